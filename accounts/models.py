@@ -1,0 +1,98 @@
+import hashlib
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser, UserManager
+from django.db import models
+
+
+class Role(models.TextChoices):
+    REVIEWER = "reviewer", "Reviewer"
+    LEAD = "lead", "Lead"
+    TRAINER = "trainer", "Trainer"
+
+
+class User(AbstractUser):
+    """A person. The role says what they may do everywhere; a membership says in which project."""
+
+    role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
+    simulated = models.BooleanField(
+        default=False, help_text="Made by the product, not a person; shown wherever it appears."
+    )
+
+    objects: UserManager["User"] = UserManager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="user_role_known", condition=models.Q(role__in=[role.value for role in Role])
+            ),
+        ]
+
+    @property
+    def can_lead(self) -> bool:
+        """May write guidelines and see other people's rankings."""
+        return self.is_active and (self.is_superuser or self.role in {Role.LEAD, Role.TRAINER})
+
+    @property
+    def can_train(self) -> bool:
+        """May freeze data, start and cancel runs, promote models."""
+        return self.is_active and (self.is_superuser or self.role == Role.TRAINER)
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Leads and trainers may enter the admin; the role decides it, so that nobody forgets."""
+        if self.role in {Role.LEAD, Role.TRAINER} or self.is_superuser:
+            self.is_staff = True
+        super().save(*args, **kwargs)
+
+
+class Token(models.Model):
+    """A key for scripts. Only its SHA-256 is kept; the key itself is shown once."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tokens"
+    )
+    name = models.CharField(max_length=80)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.user}"
+
+    @classmethod
+    def issue(cls, *, user: User, name: str) -> tuple["Token", str]:
+        key = f"tb_{secrets.token_urlsafe(32)}"
+        return cls.objects.create(user=user, name=name, digest=cls.digest_of(key)), key
+
+    @staticmethod
+    def digest_of(key: str) -> str:
+        return hashlib.sha256(key.encode()).hexdigest()
+
+
+class AuditEntry(models.Model):
+    """Who did what to which thing, for the actions that cannot be seen in the thing itself."""
+
+    at = models.DateTimeField(auto_now_add=True, db_index=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT)
+    action = models.CharField(max_length=60)
+    subject = models.CharField(max_length=200)
+    details = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "audit entries"
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M} {self.user} {self.action} {self.subject}"
+
+
+def audit(user: User | None, action: str, subject: object, **details: Any) -> AuditEntry:
+    """Write one line of the audit trail, in the caller's transaction."""
+    return AuditEntry.objects.create(
+        user=user,
+        action=action,
+        subject=f"{type(subject).__name__} {subject}"[:200],
+        details=details,
+    )

@@ -1,0 +1,112 @@
+"""A PostgreSQL and a Redis of our own, for a machine that has neither.
+
+Whoever needs them holds a shared lock on `var/local/users.lock` for as long as it lives. One
+keeper process (`python -m config.local.keeper`) runs both servers and leaves when it can take
+that lock alone. The operating system drops a lock when its holder dies, however it dies, so a
+crash leaves nothing running for long and nothing locked.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+from config.env import BASE_DIR
+from config.local.urls import services_file
+
+NEEDS_NO_SERVICES = {"help", "version", "--help", "--version", "makemessages", "compilemessages"}
+START_TIMEOUT_SECONDS = 60
+
+_held: list[IO[str]] = []
+
+
+class LocalServicesError(Exception):
+    """A local server did not start; the text says which and where its log is."""
+
+
+def var_dir() -> Path:
+    return Path(os.environ.get("TIEBREAK_VAR", "").strip() or BASE_DIR / "var").absolute()
+
+
+def provide_for_command(argv: list[str]) -> None:
+    if len(argv) < 2 or NEEDS_NO_SERVICES & set(argv[1:2]) or "--help" in argv:
+        return
+    try:
+        provide()
+    except LocalServicesError as error:
+        sys.exit(f"tiebreak: {error}")
+
+
+def provide() -> None:
+    """Make DATABASE_URL and REDIS_URL point at servers that run, starting ours where unset.
+
+    Costs nothing when both are set, milliseconds when ours run already, about two seconds else.
+    Raises LocalServicesError.
+    """
+    if os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"):
+        return
+    folder = var_dir() / "local"
+    folder.mkdir(parents=True, exist_ok=True)
+    _hold(folder / "users.lock")
+    with (folder / "start.lock").open("w") as start_lock:
+        fcntl.flock(start_lock, fcntl.LOCK_EX)
+        urls = _running() or _start_keeper(folder)
+    os.environ.setdefault("TIEBREAK_LOCAL_SERVICES", "1")
+    for name, key in (("DATABASE_URL", "database_url"), ("REDIS_URL", "redis_url")):
+        if not os.environ.get(name):
+            os.environ[name] = urls[key]
+
+
+def _hold(path: Path) -> None:
+    """Count this process among the users until it ends; waits while a keeper is leaving."""
+    if any(file.name == str(path) for file in _held):
+        return
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_SH)
+    _held.append(file)
+
+
+def _running() -> dict[str, str] | None:
+    """The running keeper's URLs. A keeper holds `keeper.lock`, so a stale file fools nobody."""
+    with (var_dir() / "local" / "keeper.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            return None
+    try:
+        return json.loads(services_file(var_dir()).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _start_keeper(folder: Path) -> dict[str, str]:
+    services_file(var_dir()).unlink(missing_ok=True)
+    log = folder / "keeper.log"
+    with log.open("w") as output:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "config.local.keeper", str(var_dir())],
+            cwd=BASE_DIR,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if services_file(var_dir()).exists():
+            return json.loads(services_file(var_dir()).read_text())
+        if keeper.poll() is not None:
+            break
+        time.sleep(0.02)
+    keeper.kill()
+    last = log.read_text().strip().splitlines()[-1:] or ["it printed nothing"]
+    raise LocalServicesError(
+        f"the local PostgreSQL and Redis did not start: {last[0]}. See {log}, or set DATABASE_URL "
+        "and REDIS_URL to servers of your own."
+    )

@@ -1,0 +1,25 @@
+"""Where the local PostgreSQL and Redis of a var/ folder answer, once they run."""
+
+import json
+from pathlib import Path
+
+
+def services_file(var_dir: Path) -> Path:
+    return var_dir / "local" / "services.json"
+
+
+def _url(var_dir: Path, name: str) -> str:
+    try:
+        return json.loads(services_file(var_dir).read_text())[name]
+    except FileNotFoundError:
+        return ""
+
+
+def local_database_url(var_dir: Path) -> str:
+    return (
+        _url(var_dir, "database_url") or f"postgresql://postgres@/tiebreak?host={var_dir}/postgres"
+    )
+
+
+def local_redis_url(var_dir: Path) -> str:
+    return _url(var_dir, "redis_url") or f"redis+socket://{var_dir}/local/redis.sock"

@@ -1,0 +1,247 @@
+"""Every setting, read from the environment. docs/settings.md explains each variable."""
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+from config.env import BASE_DIR, variable
+from config.local.urls import local_database_url, local_redis_url
+
+DEBUG = variable(
+    "TIEBREAK_DEBUG", "0", "Show errors in the browser. Never on a public server."
+).flag()
+
+VAR_DIR = Path(
+    variable("TIEBREAK_VAR", str(BASE_DIR / "var"), "Folder for everything Tiebreak writes.").text()
+).absolute()
+
+RUNS_DIR = Path(
+    variable("TIEBREAK_RUNS_DIR", str(VAR_DIR / "runs"), "Folder of the run directories.").text()
+).absolute()
+
+SNAPSHOTS_DIR = Path(
+    variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder of frozen data.").text()
+).absolute()
+
+DATABASE_URL = variable(
+    "DATABASE_URL",
+    "",
+    "PostgreSQL to use, as a postgresql:// URL. Empty: one of its own under var/.",
+)
+REDIS_URL = variable(
+    "REDIS_URL", "", "Redis to use, as a redis:// URL. Empty: one of its own under var/."
+)
+
+
+def _local_secret_key() -> str:
+    """A key made once and kept beside the local data, readable by its owner only."""
+    path = VAR_DIR / "secret_key"
+    if not path.exists():
+        VAR_DIR.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".secret_key.{secrets.token_hex(4)}")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(50))
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text().strip()
+
+
+_secret_key = variable(
+    "TIEBREAK_SECRET_KEY", "", "Signs sessions. Required with DATABASE_URL; else made under var/."
+).text()
+if (
+    not _secret_key
+    and DATABASE_URL.text()
+    and not DEBUG
+    and local_database_url(VAR_DIR) != DATABASE_URL.text()
+):
+    raise ImproperlyConfigured(
+        "TIEBREAK_SECRET_KEY is not set. With a DATABASE_URL of your own, every web process needs "
+        "the same secret: set it to 50 random characters."
+    )
+SECRET_KEY = _secret_key or _local_secret_key()
+
+ALLOWED_HOSTS = variable(
+    "TIEBREAK_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", "Host names served, separated by commas."
+).words()
+CSRF_TRUSTED_ORIGINS = variable(
+    "TIEBREAK_CSRF_TRUSTED_ORIGINS", "", "Origins such as https://rank.example.org, by commas."
+).words()
+HTTPS = variable(
+    "TIEBREAK_HTTPS", "0", "1 behind a TLS proxy: secure cookies, redirect, HSTS."
+).flag()
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "django_htmx",
+    "csp",
+    "accounts",
+    "runs",
+    "labeling",
+    "reward",
+    "finetune",
+    "demo",
+    "config",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+
+def _database(url: str) -> dict[str, Any]:
+    try:
+        parts = conninfo_to_dict(url)
+    except ProgrammingError as error:
+        raise ImproperlyConfigured(f"DATABASE_URL is no PostgreSQL URL: {error}") from None
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": parts.pop("dbname", "tiebreak"),
+        "USER": parts.pop("user", ""),
+        "PASSWORD": parts.pop("password", ""),
+        "HOST": parts.pop("host", ""),
+        "PORT": parts.pop("port", ""),
+        "OPTIONS": {**parts, "pool": {"min_size": 1, "max_size": 16, "timeout": 10}},
+    }
+
+
+DATABASES = {"default": _database(DATABASE_URL.text() or local_database_url(VAR_DIR))}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "accounts.roles.RoleBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "login"
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = variable(
+    "TIEBREAK_TIME_ZONE", "UTC", "Time zone of the pages, such as Europe/Zurich."
+).text()
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = VAR_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = True
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
+SECURE_HSTS_PRELOAD = HTTPS
+SESSION_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_HTTPONLY = True
+CSRF_FAILURE_VIEW = "django.views.csrf.csrf_failure"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "base-uri": [NONE],
+    }
+}
+
+CELERY_BROKER_URL = REDIS_URL.text() or local_redis_url(VAR_DIR)
+CELERY_RESULT_BACKEND = None
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 7 * 24 * 3600}
+CELERY_TASK_DEFAULT_QUEUE = "default"
+
+RUN_LEASE_SECONDS = variable(
+    "TIEBREAK_RUN_LEASE_SECONDS", "30", "A run whose worker is silent for this long is put back."
+).number(minimum=2)
+RUN_MAX_ATTEMPTS = variable(
+    "TIEBREAK_RUN_MAX_ATTEMPTS", "3", "How often a run is started before it counts as failed."
+).number(minimum=1)
+RUN_GRACE_SECONDS = variable(
+    "TIEBREAK_RUN_GRACE_SECONDS", "60", "Time to write a checkpoint after a cancel, before a kill."
+).number(minimum=1)
+
+CELERY_BEAT_SCHEDULE = {
+    "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
+}
+CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {"tiebreak": {"level": "INFO"}},
+}

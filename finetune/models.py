@@ -1,0 +1,92 @@
+from django.db import models
+from django.db.models import Q
+
+from labeling.models import Project, Prompt
+from reward.models import RewardModel, Snapshot
+from runs.models import Run
+
+
+class Model(models.Model):
+    """A language model: a base, and for what was made here the adapter and the run it came from."""
+
+    class State(models.TextChoices):
+        CANDIDATE = "candidate", "Candidate"
+        PROMOTED = "promoted", "Promoted"
+        ARCHIVED = "archived", "Archived"
+
+    name = models.CharField(max_length=120)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="models")
+    base = models.CharField(max_length=300, help_text="repo, repo@revision or a folder.")
+    adapter = models.CharField(max_length=500, blank=True, help_text="Folder of the LoRA adapter.")
+    run = models.OneToOneField(
+        Run, null=True, blank=True, on_delete=models.PROTECT, related_name="model"
+    )
+    snapshot = models.ForeignKey(
+        Snapshot, null=True, blank=True, on_delete=models.PROTECT, related_name="models"
+    )
+    parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT)
+    state = models.CharField(max_length=16, choices=State, default=State.CANDIDATE)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                "project", condition=Q(state="promoted"), name="model_one_promoted"
+            ),
+            models.CheckConstraint(
+                name="model_state_known",
+                condition=Q(state__in=["candidate", "promoted", "archived"]),
+            ),
+            models.CheckConstraint(
+                name="model_adapter_has_a_run",
+                condition=Q(adapter="") | Q(run__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Evaluation(models.Model):
+    """Two models' answers to the same held-out prompts, with the same seeds, and who won."""
+
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="evaluations")
+    run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="evaluation")
+    candidate = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="evaluations")
+    baseline = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="+")
+    judge = models.CharField(
+        max_length=60, help_text="Whose opinion decides: a reward model or a rule."
+    )
+    reward_model = models.ForeignKey(RewardModel, null=True, blank=True, on_delete=models.PROTECT)
+    report = models.JSONField(default=dict, help_text="Win rate, interval, ties, lengths.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.candidate} against {self.baseline}"
+
+
+class EvaluationItem(models.Model):
+    """`verdict` is 1 when the candidate's answer won, 0 when the baseline's did, ½ for a tie."""
+
+    evaluation = models.ForeignKey(Evaluation, on_delete=models.CASCADE, related_name="items")
+    prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT)
+    sample = models.PositiveSmallIntegerField(default=0)
+    baseline_text = models.TextField()
+    candidate_text = models.TextField()
+    baseline_score = models.FloatField(null=True)
+    candidate_score = models.FloatField(null=True)
+    verdict = models.FloatField()
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint("evaluation", "prompt", "sample", name="evaluation_item_once"),
+            models.CheckConstraint(name="verdict_known", condition=Q(verdict__in=[0.0, 0.5, 1.0])),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.evaluation}: {self.prompt_id}"

@@ -1,0 +1,62 @@
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from labeling.models import Project
+from runs.models import Run
+
+
+class Snapshot(models.Model):
+    """Frozen preference data. Same filter and same labels give the same `content_hash`."""
+
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="snapshots")
+    filter = models.JSONField(default=dict, help_text="What was asked for; see SnapshotFilter.")
+    content_hash = models.CharField(max_length=64)
+    path = models.CharField(max_length=500, help_text="The Parquet file.")
+    counts = models.JSONField(
+        default=dict, help_text="What is in it, and what was left out and why."
+    )
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint("project", "content_hash", "filter", name="snapshot_once"),
+            models.CheckConstraint(name="snapshot_hashed", condition=~Q(content_hash="")),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.content_hash[:8]}"
+
+
+class RewardModel(models.Model):
+    class State(models.TextChoices):
+        CANDIDATE = "candidate", "Candidate"
+        PROMOTED = "promoted", "Promoted"
+        ARCHIVED = "archived", "Archived"
+
+    name = models.CharField(max_length=120)
+    project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="reward_models")
+    base = models.CharField(max_length=300, help_text="repo, repo@revision or a folder.")
+    path = models.CharField(max_length=500, help_text="Folder with the adapter and the score head.")
+    run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="reward_model")
+    snapshot = models.ForeignKey(Snapshot, on_delete=models.PROTECT, related_name="reward_models")
+    report = models.JSONField(default=dict)
+    state = models.CharField(max_length=16, choices=State, default=State.CANDIDATE)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                "project", condition=Q(state="promoted"), name="reward_model_one_promoted"
+            ),
+            models.CheckConstraint(
+                name="reward_model_state_known",
+                condition=Q(state__in=["candidate", "promoted", "archived"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

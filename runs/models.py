@@ -1,0 +1,116 @@
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+
+
+class State(models.TextChoices):
+    QUEUED = "queued", "Queued"
+    RUNNING = "running", "Running"
+    SUCCEEDED = "succeeded", "Succeeded"
+    FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+class Run(models.Model):
+    """One background run. The row is the truth; a message only carries its id.
+
+    `state` moves only through the verbs of `runs.lifecycle`, each a conditional update. Whoever
+    runs it holds `fencing_token`; a write with an older token changes nothing.
+    """
+
+    kind = models.CharField(max_length=40)
+    title = models.CharField(max_length=200, blank=True)
+    config = models.JSONField(
+        default=dict, help_text="Frozen hyper-parameters, as run.json has them."
+    )
+    inputs = models.JSONField(default=dict, help_text="Ids and hashes of what the run reads.")
+    request_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="runs"
+    )
+    state = models.CharField(max_length=16, choices=State, default=State.QUEUED)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    lease_owner = models.CharField(max_length=200, blank=True)
+    fencing_token = models.PositiveBigIntegerField(default=0)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    cancelled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True)
+    result = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                name="run_state_known", condition=Q(state__in=[s.value for s in State])
+            ),
+            models.CheckConstraint(
+                name="run_leased_while_running",
+                condition=Q(state=State.RUNNING, lease_expires_at__isnull=False)
+                | (~Q(state=State.RUNNING) & Q(lease_expires_at__isnull=True)),
+            ),
+            models.CheckConstraint(
+                name="run_ended_has_time",
+                condition=Q(state__in=ENDED, finished_at__isnull=False)
+                | (~Q(state__in=ENDED) & Q(finished_at__isnull=True)),
+            ),
+            models.CheckConstraint(
+                name="run_step_within_total",
+                condition=Q(total_steps=0) | Q(step__lte=F("total_steps")),
+            ),
+        ]
+        indexes = [
+            models.Index("lease_expires_at", name="run_leases", condition=Q(state=State.RUNNING)),
+            models.Index("id", name="run_queued", condition=Q(state=State.QUEUED)),
+            models.Index("kind", F("id").desc(), name="run_by_kind"),
+        ]
+
+    def __str__(self) -> str:
+        return f"#{self.pk} {self.kind}"
+
+
+class RunEvent(models.Model):
+    """One line of a run's events.jsonl. `number` is the line's number in that file."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
+    number = models.PositiveIntegerField()
+    at = models.DateTimeField()
+    event = models.CharField(max_length=20)
+    data = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["run", "number"]
+        constraints = [models.UniqueConstraint("run", "number", name="run_event_once")]
+
+    def __str__(self) -> str:
+        return f"{self.run} {self.event} {self.number}"
+
+
+class Artifact(models.Model):
+    """A published output file or folder of a run."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="artifacts")
+    name = models.CharField(max_length=120)
+    path = models.CharField(max_length=500)
+    bytes = models.PositiveBigIntegerField()
+    sha256 = models.CharField(max_length=64)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint("run", "name", name="artifact_name_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.run}"

@@ -1,0 +1,121 @@
+"""A run as plain files: what a recipe reads and writes, on a machine with neither Django nor a database.
+
+run.json        frozen config: kind, hyper-parameters, inputs, versions
+data/*.parquet  the input
+events.jsonl    one JSON object a line, append only
+checkpoints/    complete ones only
+output/         published whole or not at all
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+STOPPED = 75
+"""Exit status of a recipe that wrote a checkpoint and stopped because it was asked to."""
+
+
+class RunDirError(Exception):
+    """The folder is not a run directory that can be worked with; the text says why."""
+
+
+class RunDir:
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def output(self) -> Path:
+        return self.path / "output"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @classmethod
+    def create(cls, path: str | Path, spec: dict[str, Any]) -> "RunDir":
+        """Lay out a new run directory, or return the existing one if `spec` is what it was made for.
+
+        Raises RunDirError when the folder already holds a different run.
+        """
+        run_dir = cls(path)
+        run_dir.data.mkdir(parents=True, exist_ok=True)
+        run_dir.checkpoints.mkdir(exist_ok=True)
+        spec_file = run_dir.path / "run.json"
+        if spec_file.exists():
+            if run_dir.spec() != json.loads(json.dumps(spec)):
+                raise RunDirError(f"{spec_file} belongs to a different run; choose another folder.")
+            return run_dir
+        write_atomically(spec_file, json.dumps(spec, indent=2, sort_keys=True) + "\n")
+        return run_dir
+
+    def spec(self) -> dict[str, Any]:
+        """The whole of run.json. Raises RunDirError when it is missing or is not JSON."""
+        spec_file = self.path / "run.json"
+        try:
+            return json.loads(spec_file.read_text())
+        except FileNotFoundError:
+            raise RunDirError(
+                f"{spec_file} does not exist: {self.path} is no run directory."
+            ) from None
+        except json.JSONDecodeError as error:
+            raise RunDirError(f"{spec_file} is not JSON: {error}.") from None
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Append one event; a line is written whole, in one call, so a reader never sees half of one."""
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            **fields,
+        }
+        data = (json.dumps(line, allow_nan=False, default=float) + "\n").encode()
+        descriptor = os.open(self.events_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def message(self, text: str, level: str = "info") -> None:
+        self.emit("message", level=level, text=text)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every complete event so far, oldest first. A torn last line (a full disk) is left out."""
+        if not self.events_file.exists():
+            return []
+        lines = self.events_file.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines if line]
+
+    @contextmanager
+    def publish(self) -> Iterator[Path]:
+        """A folder to write into, which becomes `output/` when the block ends without an error."""
+        draft = self.path / ".output-draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        replaced = self.path / ".output-replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        if self.output.exists():
+            self.output.rename(replaced)
+        draft.rename(self.output)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    with draft.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
