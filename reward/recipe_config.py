@@ -1,0 +1,108 @@
+"""The settings of the reward-model recipe. Torch-free: the web form is made from this class."""
+
+from dataclasses import MISSING, dataclass
+
+from runs.recipe_config import RecipeConfig, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(RecipeConfig):
+    base_model: str = option(
+        MISSING,
+        "The model to start from: a folder, a Hugging Face name, or name@revision.",
+    )
+    epochs: float = option(
+        2.0,
+        "How often each prompt is seen. Reward models overfit fast: one or two is usual.",
+        min=0.01,
+        max=50,
+    )
+    learning_rate: float = option(
+        2e-4,
+        "Peak step size. 1e-4 to 3e-4 suits LoRA; about ten times less when every weight is trained.",
+        min=1e-8,
+        max=1.0,
+    )
+    batch_size: int = option(
+        16,
+        "Prompts (with all their responses) behind one step of the optimizer.",
+        label="Prompts per step",
+        min=1,
+        max=4096,
+    )
+    micro_batch_size: int = option(
+        4,
+        "Prompts forwarded at once. Changes memory and speed, not the result; must divide the "
+        "prompts per step. Halved by itself when memory runs out.",
+        label="Prompts at once",
+        min=1,
+        max=4096,
+    )
+    lora_r: int = option(
+        16,
+        "Rank of the LoRA matrices. 0 trains every weight and saves a whole model.",
+        label="LoRA rank",
+        min=0,
+        max=1024,
+    )
+    lora_alpha: int = option(
+        32, "LoRA scale; twice the rank is usual.", label="LoRA alpha", min=1, max=4096
+    )
+    lora_dropout: float = option(
+        0.05, "Dropout inside the LoRA matrices.", label="LoRA dropout", min=0, max=0.9
+    )
+    max_tokens: int | None = option(
+        None,
+        "Longest prompt and response together, in tokens. Longer responses are left out, counted "
+        "and reported; nothing is cut. Empty: as long as the model can read.",
+        label="Longest input",
+        min=8,
+        advanced=True,
+    )
+    layout: str = option(
+        "auto",
+        "shared forwards the prompt once for all its responses; plain gives each response its own "
+        "copy. auto uses shared where a check on the first step shows that the scores agree.",
+        choices=("auto", "plain"),
+        advanced=True,
+    )
+    dtype: str = option(
+        "auto",
+        "Number format of the forward pass. auto: bfloat16 on a GPU that has it, else float32.",
+        choices=("auto", "float32", "bfloat16"),
+        advanced=True,
+    )
+    gradient_checkpointing: bool = option(
+        False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
+    )
+    warmup: float = option(
+        0.1, "Share of the steps in which the step size rises.", min=0, max=1, advanced=True
+    )
+    schedule: str = option(
+        "cosine",
+        "How the step size falls after the warm-up.",
+        choices=("cosine", "linear", "constant_with_warmup"),
+        advanced=True,
+    )
+    weight_decay: float = option(0.0, "AdamW's weight decay.", min=0, max=1, advanced=True)
+    max_grad_norm: float = option(
+        1.0, "Gradients longer than this are shortened to it.", min=1e-6, max=1e6, advanced=True
+    )
+    seed: int = option(
+        0, "Same seed, same data, same machine: same model.", min=0, max=2**31 - 1, advanced=True
+    )
+    checkpoint_steps: int = option(
+        0,
+        "Steps between checkpoints. 0: twenty times a run, and at the end.",
+        label="Checkpoint every",
+        min=0,
+        advanced=True,
+    )
+
+    def conflicts(self) -> dict[str, str]:
+        if self.batch_size % self.micro_batch_size:
+            text = (
+                f"{self.micro_batch_size} does not divide the {self.batch_size} prompts per step."
+            )
+            return {"micro_batch_size": text}
+        return {}
