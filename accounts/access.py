@@ -1,0 +1,41 @@
+"""Who may see what. The first line of a view calls one of these; nothing else decides."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+
+from accounts.models import User
+
+P = ParamSpec("P")
+View = Callable[Concatenate[HttpRequest, P], HttpResponse]
+
+
+def user_of(request: HttpRequest) -> User:
+    """The signed-in user. Raises PermissionDenied for a stranger."""
+    if not isinstance(request.user, User):
+        raise PermissionDenied("Sign in first.")
+    return request.user
+
+
+def _allowed_when(rule: Callable[[User], bool], view: View[P]) -> View[P]:
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponse:
+        if not rule(user_of(request)):
+            raise PermissionDenied
+        return view(request, *args, **kwargs)
+
+    return login_required(guarded)
+
+
+def lead_required(view: View[P]) -> View[P]:
+    """A stranger is asked to sign in; a reviewer is refused with 403."""
+    return _allowed_when(lambda user: user.can_lead, view)
+
+
+def trainer_required(view: View[P]) -> View[P]:
+    """A stranger is asked to sign in; a reviewer or a lead is refused with 403."""
+    return _allowed_when(lambda user: user.can_train, view)
