@@ -4,12 +4,10 @@ from dataclasses import MISSING, dataclass
 
 from runs.recipe_config import RecipeConfig, option
 
-PRECISIONS = ("auto", "fp32", "bf16")
+DTYPES = ("auto", "float32", "bfloat16")
 
 MODEL_HELP = "A Hugging Face causal language model: its name on the hub, optionally with @revision, or a folder."
-PRECISION_HELP = (
-    "The numbers computed in. Auto takes bf16 on a GPU that has it, and fp32 elsewhere."
-)
+DTYPE_HELP = "Number format. auto: bfloat16 on a GPU that has it, else float32."
 SEED_HELP = "The same seed with the same settings and data gives the same result."
 
 
@@ -51,7 +49,7 @@ class SamplingConfig(RecipeConfig):
         max=4096,
         advanced=True,
     )
-    precision: str = option("auto", PRECISION_HELP, choices=PRECISIONS, advanced=True)
+    dtype: str = option("auto", DTYPE_HELP, choices=DTYPES, advanced=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +96,13 @@ class DPOSettings(RecipeConfig):
         min=1e-8,
         max=1.0,
     )
-    lr_scheduler: str = option(
+    schedule: str = option(
         "cosine",
         "How the learning rate falls after the warm-up.",
         choices=("cosine", "linear", "constant_with_warmup"),
-        label="Schedule",
         advanced=True,
     )
-    warmup_ratio: float = option(
+    warmup: float = option(
         0.1,
         "The share of the steps over which the learning rate rises from zero.",
         min=0.0,
@@ -158,15 +155,25 @@ class DPOSettings(RecipeConfig):
         label="Weight of a pair",
         advanced=True,
     )
-    lora_rank: int = option(
-        16, "Size of the adapter. More can learn more, and overfit more.", min=1, max=1024
+    lora_r: int = option(
+        16,
+        "Size of the adapter. More can learn more, and overfit more.",
+        min=1,
+        max=1024,
+        label="LoRA rank",
     )
     lora_alpha: int = option(
-        32, "Scale of the adapter; twice the rank is usual.", min=1, max=4096, advanced=True
+        32,
+        "Scale of the adapter; twice the rank is usual.",
+        min=1,
+        max=4096,
+        label="LoRA alpha",
+        advanced=True,
     )
     lora_targets: str = option(
         "all-linear",
         "Which layers get an adapter: all-linear, or names of layers with commas (q_proj,v_proj).",
+        label="LoRA layers",
         advanced=True,
     )
     evaluations: int = option(
@@ -176,12 +183,13 @@ class DPOSettings(RecipeConfig):
         max=100,
         advanced=True,
     )
-    checkpoint_every: int = option(
-        50,
-        "Updates between two checkpoints. After a crash the run goes on from the last one.",
-        min=1,
+    checkpoint_steps: int = option(
+        0,
+        "Updates between two checkpoints; a run goes on from the last one after a crash. 0: ten times "
+        "a run.",
+        min=0,
         max=100_000,
-        label="Checkpoint every (updates)",
+        label="Checkpoint every",
         advanced=True,
     )
     gradient_checkpointing: bool = option(
@@ -189,7 +197,7 @@ class DPOSettings(RecipeConfig):
         "Compute activations twice instead of keeping them: less memory, about a quarter slower.",
         advanced=True,
     )
-    precision: str = option("auto", PRECISION_HELP, choices=PRECISIONS, advanced=True)
+    dtype: str = option("auto", DTYPE_HELP, choices=DTYPES, advanced=True)
     seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1)
 
     def conflicts(self) -> dict[str, str]:

@@ -1,0 +1,149 @@
+"""Loading a causal language model, and turning chats into the tokens it reads.
+
+The tokens of a prompt are the same in generation and in training, always: both call `PolicyChat`.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reward.training.model import split_reference, torch_dtype
+from reward.training.tokens import ChatFormat, plain_prompt
+from reward.training.trainer_events import RecipeError
+
+Messages = list[dict[str, str]]
+
+PLAIN_NEXT_TURN = re.compile(r"\n+(?:User|System|Assistant):")
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+def existing(reference: str) -> tuple[str, str | None]:
+    """What from_pretrained takes: name and revision. Raises RecipeError for a folder that is not there."""
+    if reference.startswith(("/", ".", "~")) and not Path(reference).is_dir():
+        raise RecipeError(f"The folder {reference} does not exist.")
+    return split_reference(reference)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(reference: str) -> Any:
+    """Raises RecipeError when there is none, or when it has nothing to end or pad a text with."""
+    name, revision = existing(reference)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"The tokenizer of {reference} cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise RecipeError(f"The tokenizer of {reference} has no token for the end of a text.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(reference: str, dtype: str) -> Any:
+    """The model in evaluation mode, still on the CPU. Raises RecipeError when it cannot be loaded."""
+    name, revision = existing(reference)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=torch_dtype(dtype)
+        ).eval()
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
+
+
+def add_adapter(model: Any, reference: str, name: str) -> Any:
+    """Put an adapter on the model (or beside those it has) under this name, without turning it on."""
+    path, revision = existing(reference)
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(path, adapter_name=name, revision=revision)
+            return model
+        return PeftModel.from_pretrained(model, path, adapter_name=name, revision=revision).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"The adapter {reference} does not go with this model: {error}"
+        ) from error
+
+
+def readable_length(config: Any) -> int | None:
+    """How many tokens the model can read; None where its positions have no end."""
+    text = config.get_text_config()
+    found = (getattr(text, name, None) for name in CONTEXT_NAMES)
+    return next((length for length in found if isinstance(length, int) and length > 0), None)
+
+
+class PolicyChat(ChatFormat):
+    """Chats as a model that answers them reads them.
+
+    `stop_ids` end a response: the model's own, the tokenizer's, and what the chat template writes
+    after an assistant's turn.
+    """
+
+    def __init__(self, tokenizer: Any, generation_config: Any = None):
+        super().__init__(tokenizer)
+        own = getattr(generation_config, "eos_token_id", None)
+        ids = {tokenizer.eos_token_id, self._turn_end(), *(own if isinstance(own, list) else [own])}
+        self.stop_ids = sorted(ids - {None})
+
+    def prompt_ids(self, messages: Messages) -> list[int]:
+        """Raises RecipeError when the chat template refuses the chat."""
+        templated = bool(self.tokenizer.chat_template)
+        # A template writes the special tokens itself; doubling them is a classic silent mistake.
+        text = self._open(messages) if templated else plain_prompt(messages).rstrip(" ")
+        return self.tokenizer(text, add_special_tokens=not templated)["input_ids"]
+
+    def completion_ids(self, messages: Messages, response: str) -> list[int]:
+        """The response's tokens with the one that ends it, to be put after `prompt_ids`."""
+        if self.tokenizer.chat_template:
+            text = self._turn(messages, response)
+        else:
+            # Plain prompts end in a colon: most vocabularies join a space to the word after it.
+            text = " " + response.strip()
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ends = [place for place, token in enumerate(ids) if token in self.stop_ids]
+        # Templates like to write a newline after the end, which no model ever generates.
+        return ids[: ends[-1] + 1] if ends else [*ids, self.tokenizer.eos_token_id]
+
+    def response_text(self, ids: list[int]) -> str:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        if not self.tokenizer.chat_template:
+            text = PLAIN_NEXT_TURN.split(text, maxsplit=1)[0]
+        return text.strip()
+
+    def _open(self, messages: Messages) -> str:
+        try:
+            return self._apply(messages, add_generation_prompt=True)
+        except ValueError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise RecipeError(f"A chat with the roles {roles} cannot be used: {error}.") from error
+
+    def _turn(self, messages: Messages, response: str) -> str:
+        """What the template writes for this answer. Some render a finished turn unlike an open one."""
+        opening, whole = self._open(messages), self._render(messages, response)
+        return whole[len(opening) :] if whole.startswith(opening) else response
+
+    def _turn_end(self) -> int | None:
+        if not self.tokenizer.chat_template:
+            return None
+        try:
+            after = self._turn([{"role": "user", "content": "a"}], "b").partition("b")[2]
+        except RecipeError:
+            return None
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
+        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
+
+
+def check_vocabulary(model: Any, tokenizer: Any, reference: str) -> None:
+    """Raises RecipeError when the tokenizer knows tokens that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise RecipeError(
+            f"The tokenizer of {reference} has {len(tokenizer)} tokens and its model only {rows}: "
+            "they do not belong together."
+        )

@@ -1,0 +1,213 @@
+"""Sampling many responses, batch by batch, so that the same seed gives the same text.
+
+Each response has a seed of its own, made from the run's seed, the prompt's id and the number of the
+sample. From it comes one uniform number a token, and the token is read off the cumulative
+distribution at that number (inverse transform sampling). So a response depends on its own seed and
+not on who shares its batch, up to the rounding of the model's own arithmetic, which does depend on
+the shape of a batch: with another batch size a few responses may differ, after a token on a knife's
+edge. With the same settings the output is the same to the byte, also after a restart.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from finetune.recipe_config import SamplingConfig
+from finetune.sampled_text import Prompt
+from finetune.training.language_model import PolicyChat, readable_length
+from reward.training.trainer_events import RecipeError, StopSignal, free_memory, is_out_of_memory
+from runs.rundir import RunDir, write_atomically
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to sample."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    sample: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A sampled response. `tokens` counts what the model wrote, its end included."""
+
+    prompt_id: str
+    sample: int
+    seed: int
+    text: str
+    tokens: int
+    prompt_tokens: int
+    truncated: bool
+
+
+def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
+    """A seed in [0, 2**63) that only these three decide."""
+    digest = hashlib.sha256(json.dumps([seed, prompt_id, sample]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class SeededSampling(LogitsProcessor):
+    """Leaves one token possible in each row: the one its own uniform number falls on."""
+
+    def __init__(self, seeds: list[int], config: SamplingConfig, prompt_length: int, device: Any):
+        steps = config.max_new_tokens
+        uniforms = [np.random.Generator(np.random.Philox(seed)).random(steps) for seed in seeds]
+        self.uniforms_BT = torch.tensor(np.stack(uniforms), device=device)
+        self.temperature = config.temperature
+        self.top_p = config.top_p
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        uniform_B1 = self.uniforms_BT[:, input_ids.shape[1] - self.prompt_length].unsqueeze(1)
+        token_B1 = draw(scores, uniform_B1, temperature=self.temperature, top_p=self.top_p)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
+
+
+def draw(
+    logits_BV: torch.Tensor, uniform_B1: torch.Tensor, *, temperature: float, top_p: float
+) -> torch.Tensor:
+    """Tokens by inverse transform sampling from the nucleus of probability `top_p`.  → (B, 1)"""
+    if temperature == 0:
+        return logits_BV.argmax(dim=1, keepdim=True)
+    probs_BV = torch.softmax(logits_BV.double() / temperature, dim=1)
+    probs_BV, order_BV = probs_BV.sort(dim=1, descending=True, stable=True)
+    cumulative_BV = probs_BV.cumsum(dim=1)
+    # A token is in the nucleus if those before it do not fill it yet; so the first always is.
+    size_B1 = (cumulative_BV - probs_BV < top_p).sum(dim=1, keepdim=True)
+    mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
+    place_B1 = (cumulative_BV <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True)
+    return order_BV.gather(1, place_B1.minimum(size_B1 - 1))
+
+
+def plan(
+    prompts: list[Prompt], chat: PolicyChat, model_config: Any, config: Any
+) -> tuple[list[Request], list[str]]:
+    """What to sample, longest prompt first, and the ids of the prompts that are too long for it.
+
+    Neighbours are of similar length, so little is padding; and what needs the most memory comes
+    first, so that a run that does not fit fails in its first minute.
+    """
+    limit = readable_length(model_config)
+    longest = min(
+        config.max_prompt_tokens or 10**9, 10**9 if limit is None else limit - config.max_new_tokens
+    )
+    requests, too_long = [], []
+    for prompt in prompts:
+        prompt_ids = chat.prompt_ids(prompt.messages)
+        if len(prompt_ids) > longest:
+            too_long.append(prompt.prompt_id)
+            continue
+        for sample in range(config.samples_per_prompt if prompt.n is None else prompt.n):
+            seed = sample_seed(config.seed, prompt.prompt_id, sample)
+            requests.append(Request(prompt, prompt_ids, sample, seed))
+    if not requests:
+        raise RecipeError(_nothing_to_do(prompts, too_long, longest))
+    return sorted(requests, key=lambda request: -len(request.prompt_ids)), too_long
+
+
+def _nothing_to_do(prompts: list[Prompt], too_long: list[str], longest: int) -> str:
+    if too_long:
+        return (
+            f"All {len(too_long)} prompts are longer than {longest} tokens, which is what remains "
+            "for a prompt. Allow shorter responses or longer prompts, or choose another model."
+        )
+    return f"There is nothing to sample: {len(prompts)} prompts ask for no response at all."
+
+
+@torch.no_grad()
+def sample_batch(
+    model: Any, chat: PolicyChat, requests: list[Request], config: SamplingConfig
+) -> list[Sampled]:
+    """One batch, in the order given; halved as often as memory demands."""
+    try:
+        return _sample_batch(model, chat, requests, config)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or len(requests) == 1:
+            raise
+    free_memory()
+    half = len(requests) // 2
+    first = sample_batch(model, chat, requests[:half], config)
+    return first + sample_batch(model, chat, requests[half:], config)
+
+
+def _sample_batch(
+    model: Any, chat: PolicyChat, requests: list[Request], config: SamplingConfig
+) -> list[Sampled]:
+    pad = chat.tokenizer.pad_token_id
+    length = max(len(request.prompt_ids) for request in requests)
+    padded = [[pad] * (length - len(r.prompt_ids)) + r.prompt_ids for r in requests]
+    mask = [[0] * (length - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in requests]
+    sampling = SeededSampling([r.seed for r in requests], config, length, model.device)
+    tokens_BT = model.generate(
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        generation_config=GenerationConfig(
+            max_new_tokens=config.max_new_tokens,
+            do_sample=False,
+            eos_token_id=chat.stop_ids,
+            pad_token_id=pad,
+        ),
+        logits_processor=LogitsProcessorList([sampling]),
+    )[:, length:]
+    return [_finish(r, row, chat) for r, row in zip(requests, tokens_BT.tolist(), strict=True)]
+
+
+def _finish(request: Request, row: list[int], chat: PolicyChat) -> Sampled:
+    end = next((place for place, token in enumerate(row) if token in chat.stop_ids), None)
+    tokens = len(row) if end is None else end + 1
+    return Sampled(
+        prompt_id=request.prompt.prompt_id,
+        sample=request.sample,
+        seed=request.seed,
+        text=chat.response_text(row if end is None else row[:end]),
+        tokens=tokens,
+        prompt_tokens=len(request.prompt_ids),
+        truncated=end is None,
+    )
+
+
+# --- shards: what a killed run does not do twice --------------------------------------------------
+
+
+def sample_in_shards(
+    model: Any,
+    chat: PolicyChat,
+    requests: list[Request],
+    config: SamplingConfig,
+    *,
+    run_dir: RunDir,
+    name: str,
+    stop: StopSignal,
+) -> Iterator[tuple[int, bool, list[Sampled]]]:
+    """Yields (shard number, whether it was there already, its responses), batch after batch.
+
+    A finished batch is a file in checkpoints/. Which responses share a batch follows from the
+    config alone, so a restart gives what an uninterrupted run would have given.
+    """
+    for number, start in enumerate(range(0, len(requests), config.batch_size)):
+        shard = run_dir.checkpoints / f"{name}-{number:06d}.json"
+        if shard.exists():
+            yield number, True, _read_shard(shard)
+            continue
+        stop.check()
+        batch = sample_batch(model, chat, requests[start : start + config.batch_size], config)
+        write_atomically(shard, json.dumps([vars(sampled) for sampled in batch]))
+        yield number, False, batch
+
+
+def _read_shard(path: Path) -> list[Sampled]:
+    return [Sampled(**values) for values in json.loads(path.read_text())]
+
+
+def use_neutral_generation(model: Any) -> None:
+    """Drop the model's own sampling habits (repetition penalty, top-k …): the config alone decides."""
+    model.generation_config = GenerationConfig()
