@@ -1,0 +1,13 @@
+# One image for the web server and the workers. EXTRAS=train adds torch, for the workers.
+FROM python:3.11-slim
+
+ARG EXTRAS=""
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HF_HUB_DISABLE_TELEMETRY=1 TIEBREAK_VAR=/var/lib/tiebreak
+RUN useradd --create-home --uid 1000 tiebreak && install -d -o tiebreak /var/lib/tiebreak
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN pip install --no-cache-dir --constraint constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}"
+COPY . .
+USER tiebreak
+EXPOSE 8000
+CMD ["gunicorn", "config.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "gthread", "--workers", "2", "--threads", "8", "--no-control-socket"]

@@ -1,0 +1,57 @@
+# make demo   set up and run the whole loop, then serve it   (ARGS=--exit: end after the loop)
+# make test   set up and run every test                      (ARGS="tests/runs -k lease": some)
+# make check  formatter, linter, types, import contracts, migrations, deploy check
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+
+.PHONY: demo serve test check format setup setup-dev browser clean
+
+demo: setup
+	@$(BIN)/python manage.py demo $(ARGS)
+
+serve: setup
+	@$(BIN)/python manage.py local $(ARGS)
+
+test: setup-dev browser
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m mypy
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	TIEBREAK_HTTPS=1 TIEBREAK_ALLOWED_HOSTS=rank.example.org $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.installed
+setup-dev: $(VENV)/.installed-dev
+
+browser: setup-dev
+	@$(BIN)/python -m tests.browser.install
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else "Tiebreak needs Python 3.11 or 3.12; this is %d.%d. Try: make PYTHON=python3.11" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing packages (a minute or two the first time) …"
+	$(PIP) --editable '.[train]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing packages and test tools (a minute or two the first time) …"
+	$(PIP) --editable '.[train,dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,61 @@
+"""What is wrong with a deployment, said by `manage.py check` before users find out."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+
+
+@register(Tags.security)
+def public_without_https(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    public = sorted(set(settings.ALLOWED_HOSTS) - LOOPBACK)
+    if settings.HTTPS or not public:
+        return []
+    return [
+        Warning(
+            f"{', '.join(public)} is served without HTTPS: passwords and sessions can be read on the way.",
+            hint="Put a TLS proxy in front and set TIEBREAK_HTTPS=1.",
+            id="tiebreak.W001",
+        )
+    ]
+
+
+@register(Tags.security)
+def public_with_debug(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    if not settings.DEBUG or set(settings.ALLOWED_HOSTS) <= LOOPBACK:
+        return []
+    return [
+        Error(
+            "Debug pages, which show settings and data, would be served to the public.",
+            hint="Unset TIEBREAK_DEBUG, or serve loopback only with TIEBREAK_ALLOWED_HOSTS.",
+            id="tiebreak.E001",
+        )
+    ]
+
+
+@register()
+def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    for variable, name in (
+        ("TIEBREAK_VAR", "VAR_DIR"),
+        ("TIEBREAK_RUNS_DIR", "RUNS_DIR"),
+        ("TIEBREAK_SNAPSHOTS_DIR", "SNAPSHOTS_DIR"),
+    ):
+        folder = getattr(settings, name)
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(existing, os.W_OK):
+            found.append(
+                Error(
+                    f"{folder} cannot be written: {existing} belongs to someone else.",
+                    hint=f"Change its owner, or point {variable} elsewhere.",
+                    id="tiebreak.E002",
+                )
+            )
+    return found

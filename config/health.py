@@ -1,0 +1,35 @@
+"""Is the site well? `/health/` answers for load balancers; `python -m config.health URL` asks it."""
+
+import sys
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse
+
+
+def health(request: HttpRequest) -> HttpResponse:
+    """Open to all, says nothing but ok or that the database does not answer. One query."""
+    try:
+        connection.ensure_connection()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        return HttpResponse("The database does not answer.", status=503, content_type="text/plain")
+    return HttpResponse("ok", content_type="text/plain")
+
+
+def main(url: str) -> int:
+    if not url.startswith(("http://", "https://")):
+        print(f"{url} is no web address.", file=sys.stderr)
+        return 2
+    try:
+        with urlopen(url, timeout=4) as answer:  # noqa: S310 - the scheme was checked
+            return 0 if answer.status == 200 else 1
+    except (URLError, TimeoutError) as error:
+        print(f"{url} does not answer: {error}.", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

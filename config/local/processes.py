@@ -1,0 +1,136 @@
+"""The web server and the worker on one machine, as one thing to start and to stop."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from config.env import BASE_DIR
+
+STOP_SECONDS = 20
+RESTART_SECONDS = 2
+FIRST_PORT = 8000
+PORTS_TRIED = 100
+
+
+@dataclass
+class Service:
+    """A child process that is started again when it dies. It dies when this process does."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+
+    def start(self) -> None:
+        self.started_at = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "runs.leash", "--", *self.command],
+            cwd=BASE_DIR,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def ask_to_stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def stop(self, deadline: float) -> None:
+        """Wait for it to end, and end it at `deadline` (time.monotonic seconds)."""
+        if not self.process:
+            return
+        try:
+            self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Services:
+    """Several services, started together, kept alive, and stopped together however this ends."""
+
+    def __init__(self, services: list[Service], out: TextIO = sys.stderr):
+        self.services = services
+        self.out = out
+
+    def __enter__(self) -> "Services":
+        for service in self.services:
+            service.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for service in self.services:
+            service.ask_to_stop()
+        deadline = time.monotonic() + STOP_SECONDS
+        for service in self.services:
+            service.stop(deadline)
+
+    def revive(self) -> None:
+        """Start again what has died, at most every RESTART_SECONDS, and say so."""
+        for service in self.services:
+            if service.ended() and time.monotonic() - service.started_at > RESTART_SECONDS:
+                status = service.process.returncode if service.process else None
+                print(f"{service.name} ended (status {status}); starting it again.", file=self.out)
+                service.start()
+
+    def watch(self, until: Callable[[], bool] = lambda: False) -> None:
+        while not until():
+            self.revive()
+            time.sleep(0.5)
+
+
+def free_port(first: int = FIRST_PORT, host: str = "127.0.0.1") -> int:
+    """The first port from `first` on that nobody listens on. Raises OSError when all are taken."""
+    for port in range(first, first + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"every port from {first} to {first + PORTS_TRIED - 1} is taken")
+
+
+def web(port: int) -> Service:
+    return Service(
+        "web",
+        [
+            sys.executable, "-m", "gunicorn", "config.wsgi:application", "--bind", f"127.0.0.1:{port}",
+            "--worker-class", "gthread", "--workers", "1", "--threads", "8", "--log-level", "warning",
+            "--graceful-timeout", "5", "--no-control-socket",
+        ],
+    )  # fmt: skip
+
+
+def worker() -> Service:
+    return Service(
+        "worker",
+        [
+            sys.executable, "-m", "celery", "--app", "config", "--quiet", "worker", "--beat",
+            "--pool", "threads", "--concurrency", "4", "--queues", "default,gpu",
+            "--loglevel", "warning", "--without-gossip", "--without-mingle",
+        ],
+    )  # fmt: skip
+
+
+def wait_for_web(port: int, seconds: float = 30) -> None:
+    """Return once the port answers. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(f"the web server did not answer on port {port} within {seconds:.0f} seconds")

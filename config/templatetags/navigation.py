@@ -1,0 +1,52 @@
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from django import template
+from django.urls import NoReverseMatch, reverse
+
+from accounts.models import User
+
+register = template.Library()
+
+
+class Item(NamedTuple):
+    label: str
+    url_name: str
+    shown_to: Callable[[User], bool]
+
+
+def anyone(user: User) -> bool:
+    return True
+
+
+ITEMS = (
+    Item("Review", "start-review", anyone),
+    Item("Projects", "projects", anyone),
+    Item("Snapshots", "snapshots", lambda user: user.can_lead),
+    Item("Runs", "runs", lambda user: user.can_lead),
+    Item("Models", "models", lambda user: user.can_lead),
+    Item("Admin", "admin:index", lambda user: user.is_staff),
+)
+
+
+@register.inclusion_tag("navigation.html", takes_context=True)
+def navigation(context: template.Context) -> dict[str, Any]:
+    """The places a role may go. Runs no query."""
+    request = context.get("request")
+    user = getattr(request, "user", None)
+    if not isinstance(user, User):
+        return {"items": []}
+    section = context.get("section", "")
+    items = []
+    for item in ITEMS:
+        if item.shown_to(user) and (url := _address(item.url_name)):
+            current = section == item.label.lower() or request.path.startswith(url)
+            items.append({"label": item.label, "url": url, "current": current})
+    return {"items": items}
+
+
+def _address(name: str) -> str:
+    try:
+        return reverse(name)
+    except NoReverseMatch:
+        return ""

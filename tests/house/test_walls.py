@@ -1,0 +1,114 @@
+"""The walls of the house: what may never be imported, said or forgotten."""
+
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.env import BASE_DIR, VARIABLES
+
+PACKAGES = ["accounts", "benchmarks", "config", "demo", "finetune", "labeling", "reward", "runs"]
+HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+
+
+def modules() -> list[str]:
+    return sorted(
+        module.name
+        for package in PACKAGES
+        for module in pkgutil.walk_packages([str(BASE_DIR / package)], f"{package}.")
+    )
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=BASE_DIR, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("entry", ["config.urls", "config.celery", "config.wsgi"])
+def test_it_never_brings_torch_into_a_web_or_worker_process(entry: str) -> None:
+    code = (
+        "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'config.settings'\n"
+        "import django; django.setup()\n"
+        f"import {entry}\n"
+        "from django.urls import get_resolver; get_resolver().url_patterns\n"
+        "from django.core.management import get_commands, load_command_class\n"
+        "[load_command_class(app, name) for name, app in get_commands().items()"
+        " if not app.startswith('django.')]\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    result = run_python(code)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize("recipe", ["reward.training.train", "finetune.training.train"])
+def test_it_runs_the_recipes_without_django_celery_or_a_database(recipe: str) -> None:
+    code = (
+        f"import sys, {recipe}; print(sorted({{'django', 'celery', 'psycopg'}} & set(sys.modules)))"
+    )
+    result = run_python(code)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_it_can_import_every_module() -> None:
+    for name in modules():
+        importlib.import_module(name)
+
+
+def test_it_documents_every_setting_and_only_settings_there_are() -> None:
+    text = (BASE_DIR / "docs" / "settings.md").read_text()
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE))
+    assert documented == set(VARIABLES)
+
+
+def test_it_documents_every_command_of_the_product() -> None:
+    text = (BASE_DIR / "docs" / "commands.md").read_text()
+    documented = set(re.findall(r"^## `manage\.py (\w+)`", text, flags=re.MULTILINE))
+    assert documented == {path.stem for path in command_files()}
+
+
+def command_files() -> list[Path]:
+    return [
+        path
+        for package in PACKAGES
+        for path in (BASE_DIR / package).glob("management/commands/*.py")
+        if not path.stem.startswith("_")
+    ]
+
+
+@pytest.mark.parametrize("path", command_files(), ids=lambda path: path.stem)
+def test_it_explains_every_command(path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "manage.py", path.stem, "--help"],
+        cwd=BASE_DIR, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert len(result.stdout.split("\n\n")[1]) > 60, "its help says too little"
+
+
+TRUSTED = {"labeling/text.py", "reward/charts.py"}
+
+
+def test_it_marks_text_as_safe_in_one_place_only() -> None:
+    pattern = re.compile(r"\|\s*safe\b|mark_safe\(|\bautoescape off\b|SafeString\(")
+    found = {
+        str(path.relative_to(BASE_DIR))
+        for folder in [*PACKAGES, "templates"]
+        for path in (BASE_DIR / folder).rglob("*")
+        if path.suffix in {".py", ".html"} and pattern.search(path.read_text())
+    }
+    assert found <= TRUSTED
+
+
+def test_it_has_no_inline_script_or_style_in_its_pages() -> None:
+    pattern = re.compile(
+        r"<script(?![^>]*\b(src|type=\"application/json\"))|<style|\sstyle=|\son[a-z]+=\"",
+        re.IGNORECASE,
+    )
+    for path in (BASE_DIR / "templates").rglob("*.html"):
+        found = pattern.search(path.read_text())
+        assert not found, f"{path}: {found.group()!r} is refused by the content security policy"
