@@ -1,0 +1,271 @@
+"""A reward model: any decoder of transformers with LoRA and one number at the end.
+
+The weights are those of an ordinary `AutoModelForSequenceClassification(num_labels=1)` with an
+ordinary PEFT adapter around it, so that any tool can load what is saved here. `RewardModel` only
+adds the shared-prompt way of calling it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from reward.recipe_config import RewardConfig
+from reward.training.layout import Batch, Collator, block_mask
+from reward.training.tokens import TokenGroup
+from reward.training.trainer_events import RecipeError
+
+UNLIMITED = 10**9
+"""Tokenizers without a limit say something beyond this."""
+
+
+class RewardModel(nn.Module):
+    """Scores (G, K) from a batch of either layout. `ordinary` is the model as others know it."""
+
+    accepts_loss_kwargs = True
+    """Makes Trainer count `labels`, one a group, over all micro-batches of a step."""
+
+    def __init__(self, ordinary: nn.Module):
+        super().__init__()
+        self.ordinary = ordinary
+        self.register_state_dict_post_hook(_keep_what_is_trained)
+
+    @property
+    def classifier(self) -> Any:
+        """The sequence classifier itself, under the adapter if there is one."""
+        inner: Any = self.ordinary
+        return inner.get_base_model() if isinstance(inner, PeftModel) else inner
+
+    @property
+    def config(self) -> Any:
+        return self.classifier.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        present: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
+        segment_ids: torch.Tensor | None = None,
+        ends: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        if segment_ids is not None:
+            scores = self._shared(input_ids, position_ids, segment_ids, ends)
+        else:
+            scores = self._plain(input_ids, attention_mask)[rows]  # (rows,) → (G, K)
+        return {"scores": scores.masked_fill(~present, 0.0)}
+
+    def _shared(
+        self,
+        input_ids: torch.Tensor,  # (G, T)
+        position_ids: torch.Tensor | None,  # (G, T)
+        segment_ids: torch.Tensor,  # (G, T)
+        ends: torch.Tensor | None,  # (G, K)
+    ) -> torch.Tensor:
+        mask = block_mask(segment_ids, self._dtype())  # (G, 1, T, T)
+        hidden = self._backbone(input_ids, attention_mask=mask, position_ids=position_ids)
+        groups = torch.arange(len(hidden), device=hidden.device)[:, None]  # (G, 1)
+        return self._head(hidden[groups, ends])  # (G, K, H) → (G, K)
+
+    def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+        if not hasattr(self.classifier, "score"):  # an encoder, with a head of its own shape
+            output = self.ordinary(input_ids=input_ids, attention_mask=attention_mask)
+            return output.logits[:, 0].float()
+        hidden = self._backbone(input_ids, attention_mask=attention_mask)  # (rows, T, H)
+        last = attention_mask.sum(dim=1) - 1  # padding is on the right
+        return self._head(hidden[torch.arange(len(hidden), device=hidden.device), last])  # (rows,)
+
+    def _backbone(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        backbone = getattr(self.classifier, self.classifier.base_model_prefix)
+        return backbone(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+
+    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """In float32 even under autocast: bfloat16 cannot tell close scores apart."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.classifier.score(hidden.float())[..., 0]
+
+    def _dtype(self) -> torch.dtype:
+        kind = self.device.type
+        if torch.is_autocast_enabled(kind):
+            return torch.get_autocast_dtype(kind)
+        return self.classifier.dtype
+
+    def save(self, folder: Path) -> None:
+        """Adapter and head, or the whole model if every weight was trained, as safetensors."""
+        self.ordinary.save_pretrained(folder)
+
+    def weights_to_save(self) -> dict[str, torch.Tensor]:
+        """What `save` writes, under the names it writes."""
+        inner: Any = self.ordinary
+        return (
+            get_peft_model_state_dict(inner) if isinstance(inner, PeftModel) else inner.state_dict()
+        )
+
+
+def _keep_what_is_trained(module: nn.Module, state: dict, prefix: str, metadata: Any) -> None:
+    """Checkpoints hold the trained weights; the frozen ones are in the base model already."""
+    frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
+    for name in frozen:
+        state.pop(prefix + name, None)
+
+
+# --- making and loading ---------------------------------------------------------------------------
+
+
+def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
+    """Base, fresh head and fresh adapter. The caller has set the seed."""
+    dtype = torch_dtype(config.dtype)
+    # Trained in full, the weights themselves need float32; autocast does the forward pass.
+    base = load_base(config.base_model, dtype if config.lora_r else torch.float32, tokenizer)
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.enable_input_require_grads()
+    if not config.lora_r:
+        return RewardModel(base)
+    name, revision = split_reference(config.base_model)
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        modules_to_save=["score"] if hasattr(base, "score") else None,
+        base_model_name_or_path=name,
+        revision=revision,
+    )
+    return RewardModel(get_peft_model(base, lora))
+
+
+def load_base(reference: str, dtype: torch.dtype, tokenizer: Any) -> Any:
+    """The base with a one-number head. Raises RecipeError with a sentence where there is none."""
+    name, revision = split_reference(reference)
+    try:
+        base = AutoModelForSequenceClassification.from_pretrained(
+            name, revision=revision, num_labels=1, dtype=dtype
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
+    base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    if hasattr(base, "score"):
+        base.score.float()
+    return base
+
+
+def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
+    """The model's tokenizer, with a padding token that is not its end token if it has any to spare.
+
+    Sequence classifiers find a text's end as the last token that is no padding, so an end token
+    that doubles as padding would make other tools read the score one token too early.
+    """
+    name, revision = split_reference(reference)
+    if not adapter and (Path(name) / "adapter_config.json").is_file():
+        raise RecipeError(f"{reference} is an adapter. Choose the model that it belongs to.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"The tokenizer of {reference} cannot be loaded: {error}") from error
+    choices = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token)
+    spare = next((token for token in choices if token and token != tokenizer.eos_token), None)
+    tokenizer.pad_token = spare or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise RecipeError(f"The tokenizer of {reference} has no token that could serve as padding.")
+    return tokenizer
+
+
+def load_reward_model(folder: Path, tokenizer: Any, dtype: str = "auto") -> RewardModel:
+    """What `save` wrote, ready to score."""
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        return RewardModel(load_base(str(folder), torch_dtype(dtype), tokenizer)).eval()
+    spec = json.loads(adapter.read_text())
+    reference = spec["base_model_name_or_path"]
+    if spec.get("revision"):
+        reference = f"{reference}@{spec['revision']}"
+    base = load_base(reference, torch_dtype(dtype), tokenizer)
+    return RewardModel(PeftModel.from_pretrained(base, folder)).eval()
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """`repo@revision` → (repo, revision); a folder's name may hold an @."""
+    if Path(reference).is_dir() or "@" not in reference:
+        return reference, None
+    name, revision = reference.rsplit("@", 1)
+    return name, revision
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    if name == "auto":
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if bf16 else torch.float32
+    return getattr(torch, name)
+
+
+def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
+    """The longest input the model can read, or `wanted` if that is less."""
+    name, revision = split_reference(reference)
+    text = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None), tokenizer.model_max_length, wanted]
+    return int(min(limit for limit in [*limits, UNLIMITED] if limit))
+
+
+# --- does the shared layout hold for this family? -------------------------------------------------
+
+
+def check_shared(
+    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, *, longest: int
+) -> str | None:
+    """Why the shared layout must not be used here, or None when both layouts score these groups alike.
+
+    `longest` is the longest input of all that will follow, in tokens. Forwards the groups twice without gradients, in evaluation mode, drawing no random numbers.
+    """
+    problem = _window_problem(model.config, longest)
+    if problem:
+        return problem
+    try:
+        shared = score_groups(model, groups, Collator(pad_id, "shared"))
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return f"it fails in the shared layout ({type(error).__name__}: {str(error)[:200]})"
+    plain = score_groups(model, groups, Collator(pad_id, "plain"))
+    difference = (shared - plain).abs().max().item()
+    scale = max(1.0, plain.abs().max().item())
+    allowed = scale * (1e-4 if model.classifier.dtype == torch.float32 else 5e-2)
+    if not difference <= allowed:
+        return f"its scores differ by {difference:.3g} between the two layouts"
+    return None
+
+
+def _window_problem(config: Any, longest: int) -> str | None:
+    """A block mask replaces the family's own, so a window that would have hidden something is lost."""
+    text = config.get_text_config()
+    for name in ("sliding_window", "attention_chunk_size"):
+        window = getattr(text, name, None)
+        if window and longest > window:
+            return f"it looks back only {window} tokens and inputs have up to {longest}"
+    return None
+
+
+@torch.no_grad()
+def score_groups(
+    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
+) -> torch.Tensor:
+    """Scores of one batch of groups, in evaluation mode.  → (G, K) float32 on the CPU"""
+    batch: Batch = collator(groups)
+    inputs = {k: v.to(model.device) for k, v in batch.items() if k not in ("wins", "labels")}
+    was_training = model.training
+    model.eval()
+    try:
+        return model(**inputs)["scores"].float().cpu()
+    finally:
+        model.train(was_training)

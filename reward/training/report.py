@@ -1,0 +1,271 @@
+"""What is known about a reward model, in numbers that can be checked by hand. Pure numpy.
+
+Every figure says what it rests on: `value`, `interval` (95 %, [low, high]), how many pairs and
+prompts, and, where a value is undefined, null with the `reason`. Pairs of one prompt are not
+independent, so intervals come from resampling prompts, never pairs.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from reward.preference import Group, Judgment, strict_wins, wins
+
+REPLICATES = 1000
+FEW_PROMPTS = 10
+FEW_PAIRS = 20
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A held-out group with the model's score and the length in tokens of each response."""
+
+    group: Group
+    scores: np.ndarray  # (K,)
+    lengths: np.ndarray  # (K,)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Of one prompt: how much evidence there is, how much of it agrees, and about how many pairs."""
+
+    agreeing: float
+    evidence: float
+    pairs: int
+
+
+def quality(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
+    """Everything the report says about held-out data."""
+    groups = [item.group for item in scored]
+    return {
+        "accuracy": accuracy(scored, seed),
+        "reviewer_agreement": reviewer_agreement(groups, seed),
+        "longer_is_better": share([order_tally(s.group, s.lengths) for s in scored], seed),
+        "calibration": calibration(scored),
+        "length": {
+            "score_spearman": length_correlation(scored, lambda s: s.scores, seed),
+            "label_spearman": length_correlation(scored, lambda s: win_share(s.group), seed),
+        },
+    }
+
+
+# --- accuracy, and its ceiling --------------------------------------------------------------------
+
+
+def accuracy(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
+    """How often the model orders two responses as a reviewer strictly did.
+
+    Each strict judgment of a pair counts with its reviewer's weight, as in `wins`; ties are no
+    judgment; equal scores are right by half. This is the model against one reviewer at a time,
+    so `reviewer_agreement`, one reviewer against another, is its ceiling.
+    """
+    return share([order_tally(item.group, item.scores) for item in scored], seed)
+
+
+def order_tally(group: Group, values: np.ndarray) -> Tally:
+    """The group's strict evidence, and how much of it `values` (K,) order the same way."""
+    strict = strict_wins(group)  # (K, K)
+    difference = values[:, None] - values[None, :]  # (K, K)
+    right = (difference > 0) + 0.5 * (difference == 0)
+    pairs = int(np.count_nonzero(np.triu(strict + strict.T)))
+    return Tally(float((strict * right).sum()), float(strict.sum()), pairs)
+
+
+def reviewer_agreement(groups: Sequence[Group], seed: int = 0) -> dict[str, Any]:
+    """How often two reviewers who both strictly ordered two responses ordered them the same way."""
+    return share([agreement_tally(group) for group in groups], seed)
+
+
+def agreement_tally(group: Group) -> Tally:
+    places = [_places(ranking) for ranking in group.rankings]
+    same = total = 0
+    pairs = set()
+    for first, second in combinations(places, 2):
+        for i, j in combinations(sorted(first.keys() & second.keys()), 2):
+            ours, theirs = np.sign(first[i] - first[j]), np.sign(second[i] - second[j])
+            if ours and theirs:
+                same += int(ours == theirs)
+                total += 1
+                pairs.add((i, j))
+    return Tally(same, total, len(pairs))
+
+
+def _places(ranking: Judgment) -> dict[int, int]:
+    return {response: place for place, tier in enumerate(ranking.tiers) for response in tier}
+
+
+# --- shares with an interval ----------------------------------------------------------------------
+
+
+def share(tallies: Sequence[Tally], seed: int = 0) -> dict[str, Any]:
+    """Agreeing evidence over all evidence, with an interval over prompts."""
+    used = [tally for tally in tallies if tally.evidence > 0]
+    agreeing = np.array([tally.agreeing for tally in used])
+    evidence = np.array([tally.evidence for tally in used])
+    counts = {"pairs": sum(tally.pairs for tally in used), "prompts": len(used)}
+    if not used:
+        reason = "No two responses were strictly ordered."
+        return {"value": None, "interval": None, "method": None, **counts, "reason": reason}
+    value = float(agreeing.sum() / evidence.sum())
+    interval, method = share_interval(agreeing, evidence, seed)
+    return {"value": value, "interval": interval, "method": method, **counts, "reason": None}
+
+
+def share_interval(
+    agreeing: np.ndarray, evidence: np.ndarray, seed: int
+) -> tuple[list[float], str]:
+    """95 % interval of Σ agreeing / Σ evidence.
+
+    A bootstrap over prompts. Where it would say nothing (few prompts, or all alike, so that each
+    resample is the sample) Wilson's interval stands in, with each prompt as one trial.
+    """
+    share_of_each = agreeing / evidence
+    if len(evidence) < FEW_PROMPTS or np.ptp(share_of_each) == 0:
+        return wilson(float(agreeing.sum() / evidence.sum()), len(evidence)), "wilson"
+    ratios = []
+    for counts in resamples(len(evidence), seed):
+        ratios.append((counts @ agreeing) / (counts @ evidence))
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return [float(low), float(high)], "bootstrap"
+
+
+def resamples(count: int, seed: int, replicates: int = REPLICATES) -> np.ndarray:
+    """How often each of `count` prompts is drawn in each replicate.  → (replicates, count)"""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(count, np.full(count, 1 / count), size=replicates)
+
+
+def wilson(value: float, trials: int) -> list[float]:
+    """Wilson's score interval (Wilson 1927) for a share of `trials`."""
+    spread = Z95**2 / trials
+    centre = (value + spread / 2) / (1 + spread)
+    half = Z95 / (1 + spread) * math.sqrt(value * (1 - value) / trials + spread / (4 * trials))
+    return [round(max(0.0, centre - half), 12), round(min(1.0, centre + half), 12)]
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def calibration(scored: Sequence[Scored], bins: int = 5) -> dict[str, Any]:
+    """How often the response that the model prefers won, beside how sure the model was.
+
+    Each compared pair once, seen from the response with the higher score: the model's probability
+    σ(r_i - r_j) lies in [½, 1]; ties are half a win. ECE (Naeini et al. 2015) weighs bins by evidence.
+    """
+    probabilities, won, weights = _confident_side(scored)
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    place = np.clip(np.digitize(probabilities, edges) - 1, 0, bins - 1)
+    rows = []
+    for number in range(bins):
+        here = place == number
+        weight = float(weights[here].sum())
+        rows.append(
+            {
+                "low": float(edges[number]),
+                "high": float(edges[number + 1]),
+                "pairs": int(here.sum()),
+                "evidence": weight,
+                "predicted": float(weights[here] @ probabilities[here] / weight)
+                if weight
+                else None,
+                "observed": float(won[here].sum() / weight) if weight else None,
+            }
+        )
+    total = float(weights.sum())
+    if len(weights) < FEW_PAIRS:
+        reason = f"{len(weights)} compared pairs are too few to judge calibration ({FEW_PAIRS})."
+        return {"ece": None, "bins": rows, "pairs": len(weights), "reason": reason}
+    gaps = [r["evidence"] * abs(r["predicted"] - r["observed"]) for r in rows if r["evidence"]]
+    return {"ece": sum(gaps) / total, "bins": rows, "pairs": len(weights), "reason": None}
+
+
+def _confident_side(scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per compared pair: σ(|r_i - r_j|), the wins of the higher score, and all the evidence."""
+    probabilities, won, weights = [], [], []
+    for item in scored:
+        matrix = wins(item.group)  # (K, K)
+        for i, j in combinations(range(len(matrix)), 2):
+            evidence = matrix[i, j] + matrix[j, i]
+            if evidence > 0:
+                gap = float(item.scores[i] - item.scores[j])
+                probabilities.append(1 / (1 + np.exp(-abs(gap))))
+                won.append(matrix[i, j] if gap > 0 else matrix[j, i] if gap < 0 else evidence / 2)
+                weights.append(evidence)
+    return np.array(probabilities), np.array(won), np.array(weights)
+
+
+# --- length ---------------------------------------------------------------------------------------
+
+
+def length_correlation(
+    scored: Sequence[Scored], value: Callable[[Scored], np.ndarray], seed: int
+) -> dict[str, Any]:
+    """Spearman's correlation of a value of each response with its length in tokens.
+
+    Both are taken relative to their prompt's mean, because scores of different prompts are not on
+    one scale and long prompts get long answers.
+    """
+    used = [item for item in scored if len(item.scores) > 1]
+    values = [value(item) - value(item).mean() for item in used]
+    lengths = [item.lengths - item.lengths.mean() for item in used]
+    responses = sum(len(item) for item in values)
+    counts = {"responses": responses, "prompts": len(used)}
+    found = spearman(np.concatenate(values), np.concatenate(lengths)) if used else None
+    if found is None or responses < FEW_PROMPTS:
+        reason = "Too few responses, or all of one length or one value, to correlate."
+        return {"value": None, "interval": None, **counts, "reason": reason}
+    interval = _spearman_interval(values, lengths, seed) if len(used) >= FEW_PROMPTS else None
+    reason = None if interval else f"An interval needs {FEW_PROMPTS} prompts."
+    return {"value": found, "interval": interval, **counts, "reason": reason}
+
+
+def _spearman_interval(
+    values: list[np.ndarray], lengths: list[np.ndarray], seed: int
+) -> list[float] | None:
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(300):
+        drawn = rng.integers(0, len(values), len(values))
+        rho = spearman(
+            np.concatenate([values[d] for d in drawn]), np.concatenate([lengths[d] for d in drawn])
+        )
+        if rho is not None:
+            found.append(rho)
+    if len(found) < 200:
+        return None
+    low, high = np.quantile(found, [0.025, 0.975])
+    return [float(low), float(high)]
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Rank correlation, ties at their mean rank; None where one side does not vary."""
+    if len(a) < 3:
+        return None
+    x, y = ranks(a), ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / scale) if scale > 0 else None
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """1 for the smallest; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(np.round(values, 9), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[place]
+
+
+def win_share(group: Group) -> np.ndarray:
+    """The share of its comparisons that each response won, ties half; ½ where it was in none.  → (K,)"""
+    matrix = wins(group)
+    won, all_of_it = matrix.sum(axis=1), matrix.sum(axis=1) + matrix.sum(axis=0)
+    return np.divide(won, all_of_it, out=np.full(len(matrix), 0.5), where=all_of_it > 0)
+
+
+def pair_count(groups: Sequence[Group]) -> int:
+    """Pairs of responses that somebody compared."""
+    return sum(int(np.count_nonzero(np.triu(m + m.T))) for m in map(wins, groups))

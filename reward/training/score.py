@@ -1,0 +1,171 @@
+"""Score responses with a trained reward model.
+
+    python -m reward.training.score RUN/output IN.parquet OUT.parquet
+
+IN is preference data (see reward/preference.py) or sampled text (`prompt`, `response` and whatever
+else). OUT has the same rows and columns in the same order, with `scores`, a list beside `responses`,
+or `score` added. What is too long for the model gets null, never a score of a part of it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from reward.training.layout import Collator, batches
+from reward.training.model import (
+    check_shared,
+    load_reward_model,
+    load_tokenizer,
+    readable_tokens,
+    score_groups,
+)
+from reward.training.tokens import ChatFormat, TokenGroup
+from reward.training.trainer_events import RecipeError, quiet_libraries
+
+Conversation = tuple[list[dict[str, str]], list[str]]
+"""A prompt as messages, and responses to it."""
+
+TOGETHER = 16
+"""Responses of one prompt in one row: the block mask grows with the square of the row."""
+
+
+class Scorer:
+    """A reward model in memory. Prompts are forwarded once for all their responses where possible."""
+
+    def __init__(self, output: str | Path, *, max_tokens: int = 8192):
+        """`output` is a reward run's output/ folder; `max_tokens` bounds one forward pass.
+
+        Raises RecipeError when the folder holds no reward model.
+        """
+        folder = Path(output)
+        try:
+            made_as = json.loads((folder / "report.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
+        self.tokenizer = load_tokenizer(str(folder), adapter=True)
+        self.model = load_reward_model(folder, self.tokenizer, made_as["config"]["dtype"])
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.chat = ChatFormat(self.tokenizer)
+        self.limit: int = made_as["training"]["max_tokens"]
+        self.max_tokens = max_tokens
+        self.collator = Collator(self.tokenizer.pad_token_id)
+        self.wants_shared = made_as["training"]["layout"] == "shared"
+
+    def score(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+        """Scores of each conversation's responses, NaN for one the model cannot read whole.
+
+        Comparable within a prompt only.  → one (K,) float32 array a conversation
+        """
+        scores = [np.full(len(responses), np.nan, np.float32) for _, responses in conversations]
+        places, groups = self._tokenize(conversations)
+        self._check_layout(groups)
+        for batch in batches(groups, max_tokens=self.max_tokens):
+            rows = score_groups(self.model, [groups[index] for index in batch], self.collator)
+            for index, row in zip(batch, rows.numpy(), strict=True):
+                conversation, responses = places[index]
+                scores[conversation][responses] = row[: len(responses)]
+        return scores
+
+    def _tokenize(
+        self, conversations: Sequence[Conversation]
+    ) -> tuple[list[tuple[int, list[int]]], list[TokenGroup]]:
+        places, groups = [], []
+        for number, (prompt, responses) in enumerate(conversations):
+            try:
+                head, tails = self.chat.encode(prompt, responses)
+            except ValueError:
+                continue
+            fits = [k for k, t in enumerate(tails) if len(t) and len(head) + len(t) <= self.limit]
+            for start in range(0, len(fits), TOGETHER):
+                together = fits[start : start + TOGETHER]
+                none = np.zeros((len(together), len(together)), dtype=np.float32)
+                places.append((number, together))
+                groups.append(TokenGroup(head, [tails[k] for k in together], none))
+        return places, groups
+
+    def _check_layout(self, groups: Sequence[TokenGroup]) -> None:
+        shares = [group for group in groups if len(group.responses) > 1]
+        self.collator.layout = "plain"
+        if self.wants_shared and shares:
+            longest = max(group.longest() for group in groups)
+            problem = check_shared(self.model, shares[:2], self.collator.pad_id, longest=longest)
+            self.collator.layout = "plain" if problem else "shared"
+
+
+def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int = 1024) -> int:
+    """Score a Parquet file row by row into another; returns how many responses got a score.
+
+    The target appears whole or not at all.
+    """
+    file = pq.ParquetFile(source)
+    names = file.schema_arrow.names
+    if "prompt" not in names or not {"responses", "response"} & set(names):
+        raise RecipeError(f"{source} has no columns prompt and responses (or response) to score.")
+    many = "responses" in names
+    column = pa.field("scores", pa.list_(pa.float32())) if many else pa.field("score", pa.float32())
+    draft, scored = target.with_name(f".{target.name}.draft"), 0
+    with pq.ParquetWriter(draft, file.schema_arrow.append(column)) as writer:
+        for batch in file.iter_batches(batch_size=rows_at_once):
+            rows = batch.to_pylist()
+            found = score_lists(scorer, rows) if many else score_single(scorer, rows)
+            scored += sum(1 for row in found for s in (row if many else [row]) if s is not None)
+            values = pa.array(found, type=column.type)
+            columns = [*batch.columns, values]
+            writer.write_batch(pa.record_batch(columns, schema=writer.schema))
+    draft.rename(target)
+    return scored
+
+
+def score_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[list[float | None]]:
+    found = scorer.score([(row["prompt"], row["responses"]) for row in rows])
+    return [[_or_null(value) for value in values] for values in found]
+
+
+def score_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[float | None]:
+    """One response a row; rows with the same prompt are forwarded together."""
+    together: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        together.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append(number)
+    members = list(together.values())
+    found = scorer.score(
+        [(rows[m[0]]["prompt"], [rows[number]["response"] for number in m]) for m in members]
+    )
+    scores: list[float | None] = [None] * len(rows)
+    for numbers, values in zip(members, found, strict=True):
+        for number, value in zip(numbers, values, strict=True):
+            scores[number] = _or_null(value)
+    return scores
+
+
+def _or_null(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", type=Path, help="a reward run's output/ folder")
+    parser.add_argument("source", type=Path, help="Parquet to score")
+    parser.add_argument("target", type=Path, help="Parquet to write")
+    options = parser.parse_args()
+    quiet_libraries()
+    try:
+        scored = score_file(Scorer(options.output), options.source, options.target)
+    except (RecipeError, OSError, pa.ArrowInvalid) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps({"scored": scored, "written": str(options.target)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

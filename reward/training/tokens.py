@@ -1,0 +1,157 @@
+"""From text to tokens: prompt and responses apart, so that a prompt's tokens are the same for all its responses.
+
+The text is the tokenizer's chat template where it has one, else a plain form anyone can read. It is
+cut where the responses begin *before* it is tokenized; a token therefore never spans the boundary,
+whatever the response starts with.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jinja2 import TemplateError
+
+from reward.preference import Group, keep_responses, wins
+
+PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+SENTINELS = ("\u2022first", "\u25e6second")
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """One prompt, its K responses and the evidence about them, as numbers.
+
+    prompt (P,) int32 · responses: K arrays (R_k,) int32 · wins (K, K) float32
+    """
+
+    prompt: np.ndarray
+    responses: list[np.ndarray]
+    wins: np.ndarray
+
+    def longest(self) -> int:
+        return len(self.prompt) + max(len(response) for response in self.responses)
+
+
+class ChatFormat:
+    """How a conversation reads for this tokenizer. Holds no state; safe to share."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.name = "chat template" if tokenizer.chat_template else "plain text"
+
+    def split(
+        self, prompt: list[dict[str, str]], responses: Sequence[str]
+    ) -> tuple[str, list[str]]:
+        """The text all responses share, and what each adds to it.
+
+        Raises ValueError when the template refuses the conversation or rewrites the prompt
+        according to the response.
+        """
+        if not self.tokenizer.chat_template:
+            return plain_prompt(prompt), [r + (self.tokenizer.eos_token or "") for r in responses]
+        texts = [self._render(prompt, response) for response in responses]
+        shared = self._shared_text(prompt)
+        if not all(text.startswith(shared) for text in texts):
+            raise ValueError("the chat template rewrites the prompt according to the response")
+        return shared, [text[len(shared) :] for text in texts]
+
+    def encode(
+        self, prompt: list[dict[str, str]], responses: Sequence[str]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Token ids of the prompt and of each response.  → (P,) and K arrays (R_k,), int32"""
+        shared, tails = self.split(prompt, responses)
+        # A chat template writes its own special tokens; plain text needs the tokenizer's.
+        start = self.tokenizer(shared, add_special_tokens=not self.tokenizer.chat_template)
+        ends = self.tokenizer(tails, add_special_tokens=False)
+        prompt_ids = start["input_ids"]
+        if prompt_ids and prompt_ids[-1] in (
+            self.tokenizer.eos_token_id,
+            self.tokenizer.sep_token_id,
+        ):
+            prompt_ids = prompt_ids if self.tokenizer.chat_template else prompt_ids[:-1]
+        return (
+            np.asarray(prompt_ids, dtype=np.int32),
+            [np.asarray(ids, dtype=np.int32) for ids in ends["input_ids"]],
+        )
+
+    def _shared_text(self, prompt: list[dict[str, str]]) -> str:
+        """What the template writes before any response, wherever it puts its generation prompt."""
+        probes = [self._render(prompt, sentinel) for sentinel in SENTINELS]
+        opening = self._apply(prompt, add_generation_prompt=True)
+        if all(probe.startswith(opening) for probe in probes):
+            return opening
+        same = (n for n, (a, b) in enumerate(zip(*probes, strict=False)) if a != b)
+        return probes[0][: next(same, 0)]
+
+    def _render(self, prompt: list[dict[str, str]], response: str) -> str:
+        return self._apply([*prompt, {"role": "assistant", "content": response}])
+
+    def _apply(self, messages: list[dict[str, str]], **options: Any) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        except TemplateError as error:
+            raise ValueError(f"the chat template refuses the conversation: {error}") from None
+
+
+def plain_prompt(prompt: list[dict[str, str]]) -> str:
+    turns = [f"{PLAIN_ROLES.get(m['role'], m['role'].title())}: {m['content']}" for m in prompt]
+    return "\n\n".join([*turns, "Assistant: "])
+
+
+# --- what is used, and what is not ----------------------------------------------------------------
+
+
+@dataclass
+class Prepared:
+    """Groups fit to train or test on, and an account of the rest: (split, what, why) → how many."""
+
+    groups: dict[str, list[Group]] = field(default_factory=lambda: {"train": [], "test": []})
+    tokens: dict[str, list[TokenGroup]] = field(default_factory=lambda: {"train": [], "test": []})
+    left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def add(self, group: Group, chat: ChatFormat, limit: int) -> None:
+        """Tokenize one group. Responses over `limit` tokens are left out and counted, never cut."""
+        try:
+            prompt, responses = chat.encode(group.prompt, group.responses)
+        except ValueError as error:
+            self.left_out[group.split, "prompts", str(error)] += 1
+            return
+        fits = self._fitting(group, len(prompt), [len(r) for r in responses], limit)
+        kept = keep_responses(group, [group.response_ids[k] for k in fits])
+        matrix = wins(kept)
+        if not matrix.any():
+            few = len(kept.responses) < 2
+            why = "fewer than two readable responses" if few else "no two responses compared"
+            self.left_out[group.split, "prompts", why] += 1
+            return
+        tokens = TokenGroup(prompt, [responses[k] for k in fits], matrix.astype(np.float32))
+        self.groups[group.split].append(kept)
+        self.tokens[group.split].append(tokens)
+
+    def _fitting(self, group: Group, prompt: int, responses: list[int], limit: int) -> list[int]:
+        fits = []
+        for k, length in enumerate(responses):
+            if length == 0:
+                self.left_out[group.split, "responses", "empty"] += 1
+            elif prompt + length > limit:
+                why = f"longer than {limit} tokens with its prompt"
+                self.left_out[group.split, "responses", why] += 1
+            else:
+                fits.append(k)
+        return fits
+
+    def account(self) -> list[dict[str, Any]]:
+        """What was left out and why, as rows for the report."""
+        return [
+            {"split": split, "what": what, "why": why, "count": count}
+            for (split, what, why), count in sorted(self.left_out.items())
+        ]
+
+
+def prepare(groups: Iterable[Group], chat: ChatFormat, limit: int) -> Prepared:
+    prepared = Prepared()
+    for group in groups:
+        prepared.add(group, chat, limit)
+    return prepared
