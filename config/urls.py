@@ -1,12 +1,14 @@
 from django.contrib import admin
-from django.contrib.auth.views import LoginView, LogoutView
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from config.health import health
+from config.views import home, projects
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    path("login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
-    path("logout/", LogoutView.as_view(), name="logout"),
+    path("", home, name="home"),
+    path("projects/", projects, name="projects"),
+    path("", include("accounts.urls")),
+    path("", include("labeling.urls")),
     path("health/", health, name="health"),
     path("admin/", admin.site.urls),
 ]

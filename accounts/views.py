@@ -1,0 +1,5 @@
+from django.contrib.auth.views import LoginView
+
+
+class SignIn(LoginView):
+    redirect_authenticated_user = True
