@@ -1,0 +1,92 @@
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management import BaseCommand, CommandError, CommandParser, call_command
+
+from config.local.processes import FIRST_PORT, Services, wait_for_web, web, worker
+from config.management.commands.local import chosen_port, interrupt
+from demo import people
+from demo.loop import DemoError, Watcher, run_loop
+from demo.project import slug_of
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the whole loop on the demo project (sample answers, rank them with simulated reviewers, "
+        "freeze, train a reward model, fine-tune with DPO, measure on held-out letters), then serve "
+        "it. A second start finds everything done and only serves. The last line printed after the "
+        "loop is one JSON object with the figures."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--exit", action="store_true", help="End after the loop.")
+        parser.add_argument(
+            "--seed", type=int, default=0, help="Another seed is another demo project. Default 0."
+        )
+        parser.add_argument("--port", type=int, default=FIRST_PORT, help="Where to serve, if free.")
+
+    def handle(self, *, exit: bool, seed: int, port: int, **options: Any) -> None:
+        started = time.monotonic()
+        call_command("migrate", verbosity=0)
+        port = chosen_port(port, self)
+        signal.signal(signal.SIGTERM, interrupt)
+        try:
+            with Services([web(port), worker()]) as services:
+                wait_for_web(port)
+                self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — watch it work there.")
+                self.tell_sign_in()
+                figures = self.figures(seed, services, started)
+                if not exit:
+                    self.tell_where_to_look(port, seed)
+                self.stdout.write(json.dumps(figures))
+                self.stdout.flush()
+                if not exit:
+                    services.watch()
+        except KeyboardInterrupt:
+            self.stdout.write("Stopped. Start again with `make demo`; nothing is lost.")
+        except (DemoError, TimeoutError) as error:
+            raise CommandError(str(error)) from None
+
+    def figures(self, seed: int, services: Services, started: float) -> dict[str, Any]:
+        """What the loop found, kept in a file so that a second start need not look again."""
+        kept = settings.VAR_DIR / f"demo-{slug_of(seed)}.json"
+        if kept.exists():
+            return json.loads(kept.read_text())
+        figures = run_loop(seed, self.watcher(services))
+        figures["seconds"] = round(time.monotonic() - started, 1)
+        Path(kept).write_text(json.dumps(figures))
+        return figures
+
+    def watcher(self, services: Services) -> Watcher:
+        lively = sys.stderr.isatty()
+        state = {"title": "", "revived": 0.0}
+
+        def begin(title: str) -> None:
+            state["title"] = title
+            print(("\r\x1b[K" if lively else "") + f"→ {title} …", file=sys.stderr, flush=True)
+
+        def progress(share: float) -> None:
+            if lively:
+                filled = "█" * round(share * 30)
+                print(f"\r\x1b[K  {filled:<30} {share:4.0%}", end="", file=sys.stderr, flush=True)
+
+        return Watcher(begin=begin, progress=progress, idle=services.revive)
+
+    def tell_sign_in(self) -> None:
+        people.ensure_people()
+        self.stdout.write("Sign in as (name, password, what they do):")
+        for line in people.sign_in_lines():
+            self.stdout.write(line)
+
+    def tell_where_to_look(self, port: int, seed: int) -> None:
+        site = f"http://127.0.0.1:{port}"
+        self.stdout.write(
+            f"\nRank:     {site}/p/{slug_of(seed)}/review/\nQuality:  {site}/p/{slug_of(seed)}/quality/\n"
+            f"Models:   {site}/models/\nRuns:     {site}/runs/\nAdmin:    {site}/admin/\n"
+            "Ctrl-C stops everything.\n"
+        )
