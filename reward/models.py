@@ -1,3 +1,6 @@
+import secrets
+from pathlib import Path
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -6,13 +9,29 @@ from labeling.models import Project
 from runs.models import Run
 
 
+def new_key() -> str:
+    return secrets.token_hex(32)
+
+
+class PseudonymKey(models.Model):
+    """What turns a project's reviewers into the pseudonyms of its snapshots. It never changes."""
+
+    project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=64, default=new_key, editable=False)
+
+    def __str__(self) -> str:
+        return f"pseudonyms of {self.project}"
+
+
 class Snapshot(models.Model):
     """Frozen preference data. Same filter and same labels give the same `content_hash`."""
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="snapshots")
     filter = models.JSONField(default=dict, help_text="What was asked for; see SnapshotFilter.")
     content_hash = models.CharField(max_length=64)
-    path = models.CharField(max_length=500, help_text="The Parquet file.")
+    path = models.CharField(
+        max_length=500, help_text="The Parquet file; inside the folder of snapshots if relative."
+    )
     counts = models.JSONField(
         default=dict, help_text="What is in it, and what was left out and why."
     )
@@ -28,6 +47,15 @@ class Snapshot(models.Model):
 
     def __str__(self) -> str:
         return f"#{self.pk} {self.content_hash[:8]}"
+
+    @property
+    def file(self) -> Path:
+        return Path(settings.SNAPSHOTS_DIR) / self.path
+
+    @property
+    def simulated(self) -> int:
+        """How many of its rankings were made by programs."""
+        return self.counts.get("simulated", 0)
 
 
 class RewardModel(models.Model):

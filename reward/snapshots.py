@@ -1,0 +1,304 @@
+"""Freezing rankings: from the database to one Parquet file that never changes.
+
+All rankings of the project are read once, by one statement, so that the file and its account show
+one moment. Memory holds one batch of prompts, and 32 bytes for each prompt.
+"""
+
+import hmac
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.parquet as pq
+from django.conf import settings
+from django.db import transaction
+
+from accounts.models import User, audit
+from labeling.models import Project, Prompt, Ranking, Response, TaskResponse
+from reward.filters import FilterError, SnapshotFilter
+from reward.models import PseudonymKey, Snapshot
+from reward.preference import Group, Judgment, content_hash, read_groups, write_groups
+
+__all__ = ["Account", "FilterError", "SnapshotError", "SnapshotFilter", "freeze", "survey"]
+
+PROMPTS_AT_ONCE = 256
+RANKINGS_AT_ONCE = 2000
+
+COLUMNS = (
+    "id", "task_id", "task__prompt_id", "task__kind", "reviewer_id", "reviewer__simulated",
+    "guideline_version_id", "tiers", "cut", "strength", "ratings", "flags", "active_seconds",
+    "source", "superseded_at", "created_at",
+)  # fmt: skip
+
+
+class SnapshotError(Exception):
+    """There is nothing to freeze; the text says why and what to do."""
+
+
+@dataclass
+class Account:
+    """What a snapshot holds and what it leaves out. `considered` = `used` + the sum of `left_out`."""
+
+    considered: int = 0
+    used: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    splits: dict[str, Counter[str]] = field(
+        default_factory=lambda: {"train": Counter(), "test": Counter()}
+    )
+    sizes: Counter[int] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    guideline_versions: Counter[int | None] = field(default_factory=Counter)
+    reviewers: set[int] = field(default_factory=set)
+    simulated: int = 0
+
+    def add(self, prompt: "JudgedPrompt") -> None:
+        split = self.splits[prompt.split]
+        split["prompts"] += 1
+        split["responses"] += len(prompt.response_ids)
+        self.sizes[len(prompt.response_ids)] += 1
+        for ranking in prompt.rankings:
+            split["rankings"] += 1
+            split.update(_pairs(ranking["tiers"]))
+            self.sources[ranking["source"]] += 1
+            self.guideline_versions[ranking["guideline_version_id"]] += 1
+            self.reviewers.add(ranking["reviewer_id"])
+            self.simulated += _is_simulated(ranking)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, as Snapshot.counts keeps it."""
+        return {
+            "considered": self.considered,
+            "used": self.used,
+            "left_out": dict(sorted(self.left_out.items())),
+            **{
+                name: sum(split[name] for split in self.splits.values())
+                for name in ("prompts", "responses", "pairs", "ties")
+            },
+            "splits": {name: dict(sorted(split.items())) for name, split in self.splits.items()},
+            "sizes": {str(size): count for size, count in sorted(self.sizes.items())},
+            "sources": dict(sorted(self.sources.items())),
+            "guideline_versions": {
+                str(version or "none"): count
+                for version, count in sorted(
+                    self.guideline_versions.items(), key=lambda item: item[0] or 0
+                )
+            },
+            "reviewers": len(self.reviewers),
+            "simulated": self.simulated,
+        }
+
+
+@dataclass
+class JudgedPrompt:
+    """A prompt with the rankings that are used; its responses are those of the tasks they judge."""
+
+    prompt_id: int
+    split: str
+    rankings: list[dict[str, Any]]
+    response_ids: list[int]
+
+
+def survey(*, project: Project, filter: SnapshotFilter) -> Account:
+    """What `freeze` would find. Reads every ranking of the project and no text; writes nothing."""
+    account = Account()
+    for _ in _judged_prompts(project, filter, account):
+        pass
+    return account
+
+
+def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snapshot:
+    """Write the project's current rankings to a file and return its row.
+
+    The same filter over the same rankings returns the row that exists already. Reads every ranking
+    of the project. Raises SnapshotError when nothing is left to freeze.
+    """
+    folder = Path(settings.SNAPSHOTS_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    account = Account()
+    with TemporaryDirectory(prefix=".draft-", dir=folder) as drafts:
+        draft = Path(drafts) / "preferences.parquet"
+        if not write_groups(draft, _groups(project, filter, account)):
+            raise SnapshotError(nothing_to_freeze(project, account))
+        digest = content_hash(read_groups(draft))
+        draft.replace(folder / f"{digest}.parquet")
+    return _record(project, filter, by, digest, account)
+
+
+def nothing_to_freeze(project: Project, account: Account) -> str:
+    if not account.considered:
+        return f"{project} has no rankings yet. Let people rank some tasks first."
+    return (
+        f"None of the {account.considered} rankings of {project} passes the filter. Look at what "
+        "it leaves out and why, and ask for more."
+    )
+
+
+@transaction.atomic
+def _record(
+    project: Project, filter: SnapshotFilter, by: User | None, digest: str, account: Account
+) -> Snapshot:
+    snapshot, created = Snapshot.objects.get_or_create(
+        project=project,
+        content_hash=digest,
+        filter=filter.to_dict(),
+        defaults={"path": f"{digest}.parquet", "counts": account.to_dict(), "created_by": by},
+    )
+    if created:
+        audit(by, "snapshot frozen", snapshot, rankings=account.used)
+    return snapshot
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _rankings(project: Project) -> Iterator[dict[str, Any]]:
+    """Every ranking ever made in the project, prompt by prompt, through a server-side cursor."""
+    rows = Ranking.objects.filter(task__project=project).order_by("task__prompt_id", "id")
+    return rows.values(*COLUMNS).iterator(chunk_size=RANKINGS_AT_ONCE)
+
+
+def _used_by_prompt(
+    project: Project, filter: SnapshotFilter, account: Account
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    for prompt_id, rankings in groupby(_rankings(project), itemgetter("task__prompt_id")):
+        used = []
+        for ranking in rankings:
+            account.considered += 1
+            if reason := filter.objection_to(ranking):
+                account.left_out[reason] += 1
+            else:
+                account.used += 1
+                used.append(ranking)
+        if used:
+            yield prompt_id, used
+
+
+def _judged_prompts(
+    project: Project, filter: SnapshotFilter, account: Account
+) -> Iterator[list[JudgedPrompt]]:
+    used = _used_by_prompt(project, filter, account)
+    while batch := dict(islice(used, PROMPTS_AT_ONCE)):
+        hashes = dict(Prompt.objects.filter(pk__in=batch).values_list("pk", "content_hash"))
+        responses = _responses_of_tasks({r["task_id"] for rs in batch.values() for r in rs})
+        prompts = [
+            JudgedPrompt(
+                prompt_id,
+                filter.split_of(hashes[prompt_id]),
+                rankings,
+                sorted(set().union(*(responses[r["task_id"]] for r in rankings))),
+            )
+            for prompt_id, rankings in batch.items()
+        ]
+        for prompt in prompts:
+            account.add(prompt)
+        yield prompts
+
+
+def _responses_of_tasks(task_ids: Iterable[int]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {task_id: set() for task_id in task_ids}
+    places = TaskResponse.objects.filter(task_id__in=found).order_by()
+    for task_id, response_id in places.values_list("task_id", "response_id"):
+        found[task_id].add(response_id)
+    return found
+
+
+def _groups(project: Project, filter: SnapshotFilter, account: Account) -> Iterator[Group]:
+    pseudonym = pseudonyms(project)
+    for batch in _judged_prompts(project, filter, account):
+        messages = dict(
+            Prompt.objects.filter(pk__in=[p.prompt_id for p in batch]).values_list("pk", "messages")
+        )
+        texts = {
+            pk: (text, model)
+            for pk, text, model in Response.objects.filter(
+                pk__in=[pk for prompt in batch for pk in prompt.response_ids]
+            ).values_list("pk", "text", "model_name")
+        }
+        for prompt in batch:
+            yield Group(
+                group_id=str(prompt.prompt_id),
+                prompt=messages[prompt.prompt_id],
+                response_ids=prompt.response_ids,
+                responses=[texts[pk][0] for pk in prompt.response_ids],
+                rankings=[_judgment(ranking, pseudonym) for ranking in prompt.rankings],
+                split=prompt.split,
+                meta=_meta(prompt, [texts[pk][1] for pk in prompt.response_ids]),
+            )
+
+
+def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms") -> Judgment:
+    return Judgment(
+        reviewer=pseudonym(ranking["reviewer_id"]),
+        tiers=ranking["tiers"],
+        cut=ranking["cut"],
+        strength=ranking["strength"],
+        guideline_version=ranking["guideline_version_id"],
+    )
+
+
+def _meta(prompt: JudgedPrompt, models: list[str]) -> dict[str, Any]:
+    """`ranking_ids`, `ratings` and `flags` follow the order of the row's rankings."""
+    meta: dict[str, Any] = {
+        "response_models": models,
+        "ranking_ids": [ranking["id"] for ranking in prompt.rankings],
+    }
+    if any(_is_simulated(ranking) for ranking in prompt.rankings):
+        meta["simulated"] = [_is_simulated(ranking) for ranking in prompt.rankings]
+    for name in ("ratings", "flags"):
+        if any(ranking[name] for ranking in prompt.rankings):
+            meta[name] = [ranking[name] for ranking in prompt.rankings]
+    return meta
+
+
+def _is_simulated(ranking: dict[str, Any]) -> bool:
+    return ranking["source"] == Ranking.Source.SIMULATION or ranking["reviewer__simulated"]
+
+
+def _pairs(tiers: list[list[int]]) -> Counter[str]:
+    """How many pairs a ranking orders strictly, and how many it ties."""
+    placed = sum(map(len, tiers))
+    ties = sum(len(tier) * (len(tier) - 1) // 2 for tier in tiers)
+    return Counter(pairs=placed * (placed - 1) // 2 - ties, ties=ties)
+
+
+# --- pseudonyms and the way back -----------------------------------------------------------------
+
+
+class Pseudonyms:
+    """Names for reviewers that only the database's own key can lead back to a person."""
+
+    def __init__(self, key: str):
+        self.key = key.encode()
+        self.known: dict[int, str] = {}
+
+    def __call__(self, reviewer_id: int) -> str:
+        if reviewer_id not in self.known:
+            digest = hmac.digest(self.key, str(reviewer_id).encode(), "sha256")
+            self.known[reviewer_id] = f"r-{digest.hex()[:12]}"
+        return self.known[reviewer_id]
+
+
+def pseudonyms(project: Project) -> Pseudonyms:
+    """The project's own: the same in each of its snapshots, different from any other project's."""
+    key, _ = PseudonymKey.objects.get_or_create(project=project)
+    return Pseudonyms(key.key)
+
+
+def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
+    """The rankings a snapshot was made of, row by row. Reads one column of the file, streamed."""
+    with pq.ParquetFile(snapshot.file) as file:
+        for batch in file.iter_batches(batch_size=1024, columns=["meta"]):
+            for meta in batch.column(0).to_pylist():
+                yield from json.loads(meta)["ranking_ids"]
+
+
+def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> list[Group]:
+    """The first rows of the file; reads no more than it needs of a split that comes late."""
+    groups = read_groups(snapshot.file, rows_at_once=64)
+    return list(islice((g for g in groups if split in (None, g.split)), count))
