@@ -1,0 +1,46 @@
+"""Builds the tiny chat model that ships in `demo/tiny_model/`, from texts generated here.
+
+    python -m demo.build_model                 about ten minutes on two cores
+    python -m demo.build_model --out FOLDER    somewhere else
+
+The training itself is a recipe in a process of its own; this module never loads it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from demo import world
+
+SHIPPED = Path(__file__).with_name("tiny_model")
+TEXTS = 48_000
+
+
+def write_texts(path: Path, count: int, seed: int) -> None:
+    with path.open("w") as lines:
+        lines.writelines(json.dumps(text) + "\n" for text in world.texts(count, seed))
+
+
+def build(out: Path, minutes: float, seed: int, count: int = TEXTS) -> None:
+    """Blocks for a little more than `minutes`; raises CalledProcessError if the recipe fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        texts = Path(folder) / "texts.jsonl"
+        write_texts(texts, count, seed)
+        recipe = [sys.executable, "-m", "finetune.training.tiny_model", str(texts), str(out)]
+        subprocess.run([*recipe, "--minutes", str(minutes), "--seed", str(seed)], check=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    build(args.out, args.minutes, args.seed)
+
+
+if __name__ == "__main__":
+    main()

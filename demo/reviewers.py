@@ -1,0 +1,157 @@
+"""Simulated reviewers: they follow the guideline, each with a stated noise.
+
+What they produce is marked as simulated wherever it is shown. A reviewer perceives the rule's score
+plus a normal error of their own, calls two replies equal when they perceive hardly a difference,
+and draws the line where their leniency puts it.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from demo import rule
+
+
+@dataclass(frozen=True)
+class Reviewer:
+    key: str
+    name: str
+    noise: float  # standard deviation of the error, in points of the rule's score
+    tie_below: float  # perceived differences smaller than this are a tie
+    leniency: float  # points by which their line lies under the guideline's
+    words_per_second: float
+
+
+REVIEWERS = (
+    Reviewer("wren", "Wren (simulated)", 1.2, 0.5, 0.0, 4.2),
+    Reviewer("bram", "Bram (simulated)", 1.5, 0.4, 0.3, 3.6),
+    Reviewer("odile", "Odile (simulated)", 1.8, 0.7, -0.3, 4.8),
+    Reviewer("teodor", "Teodor (simulated)", 1.6, 0.3, 0.5, 3.9),
+)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Tiers hold indices of the responses, best first; `cut` tiers lie above the line.
+
+    `cut` is None when no line was drawn, which means that all can be sent.
+    """
+
+    tiers: list[list[int]]
+    cut: int | None
+    ratings: dict[int, dict[str, int]]  # response index -> criterion key -> 1..5
+    rationale: str
+    active_seconds: float
+
+
+def rank(
+    reviewer: Reviewer, messages: rule.Messages, responses: Sequence[str], rng: random.Random
+) -> Ranking:
+    """One reviewer's ranking; the same state of `rng` gives the same ranking."""
+    marks = [rule.explain(messages, response) for response in responses]
+    seen = [rule.total(mark) + rng.gauss(0, reviewer.noise) for mark in marks]
+    tiers, cut = _tiers(seen, reviewer)
+    return Ranking(
+        tiers=tiers,
+        cut=cut,
+        ratings={index: _ratings(mark, rng) for index, mark in enumerate(marks)},
+        rationale=_rationale(marks, tiers, rng),
+        active_seconds=_seconds(reviewer, responses, rng),
+    )
+
+
+def noise_ceiling(
+    groups: Sequence[tuple[rule.Messages, Sequence[str]]], rankings: Sequence[Sequence[Ranking]]
+) -> float:
+    """Share of the reviewers' strict pairs that the rule itself orders as they did.
+
+    No model can do better in the long run: what is missing to 1 is the reviewers' noise. Pairs that
+    the rule calls equal count half. Raises ValueError when there is no strict pair.
+    """
+    right = total = 0.0
+    for (messages, responses), given in zip(groups, rankings, strict=True):
+        scores = [rule.score(messages, response) for response in responses]
+        for ranking in given:
+            for better, worse in strict_pairs(ranking):
+                gap = scores[better] - scores[worse]
+                right += 0.5 if gap == 0 else float(gap > 0)
+                total += 1
+    if not total:
+        raise ValueError("There is no strict pair in these rankings, so they have no ceiling.")
+    return right / total
+
+
+def strict_pairs(ranking: Ranking) -> list[tuple[int, int]]:
+    """(better, worse) for each two responses in different tiers."""
+    return [
+        (better, worse)
+        for place, tier in enumerate(ranking.tiers)
+        for better in tier
+        for lower in ranking.tiers[place + 1 :]
+        for worse in lower
+    ]
+
+
+def _tiers(seen: Sequence[float], reviewer: Reviewer) -> tuple[list[list[int]], int | None]:
+    """A tie never crosses the line: what may be sent is not equal to what may not."""
+    line = rule.LINE - reviewer.leniency
+    order = sorted(range(len(seen)), key=lambda index: -seen[index])
+    tiers: list[list[int]] = []
+    for index in order:
+        top = seen[tiers[-1][0]] if tiers else 0.0
+        same_side = (top >= line) == (seen[index] >= line)
+        if tiers and top - seen[index] < reviewer.tie_below and same_side:
+            tiers[-1].append(index)
+        else:
+            tiers.append([index])
+    cut = sum(seen[tier[0]] >= line for tier in tiers)
+    return tiers, cut if cut < len(tiers) else None
+
+
+def _ratings(marks: dict[str, float], rng: random.Random) -> dict[str, int]:
+    width = rule.RATING_HIGH - rule.RATING_LOW
+    felt = {key: mark + rng.gauss(0, 0.1) for key, mark in marks.items()}
+    return {
+        key: min(rule.RATING_HIGH, max(rule.RATING_LOW, round(rule.RATING_LOW + width * mark)))
+        for key, mark in felt.items()
+    }
+
+
+GOOD = {
+    "hears": "hears the customer",
+    "point": "speaks of the right lamp",
+    "step": "says what happens and when",
+    "ends": "ends like a letter",
+}
+BAD = {
+    "honesty": "promises what nobody can keep",
+    "tone": "scolds the customer",
+    "reads": "is hard to read",
+    "step": "leaves open what happens next",
+    "hears": "does not hear the customer",
+    "point": "could be about anything",
+    "ends": "just stops",
+}
+
+
+def _rationale(
+    marks: Sequence[dict[str, float]], tiers: Sequence[Sequence[int]], rng: random.Random
+) -> str:
+    """Why the first beat the last; reviewers write it about every other time."""
+    if len(tiers) < 2 or rng.random() < 0.5:
+        return ""
+    best, worst = marks[tiers[0][0]], marks[tiers[-1][-1]]
+    praise = [words for key, words in GOOD.items() if best[key] >= 0.8 and worst[key] < best[key]]
+    blame = [words for key, words in BAD.items() if worst[key] < 0.5 and worst[key] < best[key]]
+    said = []
+    if praise:
+        said.append(f"The first {' and '.join(praise[:2])}.")
+    if blame:
+        said.append(f"The last {blame[0]}.")
+    return " ".join(said)
+
+
+def _seconds(reviewer: Reviewer, responses: Sequence[str], rng: random.Random) -> float:
+    words = sum(len(response.split()) for response in responses)
+    thinking = 3.0 * len(responses)
+    return round((words / reviewer.words_per_second + thinking) * rng.lognormvariate(0, 0.25), 1)

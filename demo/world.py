@@ -1,0 +1,176 @@
+"""Letters to Moth & Daughter and replies to them, made from a seed.
+
+The same seed gives the same texts on every machine: `random.Random` and nothing else. Letters whose
+hash falls into the reserved eighth are for ranking and evaluation; the tiny model that ships was
+trained on the other seven, so that it has never seen a letter of the demo project.
+"""
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from demo import shop
+from demo.situations import (
+    ASIDES,
+    BY_KEY,
+    CLOSES,
+    COLD_CLOSES,
+    FALSE,
+    FLAT,
+    PLAIN,
+    RAMBLES,
+    REPEATS,
+    SHOUTS,
+    SITUATIONS,
+    UNTIMED,
+    VAGUE,
+    Situation,
+)
+
+OPENINGS = ("Hello!", "Good morning!", f"Dear {shop.SHOP},", "Hello Ada,", "Good evening!")
+RESERVED_EIGHTH = 3
+
+
+@dataclass(frozen=True)
+class Letter:
+    situation: str
+    facts: dict[str, str] = field(repr=False)
+    messages: list[dict[str, str]]
+
+    @property
+    def reserved(self) -> bool:
+        text = "\n".join(message["content"] for message in self.messages)
+        return zlib.crc32(text.encode()) % 8 == RESERVED_EIGHTH
+
+
+def prompts(count: int, seed: int) -> list[Letter]:
+    """`count` different letters from the reserved eighth, every situation about equally often."""
+    rng = random.Random(f"prompts {seed}")
+    found: dict[str, Letter] = {}
+    while len(found) < count:
+        letter = write_letter(rng, SITUATIONS[len(found) % len(SITUATIONS)])
+        if letter.reserved:
+            found.setdefault(letter.messages[-1]["content"], letter)
+    letters = list(found.values())
+    rng.shuffle(letters)
+    return letters
+
+
+def texts(count: int, seed: int) -> Iterator[dict[str, list[dict[str, str]]]]:
+    """Whole chats with a reply of mixed quality, for training; none from the reserved eighth."""
+    rng = random.Random(f"texts {seed}")
+    while count:
+        letter = write_letter(rng, rng.choice(SITUATIONS))
+        if letter.reserved:
+            continue
+        count -= 1
+        yield {
+            "messages": [
+                *letter.messages,
+                {"role": "assistant", "content": write_reply(rng, letter)},
+            ]
+        }
+
+
+def write_letter(rng: random.Random, situation: Situation) -> Letter:
+    facts = _facts(rng)
+    said = [rng.choice(situation.letters)]
+    if rng.random() < 0.6:
+        said.append(rng.choice(ASIDES.get(situation.key) or ASIDES[situation.mood]))
+    paragraphs = [" ".join(said)]
+    if rng.random() < 0.35:
+        paragraphs.insert(0, rng.choice(OPENINGS))
+    messages = [{"role": "user", "content": _signed(paragraphs, facts)}]
+    if situation.mood != "praise" and rng.random() < 0.08:
+        answer = f"{rng.choice(FLAT)} {rng.choice(VAGUE)}"
+        messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "user", "content": _signed([rng.choice(REPEATS)], facts)})
+    return Letter(situation.key, facts, messages)
+
+
+def write_reply(rng: random.Random, letter: Letter) -> str:
+    """A reply between excellent and unacceptable: each part is chosen for itself, around a mood."""
+    care = rng.random()
+    facts = letter.facts | {"soon": rng.choice(shop.DAYS), "month": rng.choice(shop.MONTHS)}
+    body = _body(rng, BY_KEY[letter.situation], care)
+    paragraphs = [" ".join(body)]
+    greeting = rng.random()
+    if greeting < 0.3 + 0.4 * care:
+        named = facts["name"] and rng.random() < 0.8
+        paragraphs.insert(0, rng.choice(("Dear {name},", "Hello {name},")) if named else "Hello,")
+    elif greeting > 0.97:
+        paragraphs.insert(0, "Customer,")
+    text = "\n\n".join(paragraphs).format_map(facts)
+    if rng.random() < 0.03:
+        return " ".join(text.split(" ")[: -rng.randint(2, 5)]) or text
+    if rng.random() < 0.25 + 0.5 * care:
+        writer = rng.choice(shop.STAFF)
+        text += f"\n\n{writer}, {shop.SHOP}" if rng.random() < 0.6 else f"\n\n{writer}"
+    return text
+
+
+def _body(rng: random.Random, situation: Situation, care: float) -> list[str]:
+    mood = situation.mood
+
+    def happens(careless: float, careful: float) -> bool:
+        return rng.random() < careless + (careful - careless) * care
+
+    said = []
+    if happens(0.15, 0.7):
+        said.append(rng.choice(situation.hears))
+    elif rng.random() < 0.8:
+        said.append(rng.choice(rng.choice((PLAIN[mood], FLAT))))
+    if happens(0.2, 0.0):
+        said.append(rng.choice(situation.blames))
+    if happens(0.1, 0.0):
+        said.append(rng.choice(SHOUTS))
+    if happens(0.15, 0.7):
+        said.append(rng.choice(situation.steps))
+        if rng.random() < 0.4:
+            said.append(rng.choice(situation.extras))
+    else:
+        said.append(rng.choice(rng.choice((UNTIMED[mood], VAGUE))))
+    if happens(0.2, 0.04):
+        said.append(rng.choice(FALSE))
+    if happens(0.25, 0.1):
+        said.extend(rng.sample(RAMBLES, rng.randint(2, 4)))
+    if rng.random() < 0.04:
+        said.append(rng.choice(said))
+    if happens(0.15, 0.65):
+        said.append(rng.choice(CLOSES))
+    elif happens(0.3, 0.0):
+        said.append(rng.choice(COLD_CLOSES))
+    return said
+
+
+def _facts(rng: random.Random) -> dict[str, str]:
+    item, other = rng.sample(shop.ITEMS, 2)
+    day, soon = rng.sample(shop.DAYS, 2)
+    colour = rng.choice(shop.COLOURS)
+    full = f"{colour} {item}" if rng.random() < 0.5 else item
+    fault = rng.choice(shop.FAULTS)
+    return {
+        "item": item,
+        "a_item": shop.a(item),
+        "full": full,
+        "a_full": shop.a(full),
+        "other": other,
+        "a_other": shop.a(other),
+        "colour": colour,
+        "day": day,
+        "soon": soon,
+        "month": rng.choice(shop.MONTHS),
+        "part": rng.choice(shop.PARTS),
+        "damage": rng.choice(shop.DAMAGES),
+        "fault": fault,
+        "fault_you": fault.replace("I am", "you are").replace("my", "your"),
+        "street": rng.choice(shop.STREETS),
+        "recipient": rng.choice(shop.RECIPIENTS),
+        "name": rng.choice(shop.NAMES) if rng.random() < 0.75 else "",
+    }
+
+
+def _signed(paragraphs: list[str], facts: dict[str, str]) -> str:
+    signature = [facts["name"]] if facts["name"] else []
+    return "\n\n".join([*paragraphs, *signature]).format_map(facts)
