@@ -1,13 +1,14 @@
 """The web server and the worker on one machine, as one thing to start and to stop."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from config.env import BASE_DIR
@@ -20,40 +21,59 @@ PORTS_TRIED = 100
 
 @dataclass
 class Service:
-    """A child process that is started again when it dies. It dies when this process does."""
+    """A child process that is started again when it dies, and that dies when this process does.
+
+    runs.leash holds it: closing the pipe ends it and everything it started, at once.
+    """
 
     name: str
     command: list[str]
-    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
+    pipe: int = -1
 
     def start(self) -> None:
         self.started_at = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "runs.leash", "--", *self.command],
-            cwd=BASE_DIR,
-            env={**os.environ, **self.environment},
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._let_go()
+        held, self.pipe = os.pipe()
+        with Path(os.devnull).open() as no_lock:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "runs.leash",
+                    str(held),
+                    str(no_lock.fileno()),
+                    *self.command,
+                ],
+                cwd=BASE_DIR,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[held, no_lock.fileno()],
+                start_new_session=True,
+            )
+        os.close(held)
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
     def ask_to_stop(self) -> None:
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            with suppress(BrokenPipeError):
+                os.write(self.pipe, b"T")
 
     def stop(self, deadline: float) -> None:
         """Wait for it to end, and end it at `deadline` (time.monotonic seconds)."""
         if not self.process:
             return
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self._let_go()
+        self.process.wait()
+
+    def _let_go(self) -> None:
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
 
 
 class Services:

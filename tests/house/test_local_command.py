@@ -1,0 +1,104 @@
+"""`manage.py local` as somebody at a terminal meets it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from config.env import BASE_DIR
+
+
+class Local:
+    """A running `manage.py local` with a var/ folder of its own."""
+
+    def __init__(self, var: Path, *arguments: str):
+        unset = {"DATABASE_URL", "REDIS_URL", "TIEBREAK_LOCAL_SERVICES"}
+        environment = {k: v for k, v in os.environ.items() if k not in unset}
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "local", *arguments],
+            cwd=BASE_DIR,
+            env=environment | {"TIEBREAK_VAR": str(var), "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.said = ""
+        self.site = self.wait_for(r"(http://\S+)")
+
+    def wait_for(self, pattern: str) -> str:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said += line
+            if found := re.search(pattern, line):
+                return found.group(1)
+        raise AssertionError(f"it ended without saying {pattern}: {self.said}")
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self, with_signal: int) -> int:
+        self.process.send_signal(with_signal)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def var(tmp_path: Path) -> Iterator[Path]:
+    tmp_path.chmod(0o755)
+    yield tmp_path / "var"
+    for process in psutil.process_iter(["cmdline"]):
+        if str(tmp_path) in " ".join(process.info["cmdline"] or []):
+            process.wait(15)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_it_serves_on_the_next_free_port_in_little_memory_and_stops_everything_on_ctrl_c(
+    var: Path,
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        local = Local(var, "--port", str(port))
+        assert f"Port {port} is taken" in local.said
+        assert local.site != f"http://127.0.0.1:{port}/"
+        with urlopen(f"{local.site}health/") as answer:
+            assert answer.read() == b"ok"
+        with urlopen(f"{local.site}login/") as answer:
+            assert answer.status == 200
+        family = local.family()
+        servers = [p for p in family if "gunicorn" in " ".join(p.cmdline())]
+        assert max(p.memory_info().rss for p in servers) < 200e6
+        assert len(family) >= 4, "a web server and a worker, each on its leash"
+        assert local.end(signal.SIGINT) == 0
+        assert gone(family)
+
+
+def test_it_revives_a_dead_web_server_and_leaves_nothing_after_kill_9(var: Path) -> None:
+    local = Local(var)
+    web = next(p for p in local.family() if "gunicorn" in " ".join(p.cmdline()))
+    time.sleep(2)
+    web.kill()
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urlopen(f"{local.site}health/") as answer:
+                assert answer.read() == b"ok"
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    family = local.family()
+    local.end(signal.SIGKILL)
+    assert gone(family)
