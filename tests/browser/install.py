@@ -1,0 +1,65 @@
+"""Finds a Chromium for the browser tests, and installs one where there is none.
+
+    python -m tests.browser.install
+
+As root on Debian or Ubuntu from the distribution's package, else through playwright.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_browser() -> str | None:
+    """The path of a browser on the PATH, else of playwright's own, else None."""
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found
+    return playwrights_own()
+
+
+def playwrights_own() -> str | None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        path = playwright.chromium.executable_path
+    return path if path and Path(path).exists() else None
+
+
+def install() -> None:
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print("Installing Chromium with apt-get …", flush=True)
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-qq"], env=environment, check=True)
+        subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"],
+            env=environment, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+    else:
+        print("Installing Chromium with playwright …", flush=True)
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=True)
+
+
+def main() -> int:
+    try:
+        if not find_browser():
+            install()
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"Chromium could not be installed: {error}.", file=sys.stderr)
+    if found := find_browser():
+        print(f"The browser tests use {found}.")
+        return 0
+    print(
+        "No Chromium was found, and the browser tests need one. Install the package `chromium`, or "
+        "put a Chromium or Chrome on the PATH.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
