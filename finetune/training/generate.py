@@ -14,6 +14,7 @@ model does not believe in, and DPO would learn from it), several GPUs.
 import json
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 from finetune.recipe_config import GenerateConfig
@@ -26,7 +27,13 @@ from finetune.training.language_model import (
     load_model,
     load_tokenizer,
 )
-from finetune.training.sampling import Sampled, plan, sample_in_shards, use_neutral_generation
+from finetune.training.sampling import (
+    Sampled,
+    left_out_sentence,
+    plan,
+    sample_in_shards,
+    use_neutral_generation,
+)
 from reward.training.trainer_events import (
     StopSignal,
     peak_memory_mb,
@@ -52,9 +59,9 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     model.to(device())
     use_neutral_generation(model)
 
-    requests, too_long = plan(prompts, chat, model.config, config)
-    if too_long:
-        run_dir.message(left_out_sentence(too_long, len(prompts)), level="warning")
+    requests, left_out = plan(prompts, chat, model.config, config)
+    if left_out:
+        run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
 
     total = -(-len(requests) // config.batch_size)
     since = time.monotonic()
@@ -71,8 +78,11 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     report = {
         "prompts": len(prompts),
         "responses": len(rows),
-        "left_out": {"prompt_too_long": len(too_long)},
-        "left_out_prompt_ids": too_long[:1000],
+        "left_out": [
+            {"what": "prompts", "why": why, "count": count}
+            for why, count in sorted(Counter(left_out.values()).items())
+        ],
+        "left_out_prompt_ids": list(left_out)[:1000],
         **lengths(list(done.values())),
         "seconds": round(time.monotonic() - began, 2),
         "versions": versions(),
@@ -81,14 +91,6 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
         write_rows(output / "responses.parquet", rows, RESPONSES)
         write_json(output / "report.json", report)
     run_dir.emit("result", result=report)
-
-
-def left_out_sentence(too_long: list[str], total: int) -> str:
-    some = ", ".join(too_long[:5]) + (" …" if len(too_long) > 5 else "")
-    return (
-        f"{len(too_long)} of {total} prompts are too long for the model together with a response, "
-        f"and were left out: {some}."
-    )
 
 
 def emit_progress(

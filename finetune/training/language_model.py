@@ -4,9 +4,11 @@ The tokens of a prompt are the same in generation and in training, always: both 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -92,7 +94,7 @@ class PolicyChat(ChatFormat):
         self.stop_ids = sorted(ids - {None})
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """Raises RecipeError when the chat template refuses the chat."""
+        """Raises ValueError when the chat template refuses the chat."""
         templated = bool(self.tokenizer.chat_template)
         # A template writes the special tokens itself; doubling them is a classic silent mistake.
         text = self._open(messages) if templated else plain_prompt(messages).rstrip(" ")
@@ -116,12 +118,18 @@ class PolicyChat(ChatFormat):
             text = PLAIN_NEXT_TURN.split(text, maxsplit=1)[0]
         return text.strip()
 
+    def encode(
+        self, prompt: Messages, responses: Sequence[str]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Token ids of the prompt and of each response.  → (P,) and K arrays (R_k,), int32"""
+        completions = [self.completion_ids(prompt, response) for response in responses]
+        return (
+            np.asarray(self.prompt_ids(prompt), dtype=np.int32),
+            [np.asarray(ids, dtype=np.int32) for ids in completions],
+        )
+
     def _open(self, messages: Messages) -> str:
-        try:
-            return self._apply(messages, add_generation_prompt=True)
-        except ValueError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise RecipeError(f"A chat with the roles {roles} cannot be used: {error}.") from error
+        return self._apply(messages, add_generation_prompt=True)
 
     def _turn(self, messages: Messages, response: str) -> str:
         """What the template writes for this answer. Some render a finished turn unlike an open one."""
@@ -133,7 +141,7 @@ class PolicyChat(ChatFormat):
             return None
         try:
             after = self._turn([{"role": "user", "content": "a"}], "b").partition("b")[2]
-        except RecipeError:
+        except ValueError:
             return None
         ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
         return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None

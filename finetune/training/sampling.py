@@ -10,6 +10,7 @@ edge. With the same settings the output is the same to the byte, also after a re
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,8 @@ def draw(
 
 def plan(
     prompts: list[Prompt], chat: PolicyChat, model_config: Any, config: Any
-) -> tuple[list[Request], list[str]]:
-    """What to sample, longest prompt first, and the ids of the prompts that are too long for it.
+) -> tuple[list[Request], dict[str, str]]:
+    """What to sample, longest prompt first, and the prompts left out: id → why.
 
     Neighbours are of similar length, so little is padding; and what needs the most memory comes
     first, so that a run that does not fit fails in its first minute.
@@ -100,27 +101,34 @@ def plan(
     longest = min(
         config.max_prompt_tokens or 10**9, 10**9 if limit is None else limit - config.max_new_tokens
     )
-    requests, too_long = [], []
+    requests: list[Request] = []
+    left_out: dict[str, str] = {}
     for prompt in prompts:
-        prompt_ids = chat.prompt_ids(prompt.messages)
+        try:
+            prompt_ids = chat.prompt_ids(prompt.messages)
+        except ValueError as error:
+            left_out[prompt.prompt_id] = str(error)
+            continue
         if len(prompt_ids) > longest:
-            too_long.append(prompt.prompt_id)
+            left_out[prompt.prompt_id] = f"longer than {max(0, longest)} tokens"
             continue
         for sample in range(config.samples_per_prompt if prompt.n is None else prompt.n):
             seed = sample_seed(config.seed, prompt.prompt_id, sample)
             requests.append(Request(prompt, prompt_ids, sample, seed))
     if not requests:
-        raise RecipeError(_nothing_to_do(prompts, too_long, longest))
-    return sorted(requests, key=lambda request: -len(request.prompt_ids)), too_long
-
-
-def _nothing_to_do(prompts: list[Prompt], too_long: list[str], longest: int) -> str:
-    if too_long:
-        return (
-            f"All {len(too_long)} prompts are longer than {longest} tokens, which is what remains "
-            "for a prompt. Allow shorter responses or longer prompts, or choose another model."
+        raise RecipeError(
+            f"There is nothing to sample. {left_out_sentence(left_out, len(prompts))} Allow shorter "
+            "responses or longer prompts, or choose another model."
+            if left_out
+            else f"There is nothing to sample: {len(prompts)} prompts ask for no response."
         )
-    return f"There is nothing to sample: {len(prompts)} prompts ask for no response at all."
+    return sorted(requests, key=lambda request: -len(request.prompt_ids)), left_out
+
+
+def left_out_sentence(left_out: dict[str, str], total: int) -> str:
+    reasons = "; ".join(f"{count} {why}" for why, count in Counter(left_out.values()).most_common())
+    some = ", ".join(list(left_out)[:5]) + (" …" if len(left_out) > 5 else "")
+    return f"{len(left_out)} of {total} prompts were left out ({reasons}): {some}."
 
 
 @torch.no_grad()

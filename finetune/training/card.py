@@ -1,0 +1,56 @@
+"""The README.md beside an adapter: what it is, how it was made, and how to load it without Tiebreak."""
+
+from typing import Any
+
+import yaml
+
+LOADING = """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
+model = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(model, "PATH_OF_THIS_FOLDER").eval()
+```"""
+
+
+def model_card(report: dict[str, Any]) -> str:
+    base = report["model"]
+    front: dict[str, Any] = {
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["dpo", "lora", "tiebreak"],
+    }
+    if not base.startswith(("/", ".")):
+        front["base_model"] = base.rsplit("@", 1)[0]
+    config, pairs = report["config"], report["pairs"]
+    lines = [
+        f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n",
+        "# LoRA adapter\n",
+        f"`{base}`, tuned towards what reviewers preferred: {pairs['train']} pairs of responses to "
+        f"{report['prompts']['train']} prompts, by Direct Preference Optimization (Rafailov et al. "
+        f"2023, arXiv:2305.18290) with β = {config['beta']:g}, rank {config['lora_r']}, "
+        f"{config['epochs']} epochs at a learning rate of {config['learning_rate']:g}.\n",
+        "## On held-out prompts\n",
+        "The implicit reward of a response is β times how much likelier the adapter makes it. Its "
+        "accuracy says that the preferences were learned, not that the answers are better: for "
+        "that, let both models answer and compare.\n",
+        "| | value | 95 % interval | prompts | pairs |",
+        "|---|---|---|---|---|",
+        _row("implicit reward orders pairs as reviewers did", report["accuracy"]),
+        _row("agreement between reviewers", report["reviewer_agreement"]),
+        _row("always preferring the longer response", report["longer_is_better"]),
+        "",
+        "`report.json` holds everything else that is known, with what was left out and why.\n",
+        "## Loading it\n",
+        LOADING.replace("{base}", base),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, figure: dict[str, Any]) -> str:
+    counts = f"{figure['prompts']} | {figure['pairs']}"
+    if figure["value"] is None:
+        return f"| {name} | – | {figure['reason']} | {counts} |"
+    low, high = figure["interval"]
+    return f"| {name} | {figure['value']:.3f} | {low:.3f} to {high:.3f} | {counts} |"

@@ -1,0 +1,72 @@
+"""log π(response | prompt), each response once however many pairs it is in.
+
+K responses make up to K(K-1)/2 pairs, so looking at pairs would forward each response K-1 times.
+Legend: B rows, T tokens of the longest row.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from reward.training.tokens import TokenGroup
+from reward.training.trainer_events import StopSignal
+
+FORWARD_TOKENS = 8192
+"""Tokens forwarded at once when nothing is learned from them."""
+
+
+@torch.no_grad()
+def group_logps(
+    trainer: Any,
+    groups: Sequence[TokenGroup],
+    stop: StopSignal,
+    *,
+    forward_tokens: int = FORWARD_TOKENS,
+) -> list[np.ndarray]:
+    """Sums of log-probabilities of the response tokens, by the trainer's model as it stands.
+
+    → one (K,) float64 array a group. Uses the head that the trainer's loss uses, so that policy and
+    reference are computed alike; draws no random numbers; leaves the model in the mode it was in.
+    """
+    model = trainer.model
+    answers = [(g, k) for g, group in enumerate(groups) for k in range(len(group.responses))]
+    answers.sort(key=lambda a: -len(groups[a[0]].prompt) - len(groups[a[0]].responses[a[1]]))
+    found = [np.zeros(len(group.responses)) for group in groups]
+    was_training = model.training
+    model.eval()
+    start = 0
+    while start < len(answers):
+        stop.check()
+        g, k = answers[start]
+        longest = len(groups[g].prompt) + len(groups[g].responses[k])
+        batch = answers[start : start + max(1, forward_tokens // longest)]
+        rows = [(groups[g].prompt, groups[g].responses[k]) for g, k in batch]
+        for (g, k), value in zip(batch, _forward(trainer, rows), strict=True):
+            found[g][k] = value
+        start += len(batch)
+    model.train(was_training)
+    return found
+
+
+def _forward(trainer: Any, rows: list[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    longest = max(len(prompt) + len(response) for prompt, response in rows)
+    input_ids = np.full((len(rows), longest), trainer.processing_class.pad_token_id, dtype=np.int64)
+    attention_mask = np.zeros_like(input_ids)
+    labels = np.full_like(input_ids, -100)
+    for row, (prompt, response) in enumerate(rows):
+        end = len(prompt) + len(response)
+        input_ids[row, : len(prompt)], input_ids[row, len(prompt) : end] = prompt, response
+        attention_mask[row, :end] = 1
+        labels[row, len(prompt) : end] = response
+    device = trainer.args.device
+    with trainer.accelerator.autocast():
+        output = trainer.model(
+            input_ids=torch.from_numpy(input_ids).to(device),
+            attention_mask=torch.from_numpy(attention_mask).to(device),
+            labels=torch.from_numpy(labels).to(device),
+            use_cache=False,
+            fused_lm_head=True,  # TRL's head: (B, T - 1) log-probabilities, never (B, T, vocabulary)
+        )
+    return output.log_probs.double().sum(dim=1).tolist()
