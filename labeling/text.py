@@ -1,0 +1,120 @@
+"""Text of strangers, made safe to keep and to show. Nothing else in the product marks text as safe.
+
+What a model wrote may be an attack on the page or on the reader's eyes: markup, links with a false
+name, images that report home, direction overrides, characters of no width. Markdown is rendered
+without HTML, the result goes through an allowlist, and the Content-Security-Policy stands behind.
+"""
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+import nh3
+from django.utils.safestring import SafeString, mark_safe
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+
+MARKDOWN_LIMIT = 30_000
+"""Longer texts are shown as they are, not as Markdown, so that none holds a page up."""
+
+SHOWN_LIMIT = 2_000_000
+
+BLOCKS = {"p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "td", "th"}
+TAGS = BLOCKS | {"a", "br", "code", "em", "hr", "pre", "s", "strong"}
+TAGS |= {"table", "thead", "tbody", "tr"}
+
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline, return
+    "\u115f\u1160\u180e\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\u3164\ufeff\uffa0"
+    "\u202a-\u202e\u2066-\u2069"  # direction overrides, embeddings and isolates
+    "\U000e0000-\U000e01ef\ufff9-\ufffb]"  # tags and supplementary variation selectors
+    "|(?<=[\x00-\x7f])[\u200c\u200d\u00ad]|[\u200c\u200d\u00ad](?=[\x00-\x7f])"
+)
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """The text with what PostgreSQL cannot keep (NUL, half a surrogate pair) replaced by U+FFFD."""
+    return UNSTORABLE.sub("\ufffd", text)
+
+
+def visible(text: str) -> str:
+    """The text with invisible and direction-changing characters written out as ⟦U+202E⟧.
+
+    Joiners between letters that are not ASCII stay: emoji and several scripts need them.
+    """
+    return HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+
+
+def shortened(text: str, limit: int = 120) -> str:
+    """One line of at most `limit` characters, for lists. Plain text: escape it as usual."""
+    line = visible(" ".join(text[: limit * 4].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
+    """Markdown as inert HTML: no scripts, no images, no styles, no relative links, headings from h3.
+
+    A single newline shows as one, as models mean it; `line_breaks=False` is for text that people
+    wrap by hand. Bounded in time for any input: see MARKDOWN_LIMIT.
+    """
+    text = visible(storable(markdown[:SHOWN_LIMIT]).replace("\r\n", "\n").replace("\r", "\n"))
+    if len(text) > MARKDOWN_LIMIT:
+        html = f"<pre>{escape(text)}</pre>"
+    else:
+        html = _parser.render(text, {"breaks": line_breaks})
+    if len(markdown) > SHOWN_LIMIT:
+        html += f"<p>… {len(markdown) - SHOWN_LIMIT:,} more characters are not shown.</p>"
+    return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
+
+
+class _Renderer(RendererHTML):
+    def image(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        """An image is a request to a stranger's server: name it and link to it instead."""
+        token = tokens[idx]
+        name = f"[image: {token.content or 'no description'}]"
+        return f'<a href="{escape(str(token.attrs["src"]))}">{escape(name)}</a>'
+
+    def hardbreak(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return "<br>\n"
+
+    def softbreak(self, tokens: Sequence[Token], idx: int, options: object, env: dict) -> str:
+        return "<br>\n" if env.get("breaks") else "\n"
+
+    def heading_open(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return f"<{_below_the_page(tokens[idx].tag)}>"
+
+    def heading_close(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return f"</{_below_the_page(tokens[idx].tag)}>\n"
+
+    def link_close(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        """Say where a link leads, unless its text is the address already."""
+        opening = next(i for i in range(idx, -1, -1) if tokens[i].type == "link_open")
+        address = str(tokens[opening].attrs["href"])
+        text = "".join(token.content for token in tokens[opening:idx])
+        return "</a>" if text.strip() == address else f"</a> ({escape(shortened(address, 60))})"
+
+
+def _below_the_page(tag: str) -> str:
+    """The page's own headings are h1 and h2."""
+    return f"h{min(6, int(tag[1]) + 2)}"
+
+
+_parser = MarkdownIt("commonmark", {"html": False, "linkify": False}, renderer_cls=_Renderer)
+_parser.enable(["table", "strikethrough"])
+
+_cleaner = nh3.Cleaner(
+    tags=TAGS,
+    attributes={"*": set(), "a": {"href"}, "ol": {"start"}},
+    set_tag_attribute_values={
+        **{tag: {"dir": "auto"} for tag in BLOCKS},
+        "pre": {"dir": "auto", "tabindex": "0"},
+        "code": {"dir": "auto"},
+        "a": {"target": "_blank"},
+    },
+    url_schemes={"http", "https", "mailto"},
+    url_relative="deny",
+    link_rel="noopener nofollow ugc",
+    strip_comments=True,
+)

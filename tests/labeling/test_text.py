@@ -1,0 +1,158 @@
+import time
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from labeling.text import MARKDOWN_LIMIT, TAGS, render, shortened, storable, visible
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg/onload=alert(1)><a xlink:href='javascript:alert(1)'>x</a></svg>",
+    "<iframe srcdoc='<script>alert(1)</script>'></iframe>",
+    "<style>body{display:none}</style><link rel=stylesheet href=//evil.example/x>",
+    "<form action=/logout><button>Submit</button></form><input autofocus onfocus=alert(1)>",
+    "[x](javascript:alert(1))",
+    "[x](JaVaScRiPt:alert(1))",
+    "[x](java\tscript:alert(1))",
+    "[x](&#106;avascript:alert(1))",
+    "[x](data:text/html;base64,PHNjcmlwdD4=)",
+    "[x](vbscript:msgbox)",
+    '[x](http://ok.example "onmouseover=alert(1) \\" x=\\"")',
+    "[x](/logout) [y](//evil.example/) [z](?delete=1) [w](#top)",
+    "![x](https://evil.example/pixel.gif)",
+    "![x](data:image/svg+xml;base64,PHN2Zz4=)",
+    "![\"><script>alert(1)</script>](https://evil.example/\"><script>)",
+    "<https://evil.example/\"onclick=alert(1)>",
+    "[r]: javascript:alert(1)\n\n[r]",
+    "```html\n</code></pre><script>alert(1)</script>\n```",
+    "```x\" onclick=\"alert(1)\ncode\n```",
+    "| a | <b onclick=x> |\n|---|---|\n| <script> | [x](javascript:x) |",
+    "&lt;script&gt;alert(1)&lt;/script&gt; &#60;script&#62;",
+    "<!-- --><!--><script>alert(1)</script>",
+    "<math><mtext></mtext><mglyph><style><img src onerror=alert(1)></style></mglyph></math>",
+    "\u202egnp.exe \u2066hidden\u2069 zero\u200bwidth \U000e0041\U000e0042",
+    "\x00\x01\x1b[31mred\x1b[0m \ud800 \ufeff",
+    "</div></body></html><h1>Signed out. Enter your password</h1>",
+    "{{ 7*7 }} {% load x %} ${7*7} <%= x %>",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def assert_inert(html: str) -> None:
+    for tag, attributes in Page(html).tags:
+        assert tag in TAGS
+        assert attributes.keys() <= {"href", "rel", "target", "dir", "start", "tabindex"}
+        if tag == "a":
+            assert attributes["rel"] == "noopener nofollow ugc"
+            address = attributes.get("href", "https:")
+            assert address.startswith(("http:", "https:", "mailto:"))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_it_renders_hostile_text_inert(text):
+    assert_inert(render(text))
+
+
+@given(st.text(alphabet=st.sampled_from("<>\"'&()[]!`*_#|-\n\t :/=ax1\u202e\u200b"), max_size=80))
+@settings(max_examples=150, deadline=None)
+def test_it_renders_anything_inert(text):
+    assert_inert(render(text))
+
+
+def test_it_shows_markup_as_text_rather_than_dropping_it():
+    assert "<script>alert(1)</script>" in Page(render("<script>alert(1)</script>")).text
+
+
+def test_it_renders_the_markdown_that_models_write():
+    html = render(
+        "# Title\n\n**bold** ~~old~~\n\n1. one\n2. two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```py\nx = 1\n```"
+    )
+    for part in ("<h3", "<strong>bold</strong>", "<s>old</s>", "<ol", "<td", "<pre"):
+        assert part in html
+    assert "<h1" not in html
+
+
+def test_it_keeps_single_line_breaks_unless_the_text_was_wrapped_by_hand():
+    assert "<br>" in render("one\ntwo")
+    assert "<br>" not in render("one\ntwo", line_breaks=False)
+
+
+def test_it_names_an_image_and_loads_nothing():
+    html = render("![a cat](https://evil.example/cat.gif)")
+    assert "<img" not in html
+    assert "[image: a cat]" in html and 'href="https://evil.example/cat.gif"' in html
+
+
+def test_it_says_where_a_link_leads():
+    assert "(https://evil.example/)" in Page(render("[your bank](https://evil.example/)")).text
+    assert Page(render("<https://ok.example/>")).text.count("ok.example") == 1
+
+
+def test_it_leaves_no_link_into_the_product():
+    assert "href" not in render("[sign out](/logout/) and [x](//evil.example)")
+
+
+def test_it_writes_out_what_the_eye_cannot_see():
+    assert visible("a\u202eb\u200bc\U000e0041") == "a⟦U+202E⟧b⟦U+200B⟧c⟦U+E0041⟧"
+    assert "\u202e" not in render("`\u202e`")
+
+
+def test_it_keeps_the_joiners_that_scripts_and_emoji_need():
+    family, persian = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "می\u200cخواهم"
+    assert visible(family) == family and visible(persian) == persian
+    assert visible("pass\u200dword") == "pass⟦U+200D⟧word"
+
+
+def test_it_lets_each_block_find_its_own_direction():
+    assert '<p dir="auto">' in render("שלום")
+
+
+def test_it_replaces_what_the_database_cannot_keep():
+    assert storable("a\x00b\ud800c") == "a\ufffdb\ufffdc"
+    assert storable("naïve 🙂") == "naïve 🙂"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * MARKDOWN_LIMIT,
+        "![a](" * (MARKDOWN_LIMIT // 5),
+        "> " * (MARKDOWN_LIMIT // 2),
+        "*a **a " * (MARKDOWN_LIMIT // 7),
+        "|a" * 4000 + "\n" + "|-" * 4000 + "\n" + "|a\n" * 4000,
+        "[a](b) " * (MARKDOWN_LIMIT // 7),
+        "x" * 5_000_000,
+        "<a " * 1_000_000,
+    ],
+    ids=["brackets", "images", "quotes", "stars", "table", "links", "a megabyte line", "tags"],
+)
+def test_it_is_bounded_in_time(text):
+    began = time.perf_counter()
+    render(text)
+    assert time.perf_counter() - began < 4
+
+
+def test_it_shows_a_giant_text_as_it_is_and_says_what_it_left_out():
+    html = render("**x** " * 400_000)
+    assert "<strong>" not in html and "400,000 more characters" in html
+
+
+def test_it_shortens_to_one_line():
+    assert shortened("a\n\n b") == "a b"
+    assert len(shortened("x" * 1000, 50)) == 50
