@@ -1,6 +1,6 @@
 import hashlib
 import secrets
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
@@ -21,7 +21,7 @@ class User(AbstractUser):
         default=False, help_text="Made by the product, not a person; shown wherever it appears."
     )
 
-    objects: UserManager["User"] = UserManager()
+    objects: ClassVar[UserManager["User"]] = UserManager()  # type: ignore[assignment]
 
     class Meta:
         constraints = [

@@ -180,7 +180,6 @@ TIME_ZONE = variable(
 USE_TZ = True
 
 STATIC_URL = "static/"
-STATIC_ROOT = VAR_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 WHITENOISE_USE_FINDERS = True
 STORAGES = {
@@ -222,8 +221,12 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 7 * 24 * 3600}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 7 * 24 * 3600,
+    "socket_connect_timeout": 3,
+}
 CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ROUTES = {"runs.tasks.execute": {"queue": "gpu"}}
 
 RUN_LEASE_SECONDS = variable(
     "TIEBREAK_RUN_LEASE_SECONDS", "30", "A run whose worker is silent for this long is put back."
@@ -233,6 +236,9 @@ RUN_MAX_ATTEMPTS = variable(
 ).number(minimum=1)
 RUN_GRACE_SECONDS = variable(
     "TIEBREAK_RUN_GRACE_SECONDS", "60", "Time to write a checkpoint after a cancel, before a kill."
+).number(minimum=1)
+RUNS_AT_ONCE = variable(
+    "TIEBREAK_RUNS_AT_ONCE", "1", "How many runs one machine carries at a time; each uses all GPUs."
 ).number(minimum=1)
 
 CELERY_BEAT_SCHEDULE = {

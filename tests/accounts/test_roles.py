@@ -1,0 +1,103 @@
+import pytest
+from django.core.exceptions import PermissionDenied
+from django.db import IntegrityError
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory
+
+from accounts.access import lead_required, trainer_required, user_of
+from accounts.models import AuditEntry, Role, Token, User, audit
+
+pytestmark = pytest.mark.django_db
+
+
+def person(role: Role, **kwargs: object) -> User:
+    return User.objects.create_user(username=f"a-{role}", role=role, **kwargs)
+
+
+@lead_required
+def for_leads(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("lead")
+
+
+@trainer_required
+def for_trainers(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("trainer")
+
+
+def ask(view: object, user: object) -> int:
+    request = RequestFactory().get("/")
+    request.user = user  # type: ignore[assignment]
+    try:
+        return view(request).status_code  # type: ignore[operator]
+    except PermissionDenied:
+        return 403
+
+
+@pytest.mark.parametrize(
+    ("role", "lead_page", "trainer_page"),
+    [(Role.REVIEWER, 403, 403), (Role.LEAD, 200, 403), (Role.TRAINER, 200, 200)],
+)
+def test_it_opens_a_page_to_the_roles_it_is_for(
+    role: Role, lead_page: int, trainer_page: int
+) -> None:
+    user = person(role)
+    assert ask(for_leads, user) == lead_page
+    assert ask(for_trainers, user) == trainer_page
+
+
+def test_it_asks_a_stranger_to_sign_in() -> None:
+    from django.contrib.auth.models import AnonymousUser
+
+    assert ask(for_leads, AnonymousUser()) == 302
+    request = RequestFactory().get("/")
+    request.user = AnonymousUser()
+    with pytest.raises(PermissionDenied):
+        user_of(request)
+
+
+def test_it_grants_nothing_to_someone_who_left() -> None:
+    user = person(Role.TRAINER, is_active=False)
+    assert not user.can_train
+    assert not user.has_perm("labeling.view_prompt")
+
+
+@pytest.mark.parametrize(
+    ("role", "permission", "granted"),
+    [
+        (Role.REVIEWER, "labeling.view_prompt", False),
+        (Role.LEAD, "labeling.change_guidelineversion", True),
+        (Role.LEAD, "runs.view_run", False),
+        (Role.TRAINER, "runs.view_run", True),
+        (Role.TRAINER, "runs.delete_run", False),
+        (Role.TRAINER, "accounts.change_user", False),
+    ],
+)
+def test_it_gives_admin_permissions_by_role(role: Role, permission: str, granted: bool) -> None:
+    assert person(role).has_perm(permission) is granted
+
+
+def test_it_lets_leads_and_trainers_into_the_admin() -> None:
+    assert [person(role).is_staff for role in Role] == [False, True, True]
+
+
+def test_it_refuses_an_unknown_role_in_the_database() -> None:
+    person(Role.REVIEWER)
+    with pytest.raises(IntegrityError, match="user_role_known"):
+        User.objects.update(role="emperor")
+
+
+def test_it_keeps_only_the_digest_of_a_token() -> None:
+    token, key = Token.issue(user=person(Role.TRAINER), name="script")
+    assert token.digest == Token.digest_of(key)
+    assert key not in str(token.__dict__)
+
+
+def test_it_writes_who_did_what() -> None:
+    user = person(Role.LEAD)
+    audit(user, "guideline published", user, version=3)
+    entry = AuditEntry.objects.get()
+    assert (entry.user, entry.action, entry.details) == (
+        user,
+        "guideline published",
+        {"version": 3},
+    )

@@ -1,0 +1,104 @@
+"""What an operator is told before users find out."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connection
+from django.test import Client
+from pytest_django import Settings
+
+from config import checks
+from config.env import BASE_DIR, Variable
+
+
+def ids(messages: list) -> list[str]:
+    return [message.id for message in messages]
+
+
+def test_it_warns_of_a_public_site_without_https(settings: Settings) -> None:
+    settings.ALLOWED_HOSTS, settings.HTTPS = ["rank.example.org"], False
+    assert ids(checks.public_without_https(None)) == ["tiebreak.W001"]
+    settings.HTTPS = True
+    assert checks.public_without_https(None) == []
+
+
+def test_it_refuses_debug_pages_in_public(settings: Settings) -> None:
+    settings.ALLOWED_HOSTS, settings.DEBUG = ["rank.example.org"], True
+    assert ids(checks.public_with_debug(None)) == ["tiebreak.E001"]
+    settings.ALLOWED_HOSTS = ["localhost"]
+    assert checks.public_with_debug(None) == []
+
+
+def test_it_names_the_folder_it_cannot_write(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.RUNS_DIR = Path("/proc/runs")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/proc"))
+    (error,) = checks.folders_writable(None)
+    assert error.id == "tiebreak.E002"
+    assert "/proc/runs" in error.msg
+    assert "TIEBREAK_RUNS_DIR" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"TIEBREAK_HTTPS": "perhaps"}, "TIEBREAK_HTTPS is 'perhaps'; it must be 1 or 0."),
+        ({"TIEBREAK_RUN_LEASE_SECONDS": "soon"}, "must be a whole number, at least 2"),
+        (
+            {"DATABASE_URL": "mysql://x", "TIEBREAK_SECRET_KEY": "x" * 50},
+            "DATABASE_URL is no PostgreSQL URL",
+        ),
+        ({"DATABASE_URL": "postgresql://db.example.org/x"}, "TIEBREAK_SECRET_KEY is not set"),
+    ],
+)
+def test_it_says_in_a_sentence_which_variable_is_wrong(
+    environment: dict[str, str], sentence: str
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import config.settings"],
+        cwd=BASE_DIR,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert sentence in result.stderr
+
+
+def test_it_reads_words_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = Variable("TIEBREAK_TESTED", "a, b", "")
+    assert variable.words() == ["a", "b"]
+    monkeypatch.setenv("TIEBREAK_TESTED", "yes")
+    assert variable.flag()
+    with pytest.raises(ImproperlyConfigured, match="TIEBREAK_TESTED"):
+        variable.number()
+
+
+@pytest.mark.django_db
+def test_it_answers_health_checks_without_a_sign_in(client: Client) -> None:
+    answer = client.get("/health/")
+    assert (answer.status_code, answer.content) == (200, b"ok")
+
+
+@pytest.mark.django_db
+def test_it_is_not_well_without_its_database(client: Client) -> None:
+    def refuse(*args: object) -> None:
+        raise DatabaseError("gone")
+
+    with connection.execute_wrapper(refuse):
+        answer = client.get("/health/")
+    assert answer.status_code == 503
+    assert b"gone" not in answer.content
+
+
+@pytest.mark.django_db
+def test_it_sends_a_strict_content_security_policy(client: Client) -> None:
+    policy = client.get("/login/")["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
