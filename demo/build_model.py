@@ -24,22 +24,22 @@ def write_texts(path: Path, count: int, seed: int) -> None:
         lines.writelines(json.dumps(text) + "\n" for text in world.texts(count, seed))
 
 
-def build(out: Path, minutes: float, seed: int, count: int = TEXTS) -> None:
-    """Blocks for a little more than `minutes`; raises CalledProcessError if the recipe fails."""
+def build(out: Path, steps: int, seed: int, count: int = TEXTS) -> None:
+    """Blocks for about ten minutes on two cores; raises CalledProcessError if the recipe fails."""
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.jsonl"
         write_texts(texts, count, seed)
         recipe = [sys.executable, "-m", "finetune.training.tiny_model", str(texts), str(out)]
-        subprocess.run([*recipe, "--minutes", str(minutes), "--seed", str(seed)], check=True)
+        subprocess.run([*recipe, "--steps", str(steps), "--seed", str(seed)], check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=SHIPPED, help="default: %(default)s")
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time")
+    parser.add_argument("--steps", type=int, default=3500, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    build(args.out, args.minutes, args.seed)
+    build(args.out, args.steps, args.seed)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,17 @@ and draws the line where their leniency puts it.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from demo import rule
+from reward.preference import Group, strict_wins
 
 
 @dataclass(frozen=True)
 class Reviewer:
-    key: str
     name: str
     noise: float  # standard deviation of the error, in points of the rule's score
     tie_below: float  # perceived differences smaller than this are a tie
@@ -22,11 +24,11 @@ class Reviewer:
     words_per_second: float
 
 
-REVIEWERS = (
-    Reviewer("wren", "Wren (simulated)", 1.2, 0.5, 0.0, 4.2),
-    Reviewer("bram", "Bram (simulated)", 1.5, 0.4, 0.3, 3.6),
-    Reviewer("odile", "Odile (simulated)", 1.8, 0.7, -0.3, 4.8),
-    Reviewer("teodor", "Teodor (simulated)", 1.6, 0.3, 0.5, 3.9),
+CREW = (
+    Reviewer("Wren", 1.2, 0.5, 0.0, 4.2),
+    Reviewer("Bram", 1.5, 0.4, 0.3, 3.6),
+    Reviewer("Odile", 1.8, 0.7, -0.3, 4.8),
+    Reviewer("Teodor", 1.6, 0.3, 0.5, 3.9),
 )
 
 
@@ -39,7 +41,7 @@ class Ranking:
 
     tiers: list[list[int]]
     cut: int | None
-    ratings: dict[int, dict[str, int]]  # response index -> criterion key -> 1..5
+    ratings: list[dict[str, int]]  # for each response, criterion key -> 1..5
     rationale: str
     active_seconds: float
 
@@ -54,42 +56,28 @@ def rank(
     return Ranking(
         tiers=tiers,
         cut=cut,
-        ratings={index: _ratings(mark, rng) for index, mark in enumerate(marks)},
+        ratings=[_ratings(mark, rng) for mark in marks],
         rationale=_rationale(marks, tiers, rng),
         active_seconds=_seconds(reviewer, responses, rng),
     )
 
 
-def noise_ceiling(
-    groups: Sequence[tuple[rule.Messages, Sequence[str]]], rankings: Sequence[Sequence[Ranking]]
-) -> float:
+def noise_ceiling(groups: Iterable[Group]) -> float:
     """Share of the reviewers' strict pairs that the rule itself orders as they did.
 
     No model can do better in the long run: what is missing to 1 is the reviewers' noise. Pairs that
     the rule calls equal count half. Raises ValueError when there is no strict pair.
     """
     right = total = 0.0
-    for (messages, responses), given in zip(groups, rankings, strict=True):
-        scores = [rule.score(messages, response) for response in responses]
-        for ranking in given:
-            for better, worse in strict_pairs(ranking):
-                gap = scores[better] - scores[worse]
-                right += 0.5 if gap == 0 else float(gap > 0)
-                total += 1
+    for group in groups:
+        scores = np.array([rule.score(group.prompt, response) for response in group.responses])
+        agrees = 0.5 + 0.5 * np.sign(scores[:, None] - scores[None, :])  # (K, K)
+        evidence = strict_wins(group)
+        right += float((evidence * agrees).sum())
+        total += float(evidence.sum())
     if not total:
         raise ValueError("There is no strict pair in these rankings, so they have no ceiling.")
     return right / total
-
-
-def strict_pairs(ranking: Ranking) -> list[tuple[int, int]]:
-    """(better, worse) for each two responses in different tiers."""
-    return [
-        (better, worse)
-        for place, tier in enumerate(ranking.tiers)
-        for better in tier
-        for lower in ranking.tiers[place + 1 :]
-        for worse in lower
-    ]
 
 
 def _tiers(seen: Sequence[float], reviewer: Reviewer) -> tuple[list[list[int]], int | None]:

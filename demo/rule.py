@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from demo import shop, signs, situations
@@ -34,8 +34,8 @@ CRITERIA = (
     Criterion("point", "To the point", "The right lamp, the right matter, nothing else.", 2.5),
     Criterion("step", "Next step", "Who does what, and by when.", 3.5),
     Criterion("ends", "Ends well", "A friendly last sentence, and a name.", 1.5),
-    Criterion("honesty", "Honesty", "Promises only what the shop can keep.", -6.5),
-    Criterion("tone", "Tone", "Never blames, scolds or shouts.", -6.5),
+    Criterion("honesty", "Honesty", "Promises only what the shop can keep.", -7.5),
+    Criterion("tone", "Tone", "Never blames, scolds or shouts.", -7.5),
     Criterion("reads", "Reads well", "Whole sentences, each said once, 15 to 60 words.", 0.0),
 )
 
@@ -47,8 +47,7 @@ class Letter:
     matter: signs.Matter
 
     @classmethod
-    def of(cls, messages: Messages) -> "Letter":
-        said = "\n".join(m["content"] for m in messages if m["role"] == "user")
+    def of(cls, said: str) -> "Letter":
         items = frozenset(item.lower() for item in signs.ITEM.findall(said))
         return cls(said, items, _matter(said, items))
 
@@ -97,7 +96,13 @@ def acceptable(messages: Messages, response: str) -> bool:
 
 def explain(messages: Messages, response: str) -> dict[str, float]:
     """A mark from 0 to 1 for every criterion, by its key."""
-    letter, reply = Letter.of(messages), Reply.of(response)
+    said = "\n".join(m["content"] for m in messages if m["role"] == "user")
+    return dict(_marks(said, response))
+
+
+@lru_cache(maxsize=10_000)  # every reviewer reads the same replies
+def _marks(said: str, response: str) -> dict[str, float]:
+    letter, reply = Letter.of(said), Reply.of(response)
     return {
         "hears": _hears(letter, reply),
         "point": _point(letter, reply),

@@ -1,13 +1,13 @@
 """Trains a chat model of two million parameters from nothing, on a CPU, in minutes.
 
-    python -m finetune.training.tiny_model TEXTS.jsonl OUT_DIR --minutes 8 --seed 0
+    python -m finetune.training.tiny_model TEXTS.jsonl OUT_DIR --steps 3500 --seed 0
 
 Each line of TEXTS.jsonl is {"messages": [{"role", "content"}, …]}; its last message is the
 assistant's, and the loss is on that one alone. A Llama with tied embeddings and its own byte-level
 BPE comes out, as safetensors that `from_pretrained` reads.
 
-Left out: validation, mixed precision, packing, more than one process. The learning rate follows
-the clock, so the same seed gives the same data order and not the same weights.
+Left out: validation, mixed precision, packing, more than one process. With `--minutes` the clock
+may end the run early and the learning rate follows it; without, the same seed gives the same model.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -120,40 +121,39 @@ def rate(done: float) -> float:
     return LEARNING_RATE * (FLOOR + (1 - FLOOR) * fall)
 
 
-def train(model: LlamaForCausalLM, examples: list[Example], seconds: float, seed: int) -> float:
-    """Returns the mean loss of the last hundred steps."""
+def train(
+    model: LlamaForCausalLM, examples: list[Example], *, steps: int, seconds: float, seed: int
+) -> float:
+    """Ends after `steps` or `seconds`, whichever is first; returns the last hundred steps' loss."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     losses: list[float] = []
     model.train()
     started = time.monotonic()
-    for batch in batches(examples, seed):
-        done = (time.monotonic() - started) / seconds
+    for step, batch in enumerate(batches(examples, seed)):
+        done = max(step / steps, (time.monotonic() - started) / seconds)
         if done >= 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = rate(done)
         loss = model(**collate(batch, model.config.pad_token_id)).loss
         if not torch.isfinite(loss):
-            raise SystemExit(
-                f"The loss became {loss.item()} at step {len(losses)}; try a new seed."
-            )
+            raise SystemExit(f"The loss became {loss.item()} at step {step}; try a new seed.")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
-        if len(losses) % 200 == 0:
-            print(
-                f"step {len(losses)}  {done:4.0%}  loss {sum(losses[-100:]) / 100:.3f}", flush=True
-            )
-    return sum(losses[-100:]) / max(1, len(losses[-100:]))
+        if (step + 1) % 100 == 0:
+            print(f"{done:4.0%}  step {step + 1}  loss {mean(losses[-100:]):.3f}", flush=True)
+    return mean(losses[-100:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", type=Path, help="JSON lines, each with a list of messages")
     parser.add_argument("out", type=Path, help="folder for the model and its tokenizer")
-    parser.add_argument("--minutes", type=float, default=8.0, help="how long to train")
+    parser.add_argument("--steps", type=int, default=3500, help="batches of 16 chats")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop then at the latest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocab-size", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=192)
@@ -167,7 +167,7 @@ def main() -> None:
     model = new_model(tokenizer, args.hidden, args.layers)
     examples = [encode(tokenizer, chat) for chat in chats]
     print(f"{model.num_parameters():,} parameters, {sum(len(e[0]) for e in examples):,} tokens")
-    loss = train(model, examples, args.minutes * 60, args.seed)
+    loss = train(model, examples, steps=args.steps, seconds=args.minutes * 60, seed=args.seed)
     model.generation_config.update(do_sample=True, temperature=1.0, max_new_tokens=112)
     model.eval().save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)

@@ -1,0 +1,103 @@
+import random
+from itertools import combinations
+
+import pytest
+
+from demo import reviewers, rule, world
+from demo.reviewers import CREW, Reviewer, rank
+from reward.preference import Group, Judgment
+
+EXACT = Reviewer("Exact", noise=0.0, tie_below=1e-9, leniency=0.0, words_per_second=4.0)
+
+
+def make_groups(crew: list[Reviewer], count: int = 300, seed: int = 0) -> list[Group]:
+    rng = random.Random(seed)
+    groups = []
+    for number, letter in enumerate(world.prompts(count, seed)):
+        replies = [world.write_reply(rng, letter) for _ in range(4)]
+        made = [rank(one, letter.messages, replies, rng) for one in crew]
+        judgments = [
+            Judgment(one.name, ranking.tiers, ranking.cut)
+            for one, ranking in zip(crew, made, strict=True)
+        ]
+        groups.append(Group(str(number), letter.messages, [0, 1, 2, 3], replies, judgments))
+    return groups
+
+
+def strict_pairs(judgment: Judgment) -> set[tuple[int, int]]:
+    return {
+        (better, worse)
+        for upper, lower in combinations(judgment.tiers, 2)
+        for better in upper
+        for worse in lower
+    }
+
+
+def test_it_gives_the_same_ranking_for_the_same_state_of_the_generator():
+    letter = world.prompts(1, seed=0)[0]
+    replies = [world.write_reply(random.Random(n), letter) for n in range(5)]
+    first, second = (rank(CREW[0], letter.messages, replies, random.Random(4)) for _ in range(2))
+    assert first == second
+
+
+def test_it_places_every_response_once_and_rates_each():
+    letter = world.prompts(1, seed=0)[0]
+    replies = [world.write_reply(random.Random(n), letter) for n in range(9)]
+    for reviewer in CREW:
+        made = rank(reviewer, letter.messages, replies, random.Random(1))
+        assert sorted(index for tier in made.tiers for index in tier) == list(range(9))
+        assert len(made.ratings) == 9
+        assert all(set(given) == {c.key for c in rule.CRITERIA} for given in made.ratings)
+        assert all(1 <= value <= 5 for given in made.ratings for value in given.values())
+        assert made.cut is None or 0 <= made.cut < len(made.tiers)
+        assert made.active_seconds > 0
+
+
+def test_without_noise_it_ranks_and_draws_the_line_as_the_rule_does():
+    for letter in world.prompts(60, seed=2):
+        replies = [world.write_reply(random.Random(n), letter) for n in range(4)]
+        made = rank(EXACT, letter.messages, replies, random.Random(0))
+        order = [index for tier in made.tiers for index in tier]
+        scores = [rule.score(letter.messages, replies[index]) for index in order]
+        assert scores == sorted(scores, reverse=True)
+        above = made.tiers if made.cut is None else made.tiers[: made.cut]
+        sendable = {n for n in range(4) if rule.acceptable(letter.messages, replies[n])}
+        assert {index for tier in above for index in tier} == sendable
+
+
+def test_equal_replies_are_a_tie_for_an_exact_reviewer():
+    letter = world.prompts(1, seed=0)[0]
+    made = rank(EXACT, letter.messages, ["We are here."] * 3, random.Random(0))
+    assert made.tiers == [[0, 1, 2]]
+
+
+def test_the_reviewers_agree_with_one_another_as_often_as_people_do():
+    same = total = 0
+    for group in make_groups(list(CREW)):
+        for one, other in combinations(group.rankings, 2):
+            mine, theirs = strict_pairs(one), strict_pairs(other)
+            same += len(mine & theirs)
+            total += len(mine & theirs) + len({(b, a) for a, b in mine} & theirs)
+    assert 0.80 < same / total < 0.88
+
+
+def test_the_ceiling_is_one_without_noise_and_lies_between_agreement_and_one_with_it():
+    assert reviewers.noise_ceiling(make_groups([EXACT], count=80)) == 1
+    assert 0.84 < reviewers.noise_ceiling(make_groups(list(CREW))) < 0.92
+
+
+def test_the_ceiling_counts_a_pair_worked_out_by_hand():
+    letter = [{"role": "user", "content": "My fox lamp is late. No sign of my fox lamp."}]
+    good = "I am so sorry that your fox lamp is late. I will post a second fox lamp tomorrow."
+    bad = "Do not write again. We are very busy, and this is your own fault, not our problem."
+    judgments = [Judgment("a", [[1], [2], [3]]), Judgment("b", [[2], [1, 3]], weight=3.0)]
+    group = Group("g", letter, [1, 2, 3], [good, bad, bad], judgments)
+    # a: good>bad right, good>bad right, bad=bad half; b: bad>good wrong, bad=bad half, weight 3
+    assert reviewers.noise_ceiling([group]) == pytest.approx((1 + 1 + 0.5 + 0 + 1.5) / (3 + 6))
+
+
+def test_the_ceiling_of_ties_alone_is_a_sentence_and_not_a_number():
+    letter = world.prompts(1, seed=0)[0].messages
+    group = Group("g", letter, [1, 2], ["Yes.", "No."], [Judgment("a", [[1, 2]])])
+    with pytest.raises(ValueError, match="no strict pair"):
+        reviewers.noise_ceiling([group])
