@@ -1,6 +1,29 @@
+import signal
+
 from celery import shared_task
+from celery.signals import beat_embedded_init, worker_shutting_down
+
+from runs import services
+from runs.leash import PR_SET_PDEATHSIG, prctl
+from runs.supervisor import SHUTTING_DOWN
+
+
+@shared_task
+def execute(run_id: int) -> None:
+    services.execute(run_id)
 
 
 @shared_task
 def reap() -> None:
-    pass
+    services.reap()
+
+
+@worker_shutting_down.connect
+def stop_recipes(**kwargs: object) -> None:
+    SHUTTING_DOWN.set()
+
+
+@beat_embedded_init.connect
+def end_with_worker(**kwargs: object) -> None:
+    """`--beat` is a process of its own, which kill -9 of its worker would leave behind."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

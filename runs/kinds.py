@@ -1,0 +1,82 @@
+"""The kinds of run there are. Each app registers its own in `AppConfig.ready`; `runs` imports none."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+
+from runs.models import Run
+from runs.recipe_config import RecipeConfig
+from runs.rundir import RunDir
+
+Inputs = dict[str, Any]
+
+
+class CannotRun(Exception):  # noqa: N818
+    """A run that cannot go on. The text is the sentence that its page shows."""
+
+
+class NoInputs(forms.Form):
+    """For a kind that reads nothing but its settings."""
+
+    def inputs(self) -> Inputs:
+        return {}
+
+
+def _nothing(inputs: Inputs) -> dict[str, Any]:
+    return {}
+
+
+def _no_figure(result: dict[str, Any]) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class RunKind:
+    """What `runs` has to know to start, supervise and end runs of one kind.
+
+    prepare      Writes what the recipe reads into `run_dir.data`, before the first attempt. It is
+                 called again from an empty `data/` after a crash in the middle. A dict it returns
+                 (hashes, counts) joins `inputs` in run.json. Raises CannotRun.
+    finish       Makes rows from `run_dir.output`, once, in the transaction in which the run
+                 succeeds; returns the result that the page shows. Raises CannotRun.
+    from_inputs  The settings that the inputs decide, such as the folder of the chosen model. They
+                 are named in `decided` and are not in the form. Raises CannotRun.
+    figure       The one number of a result worth a place in the list of runs.
+    """
+
+    name: str
+    title: str
+    description: str
+    config_class: type[RecipeConfig]
+    module: str
+    prepare: Callable[[Run, RunDir], dict[str, Any] | None]
+    finish: Callable[[Run, RunDir], dict[str, Any]]
+    inputs_form: type[forms.Form] = NoInputs
+    from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
+    decided: frozenset[str] = frozenset()
+    figure: Callable[[dict[str, Any]], str] = _no_figure
+    multi_gpu: bool = True
+
+
+_kinds: dict[str, RunKind] = {}
+
+
+def register(kind: RunKind) -> None:
+    if _kinds.setdefault(kind.name, kind) is not kind:
+        raise ValueError(f"Two kinds of run are called {kind.name!r}.")
+
+
+def get(name: str) -> RunKind:
+    """Raises CannotRun when no installed app knows the kind."""
+    try:
+        return _kinds[name]
+    except KeyError:
+        known = ", ".join(sorted(_kinds)) or "none"
+        raise CannotRun(f"No kind of run is called {name!r}. Known are: {known}.") from None
+
+
+def all_kinds() -> list[RunKind]:
+    """In the order in which they were registered, which is the order of the loop."""
+    return list(_kinds.values())

@@ -1,0 +1,213 @@
+"""The only place where a run's state moves. Each verb is one conditional update.
+
+    queued ──claim──▶ running ──succeed / fail / cancel──▶ ended ──restart──▶ queued
+    queued ──request_cancel──▶ cancelled          running ──requeue──▶ queued
+
+A worker holds a Lease. Its writes name the fencing token, so a worker that wakes up late, after
+the reaper gave its run away, changes nothing. Times are the database's, so clocks may differ.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q
+from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Coalesce, Greatest, Now
+
+from accounts.models import User, audit
+from runs.models import ENDED, Artifact, Run, RunEvent, State
+
+logger = logging.getLogger("tiebreak.runs")
+
+
+class LeaseLost(Exception):  # noqa: N818
+    """Somebody else has the run now, or nobody. Whoever catches this stops its recipe and leaves."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    run_id: int
+    token: int
+
+
+def _lease_end() -> CombinedExpression:
+    return Now() + timedelta(seconds=settings.RUN_LEASE_SECONDS)
+
+
+def _held(lease: Lease) -> Any:
+    return Run.objects.filter(
+        pk=lease.run_id, state=State.RUNNING, fencing_token=lease.token
+    ).order_by()
+
+
+def _ended(state: State, **fields: Any) -> dict[str, Any]:
+    return {
+        "state": state,
+        "finished_at": Now(),
+        "lease_expires_at": None,
+        "lease_owner": "",
+        **fields,
+    }
+
+
+def _queued(**fields: Any) -> dict[str, Any]:
+    return {
+        "state": State.QUEUED,
+        "finished_at": None,
+        "lease_expires_at": None,
+        "lease_owner": "",
+        "message_sent_at": None,
+        **fields,
+    }
+
+
+def claim(run_id: int, owner: str) -> Lease | None:
+    """Take a queued run for this worker; None when there is nothing to take."""
+    with transaction.atomic():
+        taken = Run.objects.filter(pk=run_id, state=State.QUEUED).update(
+            state=State.RUNNING,
+            attempt=F("attempt") + 1,
+            fencing_token=F("fencing_token") + 1,
+            lease_owner=owner[:200],
+            lease_expires_at=_lease_end(),
+            heartbeat_at=Now(),
+            started_at=Coalesce(F("started_at"), Now()),
+        )
+        if not taken:
+            return None
+        return Lease(run_id, Run.objects.values_list("fencing_token", flat=True).get(pk=run_id))
+
+
+def heartbeat(lease: Lease) -> None:
+    """Renew the lease. Raises LeaseLost."""
+    if not _held(lease).update(heartbeat_at=Now(), lease_expires_at=_lease_end()):
+        raise LeaseLost
+
+
+def cancel_requested(lease: Lease) -> bool:
+    """One small query. Raises LeaseLost."""
+    at = _held(lease).values_list("cancel_requested_at", flat=True).first()
+    if at is None and not _held(lease).exists():
+        raise LeaseLost
+    return at is not None
+
+
+def record(lease: Lease, events: list[RunEvent], progress: tuple[int, int] | None) -> None:
+    """Store copied events, and the step of the total. The same event twice is stored once.
+
+    Raises LeaseLost, with nothing stored.
+    """
+    with transaction.atomic():
+        if not _held(lease).select_for_update(no_key=True).values_list("pk").first():
+            raise LeaseLost
+        RunEvent.objects.bulk_create(events, ignore_conflicts=True, batch_size=1000)
+        if progress:
+            step, total = progress
+            _held(lease).update(step=min(step, total) if total else step, total_steps=total)
+
+
+def succeed(
+    lease: Lease, *, artifacts: list[Artifact], finish: Callable[[Run], dict[str, Any]]
+) -> None:
+    """End the run with the rows that `finish` makes, all or nothing. Raises LeaseLost."""
+    with transaction.atomic():
+        run = _held(lease).select_for_update(no_key=True).first()
+        if run is None:
+            raise LeaseLost
+        Artifact.objects.filter(run=run).delete()
+        Artifact.objects.bulk_create(artifacts)
+        result = finish(run)
+        _held(lease).update(
+            **_ended(State.SUCCEEDED, result=result, error="", step=Greatest("step", "total_steps"))
+        )
+
+
+def fail(lease: Lease, sentence: str) -> None:
+    """Raises LeaseLost."""
+    if not _held(lease).update(**_ended(State.FAILED, error=sentence)):
+        raise LeaseLost
+
+
+def cancel(lease: Lease) -> None:
+    """End a running run whose cancelling was asked for. Raises LeaseLost."""
+    if not _held(lease).filter(cancel_requested_at__isnull=False).update(**_ended(State.CANCELLED)):
+        raise LeaseLost
+
+
+def requeue(lease: Lease, *, counted: bool) -> None:
+    """Put a running run back. `counted` says whether the attempt counts. Raises LeaseLost."""
+    used = F("attempt") if counted else F("attempt") - 1
+    if not _held(lease).update(**_queued(attempt=used)):
+        raise LeaseLost
+
+
+def request_cancel(run: Run, by: User | None) -> bool:
+    """Cancel a queued run at once, and ask the worker of a running one to stop it.
+
+    False when it had ended already, or somebody had asked before.
+    """
+    asked = {"cancel_requested_at": Now(), "cancelled_by": by}
+    with transaction.atomic():
+        waiting = Run.objects.filter(pk=run.pk, state=State.QUEUED)
+        running = Run.objects.filter(pk=run.pk, state=State.RUNNING, cancel_requested_at=None)
+        done = waiting.update(**_ended(State.CANCELLED, **asked)) or running.update(**asked)
+        if done:
+            audit(by, "cancel", run)
+    return bool(done)
+
+
+def restart(run: Run, by: User | None) -> bool:
+    """Put a failed or cancelled run back into the queue; it goes on from its last checkpoint.
+
+    False when it is in no such state. The caller sends the message after commit.
+    """
+    with transaction.atomic():
+        done = Run.objects.filter(pk=run.pk, state__in=[State.FAILED, State.CANCELLED]).update(
+            **_queued(attempt=0, error="", cancel_requested_at=None, cancelled_by=None)
+        )
+        if done:
+            audit(by, "restart", run)
+    return bool(done)
+
+
+def reap() -> list[int]:
+    """Take runs away from workers that have been silent for a whole lease.
+
+    Each is put back, or ends: cancelled if that was asked for, failed if it was lost too often.
+    Returns the ids that wait again. A run whose worker is ending it this moment is left alone.
+    """
+    with transaction.atomic():
+        silent = list(
+            Run.objects.select_for_update(skip_locked=True, no_key=True)
+            .filter(state=State.RUNNING, lease_expires_at__lt=Now())
+            .order_by("id")
+            .values_list("id", flat=True)[:100]
+        )
+        lost = Run.objects.filter(pk__in=silent)
+        unwanted = Q(cancel_requested_at__isnull=False)
+        lost.filter(unwanted).update(**_ended(State.CANCELLED))
+        lost.filter(state=State.RUNNING, attempt__gte=settings.RUN_MAX_ATTEMPTS).update(
+            **_ended(State.FAILED, error=_lost_too_often())
+        )
+        waiting = list(lost.filter(state=State.RUNNING).values_list("id", flat=True))
+        Run.objects.filter(pk__in=waiting).update(**_queued())
+    for run_id in silent:
+        logger.warning("Run %s: its worker has been silent for too long.", run_id)
+    return waiting
+
+
+def _lost_too_often() -> str:
+    times = settings.RUN_MAX_ATTEMPTS
+    return (
+        f"Its worker was lost {times} {'time' if times == 1 else 'times'}, so the run was "
+        "given up. Look for a machine that restarts or runs out of memory, then continue the run."
+    )
+
+
+def has_ended(run: Run) -> bool:
+    return run.state in ENDED

@@ -1,0 +1,185 @@
+"""How a run is started, by the web, a command or a test alike."""
+
+import logging
+import time
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from celery import current_app
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from kombu.exceptions import OperationalError as BrokerError
+
+from accounts.models import User, audit
+from runs import kinds, lifecycle, slots, supervisor
+from runs.kinds import CannotRun, RunKind
+from runs.models import ENDED, Run, State
+from runs.recipe_config import ConfigError
+
+logger = logging.getLogger("tiebreak.runs")
+
+QUEUE = "gpu"
+FOLLOW_SECONDS = 0.5
+
+
+class InvalidConfig(ValueError):  # noqa: N818
+    """Nothing was queued. `errors` maps a field, or "inputs", or "request_id" to a sentence."""
+
+    def __init__(self, errors: dict[str, str]):
+        super().__init__(" ".join(f"{name}: {text}" for name, text in errors.items()))
+        self.errors = errors
+
+
+def start(
+    kind: str,
+    config: dict[str, Any],
+    by: User | None,
+    *,
+    inputs: dict[str, Any],
+    title: str = "",
+    request_id: UUID | None = None,
+    send: bool = True,
+) -> Run:
+    """Queue a run and tell a worker after commit. The same request twice gives the same run.
+
+    With the broker down the run waits, and the reaper tells a worker later. `send=False` is for a
+    caller who goes on to `run_now`. Raises InvalidConfig, with nothing written.
+    """
+    request_id = request_id or uuid4()
+    fields = {"kind": kind, "config": checked(kind, config, inputs), "inputs": inputs}
+    try:
+        with transaction.atomic():
+            run = Run.objects.create(
+                **fields, title=title[:200], created_by=by, request_id=request_id
+            )
+            audit(by, "start", run)
+    except IntegrityError:
+        return _started_before(request_id, fields)
+    if send:
+        transaction.on_commit(lambda: tell_worker(run.pk))
+    return run
+
+
+def _started_before(request_id: UUID, fields: dict[str, Any]) -> Run:
+    run = Run.objects.get(request_id=request_id)
+    if any(getattr(run, name) != value for name, value in fields.items()):
+        text = f"This form has already started run #{run.pk}, with other settings. Send it again."
+        raise InvalidConfig({"request_id": text})
+    return run
+
+
+def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """The whole config that a run of these would be frozen with. Raises InvalidConfig."""
+    try:
+        known = kinds.get(kind)
+        decided = known.from_inputs(inputs)
+    except CannotRun as error:
+        raise InvalidConfig({"inputs": str(error)}) from None
+    try:
+        return known.config_class.from_dict({**config, **decided}).to_dict()
+    except ConfigError as error:
+        raise InvalidConfig(_of_form(known, error.errors)) from None
+
+
+def _of_form(kind: RunKind, errors: dict[str, str]) -> dict[str, str]:
+    """An error in a setting that the inputs decide belongs to the inputs."""
+    return {("inputs" if name in kind.decided else name): text for name, text in errors.items()}
+
+
+def tell_worker(run_id: int) -> bool:
+    """Send the run's id. False, and a line in the log, when the broker is not there."""
+    try:
+        current_app.send_task("runs.tasks.execute", args=[run_id], queue=QUEUE, retry=False)
+    except (BrokerError, OSError) as error:
+        logger.warning("Run %s waits: the broker does not answer (%s).", run_id, error)
+        return False
+    Run.objects.filter(pk=run_id, state=State.QUEUED).update(message_sent_at=Now())
+    return True
+
+
+def cancel(run: Run, by: User | None) -> bool:
+    return lifecycle.request_cancel(run, by)
+
+
+def restart(run: Run, by: User | None) -> bool:
+    """Continue a failed or cancelled run from its last checkpoint. False when it is neither."""
+    done = lifecycle.restart(run, by)
+    if done:
+        transaction.on_commit(lambda: tell_worker(run.pk))
+    return done
+
+
+def execute(run_id: int) -> None:
+    """What a worker does with a message: take the run if it still waits and this machine is free.
+
+    Leaves quietly otherwise; the run stays queued, and whoever frees the machine tells of it.
+    """
+    with slots.one() as free:
+        if not free or supervisor.SHUTTING_DOWN.is_set():
+            return
+        lease = lifecycle.claim(run_id, supervisor.owner())
+        if lease is None:
+            return
+        supervisor.supervise(lease)
+    tell_of_waiting(limit=1)
+
+
+def run_now(run_id: int) -> Run:
+    """Claim and supervise in the foreground, and return the ended run.
+
+    If a worker has it already, follow that until it ends. Ctrl-C cancels the run.
+    """
+    run = Run.objects.get(pk=run_id)
+    try:
+        while run.state not in ENDED:
+            lease = lifecycle.claim(run_id, supervisor.owner())
+            if lease:
+                supervisor.supervise(lease)
+            else:
+                time.sleep(FOLLOW_SECONDS)
+            run.refresh_from_db()
+    except KeyboardInterrupt:
+        _give_up(run)
+        raise
+    return run
+
+
+def _give_up(run: Run) -> None:
+    """The recipe has been killed by now; end the row that this process held."""
+    lifecycle.request_cancel(run, None)
+    run.refresh_from_db()
+    if run.state == State.RUNNING and run.lease_owner == supervisor.owner():
+        lifecycle.cancel(lifecycle.Lease(run.pk, run.fencing_token))
+
+
+def reap() -> None:
+    """Put back the runs of dead workers, and tell workers of runs whose message was lost."""
+    lifecycle.reap()
+    tell_of_waiting(limit=100)
+
+
+def tell_of_waiting(*, limit: int) -> None:
+    """Tell of the oldest queued runs that nobody was told of lately, unless messages still wait."""
+    overdue = Q(message_sent_at=None) | Q(
+        message_sent_at__lt=Now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
+    )
+    if limit == 1:
+        overdue = Q()
+    waiting = Run.objects.filter(overdue, state=State.QUEUED).order_by("id")
+    ids = list(waiting.values_list("id", flat=True)[:limit])
+    if ids and not messages_waiting():
+        for run_id in ids:
+            if not tell_worker(run_id):
+                return
+
+
+def messages_waiting() -> int:
+    """How many messages no worker has taken yet; 0 when the broker is not there."""
+    try:
+        with current_app.connection_for_write() as broker:
+            return broker.default_channel.queue_declare(queue=QUEUE, passive=True).message_count
+    except Exception:  # an empty Redis list is an unknown queue, which kombu raises in many forms
+        return 0

@@ -1,0 +1,186 @@
+"""The run directory of a run row: laid out once, locked while an attempt writes, hashed at the end."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from django.conf import settings
+
+from runs.kinds import CannotRun, RunKind
+from runs.models import Artifact, Run
+from runs.rundir import RunDir, write_atomically
+
+PACKAGES = (
+    "accelerate", "datasets", "numpy", "peft", "pyarrow", "tokenizers", "torch", "transformers",
+    "trl",
+)  # fmt: skip
+PREPARED = ".prepared"
+LOCK = ".lock"
+STALE_SECONDS = 3
+
+
+def run_dir_of(run: Run) -> RunDir:
+    return RunDir(settings.RUNS_DIR / str(run.pk))
+
+
+def versions() -> dict[str, str]:
+    """Of the code and the packages, read from metadata: nothing is imported."""
+    found = {"python": platform.python_version(), "tiebreak": _commit()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=settings.BASE_DIR, capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def prepare(run: Run, kind: RunKind) -> RunDir:
+    """Lay out the run directory and let the kind fill `data/`; later attempts find it as it is.
+
+    Raises CannotRun. What a crash in the middle left is thrown away and made again.
+    """
+    run_dir = run_dir_of(run)
+    if (run_dir.path / PREPARED).exists():
+        return run_dir
+    shutil.rmtree(run_dir.data, ignore_errors=True)
+    (run_dir.path / "run.json").unlink(missing_ok=True)
+    spec = {
+        "kind": run.kind,
+        "run_id": run.pk,
+        "config": run.config,
+        "inputs": run.inputs,
+        "versions": versions(),
+    }
+    RunDir.create(run_dir.path, spec)
+    more = kind.prepare(run, run_dir)
+    if more:
+        spec["inputs"] = {**run.inputs, **more}
+        write_atomically(
+            run_dir.path / "run.json", json.dumps(spec, indent=2, sort_keys=True) + "\n"
+        )
+    (run_dir.path / PREPARED).touch()
+    return run_dir
+
+
+def last_checkpoint(run_dir: RunDir) -> int | None:
+    """The step of the newest complete checkpoint, from the number its name ends with."""
+    numbers = [
+        int(digits)
+        for path in run_dir.checkpoints.glob("[!.]*")
+        if (digits := path.stem.rpartition("-")[2]).isdigit()
+    ]
+    return max(numbers, default=None)
+
+
+# --- one attempt at a time ------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[int]:
+    """The descriptor of the lock, which lasts until the last process that inherits it has ended.
+
+    A holder on this machine that outlives its lease is killed. Raises CannotRun when that fails.
+    """
+    folder = run_dir_of(run).path
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _lock_within(descriptor, STALE_SECONDS):
+            _kill_holder(descriptor)
+            if not _lock_within(descriptor, 4 * STALE_SECONDS):
+                raise CannotRun(
+                    f"An earlier attempt still writes to {folder}, perhaps on another machine. "
+                    "End it, then continue the run."
+                )
+        note_holder(descriptor, None)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def note_holder(descriptor: int, leash_pid: int | None) -> None:
+    note = json.dumps({"host": socket.gethostname(), "leash": leash_pid}).encode()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, note, 0)
+
+
+def _lock_within(descriptor: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _kill_holder(descriptor: int) -> None:
+    """The leash takes SIGTERM as the order to kill its recipe. It holds the lock, so it lives."""
+    try:
+        holder = json.loads(os.pread(descriptor, 1000, 0) or b"{}")
+    except ValueError:
+        return
+    if holder.get("host") == socket.gethostname() and holder.get("leash"):
+        with suppress(ProcessLookupError):
+            os.kill(holder["leash"], signal.SIGTERM)
+
+
+# --- what came out --------------------------------------------------------------------------------
+
+
+def artifacts(run: Run, run_dir: RunDir) -> list[Artifact]:
+    """Unsaved rows, one for each file or folder in `output/`. Reads every byte of it.
+
+    Raises CannotRun when nothing was published.
+    """
+    if not run_dir.output.is_dir():
+        raise CannotRun("The recipe ended without an error, but published no output.")
+    return [_artifact(run, path) for path in sorted(run_dir.output.iterdir())]
+
+
+def _artifact(run: Run, path: Path) -> Artifact:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    digests = [(str(file.relative_to(path.parent)), _sha256(file)) for file in files]
+    return Artifact(
+        run=run,
+        name=path.name,
+        path=str(path),
+        bytes=sum(file.stat().st_size for file in files),
+        sha256=digests[0][1] if path.is_file() else _digest_of(digests),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(files: list[tuple[str, str]]) -> str:
+    """Of a folder: what `sha256sum` would print for its files, hashed."""
+    listing = "".join(f"{digest}  {name}\n" for name, digest in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
