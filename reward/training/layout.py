@@ -35,14 +35,18 @@ class Collator:
 
 
 def shared_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
-    """→ input_ids, position_ids, segment_ids (G, T); ends (G, K): where each response's last token is"""
+    """→ input_ids, position_ids, segment_ids (G, T); ends (G, K): where each response's last token is;
+    lengths (G, K + 1): of the prompt and of each response, 0 where there is none
+    """
     rows = [_shared_row(group) for group in groups]
     width = max(len(group.responses) for group in groups)
+    lengths = [np.array([len(g.prompt), *map(len, g.responses)]) for g in groups]
     return {
         "input_ids": _stack([row[0] for row in rows], pad_id),  # (G, T)
         "position_ids": _stack([row[1] for row in rows], 0),  # (G, T)
         "segment_ids": _stack([row[2] for row in rows], PADDING),  # (G, T)
         "ends": _stack([row[3] for row in rows], 0, width),  # (G, K)
+        "lengths": _stack(lengths, 0, width + 1),  # (G, K + 1)
     }
 
 

@@ -16,9 +16,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from reward.recipe_config import RewardConfig
+from reward.training import attention
 from reward.training.layout import Batch, Collator, block_mask
 from reward.training.tokens import TokenGroup
-from reward.training.trainer_events import RecipeError
+from reward.training.trainer_events import RecipeError, is_out_of_memory
 
 UNLIMITED = 10**9
 """Tokenizers without a limit say something beyond this."""
@@ -33,6 +34,7 @@ class RewardModel(nn.Module):
     def __init__(self, ordinary: nn.Module):
         super().__init__()
         self.ordinary = ordinary
+        self.in_pieces = self.classifier.config._attn_implementation == attention.NAME
         self.register_state_dict_post_hook(_keep_what_is_trained)
 
     @property
@@ -56,11 +58,12 @@ class RewardModel(nn.Module):
         position_ids: torch.Tensor | None = None,
         segment_ids: torch.Tensor | None = None,
         ends: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         if segment_ids is not None:
-            scores = self._shared(input_ids, position_ids, segment_ids, ends)
+            scores = self._shared(input_ids, position_ids, segment_ids, ends, lengths)
         else:
             scores = self._plain(input_ids, attention_mask)[rows]  # (rows,) → (G, K)
         return {"scores": scores.masked_fill(~present, 0.0)}
@@ -71,9 +74,17 @@ class RewardModel(nn.Module):
         position_ids: torch.Tensor | None,  # (G, T)
         segment_ids: torch.Tensor,  # (G, T)
         ends: torch.Tensor | None,  # (G, K)
+        lengths: torch.Tensor | None,  # (G, K + 1)
     ) -> torch.Tensor:
-        mask = block_mask(segment_ids, self._dtype())  # (G, 1, T, T)
-        hidden = self._backbone(input_ids, attention_mask=mask, position_ids=position_ids)
+        how: dict[str, Any] = {"position_ids": position_ids}
+        if self.in_pieces and lengths is not None:
+            nothing = torch.zeros(1, 1, 1, 1, dtype=self._dtype(), device=input_ids.device)
+            # A mask of four dimensions keeps the family from making one of its own.
+            how["attention_mask"] = nothing
+            how["pieces"] = attention.cut_rows(lengths.tolist(), like=nothing)
+        else:
+            how["attention_mask"] = block_mask(segment_ids, self._dtype())  # (G, 1, T, T)
+        hidden = self._backbone(input_ids, **how)  # (G, T, H)
         groups = torch.arange(len(hidden), device=hidden.device)[:, None]  # (G, 1)
         return self._head(hidden[groups, ends])  # (G, K, H) → (G, K)
 
@@ -128,7 +139,7 @@ def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
     # Trained in full, the weights themselves need float32; autocast does the forward pass.
     base = load_base(config.base_model, dtype if config.lora_r else torch.float32, tokenizer)
     if config.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     if not config.lora_r:
         return RewardModel(base)
@@ -158,7 +169,18 @@ def load_base(reference: str, dtype: torch.dtype, tokenizer: Any) -> Any:
     base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if hasattr(base, "score"):
         base.score.float()
+    if base.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
+        attend_in_pieces(base)
     return base
+
+
+def attend_in_pieces(base: Any) -> None:
+    """Swap SDPA for the attention that skips what no token may see; for families that allow it."""
+    attention.register()
+    try:
+        base.set_attn_implementation(attention.NAME)
+    except ValueError:  # the family has an attention of its own
+        base.set_attn_implementation("sdpa")
 
 
 def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
@@ -231,13 +253,23 @@ def check_shared(
     problem = _window_problem(model.config, longest)
     if problem:
         return problem
+    plain = score_groups(model, groups, Collator(pad_id, "plain"))
+    problem = _shared_problem(model, groups, pad_id, plain)
+    if problem and model.in_pieces:
+        model.in_pieces = False
+        problem = _shared_problem(model, groups, pad_id, plain)
+    return problem
+
+
+def _shared_problem(
+    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
+) -> str | None:
     try:
         shared = score_groups(model, groups, Collator(pad_id, "shared"))
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         return f"it fails in the shared layout ({type(error).__name__}: {str(error)[:200]})"
-    plain = score_groups(model, groups, Collator(pad_id, "plain"))
     difference = (shared - plain).abs().max().item()
     scale = max(1.0, plain.abs().max().item())
     allowed = scale * (1e-4 if model.classifier.dtype == torch.float32 else 5e-2)

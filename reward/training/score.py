@@ -24,7 +24,6 @@ from reward.training.model import (
     check_shared,
     load_reward_model,
     load_tokenizer,
-    readable_tokens,
     score_groups,
 )
 from reward.training.tokens import ChatFormat, TokenGroup

@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -88,7 +89,7 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
 
 def _failed(run_dir: RunDir, sentence: str) -> int:
     print(sentence, file=sys.stderr)
-    if run_dir.path.is_dir():
+    if run_dir.path.is_dir():  # else there is nowhere to write it
         run_dir.message(sentence, level="error")
     return 1
 
@@ -98,6 +99,7 @@ def quiet_libraries() -> None:
     import datasets
     import transformers
 
+    warnings.simplefilter("ignore", FutureWarning)  # between TRL and transformers, not ours
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
