@@ -32,12 +32,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, TaskType, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from finetune.pairs import Pair, draw, select, strict_pairs
 from finetune.recipe_config import DPOSettings
 from finetune.training.card import model_card
+from finetune.training.held_out import HeldOut
 from finetune.training.language_model import (
     PolicyChat,
     check_vocabulary,
@@ -46,8 +47,8 @@ from finetune.training.language_model import (
     readable_length,
 )
 from finetune.training.logps import group_logps
+from finetune.training.trainer import ReadyDPOTrainer, WatchHeldOut
 from reward.preference import PreferenceError, read_folder
-from reward.training import report as reports
 from reward.training.model import split_reference, torch_dtype
 from reward.training.tokens import Prepared, prepare
 from reward.training.trainer import LogSensibly, TrainingClock
@@ -67,9 +68,6 @@ from reward.training.trainer_events import (
     write_json,
 )
 from runs.rundir import RunDir
-
-WATCHED_GROUPS = 100
-"""Held-out prompts looked at during training; the report at the end uses all."""
 
 Pairs = dict[str, list[tuple[int, Pair]]]
 """By split: (place of the prompt in `Prepared`, pair of its responses)."""
@@ -202,13 +200,6 @@ def shown(rows: np.ndarray, pairs: Pairs) -> dict[str, int]:
 # --- the loop's parts -----------------------------------------------------------------------------
 
 
-class ReadyDPOTrainer(DPOTrainer):
-    """Takes data that is tokenized already, and so measured: TRL 1.16 has no way to say so."""
-
-    def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
-        return dataset
-
-
 def make_trainer(
     run_dir: RunDir,
     config: DPOSettings,
@@ -265,6 +256,7 @@ def make_trainer(
         )
     except ValueError as error:
         raise RecipeError(f"The adapter cannot be put on {config.model}: {error}") from error
+    trainer.remove_callback(PrinterCallback)
     trainer.precompute_ref_logps = True  # they come with the data
     return trainer
 
@@ -292,6 +284,7 @@ def dataset(
             "rejected_ids",
             "ref_chosen_logps",
             "ref_rejected_logps",
+            "length",
         )
     }
     for place, pair in (pairs[row] for row in rows):
@@ -301,85 +294,9 @@ def dataset(
         columns["rejected_ids"].append(tokens.responses[pair.rejected])
         columns["ref_chosen_logps"].append(logps[pair.chosen])
         columns["ref_rejected_logps"].append(logps[pair.rejected])
+        longer = max(len(tokens.responses[pair.chosen]), len(tokens.responses[pair.rejected]))
+        columns["length"].append(len(tokens.prompt) + longer)
     return Dataset.from_dict(columns)
-
-
-# --- held-out preferences -------------------------------------------------------------------------
-
-
-class HeldOut:
-    """The implicit reward β·(log π - log π_ref) on prompts that were not trained on."""
-
-    def __init__(
-        self,
-        trainer: DPOTrainer,
-        prepared: Prepared,
-        pairs: list[tuple[int, Pair]],
-        reference: list[np.ndarray],
-        config: DPOSettings,
-        stop: StopSignal,
-    ):
-        self.trainer = trainer
-        self.groups = prepared.groups["test"]
-        self.tokens = prepared.tokens["test"]
-        self.pairs = pairs
-        self.reference = reference
-        self.config = config
-        self.stop = stop
-
-    def rewards(self, most: int | None = None) -> list[np.ndarray]:
-        """One (K,) array for each of the first `most` prompts."""
-        logps = group_logps(self.trainer, self.tokens[:most], self.stop)
-        pairs = zip(logps, self.reference, strict=False)
-        return [self.config.beta * (policy - reference) for policy, reference in pairs]
-
-    def figures(self, rewards: list[np.ndarray]) -> dict[str, float]:
-        """Means over the strict pairs of these prompts; none where there are no pairs."""
-        known = [(rewards[g], pair) for g, pair in self.pairs if g < len(rewards)]
-        if not known:
-            return {}
-        chosen = np.array([reward[pair.chosen] for reward, pair in known])
-        rejected = np.array([reward[pair.rejected] for reward, pair in known])
-        margins = chosen - rejected
-        return {
-            "held_out/accuracies": float(((margins > 0) + 0.5 * (margins == 0)).mean()),
-            "held_out/margins": float(margins.mean()),
-            "held_out/chosen": float(chosen.mean()),
-            "held_out/rejected": float(rejected.mean()),
-            "held_out/loss": float(np.logaddexp(0.0, -margins).mean()),
-        }
-
-    def report(self) -> dict[str, Any]:
-        rewards = self.rewards()
-        lengths = [
-            np.array([len(r) for r in group.responses], dtype=float) for group in self.tokens
-        ]
-        scored = [reports.Scored(*item) for item in zip(self.groups, rewards, lengths, strict=True)]
-        return {**reports.quality(scored, self.config.seed), "held_out": self.figures(rewards)}
-
-
-class WatchHeldOut(TrainerCallback):
-    """Looks at the first held-out prompts `times` times, at even distances, the last after the last step."""
-
-    def __init__(self, held_out: HeldOut, events: ProgressEvents, times: int):
-        self.held_out = held_out
-        self.events = events
-        self.times = times
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        total = state.max_steps
-        due = {ceil(total * part / self.times) for part in range(1, self.times + 1)}
-        if state.global_step not in due:
-            return
-        try:
-            figures = self.held_out.figures(self.held_out.rewards(WATCHED_GROUPS))
-        except Stopped:
-            control.should_save = control.should_training_stop = True
-            return
-        if figures and state.is_world_process_zero:
-            self.events.emit(state, figures)
 
 
 # --- afterwards -----------------------------------------------------------------------------------
