@@ -1,6 +1,7 @@
 import hashlib
 import json
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -173,7 +174,9 @@ class Criterion(models.Model):
 class Prompt(models.Model):
     """A chat to be answered: `messages` is [{"role", "content"}, …], the last one not the model's."""
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="prompts")
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="prompts", db_index=False
+    )
     messages = models.JSONField()
     content_hash = models.CharField(max_length=64, editable=False)
     external_id = models.CharField(
@@ -196,7 +199,9 @@ class Prompt(models.Model):
 class Response(models.Model):
     """One answer to a prompt. The text came out of a model or a stranger: never trust it."""
 
-    prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="responses")
+    prompt = models.ForeignKey(
+        Prompt, on_delete=models.CASCADE, related_name="responses", db_index=False
+    )
     text = models.TextField()
     model_name = models.CharField(max_length=300, help_text="Who wrote it.")
     sampling = models.JSONField(default=dict, blank=True, help_text="Temperature and the like.")
@@ -227,7 +232,9 @@ class Task(models.Model):
         RANKING = "ranking", "Ranking"
         COMPARISON = "comparison", "Blind comparison of two models"
 
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="tasks")
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="tasks", db_index=False
+    )
     prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="tasks")
     responses = models.ManyToManyField(Response, through="TaskResponse", related_name="tasks")
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.RANKING)
@@ -250,9 +257,14 @@ class Task(models.Model):
     def __str__(self) -> str:
         return f"task {self.pk}"
 
+    @staticmethod
+    def identity_of(kind: str, response_ids: Iterable[int]) -> str:
+        """The same for the same kind of work on the same responses, in whatever order."""
+        return digest([str(kind), sorted(response_ids)])
+
 
 class TaskResponse(models.Model):
-    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="places")
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="places", db_index=False)
     response = models.ForeignKey(Response, on_delete=models.PROTECT, related_name="places")
     position = models.PositiveSmallIntegerField()
 
@@ -282,7 +294,7 @@ class Ranking(models.Model):
 
     task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="rankings")
     reviewer = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="rankings"
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="rankings", db_index=False
     )
     guideline_version = models.ForeignKey(
         GuidelineVersion, null=True, on_delete=models.PROTECT, related_name="rankings"
@@ -332,9 +344,11 @@ class Slot(models.Model):
     `position` orders free slots within a priority; a released slot goes to the back.
     """
 
-    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="slots")
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="slots", db_index=False)
     number = models.PositiveSmallIntegerField()
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="slots")
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="slots", db_index=False
+    )
     priority = models.PositiveSmallIntegerField()
     position = models.BigIntegerField()
     reviewer = models.ForeignKey(
@@ -347,11 +361,25 @@ class Slot(models.Model):
     shown_order = ArrayField(models.BigIntegerField(), null=True)
     shown_at = models.DateTimeField(null=True)
     draft = models.JSONField(null=True)
+    draft_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+        db_index=False,
+        help_text="Whose draft it is, also after the lease ran out; they get the slot back first.",
+    )
 
     class Meta:
         constraints = [
             models.UniqueConstraint("task", "number", name="slot_number_once"),
             models.UniqueConstraint("task", "reviewer", name="slot_reviewer_once"),
+            models.UniqueConstraint(
+                "project",
+                "reviewer",
+                condition=Q(leased_until__isnull=False),
+                name="slot_one_lease",
+            ),
             models.CheckConstraint(
                 name="slot_free_leased_or_filled",
                 condition=Q(reviewer=None, leased_until=None, ranking=None)
@@ -372,9 +400,9 @@ class Slot(models.Model):
             ),
             models.Index(
                 "project",
-                "reviewer",
-                name="slot_leased_by",
-                condition=Q(leased_until__isnull=False),
+                "draft_by",
+                name="slot_unfinished",
+                condition=Q(reviewer=None, draft_by__isnull=False),
             ),
         ]
 
@@ -393,9 +421,9 @@ class Skip(models.Model):
         BROKEN = "broken", "Something is broken"
         OTHER = "other", "Something else"
 
-    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="skips")
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="skips", db_index=False)
     reviewer = models.ForeignKey(
-        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="skips"
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="skips", db_index=False
     )
     reason = models.CharField(max_length=16, choices=Reason)
     note = models.CharField(max_length=500, blank=True)
@@ -418,6 +446,7 @@ class QueueCursor(models.Model):
     reviewer = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
     priority = models.PositiveSmallIntegerField()
     position = models.BigIntegerField(default=0)
+    rescanned_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         constraints = [
