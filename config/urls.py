@@ -9,6 +9,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("projects/", projects, name="projects"),
     path("", include("accounts.urls")),
     path("", include("labeling.urls")),
+    path("runs/", include("runs.urls")),
+    path("", include("reward.urls")),
+    path("", include("finetune.urls")),
     path("health/", health, name="health"),
     path("admin/", admin.site.urls),
 ]

@@ -1,7 +1,7 @@
 from django.db import models
 from django.db.models import Q
 
-from labeling.models import Project, Prompt
+from labeling.models import Project, Prompt, Response, Task
 from reward.models import RewardModel, Snapshot
 from runs.models import Run
 
@@ -68,6 +68,10 @@ class Evaluation(models.Model):
     def __str__(self) -> str:
         return f"{self.candidate} against {self.baseline}"
 
+    @property
+    def interval(self) -> list[float] | None:
+        return (self.report.get("win_rate") or {}).get("interval")
+
 
 class EvaluationItem(models.Model):
     """`verdict` is 1 when the candidate's answer won, 0 when the baseline's did, ½ for a tie."""
@@ -80,6 +84,22 @@ class EvaluationItem(models.Model):
     baseline_score = models.FloatField(null=True)
     candidate_score = models.FloatField(null=True)
     verdict = models.FloatField()
+    task = models.ForeignKey(
+        Task,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="The blind comparison by people, when one was asked for.",
+    )
+    candidate_response = models.ForeignKey(
+        Response,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="Which of the task's two responses is the candidate's.",
+    )
 
     class Meta:
         ordering = ["id"]

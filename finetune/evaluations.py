@@ -1,0 +1,289 @@
+"""Two models' answers to held-out prompts, from the prompts that are fair to the verdicts."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune import judges
+from finetune.generation import model_of, project_of, store_responses
+from finetune.judges import Judge, UnknownJudge
+from finetune.models import Evaluation, EvaluationItem, Model
+from finetune.sampled_text import Prompt as PromptToAnswer
+from finetune.sampled_text import SampledTextError, read_rows, write_prompts
+from finetune.win_rate import mean_difference, outcome, win_rate
+from labeling.models import Prompt, Ranking, Task
+from labeling.queue import NewTask, add_tasks
+from labeling.text import storable
+from reward.kinds import read_report, snapshot_of
+from reward.models import Snapshot
+from reward.preference import PreferenceError, read_groups
+from runs.kinds import CannotRun
+from runs.models import Run
+from runs.rundir import RunDir
+
+EQUAL = 1e-9
+"""Scores closer than this are a tie."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an evaluation's inputs name."""
+
+    candidate: Model
+    baseline: Model
+    judge: Judge
+    snapshot: Snapshot
+
+
+def parts_of(inputs: Mapping[str, Any]) -> Parts:
+    """Raises CannotRun, also when the parts do not belong together."""
+    project = project_of(inputs)
+    candidate, baseline = model_of(inputs, "candidate"), model_of(inputs, "baseline")
+    snapshot = snapshot_of(dict(inputs))
+    for part in (candidate, baseline, snapshot):
+        if part.project_id != project.pk:
+            raise CannotRun(f"{part} belongs to {part.project}, not to {project}.")
+    if not candidate.adapter:
+        raise CannotRun(f"{candidate} is no adapter: there is nothing tuned to evaluate.")
+    if candidate == baseline:
+        raise CannotRun(f"{candidate} would be compared with itself. Choose another baseline.")
+    if candidate.base != baseline.base:
+        raise CannotRun(
+            f"Both sides must build on the same base: {candidate} builds on {candidate.base}, "
+            f"{baseline} on {baseline.base}."
+        )
+    try:
+        judge = judges.get(str(inputs.get("judge", "")))
+    except UnknownJudge as error:
+        raise CannotRun(str(error)) from None
+    return Parts(candidate, baseline, judge, snapshot)
+
+
+def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    parts = parts_of(inputs)
+    reward_model = parts.judge.reward_model
+    return {
+        "model": parts.candidate.base,
+        "adapter": parts.candidate.adapter,
+        "baseline_adapter": parts.baseline.adapter or None,
+        "reward_model": reward_model.path if reward_model else None,
+    }
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    parts = parts_of(run.inputs)
+    try:
+        prompts, seen = held_out_prompts(parts)
+    except PreferenceError as error:
+        raise CannotRun(f"A snapshot cannot be read: {error}") from error
+    if not prompts:
+        raise CannotRun(
+            f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models have not been "
+            f"trained on ({seen} were). Freeze one with a share held out and the same seed."
+        )
+    prompts = prompts[: run.inputs.get("limit") or None]
+    write_prompts(run_dir.data / "prompts.parquet", prompts)
+    return {
+        "snapshot_hash": parts.snapshot.content_hash,
+        "prompts_written": len(prompts),
+        "seen_in_training": seen,
+    }
+
+
+def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
+    """The test prompts of the snapshot that neither side learned from, and how many were left out."""
+    learned = trained_on((parts.candidate, parts.baseline))
+    if parts.judge.reward_model:
+        learned |= _train_ids([parts.judge.reward_model.snapshot])
+    held_out = [
+        PromptToAnswer(group.group_id, group.prompt)
+        for group in read_groups(parts.snapshot.file)
+        if group.split == "test"
+    ]
+    unseen = [prompt for prompt in held_out if prompt.prompt_id not in learned]
+    return unseen, len(held_out) - len(unseen)
+
+
+def trained_on(models: Iterable[Model]) -> set[str]:
+    """Ids of the prompts in the train split of every snapshot the models or their parents saw."""
+    snapshots = {m.snapshot for model in models for m in ancestry(model) if m.snapshot}
+    return _train_ids(snapshots)
+
+
+def ancestry(model: Model) -> Iterator[Model]:
+    """The model, its parent, and so on. A query for each step."""
+    step: Model | None = model
+    while step is not None:
+        yield step
+        step = step.parent
+
+
+def _train_ids(snapshots: Iterable[Snapshot]) -> set[str]:
+    return {
+        group.group_id
+        for snapshot in snapshots
+        for group in read_groups(snapshot.file)
+        if group.split == "train"
+    }
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    parts, recipe_report = parts_of(run.inputs), read_report(run_dir)
+    try:
+        rows = read_rows(run_dir.output / "answers.parquet", required=("baseline", "candidate"))
+    except SampledTextError as error:
+        raise CannotRun(str(error)) from error
+    items, unscored = judged(rows, parts.judge)
+    if not items:
+        raise CannotRun("The judge could score none of the answers, so there is no verdict.")
+    report = {
+        **summary(items, rows, run.config["seed"]),
+        "unscored": unscored,
+        "seen_in_training": run_dir.spec()["inputs"].get("seen_in_training", 0),
+        "left_out": recipe_report.get("left_out", {}),
+        "judge": parts.judge.title,
+        "snapshot": parts.snapshot.pk,
+    }
+    evaluation = Evaluation.objects.create(
+        project=parts.candidate.project,
+        run=run,
+        candidate=parts.candidate,
+        baseline=parts.baseline,
+        judge=parts.judge.name,
+        reward_model=parts.judge.reward_model,
+        report=report,
+    )
+    for item in items:
+        item.evaluation = evaluation
+    if run.inputs.get("comparisons"):
+        report["comparisons"] = add_comparisons(parts, items, rows, run)
+        evaluation.save(update_fields=["report"])
+    EvaluationItem.objects.bulk_create(items, batch_size=1000)
+    return {"evaluation": evaluation.pk, **report}
+
+
+def judged(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
+    """Unsaved items for the answers that have a score on both sides, and how many have not."""
+    items = []
+    for row in rows:
+        scores = scores_of(row, judge)
+        if None in scores:
+            continue
+        items.append(
+            EvaluationItem(
+                prompt_id=int(row["prompt_id"]),
+                sample=row["sample"],
+                baseline_text=storable(row["baseline"]),
+                candidate_text=storable(row["candidate"]),
+                baseline_score=scores[0],
+                candidate_score=scores[1],
+                verdict=outcome(scores[1], scores[0], tie_within=EQUAL),
+            )
+        )
+    return items, len(rows) - len(items)
+
+
+def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | None]:
+    """Of the baseline's answer and of the candidate's."""
+    if judge.score is None:
+        return row["baseline_score"], row["candidate_score"]
+    baseline = judge.score(row["prompt"], row["baseline"])
+    return float(baseline), float(judge.score(row["prompt"], row["candidate"]))
+
+
+def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Win rate with its interval by prompt, and beside it the lengths and how many were cut off."""
+    prompts = [str(item.prompt_id) for item in items]
+    lengths = {
+        side: [row[f"{side}_tokens"] or 0 for row in rows] for side in ("candidate", "baseline")
+    }
+    ids = [row["prompt_id"] for row in rows]
+    return {
+        "win_rate": win_rate([item.verdict for item in items], prompts, seed=seed),
+        "tokens": mean_difference(lengths["candidate"], lengths["baseline"], ids, seed=seed),
+        "truncated": {
+            side: sum(bool(row[f"{side}_truncated"]) for row in rows) / len(rows)
+            for side in ("candidate", "baseline")
+        },
+        "identical": sum(item.baseline_text == item.candidate_text for item in items),
+    }
+
+
+# --- people --------------------------------------------------------------------------------------
+
+
+def add_comparisons(
+    parts: Parts, items: list[EvaluationItem], rows: list[dict[str, Any]], run: Run
+) -> int:
+    """Queue a blind comparison of each prompt's first answers; how many there are.
+
+    Answers that are the same text, or empty, get none: nobody could choose.
+    """
+    seeds = {(int(row["prompt_id"]), row["sample"]): row["seed"] for row in rows}
+    chosen = [item for item in items if item.sample == 0 and _can_be_told_apart(item)]
+    prompts = Prompt.objects.in_bulk({item.prompt_id for item in chosen})
+    tasks = []
+    for item in chosen:
+        seed = seeds[item.prompt_id, item.sample]
+        baseline, candidate = (
+            store_responses(
+                prompts[item.prompt_id],
+                model.name,
+                {"run": run.pk},
+                [{"response": text, "seed": seed}],
+            )[0]
+            for model, text in (
+                (parts.baseline, item.baseline_text),
+                (parts.candidate, item.candidate_text),
+            )
+        )
+        item.candidate_response = candidate
+        tasks.append(
+            NewTask(item.prompt_id, [baseline.pk, candidate.pk], kind=Task.Kind.COMPARISON)
+        )
+    added = add_tasks(project=parts.candidate.project, tasks=tasks)
+    for item, (task_id, _) in zip(chosen, added, strict=True):
+        item.task_id = task_id
+    return len(chosen)
+
+
+def _can_be_told_apart(item: EvaluationItem) -> bool:
+    baseline, candidate = item.baseline_text.strip(), item.candidate_text.strip()
+    return bool(baseline and candidate) and baseline != candidate
+
+
+def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
+    """The win rate by the current rankings of the blind comparisons; None without any.
+
+    Costs two queries.
+    """
+    candidates = dict(
+        evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")
+    )
+    rankings = Ranking.objects.filter(task__in=candidates, superseded_at=None).order_by("id")
+    verdicts = [
+        (verdict_of(tiers, candidates[task_id]), str(prompt_id))
+        for prompt_id, task_id, tiers in rankings.values_list("task__prompt_id", "task_id", "tiers")
+        if sum(map(len, tiers)) == 2
+    ]
+    if not verdicts:
+        return None
+    outcomes, prompts = zip(*verdicts, strict=True)
+    return win_rate(outcomes, prompts)
+
+
+def verdict_of(tiers: list[list[int]], candidate: int) -> float:
+    if len(tiers) == 1:
+        return 0.5
+    return 1.0 if candidate in tiers[0] else 0.0
+
+
+def figure(result: dict[str, Any]) -> str:
+    value = (result.get("win_rate") or {}).get("value")
+    return "" if value is None else f"{value:.1%} won"

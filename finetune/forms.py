@@ -1,0 +1,221 @@
+from typing import Any
+
+from django import forms
+
+from finetune import judges
+from finetune.generation import ALL, NEW
+from finetune.models import Model
+from finetune.references import ReferenceProblem, checked_reference
+from labeling.models import Project
+from reward.forms import SnapshotChoiceField, usable_snapshots
+from reward.models import RewardModel, Snapshot
+
+
+class ModelChoiceField(forms.ModelChoiceField):
+    def label_from_instance(self, obj: Any) -> str:
+        mark = " (promoted)" if obj.state == Model.State.PROMOTED else ""
+        return f"{obj.project}: {obj}{mark}"
+
+
+def usable_models() -> Any:
+    """Models not archived, in open projects; the promoted one of a project first, then the newest."""
+    models = Model.objects.filter(project__archived_at=None).select_related("project")
+    return models.exclude(state=Model.State.ARCHIVED).order_by("project__name", "-state", "-id")
+
+
+class GenerateInputs(forms.Form):
+    model = ModelChoiceField(
+        queryset=Model.objects.none(),
+        empty_label=None,
+        help_text="Who answers, and with it whose project's prompts are answered.",
+    )
+    prompts = forms.ChoiceField(
+        choices=[(NEW, "Those without a task"), (ALL, "All")],
+        initial=NEW,
+        help_text="Those without a task are the ones nobody was asked to rank yet.",
+    )
+    limit = forms.IntegerField(
+        min_value=1, required=False, label="At most", help_text="Empty: no limit."
+    )
+    tasks = forms.BooleanField(
+        required=False,
+        initial=True,
+        label="Queue the responses for review",
+        help_text="One task a prompt. Identical responses count as one; a prompt with fewer than "
+        "two different ones gets no task.",
+    )
+    rankings_wanted = forms.IntegerField(
+        min_value=1,
+        max_value=9,
+        required=False,
+        label="Rankings wanted per task",
+        help_text="Empty: as the project says.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        models = usable_models()
+        self.fields["model"].queryset = models
+        default = models.filter(state=Model.State.PROMOTED).order_by("-id").first()
+        self.initial.setdefault("model", getattr(default, "pk", None))
+
+    def inputs(self) -> dict[str, Any]:
+        values = self.cleaned_data
+        return {
+            "project": values["model"].project_id,
+            "model": values["model"].pk,
+            "prompts": values["prompts"],
+            "limit": values["limit"],
+            "tasks": values["tasks"],
+            "rankings_wanted": values["rankings_wanted"],
+        }
+
+
+class SameProject(forms.Form):
+    """Choices that must belong to the project of the first of them."""
+
+    anchor: str
+    others: tuple[str, ...]
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        anchor = values.get(self.anchor)
+        for name in self.others:
+            part = values.get(name)
+            if anchor and part and part.project_id != anchor.project_id:
+                self.add_error(
+                    name, f"This belongs to {part.project}; {anchor} to {anchor.project}."
+                )
+        return values
+
+
+class DPOInputs(SameProject):
+    anchor, others = "snapshot", ("model",)
+
+    snapshot = SnapshotChoiceField(
+        queryset=Snapshot.objects.none(),
+        empty_label=None,
+        help_text="The rankings to learn from; the newest comes first.",
+    )
+    model = ModelChoiceField(
+        queryset=Model.objects.none(),
+        empty_label=None,
+        help_text="The base that gets a new adapter.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fields["snapshot"].queryset = usable_snapshots()
+        self.fields["model"].queryset = usable_models().filter(adapter="")
+
+    def inputs(self) -> dict[str, Any]:
+        snapshot, model = self.cleaned_data["snapshot"], self.cleaned_data["model"]
+        return {"project": snapshot.project_id, "snapshot": snapshot.pk, "model": model.pk}
+
+
+class EvaluateInputs(SameProject):
+    anchor, others = "candidate", ("baseline", "snapshot")
+
+    candidate = ModelChoiceField(
+        queryset=Model.objects.none(), empty_label=None, help_text="The adapter to judge."
+    )
+    baseline = ModelChoiceField(
+        queryset=Model.objects.none(),
+        required=False,
+        empty_label="The model that the candidate was made from",
+        help_text="Answers the same prompts with the same seeds.",
+    )
+    snapshot = SnapshotChoiceField(
+        queryset=Snapshot.objects.none(),
+        required=False,
+        empty_label="The snapshot that the candidate was made from",
+        help_text="Its held-out prompts are answered, without any that either side learned from.",
+    )
+    judge = forms.ChoiceField(
+        help_text="Whose opinion decides. A reward model has learned from the same reviewers as "
+        "the candidate, so read its opinion beside people's."
+    )
+    comparisons = forms.BooleanField(
+        required=False,
+        label="Ask people too",
+        help_text="Queues a blind comparison of the two answers for each prompt.",
+    )
+    limit = forms.IntegerField(
+        min_value=1, required=False, label="At most (prompts)", help_text="Empty: all."
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        models = usable_models()
+        self.fields["candidate"].queryset = models.exclude(adapter="").order_by("-id")
+        self.fields["baseline"].queryset = models
+        self.fields["snapshot"].queryset = usable_snapshots()
+        self.fields["judge"].choices = judge_choices()
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        candidate = values.get("candidate")
+        if candidate is None:
+            return values
+        for name, default in (("baseline", candidate.parent), ("snapshot", candidate.snapshot)):
+            if name not in self.errors and not values.get(name):
+                values[name] = default
+                if default is None:
+                    self.add_error(name, f"{candidate} was made from none: choose one.")
+        return values
+
+    def inputs(self) -> dict[str, Any]:
+        values = self.cleaned_data
+        return {
+            "project": values["candidate"].project_id,
+            "candidate": values["candidate"].pk,
+            "baseline": values["baseline"].pk,
+            "snapshot": values["snapshot"].pk,
+            "judge": values["judge"],
+            "comparisons": values["comparisons"],
+            "limit": values["limit"],
+        }
+
+
+def judge_choices() -> list[tuple[str, str]]:
+    """Reward models not archived, the newest first, then the rules. Costs a query."""
+    models = RewardModel.objects.exclude(state=RewardModel.State.ARCHIVED)
+    models = models.filter(project__archived_at=None).select_related("project")
+    learned = [
+        (judge.name, f"{judge.reward_model.project}: {judge.title}")
+        for judge in map(judges.of_reward_model, models)
+        if judge.reward_model
+    ]
+    return learned + [(judge.name, judge.title) for judge in judges.rules()]
+
+
+class AddModelForm(forms.Form):
+    project = forms.ModelChoiceField(queryset=Project.objects.none(), empty_label=None)
+    base = forms.CharField(
+        max_length=300,
+        label="Model",
+        help_text="A Hugging Face name such as org/name, with @revision if you like, or a folder "
+        "on the machines that train.",
+    )
+    name = forms.CharField(
+        max_length=120, required=False, help_text="Empty: the last part of the model's name."
+    )
+
+    def __init__(self, *args: Any, projects: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fields["project"].queryset = projects
+
+    def clean_base(self) -> str:
+        try:
+            return checked_reference(self.cleaned_data["base"])
+        except ReferenceProblem as problem:
+            raise forms.ValidationError(str(problem)) from None
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        same = Model.objects.filter(
+            project=values.get("project"), base=values.get("base", ""), adapter=""
+        ).first()
+        if same and "base" not in self.errors:
+            self.add_error("base", f"{same.project} has this model already, as {same}.")
+        return values

@@ -1,0 +1,62 @@
+"""The kinds of run that make text and models: generate, dpo, evaluate."""
+
+from typing import Any
+
+from finetune import dpo, evaluations, generation
+from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
+from finetune.recipe_config import DPOSettings, EvaluateConfig, GenerateConfig
+from runs.kinds import RunKind, register
+
+
+def _responses(result: dict[str, Any]) -> str:
+    return f"{result['responses']:,} responses" if "responses" in result else ""
+
+
+GENERATE = RunKind(
+    name="generate",
+    title="Responses",
+    description="Samples responses to prompts from a model, for people to rank.",
+    config_class=GenerateConfig,
+    module="finetune.training.generate",
+    prepare=generation.prepare,
+    finish=generation.finish,
+    inputs_form=GenerateInputs,
+    from_inputs=generation.from_inputs,
+    decided=frozenset({"model", "adapter"}),
+    figure=_responses,
+    multi_gpu=False,
+)
+
+DPO = RunKind(
+    name="dpo",
+    title="LoRA fine-tune (DPO)",
+    description="Tunes a model towards what reviewers preferred, as a LoRA adapter.",
+    config_class=DPOSettings,
+    module="finetune.training.train",
+    prepare=dpo.prepare,
+    finish=dpo.finish,
+    inputs_form=DPOInputs,
+    from_inputs=dpo.from_inputs,
+    decided=frozenset({"model"}),
+    figure=dpo.figure,
+)
+
+EVALUATE = RunKind(
+    name="evaluate",
+    title="Evaluation",
+    description="Lets a tuned model and its baseline answer held-out prompts, and counts who wins.",
+    config_class=EvaluateConfig,
+    module="finetune.training.evaluate",
+    prepare=evaluations.prepare,
+    finish=evaluations.finish,
+    inputs_form=EvaluateInputs,
+    from_inputs=evaluations.from_inputs,
+    decided=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
+    figure=evaluations.figure,
+    multi_gpu=False,
+)
+
+
+def register_kinds() -> None:
+    for kind in (GENERATE, DPO, EVALUATE):
+        register(kind)

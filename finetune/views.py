@@ -1,0 +1,129 @@
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from accounts.access import lead_required, trainer_required, user_of
+from finetune import judges, promotion
+from finetune.access import evaluation_for, model_for
+from finetune.answers import answers_of, rendered
+from finetune.evaluations import ancestry, peoples_verdicts
+from finetune.forms import AddModelForm
+from finetune.models import Evaluation, Model
+from finetune.registry import add_base
+from reward.access import led_projects
+from reward.charts import interval_row
+from reward.models import RewardModel
+from reward.promotion import CannotMove, archive, restore
+from reward.views import version_lines
+
+PER_PAGE = 50
+ANSWERS_PER_PAGE = 10
+
+
+@lead_required
+@require_GET
+def models(request: HttpRequest) -> HttpResponse:
+    projects = led_projects(user_of(request))
+    found = Model.objects.filter(project__in=projects).select_related("project", "parent", "run")
+    page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
+    last = last_evaluations(page.object_list)
+    rewards = RewardModel.objects.filter(project__in=projects).select_related("project")
+    context = {
+        "page": page,
+        "rows": [(model, last.get(model.pk)) for model in page.object_list],
+        "reward_models": rewards.select_related("snapshot")[:PER_PAGE],
+        "can_train": user_of(request).can_train,
+    }
+    return render(request, "finetune/models.html", context)
+
+
+def last_evaluations(models: Iterable[Model]) -> dict[int, Evaluation]:
+    """One query for them all."""
+    found = Evaluation.objects.filter(candidate__in=[model.pk for model in models])
+    newest = found.order_by("candidate", "-id").distinct("candidate").select_related("baseline")
+    return {evaluation.candidate_id: evaluation for evaluation in newest}
+
+
+@trainer_required
+@require_http_methods(["GET", "POST"])
+def add_model(request: HttpRequest) -> HttpResponse:
+    projects = led_projects(user_of(request))
+    form = AddModelForm(request.POST or None, projects=projects)
+    if request.method == "POST" and form.is_valid():
+        model, _ = add_base(**form.cleaned_data, by=user_of(request))
+        messages.success(request, f"{model} can be used in {model.project} from now on.")
+        return redirect("model", model.pk)
+    return render(request, "finetune/model_add.html", {"form": form})
+
+
+@lead_required
+@require_GET
+def model(request: HttpRequest, pk: int) -> HttpResponse:
+    found = model_for(request, pk)
+    evaluations = list(found.evaluations.select_related("baseline").order_by("-id"))
+    context = {
+        "model": found,
+        "lineage": [step for step in ancestry(found) if step != found],
+        "versions": version_lines(found.snapshot.counts) if found.snapshot else [],
+        "evaluations": [(row, judges.title_of(row.judge)) for row in evaluations],
+        "doubts": promotion.doubts(found),
+        "can_train": user_of(request).can_train,
+    }
+    return render(request, "finetune/model.html", context)
+
+
+@trainer_required
+@require_POST
+def move_model(request: HttpRequest, pk: int) -> HttpResponse:
+    """`to` is promote (with `despite_doubts` where there are some), archive or restore."""
+    found, user = model_for(request, pk), user_of(request)
+    to = request.POST.get("to")
+    try:
+        if to == "promote":
+            insists = "despite_doubts" in request.POST
+            promotion.promote(model=found, by=user, despite_doubts=insists)
+            messages.success(request, f"{found} is promoted: it answers by default.")
+        elif to == "archive":
+            archive(found, by=user)
+            messages.success(request, f"{found} is archived.")
+        elif to == "restore":
+            restore(found, by=user)
+            messages.success(request, f"{found} is a candidate again.")
+        else:
+            return HttpResponse("Say where to: promote, archive or restore.", status=400)
+    except CannotMove as error:
+        messages.error(request, str(error))
+    return redirect("model", found.pk)
+
+
+@lead_required
+@require_GET
+def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
+    found = evaluation_for(request, pk)
+    shown = answers_of(found, request.GET.get("verdict", ""))
+    page = Paginator(shown.items, ANSWERS_PER_PAGE).get_page(request.GET.get("page"))
+    people = peoples_verdicts(found)
+    context = {
+        "evaluation": found,
+        "report": found.report,
+        "judge": judges.title_of(found.judge),
+        "rows": evaluation_rows(found, people),
+        "people": people,
+        "shown": shown,
+        "page": page,
+        "answers": rendered(page.object_list),
+    }
+    return render(request, "finetune/evaluation.html", context)
+
+
+def evaluation_rows(found: Evaluation, people: dict[str, Any] | None) -> list[Any]:
+    rows = [interval_row(judges.title_of(found.judge), found.report.get("win_rate"), main=True)]
+    if people:
+        note = f"{people['answers']} blind comparisons of {people['prompts']} prompts"
+        rows.append(interval_row("People", people, note=note))
+    return rows

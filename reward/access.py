@@ -1,0 +1,30 @@
+from typing import Any
+
+from django.http import HttpRequest
+from django.shortcuts import get_object_or_404
+
+from accounts.access import user_of
+from accounts.models import User
+from labeling.models import Membership, Project
+from reward.models import RewardModel, Snapshot
+
+
+def led_projects(user: User) -> Any:
+    """The open projects whose data and models the user sees: a trainer all, a lead their own."""
+    projects = Project.objects.filter(archived_at=None)
+    if user.can_train:
+        return projects
+    led = Membership.objects.filter(user=user, role=Membership.Role.LEAD).values("project")
+    return projects.filter(pk__in=led)
+
+
+def snapshot_for(request: HttpRequest, pk: int) -> Snapshot:
+    """Raises Http404 when the signed-in user may not see it."""
+    seen = Snapshot.objects.filter(project__in=led_projects(user_of(request)))
+    return get_object_or_404(seen.select_related("project", "created_by"), pk=pk)
+
+
+def reward_model_for(request: HttpRequest, pk: int) -> RewardModel:
+    """Raises Http404 when the signed-in user may not see it."""
+    seen = RewardModel.objects.filter(project__in=led_projects(user_of(request)))
+    return get_object_or_404(seen.select_related("project", "run", "snapshot"), pk=pk)

@@ -1,0 +1,133 @@
+from typing import Any
+
+from django import forms
+
+from labeling.models import GuidelineVersion, Project, Ranking
+from reward.filters import FilterError, SnapshotFilter
+from reward.models import Snapshot
+
+
+class SnapshotChoiceField(forms.ModelChoiceField):
+    def label_from_instance(self, obj: Any) -> str:
+        counts = obj.counts
+        return (
+            f"{obj.project}: snapshot {obj.pk}, {counts.get('prompts', 0)} prompts, "
+            f"{counts.get('used', 0)} rankings"
+        )
+
+
+def usable_snapshots() -> Any:
+    return Snapshot.objects.filter(project__archived_at=None).select_related("project")
+
+
+class RewardInputs(forms.Form):
+    snapshot = SnapshotChoiceField(
+        queryset=Snapshot.objects.none(),
+        empty_label=None,
+        help_text="The rankings to learn from; the newest comes first. Its test prompts are not "
+        "trained on: the report is made from them.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fields["snapshot"].queryset = usable_snapshots()
+
+    def inputs(self) -> dict[str, Any]:
+        return {"snapshot": self.cleaned_data["snapshot"].pk}
+
+
+class SnapshotForm(forms.Form):
+    """The filter of a new snapshot of one project."""
+
+    sources = forms.MultipleChoiceField(
+        choices=Ranking.Source.choices,
+        initial=list(Ranking.Source.values),
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one source of rankings."},
+        help_text="Simulated rankings are marked wherever they are shown.",
+    )
+    guideline_versions = forms.ModelMultipleChoiceField(
+        queryset=GuidelineVersion.objects.none(),
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="None chosen means all, and rankings made under no guideline too.",
+    )
+    reviewers = forms.ModelMultipleChoiceField(
+        queryset=None,
+        required=False,
+        widget=forms.SelectMultiple(attrs={"size": 6}),
+        help_text="None chosen means all.",
+    )
+    since = forms.DateField(
+        required=False,
+        label="From day",
+        widget=forms.DateInput(attrs={"type": "date"}),
+    )
+    until = forms.DateField(
+        required=False,
+        label="To day",
+        widget=forms.DateInput(attrs={"type": "date"}),
+        help_text="This day included.",
+    )
+    min_active_seconds = forms.FloatField(
+        min_value=0,
+        initial=0,
+        label="Shortest active time (seconds)",
+        help_text="Leaves out rankings that a reviewer clicked through. Imports and simulations "
+        "are not timed, so they stay.",
+    )
+    include_comparisons = forms.BooleanField(
+        required=False,
+        label="Blind comparisons too",
+        help_text="They were made to evaluate models. Training on them makes later evaluations "
+        "on these prompts worthless.",
+    )
+    test_fraction = forms.FloatField(
+        min_value=0,
+        max_value=0.9,
+        initial=0.2,
+        label="Share held out",
+        help_text="Prompts that nothing is trained on, so that models can be judged. A prompt "
+        "falls on the same side in every snapshot with the same seed.",
+    )
+    seed = forms.IntegerField(
+        min_value=0,
+        max_value=2**31 - 1,
+        initial=0,
+        label="Seed of the split",
+        help_text="Keep it: with another seed, old models have seen your new test prompts.",
+    )
+
+    def __init__(self, *args: Any, project: Project, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        versions = GuidelineVersion.objects.filter(guideline__project=project, state="published")
+        self.fields["guideline_versions"].queryset = versions.select_related("guideline")
+        self.fields["reviewers"].queryset = reviewers_of(project)
+        if not versions:
+            del self.fields["guideline_versions"]
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        if not self.errors:
+            try:
+                self.filter = self._filter(values)
+            except FilterError as error:
+                for name, sentence in error.errors.items():
+                    self.add_error(name, sentence)
+        return values
+
+    def _filter(self, values: dict[str, Any]) -> SnapshotFilter:
+        chosen = {
+            name: tuple(sorted(row.pk for row in values.get(name) or ())) or None
+            for name in ("guideline_versions", "reviewers")
+        }
+        return SnapshotFilter(
+            **{name: value for name, value in values.items() if name not in chosen}, **chosen
+        )
+
+
+def reviewers_of(project: Project) -> Any:
+    from accounts.models import User
+
+    ranked = Ranking.objects.filter(task__project=project).values("reviewer")
+    return User.objects.filter(pk__in=ranked).order_by("username")

@@ -1,0 +1,111 @@
+"""The kind of run that trains a reward model."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from reward.forms import RewardInputs
+from reward.models import RewardModel, Snapshot
+from reward.preference import PreferenceError, content_hash, read_groups
+from reward.recipe_config import RewardConfig
+from runs.kinds import CannotRun, RunKind, register
+from runs.models import Run
+from runs.rundir import RunDir
+
+
+def snapshot_of(inputs: dict[str, Any]) -> Snapshot:
+    """Raises CannotRun."""
+    number = inputs.get("snapshot")
+    try:
+        return Snapshot.objects.select_related("project").get(pk=number)
+    except (Snapshot.DoesNotExist, TypeError, ValueError):
+        raise CannotRun(f"There is no snapshot {number}.") from None
+
+
+def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
+    """Lay the snapshot's file into the run directory. Reads it once, to see that it is unchanged.
+
+    Raises CannotRun when it is gone or not what was frozen.
+    """
+    try:
+        found = content_hash(read_groups(snapshot.file))
+    except PreferenceError as error:
+        raise CannotRun(f"The file of snapshot {snapshot.pk} is unusable: {error}") from error
+    if found != snapshot.content_hash:
+        raise CannotRun(
+            f"{snapshot.file} is not what was frozen: its content hashes to {found[:12]}, not "
+            f"{snapshot.content_hash[:12]}. Restore it from a backup, or freeze a new snapshot."
+        )
+    link_or_copy(snapshot.file, run_dir.data / "preferences.parquet")
+    return {"snapshot_hash": snapshot.content_hash}
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Both are read only from here on, so one file on the disk will do where the system allows it."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def read_report(run_dir: RunDir) -> dict[str, Any]:
+    """Raises CannotRun when the recipe did not write one."""
+    path = run_dir.output / "report.json"
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise CannotRun(f"{path} cannot be read: {error}.") from None
+
+
+def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    return put_snapshot(snapshot_of(run.inputs), run_dir)
+
+
+def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    snapshot, report = snapshot_of(run.inputs), read_report(run_dir)
+    model, _ = RewardModel.objects.get_or_create(
+        run=run,
+        defaults={
+            "name": run.title or f"{snapshot.project.slug}-reward-{run.pk}",
+            "project": snapshot.project,
+            "base": run.config["base_model"],
+            "path": str(run_dir.output.absolute()),
+            "snapshot": snapshot,
+            "report": report,
+        },
+    )
+    return {"reward_model": model.pk, **headline(report)}
+
+
+def headline(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a report that a list has room for."""
+    return {
+        name: {key: report[name].get(key) for key in ("value", "interval", "reason")}
+        for name in ("accuracy", "reviewer_agreement", "longer_is_better")
+        if isinstance(report.get(name), dict)
+    }
+
+
+def figure(result: dict[str, Any]) -> str:
+    value = (result.get("accuracy") or {}).get("value")
+    return "" if value is None else f"{value:.1%} accuracy"
+
+
+REWARD = RunKind(
+    name="reward",
+    title="Reward model",
+    description="Learns from rankings to score responses as the reviewers would.",
+    config_class=RewardConfig,
+    module="reward.training.train",
+    prepare=prepare,
+    finish=finish,
+    inputs_form=RewardInputs,
+    figure=figure,
+)
+
+
+def register_kinds() -> None:
+    register(REWARD)

@@ -1,0 +1,13 @@
+from django.urls import URLPattern, path
+
+from reward import views
+
+urlpatterns: list[URLPattern] = [
+    path("snapshots/", views.snapshots, name="snapshots"),
+    path("snapshots/new/", views.new_snapshot, name="new-snapshot"),
+    path("snapshots/<int:pk>/", views.snapshot, name="snapshot"),
+    path("snapshots/<int:pk>/rankings/", views.snapshot_rankings, name="snapshot-rankings"),
+    path("snapshots/<int:pk>/file/", views.snapshot_file, name="snapshot-file"),
+    path("models/reward/<int:pk>/", views.reward_model, name="reward-model"),
+    path("models/reward/<int:pk>/move/", views.move_reward_model, name="move-reward-model"),
+]

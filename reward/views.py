@@ -1,0 +1,223 @@
+from itertools import islice
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from accounts.access import lead_required, trainer_required, user_of
+from labeling.models import GuidelineVersion, Project, Ranking
+from reward import promotion
+from reward.access import led_projects, reward_model_for, snapshot_for
+from reward.charts import curve, interval_row, reliability
+from reward.filters import REASONS, SnapshotFilter
+from reward.forms import SnapshotForm
+from reward.models import Snapshot
+from reward.preference import PreferenceError
+from reward.promotion import CannotMove
+from reward.samples import sample
+from reward.snapshots import Account, SnapshotError, freeze, ranking_ids, sample_groups, survey
+
+PER_PAGE = 50
+SAMPLES = 3
+
+
+@lead_required
+@require_GET
+def snapshots(request: HttpRequest) -> HttpResponse:
+    projects = led_projects(user_of(request))
+    found = Snapshot.objects.filter(project__in=projects).select_related("project", "created_by")
+    page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
+    context = {"page": page, "can_freeze": user_of(request).can_train}
+    return render(request, "reward/snapshots.html", context)
+
+
+@trainer_required
+@require_http_methods(["GET", "POST"])
+def new_snapshot(request: HttpRequest) -> HttpResponse:
+    """With ?project: its form and what the filter would find. POST with `freeze` writes it."""
+    project = _project_asked_for(request)
+    if project is None:
+        projects = led_projects(user_of(request))
+        return render(request, "reward/snapshot_choose.html", {"projects": projects})
+    form = SnapshotForm(request.POST or None, project=project)
+    account = None
+    if request.method == "POST" and form.is_valid():
+        if "freeze" in request.POST:
+            try:
+                snapshot = freeze(project=project, filter=form.filter, by=user_of(request))
+            except SnapshotError as error:
+                form.add_error(None, str(error))
+            else:
+                messages.success(request, f"Frozen as snapshot {snapshot.pk}.")
+                return redirect("snapshot", snapshot.pk)
+        account = survey(project=project, filter=form.filter)
+    elif request.method == "GET":
+        account = survey(project=project, filter=SnapshotFilter())
+    context = {"form": form, "project": project, "account": account and account_lines(account)}
+    return render(request, "reward/snapshot_new.html", context)
+
+
+def _project_asked_for(request: HttpRequest) -> Project | None:
+    """The one named in ?project, or the only one there is. Raises Http404 for a stranger's."""
+    projects = led_projects(user_of(request))
+    slug = request.GET.get("project")
+    if slug:
+        return get_object_or_404(projects, slug=slug)
+    first_two = list(projects[:2])
+    return first_two[0] if len(first_two) == 1 else None
+
+
+@lead_required
+@require_GET
+def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
+    found = snapshot_for(request, pk)
+    try:
+        samples, problem = [sample(group) for group in sample_groups(found, SAMPLES)], ""
+    except PreferenceError as error:
+        samples, problem = [], str(error)
+    context = {
+        "snapshot": found,
+        "left_out": left_out_lines(found.counts),
+        "splits": split_lines(found.counts),
+        "versions": version_lines(found.counts),
+        "sources": [(Ranking.Source(name).label, n) for name, n in found.counts["sources"].items()],
+        "samples": samples,
+        "problem": problem,
+        "reward_models": found.reward_models.all(),
+        "models": found.models.all(),
+        "can_train": user_of(request).can_train,
+    }
+    return render(request, "reward/snapshot.html", context)
+
+
+@trainer_required
+@require_GET
+def snapshot_file(request: HttpRequest, pk: int) -> FileResponse:
+    found = snapshot_for(request, pk)
+    if not found.file.is_file():
+        raise Http404(f"The file of snapshot {found.pk} is gone.")
+    name = f"{found.project.slug}-snapshot-{found.pk}.parquet"
+    return FileResponse(found.file.open("rb"), as_attachment=True, filename=name)
+
+
+@lead_required
+@require_GET
+def snapshot_rankings(request: HttpRequest, pk: int) -> HttpResponse:
+    """The way back: the very rankings that a snapshot was made of."""
+    found = snapshot_for(request, pk)
+    try:
+        paginator = Paginator(range(found.counts["used"]), 100)
+        page = paginator.get_page(request.GET.get("page"))
+        ids = list(islice(ranking_ids(found), page.start_index() - 1, page.end_index()))
+    except (PreferenceError, OSError) as error:
+        raise Http404(f"The file of snapshot {found.pk} cannot be read.") from error
+    rankings = Ranking.objects.select_related(
+        "task__prompt", "reviewer", "guideline_version__guideline"
+    ).in_bulk(ids)
+    context = {"snapshot": found, "page": page, "rankings": [rankings[pk] for pk in ids]}
+    return render(request, "reward/snapshot_rankings.html", context)
+
+
+# --- reward models -------------------------------------------------------------------------------
+
+
+@lead_required
+@require_GET
+def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
+    found = reward_model_for(request, pk)
+    report = found.report
+    calibration, training = report.get("calibration") or {}, report.get("training") or {}
+    context = {
+        "reward_model": found,
+        "report": report,
+        "rows": report_rows(report),
+        "reliability": reliability(calibration.get("bins") or []),
+        "ece": calibration,
+        "length": report.get("length") or {},
+        "curve": curve(training.get("curve") or []),
+        "training": training,
+        "data": report.get("data") or {},
+        "left_out": report.get("left_out") or [],
+        "can_train": user_of(request).can_train,
+    }
+    return render(request, "reward/reward_model.html", context)
+
+
+@trainer_required
+@require_POST
+def move_reward_model(request: HttpRequest, pk: int) -> HttpResponse:
+    """`to` is promote, archive or restore."""
+    found = reward_model_for(request, pk)
+    verbs = {
+        "promote": (promotion.promote, "is promoted"),
+        "archive": (promotion.archive, "is archived"),
+        "restore": (promotion.restore, "is a candidate again"),
+    }
+    if request.POST.get("to") not in verbs:
+        return HttpResponse("Say where to: promote, archive or restore.", status=400)
+    verb, done = verbs[request.POST["to"]]
+    try:
+        verb(found, by=user_of(request))
+    except CannotMove as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"{found} {done}.")
+    return redirect("reward-model", found.pk)
+
+
+# --- what the pages say --------------------------------------------------------------------------
+
+
+def report_rows(report: dict[str, Any]) -> list[Any]:
+    accuracy = report.get("accuracy") or {}
+    note = f"{accuracy.get('pairs', 0):,} pairs of {accuracy.get('prompts', 0):,} held-out prompts"
+    return [
+        interval_row("The model agrees with a reviewer", accuracy, note=note, main=True),
+        interval_row(
+            "Two reviewers agree with each other",
+            report.get("reviewer_agreement"),
+            note="the ceiling: nobody predicts people better than they predict one another",
+        ),
+        interval_row(
+            "The longer response is preferred",
+            report.get("longer_is_better"),
+            note="what counting tokens would achieve",
+        ),
+    ]
+
+
+def account_lines(account: Account) -> dict[str, Any]:
+    counts = account.to_dict()
+    return {
+        **counts,
+        "left_out_lines": left_out_lines(counts),
+        "split_lines": split_lines(counts),
+    }
+
+
+def left_out_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
+    left_out = counts.get("left_out", {})
+    return [(sentence, left_out[key]) for key, sentence in REASONS.items() if key in left_out]
+
+
+def split_lines(counts: dict[str, Any]) -> list[dict[str, Any]]:
+    names = {"train": "Training", "test": "Held out"}
+    columns = ("prompts", "responses", "rankings", "pairs", "ties")
+    splits = counts.get("splits", {})
+    return [
+        {"name": names[key], "cells": [splits.get(key, {}).get(column, 0) for column in columns]}
+        for key in names
+    ]
+
+
+def version_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
+    """Costs a query."""
+    used = counts.get("guideline_versions", {})
+    versions = GuidelineVersion.objects.select_related("guideline").in_bulk(
+        [int(key) for key in used if key.isdigit()]
+    )
+    names = {str(pk): str(version) for pk, version in versions.items()}
+    return [(names.get(key, "Under no guideline"), count) for key, count in used.items()]
