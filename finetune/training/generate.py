@@ -18,13 +18,11 @@ from collections import Counter
 from typing import Any
 
 from finetune.recipe_config import GenerateConfig
-from finetune.sampled_text import RESPONSES, read_prompts, write_rows
+from finetune.sampled_text import RESPONSES, SampledTextError, read_prompts, write_rows
 from finetune.training.language_model import (
     PolicyChat,
-    add_adapter,
     check_vocabulary,
-    device,
-    load_model,
+    load_for_sampling,
     load_tokenizer,
 )
 from finetune.training.sampling import (
@@ -32,9 +30,9 @@ from finetune.training.sampling import (
     left_out_sentence,
     plan,
     sample_in_shards,
-    use_neutral_generation,
 )
 from reward.training.trainer_events import (
+    RecipeError,
     StopSignal,
     peak_memory_mb,
     run_recipe,
@@ -48,16 +46,15 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
     began = time.monotonic()
     config = GenerateConfig.from_dict(run_dir.spec()["config"])
-    prompts = read_prompts(run_dir.data / "prompts.parquet")
+    try:
+        prompts = read_prompts(run_dir.data / "prompts.parquet")
+    except SampledTextError as error:
+        raise RecipeError(str(error)) from error
 
     tokenizer = load_tokenizer(config.model)
-    model = load_model(config.model, config.dtype)
+    model = load_for_sampling(config.model, config.adapter, config.dtype)
     check_vocabulary(model, tokenizer, config.model)
     chat = PolicyChat(tokenizer, model.generation_config)
-    if config.adapter:
-        model = add_adapter(model, config.adapter, "adapter")
-    model.to(device())
-    use_neutral_generation(model)
 
     requests, left_out = plan(prompts, chat, model.config, config)
     if left_out:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from reward.training.model import split_reference, torch_dtype
 from reward.training.tokens import ChatFormat, plain_prompt
@@ -59,18 +59,32 @@ def load_model(reference: str, dtype: str) -> Any:
         raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
 
 
-def add_adapter(model: Any, reference: str, name: str) -> Any:
-    """Put an adapter on the model (or beside those it has) under this name, without turning it on."""
+def add_adapter(model: Any, reference: str) -> Any:
+    """The model with an adapter on it. Raises RecipeError when the two do not go together."""
     path, revision = existing(reference)
     try:
-        if isinstance(model, PeftModel):
-            model.load_adapter(path, adapter_name=name, revision=revision)
-            return model
-        return PeftModel.from_pretrained(model, path, adapter_name=name, revision=revision).eval()
+        return PeftModel.from_pretrained(model, path, revision=revision).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise RecipeError(
             f"The adapter {reference} does not go with this model: {error}"
         ) from error
+
+
+def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
+    """The model on its device, with the adapter on it and none of the habits it was published with.
+
+    In float32 the adapter is merged into the weights, which changes rounding alone and samples
+    faster; in bfloat16 merging would lose it partly, so there it stays beside them. The model's stop
+    tokens stay in `generation_config`; its repetition penalty, top-k and so on do not, because the
+    config alone decides how to sample.
+    """
+    model = load_model(reference, dtype)
+    if adapter:
+        model = add_adapter(model, adapter)
+        if torch_dtype(dtype) == torch.float32:
+            model = model.merge_and_unload()
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    return model.to(device())
 
 
 def readable_length(config: Any) -> int | None:

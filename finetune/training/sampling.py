@@ -214,8 +214,3 @@ def sample_in_shards(
 
 def _read_shard(path: Path) -> list[Sampled]:
     return [Sampled(**values) for values in json.loads(path.read_text())]
-
-
-def use_neutral_generation(model: Any) -> None:
-    """Drop the model's own sampling habits (repetition penalty, top-k …): the config alone decides."""
-    model.generation_config = GenerationConfig()

@@ -1,0 +1,170 @@
+"""Let a tuned model and its baseline answer the same held-out prompts, with the same seeds.
+
+    python -m finetune.training.evaluate RUN_DIR
+
+reads   run.json (config: finetune.recipe_config.EvaluateConfig), data/prompts.parquet
+writes  output/answers.parquet (a row a prompt and sample, with both answers), output/report.json
+
+Who won is not decided here but by whoever reads the answers: people, a rule, or the reward model
+that the config may name, whose scores are written beside the answers. Both sides draw from common
+random numbers: the same prompt and sample number has the same seed, so a model compared with itself
+ties everywhere, and chance blurs a difference less. Left out: other metrics than length, because a
+single number that is easy to compute is easy to please.
+"""
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from finetune.recipe_config import EvaluateConfig
+from finetune.sampled_text import ANSWERS, SampledTextError, read_prompts, write_rows
+from finetune.training.generate import emit_progress, place_of
+from finetune.training.language_model import (
+    PolicyChat,
+    load_for_sampling,
+    load_tokenizer,
+)
+from finetune.training.sampling import (
+    Request,
+    Sampled,
+    left_out_sentence,
+    plan,
+    sample_in_shards,
+)
+from finetune.win_rate import mean_difference, outcome, win_rate
+from reward.training.score import Scorer
+from reward.training.trainer_events import (
+    RecipeError,
+    StopSignal,
+    free_memory,
+    run_recipe,
+    versions,
+    write_json,
+)
+from runs.rundir import RunDir
+
+SIDES = ("baseline", "candidate")
+
+Answers = dict[tuple[str, int], Sampled]
+"""By prompt id and number of the sample."""
+
+
+def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
+    """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
+    began = time.monotonic()
+    config = EvaluateConfig.from_dict(run_dir.spec()["config"])
+    try:
+        prompts = read_prompts(run_dir.data / "prompts.parquet")
+    except SampledTextError as error:
+        raise RecipeError(str(error)) from error
+    tokenizer = load_tokenizer(config.model)
+
+    answers: dict[str, Answers] = {}
+    for number, side in enumerate(SIDES):
+        adapter = config.adapter if side == "candidate" else config.baseline_adapter
+        model = load_for_sampling(config.model, adapter, config.dtype)
+        chat = PolicyChat(tokenizer, model.generation_config)
+        requests, left_out = plan(prompts, chat, model.config, config)
+        if left_out and number == 0:
+            run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
+        answers[side] = answer(run_dir, config, model, chat, requests, side, stop)
+        del model
+        free_memory()
+
+    requests.sort(key=place_of(prompts))
+    rows = [row(request, answers) for request in requests]
+    if config.reward_model:
+        add_scores(rows, config.reward_model)
+    report = {
+        "kind": "evaluate",
+        **figures(rows, config.seed),
+        "prompts": len({request.prompt.prompt_id for request in requests}),
+        "left_out": [
+            {"what": "prompts", "why": why, "count": count}
+            for why, count in sorted(Counter(left_out.values()).items())
+        ],
+        "left_out_prompt_ids": list(left_out)[:1000],
+        "config": config.to_dict(),
+        "inputs": run_dir.spec().get("inputs", {}),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    with run_dir.publish() as output:
+        write_rows(output / "answers.parquet", rows, ANSWERS)
+        write_json(output / "report.json", report)
+    told = ("prompts", "answers", "length", "truncated", "identical", "reward_win_rate", "left_out")
+    run_dir.emit("result", result={name: report[name] for name in told})
+
+
+def answer(
+    run_dir: RunDir,
+    config: EvaluateConfig,
+    model: Any,
+    chat: PolicyChat,
+    requests: list[Request],
+    side: str,
+    stop: StopSignal,
+) -> Answers:
+    """One side's answers. Progress counts both sides, the baseline's first."""
+    shards = -(-len(requests) // config.batch_size)
+    before = SIDES.index(side) * shards
+    found: Answers = {}
+    since = time.monotonic()
+    for number, old, batch in sample_in_shards(
+        model, chat, requests, config, run_dir=run_dir, name=side, stop=stop
+    ):
+        found |= {(sampled.prompt_id, sampled.sample): sampled for sampled in batch}
+        if not old or number == shards - 1:
+            step = before + number + 1
+            emit_progress(run_dir, step, len(SIDES) * shards, batch, time.monotonic() - since)
+        since = time.monotonic()
+    return found
+
+
+def row(request: Request, answers: dict[str, Answers]) -> dict[str, Any]:
+    found = {
+        "prompt_id": request.prompt.prompt_id,
+        "prompt": request.prompt.messages,
+        "sample": request.sample,
+        "seed": request.seed,
+    }
+    for side in SIDES:
+        sampled = answers[side][request.prompt.prompt_id, request.sample]
+        found[side] = sampled.text
+        found[f"{side}_tokens"] = sampled.tokens
+        found[f"{side}_truncated"] = sampled.truncated
+    return found
+
+
+def add_scores(rows: list[dict[str, Any]], reward_model: str) -> None:
+    """Put each side's score into the rows; None for an answer that the reward model cannot read."""
+    scorer = Scorer(reward_model)
+    scores = scorer.score([(row["prompt"], [row[side] for side in SIDES]) for row in rows])
+    for found, pair in zip(rows, scores, strict=True):
+        for side, score in zip(SIDES, pair, strict=True):
+            found[f"{side}_score"] = None if np.isnan(score) else float(score)
+
+
+def figures(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    lengths = [(r["prompt_id"], r["candidate_tokens"], r["baseline_tokens"]) for r in rows]
+    scored = [
+        (r["prompt_id"], outcome(r["candidate_score"], r["baseline_score"]))
+        for r in rows
+        if r.get("candidate_score") is not None and r.get("baseline_score") is not None
+    ]
+    return {
+        "answers": len(rows),
+        "length": mean_difference(lengths, seed=seed),
+        "truncated": {
+            side: sum(r[f"{side}_truncated"] for r in rows) / len(rows) for side in SIDES
+        },
+        "identical": sum(r["baseline"] == r["candidate"] for r in rows) / len(rows),
+        "reward_win_rate": win_rate(scored, seed=seed),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(evaluate, __doc__ or ""))
