@@ -28,6 +28,10 @@ def _nothing(inputs: Inputs) -> dict[str, Any]:
     return {}
 
 
+def _no_links(run: Run) -> list[tuple[str, str]]:
+    return []
+
+
 def _no_figure(result: dict[str, Any]) -> str:
     return ""
 
@@ -44,6 +48,7 @@ class RunKind:
     from_inputs  The settings that the inputs decide, such as the folder of the chosen model. They
                  are named in `decided` and are not in the form. Raises CannotRun.
     figure       The one number of a result worth a place in the list of runs.
+    links        (label, address) of the pages that show what a succeeded run made.
     """
 
     name: str
@@ -57,6 +62,7 @@ class RunKind:
     from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
     decided: frozenset[str] = frozenset()
     figure: Callable[[dict[str, Any]], str] = _no_figure
+    links: Callable[[Run], list[tuple[str, str]]] = _no_links
     multi_gpu: bool = True
 
 

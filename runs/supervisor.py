@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from pathlib import Path
 from typing import TypeVar
 
 from django.conf import settings
@@ -120,7 +119,7 @@ def _explained(run: Run, what: str, work: Callable[[], T]) -> T:
         raise
     except Exception as error:
         logger.exception("Run %s: %s failed.", run.pk, what)
-        with _log_of(workspace.run_dir_of(run)).open("a") as log:
+        with workspace.log_of(workspace.run_dir_of(run)).open("a") as log:
             traceback.print_exc(file=log)
         detail = str(error).strip().partition("\n")[0]
         raise CannotRun(f"{what} failed: {type(error).__name__}: {detail}") from error
@@ -133,7 +132,7 @@ class Attempt:
         self.run = run
         self.lease = lease
         self.run_dir = run_dir
-        self.log = _log_of(run_dir)
+        self.log = workspace.log_of(run_dir)
         self.wish: Wish | None = None
         self.killed = False
         copied = run.events.aggregate(last=Max("number"))["last"] or 0
@@ -240,23 +239,9 @@ class Attempt:
         return last or f"The recipe ended with status {status} and said nothing."
 
     def _last_words(self) -> str:
-        text = log_tail(self.log, LOG_TAIL_BYTES, after=self.log_start)
+        text = workspace.log_tail(self.log, LOG_TAIL_BYTES, after=self.log_start)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1][:1000] if lines else ""
-
-
-def _log_of(run_dir: RunDir) -> Path:
-    return run_dir.path / "log.txt"
-
-
-def log_tail(path: Path, size: int, *, after: int = 0) -> str:
-    """The last `size` bytes of a log as text, of what was written after byte `after`."""
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(after, end - size))
-        return file.read().decode("utf-8", "replace").replace("\0", "")
 
 
 # --- the database may go away ---------------------------------------------------------------------

@@ -94,6 +94,20 @@ def last_checkpoint(run_dir: RunDir) -> int | None:
     return max(numbers, default=None)
 
 
+def log_of(run_dir: RunDir) -> Path:
+    return run_dir.path / "log.txt"
+
+
+def log_tail(path: Path, size: int, *, after: int = 0) -> str:
+    """The last `size` bytes of a log as text, of what was written after byte `after`."""
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(after, end - size))
+        return file.read().decode("utf-8", "replace").replace("\0", "")
+
+
 # --- one attempt at a time ------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from runs import services
-from runs.models import Run, State
+from runs.models import State
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
 

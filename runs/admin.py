@@ -1,0 +1,67 @@
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from runs.models import Artifact, Run, RunEvent
+
+
+class ReadOnly(admin.ModelAdmin):
+    """Runs move only through runs.lifecycle; the admin shows them."""
+
+    show_full_result_count = False
+    list_per_page = 50
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class ArtifactInline(admin.TabularInline):
+    model = Artifact
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnly):
+    list_display = ["id", "kind", "title", "state", "attempt", "created_by", "created_at"]
+    list_filter = ["kind", "state"]
+    list_select_related = ["created_by"]
+    search_fields = ["=id", "title", "created_by__username"]
+    readonly_fields = ["its_page", "its_events"]
+    inlines = [ArtifactInline]
+
+    @admin.display(description="page")
+    def its_page(self, run: Run) -> SafeString:
+        return format_html('<a href="{}">The live page</a>', reverse("run", args=[run.pk]))
+
+    @admin.display(description="events")
+    def its_events(self, run: Run) -> SafeString:
+        address = reverse("admin:runs_runevent_changelist")
+        return format_html('<a href="{}?run__id={}">Every event</a>', address, run.pk)
+
+
+@admin.register(RunEvent)
+class RunEventAdmin(ReadOnly):
+    list_display = ["run_id", "number", "at", "event", "data"]
+    list_filter = ["event"]
+    ordering = ["-run_id", "-number"]
+    search_fields = ["=run__id"]
+
+    def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
+        return lookup == "run__id" or super().lookup_allowed(lookup, value, request)

@@ -1,0 +1,159 @@
+"""The launch form of a kind, made from the fields of its config dataclass."""
+
+from typing import Any
+from uuid import uuid4
+
+from django import forms
+from django.forms import BoundField
+
+from accounts.models import User
+from runs import kinds, services
+from runs.kinds import RunKind
+from runs.models import Run, State
+from runs.recipe_config import ConfigError, Option
+from runs.services import InvalidConfig
+
+
+def field_for(option: Option) -> forms.Field:
+    """Numbers stay text here: the config reads them, and says in its own words what is wrong."""
+    common = {
+        "label": option.label,
+        "help_text": option.help,
+        "initial": option.default,
+        "required": not option.optional and (option.required or option.type is not str),
+    }
+    if option.type is bool:
+        return forms.BooleanField(**{**common, "required": False})
+    if option.choices is not None:
+        return forms.ChoiceField(**common, choices=[(c, str(c)) for c in option.choices])
+    if option.type is str:
+        return forms.CharField(**common)
+    return forms.CharField(**common, widget=_number(option))
+
+
+def _number(option: Option) -> forms.NumberInput:
+    step = 1 if option.type is int else "any"
+    limits = {"min": option.min, "max": option.max, "step": step}
+    return forms.NumberInput({name: _short(v) for name, v in limits.items() if v is not None})
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class ConfigForm(forms.Form):
+    """The settings of one kind that the inputs do not decide."""
+
+    def __init__(self, kind: RunKind, *args: Any, **kwargs: Any):
+        super().__init__(*args, prefix="config", **kwargs)
+        self.kind = kind
+        self.shown = [o for o in kind.config_class.options() if o.name not in kind.decided]
+        for option in self.shown:
+            self.fields[option.name] = field_for(option)
+
+    def essential(self) -> list[BoundField]:
+        return [self[option.name] for option in self.shown if not option.advanced]
+
+    def advanced(self) -> list[BoundField]:
+        return [self[option.name] for option in self.shown if option.advanced]
+
+    def advanced_invalid(self) -> bool:
+        return any(field.errors for field in self.advanced())
+
+    def full_clean(self) -> None:
+        """Leaves the judgment to the config class, so that nothing is said twice."""
+        super().full_clean()
+        if self.is_bound:
+            self._errors = self._errors.__class__()
+
+    def values(self) -> dict[str, Any]:
+        return {name: self[name].data for name in self.fields}
+
+    def show(self, errors: dict[str, str]) -> None:
+        for name, text in errors.items():
+            self.add_error(name if name in self.fields else None, text)
+
+
+class AboutForm(forms.Form):
+    title = forms.CharField(
+        required=False,
+        max_length=200,
+        label="Name",
+        help_text="What you will look for in the list. Empty: the kind and its number.",
+    )
+    request_id = forms.UUIDField(widget=forms.HiddenInput)
+
+
+class Launch:
+    """What a person fills in to start a run: inputs, settings and a name.
+
+    Sent twice, it starts one run: its request id travels in the form.
+    """
+
+    def __init__(self, kind: RunKind, data: Any = None, *, initial: dict[str, Any] | None = None):
+        initial = initial or {}
+        self.kind = kind
+        self.inputs = kind.inputs_form(data, initial=initial)
+        self.config = ConfigForm(kind, data, initial=initial)
+        self.about = AboutForm(data, initial={**initial, "request_id": uuid4()})
+
+    @property
+    def invalid(self) -> bool:
+        return bool(self.inputs.errors or self.config.errors or self.about.errors)
+
+    def start(self, by: User) -> Run | None:
+        """The queued run, or None with the errors beside their fields and nothing written."""
+        if not (self.inputs.is_valid() and self.about.is_valid()):
+            self._check_settings_alone()
+            return None
+        try:
+            return services.start(
+                self.kind.name,
+                self.config.values(),
+                by,
+                inputs=self.inputs.inputs(),
+                title=self.about.cleaned_data["title"],
+                request_id=self.about.cleaned_data["request_id"],
+            )
+        except InvalidConfig as error:
+            self._show(error.errors)
+            return None
+
+    def _check_settings_alone(self) -> None:
+        try:
+            self.kind.config_class.from_dict(self.config.values())
+        except ConfigError as error:
+            shown = {n: text for n, text in error.errors.items() if n not in self.kind.decided}
+            self.config.show(shown)
+
+    def _show(self, errors: dict[str, str]) -> None:
+        if text := errors.pop("inputs", ""):
+            self.inputs.add_error(None, text)
+        if "request_id" in errors:
+            self.about.data = {**self.about.data.dict(), "request_id": str(uuid4())}
+        self.config.show(errors)
+
+
+def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
+    """What the address asks to fill in: `?from=RUN` takes a run's settings, `?snapshot=3` a field."""
+    initial = {name: value for name, value in query.items() if name != "from"}
+    number = query.get("from", "")
+    if number.isdigit() and (run := Run.objects.filter(pk=number, kind=kind.name).first()):
+        initial = {**run.config, **run.inputs, "title": run.title, **initial}
+    return initial
+
+
+class FilterForm(forms.Form):
+    """Of the list of runs. A value that makes no sense filters nothing."""
+
+    kind = forms.ChoiceField(required=False)
+    state = forms.ChoiceField(required=False, choices=[("", "Every state"), *State.choices])
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        known = [(kind.name, kind.title) for kind in kinds.all_kinds()]
+        self.fields["kind"].choices = [("", "Every kind"), *known]
+
+    def chosen(self) -> dict[str, str]:
+        self.is_valid()
+        return {name: value for name, value in self.cleaned_data.items() if value}

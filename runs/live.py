@@ -1,0 +1,133 @@
+"""What the page of a run shows while it changes: progress, time left, curves, messages."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from math import ceil
+from typing import Any
+
+from django.db.models import F, Max, Min, Q
+from django.utils import timezone
+
+from runs import kinds
+from runs.kinds import CannotRun, RunKind
+from runs.models import ENDED, Run, RunEvent, State
+
+MOST_POINTS = 1500
+MOST_MESSAGES = 200
+RATE_POINTS = 30
+
+
+@dataclass(frozen=True)
+class Progress:
+    percent: float | None
+    seconds_left: float | None
+    latest: list[tuple[str, float]]
+    waiting_for: int
+
+
+def progress(run: Run) -> Progress:
+    """At most two queries."""
+    recent = list(
+        run.events.filter(event="progress")
+        .order_by("-number")
+        .values_list("at", "data")[:RATE_POINTS]
+    )
+    latest = sorted(curves_of(recent[0][1]).items()) if recent else []
+    left = seconds_left(run, recent) if run.state == State.RUNNING else None
+    percent = 100 * run.step / run.total_steps if run.total_steps else None
+    return Progress(percent, left, latest, waiting_for(run))
+
+
+def waiting_for(run: Run) -> int:
+    """How many runs come before a queued one. No query for any other."""
+    if run.state != State.QUEUED:
+        return 0
+    before = Q(state=State.RUNNING) | Q(state=State.QUEUED, pk__lt=run.pk)
+    return Run.objects.filter(before).count()
+
+
+def seconds_left(run: Run, recent: list[tuple[datetime, dict[str, Any]]]) -> float | None:
+    """From the speed of the last progress events (newest first) of this attempt alone."""
+    steps = [(at, data.get("step")) for at, data in recent]
+    steps = [(at, step) for at, step in steps if isinstance(step, int | float)]
+    going_on = 1
+    while going_on < len(steps) and steps[going_on][1] < steps[going_on - 1][1]:
+        going_on += 1
+    if going_on < 2:
+        return None
+    (last_at, last), (first_at, first) = steps[0], steps[going_on - 1]
+    per_step = (last_at - first_at).total_seconds() / (last - first)
+    since = (timezone.now() - last_at).total_seconds()
+    return max(0.0, (run.total_steps - last) * per_step - since)
+
+
+def curves_of(data: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a progress event that make a curve."""
+    metrics = data.get("metrics")
+    found = {**(metrics if isinstance(metrics, dict) else {}), "loss": data.get("loss")}
+    for name in ("tokens_per_s", "memory_mb"):
+        found[name] = data.get(name)
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
+    """The curves' points that are new since event `after`; thinned when there are very many."""
+    new = run.events.filter(event="progress", number__gt=after)
+    span = new.aggregate(first=Min("number"), last=Max("number"))
+    if span["last"] is None:
+        return []
+    stride = ceil((span["last"] - span["first"] + 1) / MOST_POINTS)
+    if stride > 1:
+        kept = Q(place=0) | Q(number=span["last"])
+        new = new.annotate(place=F("number") % stride).filter(kept)
+    rows = new.order_by("number").values_list("number", "data")
+    return [
+        {"number": number, "step": data["step"], "values": curves_of(data)}
+        for number, data in rows
+        if isinstance(data.get("step"), int | float)
+    ]
+
+
+def messages(run: Run) -> list[RunEvent]:
+    """The newest, oldest first."""
+    found = run.events.filter(event="message").order_by("-number")[:MOST_MESSAGES]
+    return list(found)[::-1]
+
+
+def last_number(run: Run) -> int:
+    return run.events.aggregate(last=Max("number"))["last"] or 0
+
+
+def seconds_taken(run: Run) -> float | None:
+    if run.started_at is None:
+        return None
+    end = run.finished_at if run.state in ENDED and run.finished_at else timezone.now()
+    return max(0.0, (end - run.started_at).total_seconds())
+
+
+def kind_of(run: Run) -> RunKind | None:
+    """None for a run whose app is no longer installed."""
+    try:
+        return kinds.get(run.kind)
+    except CannotRun:
+        return None
+
+
+def figure(run: Run) -> str:
+    kind = kind_of(run)
+    if kind is None or run.state != State.SUCCEEDED:
+        return ""
+    try:
+        return kind.figure(run.result)
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def links(run: Run) -> list[tuple[str, str]]:
+    """To what a succeeded run made."""
+    kind = kind_of(run)
+    return kind.links(run) if kind and run.state == State.SUCCEEDED else []

@@ -1,0 +1,154 @@
+import json
+import sys
+import time
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, CommandParser
+from django.db import connection
+
+from runs import kinds, live, services
+from runs.models import ENDED, Run, State
+from runs.templatetags.runs import duration, run_name
+
+EXIT_NOT_SUCCEEDED = 2
+WATCH_SECONDS = 1.0
+
+
+class Command(BaseCommand):
+    help = """Look at runs, and do to them what the buttons on their pages do.
+
+  list       The newest runs, narrowed by --kind and --state.
+  show       One run: state, progress, settings, result, the last messages.
+  watch      Print what a run says until it ends. Ctrl-C stops watching, not the run.
+  cancel     A queued run ends at once. A running one writes a checkpoint first.
+  requeue    Put a failed or cancelled run back into the queue; it goes on from its last
+             checkpoint, and its attempts are counted anew.
+
+show and watch end with status 2 when the run failed or was cancelled.
+--json prints one JSON object a line instead of text for people."""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+        listing = verbs.add_parser("list", help="the newest runs")
+        listing.add_argument("--kind", choices=[kind.name for kind in kinds.all_kinds()])
+        listing.add_argument("--state", choices=State.values)
+        listing.add_argument("--limit", type=int, default=20, help="how many (default: 20)")
+        for name, help in (
+            ("show", "one run"),
+            ("watch", "follow a run until it ends"),
+            ("cancel", "stop a run"),
+            ("requeue", "continue a failed or cancelled run"),
+        ):
+            verb = verbs.add_parser(name, help=help)
+            verb.add_argument("run", type=int, help="the run's number")
+        for verb in verbs.choices.values():
+            verb.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *, verb: str, **options: Any) -> None:
+        self.as_json = options["json"]
+        if verb == "list":
+            return self.list(options["kind"], options["state"], options["limit"])
+        run = Run.objects.select_related("created_by").filter(pk=options["run"]).first()
+        if run is None:
+            raise CommandError(f"There is no run {options['run']}. `runs list` shows which exist.")
+        getattr(self, verb)(run)
+        return None
+
+    def list(self, kind: str | None, state: str | None, limit: int) -> None:
+        chosen = {name: v for name, v in (("kind", kind), ("state", state)) if v}
+        found = Run.objects.filter(**chosen).select_related("created_by")[: max(0, limit)]
+        for run in found:
+            self.say(described(run), line(run))
+        if not found and not self.as_json:
+            self.stdout.write("No run matches." if chosen else "Nothing has run yet.")
+
+    def show(self, run: Run) -> None:
+        more = {
+            "config": run.config,
+            "inputs": run.inputs,
+            "result": run.result,
+            "messages": [event.data.get("text", "") for event in live.messages(run)][-10:],
+        }
+        self.say({**described(run), **more}, line(run))
+        if not self.as_json:
+            for name, value in more.items():
+                self.stdout.write(f"{name}: {json.dumps(value, indent=2, ensure_ascii=False)}")
+        self.exit_as(run)
+
+    def watch(self, run: Run) -> None:
+        number = 0
+        while True:
+            run.refresh_from_db()
+            ended = run.state in ENDED
+            for event in run.events.filter(number__gt=number).order_by("number"):
+                number = event.number
+                data = {"at": event.at.isoformat(), "event": event.event, **event.data}
+                self.say(data, said(event.event, event.data))
+            if ended:
+                break
+            connection.close()
+            time.sleep(WATCH_SECONDS)
+        self.say(described(run), line(run))
+        self.exit_as(run)
+
+    def cancel(self, run: Run) -> None:
+        if not services.cancel(run, None):
+            raise CommandError(f"Run {run.pk} has ended already, or is being cancelled.")
+        self.after(run, "is being cancelled" if run.state == State.RUNNING else "is cancelled")
+
+    def requeue(self, run: Run) -> None:
+        if not services.restart(run, None):
+            text = f"Run {run.pk} is {run.state}; only a failed or cancelled run can be continued."
+            raise CommandError(text)
+        self.after(run, "waits in the queue again")
+
+    def after(self, run: Run, what: str) -> None:
+        run.refresh_from_db()
+        self.say(described(run), f"Run {run.pk} {what}.")
+
+    def say(self, data: dict[str, Any], text: str) -> None:
+        if self.as_json:
+            self.stdout.write(json.dumps(data, ensure_ascii=False))
+        elif text:
+            self.stdout.write(text)
+        self.stdout.flush()
+
+    def exit_as(self, run: Run) -> None:
+        if run.state in (State.FAILED, State.CANCELLED):
+            sys.exit(EXIT_NOT_SUCCEEDED)
+
+
+def described(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.pk,
+        "kind": run.kind,
+        "title": run.title,
+        "state": run.state,
+        "attempt": run.attempt,
+        "step": run.step,
+        "total_steps": run.total_steps,
+        "started_by": run.created_by.username if run.created_by else None,
+        "created_at": run.created_at.isoformat(),
+        "seconds": live.seconds_taken(run),
+        "error": run.error,
+        "figure": live.figure(run),
+    }
+
+
+def line(run: Run) -> str:
+    steps = f"step {run.step} of {run.total_steps}" if run.total_steps else ""
+    parts = [f"#{run.pk}", run.state, run_name(run), steps, duration(live.seconds_taken(run))]
+    return "  ".join(part for part in [*parts, live.figure(run), run.error] if part)
+
+
+def said(event: str, data: dict[str, Any]) -> str:
+    if event == "message":
+        return str(data.get("text", ""))
+    if event == "progress":
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in live.curves_of(data).items())
+        return f"step {data.get('step')} of {data.get('total')}  {numbers}"
+    return ""

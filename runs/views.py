@@ -1,0 +1,144 @@
+from typing import Any
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from accounts.access import lead_required, trainer_required, user_of
+from runs import kinds, live, services, workspace
+from runs.forms import FilterForm, Launch, initial_from
+from runs.kinds import CannotRun, RunKind
+from runs.models import ENDED, Run, State
+
+PAGE = 25
+LOG_TAIL = 6000
+
+
+def run_for(request: HttpRequest, run_id: int) -> Run:
+    return get_object_or_404(Run.objects.select_related("created_by", "cancelled_by"), pk=run_id)
+
+
+def kind_or_404(name: str) -> RunKind:
+    try:
+        return kinds.get(name)
+    except CannotRun as error:
+        raise Http404(str(error)) from None
+
+
+@lead_required
+@require_safe
+def run_list(request: HttpRequest) -> HttpResponse:
+    form = FilterForm(request.GET)
+    found = Run.objects.filter(**form.chosen()).select_related("created_by").defer("config")
+    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    context = {"page": page, "form": form, "filtered": bool(form.chosen()), "section": "runs"}
+    return render(request, "runs/list.html", context)
+
+
+@trainer_required
+@require_safe
+def choose_kind(request: HttpRequest) -> HttpResponse:
+    return render(request, "runs/kinds.html", {"kinds": kinds.all_kinds(), "section": "runs"})
+
+
+@trainer_required
+@require_http_methods(["GET", "POST"])
+def launch(request: HttpRequest, kind: str) -> HttpResponse:
+    chosen = kind_or_404(kind)
+    if request.method == "POST":
+        form = Launch(chosen, request.POST)
+        run = form.start(user_of(request))
+        if run:
+            return redirect("run", run.pk)
+    else:
+        form = Launch(chosen, initial=initial_from(chosen, request.GET))
+    context = {"kind": chosen, "launch": form, "section": "runs"}
+    return render(request, "runs/launch.html", context, status=422 if form.invalid else 200)
+
+
+@lead_required
+@require_safe
+def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_for(request, run_id)
+    found = live.points(run)
+    context = {
+        **_changing(run),
+        "kind": live.kind_of(run),
+        "points": found,
+        "last": found[-1]["number"] if found else 0,
+        "artifacts": run.artifacts.all(),
+        "links": live.links(run),
+        "may_change": user_of(request).can_train,
+        "may_continue": run.state in (State.FAILED, State.CANCELLED),
+        "section": "runs",
+    }
+    return render(request, "runs/run.html", context)
+
+
+def _changing(run: Run) -> dict[str, Any]:
+    log = workspace.log_of(workspace.run_dir_of(run))
+    return {
+        "run": run,
+        "progress": live.progress(run),
+        "said": live.messages(run),
+        "log": workspace.log_tail(log, LOG_TAIL),
+        "ended": run.state in ENDED,
+    }
+
+
+@lead_required
+@require_safe
+def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_for(request, run_id)
+    after = request.GET.get("after", "")
+    changing = _changing(run)
+    answer = {
+        "state": run.state,
+        "label": run.get_state_display(),
+        "ended": changing["ended"],
+        "cancelling": run.cancel_requested_at is not None,
+        "step": run.step,
+        "total": run.total_steps,
+        "seconds_left": changing["progress"].seconds_left,
+        "points": live.points(run, after=int(after) if after.isdigit() else 0),
+        "status": render_to_string("runs/status.html", changing, request),
+        "messages": render_to_string("runs/messages.html", changing, request),
+        "log": changing["log"],
+    }
+    return JsonResponse(answer, headers={"Cache-Control": "no-store"})
+
+
+@lead_required
+@require_safe
+def run_log(request: HttpRequest, run_id: int) -> HttpResponseBase:
+    run = run_for(request, run_id)
+    path = workspace.log_of(workspace.run_dir_of(run))
+    if not path.exists():
+        return HttpResponse("Nothing was printed yet.\n", content_type="text/plain; charset=utf-8")
+    return FileResponse(path.open("rb"), content_type="text/plain; charset=utf-8")
+
+
+@trainer_required
+@require_POST
+def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_for(request, run_id)
+    if services.cancel(run, user_of(request)):
+        messages.success(request, "The run is being cancelled.")
+    else:
+        messages.warning(request, "There was nothing to cancel any more.")
+    return redirect("run", run.pk)
+
+
+@trainer_required
+@require_POST
+def run_restart(request: HttpRequest, run_id: int) -> HttpResponse:
+    run = run_for(request, run_id)
+    if services.restart(run, user_of(request)):
+        messages.success(request, "The run waits in the queue again.")
+    else:
+        messages.warning(request, "Only a failed or cancelled run can be continued.")
+    return redirect("run", run.pk)
