@@ -40,7 +40,9 @@ def load_tokenizer(reference: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"The tokenizer of {reference} cannot be loaded: {error}") from error
+        raise RecipeError(
+            f"The tokenizer of {reference} cannot be loaded: {first_line(error)}"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"The tokenizer of {reference} has no token for the end of a text.")
     if tokenizer.pad_token_id is None:
@@ -56,7 +58,7 @@ def load_model(reference: str, dtype: str) -> Any:
             name, revision=revision, dtype=torch_dtype(dtype)
         ).eval()
     except (OSError, ValueError) as error:
-        raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
+        raise RecipeError(f"The model {reference} cannot be loaded: {first_line(error)}") from error
 
 
 def add_adapter(model: Any, reference: str) -> Any:
@@ -64,10 +66,20 @@ def add_adapter(model: Any, reference: str) -> Any:
     path, revision = existing(reference)
     try:
         return PeftModel.from_pretrained(model, path, revision=revision).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         raise RecipeError(
-            f"The adapter {reference} does not go with this model: {error}"
+            f"The adapter {reference} cannot be loaded: {first_line(error)}"
         ) from error
+    except RuntimeError as error:
+        raise RecipeError(
+            f"The adapter {reference} was made for another model than {model.name_or_path}: its "
+            "weights have other shapes."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """The libraries' messages run to pages; the first line says what is wrong."""
+    return str(error).strip().partition("\n")[0]
 
 
 def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
