@@ -6,6 +6,8 @@ part and street as the letter does.
 
 from dataclasses import dataclass
 
+from demo import shop
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -502,6 +504,7 @@ SITUATIONS = (
 )
 BY_KEY = {situation.key: situation for situation in SITUATIONS}
 
+OPENINGS = ("Hello!", "Good morning!", f"Dear {shop.SHOP},", "Hello Ada,", "Good evening!")
 ASIDES = {  # by situation where it has its own, else by mood
     "trouble": (
         "It was for my mother's birthday.",

@@ -18,6 +18,7 @@ from demo.situations import (
     COLD_CLOSES,
     FALSE,
     FLAT,
+    OPENINGS,
     PLAIN,
     RAMBLES,
     REPEATS,
@@ -28,7 +29,6 @@ from demo.situations import (
     Situation,
 )
 
-OPENINGS = ("Hello!", "Good morning!", f"Dear {shop.SHOP},", "Hello Ada,", "Good evening!")
 RESERVED_EIGHTH = 3
 
 
