@@ -243,6 +243,7 @@ RUNS_AT_ONCE = variable(
 
 CELERY_BEAT_SCHEDULE = {
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
+    "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
 

@@ -7,78 +7,139 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('labeling', '0002_rules_of_the_database'),
+        ("labeling", "0002_rules_of_the_database"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.RemoveIndex(
-            model_name='slot',
-            name='slot_leased_by',
+            model_name="slot",
+            name="slot_leased_by",
         ),
         migrations.AddField(
-            model_name='queuecursor',
-            name='rescanned_at',
+            model_name="queuecursor",
+            name="rescanned_at",
             field=models.DateTimeField(default=django.utils.timezone.now),
         ),
         migrations.AddField(
-            model_name='slot',
-            name='draft_by',
-            field=models.ForeignKey(db_index=False, help_text='Whose draft it is, also after the lease ran out; they get the slot back first.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="slot",
+            name="draft_by",
+            field=models.ForeignKey(
+                db_index=False,
+                help_text="Whose draft it is, also after the lease ran out; they get the slot back first.",
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AlterField(
-            model_name='prompt',
-            name='project',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='prompts', to='labeling.project'),
+            model_name="prompt",
+            name="project",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="prompts",
+                to="labeling.project",
+            ),
         ),
         migrations.AlterField(
-            model_name='ranking',
-            name='reviewer',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='rankings', to=settings.AUTH_USER_MODEL),
+            model_name="ranking",
+            name="reviewer",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="rankings",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AlterField(
-            model_name='response',
-            name='prompt',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='responses', to='labeling.prompt'),
+            model_name="response",
+            name="prompt",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="responses",
+                to="labeling.prompt",
+            ),
         ),
         migrations.AlterField(
-            model_name='skip',
-            name='reviewer',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='skips', to=settings.AUTH_USER_MODEL),
+            model_name="skip",
+            name="reviewer",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="skips",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AlterField(
-            model_name='skip',
-            name='task',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='skips', to='labeling.task'),
+            model_name="skip",
+            name="task",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="skips",
+                to="labeling.task",
+            ),
         ),
         migrations.AlterField(
-            model_name='slot',
-            name='project',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='slots', to='labeling.project'),
+            model_name="slot",
+            name="project",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="slots",
+                to="labeling.project",
+            ),
         ),
         migrations.AlterField(
-            model_name='slot',
-            name='task',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='slots', to='labeling.task'),
+            model_name="slot",
+            name="task",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="slots",
+                to="labeling.task",
+            ),
         ),
         migrations.AlterField(
-            model_name='task',
-            name='project',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='tasks', to='labeling.project'),
+            model_name="task",
+            name="project",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="tasks",
+                to="labeling.project",
+            ),
         ),
         migrations.AlterField(
-            model_name='taskresponse',
-            name='task',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='places', to='labeling.task'),
+            model_name="taskresponse",
+            name="task",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="places",
+                to="labeling.task",
+            ),
         ),
         migrations.AddIndex(
-            model_name='slot',
-            index=models.Index(models.F('project'), models.F('draft_by'), condition=models.Q(('draft_by__isnull', False), ('reviewer', None)), name='slot_unfinished'),
+            model_name="slot",
+            index=models.Index(
+                models.F("project"),
+                models.F("draft_by"),
+                condition=models.Q(("draft_by__isnull", False), ("reviewer", None)),
+                name="slot_unfinished",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='slot',
-            constraint=models.UniqueConstraint(models.F('project'), models.F('reviewer'), condition=models.Q(('leased_until__isnull', False)), name='slot_one_lease'),
+            model_name="slot",
+            constraint=models.UniqueConstraint(
+                models.F("project"),
+                models.F("reviewer"),
+                condition=models.Q(("leased_until__isnull", False)),
+                name="slot_one_lease",
+            ),
         ),
     ]

@@ -1,0 +1,180 @@
+"""A guideline's versions: drafted, published once, never changed again."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Literal
+
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import User, audit
+from labeling.models import Criterion, Guideline, GuidelineVersion, Project
+
+DRAFT, PUBLISHED = GuidelineVersion.State.DRAFT, GuidelineVersion.State.PUBLISHED
+CONTEXT_LINES = 3
+WORDS_COMPARED = 2000
+
+
+class GuidelineError(ValueError):
+    """A sentence for the lead. Nothing was written."""
+
+
+@transaction.atomic
+def create_draft(
+    *,
+    project: Project,
+    by: User | None,
+    text: str,
+    criteria: Iterable[Mapping[str, Any]],
+    change_note: str = "",
+) -> GuidelineVersion:
+    """The project's next version, as a draft. `criteria`: dicts of name, meaning and scale.
+
+    Raises GuidelineError while there is a draft already.
+    """
+    Guideline.objects.get_or_create(project=project, defaults={"title": project.name})
+    guideline = Guideline.objects.select_for_update().get(project=project)
+    numbers = list(guideline.versions.values_list("number", "state"))
+    if draft := next((number for number, state in numbers if state == DRAFT), None):
+        raise GuidelineError(f"Version {draft} is a draft already. Publish it, or edit it further.")
+    version = GuidelineVersion.objects.create(
+        guideline=guideline,
+        number=max((number for number, _ in numbers), default=0) + 1,
+        text=text,
+        change_note=change_note,
+        created_by=by,
+    )
+    Criterion.objects.bulk_create(
+        Criterion(version=version, position=place, **criterion)
+        for place, criterion in enumerate(criteria)
+    )
+    return version
+
+
+def draft_from(*, version: GuidelineVersion, by: User | None) -> GuidelineVersion:
+    """A new draft that says what this version says. Raises GuidelineError."""
+    return create_draft(
+        project=version.guideline.project,
+        by=by,
+        text=version.text,
+        criteria=version.criteria.order_by("position", "id").values("name", "meaning", "scale"),
+    )
+
+
+@transaction.atomic
+def publish(*, version: GuidelineVersion, by: User | None) -> GuidelineVersion:
+    """Freeze the draft and make it the one that new rankings are made under. GuidelineError."""
+    guideline = Guideline.objects.select_for_update().get(pk=version.guideline_id)
+    draft = GuidelineVersion.objects.get(pk=version.pk)
+    if not draft.text.strip():
+        raise GuidelineError("An empty guideline tells reviewers nothing. Write it first.")
+    published = GuidelineVersion.objects.filter(pk=version.pk, state=DRAFT).update(
+        state=PUBLISHED, published_by=by, published_at=timezone.now()
+    )
+    if published != 1:
+        raise GuidelineError(f"{version} is published already.")
+    Project.objects.filter(pk=guideline.project_id).update(current_version=version)
+    audit(by, "guideline published", version, number=version.number)
+    version.refresh_from_db()
+    return version
+
+
+# --- what changed --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    text: str
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class DiffLine:
+    """`pieces` joined are the line; numbers count lines of the old and the new text from 1."""
+
+    kind: Literal["same", "removed", "added", "gap"]
+    pieces: list[Piece]
+    old_number: int | None = None
+    new_number: int | None = None
+
+
+def difference(
+    old: GuidelineVersion | None, new: GuidelineVersion, context: int | None = CONTEXT_LINES
+) -> list[DiffLine]:
+    """Line by line, changed words marked; unchanged stretches shortened to `context` lines.
+
+    Criteria are compared as lines after the text. Costs a query for each version's criteria.
+    """
+    before, after = _lines(old) if old else [], _lines(new)
+    lines: list[DiffLine] = []
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    for tag, a, a_end, b, b_end in matcher.get_opcodes():
+        if tag == "equal":
+            lines += [
+                DiffLine("same", [Piece(before[a + i])], a + i + 1, b + i + 1)
+                for i in range(a_end - a)
+            ]
+        else:
+            lines += _changed(before, a, a_end, after, b, b_end)
+    return lines if context is None else _shortened(lines, context)
+
+
+def _lines(version: GuidelineVersion) -> list[str]:
+    criteria = [
+        f"{criterion.name}, 1 to {criterion.scale}: {criterion.meaning}"
+        for criterion in version.criteria.order_by("position", "id")
+    ]
+    return version.text.replace("\r\n", "\n").split("\n") + (
+        ["", "Criteria", *criteria] if criteria else []
+    )
+
+
+def _changed(
+    before: list[str], a: int, a_end: int, after: list[str], b: int, b_end: int
+) -> list[DiffLine]:
+    removed, added = [], []
+    for i in range(max(a_end - a, b_end - b)):
+        old = before[a + i] if a + i < a_end else None
+        new = after[b + i] if b + i < b_end else None
+        old_pieces, new_pieces = _words_compared(old, new)
+        if old is not None:
+            removed.append(DiffLine("removed", old_pieces, old_number=a + i + 1))
+        if new is not None:
+            added.append(DiffLine("added", new_pieces, new_number=b + i + 1))
+    return removed + added
+
+
+def _words_compared(old: str | None, new: str | None) -> tuple[list[Piece], list[Piece]]:
+    """Word by word, when the lines have something in common; else each as a whole."""
+    old_words, new_words = _words(old or ""), _words(new or "")
+    if not old_words or not new_words or len(old_words) + len(new_words) > WORDS_COMPARED:
+        return [Piece(old or "")], [Piece(new or "")]
+    matcher = SequenceMatcher(None, old_words, new_words, autojunk=False)
+    if matcher.ratio() < 0.3:
+        return [Piece(old or "")], [Piece(new or "")]
+    old_pieces, new_pieces = [], []
+    for tag, a, a_end, b, b_end in matcher.get_opcodes():
+        changed = tag != "equal"
+        if a_end > a:
+            old_pieces.append(Piece("".join(old_words[a:a_end]), changed))
+        if b_end > b:
+            new_pieces.append(Piece("".join(new_words[b:b_end]), changed))
+    return old_pieces, new_pieces
+
+
+def _words(line: str) -> list[str]:
+    return re.findall(r"\w+|\s+|[^\w\s]", line)
+
+
+def _shortened(lines: list[DiffLine], context: int) -> list[DiffLine]:
+    changed = [i for i, line in enumerate(lines) if line.kind != "same"]
+    kept = {i for at in changed for i in range(at - context, at + context + 1)}
+    short: list[DiffLine] = []
+    for i, line in enumerate(lines):
+        if i in kept:
+            short.append(line)
+        elif not short or short[-1].kind != "gap":
+            short.append(DiffLine("gap", []))
+    return short
