@@ -206,7 +206,7 @@ def make_trainer(
     watched = prepared.tokens["test"][:WATCHED_GROUPS]
 
     def held_out_accuracy() -> float | None:
-        scores = score_all(model, watched, collator, stop)
+        scores = score_all(model, watched, collator)
         groups = prepared.groups["test"][: len(watched)]
         tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
         evidence = sum(tally.evidence for tally in tallies)
@@ -266,12 +266,16 @@ def choose_layout(
 
 
 def score_all(
-    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator, stop: StopSignal
+    model: RewardModel,
+    groups: Sequence[TokenGroup],
+    collator: Collator,
+    stop: StopSignal | None = None,
 ) -> list[np.ndarray]:
-    """Scores of each group's responses, in order.  → one (K,) array a group"""
+    """Scores of each group's responses, in order; raises Stopped when asked to.  → (K,) arrays"""
     scores: list[np.ndarray] = []
     for batch in batches(groups, max_tokens=SCORING_TOKENS):
-        stop.check()
+        if stop:
+            stop.check()
         chosen = [groups[index] for index in batch]
         rows = score_groups(model, chosen, collator).numpy()
         scores += [row[: len(g.responses)] for row, g in zip(rows, chosen, strict=True)]

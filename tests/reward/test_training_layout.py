@@ -1,0 +1,250 @@
+import numpy as np
+import pytest
+import torch
+
+from reward.preference import Group, Judgment
+from reward.recipe_config import RewardConfig
+from reward.training.layout import Collator, batches, block_mask, describe
+from reward.training.loss import bradley_terry
+from reward.training.model import (
+    check_shared,
+    load_tokenizer,
+    make_reward_model,
+    readable_tokens,
+    score_groups,
+)
+from reward.training.tokens import ChatFormat, TokenGroup, prepare
+from tests.tiny import make_model, make_tokenizer
+
+torch.set_num_threads(1)
+
+
+def token_group(seed: int, prompt: int, responses: list[int]) -> TokenGroup:
+    rng = np.random.default_rng(seed)
+    wins = np.triu(np.ones((len(responses),) * 2, dtype=np.float32), 1)
+    draw = lambda count: rng.integers(6, 260, count).astype(np.int32)  # noqa: E731
+    return TokenGroup(draw(prompt), [draw(length) for length in responses], wins)
+
+
+UNEVEN = [token_group(1, 9, [4, 7, 1]), token_group(2, 20, [3, 11]), token_group(3, 5, [12, 2, 8, 4])]
+
+
+def reward_model(folder, family="llama", **config):
+    path = make_model(folder / family, family)
+    settings = RewardConfig(base_model=str(path), lora_r=4, lora_alpha=8, lora_dropout=0.0, **config)
+    torch.manual_seed(0)
+    return make_reward_model(settings, load_tokenizer(str(path)))
+
+
+def test_positions_restart_after_the_prompt_and_ends_point_at_last_tokens():
+    group = TokenGroup(
+        np.array([7, 8, 9]), [np.array([1, 2]), np.array([3, 4, 5])], np.zeros((2, 2), np.float32)
+    )
+    batch = Collator(0, "shared")([group])
+    assert batch["input_ids"].tolist() == [[7, 8, 9, 1, 2, 3, 4, 5]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 5]]
+    assert batch["segment_ids"].tolist() == [[0, 0, 0, 1, 1, 2, 2, 2]]
+    assert batch["ends"].tolist() == [[4, 7]]
+    assert batch["lengths"].tolist() == [[3, 2, 3]]
+
+
+def test_responses_see_the_prompt_and_themselves_but_not_each_other():
+    mask = block_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]), torch.float32)[0, 0] == 0
+    assert mask.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],  # padding sees itself, and nothing sees it
+    ]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2"])
+def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family):
+    model = reward_model(tmp_path, family)
+    assert check_shared(model, UNEVEN, 0, longest=40) is None
+    found = {}
+    for layout in ("plain", "shared"):
+        batch = Collator(0, layout)(UNEVEN)
+        wins, _ = batch.pop("wins"), batch.pop("labels")
+        model.zero_grad()
+        scores = model(**batch)["scores"]
+        loss = bradley_terry(scores, wins).mean()
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        found[layout] = (scores.detach(), loss.item(), gradients)
+    torch.testing.assert_close(found["plain"][0], found["shared"][0], atol=1e-5, rtol=1e-5)
+    assert found["plain"][1] == pytest.approx(found["shared"][1], abs=1e-6)
+    for name, gradient in found["plain"][2].items():
+        torch.testing.assert_close(gradient, found["shared"][2][name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_dense_mask_and_the_pieces_agree(tmp_path):
+    model = reward_model(tmp_path)
+    assert model.in_pieces
+    pieces = score_groups(model, UNEVEN, Collator(0, "shared"))
+    model.in_pieces = False
+    dense = score_groups(model, UNEVEN, Collator(0, "shared"))
+    torch.testing.assert_close(pieces, dense, atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_equals_a_loop_over_all_pairs(tmp_path):
+    model = reward_model(tmp_path)
+    group = token_group(5, 10, [6, 6, 6, 6])
+
+    def alone(response):
+        ids = np.concatenate([group.prompt, response]).astype(np.int64)
+        return model.ordinary(input_ids=torch.from_numpy(ids)[None]).logits[0, 0]
+
+    losses = [
+        -torch.nn.functional.logsigmoid(alone(group.responses[i]) - alone(group.responses[j]))
+        for i in range(4)
+        for j in range(i + 1, 4)
+    ]
+    batch = Collator(0, "shared")([group])
+    wins, _ = batch.pop("wins"), batch.pop("labels")
+    ours = bradley_terry(model(**batch)["scores"], wins)[0]
+    assert ours.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-6)
+
+
+def test_a_group_scores_the_same_alone_and_in_company(tmp_path):
+    model = reward_model(tmp_path)
+    for layout in ("shared", "plain"):
+        together = score_groups(model, UNEVEN, Collator(0, layout))
+        for row, group in enumerate(UNEVEN):
+            alone = score_groups(model, [group], Collator(0, layout))[0]
+            torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_a_response_scores_the_same_whoever_its_siblings_are(tmp_path):
+    model = reward_model(tmp_path)
+    group = UNEVEN[2]
+    turned = TokenGroup(group.prompt, group.responses[::-1], group.wins)
+    scores = score_groups(model, [group], Collator(0, "shared"))[0]
+    again = score_groups(model, [turned], Collator(0, "shared"))[0]
+    torch.testing.assert_close(scores, again.flip(0), atol=1e-5, rtol=1e-5)
+
+
+def test_an_ordinary_classifier_reads_the_same_score_with_either_padding(tmp_path):
+    model = reward_model(tmp_path)
+    expected = score_groups(model, UNEVEN[:1], Collator(0, "shared"))[0]
+    texts = [np.concatenate([UNEVEN[0].prompt, r]).tolist() for r in UNEVEN[0].responses]
+    for side in ("left", "right"):
+        tokenizer = make_tokenizer()
+        tokenizer.padding_side = side
+        batch = tokenizer.pad({"input_ids": texts}, return_tensors="pt")
+        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        model.eval()
+        logits = model.ordinary(**batch, position_ids=positions).logits[:, 0].detach()
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_family_that_cannot_share_says_why_and_still_scores(tmp_path):
+    model = reward_model(tmp_path, "bloom")
+    problem = check_shared(model, UNEVEN, 0, longest=40)
+    assert problem is not None and problem.startswith("it fails in the shared layout")
+    assert torch.isfinite(score_groups(model, UNEVEN, Collator(0, "plain"))).all()
+
+
+def test_a_window_shorter_than_the_inputs_rules_the_shared_layout_out(tmp_path):
+    path = make_model(tmp_path / "mistral", "mistral", sliding_window=16)
+    model = make_reward_model(RewardConfig(base_model=str(path)), load_tokenizer(str(path)))
+    assert "looks back only 16 tokens" in check_shared(model, UNEVEN, 0, longest=31)
+    short = [token_group(1, 6, [4, 5])]
+    assert check_shared(model, short, 0, longest=11) is None
+
+
+def test_a_model_whose_layouts_disagree_is_caught(tmp_path, monkeypatch):
+    model = reward_model(tmp_path)
+    monkeypatch.setattr(model, "_shared", lambda *parts: torch.zeros(3, 4))
+    assert "scores differ by" in check_shared(model, UNEVEN, 0, longest=40)
+
+
+def test_batches_stay_within_the_token_budget_and_keep_the_order():
+    groups = [token_group(n, 10, [5, 5]) for n in range(5)] + [token_group(9, 90, [50, 60])]
+    assert list(batches(groups, max_tokens=60)) == [[0, 1, 2], [3, 4], [5]]
+
+
+def test_the_first_batch_can_be_read_by_a_person():
+    tokenizer = make_tokenizer()
+    prompt, responses = ChatFormat(tokenizer).encode([{"role": "user", "content": "Hi"}], ["Yes", "No"])
+    wins = np.array([[0, 1], [0, 0]], dtype=np.float32)
+    text = describe([TokenGroup(prompt, responses, wins)], tokenizer, shared=True)
+    assert "[prompt · positions 0–4]\n<|user|>Hi<|end|><|assistant|>" in text
+    assert "[response 1 · positions 5–8 · wins 1, losses 0]\nYes<|end|>" in text
+
+
+# --- text to tokens -------------------------------------------------------------------------------
+
+PROMPT = [{"role": "user", "content": "Héllo"}]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_the_prompt_has_the_same_tokens_whatever_the_response_starts_with(chat):
+    tokenizer = make_tokenizer(chat)
+    chat_format = ChatFormat(tokenizer)
+    prompt, responses = chat_format.encode(PROMPT, ["a", " a", "\nä", ""])
+    alone, _ = chat_format.encode(PROMPT, ["z"])
+    assert prompt.tolist() == alone.tolist()
+    shared, tails = chat_format.split(PROMPT, ["a", " a", "\nä", ""])
+    for tail, ids in zip(tails, responses, strict=True):
+        assert tokenizer.decode([*prompt, *ids]) == shared + tail
+
+
+def test_without_a_chat_template_the_text_is_plain():
+    shared, tails = ChatFormat(make_tokenizer(chat=False)).split(
+        [{"role": "system", "content": "Be kind."}, *PROMPT], ["Hi!"]
+    )
+    assert shared == "System: Be kind.\n\nUser: Héllo\n\nAssistant: "
+    assert tails == ["Hi!<|end|>"]
+
+
+def test_a_template_with_an_odd_generation_prompt_is_cut_where_responses_begin():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    )
+    assert ChatFormat(tokenizer).split(PROMPT, ["A", "B"]) == ("[user]Héllo[assistant]", ["A", "B"])
+
+
+def test_a_template_that_refuses_the_conversation_leaves_the_prompt_out():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    group = Group("g", PROMPT, [1, 2], ["a", "b"], [Judgment("r", [[1], [2]])])
+    [row] = prepare([group], ChatFormat(tokenizer), 100).account()
+    assert "roles must alternate" in row["why"] and row["count"] == 1
+
+
+def test_what_the_model_cannot_read_whole_is_left_out_and_counted():
+    ranked = [Judgment("r", [[1], [2], [3]])]
+    fits = Group("a", PROMPT, [1, 2, 3], ["ok", "x" * 50, "fine"], ranked)
+    alone = Group("b", PROMPT, [1, 2], ["ok", "x" * 50], [Judgment("r", [[1], [2]])], split="test")
+    unranked = Group("c", PROMPT, [1, 2], ["ok", "fine"], [])
+    prepared = prepare([fits, alone, unranked], ChatFormat(make_tokenizer()), limit=30)
+    assert [group.response_ids for group in prepared.groups["train"]] == [[1, 3]]
+    assert prepared.tokens["train"][0].wins.tolist() == [[0, 1], [0, 0]]
+    assert prepared.account() == [
+        {"split": "test", "what": "prompts", "why": "fewer than two readable responses", "count": 1},
+        {"split": "test", "what": "responses", "why": "longer than 30 tokens with its prompt", "count": 1},
+        {"split": "train", "what": "prompts", "why": "no two responses compared", "count": 1},
+        {"split": "train", "what": "responses", "why": "longer than 30 tokens with its prompt", "count": 1},
+    ]
+
+
+def test_the_readable_length_is_the_least_of_model_tokenizer_and_wish(tmp_path):
+    path = str(make_model(tmp_path / "m"))
+    tokenizer = load_tokenizer(path)
+    assert readable_tokens(path, tokenizer, None) == 512
+    assert readable_tokens(path, tokenizer, 100) == 100
+    tokenizer.model_max_length = 64
+    assert readable_tokens(path, tokenizer, 100) == 64
+
+
+def test_padding_is_never_the_end_token_while_another_is_to_spare(tmp_path):
+    path = make_model(tmp_path / "m")
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(path)
+    assert load_tokenizer(str(path)).pad_token == "<|bos|>"
