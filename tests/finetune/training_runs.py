@@ -1,0 +1,97 @@
+"""Small runs of the recipes: data a person can read, models of a few thousand weights."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from finetune.sampled_text import Prompt, write_prompts
+from reward.preference import Group, Judgment, write_groups
+from runs.rundir import RunDir
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def ranked_group(name: str, responses: list[str], *tiers: list[list[int]], **fields: Any) -> Group:
+    """A group whose response ids are the places in `responses`; one reviewer for each weak order."""
+    rankings = [Judgment(f"r{number}", order) for number, order in enumerate(tiers)]
+    prompt = fields.pop("prompt", user(f"Question {name}?"))
+    return Group(name, prompt, list(range(len(responses))), responses, rankings, **fields)
+
+
+def groups_that_like_b(count: int, *, responses: int = 3, every_test: int = 4) -> list[Group]:
+    """Responses of a's and b's; the more b's the better. A model of any size can learn that."""
+    rng = random.Random(0)
+    groups = []
+    for number in range(count):
+        texts = [
+            "".join(rng.choice("ab") for _ in range(rng.randint(6, 14))) for _ in range(responses)
+        ]
+        order = sorted(range(responses), key=lambda k: -texts[k].count("b") / len(texts[k]))
+        split = "test" if number % every_test == 0 else "train"
+        groups.append(ranked_group(f"g{number}", texts, [[k] for k in order], split=split))
+    return groups
+
+
+def dpo_run(path: Path, model: Path, groups: list[Group], **config: Any) -> RunDir:
+    settings = {
+        "model": str(model),
+        "learning_rate": 5e-3,
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "evaluations": 1,
+        **config,
+    }
+    run_dir = RunDir.create(path, {"kind": "dpo", "config": settings})
+    write_groups(run_dir.data / "preferences.parquet", groups)
+    return run_dir
+
+
+def sampling_run(path: Path, kind: str, prompts: list[Prompt], **config: Any) -> RunDir:
+    settings = {"max_new_tokens": 12, "batch_size": 4, **config}
+    run_dir = RunDir.create(path, {"kind": kind, "config": settings})
+    write_prompts(run_dir.data / "prompts.parquet", prompts)
+    return run_dir
+
+
+def start(module: str, run_dir: RunDir) -> subprocess.Popen:
+    """The recipe as a supervisor starts it, on one thread as the tests run it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, str(run_dir.path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def interrupt_when(process: subprocess.Popen, path: Path, number: signal.Signals) -> int:
+    """Send the signal as soon as `path` exists; the exit status. Fails after a minute."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.002)
+    process.send_signal(number)
+    process.stderr.close()
+    return process.wait(60)
+
+
+def messages(run_dir: RunDir, level: str = "info") -> list[str]:
+    return [e["text"] for e in run_dir.events() if e["event"] == "message" and e["level"] == level]
+
+
+def results(run_dir: RunDir) -> list[dict[str, Any]]:
+    return [e["result"] for e in run_dir.events() if e["event"] == "result"]
+
+
+def progress(run_dir: RunDir) -> list[dict[str, Any]]:
+    return [e for e in run_dir.events() if e["event"] == "progress"]
