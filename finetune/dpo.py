@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from django.urls import reverse
+
 from finetune.generation import model_of
 from finetune.models import Model
 from reward.kinds import headline, put_snapshot, read_report, snapshot_of
@@ -55,3 +57,8 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 def figure(result: dict[str, Any]) -> str:
     value = (result.get("accuracy") or {}).get("value")
     return "" if value is None else f"{value:.1%} of held-out pairs"
+
+
+def links(run: Run) -> list[tuple[str, str]]:
+    model = Model.objects.filter(run=run).first()
+    return [(f"The model {model}", reverse("model", args=[model.pk]))] if model else []

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.urls import reverse
+
 from finetune import judges
 from finetune.generation import model_of, project_of, store_responses
 from finetune.judges import Judge, UnknownJudge
@@ -287,3 +289,8 @@ def verdict_of(tiers: list[list[int]], candidate: int) -> float:
 def figure(result: dict[str, Any]) -> str:
     value = (result.get("win_rate") or {}).get("value")
     return "" if value is None else f"{value:.1%} won"
+
+
+def links(run: Run) -> list[tuple[str, str]]:
+    found = Evaluation.objects.filter(run=run).first()
+    return [("Both models' answers", reverse("evaluation", args=[found.pk]))] if found else []

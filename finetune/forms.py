@@ -57,7 +57,7 @@ class GenerateInputs(forms.Form):
         models = usable_models()
         self.fields["model"].queryset = models
         default = models.filter(state=Model.State.PROMOTED).order_by("-id").first()
-        self.initial.setdefault("model", getattr(default, "pk", None))
+        self.initial = {"model": getattr(default, "pk", None), **self.initial}
 
     def inputs(self) -> dict[str, Any]:
         values = self.cleaned_data

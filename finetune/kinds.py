@@ -39,6 +39,7 @@ DPO = RunKind(
     from_inputs=dpo.from_inputs,
     decided=frozenset({"model"}),
     figure=dpo.figure,
+    links=dpo.links,
 )
 
 EVALUATE = RunKind(
@@ -53,6 +54,7 @@ EVALUATE = RunKind(
     from_inputs=evaluations.from_inputs,
     decided=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
     figure=evaluations.figure,
+    links=evaluations.links,
     multi_gpu=False,
 )
 

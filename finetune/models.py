@@ -2,6 +2,7 @@ from django.db import models
 from django.db.models import Q
 
 from labeling.models import Project, Prompt, Response, Task
+from reward.charts import percent
 from reward.models import RewardModel, Snapshot
 from runs.models import Run
 
@@ -71,6 +72,15 @@ class Evaluation(models.Model):
     @property
     def interval(self) -> list[float] | None:
         return (self.report.get("win_rate") or {}).get("interval")
+
+    @property
+    def win_percent(self) -> str:
+        value = (self.report.get("win_rate") or {}).get("value")
+        return "–" if value is None else percent(value)
+
+    @property
+    def interval_text(self) -> str:
+        return " to ".join(map(percent, self.interval)) if self.interval else ""
 
 
 class EvaluationItem(models.Model):

@@ -16,7 +16,7 @@ from finetune.forms import AddModelForm
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base
 from reward.access import led_projects
-from reward.charts import interval_row
+from reward.charts import interval_row, percent
 from reward.models import RewardModel
 from reward.promotion import CannotMove, archive, restore
 from reward.views import version_lines
@@ -114,6 +114,8 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "judge": judges.title_of(found.judge),
         "rows": evaluation_rows(found, people),
         "people": people,
+        "truncated": {k: percent(v) for k, v in found.report.get("truncated", {}).items()},
+        "query": f"verdict={shown.verdict}&" if shown.verdict else "",
         "shown": shown,
         "page": page,
         "answers": rendered(page.object_list),

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from django.urls import reverse
+
 from reward.forms import RewardInputs
 from reward.models import RewardModel, Snapshot
 from reward.preference import PreferenceError, content_hash, read_groups
@@ -94,6 +96,11 @@ def figure(result: dict[str, Any]) -> str:
     return "" if value is None else f"{value:.1%} accuracy"
 
 
+def links(run: Run) -> list[tuple[str, str]]:
+    model = RewardModel.objects.filter(run=run).first()
+    return [(f"Report of {model}", reverse("reward-model", args=[model.pk]))] if model else []
+
+
 REWARD = RunKind(
     name="reward",
     title="Reward model",
@@ -104,6 +111,7 @@ REWARD = RunKind(
     finish=finish,
     inputs_form=RewardInputs,
     figure=figure,
+    links=links,
 )
 
 

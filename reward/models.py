@@ -1,11 +1,13 @@
 import secrets
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
 from labeling.models import Project
+from reward.charts import percent
 from runs.models import Run
 
 
@@ -53,6 +55,14 @@ class Snapshot(models.Model):
         return Path(settings.SNAPSHOTS_DIR) / self.path
 
     @property
+    def left_out(self) -> int:
+        return sum(self.counts.get("left_out", {}).values())
+
+    @property
+    def test_percent(self) -> str:
+        return f"{100 * self.filter.get('test_fraction', 0):g} %"
+
+    @property
     def simulated(self) -> int:
         """How many of its rankings were made by programs."""
         return self.counts.get("simulated", 0)
@@ -88,3 +98,21 @@ class RewardModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def figure(self, name: str) -> dict[str, Any]:
+        return self.report.get(name) or {}
+
+    @property
+    def accuracy_text(self) -> str:
+        value = self.figure("accuracy").get("value")
+        return "–" if value is None else percent(value)
+
+    @property
+    def accuracy_interval(self) -> str:
+        interval = self.figure("accuracy").get("interval")
+        return " to ".join(map(percent, interval)) if interval else ""
+
+    @property
+    def agreement_text(self) -> str:
+        value = self.figure("reviewer_agreement").get("value")
+        return "–" if value is None else percent(value)
