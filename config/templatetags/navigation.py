@@ -34,7 +34,7 @@ def navigation(context: template.Context) -> dict[str, Any]:
     """The places a role may go. Runs no query."""
     request = context.get("request")
     user = getattr(request, "user", None)
-    if not isinstance(user, User):
+    if request is None or not isinstance(user, User):
         return {"items": []}
     section = context.get("section", "")
     items = []

@@ -1,0 +1,23 @@
+from string import ascii_uppercase
+from typing import Any
+
+from django import template
+
+from labeling.models import Ranking
+from labeling.text import shortened
+from labeling.views.sheet import as_order
+
+register = template.Library()
+
+
+@register.filter
+def shown_letters(ranking: Ranking) -> list[Any]:
+    """The order in the letters its reviewer saw. Runs no query."""
+    shown = ranking.shown_order or sorted(i for tier in ranking.tiers for i in tier)
+    letters = dict(zip(shown, ascii_uppercase, strict=False))
+    return as_order(ranking.tiers, ranking.cut, letters)
+
+
+@register.filter
+def prompt_line(ranking: Ranking) -> str:
+    return shortened(str(ranking.task.prompt.messages[-1]["content"]), 140)

@@ -1,0 +1,112 @@
+from string import ascii_uppercase
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_GET
+
+from labeling.access import led_project
+from labeling.models import Slot, Task
+from labeling.text import render as render_text
+from labeling.text import shortened
+from labeling.views.sheet import as_order, conversation
+
+PAGE = 50
+
+
+@login_required
+@require_GET
+def data(request: HttpRequest, slug: str) -> HttpResponse:
+    """Tasks, newest first. Pages by id, so that the last page costs what the first one does."""
+    project = led_project(request, slug)
+    search = request.GET.get("q", "").replace("\0", "").strip()[:200]
+    before = _number(request.GET.get("before", ""))
+    found = _searched(Task.objects.filter(project=project), search)
+    if before is not None:
+        found = found.filter(pk__lt=before)
+    tasks = list(found.select_related("prompt").order_by("-pk")[: PAGE + 1])
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "search": search,
+        "rows": _rows(tasks[:PAGE]),
+        "older": tasks[PAGE - 1].pk if len(tasks) > PAGE else None,
+        "begun": before is not None,
+    }
+    return render(request, "labeling/data.html", context)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _searched(tasks: QuerySet[Task], search: str) -> QuerySet[Task]:
+    """By words of the prompt, by its external id, or by the number of the task."""
+    if not search:
+        return tasks
+    named = Q(prompt__messages__icontains=search) | Q(prompt__external_id=search)
+    if (number := _number(search.removeprefix("#"))) is not None:
+        named |= Q(pk=number)
+    return tasks.filter(named)
+
+
+def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
+    ids = [task.pk for task in tasks]
+    counts = {
+        row["task"]: row
+        for row in Slot.objects.filter(task__in=ids)
+        .values("task")
+        .annotate(wanted=Count("pk"), filled=Count("ranking"), leased=Count("leased_until"))
+    }
+    sizes = dict(
+        Task.objects.filter(pk__in=ids).annotate(size=Count("places")).values_list("pk", "size")
+    )
+    nothing = {"wanted": 0, "filled": 0, "leased": 0}
+    return [
+        {
+            "task": task,
+            "prompt": shortened(str(task.prompt.messages[-1]["content"]), 140),
+            "responses": sizes[task.pk],
+            **counts.get(task.pk, nothing),
+        }
+        for task in tasks
+    ]
+
+
+@login_required
+@require_GET
+def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
+    project = led_project(request, slug)
+    shown = get_object_or_404(Task.objects.select_related("prompt"), pk=task_id, project=project)
+    places = list(shown.places.select_related("response").order_by("position"))
+    letters = {place.response_id: ascii_uppercase[place.position] for place in places}
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "task": shown,
+        "messages_of_prompt": conversation(shown.prompt.messages),
+        "responses": [
+            {
+                "letter": letters[place.response_id],
+                "model": place.response.model_name,
+                "html": render_text(place.response.text),
+            }
+            for place in places
+        ],
+        "rankings": _rankings(shown, letters),
+        "slots": list(shown.slots.select_related("reviewer").order_by("number")),
+        "skips": list(shown.skips.select_related("reviewer")),
+    }
+    return render(request, "labeling/task.html", context)
+
+
+def _rankings(task: Task, letters: dict[int, str]) -> list[dict[str, Any]]:
+    rankings = task.rankings.select_related("reviewer", "guideline_version").order_by("id")
+    return [
+        {"ranking": ranking, "order": as_order(ranking.tiers, ranking.cut, letters)}
+        for ranking in rankings
+    ]

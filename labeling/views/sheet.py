@@ -1,0 +1,148 @@
+"""What the ranking page shows: the prompt, the responses as they were shuffled, what was typed."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from string import ascii_uppercase
+from typing import Any
+
+from django.utils.safestring import SafeString
+
+from labeling.forms import Fields, first
+from labeling.models import Criterion, GuidelineVersion, Response, Task
+from labeling.rankings import FLAGS, Errors
+from labeling.text import render
+
+ROLES = {"system": "Instructions", "user": "Prompt", "assistant": "Model"}
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str
+    speaker: str
+    html: SafeString
+
+
+@dataclass(frozen=True)
+class Rating:
+    name: str
+    field: str
+    meaning: str
+    choices: Sequence[int]
+    value: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One response as the reviewer sees it. It knows no model name."""
+
+    id: int
+    letter: str
+    html: SafeString
+    rank: str
+    ratings: Sequence[Rating]
+    flags: Sequence[tuple[str, str, bool]]
+
+    @property
+    def has_extras(self) -> bool:
+        return any(rating.value for rating in self.ratings) or any(on for *_, on in self.flags)
+
+
+def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
+    return [
+        Message(m["role"], ROLES.get(m["role"], m["role"]), render(m["content"])) for m in messages
+    ]
+
+
+class Sheet:
+    """Costs two queries: the responses, and the criteria of the guideline."""
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        shown_order: Sequence[int],
+        version: GuidelineVersion | None,
+        fields: Fields | None = None,
+        errors: Errors | None = None,
+    ) -> None:
+        self.task = task
+        self.shown_order = list(shown_order)
+        self.version = version
+        self.fields = fields or {}
+        self.errors = errors or {}
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        return conversation(self.task.prompt.messages)
+
+    @cached_property
+    def criteria(self) -> list[Criterion]:
+        return list(self.version.criteria.all()) if self.version else []
+
+    @cached_property
+    def cards(self) -> list[Card]:
+        texts = dict(Response.objects.filter(places__task=self.task).values_list("id", "text"))
+        return [
+            self._card(place, response, texts[response])
+            for place, response in enumerate(self.shown_order)
+        ]
+
+    def _card(self, place: int, response: int, text: str) -> Card:
+        flagged = self.fields.get(f"flag-{response}", [])
+        return Card(
+            id=response,
+            letter=ascii_uppercase[place],
+            html=render(text),
+            rank=first(self.fields, f"rank-{response}"),
+            ratings=[self._rating(response, criterion) for criterion in self.criteria],
+            flags=[(name, label, name in flagged) for name, label in FLAGS.items()],
+        )
+
+    def _rating(self, response: int, criterion: Criterion) -> Rating:
+        field = f"rating-{response}-{criterion.name}"
+        return Rating(
+            name=criterion.name,
+            field=field,
+            meaning=criterion.meaning,
+            choices=range(1, criterion.scale + 1),
+            value=first(self.fields, field),
+        )
+
+    @property
+    def ranks(self) -> Sequence[str]:
+        return [str(rank) for rank in range(1, len(self.shown_order) + 1)]
+
+    @property
+    def cuts(self) -> list[tuple[str, str]]:
+        below = [(rank, f"Below rank {rank}") for rank in self.ranks]
+        return [("", "No line"), ("0", "All are unacceptable"), *below]
+
+    @property
+    def cut(self) -> str:
+        return first(self.fields, "cut")
+
+    @property
+    def rationale(self) -> str:
+        return first(self.fields, "rationale")
+
+    @property
+    def active_seconds(self) -> str:
+        return first(self.fields, "active_seconds") or "0"
+
+    @cached_property
+    def idempotency_key(self) -> str:
+        return first(self.fields, "idempotency_key") or str(uuid.uuid4())
+
+    @cached_property
+    def guideline_html(self) -> SafeString | None:
+        return render(self.version.text, line_breaks=False) if self.version else None
+
+
+def as_order(tiers: Sequence[Sequence[Any]], cut: int | None, letters: dict[int, str]) -> list[Any]:
+    """The tiers with letters for ids and a "line" where the cut runs, ready for a template."""
+    rows: list[Any] = [[letters.get(i, "?") for i in tier] for tier in tiers]
+    if cut is not None:
+        rows.insert(cut, "line")
+    return rows
