@@ -149,9 +149,8 @@ def test_it_knows_what_every_letter_is_about():
 def test_its_weights_are_the_ones_the_guideline_states():
     text = rule.GUIDELINE.read_text()
     for criterion in rule.CRITERIA:
-        share = f" | {criterion.points * 10:.0f} % |" if criterion.points > 0 else ""
-        row = next(line for line in text.splitlines() if line.startswith(f"| **{criterion.name}**"))
-        assert share in row
+        share = f" ({criterion.points * 10:.0f} %)." if criterion.points > 0 else "."
+        assert f"- **{criterion.name}**{share} " in text
 
 
 def _good_reply(letter: world.Letter) -> str:
