@@ -299,8 +299,9 @@ def key_of(*parts: object) -> uuid.UUID:
 
 
 def current_version(project: Project) -> GuidelineVersion:
-    """Raises InvalidRanking while the project has no published guideline."""
-    version = GuidelineVersion.objects.filter(pk=project.current_version_id).first()
+    """As the database has it now. Raises InvalidRanking while no guideline is published."""
+    pointer = Project.objects.filter(pk=project.pk).values("current_version")
+    version = GuidelineVersion.objects.filter(pk__in=pointer).first()
     if version is None:
         raise InvalidRanking(
             {"guideline": "This project has no published guideline yet. Ask a lead to publish one."}

@@ -20,6 +20,9 @@ MARKDOWN_LIMIT = 30_000
 
 SHOWN_LIMIT = 2_000_000
 
+TABLE_LIMIT = 10_000
+"""So many cells; short rows are filled up to the header's width, so a small text can hold many."""
+
 BLOCKS = {"p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "td", "th"}
 TAGS = BLOCKS | {"a", "br", "code", "em", "hr", "pre", "s", "strong"}
 TAGS |= {"table", "thead", "tbody", "tr"}
@@ -60,13 +63,19 @@ def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     wrap by hand. Bounded in time for any input: see MARKDOWN_LIMIT.
     """
     text = visible(storable(markdown[:SHOWN_LIMIT]).replace("\r\n", "\n").replace("\r", "\n"))
-    if len(text) > MARKDOWN_LIMIT:
+    if len(text) > MARKDOWN_LIMIT or _table_cells(text) > TABLE_LIMIT:
         html = f"<pre>{escape(text)}</pre>"
     else:
         html = _parser.render(text, {"breaks": line_breaks})
     if len(markdown) > SHOWN_LIMIT:
         html += f"<p>… {len(markdown) - SHOWN_LIMIT:,} more characters are not shown.</p>"
     return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
+
+
+def _table_cells(text: str) -> int:
+    """At most so many, whatever the parser makes of it."""
+    rows = [line.count("|") for line in text.split("\n") if "|" in line]
+    return len(rows) * max(rows, default=0)
 
 
 class _Renderer(RendererHTML):

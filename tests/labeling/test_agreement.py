@@ -76,6 +76,6 @@ def test_it_wants_one_cluster_key_for_each_group():
 
 def test_it_stays_quick_on_thousands_of_tasks():
     groups = [[[[1], [2], [3], [4]], [[2], [1, 3], [4]]] for _ in range(5000)]
-    began = time.perf_counter()
+    began = time.process_time()
     pair_agreement(groups)
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3

@@ -143,9 +143,14 @@ def test_it_replaces_what_the_database_cannot_keep():
     ids=["brackets", "images", "quotes", "stars", "table", "links", "a megabyte line", "tags"],
 )
 def test_it_is_bounded_in_time(text):
-    began = time.perf_counter()
+    began = time.process_time()
     render(text)
-    assert time.perf_counter() - began < 4
+    assert time.process_time() - began < 2
+
+
+def test_it_renders_a_table_of_many_rows():
+    html = render("| a | b |\n|---|---|\n" + "| 1 | 2 |\n" * 1000)
+    assert html.count("<tr>") == 1001
 
 
 def test_it_shows_a_giant_text_as_it_is_and_says_what_it_left_out():

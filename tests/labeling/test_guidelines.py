@@ -1,0 +1,95 @@
+import pytest
+
+from accounts.models import AuditEntry, Role
+from labeling import guidelines
+from labeling.guidelines import GuidelineError, difference
+from labeling.models import GuidelineVersion
+from tests.labeling.world import in_threads, make_project, make_user, publish
+
+pytestmark = pytest.mark.django_db
+
+
+def draft(project, text="Be kind.", criteria=(), **fields):
+    return guidelines.create_draft(project=project, by=None, text=text, criteria=criteria, **fields)
+
+
+def lines(old, new, **options):
+    return [
+        (line.kind, "".join(piece.text for piece in line.pieces))
+        for line in difference(old, new, **options)
+    ]
+
+
+def test_it_drafts_then_publishes_and_moves_the_pointer():
+    project, lead = make_project(published=False), make_user(Role.LEAD)
+    version = draft(project, criteria=[{"name": "wit", "meaning": "Is funny.", "scale": 3}])
+    assert (version.number, version.state, project.current_version) == (1, "draft", None)
+    published = guidelines.publish(version=version, by=lead)
+    project.refresh_from_db()
+    assert project.current_version == published
+    assert published.published_by == lead and published.published_at is not None
+    assert AuditEntry.objects.get(action="guideline published").user == lead
+
+
+def test_it_keeps_one_draft_at_a_time():
+    project = make_project(published=False)
+    draft(project)
+    with pytest.raises(GuidelineError, match="Version 1 is a draft already"):
+        draft(project)
+    assert GuidelineVersion.objects.count() == 1
+
+
+def test_it_publishes_a_version_once_and_never_an_empty_one():
+    project = make_project(published=False)
+    empty = draft(project, text=" \n")
+    with pytest.raises(GuidelineError, match="empty"):
+        guidelines.publish(version=empty, by=None)
+    GuidelineVersion.objects.filter(pk=empty.pk).update(text="Be kind.")
+    version = guidelines.publish(version=empty, by=None)
+    with pytest.raises(GuidelineError, match="published already"):
+        guidelines.publish(version=version, by=None)
+    assert AuditEntry.objects.filter(action="guideline published").count() == 1
+
+
+def test_a_new_draft_says_what_its_version_said():
+    project = make_project()
+    new = guidelines.draft_from(version=project.current_version, by=None)
+    assert (new.number, new.text) == (2, "Be kind.")
+    assert new.criteria.values_list("name", "scale").get() == ("honesty", 5)
+    project.refresh_from_db()
+    assert project.current_version.number == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_publishing_at_the_same_moment_publishes_once():
+    version = draft(make_project(published=False))
+    results = in_threads(*[lambda: guidelines.publish(version=version, by=None)] * 4)
+    assert sum(isinstance(result, GuidelineError) for result in results) == 3
+
+
+def test_the_difference_marks_the_words_that_changed():
+    project = make_project(published=False)
+    old = publish(project, "Be kind.\nAnswer in one line.")
+    new = publish(project, "Be kind.\nAnswer in two lines.")
+    removed, added = (line for line in difference(old, new) if line.kind in ("removed", "added"))
+    assert [piece.text for piece in removed.pieces if piece.changed] == ["one", "line"]
+    assert [piece.text for piece in added.pieces if piece.changed] == ["two", "lines"]
+    assert (removed.old_number, added.new_number) == (2, 2)
+
+
+def test_the_difference_shows_criteria_and_shortens_what_stayed():
+    project = make_project(published=False)
+    text = "\n".join(f"Line {n}." for n in range(40))
+    old = publish(project, text)
+    new = guidelines.draft_from(version=old, by=None)
+    new.criteria.update(scale=7)
+    shown = lines(old, new)
+    assert shown[0] == ("gap", "")
+    assert ("removed", "honesty, 1 to 5: Says what is true.") in shown
+    assert ("added", "honesty, 1 to 7: Says what is true.") in shown
+    assert len(shown) < 8 < len(lines(old, new, context=None))
+
+
+def test_the_first_version_differs_from_nothing():
+    version = make_project().current_version
+    assert {kind for kind, _ in lines(None, version)} == {"added"}

@@ -1,0 +1,85 @@
+"""A project with people and tasks, as small as a test needs."""
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+from django.db import close_old_connections, connection
+
+from accounts.models import Role, User
+from labeling import guidelines, queue
+from labeling.models import GuidelineVersion, Membership, Project, Prompt, Response, Task
+
+_numbers: Iterator[int] = count(1)
+
+
+def make_user(role: str = Role.REVIEWER, **fields: Any) -> User:
+    return User.objects.create(username=f"user-{next(_numbers)}", role=role, **fields)
+
+
+def make_member(project: Project, role: str = Membership.Role.REVIEWER) -> User:
+    user = make_user(role)
+    Membership.objects.create(project=project, user=user, role=role)
+    return user
+
+
+def make_project(*, published: bool = True, **fields: Any) -> Project:
+    slug = f"project-{next(_numbers)}"
+    project = Project.objects.create(slug=slug, name=slug, **fields)
+    if published:
+        publish(project)
+    return project
+
+
+def publish(project: Project, text: str = "Be kind.") -> GuidelineVersion:
+    draft = guidelines.create_draft(
+        project=project,
+        by=None,
+        text=text,
+        criteria=[{"name": "honesty", "meaning": "Says what is true.", "scale": 5}],
+    )
+    version = guidelines.publish(version=draft, by=None)
+    project.refresh_from_db()
+    return version
+
+
+def make_task(project: Project, responses: int = 3, **fields: Any) -> Task:
+    prompt = Prompt.objects.create(
+        project=project, messages=[{"role": "user", "content": f"Question {next(_numbers)}?"}]
+    )
+    answers = [
+        Response.objects.create(prompt=prompt, text=f"Answer {n}.", model_name=f"model-{n}")
+        for n in range(responses)
+    ]
+    return queue.add_task(project=project, prompt=prompt, responses=answers, **fields)[0]
+
+
+def ids(task: Task) -> list[int]:
+    return list(task.places.order_by("position").values_list("response_id", flat=True))
+
+
+def one_each(task: Task) -> list[list[int]]:
+    """Tiers without a tie, in the task's own order."""
+    return [[response] for response in ids(task)]
+
+
+def key() -> uuid.UUID:
+    return uuid.uuid4()
+
+
+def in_threads(*calls: Any) -> list[Any]:
+    """Run the calls at once, each on a connection of its own; exceptions come back as results."""
+
+    def run(call: Any) -> Any:
+        close_old_connections()
+        try:
+            return call()
+        except Exception as error:
+            return error
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
