@@ -39,7 +39,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
     model, _ = Model.objects.get_or_create(
         run=run,
         defaults={
-            "name": run.title or f"{parent.name}-dpo-{run.pk}",
+            "name": f"{parent.name[:100]}-dpo-{run.pk}",
             "project": snapshot.project,
             "base": parent.base,
             "adapter": str(run_dir.output.absolute()),

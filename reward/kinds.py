@@ -71,7 +71,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
     model, _ = RewardModel.objects.get_or_create(
         run=run,
         defaults={
-            "name": run.title or f"{snapshot.project.slug}-reward-{run.pk}",
+            "name": f"{snapshot.project.slug}-reward-{run.pk}"[:120],
             "project": snapshot.project,
             "base": run.config["base_model"],
             "path": str(run_dir.output.absolute()),

@@ -123,7 +123,7 @@ def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snap
     account = Account()
     with TemporaryDirectory(prefix=".draft-", dir=folder) as drafts:
         draft = Path(drafts) / "preferences.parquet"
-        if not write_groups(draft, _groups(project, filter, account)):
+        if not write_groups(draft, groups_of(project, filter, account)):
             raise SnapshotError(nothing_to_freeze(project, account))
         digest = content_hash(read_groups(draft))
         draft.replace(folder / f"{digest}.parquet")
@@ -208,7 +208,8 @@ def _responses_of_tasks(task_ids: Iterable[int]) -> dict[int, set[int]]:
     return found
 
 
-def _groups(project: Project, filter: SnapshotFilter, account: Account) -> Iterator[Group]:
+def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Iterator[Group]:
+    """The rows that `freeze` would write, streamed; `account` is complete after the last."""
     pseudonym = pseudonyms(project)
     for batch in _judged_prompts(project, filter, account):
         messages = dict(

@@ -1,0 +1,49 @@
+from typing import Any
+
+from django.core.management import CommandError, CommandParser
+
+from finetune.generation import ALL, NEW
+from finetune.management.models_named import model_named
+from finetune.registry import default_model
+from reward.management.run_command import RunCommand, project_named
+
+
+class Command(RunCommand):
+    kind = "generate"
+    what = """Sample responses to a project's prompts and queue them for review.
+
+  manage.py generate lamps
+  manage.py generate lamps --model 4 --prompts all --set samples_per_prompt=6
+
+Identical responses to a prompt count as one; a prompt with fewer than two different ones gets no
+task."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("project", metavar="PROJECT", help="the project's slug")
+        parser.add_argument(
+            "--model", type=int, metavar="NUMBER",
+            help="who answers; by default the promoted model, else the first base",
+        )  # fmt: skip
+        parser.add_argument(
+            "--prompts", choices=[NEW, ALL], default=NEW,
+            help="new: those without a task (default); all",
+        )  # fmt: skip
+        parser.add_argument("--limit", type=int, help="at most so many prompts")
+        parser.add_argument("--no-tasks", action="store_true", help="store the responses only")
+        parser.add_argument("--rankings-wanted", type=int, choices=range(1, 10), metavar="1..9")
+        super().add_arguments(parser)
+
+    def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
+        project = project_named(options["project"])
+        if options["model"]:
+            model = model_named(options["model"])
+        elif (model := default_model(project)) is None:
+            raise CommandError(f"{project} has no model. Add one on the page of models.")
+        return {
+            "project": project.pk,
+            "model": model.pk,
+            "prompts": options["prompts"],
+            "limit": options["limit"],
+            "tasks": not options["no_tasks"],
+            "rankings_wanted": options["rankings_wanted"],
+        }

@@ -1,0 +1,46 @@
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from reward.models import RewardModel, Snapshot
+
+
+class FrozenAdmin(admin.ModelAdmin):
+    """To look at: what is frozen is made and moved by the product's own pages and commands."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Snapshot)
+class SnapshotAdmin(FrozenAdmin):
+    list_display = ("id", "project", "content_hash", "created_by", "created_at")
+    list_filter = ("project",)
+    list_select_related = ("project", "created_by")
+    search_fields = ("content_hash",)
+    date_hierarchy = "created_at"
+
+
+class NamedAdmin(FrozenAdmin):
+    """Only the name may change."""
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return admin.ModelAdmin.has_change_permission(self, request, obj)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [field.name for field in self.model._meta.fields if field.name != "name"]
+
+
+@admin.register(RewardModel)
+class RewardModelAdmin(NamedAdmin):
+    list_display = ("id", "name", "project", "state", "base", "created_at")
+    list_filter = ("state", "project")
+    list_select_related = ("project",)
+    search_fields = ("name", "base")

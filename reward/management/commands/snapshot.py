@@ -1,0 +1,130 @@
+import json
+from datetime import date
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, CommandParser
+
+from accounts.models import User
+from labeling.models import GuidelineVersion, Project
+from reward.filters import REASONS, SOURCES, FilterError, SnapshotFilter
+from reward.management.run_command import project_named
+from reward.snapshots import SnapshotError, freeze, survey
+
+
+class Command(BaseCommand):
+    help = (
+        "Freeze a project's current rankings into a snapshot, and say what is in it and what was "
+        "left out and why. The same filter over the same rankings gives the same snapshot. "
+        "Status: 0 done, 1 nothing was frozen."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("project", metavar="PROJECT", help="the project's slug")
+        parser.add_argument(
+            "--source", action="append", choices=SOURCES, help="only these; may be repeated"
+        )
+        parser.add_argument(
+            "--guideline-version", action="append", type=int, metavar="NUMBER", dest="versions",
+            help="only rankings under this version of the guideline; may be repeated",
+        )  # fmt: skip
+        parser.add_argument(
+            "--reviewer", action="append", metavar="USERNAME", help="only theirs; may be repeated"
+        )
+        parser.add_argument("--since", type=day, metavar="YYYY-MM-DD", help="first day")
+        parser.add_argument("--until", type=day, metavar="YYYY-MM-DD", help="last day, included")
+        parser.add_argument(
+            "--min-seconds", type=float, default=0.0, metavar="SECONDS",
+            help="leave out rankings made on the review page in less active time",
+        )  # fmt: skip
+        parser.add_argument(
+            "--comparisons", action="store_true", help="rankings from blind comparisons too"
+        )
+        parser.add_argument(
+            "--test", type=float, default=0.2, metavar="SHARE", help="held out (default: 0.2)"
+        )
+        parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+        parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, **options: Any) -> None:
+        project = project_named(options["project"])
+        try:
+            chosen = filter_from(project, options)
+            if options["dry_run"]:
+                counts, number = survey(project=project, filter=chosen).to_dict(), None
+            else:
+                snapshot = freeze(project=project, filter=chosen, by=None)
+                counts, number = snapshot.counts, snapshot.pk
+        except FilterError as error:
+            raise CommandError(" ".join(error.errors.values())) from None
+        except SnapshotError as error:
+            raise CommandError(str(error)) from None
+        if options["json"]:
+            more = (
+                {}
+                if number is None
+                else {"hash": snapshot.content_hash, "file": str(snapshot.file)}
+            )
+            self.stdout.write(json.dumps({"snapshot": number, **more, "counts": counts}))
+            return
+        for line in told(counts):
+            self.stdout.write(line)
+        if number is not None:
+            self.stdout.write(f"Snapshot {number}: {snapshot.file}")
+
+
+def day(text: str) -> date:
+    return date.fromisoformat(text)
+
+
+def filter_from(project: Project, options: dict[str, Any]) -> SnapshotFilter:
+    """Raises CommandError or FilterError."""
+    return SnapshotFilter(
+        sources=tuple(options["source"] or SOURCES),
+        guideline_versions=version_ids(project, options["versions"]),
+        reviewers=reviewer_ids(options["reviewer"]),
+        since=options["since"],
+        until=options["until"],
+        min_active_seconds=options["min_seconds"],
+        include_comparisons=options["comparisons"],
+        test_fraction=options["test"],
+        seed=options["seed"],
+    )
+
+
+def version_ids(project: Project, numbers: list[int] | None) -> tuple[int, ...] | None:
+    if not numbers:
+        return None
+    versions = GuidelineVersion.objects.filter(guideline__project=project)
+    known = dict(versions.values_list("number", "pk"))
+    if unknown := set(numbers) - set(known):
+        have = ", ".join(map(str, sorted(known))) or "none"
+        raise CommandError(
+            f"There is no version {min(unknown)} of the guideline. There are: {have}."
+        )
+    return tuple(known[number] for number in numbers)
+
+
+def reviewer_ids(usernames: list[str] | None) -> tuple[int, ...] | None:
+    if not usernames:
+        return None
+    known = dict(User.objects.filter(username__in=usernames).values_list("username", "pk"))
+    if unknown := sorted(set(usernames) - set(known)):
+        raise CommandError(f"Nobody is called {unknown[0]!r}.")
+    return tuple(known.values())
+
+
+def told(counts: dict[str, Any]) -> list[str]:
+    lines = [f"{counts['considered']} rankings of the project"]
+    lines += [
+        f"  - {counts['left_out'][key]}  {sentence}"
+        for key, sentence in REASONS.items()
+        if key in counts["left_out"]
+    ]
+    lines.append(f"{counts['used']} used, {counts['simulated']} of them simulated")
+    lines += [
+        f"  {name}: {split.get('prompts', 0)} prompts, {split.get('rankings', 0)} rankings, "
+        f"{split.get('pairs', 0)} strict pairs, {split.get('ties', 0)} ties"
+        for name, split in counts["splits"].items()
+    ]
+    return lines

@@ -1,0 +1,168 @@
+"""What the commands that start a run have in common."""
+
+import json
+import threading
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, CommandParser, call_command
+from django.db import connection
+
+from labeling.models import Project
+from reward.models import Snapshot
+from runs import kinds, services
+from runs.models import Run, State
+from runs.recipe_config import Option
+from runs.services import InvalidConfig
+
+EXIT_NOT_SUCCEEDED = 2
+
+ENDING = """
+
+The run is queued for a worker, and this command shows what it says until it ends. Ctrl-C stops the
+showing, not the run. Status: 0 it succeeded, 1 nothing was started, 2 it failed or was cancelled.
+"""
+
+
+class RunCommand(BaseCommand):
+    """A subclass sets `kind` and `what`, adds its arguments, and makes the inputs from them."""
+
+    kind: str
+    what: str
+    own_arguments: frozenset[str] = frozenset()
+    """Settings that have an argument of their own, so that --set does not take them."""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        self.help = self.what + ENDING + self._settings()
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+
+    def _settings(self) -> str:
+        lines = [_explained(option) for option in self._options()]
+        return "\nSettings for --set, with their defaults:\n" + "\n".join(lines)
+
+    def _options(self) -> list[Option]:
+        kind = kinds.get(self.kind)
+        taken = kind.decided | self.own_arguments
+        return [o for o in kind.config_class.options() if o.name not in taken]
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+            help="a setting of the recipe; may be repeated",
+        )  # fmt: skip
+        parser.add_argument("--title", default="", help="what to call the run")
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument("--no-wait", action="store_true", help="queue it and leave")
+        how.add_argument(
+            "--here", action="store_true", help="run it in this process, without a worker"
+        )
+        how.add_argument(
+            "--dry-run", action="store_true", help="check everything, print it, and start nothing"
+        )
+
+    def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Raises CommandError."""
+        raise NotImplementedError
+
+    def config(self, options: dict[str, Any]) -> dict[str, Any]:
+        return settings_from(options["settings"], [option.name for option in self._options()])
+
+    def handle(self, **options: Any) -> None:
+        config, inputs = self.config(options), self.inputs(options)
+        try:
+            if options["dry_run"]:
+                found = services.checked(self.kind, config, inputs)
+                return self.stdout.write(
+                    json.dumps({"kind": self.kind, "config": found, "inputs": inputs}, indent=2)
+                )
+            run = services.start(
+                self.kind, config, None,
+                inputs=inputs, title=options["title"], send=not options["here"],
+            )  # fmt: skip
+        except InvalidConfig as error:
+            raise CommandError(_sentences(error)) from None
+        self.stdout.write(f"Run {run.pk} is queued.")
+        if options["here"]:
+            self.run_here(run)
+        elif not options["no_wait"]:
+            call_command("runs", "watch", str(run.pk), stdout=self.stdout)
+        return None
+
+    def run_here(self, run: Run) -> None:
+        watcher = threading.Thread(target=self._watch, args=(run.pk,), daemon=True)
+        watcher.start()
+        try:
+            ended = services.run_now(run.pk)
+        except KeyboardInterrupt:
+            raise CommandError(
+                f"Run {run.pk} is cancelled.", returncode=EXIT_NOT_SUCCEEDED
+            ) from None
+        watcher.join(timeout=5)
+        if ended.state != State.SUCCEEDED:
+            raise CommandError(ended.error or f"The run {ended.state}.", returncode=2)
+
+    def _watch(self, run_id: int) -> None:
+        try:
+            call_command("runs", "watch", str(run_id), stdout=self.stdout)
+        except SystemExit:
+            pass  # the run did not succeed; the main thread says so
+        finally:
+            connection.close()
+
+
+def settings_from(pairs: list[str], known: list[str]) -> dict[str, str]:
+    """Raises CommandError, with the names there are, for one that there is not."""
+    read = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise CommandError(f"--set {pair} has no value; write --set NAME=VALUE.")
+        if name not in known:
+            raise CommandError(f"There is no setting {name!r}. There are: {', '.join(known)}.")
+        read[name] = value
+    return read
+
+
+def _sentences(error: InvalidConfig) -> str:
+    return "\n".join(
+        text if name == "inputs" else f"{name}: {text}" for name, text in error.errors.items()
+    )
+
+
+def _explained(option: Option) -> str:
+    default = "" if option.default is None else str(option.default)
+    choices = f" One of {', '.join(map(str, option.choices))}." if option.choices else ""
+    return f"  {option.name}={default}\n      {option.help}{choices}".replace("%", "%%")
+
+
+# --- finding what is named -----------------------------------------------------------------------
+
+
+def project_named(slug: str) -> Project:
+    """Raises CommandError with the slugs there are."""
+    project = Project.objects.filter(slug=slug).first()
+    if project:
+        return project
+    slugs = ", ".join(Project.objects.values_list("slug", flat=True)) or "none"
+    raise CommandError(f"There is no project {slug!r}. There are: {slugs}.")
+
+
+def add_snapshot_arguments(parser: CommandParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--snapshot", type=int, metavar="NUMBER", help="the rankings to use")
+    which.add_argument("--project", metavar="SLUG", help="use this project's newest snapshot")
+
+
+def snapshot_named(options: dict[str, Any]) -> Snapshot:
+    """Raises CommandError."""
+    if options.get("snapshot"):
+        found = Snapshot.objects.filter(pk=options["snapshot"]).first()
+        if found is None:
+            raise CommandError(f"There is no snapshot {options['snapshot']}.")
+        return found
+    project = project_named(options["project"])
+    found = Snapshot.objects.filter(project=project).order_by("-id").first()
+    if found is None:
+        text = f"{project} has no snapshot. Make one: manage.py snapshot {project.slug}"
+        raise CommandError(text)
+    return found
