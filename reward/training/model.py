@@ -36,6 +36,7 @@ class RewardModel(nn.Module):
         self.ordinary = ordinary
         self.in_pieces = self.classifier.config._attn_implementation == attention.NAME
         self.register_state_dict_post_hook(_keep_what_is_trained)
+        self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 
     @property
     def classifier(self) -> Any:
@@ -128,6 +129,13 @@ def _keep_what_is_trained(module: nn.Module, state: dict, prefix: str, metadata:
     frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
     for name in frozen:
         state.pop(prefix + name, None)
+
+
+def _miss_only_what_is_trained(module: nn.Module, keys: Any) -> None:
+    frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
+    if keys.missing_keys:
+        raise RecipeError(f"The checkpoint lacks {keys.missing_keys[0]}; it is of another model.")
 
 
 # --- making and loading ---------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from reward.preference import Group, Judgment, strict_wins, wins
+from labeling.agreement import pair_outcomes
+from reward.preference import Group, strict_wins, wins
 
 REPLICATES = 1000
 FEW_PROMPTS = 10
@@ -82,21 +83,12 @@ def reviewer_agreement(groups: Sequence[Group], seed: int = 0) -> dict[str, Any]
 
 
 def agreement_tally(group: Group) -> Tally:
-    places = [_places(ranking) for ranking in group.rankings]
-    same = total = 0
-    pairs = set()
-    for first, second in combinations(places, 2):
-        for i, j in combinations(sorted(first.keys() & second.keys()), 2):
-            ours, theirs = np.sign(first[i] - first[j]), np.sign(second[i] - second[j])
-            if ours and theirs:
-                same += int(ours == theirs)
-                total += 1
-                pairs.add((i, j))
-    return Tally(same, total, len(pairs))
-
-
-def _places(ranking: Judgment) -> dict[int, int]:
-    return {response: place for place, tier in enumerate(ranking.tiers) for response in tier}
+    """Pairs are counted once for every two reviewers."""
+    pairs = [pair_outcomes(a.tiers, b.tiers) for a, b in combinations(group.rankings, 2)]
+    outcomes = np.concatenate([np.zeros((0, 2), np.int8), *pairs])  # (pairs, 2)
+    strict = outcomes[(outcomes != 0).all(axis=1)]
+    same = int((strict[:, 0] == strict[:, 1]).sum())
+    return Tally(same, len(strict), len(strict))
 
 
 # --- shares with an interval ----------------------------------------------------------------------

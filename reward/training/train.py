@@ -190,6 +190,7 @@ def make_trainer(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         bf16=half,
+        use_cpu=half and not torch.cuda.is_available(),
         seed=config.seed,
         data_seed=config.seed,
         save_steps=config.checkpoint_steps or max(1, ceil(steps / 20)),

@@ -26,12 +26,18 @@ def token_group(seed: int, prompt: int, responses: list[int]) -> TokenGroup:
     return TokenGroup(draw(prompt), [draw(length) for length in responses], wins)
 
 
-UNEVEN = [token_group(1, 9, [4, 7, 1]), token_group(2, 20, [3, 11]), token_group(3, 5, [12, 2, 8, 4])]
+UNEVEN = [
+    token_group(1, 9, [4, 7, 1]),
+    token_group(2, 20, [3, 11]),
+    token_group(3, 5, [12, 2, 8, 4]),
+]
 
 
 def reward_model(folder, family="llama", **config):
     path = make_model(folder / family, family)
-    settings = RewardConfig(base_model=str(path), lora_r=4, lora_alpha=8, lora_dropout=0.0, **config)
+    settings = RewardConfig(
+        base_model=str(path), lora_r=4, lora_alpha=8, lora_dropout=0.0, **config
+    )
     torch.manual_seed(0)
     return make_reward_model(settings, load_tokenizer(str(path)))
 
@@ -168,7 +174,9 @@ def test_batches_stay_within_the_token_budget_and_keep_the_order():
 
 def test_the_first_batch_can_be_read_by_a_person():
     tokenizer = make_tokenizer()
-    prompt, responses = ChatFormat(tokenizer).encode([{"role": "user", "content": "Hi"}], ["Yes", "No"])
+    prompt, responses = ChatFormat(tokenizer).encode(
+        [{"role": "user", "content": "Hi"}], ["Yes", "No"]
+    )
     wins = np.array([[0, 1], [0, 0]], dtype=np.float32)
     text = describe([TokenGroup(prompt, responses, wins)], tokenizer, shared=True)
     assert "[prompt · positions 0–4]\n<|user|>Hi<|end|><|assistant|>" in text
@@ -226,10 +234,25 @@ def test_what_the_model_cannot_read_whole_is_left_out_and_counted():
     assert [group.response_ids for group in prepared.groups["train"]] == [[1, 3]]
     assert prepared.tokens["train"][0].wins.tolist() == [[0, 1], [0, 0]]
     assert prepared.account() == [
-        {"split": "test", "what": "prompts", "why": "fewer than two readable responses", "count": 1},
-        {"split": "test", "what": "responses", "why": "longer than 30 tokens with its prompt", "count": 1},
+        {
+            "split": "test",
+            "what": "prompts",
+            "why": "fewer than two readable responses",
+            "count": 1,
+        },
+        {
+            "split": "test",
+            "what": "responses",
+            "why": "longer than 30 tokens with its prompt",
+            "count": 1,
+        },
         {"split": "train", "what": "prompts", "why": "no two responses compared", "count": 1},
-        {"split": "train", "what": "responses", "why": "longer than 30 tokens with its prompt", "count": 1},
+        {
+            "split": "train",
+            "what": "responses",
+            "why": "longer than 30 tokens with its prompt",
+            "count": 1,
+        },
     ]
 
 

@@ -116,7 +116,9 @@ def test_win_share_counts_ties_as_half():
     assert report.win_share(group).tolist() == [1.0, 0.25, 0.25]
 
 
-@pytest.mark.parametrize("items", [[], [scored([[[0], [1]]], [1.0, 0.0])], [scored([[[0, 1]]], [1, 0])]])
+@pytest.mark.parametrize(
+    "items", [[], [scored([[[0], [1]]], [1.0, 0.0])], [scored([[[0, 1]]], [1, 0])]]
+)
 def test_little_or_no_held_out_data_gives_json_without_nonsense(items):
     text = json.dumps(report.quality(items), allow_nan=False)
     assert json.loads(text)["calibration"]["ece"] is None
