@@ -1,0 +1,375 @@
+"""DPO: what is learned from which pairs, and that nothing that happens to the machine changes it."""
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.training import train as recipe
+from finetune.training.language_model import PolicyChat, add_adapter, load_model, load_tokenizer
+from finetune.training.train import train
+from finetune.training.trainer import SortedBatches
+from reward.training.trainer_events import RecipeError, StopSignal, newest_checkpoint
+from runs.rundir import STOPPED
+from tests.finetune.training_runs import (
+    dpo_run,
+    groups_that_like_b,
+    interrupt_when,
+    messages,
+    progress,
+    ranked_group,
+    results,
+    start,
+)
+from tests.tiny import make_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, model):
+    """One whole run that several tests look at."""
+    run_dir = dpo_run(
+        tmp_path_factory.mktemp("dpo"), model, groups_that_like_b(32), epochs=3, evaluations=2
+    )
+    train(run_dir, StopSignal())
+    return run_dir
+
+
+def report_of(run_dir):
+    return json.loads((run_dir.output / "report.json").read_text())
+
+
+def weights_of(run_dir):
+    return load_file(run_dir.output / "adapter_model.safetensors")
+
+
+def apart(one, other):
+    first, second = weights_of(one), weights_of(other)
+    assert first.keys() == second.keys()
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+# --- learning ---------------------------------------------------------------------------------------
+
+
+def test_it_learns_what_reviewers_prefer(finished):
+    report = report_of(finished)
+    assert report["accuracy"]["value"] > 0.75
+    assert report["accuracy"]["interval"][0] > 0.5
+    assert report["training"]["final_loss"] < 0.65
+    assert report["held_out"]["margins"] > 0
+
+
+def test_the_first_loss_is_that_of_a_model_equal_to_its_reference(finished):
+    """β·0 for every pair: -log σ(0) = ln 2. Anything else means the reference was computed unlike."""
+    step, loss = report_of(finished)["training"]["curve"][0]
+    assert (step, loss) == (1, pytest.approx(math.log(2), abs=1e-5))
+
+
+def test_the_adapter_alone_reproduces_the_reported_accuracy(finished, model):
+    """Read back with plain PEFT, and the implicit rewards computed the slow way."""
+    tokenizer = load_tokenizer(str(model))
+    base, tuned = load_model(str(model), "float32"), load_model(str(model), "float32")
+    tuned = add_adapter(tuned, str(finished.output))
+    chat = PolicyChat(tokenizer)
+
+    def logp(policy, prompt, response):
+        ids = torch.tensor([[*prompt.tolist(), *response.tolist()]])
+        with torch.no_grad():
+            logps = policy(ids).logits[0, :-1].log_softmax(-1)
+        return logps.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum().item()
+
+    right = total = 0
+    margins = []
+    for group in groups_that_like_b(32):
+        if group.split == "train":
+            continue
+        prompt, responses = chat.encode(group.prompt, group.responses)
+        rewards = [0.1 * (logp(tuned, prompt, r) - logp(base, prompt, r)) for r in responses]
+        order = [tier[0] for tier in group.rankings[0].tiers]
+        for better in range(3):
+            for worse in range(better + 1, 3):
+                margin = rewards[order[better]] - rewards[order[worse]]
+                margins.append(margin)
+                right += margin > 0
+                total += 1
+    report = report_of(finished)
+    assert report["accuracy"]["value"] == pytest.approx(right / total)
+    assert report["held_out"]["margins"] == pytest.approx(np.mean(margins), abs=1e-4)
+
+
+def test_the_report_counts_pairs_and_prompts(finished):
+    report = report_of(finished)
+    assert report["pairs"] == {"train": 72, "test": 24}
+    assert report["prompts"] == {"train": 24, "test": 8}
+    assert report["shown"]["rows"] == 72
+    assert report["training"]["steps"] == 27
+    assert report["versions"]["trl"]
+    assert results(finished)[-1]["accuracy"]["value"] == report["accuracy"]["value"]
+
+
+def test_the_first_batch_is_shown_as_the_model_read_it(finished):
+    text = report_of(finished)["first_batch"]
+    assert "<|user|>Question g" in text
+    assert text.count("[chosen]") == text.count("[rejected]") == 4
+    chosen = text.partition("[chosen]\n")[2].partition("<|end|>")[0]
+    assert set(chosen) <= set("ab")
+
+
+def test_progress_tells_the_curves(finished):
+    events = progress(finished)
+    assert {e["total"] for e in events} == {27}
+    steps = [e for e in events if "rewards/accuracies" in e["metrics"]]
+    assert [e["step"] for e in steps] == list(range(1, 28))
+    assert {"rewards/margins", "logps/chosen", "logps/rejected"} <= steps[0]["metrics"].keys()
+    assert steps[5]["tokens_per_s"] > 0
+    assert steps[5]["memory_mb"] > 0
+    assert [e["step"] for e in events if "held_out/accuracies" in e["metrics"]] == [14, 27]
+
+
+def test_the_output_is_an_adapter_that_others_can_load(finished, model):
+    names = {path.name for path in finished.output.iterdir()}
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "README.md",
+    } <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt"))]
+    settings = json.loads((finished.output / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(model)
+    assert settings["r"] == 4
+    assert "arXiv:2305.18290" in (finished.output / "README.md").read_text()
+
+
+# --- interruptions ----------------------------------------------------------------------------------
+
+INTERRUPTED = {"epochs": 3, "checkpoint_steps": 2, "evaluations": 0}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, model):
+    run_dir = dpo_run(
+        tmp_path_factory.mktemp("whole"), model, groups_that_like_b(32), **INTERRUPTED
+    )
+    train(run_dir, StopSignal())
+    return run_dir
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, model, uninterrupted):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
+    process = start("finetune.training.train", run_dir)
+    checkpoint = run_dir.checkpoints / "checkpoint-4"
+    assert interrupt_when(process, checkpoint, signal.SIGKILL) == -signal.SIGKILL
+    assert not run_dir.output.exists()
+    resumed_from = newest_checkpoint(run_dir).name
+    train(run_dir, StopSignal())
+    assert f"Going on from {resumed_from}." in messages(run_dir)
+    assert apart(run_dir, uninterrupted) < 1e-5
+    assert report_of(run_dir)["accuracy"] == report_of(uninterrupted)["accuracy"]
+
+
+def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_exits_with_75(
+    tmp_path, model, uninterrupted
+):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
+    process = start("finetune.training.train", run_dir)
+    checkpoint = run_dir.checkpoints / "checkpoint-2"
+    assert interrupt_when(process, checkpoint, signal.SIGTERM) == STOPPED
+    assert not run_dir.output.exists()
+    last = max(e["step"] for e in progress(run_dir))
+    assert newest_checkpoint(run_dir).name == f"checkpoint-{last}"
+    train(run_dir, StopSignal())
+    assert apart(run_dir, uninterrupted) < 1e-5
+
+
+def test_a_half_written_checkpoint_is_never_resumed_from(tmp_path, model, uninterrupted):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
+    half = run_dir.checkpoints / ".tmp-trainer" / "checkpoint-20"
+    half.mkdir(parents=True)
+    (half / "trainer_state.json").write_text('{"global_step": 20}')
+    train(run_dir, StopSignal())
+    assert not [text for text in messages(run_dir) if text.startswith("Going on")]
+    assert apart(run_dir, uninterrupted) == 0
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
+    tmp_path, model, uninterrupted, monkeypatch
+):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
+    real, sizes = recipe.ReadyDPOTrainer.training_step, []
+
+    def small_memory(self, *args, **kwargs):
+        sizes.append(self.args.per_device_train_batch_size)
+        if sizes[-1] > 2 and self.state.global_step >= 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(recipe.ReadyDPOTrainer, "training_step", small_memory)
+    train(run_dir, StopSignal())
+    assert set(sizes) == {4, 2}
+    (told,) = messages(run_dir, "warning")
+    assert "going on with 2 and 4 accumulation steps" in told
+    assert "Going on from checkpoint-2." in messages(run_dir)
+    assert report_of(run_dir)["training"]["micro_batch_size"] == 2
+    assert apart(run_dir, uninterrupted) < 1e-3
+
+
+def test_the_micro_batch_changes_memory_and_not_the_result(tmp_path, model, uninterrupted):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED, micro_batch_size=8)
+    train(run_dir, StopSignal())
+    assert apart(run_dir, uninterrupted) < 1e-3
+
+
+# --- refusals ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "groups", [[], [ranked_group("g", ["a", "b"], [[0, 1]])]], ids=["empty", "ties"]
+)
+def test_nothing_to_learn_from_is_refused_with_the_reasons(tmp_path, model, groups):
+    run_dir = dpo_run(tmp_path, model, groups)
+    with pytest.raises(RecipeError, match="nothing to train on") as error:
+        train(run_dir, StopSignal())
+    if groups:
+        assert "1 pairs: tied" in str(error.value)
+    assert not run_dir.output.exists()
+
+
+def test_responses_that_are_too_long_are_left_out_and_never_cut(tmp_path, model):
+    groups = [*groups_that_like_b(8), ranked_group("long", ["b" * 100, "a", "bb"], [[0], [2], [1]])]
+    run_dir = dpo_run(tmp_path, model, groups, max_length=60, evaluations=0)
+    train(run_dir, StopSignal())
+    found = report_of(run_dir)["left_out"]
+    why = "longer than 60 tokens with its prompt"
+    assert found == [{"split": "train", "what": "responses", "why": why, "count": 1}]
+    assert report_of(run_dir)["pairs"]["train"] == 6 * 3 + 1
+    assert any(why in text for text in messages(run_dir, "warning"))
+
+
+def test_the_models_own_length_is_a_limit_too(tmp_path):
+    short = make_model(tmp_path / "short", max_position_embeddings=48)
+    groups = [*groups_that_like_b(8), ranked_group("long", ["b" * 40, "a", "bb"], [[0], [2], [1]])]
+    run_dir = dpo_run(tmp_path / "run", short, groups, evaluations=0)
+    train(run_dir, StopSignal())
+    assert report_of(run_dir)["left_out"][0]["why"] == "longer than 48 tokens with its prompt"
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path, model, monkeypatch):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(16), checkpoint_steps=1)
+    real = recipe.ReadyDPOTrainer.compute_loss
+
+    def broken(self, *args, **kwargs):
+        loss = real(self, *args, **kwargs)
+        return loss * math.nan if self.state.global_step == 2 else loss
+
+    monkeypatch.setattr(recipe.ReadyDPOTrainer, "compute_loss", broken)
+    with pytest.raises(RecipeError, match="not finite at step 3"):
+        train(run_dir, StopSignal())
+    assert not run_dir.output.exists()
+    saved = load_file(newest_checkpoint(run_dir) / "adapter_model.safetensors")
+    assert all(torch.isfinite(weight).all() for weight in saved.values())
+
+
+def test_a_layer_that_the_model_lacks_is_said(tmp_path, model):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), lora_targets="no_such_layer")
+    with pytest.raises(RecipeError, match="no_such_layer"):
+        train(run_dir, StopSignal())
+
+
+def test_a_folder_without_a_model_is_said(tmp_path):
+    run_dir = dpo_run(tmp_path, Path("/no/such/model"), groups_that_like_b(8))
+    with pytest.raises(RecipeError, match="/no/such/model does not exist"):
+        train(run_dir, StopSignal())
+
+
+# --- options ----------------------------------------------------------------------------------------
+
+
+def test_a_chat_template_is_not_needed(tmp_path):
+    plain = make_model(tmp_path / "plain", chat=False)
+    run_dir = dpo_run(tmp_path / "run", plain, groups_that_like_b(8), evaluations=0)
+    train(run_dir, StopSignal())
+    assert "User: Question g" in report_of(run_dir)["first_batch"]
+
+
+def test_without_held_out_prompts_the_report_says_so(tmp_path, model):
+    groups = [g for g in groups_that_like_b(12) if g.split == "train"]
+    run_dir = dpo_run(tmp_path, model, groups)
+    train(run_dir, StopSignal())
+    assert report_of(run_dir)["accuracy"]["value"] is None
+    assert report_of(run_dir)["held_out"] == {}
+
+
+def test_named_layers_alone_get_an_adapter(tmp_path, model):
+    run_dir = dpo_run(
+        tmp_path, model, groups_that_like_b(8), lora_targets="q_proj, v_proj", evaluations=0
+    )
+    train(run_dir, StopSignal())
+    assert {name.split(".")[-3] for name in weights_of(run_dir)} == {"q_proj", "v_proj"}
+
+
+def test_ipo_is_another_loss(tmp_path, model):
+    """The first IPO loss is (0 - 1 / 2β)² = 25 at β = 0.1."""
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), loss_type="ipo", evaluations=0)
+    train(run_dir, StopSignal())
+    assert report_of(run_dir)["training"]["curve"][0][1] == pytest.approx(25.0, rel=1e-3)
+
+
+def test_evidence_decides_how_often_a_pair_is_shown(tmp_path, model):
+    """Three reviewers agree on one pair and one reviewer on each of two: 3 : 1 : 1 of three rows."""
+    groups = [
+        ranked_group("sure", ["b", "a"], [[0], [1]], [[0], [1]], [[0], [1]]),
+        ranked_group("one", ["bb", "aa"], [[0], [1]]),
+        ranked_group("two", ["bbb", "aaa"], [[0], [1]]),
+    ]
+    found = {}
+    for weighting in ("evidence", "equal"):
+        run_dir = dpo_run(tmp_path / weighting, model, groups, weighting=weighting, evaluations=0)
+        train(run_dir, StopSignal())
+        found[weighting] = report_of(run_dir)["shown"]
+    assert found["equal"] == {"rows": 3, "pairs_shown_more_than_once": 0, "pairs_never_shown": 0}
+    assert found["evidence"]["rows"] == 3
+    assert found["evidence"]["pairs_shown_more_than_once"] == 1
+
+
+def test_a_limit_on_pairs_of_a_prompt_is_kept(tmp_path, model):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), max_pairs_per_prompt=1, evaluations=0)
+    train(run_dir, StopSignal())
+    report = report_of(run_dir)
+    assert report["pairs"]["train"] == report["prompts"]["train"] == 6
+    assert report["left_out"][0] == {
+        "split": "train",
+        "what": "pairs",
+        "why": "beyond 1 pairs of one prompt",
+        "count": 12,
+    }
+
+
+def test_each_epoch_has_its_own_order_and_batches_are_sorted_by_length():
+    lengths = np.random.default_rng(0).integers(5, 50, 20)
+    sampler = SortedBatches(lengths, 8, seed=3)
+    first = list(sampler)
+    assert sorted(first) == list(range(20))
+    for begin in (0, 8, 16):
+        batch = lengths[first[begin : begin + 8]]
+        assert (np.diff(batch) <= 0).all()
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert set(second[:8]) != set(first[:8])
+    sampler.set_epoch(0)
+    assert list(sampler) == first
