@@ -56,9 +56,9 @@ def _searched(tasks: QuerySet[Task], search: str) -> QuerySet[Task]:
 def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
     ids = [task.pk for task in tasks]
     counts = {
-        row["task"]: row
+        row["task_id"]: row
         for row in Slot.objects.filter(task__in=ids)
-        .values("task")
+        .values("task_id")
         .annotate(wanted=Count("pk"), filled=Count("ranking"), leased=Count("leased_until"))
     }
     sizes = dict(

@@ -36,9 +36,9 @@ function writeForm() {
 }
 
 function describe(id) {
+  if (!id) return "The line is gone.";
   const at = order.rowOf(state.rows, id);
   if (id === order.LINE) {
-    if (at < 0) return "The line is gone.";
     const above = order.tiersOf(state.rows.slice(0, at)).length;
     return above ? `Unacceptable below ${ORDINALS[above - 1]} place.` : "Everything is unacceptable.";
   }
@@ -82,7 +82,7 @@ function change(rows, selected, text) {
     state.future = [];
   }
   Object.assign(state, { rows, selected, tieNext: false });
-  settle(text ?? (selected ? describe(selected) : ""));
+  settle(text ?? describe(selected));
 }
 
 function settle(text) {
@@ -124,9 +124,7 @@ const verbs = {
   worse: () => state.selected && change(order.move(state.rows, state.selected, 1), state.selected),
   line() {
     const rows = order.line(state.rows, state.selected);
-    const drawn = rows.includes(order.LINE);
-    state.selected = drawn ? order.LINE : null;
-    change(rows, state.selected, describe(order.LINE));
+    change(rows, rows.includes(order.LINE) ? order.LINE : null);
   },
   back() {
     if (state.selected) change(order.without(state.rows, state.selected), null, `${letterOf(state.selected)} is back in the tray.`);

@@ -2,7 +2,7 @@
 // server sends the right theme with the first byte.
 const NAMES = { auto: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
 const SHAPES = {
-  auto: "M12 3a9 9 0 1 0 0 18zM12 3a9 9 0 0 1 0 18",
+  auto: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16M12 4v16M8.5 5v14M5.5 8v8",
   light: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8M12 2v3M12 19v3M2 12h3M19 12h3M5 5l2 2M17 17l2 2M19 5l-2 2M7 17l-2 2",
   dark: "M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5",
 };
@@ -14,7 +14,7 @@ function icon(theme) {
   svg.setAttribute("viewBox", "0 0 24 24");
   svg.setAttribute("aria-hidden", "true");
   for (const [name, value] of Object.entries({
-    d: SHAPES[theme], fill: theme === "auto" ? "currentColor" : "none", stroke: "currentColor",
+    d: SHAPES[theme], fill: "none", stroke: "currentColor",
     "stroke-width": "1.8", "stroke-linecap": "round", "stroke-linejoin": "round",
   })) path.setAttribute(name, value);
   svg.append(path);
