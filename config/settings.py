@@ -223,7 +223,11 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 7 * 24 * 3600,
-    "socket_connect_timeout": 3,
+    "socket_connect_timeout": 2,
+    # A page that starts a run waits no longer for a broker that is away; the reaper sends later.
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_max": 0.2,
 }
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {"runs.tasks.execute": {"queue": "gpu"}}

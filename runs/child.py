@@ -53,7 +53,7 @@ class Child:
             self._leash = subprocess.Popen(
                 [sys.executable, "-m", "runs.leash", str(reader), str(lock), *command],
                 cwd=settings.BASE_DIR,
-                env=_environment(),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -88,6 +88,6 @@ class Child:
             os.close(self._pipe)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in SECRET}
     return {**kept, "PYTHONUNBUFFERED": "1"}

@@ -44,8 +44,10 @@ def _short(value: Any) -> str:
 class ConfigForm(forms.Form):
     """The settings of one kind that the inputs do not decide."""
 
-    def __init__(self, kind: RunKind, *args: Any, **kwargs: Any):
-        super().__init__(*args, prefix="config", **kwargs)
+    prefix = "config"
+
+    def __init__(self, kind: RunKind, data: Any = None, *, initial: dict[str, Any] | None = None):
+        super().__init__(data, initial=initial)
         self.kind = kind
         self.shown = [o for o in kind.config_class.options() if o.name not in kind.decided]
         for option in self.shown:
@@ -63,8 +65,7 @@ class ConfigForm(forms.Form):
     def full_clean(self) -> None:
         """Leaves the judgment to the config class, so that nothing is said twice."""
         super().full_clean()
-        if self.is_bound:
-            self._errors = self._errors.__class__()
+        self.errors.clear()
 
     def values(self) -> dict[str, Any]:
         return {name: self[name].data for name in self.fields}
@@ -130,7 +131,7 @@ class Launch:
         if text := errors.pop("inputs", ""):
             self.inputs.add_error(None, text)
         if "request_id" in errors:
-            self.about.data = {**self.about.data.dict(), "request_id": str(uuid4())}
+            self.about.data = {**self.about.cleaned_data, "request_id": str(uuid4())}
         self.config.show(errors)
 
 
@@ -152,7 +153,9 @@ class FilterForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         known = [(kind.name, kind.title) for kind in kinds.all_kinds()]
-        self.fields["kind"].choices = [("", "Every kind"), *known]
+        self.fields["kind"] = forms.ChoiceField(
+            required=False, choices=[("", "Every kind"), *known]
+        )
 
     def chosen(self) -> dict[str, str]:
         self.is_valid()

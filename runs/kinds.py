@@ -45,6 +45,7 @@ class RunKind:
                  (hashes, counts) joins `inputs` in run.json. Raises CannotRun.
     finish       Makes rows from `run_dir.output`, once, in the transaction in which the run
                  succeeds; returns the result that the page shows. Raises CannotRun.
+    inputs_form  A form class whose method `inputs()` gives `run.inputs` from what was chosen.
     from_inputs  The settings that the inputs decide, such as the folder of the chosen model. They
                  are named in `decided` and are not in the form. Raises CannotRun.
     figure       The one number of a result worth a place in the list of runs.
@@ -58,7 +59,7 @@ class RunKind:
     module: str
     prepare: Callable[[Run, RunDir], dict[str, Any] | None]
     finish: Callable[[Run, RunDir], dict[str, Any]]
-    inputs_form: type[forms.Form] = NoInputs
+    inputs_form: Callable[..., Any] = NoInputs
     from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
     decided: frozenset[str] = frozenset()
     figure: Callable[[dict[str, Any]], str] = _no_figure

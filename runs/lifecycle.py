@@ -83,6 +83,16 @@ def claim(run_id: int, owner: str) -> Lease | None:
         return Lease(run_id, Run.objects.values_list("fencing_token", flat=True).get(pk=run_id))
 
 
+def claim_oldest(owner: str) -> Lease | None:
+    """Take the run that has waited longest; None when none waits. First come, first served."""
+    while True:
+        oldest = Run.objects.filter(state=State.QUEUED).order_by("id").values_list("id").first()
+        if oldest is None:
+            return None
+        if lease := claim(oldest[0], owner):
+            return lease
+
+
 def heartbeat(lease: Lease) -> None:
     """Renew the lease. Raises LeaseLost."""
     if not _held(lease).update(heartbeat_at=Now(), lease_expires_at=_lease_end()):

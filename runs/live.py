@@ -48,8 +48,11 @@ def waiting_for(run: Run) -> int:
 
 def seconds_left(run: Run, recent: list[tuple[datetime, dict[str, Any]]]) -> float | None:
     """From the speed of the last progress events (newest first) of this attempt alone."""
-    steps = [(at, data.get("step")) for at, data in recent]
-    steps = [(at, step) for at, step in steps if isinstance(step, int | float)]
+    steps = [
+        (at, float(data["step"]))
+        for at, data in recent
+        if isinstance(data.get("step"), int | float)
+    ]
     going_on = 1
     while going_on < len(steps) and steps[going_on][1] < steps[going_on - 1][1]:
         going_on += 1

@@ -113,14 +113,15 @@ def restart(run: Run, by: User | None) -> bool:
 
 
 def execute(run_id: int) -> None:
-    """What a worker does with a message: take the run if it still waits and this machine is free.
+    """What a worker does with a message: if this machine is free, carry the oldest waiting run.
 
-    Leaves quietly otherwise; the run stays queued, and whoever frees the machine tells of it.
+    That is the run the message named, or one whose message came while the machine was busy. With
+    nothing to take it leaves quietly, and whoever frees the machine tells of what waits.
     """
     with slots.one() as free:
         if not free or supervisor.SHUTTING_DOWN.is_set():
             return
-        lease = lifecycle.claim(run_id, supervisor.owner())
+        lease = lifecycle.claim_oldest(supervisor.owner())
         if lease is None:
             return
         supervisor.supervise(lease)
@@ -177,9 +178,10 @@ def tell_of_waiting(*, limit: int) -> None:
 
 
 def messages_waiting() -> int:
-    """How many messages no worker has taken yet; 0 when the broker is not there."""
-    try:
-        with current_app.connection_for_write() as broker:
+    """How many messages no worker has taken yet; 0 when the broker is away or the queue is empty."""
+    broker = current_app.connection_for_write()
+    with broker:
+        try:
             return broker.default_channel.queue_declare(queue=QUEUE, passive=True).message_count
-    except Exception:  # an empty Redis list is an unknown queue, which kombu raises in many forms
-        return 0
+        except (*broker.channel_errors, *broker.connection_errors, BrokerError):
+            return 0

@@ -236,7 +236,8 @@ class Attempt:
             return f"The recipe was stopped from outside {self.run.attempt} times."
         if status > 128 and status - 128 in signal.valid_signals():
             return f"The recipe crashed with {signal.Signals(status - 128).name}. {last}".strip()
-        return last or f"The recipe ended with status {status} and said nothing."
+        words = f"Its last words: {last}" if last else "It said nothing."
+        return f"The recipe ended with status {status}. {words}"
 
     def _last_words(self) -> str:
         text = workspace.log_tail(self.log, LOG_TAIL_BYTES, after=self.log_start)

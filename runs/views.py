@@ -3,7 +3,6 @@ from typing import Any
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
-from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
@@ -114,12 +113,12 @@ def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
 
 @lead_required
 @require_safe
-def run_log(request: HttpRequest, run_id: int) -> HttpResponseBase:
+def run_log(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
     path = workspace.log_of(workspace.run_dir_of(run))
     if not path.exists():
         return HttpResponse("Nothing was printed yet.\n", content_type="text/plain; charset=utf-8")
-    return FileResponse(path.open("rb"), content_type="text/plain; charset=utf-8")
+    return FileResponse(path.open("rb"), content_type="text/plain; charset=utf-8")  # type: ignore[return-value]
 
 
 @trainer_required

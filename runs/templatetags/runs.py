@@ -24,7 +24,7 @@ def duration(seconds: float | None) -> str:
     rest = round(seconds)
     units = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
     first = next((n for n, (_, size) in enumerate(units) if rest >= size), 3)
-    words = []
+    words: list[str] = []
     for name, size in units[first : first + 2]:
         count, rest = divmod(rest, size)
         if count or not words:

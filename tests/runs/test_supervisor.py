@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
+from django.db.models.functions import Now
 
-from runs import services
-from runs.models import State
+from runs import child, kinds, services, workspace
+from runs.models import Run, State
+from tests.worker import wait_until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
 
@@ -30,3 +36,158 @@ def test_it_carries_a_run_to_its_result(begin, runs_dir):
     assert spec["inputs"] == {"word": "hello", "letters": 5}
     assert spec["versions"]["python"].startswith("3.")
     assert "counting from 0" in (runs_dir / str(run.pk) / "log.txt").read_text()
+
+
+def test_it_records_what_was_published_with_its_hash(begin, runs_dir):
+    run = services.run_now(begin(total=3, send=False).pk)
+    made = {artifact.name: artifact for artifact in run.artifacts.all()}
+    assert set(made) == {"count.json", "parts"}
+    written = (runs_dir / str(run.pk) / "output" / "count.json").read_bytes()
+    assert made["count.json"].sha256 == hashlib.sha256(written).hexdigest()
+    assert made["count.json"].bytes == len(written)
+    one = hashlib.sha256(b"one").hexdigest()
+    listing = f"{one}  parts/one.txt\n".encode()
+    assert made["parts"].sha256 == hashlib.sha256(listing).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        ("error", "The data is empty; choose another snapshot."),
+        ("silent", "The recipe ended with status 3. Its last words: counting from 0"),
+        ("traceback", "RuntimeError: it broke here"),
+        ("memory", "the machine ran out of memory"),
+        ("segfault", "SIGSEGV"),
+        ("no output", "published no output"),
+    ],
+)
+def test_it_says_in_a_sentence_why_a_run_failed(begin, trouble, sentence):
+    run = services.run_now(begin(trouble=trouble, send=False).pk)
+    assert run.state == State.FAILED
+    assert sentence in run.error
+    assert not run.artifacts.exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("unpreparable", "The snapshot's file is gone."),
+        ("bug", "Preparing failed: KeyError: 'oops'"),
+        ("unfinishable", "Taking over the results failed: ValueError: the report has no accuracy"),
+    ],
+)
+def test_an_error_in_a_kinds_own_code_fails_the_run_and_leaves_nothing_half_done(
+    begin, runs_dir, word, sentence
+):
+    run = services.run_now(begin(word=word, send=False).pk)
+    assert (run.state, run.error, run.title) == (State.FAILED, sentence, "")
+    assert not run.artifacts.exists()
+    if word != "unpreparable":
+        assert "Traceback" in (runs_dir / str(run.pk) / "log.txt").read_text()
+
+
+def test_it_prepares_again_what_a_crash_left_half_done(begin, runs_dir):
+    run = begin(send=False)
+    data = runs_dir / str(run.pk) / "data"
+    data.mkdir(parents=True)
+    (data / "half.parquet").write_text("torn")
+    (data.parent / "run.json").write_text('{"from": "another start"}')
+    run = services.run_now(run.pk)
+    assert run.state == State.SUCCEEDED
+    assert [path.name for path in data.iterdir()] == ["words.txt"]
+
+
+def test_it_does_not_prepare_twice(begin, runs_dir):
+    run = services.run_now(begin(trouble="error", send=False).pk)
+    marker = runs_dir / str(run.pk) / "data" / "words.txt"
+    marker.write_text("kept")
+    services.restart(run, None)
+    services.run_now(run.pk)
+    assert marker.read_text() == "kept"
+
+
+def test_a_continued_run_goes_on_from_its_checkpoint_and_says_so(begin):
+    run = services.run_now(begin(total=9, trouble="error", at=5, send=False).pk)
+    assert run.state == State.FAILED
+    Run.objects.filter(pk=run.pk).update(config={**run.config, "trouble": "none"})
+    spec = workspace.run_dir_of(run).path / "run.json"
+    spec.write_text(spec.read_text().replace('"trouble": "error"', '"trouble": "none"'))
+    assert services.restart(run, None)
+    run = services.run_now(run.pk)
+    assert (run.state, run.error, run.attempt) == (State.SUCCEEDED, "", 1)
+    assert run.result["digest"] == digest_of(9)
+    texts = [event.data["text"] for event in run.events.filter(event="message")]
+    assert "Attempt 1 resumed from step 4." in texts
+
+
+def test_a_run_of_an_unknown_kind_fails_with_a_sentence():
+    run = services.run_now(Run.objects.create(kind="alchemy").pk)
+    assert run.state == State.FAILED
+    assert "No kind of run is called 'alchemy'" in run.error
+
+
+def test_a_run_that_was_cancelled_before_it_began_never_starts_its_recipe(begin, runs_dir):
+    run = begin(send=False)
+    Run.objects.filter(pk=run.pk).update(cancel_requested_at=Now())
+    run = services.run_now(run.pk)
+    assert run.state == State.CANCELLED
+    assert not (runs_dir / str(run.pk) / "log.txt").exists()
+
+
+def test_a_recipe_stopped_from_outside_is_tried_again(begin, runs_dir, monkeypatch):
+    """As when a machine shuts down and signals every process at the same time."""
+    run = begin(total=30, delay=0.05, checkpoint_every=1, send=False)
+    folder = runs_dir / str(run.pk)
+
+    def stop_recipe() -> None:
+        wait_until(lambda: (folder / "checkpoints" / "count-3.json").exists())
+        os.kill(int((folder / "recipe.pid").read_text()), signal.SIGTERM)
+
+    threading.Thread(target=stop_recipe).start()
+    run = services.run_now(run.pk)
+    assert (run.state, run.attempt) == (State.SUCCEEDED, 2)
+    assert run.result["digest"] == digest_of(30)
+
+
+def test_a_recipe_never_sees_the_secrets_of_the_web(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/db")
+    monkeypatch.setenv("TIEBREAK_SECRET_KEY", "hunter2")
+    assert "hunter2" not in " ".join(child.environment().values())
+
+
+def test_two_attempts_never_write_the_same_directory_at_once(begin, runs_dir):
+    """A recipe whose supervisor hangs is killed by the next attempt on the same machine."""
+    run = begin(total=1000, delay=0.05, trouble="deaf", send=False)
+    folder = runs_dir / str(run.pk)
+    workspace.prepare(run, kinds.get("counting"))
+    with workspace.locked(run) as lock:
+        command = child.command_for("tests.runs.counting", folder, multi_gpu=False)
+        stale = child.Child(command, log=folder / "log.txt", lock=lock)
+        workspace.note_holder(lock, stale.leash_pid)
+    wait_until(lambda: (folder / "recipe.pid").exists() and (folder / "events.jsonl").exists())
+    with workspace.locked(run):
+        size = (folder / "events.jsonl").stat().st_size
+        time.sleep(0.2)
+        assert (folder / "events.jsonl").stat().st_size == size
+    assert stale.ended(5) == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [("", 0), ("0", 1), ("0,1,2", 3), ("-1", 0)])
+def test_gpus_are_counted_without_cuda(monkeypatch, visible, gpus):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert child.gpu_count() == gpus
+
+
+def test_gpus_are_counted_by_asking_the_driver(monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: a)'\necho 'GPU 1: NVIDIA H200 (UUID: b)'\n"
+    )
+    smi.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert child.gpu_count() == 2
+    line = child.command_for("reward.training.train", tmp_path, multi_gpu=True)
+    assert line[1:3] == ["-m", "accelerate.commands.launch"]
+    assert line[line.index("--num_processes") + 1] == "2"
+    assert "accelerate" not in " ".join(child.command_for("a.b", tmp_path, multi_gpu=False))

@@ -1,0 +1,80 @@
+import json
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from accounts.models import Role, User
+from runs import services
+from runs.models import Run, State
+from tests.runs.test_lifecycle import in_state
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
+
+
+def runs(*words: str) -> str:
+    out = StringIO()
+    call_command("runs", *words, stdout=out)
+    return out.getvalue()
+
+
+def test_it_lists_the_newest_first_and_filters():
+    first, second = in_state(State.FAILED, error="It broke."), in_state(State.QUEUED)
+    lines = runs("list").splitlines()
+    assert [line.split()[0] for line in lines] == [f"#{second.pk}", f"#{first.pk}"]
+    assert "It broke." in lines[1]
+    assert runs("list", "--state", "failed").splitlines() == [lines[1]]
+    assert len(runs("list", "--limit", "1").splitlines()) == 1
+    assert json.loads(runs("list", "--kind", "counting", "--state", "queued", "--json"))["run"] == (
+        second.pk
+    )
+
+
+def test_it_shows_one_run_and_its_status_says_how_it_ended(begin):
+    run = services.run_now(begin(send=False).pk)
+    assert json.loads(runs("show", str(run.pk), "--json"))["result"] == run.result
+    assert "succeeded" in runs("show", str(run.pk))
+    with pytest.raises(SystemExit) as ended:
+        runs("show", str(in_state(State.FAILED).pk))
+    assert ended.value.code == 2
+
+
+def test_it_watches_until_the_end(begin):
+    run = services.run_now(begin(total=2, send=False).pk)
+    lines = runs("watch", str(run.pk)).splitlines()
+    assert lines[0].startswith("step 1 of 2")
+    assert "succeeded" in lines[-1]
+
+
+def test_it_cancels_and_puts_back():
+    run = in_state(State.QUEUED)
+    assert "is cancelled" in runs("cancel", str(run.pk))
+    with pytest.raises(CommandError, match="ended already"):
+        runs("cancel", str(run.pk))
+    runs("requeue", str(run.pk))
+    run.refresh_from_db()
+    assert run.state == State.QUEUED
+    with pytest.raises(CommandError, match="only a failed or cancelled run"):
+        runs("requeue", str(run.pk))
+    assert "is being cancelled" in runs("cancel", str(in_state(State.RUNNING).pk))
+
+
+def test_it_names_a_run_that_is_not_there():
+    with pytest.raises(CommandError, match="There is no run 4711"):
+        runs("show", "4711")
+    assert "Nothing has run yet." in runs("list")
+
+
+def test_the_admin_shows_runs_and_events_but_changes_nothing(client):
+    client.force_login(User.objects.create_user("t", role=Role.TRAINER))
+    run = in_state(State.QUEUED, title="Mine")
+    run.events.create(number=1, at=run.created_at, event="message", data={"text": "hello"})
+    assert "Mine" in client.get("/admin/runs/run/").content.decode()
+    page = client.get(f"/admin/runs/run/{run.pk}/change/").content.decode()
+    assert f"?run__id={run.pk}" in page
+    events = client.get(f"/admin/runs/runevent/?run__id={run.pk}").content.decode()
+    assert "hello" in events
+    assert client.get("/admin/runs/run/add/").status_code == 403
+    assert client.post(f"/admin/runs/run/{run.pk}/change/", {"title": "Other"}).status_code == 403
+    assert client.post(f"/admin/runs/run/{run.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert Run.objects.get().title == "Mine"

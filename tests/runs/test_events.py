@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from runs.events import EventTail, mend
+from runs.lifecycle import Lease, record
+from runs.models import Run, RunEvent
+from runs.rundir import RunDir
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> RunDir:
+    return RunDir.create(tmp_path / "1", {})
+
+
+def append(run_dir: RunDir, data: bytes) -> None:
+    with run_dir.events_file.open("ab") as file:
+        file.write(data)
+
+
+def line(**data) -> bytes:
+    return json.dumps({"at": "2026-01-02T03:04:05+00:00", "event": "message", **data}).encode()
+
+
+def test_a_torn_line_is_read_once_it_is_whole(run_dir):
+    tail = EventTail(1, run_dir)
+    whole = line(text="one") + b"\n"
+    append(run_dir, whole[:20])
+    assert tail.read() == []
+    append(run_dir, whole[20:] + line(text="two")[:10])
+    assert [(e.number, e.data["text"]) for e in tail.read()] == [(1, "one")]
+    assert tail.read() == []
+
+
+def test_events_are_numbered_by_line_and_junk_keeps_its_number(run_dir):
+    append(run_dir, line(text="a") + b"\nnot json\n[1]\n\n" + line(text="e") + b"\n")
+    assert [event.number for event in EventTail(1, run_dir).read()] == [1, 5]
+
+
+def test_a_second_supervisor_goes_on_where_the_first_was(run_dir):
+    append(run_dir, b"".join(line(text=str(n)) + b"\n" for n in range(5)))
+    assert [event.number for event in EventTail(1, run_dir, after=3).read()] == [4, 5]
+
+
+def test_an_error_of_an_earlier_attempt_is_not_this_ones(run_dir):
+    append(run_dir, line(text="old", level="error") + b"\n")
+    tail = EventTail(1, run_dir, after=1)
+    tail.read()
+    assert tail.error == ""
+    append(run_dir, line(text="new", level="error") + b"\n")
+    tail.read()
+    assert tail.error == "new"
+
+
+@pytest.mark.django_db
+def test_it_stores_what_jsonb_would_refuse(run_dir):
+    from tests.runs.test_lifecycle import State, in_state
+
+    run = in_state(State.RUNNING)
+    odd = b'{"event":"message","text":"a\\u0000b\\ud800c","x":NaN,"y":1e999,"at":"yesterday"}\n'
+    append(run_dir, odd)
+    record(Lease(run.pk, 1), EventTail(run.pk, run_dir).read(), None)
+    assert RunEvent.objects.get().data == {"text": "ab?c", "x": None, "y": None}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("progress", "stored"),
+    [((3, 10), (3, 10)), ((12, 10), (10, 10)), ((5, 0), (5, 0))],
+)
+def test_a_step_never_passes_the_total(progress, stored):
+    from tests.runs.test_lifecycle import State, in_state
+
+    run = in_state(State.RUNNING)
+    record(Lease(run.pk, 1), [], progress)
+    assert Run.objects.values_list("step", "total_steps").get() == stored
+
+
+def test_an_absurd_step_is_brought_into_range(run_dir):
+    append(run_dir, line(event="progress", step=-4, total="many") + b"\n")
+    tail = EventTail(1, run_dir)
+    tail.read()
+    assert tail.progress == (0, 0)
+
+
+def test_mending_cuts_off_only_the_half_line(run_dir):
+    append(run_dir, line(text="one") + b"\n" + b'{"half')
+    mend(run_dir)
+    run_dir.message("two")
+    assert [event["text"] for event in run_dir.events()] == ["one", "two"]
+
+
+def test_a_very_long_line_is_still_one_event(run_dir, monkeypatch):
+    monkeypatch.setattr("runs.events.BATCH_BYTES", 50)
+    append(run_dir, line(text="x" * 500) + b"\n" + line(text="y") + b"\n")
+    tail = EventTail(1, run_dir)
+    assert [len(e.data["text"]) for e in [*tail.read(), *tail.read()]] == [500, 1]

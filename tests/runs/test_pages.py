@@ -1,0 +1,363 @@
+"""The pages of runs, as a trainer, a lead, a reviewer and a stranger see them."""
+
+import json
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.urls import reverse
+
+from accounts.models import Role, User
+from runs import services
+from runs.models import Run, RunEvent, State
+from tests.runs.test_lifecycle import in_state
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
+
+
+@pytest.fixture
+def people() -> dict[str, User]:
+    return {role: User.objects.create_user(role, role=role) for role in Role.values}
+
+
+@pytest.fixture
+def trainer(client, people):
+    client.force_login(people["trainer"])
+    return client
+
+
+def form(**changes) -> dict:
+    data = {
+        "word": "hello", "config-total": "5", "config-checkpoint_every": "2",
+        "config-delay": "0.0", "config-trouble": "none", "config-at": "3",
+        "title": "", "request_id": str(uuid.uuid4()),
+    }  # fmt: skip
+    return {**data, **changes}
+
+
+LAUNCH = "/runs/new/counting/"
+
+
+def test_a_trainer_starts_a_run(trainer, people):
+    answer = trainer.post(LAUNCH, form(**{"config-total": "7", "title": "Mine"}))
+    run = Run.objects.get()
+    assert answer.status_code == 302
+    assert answer.url == reverse("run", args=[run.pk])
+    assert (run.config["total"], run.config["word"], run.inputs) == (7, "hello", {"word": "hello"})
+    assert (run.title, run.created_by) == ("Mine", people["trainer"])
+    assert run.config["loud"] is False
+
+
+def test_a_ticked_box_is_a_yes(trainer):
+    trainer.post(LAUNCH, form(**{"config-loud": "on"}))
+    assert Run.objects.get().config["loud"] is True
+
+
+def test_a_double_click_starts_one_run(trainer):
+    data = form()
+    first, second = trainer.post(LAUNCH, data), trainer.post(LAUNCH, data)
+    assert first.url == second.url
+    assert Run.objects.count() == 1
+
+
+def test_going_back_and_sending_other_settings_does_not_show_the_old_run_as_if_new(trainer):
+    data = form()
+    trainer.post(LAUNCH, data)
+    answer = trainer.post(LAUNCH, {**data, "config-total": "9"})
+    assert answer.status_code == 422
+    assert "already started run" in answer.content.decode()
+    assert Run.objects.count() == 1
+    again = answer.context["launch"].about["request_id"].value()
+    assert again != data["request_id"]
+    assert (
+        trainer.post(LAUNCH, {**data, "config-total": "9", "request_id": again}).status_code == 302
+    )
+
+
+def test_errors_stand_beside_the_field_and_what_was_typed_stays(trainer):
+    answer = trainer.post(LAUNCH, form(**{"config-total": "lots", "config-delay": "99"}))
+    page = answer.content.decode()
+    assert answer.status_code == 422
+    config = answer.context["launch"].config
+    assert config["total"].errors == ["Expected a whole number, got 'lots'."]
+    assert config["delay"].errors == []  # limits are looked at once everything can be read
+    assert 'value="lots"' in page
+    assert 'value="99"' in page
+    assert not Run.objects.exists()
+
+
+def test_an_error_among_the_folded_settings_unfolds_them(trainer):
+    folded = trainer.get(LAUNCH).content.decode()
+    assert '<details class="runs-advanced">' in folded
+    answer = trainer.post(LAUNCH, form(**{"config-delay": "99"}))
+    assert answer.context["launch"].config["delay"].errors == ["Must be at most 10."]
+    assert '<details class="runs-advanced" open>' in answer.content.decode()
+
+
+def test_settings_that_contradict_each_other_are_refused_before_anything_is_queued(trainer):
+    answer = trainer.post(LAUNCH, form(**{"config-total": "1"}))
+    assert "There would be no checkpoint at all." in answer.content.decode()
+    assert not Run.objects.exists()
+
+
+@pytest.mark.parametrize("word", ["", "refused"])
+def test_inputs_that_cannot_be_used_are_refused_together_with_wrong_settings(trainer, word):
+    answer = trainer.post(LAUNCH, form(word=word, **{"config-total": "0"}))
+    page = answer.content.decode()
+    assert answer.status_code == 422
+    expected = {"": "This field is required.", "refused": "This word cannot be counted with."}
+    assert expected[word] in page
+    if not word:
+        assert "Must be at least 1." in page
+    assert not Run.objects.exists()
+
+
+def test_the_form_shows_each_setting_with_its_help_default_and_limits(trainer):
+    page = trainer.get(LAUNCH).content.decode()
+    assert "How far to count." in page
+    assert 'max="100000"' in page
+    assert 'value="5"' in page
+    assert "Decided by the inputs." not in page
+
+
+def test_run_again_fills_the_form_with_the_settings_of_that_run(trainer):
+    trainer.post(LAUNCH, form(**{"config-total": "8", "config-trouble": "error", "word": "again"}))
+    run = Run.objects.get()
+    assert f"/runs/new/counting/?from={run.pk}" in trainer.get(f"/runs/{run.pk}/").content.decode()
+    launch = trainer.get(f"{LAUNCH}?from={run.pk}").context["launch"]
+    assert launch.config["total"].value() == 8
+    assert launch.config["trouble"].value() == "error"
+    assert launch.inputs["word"].value() == "again"
+    assert str(launch.about["request_id"].value()) != str(run.request_id)
+
+
+@pytest.mark.parametrize("origin", ["x", "999999", "-1", ""])
+def test_a_wrong_origin_gives_the_plain_form(trainer, origin):
+    launch = trainer.get(f"{LAUNCH}?from={origin}&word=linked").context["launch"]
+    assert launch.config["total"].value() == 5
+    assert launch.inputs["word"].value() == "linked"
+
+
+def test_an_unknown_kind_is_not_found(trainer):
+    assert trainer.get("/runs/new/alchemy/").status_code == 404
+
+
+# --- who may do what ------------------------------------------------------------------------------
+
+LOOK = ["/runs/", "/runs/{}/", "/runs/{}/live", "/runs/{}/log"]
+START = ["/runs/new/", LAUNCH]
+CHANGE = ["/runs/{}/cancel", "/runs/{}/continue"]
+
+
+@pytest.mark.parametrize(
+    ("who", "look", "start"), [("trainer", 200, 200), ("lead", 200, 403), ("reviewer", 403, 403)]
+)
+def test_each_role_sees_what_it_may(client, people, who, look, start):
+    run = in_state(State.QUEUED)
+    client.force_login(people[who])
+    assert {client.get(url.format(run.pk)).status_code for url in LOOK} == {look}
+    assert {client.get(url).status_code for url in START} == {start}
+
+
+def test_a_stranger_is_asked_to_sign_in(client):
+    run = in_state(State.QUEUED)
+    for url in LOOK + START:
+        answer = client.get(url.format(run.pk))
+        assert (answer.status_code, answer.url.startswith("/login/")) == (302, True)
+    for url in [*CHANGE, LAUNCH]:
+        assert client.post(url.format(run.pk), form()).status_code == 302
+    assert list(Run.objects.values_list("state", flat=True)) == [State.QUEUED]
+
+
+@pytest.mark.parametrize("who", ["lead", "reviewer"])
+def test_only_a_trainer_changes_anything(client, people, who):
+    waiting, failed = in_state(State.QUEUED), in_state(State.FAILED)
+    client.force_login(people[who])
+    answers = [
+        client.post(f"/runs/{waiting.pk}/cancel"),
+        client.post(f"/runs/{failed.pk}/continue"),
+        client.post(LAUNCH, form()),
+    ]
+    assert [answer.status_code for answer in answers] == [403, 403, 403]
+    assert set(Run.objects.values_list("state", flat=True)) == {State.QUEUED, State.FAILED}
+
+
+def test_a_wrong_method_is_refused_and_changes_nothing(trainer):
+    run = in_state(State.QUEUED)
+    for url in CHANGE:
+        assert trainer.get(url.format(run.pk)).status_code == 405
+    for url in [*LOOK, "/runs/new/"]:
+        assert trainer.post(url.format(run.pk)).status_code == 405
+    assert trainer.delete(LAUNCH).status_code == 405
+    run.refresh_from_db()
+    assert run.state == State.QUEUED
+
+
+def test_a_trainer_cancels_and_continues(trainer, people):
+    run = in_state(State.QUEUED)
+    assert trainer.post(f"/runs/{run.pk}/cancel").url == f"/runs/{run.pk}/"
+    run.refresh_from_db()
+    assert (run.state, run.cancelled_by) == (State.CANCELLED, people["trainer"])
+    trainer.post(f"/runs/{run.pk}/cancel")
+    trainer.post(f"/runs/{run.pk}/continue")
+    run.refresh_from_db()
+    assert (run.state, run.cancelled_by) == (State.QUEUED, None)
+
+
+@pytest.mark.parametrize("url", [*LOOK[1:], *CHANGE])
+def test_a_run_that_is_not_there_is_not_found(trainer, url):
+    method = trainer.post if url in CHANGE else trainer.get
+    assert method(url.format(4711)).status_code == 404
+
+
+# --- what the pages show --------------------------------------------------------------------------
+
+
+def progress(run: Run, *steps: int, start: int = 0, each: float = 2.0, total: int = 100) -> None:
+    now = datetime.now(UTC)
+    RunEvent.objects.bulk_create(
+        RunEvent(
+            run=run, number=start + n, event="progress",
+            at=now - timedelta(seconds=each * (len(steps) - n)),
+            data={"step": s, "total": total, "loss": 1 / s, "metrics": {"eval_loss": 2 / s}},
+        )
+        for n, s in enumerate(steps, 1)
+    )  # fmt: skip
+    Run.objects.filter(pk=run.pk).update(step=steps[-1], total_steps=total)
+
+
+def live(client, run: Run, **query) -> dict:
+    return client.get(f"/runs/{run.pk}/live", query).json()
+
+
+def test_the_live_answer_has_only_the_new_points(trainer):
+    run = in_state(State.RUNNING)
+    progress(run, 10, 20, 30)
+    first = live(trainer, run)
+    assert [point["step"] for point in first["points"]] == [10, 20, 30]
+    assert first["points"][0]["values"] == {"loss": 0.1, "eval_loss": 0.2}
+    assert live(trainer, run, after=3)["points"] == []
+    assert [point["step"] for point in live(trainer, run, after=2)["points"]] == [30]
+    assert live(trainer, run, after="x")["points"] == first["points"]
+
+
+def test_the_time_left_follows_from_the_speed_of_this_attempt(trainer):
+    run = in_state(State.RUNNING)
+    progress(run, 80, 90, each=500)
+    progress(run, 20, 22, 24, 26, 28, 30, start=2, each=2.0)
+    answer = live(trainer, run)
+    assert answer["seconds_left"] == pytest.approx(70, abs=2)
+    assert "About 1 min" in answer["status"]
+
+
+def test_a_single_step_tells_nothing_about_the_time_left(trainer):
+    run = in_state(State.RUNNING)
+    progress(run, 1)
+    assert live(trainer, run)["seconds_left"] is None
+
+
+def test_very_many_points_are_thinned_but_the_last_one_stays(trainer, monkeypatch):
+    monkeypatch.setattr("runs.live.MOST_POINTS", 10)
+    run = in_state(State.RUNNING)
+    progress(run, *range(1, 98))
+    points = live(trainer, run)["points"]
+    assert len(points) <= 11
+    assert points[-1]["step"] == 97
+
+
+def test_a_queued_run_says_how_many_are_before_it(trainer):
+    in_state(State.RUNNING)
+    in_state(State.QUEUED)
+    run = in_state(State.QUEUED)
+    assert "Waits for 2 other runs." in live(trainer, run)["status"]
+
+
+def test_a_run_without_a_broker_says_that_it_waits_for_one(trainer):
+    assert "broker could not be reached" in live(trainer, in_state(State.QUEUED))["status"]
+
+
+def test_hostile_messages_metrics_and_logs_are_shown_as_text(trainer, runs_dir):
+    run = in_state(State.RUNNING)
+    evil = "<script>alert(1)</script>"
+    RunEvent.objects.create(
+        run=run, number=1, at=run.created_at, event="message", data={"text": evil, "level": evil}
+    )
+    RunEvent.objects.create(
+        run=run, number=2, at=run.created_at, event="progress",
+        data={"step": 1, "total": 2, "metrics": {evil: 1.0}},
+    )  # fmt: skip
+    (runs_dir / str(run.pk)).mkdir(parents=True)
+    (runs_dir / str(run.pk) / "log.txt").write_text(evil)
+    answer = live(trainer, run)
+    assert evil not in answer["messages"] + answer["status"]
+    assert evil not in trainer.get(f"/runs/{run.pk}/").content.decode()
+    log = trainer.get(f"/runs/{run.pk}/log")
+    assert log["Content-Type"].startswith("text/plain")
+    assert b"".join(log.streaming_content).decode() == evil
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_has_a_page_that_works_without_javascript(trainer, state):
+    run = in_state(state, error="It broke." if state == State.FAILED else "")
+    page = trainer.get(f"/runs/{run.pk}/").content.decode()
+    ended = state not in (State.QUEUED, State.RUNNING)
+    assert ('http-equiv="refresh"' in page) is not ended
+    assert ("Cancel the run" in page) is not ended
+    assert ("Continue from the last checkpoint" in page) is (state in ("failed", "cancelled"))
+    assert ("It broke." in page) is (state == State.FAILED)
+
+
+def test_a_finished_run_shows_its_result_and_what_it_made(trainer):
+    run = services.run_now(services.start("counting", {}, None, inputs={"word": "hi"}).pk)
+    page = trainer.get(f"/runs/{run.pk}/").content.decode()
+    assert run.result["digest"] in page
+    assert "count.json" in page
+    assert "75%" in trainer.get("/runs/").content.decode()
+    assert live(trainer, run)["ended"] is True
+
+
+def test_a_kind_that_is_no_longer_installed_still_has_a_page(trainer):
+    run = Run.objects.create(kind="alchemy", config={"gold": True})
+    assert "alchemy" in trainer.get(f"/runs/{run.pk}/").content.decode()
+    assert "alchemy" in trainer.get("/runs/").content.decode()
+
+
+def test_the_list_filters_by_kind_and_state(trainer):
+    mine, other = in_state(State.FAILED, title="Mine"), in_state(State.QUEUED, title="Other")
+    assert mine.title in trainer.get("/runs/?state=failed").content.decode()
+    assert other.title not in trainer.get("/runs/?state=failed").content.decode()
+    assert other.title in trainer.get("/runs/?kind=counting&state=queued").content.decode()
+    assert other.title in trainer.get("/runs/?state=nonsense&page=99").content.decode()
+    assert "No run matches" in trainer.get("/runs/?state=succeeded").content.decode()
+
+
+def test_an_empty_list_says_what_to_do_next(trainer):
+    assert "Nothing has run yet" in trainer.get("/runs/").content.decode()
+
+
+def test_the_number_of_queries_does_not_grow_with_the_number_of_runs(
+    trainer, django_assert_num_queries, people
+):
+    for number in range(30):
+        in_state(State.SUCCEEDED, created_by=people["lead"], title=str(number))
+    with django_assert_num_queries(4):
+        assert "Page 1 of 2" in trainer.get("/runs/").content.decode()
+
+
+def test_the_number_of_queries_of_a_run_does_not_grow_with_its_events(
+    trainer, django_assert_num_queries
+):
+    run = in_state(State.RUNNING)
+    progress(run, *range(1, 50))
+    with django_assert_num_queries(7):
+        live(trainer, run)
+    with django_assert_num_queries(8):
+        trainer.get(f"/runs/{run.pk}/")
+
+
+def test_the_points_in_the_page_are_json_that_cannot_end_the_script(trainer):
+    run = in_state(State.RUNNING)
+    progress(run, 1, 2)
+    page = trainer.get(f"/runs/{run.pk}/").content.decode()
+    text = page.split('id="points" type="application/json">')[1].split("</script>")[0]
+    assert [point["step"] for point in json.loads(text)] == [1, 2]

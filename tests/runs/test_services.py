@@ -1,0 +1,195 @@
+import os
+import subprocess
+import sys
+import uuid
+
+import pytest
+from django.db import transaction
+
+from accounts.models import AuditEntry
+from config.celery import app
+from runs import kinds, services, slots
+from runs.models import Run, State
+from runs.services import InvalidConfig
+from tests.worker import database_url, wait_for_end, wait_until
+
+KINDS = "tests.runs.kinds"
+
+
+def start(word="hello", request_id=None, **config) -> Run:
+    return services.start("counting", config, None, inputs={"word": word}, request_id=request_id)
+
+
+@pytest.mark.django_db
+def test_it_freezes_the_whole_config_defaults_and_decided_settings_included():
+    run = start(total=7)
+    assert run.config == {
+        "total": 7, "checkpoint_every": 2, "delay": 0.0, "trouble": "none", "at": 3,
+        "loud": False, "word": "hello",
+    }  # fmt: skip
+    assert run.state == State.QUEUED
+    assert AuditEntry.objects.get().action == "start"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("config", "word", "errors"),
+    [
+        ({"total": 0}, "a", {"total": "Must be at least 1."}),
+        ({"total": "many"}, "a", {"total": "Expected a whole number, got 'many'."}),
+        ({"tota": 1}, "a", {"tota": "CountingConfig has no such setting."}),
+        ({"total": 1}, "a", {"checkpoint_every": "There would be no checkpoint at all."}),
+        ({}, "refused", {"inputs": "This word cannot be counted with."}),
+    ],
+)
+def test_it_queues_nothing_that_cannot_run(config, word, errors):
+    with pytest.raises(InvalidConfig) as raised:
+        start(word, **config)
+    assert raised.value.errors == errors
+    assert not Run.objects.exists()
+    assert not AuditEntry.objects.exists()
+
+
+@pytest.mark.django_db
+def test_it_refuses_an_unknown_kind_and_names_the_known_ones():
+    with pytest.raises(InvalidConfig, match="counting"):
+        services.start("alchemy", {}, None, inputs={})
+
+
+@pytest.mark.django_db
+def test_the_same_request_twice_is_one_run():
+    request_id = uuid.uuid4()
+    assert start(request_id=request_id).pk == start(request_id=request_id).pk
+    assert Run.objects.count() == 1
+    assert AuditEntry.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_a_request_used_before_for_other_settings_is_refused():
+    request_id = uuid.uuid4()
+    start(request_id=request_id)
+    with pytest.raises(InvalidConfig, match="already started run"):
+        start(request_id=request_id, total=9)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_sends_after_commit_and_not_at_all_after_a_rollback():
+    app.control.purge()
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        start()
+        assert services.messages_waiting() == 0
+        raise ZeroDivisionError
+    assert services.messages_waiting() == 0
+    with transaction.atomic():
+        run = start()
+        assert services.messages_waiting() == 0
+    assert services.messages_waiting() == 1
+    run.refresh_from_db()
+    assert run.message_sent_at
+    app.control.purge()
+
+
+START = """
+import time, django
+django.setup()
+import tests.runs.kinds
+from runs import services
+began = time.monotonic()
+services.start("counting", {}, None, inputs={"word": "hello"})
+print(time.monotonic() - began)
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_with_the_broker_down_the_run_waits_and_nobody_waits_long():
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database_url(),
+        "REDIS_URL": "redis://127.0.0.1:1/0",
+        "TIEBREAK_SECRET_KEY": "a key that signs nothing here",
+        "DJANGO_SETTINGS_MODULE": "config.settings",
+    }
+    command = [sys.executable, "-c", START]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 2
+    assert "the broker does not answer" in done.stderr
+    run = Run.objects.get()
+    assert (run.state, run.message_sent_at) == (State.QUEUED, None)
+
+
+def test_the_reaper_sends_again_what_was_lost(celery_worker, begin):
+    run = begin(send=False)
+    celery_worker(include=KINDS)
+    wait_for_end(run)
+    assert run.state == State.SUCCEEDED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_waiting_messages_are_not_sent_a_second_time():
+    app.control.purge()
+    start()
+    start()
+    assert services.messages_waiting() == 2
+    Run.objects.update(message_sent_at=None)
+    services.tell_of_waiting(limit=100)
+    assert services.messages_waiting() == 2
+    app.control.purge()
+
+
+@pytest.mark.django_db
+def test_a_second_delivery_finds_nothing_and_leaves_quietly(runs_dir):
+    run = services.run_now(start().pk)
+    services.execute(run.pk)
+    services.execute(run.pk + 1000)
+    run.refresh_from_db()
+    assert (run.state, run.attempt, run.fencing_token) == (State.SUCCEEDED, 1, 1)
+
+
+@pytest.mark.django_db
+def test_a_busy_machine_takes_no_second_run(runs_dir):
+    run = start()
+    with slots.one() as free:
+        assert free
+        services.execute(run.pk)
+    run.refresh_from_db()
+    assert (run.state, run.attempt) == (State.QUEUED, 0)
+    services.execute(run.pk)
+    run.refresh_from_db()
+    assert run.state == State.SUCCEEDED
+
+
+def test_a_worker_carries_one_run_after_the_other(celery_worker, begin):
+    celery_worker(include=KINDS)
+    runs = [begin(total=10, delay=0.03) for _ in range(3)]
+    most = 0
+
+    def ended() -> bool:
+        nonlocal most
+        states = list(Run.objects.values_list("state", flat=True))
+        most = max(most, states.count(State.RUNNING))
+        return states.count(State.SUCCEEDED) == 3
+
+    wait_until(ended, 30)
+    assert most == 1
+    finished = list(Run.objects.order_by("finished_at").values_list("pk", flat=True))
+    assert finished == [run.pk for run in runs]
+
+
+@pytest.mark.django_db
+def test_cancelling_a_queued_run_ends_it_at_once():
+    run = start()
+    assert services.cancel(run, None)
+    run.refresh_from_db()
+    assert run.state == State.CANCELLED
+    assert not services.cancel(run, None)
+
+
+@pytest.mark.django_db
+def test_it_knows_only_one_kind_of_a_name():
+    import dataclasses
+
+    twin = dataclasses.replace(kinds.get("counting"), title="Twin")
+    with pytest.raises(ValueError, match="Two kinds"):
+        kinds.register(twin)
+    assert kinds.get("counting").title == "Counting"
