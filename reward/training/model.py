@@ -66,7 +66,9 @@ class RewardModel(nn.Module):
         if segment_ids is not None:
             scores = self._shared(input_ids, position_ids, segment_ids, ends, lengths)
         else:
-            scores = self._plain(input_ids, attention_mask)[rows]  # (rows,) → (G, K)
+            everything = torch.ones_like(input_ids)
+            mask = everything if attention_mask is None else attention_mask
+            scores = self._plain(input_ids, mask)[rows]  # (rows,) → (G, K)
         return {"scores": scores.masked_fill(~present, 0.0)}
 
     def _shared(
@@ -89,7 +91,7 @@ class RewardModel(nn.Module):
         groups = torch.arange(len(hidden), device=hidden.device)[:, None]  # (G, 1)
         return self._head(hidden[groups, ends])  # (G, K, H) → (G, K)
 
-    def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         if not hasattr(self.classifier, "score"):  # an encoder, with a head of its own shape
             output = self.ordinary(input_ids=input_ids, attention_mask=attention_mask)
             return output.logits[:, 0].float()

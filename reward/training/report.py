@@ -152,7 +152,7 @@ def calibration(scored: Sequence[Scored], bins: int = 5) -> dict[str, Any]:
     probabilities, won, weights = _confident_side(scored)
     edges = np.linspace(0.5, 1.0, bins + 1)
     place = np.clip(np.digitize(probabilities, edges) - 1, 0, bins - 1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in range(bins):
         here = place == number
         weight = float(weights[here].sum())
@@ -209,8 +209,8 @@ def length_correlation(
     counts = {"responses": responses, "prompts": len(used)}
     found = spearman(np.concatenate(values), np.concatenate(lengths)) if used else None
     if found is None or responses < FEW_PROMPTS:
-        reason = "Too few responses, or all of one length or one value, to correlate."
-        return {"value": None, "interval": None, **counts, "reason": reason}
+        why = "Too few responses, or all of one length or one value, to correlate."
+        return {"value": None, "interval": None, **counts, "reason": why}
     interval = _spearman_interval(values, lengths, seed) if len(used) >= FEW_PROMPTS else None
     reason = None if interval else f"An interval needs {FEW_PROMPTS} prompts."
     return {"value": found, "interval": interval, **counts, "reason": reason}

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,8 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
         for batch in file.iter_batches(batch_size=rows_at_once):
             rows = batch.to_pylist()
             found = score_lists(scorer, rows) if many else score_single(scorer, rows)
-            scored += sum(1 for row in found for s in (row if many else [row]) if s is not None)
-            values = pa.array(found, type=column.type)
+            scored += sum(value is not None for value in chain.from_iterable(found))
+            values = pa.array(found if many else [row[0] for row in found], type=column.type)
             columns = [*batch.columns, values]
             writer.write_batch(pa.record_batch(columns, schema=writer.schema))
     draft.rename(target)
@@ -128,8 +129,8 @@ def score_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[list[flo
     return [[_or_null(value) for value in values] for values in found]
 
 
-def score_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[float | None]:
-    """One response a row; rows with the same prompt are forwarded together."""
+def score_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[list[float | None]]:
+    """One response a row; rows with the same prompt are forwarded together.  → one score a row"""
     together: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         together.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append(number)
@@ -137,10 +138,10 @@ def score_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[float |
     found = scorer.score(
         [(rows[m[0]]["prompt"], [rows[number]["response"] for number in m]) for m in members]
     )
-    scores: list[float | None] = [None] * len(rows)
+    scores: list[list[float | None]] = [[None] for _ in rows]
     for numbers, values in zip(members, found, strict=True):
         for number, value in zip(numbers, values, strict=True):
-            scores[number] = _or_null(value)
+            scores[number] = [_or_null(value)]
     return scores
 
 
