@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from finetune.training import train as recipe
 from finetune.training.language_model import PolicyChat, add_adapter, load_model, load_tokenizer
 from finetune.training.train import train
 from finetune.training.trainer import SortedBatches
-from reward.training.trainer_events import RecipeError, StopSignal, newest_checkpoint
+from reward.training.trainer_events import RecipeError, StopSignal, newest_checkpoint, run_recipe
 from runs.rundir import STOPPED
 from tests.finetune.training_runs import (
     dpo_run,
@@ -184,15 +186,26 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, model, uninterrupted
 
 
 def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_exits_with_75(
-    tmp_path, model, uninterrupted
+    tmp_path, model, uninterrupted, monkeypatch
 ):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
-    process = start("finetune.training.train", run_dir)
-    checkpoint = run_dir.checkpoints / "checkpoint-2"
-    assert interrupt_when(process, checkpoint, signal.SIGTERM) == STOPPED
+    real = recipe.ReadyDPOTrainer.training_step
+
+    def asked_in_step_6(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(sys, "argv", ["train", str(tmp_path)])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(recipe.ReadyDPOTrainer, "training_step", asked_in_step_6)
+            assert run_recipe(train, "") == STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert newest_checkpoint(run_dir).name == "checkpoint-6"
     assert not run_dir.output.exists()
-    last = max(e["step"] for e in progress(run_dir))
-    assert newest_checkpoint(run_dir).name == f"checkpoint-{last}"
     train(run_dir, StopSignal())
     assert apart(run_dir, uninterrupted) < 1e-5
 

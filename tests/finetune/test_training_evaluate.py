@@ -1,0 +1,229 @@
+"""Two models answer the same prompts with the same seeds; an adapter becomes a plain model."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from finetune.sampled_text import Prompt
+from finetune.training import evaluate as recipe
+from finetune.training import merge as merging
+from finetune.training.evaluate import evaluate
+from finetune.training.language_model import add_adapter, load_model
+from finetune.training.merge import merge
+from finetune.training.sampling import sample_seed
+from reward.training.trainer_events import RecipeError, StopSignal
+from tests.finetune.training_runs import (
+    messages,
+    progress,
+    results,
+    sampling_run,
+    user,
+)
+from tests.tiny import make_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def make_adapter(folder, model, *, scale):
+    """An adapter with random weights; with a scale of 0 it changes nothing."""
+    torch.manual_seed(1)
+    policy = get_peft_model(
+        load_model(str(model), "float32"), LoraConfig(r=4, target_modules="all-linear")
+    )
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight.data, std=scale) if scale else weight.data.zero_()
+    policy.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, model):
+    return make_adapter(tmp_path_factory.mktemp("adapters") / "strong", model, scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def idle_adapter(tmp_path_factory, model):
+    return make_adapter(tmp_path_factory.mktemp("adapters") / "idle", model, scale=0.0)
+
+
+def evaluation(path, model, adapter, **config):
+    prompts = config.pop(
+        "prompts", [Prompt(f"p{n}", user("hello " * (n % 3 + 1))) for n in range(6)]
+    )
+    settings = {"model": str(model), "adapter": str(adapter), **config}
+    return sampling_run(path, "evaluate", prompts, **settings)
+
+
+def rows_of(run_dir):
+    return pq.read_table(run_dir.output / "answers.parquet").to_pylist()
+
+
+def report_of(run_dir):
+    return json.loads((run_dir.output / "report.json").read_text())
+
+
+# --- evaluation -------------------------------------------------------------------------------------
+
+
+def test_both_sides_answer_each_prompt_with_the_same_seed(tmp_path, model, adapter):
+    run_dir = evaluation(tmp_path, model, adapter, samples_per_prompt=2)
+    evaluate(run_dir, StopSignal())
+    rows = rows_of(run_dir)
+    assert [(r["prompt_id"], r["sample"]) for r in rows] == [
+        (f"p{n}", k) for n in range(6) for k in (0, 1)
+    ]
+    assert all(r["seed"] == sample_seed(0, r["prompt_id"], r["sample"]) for r in rows)
+    assert sum(r["baseline"] != r["candidate"] for r in rows) > 8
+    assert results(run_dir)[-1]["answers"] == 12
+
+
+def test_a_model_against_itself_ties_everywhere(tmp_path, model, idle_adapter):
+    """Common random numbers: nothing but the model can make a difference."""
+    run_dir = evaluation(tmp_path, model, idle_adapter, max_new_tokens=30)
+    evaluate(run_dir, StopSignal())
+    assert all(r["baseline"] == r["candidate"] for r in rows_of(run_dir))
+    report = report_of(run_dir)
+    assert report["identical"] == 1.0
+    assert report["length"]["value"] == 0.0
+
+
+def test_the_baseline_may_be_another_adapter(tmp_path, model, adapter):
+    run_dir = evaluation(tmp_path, model, adapter, baseline_adapter=str(adapter))
+    evaluate(run_dir, StopSignal())
+    assert all(r["baseline"] == r["candidate"] for r in rows_of(run_dir))
+
+
+def test_lengths_and_truncation_are_counted_for_each_side(tmp_path, model, adapter):
+    run_dir = evaluation(
+        tmp_path, model, adapter, samples_per_prompt=4, max_new_tokens=40, batch_size=24
+    )
+    evaluate(run_dir, StopSignal())
+    rows, report = rows_of(run_dir), report_of(run_dir)
+    for side in ("baseline", "candidate"):
+        mean = np.mean([r[f"{side}_tokens"] for r in rows])
+        assert report["length"][side] == pytest.approx(mean)
+        share = np.mean([r[f"{side}_truncated"] for r in rows])
+        assert report["truncated"][side] == pytest.approx(share)
+    assert report["length"]["prompts"] == 6
+
+
+def test_progress_runs_over_both_sides(tmp_path, model, adapter):
+    run_dir = evaluation(tmp_path, model, adapter)
+    evaluate(run_dir, StopSignal())
+    assert [(e["step"], e["total"]) for e in progress(run_dir)] == [(n, 4) for n in (1, 2, 3, 4)]
+
+
+def test_prompts_that_are_too_long_are_left_out_of_both_sides(tmp_path, model, adapter):
+    prompts = [Prompt("fits", user("x")), Prompt("long", user("x" * 600))]
+    run_dir = evaluation(tmp_path, model, adapter, prompts=prompts)
+    evaluate(run_dir, StopSignal())
+    assert [r["prompt_id"] for r in rows_of(run_dir)] == ["fits"]
+    assert report_of(run_dir)["left_out"][0]["count"] == 1
+    assert len(messages(run_dir, "warning")) == 1
+
+
+def test_a_reward_model_scores_both_sides(tmp_path, model, adapter, monkeypatch):
+    """Here it counts characters, and cannot read what has none."""
+
+    class CountsCharacters:
+        def __init__(self, folder):
+            assert folder == "some/reward/model"
+
+        def score(self, conversations):
+            return [np.array([len(r) or np.nan for r in rs], np.float32) for _, rs in conversations]
+
+    monkeypatch.setattr(recipe, "Scorer", CountsCharacters)
+    run_dir = evaluation(tmp_path, model, adapter, reward_model="some/reward/model")
+    evaluate(run_dir, StopSignal())
+    wins = losses = 0
+    for found in rows_of(run_dir):
+        assert found["baseline_score"] == (len(found["baseline"]) or None)
+        assert found["candidate_score"] == (len(found["candidate"]) or None)
+        if found["baseline"] and found["candidate"]:
+            wins += len(found["candidate"]) > len(found["baseline"])
+            losses += len(found["candidate"]) < len(found["baseline"])
+    rate = report_of(run_dir)["reward_win_rate"]
+    assert (rate["wins"], rate["losses"]) == (wins, losses)
+
+
+def test_without_a_reward_model_there_are_no_scores(tmp_path, model, adapter):
+    run_dir = evaluation(tmp_path, model, adapter)
+    evaluate(run_dir, StopSignal())
+    assert {r["candidate_score"] for r in rows_of(run_dir)} == {None}
+    assert report_of(run_dir)["reward_win_rate"]["value"] is None
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path, adapter):
+    other = make_model(tmp_path / "other", hidden_size=48)
+    run_dir = evaluation(tmp_path / "run", other, adapter)
+    with pytest.raises(RecipeError, match="made for another model"):
+        evaluate(run_dir, StopSignal())
+    assert not run_dir.output.exists()
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_as_if_nothing_had_happened(
+    tmp_path, model, adapter, monkeypatch
+):
+    whole = evaluation(tmp_path / "whole", model, adapter)
+    evaluate(whole, StopSignal())
+    halved = evaluation(tmp_path / "halved", model, adapter)
+
+    def lose_power(run_dir, step, *rest):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recipe, "emit_progress", lose_power)
+        evaluate(halved, StopSignal())
+    assert sorted(path.stem for path in halved.checkpoints.iterdir()) == [
+        "baseline-000000",
+        "baseline-000001",
+        "candidate-000000",
+    ]
+    evaluate(halved, StopSignal())
+    assert rows_of(halved) == rows_of(whole)
+
+
+# --- merging ----------------------------------------------------------------------------------------
+
+
+def test_a_merged_model_predicts_what_base_and_adapter_predict(tmp_path, model, adapter):
+    folder = merge(str(model), str(adapter), tmp_path / "merged")
+    ids = torch.tensor([[1, 5, 80, 90, 100]])
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+        together = add_adapter(load_model(str(model), "float32"), str(adapter))(ids).logits
+        base = load_model(str(model), "float32")(ids).logits
+    assert (merged - together).abs().max() < 1e-4
+    assert (merged - base).abs().max() > 1e-2
+    assert (folder / "tokenizer.json").exists()
+    assert not (folder / "adapter_config.json").exists()
+
+
+def test_a_merge_that_disagrees_leaves_nothing_behind(tmp_path, model, adapter, monkeypatch):
+    monkeypatch.setattr(merging, "probe_ids", lambda policy: torch.tensor([[1, 5, 80, 90, 100]]))
+    real = merging.predictions
+    wrong = iter([0.5, 0.0])
+    monkeypatch.setattr(merging, "predictions", lambda *a: real(*a) * (1 + next(wrong)))
+    with pytest.raises(RecipeError, match="disagrees"):
+        merge(str(model), str(adapter), tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merge_never_replaces_a_folder(tmp_path, model, adapter):
+    with pytest.raises(RecipeError, match="exists already"):
+        merge(str(model), str(adapter), tmp_path)
