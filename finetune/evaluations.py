@@ -201,14 +201,13 @@ def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | 
 
 def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """Win rate with its interval by prompt, and beside it the lengths and how many were cut off."""
-    prompts = [str(item.prompt_id) for item in items]
-    lengths = {
-        side: [row[f"{side}_tokens"] or 0 for row in rows] for side in ("candidate", "baseline")
-    }
-    ids = [row["prompt_id"] for row in rows]
+    lengths = (
+        (row["prompt_id"], row["candidate_tokens"] or 0, row["baseline_tokens"] or 0)
+        for row in rows
+    )
     return {
-        "win_rate": win_rate([item.verdict for item in items], prompts, seed=seed),
-        "tokens": mean_difference(lengths["candidate"], lengths["baseline"], ids, seed=seed),
+        "win_rate": win_rate(((item.prompt_id, item.verdict) for item in items), seed=seed),
+        "tokens": mean_difference(lengths, seed=seed),
         "truncated": {
             side: sum(bool(row[f"{side}_truncated"]) for row in rows) / len(rows)
             for side in ("candidate", "baseline")
@@ -270,14 +269,11 @@ def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
     )
     rankings = Ranking.objects.filter(task__in=candidates, superseded_at=None).order_by("id")
     verdicts = [
-        (verdict_of(tiers, candidates[task_id]), str(prompt_id))
+        (prompt_id, verdict_of(tiers, candidates[task_id]))
         for prompt_id, task_id, tiers in rankings.values_list("task__prompt_id", "task_id", "tiers")
         if sum(map(len, tiers)) == 2
     ]
-    if not verdicts:
-        return None
-    outcomes, prompts = zip(*verdicts, strict=True)
-    return win_rate(outcomes, prompts)
+    return win_rate(verdicts) if verdicts else None
 
 
 def verdict_of(tiers: list[list[int]], candidate: int) -> float:
