@@ -252,24 +252,30 @@ def finish(model: Any, loss: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
 
 
 class StepTimes(TrainerCallback):
-    """Wall time of each step: forward, backward, clipping and the optimizer."""
+    """Time of each step: forward, backward, clipping and the optimizer."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str) -> None:
+        self.clock = time.process_time if clock == "cpu" else time.perf_counter
         self.began = 0.0
         self.seconds: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.began = now()
+        self.began = self.now()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds.append(now() - self.began)
+        self.seconds.append(self.now() - self.began)
+
+    def now(self) -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self.clock()
 
 
 class Contender:
     def __init__(
         self, make: Callable, model: Any, groups: list[TokenGroup], options: Any, folder: str
     ):
-        self.times = StepTimes()
+        self.times = StepTimes(options.clock)
         self.trainer = make(deepcopy(model), groups, options, folder)
         self.trainer.add_callback(self.times)
         self.trainer.remove_callback(PrinterCallback)
@@ -359,12 +365,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
 # --- the machine ----------------------------------------------------------------------------------
 
 
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def reset_peak() -> None:
     """Forget the peak so far; on Linux also hand freed memory back, so that the next peak is its own."""
     if torch.cuda.is_available():
@@ -410,7 +410,7 @@ def commit() -> str | None:
 
 
 def vars_of(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("hidden", "layers", "lora", "groups", "turns")
+    names = ("hidden", "layers", "lora", "groups", "turns", "clock")
     return {"family": "llama", "dtype": "float32", **{n: getattr(options, n) for n in names}}
 
 

@@ -39,6 +39,7 @@ from reward.training import report as reports
 from reward.training.card import model_card
 from reward.training.layout import Collator, batches, describe
 from reward.training.model import (
+    UNLIMITED,
     RewardModel,
     check_shared,
     load_tokenizer,
@@ -144,9 +145,10 @@ def read_data(run_dir: RunDir, chat: ChatFormat, limit: int) -> Prepared:
 
 def tell_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: int) -> None:
     figures = data_figures(prepared)
+    length = "of any length" if limit >= UNLIMITED else f"at most {limit} tokens"
     run_dir.message(
         f"{figures['train']['prompts']} prompts to train on, {figures['test']['prompts']} held out; "
-        f"written as {chat.name}, at most {limit} tokens."
+        f"written as {chat.name}, {length}."
     )
     for row in prepared.account():
         text = f"Left out of {row['split']}: {row['count']} {row['what']}, {row['why']}."

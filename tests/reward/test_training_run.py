@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from reward.preference import read_groups
 from reward.training import trainer as trainer_module
 from reward.training.model import RewardModel
+from reward.training.report import Scored, accuracy
 from reward.training.score import Scorer, score_file
 from reward.training.train import train
 from reward.training.trainer_events import RecipeError, Stopped, StopSignal, run_recipe
@@ -356,3 +357,7 @@ def test_bfloat16_trains_close_to_float32(tmp_path, llama):
     train(run_dir, StopSignal())
     report = json.loads((run_dir.output / "report.json").read_text())
     assert report["accuracy"]["value"] > 0.75
+    groups = [g for g in read_groups(run_dir.data / "preferences.parquet") if g.split == "test"]
+    scores = Scorer(run_dir.output).score([(group.prompt, group.responses) for group in groups])
+    rows = [Scored(g, s, s) for g, s in zip(groups, scores, strict=True)]
+    assert accuracy(rows)["value"] == pytest.approx(report["accuracy"]["value"], abs=0.05)
