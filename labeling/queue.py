@@ -111,7 +111,7 @@ def _add_batch(project: Project, batch: list[NewTask]) -> list[tuple[int, bool]]
         for identity, task in zip(identities, batch, strict=True)
         if identity not in known
     }
-    ids = dict(zip(fresh, _reserve_task_ids(len(fresh)), strict=True))
+    ids = dict(zip(fresh, reserve_ids("labeling_task", len(fresh)), strict=True))
     _write_tasks(project, fresh, ids)
     seen: set[str] = set(known)
     added = []
@@ -121,12 +121,12 @@ def _add_batch(project: Project, batch: list[NewTask]) -> list[tuple[int, bool]]
     return added
 
 
-def _reserve_task_ids(count: int) -> list[int]:
+def reserve_ids(table: str, count: int) -> list[int]:
+    """Ids for rows that are about to be copied in. One query."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence('labeling_task', 'id')) "
-            "FROM generate_series(1, %s)",
-            [count],
+            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)",
+            [table, count],
         )
         return [row[0] for row in cursor.fetchall()]
 

@@ -263,10 +263,11 @@ def record(
     shown_order: Sequence[int] = (),
     idempotency_key: uuid.UUID | None = None,
     partial: bool = False,
+    scales: Mapping[str, int] | None = None,
 ) -> tuple[Ranking, bool]:
     """A ranking made elsewhere or by a program, and whether it is new. Raises InvalidRanking.
 
-    It takes the reviewer's own or a free slot, and adds one when every slot is taken. An import
+    `scales` says what ratings are checked against, in place of the guideline's criteria. It takes the reviewer's own or a free slot, and adds one when every slot is taken. An import
     names no guideline version; a simulation was made under the current one.
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
@@ -286,6 +287,7 @@ def record(
         shown_order=list(shown_order),
         source=source,
         partial=partial,
+        scales=scales,
     )
     free = [slot for slot in slots if slot.reviewer_id is None]
     held = [slot for slot in slots if _holds(slot, reviewer)]
@@ -397,10 +399,12 @@ def _write(
     *,
     version: GuidelineVersion | None,
     partial: bool = False,
+    scales: Mapping[str, int] | None = None,
     **columns: Any,
 ) -> Ranking:
-    rated = Criterion.objects.filter(version=version) if content.ratings and version else ()
-    scales = {criterion.name: criterion.scale for criterion in rated}
+    if scales is None:
+        rated = Criterion.objects.filter(version=version) if content.ratings and version else ()
+        scales = {criterion.name: criterion.scale for criterion in rated}
     if errors := problems(content, _response_ids(task), scales, partial=partial):
         raise InvalidRanking(errors)
     return Ranking.objects.create(

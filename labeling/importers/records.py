@@ -1,0 +1,81 @@
+"""What every format is read into. A format's module yields these; the writer stores them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class BadInput(ValueError):  # noqa: N818 - it reads as what it is
+    """A sentence that says what is wrong, with the line where it stands. Nothing was written."""
+
+    def __init__(self, sentence: str, line: int | None = None):
+        super().__init__(f"Line {line}: {sentence}" if line else sentence)
+
+
+@dataclass(frozen=True)
+class ResponseRecord:
+    text: str
+    model: str
+    external_id: str = ""
+
+
+@dataclass(frozen=True)
+class RankingRecord:
+    """`tiers`, and the keys of `ratings` and `flags`, are places in the prompt's responses."""
+
+    reviewer: str
+    tiers: list[list[int]]
+    cut: int | None = None
+    strength: float | None = None
+    ratings: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    flags: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    rationale: str = ""
+    active_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """`responses` are places in the prompt's responses."""
+
+    line: int
+    responses: list[int]
+    rankings: list[RankingRecord]
+    priority: int = 5
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    line: int
+    messages: list[dict[str, str]]
+    responses: list[ResponseRecord]
+    tasks: list[TaskRecord]
+    external_id: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Tally:
+    """What a file held, told in its own words, so that it can be reconciled line by line."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+
+
+def check_messages(messages: Any, line: int) -> list[dict[str, str]]:
+    """The chat, when it is one that can be answered. Raises BadInput."""
+    if not isinstance(messages, list) or not messages:
+        raise BadInput('"messages" must be a list of {"role", "content"}, not empty.', line)
+    for message in messages:
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            raise BadInput('each message must be {"role": …, "content": …}.', line)
+        if message["role"] not in ROLES:
+            raise BadInput(f"a role is one of {', '.join(ROLES)}; got {message['role']!r}.", line)
+        if not isinstance(message["content"], str):
+            raise BadInput(f"the content of a {message['role']} message is no text.", line)
+    if messages[-1]["role"] == "assistant":
+        raise BadInput("the last message is the assistant's; there is nothing to answer.", line)
+    return messages

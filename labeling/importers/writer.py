@@ -1,0 +1,354 @@
+"""Stores what a format's reader yields: in bulk, all or nothing, and nothing twice.
+
+A prompt is known by its chat, a response by its prompt, model, text and id, a task by its
+responses, a ranking by its task and reviewer. What is known already is counted, not written again.
+A task that brings rankings wants that many, so it is complete; one without goes to reviewers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from django.contrib.auth.hashers import make_password
+from django.contrib.auth.validators import UnicodeUsernameValidator
+from django.core.exceptions import ValidationError
+from django.db import connection
+from django.utils import timezone
+from psycopg.types.json import Jsonb
+
+from accounts.models import User
+from labeling import rankings
+from labeling.importers.records import (
+    BadInput,
+    PromptRecord,
+    RankingRecord,
+    ResponseRecord,
+    Tally,
+    TaskRecord,
+)
+from labeling.models import Criterion, Project, Prompt, Ranking, Response, Task, digest
+from labeling.queue import NewTask, add_tasks, copy_rows, reserve_ids
+from labeling.text import storable
+
+PROMPTS_AT_ONCE = 2000
+EXISTING, NEW = "existing", "new"
+
+
+@dataclass
+class Written:
+    """New rows by table; `known` were there before, `read` were in the file."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    new: Counter[str] = field(default_factory=Counter)
+
+    def known(self, name: str) -> int:
+        return self.read[name] - self.new[name]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    record: PromptRecord
+    prompt_id: int
+    response_ids: list[int]
+
+
+class Writer:
+    """`reviewers`: "new" makes inactive users for the names in the file and refuses the name of an
+    active person; "existing" books rankings to the people who have those names.
+    """
+
+    def __init__(self, project: Project, tally: Tally, reviewers: str = NEW):
+        self.project = project
+        self.tally = tally
+        self.reviewers = reviewers
+        self.written = Written()
+        self.users: dict[str, User] = {}
+        self.scales = dict(
+            Criterion.objects.filter(version=project.current_version_id).values_list(
+                "name", "scale"
+            )
+        )
+
+    def write(self, records: Iterable[PromptRecord]) -> Written:
+        """Call it inside a transaction. Raises BadInput."""
+        source = iter(records)
+        while batch := list(islice(source, PROMPTS_AT_ONCE)):
+            batch = [_storable(record, self.tally) for record in batch]
+            stored = self._store_responses(batch, self._store_prompts(batch))
+            self._store_tasks(stored)
+        return self.written
+
+    # --- prompts and responses ---
+
+    def _store_prompts(self, batch: list[PromptRecord]) -> list[int]:
+        hashes = [digest(record.messages) for record in batch]
+        known = dict(
+            Prompt.objects.filter(project=self.project, content_hash__in=hashes).values_list(
+                "content_hash", "pk"
+            )
+        )
+        fresh = {h: r for h, r in zip(hashes, batch, strict=True) if h not in known}
+        ids = dict(zip(fresh, reserve_ids("labeling_prompt", len(fresh)), strict=True))
+        now = timezone.now()
+        copy_rows(
+            "labeling_prompt"
+            " (id, project_id, messages, content_hash, external_id, meta, created_at)",
+            (
+                (ids[h], self.project.pk, Jsonb(r.messages), h, r.external_id, Jsonb(r.meta), now)
+                for h, r in fresh.items()
+            ),
+        )
+        self._count("prompts", hashes, fresh)
+        return [known.get(h) or ids[h] for h in hashes]
+
+    def _store_responses(self, batch: list[PromptRecord], prompts: list[int]) -> list[_Stored]:
+        keys = [
+            [(prompt, _identity(response)) for response in record.responses]
+            for record, prompt in zip(batch, prompts, strict=True)
+        ]
+        known = {
+            (prompt, identity): pk
+            for prompt, identity, pk in Response.objects.filter(
+                prompt_id__in=set(prompts)
+            ).values_list("prompt_id", "identity", "pk")
+        }
+        fresh = {
+            key: response
+            for record, row in zip(batch, keys, strict=True)
+            for key, response in zip(row, record.responses, strict=True)
+            if key not in known
+        }
+        ids = dict(zip(fresh, reserve_ids("labeling_response", len(fresh)), strict=True))
+        now = timezone.now()
+        copy_rows(
+            "labeling_response"
+            " (id, prompt_id, text, model_name, sampling, external_id, identity, created_at)",
+            (
+                (ids[key], key[0], r.text, r.model, Jsonb({}), r.external_id, key[1], now)
+                for key, r in fresh.items()
+            ),
+        )
+        self._count("responses", [key for row in keys for key in row], fresh)
+        return [
+            _Stored(record, prompt, [known.get(key) or ids[key] for key in row])
+            for record, prompt, row in zip(batch, prompts, keys, strict=True)
+        ]
+
+    # --- tasks and rankings ---
+
+    def _store_tasks(self, stored: list[_Stored]) -> None:
+        rows = [(one, task) for one in stored for task in one.record.tasks]
+        added = add_tasks(project=self.project, tasks=[_new_task(*row) for row in rows])
+        self.written.read["tasks"] += len(rows)
+        self.written.new["tasks"] += sum(created for _, created in added)
+        made = [
+            _Made(one, task, task_id, ranking)
+            for (one, task), (task_id, _) in zip(rows, added, strict=True)
+            for ranking in task.rankings
+        ]
+        self._make_users({one.ranking.reviewer: one.task.line for one in reversed(made)})
+        self._store_rankings(made, {task_id for task_id, created in added if created})
+
+    def _store_rankings(self, made: list["_Made"], new_tasks: set[int]) -> None:
+        for one in made:
+            one.check(self.scales)
+        keyed: dict[Any, _Made] = {}
+        for one in made:
+            first = keyed.setdefault(one.key(self.users), one)
+            if first is not one:
+                self._note_second(first, one)
+        self.written.read["rankings"] += len(keyed)
+        known = set(
+            Ranking.objects.filter(idempotency_key__in=keyed).values_list(
+                "idempotency_key", flat=True
+            )
+        )
+        fresh = {key: one for key, one in keyed.items() if key not in known}
+        bulk = {key: one for key, one in fresh.items() if one.task_id in new_tasks}
+        self._copy_rankings(bulk)
+        self.written.new["rankings"] += len(bulk)
+        for key, one in fresh.items():
+            if key not in bulk:
+                self._record_one(key, one)
+
+    def _note_second(self, first: "_Made", second: "_Made") -> None:
+        same = first.tiers() == second.tiers()
+        self.tally.left_out[
+            "rankings said twice in the file"
+            if same
+            else "second rankings of the same responses by the same reviewer, which differ"
+        ] += 1
+
+    def _copy_rankings(self, fresh: dict[Any, "_Made"]) -> None:
+        """Straight into new tasks, whose slots are numbered from 1 and all free."""
+        ids = reserve_ids("labeling_ranking", len(fresh))
+        now, taken = timezone.now(), Counter[int]()
+        rows, filled = [], []
+        for pk, (key, one) in zip(ids, fresh.items(), strict=True):
+            user, content = self.users[one.ranking.reviewer], one.content().columns()
+            taken[one.task_id] += 1
+            filled.append((one.task_id, taken[one.task_id], user.pk, pk))
+            rows.append(
+                (
+                    pk,
+                    one.task_id,
+                    user.pk,
+                    *(Jsonb(content[name]) for name in ("tiers", "ratings", "flags")),
+                    *(content[name] for name in ("cut", "strength", "rationale")),
+                    content["active_seconds"],
+                    [],
+                    Ranking.Source.IMPORT.value,
+                    key,
+                    False,
+                    now,
+                )
+            )
+        copy_rows(
+            "labeling_ranking (id, task_id, reviewer_id, tiers, ratings, flags, cut, strength,"
+            " rationale, active_seconds, shown_order, source, idempotency_key, extra, created_at)",
+            rows,
+        )
+        _fill_slots(filled)
+
+    def _record_one(self, key: Any, one: "_Made") -> None:
+        """Onto a task that was there before."""
+        content = one.content()
+        try:
+            rankings.record(
+                task=Task.objects.get(pk=one.task_id),
+                reviewer=self.users[one.ranking.reviewer],
+                source=Ranking.Source.IMPORT,
+                idempotency_key=key,
+                partial=True,
+                scales=self.scales,
+                **vars(content),
+            )
+        except rankings.InvalidRanking:
+            self.tally.left_out["rankings of tasks their reviewer had ranked before"] += 1
+        else:
+            self.written.new["rankings"] += 1
+
+    # --- reviewers ---
+
+    def _make_users(self, lines: dict[str, int]) -> None:
+        missing = lines.keys() - self.users.keys()
+        found = {user.username: user for user in User.objects.filter(username__in=missing)}
+        for name in sorted(missing, key=lambda name: (lines[name], name)):
+            user = found.get(name)
+            if user is None and self.reviewers == EXISTING:
+                raise BadInput(f"nobody here has the user name {name!r}.", lines[name])
+            if user is not None and user.is_active and self.reviewers == NEW:
+                raise BadInput(
+                    f"the reviewer {name!r} has the user name of a person who works here. Rename "
+                    "the reviewer, or pass --reviewers existing if they are the same.",
+                    lines[name],
+                )
+            self.users[name] = user or self._make_user(name, lines[name])
+
+    def _make_user(self, name: str, line: int) -> User:
+        try:
+            UnicodeUsernameValidator()(name)
+        except ValidationError:
+            raise BadInput(
+                f"the reviewer {name!r} cannot be a user name: letters, digits and @.+-_ only.",
+                line,
+            ) from None
+        if len(name) > 150:
+            raise BadInput("the name of a reviewer has at most 150 characters.", line)
+        self.written.new["reviewers"] += 1
+        return User.objects.create(username=name, is_active=False, password=make_password(None))
+
+    def _count(self, name: str, read: Sequence[Any], fresh: dict[Any, Any]) -> None:
+        self.written.read[name] += len(set(read))
+        self.written.new[name] += len(fresh)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A ranking with the ids its places stand for."""
+
+    stored: _Stored
+    task: TaskRecord
+    task_id: int
+    ranking: RankingRecord
+
+    def check(self, scales: dict[str, int]) -> None:
+        ids = [self.stored.response_ids[place] for place in self.task.responses]
+        if problems := rankings.problems(self.content(), ids, scales, partial=True):
+            who = f"the ranking by {self.ranking.reviewer} is refused"
+            raise BadInput(f"{who}: {' '.join(problems.values())}", self.task.line)
+
+    def tiers(self) -> list[list[int]]:
+        ids = self.stored.response_ids
+        return [sorted(ids[place] for place in tier) for tier in self.ranking.tiers]
+
+    def content(self) -> rankings.Content:
+        ids, said = self.stored.response_ids, self.ranking
+        return rankings.Content(
+            tiers=self.tiers(),
+            cut=said.cut,
+            strength=said.strength,
+            ratings={ids[place]: rated for place, rated in said.ratings.items()},
+            flags={ids[place]: named for place, named in said.flags.items()},
+            rationale=said.rationale,
+            active_seconds=said.active_seconds,
+        )
+
+    def key(self, users: dict[str, User]) -> Any:
+        return rankings.key_of("import", self.task_id, users[self.ranking.reviewer].pk)
+
+
+def _identity(response: ResponseRecord) -> str:
+    return Response.identity_of(response.model, response.text, None, response.external_id)
+
+
+def _new_task(stored: _Stored, task: TaskRecord) -> NewTask:
+    ids = [stored.response_ids[place] for place in task.responses]
+    if len(set(ids)) < len(ids):
+        sentence = "two responses are the same text by the same model. Give them ids, or drop one."
+        raise BadInput(sentence, task.line)
+    reviewers = {ranking.reviewer for ranking in task.rankings}
+    if len(reviewers) > 9:
+        raise BadInput(f"{len(reviewers)} reviewers ranked one task; at most 9 can.", task.line)
+    return NewTask(stored.prompt_id, ids, task.priority, len(reviewers) or None)
+
+
+def _fill_slots(filled: list[tuple[int, int, int, int]]) -> None:
+    columns = [list(column) for column in zip(*filled, strict=True)] or [[], [], [], []]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE labeling_slot slot"
+            " SET reviewer_id = made.reviewer, ranking_id = made.ranking, leased_until = NULL"
+            " FROM unnest(%s::bigint[], %s::int[], %s::bigint[], %s::bigint[])"
+            " AS made(task, number, reviewer, ranking)"
+            " WHERE slot.task_id = made.task AND slot.number = made.number",
+            columns,
+        )
+
+
+def _storable(record: PromptRecord, tally: Tally) -> PromptRecord:
+    """The record with what PostgreSQL cannot keep replaced, and counted."""
+    clean = PromptRecord(
+        record.line,
+        [{name: storable(text) for name, text in said.items()} for said in record.messages],
+        [
+            ResponseRecord(storable(r.text), storable(r.model)[:300], storable(r.external_id)[:200])
+            for r in record.responses
+        ],
+        record.tasks,
+        storable(record.external_id)[:200],
+        _storable_json(record.meta),
+    )
+    if (clean.messages, clean.responses) != (record.messages, record.responses):
+        tally.changed["prompts with characters that cannot be stored, replaced by U+FFFD"] += 1
+    return clean
+
+
+def _storable_json(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(str(key)): _storable_json(item) for key, item in value.items()}
+    return [_storable_json(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,101 @@
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+from django.utils.text import slugify
+
+from accounts.models import audit
+from labeling.importers import FORMATS, BadInput, Imported, import_file, refresh_statistics
+from labeling.importers.writer import EXISTING, NEW
+from labeling.models import Project
+
+TABLES = ("prompts", "responses", "tasks", "rankings")
+
+
+class Command(BaseCommand):
+    help = (
+        "Import prompts, responses and rankings from a file: all of it or nothing. Importing the "
+        "same file again adds nothing. Says what the file held, what is new, and what was left "
+        "out and why."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        formats = "; ".join(f"{one.name}: {one.title}" for one in FORMATS.values())
+        parser.add_argument("file", type=Path)
+        parser.add_argument("--project", required=True, metavar="SLUG")
+        parser.add_argument(
+            "--format",
+            choices=["auto", *FORMATS],
+            default="auto",
+            help=f"auto looks at the file. {formats}.",
+        )
+        parser.add_argument(
+            "--create-project", action="store_true", help="make the project when it is missing"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="do everything, then take it all back"
+        )
+        parser.add_argument(
+            "--reviewers",
+            choices=[NEW, EXISTING],
+            default=NEW,
+            help="new: inactive users for the names in the file; existing: people with those names",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        path: Path = options["file"]
+        if not path.is_file():
+            raise CommandError(f"There is no file {path}.")
+        try:
+            with transaction.atomic():
+                project = self._project(options)
+                imported = self._import(path, project, options)
+                if options["dry_run"]:
+                    transaction.set_rollback(True)
+        except BadInput as error:
+            raise CommandError(f"{path.name}: {error} Nothing was imported.") from None
+        if not options["dry_run"]:
+            refresh_statistics(imported.written)
+        self._report(path, project, imported, options["dry_run"])
+
+    def _import(self, path: Path, project: Project, options: dict[str, Any]) -> Imported:
+        imported = import_file(
+            path,
+            project=project,
+            format=FORMATS.get(options["format"]),
+            reviewers=options["reviewers"],
+        )
+        audit(None, "file imported", project, file=path.name, new=dict(imported.written.new))
+        return imported
+
+    def _project(self, options: dict[str, Any]) -> Project:
+        slug = options["project"]
+        if project := Project.objects.filter(slug=slug).first():
+            return project
+        if not options["create_project"]:
+            raise CommandError(f"There is no project {slug!r}. Pass --create-project to make it.")
+        if slugify(slug) != slug or len(slug) > 60:
+            raise CommandError(f"{slug!r} cannot be a project: small letters, digits and -.")
+        return Project.objects.create(slug=slug, name=slug.replace("-", " ").capitalize())
+
+    def _report(self, path: Path, project: Project, imported: Imported, dry_run: bool) -> None:
+        say = self.stdout.write
+        written, tally = imported.written, imported.tally
+        say(f"{path.name}, {imported.format.title}, into {project.slug}")
+        say("In the file: " + _listed(tally.read))
+        say(f"{'':12}{'in the file':>12}{'known':>10}{'new':>10}")
+        for name in TABLES:
+            say(
+                f"{name:12}{written.read[name]:>12}{written.known(name):>10}{written.new[name]:>10}"
+            )
+        for title, counts in (("Left out", tally.left_out), ("Changed", tally.changed)):
+            for reason, count in sorted(counts.items()):
+                if count:
+                    say(f"{title}: {count} {reason}")
+        if dry_run:
+            say(self.style.WARNING("A dry run: nothing was kept."))
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
