@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from reward.training.model import split_reference, torch_dtype
 from reward.training.tokens import ChatFormat, plain_prompt
@@ -50,15 +50,29 @@ def load_tokenizer(reference: str) -> Any:
     return tokenizer
 
 
-def load_model(reference: str, dtype: str) -> Any:
-    """The model in evaluation mode, still on the CPU. Raises RecipeError when it cannot be loaded."""
+def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
+    """The model in evaluation mode, still on the CPU. Raises RecipeError when it cannot be loaded.
+
+    `dropout=False` turns dropout off for good, also where a family calls it as a function, which
+    nothing can turn off once the model is made.
+    """
     name, revision = existing(reference)
     try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+        if not dropout:
+            turn_off_dropout(config)
         return AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=torch_dtype(dtype)
+            name, revision=revision, config=config, dtype=torch_dtype(dtype)
         ).eval()
     except (OSError, ValueError) as error:
         raise RecipeError(f"The model {reference} cannot be loaded: {first_line(error)}") from error
+
+
+def turn_off_dropout(config: Any) -> None:
+    for part in (config, config.get_text_config()):
+        for name, value in part.to_dict().items():
+            if name.endswith(("dropout", "pdrop", "layerdrop")) and isinstance(value, float):
+                setattr(part, name, 0.0)
 
 
 def add_adapter(model: Any, reference: str) -> Any:

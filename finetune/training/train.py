@@ -79,13 +79,12 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, config.dtype)
     check_vocabulary(model, tokenizer, config.model)
+    chat = PolicyChat(tokenizer, model.generation_config)
     limit = min(config.max_length, readable_length(model.config) or config.max_length)
-    prepared, pairs = read_data(
-        run_dir, config, PolicyChat(tokenizer, model.generation_config), limit
-    )
+    del model  # out of memory or not, each attempt starts from a fresh one
+    prepared, pairs = read_data(run_dir, config, chat, limit)
     rows = training_rows(prepared, pairs, config)
     tell_data(run_dir, prepared, pairs, limit)
-    del model
 
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[DPOTrainer, HeldOut]:
         events = ProgressEvents(run_dir)
@@ -247,7 +246,7 @@ def make_trainer(
     )
     try:
         trainer = ReadyDPOTrainer(
-            model=load_model(config.model, config.dtype),
+            model=load_model(config.model, config.dtype, dropout=False),
             args=args,
             train_dataset=Dataset.from_dict({"prompt_ids": [[0]]}),
             processing_class=tokenizer,

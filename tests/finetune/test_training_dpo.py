@@ -158,6 +158,15 @@ def test_the_output_is_an_adapter_that_others_can_load(finished, model):
     assert "arXiv:2305.18290" in (finished.output / "README.md").read_text()
 
 
+@pytest.mark.parametrize("family", ["opt", "gpt2", "gemma", "qwen3"])
+def test_any_family_starts_equal_to_its_reference(tmp_path, family):
+    """Dropout would make the two differ, and OPT applies it where no module can be turned off."""
+    other = make_model(tmp_path / family, family)
+    run_dir = dpo_run(tmp_path / "run", other, groups_that_like_b(8), evaluations=0)
+    train(run_dir, StopSignal())
+    assert report_of(run_dir)["training"]["curve"][0][1] == pytest.approx(math.log(2), abs=1e-5)
+
+
 # --- interruptions ----------------------------------------------------------------------------------
 
 INTERRUPTED = {"epochs": 3, "checkpoint_steps": 2, "evaluations": 0}
