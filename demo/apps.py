@@ -1,5 +1,13 @@
 from django.apps import AppConfig
 
+JUDGE = "demo-rule"
+
 
 class DemoConfig(AppConfig):
     name = "demo"
+
+    def ready(self) -> None:
+        from demo import rule
+        from finetune import judges
+
+        judges.register(JUDGE, "The lamp shop's guideline, as a rule", rule.score)

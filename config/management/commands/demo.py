@@ -11,7 +11,7 @@ from django.core.management import BaseCommand, CommandError, CommandParser, cal
 from config.local.processes import FIRST_PORT, Services, wait_for_web, web, worker
 from config.management.commands.local import chosen_port, interrupt
 from demo import people
-from demo.loop import DemoError, Watcher, run_loop
+from demo.loop import PROMPTS, DemoError, Watcher, run_loop
 from demo.project import slug_of
 
 
@@ -28,9 +28,15 @@ class Command(BaseCommand):
         parser.add_argument(
             "--seed", type=int, default=0, help="Another seed is another demo project. Default 0."
         )
+        parser.add_argument(
+            "--prompts",
+            type=int,
+            default=PROMPTS,
+            help=f"How many letters. Default {PROMPTS}; fewer is faster and says less.",
+        )
         parser.add_argument("--port", type=int, default=FIRST_PORT, help="Where to serve, if free.")
 
-    def handle(self, *, exit: bool, seed: int, port: int, **options: Any) -> None:
+    def handle(self, *, exit: bool, seed: int, prompts: int, port: int, **options: Any) -> None:
         started = time.monotonic()
         call_command("migrate", verbosity=0)
         port = chosen_port(port, self)
@@ -40,7 +46,7 @@ class Command(BaseCommand):
                 wait_for_web(port)
                 self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — watch it work there.")
                 self.tell_sign_in()
-                figures = self.figures(seed, services, started)
+                figures = self.figures(seed, prompts, services, started)
                 if not exit:
                     self.tell_where_to_look(port, seed)
                 self.stdout.write(json.dumps(figures))
@@ -52,22 +58,22 @@ class Command(BaseCommand):
         except (DemoError, TimeoutError) as error:
             raise CommandError(str(error)) from None
 
-    def figures(self, seed: int, services: Services, started: float) -> dict[str, Any]:
+    def figures(
+        self, seed: int, prompts: int, services: Services, started: float
+    ) -> dict[str, Any]:
         """What the loop found, kept in a file so that a second start need not look again."""
         kept = settings.VAR_DIR / f"demo-{slug_of(seed)}.json"
         if kept.exists():
             return json.loads(kept.read_text())
-        figures = run_loop(seed, self.watcher(services))
+        figures = run_loop(seed, self.watcher(services), prompts)
         figures["seconds"] = round(time.monotonic() - started, 1)
         Path(kept).write_text(json.dumps(figures))
         return figures
 
     def watcher(self, services: Services) -> Watcher:
         lively = sys.stderr.isatty()
-        state = {"title": "", "revived": 0.0}
 
         def begin(title: str) -> None:
-            state["title"] = title
             print(("\r\x1b[K" if lively else "") + f"→ {title} …", file=sys.stderr, flush=True)
 
         def progress(share: float) -> None:

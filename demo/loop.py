@@ -1,0 +1,194 @@
+"""The whole loop on the demo project: sample, rank, freeze, learn a reward, fine-tune, measure.
+
+Every stage finds what an earlier, interrupted start has done, so the loop may be cut off anywhere
+and started again.
+"""
+
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from accounts.models import User
+from demo import project as demo_project
+from demo import reviewers
+from demo.apps import JUDGE
+from demo.people import ensure_people, simulated_reviewer
+from labeling import rankings
+from labeling.models import Project, Ranking, Task
+from reward.filters import SnapshotFilter
+from reward.models import Snapshot
+from reward.preference import read_groups
+from reward.snapshots import freeze
+from runs import services
+from runs.models import ENDED, Run, State
+
+NAMESPACE = uuid.UUID("6f0d2c3e-6a0e-4b8c-9f43-0d6c0f1b7a11")
+PROMPTS = 480
+LEFT_FOR_PEOPLE = 24
+RANKINGS_PER_TASK = 3
+TEST_FRACTION = 0.3
+
+REWARD: dict[str, Any] = {}
+GENERATE: dict[str, Any] = {"max_new_tokens": 96}
+DPO: dict[str, Any] = {}
+EVALUATE: dict[str, Any] = {"max_new_tokens": 96}
+
+
+class DemoError(Exception):
+    """A stage of the demo did not end well; the text says which and why."""
+
+
+@dataclass
+class Watcher:
+    """How the loop tells what it does, and what is done while it waits."""
+
+    begin: Callable[[str], None]
+    progress: Callable[[float], None]
+    idle: Callable[[], None]
+
+
+@dataclass
+class Loop:
+    project: Project
+    seed: int
+    trainer: User
+    watcher: Watcher
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def stage(self, name: str, title: str, work: Callable[[], Any]) -> Any:
+        self.watcher.begin(title)
+        started = time.monotonic()
+        result = work()
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        return result
+
+    def run(self, name: str, title: str, kind: str, config: dict, inputs: dict) -> Run:
+        """Start the run of this stage, or find the one started before, and wait for its end."""
+        return self.stage(name, title, lambda: self._wait(self._start(kind, config, inputs, title)))
+
+    def _start(self, kind: str, config: dict, inputs: dict, title: str) -> Run:
+        for attempt in range(1000):
+            request_id = uuid.uuid5(NAMESPACE, f"{self.project.slug}/{kind}/{attempt}")
+            earlier = Run.objects.filter(request_id=request_id).first()
+            if earlier is None or earlier.state not in {State.FAILED, State.CANCELLED}:
+                break
+        return services.start(
+            kind,
+            {**config, "seed": self.seed},
+            self.trainer,
+            inputs={**inputs, "project": self.project.pk},
+            title=f"{self.project.name}: {title}",
+            request_id=request_id,
+        )
+
+    def _wait(self, run: Run) -> Run:
+        while run.state not in ENDED:
+            self.watcher.progress(run.step / run.total_steps if run.total_steps else 0.0)
+            self.watcher.idle()
+            time.sleep(0.25)
+            run.refresh_from_db()
+        if run.state != State.SUCCEEDED:
+            raise DemoError(f"Run {run} {run.get_state_display().lower()}: {run.error}")
+        return run
+
+
+def run_loop(seed: int, watcher: Watcher, prompts: int = PROMPTS) -> dict[str, Any]:
+    """Bring the demo project of `seed` once around; returns the figures of the last line.
+
+    Raises DemoError.
+    """
+    people = ensure_people()
+    project = demo_project.ensure_project(seed, people)
+    base = demo_project.base_model(project)
+    loop = Loop(project, seed, people["ada"], watcher)
+
+    loop.stage("prompts", "Letters", lambda: demo_project.add_prompts(project, prompts, seed))
+    loop.run("responses", "Sampling answers", "generate", GENERATE, {"model": base.pk})
+    ranked = loop.stage("rankings", "Ranking (simulated reviewers)", lambda: simulate(loop))
+    chosen = SnapshotFilter(
+        sources=(Ranking.Source.SIMULATION,), test_fraction=TEST_FRACTION, seed=seed
+    )
+    snapshot = loop.stage(
+        "snapshot", "Freezing a snapshot",
+        lambda: freeze(project=project, filter=chosen, by=people["ada"]),
+    )  # fmt: skip
+    from_snapshot = {"snapshot": snapshot.pk}
+    reward = loop.run(
+        "reward", "Training a reward model", "reward",
+        {**REWARD, "base_model": base.base}, from_snapshot,
+    )  # fmt: skip
+    tuned = loop.run(
+        "dpo", "Fine-tuning with DPO", "dpo", DPO, {**from_snapshot, "model": base.pk}
+    )  # fmt: skip
+    evaluated = loop.run(
+        "evaluation", "Comparing tuned with base on held-out letters", "evaluate", EVALUATE,
+        {**from_snapshot, "candidate": tuned.model.pk, "baseline": base.pk, "judge": JUDGE},
+    )  # fmt: skip
+    return figures(loop, snapshot, reward, evaluated, ranked)
+
+
+def simulate(loop: Loop) -> int:
+    """Let simulated reviewers rank every task but the few left for people; returns how many rankings."""
+    tasks = list(
+        Task.objects.filter(project=loop.project, kind=Task.Kind.RANKING)
+        .order_by("pk")
+        .select_related("prompt")
+        .prefetch_related("responses")
+    )
+    crew = [(one, simulated_reviewer(one.name)) for one in reviewers.CREW]
+    ranked = tasks[: len(tasks) - min(LEFT_FOR_PEOPLE, len(tasks) // 4)]
+    for number, task in enumerate(ranked):
+        for turn in range(RANKINGS_PER_TASK):
+            simulate_one(loop, task, *crew[(number + turn) % len(crew)])
+        if number % 20 == 0:
+            loop.watcher.progress(number / len(ranked))
+            loop.watcher.idle()
+    return Ranking.objects.filter(task__project=loop.project, superseded_at=None).count()
+
+
+def simulate_one(loop: Loop, task: Task, reviewer: reviewers.Reviewer, user: User) -> None:
+    responses = sorted(task.responses.all(), key=lambda response: response.pk)
+    rng = random.Random(f"{loop.seed} {task.prompt.external_id} {reviewer.name}")
+    shown = rng.sample(responses, len(responses))
+    made = reviewers.rank(
+        reviewer, task.prompt.messages, [response.text for response in shown], rng
+    )
+    rankings.record(
+        task=task,
+        reviewer=user,
+        source=Ranking.Source.SIMULATION,
+        tiers=[[shown[index].pk for index in tier] for tier in made.tiers],
+        cut=made.cut,
+        ratings={str(shown[index].pk): given for index, given in enumerate(made.ratings)},
+        rationale=made.rationale,
+        shown_order=[response.pk for response in shown],
+        active_seconds=made.active_seconds,
+        idempotency_key=uuid.uuid5(NAMESPACE, f"{task.pk}/{user.pk}"),
+    )
+
+
+def figures(
+    loop: Loop, snapshot: Snapshot, reward: Run, evaluated: Run, ranked: int
+) -> dict[str, Any]:
+    report = reward.reward_model.report
+    win_rate = evaluated.evaluation.report["win_rate"]
+    return {
+        "reward_accuracy": report["accuracy"]["value"],
+        "reward_accuracy_ci": report["accuracy"]["interval"],
+        "reward_accuracy_ceiling": accuracy_ceiling(snapshot),
+        "reviewer_agreement": report["reviewer_agreement"]["value"],
+        "win_rate": win_rate["value"],
+        "win_rate_ci": win_rate["interval"],
+        "rankings": ranked,
+        "seed": loop.seed,
+        "stages": loop.seconds,
+    }
+
+
+def accuracy_ceiling(snapshot: Snapshot) -> float:
+    """What the guideline's own rule scores on the held-out labels: no model can be expected to do better."""
+    held_out = [group for group in read_groups(snapshot.file) if group.split == "test"]
+    return reviewers.noise_ceiling(held_out)

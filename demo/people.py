@@ -1,0 +1,61 @@
+"""The accounts of the demo: three for whoever tries it, and the simulated reviewers."""
+
+import json
+import secrets
+from pathlib import Path
+
+from django.conf import settings
+
+from accounts.models import Role, User
+
+PEOPLE = {
+    "ada": (Role.TRAINER, "Ada", "launches runs, compares, promotes"),
+    "june": (Role.LEAD, "June", "writes the guideline, watches quality"),
+    "otis": (Role.REVIEWER, "Otis", "ranks answers"),
+}
+
+
+def passwords_file() -> Path:
+    return settings.VAR_DIR / "demo_accounts.json"
+
+
+def ensure_people() -> dict[str, User]:
+    """The three accounts. A password is made up once and kept in a file only its owner can read."""
+    passwords = _passwords()
+    people = {}
+    for username, (role, first_name, _) in PEOPLE.items():
+        user, created = User.objects.get_or_create(
+            username=username, defaults={"role": role, "first_name": first_name}
+        )
+        if created:
+            user.set_password(passwords[username])
+            user.save(update_fields=["password"])
+        people[username] = user
+    return people
+
+
+def _passwords() -> dict[str, str]:
+    path = passwords_file()
+    if not path.exists():
+        made = {username: secrets.token_urlsafe(9) for username in PEOPLE}
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(made, indent=2) + "\n")
+    return json.loads(path.read_text())
+
+
+def sign_in_lines() -> list[str]:
+    """One line per account whose made-up password still holds, for the terminal."""
+    passwords = _passwords()
+    return [
+        f"  {username:<6} {passwords[username]:<14} {what}"
+        for username, (_, _, what) in PEOPLE.items()
+        if User.objects.get(username=username).check_password(passwords[username])
+    ]
+
+
+def simulated_reviewer(name: str) -> User:
+    user, _ = User.objects.get_or_create(
+        username=f"{name.lower()}-simulated",
+        defaults={"first_name": name, "simulated": True, "is_active": False},
+    )
+    return user

@@ -1,0 +1,80 @@
+"""The demo project: Moth & Daughter, its guideline, its letters."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from django.db import transaction
+
+from accounts.models import User
+from demo import rule, shop, world
+from finetune.models import Model
+from labeling import guidelines
+from labeling.models import Guideline, Membership, Project, Prompt, digest
+
+TINY_MODEL = str(Path(__file__).with_name("tiny_model"))
+
+
+def slug_of(seed: int) -> str:
+    return "letters" if seed == 0 else f"letters-{seed}"
+
+
+@transaction.atomic
+def ensure_project(seed: int, people: Mapping[str, User]) -> Project:
+    """The project of this seed with its published guideline, made on first use."""
+    project, created = Project.objects.get_or_create(
+        slug=slug_of(seed),
+        defaults={
+            "name": f"Letters to {shop.SHOP}" + (f" (seed {seed})" if seed else ""),
+            "description": "Answers to the letters of a small lamp shop. Its rankings are simulated.",
+            "rankings_per_task": 3,
+            "simulated": True,
+        },
+    )
+    if created:
+        roles = {"june": Membership.Role.LEAD}
+        for username, user in people.items():
+            Membership.objects.create(
+                project=project, user=user, role=roles.get(username, Membership.Role.REVIEWER)
+            )
+        publish_guideline(project, people["june"])
+    return project
+
+
+def publish_guideline(project: Project, lead: User) -> None:
+    Guideline.objects.create(project=project, title="Answering letters")
+    draft = guidelines.create_draft(
+        project=project,
+        by=lead,
+        text=rule.GUIDELINE.read_text(),
+        criteria=[
+            {"name": criterion.key, "meaning": criterion.meaning, "scale": rule.RATING_HIGH}
+            for criterion in rule.CRITERIA
+        ],
+        change_note="First version.",
+    )
+    guidelines.publish(version=draft, by=lead)
+
+
+def add_prompts(project: Project, count: int, seed: int) -> None:
+    """The first `count` letters of this seed; those already there stay as they are."""
+    letters = world.prompts(count, seed)
+    Prompt.objects.bulk_create(
+        [
+            Prompt(
+                project=project,
+                messages=letter.messages,
+                content_hash=digest(letter.messages),
+                external_id=f"letter-{number}",
+                meta={"situation": letter.situation},
+            )
+            for number, letter in enumerate(letters, start=1)
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def base_model(project: Project) -> Model:
+    model, _ = Model.objects.get_or_create(
+        project=project, base=TINY_MODEL, adapter="", defaults={"name": "Tiny letter writer (base)"}
+    )
+    return model
