@@ -1,0 +1,132 @@
+"""Every page of labeling, in both themes and at both widths: readable by everyone, nothing cut off."""
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from accounts.models import Role
+from labeling import rankings
+from labeling.models import Membership, Ranking
+from tests.browser.conftest import World
+from tests.labeling.world import ids, make_member, make_project, make_task, make_user
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def faults(page: Page) -> list[str]:
+    """Serious and critical ones, in a line each that says where."""
+    found = Axe().run(page, options={"runOnly": WCAG}).response["violations"]
+    return [
+        f"{page.url} {fault['id']}: {fault['help']} {fault['nodes'][0]['html'][:200]}"
+        for fault in found
+        if fault["impact"] in {"serious", "critical"}
+    ]
+
+
+def faults_in_both_themes(page: Page) -> list[str]:
+    found = []
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        found += [f"{theme} {fault}" for fault in faults(page)]
+    return found
+
+
+@pytest.fixture
+def addresses(world: World) -> list[str]:
+    """A project two reviewers disagree on, seen by its lead."""
+    world.project.rankings_per_task = 2
+    world.project.save(update_fields=["rankings_per_task"])
+    other = make_member(world.project)
+    for number in range(3):
+        task = world.add_task()
+        for reviewer, order in ((world.reviewer, 1), (other, -1)):
+            rankings.record(
+                task=task,
+                reviewer=reviewer,
+                source=Ranking.Source.SIMULATION if number else Ranking.Source.REVIEW,
+                tiers=[[i] for i in ids(task)[::order]],
+                cut=2,
+                rationale="It names a day.",
+                shown_order=ids(task),
+            )
+    world.add_task("Short.", "| a | b |\n|---|---|\n| 1 | 2 |\n\n" + "A long line. " * 60)
+    base = f"/p/{world.project.slug}/"
+    pages = ["", "guideline/", "quality/", "data/", f"data/{task.pk}/", "review/history/"]
+    return ["/", "/projects/", *[base + page for page in pages], "/nowhere/"]
+
+
+def test_it_has_no_serious_fault_of_accessibility_on_any_page(visit, world, addresses):
+    lead = make_user(Role.LEAD)
+    Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)
+    page = visit("/", lead)
+    found = []
+    for address in addresses:
+        page.goto(address)
+        found += faults_in_both_themes(page)
+    assert found == []
+
+
+def test_it_has_none_on_the_ranking_page_and_its_dialogs(visit, world, addresses):
+    page = visit(world.review, world.reviewer)
+    found = faults_in_both_themes(page)
+    for keys in (["a", "-", "b", "r"], ["Escape", "?"]):
+        for one in keys:
+            page.keyboard.press(one)
+        found += faults_in_both_themes(page)
+    assert found == []
+
+
+def test_it_has_none_on_the_sign_in_page_and_when_nothing_is_left(visit, world):
+    found = faults_in_both_themes(visit("/login/"))
+    found += faults_in_both_themes(visit(world.review, world.reviewer))
+    assert found == []
+
+
+def test_it_never_scrolls_sideways_on_a_phone(visit, world, addresses):
+    lead = make_user(Role.LEAD)
+    Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)
+    page = visit("/", lead, viewport={"width": 390, "height": 844}, is_mobile=True)
+    wide = []
+    for address in [*addresses, world.review]:
+        page.goto(address)
+        if page.evaluate("document.documentElement.scrollWidth") > 390:
+            wide.append(address)
+    assert wide == []
+
+
+def test_it_keeps_the_chosen_theme(visit, world):
+    page = visit("/", world.reviewer, color_scheme="light")
+    assert page.evaluate("document.documentElement.dataset.theme") is None
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    toggle = page.get_by_role("button", name="Theme:")
+    toggle.click()
+    toggle.click()
+    expect(toggle).to_have_accessible_name("Theme: dark")
+    page.reload()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+
+
+def test_it_signs_in_shows_what_is_wrong_beside_the_form_and_signs_out(visit, world):
+    world.reviewer.set_password("a bent neck")
+    world.reviewer.save()
+    page = visit("/p/nowhere/")
+    page.get_by_label("Username").fill(world.reviewer.username)
+    page.get_by_label("Password").fill("a straight neck")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator(".form-errors")).to_contain_text("correct username and password")
+    page.get_by_label("Password").fill("a bent neck")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_it_leads_a_reviewer_from_the_start_page_to_the_work(visit, world):
+    make_task(make_project())  # someone else's
+    world.add_task()
+    page = visit("/", world.reviewer)
+    page.get_by_role("link", name="Start reviewing").click()
+    expect(page.locator(".answer")).to_have_count(4)

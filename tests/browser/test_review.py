@@ -1,0 +1,289 @@
+"""The ranking page as a reviewer uses it: keyboard, mouse, touch, and without a script."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from labeling.models import Ranking, Skip, Slot
+from tests.browser.conftest import World
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def in_letters(ranking: Ranking) -> list[str]:
+    """The tiers in the letters that were shown: ["B", "AC", "D"]."""
+    letter = dict(zip(ranking.shown_order, "ABCDEFGHI", strict=False))
+    return ["".join(sorted(letter[i] for i in tier)) for tier in ranking.tiers]
+
+
+def press(page: Page, *keys: str) -> int:
+    for key in keys:
+        page.keyboard.press(key)
+    return len(keys)
+
+
+def sent(page: Page, world: World, count: int) -> Ranking:
+    """The newest ranking, once the page has moved on from the one before."""
+    expect(page.locator("#review-progress, .empty")).to_contain_text(f"{count} done today")
+    assert Ranking.objects.count() == count
+    return Ranking.objects.latest("id")
+
+
+def test_it_ranks_ten_tasks_by_keyboard_alone_with_ties_in_at_most_twelve_presses(visit, world):
+    for _ in range(10):
+        world.add_task()
+    page = visit(world.review, world.reviewer)
+    for done in range(1, 11):
+        expect(page.locator(".dock")).to_be_visible()
+        presses = press(page, "b", "a", "Shift+C", "d", "Enter")
+        assert presses + 1 <= 12  # Shift is a press of its own
+        assert in_letters(sent(page, world, done)) == ["B", "AC", "D"]
+    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    assert Slot.objects.filter(ranking=None).count() == 0
+
+
+def test_it_starts_without_any_order_and_refuses_to_send_none(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    assert page.locator("select[name^=rank-]").evaluate_all("all => all.map(s => s.value)") == [
+        "", "", "", "",
+    ]  # fmt: skip
+    press(page, "a", "b", "Enter")
+    expect(page.locator("#review-status")).to_have_text(re.compile("C and D have no place"))
+    assert Ranking.objects.count() == 0
+
+
+def test_it_draws_the_line_moves_across_it_and_undoes(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "1", "2", "-", "3", "=", "4")
+    expect(page.locator(".answer[data-unacceptable=yes]")).to_have_count(2)
+    press(page, "ArrowLeft")  # D leaves the tie
+    press(page, "ArrowLeft")  # and crosses the line
+    expect(page.locator(".answer[data-unacceptable=yes]")).to_have_count(1)
+    press(page, "z", "z")
+    expect(page.locator(".answer[data-unacceptable=yes]")).to_have_count(2)
+    press(page, "y", "y", "Enter")
+    ranking = sent(page, world, 1)
+    assert (in_letters(ranking), ranking.cut) == (["A", "B", "D", "C"], 3)
+
+
+def test_it_takes_the_line_away_again_and_says_so(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "-")
+    expect(page.locator("#review-status")).to_have_text("Unacceptable below first place.")
+    press(page, "u")
+    expect(page.locator("#review-status")).to_have_text("The line is gone.")
+    press(page, "b", "Backspace")
+    expect(page.locator("#review-status")).to_have_text("B is back in the tray.")
+    press(page, "b", "c", "d", "s")
+    ranking = sent(page, world, 1)
+    assert (in_letters(ranking), ranking.cut) == (["A", "B", "C", "D"], None)
+
+
+def test_it_rates_flags_and_explains_by_keyboard(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "r", "4", "Escape", "b", "c", "d", "n")
+    page.keyboard.type("a b c: letters typed here move nothing")
+    press(page, "Control+Enter")
+    ranking = sent(page, world, 1)
+    assert ranking.ratings == {str(ranking.shown_order[0]): {"honesty": 4}}
+    assert ranking.rationale == "a b c: letters typed here move nothing"
+    assert in_letters(ranking) == ["A", "B", "C", "D"]
+
+
+def test_it_skips_with_a_reason_by_keyboard(visit, world):
+    task = world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "x")
+    expect(page.get_by_role("heading", name="Skip this task")).to_be_visible()
+    press(page, "Space", "ArrowDown", "Enter")
+    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    assert Skip.objects.get(task=task).reason == Skip.Reason.EXPERTISE
+
+
+def test_it_lists_every_shortcut_and_can_switch_them_off(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "?")
+    listed = page.locator("#help-dialog")
+    for key in ("A", "Shift", "=", "←", "-", "⌫", "Z", "S", "R", "N", "J", "O", "V", "X", "?"):
+        assert listed.locator("kbd", has_text=re.compile(f"^{re.escape(key)}$")).count()
+    page.get_by_label("Switch single-key shortcuts off").check()
+    press(page, "Escape", "a")
+    assert page.locator(".answer[data-placed=yes]").count() == 0
+
+
+def test_it_ranks_with_the_mouse_and_by_dragging(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    for letter in "CAB":
+        page.get_by_role("button", name=f"Place {letter} next").click()
+    page.locator(".ladder-tray .chip", has_text="D").drag_to(
+        page.locator(".ladder-tier", has_text="A"), target_position={"x": 30, "y": 20}
+    )
+    expect(page.locator(".ladder-tier").nth(1)).to_contain_text("AD")
+    page.get_by_role("button", name="Submit").click()
+    assert in_letters(sent(page, world, 1)) == ["C", "AD", "B"]
+
+
+def test_it_ranks_by_touch_on_a_phone(visit, world):
+    world.add_task()
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = visit(world.review, world.reviewer, **phone)
+    page.get_by_role("button", name="Place D next").tap()
+    page.locator("[data-do=tie]").tap()
+    page.get_by_role("button", name="Place A next").tap()
+    page.locator("[data-do=line]").tap()
+    page.get_by_role("button", name="Place B next").tap()
+    page.get_by_role("button", name="Place C next").tap()
+    page.locator("[data-do=better]").tap()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.get_by_role("button", name="Submit").tap()
+    ranking = sent(page, world, 1)
+    assert (in_letters(ranking), ranking.cut) == (["AD", "BC"], 1)
+
+
+def test_it_works_without_javascript(visit, world):
+    world.add_task()
+    world.add_task()
+    page = visit(world.review, world.reviewer, java_script_enabled=False)
+    for letter, rank in zip("ABC", ("2", "1", "2"), strict=True):
+        page.get_by_label(f"Rank of response {letter}").select_option(rank)
+    page.get_by_label("The line").select_option("1")
+    page.get_by_label("Why this order?").fill("The first one hears her.")
+    page.get_by_role("button", name="Submit and go on").click()
+    expect(page.locator(".form-errors")).to_contain_text("D has no place yet.")
+    expect(page.get_by_label("Why this order?")).to_have_value("The first one hears her.")
+    page.get_by_label("Rank of response D").select_option("4")
+    page.get_by_role("button", name="Submit and go on").click()
+    ranking = sent(page, world, 1)
+    assert (in_letters(ranking), ranking.cut) == (["B", "AC", "D"], 1)
+    page.get_by_label("I do not know the subject").check()
+    page.get_by_role("button", name="Skip it").click()
+    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+
+
+def test_it_keeps_the_draft_over_a_reload_and_on_another_machine(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "b", "a", "-", "n")
+    with page.expect_response(re.compile("/draft/")):
+        page.keyboard.type("It hears her")
+    page.reload()
+    expect(page.locator(".ladder-tier")).to_have_count(2)
+    expect(page.get_by_label("Why this order?")).to_have_value("It hears her")
+    other = visit(world.review, world.reviewer)
+    expect(other.locator(".ladder-tier")).to_have_count(2)
+    expect(other.locator(".ladder-line")).to_have_count(1)
+
+
+def test_it_keeps_what_was_done_while_the_network_was_away(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    page.context.set_offline(True)
+    press(page, "c", "d", "a", "b", "Enter")
+    expect(page.locator("#review-status")).to_contain_text("There is no network")
+    page.context.set_offline(False)
+    page.reload()
+    expect(page.locator(".ladder-tier")).to_have_count(4)
+    press(page, "Enter")
+    assert in_letters(sent(page, world, 1)) == ["C", "D", "A", "B"]
+
+
+def test_it_makes_one_ranking_of_two_submits(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "b", "c", "d")
+    page.evaluate("() => { const f = document.getElementById('ranking-form'); f.submit(); f.submit(); }")
+    sent(page, world, 1)
+
+
+def test_it_keeps_a_ranking_whose_lease_ran_out(visit, world):
+    task = world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "b", "c")
+    Slot.objects.filter(task=task).update(reviewer=None, leased_until=None, shown_order=None)
+    press(page, "d", "Enter")
+    assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
+
+
+def test_it_counts_active_time_and_shows_it(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    expect(page.locator("#active-time")).to_have_text(re.compile("0:0[2-9]"), timeout=6000)
+    press(page, "a", "b", "c", "d", "Enter")
+    assert 1.5 < sent(page, world, 1).active_seconds < 30
+
+
+def test_it_revises_what_was_sent(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "b", "c", "d", "Enter")
+    first = sent(page, world, 1)
+    page.goto(f"/p/{world.project.slug}/review/history/")
+    page.get_by_role("link", name="Revise").click()
+    expect(page.locator(".ladder-tier")).to_have_count(4)
+    press(page, "d", "ArrowLeft", "Enter")
+    expect(page.locator(".messages")).to_contain_text("The revision replaces")
+    newest = Ranking.objects.latest("id")
+    assert (in_letters(newest), newest.supersedes_id) == (["A", "B", "CD"], first.pk)
+
+
+@pytest.mark.parametrize("responses", [2, 9])
+def test_it_ranks_two_and_nine(visit, world, responses):
+    world.add_task(*[f"Answer {n}. " * 20 for n in range(responses)])
+    page = visit(world.review, world.reviewer)
+    press(page, *[str(n) for n in range(responses, 0, -1)], "Enter")
+    letters = list("ABCDEFGHI"[:responses])
+    assert in_letters(sent(page, world, 1)) == letters[::-1]
+
+
+HOSTILE = (
+    "<script>window.hit = 1</script><img src=x onerror='window.hit = 2'>",
+    "[click](javascript:window.hit=3) <a href='javascript:window.hit=4'>here</a>",
+    "<svg onload='window.hit=5'></svg><style>body{display:none}</style>",
+    "</div></form><form action='//evil.test'><input name=csrfmiddlewaretoken>",
+    "![x](http://evil.test/track.png) \u202eltr\u200b {{ 7|add:7 }} " + "x" * 5000,
+)
+
+
+def test_it_renders_hostile_responses_inert(visit, world):
+    world.add_task(*HOSTILE, prompt="<script>window.hit = 9</script>")
+    asked: list[str] = []
+    page = visit("/", world.reviewer)
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(world.review)
+    expect(page.locator(".answer")).to_have_count(5)
+    assert page.evaluate("window.hit") is None
+    assert page.locator("script:not([src])").count() == 0
+    assert page.locator(".answer a[href^='javascript:']").count() == 0
+    assert not [url for url in asked if "evil.test" in url]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    press(page, "1", "2", "3", "4", "5", "Enter")
+    sent(page, world, 1)
+
+
+def test_it_blocks_inline_script_and_style_by_policy(page, live_server):
+    page.goto(f"{live_server.url}/login/")
+    blocked = page.evaluate(
+        """() => new Promise((done) => {
+            const seen = [];
+            document.addEventListener("securitypolicyviolation", (e) => {
+                seen.push(e.effectiveDirective);
+                if (seen.length === 2) done(seen.sort());
+            });
+            const script = document.createElement("script");
+            script.textContent = "window.hit = 1";
+            const style = document.createElement("style");
+            style.textContent = "body { display: none }";
+            document.head.append(script, style);
+        })"""
+    )
+    assert blocked == ["script-src-elem", "style-src-elem"]
+    assert page.evaluate("window.hit") is None
+
+

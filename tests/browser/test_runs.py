@@ -1,0 +1,73 @@
+"""A trainer launches a run in a browser and watches it to its end."""
+
+import re
+
+from playwright.sync_api import expect
+
+from accounts.models import Role, User
+from runs.models import Run, State
+from tests.runs import kinds
+from tests.runs.conftest import begin
+from tests.worker import celery_worker, runs_dir, wait_until
+
+__all__ = ["begin", "celery_worker", "kinds", "runs_dir"]
+
+
+def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
+    celery_worker(include="tests.runs.kinds")
+    page = visit("/runs/", User.objects.create_user("tara", role=Role.TRAINER))
+    page.get_by_role("link", name="New run").click()
+    page.get_by_role("link", name=re.compile("Counting")).click()
+    page.get_by_label("Word").fill("hello")
+    page.get_by_label("Total").fill("80")
+    page.get_by_text("More settings").click()
+    page.get_by_label("Delay").fill("0.05")
+    page.get_by_role("button", name="Start the run").dblclick()
+    expect(page.get_by_text("Running", exact=True)).to_be_visible()
+    expect(page.locator(".u-wrap")).not_to_have_count(0)
+    expect(page.get_by_text(re.compile("About .* left"))).to_be_visible()
+    page.context.set_offline(True)
+    expect(page.get_by_text("Reconnecting…")).to_be_visible()
+    page.context.set_offline(False)
+    expect(page.get_by_text("Reconnecting…")).to_be_hidden()
+    expect(page.get_by_text("Succeeded", exact=True)).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("heading", name="Result")).to_be_visible()
+    assert Run.objects.count() == 1
+
+
+def test_a_hidden_page_asks_for_nothing_and_a_seen_one_catches_up(visit, celery_worker, begin):
+    user = User.objects.create_user("tara", role=Role.TRAINER)
+    run = begin(send=False)
+    page = visit(f"/runs/{run.pk}/", user)
+    expect(page.get_by_text("Queued", exact=True)).to_be_visible()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    hide(page, True)
+    page.wait_for_timeout(1800)
+    assert asked == []
+    Run.objects.filter(pk=run.pk).update(state=State.CANCELLED, finished_at=run.created_at)
+    hide(page, False)
+    expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()
+    asked.clear()
+    page.wait_for_timeout(1500)
+    assert not [url for url in asked if url.endswith("/live")], "an ended run is asked about"
+
+
+def hide(page, hidden: bool) -> None:
+    page.evaluate(
+        """hidden => {
+            Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+def test_a_run_is_cancelled_from_its_page(visit, celery_worker, begin):
+    celery_worker(include="tests.runs.kinds")
+    run = begin(total=1000, delay=0.05)
+    page = visit(f"/runs/{run.pk}/", User.objects.create_user("tara", role=Role.TRAINER))
+    wait_until(lambda: Run.objects.get().step > 2)
+    page.get_by_role("button", name="Cancel the run").click()
+    expect(page.get_by_text("Cancelled", exact=True)).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("button", name="Continue from the last checkpoint")).to_be_visible()
