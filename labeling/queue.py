@@ -152,7 +152,11 @@ def _write_tasks(project: Project, fresh: dict[str, NewTask], ids: dict[str, int
 
 def copy_rows(target: str, rows: Iterable[Sequence[Any]]) -> None:
     """COPY rows into `table (columns)`; the names come from code, never from input."""
-    with connection.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN") as copy:
+    with (
+        connection.cursor() as cursor,
+        connection.wrap_database_errors,
+        cursor.copy(f"COPY {target} FROM STDIN") as copy,
+    ):
         for row in rows:
             copy.write_row(row)
 

@@ -80,7 +80,7 @@ def import_file(
     writer = Writer(project, tally, reviewers)
     writer.write(format.read(path, tally))
     with connection.cursor() as cursor:
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
     return Imported(format, tally, writer.written)
 
 

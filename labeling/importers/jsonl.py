@@ -55,11 +55,12 @@ def _known(value: Any, names: set[str], what: str, line: int) -> None:
 def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     responses = [_response(response, line) for response in _list(value, "responses", line)]
     places = _places_by_name(value.get("responses") or [], line)
-    made = [_ranking(ranking, places, line) for ranking in _list(value, "rankings", line)]
+    said = _list(value, "rankings", line)
+    if said and len(responses) < 2:
+        raise BadInput(f"there are rankings of {len(responses)} response(s); it takes two.", line)
+    made = [_ranking(ranking, places, line) for ranking in said]
     tally.read["responses"] += len(responses)
     tally.read["rankings"] += len(made)
-    if made and len(responses) < 2:
-        raise BadInput(f"there are rankings of {len(responses)} response(s); it takes two.", line)
     if len(responses) > 9:
         raise BadInput(f"a task ranks at most 9 responses; there are {len(responses)}.", line)
     if not isinstance(meta := value.get("meta") or {}, dict):
