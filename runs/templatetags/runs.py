@@ -62,8 +62,12 @@ def run_state(run: Run) -> dict[str, Any]:
 
 @register.filter
 def number(value: Any) -> str:
-    """A metric as a person reads it: four significant digits."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A value as a person reads it: four significant digits of a number."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or abs(value) >= 10_000:
         return f"{value:,.0f}"
@@ -80,5 +84,27 @@ def metric(name: str) -> str:
 @register.inclusion_tag("runs/value.html")
 def json_value(value: Any) -> dict[str, Any]:
     """A JSON value as nested lists of facts."""
-    items = sorted(value.items()) if isinstance(value, dict) else None
+    items = list(value.items()) if isinstance(value, dict) else None
     return {"value": value, "items": items, "is_list": isinstance(value, list)}
+
+
+@register.inclusion_tag("runs/result.html")
+def run_result(result: dict[str, Any]) -> dict[str, Any]:
+    """What has a value with its interval stands out; the rest follows as facts."""
+    estimates = {name: value for name, value in result.items() if is_estimate(value)}
+    rest = {name: value for name, value in result.items() if name not in estimates}
+    return {"estimates": estimates.items(), "rest": rest}
+
+
+def is_estimate(value: Any) -> bool:
+    return isinstance(value, dict) and "value" in value and "interval" in value
+
+
+@register.filter
+def settings_of(run: Run) -> dict[str, Any]:
+    """The run's config under the labels of its form, in the order of its form."""
+    kind = live.kind_of(run)
+    labels = {option.name: option.label for option in kind.config_class.options()} if kind else {}
+    order = [name for name in labels if name in run.config]
+    order += sorted(set(run.config) - set(order))
+    return {labels.get(name, name): run.config[name] for name in order}

@@ -34,9 +34,12 @@ const CURVES = (() => {
       }
     }
     const first = (name) => (name === "loss" ? 0 : HELD_OUT.test(name) ? 2 : 1);
-    return [...found].map(([group, names]) => [group, [...names].sort()])
+    return [...found].map(([group, names]) => [group, ordered(names)])
       .sort(([a], [b]) => first(a) - first(b) || a.localeCompare(b));
   }
+
+  // The training curve before its held-out twin, so that colours mean the same everywhere.
+  const ordered = (names) => [...names].sort((a, b) => HELD_OUT.test(a) - HELD_OUT.test(b) || a.localeCompare(b));
 
   function data(names) {
     const x = [...steps.keys()].filter((step) => names.some((name) => name in steps.get(step)));
@@ -51,6 +54,12 @@ const CURVES = (() => {
     return value.toLocaleString(undefined, { maximumSignificantDigits: 4 });
   }
 
+  // Under the pointer, or the latest where there is none.
+  function shown(plot, value, series, index) {
+    if (index !== null && index !== undefined) return short(value);
+    return short(plot.data[series].findLast((value) => value !== null));
+  }
+
   function options(names, width) {
     const axis = {
       stroke: colour("--muted"), font: "12px system-ui",
@@ -63,10 +72,10 @@ const CURVES = (() => {
       cursor: { sync: { key: "run" } },
       axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(short) }],
       series: [
-        { label: "step" },
+        { label: "step", value: shown },
         ...names.map((name, number) => ({
           label: label(name), stroke: colour(COLOURS[number % COLOURS.length]), width: 1.75,
-          spanGaps: true, points: { show: steps.size < 12 }, value: (_, value) => short(value),
+          spanGaps: true, points: { show: steps.size < 12 }, value: shown,
         })),
       ],
     };
