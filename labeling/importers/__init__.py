@@ -13,7 +13,7 @@ from django.db import connection, transaction
 
 from labeling.importers import jsonl, oasst, pandalm
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import json_lines
+from labeling.importers.source import json_array, json_lines
 from labeling.importers.writer import NEW, Writer, Written
 from labeling.models import Project
 
@@ -62,12 +62,14 @@ def _first_value(path: Path) -> Any:
         head = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").lstrip()
     if not head:
         raise BadInput(f"{path.name} is empty.")
-    if head.startswith("["):
-        try:
-            return json.JSONDecoder().raw_decode(head[1:].lstrip())[0]
-        except (json.JSONDecodeError, RecursionError):
-            return None
-    return next(json_lines(path))[1]
+    if not head.startswith("["):
+        return next(json_lines(path))[1]
+    if path.stat().st_size <= HEAD_BYTES:
+        return next(json_array(path), (0, None))[1]
+    try:
+        return json.JSONDecoder().raw_decode(head[1:].lstrip())[0]
+    except (json.JSONDecodeError, RecursionError):
+        return None
 
 
 @transaction.atomic
