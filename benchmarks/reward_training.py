@@ -409,11 +409,15 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """The commit measured, with + where files differ from it."""
-    here = Path(__file__).parent
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
-    found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+    """The commit measured, with + where the measured code differs from it."""
+    changed = git("status", "--porcelain", "--", "benchmarks/*.py", "reward/training")
+    return git("rev-parse", "HEAD") + ("+" if changed else "") or None
+
+
+def git(*words: str) -> str:
+    root = Path(__file__).parents[1]
+    command = ["git", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
 
 
 def vars_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,0 +1,438 @@
+"""What a claim and a submit cost, with little and with much in the queue.
+
+Each size gets a database of its own on the PostgreSQL at hand (DATABASE_URL, else the local one),
+loaded in bulk and dropped at the end. Reviewers are processes with a connection each: claim, submit
+at once, claim, … for a bounded time, in short turns that alternate between the sizes, so that
+whatever else the machine does hits all alike. What was given out is then checked from the tables.
+A last case takes the largest database and one reviewer who has half of its tasks behind them, with
+free slots of those tasks still in front.
+
+    python -m benchmarks.queue            10,000 and 100,000 tasks, 8 reviewers
+    python -m benchmarks.queue --quick    the same in about a minute
+
+Progress on stderr; the last line of stdout is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import platform
+import secrets
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from config.env import BASE_DIR
+from config.local.services import provide
+
+RESPONSES = 4
+OVERLAP = 2
+SLUG = "bench"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    if options.role:
+        return ROLES[options.role](options)
+    provide()
+    with databases(options) as urls:
+        cases = measure(urls, options)
+        cases.append(long_history(urls[max(urls)], options))
+    result = {
+        "name": "queue", "commit": commit(), "hardware": hardware(), "overlap": OVERLAP,
+        "responses": RESPONSES, "turns": options.turns, "turn_seconds": options.seconds,
+        "claim_p95_ratio": ratio(cases), "cases": cases,
+    }  # fmt: skip
+    print(json.dumps(result))
+    return 1 if any(case.get("given_twice") for case in cases) else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="short turns")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--reviewers", type=int, default=8)
+    parser.add_argument("--turns", type=int, help="turns of each size (default 8; quick 3)")
+    parser.add_argument("--seconds", type=float, help="of a turn (default 5; quick 2)")
+    parser.add_argument("--role", choices=sorted(ROLES), help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    options.turns = options.turns or (3 if options.quick else 8)
+    options.seconds = options.seconds or (2.0 if options.quick else 5.0)
+    return options
+
+
+# --- databases ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def databases(options: argparse.Namespace) -> Iterator[dict[int, str]]:
+    """A loaded database for each size; none is left behind."""
+    base, run = os.environ["DATABASE_URL"], secrets.token_hex(3)
+    names = {tasks: f"tiebreak_bench_{run}_{tasks}" for tasks in sorted(set(options.tasks))}
+    with psycopg.connect(base, autocommit=True) as server:
+        try:
+            for name in names.values():
+                server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            urls = {tasks: make_conninfo(base, dbname=name) for tasks, name in names.items()}
+            for tasks, url in urls.items():
+                began = time.perf_counter()
+                child("load", url, "--tasks", str(tasks), options=options).wait()
+                say(f"{tasks:,} tasks loaded in {time.perf_counter() - began:.0f} s")
+            yield urls
+        finally:
+            for name in names.values():
+                drop = "DROP DATABASE IF EXISTS {} WITH (FORCE)"
+                server.execute(sql.SQL(drop).format(sql.Identifier(name)))
+
+
+def child(role: str, url: str, *arguments: str, options: argparse.Namespace) -> "Child":
+    return Child(role, url, [*arguments, "--reviewers", str(options.reviewers)])
+
+
+class Child:
+    """This module in a process of its own, with a database of its own."""
+
+    def __init__(self, role: str, url: str, arguments: list[str]):
+        environment = {
+            **os.environ,
+            "DATABASE_URL": url,
+            "TIEBREAK_SECRET_KEY": "benchmark",
+            "DJANGO_SETTINGS_MODULE": "config.settings",
+        }
+        command = [sys.executable, "-m", "benchmarks.queue", "--role", role, *arguments]
+        self.process = subprocess.Popen(
+            command, cwd=BASE_DIR, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def pipe(self, name: str) -> IO[str]:
+        return getattr(self.process, name)
+
+    def tell(self, line: str) -> None:
+        self.pipe("stdin").write(f"{line}\n")
+        self.pipe("stdin").flush()
+
+    def hear(self) -> Any:
+        if line := self.pipe("stdout").readline():
+            return json.loads(line)
+        raise SystemExit(f"a benchmark process ended early, with {self.process.wait()}")
+
+    def wait(self) -> Any:
+        self.pipe("stdin").close()
+        heard = self.hear()
+        if self.process.wait():
+            raise SystemExit(f"a benchmark process failed with {self.process.returncode}")
+        return heard
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def measure(urls: dict[int, str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    crews = {
+        tasks: [child("review", url, options=options) for _ in range(options.reviewers)]
+        for tasks, url in urls.items()
+    }
+    turns: dict[int, list[dict[str, Any]]] = {tasks: [] for tasks in crews}
+    try:
+        for reviewers in crews.values():
+            for number, reviewer in enumerate(reviewers):
+                reviewer.tell(str(number))
+                reviewer.hear()
+        for turn in range(options.turns + 1):
+            for tasks, reviewers in crews.items():
+                taken = take_turn(reviewers, options.seconds)
+                say(f"turn {turn}, {tasks:,} tasks: claim p95 {p(taken['claims'], 95):.1f} ms")
+                if turn:
+                    turns[tasks].append(taken)
+    finally:
+        for reviewers in crews.values():
+            for reviewer in reviewers:
+                reviewer.pipe("stdin").close()
+                reviewer.process.wait(timeout=30)
+    return [case(tasks, turns[tasks], url, options) for tasks, url in urls.items()]
+
+
+def take_turn(reviewers: list[Child], seconds: float) -> dict[str, Any]:
+    for reviewer in reviewers:
+        reviewer.tell(str(seconds))
+    heard = [reviewer.hear() for reviewer in reviewers]
+    return {
+        "claims": [ms for one in heard for ms in one["claims"]],
+        "submits": [ms for one in heard for ms in one["submits"]],
+        "seconds": max(one["seconds"] for one in heard),
+    }
+
+
+def case(
+    tasks: int, turns: list[dict[str, Any]], url: str, options: argparse.Namespace
+) -> dict[str, Any]:
+    claims = [ms for turn in turns for ms in turn["claims"]]
+    submits = [ms for turn in turns for ms in turn["submits"]]
+    return {
+        "tasks": tasks,
+        "reviewers": options.reviewers,
+        "rankings": len(submits),
+        "rankings_per_s": round(len(submits) / sum(turn["seconds"] for turn in turns), 1),
+        "claim_p50_ms": round(p(claims, 50), 2),
+        "claim_p95_ms": round(p(claims, 95), 2),
+        "submit_p50_ms": round(p(submits, 50), 2),
+        "submit_p95_ms": round(p(submits, 95), 2),
+        **check(url),
+    }
+
+
+def ratio(cases: list[dict[str, Any]]) -> float | None:
+    """Claim p95 of the largest size over that of the smallest."""
+    sizes = [one for one in cases if "given_twice" in one]
+    return round(sizes[-1]["claim_p95_ms"] / sizes[0]["claim_p95_ms"], 3) if sizes else None
+
+
+TWICE = {
+    "slots of a task given to one reviewer twice": (
+        "SELECT count(*) FROM (SELECT FROM labeling_ranking WHERE superseded_at IS NULL"
+        " GROUP BY task_id, reviewer_id HAVING count(*) > 1) twice"
+    ),
+    "tasks with more rankings than wanted": (
+        "SELECT count(*) FROM (SELECT FROM labeling_ranking ranking"
+        " JOIN labeling_task task ON task.id = ranking.task_id"
+        " GROUP BY task.id HAVING count(*) > task.rankings_wanted) twice"
+    ),
+    "rankings whose slot had gone to someone else": (
+        "SELECT count(*) FROM labeling_ranking WHERE extra OR superseded_at IS NOT NULL"
+    ),
+    "rankings without a slot": (
+        "SELECT count(*) FROM labeling_ranking ranking WHERE NOT EXISTS"
+        " (SELECT FROM labeling_slot WHERE ranking_id = ranking.id)"
+    ),
+}
+
+
+def check(url: str) -> dict[str, int]:
+    with psycopg.connect(url) as database:
+        counts = {name: database.execute(query).fetchone() for name, query in TWICE.items()}
+    found = {name: row[0] for name, row in counts.items() if row and row[0]}
+    for name, count in found.items():
+        say(f"WRONG: {count} {name}")
+    return {"given_twice": sum(found.values())}
+
+
+def long_history(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    figures = child("veteran", url, options=options).wait()
+    say(f"long history: {figures}")
+    return figures
+
+
+def p(values: list[float], percent: int) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
+
+
+# --- in the children ------------------------------------------------------------------------------
+
+
+def load(options: argparse.Namespace) -> int:
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+    from django.db import connection, transaction
+
+    from labeling import guidelines
+    from labeling.models import Project
+    from labeling.queue import NewTask, add_tasks
+
+    call_command("migrate", verbosity=0)
+    [count] = options.tasks
+    with transaction.atomic():
+        project = Project.objects.create(slug=SLUG, name="Bench", rankings_per_task=OVERLAP)
+        draft = guidelines.create_draft(project=project, by=None, text="Be kind.", criteria=[])
+        guidelines.publish(version=draft, by=None)
+        make_people(options.reviewers, project)
+        fill(project.pk, count)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT prompt_id, array_agg(id) FROM labeling_response GROUP BY 1 ORDER BY 1"
+            )
+            tasks = [NewTask(prompt, responses) for prompt, responses in cursor.fetchall()]
+        add_tasks(project=project, tasks=tasks)
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
+    print(json.dumps({"loaded": count}))
+    return 0
+
+
+def make_people(count: int, project: Any) -> None:
+    from accounts.models import User
+    from labeling.models import Membership
+
+    for number in range(count + 2):
+        user = User.objects.create(username=f"reviewer-{number}")
+        Membership.objects.create(project=project, user=user)
+
+
+def fill(project: int, prompts: int) -> None:
+    """Prompts and responses of a few hundred characters, made inside the database."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO labeling_prompt"
+            " (project_id, messages, content_hash, external_id, meta, created_at)"
+            " SELECT %s, jsonb_build_array(jsonb_build_object('role', 'user', 'content',"
+            "  repeat('A question ', 20) || n)), md5(n::text), '', '{}', now()"
+            " FROM generate_series(1, %s) n",
+            [project, prompts],
+        )
+        cursor.execute(
+            "INSERT INTO labeling_response (prompt_id, text, model_name, sampling, external_id,"
+            "  identity, created_at)"
+            " SELECT id, repeat('An answer ', 40) || n, 'model', '{}', '', n::text, now()"
+            " FROM labeling_prompt, generate_series(1, %s) n",
+            [RESPONSES],
+        )
+
+
+def review(options: argparse.Namespace) -> int:
+    """Told which reviewer to be, then for each turn how many seconds it has."""
+    import django
+
+    django.setup()
+    from accounts.models import User
+    from labeling.models import Project
+
+    project = Project.objects.get(slug=SLUG)
+    user = User.objects.get(username=f"reviewer-{sys.stdin.readline().strip()}")
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(work(project, user, float(line))), flush=True)
+    return 0
+
+
+def work(project: Any, user: Any, seconds: float, most: int = sys.maxsize) -> dict[str, Any]:
+    from labeling import queue, rankings
+
+    claims: list[float] = []
+    submits: list[float] = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds and len(submits) < most:
+        start = time.perf_counter()
+        slot = queue.claim(project=project, reviewer=user)
+        claimed = time.perf_counter()
+        if slot is None or slot.shown_order is None:
+            raise SystemExit("the queue ran empty: use more tasks or shorter turns")
+        rankings.submit(
+            slot_id=slot.pk,
+            reviewer=user,
+            idempotency_key=uuid.uuid4(),
+            tiers=[[response] for response in slot.shown_order],
+            active_seconds=1.0,
+        )
+        claims.append((claimed - start) * 1000)
+        submits.append((time.perf_counter() - claimed) * 1000)
+    return {"claims": claims, "submits": submits, "seconds": time.perf_counter() - began}
+
+
+def veteran(options: argparse.Namespace) -> int:
+    """One reviewer who ranked the first half of the open tasks, against one who ranked none."""
+    import django
+
+    django.setup()
+    from accounts.models import User
+    from labeling.models import Project
+
+    project = Project.objects.get(slug=SLUG)
+    old, new = (
+        User.objects.get(username=f"reviewer-{options.reviewers + number}") for number in (0, 1)
+    )
+    history = rank_half(project.pk, old.pk)
+    first = work(project, old, 60, most=1)["claims"][0]
+    times: dict[Any, list[float]] = {old: [], new: []}
+    for _ in range(20):
+        for user, claims in times.items():
+            claims += work(project, user, 60, most=20)["claims"]
+    figures = {
+        "case": "long history",
+        "past_rankings": history,
+        "first_claim_ms": round(first, 1),
+        "claim_p50_ms": round(p(times[old], 50), 2),
+        "claim_p95_ms": round(p(times[old], 95), 2),
+        "newcomer_claim_p50_ms": round(p(times[new], 50), 2),
+        "newcomer_claim_p95_ms": round(p(times[new], 95), 2),
+    }
+    print(json.dumps(figures))
+    return 0
+
+
+def rank_half(project: int, reviewer: int) -> int:
+    """Rankings of the first half of the open tasks; each fills one slot, the other stays free."""
+    from django.db import connection, transaction
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(
+            "WITH open AS (SELECT task_id, min(number) AS number, min(position) AS position"
+            "  FROM labeling_slot WHERE project_id = %(project)s AND reviewer_id IS NULL"
+            "  GROUP BY 1 HAVING count(*) = %(overlap)s),"
+            " half AS (SELECT task_id, number FROM open ORDER BY position"
+            "  LIMIT (SELECT count(*) / 2 FROM open)),"
+            " made AS (INSERT INTO labeling_ranking (task_id, reviewer_id, tiers, ratings, flags,"
+            "  rationale, shown_order, active_seconds, source, idempotency_key, extra, created_at)"
+            "  SELECT task_id, %(reviewer)s, '[]', '{}', '{}', '', '{}', 1, 'import',"
+            "  gen_random_uuid(), false, now() FROM half RETURNING id, task_id)"
+            " SELECT made.id, made.task_id, half.number FROM made JOIN half USING (task_id)",
+            {"project": project, "reviewer": reviewer, "overlap": OVERLAP},
+        )
+        rows = cursor.fetchall()
+        cursor.execute(
+            "UPDATE labeling_slot slot SET reviewer_id = %s, ranking_id = made.id"
+            " FROM unnest(%s::bigint[], %s::bigint[], %s::int[]) AS made(id, task, number)"
+            " WHERE slot.task_id = made.task AND slot.number = made.number",
+            [reviewer, *map(list, zip(*rows, strict=True))],
+        )
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE labeling_slot, labeling_ranking")
+    return len(rows)
+
+
+ROLES = {"load": load, "review": review, "veteran": veteran}
+
+
+# --- where ----------------------------------------------------------------------------------------
+
+
+def hardware() -> dict[str, Any]:
+    with psycopg.connect(os.environ["DATABASE_URL"]) as server:
+        version = server.execute("SHOW server_version").fetchone()
+    return {
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "postgresql": version[0] if version else "",
+        "load_average": round(statistics.mean(os.getloadavg()), 1),
+    }
+
+
+def commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=BASE_DIR, capture_output=True, text=True
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
