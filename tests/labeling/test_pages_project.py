@@ -1,0 +1,233 @@
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import Role, User
+from labeling import queue, rankings
+from labeling.models import Membership, Project, Prompt, Ranking, Response, Task
+from labeling.progress import by_reviewer, of_project, of_reviewer
+from labeling.quality import quality_of
+from tests.labeling.world import (
+    ids,
+    key,
+    make_member,
+    make_project,
+    make_task,
+    make_user,
+    one_each,
+    publish,
+)
+
+pytestmark = pytest.mark.django_db
+
+LEADS_ONLY = ("project-quality", "project-data")
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def make_lead(project: Project) -> User:
+    user = make_user(Role.LEAD)
+    Membership.objects.create(project=project, user=user, role=Membership.Role.LEAD)
+    return user
+
+
+def rank(task: Task, reviewer: User, tiers=None, **fields) -> Ranking:
+    fields.setdefault("source", Ranking.Source.REVIEW)
+    return rankings.record(task=task, reviewer=reviewer, tiers=tiers or one_each(task), **fields)[0]
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project(rankings_per_task=2)
+
+
+def test_it_shows_other_peoples_rankings_to_leads_alone(project):
+    task = make_task(project)
+    reviewer, lead = make_member(project), make_lead(project)
+    elsewhere = make_lead(make_project())
+    urls = [reverse(name, args=[project.slug]) for name in LEADS_ONLY]
+    urls.append(reverse("project-task", args=[project.slug, task.pk]))
+    for url in urls:
+        assert signed_in(lead).get(url).status_code == 200
+        assert signed_in(make_user(Role.TRAINER)).get(url).status_code == 200
+        assert signed_in(reviewer).get(url).status_code == 403
+        assert signed_in(elsewhere).get(url).status_code == 404
+        assert Client().get(url).status_code == 302
+        assert signed_in(lead).post(url).status_code == 405
+
+
+def test_it_counts_what_is_there_and_what_waits(project):
+    reviewer, other = make_member(project), make_member(project)
+    tasks = [make_task(project) for _ in range(3)]
+    rank(tasks[0], reviewer)
+    rank(tasks[0], other, source=Ranking.Source.SIMULATION)
+    counted = of_project(project)
+    assert (counted.tasks, counted.slots, counted.filled, counted.simulated) == (3, 6, 2, 1)
+    own = of_reviewer(project, reviewer)
+    assert (own.today, own.waiting, own.capped) == (1, 2, False)
+    queue.claim(project=project, reviewer=reviewer)
+    assert of_reviewer(project, reviewer).waiting == 2
+    assert of_reviewer(project, other).today == 0  # a program's work is not their day
+
+
+def test_it_counts_a_skip_and_a_revision_once(project):
+    reviewer = make_member(project)
+    ranking = rank(make_task(project), reviewer, active_seconds=20)
+    rankings.revise(
+        ranking=ranking,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        tiers=[ids(ranking.task)],
+        active_seconds=40,
+    )
+    make_task(project)
+    slot = queue.claim(project=project, reviewer=reviewer)
+    queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="other")
+    [row] = by_reviewer(project)
+    assert (row.rankings, row.seconds, row.skips) == (1, 40, 1)
+    assert of_reviewer(project, reviewer).waiting == 0
+
+
+def test_it_puts_the_most_disputed_task_first_blind_to_names(project):
+    calm, tied, upside_down = (make_task(project) for _ in range(3))
+    a, b = make_member(project), make_member(project)
+    for task, other in (
+        (calm, one_each(calm)),
+        (tied, [ids(tied)]),
+        (upside_down, one_each(upside_down)[::-1]),
+    ):
+        rank(task, a)
+        rank(task, b, other, rationale="It names a day.")
+    found = quality_of(project)
+    assert [(d.task_id, d.distance) for d in found.disputes] == [
+        (upside_down.pk, 1.0),
+        (tied.pk, 0.5),
+    ]
+    assert found.agreement.value == pytest.approx(1 / 3)
+    page = signed_in(make_lead(project)).get(reverse("project-quality", args=[project.slug]))
+    shown = page.content.decode()
+    disputes = shown[shown.index("Disputed") : shown.index("Rankings by reviewer")]
+    assert "It names a day." in disputes
+    assert a.username not in disputes and b.username not in disputes
+
+
+def test_it_marks_simulated_rankings_wherever_they_are_shown(project):
+    task, lead = make_task(project), make_lead(project)
+    program = make_member(project)
+    User.objects.filter(pk=program.pk).update(simulated=True)
+    rank(task, program, source=Ranking.Source.SIMULATION)
+    rank(task, make_member(project), one_each(task)[::-1])
+    for name, args in (
+        ("project", []),
+        ("project-quality", []),
+        ("project-task", [task.pk]),
+    ):
+        page = signed_in(lead).get(reverse(name, args=[project.slug, *args]))
+        assert 'class="simulated"' in page.content.decode(), name
+    history = signed_in(program).get(reverse("review-history", args=[project.slug]))
+    assert 'class="simulated"' in history.content.decode()
+
+
+def test_it_explains_why_there_is_no_agreement_yet(project):
+    page = signed_in(make_lead(project)).get(reverse("project-quality", args=[project.slug]))
+    assert b"Agreement needs two reviewers on the same task" in page.content
+
+
+def test_it_browses_tasks_by_id_and_searches_prompts(project, monkeypatch):
+    monkeypatch.setattr("labeling.views.data.PAGE", 2)
+    tasks = [make_task(project) for _ in range(5)]
+    client, url = signed_in(make_lead(project)), reverse("project-data", args=[project.slug])
+
+    def listed(**query) -> list[int]:
+        page = client.get(url, query)
+        return [row["task"].pk for row in page.context["rows"]]
+
+    assert listed() == [tasks[4].pk, tasks[3].pk]
+    assert listed(before=tasks[3].pk) == [tasks[2].pk, tasks[1].pk]
+    assert listed(before=tasks[1].pk) == [tasks[0].pk]
+    words = tasks[2].prompt.messages[0]["content"]
+    assert listed(q=words.upper()) == [tasks[2].pk]
+    assert listed(q=f"#{tasks[0].pk}") == [tasks[0].pk]
+    assert listed(q="no such \x00 words") == []
+    assert listed(before="nonsense") == [tasks[4].pk, tasks[3].pk]
+
+
+def test_it_runs_as_many_queries_for_fifty_tasks_as_for_one(project, django_assert_num_queries):
+    lead, url = make_lead(project), reverse("project-data", args=[project.slug])
+    client = signed_in(lead)
+    counts = []
+    for _ in range(2):
+        make_task(project)
+        with django_assert_num_queries(7) as queries:
+            client.get(url)
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
+
+
+def test_it_shows_a_task_of_its_project_only(project):
+    foreign = make_task(make_project())
+    url = reverse("project-task", args=[project.slug, foreign.pk])
+    assert signed_in(make_lead(project)).get(url).status_code == 404
+
+
+def test_it_shows_reviewers_published_guidelines_and_leads_the_draft_too(project):
+    publish(project, "Be kind. Be **brief**.")
+    reviewer, lead = make_member(project), make_lead(project)
+    from labeling import guidelines
+
+    guidelines.create_draft(project=project, by=lead, text="Secret plans.", criteria=[])
+    url = reverse("project-guideline", args=[project.slug])
+    page = signed_in(reviewer).get(url)
+    assert "<strong>brief</strong>" in page.content.decode()
+    assert [version.number for version in page.context["versions"]] == [2, 1]
+    assert signed_in(reviewer).get(url, {"version": 3}).status_code == 404
+    assert b"Secret plans." in signed_in(lead).get(url, {"version": 3}).content
+    changed = signed_in(reviewer).get(url).context["difference"]
+    assert {line.kind for line in changed} >= {"added", "removed"}
+
+
+def test_it_shows_each_role_its_start_page(project):
+    make_task(project)
+    reviewer, lead, trainer = make_member(project), make_lead(project), make_user(Role.TRAINER)
+    home = reverse("home")
+    assert b"Start reviewing" in signed_in(reviewer).get(home).content
+    assert b"rankings are there" in signed_in(lead).get(home).content
+    assert b"Last runs" in signed_in(trainer).get(home).content
+    assert b"Last runs" not in signed_in(lead).get(home).content
+    assert b"No project yet" in signed_in(make_user()).get(home).content
+    assert Client().get(home).status_code == 302
+
+
+def test_it_leads_each_role_where_it_may_go(project):
+    def places(user: User) -> list[str]:
+        page = signed_in(user).get(reverse("projects"))
+        return [item["label"] for item in page.context["items"]]
+
+    assert places(make_member(project)) == ["Review", "Projects"]
+    assert places(make_lead(project))[-1] == "Admin"
+    assert places(make_user(Role.TRAINER)) == [
+        "Review", "Projects", "Snapshots", "Runs", "Models", "Admin",
+    ]  # fmt: skip
+
+
+def test_it_escapes_hostile_text_on_every_page(project):
+    bad = "<script>alert(1)</script>"
+    prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": bad}])
+    responses = [
+        Response.objects.create(prompt=prompt, text=f"{bad}{n}", model_name=bad) for n in range(2)
+    ]
+    task, _ = queue.add_task(project=project, prompt=prompt, responses=responses)
+    rank(task, make_member(project), rationale=bad)
+    rank(task, make_member(project), one_each(task)[::-1], rationale=bad)
+    client = signed_in(make_lead(project))
+    for name, args in (
+        ("project-data", []),
+        ("project-quality", []),
+        ("project-task", [task.pk]),
+    ):
+        page = client.get(reverse(name, args=[project.slug, *args])).content.decode()
+        assert bad not in page and "&lt;script&gt;" in page, name

@@ -1,0 +1,288 @@
+import json
+from uuid import uuid4
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from accounts.models import Role
+from labeling import queue
+from labeling.forms import read_draft
+from labeling.models import Project, Ranking, Skip, Slot, Task
+from tests.labeling.world import ids, make_member, make_project, make_task, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+class Desk:
+    """A project with one task, its reviewer, another reviewer and a stranger, each signed in."""
+
+    def __init__(self) -> None:
+        self.project: Project = make_project()
+        self.task: Task = make_task(self.project)
+        self.reviewer, self.other = make_member(self.project), make_member(self.project)
+        self.stranger = make_user()
+
+    def as_(self, user) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    def url(self, name: str, *args: object) -> str:
+        return reverse(name, args=[self.project.slug, *args])
+
+    def answer(self, slot: Slot, ranks=(1, 2, 2), **fields) -> dict[str, object]:
+        by_rank = zip(ids(slot.task), ranks, strict=True)
+        return {
+            "slot": slot.pk,
+            "shown_order": ",".join(map(str, slot.shown_order)),
+            "idempotency_key": str(uuid4()),
+            "active_seconds": "12.5",
+            "cut": "1",
+            **{f"rank-{response}": str(rank) for response, rank in by_rank},
+            **fields,
+        }
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def slot(desk: Desk) -> Slot:
+    desk.as_(desk.reviewer).get(desk.url("review"))
+    return Slot.objects.get(reviewer=desk.reviewer)
+
+
+# --- showing ---------------------------------------------------------------------------------------
+
+
+def test_it_leases_a_slot_and_shows_it_in_the_stored_order(desk):
+    page = desk.as_(desk.reviewer).get(desk.url("review"))
+    slot = Slot.objects.get(reviewer=desk.reviewer)
+    assert [card.id for card in page.context["sheet"].cards] == slot.shown_order
+    assert slot.shown_at is not None
+    assert "no-store" in page["Cache-Control"]
+
+
+def test_it_shows_no_model_name_and_no_order_of_its_own(desk):
+    page = desk.as_(desk.reviewer).get(desk.url("review"))
+    assert "model-" not in page.content.decode()
+    assert {card.rank for card in page.context["sheet"].cards} == {""}
+
+
+def test_it_asks_a_stranger_to_sign_in_and_hides_the_project_from_non_members(desk):
+    for name in ("review", "review-history", "project", "project-guideline"):
+        asked = Client().get(desk.url(name))
+        assert asked.status_code == 302 and asked.url.startswith("/login/")
+        assert desk.as_(desk.stranger).get(desk.url(name)).status_code == 404
+    assert not Slot.objects.filter(reviewer__isnull=False).exists()
+
+
+def test_it_gives_nothing_out_before_a_guideline_is_published(desk):
+    project = make_project(published=False)
+    make_task(project)
+    reviewer = make_member(project)
+    page = desk.as_(reviewer).get(reverse("review", args=[project.slug]))
+    assert b"has no guideline yet" in page.content
+    assert not Slot.objects.filter(reviewer=reviewer).exists()
+
+
+def test_it_costs_the_same_queries_for_two_responses_as_for_nine(desk):
+    counts = []
+    for responses in (2, 9):
+        project = make_project()
+        make_task(project, responses=responses)
+        client = desk.as_(make_member(project))
+        with CaptureQueriesContext(connection) as queries:
+            page = client.get(reverse("review", args=[project.slug]))
+        assert len(page.context["sheet"].cards) == responses
+        counts.append(len(queries))
+    assert counts[0] == counts[1] <= 17
+
+
+# --- sending ---------------------------------------------------------------------------------------
+
+
+def test_it_stores_what_the_form_says_and_goes_on(desk, slot):
+    first, second, third = ids(desk.task)
+    fields = {f"rating-{first}-honesty": "4", f"flag-{second}": ["unsafe"], "rationale": "Kind."}
+    sent = desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(slot, **fields))
+    assert (sent.status_code, sent.url) == (302, desk.url("review"))
+    ranking = Ranking.objects.get()
+    assert [sorted(tier) for tier in ranking.tiers] == [[first], sorted([second, third])]
+    assert (ranking.cut, ranking.active_seconds, ranking.rationale) == (1, 12.5, "Kind.")
+    assert ranking.ratings == {str(first): {"honesty": 4}}
+    assert ranking.flags == {str(second): ["unsafe"]}
+    assert ranking.shown_order == slot.shown_order
+
+
+def test_it_reads_ranks_with_gaps_and_a_line_between_them(desk, slot):
+    data = desk.answer(slot, ranks=(9, 3, 3), cut="5")
+    desk.as_(desk.reviewer).post(desk.url("review"), data)
+    first, second, third = ids(desk.task)
+    ranking = Ranking.objects.get()
+    assert [sorted(tier) for tier in ranking.tiers] == [sorted([second, third]), [first]]
+    assert ranking.cut == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rank-last": ""}, "no place yet"),
+        ({"rank-last": "0"}, "no place yet"),
+        ({"rank-last": "first"}, "no place yet"),
+        ({"cut": "low"}, "The line lies below a rank"),
+        ({"rating-first-honesty": "11"}, "goes from 1 to 5"),
+        ({"idempotency_key": "again"}, "incomplete"),
+    ],
+)
+def test_it_refuses_in_a_sentence_and_keeps_what_was_typed(desk, slot, changes, sentence):
+    first, *_, last = ids(desk.task)
+    named = {
+        name.replace("last", str(last)).replace("first", str(first)): value
+        for name, value in changes.items()
+    }
+    data = desk.answer(slot, rationale="I thought about it", **named)
+    page = desk.as_(desk.reviewer).post(desk.url("review"), data)
+    assert page.status_code == 422
+    assert sentence in page.content.decode()
+    assert page.context["sheet"].rationale == "I thought about it"
+    assert not Ranking.objects.exists()
+
+
+def test_it_makes_one_ranking_of_a_form_sent_twice(desk, slot):
+    data, client = desk.answer(slot), desk.as_(desk.reviewer)
+    assert client.post(desk.url("review"), data).status_code == 302
+    assert client.post(desk.url("review"), data).status_code == 302
+    assert Ranking.objects.count() == 1
+
+
+def test_it_refuses_a_slot_of_another_project_and_a_stranger(desk, slot):
+    elsewhere = make_project()
+    make_task(elsewhere)
+    foreign = queue.claim(project=elsewhere, reviewer=make_member(elsewhere))
+    assert desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(foreign)).status_code == 404
+    assert desk.as_(desk.stranger).post(desk.url("review"), desk.answer(slot)).status_code == 404
+    assert desk.as_(desk.reviewer).post(desk.url("review"), {"slot": "x"}).status_code == 404
+    assert not Ranking.objects.exists()
+
+
+def test_it_keeps_text_that_postgresql_cannot(desk, slot):
+    data = desk.answer(slot, rationale="a\x00b")
+    assert desk.as_(desk.reviewer).post(desk.url("review"), data).status_code == 302
+    assert Ranking.objects.get().rationale == "a\ufffdb"
+
+
+def test_it_needs_the_csrf_token(desk, slot):
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(desk.reviewer)
+    assert client.post(desk.url("review"), desk.answer(slot)).status_code == 403
+    assert not Ranking.objects.exists()
+
+
+# --- skipping, drafts, renewing --------------------------------------------------------------------
+
+
+def test_it_skips_with_a_reason_and_not_without(desk, slot):
+    client, url = desk.as_(desk.reviewer), desk.url("review-skip", slot.pk)
+    client.post(url, {})
+    assert not Skip.objects.exists()
+    client.post(url, {"reason": "guideline", "note": "Nothing on lanterns."})
+    skipped = Skip.objects.get()
+    assert (skipped.reason, skipped.note) == ("guideline", "Nothing on lanterns.")
+    assert b"Nothing is left" in client.get(desk.url("review")).content
+
+
+@pytest.mark.parametrize("name", ["review-skip", "review-draft", "review-renew"])
+def test_it_changes_nothing_for_others_nor_by_get(desk, slot, name):
+    url, body = desk.url(name, slot.pk), json.dumps({"fields": {"rationale": ["mine"]}, "at": 1})
+    assert desk.as_(desk.reviewer).get(url).status_code == 405
+    assert desk.as_(desk.stranger).post(url, {"reason": "other"}).status_code == 404
+    before = Slot.objects.get(pk=slot.pk)
+    if name == "review-skip":
+        desk.as_(desk.other).post(url, {"reason": "other"})
+    else:
+        answer = desk.as_(desk.other).post(url, body, content_type="application/json")
+        assert answer.status_code == 409
+    after = Slot.objects.get(pk=slot.pk)
+    assert (after.reviewer_id, after.draft) == (before.reviewer_id, before.draft)
+    assert not Skip.objects.exists()
+
+
+def test_it_keeps_a_draft_and_shows_it_again(desk, slot):
+    first = ids(desk.task)[0]
+    draft = {"fields": {f"rank-{first}": ["2"], "cut": ["0"]}, "at": 1700, "active_seconds": 31}
+    client = desk.as_(desk.reviewer)
+    kept = client.post(
+        desk.url("review-draft", slot.pk), json.dumps(draft), content_type="application/json"
+    )
+    assert kept.status_code == 204
+    page = client.get(desk.url("review"))
+    sheet = page.context["sheet"]
+    assert {card.id: card.rank for card in sheet.cards}[first] == "2"
+    assert (sheet.cut, sheet.active_seconds, page.context["draft_at"]) == ("0", "31.0", 1700)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b'{"fields": []}', b"[" * 100_000, b'{"fields": {}}' + b" " * 200_000],
+)
+def test_it_refuses_what_is_no_draft(desk, slot, body):
+    url = desk.url("review-draft", slot.pk)
+    answer = desk.as_(desk.reviewer).post(url, body, content_type="application/json")
+    assert answer.status_code == 400
+    assert Slot.objects.get(pk=slot.pk).draft is None
+
+
+def test_it_takes_from_a_draft_only_what_a_form_can_say():
+    draft = {"fields": {"cut": ["1", 2, None], "x": "y", "\ud800": ["\x00"]}, "at": 1e300}
+    assert read_draft(json.dumps(draft).encode()) == {
+        "fields": {"cut": ["1"], "\ufffd": ["\ufffd"], "active_seconds": ["0.0"]},
+        "at": 0,
+    }
+
+
+def test_it_renews_the_lease_of_the_one_who_holds_it(desk, slot):
+    assert desk.as_(desk.reviewer).post(desk.url("review-renew", slot.pk)).status_code == 204
+    assert Slot.objects.get(pk=slot.pk).leased_until > slot.leased_until
+
+
+# --- own history -----------------------------------------------------------------------------------
+
+
+def test_it_lists_own_rankings_only_and_revises_them(desk, slot):
+    client = desk.as_(desk.reviewer)
+    client.post(desk.url("review"), desk.answer(slot))
+    ranking = Ranking.objects.get()
+    assert [r.pk for r in client.get(desk.url("review-history")).context["rankings"]] == [
+        ranking.pk
+    ]
+    assert not desk.as_(desk.other).get(desk.url("review-history")).context["rankings"]
+    url = desk.url("review-ranking", ranking.pk)
+    shown = {card.id: card.rank for card in client.get(url).context["sheet"].cards}
+    assert [shown[i] for i in ids(desk.task)] == ["1", "2", "2"]
+    changed = client.post(url, desk.answer(slot, ranks=(3, 2, 1), cut=""))
+    assert changed.status_code == 302
+    newest = Ranking.objects.get(superseded_at=None)
+    assert (newest.supersedes_id, newest.cut) == (ranking.pk, None)
+    assert newest.tiers == [[i] for i in ids(desk.task)[::-1]]
+
+
+def test_it_refuses_to_show_or_revise_the_ranking_of_another(desk, slot):
+    desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(slot))
+    ranking = Ranking.objects.get()
+    url = desk.url("review-ranking", ranking.pk)
+    for user in (desk.other, desk.stranger, make_user(Role.TRAINER)):
+        assert desk.as_(user).get(url).status_code == 404
+        assert desk.as_(user).post(url, desk.answer(slot, ranks=(3, 2, 1))).status_code == 404
+    assert Ranking.objects.count() == 1
+
+
+def test_it_takes_a_reviewer_of_one_project_straight_to_its_work(desk):
+    client = desk.as_(desk.reviewer)
+    assert client.get(reverse("start-review")).url == desk.url("review")
+    assert desk.as_(desk.stranger).get(reverse("start-review")).url == reverse("home")
