@@ -47,7 +47,7 @@ class RunCommand(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+            "--set", action="append", default=[], metavar="NAME=VALUE", dest="given",
             help="a setting of the recipe; may be repeated",
         )  # fmt: skip
         parser.add_argument("--title", default="", help="what to call the run")
@@ -65,7 +65,7 @@ class RunCommand(BaseCommand):
         raise NotImplementedError
 
     def config(self, options: dict[str, Any]) -> dict[str, Any]:
-        return settings_from(options["settings"], [option.name for option in self._options()])
+        return settings_from(options["given"], [option.name for option in self._options()])
 
     def handle(self, **options: Any) -> None:
         config, inputs = self.config(options), self.inputs(options)
@@ -155,7 +155,7 @@ def add_snapshot_arguments(parser: CommandParser) -> None:
 
 def snapshot_named(options: dict[str, Any]) -> Snapshot:
     """Raises CommandError."""
-    if options.get("snapshot"):
+    if options["snapshot"] is not None:
         found = Snapshot.objects.filter(pk=options["snapshot"]).first()
         if found is None:
             raise CommandError(f"There is no snapshot {options['snapshot']}.")

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from django.db import transaction
+
 from accounts.models import Role, User
 from labeling.models import (
     Guideline,
@@ -45,6 +47,7 @@ def make_prompt(project: Project, text: str = "") -> Prompt:
     return Prompt.objects.create(project=project, messages=[{"role": "user", "content": text}])
 
 
+@transaction.atomic
 def make_task(
     prompt: Prompt, texts: Sequence[str] = ("good", "fair", "poor"), **fields: Any
 ) -> Task:

@@ -37,16 +37,16 @@ out. --judge help lists the judges."""
             judges = "\n".join(f"  {name}  {title}" for name, title in judge_choices())
             raise CommandError(f"The judges are:\n{judges}" if judges else "There is no judge yet.")
         candidate = model_named(options["candidate"])
-        baseline = options["baseline"] or candidate.parent_id
-        snapshot = options["snapshot"] or candidate.snapshot_id
-        for name, value in (("baseline", baseline), ("snapshot", snapshot)):
-            if value is None:
+        chosen = {"baseline": candidate.parent_id, "snapshot": candidate.snapshot_id}
+        for name, default in chosen.items():
+            if options[name] is not None:
+                chosen[name] = options[name]
+            elif default is None:
                 raise CommandError(f"{candidate} came from no {name}; name one with --{name}.")
         return {
             "project": candidate.project_id,
             "candidate": candidate.pk,
-            "baseline": baseline,
-            "snapshot": snapshot,
+            **chosen,
             "judge": options["judge"],
             "comparisons": options["comparisons"],
             "limit": options["limit"],

@@ -25,7 +25,7 @@ class Command(RunCommand):
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
         snapshot = snapshot_named(options)
         number = options["model"]
-        model = model_named(number) if number else only_base(snapshot.project)
+        model = only_base(snapshot.project) if number is None else model_named(number)
         return {"project": snapshot.project_id, "snapshot": snapshot.pk, "model": model.pk}
 
 

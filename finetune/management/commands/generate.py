@@ -35,7 +35,7 @@ task."""
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
         project = project_named(options["project"])
-        if options["model"]:
+        if options["model"] is not None:
             model = model_named(options["model"])
         elif (model := default_model(project)) is None:
             raise CommandError(f"{project} has no model. Add one on the page of models.")

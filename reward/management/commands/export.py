@@ -47,7 +47,7 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps({"file": str(file), "format": form, **counts}))
 
     def groups(self, options: dict[str, Any]) -> Iterator[Group]:
-        if options["snapshot"]:
+        if options["snapshot"] is not None:
             return read_groups(snapshot_named(options).file)
         project = project_named(options["project"])
         return groups_of(project, SnapshotFilter(), Account())

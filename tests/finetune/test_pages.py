@@ -1,0 +1,210 @@
+import pytest
+from django.urls import reverse
+
+from accounts.models import Role
+from finetune import judges
+from finetune.forms import EvaluateInputs, GenerateInputs
+from finetune.models import Model
+from tests.finetune.factory import (
+    make_adapter,
+    make_base,
+    make_evaluation,
+    make_reward_model,
+    make_snapshot,
+    model_folder,
+)
+from tests.reward.factory import join, make_project, make_user
+from tests.reward.test_pages import LOOKING, TRAINING, statuses
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return make_project()
+
+
+@pytest.fixture
+def people(project):
+    found = {
+        "trainer": make_user(Role.TRAINER),
+        "lead": make_user(Role.LEAD),
+        "lead_elsewhere": make_user(Role.LEAD),
+        "reviewer": make_user(),
+    }
+    join(project, found["lead"], "lead")
+    join(project, found["reviewer"])
+    return found
+
+
+@pytest.fixture
+def adapter(project):
+    return make_adapter(make_base(project), make_snapshot(project, prompts=4, test_fraction=0.4))
+
+
+def test_who_may_look_at_a_model_and_an_evaluation(client, people, adapter):
+    evaluation = make_evaluation(adapter)
+    assert statuses(client, people, reverse("model", args=[adapter.pk])) == LOOKING
+    assert statuses(client, people, reverse("evaluation", args=[evaluation.pk])) == LOOKING
+
+
+def test_who_may_see_the_list_of_models(client, people, adapter):
+    expected = {**LOOKING, "lead_elsewhere": 200}
+    assert statuses(client, people, reverse("models")) == expected
+    client.force_login(people["lead_elsewhere"])
+    assert adapter.name not in client.get(reverse("models")).text
+
+
+def test_only_trainers_add_a_base(client, people):
+    assert statuses(client, people, reverse("add-model")) == TRAINING
+
+
+def test_a_trainer_adds_a_base_once(client, people, project, tmp_path):
+    folder = model_folder(tmp_path / "tiny")
+    client.force_login(people["trainer"])
+    values = {"project": project.pk, "base": str(folder), "name": ""}
+    answer = client.post(reverse("add-model"), values)
+    assert answer.url == reverse("model", args=[Model.objects.get(name="tiny").pk])
+    again = client.post(reverse("add-model"), values)
+    assert "has this model already" in again.text
+    bad = client.post(reverse("add-model"), {**values, "base": "/nowhere"})
+    assert "There is no folder /nowhere." in bad.text and 'value="/nowhere"' in bad.text
+    assert Model.objects.count() == 1
+
+
+def test_a_model_leads_back_to_run_snapshot_rankings_and_base(client, people, adapter):
+    client.force_login(people["lead"])
+    page = client.get(reverse("model", args=[adapter.pk])).text
+    for name, pk in (
+        ("run", adapter.run_id),
+        ("snapshot", adapter.snapshot_id),
+        ("snapshot-rankings", adapter.snapshot_id),
+        ("model", adapter.parent_id),
+    ):
+        assert f'href="{reverse(name, args=[pk])}"' in page
+    assert "Under no guideline" in page
+
+
+def test_promoting_a_doubtful_model_asks_first(client, people, adapter):
+    address = reverse("move-model", args=[adapter.pk])
+    client.force_login(people["trainer"])
+    assert "It was never evaluated" in client.get(reverse("model", args=[adapter.pk])).text
+    refused = client.post(address, {"to": "promote"}, follow=True)
+    assert "It was never evaluated" in refused.text
+    adapter.refresh_from_db()
+    assert adapter.state == "candidate"
+    client.post(address, {"to": "promote", "despite_doubts": "on"})
+    adapter.refresh_from_db()
+    assert adapter.state == "promoted"
+
+
+def test_models_are_moved_by_trainers_alone_and_by_post(client, people, adapter):
+    address = reverse("move-model", args=[adapter.pk])
+    for name in ("lead", "reviewer"):
+        client.force_login(people[name])
+        assert client.post(address, {"to": "archive"}).status_code == 403
+    client.force_login(people["trainer"])
+    assert client.get(address).status_code == 405
+    assert client.post(address, {"to": "nowhere"}).status_code == 400
+    adapter.refresh_from_db()
+    assert adapter.state == "candidate"
+    for to, state in (("archive", "archived"), ("restore", "candidate")):
+        client.post(address, {"to": to})
+        adapter.refresh_from_db()
+        assert adapter.state == state
+
+
+def test_an_evaluation_shows_both_answers_inert_and_by_verdict(client, people, adapter):
+    evaluation = make_evaluation(adapter, items=6)
+    client.force_login(people["lead"])
+    address = reverse("evaluation", args=[evaluation.pk])
+    page = client.get(address)
+    assert "70.0 %" in page.text and "60.0 % to 80.0 %" in page.text
+    assert "<script>bad" not in page.text and "candidate 0" in page.text
+    assert len(page.context["answers"]) == 6
+    for verdict, value in (("won", 1.0), ("lost", 0.0), ("tied", 0.5)):
+        shown = client.get(address, {"verdict": verdict}).context["answers"]
+        assert [pair.item.verdict for pair in shown] == [value, value]
+    assert len(client.get(address, {"verdict": "odd"}).context["answers"]) == 6
+
+
+def test_many_answers_come_in_pages_that_keep_the_verdict(client, people, adapter):
+    evaluation = make_evaluation(adapter, items=36)
+    client.force_login(people["lead"])
+    address = reverse("evaluation", args=[evaluation.pk])
+    page = client.get(address, {"verdict": "won"})
+    assert len(page.context["answers"]) == 10
+    assert "?verdict=won&amp;page=2" in page.text
+    assert len(client.get(address, {"verdict": "won", "page": 2}).context["answers"]) == 2
+
+
+def test_lists_cost_the_same_for_many_rows(
+    client, people, project, adapter, django_assert_num_queries
+):
+    client.force_login(people["trainer"])
+    for _ in range(2):
+        make_evaluation(make_adapter(adapter.parent, adapter.snapshot))
+        make_reward_model(adapter.snapshot)
+        # session, user; count, models, last evaluations, reward models
+        with django_assert_num_queries(6):
+            client.get(reverse("models"))
+
+
+def test_an_evaluation_costs_the_same_for_many_answers(
+    client, people, adapter, django_assert_num_queries
+):
+    client.force_login(people["trainer"])
+    for items in (3, 9):
+        evaluation = make_evaluation(adapter, items=items)
+        # session, user; evaluation, counts, blind comparisons, count, page
+        with django_assert_num_queries(7):
+            client.get(reverse("evaluation", args=[evaluation.pk]))
+
+
+# --- the launch forms ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["reward", "generate", "dpo", "evaluate"])
+def test_each_kind_has_a_launch_page(client, people, adapter, kind):
+    client.force_login(people["trainer"])
+    assert client.get(reverse("run-launch", args=[kind])).status_code == 200
+
+
+def test_the_promoted_model_is_the_default_for_generating(adapter):
+    make_base(adapter.project)
+    assert GenerateInputs().initial["model"] is None
+    Model.objects.filter(pk=adapter.pk).update(state="promoted")
+    assert GenerateInputs().initial["model"] == adapter.pk
+    assert GenerateInputs(initial={"model": 3}).initial["model"] == 3
+
+
+def test_an_evaluation_takes_baseline_and_snapshot_from_the_candidate(adapter):
+    judge = make_reward_model(adapter.snapshot)
+    form = EvaluateInputs({"candidate": adapter.pk, "judge": f"reward_model:{judge.pk}"})
+    assert form.is_valid(), form.errors
+    assert form.inputs()["baseline"] == adapter.parent_id
+    assert form.inputs()["snapshot"] == adapter.snapshot_id
+
+
+def test_an_evaluation_stays_inside_one_project(adapter):
+    make_reward_model(adapter.snapshot)
+    stranger = make_base(make_project())
+    judge = judges.of_reward_model(make_reward_model(adapter.snapshot)).name
+    form = EvaluateInputs({"candidate": adapter.pk, "baseline": stranger.pk, "judge": judge})
+    assert "belongs to" in form.errors["baseline"][0]
+
+
+def test_archived_models_and_archived_projects_are_not_offered(adapter):
+    from finetune.forms import judge_choices, usable_models
+
+    reward_model = make_reward_model(adapter.snapshot)
+    assert adapter in usable_models()
+    assert f"reward_model:{reward_model.pk}" in dict(judge_choices())
+    Model.objects.filter(pk=adapter.pk).update(state="archived")
+    assert adapter not in usable_models()
+    from django.utils import timezone
+
+    adapter.project.archived_at = timezone.now()
+    adapter.project.save()
+    assert not usable_models().filter(project=adapter.project).exists()
+    assert f"reward_model:{reward_model.pk}" not in dict(judge_choices())

@@ -1,0 +1,154 @@
+import pytest
+
+from accounts.models import AuditEntry, Role
+from finetune import dpo, promotion
+from finetune.models import Model
+from finetune.references import ReferenceProblem, checked_reference, short_name
+from finetune.registry import add_base, default_model
+from reward.promotion import CannotMove, archive, restore
+from runs.kinds import CannotRun
+from tests.finetune.factory import (
+    REPORT,
+    laid_out,
+    make_adapter,
+    make_base,
+    make_evaluation,
+    make_run,
+    make_snapshot,
+    model_folder,
+    publish,
+)
+from tests.reward.factory import make_project, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def base():
+    return make_base(make_project())
+
+
+@pytest.fixture
+def adapter(base):
+    return make_adapter(base, make_snapshot(base.project, prompts=1))
+
+
+def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
+    make_evaluation(adapter)
+    assert promotion.promote(model=base, by=None) is None
+    assert promotion.promote(model=adapter, by=make_user(Role.TRAINER)) == base
+    base.refresh_from_db()
+    adapter.refresh_from_db()
+    assert (base.state, adapter.state) == ("candidate", "promoted")
+    assert default_model(base.project) == adapter
+    entry = AuditEntry.objects.latest("id")
+    assert entry.action == "promoted" and entry.details["instead_of"] == base.pk
+
+
+@pytest.mark.parametrize(
+    ("interval", "sentence"),
+    [
+        (None, "never evaluated"),
+        ((0.1, 0.4), "worse than"),
+        ((0.45, 0.6), "does not tell it apart"),
+    ],
+)
+def test_a_doubtful_adapter_is_promoted_only_on_insistence(adapter, interval, sentence):
+    if interval:
+        make_evaluation(adapter, interval=interval)
+    with pytest.raises(CannotMove, match=sentence):
+        promotion.promote(model=adapter, by=None)
+    assert Model.objects.get(pk=adapter.pk).state == "candidate"
+    promotion.promote(model=adapter, by=None, despite_doubts=True)
+    assert AuditEntry.objects.get(action="promoted").details["doubts"]
+
+
+def test_a_base_is_promoted_without_an_evaluation(base):
+    promotion.promote(model=base, by=None)
+    assert promotion.promote(model=base, by=None) is None
+    assert AuditEntry.objects.filter(action="promoted").count() == 1
+
+
+def test_the_promoted_one_cannot_be_archived_nor_an_archived_one_promoted(base):
+    other = make_base(base.project)
+    promotion.promote(model=base, by=None)
+    with pytest.raises(CannotMove, match="is promoted"):
+        archive(base, by=None)
+    archive(other, by=None)
+    with pytest.raises(CannotMove, match="is archived"):
+        promotion.promote(model=other, by=None)
+    restore(other, by=None)
+    assert Model.objects.get(pk=other.pk).state == "candidate"
+
+
+def test_without_a_promoted_one_the_first_base_answers(base):
+    make_base(base.project)
+    assert default_model(base.project) == base
+
+
+def test_adding_a_base_twice_gives_one_model(tmp_path, base):
+    folder = model_folder(tmp_path / "tiny")
+    first, new = add_base(project=base.project, base=f"{folder}/", by=None)
+    again, newer = add_base(project=base.project, base=str(folder), by=None, name="other")
+    assert (first, new, newer) == (again, True, False)
+    assert (first.name, first.base) == ("tiny", str(folder))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "org/name", "org/name.x@main", "org/name@0a1b2c"])
+def test_hub_names_pass_as_they_are(name):
+    assert checked_reference(f" {name} ") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "org/name/more", "../x", "org/<b>", "@main", "/nowhere"]
+)
+def test_what_is_no_name_and_no_folder_is_refused(name):
+    with pytest.raises(ReferenceProblem):
+        checked_reference(name)
+
+
+def test_a_folder_must_hold_a_model(tmp_path):
+    with pytest.raises(ReferenceProblem, match=r"no config\.json"):
+        checked_reference(str(tmp_path))
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ReferenceProblem, match="names no model_type"):
+        checked_reference(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ReferenceProblem, match="holds an adapter"):
+        checked_reference(str(tmp_path))
+
+
+def test_short_names_leave_out_owner_and_revision():
+    names = ("org/name@main", "/models/tiny", "gpt2")
+    assert [short_name(name) for name in names] == ["name", "tiny", "gpt2"]
+
+
+def test_a_dpo_run_leaves_one_adapter_however_often_it_is_finished(base):
+    snapshot = make_snapshot(base.project, prompts=1)
+    run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": base.pk}, config={})
+    run_dir = laid_out(run)
+    publish(run_dir, REPORT, {"adapter_config.json": "{}"})
+    first, second = dpo.finish(run, run_dir), dpo.finish(run, run_dir)
+    assert first == second
+    model = Model.objects.get(run=run)
+    assert (model.parent, model.snapshot, model.base) == (base, snapshot, base.base)
+    assert model.adapter == str(run_dir.output.absolute())
+
+
+def test_a_dpo_run_without_an_adapter_makes_no_model(base):
+    snapshot = make_snapshot(base.project, prompts=1)
+    run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": base.pk})
+    publish(laid_out(run), REPORT)
+    with pytest.raises(CannotRun, match="holds no adapter"):
+        dpo.finish(run, laid_out(run))
+    assert not Model.objects.filter(run=run).exists()
+
+
+def test_dpo_starts_from_a_base_of_the_snapshots_project(base, adapter):
+    snapshot = adapter.snapshot
+    assert dpo.from_inputs({"snapshot": snapshot.pk, "model": base.pk}) == {"model": base.base}
+    with pytest.raises(CannotRun, match="is an adapter already"):
+        dpo.from_inputs({"snapshot": snapshot.pk, "model": adapter.pk})
+    stranger = make_base(make_project())
+    with pytest.raises(CannotRun, match="belongs to"):
+        dpo.from_inputs({"snapshot": snapshot.pk, "model": stranger.pk})

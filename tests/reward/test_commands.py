@@ -1,0 +1,156 @@
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from django.core.management import CommandError, call_command
+
+from reward.models import Snapshot
+from reward.preference import read_groups
+from runs.models import Run
+from tests.finetune.factory import make_snapshot
+from tests.reward.factory import (
+    make_project,
+    make_prompt,
+    make_task,
+    make_user,
+    make_version,
+    rank,
+    response_ids,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return make_project()
+
+
+def said(*command) -> str:
+    out = io.StringIO()
+    call_command(*command, stdout=out)
+    return out.getvalue()
+
+
+def test_snapshot_freezes_by_its_filter_and_tells_what_it_left_out(project):
+    ann, version = make_user(), make_version(project)
+    task = make_task(make_prompt(project))
+    rank(task, ann, guideline_version=version, active_seconds=9)
+    rank(task, make_user(), active_seconds=1)
+    text = said("snapshot", project.slug, "--min-seconds", "5")
+    snapshot = Snapshot.objects.get()
+    assert "- 1  Made in less active time than asked for." in text and "1 used" in text
+    assert str(snapshot.file) in text
+    filters = ["--reviewer", ann.username, "--guideline-version", str(version.number)]
+    found = json.loads(said("snapshot", project.slug, *filters, "--json"))
+    assert found["counts"]["used"] == 1 and found["hash"] == snapshot.content_hash
+
+
+def test_a_dry_run_of_snapshot_writes_nothing(project):
+    rank(make_task(make_prompt(project)), make_user())
+    assert "1 used" in said("snapshot", project.slug, "--dry-run")
+    assert not Snapshot.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "has no rankings yet"),
+        (["--test", "0.95"], "Must lie between 0 and 0.9"),
+        (["--reviewer", "nobody"], "Nobody is called 'nobody'"),
+        (["--guideline-version", "9999"], "There is no version 9999"),
+        (["--since", "2026-02-30"], "invalid day value"),
+    ],
+)
+def test_snapshot_says_what_is_wrong(project, arguments, sentence):
+    with pytest.raises(CommandError, match=sentence):
+        call_command("snapshot", project.slug, *arguments)
+    assert not Snapshot.objects.exists()
+
+
+def test_train_reward_takes_the_newest_snapshot(project):
+    make_snapshot(project, prompts=1)
+    newest = make_snapshot(project, prompts=1)
+    command = ["train_reward", "--project", project.slug, "--base", "org/base", "--set", "epochs=3"]
+    plan = json.loads(said(*command, "--dry-run"))
+    assert plan["inputs"] == {"snapshot": newest.pk}
+    assert (plan["config"]["epochs"], plan["config"]["base_model"]) == (3, "org/base")
+    assert not Run.objects.exists()
+    said(*command, "--no-wait")
+    assert Run.objects.get().state == "queued"
+    with pytest.raises(CommandError, match="There is no setting 'base_model'"):
+        call_command(*command, "--set", "base_model=other")
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ranked(project):
+    """One prompt; b beats a twice, a and c are even, b and c nobody compared. Ties count half."""
+    task = make_task(make_prompt(project, "Why?"), ("a", "b", "c"))
+    for order in (((1,), (0,)), ((1,), (0,)), ((0, 2),), ((0, 1),)):
+        rank(task, make_user(), order)
+    return task
+
+
+def exported(*arguments) -> dict:
+    return json.loads(said("export", *arguments).splitlines()[-1])
+
+
+def test_pairs_are_decided_by_all_rankings_and_ties_give_none(project, ranked, tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    counts = exported("--project", project.slug, str(file), "--format", "pairs")
+    (line,) = file.read_text().splitlines()
+    pair = json.loads(line)
+    assert pair["prompt"] == [{"role": "user", "content": "Why?"}]
+    assert pair["chosen"] == [{"role": "assistant", "content": "b"}]
+    assert pair["rejected"] == [{"role": "assistant", "content": "a"}]
+    assert pair["margin"] == pytest.approx((2.5 - 0.5) / 3, abs=1e-6)
+    assert (counts["rows"], counts["pairs_tied"], counts["pairs_never_compared"]) == (1, 1, 1)
+    assert (counts["prompts"], counts["rankings"]) == (1, 4)
+
+
+def test_k_wise_rows_keep_every_ranking(project, ranked, tmp_path):
+    snapshot = make_snapshot(project, prompts=2)
+    ids = response_ids(ranked)
+    for name in ("rows.parquet", "rows.jsonl"):
+        counts = exported("--snapshot", str(snapshot.pk), str(tmp_path / name))
+        assert counts["rows"] == 3 and counts["rankings"] == 6
+    assert list(read_groups(tmp_path / "rows.parquet")) == list(read_groups(snapshot.file))
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    tiers = [r["tiers"] for row in rows for r in row["rankings"] if row["response_ids"] == ids]
+    assert tiers.count([[ids[1]], [ids[0]]]) == 2
+
+
+def test_one_side_of_the_split_can_be_exported(project, tmp_path):
+    snapshot = make_snapshot(project, prompts=30, test_fraction=0.5)
+    counts = exported(
+        "--snapshot", str(snapshot.pk), str(tmp_path / "t.parquet"), "--split", "test"
+    )
+    assert counts["rows"] == snapshot.counts["splits"]["test"]["prompts"]
+    assert set(pq.read_table(tmp_path / "t.parquet")["split"].to_pylist()) == {"test"}
+
+
+def test_export_overwrites_only_when_told_to_and_leaves_nothing_half_written(
+    project, ranked, tmp_path
+):
+    file = tmp_path / "rows.jsonl"
+    counts = exported("--project", project.slug, str(file), "--dry-run")
+    assert counts["rows"] == 1 and not file.exists()
+    file.write_text("mine")
+    with pytest.raises(CommandError, match="exists already"):
+        call_command("export", "--project", project.slug, str(file))
+    assert file.read_text() == "mine"
+    exported("--project", project.slug, str(file), "--force")
+    assert json.loads(file.read_text())["responses"] == ["a", "b", "c"]
+    assert [path.name for path in tmp_path.glob("*.jsonl*")] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("rows.csv", "Add --format"), ("no/rows.jsonl", "There is no folder")]
+)
+def test_export_says_what_is_wrong(project, ranked, tmp_path, name, sentence):
+    with pytest.raises(CommandError, match=sentence):
+        call_command("export", "--project", project.slug, str(tmp_path / name))

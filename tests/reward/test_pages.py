@@ -1,0 +1,251 @@
+import pytest
+from django.urls import reverse
+
+from accounts.models import Role
+from reward.models import RewardModel, Snapshot
+from tests.finetune.factory import REPORT, make_reward_model, make_snapshot
+from tests.reward.factory import (
+    join,
+    make_project,
+    make_prompt,
+    make_task,
+    make_user,
+    rank,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return make_project()
+
+
+@pytest.fixture
+def people(project):
+    """By name: who may do what with the project."""
+    found = {
+        "trainer": make_user(Role.TRAINER),
+        "lead": make_user(Role.LEAD),
+        "lead_elsewhere": make_user(Role.LEAD),
+        "reviewer": make_user(),
+    }
+    join(project, found["lead"], "lead")
+    join(project, found["reviewer"])
+    return found
+
+
+@pytest.fixture
+def snapshot(project):
+    return make_snapshot(project, prompts=4, test_fraction=0.4)
+
+
+def statuses(client, people, address):
+    found = {}
+    for name, user in people.items():
+        client.force_login(user)
+        found[name] = client.get(address).status_code
+    client.logout()
+    found["stranger"] = client.get(address).status_code
+    return found
+
+
+LOOKING = {"trainer": 200, "lead": 200, "lead_elsewhere": 404, "reviewer": 403, "stranger": 302}
+TRAINING = {"trainer": 200, "lead": 403, "lead_elsewhere": 403, "reviewer": 403, "stranger": 302}
+
+
+def test_who_may_look_at_a_snapshot_and_a_reward_model(client, people, snapshot):
+    model = make_reward_model(snapshot)
+    for name, pk in (
+        ("snapshot", snapshot.pk),
+        ("snapshot-rankings", snapshot.pk),
+        ("reward-model", model.pk),
+    ):
+        assert statuses(client, people, reverse(name, args=[pk])) == LOOKING
+
+
+def test_who_may_see_the_list_of_snapshots(client, people, snapshot):
+    expected = {**LOOKING, "lead_elsewhere": 200}
+    assert statuses(client, people, reverse("snapshots")) == expected
+    client.force_login(people["lead_elsewhere"])
+    assert f"/snapshots/{snapshot.pk}/" not in client.get(reverse("snapshots")).text
+
+
+def test_only_trainers_freeze_and_take_files_away(client, people, snapshot):
+    assert statuses(client, people, reverse("new-snapshot")) == TRAINING
+    assert statuses(client, people, reverse("snapshot-file", args=[snapshot.pk])) == TRAINING
+
+
+def test_the_file_is_what_was_frozen(client, people, snapshot):
+    client.force_login(people["trainer"])
+    answer = client.get(reverse("snapshot-file", args=[snapshot.pk]))
+    assert b"".join(answer.streaming_content) == snapshot.file.read_bytes()
+    assert answer["Content-Disposition"].endswith(f'snapshot-{snapshot.pk}.parquet"')
+
+
+@pytest.fixture
+def ranked(project):
+    for _ in range(3):
+        rank(make_task(make_prompt(project)), make_user(), active_seconds=30)
+    rank(make_task(make_prompt(project)), make_user(), active_seconds=2)
+    return project
+
+
+def form(**values):
+    given = {"sources": ["review", "import", "simulation"], "min_active_seconds": "0"}
+    return {**given, "test_fraction": "0.3", "seed": "0", **values}
+
+
+def test_freezing_from_the_page_makes_a_snapshot_by_its_filter(client, people, ranked):
+    client.force_login(people["trainer"])
+    address = reverse("new-snapshot") + f"?project={ranked.slug}"
+    answer = client.post(address, form(min_active_seconds="10", freeze="1"))
+    snapshot = Snapshot.objects.get()
+    assert answer.url == reverse("snapshot", args=[snapshot.pk])
+    assert snapshot.counts["left_out"] == {"too_fast": 1}
+    assert snapshot.created_by == people["trainer"]
+
+
+def test_the_preview_counts_and_writes_nothing(client, people, ranked):
+    client.force_login(people["trainer"])
+    address = reverse("new-snapshot") + f"?project={ranked.slug}"
+    answer = client.post(address, form(min_active_seconds="10", preview="1"))
+    assert answer.context["account"]["used"] == 3
+    assert "Made in less active time than asked for." in answer.text
+    assert not Snapshot.objects.exists()
+    assert client.get(address).context["account"]["used"] == 4
+
+
+def test_a_filter_that_makes_no_sense_is_refused_beside_its_field(client, people, ranked):
+    client.force_login(people["trainer"])
+    address = reverse("new-snapshot") + f"?project={ranked.slug}"
+    values = form(since="2026-02-02", until="2026-02-01", test_fraction="2", freeze="1")
+    answer = client.post(address, values)
+    assert set(answer.context["form"].errors) == {"test_fraction"}
+    answer = client.post(address, {**values, "test_fraction": "0.2"})
+    assert answer.context["form"].errors["until"] == ["The last day lies before the first."]
+    assert 'value="2026-02-02"' in answer.text
+    assert not Snapshot.objects.exists()
+
+
+def test_nothing_to_freeze_is_said(client, people, project):
+    client.force_login(people["trainer"])
+    address = reverse("new-snapshot") + f"?project={project.slug}"
+    assert "has no rankings yet" in client.post(address, form(freeze="1")).text
+
+
+def test_with_several_projects_it_asks_of_which(client, people, ranked):
+    make_project()
+    client.force_login(people["trainer"])
+    assert "Of which project?" in client.get(reverse("new-snapshot")).text
+    assert client.get(reverse("new-snapshot") + "?project=nowhere").status_code == 404
+
+
+def test_text_of_models_is_inert_on_the_page_of_a_snapshot(client, people, project):
+    texts = ("<script>alert(1)</script>", "**bold** <img src=x onerror=alert(1)>")
+    rank(make_task(make_prompt(project, "<iframe>"), texts), make_user(), ((0,), (1,)))
+    from reward.snapshots import SnapshotFilter, freeze
+
+    snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
+    client.force_login(people["lead"])
+    page = client.get(reverse("snapshot", args=[snapshot.pk])).text
+    assert "<strong>bold</strong>" in page
+    assert "<script>alert" not in page and "<img src" not in page and "<iframe" not in page
+
+
+def test_a_lost_file_is_said_and_the_page_stays(client, people, snapshot):
+    snapshot.file.unlink()
+    client.force_login(people["trainer"])
+    answer = client.get(reverse("snapshot", args=[snapshot.pk]))
+    assert answer.status_code == 200 and "cannot be read" in answer.text
+    for name in ("snapshot-file", "snapshot-rankings"):
+        assert client.get(reverse(name, args=[snapshot.pk])).status_code == 404
+
+
+def test_the_rankings_of_a_snapshot_name_reviewer_and_guideline(client, people, snapshot):
+    client.force_login(people["lead"])
+    page = client.get(reverse("snapshot-rankings", args=[snapshot.pk]))
+    assert [r.pk for r in page.context["rankings"]]
+    assert page.context["rankings"][0].reviewer.username in page.text
+
+
+def test_a_report_shows_its_figures_with_their_intervals(client, people, snapshot):
+    model = make_reward_model(snapshot)
+    client.force_login(people["lead"])
+    page = client.get(reverse("reward-model", args=[model.pk])).text
+    assert "80.0 %" in page and "70.0 % to 90.0 %" in page
+    assert "Too few." in page and "longer than 512 tokens" in page
+    assert "&lt;b&gt;first&lt;/b&gt;" in page and "<b>first" not in page
+    assert 'cx="80.00%"' in page and page.count('class="chart-dot"') == 2
+    assert " style=" not in page
+
+
+@pytest.mark.parametrize("report", [{}, {"accuracy": REPORT["accuracy"]}])
+def test_a_report_that_lacks_figures_still_has_a_page(client, people, snapshot, report):
+    model = make_reward_model(snapshot, report=report)
+    client.force_login(people["lead"])
+    assert client.get(reverse("reward-model", args=[model.pk])).status_code == 200
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_numbers_in_charts_keep_their_point_in_every_language(client, people, snapshot, language):
+    model = make_reward_model(snapshot)
+    client.force_login(people["lead"])
+    address = reverse("reward-model", args=[model.pk])
+    page = client.get(address, headers={"accept-language": language}).text
+    assert 'cx="80.00%"' in page
+
+
+def test_simulated_rankings_are_marked_wherever_they_are_shown(client, people, project):
+    from reward.snapshots import SnapshotFilter, freeze
+
+    rank(make_task(make_prompt(project)), make_user(simulated=True), source="simulation")
+    snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
+    model = make_reward_model(snapshot)
+    client.force_login(people["trainer"])
+    for address in (
+        reverse("snapshots"),
+        reverse("snapshot", args=[snapshot.pk]),
+        reverse("snapshot-rankings", args=[snapshot.pk]),
+        reverse("new-snapshot") + f"?project={project.slug}",
+        reverse("reward-model", args=[model.pk]),
+        reverse("models"),
+    ):
+        assert 'class="simulated"' in client.get(address).text, address
+
+
+def test_a_reward_model_is_moved_by_trainers_alone_and_by_post(client, people, snapshot):
+    model = make_reward_model(snapshot)
+    address = reverse("move-reward-model", args=[model.pk])
+    client.force_login(people["lead"])
+    assert client.post(address, {"to": "promote"}).status_code == 403
+    client.force_login(people["trainer"])
+    assert client.get(address).status_code == 405
+    assert client.post(address, {"to": "nowhere"}).status_code == 400
+    assert RewardModel.objects.get().state == "candidate"
+    client.post(address, {"to": "promote"})
+    assert RewardModel.objects.get().state == "promoted"
+    assert "Promote another one first" in client.post(address, {"to": "archive"}, follow=True).text
+
+
+def test_lists_cost_the_same_for_many_rows(client, people, project, django_assert_num_queries):
+    client.force_login(people["trainer"])
+    for rows in (1, 4):
+        for _ in range(rows):
+            make_reward_model(make_snapshot(project, prompts=1))
+        # session, user; count, page
+        with django_assert_num_queries(4):
+            client.get(reverse("snapshots"))
+
+
+def test_a_snapshot_costs_few_queries(client, people, project, django_assert_num_queries):
+    snapshot = make_snapshot(project, prompts=6)
+    for _ in range(3):
+        make_reward_model(snapshot)
+    client.force_login(people["trainer"])
+    # session, user; the snapshot, its reward models, its models
+    with django_assert_num_queries(5):
+        client.get(reverse("snapshot", args=[snapshot.pk]))
+    # session, user; the snapshot, its rankings
+    with django_assert_num_queries(4):
+        client.get(reverse("snapshot-rankings", args=[snapshot.pk]))
