@@ -174,8 +174,8 @@ def judged(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationIte
     """Unsaved items for the answers that have a score on both sides, and how many have not."""
     items = []
     for row in rows:
-        scores = scores_of(row, judge)
-        if None in scores:
+        baseline, candidate = scores_of(row, judge)
+        if baseline is None or candidate is None:
             continue
         items.append(
             EvaluationItem(
@@ -183,9 +183,9 @@ def judged(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationIte
                 sample=row["sample"],
                 baseline_text=storable(row["baseline"]),
                 candidate_text=storable(row["candidate"]),
-                baseline_score=scores[0],
-                candidate_score=scores[1],
-                verdict=outcome(scores[1], scores[0], tie_within=EQUAL),
+                baseline_score=baseline,
+                candidate_score=candidate,
+                verdict=outcome(candidate, baseline, tie_within=EQUAL),
             )
         )
     return items, len(rows) - len(items)

@@ -7,7 +7,7 @@ from finetune.generation import ALL, NEW
 from finetune.models import Model
 from finetune.references import ReferenceProblem, checked_reference
 from labeling.models import Project
-from reward.forms import SnapshotChoiceField, usable_snapshots
+from reward.forms import SnapshotChoiceField, offer, usable_snapshots
 from reward.models import RewardModel, Snapshot
 
 
@@ -55,7 +55,7 @@ class GenerateInputs(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         models = usable_models()
-        self.fields["model"].queryset = models
+        offer(self, "model", models)
         default = models.filter(state=Model.State.PROMOTED).order_by("-id").first()
         self.initial = {"model": getattr(default, "pk", None), **self.initial}
 
@@ -105,8 +105,8 @@ class DPOInputs(SameProject):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.fields["snapshot"].queryset = usable_snapshots()
-        self.fields["model"].queryset = usable_models().filter(adapter="")
+        offer(self, "snapshot", usable_snapshots())
+        offer(self, "model", usable_models().filter(adapter=""))
 
     def inputs(self) -> dict[str, Any]:
         snapshot, model = self.cleaned_data["snapshot"], self.cleaned_data["model"]
@@ -147,10 +147,12 @@ class EvaluateInputs(SameProject):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         models = usable_models()
-        self.fields["candidate"].queryset = models.exclude(adapter="").order_by("-id")
-        self.fields["baseline"].queryset = models
-        self.fields["snapshot"].queryset = usable_snapshots()
-        self.fields["judge"].choices = judge_choices()
+        offer(self, "candidate", models.exclude(adapter="").order_by("-id"))
+        offer(self, "baseline", models)
+        offer(self, "snapshot", usable_snapshots())
+        judge = self.fields["judge"]
+        assert isinstance(judge, forms.ChoiceField)
+        judge.choices = judge_choices()
 
     def clean(self) -> dict[str, Any]:
         values = super().clean()
@@ -203,7 +205,7 @@ class AddModelForm(forms.Form):
 
     def __init__(self, *args: Any, projects: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.fields["project"].queryset = projects
+        offer(self, "project", projects)
 
     def clean_base(self) -> str:
         try:

@@ -23,18 +23,20 @@ MOST_PER_TASK = 9
 
 def project_of(inputs: Mapping[str, Any]) -> Project:
     """Raises CannotRun."""
+    number: Any = inputs.get("project")
     try:
-        return Project.objects.get(pk=inputs.get("project"), archived_at=None)
+        return Project.objects.get(pk=number, archived_at=None)
     except (Project.DoesNotExist, TypeError, ValueError):
-        raise CannotRun(f"There is no open project {inputs.get('project')}.") from None
+        raise CannotRun(f"There is no open project {number}.") from None
 
 
 def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
     """Raises CannotRun."""
+    number: Any = inputs.get(name)
     try:
-        return Model.objects.select_related("project").get(pk=inputs.get(name))
+        return Model.objects.select_related("project").get(pk=number)
     except (Model.DoesNotExist, TypeError, ValueError):
-        raise CannotRun(f"There is no model {inputs.get(name)}.") from None
+        raise CannotRun(f"There is no model {number}.") from None
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:

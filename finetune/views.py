@@ -45,7 +45,9 @@ def models(request: HttpRequest) -> HttpResponse:
 def last_evaluations(models: Iterable[Model]) -> dict[int, Evaluation]:
     """One query for them all."""
     found = Evaluation.objects.filter(candidate__in=[model.pk for model in models])
-    newest = found.order_by("candidate_id", "-id").distinct("candidate_id").select_related("baseline")
+    newest = (
+        found.order_by("candidate_id", "-id").distinct("candidate_id").select_related("baseline")
+    )
     return {evaluation.candidate_id: evaluation for evaluation in newest}
 
 

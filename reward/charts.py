@@ -82,7 +82,7 @@ class Reliability:
 
     bins: list[Bin]
     ticks: list[Tick]
-    diagonal: tuple[str, str, str, str]
+    diagonal: tuple[str, ...]
     left: int = LEFT
     top: int = TOP
     right: int = LEFT + SIZE

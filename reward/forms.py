@@ -2,6 +2,7 @@ from typing import Any
 
 from django import forms
 
+from accounts.models import User
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward.filters import FilterError, SnapshotFilter
 from reward.models import Snapshot
@@ -14,6 +15,13 @@ class SnapshotChoiceField(forms.ModelChoiceField):
             f"{obj.project}: snapshot {obj.pk}, {counts.get('prompts', 0)} prompts, "
             f"{counts.get('used', 0)} rankings"
         )
+
+
+def offer(form: forms.Form, name: str, rows: Any) -> None:
+    """Let a field choose among these rows."""
+    field = form.fields[name]
+    assert isinstance(field, forms.ModelChoiceField)
+    field.queryset = rows
 
 
 def usable_snapshots() -> Any:
@@ -30,7 +38,7 @@ class RewardInputs(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.fields["snapshot"].queryset = usable_snapshots()
+        offer(self, "snapshot", usable_snapshots())
 
     def inputs(self) -> dict[str, Any]:
         return {"snapshot": self.cleaned_data["snapshot"].pk}
@@ -53,7 +61,7 @@ class SnapshotForm(forms.Form):
         help_text="None chosen means all, and rankings made under no guideline too.",
     )
     reviewers = forms.ModelMultipleChoiceField(
-        queryset=None,
+        queryset=User.objects.none(),
         required=False,
         widget=forms.SelectMultiple(attrs={"size": 6}),
         help_text="None chosen means all.",
@@ -101,8 +109,8 @@ class SnapshotForm(forms.Form):
     def __init__(self, *args: Any, project: Project, **kwargs: Any):
         super().__init__(*args, **kwargs)
         versions = GuidelineVersion.objects.filter(guideline__project=project, state="published")
-        self.fields["guideline_versions"].queryset = versions.select_related("guideline")
-        self.fields["reviewers"].queryset = reviewers_of(project)
+        offer(self, "guideline_versions", versions.select_related("guideline"))
+        offer(self, "reviewers", reviewers_of(project))
         if not versions:
             del self.fields["guideline_versions"]
 
@@ -117,17 +125,12 @@ class SnapshotForm(forms.Form):
         return values
 
     def _filter(self, values: dict[str, Any]) -> SnapshotFilter:
-        chosen = {
-            name: tuple(sorted(row.pk for row in values.get(name) or ())) or None
-            for name in ("guideline_versions", "reviewers")
-        }
-        return SnapshotFilter(
-            **{name: value for name, value in values.items() if name not in chosen}, **chosen
-        )
+        chosen: dict[str, Any] = dict(values)
+        for name in ("guideline_versions", "reviewers"):
+            chosen[name] = tuple(row.pk for row in values.get(name) or ()) or None
+        return SnapshotFilter(**chosen)
 
 
 def reviewers_of(project: Project) -> Any:
-    from accounts.models import User
-
     ranked = Ranking.objects.filter(task__project=project).values("reviewer")
     return User.objects.filter(pk__in=ranked).order_by("username")

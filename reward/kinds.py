@@ -19,7 +19,7 @@ from runs.rundir import RunDir
 
 def snapshot_of(inputs: dict[str, Any]) -> Snapshot:
     """Raises CannotRun."""
-    number = inputs.get("snapshot")
+    number: Any = inputs.get("snapshot")
     try:
         return Snapshot.objects.select_related("project").get(pk=number)
     except (Snapshot.DoesNotExist, TypeError, ValueError):

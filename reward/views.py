@@ -4,6 +4,7 @@ from typing import Any
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -95,7 +96,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
 
 @trainer_required
 @require_GET
-def snapshot_file(request: HttpRequest, pk: int) -> FileResponse:
+def snapshot_file(request: HttpRequest, pk: int) -> HttpResponseBase:
     found = snapshot_for(request, pk)
     if not found.file.is_file():
         raise Http404(f"The file of snapshot {found.pk} is gone.")

@@ -89,7 +89,7 @@ def test_from_a_base_once_around_to_a_promoted_adapter_and_back_to_each_ranking(
     promoted = Model.objects.get(project=project, state="promoted")
     assert promoted.run.kind == "dpo" and promoted.run.inputs["snapshot"] == snapshot.pk
     walked = Ranking.objects.filter(pk__in=ranking_ids(promoted.snapshot))
-    assert Counter(r.reviewer for r in walked) == {reviewer: 16 for reviewer in reviewers}
+    assert Counter(r.reviewer for r in walked) == dict.fromkeys(reviewers, 16)
     made = Response.objects.filter(places__task__in=walked.values("task"))
     assert {response.sampling["run"] for response in made} == {sampled.pk}
     assert AuditEntry.objects.filter(action="promoted", user=trainer).count() == 1

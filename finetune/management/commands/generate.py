@@ -35,10 +35,10 @@ task."""
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
         project = project_named(options["project"])
-        if options["model"] is not None:
-            model = model_named(options["model"])
-        elif (model := default_model(project)) is None:
-            raise CommandError(f"{project} has no model. Add one on the page of models.")
+        number = options["model"]
+        model = default_model(project) if number is None else model_named(number)
+        if model is None:
+            raise CommandError(f"{project} has no model. Add one: manage.py models add")
         return {
             "project": project.pk,
             "model": model.pk,
