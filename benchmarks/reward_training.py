@@ -78,12 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     if options.threads:
         torch.set_num_threads(options.threads)
+    measured = commit()  # before anybody changes a file
     cases = [measure(k, p, r, options) for k, p, r in options.cases]
     print(
         json.dumps(
             {
                 "name": "reward_training",
-                "commit": commit(),
+                "commit": measured,
                 "hardware": hardware(options),
                 "model": vars_of(options),
                 "versions": versions(),

@@ -85,9 +85,8 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
         set_seed(config.seed)
         model = make_reward_model(config, tokenizer)
-        trainer = make_trainer(
-            run_dir, config, model, prepared, micro_batch_size, accumulation, stop
-        )
+        batch = (micro_batch_size, accumulation)
+        trainer = make_trainer(run_dir, config, model, prepared, batch, stop)
         first = first_batch(trainer)
         collator = trainer.data_collator
         choose_layout(run_dir, config, model, collator, first, prepared)
@@ -175,17 +174,40 @@ def make_trainer(
     config: RewardConfig,
     model: RewardModel,
     prepared: Prepared,
-    micro_batch_size: int,
-    accumulation: int,
+    batch: tuple[int, int],
     stop: StopSignal,
 ) -> RewardTrainer:
-    steps = ceil(config.epochs * ceil(len(prepared.tokens["train"]) / config.batch_size))
+    """`batch` is (prompts at once, accumulation steps)."""
+    collator = Collator(model.config.get_text_config().pad_token_id)
+    events = ProgressEvents(run_dir)
+    trainer = RewardTrainer(
+        model=model,
+        args=training_arguments(run_dir, config, len(prepared.tokens["train"]), batch),
+        train_dataset=prepared.tokens["train"],
+        data_collator=collator,
+        callbacks=[
+            LogSensibly(),
+            events,
+            WatchHeldOut(lambda: held_out_accuracy(model, prepared, collator), events),
+            RefuseNonFinite(),
+            CompleteCheckpoints(run_dir, stop=stop),
+            TrainingClock.after(newest_checkpoint(run_dir)),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(
+    run_dir: RunDir, config: RewardConfig, prompts: int, batch: tuple[int, int]
+) -> TrainingArguments:
+    steps = ceil(config.epochs * ceil(prompts / config.batch_size))
     half = torch_dtype(config.dtype) == torch.bfloat16
-    args = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(trainer_folder(run_dir)),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=batch[0],
+        gradient_accumulation_steps=batch[1],
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=round(config.warmup * steps),
@@ -204,33 +226,15 @@ def make_trainer(
         disable_tqdm=True,
         report_to=[],
     )
-    collator = Collator(model.config.get_text_config().pad_token_id)
-    events = ProgressEvents(run_dir)
-    watched = prepared.tokens["test"][:WATCHED_GROUPS]
 
-    def held_out_accuracy() -> float | None:
-        scores = score_all(model, watched, collator)
-        groups = prepared.groups["test"][: len(watched)]
-        tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
-        evidence = sum(tally.evidence for tally in tallies)
-        return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
 
-    trainer = RewardTrainer(
-        model=model,
-        args=args,
-        train_dataset=prepared.tokens["train"],
-        data_collator=collator,
-        callbacks=[
-            LogSensibly(),
-            events,
-            WatchHeldOut(held_out_accuracy, events),
-            RefuseNonFinite(),
-            CompleteCheckpoints(run_dir, stop=stop),
-            TrainingClock.after(newest_checkpoint(run_dir)),
-        ],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator) -> float | None:
+    """Over the first WATCHED_GROUPS held-out groups; None where nobody ordered any pair strictly."""
+    scores = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
+    groups = prepared.groups["test"][: len(scores)]
+    tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
+    evidence = sum(tally.evidence for tally in tallies)
+    return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
 
 
 def first_batch(trainer: RewardTrainer) -> list[TokenGroup]:
