@@ -30,7 +30,7 @@ function show(button, theme) {
 }
 
 function themeToggle(button) {
-  let theme = document.documentElement.dataset.theme || "auto";
+  let theme = document.documentElement.dataset.theme ?? "auto";
   show(button, theme);
   button.hidden = false;
   button.addEventListener("click", () => {
