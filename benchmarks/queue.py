@@ -345,7 +345,10 @@ def work(project: Any, user: Any, seconds: float, most: int = sys.maxsize) -> di
 
 
 def veteran(options: argparse.Namespace) -> int:
-    """One reviewer who ranked the first half of the open tasks, against one who ranked none."""
+    """One reviewer who ranked the first half of the open tasks, against one who ranked none.
+
+    `claim_once_ms` is the one claim that steps over that history before the cursor knows it.
+    """
     import django
 
     django.setup()
@@ -357,7 +360,6 @@ def veteran(options: argparse.Namespace) -> int:
         User.objects.get(username=f"reviewer-{options.reviewers + number}") for number in (0, 1)
     )
     history = rank_half(project.pk, old.pk)
-    first = work(project, old, 60, most=1)["claims"][0]
     times: dict[Any, list[float]] = {old: [], new: []}
     for _ in range(20):
         for user, claims in times.items():
@@ -365,7 +367,7 @@ def veteran(options: argparse.Namespace) -> int:
     figures = {
         "case": "long history",
         "past_rankings": history,
-        "first_claim_ms": round(first, 1),
+        "claim_once_ms": round(max(times[old]), 1),
         "claim_p50_ms": round(p(times[old], 50), 2),
         "claim_p95_ms": round(p(times[old], 95), 2),
         "newcomer_claim_p50_ms": round(p(times[new], 50), 2),

@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import OuterRef, Q
 from django.utils import timezone
 
 from accounts.models import User
@@ -31,6 +32,10 @@ LONGEST_RATIONALE = 20_000
 LONGEST_ACTIVE_SECONDS = 24 * 3600.0
 STRONGEST = 3
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
+
+_RESPONSE_IDS = ArraySubquery(
+    TaskResponse.objects.filter(task=OuterRef("task")).order_by("position").values("response_id")
+)
 
 Errors = dict[str, str]
 
@@ -200,7 +205,12 @@ def submit(
     first. Late answers: see the module. Raises InvalidRanking.
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
-    slot = Slot.objects.select_related("task__project").filter(pk=slot_id).first()
+    slot = (
+        Slot.objects.select_related("task__project__current_version")
+        .annotate(response_ids=_RESPONSE_IDS)
+        .filter(pk=slot_id)
+        .first()
+    )
     if slot is None:
         raise InvalidRanking({"slot": "This task is no longer there."})
     slots = _lock_slots(slot.task)
@@ -211,9 +221,11 @@ def submit(
         slot.task,
         reviewer,
         content,
-        version=current_version(slot.task.project),
+        response_ids=slot.response_ids,
+        version=slot.task.project.current_version or current_version(slot.task.project),
         idempotency_key=idempotency_key,
-        shown_order=_shown_order(held, slot.task, reviewer),
+        shown_order=_shown_order(held, reviewer)
+        or shown_order_for(slot.task_id, reviewer.pk, slot.response_ids),
         source=Ranking.Source.REVIEW,
         extra=held is None,
     )
@@ -282,6 +294,7 @@ def record(
         task,
         reviewer,
         content,
+        response_ids=_response_ids(task),
         version=None if imported else current_version(task.project),
         idempotency_key=key,
         shown_order=list(shown_order),
@@ -353,6 +366,7 @@ def _supersede(old: Ranking, key: uuid.UUID, content: Content, task: Task) -> Su
         task,
         old.reviewer,
         content,
+        response_ids=_response_ids(task),
         version=current_version(task.project),
         idempotency_key=key,
         shown_order=old.shown_order,
@@ -381,10 +395,8 @@ def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Proj
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 
 
-def _shown_order(slot: Slot | None, task: Task, reviewer: User) -> list[int]:
-    if slot is not None and slot.reviewer_id == reviewer.pk and slot.shown_order:
-        return slot.shown_order
-    return shown_order_for(task.pk, reviewer.pk, _response_ids(task))
+def _shown_order(slot: Slot | None, reviewer: User) -> list[int] | None:
+    return slot.shown_order if slot is not None and slot.reviewer_id == reviewer.pk else None
 
 
 def _response_ids(task: Task) -> list[int]:
@@ -397,6 +409,7 @@ def _write(
     reviewer: User,
     content: Content,
     *,
+    response_ids: Collection[int],
     version: GuidelineVersion | None,
     partial: bool = False,
     scales: Mapping[str, int] | None = None,
@@ -405,7 +418,7 @@ def _write(
     if scales is None:
         rated = Criterion.objects.filter(version=version) if content.ratings and version else ()
         scales = {criterion.name: criterion.scale for criterion in rated}
-    if errors := problems(content, _response_ids(task), scales, partial=partial):
+    if errors := problems(content, response_ids, scales, partial=partial):
         raise InvalidRanking(errors)
     return Ranking.objects.create(
         task=task,
