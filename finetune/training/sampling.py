@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from finetune.sampled_text import Prompt
 from finetune.training.language_model import PolicyChat, readable_length
 from reward.training.trainer_events import RecipeError, StopSignal, free_memory, is_out_of_memory
 from runs.rundir import RunDir, write_atomically
+
+FIRST_STAGE = 32
+"""Tokens written before the first look at who has ended."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,15 @@ def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
 class SeededSampling(LogitsProcessor):
     """Leaves one token possible in each row: the one its own uniform number falls on."""
 
-    def __init__(self, seeds: list[int], config: SamplingConfig, prompt_length: int, device: Any):
-        steps = config.max_new_tokens
-        uniforms = [np.random.Generator(np.random.Philox(seed)).random(steps) for seed in seeds]
-        self.uniforms_BT = torch.tensor(np.stack(uniforms), device=device)
+    def __init__(self, uniforms_BT: np.ndarray, config: SamplingConfig, length: int, device: Any):
+        """`length` is that of the rows so far; the first uniform is for the token after it."""
+        self.uniforms_BT = torch.tensor(uniforms_BT, device=device)
         self.temperature = config.temperature
         self.top_p = config.top_p
-        self.prompt_length = prompt_length
+        self.length = length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform_B1 = self.uniforms_BT[:, input_ids.shape[1] - self.prompt_length].unsqueeze(1)
+        uniform_B1 = self.uniforms_BT[:, input_ids.shape[1] - self.length].unsqueeze(1)
         token_B1 = draw(scores, uniform_B1, temperature=self.temperature, top_p=self.top_p)
         return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
 
@@ -79,9 +81,9 @@ def draw(
     """Tokens by inverse transform sampling from the nucleus of probability `top_p`.  → (B, 1)"""
     if temperature == 0:
         return logits_BV.argmax(dim=1, keepdim=True)
-    probs_BV = torch.softmax(logits_BV.double() / temperature, dim=1)
+    probs_BV = torch.softmax(logits_BV.float() / temperature, dim=1)
     probs_BV, order_BV = probs_BV.sort(dim=1, descending=True, stable=True)
-    cumulative_BV = probs_BV.cumsum(dim=1)
+    cumulative_BV = probs_BV.cumsum(dim=1, dtype=torch.float64)
     # A token is in the nucleus if those before it do not fill it yet; so the first always is.
     size_B1 = (cumulative_BV - probs_BV < top_p).sum(dim=1, keepdim=True)
     mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
@@ -150,36 +152,78 @@ def sample_batch(
 def _sample_batch(
     model: Any, chat: PolicyChat, requests: list[Request], config: SamplingConfig
 ) -> list[Sampled]:
-    pad = chat.tokenizer.pad_token_id
-    length = max(len(request.prompt_ids) for request in requests)
-    padded = [[pad] * (length - len(r.prompt_ids)) + r.prompt_ids for r in requests]
-    mask = [[0] * (length - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in requests]
-    sampling = SeededSampling([r.seed for r in requests], config, length, model.device)
+    """In stages, each twice as long as all before: who has ended leaves the batch in between.
+
+    Most responses end long before the longest allowed one. Reading again what was written so far
+    costs little beside dragging ended rows along.
+    """
+    rows = [Row(request, config.max_new_tokens) for request in requests]
+    running, upto = rows, FIRST_STAGE
+    while running:
+        _continue(model, chat, running, min(upto, config.max_new_tokens), config)
+        more = upto < config.max_new_tokens
+        running = [row for row in running if more and not row.ended]
+        upto *= 2
+    return [_finish(row, chat) for row in rows]
+
+
+@dataclass
+class Row:
+    """A response being written."""
+
+    request: Request
+    most: int
+    written: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    def __post_init__(self) -> None:
+        self.uniforms_T = np.random.Generator(np.random.Philox(self.request.seed)).random(self.most)
+
+    @property
+    def ids(self) -> list[int]:
+        return self.request.prompt_ids + self.written
+
+    def extend(self, tokens: list[int], stop_ids: list[int]) -> None:
+        end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
+        self.ended = end is not None
+        self.written += tokens if end is None else tokens[: end + 1]
+
+
+def _continue(
+    model: Any, chat: PolicyChat, rows: list[Row], upto: int, config: SamplingConfig
+) -> None:
+    """Let rows that have all written equally much write on until they have `upto` tokens."""
+    pad, done = chat.tokenizer.pad_token_id, len(rows[0].written)
+    length = max(len(row.ids) for row in rows)
+    padded = [[pad] * (length - len(row.ids)) + row.ids for row in rows]
+    mask = [[0] * (length - len(row.ids)) + [1] * len(row.ids) for row in rows]
+    uniforms_BT = np.stack([row.uniforms_T[done:upto] for row in rows])
     tokens_BT = model.generate(
         input_ids=torch.tensor(padded, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=GenerationConfig(
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=upto - done,
             do_sample=False,
             eos_token_id=chat.stop_ids,
             pad_token_id=pad,
         ),
-        logits_processor=LogitsProcessorList([sampling]),
+        logits_processor=LogitsProcessorList(
+            [SeededSampling(uniforms_BT, config, length, model.device)]
+        ),
     )[:, length:]
-    return [_finish(r, row, chat) for r, row in zip(requests, tokens_BT.tolist(), strict=True)]
+    for row, tokens in zip(rows, tokens_BT.tolist(), strict=True):
+        row.extend(tokens, chat.stop_ids)
 
 
-def _finish(request: Request, row: list[int], chat: PolicyChat) -> Sampled:
-    end = next((place for place, token in enumerate(row) if token in chat.stop_ids), None)
-    tokens = len(row) if end is None else end + 1
+def _finish(row: Row, chat: PolicyChat) -> Sampled:
     return Sampled(
-        prompt_id=request.prompt.prompt_id,
-        sample=request.sample,
-        seed=request.seed,
-        text=chat.response_text(row if end is None else row[:end]),
-        tokens=tokens,
-        prompt_tokens=len(request.prompt_ids),
-        truncated=end is None,
+        prompt_id=row.request.prompt.prompt_id,
+        sample=row.request.sample,
+        seed=row.request.seed,
+        text=chat.response_text(row.written[:-1] if row.ended else row.written),
+        tokens=len(row.written),
+        prompt_tokens=len(row.request.prompt_ids),
+        truncated=not row.ended,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 from finetune.recipe_config import GenerateConfig
 from finetune.sampled_text import Prompt, SampledTextError, read_prompts, write_prompts
+from finetune.training import sampling
 from finetune.training.generate import generate
 from finetune.training.language_model import PolicyChat, load_for_sampling, load_tokenizer
 from finetune.training.sampling import draw, plan, sample_batch, sample_seed
@@ -120,6 +121,29 @@ def test_a_response_does_not_depend_on_who_shares_its_batch(model):
     alone = [sample_batch(policy, chat, [request], config)[0] for request in requests]
     assert together == alone
     assert len({sampled.text for sampled in together}) > 6
+
+
+def test_who_has_ended_leaves_the_batch_and_the_others_write_on_the_same(model, monkeypatch):
+    policy = load_for_sampling(str(model), None, "float32")
+    chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
+    config = GenerateConfig(model=str(model), max_new_tokens=50, samples_per_prompt=8, seed=3)
+    requests, _ = plan(prompts(4), chat, policy.config, config)
+    monkeypatch.setattr(sampling, "FIRST_STAGE", 64)
+    at_once = sample_batch(policy, chat, requests, config)
+    real, sizes = policy.generate, []
+
+    def count_rows(**inputs):
+        sizes.append(len(inputs["input_ids"]))
+        return real(**inputs)
+
+    monkeypatch.setattr(policy, "generate", count_rows)
+    monkeypatch.setattr(sampling, "FIRST_STAGE", 8)
+    assert sample_batch(policy, chat, requests, config) == at_once
+    longer_than = [
+        sum(s.tokens > n or (s.truncated and n < 50) for s in at_once) for n in (0, 8, 16, 32)
+    ]
+    assert sizes == longer_than
+    assert sizes[-1] < sizes[0]
 
 
 def test_the_models_own_sampling_habits_are_ignored(model, tmp_path):
