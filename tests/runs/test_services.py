@@ -7,11 +7,10 @@ import pytest
 from django.db import transaction
 
 from accounts.models import AuditEntry
-from config.celery import app
 from runs import kinds, services, slots
 from runs.models import Run, State
 from runs.services import InvalidConfig
-from tests.worker import database_url, wait_for_end, wait_until
+from tests.worker import database_url, empty_queues, wait_for_end, wait_until
 
 KINDS = "tests.runs.kinds"
 
@@ -74,7 +73,7 @@ def test_a_request_used_before_for_other_settings_is_refused():
 
 @pytest.mark.django_db(transaction=True)
 def test_it_sends_after_commit_and_not_at_all_after_a_rollback():
-    app.control.purge()
+    empty_queues()
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         start()
         assert services.messages_waiting() == 0
@@ -86,7 +85,7 @@ def test_it_sends_after_commit_and_not_at_all_after_a_rollback():
     assert services.messages_waiting() == 1
     run.refresh_from_db()
     assert run.message_sent_at
-    app.control.purge()
+    empty_queues()
 
 
 START = """
@@ -127,14 +126,14 @@ def test_the_reaper_sends_again_what_was_lost(celery_worker, begin):
 
 @pytest.mark.django_db(transaction=True)
 def test_waiting_messages_are_not_sent_a_second_time():
-    app.control.purge()
+    empty_queues()
     start()
     start()
     assert services.messages_waiting() == 2
     Run.objects.update(message_sent_at=None)
     services.tell_of_waiting(limit=100)
     assert services.messages_waiting() == 2
-    app.control.purge()
+    empty_queues()
 
 
 @pytest.mark.django_db

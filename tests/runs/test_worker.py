@@ -1,10 +1,11 @@
 """Real workers on a real Redis: what messages, crashes and shutdowns do to a run."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
+from django.db import connection
+
+from runs import services
 from runs.models import Run, RunEvent, State
 from tests.runs.test_supervisor import digest_of
 from tests.worker import wait_for_end, wait_until
@@ -36,7 +37,7 @@ def test_it_survives_kill_9_of_the_worker_and_ends_as_if_nothing_had_happened(
     begin, celery_worker, runs_dir
 ):
     first = celery_worker(include=KINDS)
-    run = begin(total=60, delay=0.05, checkpoint_every=5, trouble="grandchild")
+    run = begin(total=100, delay=0.05, checkpoint_every=5, trouble="grandchild")
     reach(run, 7)
     recipe, grandchild = (
         pid_in(runs_dir, run, "recipe.pid"),
@@ -44,16 +45,19 @@ def test_it_survives_kill_9_of_the_worker_and_ends_as_if_nothing_had_happened(
     )
     assert alive(recipe)
     assert alive(grandchild)
+    family = Path(f"/proc/{first.process.pid}/task/{first.process.pid}/children")
+    beat, *_ = [int(pid) for pid in family.read_text().split() if alive(int(pid))]
     first.kill()
-    wait_until(lambda: not alive(recipe) and not alive(grandchild), 3)
+    wait_until(lambda: not alive(recipe) and not alive(grandchild), 1.5)
     traces = [runs_dir / str(run.pk) / name for name in ("events.jsonl", "grandchild.txt")]
     sizes = [path.stat().st_size for path in traces]
     time.sleep(0.3)
     assert [path.stat().st_size for path in traces] == sizes, "an orphan kept writing"
+    wait_until(lambda: not alive(beat), 5)
     celery_worker(include=KINDS)
     wait_for_end(run)
     assert (run.state, run.attempt) == (State.SUCCEEDED, 2)
-    assert run.result["digest"] == digest_of(60)
+    assert run.result["digest"] == digest_of(100)
     said = RunEvent.objects.filter(run=run, event="message").values_list("data__text", flat=True)
     assert any("resumed from step" in text for text in said)
 
@@ -62,7 +66,7 @@ def test_it_goes_back_to_the_queue_with_a_checkpoint_when_the_worker_shuts_down(
     begin, celery_worker, runs_dir
 ):
     first = celery_worker(include=KINDS)
-    run = begin(total=60, delay=0.05, checkpoint_every=1000 // 25)
+    run = begin(total=60, delay=0.05, checkpoint_every=40)
     reach(run, 5)
     assert first.stop() == 0
     run.refresh_from_db()
@@ -73,36 +77,40 @@ def test_it_goes_back_to_the_queue_with_a_checkpoint_when_the_worker_shuts_down(
     assert (run.state, run.attempt, run.result["digest"]) == (State.SUCCEEDED, 1, digest_of(60))
 
 
-def test_it_cancels_within_the_grace_period(begin, celery_worker, runs_dir):
-    from runs import services
-
-    celery_worker(include=KINDS)
-    run = begin(total=1000, delay=0.05)
-    reach(run, 3)
-    assert services.cancel(run, None)
-    wait_for_end(run, 4)
-    assert run.state == State.CANCELLED
-    assert not alive(pid_in(runs_dir, run, "recipe.pid"))
-
-
-def test_it_kills_a_recipe_that_ignores_the_wish_to_stop(begin, celery_worker, runs_dir):
-    from runs import services
-
+def test_it_cancels_within_the_grace_period_and_kills_what_ignores_the_wish(
+    begin, celery_worker, runs_dir
+):
     celery_worker(include=KINDS, grace=1)
-    run = begin(total=1000, delay=0.05, trouble="deaf")
-    reach(run, 3)
-    recipe = pid_in(runs_dir, run, "recipe.pid")
-    services.cancel(run, None)
-    wait_for_end(run, 6)
-    assert run.state == State.CANCELLED
+    polite = begin(total=1000, delay=0.05)
+    reach(polite, 3)
+    services.cancel(polite, None)
+    wait_for_end(polite, 4)
+    assert polite.state == State.CANCELLED
+    assert not alive(pid_in(runs_dir, polite, "recipe.pid"))
+    assert list((runs_dir / str(polite.pk) / "checkpoints").glob("count-*"))
+    deaf = begin(total=1000, delay=0.05, trouble="deaf")
+    reach(deaf, 3)
+    recipe = pid_in(runs_dir, deaf, "recipe.pid")
+    services.cancel(deaf, None)
+    wait_for_end(deaf, 6)
+    assert deaf.state == State.CANCELLED
     assert not alive(recipe)
 
 
-def test_beat_does_not_outlive_its_worker(celery_worker):
-    worker = celery_worker()
-    family = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children")
-    beats = [int(pid) for pid in family.read_text().split()]
-    assert beats
-    worker.kill()
-    wait_until(lambda: not any(alive(pid) for pid in beats), 5)
-    assert signal.SIGKILL and os.getpid() not in beats
+def test_it_outlives_a_database_that_drops_its_connections(begin, celery_worker):
+    worker = celery_worker(include=KINDS)
+    run = begin(total=80, delay=0.05)
+    reach(run, 3)
+    for _ in range(3):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            assert cursor.fetchone()[0] > 0
+        time.sleep(0.7)
+    wait_for_end(run)
+    assert (run.state, run.attempt, run.error) == (State.SUCCEEDED, 1, "")
+    assert "The database does not answer" in worker.said()
+    steps = RunEvent.objects.filter(run=run, event="progress").values_list("data__step", flat=True)
+    assert list(steps) == list(range(1, 81))
