@@ -13,11 +13,10 @@ from finetune.models import Model
 from labeling import progress
 from labeling.access import leads
 from labeling.models import Project
-from labeling.quality import quality_of
+from labeling.quality import TASKS_FOR_A_GLANCE, quality_of
 from runs.models import Run
 
 PROJECTS_ON_HOME = 6
-TASKS_FOR_A_GLANCE = 200
 
 
 @login_required
@@ -26,17 +25,22 @@ def home(request: HttpRequest) -> HttpResponse:
     user = user_of(request)
     visible = list(Project.objects.visible_to(user).distinct()[: PROJECTS_ON_HOME + 1])
     cards = [_card(user, project) for project in visible[:PROJECTS_ON_HOME]]
-    waiting = [card for card in cards if card["own"].waiting and not card["project"].simulated]
+    waiting = [card for card in cards if card["own"].waiting]
     context: dict[str, Any] = {
         "cards": cards,
         "more": len(visible) > PROJECTS_ON_HOME,
-        "next": max(waiting, key=lambda card: card["own"].waiting, default=None),
+        "next": max(waiting, key=_urgency, default=None),
         "today": sum(card["own"].today for card in cards),
     }
     if user.can_train:
         context["runs"] = Run.objects.order_by("-id")[:5]
         context["models"] = Model.objects.select_related("project").order_by("-id")[:5]
     return render(request, "home.html", context)
+
+
+def _urgency(card: dict[str, Any]) -> tuple[bool, int]:
+    """People's projects come before rehearsals; then the one with the most to do."""
+    return (not card["project"].simulated, card["own"].waiting)
 
 
 def _card(user: User, project: Project) -> dict[str, Any]:

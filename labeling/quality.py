@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from django.db.models import Count
 
 from labeling.agreement import Agreement, pair_agreement, pair_outcomes, strict_agreement
 from labeling.models import Project, Ranking
 
 TASKS_AT_MOST = 1000
+TASKS_FOR_A_GLANCE = 200
+RANKINGS_A_TASK = 3
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Quality:
 
 
 def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quality:
-    """Over the newest tasks with two rankings or more. Two queries, and a bounded computation."""
-    groups = _groups(project, tasks_at_most)
+    """Over the tasks ranked last, where they have two rankings. Two queries, bounded like the sums."""
+    groups, capped = _groups(project, tasks_at_most)
     tiers = [[ranking.tiers for ranking in group] for group in groups]
     prompts = [group[0].task.prompt_id for group in groups]
     disputes = [
@@ -48,26 +49,24 @@ def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quali
     ]
     return Quality(
         tasks=len(groups),
-        capped=len(groups) >= tasks_at_most,
+        capped=capped,
         agreement=pair_agreement(tiers, clusters=prompts),
         strict=strict_agreement(tiers, clusters=prompts),
         disputes=sorted(disputes, key=lambda dispute: -dispute.distance),
     )
 
 
-def _groups(project: Project, tasks_at_most: int) -> list[list[Ranking]]:
-    current = Ranking.objects.filter(task__project=project, superseded_at=None)
-    tasks = (
-        current.values("task")
-        .annotate(rankings=Count("pk"))
-        .filter(rankings__gte=2)
-        .order_by("-task")
-        .values_list("task", flat=True)[:tasks_at_most]
-    )
+def _groups(project: Project, tasks_at_most: int) -> tuple[list[list[Ranking]], bool]:
+    """The rankings of each task, and whether there are more tasks than were looked at."""
+    current = Ranking.objects.filter(superseded_at=None)
+    newest = current.filter(task__project=project).order_by("-id")
+    recent = dict.fromkeys(newest.values_list("task", flat=True)[: RANKINGS_A_TASK * tasks_at_most])
+    looked_at = list(recent)[:tasks_at_most]
     groups: dict[int, list[Ranking]] = defaultdict(list)
-    for ranking in current.filter(task__in=list(tasks)).select_related("task").order_by("id"):
+    for ranking in current.filter(task__in=looked_at).select_related("task").order_by("id"):
         groups[ranking.task_id].append(ranking)
-    return list(groups.values())
+    several = [groups[task] for task in looked_at if len(groups[task]) > 1]
+    return several, len(recent) > tasks_at_most
 
 
 def _distance(group: Sequence[Ranking]) -> float:

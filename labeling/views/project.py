@@ -10,6 +10,7 @@ from labeling import progress
 from labeling.access import leads, project_for
 from labeling.guidelines import difference
 from labeling.models import GuidelineVersion, Project
+from labeling.quality import TASKS_FOR_A_GLANCE, quality_of
 from labeling.text import render as render_text
 
 
@@ -27,8 +28,17 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
     }
     if context["leads"]:
         context["progress"] = progress.of_project(project)
+        context["quality"] = quality_of(project, tasks_at_most=TASKS_FOR_A_GLANCE)
         context["reviewers"] = progress.by_reviewer(project)
+        context["totals"] = _totals(context["reviewers"])
     return render(request, "labeling/project.html", context)
+
+
+def _totals(rows: list[progress.ReviewerRow]) -> dict[str, int]:
+    return {
+        name: sum(getattr(row, name) for row in rows)
+        for name in ("rankings", "simulated", "imported")
+    }
 
 
 @login_required
