@@ -18,5 +18,6 @@ def evaluation_for(request: HttpRequest, pk: int) -> Evaluation:
     """Raises Http404 when the signed-in user may not see it."""
     seen = Evaluation.objects.filter(project__in=led_projects(user_of(request)))
     return get_object_or_404(
-        seen.select_related("project", "candidate", "baseline", "run", "reward_model"), pk=pk
+        seen.select_related("project", "candidate", "baseline", "run", "reward_model__snapshot"),
+        pk=pk,
     )

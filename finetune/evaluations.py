@@ -262,18 +262,22 @@ def _can_be_told_apart(item: EvaluationItem) -> bool:
 def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
     """The win rate by the current rankings of the blind comparisons; None without any.
 
-    Costs two queries.
+    `simulated` of them were made by programs. Costs two queries.
     """
     candidates = dict(
         evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")
     )
-    rankings = Ranking.objects.filter(task__in=candidates, superseded_at=None).order_by("id")
-    verdicts = [
-        (prompt_id, verdict_of(tiers, candidates[task_id]))
-        for prompt_id, task_id, tiers in rankings.values_list("task__prompt_id", "task_id", "tiers")
-        if sum(map(len, tiers)) == 2
+    found = Ranking.objects.filter(task__in=candidates, superseded_at=None).order_by("id")
+    rankings = [
+        ranking
+        for ranking in found.select_related("task", "reviewer")
+        if sum(map(len, ranking.tiers)) == 2
     ]
-    return win_rate(verdicts) if verdicts else None
+    if not rankings:
+        return None
+    verdicts = [(r.task.prompt_id, verdict_of(r.tiers, candidates[r.task_id])) for r in rankings]
+    simulated = sum(r.source == r.Source.SIMULATION or r.reviewer.simulated for r in rankings)
+    return {**win_rate(verdicts), "simulated": simulated}
 
 
 def verdict_of(tiers: list[list[int]], candidate: int) -> float:

@@ -129,5 +129,5 @@ def evaluation_rows(found: Evaluation, people: dict[str, Any] | None) -> list[An
     rows = [interval_row(judges.title_of(found.judge), found.report.get("win_rate"), main=True)]
     if people:
         note = f"{people['answers']} blind comparisons of {people['prompts']} prompts"
-        rows.append(interval_row("People", people, note=note))
+        rows.append(interval_row("Reviewers, blind", people, note=note))
     return rows

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """A share with its interval, on an axis from 0 to 100 %. Positions are percentages."""
+    """A share with its interval, on an axis from 0 to 100%. Positions are percentages."""
 
     label: str
     value: str
@@ -44,7 +44,7 @@ def interval_row(
 
 
 def percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}%"
 
 
 def _place(share: float) -> str:
@@ -55,7 +55,7 @@ def _place(share: float) -> str:
 
 SIZE = 240
 LEFT, TOP = 44, 10
-FULL_WIDTH, FULL_HEIGHT = LEFT + SIZE + 12, TOP + SIZE + 44
+FULL_WIDTH, FULL_HEIGHT = LEFT + SIZE + 20, TOP + SIZE + 44
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Both axes: how sure the model was, how often it was right; from `floor` to 100 %."""
+    """Both axes: how sure the model was, how often it was right; from `floor` to 100%."""
 
     bins: list[Bin]
     ticks: list[Tick]

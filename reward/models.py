@@ -60,7 +60,7 @@ class Snapshot(models.Model):
 
     @property
     def test_percent(self) -> str:
-        return f"{100 * self.filter.get('test_fraction', 0):g} %"
+        return f"{100 * self.filter.get('test_fraction', 0):g}%"
 
     @property
     def simulated(self) -> int:

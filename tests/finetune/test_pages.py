@@ -119,7 +119,7 @@ def test_an_evaluation_shows_both_answers_inert_and_by_verdict(client, people, a
     client.force_login(people["lead"])
     address = reverse("evaluation", args=[evaluation.pk])
     page = client.get(address)
-    assert "70.0 %" in page.text and "60.0 % to 80.0 %" in page.text
+    assert "70.0%" in page.text and "60.0% to 80.0%" in page.text
     assert "<script>bad" not in page.text and "candidate 0" in page.text
     assert len(page.context["answers"]) == 6
     for verdict, value in (("won", 1.0), ("lost", 0.0), ("tied", 0.5)):

@@ -6,7 +6,7 @@ from reward.charts import curve, interval_row, percent, reliability
 def test_an_interval_lies_on_an_axis_of_percent():
     row = interval_row("x", {"value": 0.75, "interval": [0.5, 1.0]})
     assert (row.at, row.low, row.high, row.width) == ("75.00%", "50.00%", "100.00%", "50.00%")
-    assert row.interval == "50.0 % to 100.0 %"
+    assert row.interval == "50.0% to 100.0%"
 
 
 def test_without_a_value_the_reason_is_said_and_nothing_is_drawn():
@@ -57,4 +57,4 @@ def test_a_curve_runs_from_the_first_step_to_the_last():
 
 
 def test_percents_keep_their_decimals():
-    assert (percent(0.5), percent(0.123, 0)) == ("50.0 %", "12 %")
+    assert (percent(0.5), percent(0.123, 0)) == ("50.0%", "12%")

@@ -173,7 +173,7 @@ def test_a_report_shows_its_figures_with_their_intervals(client, people, snapsho
     model = make_reward_model(snapshot)
     client.force_login(people["lead"])
     page = client.get(reverse("reward-model", args=[model.pk])).text
-    assert "80.0 %" in page and "70.0 % to 90.0 %" in page
+    assert "80.0%" in page and "70.0% to 90.0%" in page
     assert "Too few." in page and "longer than 512 tokens" in page
     assert "&lt;b&gt;first&lt;/b&gt;" in page and "<b>first" not in page
     assert 'cx="80.00%"' in page and page.count('class="chart-dot"') == 2
