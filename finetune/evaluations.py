@@ -58,6 +58,8 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
         judge = judges.get(str(inputs.get("judge", "")))
     except UnknownJudge as error:
         raise CannotRun(str(error)) from None
+    if judge.reward_model and judge.reward_model.project_id != project.pk:
+        raise CannotRun(f"{judge.title} belongs to another project than {project}.")
     return Parts(candidate, baseline, judge, snapshot)
 
 

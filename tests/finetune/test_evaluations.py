@@ -166,11 +166,13 @@ def test_people_are_asked_blindly_and_their_verdict_is_read_back(candidate):
 def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
     elsewhere = make_base(make_project())
     other_base = make_base(candidate.project)
+    other_judge = make_reward_model(make_snapshot(make_project(), prompts=1))
     for changes, sentence in (
         ({"baseline": elsewhere.pk}, "belongs to"),
         ({"baseline": other_base.pk}, "same base"),
         ({"baseline": candidate.pk}, "with itself"),
         ({"candidate": candidate.parent_id, "baseline": other_base.pk}, "is no adapter"),
+        ({"judge": f"reward_model:{other_judge.pk}"}, "belongs to another project"),
         ({"judge": "nobody"}, "No judge is called 'nobody'"),
         ({"snapshot": 0}, "There is no snapshot 0"),
     ):

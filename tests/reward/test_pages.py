@@ -3,7 +3,7 @@ from django.urls import reverse
 
 from accounts.models import Role
 from reward.models import RewardModel, Snapshot
-from tests.finetune.factory import REPORT, make_reward_model, make_snapshot
+from tests.finetune.factory import REPORT, make_base, make_reward_model, make_snapshot
 from tests.reward.factory import (
     join,
     make_project,
@@ -243,9 +243,20 @@ def test_a_snapshot_costs_few_queries(client, people, project, django_assert_num
     for _ in range(3):
         make_reward_model(snapshot)
     client.force_login(people["trainer"])
-    # session, user; the snapshot, its reward models, its models
-    with django_assert_num_queries(5):
+    # session, user; the snapshot, a base to start from, its reward models, its models
+    with django_assert_num_queries(6):
         client.get(reverse("snapshot", args=[snapshot.pk]))
     # session, user; the snapshot, its rankings
     with django_assert_num_queries(4):
         client.get(reverse("snapshot-rankings", args=[snapshot.pk]))
+
+
+def test_training_from_a_snapshot_starts_from_the_projects_base(client, people, snapshot):
+    make_base(snapshot.project, base="org/a base")
+    client.force_login(people["trainer"])
+    page = client.get(reverse("snapshot", args=[snapshot.pk])).text
+    address = f"{reverse('run-launch', args=['reward'])}?snapshot={snapshot.pk}"
+    assert f'href="{address}&amp;base_model=org/a%20base"' in page
+    launch = client.get(f"{address}&base_model=org/a%20base").text
+    assert 'value="org/a base"' in launch
+    assert f'<option value="{snapshot.pk}" selected>' in launch
