@@ -10,6 +10,8 @@ from django.db import close_old_connections, connection
 
 from accounts.models import Role, User
 from labeling import guidelines, queue
+from labeling.importers.records import PromptRecord, ResponseRecord, Tally, TaskRecord
+from labeling.importers.writer import Writer
 from labeling.models import GuidelineVersion, Membership, Project, Prompt, Response, Task
 
 _numbers: Iterator[int] = count(1)
@@ -54,6 +56,40 @@ def make_task(project: Project, responses: int = 3, **fields: Any) -> Task:
         for n in range(responses)
     ]
     return queue.add_task(project=project, prompt=prompt, responses=answers, **fields)[0]
+
+
+def make_many(project: Project, count: int, ranked_by: User | None = None) -> None:
+    """Tasks of two responses in bulk; with `ranked_by`, their first slot is filled by them."""
+    words = f"bulk {next(_numbers)}"
+    records = [
+        PromptRecord(
+            line=n,
+            messages=[{"role": "user", "content": f"{words} {n}"}],
+            responses=[ResponseRecord("a", "m1"), ResponseRecord("b", "m2")],
+            tasks=[TaskRecord(n, [0, 1], [])],
+        )
+        for n in range(count)
+    ]
+    Writer(project, Tally()).write(records)
+    with connection.cursor() as cursor:
+        if ranked_by:
+            cursor.execute(
+                "INSERT INTO labeling_ranking (task_id, reviewer_id, tiers, ratings,"
+                " flags, rationale, shown_order, active_seconds, source, idempotency_key, extra,"
+                " created_at) SELECT task.id, %s, '[]', '{}', '{}', '', '{}', 0, 'import',"
+                " gen_random_uuid(), false, now() FROM labeling_task task"
+                " JOIN labeling_prompt prompt ON prompt.id = prompt_id"
+                " WHERE messages->0->>'content' LIKE %s",
+                [ranked_by.pk, f"{words}%"],
+            )
+            cursor.execute(
+                "UPDATE labeling_slot slot SET reviewer_id = %s, ranking_id = ranking.id"
+                " FROM labeling_ranking ranking WHERE ranking.task_id = slot.task_id"
+                " AND slot.number = 1 AND ranking.reviewer_id = %s AND slot.ranking_id IS NULL",
+                [ranked_by.pk, ranked_by.pk],
+            )
+        for name in ("slot", "ranking", "skip", "task", "queuecursor"):
+            cursor.execute(f"ANALYZE labeling_{name}")
 
 
 def ids(task: Task) -> list[int]:

@@ -1,0 +1,113 @@
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as StockUserAdmin
+from django.contrib.auth.models import Group
+from django.http import HttpRequest
+
+from accounts.access import user_of
+from accounts.models import AuditEntry, Token, User, audit
+
+AUDITED = ("role", "is_active", "is_superuser", "is_staff")
+
+admin.site.unregister(Group)
+
+
+class TokenInline(admin.TabularInline):
+    model = Token
+    extra = 0
+    fields = readonly_fields = ("name", "created_at", "last_used_at")
+    show_change_link = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(User)
+class UserAdmin(StockUserAdmin):
+    list_display = ("username", "name", "role", "is_active", "simulated", "last_login")
+    list_filter = ("role", "is_active", "simulated", "is_superuser")
+    search_fields = ("username", "first_name", "last_name", "email")
+    filter_horizontal = ()
+    show_full_result_count = False
+    list_per_page = 50
+    inlines = (TokenInline,)
+    fieldsets = (
+        (None, {"fields": ("username", "password", "role", "is_active", "is_superuser")}),
+        ("Person", {"fields": ("first_name", "last_name", "email", "simulated")}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )
+    add_fieldsets = (
+        (
+            None,
+            {
+                "classes": ("wide",),
+                "fields": ("username", "role", "usable_password", "password1", "password2"),
+            },
+        ),
+    )
+    readonly_fields = ("last_login", "date_joined", "simulated")
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        return self.inlines if obj else ()
+
+    @admin.display(description="Name")
+    def name(self, user: User) -> str:
+        return user.get_full_name()
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """A role says who may enter the admin, so losing it takes that away again."""
+        if "role" in form.changed_data or "is_superuser" in form.changed_data:
+            obj.is_staff = obj.is_superuser or obj.role != "reviewer"
+        super().save_model(request, obj, form, change)
+        changed = {name: getattr(obj, name) for name in AUDITED if name in form.changed_data}
+        if changed:
+            audit(user_of(request), "user changed" if change else "user added", obj, **changed)
+
+
+@admin.register(Token)
+class TokenAdmin(admin.ModelAdmin):
+    """Issued here; the key is shown once. To take one away, delete it."""
+
+    list_display = ("name", "user", "created_at", "last_used_at")
+    list_select_related = ("user",)
+    search_fields = ("name", "user__username")
+    autocomplete_fields = ("user",)
+    fields = ("user", "name")
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return obj is None and super().has_change_permission(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        token, key = Token.issue(user=obj.user, name=obj.name)
+        obj.pk = token.pk
+        audit(user_of(request), "token issued", token)
+        self.message_user(request, f"The key is {key} – it is shown only now.", messages.WARNING)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        audit(user_of(request), "token deleted", obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        for token in queryset.select_related("user"):
+            audit(user_of(request), "token deleted", token)
+        super().delete_queryset(request, queryset)
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(admin.ModelAdmin):
+    list_display = ("at", "user", "action", "subject")
+    list_select_related = ("user",)
+    search_fields = ("action", "subject", "user__username")
+    show_full_result_count = False
+    list_per_page = 50
+    sortable_by = ()
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False

@@ -1,0 +1,285 @@
+"""Where guidelines are written: Markdown with preview, criteria, draft → published, differences."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from accounts.access import user_of
+from labeling import guidelines
+from labeling.big_tables import OwnProjectsAdmin
+from labeling.guidelines import GuidelineError
+from labeling.models import Criterion, Guideline, GuidelineVersion
+from labeling.text import render, shortened, storable
+
+DRAFT = GuidelineVersion.State.DRAFT
+LONGEST_PREVIEW = 200_000
+
+
+class MarkdownEditor(forms.Textarea):
+    """A text area with what it will look like beside it; the script keeps the two together."""
+
+    class Media:
+        css = {"all": ["admin-guideline/editor.css"]}
+        js = ["admin-guideline/editor.js"]
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        return format_html(
+            '<div class="markdown-editor" data-preview-url="{}">{}'
+            '<section class="markdown-preview" aria-label="Preview">'
+            '<div class="prose" data-preview aria-live="polite">{}</div></section></div>',
+            reverse("admin:labeling_guidelineversion_preview"),
+            super().render(name, value, attrs, renderer),
+            render(value or ""),
+        )
+
+
+class VersionForm(forms.ModelForm):
+    class Meta:
+        model = GuidelineVersion
+        fields = ("guideline", "text", "change_note")
+        widgets = {
+            "text": MarkdownEditor(attrs={"rows": 28, "cols": 80, "class": "vLargeTextField"})
+        }
+
+    def clean_text(self) -> str:
+        return storable(self.cleaned_data["text"])
+
+    def clean_guideline(self) -> Guideline:
+        guideline = self.cleaned_data["guideline"]
+        if draft := guideline.versions.filter(state=DRAFT).first():
+            raise ValidationError(f"Version {draft.number} is a draft already. Edit that one.")
+        return guideline
+
+
+class CriterionInline(admin.TabularInline):
+    model = Criterion
+    extra = 0
+    fields = ("position", "name", "meaning", "scale")
+
+
+class VersionInline(admin.TabularInline):
+    model = GuidelineVersion
+    extra = 0
+    can_delete = False
+    show_change_link = True
+    fields = readonly_fields = ("number", "state", "change_note", "published_at", "published_by")
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        versions = super().get_queryset(request).select_related("published_by", "guideline")
+        return versions.defer("text")
+
+
+@admin.register(Guideline)
+class GuidelineAdmin(OwnProjectsAdmin):
+    list_display = ("title", "project", "current")
+    list_select_related = ("project__current_version",)
+    search_fields = ("title", "project__name")
+    inlines = (VersionInline,)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return ("project",) if obj else ()
+
+    @admin.display(description="In force")
+    def current(self, guideline: Guideline) -> str:
+        version = guideline.project.current_version
+        return f"version {version.number}" if version else "nothing published"
+
+
+@admin.register(GuidelineVersion)
+class GuidelineVersionAdmin(OwnProjectsAdmin):
+    project_path = "guideline__project"
+    form = VersionForm
+    change_form_template = "admin/labeling/guidelineversion/change_form.html"
+    list_display = ("guideline", "number", "state", "note", "published_at", "published_by")
+    list_display_links = ("guideline", "number")
+    list_filter = ("state", "guideline__project")
+    list_select_related = ("guideline", "published_by")
+    search_fields = ("text", "change_note", "guideline__title")
+    inlines = (CriterionInline,)
+
+    @admin.display(description="What changed")
+    def note(self, version: GuidelineVersion) -> str:
+        return shortened(version.change_note, 80)
+
+    @admin.display(description="Text")
+    def rendered(self, version: GuidelineVersion) -> SafeString:
+        return format_html('<div class="prose">{}</div>', render(version.text))
+
+    # --- who may what ---
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Published is for ever; the database says so too."""
+        editable = obj is None or obj.state == DRAFT
+        return editable and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return (
+            obj is not None and obj.state == DRAFT and super().has_delete_permission(request, obj)
+        )
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        if obj is None or obj.state == DRAFT:
+            return ("guideline", "text", "change_note")
+        return (
+            "guideline", "number", "state", "change_note", "rendered", "created_by",
+            "published_by", "published_at",
+        )  # fmt: skip
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return ("guideline", "rendered") if obj else ()
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "guideline":
+            own = GuidelineAdmin(Guideline, self.admin_site)
+            kwargs["queryset"] = own.get_queryset(request)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    # --- saving ---
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if not change:
+            newest = obj.guideline.versions.order_by("-number").first()
+            obj.number = newest.number + 1 if newest else 1
+            obj.created_by = user_of(request)
+        super().save_model(request, obj, form, change)
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: Any = None) -> Any:
+        return self._to_publish(request, obj) or super().response_add(
+            request, obj, post_url_continue
+        )
+
+    def response_change(self, request: HttpRequest, obj: Any) -> Any:
+        return self._to_publish(request, obj) or super().response_change(request, obj)
+
+    def _to_publish(self, request: HttpRequest, obj: Any) -> HttpResponse | None:
+        if "_publish" not in request.POST:
+            return None
+        return HttpResponseRedirect(
+            reverse("admin:labeling_guidelineversion_publish", args=[obj.pk])
+        )
+
+    # --- pages of its own ---
+
+    def get_urls(self) -> list[URLPattern]:
+        own = [
+            ("preview/", self.preview_view, "preview"),
+            ("<int:pk>/publish/", self.publish_view, "publish"),
+            ("<int:pk>/draft/", self.draft_view, "draft"),
+            ("<int:pk>/difference/", self.difference_view, "difference"),
+        ]
+        return [
+            path(route, self.admin_site.admin_view(view), name=f"labeling_guidelineversion_{name}")
+            for route, view, name in own
+        ] + super().get_urls()
+
+    def preview_view(self, request: HttpRequest) -> HttpResponse:
+        """The Markdown of the body as it will be shown; nothing is kept."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return HttpResponse(render(request.POST.get("text", "")[:LONGEST_PREVIEW]))
+
+    def publish_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        version = self._version(request, pk)
+        if version is None or version.state != DRAFT:
+            return self._gone(request, pk, version)
+        if not self.has_change_permission(request, version):
+            raise PermissionDenied
+        if request.method == "POST":
+            try:
+                guidelines.publish(version=version, by=user_of(request))
+            except GuidelineError as error:
+                self.message_user(request, str(error), messages.ERROR)
+            else:
+                sentence = f"{version} is published. New rankings are made under it."
+                self.message_user(request, sentence, messages.SUCCESS)
+            return self._to(version)
+        before = _before(version)
+        context = {
+            "lines": guidelines.difference(before, version) if before else [],
+            "before": before,
+            "rendered": render(version.text),
+            "criteria": version.criteria.all(),
+        }
+        return self._page(request, "publish", f"Publish {version}?", version, context)
+
+    def draft_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        version = self._version(request, pk)
+        if version is None:
+            return self._gone(request, pk, version)
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        try:
+            return self._to(guidelines.draft_from(version=version, by=user_of(request)))
+        except GuidelineError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return self._to(version)
+
+    def difference_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        version = self._version(request, pk)
+        if version is None:
+            return self._gone(request, pk, version)
+        before = _before(version)
+        whole = "whole" in request.GET
+        context = {
+            "lines": guidelines.difference(before, version, context=None if whole else 3),
+            "before": before,
+            "whole": whole,
+        }
+        title = f"{version}: what changed" + (f" since version {before.number}" if before else "")
+        return self._page(request, "difference", title, version, context)
+
+    def _version(self, request: HttpRequest, pk: int) -> GuidelineVersion | None:
+        version = self.get_object(request, str(pk))
+        if version is not None and not self.has_view_permission(request, version):
+            raise PermissionDenied
+        return version
+
+    def _gone(self, request: HttpRequest, pk: int, version: Any) -> HttpResponse:
+        if version is not None:
+            self.message_user(request, f"{version} is published already.", messages.WARNING)
+            return self._to(version)
+        return self._get_obj_does_not_exist_redirect(request, self.opts, str(pk))
+
+    def _to(self, version: GuidelineVersion) -> HttpResponse:
+        return HttpResponseRedirect(
+            reverse("admin:labeling_guidelineversion_change", args=[version.pk])
+        )
+
+    def _page(
+        self, request: HttpRequest, name: str, title: str, version: GuidelineVersion, context: Any
+    ) -> HttpResponse:
+        return TemplateResponse(
+            request,
+            f"admin/labeling/guidelineversion/{name}.html",
+            {
+                **self.admin_site.each_context(request),
+                "title": title,
+                "version": version,
+                "opts": self.opts,
+                **context,
+            },
+        )
+
+
+def _before(version: GuidelineVersion) -> GuidelineVersion | None:
+    earlier = version.guideline.versions.filter(number__lt=version.number)
+    return earlier.order_by("-number").first()
