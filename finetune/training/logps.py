@@ -18,13 +18,7 @@ FORWARD_TOKENS = 8192
 
 
 @torch.no_grad()
-def group_logps(
-    trainer: Any,
-    groups: Sequence[TokenGroup],
-    stop: StopSignal,
-    *,
-    forward_tokens: int = FORWARD_TOKENS,
-) -> list[np.ndarray]:
+def group_logps(trainer: Any, groups: Sequence[TokenGroup], stop: StopSignal) -> list[np.ndarray]:
     """Sums of log-probabilities of the response tokens, by the trainer's model as it stands.
 
     → one (K,) float64 array a group. Uses the head that the trainer's loss uses, so that policy and
@@ -34,6 +28,8 @@ def group_logps(
     answers = [(g, k) for g, group in enumerate(groups) for k in range(len(group.responses))]
     answers.sort(key=lambda a: -len(groups[a[0]].prompt) - len(groups[a[0]].responses[a[1]]))
     found = [np.zeros(len(group.responses)) for group in groups]
+    # Without gradients this many rows need less memory than a micro-batch does with them.
+    most_rows = 4 * trainer.args.per_device_train_batch_size
     was_training = model.training
     model.eval()
     start = 0
@@ -41,7 +37,7 @@ def group_logps(
         stop.check()
         g, k = answers[start]
         longest = len(groups[g].prompt) + len(groups[g].responses[k])
-        batch = answers[start : start + max(1, forward_tokens // longest)]
+        batch = answers[start : start + max(1, min(most_rows, FORWARD_TOKENS // longest))]
         rows = [(groups[g].prompt, groups[g].responses[k]) for g, k in batch]
         for (g, k), value in zip(batch, _forward(trainer, rows), strict=True):
             found[g][k] = value

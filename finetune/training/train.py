@@ -98,6 +98,9 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         trainer = make_trainer(
             run_dir, config, tokenizer, len(rows), micro_batch_size, accumulation, callbacks
         )
+        run_dir.message(
+            "Asking the model with the adapter off for its probabilities, the reference."
+        )
         reference = {s: base_logps(trainer, prepared, s, stop) for s in ("train", "test")}
         trainer.train_dataset = dataset(prepared, pairs["train"], rows, reference["train"])
         held_out = HeldOut(trainer, prepared, pairs["test"], reference["test"], config, stop)
@@ -116,6 +119,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         micro_batch_size=config.micro_batch_size,
         run_dir=run_dir,
     )
+    run_dir.message(f"Looking at {len(prepared.tokens['test'])} held-out prompts for the report.")
     report = {
         "kind": "dpo",
         "model": config.model,
