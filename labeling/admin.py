@@ -61,7 +61,7 @@ class ProjectAdmin(OwnProjectsAdmin):
     inlines = (MembershipInline,)
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Any]:
-        return {} if obj else super().get_prepopulated_fields(request, obj)  # type: ignore[dict-item]
+        return {} if obj else super().get_prepopulated_fields(request, obj)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (*self.readonly_fields, "slug") if obj else self.readonly_fields
@@ -212,10 +212,23 @@ class SlotInline(FrozenInline):
         return link("ranking", slot.ranking_id, slot.ranking_id) if slot.ranking_id else "–"
 
 
+class PriorityFilter(admin.SimpleListFilter):
+    """All that there can be, rather than a look through the table for those there are."""
+
+    title = parameter_name = "priority"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(priority), str(priority)) for priority in range(9, -1, -1)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.value()
+        return queryset.filter(priority=chosen) if chosen in set("0123456789") else queryset
+
+
 @admin.register(Task)
 class TaskAdmin(BigTableAdmin):
     list_display = ("id", "said", "project", "kind", "priority", "filled", "created_at")
-    list_filter = ("project", "kind", "priority")
+    list_filter = ("project", "kind", PriorityFilter)
     list_select_related = ("project", "prompt")
     messages_path = "prompt__messages"
     fields = ("project", "prompt_link", "kind", "priority", "rankings_wanted", "created_at")

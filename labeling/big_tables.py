@@ -14,7 +14,7 @@ from django.utils.functional import cached_property
 from accounts.access import user_of
 from labeling.models import Membership, Project
 
-COUNTED_AT_MOST = 5_000
+COUNTED_AT_MOST = 2_000
 LONGEST_SEARCHED = 100_000
 
 

@@ -1,5 +1,6 @@
 """Where guidelines are written: Markdown with preview, criteria, draft → published, differences."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
@@ -176,7 +177,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
     # --- pages of its own ---
 
     def get_urls(self) -> list[URLPattern]:
-        own = [
+        own: list[tuple[str, Callable[..., HttpResponse], str]] = [
             ("preview/", self.preview_view, "preview"),
             ("<int:pk>/publish/", self.publish_view, "publish"),
             ("<int:pk>/draft/", self.draft_view, "draft"),
@@ -257,7 +258,8 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
         if version is not None:
             self.message_user(request, f"{version} is published already.", messages.WARNING)
             return self._to(version)
-        return self._get_obj_does_not_exist_redirect(request, self.opts, str(pk))
+        self.message_user(request, f"There is no guideline version {pk}.", messages.WARNING)
+        return HttpResponseRedirect(reverse("admin:index"))
 
     def _to(self, version: GuidelineVersion) -> HttpResponse:
         return HttpResponseRedirect(

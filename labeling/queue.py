@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from django.db import IntegrityError, connection, models, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -300,7 +300,8 @@ def _leased(slot_id: int, reviewer: User) -> models.QuerySet[Slot]:
 def _lease_end() -> models.Subquery:
     minutes = Project.objects.filter(pk=models.OuterRef("project_id")).annotate(
         until=models.ExpressionWrapper(
-            Now() + timedelta(minutes=1) * F("lease_minutes"), output_field=models.DateTimeField()
+            Now() + Value(timedelta(minutes=1)) * F("lease_minutes"),
+            output_field=models.DateTimeField(),
         )
     )
     return models.Subquery(minutes.values("until"))

@@ -6,8 +6,9 @@ without HTML, the result goes through an allowlist, and the Content-Security-Pol
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from html import escape
+from typing import Any
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
@@ -78,6 +79,9 @@ def _table_cells(text: str) -> int:
     return len(rows) * max(rows, default=0)
 
 
+Env = MutableMapping[str, Any]
+
+
 class _Renderer(RendererHTML):
     def image(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
         """An image is a request to a stranger's server: name it and link to it instead."""
@@ -88,7 +92,7 @@ class _Renderer(RendererHTML):
     def hardbreak(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
         return "<br>\n"
 
-    def softbreak(self, tokens: Sequence[Token], idx: int, options: object, env: dict) -> str:
+    def softbreak(self, tokens: Sequence[Token], idx: int, options: object, env: Env) -> str:
         return "<br>\n" if env.get("breaks") else "\n"
 
     def heading_open(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
