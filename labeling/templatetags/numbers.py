@@ -5,4 +5,4 @@ register = template.Library()
 
 @register.filter
 def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f} %"
+    return "–" if share is None else f"{100 * share:.0f}%"

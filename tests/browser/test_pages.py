@@ -28,7 +28,8 @@ def faults(page: Page) -> list[str]:
 def faults_in_both_themes(page: Page) -> list[str]:
     found = []
     for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        page.emulate_media(color_scheme=theme)
+        page.evaluate("() => Promise.all(document.getAnimations().map((one) => one.finished))")
         found += [f"{theme} {fault}" for fault in faults(page)]
     return found
 
