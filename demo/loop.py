@@ -33,7 +33,7 @@ TEST_FRACTION = 0.3
 
 REWARD: dict[str, Any] = {}
 GENERATE: dict[str, Any] = {"max_new_tokens": 96}
-DPO: dict[str, Any] = {}
+DPO: dict[str, Any] = {"learning_rate": 2e-3, "max_pairs_per_prompt": 3}
 EVALUATE: dict[str, Any] = {"max_new_tokens": 96}
 
 
