@@ -37,7 +37,7 @@ def link(name: str, pk: int, text: object) -> SafeString:
 class FrozenInline(FrozenMixin, admin.TabularInline):
     extra = 0
     can_delete = False
-    show_change_link = True
+    classes = ("no-original",)
 
 
 # --- projects ------------------------------------------------------------------------------------
@@ -81,12 +81,11 @@ class PromptForm(forms.ModelForm):
 
 class ResponseInline(FrozenInline):
     model = Response
-    fields = ("text_cut", "model_name", "seed")
-    readonly_fields = ("text_cut", "model_name", "seed")
+    fields = readonly_fields = ("text_cut", "model_name", "seed")
 
     @admin.display(description="Text")
-    def text_cut(self, response: Response) -> str:
-        return shortened(response.text, 160)
+    def text_cut(self, response: Response) -> SafeString:
+        return link("response", response.pk, shortened(response.text, 160) or "(empty)")
 
 
 @admin.register(Prompt)
@@ -186,7 +185,6 @@ class ResponseAdmin(BigTableAdmin):
 class PlaceInline(FrozenInline):
     model = TaskResponse
     fields = readonly_fields = ("position", "answer", "model_name")
-    show_change_link = False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).select_related("response")

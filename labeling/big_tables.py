@@ -95,6 +95,7 @@ class BigTableAdmin(OwnProjectsAdmin):
     show_full_result_count = False
     list_per_page = 50
     list_max_show_all = 0
+    show_facets = admin.ShowFacets.NEVER
     ordering = ("-id",)
     sortable_by = ("id",)
     search_fields = ("id",)
