@@ -216,13 +216,15 @@ CONTENT_SECURITY_POLICY = {
 CELERY_BROKER_URL = REDIS_URL.text() or local_redis_url(VAR_DIR)
 CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_TASK_ACKS_LATE = True
+# A message is only a hint: the row in the database and the reaper bring lost work back. A worker
+# that holds no unacknowledged message comes through a restart of Redis.
+CELERY_TASK_ACKS_LATE = False
+CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    "visibility_timeout": 7 * 24 * 3600,
     "socket_connect_timeout": 2,
     # A page that starts a run waits no longer for a broker that is away; the reaper sends later.
     "max_retries": 1,

@@ -1,10 +1,14 @@
 """Real workers on a real Redis: what messages, crashes and shutdowns do to a run."""
 
+import socket
+import subprocess
 import time
 from pathlib import Path
 
 from django.db import connection
 
+from config.local.keeper import redis_binary
+from config.local.processes import free_port
 from runs import services
 from runs.models import Run, RunEvent, State
 from tests.runs.test_supervisor import digest_of
@@ -48,7 +52,7 @@ def test_it_survives_kill_9_of_the_worker_and_ends_as_if_nothing_had_happened(
     family = Path(f"/proc/{first.process.pid}/task/{first.process.pid}/children")
     beat, *_ = [int(pid) for pid in family.read_text().split() if alive(int(pid))]
     first.kill()
-    wait_until(lambda: not alive(recipe) and not alive(grandchild), 1.5)
+    wait_until(lambda: not alive(recipe) and not alive(grandchild), 2.5)
     traces = [runs_dir / str(run.pk) / name for name in ("events.jsonl", "grandchild.txt")]
     sizes = [path.stat().st_size for path in traces]
     time.sleep(0.3)
@@ -84,7 +88,7 @@ def test_it_cancels_within_the_grace_period_and_kills_what_ignores_the_wish(
     polite = begin(total=1000, delay=0.05)
     reach(polite, 3)
     services.cancel(polite, None)
-    wait_for_end(polite, 4)
+    wait_for_end(polite, 8)
     assert polite.state == State.CANCELLED
     assert not alive(pid_in(runs_dir, polite, "recipe.pid"))
     assert list((runs_dir / str(polite.pk) / "checkpoints").glob("count-*"))
@@ -92,7 +96,7 @@ def test_it_cancels_within_the_grace_period_and_kills_what_ignores_the_wish(
     reach(deaf, 3)
     recipe = pid_in(runs_dir, deaf, "recipe.pid")
     services.cancel(deaf, None)
-    wait_for_end(deaf, 6)
+    wait_for_end(deaf, 10)
     assert deaf.state == State.CANCELLED
     assert not alive(recipe)
 
@@ -108,9 +112,39 @@ def test_it_outlives_a_database_that_drops_its_connections(begin, celery_worker)
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
             assert cursor.fetchone()[0] > 0
+        connection.close_pool()  # this process's spare connections were ended too
         time.sleep(0.7)
     wait_for_end(run)
     assert (run.state, run.attempt, run.error) == (State.SUCCEEDED, 1, "")
     assert "The database does not answer" in worker.said()
     steps = RunEvent.objects.filter(run=run, event="progress").values_list("data__step", flat=True)
     assert list(steps) == list(range(1, 81))
+
+
+def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    command = [redis_binary(), "--port", str(port), "--dir", str(folder), "--save", ""]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), 5)
+    return server
+
+
+def test_it_comes_through_a_restart_of_redis(begin, celery_worker, tmp_path, monkeypatch):
+    port = free_port(17000)
+    redis = start_redis(tmp_path, port)
+    try:
+        monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{port}/0")
+        celery_worker(include=KINDS)
+        during = begin(total=60, delay=0.05, send=False)
+        reach(during, 3)
+        redis.kill()
+        redis.wait(5)
+        time.sleep(1)
+        redis = start_redis(tmp_path, port)
+        after = begin(send=False)
+        wait_for_end(during)
+        wait_for_end(after)
+        assert (during.state, during.attempt) == (State.SUCCEEDED, 1)
+        assert after.state == State.SUCCEEDED
+    finally:
+        redis.kill()
+        redis.wait(5)
