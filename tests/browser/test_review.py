@@ -198,7 +198,9 @@ def test_it_makes_one_ranking_of_two_submits(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d")
-    page.evaluate("() => { const f = document.getElementById('ranking-form'); f.submit(); f.submit(); }")
+    page.evaluate(
+        "() => { const f = document.getElementById('ranking-form'); f.submit(); f.submit(); }"
+    )
     sent(page, world, 1)
 
 
@@ -285,5 +287,3 @@ def test_it_blocks_inline_script_and_style_by_policy(page, live_server):
     )
     assert blocked == ["script-src-elem", "style-src-elem"]
     assert page.evaluate("window.hit") is None
-
-
