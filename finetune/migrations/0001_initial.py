@@ -5,79 +5,221 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('labeling', '0001_initial'),
-        ('reward', '0001_initial'),
-        ('runs', '0001_initial'),
+        ("labeling", "0001_initial"),
+        ("reward", "0001_initial"),
+        ("runs", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Model',
+            name="Model",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=120)),
-                ('base', models.CharField(help_text='repo, repo@revision or a folder.', max_length=300)),
-                ('adapter', models.CharField(blank=True, help_text='Folder of the LoRA adapter.', max_length=500)),
-                ('state', models.CharField(choices=[('candidate', 'Candidate'), ('promoted', 'Promoted'), ('archived', 'Archived')], default='candidate', max_length=16)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('parent', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to='finetune.model')),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='models', to='labeling.project')),
-                ('run', models.OneToOneField(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='model', to='runs.run')),
-                ('snapshot', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='models', to='reward.snapshot')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=120)),
+                (
+                    "base",
+                    models.CharField(help_text="repo, repo@revision or a folder.", max_length=300),
+                ),
+                (
+                    "adapter",
+                    models.CharField(
+                        blank=True, help_text="Folder of the LoRA adapter.", max_length=500
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("candidate", "Candidate"),
+                            ("promoted", "Promoted"),
+                            ("archived", "Archived"),
+                        ],
+                        default="candidate",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        to="finetune.model",
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="models",
+                        to="labeling.project",
+                    ),
+                ),
+                (
+                    "run",
+                    models.OneToOneField(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="model",
+                        to="runs.run",
+                    ),
+                ),
+                (
+                    "snapshot",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="models",
+                        to="reward.snapshot",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='Evaluation',
+            name="Evaluation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('judge', models.CharField(help_text='Whose opinion decides: a reward model or a rule.', max_length=60)),
-                ('report', models.JSONField(default=dict, help_text='Win rate, interval, ties, lengths.')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='evaluations', to='labeling.project')),
-                ('reward_model', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, to='reward.rewardmodel')),
-                ('run', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='evaluation', to='runs.run')),
-                ('baseline', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='+', to='finetune.model')),
-                ('candidate', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='evaluations', to='finetune.model')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "judge",
+                    models.CharField(
+                        help_text="Whose opinion decides: a reward model or a rule.", max_length=60
+                    ),
+                ),
+                (
+                    "report",
+                    models.JSONField(default=dict, help_text="Win rate, interval, ties, lengths."),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="evaluations",
+                        to="labeling.project",
+                    ),
+                ),
+                (
+                    "reward_model",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        to="reward.rewardmodel",
+                    ),
+                ),
+                (
+                    "run",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="evaluation",
+                        to="runs.run",
+                    ),
+                ),
+                (
+                    "baseline",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to="finetune.model",
+                    ),
+                ),
+                (
+                    "candidate",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="evaluations",
+                        to="finetune.model",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='EvaluationItem',
+            name="EvaluationItem",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('sample', models.PositiveSmallIntegerField(default=0)),
-                ('baseline_text', models.TextField()),
-                ('candidate_text', models.TextField()),
-                ('baseline_score', models.FloatField(null=True)),
-                ('candidate_score', models.FloatField(null=True)),
-                ('verdict', models.FloatField()),
-                ('evaluation', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='items', to='finetune.evaluation')),
-                ('prompt', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='labeling.prompt')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("sample", models.PositiveSmallIntegerField(default=0)),
+                ("baseline_text", models.TextField()),
+                ("candidate_text", models.TextField()),
+                ("baseline_score", models.FloatField(null=True)),
+                ("candidate_score", models.FloatField(null=True)),
+                ("verdict", models.FloatField()),
+                (
+                    "evaluation",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="items",
+                        to="finetune.evaluation",
+                    ),
+                ),
+                (
+                    "prompt",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, to="labeling.prompt"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
-                'constraints': [models.UniqueConstraint(models.F('evaluation'), models.F('prompt'), models.F('sample'), name='evaluation_item_once'), models.CheckConstraint(condition=models.Q(('verdict__in', [0.0, 0.5, 1.0])), name='verdict_known')],
+                "ordering": ["id"],
+                "constraints": [
+                    models.UniqueConstraint(
+                        models.F("evaluation"),
+                        models.F("prompt"),
+                        models.F("sample"),
+                        name="evaluation_item_once",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("verdict__in", [0.0, 0.5, 1.0])), name="verdict_known"
+                    ),
+                ],
             },
         ),
         migrations.AddConstraint(
-            model_name='model',
-            constraint=models.UniqueConstraint(models.F('project'), condition=models.Q(('state', 'promoted')), name='model_one_promoted'),
+            model_name="model",
+            constraint=models.UniqueConstraint(
+                models.F("project"),
+                condition=models.Q(("state", "promoted")),
+                name="model_one_promoted",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='model',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['candidate', 'promoted', 'archived'])), name='model_state_known'),
+            model_name="model",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["candidate", "promoted", "archived"])),
+                name="model_state_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='model',
-            constraint=models.CheckConstraint(condition=models.Q(('adapter', ''), ('run__isnull', False), _connector='OR'), name='model_adapter_has_a_run'),
+            model_name="model",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("adapter", ""), ("run__isnull", False), _connector="OR"),
+                name="model_adapter_has_a_run",
+            ),
         ),
     ]

@@ -6,64 +6,151 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('labeling', '0001_initial'),
-        ('runs', '0001_initial'),
+        ("labeling", "0001_initial"),
+        ("runs", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Snapshot',
+            name="Snapshot",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('filter', models.JSONField(default=dict, help_text='What was asked for; see SnapshotFilter.')),
-                ('content_hash', models.CharField(max_length=64)),
-                ('path', models.CharField(help_text='The Parquet file.', max_length=500)),
-                ('counts', models.JSONField(default=dict, help_text='What is in it, and what was left out and why.')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to=settings.AUTH_USER_MODEL)),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='snapshots', to='labeling.project')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "filter",
+                    models.JSONField(
+                        default=dict, help_text="What was asked for; see SnapshotFilter."
+                    ),
+                ),
+                ("content_hash", models.CharField(max_length=64)),
+                ("path", models.CharField(help_text="The Parquet file.", max_length=500)),
+                (
+                    "counts",
+                    models.JSONField(
+                        default=dict, help_text="What is in it, and what was left out and why."
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="snapshots",
+                        to="labeling.project",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.CreateModel(
-            name='RewardModel',
+            name="RewardModel",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=120)),
-                ('base', models.CharField(help_text='repo, repo@revision or a folder.', max_length=300)),
-                ('path', models.CharField(help_text='Folder with the adapter and the score head.', max_length=500)),
-                ('report', models.JSONField(default=dict)),
-                ('state', models.CharField(choices=[('candidate', 'Candidate'), ('promoted', 'Promoted'), ('archived', 'Archived')], default='candidate', max_length=16)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reward_models', to='labeling.project')),
-                ('run', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='reward_model', to='runs.run')),
-                ('snapshot', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reward_models', to='reward.snapshot')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=120)),
+                (
+                    "base",
+                    models.CharField(help_text="repo, repo@revision or a folder.", max_length=300),
+                ),
+                (
+                    "path",
+                    models.CharField(
+                        help_text="Folder with the adapter and the score head.", max_length=500
+                    ),
+                ),
+                ("report", models.JSONField(default=dict)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("candidate", "Candidate"),
+                            ("promoted", "Promoted"),
+                            ("archived", "Archived"),
+                        ],
+                        default="candidate",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="reward_models",
+                        to="labeling.project",
+                    ),
+                ),
+                (
+                    "run",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="reward_model",
+                        to="runs.run",
+                    ),
+                ),
+                (
+                    "snapshot",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="reward_models",
+                        to="reward.snapshot",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
+                "ordering": ["-id"],
             },
         ),
         migrations.AddConstraint(
-            model_name='snapshot',
-            constraint=models.UniqueConstraint(models.F('project'), models.F('content_hash'), models.F('filter'), name='snapshot_once'),
+            model_name="snapshot",
+            constraint=models.UniqueConstraint(
+                models.F("project"),
+                models.F("content_hash"),
+                models.F("filter"),
+                name="snapshot_once",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='snapshot',
-            constraint=models.CheckConstraint(condition=models.Q(('content_hash', ''), _negated=True), name='snapshot_hashed'),
+            model_name="snapshot",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("content_hash", ""), _negated=True), name="snapshot_hashed"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='rewardmodel',
-            constraint=models.UniqueConstraint(models.F('project'), condition=models.Q(('state', 'promoted')), name='reward_model_one_promoted'),
+            model_name="rewardmodel",
+            constraint=models.UniqueConstraint(
+                models.F("project"),
+                condition=models.Q(("state", "promoted")),
+                name="reward_model_one_promoted",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='rewardmodel',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['candidate', 'promoted', 'archived'])), name='reward_model_state_known'),
+            model_name="rewardmodel",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("state__in", ["candidate", "promoted", "archived"])),
+                name="reward_model_state_known",
+            ),
         ),
     ]
