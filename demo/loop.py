@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import transaction
+
 from accounts.models import User
 from demo import project as demo_project
 from demo import reviewers
@@ -26,12 +28,18 @@ from runs import services
 from runs.models import ENDED, Run, State
 
 NAMESPACE = uuid.UUID("6f0d2c3e-6a0e-4b8c-9f43-0d6c0f1b7a11")
-PROMPTS = 480
+PROMPTS = 720
 LEFT_FOR_PEOPLE = 24
-RANKINGS_PER_TASK = 3
-TEST_FRACTION = 0.3
+RANKINGS_PER_TASK = 4
+TASKS_AT_ONCE = 20
+TEST_FRACTION = 0.25
 
-REWARD: dict[str, Any] = {}
+REWARD: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "epochs": 5,
+    "batch_size": 8,
+    "micro_batch_size": 8,
+}
 GENERATE: dict[str, Any] = {"max_new_tokens": 96}
 DPO: dict[str, Any] = {"learning_rate": 2e-3, "max_pairs_per_prompt": 3}
 EVALUATE: dict[str, Any] = {"max_new_tokens": 96}
@@ -140,12 +148,13 @@ def simulate(loop: Loop) -> int:
     )
     crew = [(one, simulated_reviewer(one.name)) for one in reviewers.CREW]
     ranked = tasks[: len(tasks) - min(LEFT_FOR_PEOPLE, len(tasks) // 4)]
-    for number, task in enumerate(ranked):
-        for turn in range(RANKINGS_PER_TASK):
-            simulate_one(loop, task, *crew[(number + turn) % len(crew)])
-        if number % 20 == 0:
-            loop.watcher.progress(number / len(ranked))
-            loop.watcher.idle()
+    for first in range(0, len(ranked), TASKS_AT_ONCE):
+        with transaction.atomic():
+            for number, task in enumerate(ranked[first : first + TASKS_AT_ONCE], start=first):
+                for turn in range(RANKINGS_PER_TASK):
+                    simulate_one(loop, task, *crew[(number + turn) % len(crew)])
+        loop.watcher.progress(first / len(ranked))
+        loop.watcher.idle()
     return Ranking.objects.filter(task__project=loop.project, superseded_at=None).count()
 
 

@@ -26,7 +26,7 @@ def ensure_project(seed: int, people: Mapping[str, User]) -> Project:
         defaults={
             "name": f"Letters to {shop.SHOP}" + (f" (seed {seed})" if seed else ""),
             "description": "Answers to the letters of a small lamp shop. Its rankings are simulated.",
-            "rankings_per_task": 3,
+            "rankings_per_task": 4,
             "simulated": True,
         },
     )

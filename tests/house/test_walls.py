@@ -56,6 +56,18 @@ def test_it_runs_the_recipes_without_django_celery_or_a_database(recipe: str) ->
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.mark.parametrize("package", ["reward.training", "finetune.training"])
+@pytest.mark.parametrize(("chosen", "used"), [("", "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_it_does_not_spin_while_others_need_the_machine(
+    package: str, chosen: str, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    result = run_python(f"import os, {package}; print(os.environ['OMP_WAIT_POLICY'])")
+    assert result.stdout.strip() == used, result.stderr
+
+
 def test_it_can_import_every_module() -> None:
     for name in modules():
         importlib.import_module(name)
