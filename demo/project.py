@@ -75,6 +75,6 @@ def add_prompts(project: Project, count: int, seed: int) -> None:
 
 def base_model(project: Project) -> Model:
     model, _ = Model.objects.get_or_create(
-        project=project, base=TINY_MODEL, adapter="", defaults={"name": "Tiny letter writer (base)"}
+        project=project, base=TINY_MODEL, adapter="", defaults={"name": "tiny-letter-writer"}
     )
     return model

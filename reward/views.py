@@ -180,7 +180,7 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
         interval_row(
             "Two reviewers agree with each other",
             report.get("reviewer_agreement"),
-            note="the ceiling: nobody predicts people better than they predict one another",
+            note="the mark to reach: one reviewer predicting another, whose own slips count too",
         ),
         interval_row(
             "The longer response is preferred",
