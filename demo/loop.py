@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from django.db import transaction
@@ -18,6 +19,7 @@ from demo import project as demo_project
 from demo import reviewers
 from demo.apps import JUDGE
 from demo.people import ensure_people, simulated_reviewer
+from finetune.models import Evaluation
 from labeling import rankings
 from labeling.models import Project, Ranking, Task
 from reward.filters import SnapshotFilter
@@ -78,11 +80,13 @@ class Loop:
         return self.stage(name, title, lambda: self._wait(self._start(kind, config, inputs, title)))
 
     def _start(self, kind: str, config: dict, inputs: dict, title: str) -> Run:
-        for attempt in range(1000):
+        for attempt in count():
             request_id = uuid.uuid5(NAMESPACE, f"{self.project.slug}/{kind}/{attempt}")
             earlier = Run.objects.filter(request_id=request_id).first()
-            if earlier is None or earlier.state not in {State.FAILED, State.CANCELLED}:
+            if earlier is None:
                 break
+            if earlier.state not in {State.FAILED, State.CANCELLED}:
+                return earlier
         return services.start(
             kind,
             {**config, "seed": self.seed},
@@ -193,8 +197,16 @@ def figures(
         "win_rate_ci": win_rate["interval"],
         "rankings": ranked,
         "seed": loop.seed,
+        "evaluation": evaluation_of(loop.seed),
         "stages": loop.seconds,
     }
+
+
+def evaluation_of(seed: int) -> str | None:
+    """When this database's demo project of the seed was evaluated; tells one database from another."""
+    found = Evaluation.objects.filter(project__slug=demo_project.slug_of(seed)).order_by("id")
+    first = found.first()
+    return first.created_at.isoformat() if first else None
 
 
 def accuracy_ceiling(snapshot: Snapshot) -> float:

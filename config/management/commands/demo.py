@@ -11,8 +11,9 @@ from django.core.management import BaseCommand, CommandError, CommandParser, cal
 from config.local.processes import FIRST_PORT, Services, wait_for_web, web, worker
 from config.management.commands.local import chosen_port, interrupt
 from demo import people
-from demo.loop import PROMPTS, DemoError, Watcher, run_loop
+from demo.loop import PROMPTS, DemoError, Watcher, evaluation_of, run_loop
 from demo.project import slug_of
+from runs.services import InvalidConfig
 
 
 class Command(BaseCommand):
@@ -49,14 +50,18 @@ class Command(BaseCommand):
                 figures = self.figures(seed, prompts, services, started)
                 if not exit:
                     self.tell_where_to_look(port, seed)
-                self.stdout.write(json.dumps(figures))
-                self.stdout.flush()
-                if not exit:
+                    self.tell(figures)
                     services.watch()
+            self.tell(figures)
         except KeyboardInterrupt:
             self.stdout.write("Stopped. Start again with `make demo`; nothing is lost.")
-        except (DemoError, TimeoutError) as error:
+        except (DemoError, InvalidConfig, TimeoutError) as error:
             raise CommandError(str(error)) from None
+
+    def tell(self, figures: dict[str, Any]) -> None:
+        """The one line for programs, after everything that the services had to say."""
+        self.stdout.write(json.dumps(figures))
+        self.stdout.flush()
 
     def figures(
         self, seed: int, prompts: int, services: Services, started: float
@@ -64,7 +69,9 @@ class Command(BaseCommand):
         """What the loop found, kept in a file so that a second start need not look again."""
         kept = settings.VAR_DIR / f"demo-{slug_of(seed)}.json"
         if kept.exists():
-            return json.loads(kept.read_text())
+            figures = json.loads(kept.read_text())
+            if evaluation_of(seed) == figures["evaluation"]:
+                return figures
         figures = run_loop(seed, self.watcher(services), prompts)
         figures["seconds"] = round(time.monotonic() - started, 1)
         Path(kept).write_text(json.dumps(figures))
