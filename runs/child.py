@@ -11,6 +11,7 @@ from django.conf import settings
 
 SECRET = ("DATABASE_URL", "REDIS_URL", "TIEBREAK_SECRET_KEY", "DJANGO_SETTINGS_MODULE")
 """Variables that a recipe has no business with."""
+LAUNCHER = "accelerate.commands.launch"
 
 
 def gpu_count() -> int:
@@ -34,7 +35,7 @@ def command_for(module: str, run_dir: Path, *, multi_gpu: bool) -> list[str]:
     if gpus <= 1:
         return [sys.executable, "-m", module, str(run_dir)]
     return [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        sys.executable, "-m", LAUNCHER, "--multi_gpu",
         "--num_processes", str(gpus), "--num_machines", "1", "--mixed_precision", "no",
         "--dynamo_backend", "no", "--main_process_port", "0", "-m", module, str(run_dir),
     ]  # fmt: skip
@@ -53,7 +54,7 @@ class Child:
             self._leash = subprocess.Popen(
                 [sys.executable, "-m", "runs.leash", str(reader), str(lock), *command],
                 cwd=settings.BASE_DIR,
-                env=environment(),
+                env=environment(command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -88,6 +89,12 @@ class Child:
             os.close(self._pipe)
 
 
-def environment() -> dict[str, str]:
+def environment(command: list[str]) -> dict[str, str]:
+    """For the recipe: no secrets, and one GPU unless it was made for several.
+
+    With more in sight, transformers would split each batch over them behind the recipe's back.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in SECRET}
+    if LAUNCHER not in command and gpu_count() > 1:
+        kept["CUDA_VISIBLE_DEVICES"] = kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return {**kept, "PYTHONUNBUFFERED": "1"}

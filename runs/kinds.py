@@ -64,7 +64,7 @@ class RunKind:
     decided: frozenset[str] = frozenset()
     figure: Callable[[dict[str, Any]], str] = _no_figure
     links: Callable[[Run], list[tuple[str, str]]] = _no_links
-    multi_gpu: bool = True
+    multi_gpu: bool = False
 
 
 _kinds: dict[str, RunKind] = {}

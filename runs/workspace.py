@@ -59,13 +59,22 @@ def _commit() -> str:
 def prepare(run: Run, kind: RunKind) -> RunDir:
     """Lay out the run directory and let the kind fill `data/`; later attempts find it as it is.
 
-    Raises CannotRun. What a crash in the middle left is thrown away and made again.
+    Raises CannotRun, also when the folder is of a run with the same number in another database.
+    What a crash in the middle left is thrown away and made again.
     """
-    run_dir = run_dir_of(run)
-    if (run_dir.path / PREPARED).exists():
+    run_dir, marker = run_dir_of(run), run.created_at.isoformat()
+    prepared = run_dir.path / PREPARED
+    if prepared.exists():
+        if prepared.read_text() != marker:
+            raise CannotRun(
+                f"{run_dir.path} belongs to a run of another database. Move it away, or set "
+                "TIEBREAK_RUNS_DIR to a folder of this database's own."
+            )
         return run_dir
-    shutil.rmtree(run_dir.data, ignore_errors=True)
-    (run_dir.path / "run.json").unlink(missing_ok=True)
+    for folder in (run_dir.data, run_dir.checkpoints, run_dir.output):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (run_dir.path / "run.json", run_dir.events_file):
+        file.unlink(missing_ok=True)
     spec = {
         "kind": run.kind,
         "run_id": run.pk,
@@ -80,7 +89,7 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
         write_atomically(
             run_dir.path / "run.json", json.dumps(spec, indent=2, sort_keys=True) + "\n"
         )
-    (run_dir.path / PREPARED).touch()
+    write_atomically(prepared, marker)
     return run_dir
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from django.db.models.functions import Now
@@ -152,7 +153,7 @@ def test_a_recipe_stopped_from_outside_is_tried_again(begin, runs_dir, monkeypat
 def test_a_recipe_never_sees_the_secrets_of_the_web(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/db")
     monkeypatch.setenv("TIEBREAK_SECRET_KEY", "hunter2")
-    assert "hunter2" not in " ".join(child.environment().values())
+    assert "hunter2" not in " ".join(child.environment([]).values())
 
 
 def test_two_attempts_never_write_the_same_directory_at_once(begin, runs_dir):
@@ -191,3 +192,12 @@ def test_gpus_are_counted_by_asking_the_driver(monkeypatch, tmp_path):
     assert line[1:3] == ["-m", "accelerate.commands.launch"]
     assert line[line.index("--num_processes") + 1] == "2"
     assert "accelerate" not in " ".join(child.command_for("a.b", tmp_path, multi_gpu=False))
+    assert child.environment(line).get("CUDA_VISIBLE_DEVICES") is None
+    assert child.environment(["python"])["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_it_refuses_the_folder_of_a_run_of_another_database(begin):
+    run = services.run_now(begin(total=2, send=False).pk)
+    run.created_at += timedelta(seconds=1)
+    with pytest.raises(kinds.CannotRun, match="another database"):
+        workspace.prepare(run, kinds.get(run.kind))
