@@ -9,6 +9,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accounts.models import User
 from labeling import guideline_admin, queue
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
@@ -44,9 +45,15 @@ class FrozenInline(FrozenMixin, admin.TabularInline):
 
 
 class MembershipInline(admin.TabularInline):
+    """A plain list of people: looking them up would need the right to see their accounts."""
+
     model = Membership
     extra = 0
-    autocomplete_fields = ("user",)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
+        if db_field.name == "user":
+            kwargs["queryset"] = User.objects.filter(is_active=True).order_by("username")
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
 
 @admin.register(Project)

@@ -429,6 +429,15 @@ def test_rankings_slots_and_skips_are_to_look_at(root, project):
 # --- people --------------------------------------------------------------------------------------
 
 
+def test_a_lead_can_choose_whom_to_add_to_a_project(client, project):
+    newcomer = make_user(Role.REVIEWER)
+    gone = make_user(Role.REVIEWER)
+    User.objects.filter(pk=gone.pk).update(is_active=False)
+    shown = client.get(page("labeling_project_change", project.pk)).content.decode()
+    assert f'<option value="{newcomer.pk}">' in shown
+    assert f'<option value="{gone.pk}">' not in shown
+
+
 def test_only_a_superuser_manages_people(client, trainer, root):
     for name in ("user", "token", "auditentry"):
         url = page(f"accounts_{name}_changelist")
