@@ -1,8 +1,9 @@
 """Is the site well? `/health/` answers for load balancers; `python -m config.health URL` asks it."""
 
+import os
 import sys
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
@@ -23,8 +24,11 @@ def main(url: str) -> int:
     if not url.startswith(("http://", "https://")):
         print(f"{url} is no web address.", file=sys.stderr)
         return 2
+    host = os.environ.get("TIEBREAK_ALLOWED_HOSTS", "").split(",")[0].strip() or "localhost"
+    # As a proxy in front would ask, so that neither the host's name nor plain HTTP is refused.
+    request = Request(url, headers={"Host": host, "X-Forwarded-Proto": "https"})  # noqa: S310
     try:
-        with urlopen(url, timeout=4) as answer:  # noqa: S310 - the scheme was checked
+        with urlopen(request, timeout=4) as answer:  # noqa: S310 - the scheme was checked
             return 0 if answer.status == 200 else 1
     except (URLError, TimeoutError) as error:
         print(f"{url} does not answer: {error}.", file=sys.stderr)

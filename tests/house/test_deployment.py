@@ -10,8 +10,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 from django.test import Client
 from pytest_django import Settings
+from pytest_django.live_server_helper import LiveServer
 
-from config import checks
+from config import checks, health
 from config.env import BASE_DIR, Variable
 
 
@@ -84,6 +85,16 @@ def test_it_reads_words_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_answers_health_checks_without_a_sign_in(client: Client) -> None:
     answer = client.get("/health/")
     assert (answer.status_code, answer.content) == (200, b"ok")
+
+
+def test_it_asks_for_health_as_a_proxy_would(
+    live_server: LiveServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ALLOWED_HOSTS = ["rank.example.org"]
+    address = f"{live_server.url}/health/"
+    assert health.main(address) == 1
+    monkeypatch.setenv("TIEBREAK_ALLOWED_HOSTS", "rank.example.org,other.example.org")
+    assert health.main(address) == 0
 
 
 @pytest.mark.django_db
