@@ -23,7 +23,7 @@ def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
     page.get_by_text("More settings").click()
     page.get_by_label("Delay").fill("0.05")
     page.get_by_role("button", name="Start the run").dblclick()
-    expect(page.get_by_text("Running", exact=True)).to_be_visible()
+    expect(page.locator(".badge", has_text="Running")).to_be_visible()
     expect(page.locator(".u-wrap")).not_to_have_count(0)
     expect(page.get_by_text(re.compile("About .* left"))).to_be_visible()
     page.context.set_offline(True)
