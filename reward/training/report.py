@@ -79,7 +79,8 @@ def order_tally(group: Group, values: np.ndarray) -> Tally:
 
 def reviewer_agreement(groups: Sequence[Group], seed: int = 0) -> dict[str, Any]:
     """How often two reviewers who both strictly ordered two responses ordered them the same way."""
-    return share([agreement_tally(group) for group in groups], seed)
+    none = "No two reviewers strictly ordered the same two responses."
+    return share([agreement_tally(group) for group in groups], seed, none=none)
 
 
 def agreement_tally(group: Group) -> Tally:
@@ -94,15 +95,19 @@ def agreement_tally(group: Group) -> Tally:
 # --- shares with an interval ----------------------------------------------------------------------
 
 
-def share(tallies: Sequence[Tally], seed: int = 0) -> dict[str, Any]:
+def share(
+    tallies: Sequence[Tally],
+    seed: int = 0,
+    *,
+    none: str = "No two responses were strictly ordered.",
+) -> dict[str, Any]:
     """Agreeing evidence over all evidence, with an interval over prompts."""
     used = [tally for tally in tallies if tally.evidence > 0]
     agreeing = np.array([tally.agreeing for tally in used])
     evidence = np.array([tally.evidence for tally in used])
     counts = {"pairs": sum(tally.pairs for tally in used), "prompts": len(used)}
     if not used:
-        reason = "No two responses were strictly ordered."
-        return {"value": None, "interval": None, "method": None, **counts, "reason": reason}
+        return {"value": None, "interval": None, "method": None, **counts, "reason": none}
     value = float(agreeing.sum() / evidence.sum())
     interval, method = share_interval(agreeing, evidence, seed)
     return {"value": value, "interval": interval, "method": method, **counts, "reason": None}

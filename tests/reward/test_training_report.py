@@ -48,6 +48,7 @@ def test_reviewer_agreement_compares_pairs_that_both_ordered_strictly():
 
 def test_one_reviewer_has_no_agreement():
     found = report.reviewer_agreement([scored([[[0], [1]]], [0, 0]).group])
+    assert found["reason"] == "No two reviewers strictly ordered the same two responses."
     assert found["value"] is None and found["reason"]
 
 
