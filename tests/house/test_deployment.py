@@ -54,7 +54,10 @@ def test_it_names_the_folder_it_cannot_write(
             {"DATABASE_URL": "mysql://x", "TIEBREAK_SECRET_KEY": "x" * 50},
             "DATABASE_URL is no PostgreSQL URL",
         ),
-        ({"DATABASE_URL": "postgresql://db.example.org/x"}, "TIEBREAK_SECRET_KEY is not set"),
+        (
+            {"DATABASE_URL": "postgresql://db.example.org/x", "TIEBREAK_SECRET_KEY": ""},
+            "TIEBREAK_SECRET_KEY is not set",
+        ),
     ],
 )
 def test_it_says_in_a_sentence_which_variable_is_wrong(
