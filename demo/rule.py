@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 
-from demo import shop, signs, situations
+from demo import phrases, shop, signs, situations
 
 Messages = Sequence[Mapping[str, str]]
 GUIDELINE = Path(__file__).with_name("guideline.md")
@@ -236,7 +236,9 @@ def _spelling(words: Sequence[str]) -> float:
 
 @cache
 def _lexicon() -> frozenset[str]:
-    sources = (GUIDELINE.read_text(), repr(vars(situations)), repr(vars(shop)))
+    sources = [GUIDELINE.read_text()]
+    for module in (phrases, situations, shop):
+        sources += [repr(value) for name, value in vars(module).items() if name.isupper()]
     return frozenset(word for source in sources for word in _words(source))
 
 

@@ -1,12 +1,10 @@
-"""What people write to the shop about, and what the shop may answer: sentences, good and bad.
+"""What people write to the shop about, and what the shop answers to just that, good and bad.
 
 Fields in braces are filled from one `world.Letter`, so that a reply speaks of the same lamp, day,
 part and street as the letter does.
 """
 
 from dataclasses import dataclass
-
-from demo import shop
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,7 @@ SITUATIONS = (
             "Should two of them turn up, keep the second for a friend.",
             "You pay nothing for the second parcel.",
         ),
-        (
-            "You should have ordered sooner.",
-            "Other people wait longer and do not complain.",
-        ),
+        ("You should have ordered sooner.", "Other people wait longer and do not complain."),
     ),
     Situation(
         "broken",
@@ -112,10 +107,7 @@ SITUATIONS = (
             "The {other} can go back in the same box, and we pay the post.",
             "Please leave the {other} in its box until then.",
         ),
-        (
-            "You should have written more clearly.",
-            "Nobody else has complained about the {other}.",
-        ),
+        ("You should have written more clearly.", "Nobody else has complained about the {other}."),
     ),
     Situation(
         "refund",
@@ -140,10 +132,7 @@ SITUATIONS = (
             "I will send you a label today, and your money will be back within five days.",
             "I have written the refund today, and the money will reach you by {soon}.",
         ),
-        (
-            "We pay the post.",
-            "The old box is fine, even if a cat has slept in it.",
-        ),
+        ("We pay the post.", "The old box is fine, even if a cat has slept in it."),
         (
             "You should have thought of that before.",
             "There is nothing wrong with the {item}, so this is your own fault.",
@@ -172,14 +161,8 @@ SITUATIONS = (
             "Otis took the {item} to the post today, and it will be with you by {soon}.",
             "June will test your {item} today, and it will leave us tomorrow.",
         ),
-        (
-            "A parcel takes two to four days.",
-            "The postman will ring twice.",
-        ),
-        (
-            "You should have read the letter that we sent.",
-            "We have no time for such questions.",
-        ),
+        ("A parcel takes two to four days.", "The postman will ring twice."),
+        ("You should have read the letter that we sent.", "We have no time for such questions."),
     ),
     Situation(
         "praise",
@@ -236,14 +219,8 @@ SITUATIONS = (
             "First unplug the {item}, then wait ten minutes, then turn the bulb to the left.",
             "Let the {item} cool for ten minutes with the plug out, and turn the bulb to the left.",
         ),
-        (
-            "Any small bulb from the corner shop will fit.",
-            "The new one goes in to the right.",
-        ),
-        (
-            "You should have read the manual.",
-            "Everybody knows how to change a bulb.",
-        ),
+        ("Any small bulb from the corner shop will fit.", "The new one goes in to the right."),
+        ("You should have read the manual.", "Everybody knows how to change a bulb."),
     ),
     Situation(
         "clean",
@@ -268,14 +245,8 @@ SITUATIONS = (
             "First unplug the {item}, then wait ten minutes, then wipe it with a soft cloth.",
             "Let the {item} cool for ten minutes with the plug out, and wipe it with a dry cloth.",
         ),
-        (
-            "Please use no soap on the brass.",
-            "Let it dry for one night before you plug it in.",
-        ),
-        (
-            "You should have read the manual.",
-            "We do not clean up after people.",
-        ),
+        ("Please use no soap on the brass.", "Let it dry for one night before you plug it in."),
+        ("You should have read the manual.", "We do not clean up after people."),
     ),
     Situation(
         "faulty",
@@ -300,14 +271,8 @@ SITUATIONS = (
             "I will post you a new switch tomorrow, and it will reach you by {soon}.",
             "I will send you a label today, and June will mend the {item} within a week.",
         ),
-        (
-            "We pay the post both ways.",
-            "Please leave it unplugged until then.",
-        ),
-        (
-            "You should have used it less.",
-            "It worked when it left us, so this is your own fault.",
-        ),
+        ("We pay the post both ways.", "Please leave it unplugged until then."),
+        ("You should have used it less.", "It worked when it left us, so this is your own fault."),
     ),
     Situation(
         "missing",
@@ -332,14 +297,8 @@ SITUATIONS = (
             "Otis will take the {part} to the post today, and it will reach you by {soon}.",
             "I have put the {part} in a box today, and it will be with you by {soon}.",
         ),
-        (
-            "You pay nothing for it.",
-            "It goes in with one turn to the right.",
-        ),
-        (
-            "You should have looked in the box again.",
-            "You lost it, so this is your own fault.",
-        ),
+        ("You pay nothing for it.", "It goes in with one turn to the right."),
+        ("You should have looked in the box again.", "You lost it, so this is your own fault."),
     ),
     Situation(
         "address",
@@ -364,14 +323,8 @@ SITUATIONS = (
             "Otis will post the {item} to {street} tomorrow, and it will reach you by {soon}.",
             "I have changed the label today, and the {item} will be in {street} by {soon}.",
         ),
-        (
-            "I wish you many bright evenings there.",
-            "The old house will get nothing.",
-        ),
-        (
-            "You should have told us before you moved.",
-            "Where you live is not our problem.",
-        ),
+        ("I wish you many bright evenings there.", "The old house will get nothing."),
+        ("You should have told us before you moved.", "Where you live is not our problem."),
     ),
     Situation(
         "cancel",
@@ -396,14 +349,8 @@ SITUATIONS = (
             "I will cancel the {item} today, and you will have your money within five days.",
             "Otis has stopped the parcel today, and I will send your money back by {soon}.",
         ),
-        (
-            "You have nothing more to do.",
-            "It happens to us as well.",
-        ),
-        (
-            "You should have thought before you ordered.",
-            "We have no time for such games.",
-        ),
+        ("You have nothing more to do.", "It happens to us as well."),
+        ("You should have thought before you ordered.", "We have no time for such games."),
     ),
     Situation(
         "gift",
@@ -428,14 +375,8 @@ SITUATIONS = (
             "I will wrap the {item} in blue paper today, and Otis will post it tomorrow.",
             "Ada will put a card in the box today, and you will have it by {soon}.",
         ),
-        (
-            "The bill comes to you in a letter of its own.",
-            "Wrapping costs nothing.",
-        ),
-        (
-            "You should have asked before you ordered.",
-            "Wrapping things is not our problem.",
-        ),
+        ("The bill comes to you in a letter of its own.", "Wrapping costs nothing."),
+        ("You should have asked before you ordered.", "Wrapping things is not our problem."),
     ),
     Situation(
         "accident",
@@ -460,14 +401,8 @@ SITUATIONS = (
             "I will send you a label today, and June will look at the {item} by {soon}.",
             "June will mend the {item} within a week if you post it to us by {soon}.",
         ),
-        (
-            "Please leave it unplugged until then.",
-            "She will tell you the price before she starts.",
-        ),
-        (
-            "You should have taken more care.",
-            "You did this, so it is your own fault.",
-        ),
+        ("Please leave it unplugged until then.", "She will tell you the price before she starts."),
+        ("You should have taken more care.", "You did this, so it is your own fault."),
     ),
     Situation(
         "stock",
@@ -492,10 +427,7 @@ SITUATIONS = (
             "We make the next {item} in {month}, and I will write to you that week.",
             "I have put your name on the list today, and you will hear from me by {soon}.",
         ),
-        (
-            "You need not pay before that.",
-            "The others are in the window, if you cannot wait.",
-        ),
+        ("You need not pay before that.", "The others are in the window, if you cannot wait."),
         (
             "You should have bought one when you could.",
             "If it is not on the list, it is not our problem.",
@@ -503,150 +435,3 @@ SITUATIONS = (
     ),
 )
 BY_KEY = {situation.key: situation for situation in SITUATIONS}
-
-OPENINGS = ("Hello!", "Good morning!", f"Dear {shop.SHOP},", "Hello Ada,", "Good evening!")
-ASIDES = {  # by situation where it has its own, else by mood
-    "trouble": (
-        "It was for my mother's birthday.",
-        "My son will not sleep without it.",
-        "We have been eating by candle, and not for romance.",
-        "I have read the same page by torch all week.",
-        "My book club meets on {soon}.",
-        "The hall is so dark that I said good morning to the coats.",
-        "The cat has moved into the box, and I dare not ask for it back.",
-        "My neighbours think that we have left the country.",
-        "I had told everyone about it.",
-        "My grandfather has begun to knit in the dark.",
-        "I have hit the same toe twice.",
-        "We move house on {soon}.",
-        "My daughter drew it a welcome card.",
-        "I had cleared a place for it on the piano.",
-        "It is the only thing that I bought for myself this year.",
-        "I am not angry, only sad.",
-        "I am rather cross.",
-        "I have been a customer since I was nine.",
-        "This is the second time.",
-        "Please help.",
-    ),
-    "praise": (
-        "My neighbour has asked twice where I got it.",
-        "The dog barks at it, but with love.",
-        "My son says good night to it.",
-        "I now read until two, so I blame you.",
-        "Even my soup looks better.",
-        "My sister wants one, and she likes nothing.",
-        "I put it in the window for the whole street.",
-        "The box was so well packed that I kept the string.",
-        "Please tell whoever made it.",
-        "I have given it a name.",
-    ),
-    "question": (
-        "There is no hurry.",
-        "It is a little urgent.",
-        "Thank you in advance.",
-        "I hope that you are all well.",
-        "I asked the dog, but he only sighed.",
-        "Sorry to bother you on a {day}.",
-        "My wife asks every day, and I have run out of answers.",
-        "Greetings to the cat.",
-        "I hope that this is not a silly question.",
-    ),
-    "bulb": (
-        "I am not handy.",
-        "I would rather ask before I pull.",
-        "I have a screwdriver and some courage.",
-        "My husband says that he knows, but he does not.",
-        "The cat sleeps on the manual.",
-        "My late uncle did these things.",
-    ),
-    "clean": (
-        "I would rather ask before I scrub.",
-        "My mother-in-law comes on {soon}.",
-        "The cat sleeps on the manual.",
-        "My husband says vinegar, and I say no.",
-        "I have a sponge and some courage.",
-    ),
-    "refund": (
-        "It is not you, it is me.",
-        "I have tried it in every room.",
-        "We both tried, the lamp and I.",
-        "I am not angry, only sad.",
-        "I still have the box and the string.",
-        "Please be kind about it.",
-    ),
-}
-REPEATS = (  # the second letter, after an answer that helped nobody
-    "That was on {day}. I am still waiting to hear about my {item}.",
-    "You wrote that before. What happens with my {item} now?",
-    "I asked about my {item}, and that is no answer.",
-    "Thank you, but what about my {item}?",
-)
-
-PLAIN = {  # polite, and it could be an answer to anything
-    "trouble": ("I am sorry for the trouble.", "We are sorry about this.", "Sorry about that."),
-    "praise": ("Thank you for your letter.", "Thank you.", "That is nice."),
-    "question": ("Thank you for your letter.", "We got your message.", "Thank you."),
-}
-FLAT = (
-    "We got your letter.",
-    "Your letter has been read.",
-    "This is about your order.",
-    "You wrote to us about a lamp.",
-)
-VAGUE = (
-    "We will look into it at some point.",
-    "Somebody will see to it.",
-    "We will see what can be done.",
-    "It will sort itself out, as a rule.",
-    "Please wait.",
-    "You may hear from us.",
-)
-UNTIMED = {  # something is done, but nobody knows when
-    "trouble": ("We will send a new one.", "We will mend it.", "I will ask the others about it."),
-    "praise": ("I will tell June.", "I will keep your letter."),
-    "question": ("I will see to it.", "I will ask June.", "I will send you a letter about it."),
-}
-FALSE = (  # promised by nobody who has met the shop
-    "Otis will be at your door within the hour, by helicopter.",
-    "You will get free lamps for life.",
-    "I promise that no {item} will ever break again.",
-    "A new {item} will be at your door tonight, guaranteed.",
-    "We will pay you double your money today.",
-    "We guarantee that nothing will ever go wrong again.",
-    "Ten free lamps are on their way to you.",
-    "We guarantee sunshine in every room by tomorrow.",
-)
-SHOUTS = (
-    "PLEASE READ THE MANUAL!!!",
-    "THIS IS NOT OUR FAULT!!!",
-    "WE ARE SORRY!!!",
-    "GOOD NEWS!!!",
-    "WE ARE VERY BUSY!!!",
-)
-RAMBLES = (
-    "Ada Moth started this shop in 1974 with one lamp and a bicycle.",
-    "Brass is made of copper and zinc.",
-    "We also sell lanterns, and many people like lanterns.",
-    "The shop has two windows and a cat called Watt.",
-    "Light is very fast, as you may know.",
-    "Our lamps are made by hand from brass, glass and paper.",
-    "It rained here this morning.",
-    "The first lamp was a stone with some fat in it.",
-    "Watt the cat likes the warm end of the bench.",
-    "In winter it gets dark early.",
-)
-CLOSES = (
-    "Write to me if anything is unclear.",
-    "Thank you for your patience.",
-    "Thank you for writing to us.",
-    "I wish you a bright evening.",
-    "Please write again if you need us.",
-    "We are here if you need anything.",
-)
-COLD_CLOSES = (
-    "Do not write again.",
-    "That is all.",
-    "Next time, read the manual.",
-    "We are busy.",
-    "This letter needs no answer.",
-)

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from demo import shop
-from demo.situations import (
+from demo.phrases import (
     ASIDES,
-    BY_KEY,
     CLOSES,
     COLD_CLOSES,
     FALSE,
@@ -23,11 +22,10 @@ from demo.situations import (
     RAMBLES,
     REPEATS,
     SHOUTS,
-    SITUATIONS,
     UNTIMED,
     VAGUE,
-    Situation,
 )
+from demo.situations import BY_KEY, SITUATIONS, Situation
 
 RESERVED_EIGHTH = 3
 

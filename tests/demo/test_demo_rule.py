@@ -1,7 +1,8 @@
 import pytest
 
 from demo import rule, world
-from demo.situations import BY_KEY, CLOSES, FALSE, RAMBLES, SITUATIONS
+from demo.phrases import CLOSES, FALSE, RAMBLES
+from demo.situations import BY_KEY, SITUATIONS
 
 LETTER = [
     {
