@@ -249,11 +249,16 @@ class Attempt:
 
 
 def forget_connection(error: Exception) -> None:
-    """After a broken connection: let the next query make a new one."""
+    """After a broken connection: let the next query make a new one.
+
+    The spare ones in the pool are most likely broken too. Tested one by one as they are asked for,
+    with psycopg's growing pauses between, they could outlast a lease.
+    """
     if connection.in_atomic_block:
         raise error
     logger.warning("The database does not answer: %s", str(error).strip())
     connection.close()
+    connection.pool.check()  # type: ignore[attr-defined]  # of the PostgreSQL backend
 
 
 def patiently(write: Callable[[], T]) -> T:

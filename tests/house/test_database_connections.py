@@ -1,0 +1,21 @@
+"""Connections that the database dropped, as a restart of it does."""
+
+import psycopg
+from django.db import connection
+
+from accounts.models import User
+from tests.worker import database_url
+
+
+def test_the_first_request_after_a_restart_of_the_database_gets_a_live_connection(
+    transactional_db,
+):
+    assert not User.objects.exists()
+    connection.close()  # which puts it among the spare ones
+    with psycopg.connect(database_url(), autocommit=True) as other:
+        (dropped,) = other.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    assert dropped
+    assert not User.objects.exists()
