@@ -1,0 +1,41 @@
+"""The tables of labeling, a module per noun. What no constraint can say is in the migrations."""
+
+from labeling.models.disputes import Adjudication, RelabelledTask, RelabelSample
+from labeling.models.gold import Gold, Qualification
+from labeling.models.guidelines import (
+    Criterion,
+    Guideline,
+    GuidelineConfirmation,
+    GuidelineVersion,
+)
+from labeling.models.projects import Membership, Project, ProjectQuerySet, digest
+from labeling.models.prompts import Finding, Prompt, Response, validate_messages
+from labeling.models.rankings import Ranking, Skip
+from labeling.models.slots import QueueCursor, Slot
+from labeling.models.tasks import Task, TaskResponse
+
+__all__ = [
+    "Adjudication",
+    "Criterion",
+    "Finding",
+    "Gold",
+    "Guideline",
+    "GuidelineConfirmation",
+    "GuidelineVersion",
+    "Membership",
+    "Project",
+    "ProjectQuerySet",
+    "Prompt",
+    "Qualification",
+    "QueueCursor",
+    "Ranking",
+    "RelabelSample",
+    "RelabelledTask",
+    "Response",
+    "Skip",
+    "Slot",
+    "Task",
+    "TaskResponse",
+    "digest",
+    "validate_messages",
+]

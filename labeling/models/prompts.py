@@ -1,0 +1,106 @@
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Q
+
+from labeling.models.projects import Project, digest
+
+
+class Prompt(models.Model):
+    """A chat to be answered: `messages` is [{"role", "content"}, …], the last one not the model's."""
+
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="prompts", db_index=False
+    )
+    messages = models.JSONField()
+    content_hash = models.CharField(max_length=64, editable=False)
+    external_id = models.CharField(
+        max_length=200, blank=True, help_text="Its name where it came from."
+    )
+    meta = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("project", "content_hash", name="prompt_once")]
+
+    def __str__(self) -> str:
+        return self.messages[-1]["content"][:80] if self.messages else "(empty)"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.content_hash = digest(self.messages)
+        super().save(*args, **kwargs)
+
+
+class Response(models.Model):
+    """One answer to a prompt. The text came out of a model or a stranger: never trust it."""
+
+    prompt = models.ForeignKey(
+        Prompt, on_delete=models.CASCADE, related_name="responses", db_index=False
+    )
+    text = models.TextField()
+    model_name = models.CharField(max_length=300, help_text="Who wrote it.")
+    sampling = models.JSONField(default=dict, blank=True, help_text="Temperature and the like.")
+    seed = models.BigIntegerField(null=True, blank=True)
+    external_id = models.CharField(max_length=200, blank=True)
+    identity = models.CharField(max_length=64, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("prompt", "identity", name="response_once")]
+
+    def __str__(self) -> str:
+        return self.text[:80]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.identity = self.identity_of(self.model_name, self.text, self.seed, self.external_id)
+        super().save(*args, **kwargs)
+
+    @staticmethod
+    def identity_of(model_name: str, text: str, seed: int | None, external_id: str) -> str:
+        return digest([model_name, text, seed, external_id])
+
+
+class Finding(models.Model):
+    """Something in a response that a lead should see before any reviewer does."""
+
+    class Kind(models.TextChoices):
+        IDENTITY = "identity", "Says which model it is"
+        TRUNCATED = "truncated", "Looks cut off"
+
+    response = models.ForeignKey(
+        Response, on_delete=models.CASCADE, related_name="findings", db_index=False
+    )
+    kind = models.CharField(max_length=16, choices=Kind)
+    excerpt = models.CharField(max_length=300, blank=True)
+    dismissed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
+    dismissed_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("response", "kind", name="finding_once"),
+            models.CheckConstraint(
+                name="finding_dismissed_at",
+                condition=Q(dismissed_at=None, dismissed_by=None) | Q(dismissed_at__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.excerpt[:60]}"
+
+
+def validate_messages(messages: Any) -> None:
+    """Raise ValidationError unless it is a non-empty chat of {"role", "content"} texts."""
+    if not isinstance(messages, list) or not messages:
+        raise ValidationError("A prompt must be a non-empty list of messages.")
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise ValidationError(f"Message {number} must have exactly a role and a content.")
+        if message["role"] not in {"system", "user", "assistant"}:
+            raise ValidationError(f"Message {number} has the role {message['role']!r}.")
+        if not isinstance(message["content"], str):
+            raise ValidationError(f"The content of message {number} must be text.")

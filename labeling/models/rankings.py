@@ -1,0 +1,93 @@
+import uuid
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from labeling.models.guidelines import GuidelineVersion
+from labeling.models.tasks import Task
+
+
+class Ranking(models.Model):
+    """A weak order by one reviewer. Never changed once written (a trigger); a revision supersedes.
+
+    `tiers` is [[response id, …], …], best first; ties share a tier; absent ids were not compared.
+    `cut` counts the tiers above the line under which everything is unacceptable; None is no line.
+    """
+
+    class Source(models.TextChoices):
+        REVIEW = "review", "Reviewer"
+        IMPORT = "import", "Import"
+        SIMULATION = "simulation", "Simulation"
+
+    task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="rankings")
+    reviewer = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="rankings", db_index=False
+    )
+    guideline_version = models.ForeignKey(
+        GuidelineVersion, null=True, on_delete=models.PROTECT, related_name="rankings"
+    )
+    tiers = models.JSONField()
+    cut = models.PositiveSmallIntegerField(null=True, blank=True)
+    strength = models.FloatField(null=True, blank=True, help_text="For a graded pair, 1 to 3.")
+    ratings = models.JSONField(default=dict, help_text='{"response id": {"criterion": rating}}')
+    flags = models.JSONField(default=dict, help_text='{"response id": ["unsafe", …]}')
+    rationale = models.TextField(blank=True)
+    shown_order = ArrayField(models.BigIntegerField(), default=list)
+    active_seconds = models.FloatField(default=0)
+    source = models.CharField(max_length=16, choices=Source, default=Source.REVIEW)
+    idempotency_key = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
+    supersedes = models.OneToOneField(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="superseded_by"
+    )
+    superseded_at = models.DateTimeField(null=True, blank=True)
+    extra = models.BooleanField(
+        default=False,
+        help_text="Submitted after its slot had gone to someone else; kept all the same.",
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                "task", "reviewer", condition=Q(superseded_at=None), name="ranking_current_once"
+            ),
+            models.CheckConstraint(
+                name="ranking_active_seconds", condition=Q(active_seconds__gte=0)
+            ),
+        ]
+        indexes = [
+            models.Index("reviewer", F("id").desc(), name="ranking_history"),
+        ]
+
+    def __str__(self) -> str:
+        return f"ranking {self.pk} of {self.task} by {self.reviewer}"
+
+
+class Skip(models.Model):
+    """A reviewer passed a task on, and why. It is not offered to them again."""
+
+    class Reason(models.TextChoices):
+        UNCLEAR = "unclear", "The prompt is unclear"
+        EXPERTISE = "expertise", "I do not know the subject"
+        GUIDELINE = "guideline", "The guideline does not cover it"
+        HARMFUL = "harmful", "I do not want to read this"
+        BROKEN = "broken", "Something is broken"
+        OTHER = "other", "Something else"
+
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="skips", db_index=False)
+    reviewer = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="skips", db_index=False
+    )
+    reason = models.CharField(max_length=16, choices=Reason)
+    note = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("task", "reviewer", name="skip_once")]
+
+    def __str__(self) -> str:
+        return f"{self.task} skipped by {self.reviewer}"

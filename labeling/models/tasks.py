@@ -1,0 +1,69 @@
+from collections.abc import Iterable
+
+from django.db import models
+from django.db.models import Q
+
+from labeling.models.projects import Project, digest
+from labeling.models.prompts import Prompt, Response
+
+
+class Task(models.Model):
+    """A prompt and the 2 to 9 responses to rank (the count is a deferred constraint trigger)."""
+
+    class Kind(models.TextChoices):
+        RANKING = "ranking", "Ranking"
+        COMPARISON = "comparison", "Blind comparison of two models"
+        GOLD = "gold", "Gold: the answer is known"
+        RELABEL = "relabel", "Ranked anew under another guideline"
+
+    project = models.ForeignKey(
+        Project, on_delete=models.CASCADE, related_name="tasks", db_index=False
+    )
+    prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="tasks")
+    responses = models.ManyToManyField(Response, through="TaskResponse", related_name="tasks")
+    kind = models.CharField(max_length=16, choices=Kind, default=Kind.RANKING)
+    priority = models.PositiveSmallIntegerField(
+        default=5, help_text="0 to 9; 9 is given out first."
+    )
+    rankings_wanted = models.PositiveSmallIntegerField()
+    held = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Nobody gets it: a lead looks first at what was found in its responses.",
+    )
+    identity = models.CharField(max_length=64, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("project", "identity", name="task_once"),
+            models.CheckConstraint(name="task_priority", condition=Q(priority__range=(0, 9))),
+            models.CheckConstraint(
+                name="task_rankings_wanted", condition=Q(rankings_wanted__range=(1, 9))
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"task {self.pk}"
+
+    @staticmethod
+    def identity_of(kind: str, response_ids: Iterable[int]) -> str:
+        """The same for the same kind of work on the same responses, in whatever order."""
+        return digest([str(kind), sorted(response_ids)])
+
+
+class TaskResponse(models.Model):
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="places", db_index=False)
+    response = models.ForeignKey(Response, on_delete=models.PROTECT, related_name="places")
+    position = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering = ["task", "position"]
+        constraints = [
+            models.UniqueConstraint("task", "position", name="task_position_once"),
+            models.UniqueConstraint("task", "response", name="task_response_once"),
+            models.CheckConstraint(name="task_position_below_nine", condition=Q(position__lt=9)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task_id}/{self.position}"
