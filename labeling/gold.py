@@ -215,7 +215,7 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
         )
         .order_by("pk")
     )
-    left = [one for one in found if not one.done]  # type: ignore[attr-defined]
+    left = [one for one in found if not one.done]
     return Course(len(found) - len(left), len(found), next(iter(left), None))
 
 

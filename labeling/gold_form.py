@@ -53,7 +53,7 @@ class Rows(forms.BaseFormSet):
     """At least one row; how many there are is for the form to say."""
 
     def constraints(self) -> list[dict[str, Any]]:
-        return [said for form in self.forms if (said := form.constraint())]  # type: ignore[attr-defined]
+        return [said for form in self.forms if (said := form.constraint())]
 
 
 ConstraintRows = formset_factory(ConstraintRow, formset=Rows, extra=SPARE_ROWS, absolute_max=200)

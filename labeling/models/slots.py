@@ -50,7 +50,7 @@ class Slot(models.Model):
     had_by = ArrayField(
         models.BigIntegerField(),
         null=True,
-        help_text="Whose lease of it ended without an answer: their late ranking is kept.",
+        help_text="Whose it was before (a trigger writes it): their late ranking is kept.",
     )
 
     class Meta:
