@@ -82,9 +82,7 @@ PACE_NEEDS = 3
 def pace(project: Project, reviewer: User) -> float | None:
     """The median active seconds of their newest rankings; None when there are only a few."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            _PACE, {"project": project.pk, "reviewer": reviewer.pk, "limit": PACE_FROM}
-        )
+        cursor.execute(_PACE, {"project": project.pk, "reviewer": reviewer.pk, "limit": PACE_FROM})
         count, median = cursor.fetchone()
     return median if count >= PACE_NEEDS else None
 

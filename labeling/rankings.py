@@ -5,7 +5,6 @@ reload and a retry the same ranking. One that arrives after its slot went to som
 another free slot of the task, and failing that is kept as an extra.
 """
 
-import hashlib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User
+from labeling.display import shown_order_for
 from labeling.judgments import ANYTHING, LONGEST_RATIONALE, Content, Errors, Policy, problems
 from labeling.models import (
     Criterion,
@@ -117,8 +117,7 @@ def submit(
         version=version_shown(slot.task.project, guideline_version),
         policy=Policy.of(slot.task.project),
         idempotency_key=idempotency_key,
-        shown_order=_shown_order(held, reviewer)
-        or shown_order_for(slot.task_id, reviewer.pk, slot.response_ids),
+        shown_order=_shown_order(slot, reviewer, slot.response_ids),
         source=Ranking.Source.REVIEW,
         extra=held is None,
     )
@@ -317,16 +316,6 @@ def current_version(project: Project) -> GuidelineVersion:
     return version
 
 
-def shown_order_for(task_id: int, reviewer_id: int, response_ids: Collection[int]) -> list[int]:
-    """The shuffle that labeling.queue.CLAIM stores, also after someone else took the slot."""
-
-    def shuffled(response: int) -> str:
-        text = f"{task_id}:{reviewer_id}:{response}"
-        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-    return sorted(response_ids, key=shuffled)
-
-
 def _lock_slots(task: Task) -> list[Slot]:
     """All of them, in one order, so that whatever happens to a task happens one at a time."""
     return list(Slot.objects.filter(task=task).order_by("number").select_for_update())
@@ -400,8 +389,11 @@ def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Proj
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 
 
-def _shown_order(slot: Slot | None, reviewer: User) -> list[int] | None:
-    return slot.shown_order if slot is not None and slot.reviewer_id == reviewer.pk else None
+def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> list[int]:
+    """What the form of this slot showed, whoever has the slot by now."""
+    if slot.reviewer_id == reviewer.pk and slot.shown_order:
+        return slot.shown_order
+    return shown_order_for(slot.task_id, slot.number, response_ids)
 
 
 def _response_ids(task: Task) -> list[int]:
