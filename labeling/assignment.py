@@ -37,6 +37,8 @@ class Stage:
 
 def stage(*, project: Project, reviewer: User) -> Stage | None:
     """None when real work is next. Begins and ends a qualification. One to six queries."""
+    if project.current_version_id is None:
+        return None
     course = gold.course(project=project, reviewer=reviewer, purpose=TRAINING)
     if course.next is not None:
         return Stage(TRAINING, course)

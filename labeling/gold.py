@@ -184,7 +184,9 @@ class Feedback:
 
 
 def feedback(ranking: Ranking) -> Feedback | None:
-    """After a training task; None for any other. A query."""
+    """After a training task; None for any other. A query for gold alone."""
+    if ranking.task.kind != Task.Kind.GOLD:
+        return None
     gold = Gold.objects.filter(task=ranking.task_id, purpose=Gold.Purpose.TRAINING).first()
     if gold is None:
         return None

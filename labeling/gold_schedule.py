@@ -1,8 +1,9 @@
 """When a reviewer gets gold among real work: as often as the project asks, never in clusters.
 
-From one gold task to the next is a gap drawn evenly from half to one and a half times the mean, so
-that nobody can count it out. It is drawn by a hash of the reviewer and of the gold before, so that
-asking twice gives the same answer and the tasks left can be counted exactly.
+From one gold task to the next is a gap drawn evenly around the mean, from half of it to one and a
+half times (nearer where gold is frequent: there are never two in a row), so that nobody can count
+it out. It is drawn by a hash of the reviewer and of the gold before, so that asking twice gives the
+same answer and the tasks left can be counted exactly.
 """
 
 import hashlib
@@ -24,13 +25,14 @@ def _even(*parts: object) -> float:
 
 
 def gap(*, percent: int, project_id: int, reviewer_id: int, task_id: int) -> int:
-    """How many tasks after this gold task the next one comes; its mean is 100 / percent.
+    """How many tasks after this gold task the next one comes, 2 at least; its mean is 100 / percent.
 
     `task_id` is 0 before the first.
     """
-    parts = (project_id, reviewer_id, task_id)
-    middle = 100 / percent * (0.5 + _even(*parts, "where"))
-    return max(1, floor(middle + _even(*parts, "rounding")))
+    parts, mean = (project_id, reviewer_id, task_id), 100 / percent
+    spread = min(mean / 2, mean - 2)
+    drawn = mean + spread * (2 * _even(*parts, "where") - 1)
+    return floor(drawn + _even(*parts, "rounding"))
 
 
 @dataclass(frozen=True)

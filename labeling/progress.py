@@ -9,6 +9,7 @@ from django.db.models import Avg, Count, Max, Q
 from django.utils import timezone
 
 from accounts.models import User
+from labeling import gold_schedule
 from labeling.models import Project, Ranking, Skip, Slot, Task
 
 COUNTED_AT_MOST = 1000
@@ -48,7 +49,10 @@ class ReviewerProgress:
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
-    """What they ranked today and how many tasks wait for them. Four queries, each bounded."""
+    """What they ranked today and how many tasks wait for them. Four queries, each bounded.
+
+    Gold among real work counts like any other, and costs two more; else the count would tell it.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             _WAITING,
@@ -58,12 +62,13 @@ def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
     held = Slot.objects.filter(
         project=project, reviewer=reviewer, leased_until__isnull=False
     ).count()
+    waiting = tasks + held + gold_schedule.upcoming(project, reviewer, tasks)
     seconds = pace(project, reviewer)
     return ReviewerProgress(
         today=done_today(project, reviewer),
-        waiting=tasks + held,
+        waiting=waiting,
         capped=slots >= COUNTED_AT_MOST,
-        minutes=None if seconds is None else max(1, round(seconds * (tasks + held) / 60)),
+        minutes=None if seconds is None else max(1, round(seconds * waiting / 60)),
     )
 
 
