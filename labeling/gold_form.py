@@ -56,7 +56,9 @@ class Rows(forms.BaseFormSet):
         return [said for form in self.forms if (said := form.constraint())]
 
 
-ConstraintRows = formset_factory(ConstraintRow, formset=Rows, extra=SPARE_ROWS, absolute_max=200)
+ConstraintRows = formset_factory(
+    ConstraintRow, formset=Rows, extra=SPARE_ROWS, max_num=100, absolute_max=100
+)
 
 
 class GoldForm(forms.Form):

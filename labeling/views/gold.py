@@ -202,9 +202,10 @@ def _filled(
         valid = form.is_valid() & rows.is_valid()
         return form, rows, None if valid else "Not saved yet: see what is marked."
     sent = with_more_rows(request.POST) if request.method == "POST" else None
-    known = (
-        {"purpose": one.purpose, "explanation": one.explanation} if one else {"purpose": "check"}
-    )
+    known = {
+        "purpose": one.purpose if one else Gold.Purpose.CHECK.value,
+        "explanation": one.explanation if one else "",
+    }
     typed = {name: sent[name] for name in known if name in sent} if sent else {}
     return GoldForm(initial=known | typed), rows_of(constraints, letters, sent), None
 
