@@ -56,7 +56,7 @@ export class Flow {
     if (this.outbox.waiting().some((entry) => entry.slot === form.dataset.slot)) return;
     if (this.waiting) return;
     this.atHand = form;
-    document.dispatchEvent(new CustomEvent("sheet:ready", { detail: { form } }));
+    this.page.sheet.form.dataset.next = "ready";
   }
 
   // Sending

@@ -3,31 +3,12 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from labeling.models import Ranking, Skip, Slot
-from tests.browser.conftest import World
+from tests.browser.desk import in_letters, press, sent
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-def in_letters(ranking: Ranking) -> list[str]:
-    """The tiers in the letters that were shown: ["B", "AC", "D"]."""
-    letter = dict(zip(ranking.shown_order, "ABCDEFGHI", strict=False))
-    return ["".join(sorted(letter[i] for i in tier)) for tier in ranking.tiers]
-
-
-def press(page: Page, *keys: str) -> int:
-    for key in keys:
-        page.keyboard.press(key)
-    return len(keys)
-
-
-def sent(page: Page, world: World, count: int) -> Ranking:
-    """The newest ranking, once the page has moved on from the one before."""
-    expect(page.locator("#review-progress, .empty")).to_contain_text(f"{count} done today")
-    assert Ranking.objects.count() == count
-    return Ranking.objects.latest("id")
 
 
 def test_it_ranks_ten_tasks_by_keyboard_alone_with_ties_in_at_most_twelve_presses(visit, world):
