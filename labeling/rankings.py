@@ -193,9 +193,14 @@ def can_undo(ranking: Ranking) -> bool:
         and ranking.supersedes_id is None
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
-        and timezone.now() - ranking.created_at < UNDO_FOR
+        and undo_seconds(ranking) > 0
         and not gold.exists()
     )
+
+
+def undo_seconds(ranking: Ranking) -> int:
+    """For how much longer it can be taken back; 0 or less when it cannot."""
+    return int((ranking.created_at + UNDO_FOR - timezone.now()).total_seconds())
 
 
 @transaction.atomic
@@ -348,7 +353,8 @@ def _again(
         raise InvalidRanking(
             {"ranking": _("You have ranked this task, and it can no longer be revised.")}
         )
-    return _supersede(earlier, key, content, task, version_shown(task.project, guideline_version))
+    project = Project.objects.select_related("current_version").get(pk=task.project_id)
+    return _supersede(earlier, key, content, task, version_shown(project, guideline_version))
 
 
 def _supersede(

@@ -159,11 +159,12 @@ def _sheet_context(request: HttpRequest, project: Project, sheet: Sheet) -> Cont
 
 
 def _page(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
+    bar = _bar(project, user_of(request))
     context = {
-        **_bar(project, user_of(request)),
+        **bar,
         **_sheet_context(request, project, sheet),
         "skip_form": SkipForm(auto_id="skip_%s"),
-        "undo_seconds": int(rankings.UNDO_FOR.total_seconds()),
+        "undo_seconds": rankings.undo_seconds(bar["last"]) if bar["can_undo"] else 0,
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if sheet.errors else HTTPStatus.OK
     return render(request, "labeling/review.html", context, status=status)
