@@ -5,7 +5,6 @@ reload and a retry the same ranking. One that arrives after its slot went to som
 another free slot of the task, and failing that is kept as an extra.
 """
 
-import hashlib
 import math
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +17,7 @@ from django.db.models import OuterRef, Q
 from django.utils import timezone
 
 from accounts.models import User
+from labeling.display import shown_order_for
 from labeling.models import Criterion, GuidelineVersion, Project, Ranking, Slot, Task, TaskResponse
 from labeling.queue import NextPosition
 from labeling.text import storable
@@ -224,8 +224,7 @@ def submit(
         response_ids=slot.response_ids,
         version=slot.task.project.current_version or current_version(slot.task.project),
         idempotency_key=idempotency_key,
-        shown_order=_shown_order(held, reviewer)
-        or shown_order_for(slot.task_id, reviewer.pk, slot.response_ids),
+        shown_order=_shown_order(slot, reviewer, slot.response_ids),
         source=Ranking.Source.REVIEW,
         extra=held is None,
     )
@@ -324,16 +323,6 @@ def current_version(project: Project) -> GuidelineVersion:
     return version
 
 
-def shown_order_for(task_id: int, reviewer_id: int, response_ids: Collection[int]) -> list[int]:
-    """The shuffle that labeling.queue.CLAIM stores, also after someone else took the slot."""
-
-    def shuffled(response: int) -> str:
-        text = f"{task_id}:{reviewer_id}:{response}"
-        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-    return sorted(response_ids, key=shuffled)
-
-
 def _lock_slots(task: Task) -> list[Slot]:
     """All of them, in one order, so that whatever happens to a task happens one at a time."""
     return list(Slot.objects.filter(task=task).order_by("number").select_for_update())
@@ -395,8 +384,11 @@ def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Proj
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 
 
-def _shown_order(slot: Slot | None, reviewer: User) -> list[int] | None:
-    return slot.shown_order if slot is not None and slot.reviewer_id == reviewer.pk else None
+def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> list[int]:
+    """What the form of this slot showed, whoever has the slot by now."""
+    if slot.reviewer_id == reviewer.pk and slot.shown_order:
+        return slot.shown_order
+    return shown_order_for(slot.task_id, slot.number, response_ids)
 
 
 def _response_ids(task: Task) -> list[int]:
@@ -434,6 +426,7 @@ def _fill(slot: Slot, ranking: Ranking) -> None:
         reviewer=ranking.reviewer_id,
         leased_until=None,
         ranking=ranking,
+        ahead=False,
         shown_order=ranking.shown_order,
         draft=None,
         draft_by=None,
