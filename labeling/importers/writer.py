@@ -19,7 +19,7 @@ from django.utils import timezone
 from psycopg.types.json import Jsonb
 
 from accounts.models import User
-from labeling import rankings
+from labeling import findings, rankings
 from labeling.importers.records import (
     BadInput,
     PromptRecord,
@@ -29,7 +29,7 @@ from labeling.importers.records import (
     TaskRecord,
 )
 from labeling.models import Criterion, Project, Prompt, Ranking, Response, Task, digest
-from labeling.queue import NewTask, add_tasks, copy_rows, reserve_ids
+from labeling.queue import NewTask, copy_rows, reserve_ids
 from labeling.text import storable
 
 PROMPTS_AT_ONCE = 2000
@@ -156,7 +156,11 @@ class Writer:
 
     def _store_tasks(self, stored: list[_Stored]) -> None:
         rows = [(one, task) for one in stored for task in one.record.tasks]
-        added = add_tasks(project=self.project, tasks=[_new_task(*row) for row in rows])
+        added = findings.add_tasks(
+            project=self.project,
+            tasks=[_new_task(*row) for row in rows],
+            ranked=[bool(task.rankings) for _, task in rows],
+        )
         self.written.read["tasks"] += len(rows)
         self.written.new["tasks"] += sum(created for _, created in added)
         made = [

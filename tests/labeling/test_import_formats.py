@@ -152,8 +152,8 @@ def test_a_large_file_is_read_in_little_memory(save, name):
     count = sum(1 for _ in rows(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 4000 and peak < 3_000_000 < path.stat().st_size or name == "a.parquet"
-    assert peak < 4_000_000
+    assert count == 4000 and peak < 4_000_000
+    assert name == "a.parquet" or path.stat().st_size > 2 * peak
 
 
 def test_an_array_is_read_element_by_element(tmp_path):
