@@ -32,8 +32,9 @@ ORDERED = np.array([4.0, 1.0, 1.0])  # right, tie, reversed
 TIED = np.array([1.5, 1.5])  # a tie called a tie, or not
 TRULY = np.array([8.0, 2.0])  # ordered, tied
 
-STEPS_AT_MOST = 1000
-TOLERANCE = 1e-7
+STEPS_AT_MOST = 200
+LONGEST_STEP = 64.0
+TOLERANCE = 1e-5  # of log odds
 REVIEWERS_TOGETHER = 400
 Z = 1.959963984540054
 
@@ -89,7 +90,7 @@ NOBODY_MET = "No two reviewers ranked the same responses, so no one can be check
 
 
 def fit(judgments: Iterable[Judgment]) -> Reliabilities:
-    """About two seconds for 100,000 rankings of four responses. `reason` says why there are none."""
+    """Three to six seconds for 100,000 rankings of four responses. `reason` says why there are none."""
     return fit_pairs(expand(judgments))
 
 
@@ -219,20 +220,47 @@ def posterior(
 
 
 def _em(rows: _Statements, reviewers: int) -> tuple[np.ndarray, float]:
-    """→ (reviewers, 4) right, tie, reversed, tie_of_tie; and the share of ties"""
-    confusion = np.tile(np.r_[ORDERED / ORDERED.sum(), TIED[0] / TIED.sum()], (reviewers, 1))
-    tied = float(TRULY[1] / TRULY.sum())
+    """→ (reviewers, 4) right, tie, reversed, tie_of_tie; and the share of ties
+
+    Steps of EM are drawn out as in SQUAREM, scheme S3 (Varadhan and Roland, Scandinavian Journal
+    of Statistics 35, 2008): ten times fewer than of plain EM. The end is a point that EM keeps.
+    """
+    ordered, called_tie = ORDERED / ORDERED.sum(), TIED[0] / TIED.sum()
+    place = _odds(
+        np.tile(np.r_[ordered, called_tie], (reviewers, 1)), float(TRULY[1] / TRULY.sum())
+    )
     for _ in range(STEPS_AT_MOST):
-        held = posterior(
-            rows.pair, rows.reviewer, rows.said, log_confusion(confusion), log_truth(tied)
-        )
-        held *= rows.weight[:, None]
-        better, share = _m_step(rows, held, reviewers)
-        moved = max(np.abs(better - confusion).max(), abs(share - tied))
-        confusion, tied = better, share
-        if moved < TOLERANCE:
+        once = _step(rows, place)
+        twice = _step(rows, once)
+        first, bend = once - place, (twice - once) - (once - place)
+        if np.abs(first).max() < TOLERANCE:
             break
-    return confusion, tied
+        length = -float(np.linalg.norm(first) / max(np.linalg.norm(bend), 1e-12))
+        length = min(-1.0, max(length, -LONGEST_STEP))
+        place = _step(rows, np.clip(place - 2 * length * first + length**2 * bend, -20, 20))
+    return _chances(place)
+
+
+def _step(rows: _Statements, place: np.ndarray) -> np.ndarray:
+    confusion, tied = _chances(place)
+    held = posterior(rows.pair, rows.reviewer, rows.said, log_confusion(confusion), log_truth(tied))
+    held *= rows.weight[:, None]
+    return _odds(*_m_step(rows, held, len(confusion)))
+
+
+def _odds(confusion: np.ndarray, tied: float) -> np.ndarray:
+    """Without bounds: the parameters of `_scores`, flat, and the log odds of a tie in truth."""
+    right, tie, wrong, tie_of_tie = confusion.T
+    odds = np.log([right / wrong, tie / wrong, tie_of_tie / (1 - tie_of_tie)]).T
+    return np.r_[odds.ravel(), np.log(tied / (1 - tied))]
+
+
+def _chances(place: np.ndarray) -> tuple[np.ndarray, float]:
+    odds = np.exp(place)
+    right, tie, of_tie = odds[:-1].reshape(-1, 3).T
+    total = 1 + right + tie
+    confusion = np.column_stack([right / total, tie / total, 1 / total, of_tie / (1 + of_tie)])
+    return confusion, float(odds[-1] / (1 + odds[-1]))
 
 
 def _m_step(rows: _Statements, held: np.ndarray, reviewers: int) -> tuple[np.ndarray, float]:
