@@ -17,6 +17,7 @@ from django.db.models import OuterRef, Q
 from django.utils import timezone
 
 from accounts.models import User
+from labeling import overlap
 from labeling.display import shown_order_for
 from labeling.models import Criterion, GuidelineVersion, Project, Ranking, Slot, Task, TaskResponse
 from labeling.queue import NextPosition
@@ -230,6 +231,7 @@ def submit(
     )
     if held is not None:
         _fill(held, ranking)
+    overlap.after_ranking(slot.task)
     return Submission(ranking, duplicate=False, extra=held is None)
 
 
@@ -304,6 +306,7 @@ def record(
     free = [slot for slot in slots if slot.reviewer_id is None]
     held = [slot for slot in slots if _holds(slot, reviewer)]
     _fill(next(iter(held + free), None) or _another_slot(task, slots), ranking)
+    overlap.after_ranking(task)
     return ranking, True
 
 
@@ -364,6 +367,7 @@ def _supersede(old: Ranking, key: uuid.UUID, content: Content, task: Task) -> Su
         supersedes=old,
     )
     Slot.objects.filter(ranking=old).update(ranking=ranking)
+    overlap.after_ranking(task)
     return Submission(ranking, duplicate=False, extra=ranking.extra)
 
 
