@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from labeling.views import data, project, quality, review
+from labeling.views import data, disputes, others, project, quality, relabel, review, settings
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -8,12 +8,17 @@ of_a_project = [
     path("quality/", quality.quality, name="project-quality"),
     path("data/", data.data, name="project-data"),
     path("data/<int:task_id>/", data.task, name="project-task"),
+    path("disputes/", disputes.disputes, name="project-disputes"),
+    path("disputes/<int:task_id>/", disputes.dispute, name="project-dispute"),
+    path("relabel/", relabel.relabel, name="project-relabel"),
+    path("settings/", settings.settings, name="project-settings"),
     path("review/", review.review, name="review"),
     path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),
     path("review/slot/<int:slot_id>/draft/", review.save_draft, name="review-draft"),
     path("review/slot/<int:slot_id>/renew/", review.renew, name="review-renew"),
     path("review/history/", review.history, name="review-history"),
     path("review/history/<int:ranking_id>/", review.own_ranking, name="review-ranking"),
+    path("review/history/<int:ranking_id>/others/", others.others, name="review-others"),
 ]
 
 urlpatterns = [

@@ -14,6 +14,7 @@ from accounts.access import user_of
 from accounts.models import User
 from labeling import progress, queue
 from labeling.access import project_for
+from labeling.blindness import may_see_models, may_see_others
 from labeling.forms import (
     Fields,
     SkipForm,
@@ -185,6 +186,11 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         "rankings": rankings[:PAGE],
         "older": rankings[PAGE - 1].pk if len(rankings) > PAGE else None,
         "newer": bool(before),
+        "sees_others": any(
+            may(user_of(request), project, one.task)
+            for one in rankings[:1]
+            for may in (may_see_others, may_see_models)
+        ),
     }
     return render(request, "labeling/history.html", context)
 
