@@ -26,7 +26,7 @@ from labeling.adjudication import (
 from labeling.blindness import may_see_models
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.outcomes import OutcomeForm, ranks_of
-from labeling.rankings import FLAGS
+from labeling.judgments import FLAGS
 from labeling.text import render as render_text
 from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
