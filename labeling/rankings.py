@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User
+from labeling import overlap
 from labeling.display import shown_order_for
 from labeling.judgments import ANYTHING, LONGEST_RATIONALE, Content, Errors, Policy, problems
 from labeling.models import (
@@ -123,6 +124,7 @@ def submit(
     )
     if held is not None:
         _fill(held, ranking)
+    overlap.after_ranking(slot.task)
     return Submission(ranking, duplicate=False, extra=held is None)
 
 
@@ -288,6 +290,7 @@ def record(
     free = [slot for slot in slots if slot.reviewer_id is None]
     held = [slot for slot in slots if _holds(slot, reviewer)]
     _fill(next(iter(held + free), None) or _another_slot(task, slots), ranking)
+    overlap.after_ranking(task)
     return ranking, True
 
 
@@ -375,6 +378,7 @@ def _supersede(
         supersedes=old,
     )
     Slot.objects.filter(ranking=old).update(ranking=ranking)
+    overlap.after_ranking(task)
     return Submission(ranking, duplicate=False, extra=ranking.extra)
 
 
@@ -385,12 +389,14 @@ def _holds(slot: Slot, reviewer: User) -> bool:
 def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Project) -> Slot | None:
     """The one they hold, else the one they had, else any free one of the task.
 
-    Raises InvalidRanking for someone who neither holds a slot nor belongs to the project.
+    Raises InvalidRanking for someone who holds no slot and never held one, or who has left.
     """
     if held := next((slot for slot in slots if _holds(slot, reviewer)), None):
         return held
     if not Project.objects.visible_to(reviewer).filter(pk=project.pk).exists():
         raise InvalidRanking({"slot": _("You do not belong to this project any more.")})
+    if not any(reviewer.pk in (slot.had_by or ()) for slot in slots):
+        raise InvalidRanking({"slot": _("This task was not given to you. Ask for the next one.")})
     free = [slot for slot in slots if slot.reviewer_id is None]
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 
