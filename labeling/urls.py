@@ -15,6 +15,7 @@ of_a_project = [
     path("gold/allow/<int:user_id>/", gold.allow_again, name="project-gold-allow"),
     path("review/", review.review, name="review"),
     path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
+    path("review/qualification/", gold.own_qualification, name="review-qualification"),
     path("review/next/", review.next_sheet, name="review-next"),
     path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
     path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),
