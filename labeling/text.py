@@ -6,6 +6,7 @@ without HTML, the result goes through an allowlist, and the Content-Security-Pol
 """
 
 import re
+import unicodedata
 from collections.abc import MutableMapping, Sequence
 from html import escape
 from typing import Any
@@ -14,6 +15,7 @@ import nh3
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
 MARKDOWN_LIMIT = 30_000
@@ -24,9 +26,10 @@ SHOWN_LIMIT = 2_000_000
 TABLE_LIMIT = 10_000
 """So many cells; short rows are filled up to the header's width, so a small text can hold many."""
 
-BLOCKS = {"p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "td", "th"}
-TAGS = BLOCKS | {"a", "br", "code", "em", "hr", "pre", "s", "strong"}
-TAGS |= {"table", "thead", "tbody", "tr"}
+BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
+CONTAINERS = {"ul", "ol", "blockquote", "table"}
+TAGS = BLOCKS | CONTAINERS | {"a", "br", "code", "em", "hr", "pre", "s", "strong"}
+TAGS |= {"thead", "tbody", "tr"}
 
 HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline, return
@@ -114,15 +117,47 @@ def _below_the_page(tag: str) -> str:
     return f"h{min(6, int(tag[1]) + 2)}"
 
 
+def _direct_containers(state: StateCore) -> None:
+    """A list, a quote or a table runs as its first letter does: its marks, bars and columns too.
+
+    `dir="auto"` cannot say so there: it looks past descendants that have a direction of their own.
+    """
+    undirected: list[Token] = []
+    for token in state.tokens:
+        if token.tag in CONTAINERS and token.nesting == 1:
+            undirected.append(token)
+        elif token.type == "inline" and undirected and (direction := _direction(token.content)):
+            for container in undirected:
+                container.attrSet("dir", direction)
+            undirected = []
+
+
+def _direction(text: str) -> str | None:
+    for character in text:
+        kind = unicodedata.bidirectional(character)
+        if kind in {"L", "R", "AL"}:
+            return "ltr" if kind == "L" else "rtl"
+    return None
+
+
 _parser = MarkdownIt("commonmark", {"html": False, "linkify": False}, renderer_cls=_Renderer)
 _parser.enable(["table", "strikethrough"])
+_parser.core.ruler.push("direct_containers", _direct_containers)
 
 _cleaner = nh3.Cleaner(
     tags=TAGS,
-    attributes={"*": set(), "a": {"href"}, "ol": {"start"}},
+    attributes={
+        "*": set(),
+        "a": {"href"},
+        "ol": {"start", "dir"},
+        "ul": {"dir"},
+        "blockquote": {"dir"},
+        "table": {"dir"},
+    },
     set_tag_attribute_values={
         **{tag: {"dir": "auto"} for tag in BLOCKS},
         "pre": {"dir": "auto", "tabindex": "0"},
+        "table": {"tabindex": "0"},
         "code": {"dir": "auto"},
         "a": {"target": "_blank"},
     },

@@ -22,6 +22,14 @@ const PLAIN = {
   "?": "help",
 };
 
+// What static/js/reading.js does; it listens for these names.
+const READING = { m: "differences", p: "together", t: "turns", l: "whole" };
+
+function read(name, event) {
+  const detail = { name, next: event.shiftKey };
+  document.dispatchEvent(new CustomEvent("reading:do", { detail }));
+}
+
 function responseIndex(event) {
   const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
   if (digit) return Number(digit[1]) - 1;
@@ -56,6 +64,8 @@ function act(event, verbs) {
   if (inRadios && event.key.startsWith("Arrow")) return null;
   if (event.key === "Escape") return () => event.target.blur();
   if (event.key === "j" || event.key === "k") return () => verbs.read(event.key === "j" ? 1 : -1);
+  const reading = READING[event.key.toLowerCase()];
+  if (reading) return () => read(reading, event);
   const name = PLAIN[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   const id = verbs.letter(responseIndex(event));
   // Named keys go first: on some keyboards "-" lies on a digit.

@@ -197,20 +197,6 @@ function setUpGuideline() {
   });
 }
 
-function foldGiants() {
-  for (const body of form.querySelectorAll(".answer-body")) {
-    if (body.scrollHeight < 900) continue;
-    const button = document.createElement("button");
-    Object.assign(button, { type: "button", className: "button-quiet button-small answer-unfold", textContent: "Show all of it" });
-    body.classList.add("answer-folded");
-    button.addEventListener("click", () => {
-      body.classList.remove("answer-folded");
-      button.remove();
-    });
-    body.after(button);
-  }
-}
-
 const clock = new Clock(form);
 clock.show = (seconds, running) => {
   const output = document.getElementById("active-time");
@@ -233,7 +219,6 @@ form.dataset.layout = localStorage.getItem("tiebreak-layout") || "side";
 state.rows = readForm();
 paint();
 setUpGuideline();
-foldGiants();
 listen({ form, verbs, onPending: () => draft.save() });
 if (form.dataset.renewUrl) clock.renewEvery(Number(form.dataset.renewSeconds), () => onDraft("lost"));
 form.addEventListener("input", () => draft.save());
