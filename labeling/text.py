@@ -7,7 +7,7 @@ without HTML, the result goes through an allowlist, and the Content-Security-Pol
 
 import re
 import unicodedata
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from html import escape
 from typing import Any
 
@@ -23,12 +23,15 @@ MARKDOWN_LIMIT = 30_000
 
 SHOWN_LIMIT = 2_000_000
 
+BLOCK = 4_000
+"""A long text comes in blocks of so many characters; a browser lays out those in sight only."""
+
 TABLE_LIMIT = 10_000
 """So many cells; short rows are filled up to the header's width, so a small text can hold many."""
 
 BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
 CONTAINERS = {"ul", "ol", "blockquote", "table"}
-TAGS = BLOCKS | CONTAINERS | {"a", "br", "code", "em", "hr", "pre", "s", "strong"}
+TAGS = BLOCKS | CONTAINERS | {"a", "br", "code", "em", "hr", "pre", "s", "samp", "strong"}
 TAGS |= {"thead", "tbody", "tr"}
 
 HIDDEN = re.compile(
@@ -37,6 +40,11 @@ HIDDEN = re.compile(
     "\u202a-\u202e\u2066-\u2069"  # direction overrides, embeddings and isolates
     "\U000e0000-\U000e01ef\ufff9-\ufffb]"  # tags and supplementary variation selectors
     "|(?<=[\x00-\x7f])[\u200c\u200d\u00ad]|[\u200c\u200d\u00ad](?=[\x00-\x7f])"
+    "|(?<=[\x00-\x7f])[\u061c\u200e\u200f](?=[\x00-\x7f])"  # marks of direction amid ASCII
+)
+STACKED = re.compile(
+    "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{6})"
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
 )
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -49,9 +57,11 @@ def storable(text: str) -> str:
 def visible(text: str) -> str:
     """The text with invisible and direction-changing characters written out as ⟦U+202E⟧.
 
-    Joiners between letters that are not ASCII stay: emoji and several scripts need them.
+    Joiners between letters that are not ASCII stay: emoji and several scripts need them. Of accents
+    piled upon one letter, which would cover the lines above, the first six stay.
     """
-    return HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    shown = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    return STACKED.sub(lambda match: f"{match[1]}⟦{len(match[0]) - 6} more accents⟧", shown)
 
 
 def shortened(text: str, limit: int = 120) -> str:
@@ -68,12 +78,24 @@ def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     """
     text = visible(storable(markdown[:SHOWN_LIMIT]).replace("\r\n", "\n").replace("\r", "\n"))
     if len(text) > MARKDOWN_LIMIT or _table_cells(text) > TABLE_LIMIT:
-        html = f"<pre>{escape(text)}</pre>"
+        html = "".join(f"<samp>{escape(block)}</samp>" for block in _blocks(text))
     else:
         html = _parser.render(text, {"breaks": line_breaks})
     if len(markdown) > SHOWN_LIMIT:
         html += f"<p>… {len(markdown) - SHOWN_LIMIT:,} more characters are not shown.</p>"
     return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The whole text in pieces that end with a line or a word where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + BLOCK
+        if end < len(text):
+            at = max(text.rfind("\n", start, end), text.rfind(" ", start + BLOCK // 2, end))
+            end = at + 1 if at > start else end
+        yield text[start:end]
+        start = end
 
 
 def _table_cells(text: str) -> int:
@@ -159,6 +181,7 @@ _cleaner = nh3.Cleaner(
         "pre": {"dir": "auto", "tabindex": "0"},
         "table": {"tabindex": "0"},
         "code": {"dir": "auto"},
+        "samp": {"dir": "auto"},
         "a": {"target": "_blank"},
     },
     url_schemes={"http", "https", "mailto"},

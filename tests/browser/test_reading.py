@@ -108,7 +108,8 @@ def test_it_scrolls_wide_code_and_tables_in_a_box_of_their_own(visit, world):
 def test_it_wraps_a_text_that_is_too_long_for_markdown(visit, world):
     world.add_task("An ordinary sentence about a lamp. " * 1500, "Short.")
     page = visit(world.review, world.reviewer)
-    raw = page.locator(".answer-body pre")
+    raw = page.locator(".answer-body samp").first
+    expect(raw).to_be_visible()
     assert raw.evaluate("one => one.scrollWidth <= one.clientWidth")
 
 
