@@ -51,7 +51,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
         "first": found[0] if found else None,
         "causes": causes(project),
         "decided": [
-            (one, shortened(str(one.task.prompt), 140))
+            (one, shortened(str(one.task.prompt.messages[-1]["content"]), 140))
             for one in decided.order_by("-created_at")[:DECIDED_SHOWN]
         ],
     }
