@@ -18,6 +18,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "The queue": ("lease_minutes",),
 }
 FIELDS = tuple(name for names in SECTIONS.values() for name in names)
+FIELDSETS: list[tuple[str, Any]] = [(name, {"fields": names}) for name, names in SECTIONS.items()]
 
 RANGES = {
     "rankings_per_task": (1, 9),
