@@ -175,6 +175,11 @@ LOGOUT_REDIRECT_URL = "login"
 FORM_RENDERER = "config.forms.Renderer"
 
 LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("de", "Deutsch")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
+LANGUAGE_COOKIE_SAMESITE = "Lax"
+LANGUAGE_COOKIE_SECURE = HTTPS
 TIME_ZONE = variable(
     "TIEBREAK_TIME_ZONE", "UTC", "Time zone of the pages, such as Europe/Zurich."
 ).text()

@@ -2,6 +2,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
 from config.health import health
+from config.language import Catalog
 from config.views import home, projects
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -12,6 +13,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("runs/", include("runs.urls")),
     path("", include("reward.urls")),
     path("", include("finetune.urls")),
+    path("i18n.js", Catalog.as_view(), name="words"),
+    path("i18n/", include("django.conf.urls.i18n")),
     path("health/", health, name="health"),
     path("admin/", admin.site.urls),
 ]

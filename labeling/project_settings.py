@@ -7,8 +7,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import transaction
 
 from accounts.models import User, audit
+from labeling.judgments import LONGEST_RATIONALE
 from labeling.models import Project
-from labeling.rankings import LONGEST_RATIONALE
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "How many rankings": ("rankings_per_task", "overlap", "rankings_at_most", "certainty"),

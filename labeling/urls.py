@@ -1,6 +1,17 @@
 from django.urls import include, path
 
-from labeling.views import data, disputes, others, project, quality, relabel, review, settings
+from labeling.views import (
+    confirmation,
+    data,
+    disputes,
+    history,
+    others,
+    project,
+    quality,
+    relabel,
+    review,
+    settings,
+)
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -13,11 +24,14 @@ of_a_project = [
     path("relabel/", relabel.relabel, name="project-relabel"),
     path("settings/", settings.settings, name="project-settings"),
     path("review/", review.review, name="review"),
+    path("review/next/", review.next_sheet, name="review-next"),
+    path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
     path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),
     path("review/slot/<int:slot_id>/draft/", review.save_draft, name="review-draft"),
     path("review/slot/<int:slot_id>/renew/", review.renew, name="review-renew"),
-    path("review/history/", review.history, name="review-history"),
-    path("review/history/<int:ranking_id>/", review.own_ranking, name="review-ranking"),
+    path("review/history/", history.history, name="review-history"),
+    path("review/history/<int:ranking_id>/", history.own_ranking, name="review-ranking"),
+    path("review/history/<int:ranking_id>/undo/", review.undo, name="review-undo"),
     path("review/history/<int:ranking_id>/others/", others.others, name="review-others"),
 ]
 

@@ -24,9 +24,9 @@ from labeling.adjudication import (
     open_disputes,
 )
 from labeling.blindness import may_see_models
+from labeling.judgments import FLAGS
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.outcomes import OutcomeForm, ranks_of
-from labeling.rankings import FLAGS
 from labeling.text import render as render_text
 from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
@@ -178,7 +178,7 @@ class _Case:
 
     def _ranking(self, ranking: Ranking) -> dict[str, Any]:
         flags = [
-            f"{self.letters.get(int(response), '?')}: {FLAGS.get(flag, flag).lower()}"
+            f"{self.letters.get(int(response), '?')}: {str(FLAGS.get(flag, flag)).lower()}"
             for response, flagged in ranking.flags.items()
             for flag in flagged
         ]

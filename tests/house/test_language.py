@@ -1,0 +1,48 @@
+"""The pages speak the reader's language: the browser's first, then the one chosen."""
+
+import pytest
+from django.test import Client
+
+from config.language import FINGERPRINT
+
+pytestmark = pytest.mark.django_db
+
+
+def test_it_speaks_the_language_of_the_browser_and_english_otherwise(client: Client) -> None:
+    german = client.get("/login/", headers={"accept-language": "de-CH,de;q=0.9"})
+    french = client.get("/login/", headers={"accept-language": "fr"})
+    assert '<html lang="de"' in german.content.decode() and "Anmelden" in german.content.decode()
+    assert '<html lang="en"' in french.content.decode() and "Sign in" in french.content.decode()
+
+
+def test_it_keeps_the_language_that_was_chosen(client: Client) -> None:
+    sent = client.post("/i18n/setlang/", {"language": "de", "next": "/login/?next=/projects/"})
+    assert (sent.status_code, sent["Location"]) == (302, "/login/?next=/projects/")
+    assert sent.cookies["django_language"]["max-age"] > 300 * 24 * 3600
+    page = client.get("/login/", headers={"accept-language": "en"}).content.decode()
+    assert "Anmelden" in page and 'value="en" lang="en"' in page
+
+
+def test_it_needs_a_token_to_change_the_language_and_leads_to_no_other_server() -> None:
+    client = Client(enforce_csrf_checks=True)
+    assert client.post("/i18n/setlang/", {"language": "de"}).status_code == 403
+    sent = Client().post("/i18n/setlang/", {"language": "de", "next": "https://evil.example/"})
+    assert sent["Location"] == "/"
+
+
+def test_it_serves_the_words_of_the_scripts_in_the_language_of_the_address(client: Client) -> None:
+    address = f"/i18n.js?language=de&words={FINGERPRINT}"
+    words = client.get(address, headers={"accept-language": "en"})
+    assert words["Content-Type"].startswith("text/javascript")
+    assert "immutable" in words["Cache-Control"]
+    assert (
+        address.replace("&", "&amp;")
+        in client.get("/login/", headers={"accept-language": "de"}).content.decode()
+    )
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?language=de&words=old", "?language=xx&words=" + FINGERPRINT]
+)
+def test_it_lets_no_browser_keep_words_that_may_change(client: Client, query: str) -> None:
+    assert client.get("/i18n.js" + query)["Cache-Control"] == "no-cache"

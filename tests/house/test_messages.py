@@ -1,0 +1,63 @@
+"""The German of the pages: complete, compiled, and fitting its placeholders."""
+
+import gettext
+import re
+
+import pytest
+
+from tests import messages
+
+FILES = [(domain, language) for domain in messages.SOURCES for language in messages.LANGUAGES]
+HOW = "Run `python -m tests.messages` and fill in the .po file."
+PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?[sd]|\{(\w*)\}|<[^>]+>|&\w+;")
+
+
+@pytest.mark.parametrize(("domain", "language"), FILES)
+def test_it_translates_every_sentence(domain: str, language: str) -> None:
+    catalog = messages.read(domain, language)
+    missing = []
+    for place, text, context in messages.messages(domain):
+        known = catalog.get(text, context)
+        if known is None or not all(messages.texts(known.string)):
+            missing.append(f"{place}: {text}")
+    assert missing == [], HOW
+
+
+@pytest.mark.parametrize(("domain", "language"), FILES)
+def test_it_keeps_no_sentence_that_no_page_says(domain: str, language: str) -> None:
+    said = {
+        (text if isinstance(text, str) else text[0], context)
+        for _, text, context in messages.messages(domain)
+    }
+    kept = {(messages.texts(one.id)[0], one.context) for one in messages.read(domain, language)}
+    assert kept - {("", None)} - said == set(), HOW
+
+
+@pytest.mark.parametrize(("domain", "language"), FILES)
+def test_it_has_compiled_what_is_written(domain: str, language: str) -> None:
+    path = messages.po_path(domain, language).with_suffix(".mo")
+    with path.open("rb") as file:
+        served = gettext.GNUTranslations(file)
+    for message in messages.read(domain, language):
+        if not message.id:
+            continue
+        first, context = messages.texts(message.id)[0], message.context
+        key = f"{context}\x04{first}" if context else first
+        for number, text in enumerate(messages.texts(message.string)):
+            name = (key, number) if message.pluralizable else key
+            assert served._catalog.get(name) == text, HOW  # type: ignore[attr-defined]
+    written = {messages.texts(one.id)[-1] for one in messages.read(domain, language)}
+    assert len(served._catalog) >= len(written)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("domain", "language"), FILES)
+def test_it_fills_the_same_blanks_in_every_language(domain: str, language: str) -> None:
+    wrong = []
+    for message in messages.read(domain, language):
+        wanted = set(PLACEHOLDER.findall(messages.texts(message.id)[-1]))
+        for text in messages.texts(message.string) if message.id else ():
+            if set(PLACEHOLDER.findall(text)) - wanted or (
+                not message.pluralizable and set(PLACEHOLDER.findall(text)) != wanted
+            ):
+                wrong.append((message.id, text))
+    assert wrong == []
