@@ -70,7 +70,7 @@ class ProjectAdmin(OwnProjectsAdmin):
     form = project_settings.PolicyForm
     fieldsets = (
         (None, {"fields": ("slug", "name", "description", "current_version", "created_at")}),
-        *((name, {"fields": fields}) for name, fields in project_settings.SECTIONS.items()),
+        *project_settings.FIELDSETS,
         ("Its life", {"fields": ("simulated", "archived_at")}),
     )
 
