@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from labeling.views import data, project, quality, review
+from labeling.views import data, findings, imports, project, quality, review
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -8,6 +8,10 @@ of_a_project = [
     path("quality/", quality.quality, name="project-quality"),
     path("data/", data.data, name="project-data"),
     path("data/<int:task_id>/", data.task, name="project-task"),
+    path("data/import/", imports.choose, name="project-import"),
+    path("data/import/<uuid:key>/", imports.look, name="project-import-look"),
+    path("findings/", findings.waiting, name="project-findings"),
+    path("findings/decide/", findings.decide, name="project-findings-decide"),
     path("review/", review.review, name="review"),
     path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),
     path("review/slot/<int:slot_id>/draft/", review.save_draft, name="review-draft"),
