@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts.models import User
-from labeling import findings, guideline_admin, queue
+from labeling import findings, gold_admin, guideline_admin, queue
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
 from labeling.models import (
@@ -26,7 +26,7 @@ from labeling.models import (
 )
 from labeling.text import render, shortened, storable
 
-assert guideline_admin
+assert gold_admin and guideline_admin
 
 
 def link(name: str, pk: int, text: object) -> SafeString:
