@@ -1,6 +1,16 @@
 from django.urls import include, path
 
-from labeling.views import confirmation, data, gold, history, project, quality, review
+from labeling.views import (
+    confirmation,
+    data,
+    findings,
+    gold,
+    history,
+    imports,
+    project,
+    quality,
+    review,
+)
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -8,6 +18,10 @@ of_a_project = [
     path("quality/", quality.quality, name="project-quality"),
     path("data/", data.data, name="project-data"),
     path("data/<int:task_id>/", data.task, name="project-task"),
+    path("data/import/", imports.choose, name="project-import"),
+    path("data/import/<uuid:key>/", imports.look, name="project-import-look"),
+    path("findings/", findings.waiting, name="project-findings"),
+    path("findings/decide/", findings.decide, name="project-findings-decide"),
     path("gold/", gold.gold_list, name="project-gold"),
     path("gold/<int:gold_id>/", gold.gold_detail, name="project-gold-detail"),
     path("gold/<int:gold_id>/retire/", gold.gold_retire, name="project-gold-retire"),

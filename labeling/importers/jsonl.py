@@ -79,7 +79,7 @@ def _known(value: Any, names: set[str], what: str, line: int) -> None:
 def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     responses = [_response(response, line) for response in _list(value, "responses", line)]
     places = _places_by_name(value.get("responses") or [], line)
-    if value.get("tasks"):
+    if value.get("tasks") is not None:
         if value.get("rankings"):
             raise BadInput('rankings stand in "tasks" or beside "responses", not in both.', line)
         tasks = [_task(one, places, line) for one in _list(value, "tasks", line)]

@@ -45,6 +45,8 @@ class Written:
 
     read: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)
+    held: int = 0
+    """New tasks that nobody gets before a lead has looked."""
 
     def known(self, name: str) -> int:
         return self.read[name] - self.new[name]
@@ -163,7 +165,9 @@ class Writer:
             ranked=[bool(task.rankings) for _, task in rows],
         )
         self.written.read["tasks"] += len(rows)
-        self.written.new["tasks"] += sum(created for _, created in added)
+        fresh = [pk for pk, created in added if created]
+        self.written.new["tasks"] += len(fresh)
+        self.written.held += Task.objects.filter(pk__in=fresh, held=True).count()
         for (one, task), (task_id, _) in zip(rows, added, strict=True):
             if task.gold is not None:
                 _store_gold(task_id, task.line, one.response_ids, task.gold)
