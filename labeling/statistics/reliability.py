@@ -322,7 +322,10 @@ def _sandwich(
     columns = np.zeros((size, 3, size))
     columns[each, :, each] = slope
     directions = columns.reshape(3 * size, size)
-    reach = np.linalg.lstsq(bread + among, directions, rcond=None)[0]
+    try:
+        reach = np.linalg.solve(bread + among, directions)
+    except np.linalg.LinAlgError:
+        reach = np.linalg.lstsq(bread + among, directions, rcond=None)[0]
     plain = np.einsum("ij,ij->j", directions, reach)
     robust = np.einsum("ij,ij->j", reach, (meat + among) @ reach)
     return np.sqrt(np.maximum(np.maximum(plain, robust), 1e-12))
