@@ -23,7 +23,7 @@ from labeling.statistics.reliability import Reliabilities, log_confusion, log_tr
 STRANGERS = Reliabilities()
 """Reviewers of whom nothing is known yet."""
 
-COUNTED_AT_MOST = 10_000
+COUNTED_AT_MOST = 5_000
 LEARNED_FROM = 30
 LEARNED_EVERY = 600
 """Seconds for which what was learned of a project's reviewers is used."""
@@ -157,19 +157,23 @@ def _withdraw(task: Task, slots: Sequence[Slot]) -> None:
 
 # --- what it saved -------------------------------------------------------------------------------
 
+# A lateral join counts each task's slots through their index, whatever the planner thinks of many.
 _SAVED = """
-SELECT count(*), coalesce(sum(rankings), 0) FROM (
-    SELECT task_id, count(*) AS rankings FROM labeling_slot
-    WHERE task_id IN (
-        SELECT newest.task_id FROM (
-            SELECT ranking.task_id FROM labeling_ranking ranking
-            JOIN labeling_task task ON task.id = ranking.task_id
-            WHERE task.project_id = %(project)s AND task.kind = 'ranking'
-            ORDER BY ranking.id DESC LIMIT %(limit)s
-        ) newest
-    )
-    GROUP BY task_id HAVING bool_and(ranking_id IS NOT NULL)
-) finished
+SELECT count(*), coalesce(sum(slots.count), 0)
+FROM (
+    SELECT DISTINCT newest.task_id FROM (
+        SELECT ranking.task_id FROM labeling_ranking ranking
+        JOIN labeling_task task ON task.id = ranking.task_id
+        WHERE task.project_id = %(project)s AND task.kind = 'ranking'
+        ORDER BY ranking.id DESC LIMIT %(limit)s
+    ) newest
+) task
+CROSS JOIN LATERAL (
+    SELECT count(*), bool_and(slot.ranking_id IS NOT NULL) AS finished
+    FROM labeling_slot slot WHERE slot.task_id = task.task_id
+    OFFSET 0
+) slots
+WHERE slots.finished
 """
 
 
