@@ -220,6 +220,38 @@ def test_two_who_submit_at_the_same_time_add_one_slot():
         rank(task)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_crowd_at_work_at_once_gives_each_task_what_it_needs_and_no_more():
+    project = sequential(rankings_at_most=4)
+    tasks = [make_task(project, responses=2) for _ in range(12)]
+    people = [make_member(project) for _ in range(6)]
+
+    def work(reviewer, seed: int) -> int:
+        rng, sent = np.random.default_rng(seed), 0
+        while slot := queue.claim(project=project, reviewer=reviewer):
+            order = ids(slot.task)[:: 1 if rng.random() < 0.6 else -1]
+            rankings.submit(
+                slot_id=slot.pk,
+                reviewer=reviewer,
+                idempotency_key=key(),
+                tiers=[[i] for i in order],
+            )
+            sent += 1
+        return sent
+
+    counts = in_threads(*(lambda r=r, n=n: work(r, n) for n, r in enumerate(people)))
+    counts = [count if isinstance(count, int) else pytest.fail(str(count)) for count in counts]
+    for reviewer in people:  # what was added after someone had found nothing more
+        counts.append(work(reviewer, 99))
+    assert sum(counts) == Ranking.objects.count()
+    for task in tasks:
+        filled = slots(task)
+        assert all(filled) and 2 <= len(filled) <= 4
+        said = list(task.rankings.values_list("tiers", flat=True))
+        clear = is_clear(said, ids(task), certainty=0.9)
+        assert clear or len(filled) == 4
+
+
 # --- what it saves -------------------------------------------------------------------------------
 
 
