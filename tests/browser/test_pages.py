@@ -56,6 +56,7 @@ def addresses(world: World) -> list[str]:
     base = f"/p/{world.project.slug}/"
     pages = ["", "guideline/", "quality/", "data/", f"data/{task.pk}/", "review/history/"]
     pages += [f"quality/?show={name}" for name in ("reviewers", "parts", "models", "consensus")]
+    pages += ["data/import/", "data/export/?form=pairs", "findings/"]
     return ["/", "/projects/", *[base + page for page in pages], "/nowhere/"]
 
 
