@@ -27,6 +27,7 @@ OPEN = Qualification.State.OPEN
 PASSED = Qualification.State.PASSED
 FAILED = Qualification.State.FAILED
 
+PURPOSE = Gold.Purpose.QUALIFICATION
 REVIEWERS_AT_MOST = 500
 
 
@@ -69,7 +70,7 @@ def needed(project: Project) -> int:
 
 
 def _tasks(project: Project) -> Any:
-    return Gold.objects.filter(project=project, purpose=Gold.Purpose.QUALIFICATION, retired_at=None)
+    return Gold.objects.filter(project=project, purpose=PURPOSE, retired_at=None)
 
 
 # --- the life of an attempt ----------------------------------------------------------------------
@@ -84,6 +85,18 @@ def ensure(*, project: Project, reviewer: User) -> Qualification:
         project=project, reviewer=reviewer
     )
     return _ended(attempt) if attempt.state == OPEN else attempt
+
+
+def ended_with(ranking: Ranking) -> Qualification | None:
+    """The attempt, when the reviewer just answered its last task; None for any other ranking."""
+    if not Gold.objects.filter(task=ranking.task_id, purpose=PURPOSE).exists():
+        return None
+    project, reviewer = ranking.task.project, ranking.reviewer
+    attempt = attempt_of(project=project, reviewer=reviewer)
+    if attempt is None or attempt.state != OPEN or not project.qualification_percent:
+        return None
+    attempt = _ended(attempt)
+    return attempt if attempt.state != OPEN else None
 
 
 @transaction.atomic
@@ -129,7 +142,7 @@ def _forget_answers(project: Project, reviewer: User) -> None:
 def _ended(attempt: Qualification) -> Qualification:
     """The attempt, with its outcome when every task is answered. A task skipped is not right."""
     project, reviewer = attempt.project, attempt.reviewer
-    course = gold.course(project=project, reviewer=reviewer, purpose=Gold.Purpose.QUALIFICATION)
+    course = gold.course(project=project, reviewer=reviewer, purpose=PURPOSE)
     if course.next is not None or not course.total:
         return attempt
     tasks = {one.task_id: one for one in _tasks(project)}

@@ -31,6 +31,7 @@ of_a_project = [
     path("settings/", settings.settings, name="project-settings"),
     path("review/", review.review, name="review"),
     path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
+    path("review/qualification/", gold.own_qualification, name="review-qualification"),
     path("review/next/", review.next_sheet, name="review-next"),
     path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
     path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),

@@ -248,7 +248,7 @@ def allow_again(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
     return redirect("project-gold", project.slug)
 
 
-# --- what a reviewer in training reads -----------------------------------------------------------
+# --- what a reviewer reads of it -----------------------------------------------------------------
 
 
 @login_required
@@ -279,3 +279,15 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         "stage": assignment.stage(project=project, reviewer=user_of(request)),
     }
     return render(request, "labeling/feedback.html", context)
+
+
+@login_required
+@require_GET
+def own_qualification(request: HttpRequest, slug: str) -> HttpResponse:
+    """How the reviewer's own attempt ended."""
+    project = project_for(request, slug)
+    attempt = qualification.attempt_of(project=project, reviewer=user_of(request))
+    if attempt is None or attempt.state != qualification.PASSED:
+        return redirect("review", project.slug)
+    context = {"project": project, "section": "review", "attempt": attempt}
+    return render(request, "labeling/qualified.html", context)

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import assignment, gold, progress, queue, rankings
+from labeling import assignment, gold, progress, qualification, queue, rankings
 from labeling.access import project_for
 from labeling.confirmations import unconfirmed
 from labeling.forms import (
@@ -203,7 +203,7 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
         if submission.extra:
             messages.info(request, _kept_as_extra())
         return redirect(
-            _feedback_url(project, submission) or reverse("review", args=[project.slug])
+            _to_read(project, submission.ranking) or reverse("review", args=[project.slug])
         )
     return _accepted(request, project, submission, first(fields, "shown"))
 
@@ -222,12 +222,15 @@ def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
     )
 
 
-def _feedback_url(project: Project, submission: rankings.Submission) -> str | None:
-    """Where a reviewer in training reads what was right; None for any other task."""
-    ranking = submission.ranking
-    if gold.feedback(ranking) is None:
+def _to_read(project: Project, ranking: Ranking) -> str | None:
+    """What comes before the next task: feedback in training, or how the qualification ended."""
+    if ranking.task.kind != Task.Kind.GOLD:
         return None
-    return reverse("review-feedback", args=[project.slug, ranking.pk])
+    if gold.feedback(ranking) is not None:
+        return reverse("review-feedback", args=[project.slug, ranking.pk])
+    if qualification.ended_with(ranking) is not None:
+        return reverse("review-qualification", args=[project.slug])
+    return None
 
 
 def _kept_as_extra() -> str:
@@ -240,7 +243,7 @@ def _kept_as_extra() -> str:
 def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
     if request.accepts("text/html"):
         return _page(request, project, sheet)
-    said = {"errors": sheet.errors}
+    said: Context = {"errors": sheet.errors}
     if sheet.slot:
         said["sheet"] = _html(request, project, sheet.slot, sheet)
     return JsonResponse(said, status=HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -254,7 +257,7 @@ def _accepted(
     `shown` is the slot that the page shows meanwhile; empty when it has nothing to show. `go` is a
     page to read before the next sheet.
     """
-    if go := _feedback_url(project, submission):
+    if go := _to_read(project, submission.ranking):
         return JsonResponse({"go": go, "csrf": get_token(request)})
     reviewer, sheet = user_of(request), None
     confirm = unconfirmed(project=project, reviewer=reviewer) is not None

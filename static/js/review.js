@@ -18,6 +18,7 @@ const mirror = new MutationObserver(([change]) => announce(change.target.textCon
 
 const page = {
   sheet: null,
+  asked: new Set(),
 
   clock: new Clock({
     show(seconds, running) {
@@ -94,11 +95,12 @@ const page = {
 
   /** A sheet is complete: ask once when its ratings say the opposite, then send it. */
   async send(sheet, event) {
-    const question = sheet.asked ? null : sheet.contradiction();
+    const key = sheet.form.dataset.draftKey;
+    const question = this.asked.has(key) ? null : sheet.contradiction();
     if (question) {
       event.preventDefault();
       if (await this.ask(question)) {
-        sheet.asked = true;
+        this.asked.add(key);
         sheet.form.requestSubmit(sheet.form.querySelector("[data-do=submit]"));
       }
       return;
@@ -127,9 +129,9 @@ const page = {
   },
 
   /** To wherever the server sends a reviewer now: another task, the changed guideline, or the end. */
-  async leave() {
+  async leave(address = flow.reviewUrl) {
     if (!flow.waiting) await this.sheet.draft.send();
-    location.assign(flow.reviewUrl);
+    location.assign(address);
   },
 };
 
