@@ -71,6 +71,8 @@ SELECT count(*) FROM labeling_ranking ranking
 JOIN labeling_task task ON task.id = ranking.task_id AND task.project_id = %(project)s
 WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
   AND ranking.superseded_at IS NULL AND ranking.source = 'review'
+  AND NOT EXISTS (SELECT FROM labeling_gold gold
+      WHERE gold.task_id = ranking.task_id AND gold.purpose <> 'check')
 """
 
 
