@@ -154,6 +154,7 @@ def _database(url: str) -> dict[str, Any]:
         "OPTIONS": {
             **parts,
             "pool": {"min_size": 1, "max_size": 16, "timeout": 10, "max_idle": 60},
+            "prepare_threshold": 5,
         },
     }
 
