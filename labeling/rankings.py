@@ -189,8 +189,13 @@ def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
 def can_undo(ranking: Ranking) -> bool:
     """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
 
-    Once the right answer was shown, or counted towards a qualification, there is no way back.
+    Once the right answer was shown, or counted towards a qualification, there is no way back. Nor
+    is there where others' answers may be read after ranking and nothing may be revised.
     """
+    project = ranking.task.project
+    shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
+    if Project.Sees.AFTER in shown_after and not project.revision_hours:
+        return False
     if ranking.task.kind == Task.Kind.GOLD:
         told = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
         if told.exists():
