@@ -10,9 +10,11 @@ from typing import Any
 
 from django import forms
 from django.http import QueryDict
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
+from labeling.judgments import ANYTHING, FLAGS, STRONGEST, Errors, Policy
 from labeling.models import Criterion, Skip
-from labeling.rankings import FLAGS, Errors
 from labeling.text import storable
 
 LONGEST_DRAFT_BYTES = 200_000
@@ -26,11 +28,13 @@ class Answer:
 
     tiers: list[list[int]]
     cut: int | None
+    strength: float | None
     ratings: dict[str, dict[str, int]]
     flags: dict[str, list[str]]
     rationale: str
     active_seconds: float
     idempotency_key: uuid.UUID
+    guideline_version: int | None = None
     errors: Errors = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
@@ -75,8 +79,13 @@ def fields_of_ranking(
     ratings: Mapping[str, Mapping[str, int]],
     flags: Mapping[str, Sequence[str]],
     rationale: str,
+    *,
+    strength: float | None = None,
+    shown_order: Sequence[int] = (),
 ) -> Fields:
     fields = {f"rank-{i}": [str(rank)] for rank, tier in enumerate(tiers, 1) for i in tier}
+    if len(shown_order) == 2:
+        fields["strength"] = [_grade(tiers, strength, shown_order)]
     fields["cut"] = ["" if cut is None else str(cut)]
     fields["rationale"] = [rationale]
     for response, rated in ratings.items():
@@ -87,28 +96,39 @@ def fields_of_ranking(
     return fields
 
 
+def _grade(
+    tiers: Sequence[Sequence[int]], strength: float | None, shown_order: Sequence[int]
+) -> str:
+    """-3 (the first is much better) to 3 (the second is); a win without a strength says 1."""
+    if not tiers or len(tiers[0]) == 2:
+        return "0" if tiers else ""
+    grade = round(strength or 1)
+    return str(-grade if tiers[0][0] == shown_order[0] else grade)
+
+
 def first(fields: Fields, name: str) -> str:
     return (fields.get(name) or [""])[0].strip()
 
 
 def read_answer(
-    fields: Fields, *, shown_order: Sequence[int], criteria: Iterable[Criterion]
+    fields: Fields,
+    *,
+    shown_order: Sequence[int],
+    criteria: Iterable[Criterion],
+    policy: Policy = ANYTHING,
 ) -> Answer:
     """Never raises: what is missing or makes no sense is in `errors`, by the name of the field."""
     errors: Errors = {}
-    ranks = {response: _whole(first(fields, f"rank-{response}")) for response in shown_order}
-    unplaced = [
-        ascii_uppercase[place] for place, i in enumerate(shown_order) if not _is_rank(ranks[i])
-    ]
-    if unplaced:
-        errors["tiers"] = (
-            f"{_listed(unplaced)} {'has' if len(unplaced) == 1 else 'have'} no place yet. "
-            "Give every response a rank; equal ranks are a tie."
-        )
-    used = sorted({rank for rank in ranks.values() if rank is not None and _is_rank(rank)})
+    ranked = any(first(fields, f"rank-{response}") for response in shown_order)
+    if len(shown_order) == 2 and (first(fields, "strength") or not ranked):
+        tiers, used, strength = _graded(first(fields, "strength"), shown_order, errors)
+    else:
+        tiers, used = _ranked(fields, shown_order, policy, errors)
+        strength = None
     return Answer(
-        tiers=[[i for i in shown_order if ranks[i] == rank] for rank in used],
+        tiers=tiers,
         cut=_cut(first(fields, "cut"), used, errors),
+        strength=strength,
         ratings=_ratings(fields, shown_order, criteria, errors),
         flags={
             str(i): flags
@@ -118,8 +138,49 @@ def read_answer(
         rationale=storable(first(fields, "rationale").replace("\r\n", "\n")),
         active_seconds=_seconds(first(fields, "active_seconds")),
         idempotency_key=_key(first(fields, "idempotency_key"), errors),
+        guideline_version=number(first(fields, "guideline_version")),
         errors=errors,
     )
+
+
+def _ranked(
+    fields: Fields, shown_order: Sequence[int], policy: Policy, errors: Errors
+) -> tuple[list[list[int]], list[int]]:
+    """The tiers, and the rank that each was given."""
+    ranks = {response: _whole(first(fields, f"rank-{response}")) for response in shown_order}
+    unplaced = [
+        ascii_uppercase[place] for place, i in enumerate(shown_order) if not _is_rank(ranks[i])
+    ]
+    if unplaced and not policy.partial:
+        sentence = (
+            _("%(letters)s has no place yet. Give every response a rank")
+            if len(unplaced) == 1
+            else _("%(letters)s have no place yet. Give every response a rank")
+        )
+        ending = _("; equal ranks are a tie.") if policy.ties else _(" of its own.")
+        errors["tiers"] = sentence % {"letters": _listed(unplaced)} + ending
+    used = sorted({rank for rank in ranks.values() if rank is not None and _is_rank(rank)})
+    return [[i for i in shown_order if ranks[i] == rank] for rank in used], used
+
+
+def _graded(
+    text: str, shown_order: Sequence[int], errors: Errors
+) -> tuple[list[list[int]], list[int], float | None]:
+    """How much better one of two is: -3 is the first by far, 3 the second by far, 0 a tie."""
+    grade = int(text) if text.lstrip("+-").isdigit() and len(text) < 3 and text.isascii() else None
+    if grade is None or abs(grade) > STRONGEST:
+        errors["tiers"] = _("Say which response is better, and by how much.")
+        return [], [1, 2], None
+    if grade == 0:
+        return [list(shown_order)], [1], None
+    first_id, second_id = shown_order
+    order = [[first_id], [second_id]] if grade < 0 else [[second_id], [first_id]]
+    return order, [1, 2], float(abs(grade))
+
+
+def number(text: str) -> int | None:
+    """A row's id as a form or an address says it; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def _whole(text: str) -> int | None:
@@ -131,7 +192,7 @@ def _is_rank(rank: int | None) -> bool:
 
 
 def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    return _(" and ").join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _cut(text: str, used: Sequence[int], errors: Errors) -> int | None:
@@ -140,7 +201,7 @@ def _cut(text: str, used: Sequence[int], errors: Errors) -> int | None:
         return None
     rank = _whole(text)
     if rank is None:
-        errors["cut"] = "The line lies below a rank: choose one, or no line."
+        errors["cut"] = _("The line lies below a rank: choose one, or no line.")
         return None
     return sum(1 for other in used if other <= rank)
 
@@ -156,7 +217,9 @@ def _ratings(
                 continue
             rating = _whole(text)
             if rating is None or not 1 <= rating <= scale:
-                errors[f"rating-{response}-{name}"] = f"A rating of {name} goes from 1 to {scale}."
+                errors[f"rating-{response}-{name}"] = _(
+                    "A rating of %(name)s goes from 1 to %(scale)d."
+                ) % {"name": name, "scale": scale}
             else:
                 ratings.setdefault(str(response), {})[name] = rating
     return ratings
@@ -174,17 +237,22 @@ def _key(text: str, errors: Errors) -> uuid.UUID:
     try:
         return uuid.UUID(text)
     except ValueError:
-        errors["idempotency_key"] = "The form was incomplete. Check it, and send it again."
+        errors["idempotency_key"] = _("The form was incomplete. Check it, and send it again.")
         return uuid.uuid4()
 
 
 class SkipForm(forms.Form):
     reason = forms.ChoiceField(
-        label="Why?",
+        label=gettext_lazy("Why?"),
         choices=Skip.Reason.choices,
         widget=forms.RadioSelect,
-        error_messages={"required": "Choose a reason; it tells the lead what to mend."},
+        error_messages={
+            "required": gettext_lazy("Choose a reason; it tells the lead what to mend.")
+        },
     )
     note = forms.CharField(
-        label="Note", max_length=500, required=False, widget=forms.Textarea(attrs={"rows": 2})
+        label=gettext_lazy("Note"),
+        max_length=500,
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 2}),
     )

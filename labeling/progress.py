@@ -43,10 +43,12 @@ class ReviewerProgress:
     today: int
     waiting: int
     capped: bool
+    minutes: int | None
+    """What the waiting tasks take at the reviewer's own pace; None without enough to go by."""
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
-    """What they ranked today and how many tasks wait for them. Three queries, each bounded."""
+    """What they ranked today and how many tasks wait for them. Four queries, each bounded."""
     with connection.cursor() as cursor:
         cursor.execute(
             _WAITING,
@@ -56,7 +58,33 @@ def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
     held = Slot.objects.filter(
         project=project, reviewer=reviewer, leased_until__isnull=False
     ).count()
-    return ReviewerProgress(done_today(project, reviewer), tasks + held, slots >= COUNTED_AT_MOST)
+    seconds = pace(project, reviewer)
+    return ReviewerProgress(
+        today=done_today(project, reviewer),
+        waiting=tasks + held,
+        capped=slots >= COUNTED_AT_MOST,
+        minutes=None if seconds is None else max(1, round(seconds * (tasks + held) / 60)),
+    )
+
+
+_PACE = """
+SELECT count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY recent.active_seconds)
+FROM (
+    SELECT task_id, active_seconds FROM labeling_ranking
+    WHERE reviewer_id = %(reviewer)s AND source = 'review' AND active_seconds > 0
+    ORDER BY id DESC LIMIT %(limit)s
+) recent JOIN labeling_task task ON task.id = recent.task_id AND task.project_id = %(project)s
+"""
+PACE_FROM = 50
+PACE_NEEDS = 3
+
+
+def pace(project: Project, reviewer: User) -> float | None:
+    """The median active seconds of their newest rankings; None when there are only a few."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PACE, {"project": project.pk, "reviewer": reviewer.pk, "limit": PACE_FROM})
+        count, median = cursor.fetchone()
+    return median if count >= PACE_NEEDS else None
 
 
 def done_today(project: Project, reviewer: User) -> int:

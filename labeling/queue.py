@@ -2,17 +2,15 @@
 
 Order: higher priority first, then `position`. The slots of a task stand side by side, so tasks are
 finished one after the other instead of all being begun: a ranking counts for agreement only once
-its task has the others. A slot that comes back goes to the back of its priority.
+its task has the others. A slot that comes back goes to the back of its priority. What a claim costs
+does not depend on how much there is; labeling.claims says why.
 
-What a claim costs does not depend on how much there is. Free slots are read in the order of a
-partial index, from where the reviewer's cursor stands. Behind the cursor lie only slots of tasks
-they had, so a reviewer of 50,000 tasks does not step over them again. The cursor never passes a
-slot that was merely locked. It can pass one that was not committed yet, or came back by a deleted
-skip: when a reviewer finds nothing, the cursors start over, at most once in RESCAN_AFTER.
+A reviewer holds at most two slots of a project: the one in front of them, and the next one, leased
+ahead so that it can be shown without waiting. Whatever ends the first makes the second current at
+the next claim. A slot with the priority OFF_QUEUE is never claimed; lease_new_slot gives it out.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -24,11 +22,12 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts.models import User
+from labeling.claims import LEASE, claimed
 from labeling.models import Project, Prompt, QueueCursor, Response, Skip, Slot, Task
 
 RESCAN_AFTER = timedelta(minutes=1)
-CURSOR_STEP = 32
-"""How many free slots a claim may step over before the cursor is written."""
+OFF_QUEUE = 10
+"""The priority of slots that nobody claims, one more than the highest that is claimed."""
 
 EXPIRED_AT_ONCE = 1000
 TASKS_AT_ONCE = 5000
@@ -49,6 +48,8 @@ class NewTask:
     priority: int = 5
     rankings_wanted: int | None = None
     kind: str = Task.Kind.RANKING
+    held: bool = False
+    """It gets no slots, so nobody gets it, until release_held."""
 
     def problem(self) -> str | None:
         count = len(self.response_ids)
@@ -71,6 +72,7 @@ def add_task(
     priority: int = 5,
     rankings_wanted: int | None = None,
     kind: str = Task.Kind.RANKING,
+    held: bool = False,
 ) -> tuple[Task, bool]:
     """The task and whether it is new: the same kind of work on the same responses exists once.
 
@@ -79,7 +81,7 @@ def add_task(
     if any(response.prompt_id != prompt.pk for response in responses):
         raise ValueError("A task ranks responses to its own prompt only.")
     ids = [response.pk for response in responses]
-    new = NewTask(prompt.pk, ids, priority, rankings_wanted, kind)
+    new = NewTask(prompt.pk, ids, priority, rankings_wanted, kind, held)
     [(task_id, created)] = add_tasks(project=project, tasks=[new])
     return Task.objects.get(pk=task_id), created
 
@@ -88,6 +90,7 @@ def add_task(
 def add_tasks(*, project: Project, tasks: Iterable[NewTask]) -> list[tuple[int, bool]]:
     """Id and newness of every task, in order, with their slots. 100,000 take some ten seconds.
 
+    A held task gets its slots when it is released; a gold task one at a time, by lease_new_slot.
     Adding to one project happens one transaction after the other. Raises ValueError.
     """
     with connection.cursor() as cursor:
@@ -138,12 +141,16 @@ def _write_tasks(project: Project, fresh: dict[str, NewTask], ids: dict[str, int
     for identity, task in fresh.items():
         pk, wanted = ids[identity], task.rankings_wanted or project.rankings_per_task
         tasks.append(
-            (pk, project.pk, task.prompt_id, task.kind, task.priority, wanted, identity, now)
-        )
+            (
+                pk, project.pk, task.prompt_id, task.kind, task.priority, wanted, task.held,
+                identity, now,
+            )
+        )  # fmt: skip
         places += [(pk, response, place) for place, response in enumerate(task.response_ids)]
-        slots += [(pk, number, project.pk, task.priority) for number in range(1, wanted + 1)]
+        if not task.held and task.kind != Task.Kind.GOLD:
+            slots += [(pk, number, project.pk, task.priority) for number in range(1, wanted + 1)]
     copy_rows(
-        "labeling_task (id, project_id, prompt_id, kind, priority, rankings_wanted, identity,"
+        "labeling_task (id, project_id, prompt_id, kind, priority, rankings_wanted, held, identity,"
         " created_at)",
         tasks,
     )
@@ -166,116 +173,121 @@ def copy_rows(target: str, rows: Iterable[Sequence[Any]]) -> None:
 def set_priority(*, task: Task, priority: int) -> None:
     """Move a task's open slots to the back of another priority."""
     Task.objects.filter(pk=task.pk).update(priority=priority)
-    task.slots.filter(ranking=None).update(priority=priority, position=NextPosition())
+    task.slots.filter(ranking=None, priority__lt=OFF_QUEUE).update(
+        priority=priority, position=NextPosition()
+    )
+
+
+_RELEASE_HELD = """
+WITH released AS (
+    UPDATE labeling_task SET held = false
+    WHERE project_id = %s AND held AND id = ANY(%s) RETURNING *
+), slots AS (
+    INSERT INTO labeling_slot (task_id, number, project_id, priority)
+    SELECT released.id, there.highest + missing.n, released.project_id, released.priority
+    FROM released
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS count, coalesce(max(number), 0) AS highest
+        FROM labeling_slot WHERE task_id = released.id
+    ) there
+    CROSS JOIN LATERAL generate_series(1, released.rankings_wanted - there.count) missing(n)
+    WHERE released.kind <> 'gold'
+    ORDER BY released.id, missing.n
+)
+SELECT count(*) FROM released
+"""
+
+
+def release_held(*, project: Project, task_ids: Iterable[int]) -> int:
+    """Give held tasks the slots they want, at the back of their priority; how many were held.
+
+    One statement. What is not held, or belongs to another project, stays as it is.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_RELEASE_HELD, [project.pk, list(task_ids)])
+        return int(cursor.fetchone()[0])
+
+
+@transaction.atomic
+def add_slot(*, task: Task) -> Slot:
+    """One more free slot for a task that wants one more ranking. Two queries and a lock.
+
+    It lies one priority above the task's, as a task that was begun is finished before others are.
+    Raises ValueError for a task that wants nine already.
+    """
+    locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
+    if locked.rankings_wanted >= 9:
+        raise ValueError(f"{task} wants 9 rankings already; there are never more.")
+    Task.objects.filter(pk=task.pk).update(rankings_wanted=F("rankings_wanted") + 1)
+    return _append_slot(locked, priority=min(locked.priority + 1, 9))
+
+
+def _append_slot(task: Task, **columns: Any) -> Slot:
+    """The caller holds the lock on the task's row, which makes the number the next one."""
+    highest = task.slots.aggregate(number=models.Max("number"))["number"]
+    return Slot.objects.create(
+        task=task,
+        number=(highest or 0) + 1,
+        project_id=task.project_id,
+        position=NextPosition(),
+        **columns,
+    )
 
 
 # --- giving slots out ----------------------------------------------------------------------------
 
-_HAD = """(
-    (SELECT 1 FROM labeling_ranking ranking
-      WHERE ranking.task_id = slot.task_id AND ranking.reviewer_id = %(reviewer)s
-        AND ranking.superseded_at IS NULL LIMIT 1) IS NOT NULL
-    OR (SELECT 1 FROM labeling_skip skip
-      WHERE skip.task_id = slot.task_id AND skip.reviewer_id = %(reviewer)s LIMIT 1) IS NOT NULL
-)"""  # scalar subqueries, as the planner cannot turn those into a join over the whole history
-
-_CURSOR = """coalesce((SELECT place.position FROM labeling_queuecursor place
-    WHERE place.project_id = %(project)s AND place.reviewer_id = %(reviewer)s
-      AND place.priority = band.priority), 0)"""
-
-_FREE = """FROM labeling_slot slot
-    WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
-      AND slot.priority = band.priority"""
-
-# generate_series feeds a nested loop, so that bands are read from the highest down and no further
-# than the first that has something: no lower band is read or locked.
-CLAIM = f"""
-WITH mine AS (
-    UPDATE labeling_slot SET leased_until = now() + %(lease)s
-    WHERE project_id = %(project)s AND reviewer_id = %(reviewer)s AND leased_until IS NOT NULL
-    RETURNING *
-), unfinished AS MATERIALIZED (
-    SELECT slot.id FROM labeling_slot slot
-    WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
-      AND slot.draft_by_id = %(reviewer)s
-      AND NOT EXISTS (SELECT FROM mine) AND NOT {_HAD}
-    ORDER BY slot.id LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
-), open AS MATERIALIZED (
-    SELECT band.priority, free.position
-    FROM generate_series(9, 0, -1) AS band(priority)
-    CROSS JOIN LATERAL (
-        SELECT slot.position {_FREE} AND slot.position > {_CURSOR} AND NOT {_HAD}
-        ORDER BY slot.position LIMIT 1
-    ) free
-    WHERE NOT EXISTS (SELECT FROM mine) AND NOT EXISTS (SELECT FROM unfinished)
-    LIMIT 1
-), fresh AS MATERIALIZED (
-    SELECT free.id
-    FROM generate_series((SELECT priority FROM open), 0, -1) AS band(priority)
-    CROSS JOIN LATERAL (
-        SELECT slot.id {_FREE} AND slot.position >= CASE
-            WHEN band.priority = (SELECT priority FROM open) THEN (SELECT position FROM open)
-            ELSE {_CURSOR} + 1 END
-          AND NOT {_HAD}
-        ORDER BY slot.position LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
-    ) free
-    LIMIT 1
-), passed AS (
-    INSERT INTO labeling_queuecursor AS place
-        (project_id, reviewer_id, priority, position, rescanned_at)
-    SELECT %(project)s, %(reviewer)s, band.priority, upto.position, now()
-    FROM generate_series(9, coalesce((SELECT priority FROM open), 0), -1) AS band(priority)
-    CROSS JOIN LATERAL (
-        SELECT CASE WHEN band.priority = (SELECT priority FROM open)
-            THEN (SELECT position - 1 FROM open)
-            ELSE (SELECT max(slot.position) {_FREE}) END AS position
-    ) upto
-    WHERE NOT EXISTS (SELECT FROM mine) AND NOT EXISTS (SELECT FROM unfinished)
-      AND upto.position >= {_CURSOR} + %(step)s
-    ON CONFLICT (project_id, reviewer_id, priority)
-        DO UPDATE SET position = greatest(place.position, EXCLUDED.position)
-), taken AS (
-    UPDATE labeling_slot slot SET
-        reviewer_id = %(reviewer)s,
-        leased_until = now() + %(lease)s,
-        shown_order = (
-            SELECT array_agg(place.response_id ORDER BY
-                md5(concat_ws(':', slot.task_id, %(reviewer)s, place.response_id)))
-            FROM labeling_taskresponse place WHERE place.task_id = slot.task_id),
-        shown_at = CASE WHEN slot.draft_by_id = %(reviewer)s THEN slot.shown_at END,
-        draft = CASE WHEN slot.draft_by_id = %(reviewer)s THEN slot.draft END,
-        draft_by_id = CASE WHEN slot.draft_by_id = %(reviewer)s THEN slot.draft_by_id END
-    WHERE slot.id = coalesce((SELECT id FROM unfinished), (SELECT id FROM fresh))
-    RETURNING slot.*
-)
-SELECT * FROM mine UNION ALL SELECT * FROM taken
-"""  # noqa: S608 - made of constants
-
 
 def claim(*, project: Project, reviewer: User) -> Slot | None:
-    """The reviewer's running lease in the project, renewed; else a new one; else None.
+    """The reviewer's current lease in the project, renewed; else the one leased ahead, which then
+    becomes current; else a new one; else None.
 
     One statement whose cost does not grow with tasks, rankings or the reviewer's history. When it
     finds nothing, expired leases are freed and, at most once a minute, everything is read again.
     """
-    slot = _claim(project, reviewer)
-    if slot is None and _uncover(project, reviewer):
-        slot = _claim(project, reviewer)
-    return slot
+    return _claim_or_uncover(project, reviewer, ahead=False)
 
 
-def _claim(project: Project, reviewer: User, attempts: int = 3) -> Slot | None:
-    """Two claims of one reviewer at once: a constraint stops one, which then finds the other's."""
-    lease = timedelta(minutes=project.lease_minutes)
-    values = {"project": project.pk, "reviewer": reviewer.pk, "lease": lease, "step": CURSOR_STEP}
-    for attempt in range(1, attempts + 1):
-        try:
-            with transaction.atomic() if connection.in_atomic_block else nullcontext():
-                return next(iter(Slot.objects.raw(CLAIM, values)), None)
-        except IntegrityError:
-            if attempt == attempts:
-                raise
-    return None
+def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
+    """The slot leased as the reviewer's next, renewed; else a new lease of it; else None.
+
+    Always None without a current lease. Nobody has seen it: `shown_at` stays empty until
+    mark_shown. It is of another task than the current one. The cost is a claim's.
+    """
+    return _claim_or_uncover(project, reviewer, ahead=True)
+
+
+@transaction.atomic
+def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
+    """A slot of its own for a task that is given out by other rules than the queue's: gold.
+
+    It is off the queue: when the lease ends, nobody claims it, and the next call may take it. When
+    the reviewer holds another lease (of this task, or for the same use), that one is returned.
+    Four queries and a lock. Raises ValueError for a task they have ranked.
+    """
+    locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
+    uses = Q(project=locked.project_id, ahead=ahead) | Q(task=locked)
+    leases = Slot.objects.filter(uses, reviewer=reviewer, leased_until__isnull=False)
+    if held := leases.order_by("ahead").first():
+        return held
+    if locked.rankings.filter(reviewer=reviewer, superseded_at=None).exists():
+        raise ValueError(f"{reviewer} has ranked {task} already.")
+    free = locked.slots.filter(reviewer=None, priority=OFF_QUEUE)
+    slot = free.filter(draft_by=reviewer).first() or free.filter(draft_by=None).first()
+    slot = slot or _append_slot(locked, priority=OFF_QUEUE)
+    values = {"id": slot.pk, "reviewer": reviewer.pk, "ahead": ahead}
+    try:
+        with transaction.atomic():
+            [leased] = Slot.objects.raw(LEASE, values)
+    except IntegrityError:
+        return leases.order_by("ahead").get()
+    return leased
+
+
+def _claim_or_uncover(project: Project, reviewer: User, *, ahead: bool) -> Slot | None:
+    slots = claimed(project, reviewer, ahead=ahead)
+    if ahead not in slots and (slots or not ahead) and _uncover(project, reviewer):
+        slots = claimed(project, reviewer, ahead=ahead)
+    return slots.get(ahead) if False in slots else None
 
 
 def _uncover(project: Project, reviewer: User) -> bool:
@@ -308,13 +320,19 @@ def _lease_end() -> models.Subquery:
 
 
 def mark_shown(*, slot_id: int, reviewer: User) -> bool:
-    """Note when the reviewer first saw it; a slot leased ahead is not seen yet."""
+    """Note when the reviewer first saw it; a slot leased ahead was not seen before this."""
     return bool(_leased(slot_id, reviewer).filter(shown_at=None).update(shown_at=Now()))
 
 
 def renew(*, slot_id: int, reviewer: User) -> bool:
-    """Hold it for another lease; False when it is no longer the reviewer's."""
-    return bool(_leased(slot_id, reviewer).update(leased_until=_lease_end()))
+    """Hold it, and the one leased ahead, for another lease; False when it is someone else's."""
+    if not _leased(slot_id, reviewer).update(leased_until=_lease_end()):
+        return False
+    project = Slot.objects.filter(pk=slot_id).values("project")
+    Slot.objects.filter(project__in=project, reviewer=reviewer, ahead=True).update(
+        leased_until=_lease_end()
+    )
+    return True
 
 
 def save_draft(*, slot_id: int, reviewer: User, draft: dict[str, Any]) -> bool:
@@ -331,6 +349,7 @@ def save_draft(*, slot_id: int, reviewer: User, draft: dict[str, Any]) -> bool:
 _EMPTY: dict[str, Any] = {
     "reviewer": None,
     "leased_until": None,
+    "ahead": False,
     "shown_order": None,
     "shown_at": None,
     "draft": None,
@@ -376,7 +395,9 @@ def _free_batch(expired: models.QuerySet[Slot]) -> int:
     ids = list(locked.values_list("pk", flat=True)[:EXPIRED_AT_ONCE])
     if not ids:
         return 0
-    nobody = {"reviewer": None, "leased_until": None, "position": NextPosition()}
+    nobody = {
+        "reviewer": None, "leased_until": None, "ahead": False, "position": NextPosition(),
+    }  # fmt: skip
     slots = Slot.objects.filter(pk__in=ids)
     kept = slots.filter(~Q(draft_by=None)).update(**nobody)
     return kept + slots.filter(draft_by=None, reviewer__isnull=False).update(**{**_EMPTY, **nobody})

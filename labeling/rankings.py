@@ -5,39 +5,54 @@ reload and a retry the same ranking. One that arrives after its slot went to som
 another free slot of the task, and failing that is kept as an extra.
 """
 
-import hashlib
-import math
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
-from django.db.models import OuterRef, Q
+from django.db.models import Min, OuterRef, Q, QuerySet, Subquery
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from accounts.models import User
-from labeling.models import Criterion, GuidelineVersion, Project, Ranking, Slot, Task, TaskResponse
+from labeling.display import shown_order_for
+from labeling.judgments import ANYTHING, LONGEST_RATIONALE, Content, Errors, Policy, problems
+from labeling.models import (
+    Criterion,
+    Gold,
+    GuidelineVersion,
+    Project,
+    Ranking,
+    Slot,
+    Task,
+    TaskResponse,
+)
 from labeling.queue import NextPosition
-from labeling.text import storable
 
-FLAGS = {
-    "unsafe": "Unsafe",
-    "off-task": "Not about the prompt",
-    "identity": "Says which model it is",
-    "broken": "Broken output",
-}
-LONGEST_RATIONALE = 20_000
-LONGEST_ACTIVE_SECONDS = 24 * 3600.0
-STRONGEST = 3
+__all__ = [
+    "LONGEST_RATIONALE",
+    "Content",
+    "Errors",
+    "InvalidRanking",
+    "Submission",
+    "problems",
+    "record",
+    "revise",
+    "submit",
+    "undo",
+    "version_shown",
+]
+
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
+UNDO_FOR = timedelta(minutes=2)
+"""How long what was sent can be taken back, whatever a project says of revisions."""
 
 _RESPONSE_IDS = ArraySubquery(
     TaskResponse.objects.filter(task=OuterRef("task")).order_by("position").values("response_id")
 )
-
-Errors = dict[str, str]
 
 
 class InvalidRanking(ValueError):  # noqa: N818 - it reads as what it is
@@ -57,131 +72,6 @@ class Submission:
     """The task had all the rankings it wanted by then; this one is kept beside them."""
 
 
-@dataclass(frozen=True)
-class Content:
-    """What a reviewer says about a task. See Ranking for the meaning of each."""
-
-    tiers: Sequence[Sequence[int]]
-    cut: int | None = None
-    strength: float | None = None
-    ratings: Mapping[Any, Mapping[str, int]] = field(default_factory=dict)
-    flags: Mapping[Any, Sequence[str]] = field(default_factory=dict)
-    rationale: str = ""
-    active_seconds: float = 0.0
-
-    def columns(self) -> dict[str, Any]:
-        """The values as they are stored: keys of JSON as text, only what PostgreSQL can keep."""
-        return {
-            **asdict(self),
-            "tiers": [list(tier) for tier in self.tiers],
-            "ratings": {str(key): dict(rated) for key, rated in self.ratings.items() if rated},
-            "flags": {str(key): sorted(set(named)) for key, named in self.flags.items() if named},
-            "rationale": storable(self.rationale),
-            "active_seconds": _sane_seconds(self.active_seconds),
-        }
-
-
-def _sane_seconds(seconds: float) -> float:
-    """A wrong clock is no reason to refuse a ranking."""
-    return min(max(seconds, 0.0), LONGEST_ACTIVE_SECONDS) if math.isfinite(seconds) else 0.0
-
-
-# --- what is refused -----------------------------------------------------------------------------
-
-
-def problems(
-    content: Content,
-    response_ids: Collection[int],
-    scales: Mapping[str, int],
-    *,
-    partial: bool = False,
-) -> Errors:
-    """What is wrong with a ranking of these responses, by field. `scales`: criterion → highest."""
-    found = {
-        "tiers": _tiers_problem(content.tiers, set(response_ids), partial),
-        "cut": _cut_problem(content),
-        "strength": _strength_problem(content, len(response_ids)),
-        "ratings": _ratings_problem(content.ratings, {str(i) for i in response_ids}, scales),
-        "flags": _flags_problem(content.flags, {str(i) for i in response_ids}),
-        "rationale": _rationale_problem(content.rationale),
-    }
-    return {name: problem for name, problem in found.items() if problem}
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _tiers_problem(tiers: Any, responses: set[int], partial: bool) -> str | None:
-    if not isinstance(tiers, Sequence) or not all(isinstance(t, list | tuple) for t in tiers):
-        return "Tiers are a list of lists of response ids, best first."
-    placed = [response for tier in tiers for response in tier]
-    if not all(map(_whole, placed)):
-        return "Tiers hold response ids, which are whole numbers."
-    if any(not tier for tier in tiers):
-        return "A tier without a response says nothing; leave it out."
-    if strangers := sorted(set(placed) - responses):
-        return f"These are no responses of this task: {', '.join(map(str, strangers))}."
-    if len(placed) != len(set(placed)):
-        return "Each response has one place; one was placed twice."
-    if missing := len(responses) - len(placed):
-        if not partial:
-            return f"Give every response a place: {missing} of {len(responses)} have none yet."
-        if len(placed) < 2:
-            return "A ranking compares at least two responses."
-    return None
-
-
-def _cut_problem(content: Content) -> str | None:
-    if content.cut is None or (_whole(content.cut) and 0 <= content.cut <= len(content.tiers)):
-        return None
-    return f"The line counts the tiers above it, 0 to {len(content.tiers)}; got {content.cut}."
-
-
-def _strength_problem(content: Content, responses: int) -> str | None:
-    strength = content.strength
-    if strength is None:
-        return None
-    if responses != 2 or len(content.tiers) != 2:
-        return "Only one response that beats one other has a strength."
-    if isinstance(strength, bool) or not isinstance(strength, int | float):
-        return "A strength is a number."
-    return None if 1 <= strength <= STRONGEST else f"A strength goes from 1 to {STRONGEST}."
-
-
-def _ratings_problem(ratings: Any, responses: set[str], scales: Mapping[str, int]) -> str | None:
-    if not isinstance(ratings, Mapping):
-        return "Ratings are given by response."
-    for response, rated in ratings.items():
-        if str(response) not in responses or not isinstance(rated, Mapping):
-            return f"There is no response {response} in this task to rate."
-        for name, rating in rated.items():
-            if name not in scales:
-                return f"The guideline has no criterion {name!r} to rate."
-            if not _whole(rating) or not 1 <= rating <= scales[name]:
-                return f"A rating of {name} goes from 1 to {scales[name]}; got {rating!r}."
-    return None
-
-
-def _flags_problem(flags: Any, responses: set[str]) -> str | None:
-    if not isinstance(flags, Mapping):
-        return "Flags are given by response."
-    for response, named in flags.items():
-        if str(response) not in responses or isinstance(named, str):
-            return f"There is no response {response} in this task to flag."
-        if unknown := [name for name in named if name not in FLAGS]:
-            return f"There is no flag {unknown[0]!r}; there are {', '.join(FLAGS)}."
-    return None
-
-
-def _rationale_problem(rationale: object) -> str | None:
-    if not isinstance(rationale, str):
-        return "A rationale is text."
-    if len(rationale) > LONGEST_RATIONALE:
-        return f"A rationale has at most {LONGEST_RATIONALE:,} characters."
-    return None
-
-
 # --- writing -------------------------------------------------------------------------------------
 
 
@@ -198,11 +88,13 @@ def submit(
     flags: Mapping[Any, Sequence[str]] | None = None,
     rationale: str = "",
     active_seconds: float = 0.0,
+    guideline_version: int | None = None,
 ) -> Submission:
     """Fill the slot. The same key again, or the same answer again, changes nothing.
 
+    `guideline_version` is the one the reviewer had before them, by id; without it, the current one.
     A different answer to a task the reviewer has ranked already (a second tab) supersedes the
-    first. Late answers: see the module. Raises InvalidRanking.
+    first, while it may be revised. Late answers: see the module. Raises InvalidRanking.
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     slot = (
@@ -212,20 +104,20 @@ def submit(
         .first()
     )
     if slot is None:
-        raise InvalidRanking({"slot": "This task is no longer there."})
+        raise InvalidRanking({"slot": _("This task is no longer there.")})
     slots = _lock_slots(slot.task)
     if earlier := _earlier(slot.task, reviewer, idempotency_key):
-        return _again(earlier, slot.task, reviewer, idempotency_key, content)
+        return _again(earlier, slot.task, reviewer, idempotency_key, content, guideline_version)
     held = _slot_to_fill(slots, reviewer, slot_id, slot.task.project)
     ranking = _write(
         slot.task,
         reviewer,
         content,
         response_ids=slot.response_ids,
-        version=slot.task.project.current_version or current_version(slot.task.project),
+        version=version_shown(slot.task.project, guideline_version),
+        policy=Policy.of(slot.task.project),
         idempotency_key=idempotency_key,
-        shown_order=_shown_order(held, reviewer)
-        or shown_order_for(slot.task_id, reviewer.pk, slot.response_ids),
+        shown_order=_shown_order(slot, reviewer, slot.response_ids),
         source=Ranking.Source.REVIEW,
         extra=held is None,
     )
@@ -247,8 +139,12 @@ def revise(
     flags: Mapping[Any, Sequence[str]] | None = None,
     rationale: str = "",
     active_seconds: float = 0.0,
+    guideline_version: int | None = None,
 ) -> Submission:
-    """Supersede one's own ranking under today's guideline; the old one stays. InvalidRanking."""
+    """Supersede one's own ranking while the project's window is open; the old one stays.
+
+    Raises InvalidRanking.
+    """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     if ranking.reviewer_id != reviewer.pk:
         raise InvalidRanking({"ranking": "Only the reviewer who made a ranking can change it."})
@@ -256,7 +152,94 @@ def revise(
     earlier = _earlier(ranking.task, reviewer, idempotency_key)
     if earlier is None:
         raise InvalidRanking({"ranking": "This ranking is no longer there."})
-    return _again(earlier, ranking.task, reviewer, idempotency_key, content)
+    return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
+
+
+def revisable_until(ranking: Ranking) -> datetime | None:
+    """When its reviewer can no longer revise it, counted from when the task was first ranked.
+
+    None: never. Costs a query, unless the ranking carries `first_sent` (see with_first_sent).
+    """
+    hours = ranking.task.project.revision_hours
+    if not hours:
+        return None
+    first = (
+        getattr(ranking, "first_sent", None)
+        or _sent(ranking).aggregate(first=Min("created_at"))["first"]
+    )
+    return first + timedelta(hours=hours)
+
+
+def with_first_sent(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
+    """Each with `first_sent`, the time at which its reviewer first ranked its task."""
+    own = Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer"))
+    return rankings.annotate(
+        first_sent=Subquery(own.order_by("created_at").values("created_at")[:1])
+    )
+
+
+def _sent(ranking: Ranking) -> QuerySet[Ranking]:
+    return Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id)
+
+
+def can_undo(ranking: Ranking) -> bool:
+    """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
+
+    Once the right answer was shown, or counted towards a qualification, there is no way back.
+    """
+    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    return (
+        ranking.superseded_at is None
+        and ranking.supersedes_id is None
+        and ranking.source == Ranking.Source.REVIEW
+        and not ranking.extra
+        and undo_seconds(ranking) > 0
+        and not gold.exists()
+    )
+
+
+def undo_seconds(ranking: Ranking) -> int:
+    """For how much longer it can be taken back; 0 or less when it cannot."""
+    return int((ranking.created_at + UNDO_FOR - timezone.now()).total_seconds())
+
+
+@transaction.atomic
+def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
+    """Take back what was just sent: its slot is the reviewer's again, with `draft` in it.
+
+    The task they have before them meanwhile becomes their next, and the one that was their next
+    goes back. Raises InvalidRanking when it is too late; then nothing changed.
+    """
+    slots = _lock_slots(ranking.task)
+    ranking = Ranking.objects.select_related("task__project").get(pk=ranking.pk)
+    slot = next((slot for slot in slots if slot.ranking_id == ranking.pk), None)
+    if ranking.reviewer_id != reviewer.pk or slot is None or not can_undo(ranking):
+        raise InvalidRanking(
+            {"ranking": _("It is too late to take this ranking back. It can be revised instead.")}
+        )
+    Ranking.objects.filter(pk=ranking.pk).update(superseded_at=timezone.now())
+    _make_room(slot.project_id, reviewer)
+    slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
+    slot.leased_until = timezone.now() + timedelta(minutes=ranking.task.project.lease_minutes)
+    slot.draft, slot.draft_by = draft, reviewer
+    slot.save(update_fields=["reviewer", "ranking", "ahead", "leased_until", "draft", "draft_by"])
+    return slot
+
+
+def _make_room(project_id: int, reviewer: User) -> None:
+    """One lease before the reviewer and one ahead is all they can have."""
+    leases = Slot.objects.select_for_update().filter(
+        project=project_id, reviewer=reviewer, leased_until__isnull=False
+    )
+    held = {lease.ahead: lease for lease in leases.order_by("pk")}
+    if (current := held.get(False)) is None:
+        return
+    if (ahead := held.get(True)) is not None:
+        kept = {} if ahead.draft else {"shown_order": None, "shown_at": None, "draft_by": None}
+        Slot.objects.filter(pk=ahead.pk).update(
+            reviewer=None, leased_until=None, ahead=False, position=NextPosition(), **kept
+        )
+    Slot.objects.filter(pk=current.pk).update(ahead=True)
 
 
 @transaction.atomic
@@ -313,6 +296,20 @@ def key_of(*parts: object) -> uuid.UUID:
     return uuid.uuid5(NAMESPACE, "\x1f".join(map(str, parts)))
 
 
+def version_shown(project: Project, said: int | None) -> GuidelineVersion:
+    """The version a form was shown under, when the project has published it; else the current one.
+
+    Costs no query for the current one. Raises InvalidRanking while none is published.
+    """
+    current = project.current_version or current_version(project)
+    if said in (None, current.pk):
+        return current
+    published = GuidelineVersion.objects.filter(
+        pk=said, guideline__project=project, state=GuidelineVersion.State.PUBLISHED
+    )
+    return published.first() or current
+
+
 def current_version(project: Project) -> GuidelineVersion:
     """As the database has it now. Raises InvalidRanking while no guideline is published."""
     pointer = Project.objects.filter(pk=project.pk).values("current_version")
@@ -322,16 +319,6 @@ def current_version(project: Project) -> GuidelineVersion:
             {"guideline": "This project has no published guideline yet. Ask a lead to publish one."}
         )
     return version
-
-
-def shown_order_for(task_id: int, reviewer_id: int, response_ids: Collection[int]) -> list[int]:
-    """The shuffle that labeling.queue.CLAIM stores, also after someone else took the slot."""
-
-    def shuffled(response: int) -> str:
-        text = f"{task_id}:{reviewer_id}:{response}"
-        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-    return sorted(response_ids, key=shuffled)
 
 
 def _lock_slots(task: Task) -> list[Slot]:
@@ -347,7 +334,12 @@ def _earlier(task: Task, reviewer: User, key: uuid.UUID) -> Ranking | None:
 
 
 def _again(
-    earlier: Ranking, task: Task, reviewer: User, key: uuid.UUID, content: Content
+    earlier: Ranking,
+    task: Task,
+    reviewer: User,
+    key: uuid.UUID,
+    content: Content,
+    guideline_version: int | None,
 ) -> Submission:
     if earlier.idempotency_key == key:
         if (earlier.reviewer_id, earlier.task_id) != (reviewer.pk, task.pk):
@@ -357,17 +349,25 @@ def _again(
     columns = content.columns() | {"active_seconds": earlier.active_seconds}
     if all(getattr(earlier, name) == value for name, value in columns.items()):
         return Submission(earlier, duplicate=True, extra=earlier.extra)
-    return _supersede(earlier, key, content, task)
+    if (until := revisable_until(earlier)) is None or until < timezone.now():
+        raise InvalidRanking(
+            {"ranking": _("You have ranked this task, and it can no longer be revised.")}
+        )
+    project = Project.objects.select_related("current_version").get(pk=task.project_id)
+    return _supersede(earlier, key, content, task, version_shown(project, guideline_version))
 
 
-def _supersede(old: Ranking, key: uuid.UUID, content: Content, task: Task) -> Submission:
+def _supersede(
+    old: Ranking, key: uuid.UUID, content: Content, task: Task, version: GuidelineVersion
+) -> Submission:
     Ranking.objects.filter(pk=old.pk).update(superseded_at=timezone.now())
     ranking = _write(
         task,
         old.reviewer,
         content,
         response_ids=_response_ids(task),
-        version=current_version(task.project),
+        version=version,
+        policy=Policy.of(task.project),
         idempotency_key=key,
         shown_order=old.shown_order,
         source=Ranking.Source.REVIEW,
@@ -390,13 +390,16 @@ def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Proj
     if held := next((slot for slot in slots if _holds(slot, reviewer)), None):
         return held
     if not Project.objects.visible_to(reviewer).filter(pk=project.pk).exists():
-        raise InvalidRanking({"slot": "You do not belong to this project any more."})
+        raise InvalidRanking({"slot": _("You do not belong to this project any more.")})
     free = [slot for slot in slots if slot.reviewer_id is None]
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 
 
-def _shown_order(slot: Slot | None, reviewer: User) -> list[int] | None:
-    return slot.shown_order if slot is not None and slot.reviewer_id == reviewer.pk else None
+def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> list[int]:
+    """What the form of this slot showed, whoever has the slot by now."""
+    if slot.reviewer_id == reviewer.pk and slot.shown_order:
+        return slot.shown_order
+    return shown_order_for(slot.task_id, slot.number, response_ids)
 
 
 def _response_ids(task: Task) -> list[int]:
@@ -413,12 +416,13 @@ def _write(
     version: GuidelineVersion | None,
     partial: bool = False,
     scales: Mapping[str, int] | None = None,
+    policy: Policy = ANYTHING,
     **columns: Any,
 ) -> Ranking:
     if scales is None:
         rated = Criterion.objects.filter(version=version) if content.ratings and version else ()
         scales = {criterion.name: criterion.scale for criterion in rated}
-    if errors := problems(content, response_ids, scales, partial=partial):
+    if errors := problems(content, response_ids, scales, partial=partial, policy=policy):
         raise InvalidRanking(errors)
     return Ranking.objects.create(
         task=task,
@@ -433,6 +437,7 @@ def _fill(slot: Slot, ranking: Ranking) -> None:
     Slot.objects.filter(pk=slot.pk).update(
         reviewer=ranking.reviewer_id,
         leased_until=None,
+        ahead=False,
         ranking=ranking,
         shown_order=ranking.shown_order,
         draft=None,

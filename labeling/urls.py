@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from labeling.views import data, project, quality, review
+from labeling.views import confirmation, data, history, project, quality, review
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -9,11 +9,14 @@ of_a_project = [
     path("data/", data.data, name="project-data"),
     path("data/<int:task_id>/", data.task, name="project-task"),
     path("review/", review.review, name="review"),
+    path("review/next/", review.next_sheet, name="review-next"),
+    path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
     path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),
     path("review/slot/<int:slot_id>/draft/", review.save_draft, name="review-draft"),
     path("review/slot/<int:slot_id>/renew/", review.renew, name="review-renew"),
-    path("review/history/", review.history, name="review-history"),
-    path("review/history/<int:ranking_id>/", review.own_ranking, name="review-ranking"),
+    path("review/history/", history.history, name="review-history"),
+    path("review/history/<int:ranking_id>/", history.own_ranking, name="review-ranking"),
+    path("review/history/<int:ranking_id>/undo/", review.undo, name="review-undo"),
 ]
 
 urlpatterns = [

@@ -1,31 +1,43 @@
-"""The page a reviewer spends the day on. The queue and the rankings decide; this reads and shows."""
+"""The page a reviewer spends the day on. The queue and the rankings decide; this reads and shows.
+
+It works as plain forms. With its script, the page fetches the next sheet while one is read, shows
+it at once on submit, and is answered in JSON.
+"""
 
 from http import HTTPStatus
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.middleware.csrf import get_token
 from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import progress, queue
+from labeling import progress, queue, rankings
 from labeling.access import project_for
+from labeling.confirmations import unconfirmed
 from labeling.forms import (
+    Answer,
     Fields,
     SkipForm,
     fields_of,
     fields_of_draft,
-    fields_of_ranking,
     first,
+    number,
     read_answer,
     read_draft,
 )
+from labeling.judgments import Errors, Policy
 from labeling.models import Project, Ranking, Slot, Task
-from labeling.rankings import InvalidRanking, revise, submit
+from labeling.views.confirmation import confirmation_page
+from labeling.views.history import as_draft, open_until
 from labeling.views.sheet import Sheet
 
 Context = dict[str, Any]
@@ -39,6 +51,17 @@ def start_review(request: HttpRequest) -> HttpResponse:
     return redirect("review", projects[0].slug) if len(projects) == 1 else redirect("home")
 
 
+def _current(project: Project, reviewer: User) -> Slot | None:
+    return queue.claim(project=project, reviewer=reviewer)
+
+
+def _ahead(project: Project, reviewer: User) -> Slot | None:
+    return queue.claim_ahead(project=project, reviewer=reviewer)
+
+
+# --- showing -------------------------------------------------------------------------------------
+
+
 @login_required
 @never_cache
 @require_http_methods(["GET", "POST"])
@@ -47,90 +70,236 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
     if request.method == "POST":
         return _submitted(request, project)
     reviewer = user_of(request)
+    if asked := unconfirmed(project=project, reviewer=reviewer):
+        return confirmation_page(request, project, asked)
     published = project.current_version_id is not None
-    slot = queue.claim(project=project, reviewer=reviewer) if published else None
+    slot = _current(project, reviewer) if published else None
     if slot is None:
         return render(request, "labeling/review_empty.html", _bar(project, reviewer))
     queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
-    return _form(request, project, slot, slot.shown_order or [], fields_of_draft(slot.draft))
+    return _page(request, project, _sheet(project, slot))
 
 
-def _bar(project: Project, reviewer: User) -> Context:
-    newest = Ranking.objects.filter(
+@login_required
+@never_cache
+@require_GET
+def next_sheet(request: HttpRequest, slug: str) -> HttpResponse:
+    """The sheet after the one being read, as a piece of HTML; 204 when there is none to prepare.
+
+    It is leased ahead, and counts as seen only once the page says that it is shown.
+    """
+    project, reviewer = project_for(request, slug), user_of(request)
+    may = unconfirmed(project=project, reviewer=reviewer) is None
+    slot = _ahead(project, reviewer) if may else None
+    answer = HttpResponse(status=HTTPStatus.NO_CONTENT)
+    if slot is not None:
+        answer = HttpResponse(_html(request, project, slot))
+    answer["X-CSRFToken"] = get_token(request)
+    return answer
+
+
+def _last(project: Project, reviewer: User) -> Ranking | None:
+    own = Ranking.objects.filter(
         reviewer=reviewer,
         task__project=project,
         superseded_at=None,
         source=Ranking.Source.REVIEW,
-    ).order_by("-id")
+    )
+    return own.select_related("task__project").order_by("-id").first()
+
+
+def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Context:
+    newest = newest or _last(project, reviewer)
     return {
         "project": project,
         "section": "review",
         "progress": progress.of_reviewer(project, reviewer),
-        "last": newest.values_list("pk", flat=True).first(),
+        "last": newest,
+        "can_undo": newest is not None and rankings.can_undo(newest),
+        "can_revise": newest is not None and open_until(newest) is not None,
     }
 
 
-def _form(
-    request: HttpRequest,
-    project: Project,
-    slot: Slot,
-    shown_order: list[int],
-    fields: Fields,
-    errors: dict[str, str] | None = None,
-    skip_form: SkipForm | None = None,
-) -> HttpResponse:
-    sheet = Sheet(
+def _sheet(
+    project: Project, slot: Slot, fields: Fields | None = None, errors: Errors | None = None
+) -> Sheet:
+    """As the queue and the draft have it; or as a form had it that is shown again."""
+    order, version = slot.shown_order or [], project.current_version
+    if fields is None:
+        fields = fields_of_draft(slot.draft)
+    else:
+        order = shown_order(fields, slot.task)
+        said = number(first(fields, "guideline_version"))
+        version = version and rankings.version_shown(project, said)
+    return Sheet(
         task=slot.task,
-        shown_order=shown_order,
-        version=project.current_version,
+        shown_order=order,
+        version=version,
         fields=fields,
         errors=errors,
+        policy=Policy.of(project),
+        slot=slot,
     )
-    own = slot.reviewer_id == user_of(request).pk and isinstance(slot.draft, dict)
-    context = {
-        **_bar(project, user_of(request)),
+
+
+def _sheet_context(request: HttpRequest, project: Project, sheet: Sheet) -> Context:
+    slot, reviewer = sheet.slot, user_of(request)
+    draft = slot.draft if slot and slot.reviewer_id == reviewer.pk else None
+    return {
+        "project": project,
         "slot": slot,
         "sheet": sheet,
-        "skip_form": skip_form or SkipForm(auto_id="skip_%s"),
-        "draft_key": f"{user_of(request).pk}-slot-{slot.pk}",
-        "draft_at": slot.draft.get("at", 0) if own and slot.draft else 0,
+        "draft_key": f"{reviewer.pk}-slot-{slot.pk if slot else 0}",
+        "draft_at": draft.get("at", 0) if isinstance(draft, dict) else 0,
         "renew_seconds": max(20, project.lease_minutes * 60 // 3),
     }
-    status = HTTPStatus.UNPROCESSABLE_ENTITY if errors else HTTPStatus.OK
+
+
+def _page(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
+    bar = _bar(project, user_of(request))
+    context = {
+        **bar,
+        **_sheet_context(request, project, sheet),
+        "skip_form": SkipForm(auto_id="skip_%s"),
+        "undo_seconds": rankings.undo_seconds(bar["last"]) if bar["can_undo"] else 0,
+    }
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if sheet.errors else HTTPStatus.OK
     return render(request, "labeling/review.html", context, status=status)
 
 
-def _shown_order(fields: Fields, task: Task) -> list[int]:
+def _html(request: HttpRequest, project: Project, slot: Slot, sheet: Sheet | None = None) -> str:
+    context = _sheet_context(request, project, sheet or _sheet(project, slot))
+    return render_to_string("labeling/review_sheet.html", context, request)
+
+
+def shown_order(fields: Fields, task: Task) -> list[int]:
     """The order the form showed, when it is the task's; the task's own order for a forged one."""
     own = list(task.places.order_by("position").values_list("response_id", flat=True))
-    said = [int(i) for i in first(fields, "shown_order").split(",") if i.isascii() and i.isdigit()]
-    return said if sorted(said) == sorted(own) else own
+    said = [number(text) for text in first(fields, "shown_order").split(",")]
+    return [i for i in said if i] if sorted(i or 0 for i in said) == sorted(own) else own
+
+
+# --- sending -------------------------------------------------------------------------------------
 
 
 def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    number = first(fields, "slot")
     slot = get_object_or_404(
         Slot.objects.select_related("task__prompt"),
-        pk=int(number) if number.isascii() and number.isdigit() and len(number) < 19 else 0,
+        pk=number(first(fields, "slot")) or 0,
         project=project,
     )
-    shown_order = _shown_order(fields, slot.task)
-    criteria = project.current_version.criteria.all() if project.current_version else []
-    answer = read_answer(fields, shown_order=shown_order, criteria=criteria)
-    if answer.errors:
-        return _form(request, project, slot, shown_order, fields, answer.errors)
+    answer = _read(project, slot, fields)
     try:
-        submission = submit(slot_id=slot.pk, reviewer=reviewer, **answer.content())
-    except InvalidRanking as invalid:
-        return _form(request, project, slot, shown_order, fields, invalid.errors)
-    if submission.extra:
-        messages.info(
-            request,
-            "Someone else had taken this task when your reservation ran out. Your ranking is kept "
-            "as an extra one.",
-        )
-    return redirect("review", project.slug)
+        if answer.errors:
+            raise rankings.InvalidRanking(answer.errors)
+        submission = rankings.submit(slot_id=slot.pk, reviewer=reviewer, **answer.content())
+    except rankings.InvalidRanking as invalid:
+        return _refused(request, project, _sheet(project, slot, fields, invalid.errors))
+    if request.accepts("text/html"):
+        if submission.extra:
+            messages.info(request, _kept_as_extra())
+        return redirect("review", project.slug)
+    return _accepted(request, project, submission, first(fields, "shown"))
+
+
+def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
+    if project.current_version_id is None:
+        criteria = []
+    else:
+        said = number(first(fields, "guideline_version"))
+        criteria = list(rankings.version_shown(project, said).criteria.all())
+    return read_answer(
+        fields,
+        shown_order=shown_order(fields, slot.task),
+        criteria=criteria,
+        policy=Policy.of(project),
+    )
+
+
+def _kept_as_extra() -> str:
+    return _(
+        "Someone else had taken this task when your reservation ran out. Your ranking is kept "
+        "as an extra one."
+    )
+
+
+def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
+    if request.accepts("text/html"):
+        return _page(request, project, sheet)
+    said = {"errors": sheet.errors}
+    if sheet.slot:
+        said["sheet"] = _html(request, project, sheet.slot, sheet)
+    return JsonResponse(said, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def _accepted(
+    request: HttpRequest, project: Project, submission: rankings.Submission, shown: str
+) -> HttpResponse:
+    """What became of it, and the next sheet that the page does not have yet.
+
+    `shown` is the slot that the page shows meanwhile; empty when it has nothing to show.
+    """
+    reviewer, sheet = user_of(request), None
+    confirm = unconfirmed(project=project, reviewer=reviewer) is not None
+    slot = None if confirm else _current(project, reviewer)
+    if slot is not None:
+        if shown in ("", str(slot.pk)):
+            queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
+        if shown == str(slot.pk):
+            slot = _ahead(project, reviewer)
+        sheet = _html(request, project, slot) if slot else None
+    return JsonResponse(
+        {
+            "message": _kept_as_extra() if submission.extra else "",
+            "undo": _undo_url(project, submission.ranking),
+            "sheet": sheet,
+            "confirm": confirm,
+            **_said_of_progress(request, project, submission.ranking),
+        }
+    )
+
+
+def _said_of_progress(
+    request: HttpRequest, project: Project, newest: Ranking | None = None
+) -> Context:
+    """The line of the bar that changes with every ranking, and a fresh token."""
+    bar = _bar(project, user_of(request), newest)
+    return {
+        "csrf": get_token(request),
+        "progress": render_to_string("labeling/review_progress.html", bar, request),
+    }
+
+
+def _undo_url(project: Project, ranking: Ranking) -> str | None:
+    if not rankings.can_undo(ranking):
+        return None
+    return reverse("review-undo", args=[project.slug, ranking.pk])
+
+
+@login_required
+@require_POST
+def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
+    """Take back what was just sent; it is before the reviewer again, as it was."""
+    project, reviewer = project_for(request, slug), user_of(request)
+    ranking = get_object_or_404(
+        Ranking.objects.select_related("task"),
+        pk=ranking_id,
+        reviewer=reviewer,
+        task__project=project,
+    )
+    try:
+        slot = rankings.undo(ranking=ranking, reviewer=reviewer, draft=as_draft(ranking))
+    except rankings.InvalidRanking as invalid:
+        if request.accepts("text/html"):
+            messages.error(request, str(invalid))
+            return redirect("review", project.slug)
+        return JsonResponse({"errors": invalid.errors}, status=HTTPStatus.CONFLICT)
+    if request.accepts("text/html"):
+        return redirect("review", project.slug)
+    return JsonResponse(
+        {"sheet": _html(request, project, slot), **_said_of_progress(request, project)}
+    )
 
 
 @login_required
@@ -141,7 +310,9 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     if not form.is_valid():
         messages.error(request, " ".join(str(e) for errors in form.errors.values() for e in errors))
     elif not queue.skip(slot_id=slot_id, reviewer=user_of(request), **form.cleaned_data):
-        messages.info(request, "That task was no longer reserved for you, so nothing was skipped.")
+        messages.info(
+            request, _("That task was no longer reserved for you, so nothing was skipped.")
+        )
     return redirect("review", project.slug)
 
 
@@ -151,7 +322,7 @@ def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     """204 when it was kept, 409 when the slot is someone else's by now."""
     project_for(request, slug)
     if (draft := read_draft(request.body)) is None:
-        return HttpResponse("This is no draft, or too long.", status=HTTPStatus.BAD_REQUEST)
+        return HttpResponse(_("This is no draft, or too long."), status=HTTPStatus.BAD_REQUEST)
     kept = queue.save_draft(slot_id=slot_id, reviewer=user_of(request), draft=draft)
     return HttpResponse(status=HTTPStatus.NO_CONTENT if kept else HTTPStatus.CONFLICT)
 
@@ -162,95 +333,3 @@ def renew(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     project_for(request, slug)
     held = queue.renew(slot_id=slot_id, reviewer=user_of(request))
     return HttpResponse(status=HTTPStatus.NO_CONTENT if held else HTTPStatus.CONFLICT)
-
-
-# --- own history -----------------------------------------------------------------------------------
-
-PAGE = 50
-
-
-@login_required
-@require_GET
-def history(request: HttpRequest, slug: str) -> HttpResponse:
-    project = project_for(request, slug)
-    before = request.GET.get("before", "")
-    own = Ranking.objects.filter(
-        reviewer=user_of(request), task__project=project, superseded_at=None
-    ).select_related("task__prompt")
-    if before.isascii() and before.isdigit() and len(before) < 19:
-        own = own.filter(pk__lt=int(before))
-    rankings = list(own.order_by("-id")[: PAGE + 1])
-    context = {
-        **_bar(project, user_of(request)),
-        "rankings": rankings[:PAGE],
-        "older": rankings[PAGE - 1].pk if len(rankings) > PAGE else None,
-        "newer": bool(before),
-    }
-    return render(request, "labeling/history.html", context)
-
-
-@login_required
-@never_cache
-@require_http_methods(["GET", "POST"])
-def own_ranking(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Change one's own ranking: the old one stays in the books, the new one supersedes it."""
-    project = project_for(request, slug)
-    ranking = get_object_or_404(
-        Ranking.objects.select_related("task__prompt", "guideline_version__guideline"),
-        pk=ranking_id,
-        reviewer=user_of(request),
-        task__project=project,
-        superseded_at=None,
-    )
-    if request.method == "POST":
-        return _revised(request, project, ranking)
-    fields = fields_of_ranking(
-        ranking.tiers, ranking.cut, ranking.ratings, ranking.flags, ranking.rationale
-    )
-    fields["active_seconds"] = [str(ranking.active_seconds)]
-    return _revision_form(request, project, ranking, fields)
-
-
-def _order_of(ranking: Ranking) -> list[int]:
-    own = list(ranking.task.places.order_by("position").values_list("response_id", flat=True))
-    return ranking.shown_order if sorted(ranking.shown_order) == sorted(own) else own
-
-
-def _revision_form(
-    request: HttpRequest,
-    project: Project,
-    ranking: Ranking,
-    fields: Fields,
-    errors: dict[str, str] | None = None,
-) -> HttpResponse:
-    sheet = Sheet(
-        task=ranking.task,
-        shown_order=_order_of(ranking),
-        version=project.current_version,
-        fields=fields,
-        errors=errors,
-    )
-    context = {
-        "project": project,
-        "section": "review",
-        "ranking": ranking,
-        "sheet": sheet,
-        "draft_key": f"{ranking.reviewer_id}-ranking-{ranking.pk}",
-        "draft_at": 0,
-    }
-    status = HTTPStatus.UNPROCESSABLE_ENTITY if errors else HTTPStatus.OK
-    return render(request, "labeling/review.html", context, status=status)
-
-
-def _revised(request: HttpRequest, project: Project, ranking: Ranking) -> HttpResponse:
-    fields = fields_of(request.POST)
-    criteria = project.current_version.criteria.all() if project.current_version else []
-    answer = read_answer(fields, shown_order=_order_of(ranking), criteria=criteria)
-    if answer.errors:
-        return _revision_form(request, project, ranking, fields, answer.errors)
-    try:
-        revise(ranking=ranking, reviewer=user_of(request), **answer.content())
-    except InvalidRanking as invalid:
-        return _revision_form(request, project, ranking, fields, invalid.errors)
-    messages.success(request, "The revision replaces what you had sent.")
-    return redirect("review-history", project.slug)

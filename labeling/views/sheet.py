@@ -8,13 +8,28 @@ from string import ascii_uppercase
 from typing import Any
 
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from labeling.forms import Fields, first
-from labeling.models import Criterion, GuidelineVersion, Response, Task
-from labeling.rankings import FLAGS, Errors
+from labeling.judgments import ANYTHING, FLAGS, Errors, Policy
+from labeling.models import Criterion, GuidelineVersion, Response, Slot, Task
 from labeling.text import render
 
-ROLES = {"system": "Instructions", "user": "Prompt", "assistant": "Model"}
+ROLES = {
+    "system": gettext_lazy("Instructions"),
+    "user": gettext_lazy("Prompt"),
+    "assistant": pgettext_lazy("who speaks", "Model"),
+}
+GRADES = (
+    ("-3", gettext_lazy("A is much better")),
+    ("-2", gettext_lazy("A is better")),
+    ("-1", gettext_lazy("A is slightly better")),
+    ("0", gettext_lazy("Equally good")),
+    ("1", gettext_lazy("B is slightly better")),
+    ("2", gettext_lazy("B is better")),
+    ("3", gettext_lazy("B is much better")),
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,8 @@ class Card:
 
 def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
     return [
-        Message(m["role"], ROLES.get(m["role"], m["role"]), render(m["content"])) for m in messages
+        Message(m["role"], str(ROLES.get(m["role"], m["role"])), render(m["content"]))
+        for m in messages
     ]
 
 
@@ -66,12 +82,16 @@ class Sheet:
         version: GuidelineVersion | None,
         fields: Fields | None = None,
         errors: Errors | None = None,
+        policy: Policy = ANYTHING,
+        slot: Slot | None = None,
     ) -> None:
         self.task = task
         self.shown_order = list(shown_order)
         self.version = version
         self.fields = fields or {}
         self.errors = errors or {}
+        self.policy = policy
+        self.slot = slot
 
     @cached_property
     def messages(self) -> list[Message]:
@@ -97,7 +117,7 @@ class Sheet:
             html=render(text),
             rank=first(self.fields, f"rank-{response}"),
             ratings=[self._rating(response, criterion) for criterion in self.criteria],
-            flags=[(name, label, name in flagged) for name, label in FLAGS.items()],
+            flags=[(name, str(label), name in flagged) for name, label in FLAGS.items()],
         )
 
     def _rating(self, response: int, criterion: Criterion) -> Rating:
@@ -115,9 +135,27 @@ class Sheet:
         return [str(rank) for rank in range(1, len(self.shown_order) + 1)]
 
     @property
+    def pair(self) -> bool:
+        """Two responses are graded, not placed."""
+        return len(self.shown_order) == 2
+
+    @property
+    def grades(self) -> list[tuple[str, str, bool]]:
+        """Value, words, and whether it is chosen; without ties there is no middle."""
+        chosen = first(self.fields, "strength")
+        return [
+            (value, str(words), value == chosen)
+            for value, words in GRADES
+            if self.policy.ties or value != "0"
+        ]
+
+    @property
     def cuts(self) -> list[tuple[str, str]]:
-        below = [(rank, f"Below rank {rank}") for rank in self.ranks]
-        return [("", "No line"), ("0", "All are unacceptable"), *below]
+        if self.pair:
+            worse = ("1", _("The worse one is unacceptable"))
+            return [("", _("Both are acceptable")), worse, ("0", _("Both are unacceptable"))]
+        below = [(rank, _("Below rank %s") % rank) for rank in self.ranks]
+        return [("", _("No line")), ("0", _("All are unacceptable")), *below]
 
     @property
     def cut(self) -> str:

@@ -27,8 +27,9 @@ export function tie(rows, id, other) {
   return rest.map((row) => (isTier(row) && row.includes(mate) ? [...row, id] : row));
 }
 
-/** One step better (-1) or worse (+1): out of a tie, across the line, or into the next tier. */
-export function move(rows, id, step) {
+/** One step better (-1) or worse (+1): out of a tie, across the line, or into the next tier; past it
+ * where there are no ties. */
+export function move(rows, id, step, ties = true) {
   const at = rowOf(rows, id);
   const row = rows[at];
   if (at < 0) return rows;
@@ -39,7 +40,7 @@ export function move(rows, id, step) {
   }
   const next = rows[at + step];
   if (next === undefined) return rows;
-  if (isTier(row) && isTier(next)) return tie(rows, id, next[0]);
+  if (ties && isTier(row) && isTier(next)) return tie(rows, id, next[0]);
   const swapped = [...rows];
   [swapped[at], swapped[at + step]] = [next, row];
   return swapped;

@@ -1,7 +1,7 @@
 // What a reviewer typed is kept twice: in this browser at once, on the server a moment later.
 const DAY = 24 * 3600 * 1000;
 const WAIT = 800;
-const KEPT = /^(rank|rating|flag)-|^cut$|^rationale$/;
+const KEPT = /^(rank|rating|flag)-|^cut$|^rationale$|^strength$/;
 
 function fieldsOf(form) {
   const fields = {};
@@ -23,11 +23,23 @@ function fill(form, fields) {
 
 export class Draft {
   constructor(form, { clock, onState }) {
-    Object.assign(this, { form, clock, onState, timer: null });
+    Object.assign(this, { form, clock, onState, timer: null, open: true });
     this.key = `tiebreak-draft-${form.dataset.draftKey}`;
     this.restore();
-    window.addEventListener("pagehide", () => this.timer && this.send());
-    window.addEventListener("online", () => this.send());
+    this.leaving = () => this.timer && this.send();
+    this.returning = () => this.send();
+    window.addEventListener("pagehide", this.leaving);
+    window.addEventListener("online", this.returning);
+  }
+
+  /** Another sheet is shown: what is kept stays kept; the draft of a sheet that was not sent goes to the server. */
+  close({ sent }) {
+    this.open = false;
+    if (this.timer && !sent) this.send();
+    clearTimeout(this.timer);
+    this.timer = null;
+    window.removeEventListener("pagehide", this.leaving);
+    window.removeEventListener("online", this.returning);
   }
 
   restore() {
@@ -39,7 +51,8 @@ export class Draft {
     const kept = this.read(this.key);
     if (kept.at > Number(this.form.dataset.draftAt || 0)) {
       fill(this.form, kept.fields);
-      this.clock.seconds = Math.max(this.clock.seconds, kept.active_seconds || 0);
+      const seconds = Math.max(Number(this.form.elements.active_seconds.value) || 0, kept.active_seconds || 0);
+      this.form.elements.active_seconds.value = seconds;
     }
   }
 
@@ -69,10 +82,14 @@ export class Draft {
     if (!this.draft || !this.form.dataset.draftUrl) return;
     try {
       const answer = await post(this.form, this.form.dataset.draftUrl, this.draft);
-      this.onState(answer.ok ? "saved" : answer.status === 409 ? "lost" : "unsaved");
+      this.tell(answer.ok ? "saved" : answer.status === 409 ? "lost" : "unsaved");
     } catch {
-      this.onState("offline");
+      this.tell("offline");
     }
+  }
+
+  tell(name) {
+    if (this.open) this.onState(name);
   }
 }
 

@@ -1,39 +1,40 @@
-// Every key of the ranking page. Letters a–i and digits 1–9 mean responses; the rest is listed in
-// the dialog that "?" opens. Nothing here runs while someone types, nor when keys are switched off.
+// Every key of the ranking page. Letters a–i and digits 1–9 mean responses, or grades of a pair; the
+// rest is listed in the dialog that "?" opens. Nothing here runs while someone types, nor when keys
+// are switched off.
 const OFF = "tiebreak-keys-off";
 const TYPING = "textarea, select, input:not([type=radio], [type=checkbox])";
 
-const PLAIN = {
-  "=": "tie",
-  ArrowLeft: "better",
-  ArrowRight: "worse",
-  "-": "line",
-  u: "line",
-  Backspace: "back",
-  Delete: "back",
-  z: "undo",
-  y: "redo",
-  s: "submit",
-  r: "rate",
-  n: "note",
-  o: "guideline",
-  v: "layout",
-  x: "skip",
-  "?": "help",
+export const KEYS = {
+  tie: ["="],
+  better: ["ArrowLeft"],
+  worse: ["ArrowRight"],
+  line: ["-", "u"],
+  back: ["Backspace", "Delete"],
+  undo: ["z"],
+  redo: ["y"],
+  submit: ["Enter", "s"],
+  rate: ["r"],
+  note: ["n"],
+  next: ["j"],
+  previous: ["k"],
+  guideline: ["o"],
+  layout: ["v"],
+  together: ["p"],
+  differences: ["m"],
+  whole: ["l"],
+  turns: ["t"],
+  skip: ["x"],
+  help: ["?"],
 };
 
-// What static/js/reading.js does; it listens for these names.
-const READING = { m: "differences", p: "together", t: "turns", l: "whole" };
+const VERBS = Object.fromEntries(Object.entries(KEYS).flatMap(([verb, keys]) => keys.map((key) => [key, verb])));
 
-function read(name, event) {
-  const detail = { name, next: event.shiftKey };
-  document.dispatchEvent(new CustomEvent("reading:do", { detail }));
-}
-
-function responseIndex(event) {
+/** Which response a key means, and whether it was a digit. */
+function meant(event) {
   const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
-  if (digit) return Number(digit[1]) - 1;
-  return /^[a-i]$/i.test(event.key) ? event.key.toLowerCase().charCodeAt(0) - 97 : -1;
+  if (digit) return { index: Number(digit[1]) - 1, digit: true };
+  if (!/^[a-i]$/i.test(event.key)) return null;
+  return { index: event.key.toLowerCase().charCodeAt(0) - 97, digit: false };
 }
 
 /** Digits rate the criterion in focus and go on to the next one; 0 takes the rating away. */
@@ -60,21 +61,19 @@ function leaveField(event, verbs) {
 function act(event, verbs) {
   const onControl = event.target.closest("button, a, summary, input");
   const inRadios = event.target.matches("input[type=radio]");
-  if (event.key === "Enter" && (!onControl || inRadios || event.target.matches("input"))) return verbs.submit;
+  if (event.key === "Enter" && onControl && !event.target.matches("input")) return null;
   if (inRadios && event.key.startsWith("Arrow")) return null;
   if (event.key === "Escape") return () => event.target.blur();
-  if (event.key === "j" || event.key === "k") return () => verbs.read(event.key === "j" ? 1 : -1);
-  const reading = READING[event.key.toLowerCase()];
-  if (reading) return () => read(reading, event);
-  const name = PLAIN[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  const id = verbs.letter(responseIndex(event));
+  const verb = VERBS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   // Named keys go first: on some keyboards "-" lies on a digit.
-  if (!name && id) return () => verbs.pick(id, event.shiftKey);
-  if (name === "undo" && event.shiftKey) return verbs.redo;
-  return name ? verbs[name] : null;
+  if (verb === "undo" && event.shiftKey) return verbs.redo;
+  if (verb === "differences" && event.shiftKey) return verbs.nextDifferences;
+  if (verb) return verbs[verb];
+  const response = meant(event);
+  return response && verbs.canKey(response) ? () => verbs.key(response, event.shiftKey) : null;
 }
 
-export function listen({ form, verbs, onPending }) {
+export function listen({ verbs, onPending }) {
   const toggle = document.getElementById("keys-off");
   toggle.checked = localStorage.getItem(OFF) === "1";
   toggle.addEventListener("change", () => localStorage.setItem(OFF, toggle.checked ? "1" : "0"));

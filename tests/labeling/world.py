@@ -12,7 +12,15 @@ from accounts.models import Role, User
 from labeling import guidelines, queue
 from labeling.importers.records import PromptRecord, ResponseRecord, Tally, TaskRecord
 from labeling.importers.writer import Writer
-from labeling.models import GuidelineVersion, Membership, Project, Prompt, Response, Task
+from labeling.models import (
+    GuidelineConfirmation,
+    GuidelineVersion,
+    Membership,
+    Project,
+    Prompt,
+    Response,
+    Task,
+)
 
 _numbers: Iterator[int] = count(1)
 
@@ -21,9 +29,14 @@ def make_user(role: str = Role.REVIEWER, **fields: Any) -> User:
     return User.objects.create(username=f"user-{next(_numbers)}", role=role, **fields)
 
 
-def make_member(project: Project, role: str = Membership.Role.REVIEWER) -> User:
+def make_member(
+    project: Project, role: str = Membership.Role.REVIEWER, *, confirmed: bool = True
+) -> User:
+    """Someone who has begun: they confirmed the guideline that is in force, if there is one."""
     user = make_user(role)
     Membership.objects.create(project=project, user=user, role=role)
+    if confirmed and project.current_version_id:
+        GuidelineConfirmation.objects.create(version_id=project.current_version_id, reviewer=user)
     return user
 
 

@@ -1,0 +1,56 @@
+"""In which order the responses of a task are shown: balanced over its slots, and repeatable.
+
+The responses of a task are shuffled once, by a hash of the task and the response. Each slot shows a
+row of a Williams design on that shuffle (Williams, Australian J. Sci. Res. A 2, 1949): over K slots
+of a task with K responses each response stands in each place once. For an even K the second, fourth,
+… slot shows the reverse of the one before, so that two rankings see every pair both ways round.
+For an odd K the slots after the K-th are the reverse of the first K.
+
+The order is a function of task and slot number, so that a late answer still knows what its form
+showed. `SHOWN_ORDER` is the same in SQL, for the statement that leases a slot.
+"""
+
+import hashlib
+from collections.abc import Collection
+
+SHOWN_ORDER = """(
+    SELECT array_agg(placed.response_id ORDER BY placed.turn * CASE
+        WHEN 2 * placed.d > placed.k THEN 2 * (placed.k - placed.d)
+        WHEN placed.d > 0 THEN 2 * placed.d - 1 ELSE 0 END)
+    FROM (
+        SELECT own.response_id, own.k,
+            mod(own.rank + own.k - mod(own.shift, own.k), own.k) AS d,
+            CASE WHEN mod(own.k, 2) = 1 AND mod((slot.number - 1) / own.k, 2) = 1
+                THEN -1 ELSE 1 END AS turn
+        FROM (
+            SELECT shuffled.*, CASE WHEN mod(shuffled.k, 2) = 1
+                THEN (slot.number - 1) * (shuffled.k / 2)
+                ELSE (slot.number - 1) / 2 + mod(slot.number - 1, 2) * (shuffled.k / 2)
+                END AS shift
+            FROM (
+                SELECT place.response_id, (count(*) OVER ())::int AS k,
+                    (row_number() OVER (ORDER BY
+                        md5(concat_ws(':', slot.task_id, place.response_id))))::int - 1 AS rank
+                FROM labeling_taskresponse place WHERE place.task_id = slot.task_id
+            ) shuffled
+        ) own
+    ) placed
+)"""
+
+
+def shown_order_for(task_id: int, number: int, response_ids: Collection[int]) -> list[int]:
+    """The order in which the slot with this number shows the responses. No query."""
+
+    def shuffled(response: int) -> str:
+        return hashlib.md5(f"{task_id}:{response}".encode(), usedforsecurity=False).hexdigest()
+
+    base = sorted(response_ids, key=shuffled)
+    row = [base[i] for i in _row(len(base), number - 1)]
+    return row[::-1] if len(base) % 2 and (number - 1) // len(base) % 2 else row
+
+
+def _row(k: int, n: int) -> list[int]:
+    """Row n of the design on 0 … k-1: the zigzag 0, 1, k-1, 2, k-2, … shifted."""
+    shift = n * (k // 2) if k % 2 else n // 2 + n % 2 * (k // 2)
+    zigzag = [(place + 1) // 2 if place % 2 else k - place // 2 for place in range(k)]
+    return [(one + shift) % k for one in zigzag]

@@ -1,0 +1,209 @@
+// A ranking of three to nine: rows of tiers in a ladder, written into a rank select per response.
+import { Ladder } from "./review-ladder.js";
+import { fill, listed, ordinal } from "./review-words.js";
+import * as order from "./order.js";
+
+export class Order {
+  constructor(form, sheet) {
+    Object.assign(this, { form, sheet, rows: [], selected: null, tieNext: false });
+    this.cards = sheet.cards;
+    this.ties = form.dataset.ties === "yes";
+    this.ladder = new Ladder(form.querySelector("#ladder"), {
+      letterOf: (id) => this.letterOf(id), ids: [...this.cards.keys()], verbs: this,
+    });
+    this.read();
+  }
+
+  letterOf(id) {
+    return id === order.LINE ? gettext("The line") : this.cards.get(id).dataset.letter;
+  }
+
+  // The form and the rows
+
+  read() {
+    const ranks = {};
+    for (const id of this.cards.keys()) ranks[id] = Number(this.form.elements[`rank-${id}`].value) || 0;
+    const cut = this.form.elements.cut.value;
+    this.rows = order.fromRanks(ranks, cut === "" ? null : Number(cut));
+  }
+
+  write() {
+    const { ranks, cut } = order.toRanks(this.rows);
+    for (const id of this.cards.keys()) this.form.elements[`rank-${id}`].value = ranks[id] ?? "";
+    this.form.elements.cut.value = cut ?? "";
+  }
+
+  snapshot() {
+    return { rows: this.rows, selected: this.selected };
+  }
+
+  restore(step) {
+    Object.assign(this, step);
+  }
+
+  same(step) {
+    return JSON.stringify(step.rows) === JSON.stringify(this.rows);
+  }
+
+  /** Pairs [better, worse] of response ids. */
+  beats() {
+    const tiers = order.tiersOf(this.rows);
+    return tiers.flatMap((tier, at) => tier.flatMap((a) => tiers.slice(at + 1).flat().map((b) => [a, b])));
+  }
+
+  missing() {
+    const done = new Set(order.placed(this.rows));
+    return [...this.cards.keys()].filter((id) => !done.has(id));
+  }
+
+  refusal() {
+    const rest = this.missing().map((id) => this.letterOf(id));
+    if (!rest.length) return null;
+    if (this.form.dataset.partial === "yes") {
+      if (this.cards.size - rest.length >= 2) return null;
+      return gettext("Not sent yet: a ranking compares at least two responses.");
+    }
+    const text = ngettext(
+      "Not sent yet: %(letters)s has no place. Every response needs one.",
+      "Not sent yet: %(letters)s have no place. Every response needs one.",
+      rest.length,
+    );
+    return fill(text, { letters: listed(rest) });
+  }
+
+  /** What the status adds once it can be sent: what is left out is said, never asked. */
+  ready() {
+    const rest = this.missing().map((id) => this.letterOf(id));
+    if (!rest.length) return gettext("All placed: Enter submits.");
+    const text = ngettext(
+      "%(letters)s is left out and compared with nothing: Enter submits.",
+      "%(letters)s are left out and compared with nothing: Enter submits.",
+      rest.length,
+    );
+    return this.refusal() ? "" : fill(text, { letters: listed(rest) });
+  }
+
+  describe(id) {
+    if (!id) return gettext("The line is gone.");
+    const at = order.rowOf(this.rows, id);
+    if (id === order.LINE) {
+      const above = order.tiersOf(this.rows.slice(0, at)).length;
+      if (!above) return gettext("Everything is unacceptable.");
+      return fill(gettext("Unacceptable below %(place)s place."), { place: ordinal(above - 1) });
+    }
+    if (at < 0) return fill(gettext("%(letter)s is not placed."), { letter: this.letterOf(id) });
+    const line = this.rows.indexOf(order.LINE);
+    const values = {
+      letter: this.letterOf(id),
+      place: ordinal(order.tiersOf(this.rows.slice(0, at)).length),
+      mates: listed(this.rows[at].filter((other) => other !== id).map((other) => this.letterOf(other))),
+    };
+    if (line >= 0 && line < at) {
+      if (values.mates) return fill(gettext("%(letter)s is %(place)s, tied with %(mates)s, unacceptable."), values);
+      return fill(gettext("%(letter)s is %(place)s, unacceptable."), values);
+    }
+    if (values.mates) return fill(gettext("%(letter)s is %(place)s, tied with %(mates)s."), values);
+    return fill(gettext("%(letter)s is %(place)s."), values);
+  }
+
+  paint() {
+    const line = this.rows.indexOf(order.LINE);
+    for (const [id, card] of this.cards) {
+      const at = order.rowOf(this.rows, id);
+      const rank = at < 0 ? 0 : order.tiersOf(this.rows.slice(0, at)).length + 1;
+      const tied = at >= 0 && this.rows[at].length > 1;
+      card.querySelector(".answer-rank").textContent = rank ? `${tied ? "=" : ""}${rank}` : "";
+      card.dataset.placed = rank ? "yes" : "no";
+      card.dataset.unacceptable = at >= 0 && line >= 0 && line < at ? "yes" : "no";
+      card.dataset.selected = this.selected === id ? "yes" : "no";
+      const label = rank
+        ? fill(gettext("Select: %(what)s"), { what: this.describe(id) })
+        : fill(gettext("Place %(letter)s next"), { letter: this.letterOf(id) });
+      card.querySelector(".answer-place").setAttribute("aria-label", label);
+    }
+    this.ladder.paint(this);
+    for (const button of this.form.querySelectorAll("[data-needs=selection]")) button.disabled = !this.selected;
+    this.form.querySelector("[data-do=tie]")?.setAttribute("aria-pressed", this.tieNext);
+  }
+
+  // What a reviewer can do
+
+  change(rows, selected, text) {
+    const before = this.snapshot();
+    Object.assign(this, { rows, selected, tieNext: false });
+    this.sheet.changed(before, text ?? this.describe(selected));
+  }
+
+  noTies() {
+    this.sheet.say(gettext("This project ranks without ties."));
+  }
+
+  pick(id, tied) {
+    if (tied || this.tieNext) this.tieWith(id);
+    else if (order.rowOf(this.rows, id) < 0) this.change(order.place(this.rows, id), id);
+    else this.select(id);
+  }
+
+  tieWith(id) {
+    if (!this.ties) this.noTies();
+    else this.change(order.tie(this.rows, id, this.selected), id);
+  }
+
+  select(id) {
+    this.selected = id;
+    this.paint();
+    this.sheet.say(this.describe(id));
+  }
+
+  tie() {
+    if (!this.ties) return this.noTies();
+    this.tieNext = !this.tieNext && order.placed(this.rows).length > 0;
+    this.paint();
+    const mate = this.selected && this.selected !== order.LINE ? this.selected : order.placed(this.rows).at(-1);
+    this.sheet.say(
+      this.tieNext
+        ? fill(gettext("The next one ties with %(letter)s."), { letter: this.letterOf(mate) })
+        : gettext("Place a response first, then tie the next one with it."),
+    );
+  }
+
+  better() {
+    if (this.selected) this.change(order.move(this.rows, this.selected, -1, this.ties), this.selected);
+  }
+
+  worse() {
+    if (this.selected) this.change(order.move(this.rows, this.selected, 1, this.ties), this.selected);
+  }
+
+  line() {
+    const rows = order.line(this.rows, this.selected);
+    this.change(rows, rows.includes(order.LINE) ? order.LINE : null);
+  }
+
+  back() {
+    if (this.selected) this.takeBack(this.selected);
+  }
+
+  takeBack(id) {
+    const letter = this.letterOf(id);
+    const text = id === order.LINE ? gettext("The line is gone.") : fill(gettext("%(letter)s is back in the tray."), { letter });
+    this.change(order.without(this.rows, id), null, text);
+  }
+
+  drop(id, mate) {
+    if (!this.ties) this.change(order.putBefore(this.rows, id, order.rowOf(this.rows, mate)), id);
+    else this.change(order.tie(this.rows, id, mate), id);
+  }
+
+  dropBefore(id, at) {
+    this.change(order.putBefore(this.rows, id, at), id);
+  }
+
+  canKey(index) {
+    return index < this.cards.size;
+  }
+
+  key(index, tied) {
+    this.pick([...this.cards.keys()][index], tied);
+  }
+}

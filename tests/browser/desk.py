@@ -1,0 +1,34 @@
+"""What every test of the ranking page does: press keys, wait for what was sent, read it."""
+
+from playwright.sync_api import Page, expect
+
+from labeling.models import Ranking
+from tests.browser.conftest import World
+
+
+def in_letters(ranking: Ranking) -> list[str]:
+    """The tiers in the letters that were shown: ["B", "AC", "D"]."""
+    letter = dict(zip(ranking.shown_order, "ABCDEFGHI", strict=False))
+    return ["".join(sorted(letter[i] for i in tier)) for tier in ranking.tiers]
+
+
+def press(page: Page, *keys: str) -> int:
+    for key in keys:
+        page.keyboard.press(key)
+    return len(keys)
+
+
+def sent(page: Page, world: World, count: int) -> Ranking:
+    """The newest ranking, once the page has moved on from the one before."""
+    expect(page.locator("#review-progress, .empty")).to_contain_text(f"{count} done today")
+    assert Ranking.objects.count() == count
+    return Ranking.objects.latest("id")
+
+
+def next_is_ready(page: Page) -> None:
+    """The sheet after this one lies in the browser."""
+    expect(page.locator("#ranking-form")).to_have_attribute("data-next", "ready")
+
+
+def slot_shown(page: Page) -> int:
+    return int(page.locator("#ranking-form").get_attribute("data-slot") or 0)

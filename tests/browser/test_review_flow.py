@@ -1,0 +1,356 @@
+"""Nothing waits and nothing is lost: the next sheet at hand, a dead network, a refusal, an undo."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from playwright.sync_api import Page, Route, expect
+
+from labeling import rankings
+from labeling.models import Project, Ranking, Slot
+from tests.browser.conftest import World
+from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
+from tests.labeling.world import ids, make_member
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+REVIEW = re.compile(r"/review/$")
+
+
+def hold_submits(page: Page) -> list[Route]:
+    """Submits stay under way until the test lets them go on."""
+    held: list[Route] = []
+    page.route(
+        REVIEW,
+        lambda route: held.append(route) if route.request.method == "POST" else route.continue_(),
+    )
+    return held
+
+
+def let_go(page: Page, held: list[Route]) -> None:
+    for route in held:
+        route.continue_()
+    page.unroute(REVIEW)
+
+
+def cut_off(page: Page) -> None:
+    page.route(
+        REVIEW,
+        lambda route: route.abort() if route.request.method == "POST" else route.continue_(),
+    )
+
+
+def many(world: World, count: int) -> None:
+    for _ in range(count):
+        world.add_task()
+
+
+# --- nothing waits -------------------------------------------------------------------------------
+
+
+def test_it_shows_the_next_task_before_the_submit_is_answered(visit, world):
+    many(world, 3)
+    page = visit(world.review, world.reviewer)
+    first = slot_shown(page)
+    next_is_ready(page)
+    held = hold_submits(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
+    expect(page.locator(".answer")).to_have_count(4)
+    expect(page.locator("#sent-place")).to_contain_text("On its way")
+    assert Ranking.objects.count() == 0
+    let_go(page, held)
+    sent(page, world, 1)
+    expect(page.locator("#sent-place")).to_contain_text("Sent.")
+    press(page, "d", "c", "b", "a", "Enter")
+    assert in_letters(sent(page, world, 2)) == ["D", "C", "B", "A"]
+
+
+def test_what_is_prepared_is_not_seen_until_it_is_shown(visit, world):
+    many(world, 3)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    ahead = Slot.objects.get(ahead=True)
+    assert (ahead.reviewer, ahead.shown_at) == (world.reviewer, None)
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+    assert slot_shown(page) == ahead.pk
+    next_is_ready(page)
+    ahead.refresh_from_db()
+    assert ahead.shown_at and not ahead.ahead
+    assert Slot.objects.get(ahead=True).shown_at is None
+
+
+def test_it_tells_other_scripts_which_sheet_is_shown(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    page.evaluate(
+        "() => document.addEventListener('sheet:shown',"
+        " (event) => (window.told = event.detail.form.dataset.slot))"
+    )
+    next_is_ready(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+    assert int(page.evaluate("window.told")) == slot_shown(page)
+
+
+def test_it_keeps_the_place_in_the_guideline(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    page.evaluate("document.getElementById('guideline').dataset.mark = 'read'")
+    next_is_ready(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+    expect(page.locator("#guideline")).to_have_count(1)
+    expect(page.locator("#guideline")).to_have_attribute("data-mark", "read")
+
+
+def test_a_skip_leads_to_the_sheet_that_was_prepared(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    ahead = Slot.objects.get(ahead=True)
+    press(page, "x", "Space", "Enter")
+    expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(ahead.pk))
+
+
+# --- nothing is lost -----------------------------------------------------------------------------
+
+
+def test_a_refused_ranking_comes_back_with_all_that_was_typed(visit, world):
+    many(world, 3)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    first = slot_shown(page)
+    Project.objects.update(min_rationale=10)  # a lead asks for more than this page knows of
+    held = hold_submits(page)
+    press(page, "b", "a", "-", "c", "d", "Enter")
+    expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
+    press(page, "d")  # work on the next one has begun
+    let_go(page, held)
+    expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
+    expect(page.locator("#errors")).to_contain_text("Say why in at least 10 characters")
+    expect(page.locator(".ladder-tier")).to_have_count(4)
+    expect(page.locator(".ladder-line")).to_have_count(1)
+    press(page, "n")
+    page.keyboard.type("It names a day.")
+    press(page, "Control+Enter")
+    assert in_letters(sent(page, world, 1)) == ["B", "A", "C", "D"]
+    expect(page.locator(".ladder-tier")).to_contain_text("D")  # what had been begun
+
+
+def test_it_goes_on_without_network_and_sends_when_it_returns(visit, world):
+    many(world, 3)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    page.context.set_offline(True)
+    press(page, "c", "d", "a", "b", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("There is no network. 1 ranking is kept")
+    press(page, "d", "c", "b", "a", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("2 rankings are kept in this browser")
+    expect(page.locator("#review-status")).to_contain_text("kept in this browser")
+    assert Ranking.objects.count() == 0
+    page.context.set_offline(False)
+    assert in_letters(sent(page, world, 2)) == ["D", "C", "B", "A"]
+    assert in_letters(Ranking.objects.earliest("id")) == ["C", "D", "A", "B"]
+    expect(page.locator("#outbox-note")).to_be_hidden()
+    expect(page.locator(".answer[data-placed=yes]")).to_have_count(0)  # the third one
+
+
+def test_it_sends_at_the_next_page_load_what_an_earlier_page_kept(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    first = slot_shown(page)
+    next_is_ready(page)
+    cut_off(page)
+    press(page, "c", "d", "a", "b", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("1 ranking is kept")
+    page.unroute(REVIEW)
+    page.reload()
+    assert in_letters(sent(page, world, 1)) == ["C", "D", "A", "B"]
+    assert slot_shown(page) != first
+
+
+def test_it_sends_what_was_kept_also_when_nothing_is_left_to_rank(visit, world):
+    many(world, 1)
+    page = visit(world.review, world.reviewer)
+    cut_off(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("1 ranking is kept")
+    lapsed = {"reviewer": None, "leased_until": None, "priority": 10}
+    Slot.objects.update(**lapsed)
+    page.unroute(REVIEW)
+    page.goto(world.review)
+    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    page.wait_for_function(
+        "() => !Object.keys(localStorage).some((name) => name.startsWith('tiebreak-outbox'))"
+    )
+    assert in_letters(Ranking.objects.get()) == ["A", "B", "C", "D"]
+
+
+def test_an_answer_that_got_lost_makes_no_second_ranking(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+
+    def lose_the_answer(route: Route) -> None:
+        if route.request.method != "POST":
+            return route.continue_()
+        route.fetch()
+        return route.abort()
+
+    page.route(REVIEW, lose_the_answer)
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("1 ranking is kept")
+    assert Ranking.objects.count() == 1
+    page.unroute(REVIEW)
+    page.get_by_role("button", name="Try now").click()
+    expect(page.locator("#outbox-note")).to_be_hidden()
+    sent(page, world, 1)
+
+
+def test_it_sends_under_a_new_token_when_the_old_one_is_no_longer_good(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    page.context.clear_cookies(name="csrftoken")
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+
+
+def test_it_waits_for_someone_who_was_signed_out(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    cookies = page.context.cookies()
+    page.context.clear_cookies()
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("You are signed out. 1 ranking is kept")
+    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+    page.context.add_cookies(cookies)
+    page.reload()
+    sent(page, world, 1)
+
+
+def test_a_ranking_whose_slot_someone_else_filled_is_kept_and_that_is_said(visit, world):
+    task = world.add_task()
+    many(world, 1)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    assert Slot.objects.get(pk=slot_shown(page)).task == task
+    Slot.objects.filter(task=task).update(reviewer=None, leased_until=None, shown_order=None)
+    rankings.record(
+        task=task, reviewer=make_member(world.project), source="review", tiers=[ids(task)]
+    )
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("kept as an extra one")
+    assert Ranking.objects.get(reviewer=world.reviewer).extra
+    page.get_by_role("button", name="All right").click()
+    expect(page.locator("#outbox-note")).to_be_hidden()
+
+
+def test_it_renews_what_is_shown_and_what_is_prepared(visit, world):
+    many(world, 2)
+    page = visit("/", world.reviewer)
+    page.clock.install()
+    page.goto(world.review)
+    next_is_ready(page)
+    soon = timezone.now() + timedelta(minutes=1)
+    Slot.objects.filter(leased_until__isnull=False).update(leased_until=soon)
+    page.mouse.move(10, 10)
+    renewed = re.compile("/renew/")
+    with page.expect_response(renewed):
+        for _ in range(11):
+            page.clock.run_for(59_000)
+            page.mouse.move(20, 20)
+    page.wait_for_load_state("networkidle")
+    assert Slot.objects.filter(leased_until__gt=soon).count() == 2
+
+
+# --- undo ----------------------------------------------------------------------------------------
+
+
+def test_z_takes_back_what_was_just_sent(visit, world):
+    many(world, 3)
+    page = visit(world.review, world.reviewer)
+    first = slot_shown(page)
+    next_is_ready(page)
+    press(page, "a", "=", "b", "c", "d", "Enter")
+    wrong = sent(page, world, 1)
+    next_is_ready(page)
+    second = slot_shown(page)
+    press(page, "z")
+    expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
+    expect(page.locator("#review-status")).to_contain_text("Taken back")
+    expect(page.locator(".ladder-tier")).to_have_count(3)
+    wrong.refresh_from_db()
+    assert wrong.superseded_at
+    assert Slot.objects.get(ahead=True).pk == second
+    press(page, "Backspace", "d", "ArrowLeft", "Enter")
+    expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(second))
+    expect(page.locator("#review-progress")).to_contain_text("1 done today")
+    newest = Ranking.objects.get(superseded_at=None)
+    assert (in_letters(newest), newest.supersedes) == (["AB", "CD"], None)
+
+
+def test_z_undoes_what_was_done_on_this_sheet_first(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+    second = slot_shown(page)
+    press(page, "b", "z")
+    expect(page.locator("#review-status")).to_have_text("Undone.")
+    assert slot_shown(page) == second
+    assert not Ranking.objects.exclude(superseded_at=None).exists()
+
+
+def test_what_was_not_sent_yet_is_taken_back_in_the_browser(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    first = slot_shown(page)
+    next_is_ready(page)
+    page.context.set_offline(True)
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("1 ranking is kept")
+    press(page, "z")
+    expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
+    expect(page.locator("#outbox-note")).to_be_hidden()
+    press(page, "d", "ArrowLeft", "Enter")
+    page.context.set_offline(False)
+    assert in_letters(sent(page, world, 1)) == ["A", "B", "CD"]
+
+
+def test_the_last_one_can_be_taken_back_after_a_reload_and_when_nothing_is_left(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    first = slot_shown(page)
+    next_is_ready(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+    page.reload()
+    page.get_by_role("button", name="Undo z").first.click()
+    expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
+    press(page, "Enter")
+    expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    press(page, "z")
+    expect(page.locator(".ladder-tier")).to_have_count(4)
+
+
+def test_the_offer_to_undo_ends(visit, world):
+    many(world, 2)
+    page = visit("/", world.reviewer)
+    page.clock.install()
+    page.goto(world.review)
+    next_is_ready(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+    expect(page.locator("#sent-note")).to_be_visible()
+    page.clock.run_for(121_000)
+    expect(page.locator("#sent-note")).to_have_count(0)
+    press(page, "z")
+    expect(page.locator("#review-status")).to_have_text("There is nothing to undo.")
