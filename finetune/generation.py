@@ -8,8 +8,9 @@ from typing import Any
 from finetune.models import Model
 from finetune.sampled_text import Prompt as PromptToAnswer
 from finetune.sampled_text import SampledTextError, read_rows, write_prompts
+from labeling.findings import add_tasks
 from labeling.models import Project, Prompt, Response
-from labeling.queue import NewTask, add_tasks
+from labeling.queue import NewTask
 from labeling.text import storable
 from reward.kinds import read_report
 from runs.kinds import CannotRun

@@ -10,7 +10,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from accounts.models import User
-from labeling import guideline_admin, queue
+from labeling import findings, guideline_admin, queue
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
 from labeling.models import (
@@ -138,9 +138,9 @@ class PromptAdmin(BigTableAdmin):
         for prompt in prompts.select_related("project").prefetch_related("responses"):
             responses = list(prompt.responses.all())
             if 2 <= len(responses) <= 9:
-                made += queue.add_task(project=prompt.project, prompt=prompt, responses=responses)[
-                    1
-                ]
+                task = queue.NewTask(prompt.pk, [response.pk for response in responses])
+                [(_, new)] = findings.add_tasks(project=prompt.project, tasks=[task])
+                made += new
             else:
                 unfit += 1
         self.message_user(request, f"{made} new tasks.", messages.SUCCESS)

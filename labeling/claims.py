@@ -37,17 +37,23 @@ _FREE = """FROM labeling_slot slot
     WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
       AND slot.priority = band.priority"""
 
-_NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT held.task_id FROM held))"
+_NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT seen.task_id FROM seen))"
 
 # generate_series feeds a nested loop, so that bands are read from the highest down and no further
 # than the first that has something: no lower band is read or locked.
 #
-# The reviewer's leases are locked in one order, and seen as they are once the lock is there.
+# The reviewer's leases are locked in one order, and `held` is what they are once the lock is there:
+# one may have been filled while this waited. Its task, which was `seen`, is not offered again,
+# though this statement cannot see the ranking.
 #
 # The cursor stays before the slots of tasks the reviewer only holds: they may give them back.
 CLAIM = f"""
-WITH held AS MATERIALIZED (
-    SELECT slot.id, slot.task_id, slot.ahead FROM labeling_slot slot
+WITH seen AS MATERIALIZED (
+    SELECT slot.task_id FROM labeling_slot slot
+    WHERE slot.project_id = %(project)s AND slot.reviewer_id = %(reviewer)s
+      AND slot.leased_until IS NOT NULL
+), held AS MATERIALIZED (
+    SELECT slot.id, slot.ahead FROM labeling_slot slot
     WHERE slot.project_id = %(project)s AND slot.reviewer_id = %(reviewer)s
       AND slot.leased_until IS NOT NULL
     ORDER BY slot.id FOR UPDATE OF slot
@@ -132,7 +138,7 @@ RETURNING slot.*
 
 
 def claimed(
-    project: Project, reviewer: User, *, ahead: bool, attempts: int = 3
+    project: Project, reviewer: User, *, ahead: bool, attempts: int = 5
 ) -> dict[bool, Slot]:
     """The reviewer's leases, by whether they are ahead.
 

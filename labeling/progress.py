@@ -9,7 +9,9 @@ from django.db.models import Avg, Count, Max, Q
 from django.utils import timezone
 
 from accounts.models import User
-from labeling.models import Project, Ranking, Skip, Slot, Task
+from labeling import gold_schedule
+from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
+from labeling.queue import OFF_QUEUE
 
 COUNTED_AT_MOST = 1000
 
@@ -48,7 +50,10 @@ class ReviewerProgress:
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
-    """What they ranked today and how many tasks wait for them. Four queries, each bounded."""
+    """What they ranked today and how many tasks wait for them. Four queries, each bounded.
+
+    Gold among real work counts like any other, and costs two more; else the count would tell it.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             _WAITING,
@@ -58,12 +63,13 @@ def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
     held = Slot.objects.filter(
         project=project, reviewer=reviewer, leased_until__isnull=False
     ).count()
+    waiting = tasks + held + gold_schedule.upcoming(project, reviewer, tasks)
     seconds = pace(project, reviewer)
     return ReviewerProgress(
         today=done_today(project, reviewer),
-        waiting=tasks + held,
+        waiting=waiting,
         capped=slots >= COUNTED_AT_MOST,
-        minutes=None if seconds is None else max(1, round(seconds * (tasks + held) / 60)),
+        minutes=None if seconds is None else max(1, round(seconds * waiting / 60)),
     )
 
 
@@ -88,15 +94,18 @@ def pace(project: Project, reviewer: User) -> float | None:
 
 
 def done_today(project: Project, reviewer: User) -> int:
+    """Training and qualification are no day's work; a gold check counts, else the count would tell."""
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     newest = Ranking.objects.filter(reviewer=reviewer).order_by("-id")[:COUNTED_AT_MOST]
-    return Ranking.objects.filter(
+    ranked = Ranking.objects.filter(
         pk__in=newest.values("pk"),
         created_at__gte=midnight,
         superseded_at=None,
         source=Ranking.Source.REVIEW,
         task__project=project,
-    ).count()
+    )
+    before_real_work = [Gold.Purpose.TRAINING, Gold.Purpose.QUALIFICATION]
+    return ranked.exclude(task__gold__purpose__in=before_real_work).count()
 
 
 @dataclass(frozen=True)
@@ -112,14 +121,14 @@ class ProjectProgress:
 
 
 def of_project(project: Project) -> ProjectProgress:
-    """Two counts over the whole project; tens of milliseconds at 100,000 tasks."""
-    slots = Slot.objects.filter(project=project).aggregate(
+    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks."""
+    slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),
         filled=Count("pk", filter=Q(ranking__isnull=False)),
         leased=Count("pk", filter=Q(leased_until__gt=timezone.now())),
     )
     return ProjectProgress(
-        tasks=Task.objects.filter(project=project).count(),
+        tasks=Task.objects.filter(project=project).exclude(kind=Task.Kind.GOLD).count(),
         slots=slots["all"],
         filled=slots["filled"],
         leased=slots["leased"],
@@ -139,9 +148,10 @@ class ReviewerRow:
 
 
 def by_reviewer(project: Project, limit: int = 100) -> list[ReviewerRow]:
-    """Reviewers with the most current rankings first."""
+    """Reviewers with the most current rankings first; their answers to gold are counted elsewhere."""
     rows: Any = (
         Ranking.objects.filter(task__project=project, superseded_at=None)
+        .exclude(task__kind=Task.Kind.GOLD)
         .values("reviewer", "reviewer__username", "reviewer__simulated")
         .annotate(
             rankings=Count("pk"),

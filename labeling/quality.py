@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from labeling.agreement import Agreement, pair_agreement, pair_outcomes, strict_agreement
-from labeling.models import Project, Ranking
+from labeling.models import Project, Ranking, Task
 
 TASKS_AT_MOST = 1000
 TASKS_FOR_A_GLANCE = 200
@@ -58,7 +58,7 @@ def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quali
 
 def _groups(project: Project, tasks_at_most: int) -> tuple[list[list[Ranking]], bool]:
     """The rankings of each task, and whether there are more tasks than were looked at."""
-    current = Ranking.objects.filter(superseded_at=None)
+    current = Ranking.objects.filter(superseded_at=None).exclude(task__kind=Task.Kind.GOLD)
     newest = current.filter(task__project=project).order_by("-id")
     recent = dict.fromkeys(newest.values_list("task", flat=True)[: RANKINGS_A_TASK * tasks_at_most])
     looked_at = list(recent)[:tasks_at_most]

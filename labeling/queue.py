@@ -178,6 +178,11 @@ def set_priority(*, task: Task, priority: int) -> None:
     )
 
 
+def park(*, task: Task) -> int:
+    """Give its open slots to nobody any more; who holds one may still fill it. How many there were."""
+    return task.slots.filter(ranking=None).update(priority=OFF_QUEUE)
+
+
 _RELEASE_HELD = """
 WITH released AS (
     UPDATE labeling_task SET held = false

@@ -385,12 +385,14 @@ def _holds(slot: Slot, reviewer: User) -> bool:
 def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Project) -> Slot | None:
     """The one they hold, else the one they had, else any free one of the task.
 
-    Raises InvalidRanking for someone who neither holds a slot nor belongs to the project.
+    Raises InvalidRanking for someone who holds no slot and never held one, or who has left.
     """
     if held := next((slot for slot in slots if _holds(slot, reviewer)), None):
         return held
     if not Project.objects.visible_to(reviewer).filter(pk=project.pk).exists():
         raise InvalidRanking({"slot": _("You do not belong to this project any more.")})
+    if not any(reviewer.pk in (slot.had_by or ()) for slot in slots):
+        raise InvalidRanking({"slot": _("This task was not given to you. Ask for the next one.")})
     free = [slot for slot in slots if slot.reviewer_id is None]
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 

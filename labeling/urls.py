@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from labeling.views import confirmation, data, history, project, quality, review
+from labeling.views import confirmation, data, gold, history, project, quality, review
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -8,7 +8,14 @@ of_a_project = [
     path("quality/", quality.quality, name="project-quality"),
     path("data/", data.data, name="project-data"),
     path("data/<int:task_id>/", data.task, name="project-task"),
+    path("gold/", gold.gold_list, name="project-gold"),
+    path("gold/<int:gold_id>/", gold.gold_detail, name="project-gold-detail"),
+    path("gold/<int:gold_id>/retire/", gold.gold_retire, name="project-gold-retire"),
+    path("gold/make/<int:task_id>/", gold.gold_make, name="project-gold-make"),
+    path("gold/allow/<int:user_id>/", gold.allow_again, name="project-gold-allow"),
     path("review/", review.review, name="review"),
+    path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
+    path("review/qualification/", gold.own_qualification, name="review-qualification"),
     path("review/next/", review.next_sheet, name="review-next"),
     path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
     path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),

@@ -47,6 +47,12 @@ class Slot(models.Model):
         help_text="Whose draft it is, also after the lease ran out; they get the slot back first.",
     )
 
+    had_by = ArrayField(
+        models.BigIntegerField(),
+        null=True,
+        help_text="Whose it was before (a trigger writes it): their late ranking is kept.",
+    )
+
     class Meta:
         constraints = [
             models.UniqueConstraint("task", "number", name="slot_number_once"),

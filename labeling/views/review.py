@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import progress, queue, rankings
+from labeling import assignment, gold, progress, qualification, queue, rankings
 from labeling.access import project_for
 from labeling.confirmations import unconfirmed
 from labeling.forms import (
@@ -52,11 +52,11 @@ def start_review(request: HttpRequest) -> HttpResponse:
 
 
 def _current(project: Project, reviewer: User) -> Slot | None:
-    return queue.claim(project=project, reviewer=reviewer)
+    return assignment.current(project=project, reviewer=reviewer)
 
 
 def _ahead(project: Project, reviewer: User) -> Slot | None:
-    return queue.claim_ahead(project=project, reviewer=reviewer)
+    return assignment.ahead(project=project, reviewer=reviewer)
 
 
 # --- showing -------------------------------------------------------------------------------------
@@ -75,7 +75,9 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
     published = project.current_version_id is not None
     slot = _current(project, reviewer) if published else None
     if slot is None:
-        return render(request, "labeling/review_empty.html", _bar(project, reviewer))
+        stage = assignment.stage(project=project, reviewer=reviewer)
+        context = {**_bar(project, reviewer), "stage": stage}
+        return render(request, "labeling/review_empty.html", context)
     queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
     return _page(request, project, _sheet(project, slot))
 
@@ -149,6 +151,7 @@ def _sheet_context(request: HttpRequest, project: Project, sheet: Sheet) -> Cont
         "project": project,
         "slot": slot,
         "sheet": sheet,
+        "stage": assignment.stage_of(slot) if slot else None,
         "draft_key": f"{reviewer.pk}-slot-{slot.pk if slot else 0}",
         "draft_at": draft.get("at", 0) if isinstance(draft, dict) else 0,
         "renew_seconds": max(20, project.lease_minutes * 60 // 3),
@@ -199,7 +202,9 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     if request.accepts("text/html"):
         if submission.extra:
             messages.info(request, _kept_as_extra())
-        return redirect("review", project.slug)
+        return redirect(
+            _to_read(project, submission.ranking) or reverse("review", args=[project.slug])
+        )
     return _accepted(request, project, submission, first(fields, "shown"))
 
 
@@ -215,6 +220,17 @@ def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
         criteria=criteria,
         policy=Policy.of(project),
     )
+
+
+def _to_read(project: Project, ranking: Ranking) -> str | None:
+    """What comes before the next task: feedback in training, or how the qualification ended."""
+    if ranking.task.kind != Task.Kind.GOLD:
+        return None
+    if gold.feedback(ranking) is not None:
+        return reverse("review-feedback", args=[project.slug, ranking.pk])
+    if qualification.ended_with(ranking) is not None:
+        return reverse("review-qualification", args=[project.slug])
+    return None
 
 
 def _kept_as_extra() -> str:
@@ -238,8 +254,11 @@ def _accepted(
 ) -> HttpResponse:
     """What became of it, and the next sheet that the page does not have yet.
 
-    `shown` is the slot that the page shows meanwhile; empty when it has nothing to show.
+    `shown` is the slot that the page shows meanwhile; empty when it has nothing to show. `go` is a
+    page to read before the next sheet.
     """
+    if go := _to_read(project, submission.ranking):
+        return JsonResponse({"go": go, "csrf": get_token(request)})
     reviewer, sheet = user_of(request), None
     confirm = unconfirmed(project=project, reviewer=reviewer) is not None
     slot = None if confirm else _current(project, reviewer)

@@ -159,6 +159,17 @@ def test_a_draft_comes_back_before_the_one_ahead(project, reviewer):
     assert still.pk == ahead.pk and still.ahead
 
 
+def test_a_draft_of_the_one_ahead_outlives_its_lease(project, reviewer):
+    make_task(project), make_task(project)
+    current, ahead = both(project, reviewer)
+    queue.save_draft(slot_id=ahead.pk, reviewer=reviewer, draft={"x": 1})
+    expire(ahead)
+    assert queue.release_expired() == 1
+    again, following = both(project, reviewer)
+    assert again.pk == current.pk
+    assert (following.pk, following.ahead, following.draft) == (ahead.pk, True, {"x": 1})
+
+
 def test_the_cursor_stays_before_a_task_that_may_be_given_back(project, reviewer):
     held = make_task(project)
     make_many(project, 60, ranked_by=reviewer)
