@@ -9,8 +9,9 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from accounts.access import user_of
 from accounts.models import User
-from labeling import findings, guideline_admin, queue
+from labeling import findings, guideline_admin, project_settings, queue
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
 from labeling.models import (
@@ -66,6 +67,17 @@ class ProjectAdmin(OwnProjectsAdmin):
     prepopulated_fields = {"slug": ("name",)}
     readonly_fields = ("current_version", "created_at")
     inlines = (MembershipInline,)
+    form = project_settings.PolicyForm
+    fieldsets = (
+        (None, {"fields": ("slug", "name", "description", "current_version", "created_at")}),
+        *((name, {"fields": fields}) for name, fields in project_settings.SECTIONS.items()),
+        ("Its life", {"fields": ("simulated", "archived_at")}),
+    )
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change:
+            project_settings.note(obj, form, user_of(request))
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Any]:
         return {} if obj else super().get_prepopulated_fields(request, obj)

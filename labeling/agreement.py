@@ -1,28 +1,44 @@
-"""How often reviewers say the same, with intervals. Pure Python and numpy: recipes use it too.
+"""How far reviewers say the same, with intervals. Pure Python and numpy: recipes use it too.
 
 A ranking is read as what it says about each pair of responses: better, worse or tied. Two
 rankings of a task are compared on the pairs that both placed. Judgments of one task hang together,
-so the interval resamples whole tasks (or whatever `clusters` names), never single pairs.
+so intervals resample whole tasks (or whatever `clusters` names), never single pairs.
+
+Four measures. `same`: the share of pairs of which two reviewers say exactly the same. `strict`: of
+the pairs that both ordered, the share ordered the same way. `tau`: Kendall's tau-b of two rankings
+of a task, its mean over all couples of rankings. `alpha`: Krippendorff's, a unit being a pair of
+responses and the values −1, 0, +1; agreement beyond what chance gives.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from typing import Any
 
 import numpy as np
 
-Tiers = Sequence[Sequence[int]]
+from labeling.statistics.alpha import NOMINAL, ORDINAL, alpha_of, coincidences, either_way
+from labeling.statistics.bootstrap import RESAMPLES, Bootstrap, by_cluster, numbered, ratio
+from labeling.statistics.meetings import Meetings, meetings
+from labeling.statistics.pairs import Judgment, Pairs, Tiers, expand
+
 Outcomes = np.ndarray  # (pairs, 2) int8; +1: the first of the pair is better, 0: tied, −1: worse
 
-RESAMPLES = 1000
-RESAMPLED_AT_ONCE = 4_000_000
+NO_COMPARISON = "No two reviewers ranked the same responses."
+NO_STRICT = "No two reviewers both ordered the same pair without a tie."
+NO_TAU = "Wherever two reviewers met, one of them tied everything, which has no order to compare."
+ALL_TIED = "Every pair was called tied by everyone: with a single value in use, none is by chance."
+NO_RATING = "No response was rated by two reviewers."
+ONE_RATING = (
+    "Everyone gave the same rating throughout: with a single value in use, none is by chance."
+)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A share between 0 and 1 with its 95 % interval; `value` is None when `reason` says why.
+    """A measure with its 95 % interval; `value` is None when `reason` says why.
 
-    `pairs` counts the compared pairs of responses, once for every two reviewers.
+    `pairs` counts what was compared: pairs of responses, once for every two reviewers; couples of
+    rankings for tau; ratings for the alpha of a criterion.
     """
 
     value: float | None
@@ -30,6 +46,31 @@ class Agreement:
     high: float | None
     pairs: int
     reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        interval = None if self.value is None else [self.low, self.high]
+        return {
+            "value": self.value,
+            "interval": interval,
+            "compared": self.pairs,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Agreements:
+    """`nominal` is alpha with every difference counting the same."""
+
+    same: Agreement
+    strict: Agreement
+    tau: Agreement
+    alpha: Agreement
+    nominal: Agreement
+    tasks: int
+
+    def as_json(self) -> dict[str, Any]:
+        measures = ("same", "strict", "tau", "alpha", "nominal")
+        return {name: getattr(self, name).as_json() for name in measures} | {"tasks": self.tasks}
 
 
 def pair_outcomes(a: Tiers, b: Tiers) -> Outcomes:
@@ -48,6 +89,9 @@ def _places(tiers: Tiers) -> dict[int, int]:
     return {response: place for place, tier in enumerate(tiers) for response in tier}
 
 
+# --- of groups of rankings -----------------------------------------------------------------------
+
+
 def pair_agreement(
     groups: Iterable[Sequence[Tiers]],
     *,
@@ -60,8 +104,7 @@ def pair_agreement(
     Each item of `groups` holds the rankings of one task by different reviewers. `clusters`, one
     key a group, joins groups that hang together (the tasks of one prompt) for the interval.
     """
-    reason = "No two reviewers ranked the same responses."
-    return _share(groups, _same, reason, clusters, resamples, seed)
+    return _of_groups(groups, clusters, resamples, seed).same()
 
 
 def strict_agreement(
@@ -75,69 +118,166 @@ def strict_agreement(
 
     The ceiling for a model's accuracy on strict pairs. Arguments as for `pair_agreement`.
     """
-    reason = "No two reviewers both ordered the same pair without a tie."
-    return _share(groups, _same_direction, reason, clusters, resamples, seed)
+    return _of_groups(groups, clusters, resamples, seed).strict()
 
 
-Counts = tuple[int, int]  # pairs agreed on, pairs compared
-
-
-def _same(outcomes: Outcomes) -> Counts:
-    return int((outcomes[:, 0] == outcomes[:, 1]).sum()), len(outcomes)
-
-
-def _same_direction(outcomes: Outcomes) -> Counts:
-    strict = outcomes[(outcomes != 0).all(axis=1)]
-    return _same(strict)
-
-
-def _share(
+def _of_groups(
     groups: Iterable[Sequence[Tiers]],
-    count: Callable[[Outcomes], Counts],
-    reason: str,
     clusters: Iterable[Hashable] | None,
     resamples: int,
     seed: int,
-) -> Agreement:
-    counts = _by_cluster([_count_group(group, count) for group in groups], clusters)
-    counts = counts[counts[:, 1] > 0]
-    agreed, compared = (int(total) for total in counts.sum(axis=0))
-    if not compared:
-        return Agreement(None, None, None, 0, reason)
-    low, high = _interval(counts, resamples, seed)
-    return Agreement(agreed / compared, low, high, compared)
+) -> "Compared":
+    held = list(groups)
+    keys = list(range(len(held))) if clusters is None else list(clusters)
+    if len(keys) != len(held):
+        raise ValueError(f"{len(held)} groups need as many cluster keys; got {len(keys)}.")
+    judgments = [
+        Judgment(task, reviewer, tiers)
+        for task, group in enumerate(held)
+        for reviewer, tiers in enumerate(group)
+    ]
+    return Compared(judgments, dict(enumerate(keys)), resamples=resamples, seed=seed)
 
 
-def _count_group(group: Sequence[Tiers], count: Callable[[Outcomes], Counts]) -> Counts:
-    counted = [count(pair_outcomes(a, b)) for a, b in combinations(group, 2)]
-    return sum(agreed for agreed, _ in counted), sum(compared for _, compared in counted)
+# --- of judgments, whole or in parts -------------------------------------------------------------
 
 
-def _by_cluster(counts: list[Counts], clusters: Iterable[Hashable] | None) -> np.ndarray:
-    """→ (clusters, 2) int64; raises ValueError when there is not one key for each group"""
-    if clusters is None:
-        return np.array(counts, dtype=np.int64).reshape(-1, 2)
-    sums: dict[Hashable, list[int]] = {}
-    for key, (agreed, compared) in zip(clusters, counts, strict=True):
-        total = sums.setdefault(key, [0, 0])
-        total[0] += agreed
-        total[1] += compared
-    return np.array(list(sums.values()), dtype=np.int64).reshape(-1, 2)
+class Compared:
+    """Rankings beside each other. Measuring a part draws the same clusters as the whole.
 
-
-def _interval(counts: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """The 2.5 % and 97.5 % points of the share when clusters are drawn anew with replacement.
-
-    One cluster says nothing about the next: the interval is then 0 to 1.
+    `clusters` maps a task to what it hangs together with; by default each stands alone. Costs
+    about a second for 10,000 rankings of four responses; each measure a few milliseconds more.
     """
-    if len(counts) == 1:
-        return 0.0, 1.0
-    rng = np.random.default_rng(seed)
-    drawn_at_once = max(1, RESAMPLED_AT_ONCE // len(counts))
-    shares: list[np.ndarray] = []
-    for start in range(0, resamples, drawn_at_once):
-        rows = min(drawn_at_once, resamples - start)
-        sums = counts[rng.integers(len(counts), size=(rows, len(counts)))].sum(axis=1)
-        shares.append(sums[:, 0] / sums[:, 1])
-    low, high = np.quantile(np.concatenate(shares), [0.025, 0.975])
-    return float(low), float(high)
+
+    def __init__(
+        self,
+        judgments: Iterable[Judgment],
+        clusters: Mapping[Any, Hashable] | None = None,
+        *,
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+    ) -> None:
+        self.pairs: Pairs = expand(judgments)
+        self.meetings: Meetings = meetings(self.pairs)
+        met = np.unique(self.meetings.task)
+        keys = [self.pairs.tasks[task] for task in met]
+        of_met, count = numbered(keys if clusters is None else [clusters[key] for key in keys])
+        self.cluster = np.zeros(len(self.pairs.tasks), dtype=np.int64)
+        self.cluster[met] = of_met
+        self.bootstrap = Bootstrap(count, resamples=resamples, seed=seed)
+
+    def everything(self, rows: np.ndarray | None = None) -> Agreements:
+        """Of the meetings in `rows`, or all."""
+        part = self._part(rows)
+        return Agreements(
+            self.same(rows),
+            self.strict(rows),
+            self.tau(rows),
+            self.alpha(rows),
+            self.alpha(rows, NOMINAL),
+            len(np.unique(part.task)),
+        )
+
+    def of_reviewer(self, reviewer: Any) -> Agreements:
+        """Of one reviewer with all others. A unit of alpha is then a pair and one other reviewer."""
+        index = self.pairs.reviewers.index(reviewer)
+        return self.everything((self.meetings.one == index) | (self.meetings.two == index))
+
+    def same(self, rows: np.ndarray | None = None) -> Agreement:
+        part = self._part(rows)
+        return self._share(part, part.same, part.compared, NO_COMPARISON)
+
+    def strict(self, rows: np.ndarray | None = None) -> Agreement:
+        part = self._part(rows)
+        return self._share(part, part.strict_same, part.strict, NO_STRICT)
+
+    def tau(self, rows: np.ndarray | None = None) -> Agreement:
+        part = self._part(rows)
+        tau = part.tau
+        known = np.isfinite(tau)
+        reason = NO_TAU if len(part) else NO_COMPARISON
+        return self._share(part, np.where(known, tau, 0), known, reason, lowest=-1.0)
+
+    def alpha(self, rows: np.ndarray | None = None, metric: str = ORDINAL) -> Agreement:
+        part = self._part(rows)
+        tables = part.shares if rows is None else part.table.astype(float)
+        sums = by_cluster(
+            tables.reshape(-1, 9), self.cluster[part.task], max(1, self.bootstrap.clusters)
+        )
+
+        def value(totals: np.ndarray) -> np.ndarray:
+            table = totals.reshape(-1, 3, 3)
+            return alpha_of(either_way(table + table.transpose(0, 2, 1)), metric)
+
+        compared = int(part.compared.sum())
+        if not compared:
+            return Agreement(None, None, None, 0, NO_COMPARISON)
+        found = float(value(sums.sum(axis=0, keepdims=True))[0])
+        if not np.isfinite(found):
+            return Agreement(None, None, None, compared, ALL_TIED)
+        low, high = self.bootstrap.interval(sums, value, lowest=-1.0, highest=1.0)
+        return Agreement(found, low, high, compared)
+
+    def _part(self, rows: np.ndarray | None) -> Meetings:
+        return self.meetings if rows is None else self.meetings.where(rows)
+
+    def _share(
+        self,
+        part: Meetings,
+        counted: np.ndarray,
+        among: np.ndarray,
+        reason: str,
+        *,
+        lowest: float = 0.0,
+    ) -> Agreement:
+        total = int(among.sum())
+        if not total:
+            return Agreement(None, None, None, 0, reason)
+        rows = np.column_stack([counted, among])
+        sums = by_cluster(rows, self.cluster[part.task], self.bootstrap.clusters)
+        low, high = self.bootstrap.interval(sums, ratio, lowest=lowest, highest=1.0)
+        return Agreement(float(counted.sum() / total), low, high, total)
+
+
+# --- of ratings ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rating:
+    """Of a response by a reviewer, on a criterion; `cluster` is the prompt or the task."""
+
+    unit: Hashable
+    cluster: Hashable
+    value: int
+
+
+def rating_agreement(
+    ratings: Iterable[Rating],
+    *,
+    measure: Callable[[np.ndarray], np.ndarray] = lambda o: alpha_of(o, ORDINAL),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Agreement:
+    """Krippendorff's ordinal alpha of one criterion. `pairs` counts ratings that can be compared."""
+    held = list(ratings)
+    unit, units = numbered(rating.unit for rating in held)
+    several = np.bincount(unit, minlength=units) > 1 if units else np.zeros(0, dtype=bool)
+    keep = np.flatnonzero(several[unit]) if units else unit
+    if not len(keep):
+        return Agreement(None, None, None, 0, NO_RATING)
+    order = keep[np.argsort(unit[keep], kind="stable")]
+    scale, value = np.unique([held[n].value for n in order], return_inverse=True)
+    tables = coincidences(unit[order], value, len(scale))
+    heads = order[np.unique(unit[order], return_index=True)[1]]
+    cluster, clusters = numbered(held[n].cluster for n in heads)
+    sums = by_cluster(tables.reshape(len(tables), -1), cluster, clusters)
+
+    def of_totals(totals: np.ndarray) -> np.ndarray:
+        return measure(totals.reshape(-1, len(scale), len(scale)))
+
+    found = float(of_totals(sums.sum(axis=0, keepdims=True))[0])
+    if not np.isfinite(found):
+        return Agreement(None, None, None, len(keep), ONE_RATING)
+    draws = Bootstrap(clusters, resamples=resamples, seed=seed)
+    low, high = draws.interval(sums, of_totals, lowest=-1.0, highest=1.0)
+    return Agreement(found, low, high, len(keep))

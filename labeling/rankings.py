@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User
+from labeling import overlap
 from labeling.display import shown_order_for
 from labeling.judgments import ANYTHING, LONGEST_RATIONALE, Content, Errors, Policy, problems
 from labeling.models import (
@@ -123,6 +124,7 @@ def submit(
     )
     if held is not None:
         _fill(held, ranking)
+    overlap.after_ranking(slot.task)
     return Submission(ranking, duplicate=False, extra=held is None)
 
 
@@ -288,6 +290,7 @@ def record(
     free = [slot for slot in slots if slot.reviewer_id is None]
     held = [slot for slot in slots if _holds(slot, reviewer)]
     _fill(next(iter(held + free), None) or _another_slot(task, slots), ranking)
+    overlap.after_ranking(task)
     return ranking, True
 
 
@@ -375,6 +378,7 @@ def _supersede(
         supersedes=old,
     )
     Slot.objects.filter(ranking=old).update(ranking=ranking)
+    overlap.after_ranking(task)
     return Submission(ranking, duplicate=False, extra=ranking.extra)
 
 

@@ -1,6 +1,18 @@
 from django.urls import include, path
 
-from labeling.views import confirmation, data, gold, history, project, quality, review
+from labeling.views import (
+    confirmation,
+    data,
+    disputes,
+    gold,
+    history,
+    others,
+    project,
+    quality,
+    relabel,
+    review,
+    settings,
+)
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -13,6 +25,10 @@ of_a_project = [
     path("gold/<int:gold_id>/retire/", gold.gold_retire, name="project-gold-retire"),
     path("gold/make/<int:task_id>/", gold.gold_make, name="project-gold-make"),
     path("gold/allow/<int:user_id>/", gold.allow_again, name="project-gold-allow"),
+    path("disputes/", disputes.disputes, name="project-disputes"),
+    path("disputes/<int:task_id>/", disputes.dispute, name="project-dispute"),
+    path("relabel/", relabel.relabel, name="project-relabel"),
+    path("settings/", settings.settings, name="project-settings"),
     path("review/", review.review, name="review"),
     path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
     path("review/qualification/", gold.own_qualification, name="review-qualification"),
@@ -24,6 +40,7 @@ of_a_project = [
     path("review/history/", history.history, name="review-history"),
     path("review/history/<int:ranking_id>/", history.own_ranking, name="review-ranking"),
     path("review/history/<int:ranking_id>/undo/", review.undo, name="review-undo"),
+    path("review/history/<int:ranking_id>/others/", others.others, name="review-others"),
 ]
 
 urlpatterns = [

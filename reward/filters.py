@@ -19,10 +19,15 @@ REASONS = {
     "guideline_version": "Made under a guideline version that was not asked for.",
     "reviewer": "By a reviewer who was not asked for.",
     "date": "Made outside the dates asked for.",
+    "relabelled": "From a task given out again to see what a change of the guideline did.",
     "too_fast": "Made in less active time than asked for.",
     "nothing_compared": "Places fewer than two responses, so it compares nothing.",
+    "ranked_anew": "Its task was ranked anew, and those rankings stand in its place.",
+    "adjudicated": "A lead decided its task, and the outcome stands in its place.",
 }
-"""Why a ranking is left out, in the order in which the reasons are tried: each counts once."""
+"""Why a ranking is left out, in the order in which the reasons are tried: each counts once.
+
+The last two depend on the prompt's other rankings; see reward.substitutes."""
 
 SOURCES = tuple(Ranking.Source.values)
 
@@ -40,7 +45,9 @@ class SnapshotFilter:
     """None means all. Dates are days of the product's time zone, both included.
 
     `min_active_seconds` concerns rankings made on the review page alone: imports and simulations
-    were not timed.
+    were not timed. `adjudicated`: a decided task's outcome stands in for its rankings.
+    `relabelled`: so do the rankings that a task got under a later guideline; they are left out
+    otherwise, so that no task counts twice.
     """
 
     guideline_versions: tuple[int, ...] | None = None
@@ -50,6 +57,8 @@ class SnapshotFilter:
     until: date | None = None
     min_active_seconds: float = 0.0
     include_comparisons: bool = False
+    adjudicated: bool = False
+    relabelled: bool = False
     test_fraction: float = 0.2
     seed: int = 0
 
@@ -94,8 +103,11 @@ class SnapshotFilter:
         return cls(**read)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON; the same filter always gives the same JSON."""
+        """Plain JSON; the same filter always gives the same JSON, in whichever version made it."""
         values = asdict(self)
+        for name in ("adjudicated", "relabelled"):
+            if not values[name]:
+                del values[name]
         for name in ("since", "until"):
             values[name] = values[name] and values[name].isoformat()
         for name in ("guideline_versions", "reviewers", "sources"):
@@ -118,6 +130,7 @@ class SnapshotFilter:
             ),
             ("reviewer", _outside(ranking["reviewer_id"], self.reviewers)),
             ("date", not self._covers(ranking["created_at"])),
+            ("relabelled", ranking["task__kind"] == Task.Kind.RELABEL and not self.relabelled),
             (
                 "too_fast",
                 ranking["source"] == Ranking.Source.REVIEW
@@ -126,6 +139,10 @@ class SnapshotFilter:
             ("nothing_compared", sum(map(len, ranking["tiers"])) < 2),
         )
         return next((reason for reason, applies in checks if applies), None)
+
+    def covers(self, moment: datetime, guideline_version: int | None) -> bool:
+        """Whether a decision of then, under that version, is among what was asked for."""
+        return self._covers(moment) and not _outside(guideline_version, self.guideline_versions)
 
     def _covers(self, moment: datetime) -> bool:
         if not (self.since or self.until):

@@ -90,6 +90,17 @@ class SnapshotForm(forms.Form):
         help_text="They were made to evaluate models. Training on them makes later evaluations "
         "on these prompts worthless.",
     )
+    adjudicated = forms.BooleanField(
+        required=False,
+        label="Outcomes of disputes",
+        help_text="What a lead decided about a disputed task stands in for its rankings.",
+    )
+    relabelled = forms.BooleanField(
+        required=False,
+        label="Tasks ranked anew",
+        help_text="What was ranked again under a later guideline stands in for the first rankings. "
+        "Otherwise it is left out, so that no task counts twice.",
+    )
     test_fraction = forms.FloatField(
         min_value=0,
         max_value=0.9,

@@ -1,7 +1,8 @@
 """Freezing rankings: from the database to one Parquet file that never changes.
 
 All rankings of the project are read once, by one statement, so that the file and its account show
-one moment. Memory holds one batch of prompts, and 32 bytes for each prompt.
+one moment. Memory holds one batch of prompts, 32 bytes for each prompt, and what stands in for
+rankings (reward.substitutes) when the filter asks for it.
 """
 
 import hmac
@@ -24,6 +25,7 @@ from labeling.models import Project, Prompt, Ranking, Response, TaskResponse
 from reward.filters import FilterError, SnapshotFilter
 from reward.models import PseudonymKey, Snapshot
 from reward.preference import Group, Judgment, content_hash, read_groups, write_groups
+from reward.substitutes import Substitutes
 
 __all__ = ["Account", "FilterError", "SnapshotError", "SnapshotFilter", "freeze", "survey"]
 
@@ -43,10 +45,14 @@ class SnapshotError(Exception):
 
 @dataclass
 class Account:
-    """What a snapshot holds and what it leaves out. `considered` = `used` + the sum of `left_out`."""
+    """What a snapshot holds and what it leaves out. `considered` = `used` + the sum of `left_out`.
+
+    `outcomes` counts leads' decisions that stand in for rankings; they are beside `used`.
+    """
 
     considered: int = 0
     used: int = 0
+    outcomes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     splits: dict[str, Counter[str]] = field(
         default_factory=lambda: {"train": Counter(), "test": Counter()}
@@ -65,6 +71,10 @@ class Account:
         for ranking in prompt.rankings:
             split["rankings"] += 1
             split.update(_pairs(ranking["tiers"]))
+            if ranking["id"] is None:
+                self.outcomes += 1
+                continue
+            self.used += 1
             self.sources[ranking["source"]] += 1
             self.guideline_versions[ranking["guideline_version_id"]] += 1
             self.reviewers.add(ranking["reviewer_id"])
@@ -75,6 +85,7 @@ class Account:
         return {
             "considered": self.considered,
             "used": self.used,
+            "outcomes": self.outcomes,
             "left_out": dict(sorted(self.left_out.items())),
             **{
                 name: sum(split[name] for split in self.splits.values())
@@ -166,16 +177,16 @@ def _rankings(project: Project) -> Iterator[dict[str, Any]]:
 def _used_by_prompt(
     project: Project, filter: SnapshotFilter, account: Account
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    substitutes = Substitutes(project, filter)
     for prompt_id, rankings in groupby(_rankings(project), itemgetter("task__prompt_id")):
-        used = []
+        let_through = []
         for ranking in rankings:
             account.considered += 1
             if reason := filter.objection_to(ranking):
                 account.left_out[reason] += 1
             else:
-                account.used += 1
-                used.append(ranking)
-        if used:
+                let_through.append(ranking)
+        if used := substitutes.of_prompt(let_through, account.left_out):
             yield prompt_id, used
 
 
@@ -244,13 +255,17 @@ def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms") -> Judgment:
 
 
 def _meta(prompt: JudgedPrompt, models: list[str]) -> dict[str, Any]:
-    """`ranking_ids`, `ratings` and `flags` follow the order of the row's rankings."""
+    """`ranking_ids`, `ratings` and `flags` follow the order of the row's rankings; an outcome of a
+    dispute has no ranking id, but one in `adjudication_ids`.
+    """
     meta: dict[str, Any] = {
         "response_models": models,
         "ranking_ids": [ranking["id"] for ranking in prompt.rankings],
     }
     if any(_is_simulated(ranking) for ranking in prompt.rankings):
         meta["simulated"] = [_is_simulated(ranking) for ranking in prompt.rankings]
+    if any(ranking["id"] is None for ranking in prompt.rankings):
+        meta["adjudication_ids"] = [r.get("adjudication_id") for r in prompt.rankings]
     for name in ("ratings", "flags"):
         if any(ranking[name] for ranking in prompt.rankings):
             meta[name] = [ranking[name] for ranking in prompt.rankings]
@@ -296,7 +311,7 @@ def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
     with pq.ParquetFile(snapshot.file) as file:
         for batch in file.iter_batches(batch_size=1024, columns=["meta"]):
             for meta in batch.column(0).to_pylist():
-                yield from json.loads(meta)["ranking_ids"]
+                yield from (pk for pk in json.loads(meta)["ranking_ids"] if pk is not None)
 
 
 def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> list[Group]:

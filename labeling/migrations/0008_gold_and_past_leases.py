@@ -21,7 +21,7 @@ CREATE TRIGGER slot_had_by BEFORE UPDATE OF reviewer_id ON labeling_slot
 
 
 class Migration(migrations.Migration):
-    dependencies = [("labeling", "0007_data_dropped_findings")]
+    dependencies = [("labeling", "0007_dropped_findings")]
 
     operations = [
         migrations.AlterModelOptions(name="gold", options={"verbose_name_plural": "gold"}),

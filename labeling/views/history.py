@@ -16,6 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from accounts.access import user_of
 from labeling import progress, rankings
 from labeling.access import project_for
+from labeling.blindness import may_see_models, may_see_others
 from labeling.confirmations import unconfirmed
 from labeling.forms import Fields, fields_of, fields_of_ranking, first, number, read_answer
 from labeling.judgments import Errors, Policy
@@ -44,6 +45,11 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         "rows": [{"ranking": one, "until": open_until(one)} for one in found[:PAGE]],
         "older": found[PAGE - 1].pk if len(found) > PAGE else None,
         "newer": before is not None,
+        "sees_others": any(
+            may(user_of(request), project, one.task)
+            for one in found[:1]
+            for may in (may_see_others, may_see_models)
+        ),
     }
     return render(request, "labeling/history.html", context)
 

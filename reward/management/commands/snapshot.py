@@ -40,6 +40,14 @@ class Command(BaseCommand):
             "--comparisons", action="store_true", help="rankings from blind comparisons too"
         )
         parser.add_argument(
+            "--adjudicated", action="store_true",
+            help="what a lead decided about a disputed task, in place of its rankings",
+        )  # fmt: skip
+        parser.add_argument(
+            "--relabelled", action="store_true",
+            help="what was ranked anew under a later guideline, in place of the first rankings",
+        )  # fmt: skip
+        parser.add_argument(
             "--test", type=float, default=0.2, metavar="SHARE", help="held out (default: 0.2)"
         )
         parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
@@ -87,6 +95,8 @@ def filter_from(project: Project, options: dict[str, Any]) -> SnapshotFilter:
         until=options["until"],
         min_active_seconds=options["min_seconds"],
         include_comparisons=options["comparisons"],
+        adjudicated=options["adjudicated"],
+        relabelled=options["relabelled"],
         test_fraction=options["test"],
         seed=options["seed"],
     )
@@ -122,6 +132,8 @@ def told(counts: dict[str, Any]) -> list[str]:
         if key in counts["left_out"]
     ]
     lines.append(f"{counts['used']} used, {counts['simulated']} of them simulated")
+    if counts["outcomes"]:
+        lines.append(f"{counts['outcomes']} outcomes of disputes in their place")
     lines += [
         f"  {name}: {split.get('prompts', 0)} prompts, {split.get('rankings', 0)} rankings, "
         f"{split.get('pairs', 0)} strict pairs, {split.get('ties', 0)} ties"

@@ -1,0 +1,82 @@
+"""Krippendorff's alpha: 1 is perfect agreement, 0 what chance gives, below 0 is worse than chance.
+
+Krippendorff, "Computing Krippendorff's Alpha-Reliability" (University of Pennsylvania, 2011). Any
+number of observers, values may be missing. Values are numbered 0 … V−1 in their order.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from labeling.statistics.pairs import runs_of
+
+NOMINAL, ORDINAL, INTERVAL = "nominal", "ordinal", "interval"
+
+
+def alpha(
+    data: Sequence[Sequence[float | None]] | np.ndarray, metric: str = ORDINAL
+) -> float | None:
+    """Of values by observer (rows) and unit (columns), None where one is missing.
+
+    None when it is undefined: no unit has two values, or all values are the same.
+    """
+    table = np.array(data, dtype=float)
+    unit, observer = np.nonzero(~np.isnan(table.T))
+    scale, value = np.unique(table.T[unit, observer], return_inverse=True)
+    if not len(unit):
+        return None
+    counted = coincidences(unit, value, len(scale)).sum(axis=0)
+    found = float(alpha_of(counted, metric, scale))
+    return found if np.isfinite(found) else None
+
+
+def coincidences(unit: np.ndarray, value: np.ndarray, values: int) -> np.ndarray:
+    """How often values meet within a unit, each unit weighing as many as its values. (U, V, V)
+
+    `unit` is sorted. A unit with fewer than two values counts nothing.
+    """
+    starts, sizes = runs_of(unit)
+    number = np.repeat(np.arange(len(starts)), sizes)
+    counts = np.bincount(number * values + value, minlength=len(starts) * values)
+    counts = counts.reshape(-1, values).astype(float)
+    met = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(values)
+    return met / np.maximum(sizes - 1, 1)[:, None, None]
+
+
+def alpha_of(coincidence: np.ndarray, metric: str, scale: np.ndarray | None = None) -> np.ndarray:
+    """From coincidence matrices, (…, V, V) → (…); NaN where it is undefined.
+
+    alpha = 1 − (n − 1) · Σ o_ck δ²_ck / Σ n_c n_k δ²_ck. `scale` has the values for `interval`.
+    """
+    marginal = coincidence.sum(axis=-1)
+    distance = _distance(marginal, metric, scale)
+    total = marginal.sum(axis=-1)
+    observed = (coincidence * distance).sum(axis=(-1, -2))
+    expected = (marginal[..., :, None] * marginal[..., None, :] * distance).sum(axis=(-1, -2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = 1 - (total - 1) * observed / np.where(expected == 0, np.nan, expected)
+    return np.asarray(found)
+
+
+def _distance(marginal: np.ndarray, metric: str, scale: np.ndarray | None) -> np.ndarray:
+    """δ² of every two values. (…, V, V)"""
+    values = marginal.shape[-1]
+    if metric == NOMINAL:
+        return np.broadcast_to(1.0 - np.eye(values), (*marginal.shape, values))
+    if metric == ORDINAL:
+        # Σ n_g from c to k, less half of both ends, is the distance between mid-ranks.
+        place = np.cumsum(marginal, axis=-1) - marginal / 2
+    elif metric == INTERVAL:
+        place = np.broadcast_to(np.arange(values) if scale is None else scale, marginal.shape)
+    else:
+        raise ValueError(f"There is no metric {metric!r}; there are nominal, ordinal, interval.")
+    return np.asarray((place[..., :, None] - place[..., None, :]) ** 2, dtype=float)
+
+
+def either_way(coincidence: np.ndarray) -> np.ndarray:
+    """Of values that come as opposites (−1, 0, 1), for pairs with no first and second.
+
+    Which of two responses stands first is only numbering. Each pair counts half in either
+    direction, so that alpha does not depend on it; n stays.
+    """
+    return (coincidence + coincidence[..., ::-1, ::-1]) / 2

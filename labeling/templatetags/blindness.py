@@ -1,0 +1,29 @@
+from string import ascii_uppercase
+from typing import Any
+
+from django import template
+
+from labeling.blindness import may_see_models, may_see_others
+from labeling.models import Project, Ranking, Response
+from labeling.views.sheet import Sheet, as_order
+
+register = template.Library()
+
+
+@register.inclusion_tag("labeling/shown_to_all.html", takes_context=True)
+def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dict[str, Any]:
+    """On the ranking page: what the project shows to everyone at any time. No query otherwise."""
+    user, shown = context["user"], sheet.shown_order
+    letters = dict(zip(shown, ascii_uppercase, strict=False))
+    models: list[tuple[str, str]] = []
+    said: list[dict[str, Any]] = []
+    if may_see_models(user, project, sheet.task, judging=True):
+        names = dict(Response.objects.filter(pk__in=shown).values_list("pk", "model_name"))
+        models = [(letters[response], names[response]) for response in shown]
+    if may_see_others(user, project, sheet.task, judging=True):
+        current = Ranking.objects.filter(task=sheet.task, superseded_at=None)
+        said = [
+            {"order": as_order(one.tiers, one.cut, letters), "rationale": one.rationale}
+            for one in current.exclude(reviewer=user).order_by("id")
+        ]
+    return {"models": models, "said": said}

@@ -1,0 +1,191 @@
+"""Where leads settle what reviewers disagree on, blind to who said what."""
+
+import random
+from http import HTTPStatus
+from string import ascii_uppercase
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods
+
+from accounts.access import user_of
+from labeling.access import led_project
+from labeling.adjudication import (
+    CannotDecide,
+    OpenDispute,
+    causes,
+    decide,
+    mark,
+    next_after,
+    open_disputes,
+)
+from labeling.blindness import may_see_models
+from labeling.models import Adjudication, Project, Prompt, Ranking, Task
+from labeling.outcomes import OutcomeForm, ranks_of
+from labeling.judgments import FLAGS
+from labeling.text import render as render_text
+from labeling.text import shortened
+from labeling.views.sheet import as_order, conversation
+
+PAGE = 25
+DECIDED_SHOWN = 20
+
+
+@login_required
+@require_GET
+def disputes(request: HttpRequest, slug: str) -> HttpResponse:
+    project = led_project(request, slug)
+    found = open_disputes(project)
+    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    decided = Adjudication.objects.filter(task__project=project).select_related("task__prompt")
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "page": page,
+        "rows": _rows(list(page.object_list)),
+        "first": found[0] if found else None,
+        "causes": causes(project),
+        "decided": [
+            (one, shortened(str(one.task.prompt), 140))
+            for one in decided.order_by("-created_at")[:DECIDED_SHOWN]
+        ],
+    }
+    return render(request, "labeling/disputes.html", context)
+
+
+def _rows(found: list[OpenDispute]) -> list[dict[str, Any]]:
+    tasks = {dispute.task_id for dispute in found}
+    prompts = dict(
+        Prompt.objects.filter(tasks__in=tasks).values_list("tasks", "messages__-1__content")
+    )
+    return [
+        {"dispute": one, "prompt": shortened(str(prompts.get(one.task_id, "")), 140)}
+        for one in found
+    ]
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
+    """One of them. `from` is the number of the ranking that the outcome starts from."""
+    project = led_project(request, slug)
+    task = get_object_or_404(
+        Task.objects.select_related("prompt", "project__current_version").exclude(
+            kind=Task.Kind.GOLD
+        ),
+        pk=task_id,
+        project=project,
+    )
+    case = _Case(request, project, task)
+    if request.method == "POST":
+        return _decided(request, case)
+    return case.shown(OutcomeForm(initial=case.initial(), letters=case.letters))
+
+
+def _decided(request: HttpRequest, case: "_Case") -> HttpResponse:
+    form = OutcomeForm(request.POST, letters=case.letters)
+    following = case.following()
+    if form.is_valid():
+        try:
+            decide(task=case.task, by=user_of(request), **form.outcome())
+        except CannotDecide as refused:
+            form.refuse(refused)
+        else:
+            messages.success(request, f"The outcome of task {case.task.pk} is recorded.")
+            if following:
+                return redirect("project-dispute", case.project.slug, following.task_id)
+            return redirect("project-disputes", case.project.slug)
+    return case.shown(form, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+class _Case:
+    """What the page of a dispute shows. Letters and rankings are shuffled, the same on reload:
+    a place must not give away the model or the reviewer.
+    """
+
+    def __init__(self, request: HttpRequest, project: Project, task: Task):
+        self.request, self.project, self.task = request, project, task
+        self.user = user_of(request)
+        shuffle = random.Random(f"{task.pk}:{self.user.pk}").shuffle
+        self.places = list(task.places.select_related("response").order_by("position"))
+        shuffle(self.places)
+        self.letters = {
+            place.response_id: letter
+            for place, letter in zip(self.places, ascii_uppercase, strict=False)
+        }
+        self.rankings = list(task.rankings.filter(superseded_at=None).order_by("id"))
+        shuffle(self.rankings)
+        self.decision = Adjudication.objects.filter(task=task).select_related("by").first()
+        self.disputes = open_disputes(project)
+
+    def following(self) -> OpenDispute | None:
+        return next_after(self.disputes, self.task.pk)
+
+    def initial(self) -> dict[str, Any]:
+        start = self._started_from()
+        order = start or self.decision
+        said = {
+            "seen": mark(self.decision),
+            "cause": self.decision.cause if self.decision else "",
+            "note": self.decision.note if self.decision else "",
+        }
+        return said | (ranks_of(order.tiers, order.cut) if order else {})
+
+    def _started_from(self) -> Ranking | None:
+        said = self.request.GET.get("from", "")
+        number = int(said) if said in set("123456789") else 0
+        return self.rankings[number - 1] if 1 <= number <= len(self.rankings) else None
+
+    def shown(self, form: OutcomeForm, status: int = HTTPStatus.OK) -> HttpResponse:
+        places = [dispute.task_id for dispute in self.disputes]
+        at = places.index(self.task.pk) if self.task.pk in places else None
+        context = {
+            "project": self.project,
+            "section": "projects",
+            "leads": True,
+            "task": self.task,
+            "decision": self.decision,
+            "dispute": None if at is None else self.disputes[at],
+            "number": None if at is None else at + 1,
+            "left": len(self.disputes),
+            "following": self.following(),
+            "messages_of_prompt": conversation(self.task.prompt.messages),
+            "responses": self._responses(form),
+            "rankings": [self._ranking(ranking) for ranking in self.rankings],
+            "form": form,
+            "version": self.project.current_version,
+        }
+        return render(self.request, "labeling/dispute.html", context, status=status)
+
+    def _responses(self, form: OutcomeForm) -> list[dict[str, Any]]:
+        judging = self.decision is None
+        named = may_see_models(self.user, self.project, self.task, judging=judging)
+        return [
+            {
+                "id": place.response_id,
+                "letter": self.letters[place.response_id],
+                "model": place.response.model_name if named else "",
+                "html": render_text(place.response.text),
+                "field": form[f"rank-{place.response_id}"],
+            }
+            for place in self.places
+        ]
+
+    def _ranking(self, ranking: Ranking) -> dict[str, Any]:
+        flags = [
+            f"{self.letters.get(int(response), '?')}: {FLAGS.get(flag, flag).lower()}"
+            for response, flagged in ranking.flags.items()
+            for flag in flagged
+        ]
+        return {
+            "order": as_order(ranking.tiers, ranking.cut, self.letters),
+            "ranks": ranks_of(ranking.tiers, ranking.cut),
+            "rationale": ranking.rationale,
+            "flags": flags,
+            "simulated": ranking.source == Ranking.Source.SIMULATION,
+        }

@@ -1,0 +1,64 @@
+"""What others said of a task, for a reviewer who has ranked it, as far as the project's policy goes."""
+
+from string import ascii_uppercase
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_GET
+
+from accounts.access import user_of
+from labeling.access import leads, project_for
+from labeling.blindness import may_see_models, may_see_others
+from labeling.models import Ranking
+from labeling.text import render as render_text
+from labeling.views.sheet import as_order, conversation
+
+
+@login_required
+@require_GET
+def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
+    """Beside one's own current ranking. Who the others are is never sent. Six queries or so."""
+    project = project_for(request, slug)
+    user = user_of(request)
+    own = get_object_or_404(
+        Ranking.objects.select_related("task__prompt"),
+        pk=ranking_id,
+        reviewer=user,
+        task__project=project,
+        superseded_at=None,
+    )
+    show_models = may_see_models(user, project, own.task)
+    show_others = may_see_others(user, project, own.task)
+    if not (show_models or show_others):
+        raise PermissionDenied("This project shows others' rankings and model names to leads only.")
+    places = list(own.task.places.select_related("response").order_by("position"))
+    shown = {response: place for place, response in enumerate(own.shown_order)}
+    places.sort(key=lambda place: shown.get(place.response_id, len(shown) + place.position))
+    letters = {
+        place.response_id: letter for place, letter in zip(places, ascii_uppercase, strict=False)
+    }
+    said = own.task.rankings.filter(superseded_at=None).exclude(pk=own.pk).order_by("?")
+    context = {
+        "project": project,
+        "section": "review",
+        "leads": leads(user, project),
+        "ranking": own,
+        "own": {"order": as_order(own.tiers, own.cut, letters), "rationale": own.rationale},
+        "show_others": show_others,
+        "others": [
+            {"order": as_order(one.tiers, one.cut, letters), "rationale": one.rationale}
+            for one in (said if show_others else ())
+        ],
+        "messages_of_prompt": conversation(own.task.prompt.messages),
+        "responses": [
+            {
+                "letter": letters[place.response_id],
+                "model": place.response.model_name if show_models else "",
+                "html": render_text(place.response.text),
+            }
+            for place in places
+        ],
+    }
+    return render(request, "labeling/others.html", context)

@@ -1,0 +1,86 @@
+"""Reviewers whose faults are known, for statistics that are to find them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from labeling.statistics.pairs import Judgment
+
+HONEST, SPAMMER, REVERSED = "honest", "spammer", "reversed"
+LEVEL = 0.15  # closer than this is called a tie
+
+
+@dataclass
+class Simulated:
+    judgments: list[Judgment] = field(default_factory=list)
+    shown: list[list[int]] = field(default_factory=list)
+    truth: dict[int, np.ndarray] = field(default_factory=dict)
+    quality: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Share of pairs that each reviewer had right, a tie counting half. (reviewers,)"""
+
+    def order_of(self, task: int) -> list[list[int]]:
+        return [[response_id(task, int(i))] for i in np.argsort(-self.truth[task])]
+
+
+def response_id(task: int, index: int) -> int:
+    return 10 * task + index
+
+
+def simulate(
+    seed: int,
+    *,
+    kinds: Sequence[str],
+    tasks: int,
+    overlap: int = 2,
+    responses: int = 4,
+    displayed: float = 0.0,
+) -> Simulated:
+    """Thurstone's: a response's worth plus noise, whose size is the reviewer's own. With chance
+    `displayed` a reviewer gives back the order shown, so that the earlier of two is preferred in
+    0.5 + displayed/2 of the pairs.
+    """
+    rng = np.random.default_rng(seed)
+    people = len(kinds)
+    noise = rng.uniform(0.1, 2.0, people)
+    right, judged = np.zeros(people), np.zeros(people)
+    found = Simulated()
+    for task in range(tasks):
+        worth = rng.normal(size=responses)
+        found.truth[task] = worth
+        for person in rng.choice(people, overlap, replace=False):
+            shown = rng.permutation(responses)
+            seen = _seen(rng, worth, noise[person], kinds[person])
+            if rng.random() < displayed:
+                seen = -np.argsort(shown).astype(float)
+            right[person] += _right(seen, worth)
+            judged[person] += responses * (responses - 1) / 2
+            found.judgments.append(Judgment(task, int(person), _tiers(seen, task)))
+            found.shown.append([response_id(task, int(i)) for i in shown])
+    found.quality = right / np.maximum(judged, 1)
+    return found
+
+
+def _seen(rng: np.random.Generator, worth: np.ndarray, noise: float, kind: str) -> np.ndarray:
+    if kind == SPAMMER:
+        return rng.normal(size=len(worth))
+    seen = worth + noise * rng.normal(size=len(worth))
+    return -seen if kind == REVERSED else seen
+
+
+def _tiers(seen: np.ndarray, task: int) -> list[list[int]]:
+    tiers: list[list[int]] = []
+    lowest = np.inf
+    for index in np.argsort(-seen):
+        if lowest - seen[index] >= LEVEL:
+            tiers.append([])
+            lowest = seen[index]
+        tiers[-1].append(response_id(task, int(index)))
+    return tiers
+
+
+def _right(seen: np.ndarray, worth: np.ndarray) -> float:
+    place = {i: n for n, tier in enumerate(_tiers(seen, 0)) for i in tier}
+    one, two = np.triu_indices(len(worth), k=1)
+    said = np.sign([place[int(b)] - place[int(a)] for a, b in zip(one, two, strict=True)])
+    return float((0.5 + 0.5 * said * np.sign(worth[one] - worth[two])).sum())

@@ -1,0 +1,191 @@
+"""Who may see model names, others' rankings and scores is a policy, and the server keeps it."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import Role, User
+from labeling import blindness, queue, rankings
+from labeling.models import Membership, Project, Ranking
+from tests.labeling.world import ids, make_member, make_project, make_task, make_user, one_each
+
+pytestmark = pytest.mark.django_db
+
+FIELDS = {
+    "sees_models": blindness.may_see_models,
+    "sees_others": blindness.may_see_others,
+    "sees_suggestions": blindness.may_see_suggestions,
+}
+FACES = ("stranger", "reviewer", "reviewer after ranking", "lead", "trainer")
+EXPECTED = {
+    "leads": {"lead", "trainer"},
+    "after": {"reviewer after ranking", "lead", "trainer"},
+    "always": {"reviewer", "reviewer after ranking", "lead", "trainer"},
+}
+
+
+class World:
+    def __init__(self, **policy: str):
+        self.project = make_project(rankings_per_task=4, **policy)
+        self.task, self.other = make_task(self.project), make_task(self.project)
+        self.own = self.rank(self.task, 1, "It names a day.")
+        self.theirs = self.rank(self.task, -1, "It rhymes like nothing else.")
+        lead = make_user(Role.LEAD)
+        Membership.objects.create(project=self.project, user=lead, role="lead")
+        self.people = {
+            "stranger": make_member(make_project()),
+            "reviewer": make_member(self.project),
+            "reviewer after ranking": self.own.reviewer,
+            "lead": lead,
+            "trainer": make_user(Role.TRAINER),
+        }
+
+    def rank(self, task, order: int, rationale: str) -> Ranking:
+        return rankings.record(
+            task=task,
+            reviewer=make_member(self.project),
+            source="review",
+            tiers=[[i] for i in ids(task)[::order]],
+            rationale=rationale,
+            shown_order=ids(task),
+        )[0]
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def page_of(user: User, name: str, *args) -> str:
+    answer = signed_in(user).get(reverse(name, args=args))
+    return answer.content.decode() if answer.status_code == 200 else str(answer.status_code)
+
+
+@pytest.mark.parametrize("policy", Project.Sees.values)
+@pytest.mark.parametrize("field", FIELDS)
+def test_each_face_sees_what_the_policy_says(field, policy):
+    world = World(**{field: policy})
+    seeing = {
+        face for face in FACES if FIELDS[field](world.people[face], world.project, world.task)
+    }
+    assert seeing == EXPECTED[policy]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_having_ranked_one_task_shows_nothing_of_another(field):
+    world = World(**{field: "after"})
+    reviewer = world.people["reviewer after ranking"]
+    assert not FIELDS[field](reviewer, world.project, world.other)
+    assert not FIELDS[field](reviewer, world.project)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_who_judges_a_task_is_blind_unless_everyone_sees_always(field):
+    for policy, seen in (("leads", False), ("after", False), ("always", True)):
+        world = World(**{field: policy})
+        for face in ("reviewer after ranking", "lead", "trainer"):
+            may = FIELDS[field](world.people[face], world.project, world.task, judging=True)
+            assert may is seen
+
+
+def test_who_took_a_ranking_back_has_not_ranked():
+    world = World(sees_others="after")
+    Ranking.objects.filter(pk=world.own.pk).update(superseded_at=world.own.created_at)
+    assert not blindness.may_see_others(world.own.reviewer, world.project, world.task)
+
+
+# --- the pages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "models", "others"),
+    [
+        ({}, False, False),
+        ({"sees_models": "after"}, True, False),
+        ({"sees_others": "after"}, False, True),
+        ({"sees_models": "always", "sees_others": "always"}, True, True),
+    ],
+)
+def test_a_reviewer_sees_after_ranking_what_the_policy_shows(policy, models, others):
+    world = World(**policy)
+    slug, reviewer = world.project.slug, world.own.reviewer
+    history = page_of(reviewer, "review-history", slug)
+    address = reverse("review-others", args=[slug, world.own.pk])
+    assert (address in history) is (models or others)
+    page = page_of(reviewer, "review-others", slug, world.own.pk)
+    if not (models or others):
+        assert page == "403"
+        return
+    assert ("model-0" in page) is models
+    assert ("It rhymes like nothing else." in page) is others
+    assert world.theirs.reviewer.username not in page
+
+
+def test_nobody_opens_what_others_said_through_a_ranking_that_is_not_theirs():
+    world = World(sees_others="always")
+    for face in ("reviewer", "lead", "trainer"):
+        assert (
+            page_of(world.people[face], "review-others", world.project.slug, world.own.pk) == "404"
+        )
+    stranger = world.people["stranger"]
+    assert page_of(stranger, "review-others", world.project.slug, world.own.pk) == "404"
+
+
+@pytest.mark.parametrize("policy", ["leads", "after"])
+def test_no_page_of_a_reviewer_names_a_model_or_shows_another_order_before_they_ranked(policy):
+    world = World(sees_models=policy, sees_others=policy)
+    slug, reviewer = world.project.slug, world.people["reviewer"]
+    slot = queue.claim(project=world.project, reviewer=reviewer)
+    assert slot.task_id in {world.task.pk, world.other.pk}
+    for name in ("project", "project-guideline", "review", "review-history"):
+        page = page_of(reviewer, name, slug)
+        assert "model-" not in page
+        assert "It rhymes" not in page
+        assert world.theirs.reviewer.username not in page
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["project-quality", "project-data", "project-disputes", "project-settings", "project-relabel"],
+)
+def test_pages_of_leads_are_closed_to_reviewers_whatever_the_policy(name):
+    world = World(sees_models="always", sees_others="always")
+    slug = world.project.slug
+    assert page_of(world.own.reviewer, name, slug) == "403"
+    assert page_of(world.people["stranger"], name, slug) == "404"
+    assert page_of(world.people["lead"], name, slug) not in {"403", "404"}
+
+
+def test_the_page_of_a_task_shows_names_to_its_leads_alone():
+    world = World(sees_models="always")
+    args = (world.project.slug, world.task.pk)
+    assert "model-0" in page_of(world.people["lead"], "project-task", *args)
+    assert page_of(world.own.reviewer, "project-task", *args) == "403"
+
+
+def test_the_ranking_page_names_models_to_everyone_only_when_the_policy_is_always():
+    for policy, shown in (("leads", False), ("after", False), ("always", True)):
+        world = World(sees_models=policy)
+        slug = world.project.slug
+        for face in ("reviewer", "lead"):
+            page = page_of(world.people[face], "review", slug)
+            assert ("model-0" in page) is shown, (policy, face)
+
+
+def test_the_ranking_page_shows_what_others_said_only_when_the_policy_is_always():
+    for policy, shown in (("leads", False), ("after", False), ("always", True)):
+        world = World(sees_others=policy)
+        for face in ("reviewer", "lead"):
+            page = page_of(world.people[face], "review", world.project.slug)
+            assert ("It rhymes like nothing else." in page) is shown, (policy, face)
+            assert world.theirs.reviewer.username not in page
+
+
+def test_a_tie_is_a_tie_to_others_too():
+    world = World(sees_others="after")
+    third = make_member(world.project)
+    rankings.record(task=world.task, reviewer=third, source="review", tiers=[ids(world.task)])
+    page = page_of(world.own.reviewer, "review-others", world.project.slug, world.own.pk)
+    assert "A tied with B tied with C" in page
+    assert len(one_each(world.task)) == 3

@@ -1,0 +1,154 @@
+"""A lead sets what the project asks of its reviewers; what cannot be is refused with a sentence."""
+
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.contrib.admin import site
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import AuditEntry, Role, User
+from labeling.models import Membership, Project
+from labeling.project_settings import FIELDS, PolicyForm
+from tests.labeling.world import make_member, make_project, make_task, make_user
+
+pytestmark = pytest.mark.django_db
+
+NOT_POLICY = {
+    "id", "slug", "name", "description", "current_version", "simulated", "archived_at",
+    "created_at",
+}  # fmt: skip
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project()
+
+
+@pytest.fixture
+def lead(project) -> User:
+    user = make_user(Role.LEAD)
+    Membership.objects.create(project=project, user=user, role=Membership.Role.LEAD)
+    return user
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def url(project: Project) -> str:
+    return reverse("project-settings", args=[project.slug])
+
+
+def fields(project: Project, **changes) -> dict[str, str]:
+    values = {name: getattr(project, name) for name in FIELDS} | changes
+    return {name: str(value) for name, value in values.items() if value is not False}
+
+
+def test_every_policy_field_is_on_the_page_in_the_admin_and_in_the_docs(project):
+    assert set(FIELDS) == {field.name for field in Project._meta.concrete_fields} - NOT_POLICY
+    text = (Path(settings.BASE_DIR) / "docs" / "project-settings.md").read_text()
+    shown = {name for _, options in site._registry[Project].fieldsets for name in options["fields"]}
+    for name in FIELDS:
+        assert f"| `{name}` |" in text, f"docs/project-settings.md leaves out {name}"
+        assert name in shown, f"the admin leaves out {name}"
+        assert PolicyForm(instance=project).fields[name].help_text or name.startswith("sees_")
+
+
+def test_only_leads_of_the_project_may_look_or_change(project, lead):
+    assert Client().get(url(project)).status_code == 302
+    assert signed_in(lead).get(url(project)).status_code == 200
+    changed = fields(project, lease_minutes=5)
+    for face, status in ((make_member(project), 403), (make_member(make_project()), 404)):
+        assert signed_in(face).get(url(project)).status_code == status
+        assert signed_in(face).post(url(project), changed).status_code == status
+    project.refresh_from_db()
+    assert project.lease_minutes == 30
+
+
+def test_it_saves_what_was_changed_and_the_audit_trail_says_what_was_before(project, lead):
+    changed = fields(project, overlap="sequential", rankings_at_most=4, allow_ties=False)
+    answer = signed_in(lead).post(url(project), changed, follow=True)
+    assert "Saved: which tasks get more, rankings a task at most, allow ties." in (
+        answer.content.decode()
+    )
+    project.refresh_from_db()
+    assert (project.overlap, project.rankings_at_most, project.allow_ties) == (
+        "sequential",
+        4,
+        False,
+    )
+    entry = AuditEntry.objects.get(action="project settings changed")
+    assert entry.user == lead
+    assert entry.details["changes"] == {
+        "overlap": ["fixed", "sequential"],
+        "rankings_at_most": [3, 4],
+        "allow_ties": [True, False],
+    }
+
+
+def test_it_touches_nothing_that_was_not_changed(project, lead):
+    page = fields(project, lease_minutes=10)
+    Project.objects.filter(pk=project.pk).update(name="Another name")
+    signed_in(lead).post(url(project), page)
+    project.refresh_from_db()
+    assert (project.name, project.lease_minutes) == ("Another name", 10)
+
+
+def test_nothing_changed_writes_nothing(project, lead):
+    answer = signed_in(lead).post(url(project), fields(project), follow=True)
+    assert "Nothing was changed." in answer.content.decode()
+    assert not AuditEntry.objects.filter(action="project settings changed").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rankings_per_task": 0}, "From 1 to 9."),
+        ({"rankings_per_task": 10}, "From 1 to 9."),
+        ({"overlap": "sequential", "rankings_per_task": 4}, "A task begins with 4 rankings, so"),
+        ({"overlap": "sometimes"}, "Select a valid choice"),
+        ({"certainty": 0.5}, "More than 0.5 and less than 1"),
+        ({"certainty": 1}, "More than 0.5 and less than 1"),
+        ({"gold_percent": 51}, "From 0 to 50."),
+        ({"qualification_percent": 101}, "From 0 to 100."),
+        ({"lease_minutes": 0}, "From 1 to 1,440."),
+        ({"lease_minutes": 1441}, "From 1 to 1,440."),
+        ({"min_rationale": 20001}, "From 0 to 20,000."),
+        ({"revision_hours": 8761}, "From 0 to 8,760."),
+        ({"sees_models": "nobody"}, "Select a valid choice"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_sentence(project, lead, changes, sentence):
+    answer = signed_in(lead).post(url(project), fields(project, **changes))
+    assert answer.status_code == 422
+    assert sentence in answer.content.decode()
+    before = {name: getattr(project, name) for name in FIELDS}
+    project.refresh_from_db()
+    assert {name: getattr(project, name) for name in FIELDS} == before
+
+
+def test_a_project_with_fixed_overlap_may_ask_more_than_it_would_at_most(project, lead):
+    signed_in(lead).post(url(project), fields(project, rankings_per_task=5))
+    project.refresh_from_db()
+    assert project.rankings_per_task == 5
+
+
+def test_the_admin_refuses_the_same_and_writes_the_same_audit_entry(project):
+    make_task(project)
+    admin = signed_in(make_user(is_superuser=True))
+    address = reverse("admin:labeling_project_change", args=[project.pk])
+    form = {
+        "name": project.name,
+        "memberships-TOTAL_FORMS": "0",
+        "memberships-INITIAL_FORMS": "0",
+    }
+    answer = admin.post(address, form | fields(project, certainty=2))
+    assert "More than 0.5 and less than 1" in answer.content.decode()
+    answer = admin.post(address, form | fields(project, sees_models="after"))
+    assert answer.status_code == 302, answer.context["adminform"].form.errors
+    entry = AuditEntry.objects.get(action="project settings changed")
+    assert entry.details["changes"] == {"sees_models": ["leads", "after"]}

@@ -1,0 +1,266 @@
+"""After a guideline change a sample is ranked anew, and agreement is compared before and after."""
+
+import io
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import AuditEntry, Role, User
+from labeling import queue, rankings
+from labeling.models import Membership, Project, Ranking, RelabelledTask, RelabelSample, Task
+from labeling.relabel import CannotRelabel, comparison, consensus, draw
+from tests.labeling.world import (
+    ids,
+    make_member,
+    make_project,
+    make_task,
+    make_user,
+    one_each,
+    publish,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+def make_lead(project: Project) -> User:
+    lead = make_user(Role.LEAD)
+    Membership.objects.create(project=project, user=lead, role=Membership.Role.LEAD)
+    return lead
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def rank(task: Task, reviewer: User, order: int = 1) -> Ranking:
+    tiers = [[i] for i in ids(task)[::order]]
+    return rankings.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)[0]
+
+
+class World:
+    """Tasks two people ranked in opposite orders under version 1; version 2 is in force."""
+
+    def __init__(self, tasks: int = 4):
+        self.project = make_project(rankings_per_task=2)
+        self.before = self.project.current_version
+        self.people = [make_member(self.project) for _ in range(2)]
+        self.tasks = [make_task(self.project) for _ in range(tasks)]
+        for task in self.tasks:
+            rank(task, self.people[0])
+            rank(task, self.people[1], -1)
+        self.after = publish(self.project, "Be kind, and name a day.")
+        for task in [*self.tasks]:
+            task.refresh_from_db()
+
+    def draw(self, **fields) -> RelabelSample:
+        self.project.refresh_from_db()
+        return draw(**{"project": self.project, "size": 2, "by": None, **fields})
+
+    def rank_copies(self, sample: RelabelSample, orders=(1, 1)) -> None:
+        for one in sample.tasks.all():
+            for reviewer, order in zip(self.people, orders, strict=True):
+                rank(one.copy, reviewer, order)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+# --- drawing -------------------------------------------------------------------------------------
+
+
+def test_it_copies_a_sample_that_is_given_out_first_and_again_to_the_same_people(world):
+    for _ in range(3):
+        make_task(world.project)
+    sample = world.draw()
+    assert (sample.before, sample.after) == (world.before, world.after)
+    for one in sample.tasks.all():
+        assert one.original in world.tasks
+        assert one.copy.kind == Task.Kind.RELABEL
+        assert ids(one.copy) == ids(one.original)
+        assert (one.copy.rankings_wanted, one.copy.slots.count()) == (2, 2)
+    copies = set(sample.tasks.values_list("copy", flat=True))
+    for reviewer in (*world.people, make_member(world.project))[:2]:
+        assert queue.claim(project=world.project, reviewer=reviewer).task_id in copies
+
+
+def test_the_same_seed_draws_the_same_tasks(world):
+    drawn = []
+    for seed in (7, 7, 8):
+        sample = world.draw(seed=seed, size=2)
+        drawn.append(list(sample.tasks.values_list("original", flat=True)))
+        copies = list(sample.tasks.values_list("copy", flat=True))
+        sample.delete()
+        Task.objects.filter(pk__in=copies).delete()
+    assert drawn[0] == drawn[1]
+    assert len({*map(tuple, drawn)}) == 2
+
+
+def test_it_draws_no_task_twice_and_none_that_one_person_ranked(world):
+    alone = make_task(world.project)
+    rank(alone, world.people[0])
+    first, second = world.draw(size=3), world.draw(size=3)
+    originals = [set(sample.tasks.values_list("original", flat=True)) for sample in (first, second)]
+    assert (len(originals[0]), len(originals[1])) == (3, 1)
+    assert not originals[0] & originals[1]
+    with pytest.raises(CannotRelabel, match="No task has two rankings under version 1"):
+        world.draw()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"size": 0}, "1 to 2,000 tasks"),
+        ({"size": 2001}, "1 to 2,000 tasks"),
+        ({"before": 9}, "no published version 9"),
+        ({"before": 2}, "no published version 2"),
+        ({"after": 1}, "under the guideline in force, version 2"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_and_nothing_is_written(world, fields, sentence):
+    with pytest.raises(CannotRelabel, match=sentence):
+        world.draw(**fields)
+    assert not RelabelSample.objects.exists()
+    assert not Task.objects.filter(kind=Task.Kind.RELABEL).exists()
+
+
+def test_a_project_without_an_earlier_version_has_nothing_to_compare():
+    project = make_project()
+    with pytest.raises(CannotRelabel, match="no earlier version"):
+        draw(project=project, size=1, by=None)
+    with pytest.raises(CannotRelabel, match="no published guideline"):
+        draw(project=make_project(published=False), size=1, by=None)
+
+
+# --- comparing -----------------------------------------------------------------------------------
+
+
+def test_it_shows_agreement_before_and_after_and_how_far_the_consensus_moved(world):
+    sample = world.draw()
+    nothing = comparison(sample)
+    assert (nothing.tasks, nothing.finished, nothing.made, nothing.wanted) == (2, 0, 0, 4)
+    assert nothing.moved.value is None
+    world.rank_copies(sample)
+    found = comparison(sample)
+    assert (found.finished, found.made) == (2, 4)
+    assert (found.before.value, found.after.value) == (0, 1)
+    assert found.gained.value == 1
+    assert found.by_chance.value == 1  # both before were the reverse of each other
+    assert found.moved.value == 0.5  # from no majority to an order
+    assert found.same_person.value == 0.5  # one said the same again, one turned round
+    assert found.moved.low <= found.moved.value <= found.moved.high
+
+
+def test_it_compares_only_tasks_with_two_rankings_on_both_sides(world):
+    sample = world.draw()
+    one = sample.tasks.first()
+    rank(one.copy, world.people[0])
+    assert comparison(sample).finished == 0
+    rank(one.copy, make_member(world.project))
+    found = comparison(sample)
+    assert (found.finished, found.before.pairs, found.after.pairs) == (1, 3, 3)
+    assert (found.moved.low, found.moved.tasks) == (None, 1)
+
+
+def test_it_leaves_out_what_was_ranked_under_yet_another_version(world):
+    sample = world.draw()
+    publish(world.project, "Version three.")
+    for one in sample.tasks.select_related("copy__project"):
+        for reviewer in world.people:
+            rank(one.copy, reviewer)
+    assert comparison(sample).made == 0
+
+
+def test_the_interval_narrows_with_more_tasks():
+    wide, narrow = World(4), World(30)
+    widths = []
+    for world in (wide, narrow):
+        sample = world.draw(size=30)
+        for number, one in enumerate(sample.tasks.all()):
+            for reviewer, order in zip(world.people, (1, (-1) ** (number % 2)), strict=True):
+                rank(one.copy, reviewer, order)
+        gained = comparison(sample).gained
+        widths.append(gained.high - gained.low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_consensus_is_what_most_say_of_each_pair():
+    said = [[[1], [2], [3]], [[2], [1], [3]], [[1, 2], [3]]]
+    assert consensus(said) == {(1, 2): 0, (1, 3): 1, (2, 3): 1}
+
+
+# --- the page and the command --------------------------------------------------------------------
+
+
+def test_a_lead_draws_a_sample_and_sees_what_it_shows(world):
+    lead = make_lead(world.project)
+    url = reverse("project-relabel", args=[world.project.slug])
+    answer = signed_in(lead).post(url, {"size": 2, "before": 1, "seed": 0}, follow=True)
+    assert "2 tasks will be ranked anew" in answer.content.decode()
+    sample = RelabelSample.objects.get()
+    assert sample.created_by == lead
+    assert AuditEntry.objects.get(action="sample relabelled").details["tasks"] == 2
+    world.rank_copies(sample)
+    page = signed_in(lead).get(url).content.decode()
+    assert "how far the consensus moved" in page
+    assert "+100%" in page
+
+
+def test_only_leads_may_draw(world):
+    url = reverse("project-relabel", args=[world.project.slug])
+    for face, status in ((world.people[0], 403), (make_member(make_project()), 404)):
+        assert signed_in(face).post(url, {"size": 1, "before": 1, "seed": 0}).status_code == status
+    assert not RelabelSample.objects.exists()
+
+
+def test_a_form_that_cannot_be_drawn_says_why(world):
+    url = reverse("project-relabel", args=[world.project.slug])
+    client = signed_in(make_lead(world.project))
+    for form in ({"size": 0, "before": 1, "seed": 0}, {"size": 1, "before": 7, "seed": 0}):
+        assert client.post(url, form).status_code == 422
+    world.draw(size=4)
+    answer = client.post(url, {"size": 1, "before": 1, "seed": 0})
+    assert "nothing to compare" in answer.content.decode()
+
+
+def command(world: World, *options: str) -> str:
+    out = io.StringIO()
+    call_command("relabel", "--project", world.project.slug, *options, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_draws_and_shows(world):
+    with pytest.raises(CommandError, match="no sample yet"):
+        command(world)
+    assert "2 tasks ranked under version 1 would be" in command(world, "--size", "2", "--dry-run")
+    assert not RelabelledTask.objects.exists()
+    drawn = json.loads(
+        command(world, "--size", "3", "--before", "1", "--after", "2", "--seed", "5", "--json")
+    )
+    assert (drawn["tasks"], drawn["rankings"], drawn["before"], drawn["after"]) == (3, 6, 1, 2)
+    assert RelabelSample.objects.get().seed == 5
+    assert "agreement after: not known yet" in command(world)
+    world.rank_copies(RelabelSample.objects.get())
+    assert "agreement after: 1.000 (1.000 to 1.000)" in command(world)
+    assert json.loads(command(world, "--json"))["how far the consensus moved"][0] == 0.5
+
+
+def test_the_command_says_what_is_wrong(world):
+    with pytest.raises(CommandError, match="version 9"):
+        command(world, "--size", "2", "--before", "9")
+    with pytest.raises(CommandError, match="no project 'nowhere'"):
+        call_command("relabel", "--project", "nowhere", "--size", "1")
+
+
+def test_a_copy_is_ranked_in_its_own_right(world):
+    sample = world.draw()
+    copy = sample.tasks.first().copy
+    first = rank(copy, world.people[0])
+    assert first.guideline_version == world.after
+    assert one_each(copy) == first.tiers
