@@ -193,7 +193,7 @@ function compare([left, right]) {
 function describe({ left, right, same, cut }) {
   if (!left && !right) return gettext("They say the same, word for word.");
   const share = interpolate(gettext("%s % of the words are the same."), [Math.round(100 * same)]);
-  return cut ? `${share} ${gettext("Only the first 20,000 words are compared.")}` : share;
+  return cut ? [share, gettext("Only the first 20,000 words are compared.")].join(" ") : share;
 }
 
 function bar(text) {
