@@ -149,11 +149,11 @@ def revise(
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     if ranking.reviewer_id != reviewer.pk:
-        raise InvalidRanking({"ranking": "Only the reviewer who made a ranking can change it."})
+        raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
     _lock_slots(ranking.task)
     earlier = _earlier(ranking.task, reviewer, idempotency_key)
     if earlier is None:
-        raise InvalidRanking({"ranking": "This ranking is no longer there."})
+        raise InvalidRanking({"ranking": _("This ranking is no longer there.")})
     return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
 
 
@@ -328,7 +328,11 @@ def current_version(project: Project) -> GuidelineVersion:
     version = GuidelineVersion.objects.filter(pk__in=pointer).first()
     if version is None:
         raise InvalidRanking(
-            {"guideline": "This project has no published guideline yet. Ask a lead to publish one."}
+            {
+                "guideline": _(
+                    "This project has no published guideline yet. Ask a lead to publish one."
+                )
+            }
         )
     return version
 
@@ -355,7 +359,7 @@ def _again(
 ) -> Submission:
     if earlier.idempotency_key == key:
         if (earlier.reviewer_id, earlier.task_id) != (reviewer.pk, task.pk):
-            sentence = "This form was sent before, for another task or by someone else."
+            sentence = _("This form was sent before, for another task or by someone else.")
             raise InvalidRanking({"idempotency_key": sentence})
         return Submission(earlier, duplicate=True, extra=earlier.extra)
     columns = content.columns() | {"active_seconds": earlier.active_seconds}
