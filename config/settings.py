@@ -24,6 +24,10 @@ RUNS_DIR = Path(
     variable("TIEBREAK_RUNS_DIR", str(VAR_DIR / "runs"), "Folder of the run directories.").text()
 ).absolute()
 
+UPLOADS_DIR = Path(
+    variable("TIEBREAK_UPLOADS_DIR", str(VAR_DIR / "uploads"), "Folder of files to import.").text()
+)
+
 SNAPSHOTS_DIR = Path(
     variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder of frozen data.").text()
 ).absolute()

@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import findings, guideline_admin, project_settings, queue
+from labeling import findings, gold_admin, guideline_admin, project_settings, queue
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
 from labeling.models import (
@@ -27,7 +27,7 @@ from labeling.models import (
 )
 from labeling.text import render, shortened, storable
 
-assert guideline_admin
+assert gold_admin and guideline_admin
 
 
 def link(name: str, pk: int, text: object) -> SafeString:
@@ -70,7 +70,7 @@ class ProjectAdmin(OwnProjectsAdmin):
     form = project_settings.PolicyForm
     fieldsets = (
         (None, {"fields": ("slug", "name", "description", "current_version", "created_at")}),
-        *((name, {"fields": fields}) for name, fields in project_settings.SECTIONS.items()),
+        *project_settings.FIELDSETS,
         ("Its life", {"fields": ("simulated", "archived_at")}),
     )
 

@@ -8,7 +8,7 @@ A gold task is a task of its own kind beside the one it was made from. It has no
 given out (labeling.assignment), and its rankings measure reviewers: they are no training data.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from string import ascii_uppercase
@@ -25,9 +25,9 @@ from labeling.models import Gold, Project, Prompt, Ranking, Response, Skip, Task
 from labeling.text import storable
 
 KEYS = {
-    "above": {"kind", "a", "b"},
-    "tie_allowed": {"kind", "a", "b"},
-    "unacceptable": {"kind", "a"},
+    "above": ("kind", "a", "b"),
+    "tie_allowed": ("kind", "a", "b"),
+    "unacceptable": ("kind", "a"),
 }
 LONGEST_EXPLANATION = 10_000
 
@@ -64,10 +64,10 @@ def problem(constraints: Any, letters: Letters) -> str | None:
 def _shape_problem(one: Any, letters: Letters) -> str | None:
     if not isinstance(one, dict) or one.get("kind") not in KEYS:
         return f"it must be an object whose kind is one of {', '.join(KEYS)}."
-    if set(one) != KEYS[one["kind"]]:
-        wanted = ", ".join(sorted(KEYS[one["kind"]]))
-        return f"{one['kind']} has exactly {wanted}; got {', '.join(sorted(map(str, one)))}."
-    for name in KEYS[one["kind"]] - {"kind"}:
+    if set(one) != set(KEYS[one["kind"]]):
+        wanted = ", ".join(KEYS[one["kind"]])
+        return f"{one['kind']} has exactly {wanted}; got {', '.join(map(str, one))}."
+    for name in KEYS[one["kind"]][1:]:
         response = one[name]
         if isinstance(response, bool) or not isinstance(response, int) or response not in letters:
             return f"there is no response {response!r} in this task."
@@ -141,8 +141,8 @@ class GoldResult:
 
 def check(ranking: Ranking, gold: Gold, letters: Letters | None = None) -> GoldResult:
     """Whether the ranking meets the constraints. No query; letters default to those it was shown."""
-    named = letters or letters_of(ranking.shown_order)
-    broken = list(_broken(ranking.tiers, ranking.cut, gold.constraints, named))
+    lines = _lines(ranking, gold.constraints, letters or letters_of(ranking.shown_order))
+    broken = [sentence for sentence, met in lines if not met]
     return GoldResult(not broken, broken)
 
 
@@ -150,37 +150,51 @@ def letters_of(response_ids: Collection[int]) -> dict[int, str]:
     return dict(zip(response_ids, ascii_uppercase, strict=False))
 
 
-def _broken(
-    tiers: Sequence[Sequence[int]],
-    cut: int | None,
-    constraints: Sequence[Constraint],
-    letters: Letters,
-) -> Iterator[str]:
-    places = {response: place for place, tier in enumerate(tiers) for response in tier}
+def _lines(
+    ranking: Ranking, constraints: Sequence[Constraint], letters: Letters
+) -> list[tuple[str, bool]]:
+    """A sentence for each constraint, and whether the ranking meets it; if not, it says how."""
+    places = {response: place for place, tier in enumerate(ranking.tiers) for response in tier}
     ties = {frozenset((one["a"], one["b"])) for one in constraints if one["kind"] == "tie_allowed"}
-    for one in constraints:
-        if one["kind"] == "tie_allowed":
-            continue
-        named = {name: letters.get(one[name], str(one[name])) for name in ("a", "b") if name in one}
-        if missing := [named[name] for name in named if one[name] not in places]:
-            yield f"{_rule(one, letters)} " + _("%(a)s has no place.") % {"a": missing[0]}
-        elif one["kind"] == "unacceptable":
-            if cut is None or places[one["a"]] < cut:
-                yield _("%(a)s is unacceptable, and is not below the line.") % named
-        elif places[one["a"]] == places[one["b"]]:
-            if frozenset((one["a"], one["b"])) not in ties:
-                yield _("%(a)s belongs above %(b)s, and they share a place.") % named
-        elif places[one["a"]] > places[one["b"]]:
-            yield _("%(a)s belongs above %(b)s, and is below it.") % named
+    return [_line(one, places, ranking.cut, ties, letters) for one in constraints]
+
+
+def _line(
+    one: Constraint,
+    places: Mapping[int, int],
+    cut: int | None,
+    ties: Collection[frozenset[int]],
+    letters: Letters,
+) -> tuple[str, bool]:
+    if one["kind"] == "tie_allowed":
+        return _rule(one, letters), True
+    ids = {name: one[name] for name in ("a", "b") if name in one}
+    named = {name: letters.get(pk, "?") for name, pk in ids.items()}
+    if missing := [named[name] for name, pk in ids.items() if pk not in places]:
+        return f"{_rule(one, letters)} " + _("%(a)s has no place.") % {"a": missing[0]}, False
+    if one["kind"] == "unacceptable":
+        if cut is None or places[one["a"]] < cut:
+            return _("%(a)s is unacceptable, and is not below the line.") % named, False
+    elif places[one["a"]] > places[one["b"]]:
+        return _("%(a)s belongs above %(b)s, and is below it.") % named, False
+    elif places[one["a"]] == places[one["b"]] and frozenset(ids.values()) not in ties:
+        return _("%(a)s belongs above %(b)s, and they share a place.") % named, False
+    return _rule(one, letters), True
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a reviewer in training is told about what they sent."""
+    """What a reviewer in training is told about what they sent.
 
-    result: GoldResult
-    rules: list[str]
+    `lines` has a sentence for each thing that is known, and whether their ranking says the same.
+    """
+
+    lines: list[tuple[str, bool]]
     explanation: str
+
+    @property
+    def right(self) -> bool:
+        return all(met for _sentence, met in self.lines)
 
 
 def feedback(ranking: Ranking) -> Feedback | None:
@@ -190,8 +204,8 @@ def feedback(ranking: Ranking) -> Feedback | None:
     gold = Gold.objects.filter(task=ranking.task_id, purpose=Gold.Purpose.TRAINING).first()
     if gold is None:
         return None
-    rules = sentences(gold.constraints, letters_of(ranking.shown_order))
-    return Feedback(check(ranking, gold), rules, gold.explanation)
+    lines = _lines(ranking, gold.constraints, letters_of(ranking.shown_order))
+    return Feedback(lines, gold.explanation)
 
 
 # --- those that come before real work ------------------------------------------------------------
@@ -210,7 +224,7 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
     """Skipped is done. A query, by the project's gold for this purpose."""
     here = {"task": OuterRef("task"), "reviewer": reviewer}
     found = list(
-        Gold.objects.filter(project=project, purpose=purpose, retired_at=None)
+        Gold.objects.filter(project=project, purpose=purpose, retired_at=None, task__held=False)
         .annotate(
             done=Exists(Ranking.objects.filter(superseded_at=None, **here))
             | Exists(Skip.objects.filter(**here))
@@ -283,6 +297,22 @@ def add(
     return gold
 
 
+@transaction.atomic
+def describe(
+    *, task: Task, constraints: Any, purpose: str = Gold.Purpose.CHECK, explanation: str = ""
+) -> tuple[Gold, bool]:
+    """What is known of a task that is of the kind gold, and whether that is new. Raises GoldError."""
+    letters = letters_of(_ids(task))
+    columns = _columns(constraints, letters, purpose, explanation)
+    return Gold.objects.get_or_create(
+        task=task, defaults={**columns, "project_id": task.project_id}
+    )
+
+
+def _ids(task: Task) -> list[int]:
+    return list(task.places.order_by("position").values_list("response_id", flat=True))
+
+
 def _columns(constraints: Any, letters: Letters, purpose: str, explanation: str) -> dict[str, Any]:
     if sentence := problem(constraints, letters):
         raise GoldError(sentence)
@@ -298,8 +328,7 @@ def change(
     *, gold: Gold, constraints: Any, purpose: str, explanation: str, by: User | None
 ) -> None:
     """Rankings made before are measured by the new constraints too. Raises GoldError."""
-    ids = gold.task.places.order_by("position").values_list("response_id", flat=True)
-    columns = _columns(constraints, letters_of(list(ids)), purpose, explanation)
+    columns = _columns(constraints, letters_of(_ids(gold.task)), purpose, explanation)
     Gold.objects.filter(pk=gold.pk).update(**columns)
     audit(by, "gold changed", gold, purpose=purpose)
 

@@ -7,8 +7,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import transaction
 
 from accounts.models import User, audit
+from labeling.judgments import LONGEST_RATIONALE
 from labeling.models import Project
-from labeling.rankings import LONGEST_RATIONALE
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "How many rankings": ("rankings_per_task", "overlap", "rankings_at_most", "certainty"),
@@ -18,6 +18,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "The queue": ("lease_minutes",),
 }
 FIELDS = tuple(name for names in SECTIONS.values() for name in names)
+FIELDSETS: list[tuple[str, Any]] = [(name, {"fields": names}) for name, names in SECTIONS.items()]
 
 RANGES = {
     "rankings_per_task": (1, 9),

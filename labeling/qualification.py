@@ -70,7 +70,7 @@ def needed(project: Project) -> int:
 
 
 def _tasks(project: Project) -> Any:
-    return Gold.objects.filter(project=project, purpose=PURPOSE, retired_at=None)
+    return Gold.objects.filter(project=project, purpose=PURPOSE, retired_at=None, task__held=False)
 
 
 # --- the life of an attempt ----------------------------------------------------------------------

@@ -1,18 +1,60 @@
-"""Where reviewers of a project agree, and the tasks on which they do not."""
+"""Where reviewers of a project agree, the tasks on which they do not, and whom to trust.
+
+Everything is computed from a window of the tasks ranked last, and kept until the next ranking; of
+a project larger than its window, for a minute at least.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from datetime import date, timedelta
+from typing import Any, TypeVar
 
 import numpy as np
+from django.core.cache import cache
+from django.utils import timezone
 
-from labeling.agreement import Agreement, pair_agreement, pair_outcomes, strict_agreement
-from labeling.models import Project, Ranking, Task
+from labeling import window
+from labeling.agreement import Agreement, Agreements, Compared, Rating, rating_agreement
+from labeling.models import Project
+from labeling.statistics.bias import Meter, Sways, as_shown, cluster_numbers, speeds
+from labeling.statistics.bradley_terry import Leaderboard, leaderboard
+from labeling.statistics.consensus import Posterior, consensus_of_pairs
+from labeling.statistics.reliability import Reliabilities, Reliability, fit_pairs
+from labeling.window import TASKS_AT_MOST, TASKS_FOR_A_GLANCE, Window
 
-TASKS_AT_MOST = 1000
-TASKS_FOR_A_GLANCE = 200
-RANKINGS_A_TASK = 3
+__all__ = ["TASKS_AT_MOST", "TASKS_FOR_A_GLANCE"]
+
+KEPT_SECONDS = 3600
+REFRESHED_SECONDS = 60
+WEEKS_AT_MOST = 26
+REVIEWERS_AT_MOST = 100
+
+Found = TypeVar("Found")
+
+
+def kept(
+    project: Project,
+    name: str,
+    compute: Callable[[Window], Found],
+    *,
+    tasks_at_most: int = TASKS_AT_MOST,
+) -> Found:
+    """What `compute` makes of the window, from the cache where it is still true. A query then."""
+    mark, now = window.newest_ranking(project), timezone.now()
+    key = f"quality:{name}:{project.pk}:{tasks_at_most}"
+    if held := cache.get(key):
+        marked, capped, until, found = held
+        if marked == mark or (capped and now < until):
+            return found
+    looked_at = window.load(project, tasks_at_most)
+    found = compute(looked_at)
+    until = now + timedelta(seconds=REFRESHED_SECONDS)
+    cache.set(key, (mark, looked_at.capped, until, found), KEPT_SECONDS)
+    return found
+
+
+# --- agreement -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -21,7 +63,6 @@ class Dispute:
 
     task_id: int
     distance: float
-    rankings: Sequence[Ranking]
 
     @property
     def percent(self) -> int:
@@ -32,45 +73,277 @@ class Dispute:
 class Quality:
     tasks: int
     capped: bool
-    agreement: Agreement
-    strict: Agreement
+    measures: Agreements
     disputes: Sequence[Dispute]
+
+    @property
+    def agreement(self) -> Agreement:
+        return self.measures.same
+
+    @property
+    def strict(self) -> Agreement:
+        return self.measures.strict
 
 
 def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quality:
-    """Over the tasks ranked last, where they have two rankings. Two queries, bounded like the sums."""
-    groups, capped = _groups(project, tasks_at_most)
-    tiers = [[ranking.tiers for ranking in group] for group in groups]
-    prompts = [group[0].task.prompt_id for group in groups]
-    disputes = [
-        Dispute(group[0].task_id, distance, group)
-        for group in groups
-        if (distance := _distance(group)) > 0
+    """Over the tasks ranked last, where they have two rankings. Three queries; one when kept."""
+    return kept(project, "agreement", _quality, tasks_at_most=tasks_at_most)
+
+
+def _quality(looked_at: Window) -> Quality:
+    measures = looked_at.compared.everything()
+    return Quality(measures.tasks, looked_at.capped, measures, disputes_of(looked_at.compared))
+
+
+def disputes_of(compared: Compared) -> list[Dispute]:
+    """The furthest apart first; of equals the newest."""
+    met = compared.meetings
+    tasks = len(compared.pairs.tasks)
+    pairs = np.bincount(met.task, met.compared, tasks)
+    apart = np.bincount(met.task, met.distance * met.compared, tasks)
+    found = [
+        Dispute(compared.pairs.tasks[task], float(apart[task] / pairs[task]))
+        for task in np.flatnonzero(apart > 0)
     ]
-    return Quality(
-        tasks=len(groups),
-        capped=capped,
-        agreement=pair_agreement(tiers, clusters=prompts),
-        strict=strict_agreement(tiers, clusters=prompts),
-        disputes=sorted(disputes, key=lambda dispute: -dispute.distance),
+    return sorted(found, key=lambda dispute: (-dispute.distance, -dispute.task_id))
+
+
+# --- parts: criteria, versions, weeks ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    label: Any
+    rankings: int
+    agreement: Agreements
+
+
+@dataclass(frozen=True)
+class Parts:
+    criteria: Sequence[tuple[str, Agreement]]
+    versions: Sequence[Part]
+    weeks: Sequence[Part]
+    capped: bool
+
+
+def parts_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Parts:
+    return kept(project, "parts", _parts, tasks_at_most=tasks_at_most)
+
+
+def _parts(looked_at: Window) -> Parts:
+    versions = np.array([row.version or 0 for row in looked_at.rows], dtype=np.int64)
+    weeks = np.array([monday(row.at).toordinal() for row in looked_at.rows], dtype=np.int64)
+    met = looked_at.compared.meetings.rankings
+    under, when = versions[met], weeks[met].max(axis=1, initial=0)
+    newest = sorted(set(weeks.tolist()))[-WEEKS_AT_MOST:]
+    return Parts(
+        criteria=criteria_of(looked_at),
+        versions=[
+            _part(looked_at, versions, number, (under == number).all(axis=1))
+            for number in sorted(set(versions.tolist()), reverse=True)
+        ],
+        weeks=[_part(looked_at, weeks, day, when == day, date.fromordinal(day)) for day in newest],
+        capped=looked_at.capped,
     )
 
 
-def _groups(project: Project, tasks_at_most: int) -> tuple[list[list[Ranking]], bool]:
-    """The rankings of each task, and whether there are more tasks than were looked at."""
-    current = Ranking.objects.filter(superseded_at=None).exclude(task__kind=Task.Kind.GOLD)
-    newest = current.filter(task__project=project).order_by("-id")
-    recent = dict.fromkeys(newest.values_list("task", flat=True)[: RANKINGS_A_TASK * tasks_at_most])
-    looked_at = list(recent)[:tasks_at_most]
-    groups: dict[int, list[Ranking]] = defaultdict(list)
-    for ranking in current.filter(task__in=looked_at).select_related("task").order_by("id"):
-        groups[ranking.task_id].append(ranking)
-    several = [groups[task] for task in looked_at if len(groups[task]) > 1]
-    return several, len(recent) > tasks_at_most
+def _part(
+    looked_at: Window, values: np.ndarray, value: int, rows: np.ndarray, label: Any = None
+) -> Part:
+    agreement = looked_at.compared.everything(rows)
+    return Part(label or value, int((values == value).sum()), agreement)
 
 
-def _distance(group: Sequence[Ranking]) -> float:
-    """Mean over pairs of responses and of reviewers: a tie against an order counts half."""
-    outcomes = [pair_outcomes(a.tiers, b.tiers) for a, b in combinations(group, 2)]
-    pairs = np.concatenate(outcomes)
-    return float(np.abs(pairs[:, 0] - pairs[:, 1]).mean() / 2) if len(pairs) else 0.0
+def monday(at: Any) -> date:
+    day: date = timezone.localtime(at).date()
+    return day - timedelta(days=day.weekday())
+
+
+def criteria_of(looked_at: Window) -> list[tuple[str, Agreement]]:
+    """Krippendorff's alpha of the ratings on each criterion, by its name."""
+    ratings: dict[str, list[Rating]] = defaultdict(list)
+    for row in looked_at.rows:
+        for response, rated in row.ratings.items():
+            for name, value in rated.items():
+                ratings[name].append(Rating((row.task, response), row.prompt, value))
+    return [(name, rating_agreement(found)) for name, found in sorted(ratings.items())]
+
+
+# --- reviewers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reviewer:
+    """`reliability` is None for who met no one. Meters: see labeling.statistics.bias."""
+
+    id: int
+    rankings: int
+    agreement: Agreements
+    reliability: Reliability | None
+    position: Meter
+    length: Meter
+    speed: Meter
+    as_shown: Meter
+    ties: float | None
+
+
+@dataclass(frozen=True)
+class People:
+    reviewers: Sequence[Reviewer]
+    position: Meter
+    places: Sequence[Meter]
+    length: Meter
+    reason: str
+    tasks: int
+    left_out: int
+    capped: bool
+
+
+def people_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> People:
+    """Those with most rankings in the window first; about a second for 30 of them."""
+    return kept(project, "people", _people, tasks_at_most=tasks_at_most)
+
+
+def _people(looked_at: Window) -> People:
+    pairs = looked_at.compared.pairs
+    reliabilities = fit_pairs(pairs)
+    clusters = cluster_numbers(pairs.tasks, looked_at.prompts)
+    lengths = {response: answer.length for response, answer in looked_at.answers.items()}
+    sways = Sways(pairs, [row.shown for row in looked_at.rows], lengths, clusters)
+    haste = _haste(looked_at, lengths)
+    counts = np.bincount([pairs.reviewers.index(row.reviewer) for row in looked_at.rows])
+    order = np.argsort(-counts, kind="stable")[:REVIEWERS_AT_MOST]
+    return People(
+        reviewers=[
+            _reviewer(looked_at, reliabilities, sways, haste, int(index), int(counts[index]))
+            for index in order
+        ],
+        position=sways.position(),
+        places=sways.by_position(),
+        length=sways.length(),
+        reason=reliabilities.reason,
+        tasks=len(np.unique(looked_at.compared.meetings.task)),
+        left_out=len(counts) - len(order),
+        capped=looked_at.capped,
+    )
+
+
+def _reviewer(
+    looked_at: Window,
+    reliabilities: Reliabilities,
+    sways: Sways,
+    haste: dict[int, Meter],
+    index: int,
+    rankings: int,
+) -> Reviewer:
+    pairs = looked_at.compared.pairs
+    who = pairs.reviewers[index]
+    own = [row for row in looked_at.rows if row.reviewer == who]
+    said = pairs.outcome[pairs.reviewer == index]
+    return Reviewer(
+        id=who,
+        rankings=rankings,
+        agreement=looked_at.compared.of_reviewer(who),
+        reliability=reliabilities.of.get(who),
+        position=sways.position(index),
+        length=sways.length_of(index),
+        speed=haste[who],
+        as_shown=as_shown([row.tiers for row in own], [row.shown for row in own]),
+        ties=float((said == 0).mean()) if len(said) else None,
+    )
+
+
+def _haste(looked_at: Window, lengths: dict[int, int]) -> dict[int, Meter]:
+    seconds: dict[int, list[float]] = defaultdict(list)
+    read: dict[int, list[float]] = defaultdict(list)
+    for row in looked_at.rows:
+        seconds[row.reviewer], read[row.reviewer]
+        if row.source == "review" and row.seconds > 0:
+            seconds[row.reviewer].append(row.seconds)
+            placed = [response for tier in row.tiers for response in tier]
+            read[row.reviewer].append(float(sum(lengths.get(i, 0) for i in placed)))
+    return speeds(seconds, read)
+
+
+def reliabilities_of(project: Project) -> Reliabilities:
+    """Of everyone in the window, to weigh their rankings with. A query when kept, else about 0.3 s."""
+    return kept(project, "reliabilities", lambda looked_at: fit_pairs(looked_at.compared.pairs))
+
+
+# --- consensus -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rankings of a task come to."""
+
+    task_id: int
+    rankings: int
+    tiers: Sequence[Sequence[int]]
+    probability: float
+    best_probability: float
+
+
+@dataclass(frozen=True)
+class Consensus:
+    verdicts: Sequence[Verdict]
+    capped: bool
+
+    @property
+    def clear(self) -> int:
+        """Tasks whose order is more probable than all others together."""
+        return sum(verdict.probability > 0.5 for verdict in self.verdicts)
+
+
+def consensus_in(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Consensus:
+    """Of tasks with two rankings or more, the least certain first."""
+    return kept(project, "consensus", _consensus, tasks_at_most=tasks_at_most)
+
+
+def _consensus(looked_at: Window) -> Consensus:
+    pairs = looked_at.compared.pairs
+    counts: dict[int, int] = defaultdict(int)
+    for row in looked_at.rows:
+        counts[row.task] += 1
+    found = consensus_of_pairs(pairs, fit_pairs(pairs))
+    verdicts = [
+        _verdict(task, posterior, counts[task])
+        for task, posterior in found.items()
+        if isinstance(task, int) and counts[task] > 1
+    ]
+    return Consensus(sorted(verdicts, key=lambda v: (v.probability, -v.task_id)), looked_at.capped)
+
+
+def _verdict(task: int, posterior: Posterior, rankings: int) -> Verdict:
+    return Verdict(
+        task, rankings, posterior.tiers, posterior.probability, posterior.best_probability
+    )
+
+
+# --- models --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Board:
+    board: Leaderboard
+    rankings: int
+    capped: bool
+
+
+def board_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Board:
+    """The models that wrote the responses. Blind to names it is not: for leads."""
+    return kept(project, "models", _board, tasks_at_most=tasks_at_most)
+
+
+def _board(looked_at: Window) -> Board:
+    pairs = looked_at.compared.pairs
+    models = {response: answer.model for response, answer in looked_at.answers.items()}
+    clusters = cluster_numbers(pairs.tasks, looked_at.prompts)
+    first, second = pairs.first[pairs.pair].tolist(), pairs.second[pairs.pair].tolist()
+    found = leaderboard(
+        [models[response] for response in first],
+        [models[response] for response in second],
+        pairs.outcome,
+        clusters[pairs.task[pairs.pair]] if len(pairs) else pairs.pair,
+    )
+    return Board(found, len(looked_at.rows), looked_at.capped)

@@ -141,13 +141,12 @@ def _around(text: str, start: int, end: int) -> str:
 # --- truncation ----------------------------------------------------------------------------------
 
 SHORTEST = 40
-DANGLING = frozenset(
-    (
-        "a an the of and or to with for in on at is are was were be been that which who whose "
-        "because as by from but its their your our my his if than can will would could should may "
-        "might must such including into about between through during when while where very most "
-        "has have had it's you're they're i'm"
-    ).split()  # noqa: SIM905
+DANGLING = re.compile(
+    r"(?:an?|the|of|and|or|to|with|for|in|on|at|is|are|was|were|be|been|that|which|who|whose|because|as"
+    r"|by|from|but|its|their|your|our|my|his|if|than|can|will|would|could|should|may|might|must|such"
+    r"|including|into|about|between|through|during|when|while|where|very|most|has|have|had|it['’]s"
+    r"|you['’]re|they['’]re|i['’]m)",
+    re.IGNORECASE,
 )
 IDIOMS = re.compile(
     r"(?:waiting|looking|asking|care|hope|need|live|strive|stand|fight|up|made|thankful|grateful) "
@@ -202,8 +201,8 @@ def _dangles(last: str) -> bool:
         return False
     if last[-1] in ",([{" or last.endswith((" -", " –", " —")):
         return True
-    word = re.split(r"[\s(\[*_]+", last)[-1].lower()
-    return word in DANGLING and len(last.split()) > 3 and not IDIOMS.search(last)
+    word = re.split(r"[\s(\[*_]+", last)[-1]
+    return bool(DANGLING.fullmatch(word)) and len(last.split()) > 3 and not IDIOMS.search(last)
 
 
 def _breaks_its_habit(body: str, last: str) -> bool:

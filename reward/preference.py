@@ -169,7 +169,7 @@ def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int
         atomically(Path(path)) as draft,
         pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer,
     ):
-        while rows := [_to_row(group) for group in islice(source, rows_at_once)]:
+        while rows := [to_row(group) for group in islice(source, rows_at_once)]:
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             count += len(rows)
     return count
@@ -200,7 +200,8 @@ def read_folder(folder: str | Path) -> Iterator[Group]:
         yield from read_groups(path)
 
 
-def _to_row(group: Group) -> dict[str, Any]:
+def to_row(group: Group) -> dict[str, Any]:
+    """A row of SCHEMA. Raises PreferenceError for an unsound group."""
     _check(group)
     return {
         "group_id": group.group_id,
@@ -238,7 +239,7 @@ def content_hash(groups: Iterable[Group]) -> str:
 
 
 def _canonical(group: Group) -> bytes:
-    row = _to_row(group)
+    row = to_row(group)
     rankings = []
     for ranking in row["rankings"]:
         tiers = [sorted(tier) for tier in ranking["tiers"]]

@@ -100,8 +100,11 @@ def import_file(
     format = format or detect(path)
     tally = Tally()
     writer = Writer(project, tally, reviewers, any_criteria)
-    writer.write(format.read(path, tally))
     with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('labeling.import', %s))", [project.pk]
+        )
+        writer.write(format.read(path, tally))
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
     return Imported(format, tally, writer.written)
 

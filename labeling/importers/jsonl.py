@@ -9,6 +9,9 @@ response has an "id". A line may hold a prompt alone, or responses without ranki
 task for reviewers. Also read: "id", "meta" and "priority" of the line; "strength", "ratings",
 "flags" and "active_seconds" of a ranking. Any other name is refused, so that a slip is noticed.
 
+"gold" says what is known of the answer, as labeling.gold has it but with the responses named as in
+tiers: {"constraints": [{"kind": "above", "a": 0, "b": 2}], "purpose": "check", "explanation": "…"}.
+
 `manage.py export --format full` writes the same with several tasks to a prompt: "tasks", each with
 the places of its "responses", its "rankings", "priority", "rankings_wanted" and "kind".
 """
@@ -24,6 +27,7 @@ from django.utils.timezone import is_aware
 from labeling.importers.conversations import from_json
 from labeling.importers.records import (
     BadInput,
+    GoldRecord,
     PromptRecord,
     RankingRecord,
     ResponseRecord,
@@ -34,9 +38,10 @@ from labeling.importers.records import (
 from labeling.importers.source import rows
 from labeling.models import Task
 
-LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority"}
+LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority", "gold"}
 RESPONSE = {"text", "model", "id", "external_id", "seed", "sampling"}
-TASK = {"responses", "rankings", "priority", "rankings_wanted", "kind"}
+TASK = {"responses", "rankings", "priority", "rankings_wanted", "kind", "gold"}
+GOLD = {"purpose", "constraints", "explanation"}
 RANKING = {
     "reviewer", "tiers", "cut", "strength", "ratings", "flags", "rationale", "active_seconds",
     "shown_order", "created_at", "source", "guideline_version",
@@ -74,7 +79,7 @@ def _known(value: Any, names: set[str], what: str, line: int) -> None:
 def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     responses = [_response(response, line) for response in _list(value, "responses", line)]
     places = _places_by_name(value.get("responses") or [], line)
-    if value.get("tasks"):
+    if value.get("tasks") is not None:
         if value.get("rankings"):
             raise BadInput('rankings stand in "tasks" or beside "responses", not in both.', line)
         tasks = [_task(one, places, line) for one in _list(value, "tasks", line)]
@@ -82,6 +87,8 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
         tasks = _only_task(value, places, line)
     tally.read["responses"] += len(responses)
     tally.read["rankings"] += sum(len(task.rankings) for task in tasks)
+    if golds := sum(task.gold is not None for task in tasks):
+        tally.read["gold tasks"] += golds
     if not isinstance(meta := from_json(value.get("meta")) or {}, dict):
         raise BadInput('"meta" must be an object.', line)
     if not tasks:
@@ -150,7 +157,11 @@ def _only_task(value: dict[str, Any], places: Places, line: int) -> list[TaskRec
     made = [_ranking(one, places, line) for one in said]
     if len(places) > 9:
         raise BadInput(f"a task ranks at most 9 responses; there are {len(places)}.", line)
-    whole = TaskRecord(line, list(places.values()), made, _priority(value, line))
+    known = _gold(value, places, line)
+    kind = Task.Kind.GOLD if known else Task.Kind.RANKING
+    whole = TaskRecord(
+        line, list(places.values()), made, _priority(value, line), None, kind.value, known
+    )
     return [whole] if len(places) > 1 else []
 
 
@@ -165,7 +176,25 @@ def _task(value: Any, places: Places, line: int) -> TaskRecord:
     if kind not in KINDS:
         raise BadInput(f'the "kind" of a task is one of {", ".join(KINDS)}; got {kind!r}.', line)
     made = [_ranking(one, places, line) for one in _list(value, "rankings", line)]
-    return TaskRecord(line, responses, made, _priority(value, line), wanted, kind)
+    known = _gold(value, places, line)
+    kind = Task.Kind.GOLD.value if known else kind
+    return TaskRecord(line, responses, made, _priority(value, line), wanted, kind, known)
+
+
+def _gold(value: dict[str, Any], places: Places, line: int) -> GoldRecord | None:
+    """What is known of the answer; labeling.gold says what is wrong with it."""
+    if (said := from_json(value.get("gold"))) is None:
+        return None
+    _known(said, GOLD, '"gold"', line)
+    constraints = [
+        {name: _place(of, places, line) if name in ("a", "b") else of for name, of in one.items()}
+        if isinstance(one, dict)
+        else one
+        for one in _list(said, "constraints", line)
+    ]
+    return GoldRecord(
+        constraints, str(said.get("purpose") or "check"), str(said.get("explanation") or "")
+    )
 
 
 def _priority(value: dict[str, Any], line: int) -> int:

@@ -46,6 +46,15 @@ class RankingRecord:
 
 
 @dataclass(frozen=True)
+class GoldRecord:
+    """`a` and `b` of a constraint are places in the prompt's responses; see labeling.gold."""
+
+    constraints: list[Any]
+    purpose: str
+    explanation: str
+
+
+@dataclass(frozen=True)
 class TaskRecord:
     """`responses` are places in the prompt's responses. None for `rankings_wanted`: as many as it
     brings, else as many as the project says.
@@ -57,6 +66,7 @@ class TaskRecord:
     priority: int = 5
     rankings_wanted: int | None = None
     kind: str = "ranking"
+    gold: GoldRecord | None = None
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from django.utils import timezone
 from psycopg.types.json import Jsonb
 
 from accounts.models import User
-from labeling import findings, rankings
+from labeling import findings, gold, rankings
 from labeling.importers.records import (
     BadInput,
+    GoldRecord,
     PromptRecord,
     RankingRecord,
     ResponseRecord,
@@ -44,6 +45,8 @@ class Written:
 
     read: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)
+    held: int = 0
+    """New tasks that nobody gets before a lead has looked."""
 
     def known(self, name: str) -> int:
         return self.read[name] - self.new[name]
@@ -162,7 +165,12 @@ class Writer:
             ranked=[bool(task.rankings) for _, task in rows],
         )
         self.written.read["tasks"] += len(rows)
-        self.written.new["tasks"] += sum(created for _, created in added)
+        fresh = [pk for pk, created in added if created]
+        self.written.new["tasks"] += len(fresh)
+        self.written.held += Task.objects.filter(pk__in=fresh, held=True).count()
+        for (one, task), (task_id, _) in zip(rows, added, strict=True):
+            if task.gold is not None:
+                _store_gold(task_id, task.line, one.response_ids, task.gold)
         made = [
             _Made(one, task, task_id, ranking)
             for (one, task), (task_id, _) in zip(rows, added, strict=True)
@@ -374,6 +382,25 @@ def _new_task(stored: _Stored, task: TaskRecord) -> NewTask:
     return NewTask(
         stored.prompt_id, ids, task.priority, min(wanted, MOST_SLOTS) or None, kind=task.kind
     )
+
+
+def _store_gold(task_id: int, line: int, ids: list[int], said: GoldRecord) -> None:
+    """What is known of a task already stays as it is."""
+    constraints = [
+        {name: ids[of] if name in ("a", "b") else of for name, of in one.items()}
+        if isinstance(one, dict)
+        else one
+        for one in said.constraints
+    ]
+    try:
+        gold.describe(
+            task=Task.objects.get(pk=task_id),
+            constraints=constraints,
+            purpose=said.purpose,
+            explanation=said.explanation,
+        )
+    except gold.GoldError as error:
+        raise BadInput(f"its gold is refused. {error}", line) from None
 
 
 def _fill_slots(filled: list[tuple[int, int, int, int]]) -> None:

@@ -5,7 +5,7 @@ A bias is a difference in shares of pairs won: 0.05 is five points. A tie gives 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, factorial, sqrt
+from math import comb, factorial, isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,10 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True)
 class Meter:
-    """A figure with its 95 % interval, over `count` pairs or rankings; None when `reason` says why."""
+    """A figure with its 95 % interval, over `count` pairs or rankings; None when `reason` says why.
+
+    `high` is infinite where nothing bounds it.
+    """
 
     value: float | None
     low: float | None
@@ -31,10 +34,10 @@ class Meter:
         return self.value is not None and (self.low > 0 or self.high < 0)  # type: ignore[operator]
 
     def as_json(self) -> dict[str, Any]:
-        interval = None if self.value is None else [self.low, self.high]
+        ends = [end if end is not None and isfinite(end) else None for end in (self.low, self.high)]
         return {
             "value": self.value,
-            "interval": interval,
+            "interval": None if self.value is None else ends,
             "count": self.count,
             "reason": self.reason,
         }

@@ -23,6 +23,7 @@ class Meetings:
     task: np.ndarray  # (M,) index into the tasks
     one: np.ndarray  # (M,) index into the reviewers
     two: np.ndarray  # (M,)
+    rankings: np.ndarray  # (M, 2) of one and of two, among those given
     table: np.ndarray  # (M, 3, 3) counts of pairs
     shares: np.ndarray  # (M, 3, 3)
 
@@ -31,7 +32,12 @@ class Meetings:
 
     def where(self, rows: np.ndarray) -> "Meetings":
         return Meetings(
-            self.task[rows], self.one[rows], self.two[rows], self.table[rows], self.shares[rows]
+            self.task[rows],
+            self.one[rows],
+            self.two[rows],
+            self.rankings[rows],
+            self.table[rows],
+            self.shares[rows],
         )
 
     @property
@@ -79,6 +85,7 @@ def meetings(pairs: Pairs) -> Meetings:
         task=task[at],
         one=pairs.reviewer[left][at],
         two=pairs.reviewer[right][at],
+        rankings=np.column_stack([pairs.ranking[left][at], pairs.ranking[right][at]]),
         table=np.bincount(code, minlength=size).reshape(-1, 3, 3),
         shares=np.bincount(code, 1 / np.maximum(judged - 1, 1), size).reshape(-1, 3, 3),
     )

@@ -1,8 +1,48 @@
+from math import isfinite
+from typing import Any
+
 from django import template
 
+from labeling import charts
+
 register = template.Library()
+MINUS = "\N{MINUS SIGN}"
 
 
 @register.filter
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f}%"
+
+
+@register.filter
+def coefficient(value: float | None) -> str:
+    """A number between −1 and 1."""
+    return "–" if value is None else _signed(f"{value:.2f}")
+
+
+@register.filter
+def points(share: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return "–" if share is None else _signed(f"{100 * share:+.1f}")
+
+
+@register.filter
+def times(ratio: float | None) -> str:
+    if ratio is None:
+        return "–"
+    return f"{ratio:.2g}×" if isfinite(ratio) else "∞"
+
+
+def _signed(text: str) -> str:
+    sign, number = text[:1], text[1:]
+    if sign in "+-" and not float(number):
+        return number
+    return MINUS + number if sign == "-" else text
+
+
+@register.inclusion_tag("labeling/track.html")
+def track(
+    figure: Any, lowest: float, highest: float, mark: float = 0.0, label: str = ""
+) -> dict[str, Any]:
+    """An interval drawn on an axis from `lowest` to `highest`; `mark` is what is expected."""
+    return {"track": charts.track(figure, lowest, highest, mark), "label": label}

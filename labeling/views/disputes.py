@@ -24,9 +24,9 @@ from labeling.adjudication import (
     open_disputes,
 )
 from labeling.blindness import may_see_models
+from labeling.judgments import FLAGS
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.outcomes import OutcomeForm, ranks_of
-from labeling.judgments import FLAGS
 from labeling.text import render as render_text
 from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
@@ -51,7 +51,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
         "first": found[0] if found else None,
         "causes": causes(project),
         "decided": [
-            (one, shortened(str(one.task.prompt), 140))
+            (one, shortened(str(one.task.prompt.messages[-1]["content"]), 140))
             for one in decided.order_by("-created_at")[:DECIDED_SHOWN]
         ],
     }
@@ -178,7 +178,7 @@ class _Case:
 
     def _ranking(self, ranking: Ranking) -> dict[str, Any]:
         flags = [
-            f"{self.letters.get(int(response), '?')}: {FLAGS.get(flag, flag).lower()}"
+            f"{self.letters.get(int(response), '?')}: {str(FLAGS.get(flag, flag)).lower()}"
             for response, flagged in ranking.flags.items()
             for flag in flagged
         ]

@@ -45,13 +45,14 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         "rows": [{"ranking": one, "until": open_until(one)} for one in found[:PAGE]],
         "older": found[PAGE - 1].pk if len(found) > PAGE else None,
         "newer": before is not None,
-        "sees_others": any(
-            may(user_of(request), project, one.task)
-            for one in found[:1]
-            for may in (may_see_others, may_see_models)
-        ),
+        "sees_others": _may_see_more(request, project, found[0]) if found else False,
     }
     return render(request, "labeling/history.html", context)
+
+
+def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
+    """Whether the policy shows what others said, or model names, of what one has ranked."""
+    return any(may(user_of(request), project, own.task) for may in (may_see_others, may_see_models))
 
 
 def open_until(ranking: Ranking) -> datetime | None:

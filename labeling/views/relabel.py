@@ -78,4 +78,5 @@ def _earlier(project: Project) -> list[GuidelineVersion]:
     published = GuidelineVersion.objects.filter(
         guideline__project=project, state=GuidelineVersion.State.PUBLISHED
     )
-    return list(published.exclude(pk=project.current_version_id).order_by("-number"))
+    current = project.current_version_id
+    return [version for version in published.order_by("-number") if version.pk != current]

@@ -243,7 +243,7 @@ def _kept_as_extra() -> str:
 def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
     if request.accepts("text/html"):
         return _page(request, project, sheet)
-    said = {"errors": sheet.errors}
+    said: Context = {"errors": sheet.errors}
     if sheet.slot:
         said["sheet"] = _html(request, project, sheet.slot, sheet)
     return JsonResponse(said, status=HTTPStatus.UNPROCESSABLE_ENTITY)

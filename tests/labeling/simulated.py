@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from accounts.models import User
+from labeling import rankings
+from labeling.models import Project, Ranking
 from labeling.statistics.pairs import Judgment
+from tests.labeling.world import ids, make_member, make_task
 
 HONEST, SPAMMER, REVERSED = "honest", "spammer", "reversed"
 LEVEL = 0.15  # closer than this is called a tie
@@ -84,3 +88,28 @@ def _right(seen: np.ndarray, worth: np.ndarray) -> float:
     one, two = np.triu_indices(len(worth), k=1)
     said = np.sign([place[int(b)] - place[int(a)] for a, b in zip(one, two, strict=True)])
     return float((0.5 + 0.5 * said * np.sign(worth[one] - worth[two])).sum())
+
+
+def store(
+    made: Simulated, project: Project, *, source: str = Ranking.Source.REVIEW, **fields: object
+) -> dict[int, User]:
+    """Into the database, a task for each. → the people by their number"""
+    tasks: dict[object, list[int]] = {}
+    people: dict[int, User] = {}
+    for judgment, shown in zip(made.judgments, made.shown, strict=True):
+        task_number, person = int(judgment.task), int(judgment.reviewer)  # type: ignore[call-overload]
+        if task_number not in tasks:
+            task = make_task(project, len(shown))
+            tasks[task_number] = [task, ids(task)]  # type: ignore[list-item]
+        task, stored = tasks[task_number]  # type: ignore[misc]
+        if person not in people:
+            people[person] = make_member(project)
+        rankings.record(
+            task=task,
+            reviewer=people[person],
+            source=source,
+            tiers=[[stored[i % 10] for i in tier] for tier in judgment.tiers],
+            shown_order=[stored[i % 10] for i in shown],
+            **fields,
+        )
+    return people

@@ -36,8 +36,11 @@ def broken(tiers, cut, *constraints):
         ("A > B", "at least one thing"),
         ([1], "an object whose kind is one of above, tie_allowed, unacceptable"),
         ([{"kind": "best", "a": 1}], "an object whose kind"),
-        ([{"kind": "above", "a": 1}], "above has exactly a, b, kind; got a, kind"),
-        ([{"kind": "unacceptable", "a": 1, "b": 2}], "unacceptable has exactly a, kind"),
+        ([{"kind": "above", "a": 1}], "above has exactly kind, a, b; got kind, a"),
+        (
+            [{"kind": "unacceptable", "a": 1, "b": 2}],
+            "unacceptable has exactly kind, a; got kind, a, b",
+        ),
         ([above(1, 9)], "Constraint 1: there is no response 9 in this task"),
         ([above(1, True)], "no response True"),
         ([above(1, 2), above(3, "B")], "Constraint 2: there is no response 'B'"),

@@ -96,6 +96,10 @@ class Command(BaseCommand):
             say(
                 f"{name:12}{written.read[name]:>12}{written.known(name):>10}{written.new[name]:>10}"
             )
+        if written.held:
+            say(
+                f"Held: {written.held} new tasks, until a lead has looked at what was found in them"
+            )
         for title, counts in (("Left out", tally.left_out), ("Changed", tally.changed)):
             for reason, count in sorted(counts.items()):
                 if count:

@@ -68,7 +68,7 @@ class Command(BaseCommand):
         if sample is None:
             raise CommandError(f"{project} has no sample yet. Draw one with --size.")
         found = comparison(sample)
-        figures = {
+        figures: dict[str, Agreement | Interval] = {
             "agreement before": found.before,
             "agreement after": found.after,
             "gained, task by task": found.gained,

@@ -1,0 +1,118 @@
+"""The geometry of charts that templates draw as SVG. Numbers leave as text, whatever the locale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+WIDTH, HEIGHT = 640, 190
+LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 26
+
+
+class Figure(Protocol):
+    """A value with its interval; None stands for an undefined one."""
+
+    @property
+    def value(self) -> float | None: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Track:
+    """An interval on a horizontal axis. Positions are percentages; `mark` is what is expected."""
+
+    at: str
+    low: str
+    width: str
+    mark: str
+    away: bool
+    """The interval does not hold what is expected."""
+
+
+def track(figure: Figure, lowest: float, highest: float, mark: float) -> Track | None:
+    """None for an undefined figure. What lies beyond the axis is drawn at its end."""
+    if figure.value is None or figure.low is None or figure.high is None:
+        return None
+
+    def place(value: float) -> float:
+        return 100 * min(1.0, max(0.0, (value - lowest) / (highest - lowest)))
+
+    low, high = place(figure.low), place(figure.high)
+    return Track(
+        at=f"{place(figure.value):.2f}%",
+        low=f"{low:.2f}%",
+        width=f"{max(0.4, high - low):.2f}%",
+        mark=f"{place(mark):.2f}%",
+        away=not figure.low <= mark <= figure.high,
+    )
+
+
+@dataclass(frozen=True)
+class Dot:
+    x: str
+    y: str
+    low: str
+    high: str
+    label: Any
+    value: float
+    bounds: tuple[float, float]
+    named: bool
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Values over time with their intervals; the vertical axis goes from `floor` to 1."""
+
+    dots: Sequence[Dot]
+    line: str
+    ticks: Sequence[tuple[str, str]]
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+    text: int = HEIGHT - 6
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+LABELS_AT_MOST = 8
+
+
+def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
+    """None for fewer than two that are defined."""
+    known = [(label, one) for label, one in points if one.value is not None]
+    if len(known) < 2:
+        return None
+    lowest = min(float(one.low or 0) for _, one in known)
+    floor = next(edge for edge in (0.5, 0.0, -0.5, -1.0) if lowest >= edge or edge == -1.0)
+    step = (WIDTH - LEFT - RIGHT) / len(known)
+
+    def y(value: float) -> float:
+        share = (min(1.0, max(floor, value)) - floor) / (1 - floor)
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
+
+    every = -(-len(known) // LABELS_AT_MOST)
+    dots = [
+        _dot(label, one, LEFT + step * (n + 0.5), y, (len(known) - 1 - n) % every == 0)
+        for n, (label, one) in enumerate(known)
+    ]
+    ticks = [floor + (1 - floor) * n / 4 for n in range(5)]
+    return Trend(
+        dots=dots,
+        line=" ".join(f"{dot.x},{dot.y}" for dot in dots),
+        ticks=[(f"{y(tick):.1f}", f"{tick:.2f}") for tick in ticks],
+    )
+
+
+def _dot(label: Any, one: Any, x: float, y: Any, named: bool) -> Dot:
+    return Dot(
+        x=f"{x:.1f}",
+        y=f"{y(one.value):.1f}",
+        low=f"{y(one.low):.1f}",
+        high=f"{y(one.high):.1f}",
+        label=label,
+        value=one.value,
+        bounds=(one.low, one.high),
+        named=named,
+    )

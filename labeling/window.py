@@ -1,0 +1,120 @@
+"""The rankings that a quality page looks at: those of the tasks ranked last, never all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import NamedTuple
+
+from django.contrib.postgres.aggregates import ArrayAgg
+from django.db.models import Func, IntegerField
+
+from labeling.agreement import Compared
+from labeling.models import Project, Ranking, Task, TaskResponse
+from labeling.statistics.pairs import Judgment, Tiers
+
+TASKS_AT_MOST = 1000
+TASKS_FOR_A_GLANCE = 200
+RANKINGS_A_TASK = 3
+
+
+class Row(NamedTuple):
+    """A current ranking. `version` is the guideline's number, None for an import."""
+
+    ranking: int
+    task: int
+    prompt: int
+    reviewer: int
+    tiers: Tiers
+    ratings: dict[str, dict[str, int]]
+    shown: Sequence[int]
+    seconds: float
+    source: str
+    at: datetime
+    version: int | None
+
+
+COLUMNS = (
+    "id",
+    "task",
+    "task__prompt",
+    "reviewer",
+    "tiers",
+    "ratings",
+    "shown_order",
+    "active_seconds",
+    "source",
+    "created_at",
+    "guideline_version__number",
+)
+
+
+class Answer(NamedTuple):
+    """A response as statistics need it. `length` is in bytes of UTF-8: reading no text is quick."""
+
+    length: int
+    model: str
+
+
+class Bytes(Func):
+    function = "octet_length"
+    output_field = IntegerField()
+
+
+@dataclass(frozen=True)
+class Window:
+    """`rows` are in the order in which they came; `capped` says that older tasks were left out.
+
+    Gold tasks are not there: their answers are known, and many reviewers get the same.
+    """
+
+    rows: Sequence[Row]
+    capped: bool
+
+    @cached_property
+    def judgments(self) -> list[Judgment]:
+        return [Judgment(row.task, row.reviewer, row.tiers) for row in self.rows]
+
+    @cached_property
+    def compared(self) -> Compared:
+        return Compared(self.judgments, self.prompts)
+
+    @cached_property
+    def prompts(self) -> dict[int, int]:
+        return {row.task: row.prompt for row in self.rows}
+
+    @cached_property
+    def answers(self) -> dict[int, Answer]:
+        """By response id. One query."""
+        return answers_of(list(self.prompts))
+
+
+def newest_ranking(project: Project) -> int:
+    """The id of the ranking that came last, 0 for none: what is computed changes only with it."""
+    newest = Ranking.objects.filter(task__project=project).order_by("-id")
+    return newest.values_list("id", flat=True).first() or 0
+
+
+def load(project: Project, tasks_at_most: int = TASKS_AT_MOST) -> Window:
+    """Two queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
+    current = Ranking.objects.filter(superseded_at=None).exclude(task__kind=Task.Kind.GOLD)
+    newest = current.filter(task__project=project).order_by("-id")
+    at_most = RANKINGS_A_TASK * tasks_at_most
+    found = list(newest.values_list("task", flat=True)[: at_most + 1])
+    recent = list(dict.fromkeys(found[:at_most]))
+    rows = current.filter(task__in=recent[:tasks_at_most]).order_by("id").values_list(*COLUMNS)
+    capped = len(found) > at_most or len(recent) > tasks_at_most
+    return Window([Row(*row) for row in rows], capped)
+
+
+def answers_of(tasks: Sequence[int]) -> dict[int, Answer]:
+    places = TaskResponse.objects.filter(task__in=tasks)
+    found = places.values_list("response", Bytes("response__text"), "response__model_name")
+    return {response: Answer(length, model) for response, length, model in found}
+
+
+def orders_of(tasks: Sequence[int]) -> dict[int, list[int]]:
+    """The responses of each task in its own order, for letters. One query."""
+    rows = TaskResponse.objects.filter(task__in=tasks).order_by().values("task")
+    listed = rows.annotate(ids=ArrayAgg("response", order_by="position"))
+    return dict(listed.values_list("task", "ids"))

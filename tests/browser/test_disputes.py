@@ -1,0 +1,158 @@
+"""Disputes, settings and relabelling in a real browser: on the keyboard, on a phone, for everyone."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from accounts.models import Role, User
+from labeling import rankings
+from labeling.models import Adjudication, Membership, Project, Ranking, Task
+from labeling.relabel import draw
+from tests.browser.conftest import World
+from tests.browser.test_pages import faults_in_both_themes
+from tests.labeling.world import ids, make_member, make_user, publish
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RATIONALES = (
+    "It names a day and says who pays, which the guideline asks for first.",
+    "It is warm. The first two promise a day that the workshop cannot keep.",
+)
+
+
+def make_lead(world: World) -> User:
+    lead = make_user(Role.LEAD)
+    Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)
+    return lead
+
+
+def dispute(world: World, turned: int = 4) -> Task:
+    """Two rankings; the second has the last `turned` responses turned round."""
+    task = world.add_task()
+    order = ids(task)
+    other = order[: 4 - turned] + order[4 - turned :][::-1]
+    for placed, cut, why in ((order, 3, RATIONALES[0]), (other, None, RATIONALES[1])):
+        rankings.record(
+            task=task,
+            reviewer=make_member(world.project),
+            source=Ranking.Source.REVIEW,
+            tiers=[[i] for i in placed],
+            cut=cut,
+            rationale=why,
+        )
+    return task
+
+
+@pytest.fixture
+def disputed(world: World) -> list[Task]:
+    Project.objects.filter(pk=world.project.pk).update(rankings_per_task=2)
+    world.project.refresh_from_db()
+    return [dispute(world), dispute(world, turned=2)]
+
+
+def address(world: World, task: Task | None = None) -> str:
+    return f"/p/{world.project.slug}/disputes/" + (f"{task.pk}/" if task else "")
+
+
+def order_of(page: Page) -> list[str]:
+    return page.locator(".ladder-tier").all_inner_texts()
+
+
+def test_it_is_settled_on_the_keyboard_and_the_next_one_follows(visit, world, disputed):
+    first, second = disputed
+    page = visit(address(world), make_lead(world))
+    page.get_by_role("link", name="Decide the first").click()
+    expect(page).to_have_url(re.compile(address(world, first)))
+    for key in ("1", "Backspace"):
+        page.keyboard.press(key)
+    said = Ranking.objects.filter(task=first)
+    assert len(order_of(page)) == 4
+    page.keyboard.press("Enter")
+    expect(page.locator("#case-status")).to_contain_text("Say why they disagreed")
+    for key in ("r", "1"):
+        page.keyboard.press(key)
+    page.keyboard.press("n")
+    page.keyboard.type("A day is not a promise.")
+    page.keyboard.press("Control+Enter")
+    expect(page).to_have_url(re.compile(address(world, second)))
+    decided = Adjudication.objects.get(task=first)
+    assert (decided.cause, decided.note) == ("guideline", "A day is not a promise.")
+    assert decided.tiers in [ranking.tiers for ranking in said]
+
+
+def test_it_orders_ties_and_draws_the_line_on_the_keyboard(visit, world, disputed):
+    task = disputed[0]
+    page = visit(address(world, task), make_lead(world))
+    shown = page.locator("[data-response]").evaluate_all(
+        "all => all.map(one => +one.dataset.response)"
+    )
+    for key in ("b", "a", "Shift+C", "-", "d", "z", "d", "ArrowLeft"):
+        page.keyboard.press(key)
+    page.keyboard.press("ArrowRight")
+    for key in ("r", "3", "Escape", "Enter"):
+        page.keyboard.press(key)
+    expect(page).to_have_url(re.compile(address(world, disputed[1])))
+    decided = Adjudication.objects.get(task=task)
+    a, b, c, d = shown
+    assert decided.tiers == [[b], sorted([a, c], key=shown.index), [d]]
+    assert decided.cut == 2
+    assert decided.cause == "close"
+
+
+def test_every_key_that_works_is_listed(visit, world, disputed):
+    page = visit(address(world, disputed[0]), make_lead(world))
+    page.keyboard.press("?")
+    listed = page.locator("#help-dialog kbd").all_inner_texts()
+    for key in ("1", "A", "Shift", "←", "→", "-", "⌫", "Z", "R", "N", "↵", "S", "X", "O", "?"):
+        assert key in listed
+    page.keyboard.press("Escape")
+    page.keyboard.press("x")
+    expect(page).to_have_url(re.compile(address(world, disputed[1])))
+
+
+def test_it_works_without_a_script(visit, world, disputed):
+    task = disputed[0]
+    page = visit(address(world, task), make_lead(world), java_script_enabled=False)
+    page.get_by_role("link", name="Start from this one").first.click()
+    page.get_by_label("A reviewer did not follow the guideline").check()
+    page.get_by_role("button", name="Record the outcome").click()
+    expect(page).to_have_url(re.compile(address(world, disputed[1])))
+    assert Adjudication.objects.get(task=task).cause == "mistake"
+
+
+def test_it_has_no_serious_fault_of_accessibility_and_fits_a_phone(visit, world, disputed):
+    lead = make_lead(world)
+    base = f"/p/{world.project.slug}/"
+    publish(world.project, "Be kind. Name no day that cannot be kept.")
+    draw(project=world.project, size=1, by=lead)
+    Project.objects.filter(pk=world.project.pk).update(sees_models="after", sees_others="after")
+    page = visit(address(world, disputed[0]), lead)
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")  # where the dock covers nothing
+    found = faults_in_both_themes(page)
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    found += faults_in_both_themes(page)
+    page.keyboard.press("?")
+    found += faults_in_both_themes(page)
+    phone = visit("/", lead, viewport={"width": 390, "height": 844}, is_mobile=True)
+    wide = []
+    for one in (address(world), f"{base}settings/", f"{base}relabel/", f"{base}quality/"):
+        page.goto(base + one.removeprefix(base))
+        found += faults_in_both_themes(page)
+    for one in (address(world), address(world, disputed[0]), f"{base}settings/", f"{base}relabel/"):
+        phone.goto(one)
+        if phone.evaluate("document.documentElement.scrollWidth") > 390:
+            wide.append(one)
+    assert (found, wide) == ([], [])
+
+
+def test_a_reviewer_reads_what_others_said_after_ranking(visit, world, disputed):
+    Project.objects.filter(pk=world.project.pk).update(sees_others="after")
+    own = disputed[0].rankings.first()
+    page = visit(f"/p/{world.project.slug}/review/history/", own.reviewer)
+    page.get_by_role("link", name="Others").first.click()
+    expect(page.get_by_text("Another reviewer, 1")).to_be_visible()
+    assert faults_in_both_themes(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280

@@ -1,0 +1,391 @@
+import json
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from django.core.cache import cache
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import Role, User
+from labeling import quality, rankings, window
+from labeling.models import Membership, Ranking, Response, Task
+from labeling.statistics.bias import Meter
+from labeling.statistics.reliability import Reliability
+from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
+from tests.labeling.test_pages_project import make_lead, rank, signed_in
+from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each, publish
+
+pytestmark = pytest.mark.django_db
+
+SHOWN = ("agreement", "reviewers", "parts", "models", "consensus")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache():
+    cache.clear()
+
+
+@pytest.fixture
+def project():
+    return make_project(rankings_per_task=2)
+
+
+def page_of(project, show="agreement", **query):
+    url = reverse("project-quality", args=[project.slug])
+    return signed_in(make_lead(project)).get(url, {"show": show, **query})
+
+
+def opposed(project, count=1):
+    """Tasks on which two reviewers say the reverse."""
+    people = make_member(project), make_member(project)
+    tasks = [make_task(project) for _ in range(count)]
+    for task in tasks:
+        rank(task, people[0])
+        rank(task, people[1], one_each(task)[::-1])
+    return tasks, people
+
+
+@pytest.mark.parametrize("show", SHOWN)
+def test_each_part_is_for_leads_alone(project, show):
+    opposed(project)
+    url = reverse("project-quality", args=[project.slug])
+    assert page_of(project, show).status_code == 200
+    assert signed_in(make_member(project)).get(url, {"show": show}).status_code == 403
+    assert signed_in(make_lead(make_project())).get(url, {"show": show}).status_code == 404
+    assert page_of(project, "nonsense").status_code == 404
+
+
+@pytest.mark.parametrize("show", SHOWN)
+def test_each_part_of_an_empty_project_says_what_is_missing(project, show):
+    shown = page_of(project, show).content.decode()
+    words = {
+        "agreement": "Nothing to compare yet",
+        "reviewers": "No rankings yet",
+        "parts": "No ratings yet",
+        "models": "No models to compare yet",
+        "consensus": "Nothing to join yet",
+    }
+    assert words[show] in shown
+
+
+QUERIES = {"agreement": 10, "reviewers": 9, "parts": 7, "models": 8, "consensus": 9}
+
+
+@pytest.mark.parametrize("show", SHOWN)
+def test_each_part_runs_as_many_queries_for_twenty_tasks_as_for_two(
+    project, show, django_assert_num_queries
+):
+    client, url = (
+        signed_in(make_lead(project)),
+        reverse("project-quality", args=[project.slug]),
+    )
+    for count in (2, 18):
+        opposed(project, count)
+        with django_assert_num_queries(QUERIES[show]):
+            client.get(url, {"show": show})
+    with django_assert_num_queries(QUERIES[show] - (3 if show in ("reviewers", "models") else 2)):
+        client.get(url, {"show": show})
+
+
+def test_it_shows_the_measures_with_their_intervals(project):
+    store(simulate(0, kinds=[HONEST] * 4, tasks=30), project)
+    found = quality.quality_of(project).measures
+    shown = page_of(project).content.decode()
+    for measure in (found.tau, found.alpha):
+        assert f">{measure.value:.2f}<" in shown
+        assert f"{measure.low:.2f} to {measure.high:.2f}" in shown
+    assert f">{100 * found.same.value:.0f}%<" in shown
+
+
+def test_it_looks_at_the_tasks_ranked_last_and_no_further(project):
+    tasks, _ = opposed(project, 4)
+    found = quality.quality_of(project, tasks_at_most=2)
+    assert found.capped and {d.task_id for d in found.disputes} == {t.pk for t in tasks[2:]}
+    everything = quality.quality_of(project, tasks_at_most=4)
+    assert not everything.capped and everything.tasks == 4
+    looked_at = window.load(project, 2)
+    assert looked_at.capped and len(looked_at.rows) == 4
+
+
+def test_it_leaves_out_gold_and_what_was_revised(project):
+    [task], people = opposed(project)
+    Task.objects.filter(pk=opposed(project)[0][0].pk).update(kind=Task.Kind.GOLD)
+    assert quality.quality_of(project).tasks == 1
+    [ranking] = Ranking.objects.filter(task=task, reviewer=people[1])
+    rankings.revise(
+        ranking=ranking, reviewer=people[1], idempotency_key=key(), tiers=one_each(task)
+    )
+    assert quality.quality_of(project).agreement.value == 1
+
+
+def test_it_is_kept_until_the_next_ranking(project, django_assert_num_queries):
+    opposed(project)
+    first = quality.quality_of(project)
+    with django_assert_num_queries(1):
+        assert quality.quality_of(project) == first
+    opposed(project)
+    assert quality.quality_of(project).tasks == 2
+
+
+def test_a_large_project_is_brought_up_to_date_once_a_minute(project, monkeypatch):
+    opposed(project, 2)
+    before = quality.quality_of(project, tasks_at_most=1)
+    [newest], _ = opposed(project)
+    assert quality.quality_of(project, tasks_at_most=1) == before
+    later = timezone.now() + timedelta(seconds=quality.REFRESHED_SECONDS + 1)
+    monkeypatch.setattr("labeling.quality.timezone.now", lambda: later)
+    assert quality.quality_of(project, tasks_at_most=1).disputes[0].task_id == newest.pk
+
+
+# --- reviewers -----------------------------------------------------------------------------------
+
+
+def test_it_tells_leads_whom_to_look_at(project):
+    made = simulate(4, kinds=[HONEST] * 5 + [SPAMMER], tasks=70, overlap=3)
+    people = store(made, project, active_seconds=60)
+    page = page_of(project, "reviewers")
+    rows = {row["name"]: row for row in page.context["reviewers"]}
+    spammer = rows[people[5].username]
+    assert ("bad", "no better than guessing") in spammer["remarks"]
+    trust = {name: row["found"].reliability.quality for name, row in rows.items()}
+    assert min(trust, key=trust.get) == people[5].username
+    shown = page.content.decode()
+    assert "no better than guessing" in shown and "Shown first" in shown
+    found = spammer["found"].reliability
+    assert f"{100 * found.low:.0f}% to {100 * found.high:.0f}%" in shown
+
+
+def test_its_remarks_need_a_whole_interval():
+    from labeling.remarks import remarks
+    from tests.labeling.test_statistics import Compared, Judgment
+
+    def reviewer(**fields):
+        nothing = Meter(None, None, None, 0, "Nothing.")
+        agreement = Compared([Judgment(1, who, [[1], [2]]) for who in ("ann", "bob")]).everything()
+        defaults = {
+            "id": 1, "rankings": 9, "agreement": agreement, "reliability": None, "ties": 0.1,
+            "position": nothing, "length": nothing, "speed": nothing, "as_shown": nothing,
+        }  # fmt: skip
+        return quality.Reviewer(**defaults | fields)
+
+    assert remarks(reviewer()) == []
+    assert remarks(reviewer(reliability=Reliability(0.8, 0.1, 0.5, 0.02))) == []
+    assert remarks(reviewer(reliability=Reliability(0.2, 0.1, 0.5, 0.02))) == [
+        ("bad", "the wrong way round")
+    ]
+    assert remarks(reviewer(reliability=Reliability(0.5, 0.0, 0.5, 0.05))) == [
+        ("bad", "no better than guessing")
+    ]
+    assert remarks(reviewer(reliability=Reliability(0.6, 0.0, 0.5, 0.2))) == [
+        ("warn", "too few pairs to tell from guessing")
+    ]
+    assert remarks(reviewer(position=Meter(0.05, 0.01, 0.09, 400))) == [
+        ("warn", "prefers what is shown first")
+    ]
+    assert remarks(reviewer(position=Meter(0.05, -0.01, 0.11, 400))) == []
+    assert remarks(reviewer(length=Meter(-0.05, -0.09, -0.01, 400))) == [
+        ("warn", "prefers shorter than others do")
+    ]
+    assert remarks(reviewer(speed=Meter(0.2, 0.1, 0.3, 40))) == [
+        ("bad", "less than half the time of others")
+    ]
+    assert remarks(reviewer(speed=Meter(0.2, 0.1, 0.6, 40))) == []
+    assert remarks(reviewer(as_shown=Meter(0.4, 0.3, 0.5, 40))) == [
+        ("bad", "gives back the order shown")
+    ]
+
+
+def test_it_measures_haste_in_work_on_the_page_alone(project):
+    people = [make_member(project) for _ in range(3)]
+    for _task in range(8):
+        task = make_task(project)
+        for number, person in enumerate(people):
+            rank(task, person, active_seconds=[60, 60, 6][number])
+    other = make_task(project)
+    rank(other, people[2], active_seconds=9000, source=Ranking.Source.IMPORT)
+    found = {one.id: one.speed for one in quality.people_of(project).reviewers}
+    assert found[people[2].pk].value == pytest.approx(0.1)
+    assert found[people[2].pk].count == 8
+    assert found[people[0].pk].value == pytest.approx(60 / 33)
+
+
+def test_it_knows_whom_to_trust_for_those_who_ask(project):
+    people = store(simulate(1, kinds=[HONEST] * 4, tasks=40), project)
+    trusted = quality.reliabilities_of(project)
+    assert set(trusted.of) == {person.pk for person in people.values()}
+    assert trusted["a stranger"] == trusted.typical
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def test_it_compares_within_a_guideline_version_and_counts_by_week(project):
+    _tasks, people = opposed(project)
+    publish(project, "Be kind and brief.")
+    new, mixed = make_task(project), make_task(project)
+    for person in people:
+        rank(new, person)
+    rank(mixed, people[0])
+    rank(mixed, make_member(project), source=Ranking.Source.IMPORT)
+    found = quality.parts_of(project)
+    by_version = {part.label: part for part in found.versions}
+    assert by_version[1].agreement.same.value == 0 and by_version[1].agreement.tasks == 1
+    assert by_version[2].agreement.same.value == 1 and by_version[2].rankings == 3
+    assert by_version[0].agreement.same.value is None
+    [week] = found.weeks
+    assert week.rankings == 6 and week.agreement.tasks == 3
+    shown = page_of(project, "parts").content.decode()
+    assert "version 2" in shown and "none (imported)" in shown
+    assert "No two reviewers ranked the same responses." in shown
+
+
+def test_it_draws_a_curve_once_two_weeks_have_something_to_compare(project):
+    assert page_of(project, "parts").context["trend"] is None
+    for days in (0, 7, 14):
+        at = timezone.now() - timedelta(days=days)
+        made = simulate(days, kinds=[HONEST] * 3, tasks=5)
+        for judgment in made.judgments:  # numbers of their own
+            assert judgment.task in made.truth
+        old = set(Ranking.objects.values_list("pk", flat=True))
+        store(made, project)
+        with_trigger_off(old, at)
+    page = page_of(project, "parts")
+    assert len(page.context["trend"].dots) == 3
+    assert 'class="chart trend"' in page.content.decode()
+
+
+def with_trigger_off(old, at):
+    """Rankings cannot be changed, so a test that wants old ones says so to the database."""
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")
+        Ranking.objects.exclude(pk__in=old).update(created_at=at)
+        cursor.execute("SET session_replication_role = DEFAULT")
+
+
+def test_it_gives_alpha_for_each_criterion(project):
+    ratings = [(5, 5), (4, 4), (1, 2)]
+    task, people = make_task(project), [make_member(project) for _ in range(2)]
+    for number, person in enumerate(people):
+        rated = {r: {"honesty": ratings[n][number]} for n, r in enumerate(ids(task))}
+        rank(task, person, ratings=rated)
+    [(name, found)] = quality.parts_of(project).criteria
+    # Values 5 5, 4 4, 1 2; n = 6; mid-ranks of 1, 2, 4, 5: 0.5, 1.5, 3, 5.
+    # Observed: 2·(1)² = 2. Expected, over ordered pairs, n_c n_k δ²: 2·(1·1·1 + 1·2·6.25 +
+    # 1·2·20.25 + 1·2·2.25 + 1·2·12.25 + 2·2·4) = 198. alpha = 1 − 5·2/198.
+    assert name == "honesty" and found.value == pytest.approx(1 - 10 / 198)
+    assert "honesty" in page_of(project, "parts").content.decode()
+
+
+# --- models and consensus ------------------------------------------------------------------------
+
+
+def test_it_ranks_the_models_that_wrote_the_responses(project):
+    for n in range(12):
+        task = make_task(project)  # of model-0, model-1, model-2
+        rank(task, make_member(project), one_each(task) if n % 4 else one_each(task)[::-1])
+    page = page_of(project, "models")
+    rows = page.context["rows"]
+    assert [row["one"].name for row in rows] == ["model-0", "model-1", "model-2"]
+    assert rows[0]["one"].score == 0.75 and rows[0]["one"].comparisons == 24
+    assert rows[0]["cells"][1]["met"] == 12
+    shown = page.content.decode()
+    assert "model-0" in shown and "Who beats whom" in shown
+
+
+def test_it_says_when_models_never_met(project):
+    for n in range(2):
+        task = make_task(project, 2)
+        Response.objects.filter(places__task=task, model_name="model-0").update(model_name=f"x{n}")
+        Response.objects.filter(places__task=task, model_name="model-1").update(model_name=f"y{n}")
+        rank(task, make_member(project))
+    shown = page_of(project, "models").content.decode()
+    assert "2 groups that never met" in shown and "Group 2" in shown
+
+
+def test_it_shows_the_consensus_the_least_certain_first(project):
+    [disputed], _ = opposed(project)
+    people = [make_member(project) for _ in range(2)]
+    agreed = [make_task(project) for _ in range(10)]
+    for task in agreed:
+        for person in people:
+            rank(task, person)
+    page = page_of(project, "consensus")
+    verdicts = [row["verdict"] for row in page.context["rows"]]
+    assert verdicts[0].task_id == disputed.pk
+    assert verdicts[0].probability < 0.3 < verdicts[-1].probability
+    assert [list(tier) for tier in verdicts[-1].tiers] == one_each(
+        Task.objects.get(pk=verdicts[-1].task_id)
+    )
+    assert page.context["rows"][-1]["order"] == [["A"], ["B"], ["C"]]
+
+
+def test_no_name_of_a_model_runs_as_markup(project):
+    bad = "<script>alert(1)</script>"
+    task = make_task(project)
+    Response.objects.filter(places__task=task).update(model_name=bad)
+    other = Response.objects.filter(places__task=task).first()
+    Response.objects.filter(pk=other.pk).update(model_name="b" + bad)
+    person = make_member(project)
+    User.objects.filter(pk=person.pk).update(username=bad)
+    rank(task, person)
+    rank(task, make_member(project), one_each(task)[::-1])
+    for show in SHOWN:
+        shown = page_of(project, show).content.decode()
+        assert bad not in shown, show
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def said(*args: str) -> str:
+    out = StringIO()
+    call_command("agreement", *args, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_reports_what_the_page_shows(project):
+    people = store(simulate(2, kinds=[HONEST] * 4, tasks=25), project)
+    found = json.loads(said("--project", project.slug, "--json"))
+    shown = quality.quality_of(project)
+    assert found["agreement"]["alpha"]["value"] == shown.measures.alpha.value
+    assert found["agreement"]["tau"]["interval"] == [
+        shown.measures.tau.low,
+        shown.measures.tau.high,
+    ]
+    assert found["tasks"] == 25 and found["disputed"] == len(shown.disputes)
+    assert {one["reviewer"] for one in found["reviewers"]} == {
+        person.username for person in people.values()
+    }
+    assert len(found["models"]["models"]) == 4
+    assert len(found["consensus"]["orders"]) == 25
+    assert len(found["won_by_place"]) == 4
+    text = said("--project", project.slug)
+    assert f"{shown.measures.tau.value:.4f}" in text and "Consensus: of 25 tasks" in text
+
+
+def test_the_command_looks_at_as_many_tasks_as_it_is_told(project):
+    opposed(project, 3)
+    found = json.loads(said("--project", project.slug, "--tasks", "2", "--json"))
+    assert found["tasks"] == 2 and found["capped"]
+    assert "the newest 2 tasks" in said("--project", project.slug, "--tasks", "2")
+    with pytest.raises(CommandError, match="1 or more"):
+        said("--project", project.slug, "--tasks", "0")
+
+
+def test_the_command_explains_itself_where_there_is_nothing(project):
+    with pytest.raises(CommandError, match="no project 'nowhere'"):
+        said("--project", "nowhere")
+    assert "No two reviewers" in said("--project", project.slug)
+    json.loads(said("--project", project.slug, "--json"))
+
+
+def test_a_lead_by_membership_and_a_trainer_see_the_same(project):
+    opposed(project)
+    url = reverse("project-quality", args=[project.slug])
+    trainer = User.objects.create(username="trainer-of-all", role=Role.TRAINER)
+    assert not Membership.objects.filter(user=trainer).exists()
+    assert signed_in(trainer).get(url, {"show": "models"}).status_code == 200
