@@ -160,43 +160,52 @@ def revise(
 def revisable_until(ranking: Ranking) -> datetime | None:
     """When its reviewer can no longer revise it, counted from when the task was first ranked.
 
-    None: never. Costs a query, unless the ranking carries `first_sent` (see with_first_sent).
+    None: never. For a revision it costs a query, unless it carries `first_sent` (see
+    with_first_sent).
     """
     hours = ranking.task.project.revision_hours
     if not hours:
         return None
-    first = (
-        getattr(ranking, "first_sent", None)
-        or _sent(ranking).aggregate(first=Min("created_at"))["first"]
-    )
+    first = ranking.created_at
+    if ranking.supersedes_id is not None:
+        own = _stood(Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id))
+        first = getattr(ranking, "first_sent", None) or own.aggregate(at=Min("created_at"))["at"]
     return first + timedelta(hours=hours)
 
 
 def with_first_sent(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
     """Each with `first_sent`, the time at which its reviewer first ranked its task."""
-    own = Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer"))
+    own = _stood(Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer")))
     return rankings.annotate(
         first_sent=Subquery(own.order_by("created_at").values("created_at")[:1])
     )
 
 
-def _sent(ranking: Ranking) -> QuerySet[Ranking]:
-    return Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id)
+def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
+    """Without those that were taken back: superseded, and by nothing."""
+    return rankings.filter(Q(superseded_at=None) | Q(superseded_by__isnull=False))
 
 
 def can_undo(ranking: Ranking) -> bool:
     """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
 
-    Once the right answer was shown, or counted towards a qualification, there is no way back.
+    Once the right answer was shown, or counted towards a qualification, there is no way back. Nor
+    is there where others' answers may be read after ranking and nothing may be revised.
     """
-    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    project = ranking.task.project
+    shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
+    if Project.Sees.AFTER in shown_after and not project.revision_hours:
+        return False
+    if ranking.task.kind == Task.Kind.GOLD:
+        told = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+        if told.exists():
+            return False
     return (
         ranking.superseded_at is None
         and ranking.supersedes_id is None
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
-        and not gold.exists()
     )
 
 

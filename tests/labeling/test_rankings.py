@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from labeling import guidelines, queue, rankings
-from labeling.models import Gold, Membership, Project, Ranking, Slot
+from labeling.models import Gold, Membership, Project, Ranking, Slot, Task
 from labeling.rankings import InvalidRanking
 from tests.labeling.world import (
     ids,
@@ -501,10 +501,24 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
 
 
 def test_once_the_answer_was_shown_there_is_no_way_back(slot, task, reviewer):
+    Task.objects.filter(pk=task.pk).update(kind=Task.Kind.GOLD)
     ranking = submit(slot, reviewer).ranking
-    Gold.objects.create(task=task, constraints=[], purpose=Gold.Purpose.TRAINING)
+    Gold.objects.create(
+        project=task.project, task=task, constraints=[], purpose=Gold.Purpose.TRAINING
+    )
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
+
+
+def test_who_may_have_read_the_others_answers_cannot_take_back_what_may_not_be_revised(
+    slot, reviewer
+):
+    ranking = submit(slot, reviewer).ranking
+    Project.objects.update(sees_others=Project.Sees.AFTER, revision_hours=0)
+    with pytest.raises(InvalidRanking, match="too late"):
+        undo(ranking, reviewer)
+    Project.objects.update(sees_others=Project.Sees.LEADS)
+    assert undo(ranking, reviewer).pk == slot.pk
 
 
 @pytest.mark.django_db(transaction=True)
