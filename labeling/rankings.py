@@ -224,7 +224,6 @@ def can_undo(ranking: Ranking) -> bool:
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
-        and not (ranking.task.kind == Task.Kind.GOLD and gold.exists())
     )
 
 
