@@ -9,16 +9,13 @@ free slots of those tasks still in front.
 
     python -m benchmarks.queue            10,000 and 100,000 tasks, 8 reviewers
     python -m benchmarks.queue --quick    the same in about a minute
+    python -m benchmarks.queue --http     through gunicorn, 32 reviewers, up to 1,000,000 tasks
 
 Progress on stderr; the last line of stdout is one JSON object.
 """
 
 import argparse
 import json
-import os
-import platform
-import secrets
-import statistics
 import subprocess
 import sys
 import time
@@ -28,9 +25,9 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
+from benchmarks import queue_http
+from benchmarks.bench import commit, databases, environment, hardware, p, say
 from config.env import BASE_DIR
 from config.local.services import provide
 
@@ -42,9 +39,11 @@ SLUG = "bench"
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     if options.role:
-        return ROLES[options.role](options)
+        return (ROLES | queue_http.ROLES)[options.role](options)
+    if options.http:
+        return queue_http.main(options)
     provide()
-    with databases(options) as urls:
+    with loaded(options) as urls:
         cases = measure(urls, options)
         cases.append(long_history(urls[max(urls)], options))
     result = {
@@ -61,12 +60,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="short turns")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--reviewers", type=int, default=8)
+    parser.add_argument("--http", action="store_true", help="through the web server, as pages do")
+    parser.add_argument("--tasks", type=int, nargs="+", help="sizes (default 10,000 and 100,000)")
+    parser.add_argument("--reviewers", type=int, help="(default 8; over HTTP 32)")
+    parser.add_argument("--workers", type=int, default=2, help="of gunicorn")
+    parser.add_argument("--threads", type=int, default=8, help="of each of those workers")
     parser.add_argument("--turns", type=int, help="turns of each size (default 8; quick 3)")
     parser.add_argument("--seconds", type=float, help="of a turn (default 5; quick 2)")
-    parser.add_argument("--role", choices=sorted(ROLES), help=argparse.SUPPRESS)
+    roles = sorted(ROLES | queue_http.ROLES)
+    parser.add_argument("--role", choices=roles, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    options.tasks = options.tasks or [10_000, 100_000, *([1_000_000] if options.http else [])]
+    options.reviewers = options.reviewers or (32 if options.http else 8)
     options.turns = options.turns or (3 if options.quick else 8)
     options.seconds = options.seconds or (2.0 if options.quick else 5.0)
     return options
@@ -76,24 +82,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @contextmanager
-def databases(options: argparse.Namespace) -> Iterator[dict[int, str]]:
+def loaded(options: argparse.Namespace) -> Iterator[dict[int, str]]:
     """A loaded database for each size; none is left behind."""
-    base, run = os.environ["DATABASE_URL"], secrets.token_hex(3)
-    names = {tasks: f"tiebreak_bench_{run}_{tasks}" for tasks in sorted(set(options.tasks))}
-    with psycopg.connect(base, autocommit=True) as server:
-        try:
-            for name in names.values():
-                server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            urls = {tasks: make_conninfo(base, dbname=name) for tasks, name in names.items()}
-            for tasks, url in urls.items():
-                began = time.perf_counter()
-                child("load", url, "--tasks", str(tasks), options=options).wait()
-                say(f"{tasks:,} tasks loaded in {time.perf_counter() - began:.0f} s")
-            yield urls
-        finally:
-            for name in names.values():
-                drop = "DROP DATABASE IF EXISTS {} WITH (FORCE)"
-                server.execute(sql.SQL(drop).format(sql.Identifier(name)))
+    with databases(sorted(set(options.tasks))) as urls:
+        for tasks, url in urls.items():
+            began = time.perf_counter()
+            child("load", url, "--tasks", str(tasks), options=options).wait()
+            say(f"{tasks:,} tasks loaded in {time.perf_counter() - began:.0f} s")
+        yield urls
 
 
 def child(role: str, url: str, *arguments: str, options: argparse.Namespace) -> "Child":
@@ -104,15 +100,9 @@ class Child:
     """This module in a process of its own, with a database of its own."""
 
     def __init__(self, role: str, url: str, arguments: list[str]):
-        environment = {
-            **os.environ,
-            "DATABASE_URL": url,
-            "TIEBREAK_SECRET_KEY": "benchmark",
-            "DJANGO_SETTINGS_MODULE": "config.settings",
-        }
         command = [sys.executable, "-m", "benchmarks.queue", "--role", role, *arguments]
         self.process = subprocess.Popen(
-            command, cwd=BASE_DIR, env=environment, text=True,
+            command, cwd=BASE_DIR, env=environment(url), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 
@@ -232,11 +222,6 @@ def long_history(url: str, options: argparse.Namespace) -> dict[str, Any]:
     figures = child("veteran", url, options=options).wait()
     say(f"long history: {figures}")
     return figures
-
-
-def p(values: list[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
 
 
 # --- in the children ------------------------------------------------------------------------------
@@ -408,32 +393,6 @@ def rank_half(project: int, reviewer: int) -> int:
 
 
 ROLES = {"load": load, "review": review, "veteran": veteran}
-
-
-# --- where ----------------------------------------------------------------------------------------
-
-
-def hardware() -> dict[str, Any]:
-    with psycopg.connect(os.environ["DATABASE_URL"]) as server:
-        version = server.execute("SHOW server_version").fetchone()
-    return {
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "postgresql": version[0] if version else "",
-        "load_average": round(statistics.mean(os.getloadavg()), 1),
-    }
-
-
-def commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=BASE_DIR, capture_output=True, text=True
-    )
-    return found.stdout.strip() or "unknown"
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ from reward.training.loss import bradley_terry
 from reward.training.model import RewardModel, attend_in_pieces
 from reward.training.tokens import TokenGroup
 from reward.training.trainer import RewardTrainer
-from reward.training.trainer_events import quiet_libraries, versions
+from reward.training.trainer_events import quiet_libraries
+from runs.rundir import versions
 
 VOCABULARY = 2048
 PAD = 0

@@ -24,6 +24,10 @@ RUNS_DIR = Path(
     variable("TIEBREAK_RUNS_DIR", str(VAR_DIR / "runs"), "Folder of the run directories.").text()
 ).absolute()
 
+UPLOADS_DIR = Path(
+    variable("TIEBREAK_UPLOADS_DIR", str(VAR_DIR / "uploads"), "Folder of files to import.").text()
+)
+
 SNAPSHOTS_DIR = Path(
     variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder of frozen data.").text()
 ).absolute()
@@ -147,7 +151,11 @@ def _database(url: str) -> dict[str, Any]:
         "HOST": parts.pop("host", ""),
         "PORT": parts.pop("port", ""),
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {**parts, "pool": {"min_size": 1, "max_size": 16, "timeout": 10}},
+        "OPTIONS": {
+            **parts,
+            "pool": {"min_size": 1, "max_size": 16, "timeout": 10, "max_idle": 60},
+            "prepare_threshold": 5,
+        },
     }
 
 

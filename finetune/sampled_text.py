@@ -1,4 +1,4 @@
-"""Prompts to answer and sampled answers as plain files. Needs pyarrow alone.
+"""Prompts to answer and sampled answers as plain files. Needs pyarrow, neither Django nor torch.
 
 prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the answers wanted
 responses.parquet  prompt_id, prompt, response, sample, seed, meta (JSON: truncated, tokens)
@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+from reward.preference import MESSAGES
+from runs.rundir import atomically
 
 PROMPTS = pa.schema([("prompt_id", pa.string()), ("prompt", MESSAGES), ("n", pa.int64())])
 
@@ -95,7 +96,5 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
 
 def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """The file appears whole or not at all; what a row leaves out is null."""
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft, compression="zstd")
-    draft.rename(path)
+    with atomically(Path(path)) as draft:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft, compression="zstd")

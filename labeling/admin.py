@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import guideline_admin, project_settings, queue
+from labeling import findings, gold_admin, guideline_admin, project_settings, queue
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
 from labeling.models import (
@@ -27,7 +27,7 @@ from labeling.models import (
 )
 from labeling.text import render, shortened, storable
 
-assert guideline_admin
+assert gold_admin and guideline_admin
 
 
 def link(name: str, pk: int, text: object) -> SafeString:
@@ -150,9 +150,9 @@ class PromptAdmin(BigTableAdmin):
         for prompt in prompts.select_related("project").prefetch_related("responses"):
             responses = list(prompt.responses.all())
             if 2 <= len(responses) <= 9:
-                made += queue.add_task(project=prompt.project, prompt=prompt, responses=responses)[
-                    1
-                ]
+                task = queue.NewTask(prompt.pk, [response.pk for response in responses])
+                [(_, new)] = findings.add_tasks(project=prompt.project, tasks=[task])
+                made += new
             else:
                 unfit += 1
         self.message_user(request, f"{made} new tasks.", messages.SUCCESS)

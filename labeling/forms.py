@@ -119,7 +119,8 @@ def read_answer(
 ) -> Answer:
     """Never raises: what is missing or makes no sense is in `errors`, by the name of the field."""
     errors: Errors = {}
-    if len(shown_order) == 2 and "strength" in fields:
+    ranked = any(first(fields, f"rank-{response}") for response in shown_order)
+    if len(shown_order) == 2 and (first(fields, "strength") or not ranked):
         tiers, used, strength = _graded(first(fields, "strength"), shown_order, errors)
     else:
         tiers, used = _ranked(fields, shown_order, policy, errors)

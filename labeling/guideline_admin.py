@@ -49,7 +49,7 @@ class MarkdownEditor(forms.Textarea):
 class VersionForm(forms.ModelForm):
     class Meta:
         model = GuidelineVersion
-        fields = ("guideline", "text", "change_note")
+        fields = ("guideline", "text", "change_note", "requalify")
         widgets = {
             "text": MarkdownEditor(attrs={"rows": 28, "cols": 80, "class": "vLargeTextField"})
         }
@@ -135,9 +135,9 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         if obj is None or obj.state == DRAFT:
-            return ("guideline", "text", "change_note")
+            return ("guideline", "text", "change_note", "requalify")
         return (
-            "guideline", "number", "state", "change_note", "rendered", "created_by",
+            "guideline", "number", "state", "change_note", "requalify", "rendered", "created_by",
             "published_by", "published_at",
         )  # fmt: skip
 

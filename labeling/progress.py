@@ -1,15 +1,21 @@
 """How far a project and a reviewer have come. Counts are derived in SQL, and bounded."""
 
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from typing import Any
 
 from django.db import connection
 from django.db.models import Avg, Count, Max, Q
 from django.utils import timezone
+from psycopg.types.numeric import Int8
 
 from accounts.models import User
-from labeling.models import Project, Ranking, Skip, Slot, Task
+from labeling import gold_schedule
+from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
+from labeling.queue import OFF_QUEUE
+from labeling.statements import fetch
 
 COUNTED_AT_MOST = 1000
 
@@ -46,9 +52,52 @@ class ReviewerProgress:
     minutes: int | None
     """What the waiting tasks take at the reviewer's own pace; None without enough to go by."""
 
+    def after(self, rankings: int) -> "ReviewerProgress":
+        """As it is when they have ranked so many more, and nobody else did anything."""
+        waiting = max(0, self.waiting - rankings)
+        minutes = self.minutes
+        if minutes is not None and self.waiting:
+            minutes = max(1, round(minutes * waiting / self.waiting))
+        return replace(self, today=self.today + rankings, waiting=waiting, minutes=minutes)
+
+
+KEPT_SECONDS = 30
+KEPT_AT_MOST = 2000
+_kept: OrderedDict[tuple[int, int, date], tuple[float, int, ReviewerProgress]] = OrderedDict()
+"""Until when (time.monotonic), the newest ranking that was counted, and the count."""
+
+_SINCE = """
+SELECT count(*) FROM labeling_ranking ranking
+JOIN labeling_task task ON task.id = ranking.task_id AND task.project_id = %(project)s
+WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
+  AND ranking.superseded_at IS NULL AND ranking.source = 'review'
+  AND NOT EXISTS (SELECT FROM labeling_gold gold
+      WHERE gold.task_id = ranking.task_id AND gold.purpose <> 'check')
+"""
+
+
+def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
+    """of_reviewer, counted on from less than KEPT_SECONDS ago. One short query, now and then five.
+
+    What others did meanwhile, and what was taken back, shows after that time.
+    """
+    key = (project.pk, reviewer.pk, timezone.localdate())
+    until, newest, counted = _kept.get(key, (0.0, 0, None))
+    if counted is not None and until > time.monotonic():
+        values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
+        return counted.after(fetch(_SINCE, values)[0][0])
+    counted = of_reviewer(project, reviewer)
+    _kept[key] = (time.monotonic() + KEPT_SECONDS, ranking.pk, counted)
+    while len(_kept) > KEPT_AT_MOST:
+        _kept.popitem(last=False)
+    return counted
+
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
-    """What they ranked today and how many tasks wait for them. Four queries, each bounded."""
+    """What they ranked today and how many tasks wait for them. Four queries, each bounded.
+
+    Gold among real work counts like any other, and costs two more; else the count would tell it.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
             _WAITING,
@@ -58,12 +107,13 @@ def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
     held = Slot.objects.filter(
         project=project, reviewer=reviewer, leased_until__isnull=False
     ).count()
+    waiting = tasks + held + gold_schedule.upcoming(project, reviewer, tasks)
     seconds = pace(project, reviewer)
     return ReviewerProgress(
         today=done_today(project, reviewer),
-        waiting=tasks + held,
+        waiting=waiting,
         capped=slots >= COUNTED_AT_MOST,
-        minutes=None if seconds is None else max(1, round(seconds * (tasks + held) / 60)),
+        minutes=None if seconds is None else max(1, round(seconds * waiting / 60)),
     )
 
 
@@ -88,15 +138,18 @@ def pace(project: Project, reviewer: User) -> float | None:
 
 
 def done_today(project: Project, reviewer: User) -> int:
+    """Training and qualification are no day's work; a gold check counts, else the count would tell."""
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     newest = Ranking.objects.filter(reviewer=reviewer).order_by("-id")[:COUNTED_AT_MOST]
-    return Ranking.objects.filter(
+    ranked = Ranking.objects.filter(
         pk__in=newest.values("pk"),
         created_at__gte=midnight,
         superseded_at=None,
         source=Ranking.Source.REVIEW,
         task__project=project,
-    ).count()
+    )
+    before_real_work = [Gold.Purpose.TRAINING, Gold.Purpose.QUALIFICATION]
+    return ranked.exclude(task__gold__purpose__in=before_real_work).count()
 
 
 @dataclass(frozen=True)
@@ -112,14 +165,14 @@ class ProjectProgress:
 
 
 def of_project(project: Project) -> ProjectProgress:
-    """Two counts over the whole project; tens of milliseconds at 100,000 tasks."""
-    slots = Slot.objects.filter(project=project).aggregate(
+    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks."""
+    slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),
         filled=Count("pk", filter=Q(ranking__isnull=False)),
         leased=Count("pk", filter=Q(leased_until__gt=timezone.now())),
     )
     return ProjectProgress(
-        tasks=Task.objects.filter(project=project).count(),
+        tasks=Task.objects.filter(project=project).exclude(kind=Task.Kind.GOLD).count(),
         slots=slots["all"],
         filled=slots["filled"],
         leased=slots["leased"],
@@ -139,9 +192,10 @@ class ReviewerRow:
 
 
 def by_reviewer(project: Project, limit: int = 100) -> list[ReviewerRow]:
-    """Reviewers with the most current rankings first."""
+    """Reviewers with the most current rankings first; their answers to gold are counted elsewhere."""
     rows: Any = (
         Ranking.objects.filter(task__project=project, superseded_at=None)
+        .exclude(task__kind=Task.Kind.GOLD)
         .values("reviewer", "reviewer__username", "reviewer__simulated")
         .annotate(
             rankings=Count("pk"),

@@ -178,6 +178,11 @@ def set_priority(*, task: Task, priority: int) -> None:
     )
 
 
+def park(*, task: Task) -> int:
+    """Give its open slots to nobody any more; who holds one may still fill it. How many there were."""
+    return task.slots.filter(ranking=None).update(priority=OFF_QUEUE)
+
+
 _RELEASE_HELD = """
 WITH released AS (
     UPDATE labeling_task SET held = false
@@ -254,6 +259,19 @@ def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
     mark_shown. It is of another task than the current one. The cost is a claim's.
     """
     return _claim_or_uncover(project, reviewer, ahead=True)
+
+
+def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
+    """The current lease and the one leased ahead, for a page that shows the slot `shown`.
+
+    claim, mark_shown of that slot if it is the current one by now, and claim_ahead: in one
+    statement where the reviewer holds a lease of either kind, as after each submit.
+    """
+    slots = claimed(project, reviewer, ahead=True, promote=True, shown=shown)
+    current = slots.get(False) or claim(project=project, reviewer=reviewer)
+    if current is None:
+        return None, None
+    return current, slots.get(True) or claim_ahead(project=project, reviewer=reviewer)
 
 
 @transaction.atomic

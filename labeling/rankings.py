@@ -90,15 +90,17 @@ def submit(
     rationale: str = "",
     active_seconds: float = 0.0,
     guideline_version: int | None = None,
+    found: Slot | None = None,
 ) -> Submission:
     """Fill the slot. The same key again, or the same answer again, changes nothing.
 
     `guideline_version` is the one the reviewer had before them, by id; without it, the current one.
+    `found` is what slot_to_answer returned for the slot, and saves a query.
     A different answer to a task the reviewer has ranked already (a second tab) supersedes the
     first, while it may be revised. Late answers: see the module. Raises InvalidRanking.
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
-    slot = (
+    slot = found or (
         Slot.objects.select_related("task__project__current_version")
         .annotate(response_ids=_RESPONSE_IDS)
         .filter(pk=slot_id)
@@ -114,18 +116,34 @@ def submit(
         slot.task,
         reviewer,
         content,
-        response_ids=slot.response_ids,
+        response_ids=responses_of(slot),
         version=version_shown(slot.task.project, guideline_version),
         policy=Policy.of(slot.task.project),
         idempotency_key=idempotency_key,
-        shown_order=_shown_order(slot, reviewer, slot.response_ids),
+        shown_order=_shown_order(slot, reviewer, responses_of(slot)),
         source=Ranking.Source.REVIEW,
         extra=held is None,
     )
     if held is not None:
         _fill(held, ranking)
     overlap.after_ranking(slot.task)
+    ranking.first_sent = ranking.created_at  # type: ignore[attr-defined]  # see revisable_until
     return Submission(ranking, duplicate=False, extra=held is None)
+
+
+def slot_to_answer(project: Project, slot_id: int) -> Slot | None:
+    """A slot of the project, with all that is needed to check and to write an answer. One query."""
+    slots = Slot.objects.select_related("task").annotate(response_ids=_RESPONSE_IDS)
+    slot = slots.filter(pk=slot_id, project=project).order_by().first()
+    if slot is not None:
+        slot.project = slot.task.project = project
+    return slot
+
+
+def responses_of(slot: Slot) -> list[int]:
+    """In the task's own order. No query for a slot of slot_to_answer."""
+    found = getattr(slot, "response_ids", None)
+    return _response_ids(slot.task) if found is None else found
 
 
 @transaction.atomic
@@ -149,54 +167,63 @@ def revise(
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     if ranking.reviewer_id != reviewer.pk:
-        raise InvalidRanking({"ranking": "Only the reviewer who made a ranking can change it."})
+        raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
     _lock_slots(ranking.task)
     earlier = _earlier(ranking.task, reviewer, idempotency_key)
     if earlier is None:
-        raise InvalidRanking({"ranking": "This ranking is no longer there."})
+        raise InvalidRanking({"ranking": _("This ranking is no longer there.")})
     return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
 
 
 def revisable_until(ranking: Ranking) -> datetime | None:
     """When its reviewer can no longer revise it, counted from when the task was first ranked.
 
-    None: never. Costs a query, unless the ranking carries `first_sent` (see with_first_sent).
+    None: never. For a revision it costs a query, unless it carries `first_sent` (see
+    with_first_sent).
     """
     hours = ranking.task.project.revision_hours
     if not hours:
         return None
-    first = (
-        getattr(ranking, "first_sent", None)
-        or _sent(ranking).aggregate(first=Min("created_at"))["first"]
-    )
+    first = ranking.created_at
+    if ranking.supersedes_id is not None:
+        own = _stood(Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id))
+        first = getattr(ranking, "first_sent", None) or own.aggregate(at=Min("created_at"))["at"]
     return first + timedelta(hours=hours)
 
 
 def with_first_sent(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
     """Each with `first_sent`, the time at which its reviewer first ranked its task."""
-    own = Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer"))
+    own = _stood(Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer")))
     return rankings.annotate(
         first_sent=Subquery(own.order_by("created_at").values("created_at")[:1])
     )
 
 
-def _sent(ranking: Ranking) -> QuerySet[Ranking]:
-    return Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id)
+def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
+    """Without those that were taken back: superseded, and by nothing."""
+    return rankings.filter(Q(superseded_at=None) | Q(superseded_by__isnull=False))
 
 
 def can_undo(ranking: Ranking) -> bool:
     """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
 
-    Once the right answer was shown, or counted towards a qualification, there is no way back.
+    Once the right answer was shown, or counted towards a qualification, there is no way back. Nor
+    is there where others' answers may be read after ranking and nothing may be revised.
     """
-    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    project = ranking.task.project
+    shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
+    if Project.Sees.AFTER in shown_after and not project.revision_hours:
+        return False
+    if ranking.task.kind == Task.Kind.GOLD:
+        told = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+        if told.exists():
+            return False
     return (
         ranking.superseded_at is None
         and ranking.supersedes_id is None
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
-        and not gold.exists()
     )
 
 
@@ -319,7 +346,11 @@ def current_version(project: Project) -> GuidelineVersion:
     version = GuidelineVersion.objects.filter(pk__in=pointer).first()
     if version is None:
         raise InvalidRanking(
-            {"guideline": "This project has no published guideline yet. Ask a lead to publish one."}
+            {
+                "guideline": _(
+                    "This project has no published guideline yet. Ask a lead to publish one."
+                )
+            }
         )
     return version
 
@@ -346,7 +377,7 @@ def _again(
 ) -> Submission:
     if earlier.idempotency_key == key:
         if (earlier.reviewer_id, earlier.task_id) != (reviewer.pk, task.pk):
-            sentence = "This form was sent before, for another task or by someone else."
+            sentence = _("This form was sent before, for another task or by someone else.")
             raise InvalidRanking({"idempotency_key": sentence})
         return Submission(earlier, duplicate=True, extra=earlier.extra)
     columns = content.columns() | {"active_seconds": earlier.active_seconds}
@@ -389,12 +420,14 @@ def _holds(slot: Slot, reviewer: User) -> bool:
 def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Project) -> Slot | None:
     """The one they hold, else the one they had, else any free one of the task.
 
-    Raises InvalidRanking for someone who neither holds a slot nor belongs to the project.
+    Raises InvalidRanking for someone who holds no slot and never held one, or who has left.
     """
     if held := next((slot for slot in slots if _holds(slot, reviewer)), None):
         return held
     if not Project.objects.visible_to(reviewer).filter(pk=project.pk).exists():
         raise InvalidRanking({"slot": _("You do not belong to this project any more.")})
+    if not any(reviewer.pk in (slot.had_by or ()) for slot in slots):
+        raise InvalidRanking({"slot": _("This task was not given to you. Ask for the next one.")})
     free = [slot for slot in slots if slot.reviewer_id is None]
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 

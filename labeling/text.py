@@ -6,7 +6,8 @@ without HTML, the result goes through an allowlist, and the Content-Security-Pol
 """
 
 import re
-from collections.abc import MutableMapping, Sequence
+import unicodedata
+from collections.abc import Iterator, MutableMapping, Sequence
 from html import escape
 from typing import Any
 
@@ -14,6 +15,7 @@ import nh3
 from django.utils.safestring import SafeString, mark_safe
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
 MARKDOWN_LIMIT = 30_000
@@ -21,12 +23,16 @@ MARKDOWN_LIMIT = 30_000
 
 SHOWN_LIMIT = 2_000_000
 
+BLOCK = 4_000
+"""A long text comes in blocks of so many characters; a browser lays out those in sight only."""
+
 TABLE_LIMIT = 10_000
 """So many cells; short rows are filled up to the header's width, so a small text can hold many."""
 
-BLOCKS = {"p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "td", "th"}
-TAGS = BLOCKS | {"a", "br", "code", "em", "hr", "pre", "s", "strong"}
-TAGS |= {"table", "thead", "tbody", "tr"}
+BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
+CONTAINERS = {"ul", "ol", "blockquote", "table"}
+TAGS = BLOCKS | CONTAINERS | {"a", "br", "code", "em", "hr", "pre", "s", "samp", "strong"}
+TAGS |= {"thead", "tbody", "tr"}
 
 HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline, return
@@ -34,6 +40,11 @@ HIDDEN = re.compile(
     "\u202a-\u202e\u2066-\u2069"  # direction overrides, embeddings and isolates
     "\U000e0000-\U000e01ef\ufff9-\ufffb]"  # tags and supplementary variation selectors
     "|(?<=[\x00-\x7f])[\u200c\u200d\u00ad]|[\u200c\u200d\u00ad](?=[\x00-\x7f])"
+    "|(?<=[\x00-\x7f])[\u061c\u200e\u200f](?=[\x00-\x7f])"  # marks of direction amid ASCII
+)
+STACKED = re.compile(
+    "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{6})"
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
 )
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -46,9 +57,11 @@ def storable(text: str) -> str:
 def visible(text: str) -> str:
     """The text with invisible and direction-changing characters written out as ⟦U+202E⟧.
 
-    Joiners between letters that are not ASCII stay: emoji and several scripts need them.
+    Joiners between letters that are not ASCII stay: emoji and several scripts need them. Of accents
+    piled upon one letter, which would cover the lines above, the first six stay.
     """
-    return HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    shown = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    return STACKED.sub(lambda match: f"{match[1]}⟦{len(match[0]) - 6} more accents⟧", shown)
 
 
 def shortened(text: str, limit: int = 120) -> str:
@@ -65,12 +78,24 @@ def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     """
     text = visible(storable(markdown[:SHOWN_LIMIT]).replace("\r\n", "\n").replace("\r", "\n"))
     if len(text) > MARKDOWN_LIMIT or _table_cells(text) > TABLE_LIMIT:
-        html = f"<pre>{escape(text)}</pre>"
+        html = "".join(f"<samp>{escape(block)}</samp>" for block in _blocks(text))
     else:
         html = _parser.render(text, {"breaks": line_breaks})
     if len(markdown) > SHOWN_LIMIT:
         html += f"<p>… {len(markdown) - SHOWN_LIMIT:,} more characters are not shown.</p>"
     return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The whole text in pieces that end with a line or a word where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + BLOCK
+        if end < len(text):
+            at = max(text.rfind("\n", start, end), text.rfind(" ", start + BLOCK // 2, end))
+            end = at + 1 if at > start else end
+        yield text[start:end]
+        start = end
 
 
 def _table_cells(text: str) -> int:
@@ -114,16 +139,49 @@ def _below_the_page(tag: str) -> str:
     return f"h{min(6, int(tag[1]) + 2)}"
 
 
+def _direct_containers(state: StateCore) -> None:
+    """A list, a quote or a table runs as its first letter does: its marks, bars and columns too.
+
+    `dir="auto"` cannot say so there: it looks past descendants that have a direction of their own.
+    """
+    undirected: list[Token] = []
+    for token in state.tokens:
+        if token.tag in CONTAINERS and token.nesting == 1:
+            undirected.append(token)
+        elif token.type == "inline" and undirected and (direction := _direction(token.content)):
+            for container in undirected:
+                container.attrSet("dir", direction)
+            undirected = []
+
+
+def _direction(text: str) -> str | None:
+    for character in text:
+        kind = unicodedata.bidirectional(character)
+        if kind in {"L", "R", "AL"}:
+            return "ltr" if kind == "L" else "rtl"
+    return None
+
+
 _parser = MarkdownIt("commonmark", {"html": False, "linkify": False}, renderer_cls=_Renderer)
 _parser.enable(["table", "strikethrough"])
+_parser.core.ruler.push("direct_containers", _direct_containers)
 
 _cleaner = nh3.Cleaner(
     tags=TAGS,
-    attributes={"*": set(), "a": {"href"}, "ol": {"start"}},
+    attributes={
+        "*": set(),
+        "a": {"href"},
+        "ol": {"start", "dir"},
+        "ul": {"dir"},
+        "blockquote": {"dir"},
+        "table": {"dir"},
+    },
     set_tag_attribute_values={
         **{tag: {"dir": "auto"} for tag in BLOCKS},
         "pre": {"dir": "auto", "tabindex": "0"},
+        "table": {"tabindex": "0"},
         "code": {"dir": "auto"},
+        "samp": {"dir": "auto"},
         "a": {"target": "_blank"},
     },
     url_schemes={"http", "https", "mailto"},

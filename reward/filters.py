@@ -14,6 +14,7 @@ from labeling.models import Ranking, Task
 REASONS = {
     "superseded": "Replaced by its reviewer's own revision.",
     "comparison": "From a blind comparison of two models, which evaluates and does not train.",
+    "gold": "Of a gold task, whose answer was known: it measures reviewers and does not train.",
     "source": "Its source (reviewers, import or simulation) was not asked for.",
     "guideline_version": "Made under a guideline version that was not asked for.",
     "reviewer": "By a reviewer who was not asked for.",
@@ -121,6 +122,7 @@ class SnapshotFilter:
                 "comparison",
                 ranking["task__kind"] == Task.Kind.COMPARISON and not self.include_comparisons,
             ),
+            ("gold", ranking["task__kind"] == Task.Kind.GOLD),
             ("source", ranking["source"] not in self.sources),
             (
                 "guideline_version",

@@ -17,12 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runs.rundir import atomically
+
 SPLITS = ("train", "test")
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 SCHEMA = pa.schema(
     [
         ("group_id", pa.string()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("prompt", MESSAGES),
         ("response_ids", pa.list_(pa.int64())),
         ("responses", pa.list_(pa.string())),
         (
@@ -160,14 +164,14 @@ def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int
 
     The file appears whole or not at all. Raises PreferenceError for a row that `problem` objects to.
     """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.draft")
     source, count = iter(groups), 0
-    with pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer:
-        while rows := [_to_row(group) for group in islice(source, rows_at_once)]:
+    with (
+        atomically(Path(path)) as draft,
+        pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer,
+    ):
+        while rows := [to_row(group) for group in islice(source, rows_at_once)]:
             writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             count += len(rows)
-    draft.rename(path)
     return count
 
 
@@ -196,7 +200,8 @@ def read_folder(folder: str | Path) -> Iterator[Group]:
         yield from read_groups(path)
 
 
-def _to_row(group: Group) -> dict[str, Any]:
+def to_row(group: Group) -> dict[str, Any]:
+    """A row of SCHEMA. Raises PreferenceError for an unsound group."""
     _check(group)
     return {
         "group_id": group.group_id,
@@ -234,7 +239,7 @@ def content_hash(groups: Iterable[Group]) -> str:
 
 
 def _canonical(group: Group) -> bytes:
-    row = _to_row(group)
+    row = to_row(group)
     rankings = []
     for ranking in row["rankings"]:
         tiers = [sorted(tier) for tier in ranking["tiers"]]

@@ -168,17 +168,19 @@ def _record(
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _rankings(project: Project) -> Iterator[dict[str, Any]]:
+def _rankings(project: Project, after: int | None = None) -> Iterator[dict[str, Any]]:
     """Every ranking ever made in the project, prompt by prompt, through a server-side cursor."""
     rows = Ranking.objects.filter(task__project=project).order_by("task__prompt_id", "id")
+    if after is not None:
+        rows = rows.filter(task__prompt_id__gt=after)
     return rows.values(*COLUMNS).iterator(chunk_size=RANKINGS_AT_ONCE)
 
 
 def _used_by_prompt(
-    project: Project, filter: SnapshotFilter, account: Account
+    project: Project, filter: SnapshotFilter, account: Account, after: int | None
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     substitutes = Substitutes(project, filter)
-    for prompt_id, rankings in groupby(_rankings(project), itemgetter("task__prompt_id")):
+    for prompt_id, rankings in groupby(_rankings(project, after), itemgetter("task__prompt_id")):
         let_through = []
         for ranking in rankings:
             account.considered += 1
@@ -191,9 +193,9 @@ def _used_by_prompt(
 
 
 def _judged_prompts(
-    project: Project, filter: SnapshotFilter, account: Account
+    project: Project, filter: SnapshotFilter, account: Account, after: int | None = None
 ) -> Iterator[list[JudgedPrompt]]:
-    used = _used_by_prompt(project, filter, account)
+    used = _used_by_prompt(project, filter, account, after)
     while batch := dict(islice(used, PROMPTS_AT_ONCE)):
         hashes = dict(Prompt.objects.filter(pk__in=batch).values_list("pk", "content_hash"))
         responses = _responses_of_tasks({r["task_id"] for rs in batch.values() for r in rs})
@@ -221,8 +223,19 @@ def _responses_of_tasks(task_ids: Iterable[int]) -> dict[int, set[int]]:
 
 def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Iterator[Group]:
     """The rows that `freeze` would write, streamed; `account` is complete after the last."""
+    for batch in batches_of(project, filter, account):
+        yield from batch
+
+
+def batches_of(
+    project: Project, filter: SnapshotFilter, account: Account, *, after: int | None = None
+) -> Iterator[list[Group]]:
+    """The same in batches of at most 256, from the prompts with a higher id than `after` on.
+
+    After each batch, `account` covers what came before it and no more.
+    """
     pseudonym = pseudonyms(project)
-    for batch in _judged_prompts(project, filter, account):
+    for batch in _judged_prompts(project, filter, account, after):
         messages = dict(
             Prompt.objects.filter(pk__in=[p.prompt_id for p in batch]).values_list("pk", "messages")
         )
@@ -232,8 +245,8 @@ def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Ite
                 pk__in=[pk for prompt in batch for pk in prompt.response_ids]
             ).values_list("pk", "text", "model_name")
         }
-        for prompt in batch:
-            yield Group(
+        yield [
+            Group(
                 group_id=str(prompt.prompt_id),
                 prompt=messages[prompt.prompt_id],
                 response_ids=prompt.response_ids,
@@ -242,6 +255,8 @@ def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Ite
                 split=prompt.split,
                 meta=_meta(prompt, [texts[pk][1] for pk in prompt.response_ids]),
             )
+            for prompt in batch
+        ]
 
 
 def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms") -> Judgment:

@@ -1,8 +1,11 @@
 from django.urls import URLPattern, path
 
-from reward import views
+from reward import export_views, views
 
 urlpatterns: list[URLPattern] = [
+    path("p/<slug:slug>/data/export/", export_views.choose, name="project-export"),
+    path("p/<slug:slug>/data/export/file/", export_views.download, name="project-export-file"),
+    path("p/<slug:slug>/data/export/about/", export_views.about, name="project-export-about"),
     path("snapshots/", views.snapshots, name="snapshots"),
     path("snapshots/new/", views.new_snapshot, name="new-snapshot"),
     path("snapshots/<int:pk>/", views.snapshot, name="snapshot"),

@@ -20,7 +20,8 @@ def field_for(option: Option) -> forms.Field:
         "label": option.label,
         "help_text": option.help,
         "initial": option.default,
-        "required": not option.optional and (option.required or option.type is not str),
+        "required": not option.optional
+        and (option.required or option.type is not str or option.choices is not None),
     }
     if option.type is bool:
         return forms.BooleanField(**{**common, "required": False})

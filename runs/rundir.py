@@ -7,8 +7,10 @@ checkpoints/    complete ones only
 output/         published whole or not at all
 """
 
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,11 @@ from typing import Any
 
 STOPPED = 75
 """Exit status of a recipe that wrote a checkpoint and stopped because it was asked to."""
+
+PACKAGES = (
+    "accelerate", "datasets", "numpy", "peft", "pyarrow", "tokenizers", "torch", "transformers",
+    "trl",
+)  # fmt: skip
 
 
 class RunDirError(Exception):
@@ -112,10 +119,27 @@ class RunDir:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
+@contextmanager
+def atomically(path: Path) -> Iterator[Path]:
+    """A draft to write, which becomes the file `path` when the block ends without an error."""
     draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w") as file:
+    yield draft
+    draft.rename(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    with atomically(path) as draft, draft.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    draft.rename(path)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide a result, from metadata: nothing is imported."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

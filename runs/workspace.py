@@ -2,10 +2,8 @@
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -19,12 +17,8 @@ from django.conf import settings
 
 from runs.kinds import CannotRun, RunKind
 from runs.models import Artifact, Run
-from runs.rundir import RunDir, write_atomically
+from runs.rundir import RunDir, versions, write_atomically
 
-PACKAGES = (
-    "accelerate", "datasets", "numpy", "peft", "pyarrow", "tokenizers", "torch", "transformers",
-    "trl",
-)  # fmt: skip
 PREPARED = ".prepared"
 LOCK = ".lock"
 STALE_SECONDS = 3
@@ -32,17 +26,6 @@ STALE_SECONDS = 3
 
 def run_dir_of(run: Run) -> RunDir:
     return RunDir(settings.RUNS_DIR / str(run.pk))
-
-
-def versions() -> dict[str, str]:
-    """Of the code and the packages, read from metadata: nothing is imported."""
-    found = {"python": platform.python_version(), "tiebreak": _commit()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _commit() -> str:
@@ -80,7 +63,7 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
         "run_id": run.pk,
         "config": run.config,
         "inputs": run.inputs,
-        "versions": versions(),
+        "versions": {"tiebreak": _commit(), **versions()},
     }
     RunDir.create(run_dir.path, spec)
     more = kind.prepare(run, run_dir)

@@ -16,6 +16,7 @@ from config.env import BASE_DIR
 STOP_SECONDS = 20
 RESTART_SECONDS = 2
 FIRST_PORT = 8000
+LAST_PORT = 65535
 PORTS_TRIED = 100
 
 
@@ -111,7 +112,8 @@ class Services:
 
 def free_port(first: int = FIRST_PORT, host: str = "127.0.0.1") -> int:
     """The first port from `first` on that nobody listens on. Raises OSError when all are taken."""
-    for port in range(first, first + PORTS_TRIED):
+    last = min(first + PORTS_TRIED - 1, LAST_PORT)
+    for port in range(first, last + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -119,7 +121,7 @@ def free_port(first: int = FIRST_PORT, host: str = "127.0.0.1") -> int:
             except OSError:
                 continue
             return port
-    raise OSError(f"every port from {first} to {first + PORTS_TRIED - 1} is taken")
+    raise OSError(f"every port from {first} to {last} is taken")
 
 
 def web(port: int) -> Service:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import yaml
+from reward.training.card import front_matter, held_out_table, loading
 
 LOADING = """```python
 from peft import PeftModel
@@ -15,17 +15,14 @@ model = PeftModel.from_pretrained(model, "PATH_OF_THIS_FOLDER").eval()
 
 
 def model_card(report: dict[str, Any]) -> str:
-    base = report["model"]
-    front: dict[str, Any] = {
+    base, config, pairs = report["model"], report["config"], report["pairs"]
+    front = {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["dpo", "lora", "tiebreak"],
     }
-    if not base.startswith(("/", ".")):
-        front["base_model"] = base.rsplit("@", 1)[0]
-    config, pairs = report["config"], report["pairs"]
     lines = [
-        f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n",
+        front_matter(front, base),
         "# LoRA adapter\n",
         f"`{base}`, tuned towards what reviewers preferred: {pairs['train']} pairs of responses to "
         f"{report['prompts']['train']} prompts, by Direct Preference Optimization (Rafailov et al. "
@@ -35,22 +32,15 @@ def model_card(report: dict[str, Any]) -> str:
         "The implicit reward of a response is β times how much likelier the adapter makes it. Its "
         "accuracy says that the preferences were learned, not that the answers are better: for "
         "that, let both models answer and compare.\n",
-        "| | value | 95 % interval | prompts | pairs |",
-        "|---|---|---|---|---|",
-        _row("implicit reward orders pairs as reviewers did", report["accuracy"]),
-        _row("agreement between reviewers", report["reviewer_agreement"]),
-        _row("always preferring the longer response", report["longer_is_better"]),
-        "",
+        *held_out_table(
+            {
+                "implicit reward orders pairs as reviewers did": report["accuracy"],
+                "agreement between reviewers": report["reviewer_agreement"],
+                "always preferring the longer response": report["longer_is_better"],
+            }
+        ),
         "`report.json` holds everything else that is known, with what was left out and why.\n",
         "## Loading it\n",
-        LOADING.replace("{base}", base),
+        loading(LOADING, base),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _row(name: str, figure: dict[str, Any]) -> str:
-    counts = f"{figure['prompts']} | {figure['pairs']}"
-    if figure["value"] is None:
-        return f"| {name} | – | {figure['reason']} | {counts} |"
-    low, high = figure["interval"]
-    return f"| {name} | {figure['value']:.3f} | {low:.3f} to {high:.3f} | {counts} |"

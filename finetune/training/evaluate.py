@@ -14,63 +14,61 @@ single number that is easy to compute is easy to please.
 
 import sys
 import time
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from finetune.recipe_config import EvaluateConfig
-from finetune.sampled_text import ANSWERS, SampledTextError, read_prompts, write_rows
-from finetune.training.generate import emit_progress, place_of
-from finetune.training.language_model import (
-    PolicyChat,
-    load_for_sampling,
-    load_tokenizer,
-)
+from finetune.sampled_text import ANSWERS, write_rows
+from finetune.training.language_model import load_policy
 from finetune.training.sampling import (
+    Answers,
     Request,
-    Sampled,
+    left_out_figures,
     left_out_sentence,
+    place_of,
     plan,
-    sample_in_shards,
+    prompts_of,
+    sample_all,
 )
 from finetune.win_rate import mean_difference, outcome, win_rate
 from reward.training.score import Scorer
 from reward.training.trainer_events import (
-    RecipeError,
     StopSignal,
     free_memory,
+    provenance,
     run_recipe,
-    versions,
     write_json,
 )
 from runs.rundir import RunDir
 
 SIDES = ("baseline", "candidate")
 
-Answers = dict[tuple[str, int], Sampled]
-"""By prompt id and number of the sample."""
-
 
 def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
     """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
     began = time.monotonic()
     config = EvaluateConfig.from_dict(run_dir.spec()["config"])
-    try:
-        prompts = read_prompts(run_dir.data / "prompts.parquet")
-    except SampledTextError as error:
-        raise RecipeError(str(error)) from error
-    tokenizer = load_tokenizer(config.model)
-
+    prompts = prompts_of(run_dir)
     answers: dict[str, Answers] = {}
     for number, side in enumerate(SIDES):
         adapter = config.adapter if side == "candidate" else config.baseline_adapter
-        model = load_for_sampling(config.model, adapter, config.dtype)
-        chat = PolicyChat(tokenizer, model.generation_config)
-        requests, left_out = plan(prompts, chat, model.config, config)
-        if left_out and number == 0:
-            run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
-        answers[side] = answer(run_dir, config, model, chat, requests, side, stop)
+        model, chat = load_policy(config.model, adapter, config.dtype)
+        if number == 0:  # the candidate is asked the same
+            requests, left_out = plan(prompts, chat, model.config, config)
+            if left_out:
+                run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
+        answers[side] = sample_all(
+            model,
+            chat,
+            requests,
+            config,
+            run_dir=run_dir,
+            name=side,
+            stop=stop,
+            part=number,
+            parts=len(SIDES),
+        )
         del model
         free_memory()
 
@@ -82,46 +80,14 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
         "kind": "evaluate",
         **figures(rows, config.seed),
         "prompts": len({request.prompt.prompt_id for request in requests}),
-        "left_out": [
-            {"what": "prompts", "why": why, "count": count}
-            for why, count in sorted(Counter(left_out.values()).items())
-        ],
-        "left_out_prompt_ids": list(left_out)[:1000],
-        "config": config.to_dict(),
-        "inputs": run_dir.spec().get("inputs", {}),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - began, 2),
+        **left_out_figures(left_out),
+        **provenance(run_dir, config, started=began),
     }
     with run_dir.publish() as output:
         write_rows(output / "answers.parquet", rows, ANSWERS)
         write_json(output / "report.json", report)
     told = ("prompts", "answers", "length", "truncated", "identical", "reward_win_rate", "left_out")
     run_dir.emit("result", result={name: report[name] for name in told})
-
-
-def answer(
-    run_dir: RunDir,
-    config: EvaluateConfig,
-    model: Any,
-    chat: PolicyChat,
-    requests: list[Request],
-    side: str,
-    stop: StopSignal,
-) -> Answers:
-    """One side's answers. Progress counts both sides, the baseline's first."""
-    shards = -(-len(requests) // config.batch_size)
-    before = SIDES.index(side) * shards
-    found: Answers = {}
-    since = time.monotonic()
-    for number, old, batch in sample_in_shards(
-        model, chat, requests, config, run_dir=run_dir, name=side, stop=stop
-    ):
-        found |= {(sampled.prompt_id, sampled.sample): sampled for sampled in batch}
-        if not old or number == shards - 1:
-            step = before + number + 1
-            emit_progress(run_dir, step, len(SIDES) * shards, batch, time.monotonic() - since)
-        since = time.monotonic()
-    return found
 
 
 def row(request: Request, answers: dict[str, Answers]) -> dict[str, Any]:

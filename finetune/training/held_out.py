@@ -57,8 +57,6 @@ class HeldOut:
 
     def report(self) -> dict[str, Any]:
         rewards = self.rewards()
-        lengths = [
-            np.array([len(r) for r in group.responses], dtype=float) for group in self.tokens
-        ]
-        scored = [reports.Scored(*item) for item in zip(self.groups, rewards, lengths, strict=True)]
+        rows = zip(self.groups, rewards, self.tokens, strict=True)
+        scored = [reports.Scored(group, values, read.lengths()) for group, values, read in rows]
         return {**reports.quality(scored, self.config.seed), "held_out": self.figures(rewards)}

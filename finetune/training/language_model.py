@@ -195,3 +195,11 @@ def check_vocabulary(model: Any, tokenizer: Any, reference: str) -> None:
             f"The tokenizer of {reference} has {len(tokenizer)} tokens and its model only {rows}: "
             "they do not belong together."
         )
+
+
+def load_policy(reference: str, adapter: str | None, dtype: str) -> tuple[Any, PolicyChat]:
+    """What `load_for_sampling` gives, and how it reads chats. Raises RecipeError as they do."""
+    tokenizer = load_tokenizer(reference)
+    model = load_for_sampling(reference, adapter, dtype)
+    check_vocabulary(model, tokenizer, reference)
+    return model, PolicyChat(tokenizer, model.generation_config)

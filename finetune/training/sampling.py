@@ -10,10 +10,11 @@ edge. With the same settings the output is the same to the byte, also after a re
 
 import hashlib
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,15 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from finetune.recipe_config import SamplingConfig
-from finetune.sampled_text import Prompt
+from finetune.sampled_text import Prompt, SampledTextError, read_prompts
 from finetune.training.language_model import PolicyChat, readable_length
-from reward.training.trainer_events import RecipeError, StopSignal, free_memory, is_out_of_memory
+from reward.training.trainer_events import (
+    RecipeError,
+    StopSignal,
+    free_memory,
+    is_out_of_memory,
+    peak_memory_mb,
+)
 from runs.rundir import RunDir, write_atomically
 
 FIRST_STAGE = 32
@@ -51,6 +58,10 @@ class Sampled:
     tokens: int
     prompt_tokens: int
     truncated: bool
+
+
+Answers = dict[tuple[str, int], Sampled]
+"""By prompt id and number of the sample."""
 
 
 def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
@@ -89,6 +100,17 @@ def draw(
     mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
     place_B1 = (cumulative_BV <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True)
     return order_BV.gather(1, place_B1.minimum(size_B1 - 1))
+
+
+# --- what to sample -------------------------------------------------------------------------------
+
+
+def prompts_of(run_dir: RunDir) -> list[Prompt]:
+    """Raises RecipeError when the run's file does not hold prompts."""
+    try:
+        return read_prompts(run_dir.data / "prompts.parquet")
+    except SampledTextError as error:
+        raise RecipeError(str(error)) from error
 
 
 def plan(
@@ -131,6 +153,26 @@ def left_out_sentence(left_out: dict[str, str], total: int) -> str:
     reasons = "; ".join(f"{count} {why}" for why, count in Counter(left_out.values()).most_common())
     some = ", ".join(list(left_out)[:5]) + (" …" if len(left_out) > 5 else "")
     return f"{len(left_out)} of {total} prompts were left out ({reasons}): {some}."
+
+
+def left_out_figures(left_out: dict[str, str]) -> dict[str, Any]:
+    """For the report: how many and why, and the ids of the first thousand."""
+    return {
+        "left_out": [
+            {"what": "prompts", "why": why, "count": count}
+            for why, count in sorted(Counter(left_out.values()).items())
+        ],
+        "left_out_prompt_ids": list(left_out)[:1000],
+    }
+
+
+def place_of(prompts: list[Prompt]) -> Callable[[Request], tuple[int, int]]:
+    """A sorting key that puts requests back into the order of the prompts."""
+    places = {prompt.prompt_id: place for place, prompt in enumerate(prompts)}
+    return lambda request: (places[request.prompt.prompt_id], request.sample)
+
+
+# --- a batch --------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -230,7 +272,7 @@ def _finish(row: Row, chat: PolicyChat) -> Sampled:
 # --- shards: what a killed run does not do twice --------------------------------------------------
 
 
-def sample_in_shards(
+def sample_all(
     model: Any,
     chat: PolicyChat,
     requests: list[Request],
@@ -239,22 +281,51 @@ def sample_in_shards(
     run_dir: RunDir,
     name: str,
     stop: StopSignal,
-) -> Iterator[tuple[int, bool, list[Sampled]]]:
-    """Yields (shard number, whether it was there already, its responses), batch after batch.
+    part: int = 0,
+    parts: int = 1,
+) -> Answers:
+    """Every response, batch after batch; progress is that of `part` out of `parts` of this length.
 
-    A finished batch is a file in checkpoints/. Which responses share a batch follows from the
-    config alone, so a restart gives what an uninterrupted run would have given.
+    A finished batch is a file in checkpoints/, named after `name`. Which responses share a batch
+    follows from the config alone, so a restart gives what an uninterrupted run would have given.
     """
-    for number, start in enumerate(range(0, len(requests), config.batch_size)):
+    shards = ceil(len(requests) / config.batch_size)
+    found: Answers = {}
+    for number in range(shards):
+        began = time.monotonic()
         shard = run_dir.checkpoints / f"{name}-{number:06d}.json"
-        if shard.exists():
-            yield number, True, _read_shard(shard)
-            continue
-        stop.check()
-        batch = sample_batch(model, chat, requests[start : start + config.batch_size], config)
-        write_atomically(shard, json.dumps([vars(sampled) for sampled in batch]))
-        yield number, False, batch
+        old = shard.exists()
+        if old:
+            batch = [Sampled(**values) for values in json.loads(shard.read_text())]
+        else:
+            stop.check()
+            start = number * config.batch_size
+            batch = sample_batch(model, chat, requests[start : start + config.batch_size], config)
+            write_atomically(shard, json.dumps([vars(sampled) for sampled in batch]))
+        found |= {(sampled.prompt_id, sampled.sample): sampled for sampled in batch}
+        if not old or number == shards - 1:
+            step, seconds = part * shards + number + 1, time.monotonic() - began
+            emit_progress(run_dir, step, parts * shards, batch, seconds)
+    return found
 
 
-def _read_shard(path: Path) -> list[Sampled]:
-    return [Sampled(**values) for values in json.loads(path.read_text())]
+def emit_progress(
+    run_dir: RunDir, step: int, total: int, batch: list[Sampled], seconds: float
+) -> None:
+    tokens = sum(sampled.tokens for sampled in batch)
+    run_dir.emit(
+        "progress",
+        step=step,
+        total=total,
+        epoch=round(step / total, 4),
+        metrics=lengths(batch),
+        tokens_per_s=round(tokens / max(seconds, 1e-6), 1),
+        memory_mb=peak_memory_mb(),
+    )
+
+
+def lengths(batch: list[Sampled]) -> dict[str, float]:
+    return {
+        "mean_tokens": round(sum(s.tokens for s in batch) / len(batch), 2),
+        "truncated": round(sum(s.truncated for s in batch) / len(batch), 4),
+    }

@@ -23,15 +23,11 @@ report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTE
 
 import sys
 import time
-from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from peft import LoraConfig, TaskType, get_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import LoraConfig, TaskType
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -48,24 +44,24 @@ from finetune.training.language_model import (
 )
 from finetune.training.logps import group_logps
 from finetune.training.trainer import ReadyDPOTrainer, WatchHeldOut
-from reward.preference import PreferenceError, read_folder
-from reward.training.model import split_reference, torch_dtype
-from reward.training.tokens import Prepared, prepare
-from reward.training.trainer import LogSensibly, TrainingClock
+from reward.training import report as reports
+from reward.training.model import split_reference
+from reward.training.publish import publish
+from reward.training.tokens import Prepared, nothing_to_train_on, read_prepared
+from reward.training.trainer import (
+    common_arguments,
+    common_callbacks,
+    first_batch,
+    train_to_the_end,
+    training_figures,
+)
 from reward.training.trainer_events import (
-    CompleteCheckpoints,
     ProgressEvents,
     RecipeError,
-    RefuseNonFinite,
-    Stopped,
     StopSignal,
-    newest_checkpoint,
-    peak_memory_mb,
+    provenance,
     run_recipe,
-    trainer_folder,
-    versions,
     with_smaller_batches,
-    write_json,
 )
 from runs.rundir import RunDir
 
@@ -88,16 +84,9 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
 
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[DPOTrainer, HeldOut]:
         events = ProgressEvents(run_dir)
-        callbacks = [
-            LogSensibly(),
-            events,
-            RefuseNonFinite(),
-            CompleteCheckpoints(run_dir, stop=stop),
-            TrainingClock.after(newest_checkpoint(run_dir)),
-        ]
-        trainer = make_trainer(
-            run_dir, config, tokenizer, len(rows), micro_batch_size, accumulation, callbacks
-        )
+        callbacks = common_callbacks(run_dir, events, stop)
+        batch = (micro_batch_size, accumulation)
+        trainer = make_trainer(run_dir, config, tokenizer, len(rows), batch, callbacks)
         run_dir.message(
             "Asking the model with the adapter off for its probabilities, the reference."
         )
@@ -105,12 +94,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         trainer.train_dataset = dataset(prepared, pairs["train"], rows, reference["train"])
         held_out = HeldOut(trainer, prepared, pairs["test"], reference["test"], config, stop)
         trainer.add_callback(WatchHeldOut(held_out, events, config.evaluations))
-        checkpoint = newest_checkpoint(run_dir)
-        if checkpoint:
-            run_dir.message(f"Going on from {checkpoint.name}.")
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if trainer.state.global_step < trainer.state.max_steps:
-            raise Stopped
+        train_to_the_end(trainer, run_dir)
         return trainer, held_out
 
     trainer, held_out = with_smaller_batches(
@@ -129,13 +113,12 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "left_out": prepared.account(),
         **held_out.report(),
         "training": training_figures(trainer, limit),
-        "first_batch": first_batch(trainer, tokenizer),
-        "config": config.to_dict(),
-        "inputs": run_dir.spec().get("inputs", {}),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 2),
+        "first_batch": describe(first_batch(trainer), tokenizer),
+        **provenance(run_dir, config, started=started),
     }
-    publish(run_dir, trainer.model, tokenizer, report)
+    publish(run_dir, trainer.model, tokenizer, report, model_card(report))
+    result = {name: report[name] for name in ("pairs", "prompts", "held_out")}
+    run_dir.emit("result", result={**reports.headline(report), **result})
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -145,10 +128,7 @@ def read_data(
     run_dir: RunDir, config: DPOSettings, chat: PolicyChat, limit: int
 ) -> tuple[Prepared, Pairs]:
     """Raises RecipeError when there is no pair to train on, with the reasons."""
-    try:
-        prepared = prepare(read_folder(run_dir.data), chat, limit)
-    except PreferenceError as error:
-        raise RecipeError(str(error)) from error
+    prepared = read_prepared(run_dir, chat, limit)
     pairs: Pairs = {}
     for split, groups in prepared.groups.items():
         pairs[split] = []
@@ -164,13 +144,7 @@ def read_data(
                 )
             pairs[split] += [(place, pair) for pair in found]
     if not pairs["train"]:
-        reasons = "; ".join(
-            f"{row['count']} {row['what']}: {row['why']}" for row in prepared.account()
-        )
-        raise RecipeError(
-            f"There is nothing to train on in {run_dir.data}: no prompt of the train split has a "
-            f"readable pair with a winner. Left out: {reasons or 'nothing'}."
-        )
+        raise nothing_to_train_on(run_dir, prepared, "a readable pair with a winner")
     return prepared, pairs
 
 
@@ -186,9 +160,7 @@ def tell_data(run_dir: RunDir, prepared: Prepared, pairs: Pairs, limit: int) -> 
         f"{len(pairs['train'])} pairs to train on, {len(pairs['test'])} held out; at most {limit} "
         "tokens each."
     )
-    for row in prepared.account():
-        text = f"Left out of {row['split']}: {row['count']} {row['what']}, {row['why']}."
-        run_dir.message(text, level="warning")
+    prepared.tell_left_out(run_dir)
 
 
 def shown(rows: np.ndarray, pairs: Pairs) -> dict[str, int]:
@@ -208,12 +180,13 @@ def make_trainer(
     config: DPOSettings,
     tokenizer: Any,
     rows: int,
-    micro_batch_size: int,
-    accumulation: int,
+    batch: tuple[int, int],
     callbacks: list[TrainerCallback],
 ) -> DPOTrainer:
-    """A trainer without data: its reference has to be computed with it first."""
-    steps = config.epochs * ceil(rows / config.batch_size)
+    """A trainer without data: its reference has to be computed with it first.
+
+    `batch` is (pairs at once, accumulation steps).
+    """
     name, revision = split_reference(config.model)
     targets = [target.strip() for target in config.lora_targets.split(",") if target.strip()]
     lora = LoraConfig(
@@ -225,28 +198,11 @@ def make_trainer(
         revision=revision,
     )
     args = DPOConfig(
-        output_dir=str(trainer_folder(run_dir)),
+        **common_arguments(run_dir, config, rows=rows, batch=batch, saves=10),
         beta=config.beta,
         loss_type=[config.loss_type],
         max_length=None,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=accumulation,
         gradient_checkpointing=config.gradient_checkpointing,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=round(config.warmup * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=torch_dtype(config.dtype) == torch.bfloat16,
-        seed=config.seed,
-        data_seed=config.seed,
-        save_steps=config.checkpoint_steps or max(1, ceil(steps / 10)),
-        logging_strategy="no",  # LogSensibly decides
-        logging_nan_inf_filter=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to=[],
     )
     try:
         trainer = ReadyDPOTrainer(
@@ -305,56 +261,14 @@ def dataset(
 # --- afterwards -----------------------------------------------------------------------------------
 
 
-def training_figures(trainer: DPOTrainer, limit: int) -> dict[str, Any]:
-    curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
-    clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingClock))
-    return {
-        "final_loss": curve[-1][1] if curve else None,
-        "curve": curve,
-        "steps": trainer.state.global_step,
-        "seconds": round(clock.seconds, 2),
-        "max_tokens": limit,
-        "trained_weights": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-        "weights": sum(p.numel() for p in trainer.model.parameters()),
-        "micro_batch_size": trainer.args.per_device_train_batch_size,
-        "device": str(trainer.args.device),
-        "memory_mb": peak_memory_mb(),
-    }
-
-
-def first_batch(trainer: DPOTrainer, tokenizer: Any, most: int = 4) -> str:
-    """The run's very first pairs as the model reads them, for a person to check by eye."""
-    sampler = trainer.get_train_dataloader().batch_sampler
+def describe(rows: list[dict[str, Any]], tokenizer: Any, most: int = 4) -> str:
+    """The first pairs of a batch as the model reads them, for a person to check by eye."""
     parts = []
-    for number, index in enumerate(next(iter(sampler))[:most], 1):
-        row = trainer.train_dataset[index]
+    for number, row in enumerate(rows[:most], 1):
         parts.append(f"— pair {number}\n[prompt]\n{tokenizer.decode(row['prompt_ids'])}")
         parts.append(f"[chosen]\n{tokenizer.decode(row['chosen_ids'])}")
         parts.append(f"[rejected]\n{tokenizer.decode(row['rejected_ids'])}")
     return "\n".join(parts)
-
-
-def publish(run_dir: RunDir, model: Any, tokenizer: Any, report: dict[str, Any]) -> None:
-    with run_dir.publish() as draft:
-        model.save_pretrained(draft)
-        verify_saved(model, draft)
-        tokenizer.save_pretrained(draft)
-        write_json(draft / "report.json", report)
-        (draft / "README.md").write_text(model_card(report))
-    figures = ("accuracy", "reviewer_agreement", "longer_is_better")
-    result = {name: {k: report[name][k] for k in ("value", "interval")} for name in figures}
-    more = {name: report[name] for name in ("pairs", "prompts", "held_out")}
-    run_dir.emit("result", result={**result, **more})
-
-
-def verify_saved(model: Any, folder: Path) -> None:
-    """Raises RecipeError unless the folder holds the adapter that was trained, bit for bit."""
-    written = load_file(folder / "adapter_model.safetensors")
-    for name, weight in get_peft_model_state_dict(model).items():
-        if name not in written or not torch.equal(weight.cpu(), written[name]):
-            raise RecipeError(
-                f"The adapter was not saved whole: {name} is missing. Is the disk full?"
-            )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Reading other people's files. A format is a module with `recognises(first)` and `read(path, tally)`.
 
+Whether a file is JSON lines, one JSON array, CSV or Parquet, or any of these in gzip, is the concern
+of `labeling.importers.source` alone: each format can come in each.
+
 To add one: write the module, list it in FORMATS, and give it a test with a small file of its own.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,24 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from labeling.importers import jsonl, oasst, pandalm
+from labeling.importers import (
+    argilla,
+    chats,
+    helpsteer,
+    hh,
+    jsonl,
+    labelstudio,
+    oasst,
+    pandalm,
+    plain,
+    trl,
+    ultrafeedback,
+)
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import json_array, json_lines
+from labeling.importers.source import rows
 from labeling.importers.writer import NEW, Writer, Written
 from labeling.models import Project
 
-HEAD_BYTES = 1 << 20
 ANALYZE_FROM = 1000
 
 
@@ -32,11 +45,20 @@ class Format:
 FORMATS = {
     one.name: one
     for one in (
-        Format("oasst", "Open Assistant trees, JSONL", oasst.recognises, oasst.read),
-        Format("pandalm", "PandaLM test set, JSON", pandalm.recognises, pandalm.read),
-        Format("jsonl", "Tiebreak's own JSONL", jsonl.recognises, jsonl.read),
+        Format("oasst", "Open Assistant trees", oasst.recognises, oasst.read),
+        Format("pandalm", "PandaLM test set", pandalm.recognises, pandalm.read),
+        Format("helpsteer", "HelpSteer3 preferences", helpsteer.recognises, helpsteer.read),
+        Format("ultrafeedback", "UltraFeedback", ultrafeedback.recognises, ultrafeedback.read),
+        Format("labelstudio", "Label Studio export", labelstudio.recognises, labelstudio.read),
+        Format("argilla", "Argilla export", argilla.recognises, argilla.read),
+        Format("hh", "HH-RLHF transcripts", hh.recognises, hh.read),
+        Format("trl", "TRL preferences, paired or not", trl.recognises, trl.read),
+        Format("chats", "Whole conversations", chats.recognises, chats.read),
+        Format("jsonl", "Tiebreak's own lines", jsonl.recognises, jsonl.read),
+        Format("plain", "Prompts, alone or with responses", plain.recognises, plain.read),
     )
 }
+"""In the order in which they are tried."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +79,32 @@ def detect(path: Path) -> Format:
 
 
 def _first_value(path: Path) -> Any:
-    """The first line's value or the first element of an array; needs only the head of the file."""
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").lstrip()
-    if not head:
-        raise BadInput(f"{path.name} is empty.")
-    if not head.startswith("["):
-        return next(json_lines(path))[1]
-    if path.stat().st_size <= HEAD_BYTES:
-        return next(json_array(path), (0, None))[1]
+    """The first line's value, element or row; reads no more than that."""
+    found = rows(path)
     try:
-        return json.JSONDecoder().raw_decode(head[1:].lstrip())[0]
-    except (json.JSONDecodeError, RecursionError):
-        return None
+        return next(found, (0, None))[1]
+    finally:
+        found.close()  # type: ignore[attr-defined]
 
 
 @transaction.atomic
 def import_file(
-    path: Path, *, project: Project, format: Format | None = None, reviewers: str = NEW
+    path: Path,
+    *,
+    project: Project,
+    format: Format | None = None,
+    reviewers: str = NEW,
+    any_criteria: bool = False,
 ) -> Imported:
     """All of the file or nothing of it; again, and nothing is added. Raises BadInput."""
     format = format or detect(path)
     tally = Tally()
-    writer = Writer(project, tally, reviewers)
-    writer.write(format.read(path, tally))
+    writer = Writer(project, tally, reviewers, any_criteria)
     with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('labeling.import', %s))", [project.pk]
+        )
+        writer.write(format.read(path, tally))
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
     return Imported(format, tally, writer.written)
 

@@ -8,14 +8,26 @@ Tiers are lists of places in "responses", from 0, best first; or of the response
 response has an "id". A line may hold a prompt alone, or responses without rankings: those become a
 task for reviewers. Also read: "id", "meta" and "priority" of the line; "strength", "ratings",
 "flags" and "active_seconds" of a ranking. Any other name is refused, so that a slip is noticed.
+
+"gold" says what is known of the answer, as labeling.gold has it but with the responses named as in
+tiers: {"constraints": [{"kind": "above", "a": 0, "b": 2}], "purpose": "check", "explanation": "…"}.
+
+`manage.py export --format full` writes the same with several tasks to a prompt: "tasks", each with
+the places of its "responses", its "rankings", "priority", "rankings_wanted" and "kind".
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from django.utils.dateparse import parse_datetime
+from django.utils.timezone import is_aware
+
+from labeling.importers.conversations import from_json
 from labeling.importers.records import (
     BadInput,
+    GoldRecord,
     PromptRecord,
     RankingRecord,
     ResponseRecord,
@@ -23,21 +35,33 @@ from labeling.importers.records import (
     TaskRecord,
     check_messages,
 )
-from labeling.importers.source import json_lines
+from labeling.importers.source import rows
+from labeling.models import Task
 
-LINE = {"messages", "responses", "rankings", "id", "meta", "priority"}
-RESPONSE = {"text", "model", "id"}
+LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority", "gold"}
+RESPONSE = {"text", "model", "id", "external_id", "seed", "sampling"}
+TASK = {"responses", "rankings", "priority", "rankings_wanted", "kind", "gold"}
+GOLD = {"purpose", "constraints", "explanation"}
 RANKING = {
     "reviewer", "tiers", "cut", "strength", "ratings", "flags", "rationale", "active_seconds",
+    "shown_order", "created_at", "source", "guideline_version",
 }  # fmt: skip
+ALIEN = {"response", "completion", "model", "model_name", "chosen", "rejected", "label", "tools"}
+"""Names by which a line with messages shows that it is of another format."""
+
+REPLIES = {"assistant", "gpt"}
+KINDS = tuple(Task.Kind.values)
 
 
 def recognises(first: Any) -> bool:
-    return isinstance(first, dict) and "messages" in first
+    if not isinstance(first, dict) or not isinstance(messages := first.get("messages"), list):
+        return False
+    last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
+    return not ALIEN & first.keys() and last.get("role", last.get("from")) not in REPLIES
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, value in json_lines(path):
+    for line, value in rows(path):
         _known(value, LINE, "a line", line)
         tally.read["lines"] += 1
         yield _prompt(value, line, tally)
@@ -55,27 +79,25 @@ def _known(value: Any, names: set[str], what: str, line: int) -> None:
 def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     responses = [_response(response, line) for response in _list(value, "responses", line)]
     places = _places_by_name(value.get("responses") or [], line)
-    said = _list(value, "rankings", line)
-    if said and len(responses) < 2:
-        raise BadInput(f"there are rankings of {len(responses)} response(s); it takes two.", line)
-    made = [_ranking(ranking, places, line) for ranking in said]
+    if value.get("tasks") is not None:
+        if value.get("rankings"):
+            raise BadInput('rankings stand in "tasks" or beside "responses", not in both.', line)
+        tasks = [_task(one, places, line) for one in _list(value, "tasks", line)]
+    else:
+        tasks = _only_task(value, places, line)
     tally.read["responses"] += len(responses)
-    tally.read["rankings"] += len(made)
-    if len(responses) > 9:
-        raise BadInput(f"a task ranks at most 9 responses; there are {len(responses)}.", line)
-    if not isinstance(meta := value.get("meta") or {}, dict):
+    tally.read["rankings"] += sum(len(task.rankings) for task in tasks)
+    if golds := sum(task.gold is not None for task in tasks):
+        tally.read["gold tasks"] += golds
+    if not isinstance(meta := from_json(value.get("meta")) or {}, dict):
         raise BadInput('"meta" must be an object.', line)
-    priority = value.get("priority", 5)
-    if isinstance(priority, bool) or priority not in range(10):
-        raise BadInput(f'"priority" goes from 0 to 9; got {priority!r}.', line)
-    whole = TaskRecord(line, list(range(len(responses))), made, priority)
-    if len(responses) < 2:
+    if not tasks:
         tally.left_out["lines with fewer than two responses (no task)"] += 1
     return PromptRecord(
         line=line,
         messages=check_messages(value.get("messages"), line),
         responses=responses,
-        tasks=[whole] if len(responses) >= 2 else [],
+        tasks=tasks,
         external_id=str(value.get("id") or ""),
         meta=meta,
     )
@@ -89,16 +111,31 @@ def _list(value: dict[str, Any], name: str, line: int) -> list[Any]:
 
 
 def _response(value: Any, line: int) -> ResponseRecord:
+    if isinstance(value, str):
+        return ResponseRecord(value, "unknown")
     _known(value, RESPONSE, "a response", line)
     if not isinstance(value.get("text"), str):
         raise BadInput('each response must have a "text".', line)
+    seed, sampling = value.get("seed"), from_json(value.get("sampling")) or {}
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise BadInput('the "seed" of a response is a whole number.', line)
+    if not isinstance(sampling, dict):
+        raise BadInput('"sampling" must be an object.', line)
+    name = value["external_id"] if value.get("external_id") is not None else value.get("id")
     return ResponseRecord(
-        value["text"], str(value.get("model") or "unknown"), str(value.get("id", ""))
+        value["text"],
+        str(value.get("model") or "unknown"),
+        "" if name is None else str(name),
+        seed,
+        sampling,
     )
 
 
-def _places_by_name(responses: list[dict[str, Any]], line: int) -> Mapping[Any, int]:
-    names = [response.get("id") for response in responses]
+Places = Mapping[Any, int]
+
+
+def _places_by_name(responses: Sequence[Any], line: int) -> Places:
+    names = [one.get("id") if isinstance(one, dict) else None for one in responses]
     if any(name is None for name in names):
         return {place: place for place in range(len(responses))}
     try:
@@ -110,7 +147,66 @@ def _places_by_name(responses: list[dict[str, Any]], line: int) -> Mapping[Any, 
     return places
 
 
-def _ranking(value: Any, places: Mapping[Any, int], line: int) -> RankingRecord:
+# --- tasks ---------------------------------------------------------------------------------------
+
+
+def _only_task(value: dict[str, Any], places: Places, line: int) -> list[TaskRecord]:
+    said = _list(value, "rankings", line)
+    if said and len(places) < 2:
+        raise BadInput(f"there are rankings of {len(places)} response(s); it takes two.", line)
+    made = [_ranking(one, places, line) for one in said]
+    if len(places) > 9:
+        raise BadInput(f"a task ranks at most 9 responses; there are {len(places)}.", line)
+    known = _gold(value, places, line)
+    kind = Task.Kind.GOLD if known else Task.Kind.RANKING
+    whole = TaskRecord(
+        line, list(places.values()), made, _priority(value, line), None, kind.value, known
+    )
+    return [whole] if len(places) > 1 else []
+
+
+def _task(value: Any, places: Places, line: int) -> TaskRecord:
+    _known(value, TASK, "a task", line)
+    responses = [_place(name, places, line) for name in _list(value, "responses", line)]
+    if not 2 <= len(responses) <= 9:
+        raise BadInput(f"a task ranks 2 to 9 responses; this one has {len(responses)}.", line)
+    wanted, kind = value.get("rankings_wanted"), value.get("kind") or Task.Kind.RANKING.value
+    if wanted is not None and (isinstance(wanted, bool) or wanted not in range(1, 10)):
+        raise BadInput(f'"rankings_wanted" goes from 1 to 9; got {wanted!r}.', line)
+    if kind not in KINDS:
+        raise BadInput(f'the "kind" of a task is one of {", ".join(KINDS)}; got {kind!r}.', line)
+    made = [_ranking(one, places, line) for one in _list(value, "rankings", line)]
+    known = _gold(value, places, line)
+    kind = Task.Kind.GOLD.value if known else kind
+    return TaskRecord(line, responses, made, _priority(value, line), wanted, kind, known)
+
+
+def _gold(value: dict[str, Any], places: Places, line: int) -> GoldRecord | None:
+    """What is known of the answer; labeling.gold says what is wrong with it."""
+    if (said := from_json(value.get("gold"))) is None:
+        return None
+    _known(said, GOLD, '"gold"', line)
+    constraints = [
+        {name: _place(of, places, line) if name in ("a", "b") else of for name, of in one.items()}
+        if isinstance(one, dict)
+        else one
+        for one in _list(said, "constraints", line)
+    ]
+    return GoldRecord(
+        constraints, str(said.get("purpose") or "check"), str(said.get("explanation") or "")
+    )
+
+
+def _priority(value: dict[str, Any], line: int) -> int:
+    priority = value.get("priority")
+    if priority is None:
+        return 5
+    if isinstance(priority, bool) or priority not in range(10):
+        raise BadInput(f'"priority" goes from 0 to 9; got {priority!r}.', line)
+    return int(priority)
+
+
+def _ranking(value: Any, places: Places, line: int) -> RankingRecord:
     _known(value, RANKING, "a ranking", line)
     reviewer, tiers = value.get("reviewer"), value.get("tiers")
     if not isinstance(reviewer, str) or not reviewer.strip():
@@ -130,11 +226,26 @@ def _ranking(value: Any, places: Mapping[Any, int], line: int) -> RankingRecord:
         tiers=[[_place(name, places, line) for name in tier] for tier in tiers],
         ratings=_by_place(value, "ratings", places, line),
         flags=_by_place(value, "flags", places, line),
+        shown_order=[_place(name, places, line) for name in _list(value, "shown_order", line)],
+        created_at=_moment(value.get("created_at"), line),
         **fields,
     )
 
 
-def _place(name: Any, places: Mapping[Any, int], line: int) -> int:
+def _moment(value: Any, line: int) -> datetime | None:
+    if value is None or isinstance(value, datetime):
+        return value
+    try:
+        found = parse_datetime(value) if isinstance(value, str) else None
+    except ValueError:
+        found = None
+    if found is None or not is_aware(found):
+        sentence = f'"created_at" is a moment such as 2026-02-28T12:00:00Z; got {value!r}.'
+        raise BadInput(sentence, line)
+    return found
+
+
+def _place(name: Any, places: Places, line: int) -> int:
     try:
         if not isinstance(name, bool):
             return places[name]
@@ -143,11 +254,9 @@ def _place(name: Any, places: Mapping[Any, int], line: int) -> int:
     raise BadInput(f"there is no response {name!r}; there are {list(places)}.", line)
 
 
-def _by_place(
-    value: dict[str, Any], name: str, places: Mapping[Any, int], line: int
-) -> dict[int, Any]:
+def _by_place(value: dict[str, Any], name: str, places: Places, line: int) -> dict[int, Any]:
     """Keys of a JSON object are text, also where the responses are counted."""
-    given = value.get(name) or {}
+    given = from_json(value.get(name)) or {}
     if not isinstance(given, dict):
         raise BadInput(f'"{name}" must be an object by response.', line)
     named = {str(key): place for key, place in places.items()}

@@ -22,7 +22,7 @@ from labeling.importers.records import (
     Tally,
     TaskRecord,
 )
-from labeling.importers.source import json_lines
+from labeling.importers.source import rows
 
 REVIEWER = "oasst"
 MOST = 9
@@ -39,7 +39,7 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, tree in json_lines(path):
+    for line, tree in rows(path):
         if not isinstance(tree, dict) or not isinstance(tree.get("prompt"), dict):
             raise BadInput('a tree must be an object with a "prompt".', line)
         tally.read["trees"] += 1

@@ -21,7 +21,7 @@ from labeling.importers.records import (
     Tally,
     TaskRecord,
 )
-from labeling.importers.source import json_array
+from labeling.importers.source import rows
 
 ANNOTATOR = re.compile(r"annotator\d+")
 
@@ -46,7 +46,7 @@ class Place:
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
     places: dict[tuple[str, str], Place] = {}
-    for line, pair in json_array(path):
+    for line, pair in rows(path):
         _add(places, line, pair, tally)
     for place in places.values():
         yield PromptRecord(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -12,7 +13,8 @@ class BadInput(ValueError):  # noqa: N818 - it reads as what it is
     """A sentence that says what is wrong, with the line where it stands. Nothing was written."""
 
     def __init__(self, sentence: str, line: int | None = None):
-        super().__init__(f"Line {line}: {sentence}" if line else sentence)
+        word = getattr(line, "word", "Line")
+        super().__init__(f"{word} {line}: {sentence}" if line else sentence)
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,15 @@ class ResponseRecord:
     text: str
     model: str
     external_id: str = ""
+    seed: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class RankingRecord:
-    """`tiers`, and the keys of `ratings` and `flags`, are places in the prompt's responses."""
+    """`tiers`, `shown_order` and the keys of `ratings` and `flags` are places in the prompt's
+    responses. `own_scales`: ratings of criteria that the guideline lacks are left out, not refused.
+    """
 
     reviewer: str
     tiers: list[list[int]]
@@ -34,16 +40,33 @@ class RankingRecord:
     flags: Mapping[int, Sequence[str]] = field(default_factory=dict)
     rationale: str = ""
     active_seconds: float = 0.0
+    shown_order: Sequence[int] = ()
+    created_at: datetime | None = None
+    own_scales: bool = False
+
+
+@dataclass(frozen=True)
+class GoldRecord:
+    """`a` and `b` of a constraint are places in the prompt's responses; see labeling.gold."""
+
+    constraints: list[Any]
+    purpose: str
+    explanation: str
 
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """`responses` are places in the prompt's responses."""
+    """`responses` are places in the prompt's responses. None for `rankings_wanted`: as many as it
+    brings, else as many as the project says.
+    """
 
     line: int
     responses: list[int]
     rankings: list[RankingRecord]
     priority: int = 5
+    rankings_wanted: int | None = None
+    kind: str = "ranking"
+    gold: GoldRecord | None = None
 
 
 @dataclass(frozen=True)

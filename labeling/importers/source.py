@@ -1,63 +1,116 @@
-"""JSON from files, with the line where each value begins."""
+"""The values in a file, one after the other, with the line where each begins.
 
+`rows` reads JSON lines, one JSON array, CSV and Parquet, each also compressed with gzip, and tells
+them apart by their content. All are streamed: memory holds one value, of a Parquet file one batch.
+"""
+
+import codecs
+import csv
+import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from labeling.importers.records import BadInput
 
+CHUNK = 1 << 18
+LONGEST = 64 << 20
+"""Characters of one value. A longer one is a file of another kind, or was never closed."""
+
+ROWS_AT_ONCE = 256
+GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
+DELIMITERS = ",\t;"
 _SPACE = re.compile(r"\s*")
 
+csv.field_size_limit(LONGEST)
 
-def read_text(path: Path) -> str:
+
+class Row(int):
+    """The place of a value in a file that has no lines; errors name it so."""
+
+    word = "Row"
+
+
+def rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, value) of each line, element or row of the file. Raises BadInput."""
+    head = _head(path)
+    if head.startswith(PARQUET):
+        return parquet_rows(path)
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    if not text:
+        raise BadInput(f"{path.name} is empty.")
+    if text.startswith(b"["):
+        return json_array(path)
+    if text.startswith(b"{") or not _has_header(text):
+        return json_lines(path)
+    return csv_rows(path)
+
+
+def opened(path: Path) -> IO[bytes]:
+    """The file as it was before it was compressed, if it was."""
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP
+    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
+
+
+def _head(path: Path) -> bytes:
+    with opened(path) as file:
+        return b"".join(_chunks(file, most=CHUNK))
+
+
+def _has_header(text: bytes) -> bool:
+    """Whether the first line looks like the names of columns."""
+    line = text.split(b"\n", 1)[0].decode("utf-8", "replace").strip()
+    names = next(csv.reader([line], delimiter=_delimiter(line)), [])
+    return bool(names) and all(re.fullmatch(r"[A-Za-z_][\w .-]{0,60}", name) for name in names)
+
+
+def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
+    """Raises BadInput for a damaged archive."""
+    read = 0
     try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise BadInput("this is not UTF-8 text.", line) from None
+        while (most is None or read < most) and (chunk := file.read(CHUNK)):
+            read += len(chunk)
+            yield chunk
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"the compressed file is damaged: {error}.") from None
+
+
+# --- JSON ----------------------------------------------------------------------------------------
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of each line that is not blank, streamed. Raises BadInput."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise BadInput("this is not UTF-8 text.", number) from None
+    """(line number, value) of each line that is not blank. Raises BadInput."""
+    with opened(path) as file:
+        for number, line in _text_lines(file):
             if line.strip():
                 yield number, _loads(line, number)
 
 
-def json_array(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of each element of the one array in the file. Raises BadInput."""
-    text, decoder = read_text(path), json.JSONDecoder()
-    at, line = _SPACE.match(text).end(), 1  # type: ignore[union-attr]
-    if text[at : at + 1] != "[":
-        raise BadInput("the file must be one JSON array, and begin with [.", 1)
-    seen, at = 0, at + 1
-    while True:
-        at = _skip(text, at)
-        if text[at : at + 1] == "]":
-            return
-        line, seen = line + text.count("\n", seen, at), at
+def _text_lines(file: IO[bytes]) -> Iterator[tuple[int, str]]:
+    number = 1
+    while raw := _line(file, number):
         try:
-            value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"this is no JSON: {error.msg}.", error.lineno) from None
-        except RecursionError:
-            raise BadInput("this is nested too deeply.", line) from None
-        yield line, value
-        at = _skip(text, at)
-        if text[at : at + 1] not in (",", "]"):
-            raise BadInput("the array is not closed: the file may be cut off.", line)
-        at += text[at] == ","
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise BadInput("this is not UTF-8 text.", number) from None
+        number += 1
 
 
-def _skip(text: str, at: int) -> int:
-    return _SPACE.match(text, at).end()  # type: ignore[union-attr]
+def _line(file: IO[bytes], number: int) -> bytes:
+    try:
+        raw = file.readline(LONGEST + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"the compressed file is damaged: {error}.", number) from None
+    if len(raw) > LONGEST:
+        raise BadInput(f"this line is longer than {LONGEST >> 20} MiB.", number)
+    return raw
 
 
 def _loads(line: str, number: int) -> Any:
@@ -67,3 +120,121 @@ def _loads(line: str, number: int) -> Any:
         raise BadInput(f"this is no JSON: {error.msg}.", number) from None
     except RecursionError:
         raise BadInput("this is nested too deeply.", number) from None
+
+
+def json_array(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of each element of the one array in the file. Raises BadInput."""
+    with opened(path) as file:
+        yield from _Array(file).elements()
+
+
+class _Array:
+    """An array of which only the part from the current element on is in memory."""
+
+    def __init__(self, file: IO[bytes]):
+        self.source = _chunks(file)
+        self.utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+        self.text, self.at, self.line = "", 0, 1
+
+    def elements(self) -> Iterator[tuple[int, Any]]:
+        if self._next() != "[":
+            raise BadInput("the file must be one JSON array, and begin with [.", 1)
+        self.at += 1
+        while self._next() != "]":
+            line = self.line
+            yield line, self._value()
+            mark = self._next()
+            if mark not in (",", "]"):
+                raise BadInput("the array is not closed: the file may be cut off.", line)
+            self.at += mark == ","
+
+    def _next(self) -> str:
+        """The next character that is no space, "" at the end."""
+        while True:
+            self._pass(_SPACE.match(self.text, self.at).end())  # type: ignore[union-attr]
+            if self.at < len(self.text) or not self._more():
+                return self.text[self.at : self.at + 1]
+
+    def _pass(self, end: int) -> None:
+        self.line += self.text.count("\n", self.at, end)
+        self.at = end
+
+    def _more(self) -> bool:
+        """Read as much again as is there, and drop what was passed."""
+        kept, wanted = self.text[self.at :], max(CHUNK, len(self.text) - self.at)
+        if wanted > LONGEST:
+            raise BadInput(f"this value is longer than {LONGEST >> 20} MiB.", self.line)
+        parts = [kept]
+        while wanted > 0 and (chunk := next(self.source, None)) is not None:
+            parts.append(self._decoded(chunk, sum(part.count("\n") for part in parts)))
+            wanted -= len(chunk)
+        self.text, self.at = "".join(parts), 0
+        return len(parts) > 1
+
+    def _decoded(self, chunk: bytes, lines_before: int) -> str:
+        try:
+            return self.utf8.decode(chunk)
+        except UnicodeDecodeError as error:
+            line = self.line + lines_before + chunk[: error.start].count(b"\n")
+            raise BadInput("this is not UTF-8 text.", line) from None
+
+    def _value(self) -> Any:
+        while True:
+            try:
+                value, end = json.JSONDecoder().raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if self._more():
+                    continue
+                line = self.line + self.text.count("\n", self.at, error.pos)
+                raise BadInput(f"this is no JSON: {error.msg}.", line) from None
+            except RecursionError:
+                raise BadInput("this is nested too deeply.", self.line) from None
+            if end < len(self.text) or not self._more():
+                self._pass(end)
+                return value
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, {column: cell}) of each row; empty cells are None. Raises BadInput."""
+    with opened(path) as file:
+        first = next(_text_lines(file), (1, ""))[1]
+    with opened(path) as file:
+        reader = csv.reader((line for _, line in _text_lines(file)), delimiter=_delimiter(first))
+        try:
+            names = [name.strip() for name in next(reader)]
+            yield from _cells(reader, names)
+        except csv.Error as error:
+            raise BadInput(f"this is no CSV: {error}.", reader.line_num) from None
+
+
+def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    if len(set(names)) < len(names):
+        raise BadInput("two columns have the same name.", 1)
+    before = reader.line_num
+    for cells in reader:
+        line, before = before + 1, reader.line_num
+        if not any(cells):
+            continue
+        if len(cells) != len(names):
+            raise BadInput(f"there are {len(cells)} cells for {len(names)} columns.", line)
+        yield line, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+
+
+def _delimiter(line: str) -> str:
+    return max(DELIMITERS, key=line.count)
+
+
+def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row, {column: value}) of each row, a batch at a time. Raises BadInput."""
+    try:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(number), value
+    except (pa.ArrowException, OSError) as error:
+        raise BadInput(f"{path.name} cannot be read as Parquet: {error}.") from None

@@ -7,7 +7,7 @@ A task that brings rankings wants that many, so it is complete; one without goes
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -19,9 +19,10 @@ from django.utils import timezone
 from psycopg.types.json import Jsonb
 
 from accounts.models import User
-from labeling import rankings
+from labeling import findings, gold, rankings
 from labeling.importers.records import (
     BadInput,
+    GoldRecord,
     PromptRecord,
     RankingRecord,
     ResponseRecord,
@@ -29,11 +30,13 @@ from labeling.importers.records import (
     TaskRecord,
 )
 from labeling.models import Criterion, Project, Prompt, Ranking, Response, Task, digest
-from labeling.queue import NewTask, add_tasks, copy_rows, reserve_ids
+from labeling.queue import NewTask, copy_rows, reserve_ids
 from labeling.text import storable
 
 PROMPTS_AT_ONCE = 2000
 EXISTING, NEW = "existing", "new"
+MOST_SLOTS = 9
+HIGHEST_RATING = 10
 
 
 @dataclass
@@ -42,6 +45,8 @@ class Written:
 
     read: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)
+    held: int = 0
+    """New tasks that nobody gets before a lead has looked."""
 
     def known(self, name: str) -> int:
         return self.read[name] - self.new[name]
@@ -56,13 +61,17 @@ class _Stored:
 
 class Writer:
     """`reviewers`: "new" makes inactive users for the names in the file and refuses the name of an
-    active person; "existing" books rankings to the people who have those names.
+    active person; "existing" books rankings to the people who have those names. `any_criteria`
+    keeps ratings, from 1 to 10, also of criteria that the guideline does not have.
     """
 
-    def __init__(self, project: Project, tally: Tally, reviewers: str = NEW):
+    def __init__(
+        self, project: Project, tally: Tally, reviewers: str = NEW, any_criteria: bool = False
+    ):
         self.project = project
         self.tally = tally
         self.reviewers = reviewers
+        self.any_criteria = any_criteria
         self.written = Written()
         self.users: dict[str, User] = {}
         self.scales = dict(
@@ -124,9 +133,19 @@ class Writer:
         now = timezone.now()
         copy_rows(
             "labeling_response"
-            " (id, prompt_id, text, model_name, sampling, external_id, identity, created_at)",
+            " (id, prompt_id, text, model_name, sampling, seed, external_id, identity, created_at)",
             (
-                (ids[key], key[0], r.text, r.model, Jsonb({}), r.external_id, key[1], now)
+                (
+                    ids[key],
+                    key[0],
+                    r.text,
+                    r.model,
+                    Jsonb(dict(r.sampling)),
+                    r.seed,
+                    r.external_id,
+                    key[1],
+                    now,
+                )
                 for key, r in fresh.items()
             ),
         )
@@ -140,9 +159,18 @@ class Writer:
 
     def _store_tasks(self, stored: list[_Stored]) -> None:
         rows = [(one, task) for one in stored for task in one.record.tasks]
-        added = add_tasks(project=self.project, tasks=[_new_task(*row) for row in rows])
+        added = findings.add_tasks(
+            project=self.project,
+            tasks=[_new_task(*row) for row in rows],
+            ranked=[bool(task.rankings) for _, task in rows],
+        )
         self.written.read["tasks"] += len(rows)
-        self.written.new["tasks"] += sum(created for _, created in added)
+        fresh = [pk for pk, created in added if created]
+        self.written.new["tasks"] += len(fresh)
+        self.written.held += Task.objects.filter(pk__in=fresh, held=True).count()
+        for (one, task), (task_id, _) in zip(rows, added, strict=True):
+            if task.gold is not None:
+                _store_gold(task_id, task.line, one.response_ids, task.gold)
         made = [
             _Made(one, task, task_id, ranking)
             for (one, task), (task_id, _) in zip(rows, added, strict=True)
@@ -152,8 +180,9 @@ class Writer:
         self._store_rankings(made, {task_id for task_id, created in added if created})
 
     def _store_rankings(self, made: list["_Made"], new_tasks: set[int]) -> None:
+        made = [self._rated(one) for one in made]
         for one in made:
-            one.check(self.scales)
+            one.check(self._scales_of(one))
         keyed: dict[Any, _Made] = {}
         for one in made:
             first = keyed.setdefault(one.key(self.users), one)
@@ -166,12 +195,35 @@ class Writer:
             )
         )
         fresh = {key: one for key, one in keyed.items() if key not in known}
-        bulk = {key: one for key, one in fresh.items() if one.task_id in new_tasks}
+        bulk = _first_of_each_task(fresh, new_tasks)
         self._copy_rankings(bulk)
         self.written.new["rankings"] += len(bulk)
         for key, one in fresh.items():
             if key not in bulk:
                 self._record_one(key, one)
+
+    def _rated(self, one: "_Made") -> "_Made":
+        """Without ratings of criteria that only their source has."""
+        said = one.ranking
+        if not said.own_scales or self.any_criteria:
+            return one
+        kept = {
+            place: {
+                name: rating
+                for name, rating in rated.items()
+                if rating in range(1, self.scales.get(name, 0) + 1)
+            }
+            for place, rated in said.ratings.items()
+        }
+        lost = sum(map(len, said.ratings.values())) - sum(map(len, kept.values()))
+        self.tally.left_out["ratings of criteria that the guideline does not have"] += lost
+        return replace(one, ranking=replace(said, ratings=kept))
+
+    def _scales_of(self, one: "_Made") -> dict[str, int]:
+        if not self.any_criteria:
+            return self.scales
+        named = {str(name) for rated in one.ranking.ratings.values() for name in rated}
+        return dict.fromkeys(named, HIGHEST_RATING) | self.scales
 
     def _note_second(self, first: "_Made", second: "_Made") -> None:
         same = first.tiers() == second.tiers()
@@ -198,11 +250,11 @@ class Writer:
                     *(Jsonb(content[name]) for name in ("tiers", "ratings", "flags")),
                     *(content[name] for name in ("cut", "strength", "rationale")),
                     content["active_seconds"],
-                    [],
+                    one.shown_order(),
                     Ranking.Source.IMPORT.value,
                     key,
                     False,
-                    now,
+                    min(one.ranking.created_at or now, now),
                 )
             )
         copy_rows(
@@ -222,7 +274,8 @@ class Writer:
                 source=Ranking.Source.IMPORT,
                 idempotency_key=key,
                 partial=True,
-                scales=self.scales,
+                scales=self._scales_of(one),
+                shown_order=one.shown_order(),
                 **vars(content),
             )
         except rankings.InvalidRanking:
@@ -284,6 +337,9 @@ class _Made:
         ids = self.stored.response_ids
         return [sorted(ids[place] for place in tier) for tier in self.ranking.tiers]
 
+    def shown_order(self) -> list[int]:
+        return [self.stored.response_ids[place] for place in self.ranking.shown_order]
+
     def content(self) -> rankings.Content:
         ids, said = self.stored.response_ids, self.ranking
         return rankings.Content(
@@ -300,8 +356,20 @@ class _Made:
         return rankings.key_of("import", self.task_id, users[self.ranking.reviewer].pk)
 
 
+def _first_of_each_task(fresh: dict[Any, _Made], new_tasks: set[int]) -> dict[Any, _Made]:
+    """Those that fill the slots with which a new task begins: nine at most, and none of gold."""
+    counts = Counter[int]()
+    bulk = {}
+    for key, one in fresh.items():
+        counts[one.task_id] += 1
+        begins_with_slots = one.task_id in new_tasks and one.task.kind != Task.Kind.GOLD
+        if begins_with_slots and counts[one.task_id] <= MOST_SLOTS:
+            bulk[key] = one
+    return bulk
+
+
 def _identity(response: ResponseRecord) -> str:
-    return Response.identity_of(response.model, response.text, None, response.external_id)
+    return Response.identity_of(response.model, response.text, response.seed, response.external_id)
 
 
 def _new_task(stored: _Stored, task: TaskRecord) -> NewTask:
@@ -310,9 +378,29 @@ def _new_task(stored: _Stored, task: TaskRecord) -> NewTask:
         sentence = "two responses are the same text by the same model. Give them ids, or drop one."
         raise BadInput(sentence, task.line)
     reviewers = {ranking.reviewer for ranking in task.rankings}
-    if len(reviewers) > 9:
-        raise BadInput(f"{len(reviewers)} reviewers ranked one task; at most 9 can.", task.line)
-    return NewTask(stored.prompt_id, ids, task.priority, len(reviewers) or None)
+    wanted = max(len(reviewers), task.rankings_wanted or 0)
+    return NewTask(
+        stored.prompt_id, ids, task.priority, min(wanted, MOST_SLOTS) or None, kind=task.kind
+    )
+
+
+def _store_gold(task_id: int, line: int, ids: list[int], said: GoldRecord) -> None:
+    """What is known of a task already stays as it is."""
+    constraints = [
+        {name: ids[of] if name in ("a", "b") else of for name, of in one.items()}
+        if isinstance(one, dict)
+        else one
+        for one in said.constraints
+    ]
+    try:
+        gold.describe(
+            task=Task.objects.get(pk=task_id),
+            constraints=constraints,
+            purpose=said.purpose,
+            explanation=said.explanation,
+        )
+    except gold.GoldError as error:
+        raise BadInput(f"its gold is refused. {error}", line) from None
 
 
 def _fill_slots(filled: list[tuple[int, int, int, int]]) -> None:
@@ -334,7 +422,13 @@ def _storable(record: PromptRecord, tally: Tally) -> PromptRecord:
         record.line,
         [{name: storable(text) for name, text in said.items()} for said in record.messages],
         [
-            ResponseRecord(storable(r.text), storable(r.model)[:300], storable(r.external_id)[:200])
+            replace(
+                r,
+                text=storable(r.text),
+                model=storable(r.model)[:300],
+                external_id=storable(r.external_id)[:200],
+                sampling=_storable_json(dict(r.sampling)),
+            )
             for r in record.responses
         ],
         record.tasks,

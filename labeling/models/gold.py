@@ -16,6 +16,13 @@ class Gold(models.Model):
         TRAINING = "training", "Training, with feedback"
 
     task = models.OneToOneField(Task, on_delete=models.PROTECT, related_name="gold")
+    project = models.ForeignKey(
+        Project,
+        on_delete=models.CASCADE,
+        related_name="gold",
+        db_index=False,
+        help_text="The task's.",
+    )
     purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.CHECK)
     constraints = models.JSONField(
         help_text='[{"kind": "above", "a": 1, "b": 2}, {"kind": "unacceptable", "a": 3}, '
@@ -28,8 +35,12 @@ class Gold(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     retired_at = models.DateTimeField(null=True, blank=True)
 
+    class Meta:
+        verbose_name_plural = "gold"
+        indexes = [models.Index("project", "purpose", "id", name="gold_of_project")]
+
     def __str__(self) -> str:
-        return f"gold {self.task}"
+        return f"gold {self.pk} (task {self.task_id})"
 
 
 class Qualification(models.Model):

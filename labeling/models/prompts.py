@@ -78,6 +78,11 @@ class Finding(models.Model):
         settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
     )
     dismissed_at = models.DateTimeField(null=True)
+    dropped = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="It was right: tasks go on without the response. Off, dismissed: a false alarm.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -86,6 +91,10 @@ class Finding(models.Model):
             models.CheckConstraint(
                 name="finding_dismissed_at",
                 condition=Q(dismissed_at=None, dismissed_by=None) | Q(dismissed_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="finding_dropped",
+                condition=Q(dropped=False) | Q(dismissed_at__isnull=False),
             ),
         ]
 

@@ -47,6 +47,12 @@ class Slot(models.Model):
         help_text="Whose draft it is, also after the lease ran out; they get the slot back first.",
     )
 
+    had_by = ArrayField(
+        models.BigIntegerField(),
+        null=True,
+        help_text="Whose it was before (a trigger writes it): their late ranking is kept.",
+    )
+
     class Meta:
         constraints = [
             models.UniqueConstraint("task", "number", name="slot_number_once"),
@@ -76,6 +82,12 @@ class Slot(models.Model):
                 "position",
                 name="slot_free",
                 condition=Q(reviewer=None),
+            ),
+            models.Index(
+                "project",
+                F("ranking").desc(),
+                name="slot_filled",
+                condition=Q(ranking__isnull=False),
             ),
             models.Index(
                 "leased_until", name="slot_leases", condition=Q(leased_until__isnull=False)

@@ -42,6 +42,7 @@ class Task(models.Model):
                 name="task_rankings_wanted", condition=Q(rankings_wanted__range=(1, 9))
             ),
         ]
+        indexes = [models.Index("project", "id", name="task_held", condition=Q(held=True))]
 
     def __str__(self) -> str:
         return f"task {self.pk}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
@@ -20,7 +20,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import progress, queue, rankings
+from labeling import assignment, gold, progress, qualification, queue, rankings
 from labeling.access import project_for
 from labeling.confirmations import unconfirmed
 from labeling.forms import (
@@ -34,11 +34,13 @@ from labeling.forms import (
     read_answer,
     read_draft,
 )
+from labeling.guidelines import criteria_of
 from labeling.judgments import Errors, Policy
 from labeling.models import Project, Ranking, Slot, Task
 from labeling.views.confirmation import confirmation_page
 from labeling.views.history import as_draft, open_until
 from labeling.views.sheet import Sheet
+from labeling.views.skeleton import sheet_html
 
 Context = dict[str, Any]
 
@@ -52,11 +54,11 @@ def start_review(request: HttpRequest) -> HttpResponse:
 
 
 def _current(project: Project, reviewer: User) -> Slot | None:
-    return queue.claim(project=project, reviewer=reviewer)
+    return assignment.current(project=project, reviewer=reviewer)
 
 
 def _ahead(project: Project, reviewer: User) -> Slot | None:
-    return queue.claim_ahead(project=project, reviewer=reviewer)
+    return assignment.ahead(project=project, reviewer=reviewer)
 
 
 # --- showing -------------------------------------------------------------------------------------
@@ -75,7 +77,9 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
     published = project.current_version_id is not None
     slot = _current(project, reviewer) if published else None
     if slot is None:
-        return render(request, "labeling/review_empty.html", _bar(project, reviewer))
+        stage = assignment.stage(project=project, reviewer=reviewer)
+        context = {**_bar(project, reviewer), "stage": stage}
+        return render(request, "labeling/review_empty.html", context)
     queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
     return _page(request, project, _sheet(project, slot))
 
@@ -109,11 +113,14 @@ def _last(project: Project, reviewer: User) -> Ranking | None:
 
 
 def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Context:
-    newest = newest or _last(project, reviewer)
+    if newest is None:
+        newest, counted = _last(project, reviewer), progress.of_reviewer(project, reviewer)
+    else:
+        counted = progress.after_ranking(project, reviewer, newest)
     return {
         "project": project,
         "section": "review",
-        "progress": progress.of_reviewer(project, reviewer),
+        "progress": counted,
         "last": newest,
         "can_undo": newest is not None and rankings.can_undo(newest),
         "can_revise": newest is not None and open_until(newest) is not None,
@@ -128,7 +135,7 @@ def _sheet(
     if fields is None:
         fields = fields_of_draft(slot.draft)
     else:
-        order = shown_order(fields, slot.task)
+        order = shown_order(fields, slot)
         said = number(first(fields, "guideline_version"))
         version = version and rankings.version_shown(project, said)
     return Sheet(
@@ -149,6 +156,7 @@ def _sheet_context(request: HttpRequest, project: Project, sheet: Sheet) -> Cont
         "project": project,
         "slot": slot,
         "sheet": sheet,
+        "stage": assignment.stage_of(slot) if slot else None,
         "draft_key": f"{reviewer.pk}-slot-{slot.pk if slot else 0}",
         "draft_at": draft.get("at", 0) if isinstance(draft, dict) else 0,
         "renew_seconds": max(20, project.lease_minutes * 60 // 3),
@@ -168,13 +176,15 @@ def _page(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
 
 
 def _html(request: HttpRequest, project: Project, slot: Slot, sheet: Sheet | None = None) -> str:
+    if sheet is None and (html := sheet_html(request, project, slot, _sheet_context)):
+        return html
     context = _sheet_context(request, project, sheet or _sheet(project, slot))
     return render_to_string("labeling/review_sheet.html", context, request)
 
 
-def shown_order(fields: Fields, task: Task) -> list[int]:
+def shown_order(fields: Fields, slot: Slot) -> list[int]:
     """The order the form showed, when it is the task's; the task's own order for a forged one."""
-    own = list(task.places.order_by("position").values_list("response_id", flat=True))
+    own = rankings.responses_of(slot)
     said = [number(text) for text in first(fields, "shown_order").split(",")]
     return [i for i in said if i] if sorted(i or 0 for i in said) == sorted(own) else own
 
@@ -184,22 +194,24 @@ def shown_order(fields: Fields, task: Task) -> list[int]:
 
 def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    slot = get_object_or_404(
-        Slot.objects.select_related("task__prompt"),
-        pk=number(first(fields, "slot")) or 0,
-        project=project,
-    )
+    slot = rankings.slot_to_answer(project, number(first(fields, "slot")) or 0)
+    if slot is None:
+        raise Http404
     answer = _read(project, slot, fields)
     try:
         if answer.errors:
             raise rankings.InvalidRanking(answer.errors)
-        submission = rankings.submit(slot_id=slot.pk, reviewer=reviewer, **answer.content())
+        submission = rankings.submit(
+            slot_id=slot.pk, reviewer=reviewer, found=slot, **answer.content()
+        )
     except rankings.InvalidRanking as invalid:
         return _refused(request, project, _sheet(project, slot, fields, invalid.errors))
     if request.accepts("text/html"):
         if submission.extra:
             messages.info(request, _kept_as_extra())
-        return redirect("review", project.slug)
+        return redirect(
+            _to_read(project, submission.ranking) or reverse("review", args=[project.slug])
+        )
     return _accepted(request, project, submission, first(fields, "shown"))
 
 
@@ -208,13 +220,24 @@ def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
         criteria = []
     else:
         said = number(first(fields, "guideline_version"))
-        criteria = list(rankings.version_shown(project, said).criteria.all())
+        criteria = criteria_of(rankings.version_shown(project, said))
     return read_answer(
         fields,
-        shown_order=shown_order(fields, slot.task),
+        shown_order=shown_order(fields, slot),
         criteria=criteria,
         policy=Policy.of(project),
     )
+
+
+def _to_read(project: Project, ranking: Ranking) -> str | None:
+    """What comes before the next task: feedback in training, or how the qualification ended."""
+    if ranking.task.kind != Task.Kind.GOLD:
+        return None
+    if gold.feedback(ranking) is not None:
+        return reverse("review-feedback", args=[project.slug, ranking.pk])
+    if qualification.ended_with(ranking) is not None:
+        return reverse("review-qualification", args=[project.slug])
+    return None
 
 
 def _kept_as_extra() -> str:
@@ -227,7 +250,7 @@ def _kept_as_extra() -> str:
 def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
     if request.accepts("text/html"):
         return _page(request, project, sheet)
-    said = {"errors": sheet.errors}
+    said: Context = {"errors": sheet.errors}
     if sheet.slot:
         said["sheet"] = _html(request, project, sheet.slot, sheet)
     return JsonResponse(said, status=HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -238,17 +261,16 @@ def _accepted(
 ) -> HttpResponse:
     """What became of it, and the next sheet that the page does not have yet.
 
-    `shown` is the slot that the page shows meanwhile; empty when it has nothing to show.
+    `shown` is the slot that the page shows meanwhile; empty when it has nothing to show. `go` is a
+    page to read before the next sheet.
     """
+    if go := _to_read(project, submission.ranking):
+        return JsonResponse({"go": go, "csrf": get_token(request)})
     reviewer, sheet = user_of(request), None
     confirm = unconfirmed(project=project, reviewer=reviewer) is not None
-    slot = None if confirm else _current(project, reviewer)
+    slot = None if confirm else _going_on(project, reviewer, number(shown))
     if slot is not None:
-        if shown in ("", str(slot.pk)):
-            queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
-        if shown == str(slot.pk):
-            slot = _ahead(project, reviewer)
-        sheet = _html(request, project, slot) if slot else None
+        sheet = _html(request, project, slot)
     return JsonResponse(
         {
             "message": _kept_as_extra() if submission.extra else "",
@@ -258,6 +280,17 @@ def _accepted(
             **_said_of_progress(request, project, submission.ranking),
         }
     )
+
+
+def _going_on(project: Project, reviewer: User, shown: int | None) -> Slot | None:
+    """The slot the page needs a sheet of: the next one, if it shows the current one already."""
+    if shown is not None:
+        current, following = assignment.advance(project=project, reviewer=reviewer, shown=shown)
+        return following if current is not None and current.pk == shown else current
+    slot = _current(project, reviewer)
+    if slot is not None:
+        queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
+    return slot
 
 
 def _said_of_progress(

@@ -1,8 +1,13 @@
-"""The README.md beside a reward model: what it is, how good, and how to load it without Tiebreak."""
+"""The README.md beside a reward model: what it is, how good, and how to load it without Tiebreak.
+
+An adapter's card (finetune/training/card.py) is made of the same parts.
+"""
 
 from typing import Any
 
 import yaml
+
+from reward.training.model import split_reference
 
 LOADING = """```python
 import torch
@@ -27,39 +32,57 @@ model = AutoModelForSequenceClassification.from_pretrained("PATH_OF_THIS_FOLDER"
 
 
 def model_card(report: dict[str, Any]) -> str:
-    base = report["base_model"]
-    front: dict[str, Any] = {
-        "library_name": "peft" if report["config"]["lora_r"] else "transformers",
+    base, data, adapter = report["base_model"], report["data"], bool(report["config"]["lora_r"])
+    front = {
+        "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["reward-model", "tiebreak"],
     }
-    if not base.startswith(("/", ".")):
-        front["base_model"] = base.rsplit("@", 1)[0]
-    data = report["data"]
     lines = [
-        f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n",
+        front_matter(front, base),
         "# Reward model\n",
         f"Scores a response to a prompt: the higher, the more reviewers would prefer it. Trained from "
         f"`{base}` on {data['train']['prompts']} prompts with {data['train']['pairs']} compared pairs. "
         "Scores mean something only beside other scores for the same prompt.\n",
         "## On held-out prompts\n",
-        "| | value | 95 % interval | prompts | pairs |",
-        "|---|---|---|---|---|",
-        _row("accuracy on strict pairs", report["accuracy"]),
-        _row("agreement between reviewers (the ceiling)", report["reviewer_agreement"]),
-        _row("always preferring the longer response", report["longer_is_better"]),
-        "",
+        *held_out_table(
+            {
+                "accuracy on strict pairs": report["accuracy"],
+                "agreement between reviewers (the ceiling)": report["reviewer_agreement"],
+                "always preferring the longer response": report["longer_is_better"],
+            }
+        ),
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
-        (LOADING if report["config"]["lora_r"] else LOADING_WHOLE).replace("{base}", base),
+        loading(LOADING if adapter else LOADING_WHOLE, base),
     ]
     return "\n".join(lines) + "\n"
 
 
+def front_matter(front: dict[str, Any], base: str) -> str:
+    """What model hubs read, with the base model's name unless that is a folder of this machine."""
+    if not base.startswith(("/", ".")):
+        front = {**front, "base_model": split_reference(base)[0]}
+    return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n"
+
+
+def held_out_table(figures: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of Markdown, one for each figure of the report, and an empty one to end the table."""
+    head = ["| | value | 95 % interval | prompts | pairs |", "|---|---|---|---|---|"]
+    return [*head, *(_row(name, figure) for name, figure in figures.items()), ""]
+
+
+def loading(code: str, base: str) -> str:
+    """The code with the base model's name, and its revision if it was pinned, filled in."""
+    name, revision = split_reference(base)
+    pinned = f', revision="{revision}"' if revision else ""
+    return code.replace('"{base}"', f'"{name}"{pinned}')
+
+
 def _row(name: str, figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return f"| {name} | – | {figure['reason']} | {figure['prompts']} | {figure['pairs']} |"
-    low, high = figure["interval"]
     counts = f"{figure['prompts']} | {figure['pairs']}"
+    if figure["value"] is None:
+        return f"| {name} | – | {figure['reason']} | {counts} |"
+    low, high = figure["interval"]
     return f"| {name} | {figure['value']:.3f} | {low:.3f} to {high:.3f} | {counts} |"

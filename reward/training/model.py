@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -114,17 +114,6 @@ class RewardModel(nn.Module):
             return torch.get_autocast_dtype(kind)
         return self.classifier.dtype
 
-    def save(self, folder: Path) -> None:
-        """Adapter and head, or the whole model if every weight was trained, as safetensors."""
-        self.ordinary.save_pretrained(folder)
-
-    def weights_to_save(self) -> dict[str, torch.Tensor]:
-        """What `save` writes, under the names it writes."""
-        inner: Any = self.ordinary
-        return (
-            get_peft_model_state_dict(inner) if isinstance(inner, PeftModel) else inner.state_dict()
-        )
-
 
 def _keep_what_is_trained(module: nn.Module, state: dict, prefix: str, metadata: Any) -> None:
     """Checkpoints hold the trained weights; the frozen ones are in the base model already."""
@@ -215,7 +204,7 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
 
 
 def load_reward_model(folder: Path, tokenizer: Any, dtype: str = "auto") -> RewardModel:
-    """What `save` wrote, ready to score."""
+    """What a reward run published, ready to score."""
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         return RewardModel(load_base(str(folder), torch_dtype(dtype), tokenizer)).eval()

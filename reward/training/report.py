@@ -55,6 +55,12 @@ def quality(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
     }
 
 
+def headline(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures of a report that a run's page shows first, for its result event."""
+    names = ("accuracy", "reviewer_agreement", "longer_is_better")
+    return {name: {key: report[name][key] for key in ("value", "interval")} for name in names}
+
+
 # --- accuracy, and its ceiling --------------------------------------------------------------------
 
 

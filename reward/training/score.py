@@ -21,14 +21,10 @@ import pyarrow.parquet as pq
 import torch
 
 from reward.training.layout import Collator, batches
-from reward.training.model import (
-    check_shared,
-    load_reward_model,
-    load_tokenizer,
-    score_groups,
-)
+from reward.training.model import check_shared, load_reward_model, load_tokenizer, score_groups
 from reward.training.tokens import ChatFormat, TokenGroup
 from reward.training.trainer_events import RecipeError, quiet_libraries
+from runs.rundir import atomically
 
 Conversation = tuple[list[dict[str, str]], list[str]]
 """A prompt as messages, and responses to it."""
@@ -111,8 +107,11 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
         raise RecipeError(f"{source} has no columns prompt and responses (or response) to score.")
     many = "responses" in names
     column = pa.field("scores", pa.list_(pa.float32())) if many else pa.field("score", pa.float32())
-    draft, scored = target.with_name(f".{target.name}.draft"), 0
-    with pq.ParquetWriter(draft, file.schema_arrow.append(column)) as writer:
+    scored = 0
+    with (
+        atomically(target) as draft,
+        pq.ParquetWriter(draft, file.schema_arrow.append(column)) as writer,
+    ):
         for batch in file.iter_batches(batch_size=rows_at_once):
             rows = batch.to_pylist()
             found = score_lists(scorer, rows) if many else score_single(scorer, rows)
@@ -120,7 +119,6 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
             values = pa.array(found if many else [row[0] for row in found], type=column.type)
             columns = [*batch.columns, values]
             writer.write_batch(pa.record_batch(columns, schema=writer.schema))
-    draft.rename(target)
     return scored
 
 

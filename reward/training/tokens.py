@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
-from reward.preference import Group, keep_responses, wins
+from reward.preference import Group, PreferenceError, keep_responses, read_folder, wins
+from reward.training.trainer_events import RecipeError
+from runs.rundir import RunDir
 
 PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 SENTINELS = ("\u2022first", "\u25e6second")
@@ -32,6 +34,10 @@ class TokenGroup:
 
     def longest(self) -> int:
         return len(self.prompt) + max(len(response) for response in self.responses)
+
+    def lengths(self) -> np.ndarray:
+        """Of the responses, in tokens.  → (K,) float64"""
+        return np.array([len(response) for response in self.responses], dtype=float)
 
 
 class ChatFormat:
@@ -149,9 +155,31 @@ class Prepared:
             for (split, what, why), count in sorted(self.left_out.items())
         ]
 
+    def tell_left_out(self, run_dir: RunDir) -> None:
+        for row in self.account():
+            text = f"Left out of {row['split']}: {row['count']} {row['what']}, {row['why']}."
+            run_dir.message(text, level="warning")
+
 
 def prepare(groups: Iterable[Group], chat: ChatFormat, limit: int) -> Prepared:
     prepared = Prepared()
     for group in groups:
         prepared.add(group, chat, limit)
     return prepared
+
+
+def read_prepared(run_dir: RunDir, chat: ChatFormat, limit: int) -> Prepared:
+    """The run's data. Raises RecipeError when a file holds no preference data."""
+    try:
+        return prepare(read_folder(run_dir.data), chat, limit)
+    except PreferenceError as error:
+        raise RecipeError(str(error)) from error
+
+
+def nothing_to_train_on(run_dir: RunDir, prepared: Prepared, lacking: str) -> RecipeError:
+    """`lacking` is what no prompt has."""
+    reasons = "; ".join(f"{row['count']} {row['what']}: {row['why']}" for row in prepared.account())
+    return RecipeError(
+        f"There is nothing to train on in {run_dir.data}: no prompt of the train split has "
+        f"{lacking}. Left out: {reasons or 'nothing'}."
+    )

@@ -24,16 +24,10 @@ report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTE
 import sys
 import time
 from collections.abc import Sequence
-from math import ceil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from reward.preference import PreferenceError, read_folder
 from reward.recipe_config import RewardConfig
 from reward.training import report as reports
 from reward.training.card import model_card
@@ -46,24 +40,30 @@ from reward.training.model import (
     make_reward_model,
     readable_tokens,
     score_groups,
-    torch_dtype,
 )
-from reward.training.tokens import ChatFormat, Prepared, TokenGroup, prepare
-from reward.training.trainer import LogSensibly, RewardTrainer, TrainingClock, WatchHeldOut
+from reward.training.publish import publish
+from reward.training.tokens import (
+    ChatFormat,
+    Prepared,
+    TokenGroup,
+    nothing_to_train_on,
+    read_prepared,
+)
+from reward.training.trainer import (
+    RewardTrainer,
+    WatchHeldOut,
+    common_arguments,
+    common_callbacks,
+    first_batch,
+    train_to_the_end,
+    training_figures,
+)
 from reward.training.trainer_events import (
-    CompleteCheckpoints,
     ProgressEvents,
-    RecipeError,
-    RefuseNonFinite,
-    Stopped,
     StopSignal,
-    newest_checkpoint,
-    peak_memory_mb,
+    provenance,
     run_recipe,
-    trainer_folder,
-    versions,
     with_smaller_batches,
-    write_json,
 )
 from runs.rundir import RunDir
 
@@ -90,12 +90,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         first = first_batch(trainer)
         collator = trainer.data_collator
         choose_layout(run_dir, config, model, collator, first, prepared)
-        checkpoint = newest_checkpoint(run_dir)
-        if checkpoint:
-            run_dir.message(f"Going on from {checkpoint.name}.")
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if trainer.state.global_step < trainer.state.max_steps:
-            raise Stopped
+        train_to_the_end(trainer, run_dir)
         return trainer, collator, describe(first, tokenizer, shared=collator.layout == "shared")
 
     trainer, collator, first = with_smaller_batches(
@@ -112,14 +107,17 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         **reports.quality(scored, config.seed),
         "data": data_figures(prepared),
         "left_out": prepared.account(),
-        "training": training_figures(trainer, collator, chat, limit),
+        "training": {
+            **training_figures(trainer, limit),
+            "layout": collator.layout,
+            "text_format": chat.name,
+        },
         "first_batch": first,
-        "config": config.to_dict(),
-        "inputs": run_dir.spec().get("inputs", {}),
-        "versions": versions(),
-        "seconds": round(time.monotonic() - started, 2),
+        **provenance(run_dir, config, started=started),
     }
-    publish(run_dir, trainer.model, tokenizer, report)
+    publish(run_dir, trainer.model.ordinary, tokenizer, report, model_card(report))
+    result = {"ece": report["calibration"]["ece"], "data": report["data"]}
+    run_dir.emit("result", result={**reports.headline(report), **result})
 
 
 # --- data -----------------------------------------------------------------------------------------
@@ -127,18 +125,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
 
 def read_data(run_dir: RunDir, chat: ChatFormat, limit: int) -> Prepared:
     """Raises RecipeError when there is nothing to train on, with the reasons."""
-    try:
-        prepared = prepare(read_folder(run_dir.data), chat, limit)
-    except PreferenceError as error:
-        raise RecipeError(str(error)) from error
+    prepared = read_prepared(run_dir, chat, limit)
     if not prepared.tokens["train"]:
-        reasons = "; ".join(
-            f"{row['count']} {row['what']}: {row['why']}" for row in prepared.account()
-        )
-        raise RecipeError(
-            f"There is nothing to train on in {run_dir.data}: no prompt of the train split has two "
-            f"readable responses that somebody compared. Left out: {reasons or 'nothing'}."
-        )
+        lacking = "two readable responses that somebody compared"
+        raise nothing_to_train_on(run_dir, prepared, lacking)
     return prepared
 
 
@@ -149,9 +139,7 @@ def tell_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: int)
         f"{figures['train']['prompts']} prompts to train on, {figures['test']['prompts']} held out; "
         f"written as {chat.name}, {length}."
     )
-    for row in prepared.account():
-        text = f"Left out of {row['split']}: {row['count']} {row['what']}, {row['why']}."
-        run_dir.message(text, level="warning")
+    prepared.tell_left_out(run_dir)
 
 
 def data_figures(prepared: Prepared) -> dict[str, dict[str, int]]:
@@ -182,50 +170,22 @@ def make_trainer(
     events = ProgressEvents(run_dir)
     trainer = RewardTrainer(
         model=model,
-        args=training_arguments(run_dir, config, len(prepared.tokens["train"]), batch),
+        args=TrainingArguments(
+            **common_arguments(
+                run_dir, config, rows=len(prepared.tokens["train"]), batch=batch, saves=20
+            ),
+            remove_unused_columns=False,
+            label_names=["labels"],
+        ),
         train_dataset=prepared.tokens["train"],
         data_collator=collator,
         callbacks=[
-            LogSensibly(),
-            events,
+            *common_callbacks(run_dir, events, stop),
             WatchHeldOut(lambda: held_out_accuracy(model, prepared, collator), events),
-            RefuseNonFinite(),
-            CompleteCheckpoints(run_dir, stop=stop),
-            TrainingClock.after(newest_checkpoint(run_dir)),
         ],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def training_arguments(
-    run_dir: RunDir, config: RewardConfig, prompts: int, batch: tuple[int, int]
-) -> TrainingArguments:
-    steps = ceil(config.epochs * ceil(prompts / config.batch_size))
-    half = torch_dtype(config.dtype) == torch.bfloat16
-    return TrainingArguments(
-        output_dir=str(trainer_folder(run_dir)),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=batch[0],
-        gradient_accumulation_steps=batch[1],
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=round(config.warmup * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=half,
-        use_cpu=half and not torch.cuda.is_available(),
-        seed=config.seed,
-        data_seed=config.seed,
-        save_steps=config.checkpoint_steps or max(1, ceil(steps / 20)),
-        logging_strategy="no",  # LogSensibly decides
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to=[],
-    )
 
 
 def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator) -> float | None:
@@ -235,12 +195,6 @@ def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator
     tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
     evidence = sum(tally.evidence for tally in tallies)
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
-
-
-def first_batch(trainer: RewardTrainer) -> list[TokenGroup]:
-    """The groups of the run's very first micro-batch, which a resumed run does not see again."""
-    sampler = trainer.get_train_dataloader().batch_sampler
-    return [trainer.train_dataset[index] for index in next(iter(sampler))]
 
 
 def choose_layout(
@@ -294,57 +248,8 @@ def score_held_out(
 ) -> list[reports.Scored]:
     tokens = prepared.tokens["test"]
     scores = score_all(model, tokens, collator, stop)
-    lengths = [np.array([len(r) for r in group.responses], dtype=float) for group in tokens]
-    rows = zip(prepared.groups["test"], scores, lengths, strict=True)
-    return [reports.Scored(*row) for row in rows]
-
-
-def training_figures(
-    trainer: RewardTrainer, collator: Collator, chat: ChatFormat, limit: int
-) -> dict[str, Any]:
-    curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
-    clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingClock))
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    return {
-        "final_loss": curve[-1][1] if curve else None,
-        "curve": curve,
-        "steps": trainer.state.global_step,
-        "seconds": round(clock.seconds, 2),
-        "layout": collator.layout,
-        "text_format": chat.name,
-        "max_tokens": limit,
-        "trained_weights": trained,
-        "weights": sum(p.numel() for p in trainer.model.parameters()),
-        "micro_batch_size": trainer.args.per_device_train_batch_size,
-        "device": str(trainer.args.device),
-        "memory_mb": peak_memory_mb(),
-    }
-
-
-def publish(run_dir: RunDir, model: RewardModel, tokenizer: Any, report: dict[str, Any]) -> None:
-    with run_dir.publish() as draft:
-        model.save(draft)
-        verify_saved(model, draft)
-        tokenizer.save_pretrained(draft)
-        write_json(draft / "report.json", report)
-        (draft / "README.md").write_text(model_card(report))
-    figures = ("accuracy", "reviewer_agreement", "longer_is_better")
-    result = {name: {k: report[name][k] for k in ("value", "interval")} for name in figures}
-    run_dir.emit(
-        "result", result={**result, "ece": report["calibration"]["ece"], "data": report["data"]}
-    )
-
-
-def verify_saved(model: RewardModel, folder: Path) -> None:
-    """Raises RecipeError unless the folder holds what was trained, bit for bit."""
-    written = {}
-    for file in folder.glob("*.safetensors"):
-        written.update(load_file(file))
-    for name, weight in model.weights_to_save().items():
-        if name not in written or not torch.equal(weight.cpu(), written[name]):
-            raise RecipeError(
-                f"The model was not saved whole: {name} is missing. Is the disk full?"
-            )
+    rows = zip(prepared.groups["test"], scores, tokens, strict=True)
+    return [reports.Scored(group, values, read.lengths()) for group, values, read in rows]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""transformers.Trainer with our collator and loss. Everything else is Trainer's own: its documented
-extension points are `compute_loss`, `log` and callbacks, and no other method is replaced."""
+"""transformers.Trainer with our collator and loss, and what every recipe asks of a Trainer.
 
-import json
+The rest is Trainer's own: its documented extension points are `compute_loss`, `log` and callbacks,
+and no other method is replaced.
+"""
+
 import time
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +23,19 @@ from transformers.trainer_callback import ExportableState
 
 from reward.training.layout import Batch
 from reward.training.loss import agreement, bradley_terry
-from reward.training.trainer_events import ProgressEvents, RecipeError
+from reward.training.model import torch_dtype
+from reward.training.trainer_events import (
+    CompleteCheckpoints,
+    ProgressEvents,
+    RecipeError,
+    RefuseNonFinite,
+    Stopped,
+    StopSignal,
+    newest_checkpoint,
+    peak_memory_mb,
+    trainer_folder,
+)
+from runs.rundir import RunDir
 
 
 class RewardTrainer(Trainer):
@@ -106,8 +121,8 @@ class TrainingClock(TrainerCallback, ExportableState):
         """Read by hand: Trainer would restore its own stop flag along with the callbacks."""
         if checkpoint is None:
             return cls()
-        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-        return cls(**state["stateful_callbacks"][cls.__name__]["args"])
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        return cls(**state.stateful_callbacks[cls.__name__]["args"])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -135,3 +150,85 @@ class WatchHeldOut(TrainerCallback):
         value = self.accuracy()
         if value is not None and state.is_world_process_zero:
             self.events.emit(state, {"test_accuracy": value})
+
+
+# --- what every recipe asks of a Trainer ----------------------------------------------------------
+
+
+def common_arguments(
+    run_dir: RunDir, config: Any, *, rows: int, batch: tuple[int, int], saves: int
+) -> dict[str, Any]:
+    """The TrainingArguments that follow from settings which all recipes have.
+
+    An epoch shows `rows` rows; `batch` is (rows at once, accumulation steps). Checkpoints are `saves`
+    a run unless the settings say otherwise.
+    """
+    steps = ceil(config.epochs * ceil(rows / config.batch_size))
+    half = torch_dtype(config.dtype) == torch.bfloat16
+    return {
+        "output_dir": str(trainer_folder(run_dir)),
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": batch[0],
+        "gradient_accumulation_steps": batch[1],
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule,
+        "warmup_steps": round(config.warmup * steps),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": half,
+        "use_cpu": half and not torch.cuda.is_available(),  # else bf16 is refused there
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "save_steps": config.checkpoint_steps or max(1, ceil(steps / saves)),
+        "logging_strategy": "no",  # LogSensibly decides
+        "logging_nan_inf_filter": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": True,
+        "report_to": [],
+    }
+
+
+def common_callbacks(
+    run_dir: RunDir, events: ProgressEvents, stop: StopSignal
+) -> list[TrainerCallback]:
+    return [
+        LogSensibly(),
+        events,
+        RefuseNonFinite(),
+        CompleteCheckpoints(run_dir, stop=stop),
+        TrainingClock.after(newest_checkpoint(run_dir)),
+    ]
+
+
+def first_batch(trainer: Trainer) -> list[Any]:
+    """The rows of the run's very first micro-batch, which a resumed run does not see again."""
+    sampler = trainer.get_train_dataloader().batch_sampler
+    return [trainer.train_dataset[index] for index in next(iter(sampler))]
+
+
+def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
+    """From the newest checkpoint on, where there is one. Raises Stopped when the run was stopped."""
+    checkpoint = newest_checkpoint(run_dir)
+    if checkpoint:
+        run_dir.message(f"Going on from {checkpoint.name}.")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped
+
+
+def training_figures(trainer: Trainer, max_tokens: int) -> dict[str, Any]:
+    """What the report says about the training itself, once it has ended."""
+    curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
+    clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingClock))
+    return {
+        "final_loss": curve[-1][1] if curve else None,
+        "curve": curve,
+        "steps": trainer.state.global_step,
+        "seconds": round(clock.seconds, 2),
+        "max_tokens": max_tokens,
+        "trained_weights": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "weights": sum(p.numel() for p in trainer.model.parameters()),
+        "micro_batch_size": trainer.args.per_device_train_batch_size,
+        "device": str(trainer.args.device),
+        "memory_mb": peak_memory_mb(),
+    }

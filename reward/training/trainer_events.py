@@ -7,11 +7,9 @@ it into the events and the exit status that a supervisor understands. The callba
 
 import argparse
 import gc
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import resource
 import shutil
 import signal
@@ -32,10 +30,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from runs.recipe_config import ConfigError
-from runs.rundir import STOPPED, RunDir, RunDirError
-
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
+from runs.recipe_config import ConfigError, RecipeConfig
+from runs.rundir import STOPPED, RunDir, RunDirError, versions
 
 
 class RecipeError(Exception):
@@ -106,14 +102,14 @@ def quiet_libraries() -> None:
     logging.getLogger("trl").setLevel(logging.ERROR)
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> dict[str, Any]:
+    """The end of a report: what the run was made from. `started` is by the monotonic clock."""
+    return {
+        "config": config.to_dict(),
+        "inputs": run_dir.spec().get("inputs", {}),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 2),
+    }
 
 
 def peak_memory_mb() -> float:
@@ -179,10 +175,15 @@ TRAINER_FOLDER = ".tmp-trainer"
 """Where Trainer writes, inside checkpoints/. Nothing in it is ever resumed from."""
 
 
-def newest_checkpoint(run_dir: RunDir) -> Path | None:
-    """The checkpoint to go on from. A killed writer leaves only hidden folders, which do not count."""
+def complete_checkpoints(run_dir: RunDir) -> list[Path]:
+    """Oldest first. A killed writer leaves only hidden folders, which do not count."""
     found = run_dir.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
+
+
+def newest_checkpoint(run_dir: RunDir) -> Path | None:
+    """The checkpoint to go on from."""
+    return next(reversed(complete_checkpoints(run_dir)), None)
 
 
 def trainer_folder(run_dir: RunDir) -> Path:
@@ -222,12 +223,8 @@ class CompleteCheckpoints(TrainerCallback):
         final = self.run_dir.checkpoints / name
         shutil.rmtree(final, ignore_errors=True)
         written.rename(final)
-        for old in self._oldest_first()[: -self.keep]:
+        for old in complete_checkpoints(self.run_dir)[: -self.keep]:
             shutil.rmtree(old)
-
-    def _oldest_first(self) -> list[Path]:
-        found = self.run_dir.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
 
 
 # --- what the loop tells --------------------------------------------------------------------------
@@ -308,7 +305,7 @@ class RefuseNonFinite(TrainerCallback):
         if not torch.isfinite(norm):
             raise RecipeError(
                 f"The gradient was not finite at step {state.global_step + 1}, so training ended "
-                "before it could spoil the weights. Lower the learning rate or train in fp32."
+                "before it could spoil the weights. Lower the learning rate or train in float32."
             )
 
 

@@ -19,6 +19,7 @@ async function flush() {
     }
     outbox.remove(entry);
     if (kind === "refused" || (kind === "sent" && reply.sheet && !outbox.waiting().length)) location.assign(reviewUrl);
+    if (kind === "sent" && reply.go) location.assign(reply.go);
     if (kind === "sent" && reply.message) notes.tell(reply.message);
     if (kind === "rejected") outbox.keep({ ...entry, refused: true });
   }

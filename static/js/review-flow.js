@@ -124,6 +124,7 @@ export class Flow {
   sent(entry, reply) {
     localStorage.removeItem(`tiebreak-draft-${entry.draft}`);
     if (this.last?.entry.name === entry.name) this.last.undo = reply.undo;
+    if (reply.go) return this.page.leave(reply.go);
     if (reply.message) this.notes.tell(reply.message);
     const more = this.outbox.waiting().length;
     const form = reply.sheet ? parsed(reply.sheet) : null;

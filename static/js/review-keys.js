@@ -19,6 +19,10 @@ export const KEYS = {
   previous: ["k"],
   guideline: ["o"],
   layout: ["v"],
+  together: ["p"],
+  differences: ["m"],
+  whole: ["l"],
+  turns: ["t"],
   skip: ["x"],
   help: ["?"],
 };
@@ -63,6 +67,7 @@ function act(event, verbs) {
   const verb = VERBS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   // Named keys go first: on some keyboards "-" lies on a digit.
   if (verb === "undo" && event.shiftKey) return verbs.redo;
+  if (verb === "differences" && event.shiftKey) return verbs.nextDifferences;
   if (verb) return verbs[verb];
   const response = meant(event);
   return response && verbs.canKey(response) ? () => verbs.key(response, event.shiftKey) : null;

@@ -1,6 +1,7 @@
 // The ladder: the tiers from best to worst, the line, and the tray of what is not placed yet.
 // Chips are kept between paints, so that focus and a drag survive them.
 import { LINE, placed } from "./order.js";
+import { fill } from "./review-words.js";
 
 function element(tag, className, ...children) {
   const made = document.createElement(tag);
@@ -16,7 +17,7 @@ export class Ladder {
   }
 
   makeChip(id) {
-    const chip = element("button", id === LINE ? "chip chip-line" : "chip", id === LINE ? "unacceptable below" : this.letterOf(id));
+    const chip = element("button", id === LINE ? "chip chip-line" : "chip", id === LINE ? gettext("unacceptable below") : this.letterOf(id));
     chip.type = "button";
     chip.draggable = true;
     chip.addEventListener("click", (event) => {
@@ -30,7 +31,10 @@ export class Ladder {
       this.dragged = id;
       requestAnimationFrame(() => this.root.classList.add("dragging"));
     });
-    chip.addEventListener("dragend", () => this.root.classList.remove("dragging"));
+    chip.addEventListener("dragend", () => {
+      this.root.classList.remove("dragging");
+      chip.blur(); // so that Enter submits
+    });
     return chip;
   }
 
@@ -60,7 +64,8 @@ export class Ladder {
   tier(row, rank) {
     const number = element("span", "ladder-rank", String(rank));
     const made = element("li", "ladder-tier", number, ...row.map((id) => this.chips.get(id)));
-    made.setAttribute("aria-label", `Rank ${rank}${row.length > 1 ? ", tied" : ""}`);
+    const label = row.length > 1 ? gettext("Rank %(rank)s, tied") : gettext("Rank %(rank)s");
+    made.setAttribute("aria-label", fill(label, { rank }));
     return this.target(made, (id) => {
       if (id === LINE) return;
       const mate = row.find((other) => other !== id);
@@ -69,7 +74,7 @@ export class Ladder {
   }
 
   tray(rest) {
-    const label = element("span", "ladder-label", "Not placed");
+    const label = element("span", "ladder-label", gettext("Not placed"));
     const made = element("li", "ladder-tray", label, ...rest.map((id) => this.chips.get(id)));
     return this.target(made, (id) => this.verbs.takeBack(id));
   }

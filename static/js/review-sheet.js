@@ -9,7 +9,7 @@ const NARROW = "(max-width: 64rem)";
 
 export class Sheet {
   constructor(form, page) {
-    Object.assign(this, { form, page, past: [], future: [], asked: false, closing: new AbortController() });
+    Object.assign(this, { form, page, past: [], future: [], closing: new AbortController() });
     this.status = form.querySelector("#review-status");
     this.cards = new Map([...form.querySelectorAll("[data-response]")].map((card) => [card.dataset.response, card]));
     this.draft = new Draft(form, { clock: page.clock, onState: (name) => this.onDraft(name) });

@@ -1,5 +1,6 @@
 // Makes the ranking page quick: the form works without this script. The page shows one sheet at a
 // time; keys, buttons and drops end in the verbs below, and Flow brings the next sheet.
+import { reading } from "./reading.js";
 import { Clock } from "./review-clock.js";
 import { Flow } from "./review-flow.js";
 import { listen } from "./review-keys.js";
@@ -18,6 +19,7 @@ const mirror = new MutationObserver(([change]) => announce(change.target.textCon
 
 const page = {
   sheet: null,
+  asked: new Set(),
 
   clock: new Clock({
     show(seconds, running) {
@@ -94,11 +96,12 @@ const page = {
 
   /** A sheet is complete: ask once when its ratings say the opposite, then send it. */
   async send(sheet, event) {
-    const question = sheet.asked ? null : sheet.contradiction();
+    const key = sheet.form.dataset.draftKey;
+    const question = this.asked.has(key) ? null : sheet.contradiction();
     if (question) {
       event.preventDefault();
       if (await this.ask(question)) {
-        sheet.asked = true;
+        this.asked.add(key);
         sheet.form.requestSubmit(sheet.form.querySelector("[data-do=submit]"));
       }
       return;
@@ -127,9 +130,9 @@ const page = {
   },
 
   /** To wherever the server sends a reviewer now: another task, the changed guideline, or the end. */
-  async leave() {
+  async leave(address = flow.reviewUrl) {
     if (!flow.waiting) await this.sheet.draft.send();
-    location.assign(flow.reviewUrl);
+    location.assign(address);
   },
 };
 
@@ -138,6 +141,7 @@ const flow = new Flow(page, document.getElementById("outbox-note"));
 const onModel = (name) => (...given) => !flow.waiting && page.sheet.model[name]?.(...given);
 const onSheet = (name) => (...given) => page.sheet[name](...given);
 const verbs = {
+  ...reading,
   ...Object.fromEntries(["pick", "tie", "better", "worse", "line", "back"].map((name) => [name, onModel(name)])),
   ...Object.fromEntries(["undo", "redo", "rate", "note", "next", "previous", "guideline", "layout"].map((name) => [name, onSheet(name)])),
   submit: () => page.sheet.form.requestSubmit(page.sheet.form.querySelector("[data-do=submit]")),

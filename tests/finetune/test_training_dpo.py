@@ -30,15 +30,7 @@ from tests.finetune.training_runs import (
 )
 from tests.tiny import make_model
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +342,14 @@ def test_ipo_is_another_loss(tmp_path, model):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), loss_type="ipo", evaluations=0)
     train(run_dir, StopSignal())
     assert report_of(run_dir)["training"]["curve"][0][1] == pytest.approx(25.0, rel=1e-3)
+
+
+def test_bfloat16_trains_on_any_machine(tmp_path, model):
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), dtype="bfloat16", evaluations=0)
+    train(run_dir, StopSignal())
+    training = report_of(run_dir)["training"]
+    assert training["curve"][0][1] == pytest.approx(math.log(2), abs=1e-2)
+    assert math.isfinite(training["final_loss"])
 
 
 def test_evidence_decides_how_often_a_pair_is_shown(tmp_path, model):

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from finetune.sampled_text import Prompt
 from finetune.training import evaluate as recipe
 from finetune.training import merge as merging
+from finetune.training import sampling
 from finetune.training.evaluate import evaluate
 from finetune.training.language_model import add_adapter, load_model
 from finetune.training.merge import merge
@@ -26,15 +27,7 @@ from tests.finetune.training_runs import (
 )
 from tests.tiny import make_model
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_adapter(folder, model, *, scale):
@@ -175,6 +168,14 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, adapter):
     assert not run_dir.output.exists()
 
 
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, adapter):
+    mixed = make_model(tmp_path / "mixed", vocab_size=40)
+    run_dir = evaluation(tmp_path / "run", mixed, adapter)
+    with pytest.raises(RecipeError, match="do not belong together"):
+        evaluate(run_dir, StopSignal())
+    assert not run_dir.output.exists()
+
+
 def test_an_interrupted_evaluation_goes_on_and_ends_as_if_nothing_had_happened(
     tmp_path, model, adapter, monkeypatch
 ):
@@ -187,7 +188,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_nothing_had_happened(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(recipe, "emit_progress", lose_power)
+        patch.setattr(sampling, "emit_progress", lose_power)
         evaluate(halved, StopSignal())
     assert sorted(path.stem for path in halved.checkpoints.iterdir()) == [
         "baseline-000000",

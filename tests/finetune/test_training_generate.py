@@ -28,15 +28,7 @@ from tests.finetune.training_runs import (
 )
 from tests.tiny import make_model, make_tokenizer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prompts(count, words=1):

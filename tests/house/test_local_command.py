@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import psutil
 import pytest
+from django.core.management import CommandError, call_command
 
 from config.env import BASE_DIR
 
@@ -102,3 +103,12 @@ def test_it_revives_a_dead_web_server_and_leaves_nothing_after_kill_9(var: Path)
     family = local.family()
     local.end(signal.SIGKILL)
     assert gone(family)
+
+
+@pytest.mark.parametrize("command", ["local", "demo"])
+@pytest.mark.parametrize("port", [0, 65536])
+def test_a_port_that_cannot_be_is_refused_with_a_sentence(
+    command: str, port: int, db: None
+) -> None:
+    with pytest.raises(CommandError, match="A port goes from 1 to 65535"):
+        call_command(command, port=port)

@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from accounts.models import AuditEntry, User
 from labeling import queue, rankings
 from labeling.agreement import pair_agreement
-from labeling.importers import FORMATS, BadInput, detect, import_file
+from labeling.importers import BadInput, detect, import_file
 from labeling.models import Prompt, Ranking, Response, Slot, Task
 from tests.labeling.world import make_member, make_project, make_user, publish
 
@@ -397,7 +397,9 @@ def test_what_a_person_ranked_before_stays(project, save):
 # --- all or nothing, and again -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [[TREE], pretty(PAIRS), [OWN]], ids=list(FORMATS))
+@pytest.mark.parametrize(
+    "content", [[TREE], pretty(PAIRS), [OWN]], ids=["oasst", "pandalm", "jsonl"]
+)
 def test_importing_again_adds_nothing(project, save, content):
     path = save(content)
     first = import_file(path, project=project)

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from labeling import queue, rankings
-from labeling.models import Membership, Ranking, Slot
+from labeling import guidelines, queue, rankings
+from labeling.models import Gold, Membership, Project, Ranking, Slot, Task
 from labeling.rankings import InvalidRanking
 from tests.labeling.world import (
     ids,
@@ -360,3 +360,170 @@ def test_a_partial_ranking_is_recorded_only_when_it_says_so(task, reviewer):
             tiers=[],
             partial=True,
         )
+
+
+# --- what a project asks -------------------------------------------------------------------------
+
+
+def test_it_refuses_a_tie_where_there_are_none(project, slot, task, reviewer):
+    Project.objects.update(allow_ties=False)
+    a, b, c = ids(task)
+    with pytest.raises(InvalidRanking, match="without ties"):
+        submit(slot, reviewer, tiers=[[a], [b, c]])
+    assert submit(slot, reviewer).ranking.tiers == one_each(task)
+
+
+def test_it_takes_a_ranking_that_leaves_out_only_where_that_is_allowed(slot, task, reviewer):
+    a, b, _ = ids(task)
+    with pytest.raises(InvalidRanking, match="Give every response a place"):
+        submit(slot, reviewer, tiers=[[a], [b]])
+    Project.objects.update(allow_partial=True)
+    with pytest.raises(InvalidRanking, match="at least two"):
+        submit(slot, reviewer, tiers=[[a]])
+    assert submit(slot, reviewer, tiers=[[a], [b]]).ranking.tiers == [[a], [b]]
+
+
+def test_it_asks_for_the_shortest_rationale_of_the_project(slot, reviewer):
+    Project.objects.update(min_rationale=5)
+    with pytest.raises(InvalidRanking, match="at least 5 characters; so far there are 4"):
+        submit(slot, reviewer, rationale="  kind  ")
+    assert submit(slot, reviewer, rationale="kinder").ranking.rationale == "kinder"
+
+
+def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, reviewer):
+    Project.objects.update(revision_hours=2)
+    first = submit(slot, reviewer).ranking
+    until = rankings.revisable_until(Ranking.objects.get(pk=first.pk))
+    assert until == first.created_at + timedelta(hours=2)
+    again = {"reviewer": reviewer, "idempotency_key": key()}
+    second = rankings.revise(ranking=first, tiers=[ids(task)], **again).ranking
+    assert rankings.revisable_until(second) == until  # counted from the first, not the revision
+    [listed] = rankings.with_first_sent(Ranking.objects.filter(pk=second.pk))
+    assert rankings.revisable_until(listed) == until
+
+    task = make_task(project)
+    old = Ranking.objects.create(
+        task=task,
+        reviewer=reviewer,
+        tiers=one_each(task),
+        created_at=timezone.now() - timedelta(hours=3),
+    )
+    with pytest.raises(InvalidRanking, match="no longer be revised"):
+        rankings.revise(ranking=old, tiers=[ids(task)], reviewer=reviewer, idempotency_key=key())
+    assert Ranking.objects.get(task=task) == old
+
+
+def test_without_a_window_nothing_is_revised_not_even_from_a_second_tab(slot, task, reviewer):
+    Project.objects.update(revision_hours=0)
+    first = submit(slot, reviewer).ranking
+    with pytest.raises(InvalidRanking, match="no longer be revised"):
+        submit(slot, reviewer, tiers=[ids(task)])
+    assert submit(slot, reviewer).duplicate  # the same answer again is no revision
+    assert Ranking.objects.get() == first
+
+
+def test_it_is_stamped_with_the_version_that_was_shown(project, slot, reviewer):
+    shown = project.current_version
+    publish(project, "Be brief.")
+    assert submit(slot, reviewer, guideline_version=shown.pk).ranking.guideline_version == shown
+
+
+def test_a_version_of_another_project_or_a_draft_is_not_believed(project, slot, reviewer):
+    alien = make_project().current_version
+    draft = guidelines.draft_from(version=project.current_version, by=None)
+    for said in (alien.pk, draft.pk, 10**9):
+        made = submit(slot, reviewer, guideline_version=said, rationale=str(said))
+        assert made.ranking.guideline_version == project.current_version
+
+
+# --- taking it back ------------------------------------------------------------------------------
+
+DRAFT = {"fields": {"rationale": ["again"]}, "at": 1}
+
+
+def undo(ranking, reviewer):
+    return rankings.undo(ranking=ranking, reviewer=reviewer, draft=DRAFT)
+
+
+def test_what_was_just_sent_is_taken_back_with_its_slot_and_a_draft(slot, reviewer):
+    ranking = submit(slot, reviewer).ranking
+    undo(ranking, reviewer)
+    ranking.refresh_from_db()
+    slot.refresh_from_db()
+    assert ranking.superseded_at and not hasattr(ranking, "superseded_by")
+    assert (slot.reviewer, slot.ranking, slot.draft, slot.draft_by) == (
+        reviewer, None, DRAFT, reviewer,
+    )  # fmt: skip
+    assert slot.leased_until > timezone.now() and slot.shown_order == ranking.shown_order
+    again = submit(slot, reviewer).ranking
+    assert (again.supersedes, slot.__class__.objects.get(pk=slot.pk).ranking) == (None, again)
+
+
+def test_the_task_at_hand_comes_next_and_the_one_ahead_goes_back(project, slot, reviewer):
+    ranking = submit(slot, reviewer).ranking
+    make_task(project)
+    make_task(project)
+    current = queue.claim(project=project, reviewer=reviewer)
+    ahead = queue.claim_ahead(project=project, reviewer=reviewer)
+    undo(ranking, reviewer)
+    assert queue.claim(project=project, reviewer=reviewer) == slot
+    assert queue.claim_ahead(project=project, reviewer=reviewer) == current
+    ahead.refresh_from_db()
+    assert (ahead.reviewer, ahead.leased_until, ahead.ahead) == (None, None, False)
+    assert queue.claim(project=project, reviewer=make_member(project)) == ahead
+
+
+def test_a_late_retry_of_what_was_taken_back_does_not_bring_it_back(slot, reviewer):
+    same = key()
+    ranking = submit(slot, reviewer, idempotency_key=same).ranking
+    undo(ranking, reviewer)
+    assert submit(slot, reviewer, idempotency_key=same).duplicate
+    assert not Ranking.objects.filter(superseded_at=None).exists()
+
+
+def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
+    slot, task, reviewer, project, monkeypatch
+):
+    ranking = submit(slot, reviewer).ranking
+    with pytest.raises(InvalidRanking, match="too late"):
+        undo(ranking, make_member(project))
+    monkeypatch.setattr(rankings, "UNDO_FOR", timedelta(0))
+    with pytest.raises(InvalidRanking, match="too late"):
+        undo(ranking, reviewer)
+    monkeypatch.undo()
+    revised = rankings.revise(
+        ranking=ranking, reviewer=reviewer, idempotency_key=key(), tiers=[ids(task)]
+    ).ranking
+    for one in (ranking, revised):
+        with pytest.raises(InvalidRanking, match="too late"):
+            undo(one, reviewer)
+    assert Slot.objects.get(pk=slot.pk).ranking == revised
+
+
+def test_once_the_answer_was_shown_there_is_no_way_back(slot, task, reviewer):
+    Task.objects.filter(pk=task.pk).update(kind=Task.Kind.GOLD)
+    ranking = submit(slot, reviewer).ranking
+    Gold.objects.create(
+        project=task.project, task=task, constraints=[], purpose=Gold.Purpose.TRAINING
+    )
+    with pytest.raises(InvalidRanking, match="too late"):
+        undo(ranking, reviewer)
+
+
+def test_who_may_have_read_the_others_answers_cannot_take_back_what_may_not_be_revised(
+    slot, reviewer
+):
+    ranking = submit(slot, reviewer).ranking
+    Project.objects.update(sees_others=Project.Sees.AFTER, revision_hours=0)
+    with pytest.raises(InvalidRanking, match="too late"):
+        undo(ranking, reviewer)
+    Project.objects.update(sees_others=Project.Sees.LEADS)
+    assert undo(ranking, reviewer).pk == slot.pk
+
+
+@pytest.mark.django_db(transaction=True)
+def test_taking_back_many_times_at_once_is_done_once(slot, reviewer):
+    ranking = submit(slot, reviewer).ranking
+    done = in_threads(*[lambda: undo(ranking, reviewer)] * 4)
+    assert sum(isinstance(one, Slot) for one in done) == 1
+    assert sum(isinstance(one, InvalidRanking) for one in done) == 3

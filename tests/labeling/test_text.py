@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling.text import MARKDOWN_LIMIT, TAGS, render, shortened, storable, visible
+from labeling.text import CONTAINERS, MARKDOWN_LIMIT, TAGS, render, shortened, storable, visible
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -161,3 +161,36 @@ def test_it_shows_a_giant_text_as_it_is_and_says_what_it_left_out():
 def test_it_shortens_to_one_line():
     assert shortened("a\n\n b") == "a b"
     assert len(shortened("x" * 1000, 50)) == 50
+
+
+def test_it_lets_a_list_a_quote_and_a_table_run_as_their_first_letter_does():
+    def directions(markdown):
+        return [a.get("dir") for tag, a in Page(render(markdown)).tags if tag in CONTAINERS]
+
+    assert directions("- שלום\n- two") == ["rtl"]
+    assert directions("- 1. one\n\n> \u0661 مرحبا\n\n| a |\n|---|\n| ש |") == [
+        "ltr",
+        "ltr",
+        "rtl",
+        "ltr",
+    ]
+    assert directions("> - 123") == [None, None]
+    assert directions("> - שלום\n>   > English") == ["rtl", "rtl", "ltr"]
+
+
+def test_it_brings_a_giant_text_in_blocks_and_loses_no_character():
+    for text in ("word " * 10_000, "x" * 50_000, "line\n" * 9_000, "a\n" + "b" * 60_000):
+        page = Page(render(text))
+        blocks = [tag for tag, _ in page.tags]
+        assert set(blocks) == {"samp"} and len(blocks) <= len(text) // 1500
+        assert page.text == text
+
+
+def test_it_counts_accents_that_are_piled_upon_a_letter():
+    assert visible("e\u0301") == "e\u0301"
+    assert visible("Z" + "\u0301" * 50) == "Z" + "\u0301" * 6 + "⟦44 more accents⟧"
+
+
+def test_it_shows_a_mark_of_direction_amid_ascii_and_keeps_it_beside_letters_that_need_it():
+    assert visible("1\u200f2") == "1⟦U+200F⟧2"
+    assert visible("שלום\u200f!") == "שלום\u200f!"

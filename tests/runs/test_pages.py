@@ -120,6 +120,12 @@ def test_the_form_shows_each_setting_with_its_help_default_and_limits(trainer):
     assert "Decided by the inputs." not in page
 
 
+def test_a_choice_with_a_default_is_not_called_optional(trainer):
+    page = trainer.get(LAUNCH).content.decode()
+    label = page.split('for="id_config-trouble">')[1].split("</label>")[0]
+    assert label.strip() == "Trouble"
+
+
 def test_run_again_fills_the_form_with_the_settings_of_that_run(trainer):
     trainer.post(LAUNCH, form(**{"config-total": "8", "config-trouble": "error", "word": "again"}))
     run = Run.objects.get()

@@ -4,7 +4,15 @@ from typing import Any
 from django.conf import settings
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 
-from config.local.processes import FIRST_PORT, Services, free_port, wait_for_web, web, worker
+from config.local.processes import (
+    FIRST_PORT,
+    LAST_PORT,
+    Services,
+    free_port,
+    wait_for_web,
+    web,
+    worker,
+)
 
 
 class Command(BaseCommand):
@@ -42,6 +50,8 @@ def interrupt(*_: object) -> None:
 
 
 def chosen_port(wanted: int, command: BaseCommand) -> int:
+    if not 1 <= wanted <= LAST_PORT:
+        raise CommandError(f"A port goes from 1 to {LAST_PORT}; got {wanted}.")
     try:
         port = free_port(wanted)
     except OSError as error:

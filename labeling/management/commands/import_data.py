@@ -43,6 +43,12 @@ class Command(BaseCommand):
             help="new: inactive users for the names in the file; existing: people with those names",
         )
 
+        parser.add_argument(
+            "--any-criteria",
+            action="store_true",
+            help="keep ratings, from 1 to 10, of criteria that the guideline does not have",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         path: Path = options["file"]
         if not path.is_file():
@@ -65,6 +71,7 @@ class Command(BaseCommand):
             project=project,
             format=FORMATS.get(options["format"]),
             reviewers=options["reviewers"],
+            any_criteria=options["any_criteria"],
         )
         audit(None, "file imported", project, file=path.name, new=dict(imported.written.new))
         return imported
@@ -88,6 +95,10 @@ class Command(BaseCommand):
         for name in TABLES:
             say(
                 f"{name:12}{written.read[name]:>12}{written.known(name):>10}{written.new[name]:>10}"
+            )
+        if written.held:
+            say(
+                f"Held: {written.held} new tasks, until a lead has looked at what was found in them"
             )
         for title, counts in (("Left out", tally.left_out), ("Changed", tally.changed)):
             for reason, count in sorted(counts.items()):

@@ -1,59 +1,97 @@
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
 
-from reward.exports import FORMATS, export
-from reward.filters import SnapshotFilter
+from accounts.models import audit
+from reward.exports import FORMATS, SPLITS, SUFFIXES, TIES, Export, ExportError, PreferenceError
+from reward.exports.card import path_of
 from reward.management.run_command import add_snapshot_arguments, project_named, snapshot_named
-from reward.preference import SPLITS, Group, PreferenceError, read_groups
-from reward.snapshots import Account, groups_of
+
+OLD_NAMES = {"parquet": ".parquet", "jsonl": ".jsonl"}
+"""Formats that name a kind of file: K-wise rows in it."""
 
 
 class Command(BaseCommand):
     help = (
         "Write preference data to a file for other tools: a snapshot, or a project's rankings as "
         "they are now. Formats: "
-        + "; ".join(f"{name} ({what})" for name, what in FORMATS.items())
-        + ". In pairs, all rankings of a prompt decide together, a tie counting half each way; two "
-        "responses of which neither has won more give no line. Reviewers are pseudonyms. The last "
-        "line printed is one JSON object with the counts. Status: 0 done, 1 nothing was written."
+        + "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
+        + "; parquet and jsonl: kwise in such a file. The file's ending says whether it is JSON "
+        "lines or Parquet; beside it NAME.about.md says what it is and what was left out. An export "
+        "that was cut off goes on where it was when it is started again. The last line printed is "
+        "one JSON object with the counts. Status: 0 done, 1 nothing was written."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_snapshot_arguments(parser)
         parser.add_argument("file", type=Path, help="where to write; must not exist")
+        parser.add_argument("--format", choices=[*FORMATS, *OLD_NAMES], help="by default kwise")
         parser.add_argument(
-            "--format", choices=FORMATS, help="by default what the file's ending says"
+            "--ties",
+            choices=TIES,
+            default="half",
+            help="in pairs and unpaired. "
+            + "; ".join(f"{name}: {what}" for name, what in TIES.items()),
         )
         parser.add_argument("--split", choices=SPLITS, help="only this side of the split")
+        parser.add_argument(
+            "--reviewers",
+            choices=["pseudonyms", "names"],
+            default="pseudonyms",
+            help="what full records call them; every other format has pseudonyms",
+        )
         parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+        parser.add_argument(
+            "--restart", action="store_true", help="do not go on with an export that was cut off"
+        )
         parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
 
     def handle(self, *, file: Path, **options: Any) -> None:
-        form = options["format"] or form_of(file)
+        export, file = self.export(options), with_ending(file, options["format"])
         if file.exists() and not options["force"] and not options["dry_run"]:
             raise CommandError(f"{file} exists already. Name another file, or add --force.")
         if not options["dry_run"] and not file.absolute().parent.is_dir():
             raise CommandError(f"There is no folder {file.absolute().parent}.")
-        groups = (g for g in self.groups(options) if options["split"] in (None, g.split))
-        target = None if options["dry_run"] else file
+        said: dict[str, Any] = {"file": str(file), "format": options["format"] or export.form}
         try:
-            counts = export(groups, path=target, form=form)
-        except (PreferenceError, OSError) as error:
+            if options["dry_run"]:
+                counts = export.count()
+            else:
+                counts = export.write(file, restart=options["restart"], resumed=self.resumed)
+                audit(None, "data exported", export.project, file=file.name, format=export.form)
+                said["about"] = str(path_of(file))
+        except (ExportError, PreferenceError, OSError) as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(json.dumps({"file": str(file), "format": form, **counts}))
+        self.stdout.write(json.dumps({**said, "ties": export.ties, **counts}))
 
-    def groups(self, options: dict[str, Any]) -> Iterator[Group]:
-        if options["snapshot"] is not None:
-            return read_groups(snapshot_named(options).file)
-        project = project_named(options["project"])
-        return groups_of(project, SnapshotFilter(), Account())
+    def resumed(self, counts: dict[str, int]) -> None:
+        self.stdout.write(f"Going on with an export that was cut off, after {counts['rows']} rows.")
+
+    def export(self, options: dict[str, Any]) -> Export:
+        form = options["format"] or "kwise"
+        form = "kwise" if form in OLD_NAMES else form
+        if form == "full" and (options["snapshot"] is not None or options["split"]):
+            raise CommandError("Full records are of a whole project: name --project and no split.")
+        names = options["reviewers"] == "names"
+        if names and form != "full":
+            raise CommandError("Only full records can name reviewers: add --format full.")
+        snapshot = snapshot_named(options) if options["snapshot"] is not None else None
+        project = snapshot.project if snapshot else project_named(options["project"])
+        return Export(
+            project=project, snapshot=snapshot, form=form, ties=options["ties"],
+            split=options["split"], names=names,
+        )  # fmt: skip
 
 
-def form_of(file: Path) -> str:
-    if file.suffix in {".parquet", ".jsonl"}:
-        return file.suffix[1:]
-    raise CommandError(f"What should {file.name} be? Add --format: {', '.join(FORMATS)}.")
+def with_ending(file: Path, form: str | None) -> Path:
+    """The file, whose name must end in what it is to be. Raises CommandError."""
+    if file.suffix in SUFFIXES and OLD_NAMES.get(form or "", file.suffix) == file.suffix:
+        return file
+    if form in OLD_NAMES:
+        raise CommandError(f"{file.name} must end in {OLD_NAMES[form]} to be --format {form}.")
+    raise CommandError(
+        f"What should {file.name} be? End its name in {' or '.join(SUFFIXES)}; "
+        f"what is in it says --format: {', '.join(FORMATS)}. Add --format to choose."
+    )

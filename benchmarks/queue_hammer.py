@@ -1,0 +1,373 @@
+"""Whether the queue holds when everything happens to it at once.
+
+Each seed is a project of its own. 16 connections, four of them second tabs of another's reviewer,
+claim 10,000 times; what they claim they submit, submit twice, submit late, skip, give back, let run
+out, or lease one ahead of. Nothing is waited for. Afterwards the tables are compared with what each
+connection was told.
+
+    python -m benchmarks.queue_hammer --seeds 20          10,000 claims for each seed
+    python -m benchmarks.queue_hammer --quick             one seed, 1,000 claims
+    python -m benchmarks.queue_hammer --seeds 0 --kills 50   the web server is killed under load, 50 times
+
+Progress on stderr; the last line of stdout is one JSON object, and 1 is the exit status when
+anything was broken.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+
+from benchmarks.bench import commit, databases, environment, hardware, say, use
+from config.env import BASE_DIR
+from config.local.services import provide
+
+CONNECTIONS = 16
+PROCESSES = 4
+TABS = 4
+RESPONSES = 3
+OVERLAP = 3
+
+BROKEN = {
+    "slots_filled_twice": """
+        SELECT count(*) FROM labeling_slot slot JOIN labeling_ranking ranking
+            ON ranking.id = slot.ranking_id
+        WHERE ranking.superseded_at IS NOT NULL OR ranking.extra
+            OR ranking.task_id <> slot.task_id OR ranking.reviewer_id <> slot.reviewer_id""",
+    "rankings_without_a_slot": """
+        SELECT count(*) FROM labeling_ranking ranking WHERE superseded_at IS NULL AND NOT extra
+            AND (SELECT count(*) FROM labeling_slot WHERE ranking_id = ranking.id) <> 1""",
+    "reviewers_twice_on_a_task": """
+        SELECT count(*) FROM (SELECT FROM labeling_ranking WHERE superseded_at IS NULL
+            GROUP BY task_id, reviewer_id HAVING count(*) > 1) twice""",
+    "tasks_with_more_rankings_than_wanted": """
+        SELECT count(*) FROM (SELECT FROM labeling_ranking ranking
+            JOIN labeling_task task ON task.id = ranking.task_id
+            WHERE superseded_at IS NULL AND NOT extra
+            GROUP BY task.id HAVING count(*) > task.rankings_wanted) more""",
+    "reviewers_with_two_leases_of_a_kind": """
+        SELECT count(*) FROM (SELECT FROM labeling_slot WHERE leased_until IS NOT NULL
+            GROUP BY project_id, reviewer_id, ahead HAVING count(*) > 1) twice""",
+    "leases_of_ranked_tasks": """
+        SELECT count(*) FROM labeling_slot slot JOIN labeling_ranking ranking
+            ON ranking.task_id = slot.task_id AND ranking.reviewer_id = slot.reviewer_id
+        WHERE slot.leased_until IS NOT NULL AND ranking.superseded_at IS NULL""",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    if options.url:
+        return hammer(options)
+    provide()
+    cases = []
+    with databases(["hammer"]) as urls:
+        [url] = urls.values()
+        prepare(url)
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            cases.append(one_seed(url, seed, options))
+    if options.kills:
+        from benchmarks.web_kills import kill_under_load
+
+        cases.append(kill_under_load(options.kills))
+    broken = sum(case["broken"][name] for case in cases for name in case["broken"])
+    print(
+        json.dumps(
+            {
+                "name": "queue_hammer", "commit": commit(), "hardware": hardware(),
+                "broken": broken, "claims": sum(case.get("claims", 0) for case in cases),
+                "connections": CONNECTIONS, "cases": cases,
+            }
+        )
+    )  # fmt: skip
+    return 1 if broken else 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one seed, 1,000 claims")
+    parser.add_argument("--seeds", type=int, help="how many (default 20)")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--claims", type=int, help="for each seed (default 10,000)")
+    parser.add_argument("--kills", type=int, default=0, help="how often to kill the web server")
+    for hidden in ("--url", "--seed", "--process"):
+        parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    options.seeds = (1 if options.quick else 20) if options.seeds is None else options.seeds
+    options.claims = options.claims or (1000 if options.quick else 10_000)
+    return options
+
+
+def prepare(url: str) -> None:
+    subprocess.run(
+        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+        cwd=BASE_DIR, env=environment(url), check=True,
+    )  # fmt: skip
+
+
+def one_seed(url: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Four processes of four connections each; what they were told, and what the tables say."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "benchmarks.queue_hammer", "--url", url, "--seed", str(seed)]
+    children = [
+        subprocess.Popen(
+            [*command, "--claims", str(options.claims), "--process", str(process)],
+            cwd=BASE_DIR, env=environment(url), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(PROCESSES)
+    ]  # fmt: skip
+    told = [child.communicate()[0] for child in children]
+    if failed := [child.returncode for child in children if child.returncode]:
+        raise SystemExit(f"a process of seed {seed} failed with {failed[0]}")
+    heard = [json.loads(text.splitlines()[-1]) for text in told]
+    counts = sum((Counter(one["counts"]) for one in heard), Counter())
+    acknowledged = [tuple(row) for one in heard for row in one["acknowledged"]]
+    case = {
+        "seed": seed,
+        "seconds": round(time.perf_counter() - began, 1),
+        **{name: counts[name] for name in sorted(counts)},
+        "acknowledged": len(set(acknowledged)),
+        "broken": {**check(url, acknowledged), "errors": counts["errors"]},
+    }
+    say(f"seed {seed}: {json.dumps(case)}")
+    return case
+
+
+def check(url: str, acknowledged: Sequence[tuple[int, int, int]]) -> dict[str, int]:
+    """Counts of what must not be. `acknowledged`: (ranking, task, reviewer) of which somebody knows."""
+    with psycopg.connect(url) as database:
+        counts = {name: _count(database, query) for name, query in BROKEN.items()}
+        rows = sorted(set(acknowledged))
+        found = database.execute(
+            "SELECT count(*) FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) told(id, task, who)"
+            " JOIN labeling_ranking USING (id) WHERE task_id = task AND reviewer_id = who"
+            " AND EXISTS (SELECT FROM labeling_ranking kept WHERE kept.task_id = task"
+            "  AND kept.reviewer_id = who AND kept.superseded_at IS NULL)",
+            [[row[n] for row in rows] for n in range(3)],
+        ).fetchone()
+    return {**counts, "acknowledged_and_lost": len(rows) - (found[0] if found else 0)}
+
+
+def _count(database: Any, query: str) -> int:
+    row = database.execute(query).fetchone()
+    return int(row[0])
+
+
+# --- in the children ------------------------------------------------------------------------------
+
+
+@dataclass
+class Connection:
+    """One of the 16: a reviewer in a tab of theirs, with the forms they have had open."""
+
+    project: Any
+    reviewer: Any
+    random: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+    acknowledged: list[tuple[int, int, int]] = field(default_factory=list)
+    old_forms: list[Any] = field(default_factory=list)
+
+    def claim(self) -> None:
+        from labeling import queue
+
+        slot = queue.claim(project=self.project, reviewer=self.reviewer)
+        self.counts["claims"] += 1
+        if slot is None:
+            self.counts["empty"] += 1
+            queue.release_expired(project=self.project)
+            return
+        moves = [
+            (self.submit, 55), (self.submit_twice, 10), (self.run_out, 8), (self.submit_late, 7),
+            (self.lease_ahead, 8), (self.release, 5), (self.skip, 4), (self.abandon, 3),
+        ]  # fmt: skip
+        [move] = self.random.choices([m for m, _ in moves], [weight for _, weight in moves])
+        move(slot)
+
+    def send(self, slot: Any, key: uuid.UUID) -> Any:
+        from labeling import rankings
+
+        order = slot.shown_order[:: 1 if key.int % 2 else -1]
+        sent = rankings.submit(
+            slot_id=slot.pk, reviewer=self.reviewer, idempotency_key=key,
+            tiers=[[response] for response in order], active_seconds=1.0,
+        )  # fmt: skip
+        ranking = sent.ranking
+        self.acknowledged.append((ranking.pk, ranking.task_id, ranking.reviewer_id))
+        self.counts["submits"] += 1
+        self.counts["duplicates"] += sent.duplicate
+        self.counts["extras"] += sent.extra
+        return sent
+
+    def submit(self, slot: Any) -> None:
+        self.send(slot, uuid.uuid4())
+
+    def submit_twice(self, slot: Any) -> None:
+        """A double click: the same key at the same time, on a second connection."""
+        key = uuid.uuid4()
+        twin = threading.Thread(target=self._twin, args=(slot, key))
+        twin.start()
+        first = self.send(slot, key)
+        twin.join()
+        again = self.send(slot, key)
+        if first.ranking.idempotency_key == key and again.ranking.pk != first.ranking.pk:
+            self.counts["errors"] += 1
+            say("WRONG: a second click made a second ranking")
+
+    def _twin(self, slot: Any, key: uuid.UUID) -> None:
+        from django.db import connection
+
+        try:
+            self.send(slot, key)
+        except Exception as error:
+            self.counts["errors"] += 1
+            say(f"WRONG: a double submit failed: {error!r}")
+        finally:
+            connection.close()
+
+    def run_out(self, slot: Any) -> None:
+        from django.utils import timezone
+
+        from labeling import queue
+        from labeling.models import Slot
+
+        past = timezone.now() - timedelta(seconds=1)
+        mine = Slot.objects.filter(pk=slot.pk, reviewer=self.reviewer, leased_until__isnull=False)
+        mine.update(leased_until=past)
+        self.counts["expiries"] += queue.release_expired(project=self.project)
+        self.old_forms.append(slot)
+
+    def submit_late(self, slot: Any) -> None:
+        self.old_forms.append(slot)
+        late = self.old_forms.pop(self.random.randrange(len(self.old_forms)))
+        self.counts["late"] += 1
+        self.send(late, uuid.uuid4())
+
+    def lease_ahead(self, slot: Any) -> None:
+        from labeling import queue
+
+        self.counts["ahead"] += 1
+        following = queue.claim_ahead(project=self.project, reviewer=self.reviewer)
+        if following is not None and self.random.random() < 0.3:
+            self.submit(following)
+        self.submit(slot)
+
+    def release(self, slot: Any) -> None:
+        from labeling import queue
+
+        self.counts["releases"] += queue.release(slot_id=slot.pk, reviewer=self.reviewer)
+        self.old_forms.append(slot)
+
+    def skip(self, slot: Any) -> None:
+        from labeling import queue
+
+        self.counts["skips"] += queue.skip(
+            slot_id=slot.pk, reviewer=self.reviewer, reason="unclear"
+        )
+
+    def abandon(self, slot: Any) -> None:
+        self.old_forms.append(slot)
+
+
+def hammer(options: argparse.Namespace) -> int:
+    use(options.url)
+    seed, process = int(options.seed), int(options.process)
+    project, people = world(seed, tasks=max(options.claims // 3, 50))
+    mine = range(process * CONNECTIONS // PROCESSES, (process + 1) * CONNECTIONS // PROCESSES)
+    connections = [
+        Connection(
+            project, people[number % (CONNECTIONS - TABS)], random.Random(f"{seed}-{number}")
+        )
+        for number in mine
+    ]
+    each = -(-options.claims // CONNECTIONS)
+    with ThreadPoolExecutor(len(connections)) as pool:
+        for done in [pool.submit(drive, connection, each) for connection in connections]:
+            done.result()
+    print(
+        json.dumps(
+            {
+                "counts": sum((one.counts for one in connections), Counter()),
+                "acknowledged": [row for one in connections for row in one.acknowledged],
+            }
+        )
+    )
+    return 0
+
+
+def drive(one: Connection, claims: int) -> None:
+    from django.db import connection
+
+    for _ in range(claims):
+        try:
+            one.claim()
+        except Exception as error:
+            one.counts["errors"] += 1
+            say(f"WRONG: {error!r}")
+    connection.close()
+
+
+def world(seed: int, tasks: int) -> tuple[Any, list[Any]]:
+    """The project of a seed, made by whichever process comes first."""
+    from django.db import connection, transaction
+
+    from accounts.models import User
+    from labeling import guidelines
+    from labeling.models import Membership, Project
+
+    slug = f"hammer-{seed}"
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(1)")
+        if not Project.objects.filter(slug=slug).exists():
+            project = Project.objects.create(slug=slug, name=slug, rankings_per_task=OVERLAP)
+            draft = guidelines.create_draft(project=project, by=None, text="Be kind.", criteria=[])
+            guidelines.publish(version=draft, by=None)
+            for number in range(CONNECTIONS - TABS):
+                user = User.objects.create(username=f"{slug}-{number}")
+                Membership.objects.create(project=project, user=user)
+            add(project, tasks)
+    people = User.objects.filter(memberships__project__slug=slug).order_by("id")
+    return Project.objects.get(slug=slug), list(people)
+
+
+def add(project: Any, tasks: int) -> None:
+    from labeling.models import Prompt, Response
+    from labeling.queue import NewTask, add_tasks
+
+    prompts = [
+        Prompt(project=project, messages=[{"role": "user", "content": "?"}], content_hash=str(n))
+        for n in range(tasks)
+    ]
+    Prompt.objects.bulk_create(prompts)
+    responses = [
+        Response(prompt=prompt, text="!", model_name="m", identity=str(n))
+        for prompt in prompts
+        for n in range(RESPONSES)
+    ]
+    Response.objects.bulk_create(responses)
+    ids = [response.pk for response in responses]
+    add_tasks(
+        project=project,
+        tasks=[
+            NewTask(prompt.pk, ids[n * RESPONSES : (n + 1) * RESPONSES])
+            for n, prompt in enumerate(prompts)
+        ],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

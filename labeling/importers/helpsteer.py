@@ -1,0 +1,73 @@
+"""HelpSteer3 preferences: a conversation, two responses, and how much better several people find one.
+
+    {"context": [{"role", "content"}, …], "response1": …, "response2": …, "overall_preference": -2,
+     "individual_preference": [{"score": -2, "reasoning": …}, …]}
+
+A score goes from -3 (response 1 is much better) over 0 (about the same) to 3 (response 2 is much
+better), and becomes the strength of the ranking. Each individual preference is a ranking by the
+reviewer "helpsteer-1", "helpsteer-2", …, its reasoning the rationale. Where a row has none, the
+overall preference is one, by "helpsteer".
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labeling.importers.conversations import (
+    Draft,
+    as_messages,
+    as_reply,
+    from_json,
+    number,
+    plain_meta,
+    signed,
+    text_of,
+)
+from labeling.importers.records import BadInput, PromptRecord, Tally
+from labeling.importers.source import rows
+
+REVIEWER = "helpsteer"
+USED = {"context", "response1", "response2", "overall_preference", "individual_preference"}
+STRONGEST = 3
+
+
+def recognises(first: Any) -> bool:
+    return isinstance(first, dict) and {"context", "response1", "response2"} <= first.keys()
+
+
+def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
+    for line, row in rows(path):
+        if not isinstance(row, dict):
+            raise BadInput("a row must be an object.", line)
+        tally.read["pairs"] += 1
+        draft = Draft(
+            line,
+            as_messages(row.get("context"), line, "context"),
+            external_id=text_of(row, ("id",)),
+            meta=plain_meta(row, {*USED, "id"}),
+        )
+        sides = [
+            draft.place(as_reply(row.get(side), line, side)) for side in ("response1", "response2")
+        ]
+        for reviewer, score, reasoning in _scores(row, line):
+            tiers, strength = signed(sides[0], sides[1], score)
+            draft.judge(reviewer, tiers, tally, strength=strength, rationale=reasoning)
+        yield from draft.records(tally)
+
+
+def _scores(row: dict[str, Any], line: int) -> Iterator[tuple[str, float, str]]:
+    said = from_json(row.get("individual_preference")) or []
+    if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
+        raise BadInput('"individual_preference" must be a list of objects.', line)
+    for place, one in enumerate(said, start=1):
+        reasoning = text_of(one, ("reasoning",))[:20_000]
+        yield f"{REVIEWER}-{place}", _score(one.get("score"), "score", line), reasoning
+    if not said and row.get("overall_preference") is not None:
+        yield REVIEWER, _score(row["overall_preference"], "overall_preference", line), ""
+
+
+def _score(value: Any, name: str, line: int) -> float:
+    score = number(value)
+    if score is None or abs(score) > STRONGEST:
+        raise BadInput(f'"{name}" goes from -{STRONGEST} to {STRONGEST}; got {value!r}.', line)
+    return score

@@ -1,0 +1,52 @@
+r"""Anthropic's HH-RLHF: "chosen" and "rejected", each a whole transcript as one text.
+
+    {"chosen": "\n\nHuman: …\n\nAssistant: …", "rejected": "\n\nHuman: …\n\nAssistant: …"}
+
+The turns that both share are the prompt, and what the assistant says last are the two responses,
+ranked once by the reviewer "hh-rlhf". Transcripts that part before the last turn are left out.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labeling.importers.conversations import Draft, Messages, plain_meta
+from labeling.importers.records import BadInput, PromptRecord, Tally
+from labeling.importers.source import rows
+
+REVIEWER = "hh-rlhf"
+TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
+ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def recognises(first: Any) -> bool:
+    return isinstance(first, dict) and all(
+        isinstance(first.get(side), str) and TURN.match(first[side])
+        for side in ("chosen", "rejected")
+    )
+
+
+def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
+    for line, row in rows(path):
+        if not isinstance(row, dict):
+            raise BadInput("a row must be an object.", line)
+        tally.read["pairs"] += 1
+        chosen, rejected = (_turns(row.get(side), side, line) for side in ("chosen", "rejected"))
+        if chosen[:-1] != rejected[:-1] or chosen[-1]["role"] != "assistant":
+            tally.left_out["pairs whose transcripts part before the last turn"] += 1
+            continue
+        draft = Draft(line, chosen[:-1], meta=plain_meta(row, ("chosen", "rejected")))
+        sides = [[draft.place(side[-1]["content"])] for side in (chosen, rejected)]
+        draft.judge(REVIEWER, sides, tally)
+        yield from draft.records(tally)
+
+
+def _turns(text: Any, side: str, line: int) -> Messages:
+    if not isinstance(text, str) or not TURN.match(text):
+        raise BadInput(f'"{side}" must be a text that begins with "Human:".', line)
+    _, *parts = TURN.split(text)
+    return [
+        {"role": ROLES[who], "content": said.strip()}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
+    ]

@@ -1,0 +1,35 @@
+"""A trained model becomes the run's output: written, read back and compared, then shown as a whole."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+
+from reward.training.trainer_events import RecipeError, write_json
+from runs.rundir import RunDir
+
+
+def publish(run_dir: RunDir, model: Any, tokenizer: Any, report: dict[str, Any], card: str) -> None:
+    """The adapter, or the whole model where there is none, with all that goes beside it."""
+    with run_dir.publish() as draft:
+        model.save_pretrained(draft)
+        verify_saved(model, draft)
+        tokenizer.save_pretrained(draft)
+        write_json(draft / "report.json", report)
+        (draft / "README.md").write_text(card)
+
+
+def verify_saved(model: Any, folder: Path) -> None:
+    """Raises RecipeError unless the folder holds what was trained, bit for bit."""
+    written: dict[str, torch.Tensor] = {}
+    for file in folder.glob("*.safetensors"):
+        written.update(load_file(file))
+    adapter = isinstance(model, PeftModel)
+    trained = get_peft_model_state_dict(model) if adapter else model.state_dict()
+    for name, weight in trained.items():
+        if name not in written or not torch.equal(weight.cpu(), written[name]):
+            raise RecipeError(
+                f"The model was not saved whole: {name} is missing. Is the disk full?"
+            )

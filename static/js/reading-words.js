@@ -1,0 +1,127 @@
+// What differs between two texts, word by word. Pure functions, bounded in time for any input:
+// words that occur once in both texts are the anchors (Bram Cohen's patience diff), and small
+// stretches between them are compared exactly, by their longest common subsequence.
+export const WORDS_AT_MOST = 20_000;
+const CELLS_AT_MOST = 400_000;
+const STEPS_AT_MOST = 3_000_000;
+const ISLAND = 3;
+
+const ONE_BY_ONE = "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}";
+const WORD = new RegExp(`[${ONE_BY_ONE}]\\p{M}*|(?:(?![${ONE_BY_ONE}])[\\p{L}\\p{M}\\p{N}_'’])+|\\S`, "gu");
+
+/** The words of a text as {text, start, end}: runs of letters and digits, every other sign alone. */
+export function wordsOf(text, atMost = WORDS_AT_MOST) {
+  const found = [];
+  for (const match of text.matchAll(WORD)) {
+    if (found.length >= atMost) break;
+    found.push({ text: match[0], start: match.index, end: match.index + match[0].length });
+  }
+  return found;
+}
+
+/** For two lists of strings: which of each the other has not, as arrays of booleans, and `same`,
+ *  the share of the longer list that both have. */
+export function compare(left, right) {
+  const mates = new Int32Array(left.length).fill(-1);
+  const todo = [[0, left.length, 0, right.length]];
+  let steps = STEPS_AT_MOST;
+  while (todo.length && steps > 0) {
+    const region = trimmed(left, right, todo.pop(), mates);
+    const [a, aEnd, b, bEnd] = region;
+    steps -= aEnd - a + bEnd - b + 1;
+    if (a === aEnd || b === bEnd) continue;
+    if ((aEnd - a) * (bEnd - b) <= CELLS_AT_MOST) exact(left, right, region, mates);
+    else todo.push(...around(region, anchors(left, right, region), mates));
+  }
+  dropIslands(mates, right.length);
+  const differs = { left: Array(left.length).fill(true), right: Array(right.length).fill(true) };
+  let same = 0;
+  mates.forEach((mate, at) => {
+    if (mate < 0) return;
+    differs.left[at] = differs.right[mate] = false;
+    same += 1;
+  });
+  return { ...differs, same: same / Math.max(left.length, right.length, 1) };
+}
+
+/** The region without what both sides begin and end with; that is matched on the way. */
+function trimmed(left, right, [a, aEnd, b, bEnd], mates) {
+  while (a < aEnd && b < bEnd && left[a] === right[b]) mates[a++] = b++;
+  while (a < aEnd && b < bEnd && left[aEnd - 1] === right[bEnd - 1]) mates[--aEnd] = --bEnd;
+  return [a, aEnd, b, bEnd];
+}
+
+function exact(left, right, [a, aEnd, b, bEnd], mates) {
+  const width = bEnd - b + 1;
+  const best = new Uint16Array((aEnd - a + 1) * width);
+  for (let i = aEnd - 1; i >= a; i--) {
+    for (let j = bEnd - 1; j >= b; j--) {
+      const at = (i - a) * width + (j - b);
+      best[at] = left[i] === right[j] ? best[at + width + 1] + 1 : Math.max(best[at + width], best[at + 1]);
+    }
+  }
+  for (let i = a, j = b; i < aEnd && j < bEnd; ) {
+    const at = (i - a) * width + (j - b);
+    if (left[i] === right[j]) mates[i++] = j++;
+    else if (best[at + width] >= best[at + 1]) i++;
+    else j++;
+  }
+}
+
+/** Pairs of places of words that occur once on both sides, in an order that both sides share. */
+function anchors(left, right, [a, aEnd, b, bEnd]) {
+  const places = new Map();
+  for (let i = a; i < aEnd; i++) places.set(left[i], places.has(left[i]) ? null : [i, -1]);
+  for (let j = b; j < bEnd; j++) {
+    const place = places.get(right[j]);
+    if (place) place[1] = place[1] === -1 ? j : -2;
+  }
+  const pairs = [...places.values()].filter((place) => place && place[1] >= 0);
+  const piles = [];
+  for (const pair of pairs) {
+    let low = 0;
+    let high = piles.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (piles[middle].pair[1] < pair[1]) low = middle + 1;
+      else high = middle;
+    }
+    piles[low] = { pair, before: piles[low - 1] };
+  }
+  const chain = [];
+  for (let pile = piles.at(-1); pile; pile = pile.before) chain.push(pile.pair);
+  return chain.reverse();
+}
+
+function around([a, aEnd, b, bEnd], chain, mates) {
+  const gaps = [];
+  for (const [i, j] of chain) {
+    mates[i] = j;
+    gaps.push([a, i, b, j]);
+    a = i + 1;
+    b = j + 1;
+  }
+  if (chain.length) gaps.push([a, aEnd, b, bEnd]);
+  return gaps;
+}
+
+/** A word or two that happen to be the same amid much that is not tell a reader nothing. */
+function dropIslands(mates, rightLength) {
+  const runs = [];
+  for (let i = 0; i < mates.length; i++) {
+    if (mates[i] < 0) continue;
+    const last = runs.at(-1);
+    if (last && last.end === i && mates[i] === mates[i - 1] + 1) last.end = i + 1;
+    else runs.push({ start: i, end: i + 1 });
+  }
+  const gap = (before, after) => {
+    const leftGap = (after?.start ?? mates.length) - (before?.end ?? 0);
+    const rightGap = (after ? mates[after.start] : rightLength) - (before ? mates[before.end - 1] + 1 : 0);
+    return Math.max(leftGap, rightGap);
+  };
+  const islands = runs.filter((run, at) => {
+    const size = run.end - run.start;
+    return size < ISLAND && gap(runs[at - 1], run) > 2 * size && gap(run, runs[at + 1]) > 2 * size;
+  });
+  for (const { start, end } of islands) mates.fill(-1, start, end);
+}

@@ -1,0 +1,42 @@
+"""Gold in a project, as small as a test needs."""
+
+from typing import Any
+
+from accounts.models import User
+from labeling import assignment, gold, rankings
+from labeling.models import Gold, Project, Ranking, Slot
+from tests.labeling.world import ids, key, make_task
+
+
+def make_gold(
+    project: Project, purpose: str = Gold.Purpose.CHECK, explanation: str = "", **fields: Any
+) -> Gold:
+    """Of a task of its own: the first response belongs above the second."""
+    task = make_task(project, **fields)
+    first, second, *_ = ids(task)
+    return gold.make(
+        task=task,
+        constraints=[{"kind": "above", "a": first, "b": second}],
+        purpose=purpose,
+        explanation=explanation,
+    )
+
+
+def answer(slot: Slot, reviewer: User, *, right: bool = True) -> Ranking:
+    """In the task's own order, which is right, or the other way round."""
+    order = ids(slot.task) if right else ids(slot.task)[::-1]
+    return rankings.submit(
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=[[i] for i in order]
+    ).ranking
+
+
+def work(project: Project, reviewer: User, tasks: int, *, right: bool = True) -> list[Slot]:
+    """The slots a reviewer gets one after the other, answered; fewer when nothing is left."""
+    had = []
+    for _ in range(tasks):
+        slot = assignment.current(project=project, reviewer=reviewer)
+        if slot is None:
+            break
+        answer(slot, reviewer, right=right)
+        had.append(slot)
+    return had

@@ -1,0 +1,271 @@
+from itertools import pairwise
+
+import pytest
+
+from labeling import assignment, gold, gold_schedule, queue, rankings
+from labeling.models import Gold, Ranking, Slot
+from labeling.progress import of_reviewer
+from labeling.rankings import InvalidRanking
+from tests.labeling.gold_world import answer, make_gold, work
+from tests.labeling.world import (
+    ids,
+    in_threads,
+    make_many,
+    make_member,
+    make_project,
+    make_task,
+)  # fmt: skip
+
+pytestmark = pytest.mark.django_db
+
+
+def kinds(slots):
+    return [slot.task.kind for slot in slots]
+
+
+# --- without gold --------------------------------------------------------------------------------
+
+
+def test_it_gives_what_the_queue_gives_where_there_is_no_gold(django_assert_max_num_queries):
+    project = make_project()
+    task = make_task(project)
+    reviewer = make_member(project)
+    queue.claim(project=project, reviewer=reviewer)
+    with django_assert_max_num_queries(
+        4
+    ):  # a savepoint's two, the claim, and whether there is gold
+        slot = assignment.current(project=project, reviewer=reviewer)
+    assert slot.task == task
+
+
+def test_it_gives_nothing_before_a_guideline_is_published():
+    project = make_project(published=False, qualification_percent=80)
+    make_task(project)
+    reviewer = make_member(project)
+    assert assignment.current(project=project, reviewer=reviewer) is None
+    assert assignment.ahead(project=project, reviewer=reviewer) is None
+    assert assignment.stage(project=project, reviewer=reviewer) is None
+
+
+# --- gold among real work ------------------------------------------------------------------------
+
+
+def test_it_gives_as_much_gold_as_the_project_asks_and_never_in_clusters():
+    project = make_project(gold_percent=20, rankings_per_task=1)
+    for _ in range(30):
+        make_gold(project, responses=2)
+    make_many(project, 200)
+    reviewer = make_member(project)
+    had = kinds(work(project, reviewer, 100))
+    places = [n for n, kind in enumerate(had) if kind == "gold"]
+    assert 16 <= len(places) <= 24
+    gaps = [b - a for a, b in pairwise(places)]
+    assert min(gaps) >= 2 and max(gaps) <= 8 and len(set(gaps)) > 2
+
+
+@pytest.mark.parametrize("percent", [1, 3, 10, 30, 50])
+def test_its_gaps_have_the_mean_that_was_asked_for(percent):
+    gaps = [
+        gold_schedule.gap(percent=percent, project_id=1, reviewer_id=2, task_id=n)
+        for n in range(4000)
+    ]
+    assert sum(gaps) / len(gaps) == pytest.approx(100 / percent, rel=0.02)
+    assert min(gaps) >= 2 and max(gaps) <= 150 / percent + 1
+
+
+def test_it_gives_every_reviewer_an_order_and_a_rhythm_of_their_own():
+    project = make_project(gold_percent=50)
+    for _ in range(6):
+        make_gold(project)
+    reviewers = [make_member(project) for _ in range(4)]
+    orders = {tuple(gold_schedule.remaining(project, one)) for one in reviewers}
+    assert len(orders) > 1 and len({frozenset(order) for order in orders}) == 1
+
+
+def test_it_gives_a_reviewer_each_gold_task_once_also_after_a_skip():
+    project = make_project(gold_percent=50, rankings_per_task=1)
+    for _ in range(3):
+        make_gold(project)
+    for _ in range(12):
+        make_task(project)
+    reviewer = make_member(project)
+    skipped = None
+    had = []
+    while slot := assignment.current(project=project, reviewer=reviewer):
+        if skipped is None and slot.task.kind == "gold":
+            skipped = slot.task_id
+            queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
+            continue
+        answer(slot, reviewer)
+        had.append(slot)
+    tasks = [slot.task_id for slot in had]
+    assert kinds(had).count("gold") == 2 and skipped not in tasks
+    assert len(tasks) == len(set(tasks)) == 14
+
+
+def test_it_gives_no_gold_to_someone_who_ranked_the_same_prompt_before():
+    project = make_project(gold_percent=50)
+    reviewer, other = make_member(project), make_member(project)
+    task = make_task(project)
+    rankings.record(task=task, reviewer=reviewer, source="import", tiers=[[i] for i in ids(task)])
+    make_gold(project)
+    known = gold.make(task=task, constraints=gold.constraints_from([[i] for i in ids(task)], None))
+    assert known.task_id not in gold_schedule.remaining(project, reviewer)
+    assert known.task_id in gold_schedule.remaining(project, other)
+
+
+def test_it_leases_gold_ahead_like_any_other_task():
+    project = make_project(gold_percent=50, rankings_per_task=1)
+    for _ in range(5):
+        make_gold(project)
+    make_many(project, 30)
+    reviewer = make_member(project)
+    seen = []
+    for _ in range(20):
+        slot = assignment.current(project=project, reviewer=reviewer)
+        after = assignment.ahead(project=project, reviewer=reviewer)
+        assert after == assignment.ahead(project=project, reviewer=reviewer)
+        assert after.task_id != slot.task_id and after.shown_at is None
+        answer(slot, reviewer)
+        assert assignment.current(project=project, reviewer=reviewer).pk == after.pk
+        seen.append(slot.task.kind)
+    assert 4 <= seen.count("gold") <= 5
+
+
+def test_it_leases_nothing_ahead_without_a_current_slot():
+    project = make_project(gold_percent=50)
+    make_gold(project)
+    assert assignment.ahead(project=project, reviewer=make_member(project)) is None
+
+
+def test_it_counts_what_is_left_down_by_one_at_every_task_gold_or_not():
+    project = make_project(gold_percent=30, rankings_per_task=1)
+    for _ in range(8):
+        make_gold(project)
+    for _ in range(15):
+        make_task(project)
+    reviewer = make_member(project)
+    left, had = [], []
+    while slot := assignment.current(project=project, reviewer=reviewer):
+        if len(had) % 2:
+            assignment.ahead(project=project, reviewer=reviewer)
+        left.append(of_reviewer(project, reviewer).waiting)
+        answer(slot, reviewer)
+        had.append(slot.task.kind)
+    assert 5 <= had.count("gold") <= 8
+    assert left == list(range(len(had), 0, -1))
+
+
+def test_it_gives_gold_nobody_claims_to_nobody_when_its_lease_ends():
+    project = make_project(gold_percent=50)
+    one = make_gold(project)
+    first, other = make_member(project), make_member(project)
+    slot = queue.lease_new_slot(task=one.task, reviewer=first)
+    Slot.objects.filter(pk=slot.pk).update(leased_until="2020-01-01T00:00Z")
+    assert queue.claim(project=project, reviewer=other) is None
+    assert answer(slot, first).extra is False  # and a late answer to it is kept
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_gives_one_slot_to_a_reviewer_who_asks_in_two_tabs_at_once():
+    project = make_project(gold_percent=50)
+    for _ in range(4):
+        make_gold(project)
+        make_task(project)
+    reviewer = make_member(project)
+    for _ in range(6):
+        found = in_threads(*[lambda: assignment.current(project=project, reviewer=reviewer)] * 4)
+        assert len({slot.pk for slot in found}) == 1
+        answer(found[0], reviewer)
+
+
+def test_it_gives_no_gold_that_was_retired():
+    project = make_project(gold_percent=50, rankings_per_task=1)
+    one = make_gold(project)
+    Gold.objects.filter(pk=one.pk).update(retired_at="2026-01-01T00:00Z")
+    for _ in range(6):
+        make_task(project)
+    assert set(kinds(work(project, make_member(project), 9))) == {"ranking"}
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_it_begins_with_training_in_order_whatever_the_answers():
+    project = make_project()
+    make_task(project)
+    golds = [make_gold(project, "training") for _ in range(2)]
+    reviewer = make_member(project)
+    stage = assignment.stage(project=project, reviewer=reviewer)
+    assert (stage.purpose, stage.number, stage.course.total) == ("training", 1, 2)
+    had = work(project, reviewer, 9, right=False)
+    assert [slot.task_id for slot in had[:2]] == [one.task_id for one in golds]
+    assert kinds(had) == ["gold", "gold", "ranking"]
+    assert assignment.stage(project=project, reviewer=reviewer) is None
+
+
+def test_it_leases_nothing_ahead_in_training():
+    project = make_project()
+    make_task(project)
+    make_gold(project, "training")
+    reviewer = make_member(project)
+    slot = assignment.current(project=project, reviewer=reviewer)
+    assert assignment.stage_of(slot).purpose == "training"
+    assert assignment.ahead(project=project, reviewer=reviewer) is None
+
+
+def test_it_takes_back_unseen_real_work_when_training_is_added():
+    project = make_project()
+    for _ in range(3):
+        make_task(project)
+    reviewer = make_member(project)
+    first = assignment.current(project=project, reviewer=reviewer)
+    unseen = assignment.ahead(project=project, reviewer=reviewer)
+    one = make_gold(project, "training")
+    assert assignment.current(project=project, reviewer=reviewer).pk == first.pk
+    answer(first, reviewer)
+    assert assignment.current(project=project, reviewer=reviewer).task == one.task
+    unseen.refresh_from_db()
+    assert unseen.reviewer_id is None
+
+
+# --- late and never held -------------------------------------------------------------------------
+
+
+def test_it_refuses_a_ranking_of_a_task_that_was_never_given(db):
+    project = make_project(rankings_per_task=2)
+    task = make_task(project)
+    reviewer, stranger = make_member(project), make_member(project)
+    slot = queue.claim(project=project, reviewer=reviewer)
+    for other in task.slots.all():
+        with pytest.raises(InvalidRanking, match="not given to you"):
+            answer(other, stranger)
+    assert not Ranking.objects.exists()
+    assert answer(slot, reviewer)
+
+
+@pytest.mark.parametrize("end", ["expiry", "release", "taken"])
+def test_it_keeps_the_late_ranking_of_someone_who_held_it(end):
+    project = make_project(rankings_per_task=1)
+    make_task(project)
+    reviewer, other = make_member(project), make_member(project)
+    slot = queue.claim(project=project, reviewer=reviewer)
+    if end == "release":
+        queue.release(slot_id=slot.pk, reviewer=reviewer)
+    else:
+        Slot.objects.filter(pk=slot.pk).update(leased_until="2020-01-01T00:00Z")
+        queue.release_expired()
+    if end == "taken":
+        answer(queue.claim(project=project, reviewer=other), other)
+    assert answer(slot, reviewer).extra is (end == "taken")
+
+
+def test_a_slot_remembers_each_reviewer_once():
+    project = make_project(rankings_per_task=1)
+    make_task(project)
+    reviewers = [make_member(project) for _ in range(2)]
+    for reviewer in [*reviewers, *reviewers]:
+        slot = queue.claim(project=project, reviewer=reviewer)
+        queue.release(slot_id=slot.pk, reviewer=reviewer)
+    slot.refresh_from_db()
+    assert slot.had_by == [one.pk for one in reviewers]

@@ -1,0 +1,167 @@
+import pytest
+
+from labeling import gold, queue
+from labeling.gold import GoldError
+from labeling.models import Gold, Ranking, Slot, Task
+from tests.labeling.gold_world import answer, make_gold
+from tests.labeling.world import ids, make_member, make_project, make_task
+
+LETTERS = {1: "A", 2: "B", 3: "C", 4: "D"}
+
+
+def above(a, b):
+    return {"kind": "above", "a": a, "b": b}
+
+
+def tie(a, b):
+    return {"kind": "tie_allowed", "a": a, "b": b}
+
+
+def unacceptable(a):
+    return {"kind": "unacceptable", "a": a}
+
+
+def broken(tiers, cut, *constraints):
+    ranking = Ranking(tiers=tiers, cut=cut)
+    found = gold.check(ranking, Gold(constraints=list(constraints)), LETTERS)
+    assert gold.meets(tiers, cut, constraints) is found.right is (not found.broken)
+    return found.broken
+
+
+# --- what constraints say ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("constraints", "sentence"),
+    [
+        ([], "at least one thing"),
+        ("A > B", "at least one thing"),
+        ([1], "an object whose kind is one of above, tie_allowed, unacceptable"),
+        ([{"kind": "best", "a": 1}], "an object whose kind"),
+        ([{"kind": "above", "a": 1}], "above has exactly kind, a, b; got kind, a"),
+        (
+            [{"kind": "unacceptable", "a": 1, "b": 2}],
+            "unacceptable has exactly kind, a; got kind, a, b",
+        ),
+        ([above(1, 9)], "Constraint 1: there is no response 9 in this task"),
+        ([above(1, True)], "no response True"),
+        ([above(1, 2), above(3, "B")], "Constraint 2: there is no response 'B'"),
+        ([above(1, 1)], "two different responses"),
+        ([above(1, 2), above(1, 2)], "twice"),
+        ([above(1, 2), tie(3, 4), tie(4, 3)], "twice"),
+        ([tie(1, 2)], "Allowed ties alone break nothing"),
+        ([above(1, 2), above(2, 3), above(3, 1)], "A above B above C above A"),
+        ([above(1, 2), above(2, 1), tie(1, 2)], "A above B above A"),
+    ],
+)
+def test_it_refuses_constraints_that_say_nothing_or_too_much(constraints, sentence):
+    assert sentence in (gold.problem(constraints, LETTERS) or "")
+
+
+@pytest.mark.parametrize(
+    "constraints",
+    [
+        [above(1, 2)],
+        [unacceptable(3)],
+        [above(1, 2), above(1, 3), above(2, 4), above(3, 4), tie(2, 3), unacceptable(4)],
+    ],
+)
+def test_it_takes_constraints_that_a_ranking_can_meet(constraints):
+    assert gold.problem(constraints, LETTERS) is None
+
+
+@pytest.mark.parametrize(
+    ("tiers", "cut", "constraints", "sentences"),
+    [
+        ([[1], [2], [3]], None, [above(1, 2)], []),
+        ([[2], [1]], None, [above(1, 2)], ["A belongs above B, and is below it."]),
+        ([[1, 2], [3]], None, [above(1, 2)], ["A belongs above B, and they share a place."]),
+        ([[1, 2], [3]], None, [above(1, 2), tie(2, 1)], []),
+        ([[2], [1]], None, [above(1, 2), tie(1, 2)], ["A belongs above B, and is below it."]),
+        ([[1], [3]], None, [above(1, 2)], ["A belongs above B. B has no place."]),
+        ([[1], [2], [3]], 2, [unacceptable(3)], []),
+        ([[1], [2], [3]], 3, [unacceptable(3)], ["C is unacceptable, and is not below the line."]),
+        ([[1], [3]], None, [unacceptable(3)], ["C is unacceptable, and is not below the line."]),
+        ([[3], [1]], 0, [unacceptable(3)], []),
+        ([[1], [2]], 1, [unacceptable(3)], ["C is unacceptable. C has no place."]),
+    ],
+)
+def test_it_says_which_constraints_a_ranking_breaks(tiers, cut, constraints, sentences):
+    assert broken(tiers, cut, *constraints) == sentences
+
+
+def test_it_takes_a_ranking_as_a_start_and_finds_that_ranking_right():
+    tiers, cut = [[1], [2, 3], [4]], 2
+    constraints = gold.constraints_from(tiers, cut)
+    assert gold.problem(constraints, LETTERS) is None
+    assert broken(tiers, cut, *constraints) == []
+    assert broken([[1], [3], [2], [4]], 3, *constraints) == []
+    assert len(broken([[4], [2, 3], [1]], None, *constraints)) == 5
+
+
+# --- making it -----------------------------------------------------------------------------------
+
+pytestmark = pytest.mark.django_db
+
+
+def test_it_is_a_task_beside_the_one_it_was_made_from():
+    project = make_project()
+    task = make_task(project)
+    first, second, _third = ids(task)
+    one = gold.make(task=task, constraints=[above(first, second)], purpose="training")
+    assert (one.task.kind, one.project) == (Task.Kind.GOLD, project)
+    assert one.task.prompt == task.prompt and ids(one.task) == ids(task)
+    assert not one.task.slots.exists()
+
+
+def test_it_gives_the_task_it_was_made_from_to_nobody_new_and_keeps_a_late_answer():
+    project = make_project(rankings_per_task=2)
+    task = make_task(project)
+    first, other = make_member(project), make_member(project)
+    slot = queue.claim(project=project, reviewer=first)
+    gold.make(task=task, constraints=[above(*ids(task)[:2])])
+    assert queue.claim(project=project, reviewer=other) is None
+    Slot.objects.filter(pk=slot.pk).update(leased_until="2020-01-01T00:00Z")
+    assert queue.claim(project=project, reviewer=other) is None  # nor when that lease runs out
+    assert answer(slot, first).extra is False
+
+
+def test_it_refuses_gold_of_gold_and_a_second_of_the_same():
+    project = make_project()
+    task = make_task(project)
+    constraints = [above(*ids(task)[:2])]
+    one = gold.make(task=task, constraints=constraints)
+    for again in (task, one.task):
+        with pytest.raises(GoldError, match="already"):
+            gold.make(task=again, constraints=constraints)
+    with pytest.raises(GoldError, match="at least one thing"):
+        gold.make(task=make_task(project), constraints=[])
+    assert Gold.objects.count() == Task.objects.filter(kind="gold").count() == 1
+
+
+def test_it_comes_back_when_made_again_after_it_was_retired():
+    project = make_project()
+    task = make_task(project)
+    first, second, third = ids(task)
+    one = gold.make(task=task, constraints=[above(first, second)])
+    assert gold.retire(gold=one, by=None)
+    assert not gold.retire(gold=one, by=None)
+    again = gold.make(task=task, constraints=[above(third, second)])
+    assert again.pk == one.pk and again.retired_at is None
+    assert again.constraints == [above(third, second)]
+
+
+def test_it_measures_earlier_answers_by_constraints_that_were_changed():
+    project = make_project(gold_percent=50)
+    one = make_gold(project)
+    first, second, _third = ids(one.task)
+    slot = queue.lease_new_slot(task=one.task, reviewer=make_member(project))
+    ranking = answer(slot, slot.reviewer)
+    assert gold.check(ranking, one).right
+    gold.change(
+        gold=one, constraints=[above(second, first)], purpose="check", explanation="", by=None
+    )
+    one.refresh_from_db()
+    assert not gold.check(ranking, one).right
+    with pytest.raises(GoldError, match="no response 0"):
+        gold.change(gold=one, constraints=[above(0, 1)], purpose="check", explanation="", by=None)

@@ -1,0 +1,58 @@
+"""Gold measures reviewers; nothing that is made of rankings is made of it."""
+
+import pytest
+
+from labeling import assignment, queue
+from labeling.progress import by_reviewer, done_today, of_project
+from labeling.quality import quality_of
+from tests.labeling.gold_world import answer, make_gold, work
+from tests.labeling.world import make_member, make_project, make_task
+
+pytestmark = pytest.mark.django_db
+
+
+def answered(one, *reviewers, right=True):
+    for reviewer in reviewers:
+        answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
+
+
+def test_it_enters_no_agreement_and_no_dispute():
+    project = make_project(rankings_per_task=2)
+    one, a, b = make_gold(project), make_member(project), make_member(project)
+    answered(one, a)
+    answered(one, b, right=False)
+    found = quality_of(project)
+    assert (found.tasks, found.agreement.pairs, list(found.disputes)) == (0, 0, [])
+
+
+def test_it_enters_no_progress_and_no_list_of_reviewers():
+    project = make_project(rankings_per_task=1)
+    task = make_task(project)
+    one, reviewer = make_gold(project), make_member(project)
+    answered(one, reviewer)
+    counted = of_project(project)
+    assert (counted.tasks, counted.slots, counted.filled) == (2, 1, 0)  # and the task it is made of
+    assert by_reviewer(project) == []
+    answer(queue.claim(project=project, reviewer=reviewer), reviewer)
+    assert of_project(project).percent == 100
+    assert task.slots.filter(ranking__isnull=False).exists()
+    assert [row.rankings for row in by_reviewer(project)] == [1]
+
+
+def test_the_days_count_holds_checks_and_neither_training_nor_qualification():
+    project = make_project(qualification_percent=50)
+    reviewer = make_member(project)
+    make_gold(project, "training")
+    make_gold(project, "qualification")
+    assert len(work(project, reviewer, 3)) == 2
+    assert done_today(project, reviewer) == 0
+    answered(make_gold(project), reviewer)
+    assert done_today(project, reviewer) == 1
+
+
+def test_the_list_of_tasks_left_holds_no_slot_of_gold_given_back():
+    project = make_project()
+    one, reviewer = make_gold(project), make_member(project)
+    slot = queue.lease_new_slot(task=one.task, reviewer=reviewer)
+    queue.release(slot_id=slot.pk, reviewer=reviewer)
+    assert assignment.current(project=project, reviewer=make_member(project)) is None

@@ -1,0 +1,213 @@
+"""The other ways to gold: a file, a command, the admin."""
+
+import json
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import Role
+from labeling import gold, gold_schedule, guidelines, queue
+from labeling.importers import import_file
+from labeling.importers.records import BadInput
+from labeling.models import Adjudication, Gold, GuidelineVersion, Slot, Task
+from tests.labeling.gold_world import answer, make_gold
+from tests.labeling.world import ids, make_member, make_project, make_task, make_user
+
+pytestmark = pytest.mark.django_db
+
+LINE = {
+    "messages": [{"role": "user", "content": "Where is my lamp?"}],
+    "responses": [
+        {"text": "On Monday.", "model": "a"}, {"text": "No.", "model": "b"},
+        {"text": "Soon.", "model": "a"},
+    ],
+    "gold": {
+        "constraints": [{"kind": "above", "a": 0, "b": 1}, {"kind": "unacceptable", "a": 1}],
+        "purpose": "training",
+        "explanation": "It names a day.",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def project():
+    return make_project()
+
+
+def imported(project, tmp_path, *lines):
+    path = tmp_path / "gold.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return import_file(path, project=project)
+
+
+# --- a file --------------------------------------------------------------------------------------
+
+
+def test_a_line_with_gold_becomes_gold_and_no_work_for_the_queue(project, tmp_path):
+    assert imported(project, tmp_path, LINE).tally.read["gold tasks"] == 1
+    one = Gold.objects.get()
+    first, second, _third = ids(one.task)
+    assert one.constraints == [
+        {"kind": "above", "a": first, "b": second},
+        {"kind": "unacceptable", "a": second},
+    ]
+    assert (one.purpose, one.explanation, one.project) == ("training", "It names a day.", project)
+    assert Task.objects.get().kind == "gold" and not Slot.objects.exists()
+    gold.retire(gold=one, by=None)
+    imported(project, tmp_path, LINE)  # again: what is known already stays as it is
+    assert Gold.objects.get().retired_at and Task.objects.count() == 1
+
+
+def test_the_responses_of_its_gold_may_be_named_by_id(project, tmp_path):
+    responses = [dict(one, id=f"r{n}") for n, one in enumerate(LINE["responses"])]
+    said = {"constraints": [{"kind": "above", "a": "r2", "b": "r0"}]}
+    imported(project, tmp_path, {**LINE, "responses": responses, "gold": said})
+    one = Gold.objects.get()
+    first, _second, third = ids(one.task)
+    assert one.constraints == [{"kind": "above", "a": third, "b": first}]
+    assert one.purpose == "check"
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"constraints": []}, "Line 1: its gold is refused. Say at least one thing"),
+        ({"constraints": [{"kind": "above", "a": 0, "b": 7}]}, "Line 1: there is no response 7"),
+        ({"constraints": [{"kind": "best", "a": 0}]}, "Line 1: its gold is refused. Constraint 1"),
+        ({"constraints": ["A"]}, "Constraint 1: it must be an object"),
+        ({"constraint": []}, 'Line 1: "gold" has constraint'),
+        (
+            {"constraints": [{"kind": "unacceptable", "a": 0}], "purpose": "fun"},
+            "Gold is for one of",
+        ),
+    ],
+)
+def test_a_line_whose_gold_cannot_be_refuses_the_file(project, tmp_path, said, sentence):
+    with pytest.raises(BadInput) as refused:
+        imported(project, tmp_path, {**LINE, "gold": said})
+    assert sentence in str(refused.value)
+    assert not Task.objects.exists() and not Gold.objects.exists()
+
+
+def test_gold_that_is_held_for_a_lead_is_given_to_nobody():
+    project = make_project(gold_percent=50)
+    one, reviewer = make_gold(project), make_member(project)
+    assert gold_schedule.remaining(project, reviewer) == [one.task_id]
+    Task.objects.filter(pk=one.task_id).update(held=True)
+    assert gold_schedule.remaining(project, reviewer) == []
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def run(project, *args):
+    out = StringIO()
+    call_command("gold", "--project", project.slug, *args, stdout=out)
+    return out.getvalue()
+
+
+def test_the_command_shows_how_gold_is_answered(project):
+    one = make_gold(project)
+    reviewers = [make_member(project) for _ in range(3)]
+    for number, reviewer in enumerate(reviewers):
+        slot = queue.lease_new_slot(task=one.task, reviewer=reviewer)
+        answer(slot, reviewer, right=not number)
+    assert "1 of 3 right, 6% to 79%, suspect" in run(project)
+    said = json.loads(run(project, "--json"))
+    [row] = said["gold"]
+    assert (row["id"], row["right"], row["asked"], row["suspect"]) == (one.pk, 1, 3, True)
+    assert said["reviewers"][reviewers[0].username]["right"] == 1
+
+
+def test_the_command_makes_gold_of_what_was_adjudicated_or_ranked_and_retires_it(project):
+    lead = make_member(project, Role.LEAD)
+    task, other = make_task(project), make_task(project)
+    first, *_ = tiers = [[i] for i in ids(task)]
+    with pytest.raises(CommandError, match="was not adjudicated"):
+        run(project, "--make", str(task.pk))
+    Adjudication.objects.create(task=task, tiers=tiers, cut=2, cause="close", by=lead)
+    run(project, "--make", str(task.pk), "--dry-run")
+    assert not Gold.objects.exists()
+    run(project, "--make", str(task.pk), "--purpose", "qualification")
+    one = Gold.objects.get()
+    assert one.purpose == "qualification" and one.constraints[0]["a"] == first[0]
+    slot = queue.claim(project=project, reviewer=lead)
+    ranking = answer(slot, lead)
+    run(project, "--make", str(other.pk), "--ranking", str(ranking.pk))
+    assert Gold.objects.count() == 2
+    run(project, "--retire", str(one.pk))
+    one.refresh_from_db()
+    assert one.retired_at
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--make", "0"], "no task 0"),
+        (["--retire", "0"], "no gold 0"),
+        (["--make", "TASK", "--ranking", "0"], "no ranking 0"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(project, args, sentence):
+    task = make_task(project)
+    with pytest.raises(CommandError, match=sentence):
+        run(project, *[arg.replace("TASK", str(task.pk)) for arg in args])
+    with pytest.raises(CommandError, match="There is no project"):
+        call_command("gold", "--project", "nowhere")
+
+
+# --- the admin -----------------------------------------------------------------------------------
+
+
+def signed_in(user):
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_the_admin_changes_what_is_known_and_refuses_what_cannot_be(project):
+    one = make_gold(project)
+    a, b, _c = ids(one.task)
+    client = signed_in(make_member(project, Role.LEAD))
+    page = reverse("admin:labeling_gold_change", args=[one.pk])
+    assert f"A is response {a}" in client.get(page).content.decode()
+    data = {"purpose": "training", "explanation": "So.", "constraints": '[{"kind": "up"}]'}
+    assert "an object whose kind" in client.post(page, data).content.decode()
+    data["constraints"] = json.dumps([{"kind": "above", "a": b, "b": a}])
+    assert client.post(page, data).status_code == 302
+    one.refresh_from_db()
+    assert (one.purpose, one.constraints[0]["a"]) == ("training", b)
+    elsewhere = signed_in(make_member(make_project(), Role.LEAD))
+    assert elsewhere.post(page, {**data, "purpose": "check"}).status_code == 302
+    one.refresh_from_db()
+    assert one.purpose == "training"
+
+
+def test_the_admin_retires_and_neither_adds_nor_deletes(project):
+    one = make_gold(project)
+    client = signed_in(make_user(Role.TRAINER))
+    listed = reverse("admin:labeling_gold_changelist")
+    client.post(listed, {"action": "retire", "_selected_action": [one.pk]})
+    one.refresh_from_db()
+    assert one.retired_at
+    assert client.get(reverse("admin:labeling_gold_add")).status_code == 403
+    deleted = client.post(reverse("admin:labeling_gold_delete", args=[one.pk]), {"post": "yes"})
+    assert deleted.status_code == 403
+    assert client.get(reverse("admin:labeling_qualification_changelist")).status_code == 200
+
+
+def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_anew(project):
+    client = signed_in(make_member(project, Role.LEAD))
+    draft = guidelines.create_draft(project=project, by=None, text="New.", criteria=[])
+    page = reverse("admin:labeling_guidelineversion_change", args=[draft.pk])
+    data = {
+        "guideline": draft.guideline_id, "text": "New.", "change_note": "", "requalify": "on",
+        "criteria-TOTAL_FORMS": "0", "criteria-INITIAL_FORMS": "0",
+    }  # fmt: skip
+    client.post(page, data)
+    assert GuidelineVersion.objects.get(pk=draft.pk).requalify
+    publish = client.get(reverse("admin:labeling_guidelineversion_publish", args=[draft.pk]))
+    assert "ends every qualification" in publish.content.decode()

@@ -1,0 +1,404 @@
+import re
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from accounts.models import Role
+from labeling import assignment, gold_shares, queue, rankings
+from labeling.models import Adjudication, Gold, Qualification, Ranking, Slot
+from labeling.views.skeleton import sheet_html
+from tests.labeling.gold_world import answer, make_gold, work
+from tests.labeling.world import ids, make_member, make_project, make_task, make_user, one_each
+
+pytestmark = pytest.mark.django_db
+
+
+def signed_in(user) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def project():
+    return make_project(gold_percent=50)
+
+
+@pytest.fixture
+def lead(project):
+    return make_member(project, Role.LEAD)
+
+
+@pytest.fixture
+def client(lead):
+    return signed_in(lead)
+
+
+def url(name, project, *args):
+    return reverse(name, args=[project.slug, *args])
+
+
+def rows(*said, purpose="check", explanation="", **more):
+    """The form as a browser sends it; each row is (a, kind, b)."""
+    data = {
+        "rule-TOTAL_FORMS": str(len(said)),
+        "rule-INITIAL_FORMS": "0",
+        "purpose": purpose,
+        "explanation": explanation,
+        **more,
+    }
+    for number, row in enumerate(said):
+        for name, value in zip(("a", "kind", "b"), row, strict=True):
+            data[f"rule-{number}-{name}"] = str(value)
+    return data
+
+
+def answered(one, reviewer, *, right=True):
+    return answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
+
+
+# --- who may -------------------------------------------------------------------------------------
+
+
+def test_it_is_for_the_leads_of_the_project(project, lead):
+    one, task = make_gold(project), make_task(project)
+    reviewer, elsewhere = make_member(project), make_member(make_project(), Role.LEAD)
+    pages = [
+        url("project-gold", project),
+        url("project-gold-detail", project, one.pk),
+        url("project-gold-make", project, task.pk),
+    ]
+    posts = [
+        url("project-gold-retire", project, one.pk),
+        url("project-gold-allow", project, reviewer.pk),
+    ]
+    for page in pages:
+        assert signed_in(lead).get(page).status_code == 200
+        assert signed_in(make_user(Role.TRAINER)).get(page).status_code == 200
+    for page in posts:
+        assert signed_in(lead).get(page).status_code == 405
+    for user, status in ((reviewer, 403), (elsewhere, 404)):
+        assert {signed_in(user).get(page).status_code for page in pages} == {status}
+        assert {signed_in(user).post(page).status_code for page in posts + pages[1:]} == {status}
+    assert {Client().post(page).status_code for page in posts + pages} == {302}
+    one.refresh_from_db()
+    assert one.retired_at is None and Gold.objects.count() == 1
+
+
+def test_another_projects_gold_is_not_found(project, client):
+    other = make_gold(make_project())
+    for name, args in (("detail", other.pk), ("retire", other.pk), ("make", other.task_id)):
+        assert client.post(url(f"project-gold-{name}", project, args)).status_code == 404
+
+
+# --- making it -----------------------------------------------------------------------------------
+
+
+def test_it_makes_gold_of_what_the_lead_chose(project, lead, client):
+    task = make_task(project)
+    a, b, c = ids(task)
+    data = rows(
+        (a, "above", b), ("", "", ""), (c, "unacceptable", ""), (a, "tie_allowed", b),
+        purpose="training", explanation="**Because.**",
+    )  # fmt: skip
+    sent = client.post(url("project-gold-make", project, task.pk), data)
+    one = Gold.objects.get()
+    assert sent.url == url("project-gold-detail", project, one.pk)
+    assert one.constraints == [
+        {"kind": "above", "a": a, "b": b},
+        {"kind": "unacceptable", "a": c},
+        {"kind": "tie_allowed", "a": a, "b": b},
+    ]
+    assert (one.purpose, one.explanation, one.created_by) == ("training", "**Because.**", lead)
+    shown = client.get(sent.url).content.decode()
+    assert "A belongs above B." in shown and "C is unacceptable." in shown
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ([], "Say at least one thing"),
+        ([("a", "", "")], "Choose a response and what is known"),
+        ([("a", "above", "")], "Choose the other response"),
+        ([("a", "unacceptable", "b")], "so by itself"),
+        ([("a", "above", "a")], "two different responses"),
+        ([("a", "above", "b"), ("b", "above", "a")], "No ranking can do this"),
+        ([("a", "above", 999999999)], "999999999 is not one of the available choices"),
+    ],
+)
+def test_it_refuses_in_a_sentence_and_keeps_what_was_chosen(project, client, said, sentence):
+    task = make_task(project)
+    named = dict(zip("ab", ids(task), strict=False))
+    chosen = [tuple(named.get(value, value) for value in row) for row in said]
+    data = rows(*chosen, explanation="I wrote this")
+    page = client.post(url("project-gold-make", project, task.pk), data)
+    assert page.status_code == 422
+    assert sentence in page.content.decode() and "I wrote this" in page.content.decode()
+    assert not Gold.objects.exists() and Slot.objects.filter(priority=5).exists()
+
+
+def test_it_starts_from_what_was_ranked_or_adjudicated(project, lead, client):
+    task = make_task(project)
+    reviewer = make_member(project)
+    tiers = one_each(task)
+    ranking, _ = rankings.record(task=task, reviewer=reviewer, source="import", tiers=tiers, cut=2)
+    Adjudication.objects.create(task=task, tiers=tiers[::-1], cut=None, cause="mistake", by=lead)
+    page = client.get(url("project-gold-make", project, task.pk) + f"?from=ranking-{ranking.pk}")
+    assert [start["name"] for start in page.context["starts"]] == [
+        "adjudication",
+        f"ranking-{ranking.pk}",
+    ]
+    a, b, c = ids(task)
+    chosen = [form.initial for form in page.context["rules_form"].initial_forms]
+    assert chosen == [
+        {"kind": "above", "a": a, "b": b},
+        {"kind": "above", "a": b, "b": c},
+        {"kind": "unacceptable", "a": c},
+    ]
+    assert f'<option value="{b}" selected>B</option>' in page.content.decode()
+
+
+def test_it_gives_more_lines_and_keeps_what_was_chosen(project, client):
+    task = make_task(project)
+    a, b, _c = ids(task)
+    data = rows((a, "above", b), explanation="So far", purpose="qualification", more="1")
+    page = client.post(url("project-gold-make", project, task.pk), data)
+    assert page.status_code == 200 and len(page.context["rules_form"].forms) == 4
+    shown = page.content.decode()
+    assert "So far" in shown and f'<option value="{b}" selected>B</option>' in shown
+    assert re.search(r'value="qualification"[^>]* checked', shown)
+    assert not Gold.objects.exists()
+
+
+def test_it_leads_from_a_task_to_its_gold(project, client):
+    one, task = make_gold(project), make_task(project)
+    made = client.get(url("project-gold-make", project, one.task_id))
+    assert made.url == url("project-gold-detail", project, one.pk)
+    shown = client.get(url("project-task", project, task.pk)).content.decode()
+    assert "Make gold" in shown and url("project-gold-make", project, task.pk) in shown
+    listed = client.get(url("project-data", project)).content.decode()
+    assert '<span class="badge badge-accent">gold</span>' in listed
+
+
+def test_it_changes_and_retires_gold(project, client):
+    one = make_gold(project)
+    a, b, c = ids(one.task)
+    detail = url("project-gold-detail", project, one.pk)
+    assert client.post(detail, rows((a, "above", a))).status_code == 422
+    assert client.post(detail, rows((c, "above", b), purpose="training")).status_code == 302
+    one.refresh_from_db()
+    assert one.constraints == [{"kind": "above", "a": c, "b": b}] and one.purpose == "training"
+    assert client.post(url("project-gold-retire", project, one.pk)).status_code == 302
+    one.refresh_from_db()
+    assert one.retired_at
+    listed = url("project-gold", project)
+    assert f"#{one.pk}<" not in client.get(listed).content.decode()
+    assert f"#{one.pk}<" in client.get(listed + "?retired=1").content.decode()
+
+
+def test_it_says_how_to_begin_where_there_is_none(project, client):
+    assert "No gold yet" in client.get(url("project-gold", project)).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "purpose", "sentence"),
+    [
+        ({"gold_percent": 0}, "check", "None is given out: the project&#x27;s gold percent is 0."),
+        ({"gold_percent": 10}, "training", "There is none to give."),
+        ({"qualification_percent": 80}, "check", "nobody gets real work"),
+        ({"qualification_percent": 80}, "qualification", "1 of 1 must be right (80%)"),
+    ],
+)
+def test_it_says_what_a_setting_does_with_the_gold_there_is(fields, purpose, sentence):
+    project = make_project(**fields)
+    make_gold(project, purpose)
+    shown = signed_in(make_member(project, Role.LEAD)).get(url("project-gold", project))
+    assert sentence.replace("&#x27;", "'") in shown.content.decode().replace("&#x27;", "'")
+
+
+# --- how it is answered --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "asked", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 0, 0, 1), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1)],
+)
+def test_its_interval_is_wilsons(right, asked, low, high):
+    assert gold_shares.wilson(right, asked) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_it_shows_the_share_right_by_task_and_by_reviewer_and_what_is_suspect(project, client):
+    easy, wrong, training = make_gold(project), make_gold(project), make_gold(project, "training")
+    reviewers = [make_member(project) for _ in range(3)]
+    for number, reviewer in enumerate(reviewers):
+        answered(easy, reviewer)
+        answered(wrong, reviewer, right=not number)
+        answered(training, reviewer, right=False)
+    page = client.get(url("project-gold", project))
+    shares = {row["gold"].pk: row["share"] for row in page.context["rows"]}
+    assert (shares[easy.pk].percent, shares[easy.pk].suspect) == (100, False)
+    assert (shares[wrong.pk].right, shares[wrong.pk].asked, shares[wrong.pk].suspect) == (
+        1,
+        3,
+        True,
+    )
+    by_name = {
+        user.username: (share.right, share.asked) for user, share in page.context["reviewers"]
+    }
+    assert by_name == {
+        reviewers[0].username: (2, 2),
+        reviewers[1].username: (1, 2),
+        reviewers[2].username: (1, 2),
+    }
+    shown = page.content.decode()
+    assert "9% to 91%" in shown  # 1 of 2
+    assert shown.count(">suspect<") == 2  # the training task, too
+    detail = client.get(url("project-gold-detail", project, wrong.pk)).content.decode()
+    assert "1 of 3 right" in detail and "A belongs above B, and is below it." in detail
+
+
+def test_retired_gold_measures_no_reviewer(project, client):
+    one, reviewer = make_gold(project), make_member(project)
+    answered(one, reviewer, right=False)
+    client.post(url("project-gold-retire", project, one.pk))
+    assert client.get(url("project-gold", project)).context["reviewers"] == []
+
+
+def test_it_lists_page_by_page(project, client, monkeypatch):
+    monkeypatch.setattr("labeling.views.gold.PAGE", 2)
+    golds = [make_gold(project) for _ in range(3)]
+    first = client.get(url("project-gold", project))
+    assert [row["gold"].pk for row in first.context["rows"]] == [golds[2].pk, golds[1].pk]
+    older = client.get(url("project-gold", project) + f"?before={first.context['older']}")
+    assert [row["gold"].pk for row in older.context["rows"]] == [golds[0].pk]
+
+
+def test_its_queries_do_not_grow_with_gold_answers_or_reviewers(project, client):
+    counts = []
+    for _ in range(2):
+        for _ in range(2):
+            one, reviewer = make_gold(project), make_member(project)
+            answered(one, reviewer)
+        with CaptureQueriesContext(connection) as queries:
+            client.get(url("project-gold", project))
+        counts.append(len(queries))
+    assert counts[0] == counts[1] <= 14
+
+
+# --- what the reviewer sees ----------------------------------------------------------------------
+
+
+def normalised(response):
+    """A page without what differs between any two tasks: numbers, keys and tokens."""
+    html = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "KEY", response.content.decode())
+    html = re.sub(r'(csrfmiddlewaretoken" value=|CSRFToken": )"[^"]*"', r"\1", html)
+    headers = {name: value for name, value in response.headers.items() if name != "X-CSRFToken"}
+    return re.sub(r"\d+", "N", html), re.sub(r"\d+", "N", str(headers))
+
+
+def test_gold_is_on_the_page_what_any_other_task_is(project):
+    for _ in range(6):
+        make_gold(project)
+        make_task(project)
+    reviewer = make_member(project)
+    browser, pages, short = signed_in(reviewer), {}, {}
+    browser.post(url("review-guideline", project), {"version": project.current_version_id})
+    own = Slot.objects.select_related("task").filter(reviewer=reviewer, ranking=None)
+    for number in range(10):
+        page, after = browser.get(url("review", project)), browser.get(url("review-next", project))
+        slot, following = own.get(ahead=False), own.get(ahead=True)
+        if number > 3:  # once there is a last one, and a pace
+            pages[slot.task.kind] = normalised(page)
+            pages[f"{following.task.kind} ahead"] = normalised(after)
+            short[following.task.kind] = sheet_html(page.wsgi_request, project, following, dict)
+        answer(slot, reviewer)
+    assert pages["gold"] == pages["ranking"]
+    assert pages["gold ahead"] == pages["ranking ahead"]
+    assert short["gold"] and short["ranking"]  # both go the short way to a page: neither is slower
+    assert "gold" not in pages["gold"][0].lower() + pages["gold ahead"][0].lower()
+
+
+def test_it_says_plainly_that_it_is_the_qualification_and_how_it_ended():
+    project = make_project(qualification_percent=100)
+    for _ in range(2):
+        make_gold(project, "qualification")
+    reviewer = make_member(project)
+    browser = signed_in(reviewer)
+    browser.post(url("review-guideline", project), {"version": project.current_version_id})
+    assert "Qualification, task 1 of 2." in browser.get(url("review", project)).content.decode()
+    work(project, reviewer, 1)
+    assert "Qualification, task 2 of 2." in browser.get(url("review", project)).content.decode()
+    work(project, reviewer, 1, right=False)
+    shown = browser.get(url("review", project)).content.decode()
+    assert "The qualification was not passed" in shown and "1 of 2" in shown
+    assert "they can allow another attempt" in shown
+
+
+def test_a_lead_sees_who_failed_and_allows_another_attempt(project, client):
+    make_gold(project, "qualification")
+    project.qualification_percent = 100
+    project.save(update_fields=["qualification_percent"])
+    reviewer = make_member(project)
+    allow = url("project-gold-allow", project, reviewer.pk)
+    client.post(allow)
+    assert not Qualification.objects.exists()
+    work(project, reviewer, 2, right=False)
+    shown = client.get(url("project-gold", project)).content.decode()
+    assert allow in shown and "0 of 1" in shown
+    client.post(allow)
+    assert len(work(project, reviewer, 1)) == 1
+
+
+def form_of(slot, *, right):
+    order = ids(slot.task) if right else ids(slot.task)[::-1]
+    return {
+        "slot": slot.pk,
+        "shown_order": ",".join(map(str, slot.shown_order)),
+        "idempotency_key": "0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11",
+        **{f"rank-{response}": str(place) for place, response in enumerate(order, start=1)},
+    }
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_training_answers_with_what_was_right_and_why(right):
+    project = make_project()
+    make_gold(project, "training", explanation="The first **names a day**.")
+    make_task(project)
+    reviewer, other = make_member(project), make_member(project)
+    browser = signed_in(reviewer)
+    browser.post(url("review-guideline", project), {"version": project.current_version_id})
+    assert "Training, task 1 of 1." in browser.get(url("review", project)).content.decode()
+    slot = Slot.objects.get(reviewer=reviewer)
+    sent = browser.post(url("review", project), form_of(slot, right=right))
+    ranking = Ranking.objects.get()
+    assert sent.url == url("review-feedback", project, ranking.pk)
+    shown = browser.get(sent.url).content.decode()
+    letters = {pk: "ABC"[n] for n, pk in enumerate(slot.shown_order)}
+    a, b, _c = (letters[pk] for pk in ids(slot.task))
+    assert "<strong>names a day</strong>" in shown
+    assert (f"{a} belongs above {b}." in shown) is right
+    assert (f"{a} belongs above {b}, and is below it." in shown) is not right
+    assert "On to real work" in shown
+    assert "Training" not in browser.get(url("review", project)).content.decode()
+    assert signed_in(other).get(sent.url).status_code == 404
+
+
+def test_training_tells_the_script_where_to_read_it():
+    project = make_project()
+    make_gold(project, "training")
+    reviewer = make_member(project)
+    slot = assignment.current(project=project, reviewer=reviewer)
+    sent = signed_in(reviewer).post(
+        url("review", project), form_of(slot, right=True), headers={"accept": "application/json"}
+    )
+    assert sent.json()["go"] == url("review-feedback", project, Ranking.objects.get().pk)
+
+
+def test_there_is_no_feedback_for_real_work_or_a_check(project):
+    one, reviewer = make_gold(project), make_member(project)
+    ranking = answered(one, reviewer)
+    shown = signed_in(reviewer).get(url("review-feedback", project, ranking.pk))
+    assert shown.url == url("review", project)

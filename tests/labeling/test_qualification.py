@@ -1,0 +1,175 @@
+import pytest
+
+from accounts.models import AuditEntry
+from labeling import assignment, guidelines, qualification, queue
+from labeling.models import Qualification, Ranking
+from labeling.qualification import QualificationError, attempt_of
+from labeling.rankings import InvalidRanking
+from tests.labeling.gold_world import answer, make_gold, work
+from tests.labeling.world import in_threads, make_member, make_project, make_task
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    """Three qualification tasks, two of which must be right, before real work."""
+    project = make_project(qualification_percent=60)
+    for _ in range(3):
+        make_gold(project, "qualification")
+    make_task(project)
+    return project
+
+
+@pytest.fixture
+def reviewer(project):
+    return make_member(project)
+
+
+def next_kind(project, reviewer):
+    slot = assignment.current(project=project, reviewer=reviewer)
+    return slot and slot.task.kind
+
+
+def publish(project, *, requalify=False):
+    draft = guidelines.create_draft(project=project, by=None, text="New.", criteria=[])
+    draft.requalify = requalify
+    draft.save(update_fields=["requalify"])
+    guidelines.publish(version=draft, by=None)
+    project.refresh_from_db()
+
+
+def fail(project, reviewer):
+    work(project, reviewer, 3, right=False)
+    assert next_kind(project, reviewer) is None
+
+
+def test_it_comes_before_real_work_and_is_passed(project, reviewer):
+    had = work(project, reviewer, 3)
+    assert [slot.task.gold.purpose for slot in had] == ["qualification"] * 3
+    assert next_kind(project, reviewer) == "ranking"
+    attempt = attempt_of(project=project, reviewer=reviewer)
+    assert (attempt.state, attempt.right, attempt.asked) == ("passed", 3, 3)
+    assert attempt.version == project.current_version and attempt.ended_at
+    assert AuditEntry.objects.filter(action="qualification passed").exists()
+
+
+@pytest.mark.parametrize(("wrong", "state"), [(1, "passed"), (2, "failed")])
+def test_it_is_passed_with_the_share_that_the_project_asks_for(project, reviewer, wrong, state):
+    work(project, reviewer, wrong, right=False)
+    work(project, reviewer, 3 - wrong)
+    assert next_kind(project, reviewer) == ("ranking" if state == "passed" else None)
+    assert attempt_of(project=project, reviewer=reviewer).state == state
+    assert qualification.needed(project) == 2
+
+
+def test_a_skipped_task_is_not_right(project, reviewer):
+    work(project, reviewer, 1)
+    for _ in range(2):
+        slot = assignment.current(project=project, reviewer=reviewer)
+        queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
+    assert next_kind(project, reviewer) is None
+    attempt = attempt_of(project=project, reviewer=reviewer)
+    assert (attempt.state, attempt.right, attempt.asked) == ("failed", 1, 3)
+
+
+def test_without_it_nobody_ranks_real_work_by_any_way(project, reviewer):
+    [real] = project.tasks.filter(kind="ranking", slots__priority__lt=10).distinct()
+    fail(project, reviewer)
+    assert assignment.ahead(project=project, reviewer=reviewer) is None
+    with pytest.raises(InvalidRanking, match="not given to you"):
+        answer(real.slots.first(), reviewer)
+    assert not real.rankings.exists()
+
+
+def test_a_lead_allows_another_attempt_which_begins_anew(project, reviewer):
+    lead = make_member(project, "lead")
+    with pytest.raises(QualificationError, match="has not failed"):
+        qualification.allow_again(project=project, reviewer=reviewer, by=lead)
+    fail(project, reviewer)
+    before = list(Ranking.objects.filter(reviewer=reviewer))
+    qualification.allow_again(project=project, reviewer=reviewer, by=lead)
+    stage = assignment.stage(project=project, reviewer=reviewer)
+    assert (stage.number, stage.course.total, stage.failed) == (1, 3, False)
+    assert len(work(project, reviewer, 3)) == 3
+    assert next_kind(project, reviewer) == "ranking"
+    assert {one.pk for one in before} < set(Ranking.objects.values_list("pk", flat=True))
+    states = Qualification.objects.order_by("pk").values_list("state", "right")
+    assert list(states) == [("failed", 0), ("passed", 3)]
+    with pytest.raises(QualificationError):
+        qualification.allow_again(project=project, reviewer=reviewer, by=lead)
+
+
+def test_a_late_answer_from_the_attempt_before_is_kept(project, reviewer):
+    work(project, reviewer, 2, right=False)
+    slot = assignment.current(project=project, reviewer=reviewer)
+    publish(project, requalify=True)
+    qualification.ensure(project=project, reviewer=reviewer)
+    assert answer(slot, reviewer)
+
+
+def test_a_version_that_says_so_ends_it_and_another_does_not(project, reviewer):
+    work(project, reviewer, 3)
+    publish(project)
+    assert next_kind(project, reviewer) == "ranking"
+    queue.release(
+        slot_id=assignment.current(project=project, reviewer=reviewer).pk, reviewer=reviewer
+    )
+    publish(project, requalify=True)
+    assert next_kind(project, reviewer) == "gold"
+    assert len(work(project, reviewer, 3)) == 3
+    assert next_kind(project, reviewer) == "ranking"
+    attempts = Qualification.objects.order_by("pk").values_list("state", "version__number")
+    assert list(attempts) == [("passed", 1), ("passed", 3)]
+
+
+def test_what_is_before_them_when_it_ends_is_theirs_to_finish(project, reviewer):
+    work(project, reviewer, 3)
+    slot = assignment.current(project=project, reviewer=reviewer)
+    publish(project, requalify=True)
+    assert assignment.current(project=project, reviewer=reviewer).pk == slot.pk
+    assert assignment.ahead(project=project, reviewer=reviewer) is None
+    assert answer(slot, reviewer)
+    assert next_kind(project, reviewer) == "gold"
+
+
+def test_an_attempt_under_way_begins_anew_under_such_a_version(project, reviewer):
+    work(project, reviewer, 2)
+    publish(project, requalify=True)
+    assert len(work(project, reviewer, 4)) == 4  # all three again, and then real work
+    assert attempt_of(project=project, reviewer=reviewer).state == "passed"
+
+
+def test_it_gives_nothing_while_there_are_no_tasks_for_it():
+    project = make_project(qualification_percent=60)
+    make_task(project)
+    reviewer = make_member(project)
+    assert next_kind(project, reviewer) is None
+    stage = assignment.stage(project=project, reviewer=reviewer)
+    assert (stage.failed, stage.course.total) == (False, 0)
+    make_gold(project, "qualification")
+    assert next_kind(project, reviewer) == "gold"
+
+
+def test_it_is_not_asked_for_where_the_percent_is_zero():
+    project = make_project()
+    make_gold(project, "qualification")
+    make_task(project)
+    assert next_kind(project, make_member(project)) == "ranking"
+
+
+def test_training_comes_before_it(project, reviewer):
+    make_gold(project, "training")
+    purposes = [slot.task.gold.purpose for slot in work(project, reviewer, 4)]
+    assert purposes == ["training", *["qualification"] * 3]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_tabs_begin_and_end_one_attempt(project, reviewer):
+    ask = [lambda: assignment.current(project=project, reviewer=reviewer)] * 4
+    for _ in range(3):
+        found = in_threads(*ask)
+        assert len({slot.pk for slot in found}) == 1
+        answer(found[0], reviewer)
+    assert len({slot.pk for slot in in_threads(*ask)}) == 1
+    assert [one.state for one in Qualification.objects.all()] == ["passed"]

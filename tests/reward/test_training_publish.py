@@ -1,0 +1,56 @@
+"""What is published can be trusted and loaded: weights read back, cards that name the right base."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from reward.training.card import front_matter, held_out_table, loading
+from reward.training.publish import verify_saved
+from reward.training.trainer_events import RecipeError
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_weight_that_was_not_written_as_trained_is_named(tmp_path, damage):
+    model = torch.nn.Linear(2, 1)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    verify_saved(model, tmp_path)
+    if damage == "missing":
+        del weights["bias"]
+    else:
+        weights["bias"] += 1e-6
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(RecipeError, match="bias is missing"):
+        verify_saved(model, tmp_path)
+
+
+CODE = 'base = AutoModel.from_pretrained("{base}", num_labels=1)'
+
+
+def test_the_loading_code_pins_the_revision_that_was_trained_on():
+    pinned = 'base = AutoModel.from_pretrained("lab/tiny", revision="abc123", num_labels=1)'
+    assert loading(CODE, "lab/tiny@abc123") == pinned
+    assert loading(CODE, "lab/tiny") == CODE.replace("{base}", "lab/tiny")
+
+
+def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
+    folder = tmp_path / "tiny@home"
+    folder.mkdir()
+    assert loading(CODE, str(folder)) == CODE.replace("{base}", str(folder))
+
+
+def test_hubs_are_told_a_base_model_that_others_can_find():
+    assert "base_model: lab/tiny\n" in front_matter({}, "lab/tiny@abc123")
+    assert "base_model" not in front_matter({}, "/srv/models/tiny")
+
+
+def test_a_figure_without_a_value_gives_its_reason():
+    counts = {"prompts": 3, "pairs": 4}
+    known = {"value": 0.75, "interval": [0.5, 0.875], "reason": None, **counts}
+    unknown = {"value": None, "interval": None, "reason": "Nobody compared.", **counts}
+    table = held_out_table({"accuracy": known, "agreement": unknown})
+    assert table[2:] == [
+        "| accuracy | 0.750 | 0.500 to 0.875 | 3 | 4 |",
+        "| agreement | – | Nobody compared. | 3 | 4 |",
+        "",
+    ]
