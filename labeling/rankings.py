@@ -180,6 +180,8 @@ def revisable_until(ranking: Ranking) -> datetime | None:
 
     None: never. Costs a query, unless the ranking carries `first_sent` (see with_first_sent).
     """
+    if _is_settled(ranking):
+        return None
     hours = ranking.task.project.revision_hours
     if not hours:
         return None
@@ -203,19 +205,26 @@ def _sent(ranking: Ranking) -> QuerySet[Ranking]:
 
 
 def can_undo(ranking: Ranking) -> bool:
-    """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
-
-    Once the right answer was shown, or counted towards a qualification, there is no way back.
-    """
-    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone."""
     return (
         ranking.superseded_at is None
         and ranking.supersedes_id is None
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
-        and not (ranking.task.kind == Task.Kind.GOLD and gold.exists())
+        and not _is_settled(ranking)
     )
+
+
+def _is_settled(ranking: Ranking) -> bool:
+    """The right answer was shown, or it counts towards a qualification: there is no way back.
+
+    A query for gold alone.
+    """
+    if ranking.task.kind != Task.Kind.GOLD:
+        return False
+    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    return gold.exists()
 
 
 def undo_seconds(ranking: Ranking) -> int:
