@@ -502,6 +502,7 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
 
 def test_once_the_answer_was_shown_there_is_no_way_back(slot, task, reviewer):
     ranking = submit(slot, reviewer).ranking
+    Task.objects.filter(pk=task.pk).update(kind=Task.Kind.GOLD)
     Gold.objects.create(task=task, constraints=[], purpose=Gold.Purpose.TRAINING)
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
