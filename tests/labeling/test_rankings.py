@@ -6,7 +6,7 @@ import pytest
 from django.utils import timezone
 
 from labeling import guidelines, queue, rankings
-from labeling.models import Gold, Membership, Project, Ranking, Slot
+from labeling.models import Gold, Membership, Project, Ranking, Slot, Task
 from labeling.rankings import InvalidRanking
 from tests.labeling.world import (
     ids,
@@ -503,7 +503,9 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
 def test_once_the_answer_was_shown_there_is_no_way_back(slot, task, reviewer):
     ranking = submit(slot, reviewer).ranking
     Task.objects.filter(pk=task.pk).update(kind=Task.Kind.GOLD)
-    Gold.objects.create(task=task, constraints=[], purpose=Gold.Purpose.TRAINING)
+    Gold.objects.create(
+        task=task, project=task.project, constraints=[], purpose=Gold.Purpose.TRAINING
+    )
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
 
