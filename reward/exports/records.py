@@ -13,7 +13,16 @@ from typing import Any
 import pyarrow as pa
 
 from accounts.models import User
-from labeling.models import GuidelineVersion, Project, Prompt, Ranking, Response, Task, TaskResponse
+from labeling.models import (
+    Gold,
+    GuidelineVersion,
+    Project,
+    Prompt,
+    Ranking,
+    Response,
+    Task,
+    TaskResponse,
+)
 from reward.exports.shapes import MESSAGES, Row
 from reward.snapshots import pseudonyms
 
@@ -31,7 +40,7 @@ _RANKING = pa.struct(
 _TASK = pa.struct(
     [
         ("responses", _PLACES), ("priority", pa.int64()), ("rankings_wanted", pa.int64()),
-        ("kind", pa.string()), ("rankings", pa.list_(_RANKING)),
+        ("kind", pa.string()), ("gold", pa.string()), ("rankings", pa.list_(_RANKING)),
     ]
 )  # fmt: skip
 _RESPONSE = pa.struct(
@@ -49,7 +58,7 @@ RECORDS = pa.schema(
 
 
 class Records:
-    """Batches of rows by the id of the prompt. Five queries for 256 prompts, however many there are.
+    """Batches of rows by the id of the prompt. Six queries for 256 prompts, however many there are.
 
     `names`: reviewers by their user names; else by pseudonyms, the project's own.
     """
@@ -85,9 +94,11 @@ class Records:
             "task_id",
         )
         rankings = self._rankings(ids, counts)
+        used = Gold.objects.filter(task__prompt__in=ids, retired_at=None)
+        golds = {one.task_id: one for one in used}
         counts["prompts"] += len(prompts)
         return [
-            self._row(prompt, responses[prompt.pk], tasks[prompt.pk], places, rankings)
+            self._row(prompt, responses[prompt.pk], tasks[prompt.pk], places, rankings, golds)
             for prompt in prompts
         ]
 
@@ -112,6 +123,7 @@ class Records:
         tasks: list[Task],
         places: dict[int, list[TaskResponse]],
         rankings: dict[int, list[Ranking]],
+        golds: dict[int, Gold],
     ) -> Row:
         at = {response.pk: place for place, response in enumerate(responses)}
         return {
@@ -134,6 +146,7 @@ class Records:
                     "priority": task.priority,
                     "rankings_wanted": task.rankings_wanted,
                     "kind": task.kind,
+                    "gold": _gold(golds.get(task.pk), at),
                     "rankings": [self._ranking(ranking, at) for ranking in rankings[task.pk]],
                 }
                 for task in tasks
@@ -155,6 +168,18 @@ class Records:
             "source": ranking.source,
             "guideline_version": self.versions.get(ranking.guideline_version_id or 0),
         }
+
+
+def _gold(gold: Gold | None, at: dict[int, int]) -> str | None:
+    """What is known of a gold task in use, with the responses by place."""
+    if gold is None:
+        return None
+    constraints = [
+        {name: at[of] if name in ("a", "b") else of for name, of in one.items()}
+        for one in gold.constraints
+    ]
+    said = {"constraints": constraints, "purpose": gold.purpose, "explanation": gold.explanation}
+    return as_text(said)
 
 
 def as_text(value: Any) -> str:

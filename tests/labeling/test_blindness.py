@@ -6,7 +6,7 @@ from django.urls import reverse
 
 from accounts.models import Role, User
 from labeling import blindness, queue, rankings
-from labeling.models import Membership, Project, Ranking
+from labeling.models import GuidelineConfirmation, Membership, Project, Ranking
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
@@ -32,6 +32,7 @@ class World:
         self.theirs = self.rank(self.task, -1, "It rhymes like nothing else.")
         lead = make_user(Role.LEAD)
         Membership.objects.create(project=self.project, user=lead, role="lead")
+        GuidelineConfirmation.objects.create(version=self.project.current_version, reviewer=lead)
         self.people = {
             "stranger": make_member(make_project()),
             "reviewer": make_member(self.project),

@@ -7,7 +7,7 @@ import pytest
 from accounts.models import AuditEntry
 from labeling import findings, queue
 from labeling.importers import import_file
-from labeling.models import Finding, Membership, Response, Slot, Task
+from labeling.models import Finding, Membership, Prompt, Response, Slot, Task
 from labeling.queue import NewTask
 from tests.labeling.world import make_member, make_project
 
@@ -143,14 +143,23 @@ def test_another_project_is_out_of_reach(project, lead, bring):
 
 
 def test_tasks_made_by_hand_are_scanned_too(project):
-    from labeling.models import Prompt
-
     prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
     ids = [
         Response.objects.create(prompt=prompt, text=text, model_name="m").pk for text in ("a", LEAK)
     ]
     [(pk, new)] = findings.add_tasks(project=project, tasks=[NewTask(prompt.pk, ids)])
     assert new and Task.objects.get(pk=pk).held
+
+
+def test_a_blind_comparison_is_held_for_a_name_only(project):
+    prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
+    pks = {
+        text: Response.objects.create(prompt=prompt, text=text, model_name="m").pk
+        for text in ("a", LEAK, CUT)
+    }
+    tasks = [NewTask(prompt.pk, [pks["a"], pks[other]], kind="comparison") for other in (LEAK, CUT)]
+    added = findings.add_tasks(project=project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
+    assert [Task.objects.get(pk=pk).held for pk, _ in added] == [True, False]
 
 
 def test_the_list_comes_in_pages(project, bring, monkeypatch):

@@ -192,6 +192,7 @@ def test_its_remarks_need_a_whole_interval():
         ("bad", "less than half the time of others")
     ]
     assert remarks(reviewer(speed=Meter(0.2, 0.1, 0.6, 40))) == []
+    assert remarks(reviewer(as_shown=Meter(0.4, 0.3, 0.5, 8))) == []
     assert remarks(reviewer(as_shown=Meter(0.4, 0.3, 0.5, 40))) == [
         ("bad", "gives back the order shown")
     ]
@@ -211,11 +212,14 @@ def test_it_measures_haste_in_work_on_the_page_alone(project):
     assert found[people[0].pk].value == pytest.approx(60 / 33)
 
 
-def test_it_knows_whom_to_trust_for_those_who_ask(project):
+def test_it_knows_whom_to_trust_for_those_who_ask_often(project, django_assert_num_queries):
     people = store(simulate(1, kinds=[HONEST] * 4, tasks=40), project)
     trusted = quality.reliabilities_of(project)
     assert set(trusted.of) == {person.pk for person in people.values()}
     assert trusted["a stranger"] == trusted.typical
+    opposed(project)
+    with django_assert_num_queries(0):
+        assert quality.reliabilities_of(project) == trusted
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -252,7 +256,9 @@ def test_it_draws_a_curve_once_two_weeks_have_something_to_compare(project):
         store(made, project)
         with_trigger_off(old, at)
     page = page_of(project, "parts")
-    assert len(page.context["trend"].dots) == 3
+    trend = page.context["trend"]
+    assert len(trend.dots) == 3 and trend.ticks[-1][1] == 1
+    assert float(trend.dots[0].high) < float(trend.dots[0].y) < float(trend.dots[0].low)
     assert 'class="chart trend"' in page.content.decode()
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from accounts.models import AuditEntry, User
 from labeling import queue
 from labeling.importers import import_file
+from labeling.judgments import FLAGS
 from labeling.models import Project, Prompt, Ranking, Response, Task
-from labeling.rankings import FLAGS, record
+from labeling.rankings import record
 from reward.exports import FORMATS, TIES, Export, files
 from reward.exports.card import path_of
 from tests.labeling.world import make_project as make_guided_project
