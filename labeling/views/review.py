@@ -4,6 +4,7 @@ It works as plain forms. With its script, the page fetches the next sheet while 
 it at once on submit, and is answered in JSON.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -36,7 +37,7 @@ from labeling.forms import (
 )
 from labeling.guidelines import criteria_of
 from labeling.judgments import Errors, Policy
-from labeling.models import Project, Ranking, Slot, Task
+from labeling.models import Criterion, Project, Ranking, Slot, Task
 from labeling.views.confirmation import confirmation_page
 from labeling.views.history import as_draft, open_until
 from labeling.views.sheet import Sheet
@@ -217,7 +218,7 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
 
 def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
     if project.current_version_id is None:
-        criteria = []
+        criteria: Sequence[Criterion] = []
     else:
         said = number(first(fields, "guideline_version"))
         criteria = criteria_of(rankings.version_shown(project, said))
