@@ -152,7 +152,8 @@ def test_it_shows_the_corpus_inert_on_every_other_page_that_shows_texts(visit, w
     ]
     base, lead = f"/p/{world.project.slug}", lead_of(world)
     reviewers = [f"{base}/review/history/", *[f"{base}/review/history/{one.pk}/" for one in own]]
-    leads = [f"{base}/quality/", f"{base}/data/", *[f"{base}/data/{task.pk}/" for task in tasks]]
+    leads = [f"{base}/{page}" for page in ("quality/", "disputes/", "data/")]
+    leads += [f"{base}/{page}/{task.pk}/" for task in tasks for page in ("data", "disputes")]
     wrong = []
     for user, addresses in ((world.reviewer, reviewers), (lead, leads)):
         watch = Watch(visit("/", user, viewport=viewport))

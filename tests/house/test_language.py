@@ -1,8 +1,13 @@
 """The pages speak the reader's language: the browser's first, then the one chosen."""
 
-import pytest
-from django.test import Client
+import re
 
+import pytest
+from django.template.loader import render_to_string
+from django.test import Client
+from django.utils.translation import override
+
+from config.env import BASE_DIR
 from config.language import FINGERPRINT
 
 pytestmark = pytest.mark.django_db
@@ -46,3 +51,24 @@ def test_it_serves_the_words_of_the_scripts_in_the_language_of_the_address(clien
 )
 def test_it_lets_no_browser_keep_words_that_may_change(client: Client, query: str) -> None:
     assert client.get("/i18n.js" + query)["Cache-Control"] == "no-cache"
+
+
+def test_it_draws_with_decimal_points_in_every_language() -> None:
+    """German writes 3,5; in a coordinate that is two numbers, and the chart falls apart."""
+    drawn = re.compile(r'\s(?:x|y|x1|x2|y1|y2|cx|cy|r|width|height)="\{\{')
+    localized = {
+        str(path.relative_to(BASE_DIR))
+        for path in (BASE_DIR / "templates").rglob("*.html")
+        if drawn.search(text := path.read_text()) and "{% localize off %}" not in text
+    }
+    assert localized == set()
+    chart = {
+        "width": 10.5,
+        "height": 2.5,
+        "ticks": [],
+        "bins": [],
+        "diagonal": [0.5, 1.5, 2.5, 3.5],
+    }
+    with override("de"):
+        svg = render_to_string("reward/charts/reliability.html", {"chart": chart})
+    assert 'viewBox="0 0 10.5 2.5"' in svg and 'x1="0.5"' in svg
