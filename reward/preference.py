@@ -122,6 +122,32 @@ def strict_wins(group: Group) -> np.ndarray:
     return _count_wins(group, tie_share=0.0)
 
 
+def strengths(group: Group) -> np.ndarray:
+    """How strongly i beats j where the judgment was graded: the weighted mean; 0 where none was.  → (K, K)"""
+    graded = [r for r in group.rankings if r.strength is not None]
+    marked = replace(
+        group, rankings=[replace(r, weight=r.weight * (r.strength or 0.0)) for r in graded]
+    )
+    total, weight = strict_wins(marked), strict_wins(replace(group, rankings=graded))
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+
+
+def line(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of reviewers who put each response above their line, and below it.  → (K,), (K,)
+
+    A reviewer who drew no line, and a response that was not placed, say nothing.
+    """
+    place = {response: index for index, response in enumerate(group.response_ids)}
+    above, below = np.zeros(len(place)), np.zeros(len(place))
+    for ranking in group.rankings:
+        if ranking.cut is None:
+            continue
+        for number, tier in enumerate(ranking.tiers):
+            side = above if number < ranking.cut else below
+            side[[place[response] for response in tier]] += ranking.weight
+    return above, below
+
+
 def _count_wins(group: Group, tie_share: float) -> np.ndarray:
     place = {response: index for index, response in enumerate(group.response_ids)}
     matrix = np.zeros((len(place), len(place)))

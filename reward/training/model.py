@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from reward.recipe_config import RewardConfig
 from reward.training import attention
-from reward.training.layout import Batch, Collator, block_mask
+from reward.training.layout import Batch, Collator, block_mask, for_model
 from reward.training.tokens import TokenGroup
 from reward.training.trainer_events import RecipeError, is_out_of_memory
 
@@ -293,7 +293,7 @@ def score_groups(
 ) -> torch.Tensor:
     """Scores of one batch of groups, in evaluation mode.  → (G, K) float32 on the CPU"""
     batch: Batch = collator(groups)
-    inputs = {k: v.to(model.device) for k, v in batch.items() if k not in ("wins", "labels")}
+    inputs = {name: values.to(model.device) for name, values in for_model(batch).items()}
     was_training = model.training
     model.eval()
     try:

@@ -7,7 +7,6 @@ linear layers, with the score head trained and saved beside it.
 
 What it leaves out, and why:
 - truncation: a response that the model cannot read whole is left out, counted and reported
-- the "unacceptable below here" line, graded strength: not used as a signal; the order alone is
 - several groups in one row: rows are padded to the longest of a micro-batch
 - FlexAttention: on a GPU too the shared layout is a dense mask through SDPA
 
@@ -24,6 +23,7 @@ report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTE
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -31,6 +31,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from reward.recipe_config import RewardConfig
 from reward.training import report as reports
 from reward.training.card import model_card
+from reward.training.evidence import evidence
 from reward.training.layout import Collator, batches, describe
 from reward.training.model import (
     UNLIMITED,
@@ -41,6 +42,7 @@ from reward.training.model import (
     readable_tokens,
     score_groups,
 )
+from reward.training.objective import Objective
 from reward.training.publish import publish
 from reward.training.tokens import (
     ChatFormat,
@@ -79,14 +81,15 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     tokenizer = load_tokenizer(config.base_model)
     chat = ChatFormat(tokenizer)
     limit = readable_tokens(config.base_model, tokenizer, config.max_tokens)
-    prepared = read_data(run_dir, chat, limit)
+    prepared = read_data(run_dir, config, chat, limit)
     tell_data(run_dir, prepared, chat, limit)
+    objective = Objective.of(config, prepared.groups["train"])
 
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
         set_seed(config.seed)
         model = make_reward_model(config, tokenizer)
         batch = (micro_batch_size, accumulation)
-        trainer = make_trainer(run_dir, config, model, prepared, batch, stop)
+        trainer = make_trainer(run_dir, config, model, prepared, batch, stop, objective)
         first = first_batch(trainer)
         collator = trainer.data_collator
         choose_layout(run_dir, config, model, collator, first, prepared)
@@ -111,6 +114,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
             **training_figures(trainer, limit),
             "layout": collator.layout,
             "text_format": chat.name,
+            "tie_width": objective.tie_width or None,
         },
         "first_batch": first,
         **provenance(run_dir, config, started=started),
@@ -123,9 +127,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def read_data(run_dir: RunDir, chat: ChatFormat, limit: int) -> Prepared:
+def read_data(run_dir: RunDir, config: RewardConfig, chat: ChatFormat, limit: int) -> Prepared:
     """Raises RecipeError when there is nothing to train on, with the reasons."""
-    prepared = read_prepared(run_dir, chat, limit)
+    prepared = read_prepared(run_dir, chat, limit, partial(evidence, config=config))
+    prepared.make_weights_relative()
     if not prepared.tokens["train"]:
         lacking = "two readable responses that somebody compared"
         raise nothing_to_train_on(run_dir, prepared, lacking)
@@ -164,11 +169,13 @@ def make_trainer(
     prepared: Prepared,
     batch: tuple[int, int],
     stop: StopSignal,
+    objective: Objective,
 ) -> RewardTrainer:
     """`batch` is (prompts at once, accumulation steps)."""
     collator = Collator(model.config.get_text_config().pad_token_id)
     events = ProgressEvents(run_dir)
     trainer = RewardTrainer(
+        objective=objective,
         model=model,
         args=TrainingArguments(
             **common_arguments(
