@@ -138,7 +138,9 @@ def fit(
 
     def closure() -> torch.Tensor:
         solver.zero_grad()
-        loss = objective.losses(features @ theta, batch).mean() + ridge * (theta @ theta)
+        loss = objective.losses((features @ theta)[..., None], batch).mean() + ridge * (
+            theta @ theta
+        )
         loss.backward()
         return loss
 

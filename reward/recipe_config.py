@@ -85,6 +85,14 @@ class RewardConfig(RecipeConfig):
         max=100,
         advanced=True,
     )
+    heads: int = option(
+        1,
+        "Scores that are learned side by side on one backbone, each from the prompts weighted anew. "
+        "The score is their mean, and how far they lie apart says how sure it is. Several cost "
+        "hardly more than one; 8 is a good number.",
+        min=1,
+        max=64,
+    )
     lora_r: int = option(
         16,
         "Rank of the LoRA matrices. 0 trains every weight and saves a whole model.",

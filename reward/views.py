@@ -12,7 +12,7 @@ from accounts.access import lead_required, trainer_required, user_of
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward import promotion
 from reward.access import led_projects, reward_model_for, snapshot_for
-from reward.charts import curve, interval_row, reliability
+from reward.charts import curve, interval_row, percent, reliability
 from reward.filters import REASONS, SnapshotFilter
 from reward.forms import SnapshotForm
 from reward.models import Snapshot
@@ -138,6 +138,8 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "reliability": reliability(calibration.get("bins") or []),
         "ece": calibration,
         "length": report.get("length") or {},
+        "disagreement": with_percents(report.get("disagreement")),
+        "mistake_rows": mistake_rows(report.get("disagreement") or {}),
         "curve": curve(training.get("curve") or []),
         "training": training,
         "data": report.get("data") or {},
@@ -188,6 +190,30 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
             note="what counting tokens would achieve",
         ),
     ]
+
+
+def with_percents(disagreement: dict[str, Any] | None) -> dict[str, Any] | None:
+    if disagreement is None:
+        return None
+    parts = [{**part, "percent": percent(part["accuracy"])} for part in disagreement["parts"]]
+    return {**disagreement, "parts": parts}
+
+
+def mistake_rows(disagreement: dict[str, Any]) -> list[Any]:
+    found = disagreement.get("finds_mistakes") or {}
+    return [
+        interval_row(
+            "The heads lie far apart", found.get("spread"),
+            note="standard deviation of the difference in score",
+        ),
+        interval_row(
+            "… compared with the difference itself", found.get("relative"),
+            note="what the queue and a client should go by", main=True,
+        ),
+        interval_row(
+            "The difference is small", found.get("small_gap"), note="what one head knows already"
+        ),
+    ] if found else []  # fmt: skip
 
 
 def account_lines(account: Account) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
-base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels=1)
+base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={heads})
 base.config.pad_token_id = tokenizer.pad_token_id
 model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER").eval()
 text = tokenizer.apply_chat_template(messages, tokenize=False)
 with torch.no_grad():
-    score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]
+    score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.mean()
 ```"""
 
 LOADING_WHOLE = """```python
@@ -31,8 +31,15 @@ model = AutoModelForSequenceClassification.from_pretrained("PATH_OF_THIS_FOLDER"
 ```"""
 
 
+HEADS = (
+    "\nIt has {heads} heads, which are its labels. Their mean is the score; the standard deviation "
+    "says how unsure it is."
+)
+
+
 def model_card(report: dict[str, Any]) -> str:
     base, data, adapter = report["base_model"], report["data"], bool(report["config"]["lora_r"])
+    heads = report["outputs"]["heads"]
     front = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification",
@@ -55,7 +62,8 @@ def model_card(report: dict[str, Any]) -> str:
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
-        loading(LOADING if adapter else LOADING_WHOLE, base),
+        loading(LOADING if adapter else LOADING_WHOLE, base).replace("{heads}", str(heads)),
+        *([HEADS.format(heads=heads)] if heads > 1 else []),
     ]
     return "\n".join(lines) + "\n"
 

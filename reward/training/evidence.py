@@ -8,8 +8,10 @@ graded   (K, K)  the part of the wins that came with a strength …
 margins  (K, K)  … and the gap in score that it asks for
 above    (K,)    the weight of reviewers who found a response acceptable …
 below    (K,)    … and who did not
+draws    (N,)    how much the group counts for each of several heads; 1 in the mean
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -47,6 +49,8 @@ def evidence(group: Group, config: RewardConfig) -> Evidence:
         signals["above"], signals["below"] = line(group)
     if config.reviewer_weights == "full":
         signals["weight"] = np.array(mean_weight(group))
+    if config.heads > 1:
+        signals["draws"] = bootstrap(group.group_id, config.heads, config.seed)
     return Evidence(matrix.astype(np.float32), _as_float32(signals))
 
 
@@ -109,6 +113,16 @@ def tie_share(groups: Sequence[Group]) -> float:
     everything = sum(float(wins(group).sum()) for group in groups)
     strict = sum(float(strict_wins(group).sum()) for group in groups)
     return 1 - strict / everything if everything else 0.0
+
+
+def bootstrap(group_id: str, heads: int, seed: int) -> np.ndarray:
+    """Weights of the Bayesian bootstrap (Rubin 1981): exponential, one for each head.  → (N,)
+
+    They follow from the prompt and the seed alone, so that neither the order of the data nor a
+    resumed run changes them. Heads on a shared backbone as in Osband et al. 2016, arXiv:1602.04621.
+    """
+    digest = hashlib.sha256(f"{seed} {group_id}".encode()).digest()
+    return np.random.default_rng(list(digest)).exponential(size=heads)
 
 
 def _as_float32(signals: Signals) -> Signals:

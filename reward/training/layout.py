@@ -73,7 +73,9 @@ def plain_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
     }
 
 
-EVIDENCE = frozenset({"wins", "labels", "weight", "ties", "graded", "margins", "above", "below"})
+EVIDENCE = frozenset(
+    {"wins", "labels", "weight", "ties", "graded", "margins", "above", "below", "draws"}
+)
 """What a batch holds for the loss alone; the model is not shown it."""
 
 

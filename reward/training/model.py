@@ -1,8 +1,8 @@
-"""A reward model: any decoder of transformers with LoRA and one number at the end.
+"""A reward model: any decoder of transformers with LoRA and one number at the end, or a few.
 
-The weights are those of an ordinary `AutoModelForSequenceClassification(num_labels=1)` with an
-ordinary PEFT adapter around it, so that any tool can load what is saved here. `RewardModel` only
-adds the shared-prompt way of calling it.
+The weights are those of an ordinary `AutoModelForSequenceClassification` with an ordinary PEFT
+adapter around it, so that any tool can load what is saved here. Its labels are the heads, whose mean
+is the score. `RewardModel` only adds the shared-prompt way of calling it.
 """
 
 import json
@@ -26,7 +26,10 @@ UNLIMITED = 10**9
 
 
 class RewardModel(nn.Module):
-    """Scores (G, K) from a batch of either layout. `ordinary` is the model as others know it."""
+    """From a batch of either layout: scores (G, K), and the outputs (G, K, N) that they are the mean of.
+
+    `ordinary` is the model as others know it.
+    """
 
     accepts_loss_kwargs = True
     """Makes Trainer count `labels`, one a group, over all micro-batches of a step."""
@@ -64,12 +67,13 @@ class RewardModel(nn.Module):
         rows: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         if segment_ids is not None:
-            scores = self._shared(input_ids, position_ids, segment_ids, ends, lengths)
+            outputs = self._shared(input_ids, position_ids, segment_ids, ends, lengths)
         else:
             everything = torch.ones_like(input_ids)
             mask = everything if attention_mask is None else attention_mask
-            scores = self._plain(input_ids, mask)[rows]  # (rows,) → (G, K)
-        return {"scores": scores.masked_fill(~present, 0.0)}
+            outputs = self._plain(input_ids, mask)[rows]  # (rows, N) → (G, K, N)
+        outputs = outputs.masked_fill(~present[..., None], 0.0)
+        return {"scores": outputs.mean(dim=-1), "outputs": outputs}
 
     def _shared(
         self,
@@ -89,15 +93,16 @@ class RewardModel(nn.Module):
             how["attention_mask"] = block_mask(segment_ids, self._dtype())  # (G, 1, T, T)
         hidden = self._backbone(input_ids, **how)  # (G, T, H)
         groups = torch.arange(len(hidden), device=hidden.device)[:, None]  # (G, 1)
-        return self._head(hidden[groups, ends])  # (G, K, H) → (G, K)
+        return self._head(hidden[groups, ends])  # (G, K, H) → (G, K, N)
 
     def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         if not hasattr(self.classifier, "score"):  # an encoder, with a head of its own shape
             output = self.ordinary(input_ids=input_ids, attention_mask=attention_mask)
-            return output.logits[:, 0].float()
+            return output.logits.float()
         hidden = self._backbone(input_ids, attention_mask=attention_mask)  # (rows, T, H)
         last = attention_mask.sum(dim=1) - 1  # padding is on the right
-        return self._head(hidden[torch.arange(len(hidden), device=hidden.device), last])  # (rows,)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return self._head(hidden[rows, last])  # (rows, N)
 
     def _backbone(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         backbone = getattr(self.classifier, self.classifier.base_model_prefix)
@@ -106,7 +111,7 @@ class RewardModel(nn.Module):
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """In float32 even under autocast: bfloat16 cannot tell close scores apart."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.classifier.score(hidden.float())[..., 0]
+            return self.classifier.score(hidden.float())
 
     def _dtype(self) -> torch.dtype:
         kind = self.device.type
@@ -136,7 +141,8 @@ def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
     """Base, fresh head and fresh adapter. The caller has set the seed."""
     dtype = torch_dtype(config.dtype)
     # Trained in full, the weights themselves need float32; autocast does the forward pass.
-    base = load_base(config.base_model, dtype if config.lora_r else torch.float32, tokenizer)
+    dtype = dtype if config.lora_r else torch.float32
+    base = load_base(config.base_model, dtype, tokenizer, outputs=config.heads)
     if config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
@@ -156,12 +162,12 @@ def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
     return RewardModel(get_peft_model(base, lora))
 
 
-def load_base(reference: str, dtype: torch.dtype, tokenizer: Any) -> Any:
-    """The base with a one-number head. Raises RecipeError with a sentence where there is none."""
+def load_base(reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1) -> Any:
+    """The base with a head of so many numbers. Raises RecipeError with a sentence where there is none."""
     name, revision = split_reference(reference)
     try:
         base = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, num_labels=1, dtype=dtype
+            name, revision=revision, num_labels=outputs, dtype=dtype
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
@@ -203,16 +209,19 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
     return tokenizer
 
 
-def load_reward_model(folder: Path, tokenizer: Any, dtype: str = "auto") -> RewardModel:
-    """What a reward run published, ready to score."""
+def load_reward_model(
+    folder: Path, tokenizer: Any, dtype: str = "auto", *, outputs: int = 1
+) -> RewardModel:
+    """What a reward run published, ready to score. An adapter does not say how many outputs it has."""
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
-        return RewardModel(load_base(str(folder), torch_dtype(dtype), tokenizer)).eval()
+        base = load_base(str(folder), torch_dtype(dtype), tokenizer, outputs=outputs)
+        return RewardModel(base).eval()
     spec = json.loads(adapter.read_text())
     reference = spec["base_model_name_or_path"]
     if spec.get("revision"):
         reference = f"{reference}@{spec['revision']}"
-    base = load_base(reference, torch_dtype(dtype), tokenizer)
+    base = load_base(reference, torch_dtype(dtype), tokenizer, outputs=outputs)
     return RewardModel(PeftModel.from_pretrained(base, folder)).eval()
 
 
@@ -252,7 +261,7 @@ def check_shared(
     problem = _window_problem(model.config, longest)
     if problem:
         return problem
-    plain = score_groups(model, groups, Collator(pad_id, "plain"))
+    plain = outputs_of(model, groups, Collator(pad_id, "plain"))
     problem = _shared_problem(model, groups, pad_id, plain)
     if problem and model.in_pieces:
         model.in_pieces = False
@@ -264,7 +273,7 @@ def _shared_problem(
     model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
     try:
-        shared = score_groups(model, groups, Collator(pad_id, "shared"))
+        shared = outputs_of(model, groups, Collator(pad_id, "shared"))
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
@@ -287,16 +296,23 @@ def _window_problem(config: Any, longest: int) -> str | None:
     return None
 
 
-@torch.no_grad()
 def score_groups(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
     """Scores of one batch of groups, in evaluation mode.  → (G, K) float32 on the CPU"""
+    return outputs_of(model, groups, collator).mean(dim=-1)
+
+
+@torch.no_grad()
+def outputs_of(
+    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
+) -> torch.Tensor:
+    """What each head says of one batch of groups, in evaluation mode.  → (G, K, N) float32 on the CPU"""
     batch: Batch = collator(groups)
     inputs = {name: values.to(model.device) for name, values in for_model(batch).items()}
     was_training = model.training
     model.eval()
     try:
-        return model(**inputs)["scores"].float().cpu()
+        return model(**inputs)["outputs"].float().cpu()
     finally:
         model.train(was_training)

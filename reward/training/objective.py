@@ -28,12 +28,19 @@ class Objective:
         width = widths[config.ties](tie_share(groups)) if config.ties in widths else 0.0
         return cls(ties=config.ties, tie_width=width, cut_weight=config.cut_weight)
 
-    def losses(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Of each group. Scores (G, K); the batch as `layout.evidence` makes it.  → (G,) float32"""
-        losses = self._order(scores, batch)  # (G,)
+    def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Of each group, the mean over heads. The batch is as `layout.evidence` makes it.
+
+        outputs (G, K, N) → (G,) float32
+        """
+        scores = outputs.movedim(-1, 0)  # (N, G, K)
+        losses = self._order(scores, batch)  # (N, G)
         if self.cut_weight:
             lost = loss.acceptance(scores, batch["above"], batch["below"])
             losses = losses + self.cut_weight * lost
+        if "draws" in batch:
+            losses = losses * batch["draws"].T
+        losses = losses.mean(dim=0)  # (G,)
         return losses * batch["weight"] if "weight" in batch else losses
 
     def _order(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -29,6 +29,7 @@ class Scored:
     group: Group
     scores: np.ndarray  # (K,)
     lengths: np.ndarray  # (K,)
+    heads: np.ndarray | None = None  # (K, N), whose mean the scores are
 
 
 @dataclass(frozen=True)

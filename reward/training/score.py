@@ -4,7 +4,8 @@
 
 IN is preference data (see reward/preference.py) or sampled text (`prompt`, `response` and whatever
 else). OUT has the same rows and columns in the same order, with `scores`, a list beside `responses`,
-or `score` added. What is too long for the model gets null, never a score of a part of it.
+or `score` added; a model of several heads adds `disagreements` or `disagreement` too, their standard
+deviation. What is too long for the model gets null, never a score of a part of it.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from reward.training.layout import Collator, batches
-from reward.training.model import check_shared, load_reward_model, load_tokenizer, score_groups
+from reward.training.model import check_shared, load_reward_model, load_tokenizer, outputs_of
 from reward.training.tokens import ChatFormat, TokenGroup
 from reward.training.trainer_events import RecipeError, quiet_libraries
 from runs.rundir import atomically
@@ -47,7 +48,10 @@ class Scorer:
         except (OSError, json.JSONDecodeError) as error:
             raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
         self.tokenizer = load_tokenizer(str(folder), adapter=True)
-        self.model = load_reward_model(folder, self.tokenizer, made_as["config"]["dtype"])
+        self.heads: int = made_as.get("outputs", {}).get("heads", 1)
+        self.model = load_reward_model(
+            folder, self.tokenizer, made_as["config"]["dtype"], outputs=self.heads
+        )
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.chat = ChatFormat(self.tokenizer)
         self.limit: int = made_as["training"]["max_tokens"]
@@ -60,15 +64,22 @@ class Scorer:
 
         Comparable within a prompt only.  → one (K,) float32 array a conversation
         """
-        scores = [np.full(len(responses), np.nan, np.float32) for _, responses in conversations]
+        return [said.mean(axis=-1) for said in self.ask_heads(conversations)]
+
+    def ask_heads(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+        """What each head says: their mean is the score, their spread how unsure it is.
+
+        → one (K, N) float32 array a conversation, NaN for a response the model cannot read whole
+        """
+        said = [np.full((len(rs), self.heads), np.nan, np.float32) for _, rs in conversations]
         places, groups = self._tokenize(conversations)
         self._check_layout(groups)
         for batch in batches(groups, max_tokens=self.max_tokens):
-            rows = score_groups(self.model, [groups[index] for index in batch], self.collator)
+            rows = outputs_of(self.model, [groups[index] for index in batch], self.collator)
             for index, row in zip(batch, rows.numpy(), strict=True):
                 conversation, responses = places[index]
-                scores[conversation][responses] = row[: len(responses)]
-        return scores
+                said[conversation][responses] = row[: len(responses)]
+        return said
 
     def _tokenize(
         self, conversations: Sequence[Conversation]
@@ -106,45 +117,61 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
     if "prompt" not in names or not {"responses", "response"} & set(names):
         raise RecipeError(f"{source} has no columns prompt and responses (or response) to score.")
     many = "responses" in names
-    column = pa.field("scores", pa.list_(pa.float32())) if many else pa.field("score", pa.float32())
+    columns = new_columns(scorer, many)
     scored = 0
     with (
         atomically(target) as draft,
-        pq.ParquetWriter(draft, file.schema_arrow.append(column)) as writer,
+        pq.ParquetWriter(draft, with_columns(file.schema_arrow, columns)) as writer,
     ):
         for batch in file.iter_batches(batch_size=rows_at_once):
             rows = batch.to_pylist()
-            found = score_lists(scorer, rows) if many else score_single(scorer, rows)
-            scored += sum(value is not None for value in chain.from_iterable(found))
-            values = pa.array(found if many else [row[0] for row in found], type=column.type)
-            columns = [*batch.columns, values]
-            writer.write_batch(pa.record_batch(columns, schema=writer.schema))
+            said = ask_lists(scorer, rows) if many else ask_single(scorer, rows)
+            figures = [[_or_nulls(heads.mean(axis=-1)) for heads in said]]
+            figures.append([_or_nulls(heads.std(axis=-1)) for heads in said])
+            scored += sum(value is not None for value in chain.from_iterable(figures[0]))
+            added = [
+                pa.array(values if many else [row[0] for row in values], type=column.type)
+                for column, values in zip(columns, figures, strict=False)
+            ]
+            writer.write_batch(pa.record_batch([*batch.columns, *added], schema=writer.schema))
     return scored
 
 
-def score_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[list[float | None]]:
-    found = scorer.score([(row["prompt"], row["responses"]) for row in rows])
-    return [[_or_null(value) for value in values] for values in found]
+def new_columns(scorer: Scorer, many: bool) -> list[pa.Field]:
+    """Of the figures, in order; one head cannot disagree."""
+    names = ["scores", "disagreements"] if many else ["score", "disagreement"]
+    kind = pa.list_(pa.float32()) if many else pa.float32()
+    return [pa.field(name, kind) for name in names[: 1 if scorer.heads == 1 else 2]]
 
 
-def score_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[list[float | None]]:
-    """One response a row; rows with the same prompt are forwarded together.  → one score a row"""
+def with_columns(schema: pa.Schema, columns: Sequence[pa.Field]) -> pa.Schema:
+    for column in columns:
+        schema = schema.append(column)
+    return schema
+
+
+def ask_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+    """→ one (K, N) array a row"""
+    return scorer.ask_heads([(row["prompt"], row["responses"]) for row in rows])
+
+
+def ask_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
+    """One response a row; rows with the same prompt are forwarded together.  → one (1, N) array a row"""
     together: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         together.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append(number)
     members = list(together.values())
-    found = scorer.score(
+    found = scorer.ask_heads(
         [(rows[m[0]]["prompt"], [rows[number]["response"] for number in m]) for m in members]
     )
-    scores: list[list[float | None]] = [[None] for _ in rows]
+    said: dict[int, np.ndarray] = {}
     for numbers, values in zip(members, found, strict=True):
-        for number, value in zip(numbers, values, strict=True):
-            scores[number] = [_or_null(value)]
-    return scores
+        said |= {number: value[None] for number, value in zip(numbers, values, strict=True)}
+    return [said[number] for number in range(len(rows))]
 
 
-def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _or_nulls(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def main() -> int:

@@ -39,8 +39,8 @@ from reward.training.model import (
     check_shared,
     load_tokenizer,
     make_reward_model,
+    outputs_of,
     readable_tokens,
-    score_groups,
 )
 from reward.training.objective import Objective
 from reward.training.publish import publish
@@ -67,6 +67,7 @@ from reward.training.trainer_events import (
     run_recipe,
     with_smaller_batches,
 )
+from reward.training.uncertainty import disagreement
 from runs.rundir import RunDir
 
 SCORING_TOKENS = 8192
@@ -107,7 +108,9 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     report = {
         "kind": "reward",
         "base_model": config.base_model,
+        "outputs": {"heads": config.heads},
         **reports.quality(scored, config.seed),
+        "disagreement": disagreement(scored, config.seed) if config.heads > 1 else None,
         "data": data_figures(prepared),
         "left_out": prepared.account(),
         "training": {
@@ -197,8 +200,9 @@ def make_trainer(
 
 def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator) -> float | None:
     """Over the first WATCHED_GROUPS held-out groups; None where nobody ordered any pair strictly."""
-    scores = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
-    groups = prepared.groups["test"][: len(scores)]
+    outputs = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
+    groups = prepared.groups["test"][: len(outputs)]
+    scores = [found.mean(axis=-1) for found in outputs]
     tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
     evidence = sum(tally.evidence for tally in tallies)
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
@@ -239,13 +243,13 @@ def score_all(
     collator: Collator,
     stop: StopSignal | None = None,
 ) -> list[np.ndarray]:
-    """Scores of each group's responses, in order; raises Stopped when asked to.  → (K,) arrays"""
+    """The heads' scores of each group's responses, in order; raises Stopped when asked to.  → (K, N) arrays"""
     scores: list[np.ndarray] = []
     for batch in batches(groups, max_tokens=SCORING_TOKENS):
         if stop:
             stop.check()
         chosen = [groups[index] for index in batch]
-        rows = score_groups(model, chosen, collator).numpy()
+        rows = outputs_of(model, chosen, collator).numpy()
         scores += [row[: len(g.responses)] for row, g in zip(rows, chosen, strict=True)]
     return scores
 
@@ -254,9 +258,12 @@ def score_held_out(
     model: RewardModel, prepared: Prepared, collator: Collator, stop: StopSignal
 ) -> list[reports.Scored]:
     tokens = prepared.tokens["test"]
-    scores = score_all(model, tokens, collator, stop)
-    rows = zip(prepared.groups["test"], scores, tokens, strict=True)
-    return [reports.Scored(group, values, read.lengths()) for group, values, read in rows]
+    outputs = score_all(model, tokens, collator, stop)
+    rows = zip(prepared.groups["test"], outputs, tokens, strict=True)
+    return [
+        reports.Scored(group, heads.mean(axis=-1), read.lengths(), heads)
+        for group, heads, read in rows
+    ]
 
 
 if __name__ == "__main__":

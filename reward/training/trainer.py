@@ -63,7 +63,7 @@ class RewardTrainer(Trainer):
     ) -> Any:
         """Raises RecipeError rather than hand a loss that is not finite to the optimizer."""
         outputs = model(**for_model(inputs))
-        losses = self.objective.losses(outputs["scores"], inputs)  # (G,)
+        losses = self.objective.losses(outputs["outputs"], inputs)  # (G,)
         if not torch.isfinite(losses).all():
             raise RecipeError(
                 f"The loss was not finite at step {self.state.global_step + 1}, so training ended "

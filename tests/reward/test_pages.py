@@ -260,3 +260,23 @@ def test_training_from_a_snapshot_starts_from_the_projects_base(client, people, 
     launch = client.get(f"{address}&base_model=org/a%20base").text
     assert 'value="org/a base"' in launch
     assert f'<option value="{snapshot.pk}" selected>' in launch
+
+
+def test_heads_that_disagree_are_shown_with_what_that_is_good_for(client, people, snapshot):
+    figure = {"value": 0.71, "interval": [0.6, 0.8], "reason": None}
+    report = {
+        **REPORT,
+        "disagreement": {
+            "heads": 8,
+            "pairs": 1200,
+            "prompts": 200,
+            "finds_mistakes": {"spread": figure, "relative": figure, "small_gap": figure},
+            "parts": [{"low": 0.1, "high": 0.4, "pairs": 400, "accuracy": 0.934}],
+        },
+    }
+    model = make_reward_model(snapshot, report=report)
+    client.force_login(people["trainer"])
+    text = client.get(reverse("reward-model", args=[model.pk])).text
+    assert "Do its heads disagree" in text and "8 heads" in text and "93.4%" in text
+    plain = make_reward_model(snapshot, name="one head")
+    assert "Do its heads" not in client.get(reverse("reward-model", args=[plain.pk])).text

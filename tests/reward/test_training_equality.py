@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from reward.preference import Group, Judgment
 from reward.recipe_config import RewardConfig
-from reward.training.evidence import evidence
+from reward.training.evidence import bootstrap, evidence
 from reward.training.layout import Collator, for_model
 from reward.training.model import load_tokenizer, make_reward_model
 from reward.training.objective import Objective
@@ -36,7 +36,9 @@ OPTIONS = {
     "davidson": {"ties": "davidson"},
     "rao_kupper": {"ties": "rao_kupper"},
     "line": {"cut_weight": 0.5},
+    "heads": {"heads": 3},
     "everything": {
+        "heads": 2,
         "strength": "soft",
         "label_smoothing": 0.05,
         "ties": "davidson",
@@ -132,9 +134,9 @@ def win_loss(d, config, width):
 
 
 def alone(model, tokens):
-    """Each text in a forward pass of its own, through the ordinary model.  → K scores"""
+    """Each text in a forward pass of its own, through the ordinary model.  → K rows of N scores"""
     texts = [np.concatenate([tokens.prompt, r]).astype(np.int64) for r in tokens.responses]
-    return [model.ordinary(input_ids=torch.from_numpy(t)[None]).logits[0, 0] for t in texts]
+    return [model.ordinary(input_ids=torch.from_numpy(t)[None]).logits[0] for t in texts]
 
 
 @pytest.mark.parametrize("layout", ["shared", "plain"])
@@ -154,11 +156,20 @@ def test_loss_and_gradients_equal_the_loop_over_judgments_and_pairs(llama, name,
     model = make_reward_model(config, tokenizer)
 
     batch = Collator(tokenizer.pad_token_id, layout)(tokens)
-    ours = objective.losses(model(**for_model(batch))["scores"], batch).mean()
+    ours = objective.losses(model(**for_model(batch))["outputs"], batch).mean()
     by_group = dict(zip((g.group_id for g in groups), tokens, strict=True))
     score = lambda group: alone(model, by_group[group.group_id])  # noqa: E731
-    losses = loop_losses(groups, config, score, objective.tie_width)
-    naive = torch.stack(losses).mean()
+    by_head = [
+        loop_losses(groups, config, lambda g, n=n: [r[n] for r in score(g)], objective.tie_width)
+        for n in range(config.heads)
+    ]
+    draws = [bootstrap(group.group_id, config.heads, config.seed) for group in groups]
+    if config.heads > 1:
+        by_head = [
+            [draw[n] * lost for draw, lost in zip(draws, losses, strict=True)]
+            for n, losses in enumerate(by_head)
+        ]
+    naive = torch.stack([torch.stack(losses).mean() for losses in by_head]).mean()
 
     assert ours.item() == pytest.approx(naive.item(), abs=2e-6)
     for found, expected in zip(gradients(model, ours), gradients(model, naive), strict=True):

@@ -163,7 +163,7 @@ def test_a_window_shorter_than_the_inputs_rules_the_shared_layout_out(tmp_path):
 
 def test_a_model_whose_layouts_disagree_is_caught(tmp_path, monkeypatch):
     model = reward_model(tmp_path)
-    monkeypatch.setattr(model, "_shared", lambda *parts: torch.zeros(3, 4))
+    monkeypatch.setattr(model, "_shared", lambda *parts: torch.zeros(3, 4, 1))
     assert "scores differ by" in check_shared(model, UNEVEN, 0, longest=40)
 
 

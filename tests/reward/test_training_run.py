@@ -296,8 +296,8 @@ def test_a_weight_that_is_not_a_number_ends_the_run_before_the_first_step(tmp_pa
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path, llama, monkeypatch):
     honest = Objective.losses
 
-    def finite_loss_infinite_slope(self, scores, batch):
-        return honest(self, scores, batch) + torch.sqrt((scores * 0).sum())
+    def finite_loss_infinite_slope(self, outputs, batch):
+        return honest(self, outputs, batch) + torch.sqrt((outputs * 0).sum())
 
     monkeypatch.setattr(Objective, "losses", finite_loss_infinite_slope)
     run_dir = make_run(tmp_path, llama, make_groups(8, 2))

@@ -115,7 +115,7 @@ def test_ignored_weights_are_all_one():
 
 def test_a_doubted_group_teaches_as_much_less_as_it_is_doubted():
     batch = {"wins": pair(0.2).repeat(2, 1, 1), "weight": torch.tensor([1.0, 0.25])}
-    sure, doubted = Objective().losses(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), batch)
+    sure, doubted = Objective().losses(torch.tensor([[[1.0], [0.0]], [[1.0], [0.0]]]), batch)
     assert sure.item() == pytest.approx(math.log(1 + math.exp(-1)))
     assert doubted.item() == pytest.approx(sure.item() / 4)
 
@@ -175,7 +175,7 @@ def test_the_width_of_ties_makes_equal_scores_tie_as_often_as_people_did():
     ranked = [group(Judgment("a", [[0], [1, 2]])), group(Judgment("a", [[0], [1]], weight=2.0))]
     # 2 strict and 1 tie of weight 1, 1 strict of weight 2: one in five.
     assert tie_share(ranked) == pytest.approx(0.2)
-    equal, tie = torch.zeros(1, 2), pair(0.5, 0.5)
+    equal, tie = torch.zeros(1, 2, 1), pair(0.5, 0.5)
     for name in ("davidson", "rao_kupper"):
         objective = Objective.of(config(ties=name), ranked)
         found = objective.losses(equal, {"wins": torch.zeros(1, 2, 2), "ties": tie})
@@ -225,7 +225,7 @@ def test_the_line_counts_as_much_as_its_setting_says():
     found = evidence(judged, config(cut_weight=0.5))
     batch = {n: torch.from_numpy(v)[None] for n, v in found.signals.items()}
     batch["wins"] = torch.from_numpy(found.wins)[None]
-    losses = Objective.of(config(cut_weight=0.5), [judged]).losses(torch.zeros(1, 2), batch)
+    losses = Objective.of(config(cut_weight=0.5), [judged]).losses(torch.zeros(1, 2, 1), batch)
     assert losses.item() == pytest.approx(1.5 * math.log(2))
     assert "above" not in evidence(judged, config()).signals
 
@@ -234,7 +234,7 @@ def test_the_line_counts_as_much_as_its_setting_says():
 
 
 def test_signals_are_padded_to_the_largest_group_and_kept_from_the_model():
-    asked = config(ties="davidson", strength="margin", cut_weight=1.0)
+    asked = config(ties="davidson", strength="margin", cut_weight=1.0, heads=2)
     rows = []
     for judged in (
         group(Judgment("a", [[0, 1]], cut=1), k=2),
