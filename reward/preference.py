@@ -148,6 +148,33 @@ def line(group: Group) -> tuple[np.ndarray, np.ndarray]:
     return above, below
 
 
+def rated_criteria(group: Group) -> set[str]:
+    """The keys of the criteria that some ranking of the group rates."""
+    rated = group.meta.get("ratings") or []
+    return {name for ranking in rated for ratings in ranking.values() for name in ratings}
+
+
+def by_criterion(group: Group, criterion: str) -> Group:
+    """The group as if its reviewers had ranked by this criterion alone: a tier for each rating given.
+
+    Only the order of one reviewer's ratings counts, since one's 4 is another's 3.
+    """
+    rated = group.meta.get("ratings") or [{}] * len(group.rankings)
+    pairs = zip(group.rankings, rated, strict=True)
+    return replace(
+        group, rankings=[_by_criterion(r, given, group, criterion) for r, given in pairs]
+    )
+
+
+def _by_criterion(
+    ranking: Judgment, rated: dict[str, dict[str, float]], group: Group, criterion: str
+) -> Judgment:
+    given = {i: rated.get(str(i), {}).get(criterion) for i in group.response_ids}
+    levels = sorted({level for level in given.values() if level is not None}, reverse=True)
+    tiers = [[i for i, value in given.items() if value == level] for level in levels]
+    return replace(ranking, tiers=tiers, cut=None, strength=None)
+
+
 def _count_wins(group: Group, tie_share: float) -> np.ndarray:
     place = {response: index for index, response in enumerate(group.response_ids)}
     matrix = np.zeros((len(place), len(place)))

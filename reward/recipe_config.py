@@ -93,6 +93,15 @@ class RewardConfig(RecipeConfig):
         min=1,
         max=64,
     )
+    criteria_weight: float = option(
+        0.0,
+        "How much the ratings of single criteria count beside the order. Each rated criterion gets "
+        "a score of its own, and a line in the report. 0: ratings are not used.",
+        label="Weight of the criteria",
+        min=0,
+        max=100,
+        advanced=True,
+    )
     lora_r: int = option(
         16,
         "Rank of the LoRA matrices. 0 trains every weight and saves a whole model.",

@@ -139,6 +139,9 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "ece": calibration,
         "length": report.get("length") or {},
         "disagreement": with_percents(report.get("disagreement")),
+        "criteria": [
+            (row["criterion"], criterion_rows(row)) for row in report.get("criteria") or []
+        ],
         "mistake_rows": mistake_rows(report.get("disagreement") or {}),
         "curve": curve(training.get("curve") or []),
         "training": training,
@@ -189,6 +192,14 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
             report.get("longer_is_better"),
             note="what counting tokens would achieve",
         ),
+    ]
+
+
+def criterion_rows(row: dict[str, Any]) -> list[Any]:
+    return [
+        interval_row("Its own score agrees with a reviewer", row["accuracy"], main=True),
+        interval_row("The overall score does", row["overall_accuracy"]),
+        interval_row("Two reviewers agree with each other", row["reviewer_agreement"]),
     ]
 
 

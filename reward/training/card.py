@@ -15,12 +15,13 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
-base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={heads})
+base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={labels})
 base.config.pad_token_id = tokenizer.pad_token_id
 model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER").eval()
 text = tokenizer.apply_chat_template(messages, tokenize=False)
 with torch.no_grad():
-    score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.mean()
+    said = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
+score = said[0, :{heads}].mean()
 ```"""
 
 LOADING_WHOLE = """```python
@@ -37,9 +38,12 @@ HEADS = (
 )
 
 
+CRITERIA = "\nThe labels after that score single criteria, in this order: {names}."
+
+
 def model_card(report: dict[str, Any]) -> str:
     base, data, adapter = report["base_model"], report["data"], bool(report["config"]["lora_r"])
-    heads = report["outputs"]["heads"]
+    heads, criteria = report["outputs"]["heads"], report["outputs"]["criteria"]
     front = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification",
@@ -62,8 +66,11 @@ def model_card(report: dict[str, Any]) -> str:
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
-        loading(LOADING if adapter else LOADING_WHOLE, base).replace("{heads}", str(heads)),
+        loading(LOADING if adapter else LOADING_WHOLE, base)
+        .replace("{labels}", str(heads + len(criteria)))
+        .replace("{heads}", str(heads)),
         *([HEADS.format(heads=heads)] if heads > 1 else []),
+        *([CRITERIA.format(names=", ".join(criteria))] if criteria else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -8,6 +8,7 @@ graded   (K, K)  the part of the wins that came with a strength …
 margins  (K, K)  … and the gap in score that it asks for
 above    (K,)    the weight of reviewers who found a response acceptable …
 below    (K,)    … and who did not
+criteria (C, K, K)  wins by the ratings of each criterion
 draws    (N,)    how much the group counts for each of several heads; 1 in the mean
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reward.preference import Group, Judgment, line, strengths, strict_wins, wins
+from reward.preference import Group, Judgment, by_criterion, line, strengths, strict_wins, wins
 from reward.recipe_config import RewardConfig
 
 Signals = dict[str, np.ndarray]
@@ -34,7 +35,7 @@ def plain_evidence(group: Group) -> Evidence:
     return Evidence(wins(group).astype(np.float32), {})
 
 
-def evidence(group: Group, config: RewardConfig) -> Evidence:
+def evidence(group: Group, config: RewardConfig, criteria: Sequence[str] = ()) -> Evidence:
     """What the settings make of a group's judgments. `weight` is not yet relative to the others'."""
     if config.reviewer_weights == "ignore":
         group = unweighted(group)
@@ -49,6 +50,8 @@ def evidence(group: Group, config: RewardConfig) -> Evidence:
         signals["above"], signals["below"] = line(group)
     if config.reviewer_weights == "full":
         signals["weight"] = np.array(mean_weight(group))
+    if criteria:
+        signals["criteria"] = np.stack([wins(by_criterion(group, name)) for name in criteria])
     if config.heads > 1:
         signals["draws"] = bootstrap(group.group_id, config.heads, config.seed)
     return Evidence(matrix.astype(np.float32), _as_float32(signals))

@@ -74,7 +74,7 @@ def plain_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
 
 
 EVIDENCE = frozenset(
-    {"wins", "labels", "weight", "ties", "graded", "margins", "above", "below", "draws"}
+    {"wins", "labels", "weight", "ties", "graded", "margins", "above", "below", "draws", "criteria"}
 )
 """What a batch holds for the loss alone; the model is not shown it."""
 

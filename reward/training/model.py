@@ -2,7 +2,7 @@
 
 The weights are those of an ordinary `AutoModelForSequenceClassification` with an ordinary PEFT
 adapter around it, so that any tool can load what is saved here. Its labels are the heads, whose mean
-is the score. `RewardModel` only adds the shared-prompt way of calling it.
+is the score, and after them the rated criteria. `RewardModel` only adds the shared-prompt way of calling it.
 """
 
 import json
@@ -26,7 +26,7 @@ UNLIMITED = 10**9
 
 
 class RewardModel(nn.Module):
-    """From a batch of either layout: scores (G, K), and the outputs (G, K, N) that they are the mean of.
+    """From a batch of either layout: scores (G, K), and outputs (G, K, N + C), heads before criteria.
 
     `ordinary` is the model as others know it.
     """
@@ -34,9 +34,10 @@ class RewardModel(nn.Module):
     accepts_loss_kwargs = True
     """Makes Trainer count `labels`, one a group, over all micro-batches of a step."""
 
-    def __init__(self, ordinary: nn.Module):
+    def __init__(self, ordinary: nn.Module, heads: int = 1):
         super().__init__()
         self.ordinary = ordinary
+        self.heads = heads
         self.in_pieces = self.classifier.config._attn_implementation == attention.NAME
         self.register_state_dict_post_hook(_keep_what_is_trained)
         self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
@@ -71,9 +72,9 @@ class RewardModel(nn.Module):
         else:
             everything = torch.ones_like(input_ids)
             mask = everything if attention_mask is None else attention_mask
-            outputs = self._plain(input_ids, mask)[rows]  # (rows, N) → (G, K, N)
+            outputs = self._plain(input_ids, mask)[rows]  # (rows, N + C) → (G, K, N + C)
         outputs = outputs.masked_fill(~present[..., None], 0.0)
-        return {"scores": outputs.mean(dim=-1), "outputs": outputs}
+        return {"scores": outputs[..., : self.heads].mean(dim=-1), "outputs": outputs}
 
     def _shared(
         self,
@@ -137,17 +138,17 @@ def _miss_only_what_is_trained(module: nn.Module, keys: Any) -> None:
 # --- making and loading ---------------------------------------------------------------------------
 
 
-def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
-    """Base, fresh head and fresh adapter. The caller has set the seed."""
+def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0) -> RewardModel:
+    """Base, fresh heads and fresh adapter. The caller has set the seed."""
     dtype = torch_dtype(config.dtype)
     # Trained in full, the weights themselves need float32; autocast does the forward pass.
     dtype = dtype if config.lora_r else torch.float32
-    base = load_base(config.base_model, dtype, tokenizer, outputs=config.heads)
+    base = load_base(config.base_model, dtype, tokenizer, outputs=config.heads + criteria)
     if config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     if not config.lora_r:
-        return RewardModel(base)
+        return RewardModel(base, config.heads)
     name, revision = split_reference(config.base_model)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -159,7 +160,7 @@ def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
         base_model_name_or_path=name,
         revision=revision,
     )
-    return RewardModel(get_peft_model(base, lora))
+    return RewardModel(get_peft_model(base, lora), config.heads)
 
 
 def load_base(reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1) -> Any:
@@ -210,19 +211,20 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
 
 
 def load_reward_model(
-    folder: Path, tokenizer: Any, dtype: str = "auto", *, outputs: int = 1
+    folder: Path, tokenizer: Any, dtype: str = "auto", *, heads: int = 1, criteria: int = 0
 ) -> RewardModel:
     """What a reward run published, ready to score. An adapter does not say how many outputs it has."""
+    outputs = heads + criteria
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
         base = load_base(str(folder), torch_dtype(dtype), tokenizer, outputs=outputs)
-        return RewardModel(base).eval()
+        return RewardModel(base, heads).eval()
     spec = json.loads(adapter.read_text())
     reference = spec["base_model_name_or_path"]
     if spec.get("revision"):
         reference = f"{reference}@{spec['revision']}"
     base = load_base(reference, torch_dtype(dtype), tokenizer, outputs=outputs)
-    return RewardModel(PeftModel.from_pretrained(base, folder)).eval()
+    return RewardModel(PeftModel.from_pretrained(base, folder), heads).eval()
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -300,14 +302,14 @@ def score_groups(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
     """Scores of one batch of groups, in evaluation mode.  → (G, K) float32 on the CPU"""
-    return outputs_of(model, groups, collator).mean(dim=-1)
+    return outputs_of(model, groups, collator)[..., : model.heads].mean(dim=-1)
 
 
 @torch.no_grad()
 def outputs_of(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """What each head says of one batch of groups, in evaluation mode.  → (G, K, N) float32 on the CPU"""
+    """All outputs for one batch of groups, in evaluation mode.  → (G, K, N + C) float32 on the CPU"""
     batch: Batch = collator(groups)
     inputs = {name: values.to(model.device) for name, values in for_model(batch).items()}
     was_training = model.training

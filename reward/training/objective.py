@@ -20,20 +20,24 @@ class Objective:
     ties: str = "half"
     tie_width: float = 0.0
     cut_weight: float = 0.0
+    criteria_weight: float = 0.0
+    heads: int = 1
 
     @classmethod
     def of(cls, config: RewardConfig, groups: Sequence[Group]) -> Self:
         """The width of ties follows from their share in `groups`, those that are trained on."""
         widths = {"davidson": loss.davidson_width, "rao_kupper": loss.rao_kupper_width}
         width = widths[config.ties](tie_share(groups)) if config.ties in widths else 0.0
-        return cls(ties=config.ties, tie_width=width, cut_weight=config.cut_weight)
+        return cls(config.ties, width, config.cut_weight, config.criteria_weight, config.heads)
 
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Of each group, the mean over heads. The batch is as `layout.evidence` makes it.
 
-        outputs (G, K, N) → (G,) float32
+        outputs (G, K, N + C) → (G,) float32
         """
-        scores = outputs.movedim(-1, 0)  # (N, G, K)
+        scores, of_criteria = outputs.movedim(-1, 0).split_with_sizes(
+            [self.heads, outputs.shape[-1] - self.heads]
+        )  # (N, G, K), (C, G, K)
         losses = self._order(scores, batch)  # (N, G)
         if self.cut_weight:
             lost = loss.acceptance(scores, batch["above"], batch["below"])
@@ -41,6 +45,9 @@ class Objective:
         if "draws" in batch:
             losses = losses * batch["draws"].T
         losses = losses.mean(dim=0)  # (G,)
+        if len(of_criteria):
+            lost = loss.bradley_terry(of_criteria, batch["criteria"].movedim(1, 0))  # (C, G)
+            losses = losses + self.criteria_weight * lost.mean(dim=0)
         return losses * batch["weight"] if "weight" in batch else losses
 
     def _order(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:

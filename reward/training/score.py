@@ -5,14 +5,14 @@
 IN is preference data (see reward/preference.py) or sampled text (`prompt`, `response` and whatever
 else). OUT has the same rows and columns in the same order, with `scores`, a list beside `responses`,
 or `score` added; a model of several heads adds `disagreements` or `disagreement` too, their standard
-deviation. What is too long for the model gets null, never a score of a part of it.
+deviation, and one that scores criteria `scores_NAME` or `score_NAME` for each. What is too long for the model gets null, never a score of a part of it.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,33 @@ TOGETHER = 16
 """Responses of one prompt in one row: the block mask grows with the square of the row."""
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Of one conversation's K responses: what each of N heads and C criteria say."""
+
+    heads: np.ndarray  # (K, N) float32
+    criteria: np.ndarray  # (K, C) float32
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(K,)"""
+        return self.heads.mean(axis=-1)
+
+    @property
+    def disagreements(self) -> np.ndarray:
+        """Standard deviation over the heads; 0 where there is one.  → (K,)"""
+        return self.heads.std(axis=-1)
+
+    def row(self, k: int) -> "Verdict":
+        """The verdict on one response alone."""
+        return Verdict(self.heads[k : k + 1], self.criteria[k : k + 1])
+
+    def figures(self) -> list[list[float | None]]:
+        """Scores, disagreements and each criterion, null for NaN."""
+        columns = [self.scores, self.disagreements, *self.criteria.T]
+        return [[None if np.isnan(v) else float(v) for v in column] for column in columns]
+
+
 class Scorer:
     """A reward model in memory. Prompts are forwarded once for all their responses where possible."""
 
@@ -48,9 +75,15 @@ class Scorer:
         except (OSError, json.JSONDecodeError) as error:
             raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
         self.tokenizer = load_tokenizer(str(folder), adapter=True)
-        self.heads: int = made_as.get("outputs", {}).get("heads", 1)
+        outputs = made_as.get("outputs", {})
+        self.heads: int = outputs.get("heads", 1)
+        self.criteria: list[str] = outputs.get("criteria", [])
         self.model = load_reward_model(
-            folder, self.tokenizer, made_as["config"]["dtype"], outputs=self.heads
+            folder,
+            self.tokenizer,
+            made_as["config"]["dtype"],
+            heads=self.heads,
+            criteria=len(self.criteria),
         )
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.chat = ChatFormat(self.tokenizer)
@@ -64,14 +97,19 @@ class Scorer:
 
         Comparable within a prompt only.  → one (K,) float32 array a conversation
         """
-        return [said.mean(axis=-1) for said in self.ask_heads(conversations)]
+        return [verdict.scores for verdict in self.judge(conversations)]
 
-    def ask_heads(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
-        """What each head says: their mean is the score, their spread how unsure it is.
+    def judge(self, conversations: Sequence[Conversation]) -> list["Verdict"]:
+        """Scores, how far the heads lie apart, and the criteria, with NaN as in `score`."""
+        return [
+            Verdict(said[:, : self.heads], said[:, self.heads :])
+            for said in self._ask(conversations)
+        ]
 
-        → one (K, N) float32 array a conversation, NaN for a response the model cannot read whole
-        """
-        said = [np.full((len(rs), self.heads), np.nan, np.float32) for _, rs in conversations]
+    def _ask(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+        """→ one (K, N + C) float32 array a conversation"""
+        width = self.heads + len(self.criteria)
+        said = [np.full((len(rs), width), np.nan, np.float32) for _, rs in conversations]
         places, groups = self._tokenize(conversations)
         self._check_layout(groups)
         for batch in batches(groups, max_tokens=self.max_tokens):
@@ -125,53 +163,49 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
     ):
         for batch in file.iter_batches(batch_size=rows_at_once):
             rows = batch.to_pylist()
-            said = ask_lists(scorer, rows) if many else ask_single(scorer, rows)
-            figures = [[_or_nulls(heads.mean(axis=-1)) for heads in said]]
-            figures.append([_or_nulls(heads.std(axis=-1)) for heads in said])
-            scored += sum(value is not None for value in chain.from_iterable(figures[0]))
+            said = judge_lists(scorer, rows) if many else judge_single(scorer, rows)
+            scored += sum(int(np.isfinite(verdict.scores).sum()) for verdict in said)
+            figures = [verdict.figures() for verdict in said]
             added = [
-                pa.array(values if many else [row[0] for row in values], type=column.type)
-                for column, values in zip(columns, figures, strict=False)
+                pa.array([f[place] if many else f[place][0] for f in figures], type=column.type)
+                for place, column in columns
             ]
             writer.write_batch(pa.record_batch([*batch.columns, *added], schema=writer.schema))
     return scored
 
 
-def new_columns(scorer: Scorer, many: bool) -> list[pa.Field]:
-    """Of the figures, in order; one head cannot disagree."""
-    names = ["scores", "disagreements"] if many else ["score", "disagreement"]
+def new_columns(scorer: Scorer, many: bool) -> list[tuple[int, pa.Field]]:
+    """Which of `Verdict.figures` are written, and as what; one head cannot disagree."""
+    score, apart = ("scores", "disagreements") if many else ("score", "disagreement")
+    names = [score, apart, *(f"{score}_{name}" for name in scorer.criteria)]
     kind = pa.list_(pa.float32()) if many else pa.float32()
-    return [pa.field(name, kind) for name in names[: 1 if scorer.heads == 1 else 2]]
+    fields = [(place, pa.field(name, kind)) for place, name in enumerate(names)]
+    return [field for field in fields if scorer.heads > 1 or field[0] != 1]
 
 
-def with_columns(schema: pa.Schema, columns: Sequence[pa.Field]) -> pa.Schema:
-    for column in columns:
+def with_columns(schema: pa.Schema, columns: Sequence[tuple[int, pa.Field]]) -> pa.Schema:
+    for _, column in columns:
         schema = schema.append(column)
     return schema
 
 
-def ask_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """→ one (K, N) array a row"""
-    return scorer.ask_heads([(row["prompt"], row["responses"]) for row in rows])
+def judge_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+    return scorer.judge([(row["prompt"], row["responses"]) for row in rows])
 
 
-def ask_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """One response a row; rows with the same prompt are forwarded together.  → one (1, N) array a row"""
+def judge_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+    """One response a row; rows with the same prompt are forwarded together."""
     together: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         together.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append(number)
     members = list(together.values())
-    found = scorer.ask_heads(
+    found = scorer.judge(
         [(rows[m[0]]["prompt"], [rows[number]["response"] for number in m]) for m in members]
     )
-    said: dict[int, np.ndarray] = {}
-    for numbers, values in zip(members, found, strict=True):
-        said |= {number: value[None] for number, value in zip(numbers, values, strict=True)}
+    said: dict[int, Verdict] = {}
+    for numbers, verdict in zip(members, found, strict=True):
+        said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
     return [said[number] for number in range(len(rows))]
-
-
-def _or_nulls(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def main() -> int:

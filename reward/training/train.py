@@ -28,6 +28,7 @@ from functools import partial
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
+from reward.preference import rated_criteria, read_folder
 from reward.recipe_config import RewardConfig
 from reward.training import report as reports
 from reward.training.card import model_card
@@ -62,6 +63,7 @@ from reward.training.trainer import (
 )
 from reward.training.trainer_events import (
     ProgressEvents,
+    RecipeError,
     StopSignal,
     provenance,
     run_recipe,
@@ -82,13 +84,14 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     tokenizer = load_tokenizer(config.base_model)
     chat = ChatFormat(tokenizer)
     limit = readable_tokens(config.base_model, tokenizer, config.max_tokens)
-    prepared = read_data(run_dir, config, chat, limit)
+    criteria = read_criteria(run_dir) if config.criteria_weight else []
+    prepared = read_data(run_dir, config, chat, limit, criteria)
     tell_data(run_dir, prepared, chat, limit)
     objective = Objective.of(config, prepared.groups["train"])
 
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
         set_seed(config.seed)
-        model = make_reward_model(config, tokenizer)
+        model = make_reward_model(config, tokenizer, criteria=len(criteria))
         batch = (micro_batch_size, accumulation)
         trainer = make_trainer(run_dir, config, model, prepared, batch, stop, objective)
         first = first_batch(trainer)
@@ -108,9 +111,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     report = {
         "kind": "reward",
         "base_model": config.base_model,
-        "outputs": {"heads": config.heads},
+        "outputs": {"heads": config.heads, "criteria": criteria},
         **reports.quality(scored, config.seed),
         "disagreement": disagreement(scored, config.seed) if config.heads > 1 else None,
+        "criteria": reports.criteria(scored, criteria, config.seed),
         "data": data_figures(prepared),
         "left_out": prepared.account(),
         "training": {
@@ -130,9 +134,24 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def read_data(run_dir: RunDir, config: RewardConfig, chat: ChatFormat, limit: int) -> Prepared:
+def read_criteria(run_dir: RunDir) -> list[str]:
+    """The criteria that the training data rates. Reads the data once; raises RecipeError if none."""
+    train = (group for group in read_folder(run_dir.data) if group.split == "train")
+    found = sorted(set().union(*map(rated_criteria, train)))
+    if not found:
+        raise RecipeError(
+            "No ranking of the train split rates a criterion, so there is nothing to learn about "
+            "single criteria. Set criteria_weight to 0."
+        )
+    return found
+
+
+def read_data(
+    run_dir: RunDir, config: RewardConfig, chat: ChatFormat, limit: int, criteria: Sequence[str]
+) -> Prepared:
     """Raises RecipeError when there is nothing to train on, with the reasons."""
-    prepared = read_prepared(run_dir, chat, limit, partial(evidence, config=config))
+    evidence_of = partial(evidence, config=config, criteria=criteria)
+    prepared = read_prepared(run_dir, chat, limit, evidence_of)
     prepared.make_weights_relative()
     if not prepared.tokens["train"]:
         lacking = "two readable responses that somebody compared"
@@ -202,7 +221,7 @@ def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator
     """Over the first WATCHED_GROUPS held-out groups; None where nobody ordered any pair strictly."""
     outputs = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
     groups = prepared.groups["test"][: len(outputs)]
-    scores = [found.mean(axis=-1) for found in outputs]
+    scores = [found[:, : model.heads].mean(axis=-1) for found in outputs]
     tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
     evidence = sum(tally.evidence for tally in tallies)
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
@@ -243,7 +262,7 @@ def score_all(
     collator: Collator,
     stop: StopSignal | None = None,
 ) -> list[np.ndarray]:
-    """The heads' scores of each group's responses, in order; raises Stopped when asked to.  → (K, N) arrays"""
+    """All outputs for each group's responses, in order; raises Stopped when asked to.  → (K, N + C) arrays"""
     scores: list[np.ndarray] = []
     for batch in batches(groups, max_tokens=SCORING_TOKENS):
         if stop:
@@ -259,11 +278,12 @@ def score_held_out(
 ) -> list[reports.Scored]:
     tokens = prepared.tokens["test"]
     outputs = score_all(model, tokens, collator, stop)
-    rows = zip(prepared.groups["test"], outputs, tokens, strict=True)
-    return [
-        reports.Scored(group, heads.mean(axis=-1), read.lengths(), heads)
-        for group, heads, read in rows
-    ]
+    scored = []
+    for group, found, read in zip(prepared.groups["test"], outputs, tokens, strict=True):
+        heads, criteria = found[:, : model.heads], found[:, model.heads :]
+        lengths = read.lengths()
+        scored.append(reports.Scored(group, heads.mean(axis=-1), lengths, heads, criteria))
+    return scored
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def pairs_of(scored: Sequence[Scored]) -> Pairs:
             wrong = strict[i, j] + strict[j, i] - right
             rows.append((float((heads[i] - heads[j]).std()), abs(gap), right, wrong, number))
     columns = np.array(rows, dtype=float).reshape(-1, 5).T
-    return Pairs(*columns[:4], prompt=columns[4].astype(int))
+    return Pairs(columns[0], columns[1], columns[2], columns[3], columns[4].astype(int))
 
 
 def _found(values: np.ndarray, pairs: Pairs, seed: int) -> dict[str, Any]:

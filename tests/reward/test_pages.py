@@ -280,3 +280,18 @@ def test_heads_that_disagree_are_shown_with_what_that_is_good_for(client, people
     assert "Do its heads disagree" in text and "8 heads" in text and "93.4%" in text
     plain = make_reward_model(snapshot, name="one head")
     assert "Do its heads" not in client.get(reverse("reward-model", args=[plain.pk])).text
+
+
+def test_each_criterion_has_its_figures(client, people, snapshot):
+    figure = {"value": 0.71, "interval": [0.6, 0.8], "reason": None}
+    unknown = {"value": None, "interval": None, "reason": "Nobody rated twice."}
+    row = {
+        "criterion": "kind",
+        "accuracy": figure,
+        "overall_accuracy": figure,
+        "reviewer_agreement": unknown,
+    }
+    model = make_reward_model(snapshot, report={**REPORT, "criteria": [row]})
+    client.force_login(people["trainer"])
+    text = client.get(reverse("reward-model", args=[model.pk])).text
+    assert "<h3>kind</h3>" in text and "71.0%" in text and "Nobody rated twice." in text

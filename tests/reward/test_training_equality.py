@@ -37,8 +37,10 @@ OPTIONS = {
     "rao_kupper": {"ties": "rao_kupper"},
     "line": {"cut_weight": 0.5},
     "heads": {"heads": 3},
+    "criteria": {"criteria_weight": 0.7},
     "everything": {
         "heads": 2,
+        "criteria_weight": 0.5,
         "strength": "soft",
         "label_smoothing": 0.05,
         "ties": "davidson",
@@ -52,6 +54,16 @@ def llama(tmp_path_factory):
     return tiny_llama(tmp_path_factory.mktemp("models"))
 
 
+RATINGS = {
+    "ratings": [
+        {"0": {"kind": 5, "true": 1}, "1": {"kind": 3}, "3": {"kind": 3, "true": 4}},
+        {"0": {"true": 2}, "1": {"true": 2}},
+        {},
+    ]
+}
+CRITERIA = ["kind", "true"]
+
+
 def rich_groups() -> list[Group]:
     """Ties, a line, weights, grades, and responses that some did not see; 4, 3 and 2 responses."""
     prompt = [{"role": "user", "content": "Which?"}]
@@ -63,7 +75,7 @@ def rich_groups() -> list[Group]:
     few = [Judgment("a", [[2], [0], [1]], cut=0), Judgment("b", [[0], [1]], strength=3.0)]
     doubted = [Judgment("d", [[1], [0]], weight=0.1, strength=1.0)]
     return [
-        Group("x", prompt, [0, 1, 2, 3], ["aba", "xx", "yyyyy", "b"], everyone),
+        Group("x", prompt, [0, 1, 2, 3], ["aba", "xx", "yyyyy", "b"], everyone, meta=RATINGS),
         Group("y", prompt, [0, 1, 2], ["x", "aab", "zz"], few),
         Group("z", prompt, [0, 1], ["axxb", "zz"], doubted),
     ]
@@ -84,6 +96,29 @@ def loop_losses(groups, config, score, width):
 def group_weight(group):
     said = [(r.weight, len(list(comparisons(r)))) for r in group.rankings]
     return sum(weight * count for weight, count in said) / sum(count for _, count in said)
+
+
+def criteria_loss(groups, config, score):
+    weights = [group_weight(group) for group in groups]
+    total = 0.0
+    for group, weight in zip(groups, weights, strict=True):
+        for place, name in enumerate(CRITERIA, start=config.heads):
+            r = [outputs[place] for outputs in score(group)]
+            share = weight / np.mean(weights) / len(CRITERIA) / len(groups)
+            total = total + config.criteria_weight * share * criterion_loss(group, name, r)
+    return total
+
+
+def criterion_loss(group, name, r):
+    lost = judged = 0.0
+    for ranking, given in zip(group.rankings, group.meta.get("ratings", []), strict=False):
+        rated = [(int(i), ratings[name]) for i, ratings in given.items() if name in ratings]
+        for i, a in rated:
+            for j, b in rated:
+                won = 1.0 if a > b else 0.5 if a == b and i != j else 0.0
+                lost = lost - ranking.weight * won * F.logsigmoid(r[i] - r[j])
+                judged += ranking.weight * won
+    return lost / judged if judged else 0.0
 
 
 def comparisons(ranking):
@@ -148,12 +183,14 @@ def test_loss_and_gradients_equal_the_loop_over_judgments_and_pairs(llama, name,
     )
     tokenizer = load_tokenizer(str(llama))
     groups = rich_groups()
-    prepared = prepare(groups, ChatFormat(tokenizer), 200, partial(evidence, config=config))
+    criteria = CRITERIA if config.criteria_weight else []
+    evidence_of = partial(evidence, config=config, criteria=criteria)
+    prepared = prepare(groups, ChatFormat(tokenizer), 200, evidence_of)
     prepared.make_weights_relative()
     tokens = prepared.tokens["train"]
     objective = Objective.of(config, groups)
     torch.manual_seed(0)
-    model = make_reward_model(config, tokenizer)
+    model = make_reward_model(config, tokenizer, criteria=len(criteria))
 
     batch = Collator(tokenizer.pad_token_id, layout)(tokens)
     ours = objective.losses(model(**for_model(batch))["outputs"], batch).mean()
@@ -170,6 +207,8 @@ def test_loss_and_gradients_equal_the_loop_over_judgments_and_pairs(llama, name,
             for n, losses in enumerate(by_head)
         ]
     naive = torch.stack([torch.stack(losses).mean() for losses in by_head]).mean()
+    if criteria:
+        naive = naive + criteria_loss(groups, config, score)
 
     assert ours.item() == pytest.approx(naive.item(), abs=2e-6)
     for found, expected in zip(gradients(model, ours), gradients(model, naive), strict=True):
@@ -197,7 +236,9 @@ def richer(group, number):
     lined = Judgment(first.reviewer, first.tiers, cut=1, weight=1.0)
     doubted = Judgment(second.reviewer, second.tiers, weight=0.25 + number % 2)
     graded = [best] if len(first.tiers) > 1 else []
-    return Group(**{**vars(group), "rankings": [lined, doubted, *graded]})
+    rated = {str(i): {"kind": 5 - n} for n, tier in enumerate(first.tiers) for i in tier}
+    meta = {"ratings": [rated, {}, *[{} for _ in graded]]}
+    return Group(**{**vars(group), "rankings": [lined, doubted, *graded], "meta": meta})
 
 
 def trained(folder, llama, **settings):

@@ -42,9 +42,9 @@ def test_the_score_is_the_mean_of_heads_that_differ_and_all_are_saved(finished):
     groups = [g for g in read_groups(finished.data / "preferences.parquet") if g.split == "test"]
     scorer = Scorer(finished.output)
     conversations = [(group.prompt, group.responses) for group in groups]
-    for heads, scores in zip(
-        scorer.ask_heads(conversations), scorer.score(conversations), strict=True
-    ):
+    verdicts = scorer.judge(conversations)
+    for verdict, scores in zip(verdicts, scorer.score(conversations), strict=True):
+        heads = verdict.heads
         assert heads.shape == (len(scores), 4) and heads.std(axis=1).min() > 0
         np.testing.assert_allclose(heads.mean(axis=1), scores, atol=1e-6)
 
@@ -55,10 +55,10 @@ def test_a_fresh_process_says_the_same_scores_and_disagreements(finished, tmp_pa
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(target)], cwd=ROOT, env=environment, check=True)
     groups = list(read_groups(source))
-    ours = Scorer(finished.output).ask_heads([(g.prompt, g.responses) for g in groups])
-    for row, heads in zip(pq.read_table(target).to_pylist(), ours, strict=True):
-        np.testing.assert_allclose(row["scores"], heads.mean(axis=1), atol=1e-5)
-        np.testing.assert_allclose(row["disagreements"], heads.std(axis=1), atol=1e-5)
+    ours = Scorer(finished.output).judge([(g.prompt, g.responses) for g in groups])
+    for row, verdict in zip(pq.read_table(target).to_pylist(), ours, strict=True):
+        np.testing.assert_allclose(row["scores"], verdict.heads.mean(axis=1), atol=1e-5)
+        np.testing.assert_allclose(row["disagreements"], verdict.heads.std(axis=1), atol=1e-5)
 
 
 def test_sampled_text_gets_its_disagreement_and_the_unreadable_null(finished, tmp_path):

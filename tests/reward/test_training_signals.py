@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reward.preference import Group, Judgment, line, strengths
+from reward.preference import Group, Judgment, by_criterion, line, rated_criteria, strengths
 from reward.recipe_config import RewardConfig
 from reward.training import loss
 from reward.training.evidence import evidence, mean_weight, tie_share
@@ -230,6 +230,49 @@ def test_the_line_counts_as_much_as_its_setting_says():
     assert "above" not in evidence(judged, config()).signals
 
 
+# --- criteria ---------------------------------------------------------------------------------------
+
+RATED = Group(
+    "g",
+    [],
+    [7, 8, 9],
+    ["a", "b", "c"],
+    [Judgment("a", [[7], [8], [9]], cut=1), Judgment("b", [[9], [8]], weight=2.0)],
+    meta={
+        "ratings": [
+            {"7": {"kind": 1, "true": 5}, "8": {"kind": 4}, "9": {"kind": 4, "true": 2}},
+            {"8": {"kind": 2}, "9": {"kind": 3}},
+        ]
+    },
+)
+
+
+def test_ratings_rank_by_one_criterion_within_one_reviewer():
+    kind = by_criterion(RATED, "kind")
+    assert [ranking.tiers for ranking in kind.rankings] == [[[8, 9], [7]], [[9], [8]]]
+    assert [ranking.weight for ranking in kind.rankings] == [1.0, 2.0]
+    assert {ranking.cut for ranking in kind.rankings} == {None}
+    assert [r.tiers for r in by_criterion(RATED, "true").rankings] == [[[7], [9]], []]
+    assert rated_criteria(RATED) == {"kind", "true"}
+
+
+def test_each_criterion_has_wins_of_its_own():
+    found = evidence(RATED, config(), ["kind", "true"]).signals["criteria"]
+    assert found[0].tolist() == [[0, 0, 0], [1, 0, 0.5], [1, 2.5, 0]]
+    assert found[1].tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert "criteria" not in evidence(RATED, config()).signals
+
+
+def test_criteria_count_beside_the_order_as_their_setting_says():
+    wins = pair(1.0)
+    batch = {"wins": wins, "criteria": torch.stack([wins[0].T, torch.zeros(2, 2)])[None]}
+    objective = Objective(criteria_weight=0.5)
+    outputs = torch.tensor([[[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]])
+    # log(1 + e^-1) of the order; log(1 + e^2) of the first criterion, the second says nothing.
+    expected = math.log(1 + math.exp(-1)) + 0.5 * math.log(1 + math.exp(2)) / 2
+    assert objective.losses(outputs, batch).item() == pytest.approx(expected)
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 
@@ -240,7 +283,7 @@ def test_signals_are_padded_to_the_largest_group_and_kept_from_the_model():
         group(Judgment("a", [[0, 1]], cut=1), k=2),
         group(Judgment("a", [[0], [1], [2]])),
     ):
-        found = evidence(judged, asked)
+        found = evidence(judged, asked, ["kind"])
         tokens = [np.ones(1, np.int32)] * len(judged.responses)
         rows.append(TokenGroup(tokens[0], tokens, found.wins, found.signals))
     batch = batch_of(rows)
