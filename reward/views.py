@@ -18,6 +18,7 @@ from reward.forms import SnapshotForm
 from reward.models import Snapshot
 from reward.preference import PreferenceError
 from reward.promotion import CannotMove
+from reward.report_page import length_rows, mistakes, slice_tables, temperature_line
 from reward.samples import sample
 from reward.snapshots import Account, SnapshotError, freeze, ranking_ids, sample_groups, survey
 
@@ -139,6 +140,10 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "ece": calibration,
         "length": report.get("length") or {},
         "disagreement": with_percents(report.get("disagreement")),
+        "temperature": temperature_line(report),
+        "length_rows": length_rows(report),
+        "slices": slice_tables(report),
+        "mistakes": mistakes(report),
         "criteria": [
             (row["criterion"], criterion_rows(row)) for row in report.get("criteria") or []
         ],

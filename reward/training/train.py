@@ -34,6 +34,7 @@ from reward.training import report as reports
 from reward.training.card import model_card
 from reward.training.evidence import evidence
 from reward.training.layout import Collator, batches, describe
+from reward.training.mistakes import worst_mistakes
 from reward.training.model import (
     UNLIMITED,
     RewardModel,
@@ -45,6 +46,8 @@ from reward.training.model import (
 )
 from reward.training.objective import Objective
 from reward.training.publish import publish
+from reward.training.slices import length_slices, slices
+from reward.training.temperature import temperature
 from reward.training.tokens import (
     ChatFormat,
     Prepared,
@@ -115,6 +118,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         **reports.quality(scored, config.seed),
         "disagreement": disagreement(scored, config.seed) if config.heads > 1 else None,
         "criteria": reports.criteria(scored, criteria, config.seed),
+        "temperature": temperature(scored, config.seed),
+        "length_slices": length_slices(scored, config.seed),
+        "slices": slices(scored, config.seed),
+        "mistakes": worst_mistakes(scored),
         "data": data_figures(prepared),
         "left_out": prepared.account(),
         "training": {
