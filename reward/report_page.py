@@ -8,7 +8,7 @@ from django.utils.safestring import SafeString
 
 from labeling.models import GuidelineVersion
 from labeling.text import render
-from reward.charts import interval_row, percent
+from reward.charts import percent
 
 KINDS = {
     "guideline_version": "Guideline version",
@@ -82,8 +82,8 @@ def _slice_row(row: Mapping[str, Any], names: Mapping[Any, str]) -> SliceRow:
     accuracy, ceiling = row["accuracy"], row.get("reviewer_agreement") or {}
     return SliceRow(
         name=names.get(row["name"]) or str(row["name"] or "not named"),
-        accuracy=percent(accuracy["value"]),
-        interval=" to ".join(map(percent, accuracy["interval"])),
+        accuracy="–" if accuracy["value"] is None else percent(accuracy["value"]),
+        interval=" to ".join(map(percent, accuracy["interval"] or [])),
         ceiling="" if ceiling.get("value") is None else percent(ceiling["value"]),
         pairs=accuracy["pairs"],
         prompts=accuracy["prompts"],
@@ -103,15 +103,20 @@ def temperature_line(report: Mapping[str, Any]) -> dict[str, str] | None:
     }
 
 
-def length_rows(report: Mapping[str, Any]) -> list[Any]:
-    found = report.get("length_slices")
-    if not found:
-        return []
+LENGTHS = {
+    "matched": "about as long (within 10%)",
+    "longer_won": "the longer one won",
+    "shorter_won": "the shorter one won",
+}
+
+
+def length_rows(report: Mapping[str, Any]) -> list[SliceRow]:
+    found = report.get("length_slices") or {}
     return [
-        interval_row("Both are about as long", found["matched"], note="within 10%: length cannot decide", main=True),
-        interval_row("The longer one won", found["longer_won"]),
-        interval_row("The shorter one won", found["shorter_won"], note="far below the line above, it has learned to count"),
-    ]  # fmt: skip
+        _slice_row({"name": said, "accuracy": found[name]}, {})
+        for name, said in LENGTHS.items()
+        if name in found
+    ]
 
 
 def mistakes(report: Mapping[str, Any]) -> list[Mistake]:

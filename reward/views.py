@@ -224,7 +224,7 @@ def mistake_rows(disagreement: dict[str, Any]) -> list[Any]:
         ),
         interval_row(
             "… compared with the difference itself", found.get("relative"),
-            note="what the queue and a client should go by", main=True,
+            note="standard deviation over the difference", main=True,
         ),
         interval_row(
             "The difference is small", found.get("small_gap"), note="what one head knows already"

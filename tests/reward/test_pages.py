@@ -336,8 +336,8 @@ def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, 
 def test_accuracy_by_length_is_beside_the_correlation(client, people, snapshot):
     client.force_login(people["trainer"])
     lengths = {"matched": SHARE, "longer_won": SHARE, "shorter_won": SHARE, "balanced": 0.71}
-    assert "Both are about as long" in page_of(client, reported(snapshot, length_slices=lengths))
-    assert "Both are about as long" not in page_of(client, make_reward_model(snapshot, name="old"))
+    assert "the shorter one won" in page_of(client, reported(snapshot, length_slices=lengths))
+    assert "the shorter one won" not in page_of(client, make_reward_model(snapshot, name="old"))
 
 
 def test_the_worst_mistakes_can_be_read_and_their_text_is_inert(client, people, snapshot):
@@ -356,5 +356,5 @@ def test_the_worst_mistakes_can_be_read_and_their_text_is_inert(client, people, 
     client.force_login(people["trainer"])
     text = page_of(client, reported(snapshot, mistakes=[mistake]))
     assert "<strong>it</strong>" in text and "1,200 more characters" in text
-    assert "off by 2.50; 2 to 1 of the reviewers" in text
+    assert "off by 2.50; the reviewers' evidence is 2 to 1 against it" in text
     assert "<script>alert" not in text and 'href="javascript' not in text
