@@ -92,12 +92,20 @@ def reviewer_agreement(groups: Sequence[Group], seed: int = 0) -> dict[str, Any]
 
 
 def agreement_tally(group: Group) -> Tally:
-    """Pairs are counted once for every two reviewers."""
-    pairs = [pair_outcomes(a.tiers, b.tiers) for a, b in combinations(group.rankings, 2)]
-    outcomes = np.concatenate([np.zeros((0, 2), np.int8), *pairs])  # (pairs, 2)
-    strict = outcomes[(outcomes != 0).all(axis=1)]
-    same = int((strict[:, 0] == strict[:, 1]).sum())
-    return Tally(same, len(strict), len(strict))
+    """Pairs are counted once for every two reviewers, with the mean of their weights.
+
+    That is the weight they have when each in turn is the one to be predicted, as in `accuracy`.
+    """
+    same = evidence = 0.0
+    count = 0
+    for a, b in combinations(group.rankings, 2):
+        outcomes = pair_outcomes(a.tiers, b.tiers)  # (pairs, 2)
+        strict = outcomes[(outcomes != 0).all(axis=1)]
+        weight = (a.weight + b.weight) / 2
+        same += weight * int((strict[:, 0] == strict[:, 1]).sum())
+        evidence += weight * len(strict)
+        count += len(strict)
+    return Tally(same, evidence, count)
 
 
 def criteria(scored: Sequence[Scored], names: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
