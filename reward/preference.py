@@ -90,6 +90,9 @@ class Group:
             return f"has {len(self.response_ids)} response ids for {len(self.responses)} responses"
         if self.split not in SPLITS:
             return f"has the split {self.split!r}, which is neither train nor test"
+        rated = self.meta.get("ratings")
+        if rated is not None and len(rated) != len(self.rankings):
+            return f"has {len(rated)} entries of ratings for {len(self.rankings)} rankings"
         problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
         return next((problem for problem in problems if problem), None)
 
@@ -103,6 +106,10 @@ def _judgment_problem(ranking: Judgment, known: set[int]) -> str | None:
         return f"has a ranking by {ranking.reviewer} of responses it does not hold: {strangers}"
     if not (math.isfinite(ranking.weight) and ranking.weight >= 0):
         return f"has a ranking by {ranking.reviewer} with the weight {ranking.weight}"
+    if ranking.strength is not None and not (
+        math.isfinite(ranking.strength) and ranking.strength > 0
+    ):
+        return f"has a ranking by {ranking.reviewer} with the strength {ranking.strength}"
     if ranking.cut is not None and not 0 <= ranking.cut <= len(ranking.tiers):
         return f"has a ranking by {ranking.reviewer} whose line lies outside its tiers"
     return None

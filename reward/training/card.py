@@ -48,6 +48,7 @@ def model_card(report: dict[str, Any]) -> str:
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["reward-model", "tiebreak"],
+        **model_index(report),
     }
     lines = [
         front_matter(front, base),
@@ -63,6 +64,7 @@ def model_card(report: dict[str, Any]) -> str:
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
+        *_temperature_line(report),
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
@@ -73,6 +75,41 @@ def model_card(report: dict[str, Any]) -> str:
         *([CRITERIA.format(names=", ".join(criteria))] if criteria else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def model_index(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures as model hubs read them; nothing where there is no accuracy to tell."""
+    accuracy, ece = report["accuracy"]["value"], report["calibration"]["ece"]
+    if accuracy is None:
+        return {}
+    metrics = [
+        {"type": "accuracy", "name": "Held-out strict pairs", "value": round(accuracy, 4)},
+        *(
+            []
+            if ece is None
+            else [{"type": "ece", "name": "Calibration error", "value": round(ece, 4)}]
+        ),
+    ]
+    snapshot = str(
+        report["inputs"].get("snapshot_hash") or report["inputs"].get("snapshot") or "preferences"
+    )
+    result = {
+        "task": {"type": "text-classification", "name": "Preference ranking"},
+        "dataset": {"type": "preferences", "name": f"Snapshot {snapshot[:12]}"},
+        "metrics": metrics,
+    }
+    return {"model-index": [{"name": "reward-model", "results": [result]}]}
+
+
+def _temperature_line(report: dict[str, Any]) -> list[str]:
+    found = report["temperature"]
+    if found["value"] is None:
+        return []
+    return [
+        f"Divide a difference in score by {found['value']:.2f} before reading σ of it as the "
+        "probability that reviewers prefer the one response. That temperature was fitted on the "
+        "held-out prompts.\n"
+    ]
 
 
 def front_matter(front: dict[str, Any], base: str) -> str:

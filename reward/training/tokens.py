@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
-from reward.preference import Group, PreferenceError, keep_responses, read_folder
-from reward.training.evidence import Evidence, Signals, plain_evidence, relative_to
+from reward.preference import Group, PreferenceError, keep_responses, read_folder, wins
+from reward.training.evidence import Evidence, Signals, plain_evidence, relative_to, unweighted
 from reward.training.trainer_events import RecipeError
 from runs.rundir import RunDir
 
@@ -131,9 +131,7 @@ class Prepared:
         kept = keep_responses(group, [group.response_ids[k] for k in fits])
         found = self.evidence(kept)
         if not (found.wins.any() or np.any(found.signals.get("ties", 0))):
-            few = len(kept.responses) < 2
-            why = "fewer than two readable responses" if few else "no two responses compared"
-            self.left_out[group.split, "prompts", why] += 1
+            self.left_out[group.split, "prompts", _why_no_evidence(kept)] += 1
             return
         tokens = TokenGroup(prompt, [responses[k] for k in fits], found.wins, found.signals)
         self.groups[group.split].append(kept)
@@ -169,6 +167,14 @@ class Prepared:
         for row in self.account():
             text = f"Left out of {row['split']}: {row['count']} {row['what']}, {row['why']}."
             run_dir.message(text, level="warning")
+
+
+def _why_no_evidence(group: Group) -> str:
+    if len(group.responses) < 2:
+        return "fewer than two readable responses"
+    if wins(unweighted(group)).any():
+        return "all its rankings weigh nothing"
+    return "no two responses compared"
 
 
 def _reweighted(group: TokenGroup, factor: float) -> TokenGroup:

@@ -273,6 +273,20 @@ def test_criteria_count_beside_the_order_as_their_setting_says():
     assert objective.losses(outputs, batch).item() == pytest.approx(expected)
 
 
+# --- nothing asked for ------------------------------------------------------------------------------
+
+
+def test_without_options_the_objective_is_bradley_terry_to_the_bit():
+    torch.manual_seed(0)
+    outputs, wins = torch.randn(3, 5, 1, requires_grad=True), torch.rand(3, 5, 5)
+    asked = {"wins": wins, "weight": torch.ones(3)}
+    ours = Objective.of(config(), [RATED]).losses(outputs, asked)
+    plain = loss.bradley_terry(outputs[..., 0], wins)
+    assert torch.equal(ours, plain)
+    (a,), (b,) = (torch.autograd.grad(x.sum(), outputs, retain_graph=True) for x in (ours, plain))
+    assert torch.equal(a, b)
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 
