@@ -19,6 +19,7 @@ from reward.training.trainer_events import RecipeError, StopSignal
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import make_project
 from tests.reward.world import make_groups, make_run, tiny_llama
+from tests.tiny import make_tokenizer
 
 torch.set_num_threads(1)
 
@@ -126,6 +127,30 @@ def test_an_encoders_last_layer_becomes_the_mean_of_its_heads(family):
         wanted = model(**probe).logits[:, :2].mean(dim=-1)
         found = with_one_label(model, 2)(**probe).logits
     torch.testing.assert_close(found, wanted[:, None], atol=1e-6, rtol=0)
+
+
+def test_an_encoder_with_heads_and_criteria_trains_scores_and_merges(tmp_path):
+    from transformers import AutoConfig, AutoModel
+
+    from tests.reward.test_training_criteria import rated_groups
+
+    config = AutoConfig.for_model(
+        "bert", vocab_size=262, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=512,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "bert")
+    make_tokenizer(chat=False).save_pretrained(tmp_path / "bert")
+    run_dir = make_run(
+        tmp_path / "run", tmp_path / "bert", rated_groups(12, 4), heads=3, criteria_weight=0.5,
+        epochs=1,
+    )  # fmt: skip
+    train(run_dir, StopSignal())
+    [verdict] = Scorer(run_dir.output).judge([(PROMPT, RESPONSES)])
+    assert verdict.heads.shape == (3, 3) and verdict.criteria.shape == (3, 1)
+    out = merge(run_dir.path, tmp_path / "merged")
+    [merged] = Scorer(out).score([(PROMPT, RESPONSES)])
+    np.testing.assert_allclose(merged, verdict.scores, atol=1e-5)
 
 
 # --- the command ----------------------------------------------------------------------------------
