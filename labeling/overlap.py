@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from django.core.cache import cache
 from django.db import connection
 from django.db.models import F
 
@@ -25,8 +24,6 @@ STRANGERS = Reliabilities()
 
 COUNTED_AT_MOST = 5_000
 LEARNED_FROM = 30
-LEARNED_EVERY = 600
-"""Seconds for which what was learned of a project's reviewers is used."""
 
 Sides = np.ndarray  # (pairs, 3) float64; the first of the pair is better, they tie, it is worse
 
@@ -88,18 +85,13 @@ def is_clear(
 
 
 def learned(project: Project) -> Reliabilities:
-    """What the project's rankings say of its reviewers, learned anew every ten minutes (0.3 s).
+    """What the project's rankings say of its reviewers, up to ten minutes old; no query mostly.
 
     Fewer than LEARNED_FROM tasks with two rankings say too little: they are strangers until then.
     """
-    key = f"overlap:{project.pk}"
-    found: Reliabilities | None = cache.get(key)
-    if found is None:
-        found = reliabilities_of(project)
-        met = sum(one.tasks for one in found.of.values())
-        found = found if met >= 2 * LEARNED_FROM else STRANGERS
-        cache.set(key, found, LEARNED_EVERY)
-    return found
+    found = reliabilities_of(project)
+    met = sum(one.tasks for one in found.of.values())
+    return found if met >= 2 * LEARNED_FROM else STRANGERS
 
 
 # --- a task gets one more, or one less -----------------------------------------------------------

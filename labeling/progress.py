@@ -13,6 +13,7 @@ from psycopg.types.numeric import Int8
 
 from accounts.models import User
 from labeling import gold_schedule
+from labeling.counts import kept_when_large
 from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
 from labeling.queue import OFF_QUEUE
 from labeling.statements import fetch
@@ -169,8 +170,12 @@ class ProjectProgress:
         return round(100 * self.filled / self.slots) if self.slots else 0
 
 
+@kept_when_large(lambda found: found.slots)
 def of_project(project: Project) -> ProjectProgress:
-    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks."""
+    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks.
+
+    Some minutes old where it is large; see labeling.counts.
+    """
     slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),
         filled=Count("pk", filter=Q(ranking__isnull=False)),
@@ -196,8 +201,12 @@ class ReviewerRow:
     newest: datetime | None
 
 
+@kept_when_large(lambda rows: sum(row.rankings for row in rows))
 def by_reviewer(project: Project, limit: int = 100) -> list[ReviewerRow]:
-    """Reviewers with the most current rankings first; their answers to gold are counted elsewhere."""
+    """Reviewers with the most current rankings first; their answers to gold are counted elsewhere.
+
+    Reads every ranking of the project; some minutes old where those are many (labeling.counts).
+    """
     rows: Any = (
         Ranking.objects.filter(task__project=project, superseded_at=None)
         .exclude(task__kind=Task.Kind.GOLD)

@@ -181,6 +181,8 @@ def revisable_until(ranking: Ranking) -> datetime | None:
     None: never. For a revision it costs a query, unless it carries `first_sent` (see
     with_first_sent).
     """
+    if _is_settled(ranking):
+        return None
     hours = ranking.task.project.revision_hours
     if not hours:
         return None
@@ -207,24 +209,31 @@ def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
 def can_undo(ranking: Ranking) -> bool:
     """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
 
-    Once the right answer was shown, or counted towards a qualification, there is no way back. Nor
-    is there where others' answers may be read after ranking and nothing may be revised.
+    Nor is there a way back where others' answers may be read after ranking and nothing revised.
     """
     project = ranking.task.project
     shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
     if Project.Sees.AFTER in shown_after and not project.revision_hours:
         return False
-    if ranking.task.kind == Task.Kind.GOLD:
-        told = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
-        if told.exists():
-            return False
     return (
         ranking.superseded_at is None
         and ranking.supersedes_id is None
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
+        and not _is_settled(ranking)
     )
+
+
+def _is_settled(ranking: Ranking) -> bool:
+    """The right answer was shown, or it counts towards a qualification: there is no way back.
+
+    A query for gold alone.
+    """
+    if ranking.task.kind != Task.Kind.GOLD:
+        return False
+    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    return gold.exists()
 
 
 def undo_seconds(ranking: Ranking) -> int:

@@ -6,6 +6,7 @@ from labeling.statistics.reliability import Reliability
 
 CHANCE = 0.5
 NEAR_CHANCE = 0.7
+WELL_MEASURED = 0.35
 TOO_QUICK = 0.5
 MOSTLY_TIES = 0.75
 ENOUGH_PAIRS = 30
@@ -32,7 +33,7 @@ def _trust(found: Reliability | None) -> Remark | None:
         return None
     if found.high < CHANCE:
         return "bad", "the wrong way round"
-    if found.high <= NEAR_CHANCE:
+    if found.high <= NEAR_CHANCE and found.high - found.low <= WELL_MEASURED:
         return "bad", "no better than guessing"
     return "warn", "too few pairs to tell from guessing"
 

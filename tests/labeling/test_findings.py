@@ -118,6 +118,14 @@ def test_two_bad_responses_are_dropped_one_after_the_other(project, lead, bring)
     assert findings.counts(project).held == 0
 
 
+def test_a_task_with_a_dropped_response_never_comes_back(project, lead, bring):
+    old = bring("Fine.", LEAK, "So.", CUT)
+    findings.drop(project=project, response_id=response_of(LEAK), by=lead)
+    assert findings.dismiss(project=project, response_id=response_of(CUT), by=lead) == 1
+    assert set(claimed(project).responses.values_list("text", flat=True)) == {"Fine.", "So.", CUT}
+    assert Task.objects.get(pk=old.pk).held
+
+
 def test_what_was_decided_holds_when_the_file_comes_again(project, lead, bring):
     bring("Fine.", LEAK, "So.")
     findings.drop(project=project, response_id=response_of(LEAK), by=lead)

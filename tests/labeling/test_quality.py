@@ -70,7 +70,7 @@ def test_each_part_of_an_empty_project_says_what_is_missing(project, show):
     assert words[show] in shown
 
 
-QUERIES = {"agreement": 10, "reviewers": 9, "parts": 7, "models": 8, "consensus": 9}
+QUERIES = {"agreement": 11, "reviewers": 9, "parts": 7, "models": 8, "consensus": 9}
 
 
 @pytest.mark.parametrize("show", SHOWN)
@@ -157,6 +157,14 @@ def test_it_tells_leads_whom_to_look_at(project):
     assert f"{100 * found.low:.0f}% to {100 * found.high:.0f}%" in shown
 
 
+def test_a_meter_that_cannot_be_measured_says_why_on_the_page(project):
+    opposed(project)  # recorded without the order shown, all answers equally long, no time
+    shown = page_of(project, "reviewers").content.decode()
+    assert "No ranking says in which order its responses were shown." in shown
+    assert "No pair of responses differs in length." in shown
+    assert "No active time was measured." in shown
+
+
 def test_its_remarks_need_a_whole_interval():
     from labeling.remarks import remarks
     from tests.labeling.test_statistics import Compared, Judgment
@@ -178,9 +186,10 @@ def test_its_remarks_need_a_whole_interval():
     assert remarks(reviewer(reliability=Reliability(0.5, 0.0, 0.5, 0.05))) == [
         ("bad", "no better than guessing")
     ]
-    assert remarks(reviewer(reliability=Reliability(0.6, 0.0, 0.5, 0.2))) == [
-        ("warn", "too few pairs to tell from guessing")
-    ]
+    for right, error in ((0.6, 0.2), (0.4, 0.12)):
+        assert remarks(reviewer(reliability=Reliability(right, 0.0, 0.5, error))) == [
+            ("warn", "too few pairs to tell from guessing")
+        ]
     assert remarks(reviewer(position=Meter(0.05, 0.01, 0.09, 400))) == [
         ("warn", "prefers what is shown first")
     ]

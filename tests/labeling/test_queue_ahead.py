@@ -228,6 +228,7 @@ def test_claims_of_one_reviewer_in_many_tabs_hold_two_leases():
         make_task(project)
     reviewer = make_member(project)
     results = in_threads(*[lambda: both(project, reviewer)] * 6)
+    assert not [result for result in results if isinstance(result, Exception)]
     assert len({(current.pk, ahead.pk) for current, ahead in results}) == 1
     assert Slot.objects.filter(reviewer=reviewer).count() == 2
 

@@ -70,7 +70,9 @@ def test_hostile_text_is_rendered_as_everywhere(monkeypatch):
     nasty = f"<script>alert(1)</script> {skeleton.MARKS.csrf} {skeleton.MARKS.slot} \\1 **b**"
     for task in tasks:
         task.responses.update(text=nasty)
-        task.prompt.messages = [{"role": role, "content": nasty} for role in ("system", "user")]
+        task.prompt.messages = [
+            {"role": role, "content": f"{nasty} {task.pk}"} for role in ("system", "user")
+        ]
         task.prompt.save()
     short, long = both_ways(page_of(project), project, monkeypatch)
     assert short == long and "<script>alert" not in short
