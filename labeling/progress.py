@@ -80,7 +80,7 @@ WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
 def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
     """of_reviewer, counted on from less than KEPT_SECONDS ago. One short query, now and then five.
 
-    What others did meanwhile, and what was taken back, shows after that time.
+    What others did meanwhile, and what was taken back in another process, shows after that time.
     """
     key = (project.pk, reviewer.pk, timezone.localdate())
     until, newest, counted = _kept.get(key, (0.0, 0, None))
@@ -92,6 +92,11 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
     while len(_kept) > KEPT_AT_MOST:
         _kept.popitem(last=False)
     return counted
+
+
+def forget(project: Project, reviewer: User) -> None:
+    """Count anew next time, in this process: something was taken back."""
+    _kept.pop((project.pk, reviewer.pk, timezone.localdate()), None)
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:

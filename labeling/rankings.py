@@ -8,12 +8,12 @@ another free slot of the task, and failing that is kept as an extra.
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
-from django.db.models import Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -23,7 +23,6 @@ from labeling.display import shown_order_for
 from labeling.judgments import ANYTHING, LONGEST_RATIONALE, Content, Errors, Policy, problems
 from labeling.models import (
     Criterion,
-    Gold,
     GuidelineVersion,
     Project,
     Ranking,
@@ -32,6 +31,7 @@ from labeling.models import (
     TaskResponse,
 )
 from labeling.queue import NextPosition
+from labeling.revisions import is_settled, revisable_until
 
 __all__ = [
     "LONGEST_RATIONALE",
@@ -41,6 +41,7 @@ __all__ = [
     "Submission",
     "problems",
     "record",
+    "revisable_until",
     "revise",
     "submit",
     "undo",
@@ -175,37 +176,6 @@ def revise(
     return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
 
 
-def revisable_until(ranking: Ranking) -> datetime | None:
-    """When its reviewer can no longer revise it, counted from when the task was first ranked.
-
-    None: never. For a revision it costs a query, unless it carries `first_sent` (see
-    with_first_sent).
-    """
-    if _is_settled(ranking):
-        return None
-    hours = ranking.task.project.revision_hours
-    if not hours:
-        return None
-    first = ranking.created_at
-    if ranking.supersedes_id is not None:
-        own = _stood(Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id))
-        first = getattr(ranking, "first_sent", None) or own.aggregate(at=Min("created_at"))["at"]
-    return first + timedelta(hours=hours)
-
-
-def with_first_sent(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
-    """Each with `first_sent`, the time at which its reviewer first ranked its task."""
-    own = _stood(Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer")))
-    return rankings.annotate(
-        first_sent=Subquery(own.order_by("created_at").values("created_at")[:1])
-    )
-
-
-def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
-    """Without those that were taken back: superseded, and by nothing."""
-    return rankings.filter(Q(superseded_at=None) | Q(superseded_by__isnull=False))
-
-
 def can_undo(ranking: Ranking) -> bool:
     """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
 
@@ -221,19 +191,8 @@ def can_undo(ranking: Ranking) -> bool:
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
-        and not _is_settled(ranking)
+        and not is_settled(ranking)
     )
-
-
-def _is_settled(ranking: Ranking) -> bool:
-    """The right answer was shown, or it counts towards a qualification: there is no way back.
-
-    A query for gold alone.
-    """
-    if ranking.task.kind != Task.Kind.GOLD:
-        return False
-    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
-    return gold.exists()
 
 
 def undo_seconds(ranking: Ranking) -> int:

@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from accounts.access import user_of
-from labeling import progress, rankings
+from labeling import progress, rankings, revisions
 from labeling.access import project_for
 from labeling.blindness import may_see_models, may_see_others
 from labeling.confirmations import unconfirmed
@@ -31,7 +31,7 @@ PAGE = 50
 @require_GET
 def history(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug)
-    own = rankings.with_first_sent(
+    own = revisions.with_first_sent(
         Ranking.objects.filter(reviewer=user_of(request), task__project=project, superseded_at=None)
     ).select_related("task__prompt", "task__project")
     before = number(request.GET.get("before", ""))
@@ -57,7 +57,7 @@ def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
 
 def open_until(ranking: Ranking) -> datetime | None:
     """Until when it may be revised; None once it may not."""
-    until = rankings.revisable_until(ranking)
+    until = revisions.revisable_until(ranking)
     return until if until and until > timezone.now() else None
 
 

@@ -329,6 +329,7 @@ def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
             messages.error(request, str(invalid))
             return redirect("review", project.slug)
         return JsonResponse({"errors": invalid.errors}, status=HTTPStatus.CONFLICT)
+    progress.forget(project, reviewer)
     if request.accepts("text/html"):
         return redirect("review", project.slug)
     return JsonResponse(

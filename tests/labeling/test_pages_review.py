@@ -390,6 +390,14 @@ def test_it_takes_back_what_was_sent_as_a_form_and_in_json(desk, slot):
         slot.refresh_from_db()
 
 
+def test_what_was_taken_back_is_not_counted(desk, slot):
+    client = desk.as_(desk.reviewer)
+    for _ in range(2):
+        assert "<strong>1</strong> done today" in send(client, desk, slot).json()["progress"]
+        url = desk.url("review-undo", Ranking.objects.get(superseded_at=None).pk)
+        assert "<strong>0</strong> done today" in client.post(url, **JSON).json()["progress"]
+
+
 def test_it_asks_to_confirm_the_guideline_before_anything_is_leased(desk):
     newcomer = make_member(desk.project, confirmed=False)
     client = desk.as_(newcomer)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from labeling import guidelines, queue, rankings
+from labeling import guidelines, queue, rankings, revisions
 from labeling.models import Gold, Membership, Project, Ranking, Slot
 from labeling.rankings import InvalidRanking
 from tests.labeling.gold_world import make_gold
@@ -394,13 +394,13 @@ def test_it_asks_for_the_shortest_rationale_of_the_project(slot, reviewer):
 def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, reviewer):
     Project.objects.update(revision_hours=2)
     first = submit(slot, reviewer).ranking
-    until = rankings.revisable_until(Ranking.objects.get(pk=first.pk))
+    until = revisions.revisable_until(Ranking.objects.get(pk=first.pk))
     assert until == first.created_at + timedelta(hours=2)
     again = {"reviewer": reviewer, "idempotency_key": key()}
     second = rankings.revise(ranking=first, tiers=[ids(task)], **again).ranking
-    assert rankings.revisable_until(second) == until  # counted from the first, not the revision
-    [listed] = rankings.with_first_sent(Ranking.objects.filter(pk=second.pk))
-    assert rankings.revisable_until(listed) == until
+    assert revisions.revisable_until(second) == until  # counted from the first, not the revision
+    [listed] = revisions.with_first_sent(Ranking.objects.filter(pk=second.pk))
+    assert revisions.revisable_until(listed) == until
 
     task = make_task(project)
     old = Ranking.objects.create(
