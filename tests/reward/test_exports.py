@@ -125,6 +125,11 @@ def test_what_is_left_out_is_counted_by_its_reason(project, tmp_path):
     counts = exported("--project", project.slug, str(file))
     assert counts["rankings_left_out_superseded"] == 1 and counts["rankings"] == 1
     assert "replaced by its reviewer's own revision | 1 |" in path_of(file).read_text()
+    full = tmp_path / "full.jsonl"
+    counts = exported("--project", project.slug, str(full), "--format", "full")
+    assert (counts["rankings"], counts["rankings_superseded"]) == (1, 1)
+    [[kept]] = [task["rankings"] for row in lines(full) for task in row["tasks"]]
+    assert kept["tiers"] == [[1], [0]]
 
 
 @pytest.mark.parametrize(
