@@ -167,45 +167,54 @@ def revise(
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     if ranking.reviewer_id != reviewer.pk:
-        raise InvalidRanking({"ranking": "Only the reviewer who made a ranking can change it."})
+        raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
     _lock_slots(ranking.task)
     earlier = _earlier(ranking.task, reviewer, idempotency_key)
     if earlier is None:
-        raise InvalidRanking({"ranking": "This ranking is no longer there."})
+        raise InvalidRanking({"ranking": _("This ranking is no longer there.")})
     return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
 
 
 def revisable_until(ranking: Ranking) -> datetime | None:
     """When its reviewer can no longer revise it, counted from when the task was first ranked.
 
-    None: never. Costs a query, unless the ranking carries `first_sent` (see with_first_sent).
+    None: never. For a revision it costs a query, unless it carries `first_sent` (see
+    with_first_sent).
     """
     if _is_settled(ranking):
         return None
     hours = ranking.task.project.revision_hours
     if not hours:
         return None
-    first = (
-        getattr(ranking, "first_sent", None)
-        or _sent(ranking).aggregate(first=Min("created_at"))["first"]
-    )
+    first = ranking.created_at
+    if ranking.supersedes_id is not None:
+        own = _stood(Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id))
+        first = getattr(ranking, "first_sent", None) or own.aggregate(at=Min("created_at"))["at"]
     return first + timedelta(hours=hours)
 
 
 def with_first_sent(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
     """Each with `first_sent`, the time at which its reviewer first ranked its task."""
-    own = Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer"))
+    own = _stood(Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer")))
     return rankings.annotate(
         first_sent=Subquery(own.order_by("created_at").values("created_at")[:1])
     )
 
 
-def _sent(ranking: Ranking) -> QuerySet[Ranking]:
-    return Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id)
+def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
+    """Without those that were taken back: superseded, and by nothing."""
+    return rankings.filter(Q(superseded_at=None) | Q(superseded_by__isnull=False))
 
 
 def can_undo(ranking: Ranking) -> bool:
-    """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone."""
+    """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
+
+    There is no way back where others' answers may be read after ranking and nothing may be revised.
+    """
+    project = ranking.task.project
+    shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
+    if Project.Sees.AFTER in shown_after and not project.revision_hours:
+        return False
     return (
         ranking.superseded_at is None
         and ranking.supersedes_id is None
@@ -346,7 +355,11 @@ def current_version(project: Project) -> GuidelineVersion:
     version = GuidelineVersion.objects.filter(pk__in=pointer).first()
     if version is None:
         raise InvalidRanking(
-            {"guideline": "This project has no published guideline yet. Ask a lead to publish one."}
+            {
+                "guideline": _(
+                    "This project has no published guideline yet. Ask a lead to publish one."
+                )
+            }
         )
     return version
 
@@ -373,7 +386,7 @@ def _again(
 ) -> Submission:
     if earlier.idempotency_key == key:
         if (earlier.reviewer_id, earlier.task_id) != (reviewer.pk, task.pk):
-            sentence = "This form was sent before, for another task or by someone else."
+            sentence = _("This form was sent before, for another task or by someone else.")
             raise InvalidRanking({"idempotency_key": sentence})
         return Submission(earlier, duplicate=True, extra=earlier.extra)
     columns = content.columns() | {"active_seconds": earlier.active_seconds}

@@ -10,6 +10,7 @@ import re
 import sys
 from ast import literal_eval
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ KEYWORDS: dict[str, Any] = {
     for name, shape in {"pgettext": CONTEXT, "npgettext": BOTH}.items()
     for lazy in ("", "_lazy")
 }  # fmt: skip
+
+NO_DATE = datetime(2000, 1, 1, tzinfo=UTC)
+"""A compiled file says when; the same words give the same bytes."""
 
 Message = tuple[str, str | tuple[str, ...], str | None]
 """Where it stands, the id (with its plural), the context."""
@@ -84,7 +88,9 @@ def read(domain: str, language: str) -> Catalog:
     if not path.exists():
         return Catalog(locale=language, domain=domain)
     with path.open("rb") as file:
-        return read_po(file, locale=language, domain=domain)
+        catalog = read_po(file, locale=language, domain=domain)
+    catalog.creation_date = catalog.revision_date = NO_DATE
+    return catalog
 
 
 def compiled(catalog: Catalog) -> bytes:

@@ -3,6 +3,8 @@ from typing import Any, NamedTuple
 
 from django import template
 from django.urls import NoReverseMatch, reverse
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 
@@ -10,7 +12,8 @@ register = template.Library()
 
 
 class Item(NamedTuple):
-    label: str
+    section: str
+    label: str | Promise
     url_name: str
     shown_to: Callable[[User], bool]
 
@@ -20,12 +23,12 @@ def anyone(user: User) -> bool:
 
 
 ITEMS = (
-    Item("Review", "start-review", anyone),
-    Item("Projects", "projects", anyone),
-    Item("Snapshots", "snapshots", lambda user: user.can_lead),
-    Item("Runs", "runs", lambda user: user.can_lead),
-    Item("Models", "models", lambda user: user.can_lead),
-    Item("Admin", "admin:index", lambda user: user.is_staff),
+    Item("review", _("Review"), "start-review", anyone),
+    Item("projects", _("Projects"), "projects", anyone),
+    Item("snapshots", _("Snapshots"), "snapshots", lambda user: user.can_lead),
+    Item("runs", _("Runs"), "runs", lambda user: user.can_lead),
+    Item("models", _("Models"), "models", lambda user: user.can_lead),
+    Item("admin", _("Admin"), "admin:index", lambda user: user.is_staff),
 )
 
 
@@ -40,7 +43,7 @@ def navigation(context: template.Context) -> dict[str, Any]:
     items = []
     for item in ITEMS:
         if item.shown_to(user) and (url := _address(item.url_name)):
-            current = section == item.label.lower() or request.path.startswith(url)
+            current = section == item.section or request.path.startswith(url)
             items.append({"label": item.label, "url": url, "current": current})
     return {"items": items}
 

@@ -5,6 +5,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 from labeling.models.guidelines import GuidelineVersion
 from labeling.models.tasks import Task
@@ -71,12 +72,12 @@ class Skip(models.Model):
     """A reviewer passed a task on, and why. It is not offered to them again."""
 
     class Reason(models.TextChoices):
-        UNCLEAR = "unclear", "The prompt is unclear"
-        EXPERTISE = "expertise", "I do not know the subject"
-        GUIDELINE = "guideline", "The guideline does not cover it"
-        HARMFUL = "harmful", "I do not want to read this"
-        BROKEN = "broken", "Something is broken"
-        OTHER = "other", "Something else"
+        UNCLEAR = "unclear", _("The prompt is unclear")
+        EXPERTISE = "expertise", _("I do not know the subject")
+        GUIDELINE = "guideline", _("The guideline does not cover it")
+        HARMFUL = "harmful", _("I do not want to read this")
+        BROKEN = "broken", _("Something is broken")
+        OTHER = "other", _("Something else")
 
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="skips", db_index=False)
     reviewer = models.ForeignKey(

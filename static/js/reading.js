@@ -1,6 +1,6 @@
 // Reading comfortably: long texts folded, earlier turns put away, responses scrolled together, and
-// what differs between two of them marked. Works on whatever sheet the page shows; it says so with
-// "sheet:shown", and a key with "reading:do". The page needs none of it to be complete.
+// what differs between two of them marked. The page says with "sheet:shown" which sheet it shows;
+// keys and buttons end in `reading`. A sheet is complete without all this.
 import { markDifferences, unmark } from "./reading-marks.js";
 
 const TALL = 900; // px; a longer text starts folded
@@ -17,8 +17,7 @@ const bodyOf = (answer) => answer.querySelector(".answer-body");
 const letterOf = (answer) => answer.dataset.letter;
 
 function say(text) {
-  const status = document.getElementById("review-status");
-  if (!status) return;
+  const status = form.querySelector("#review-status");
   status.textContent = text;
   status.dataset.kind = "";
 }
@@ -120,7 +119,7 @@ function scrollTogether(on) {
       body.setAttribute("aria-label", interpolate(gettext("Text of %s"), [letterOf(answer)]));
     }
   }
-  form.querySelector("[data-read=together]")?.setAttribute("aria-pressed", String(on));
+  form.querySelector("[data-do=together]")?.setAttribute("aria-pressed", String(on));
 }
 
 function together() {
@@ -149,10 +148,13 @@ function nextPair() {
   return all[(at + 1) % all.length];
 }
 
-function differences({ next = false } = {}) {
-  if (next) compare(pair ? nextPair() : firstPair());
-  else if (pair) stopComparing();
+function differences() {
+  if (pair) stopComparing();
   else compare(firstPair());
+}
+
+function nextDifferences() {
+  compare(pair ? nextPair() : firstPair());
 }
 
 function stopComparing() {
@@ -168,7 +170,7 @@ function clear() {
     if (unfolded.delete(answer)) fold(bodyOf(answer), true);
   }
   form.querySelector(".compare")?.remove();
-  form.querySelector("[data-read=differences]")?.setAttribute("aria-pressed", "false");
+  form.querySelector("[data-do=differences]")?.setAttribute("aria-pressed", "false");
 }
 
 function compare([left, right]) {
@@ -182,7 +184,7 @@ function compare([left, right]) {
     fold(bodyOf(answer), false);
     unfolded.add(answer);
   }
-  form.querySelector("[data-read=differences]")?.setAttribute("aria-pressed", "true");
+  form.querySelector("[data-do=differences]")?.setAttribute("aria-pressed", "true");
   const text = describe(found);
   form.querySelector(".answers").before(bar(text));
   say(interpolate(gettext("%s and %s: %s"), [letterOf(left), letterOf(right), text]));
@@ -191,7 +193,7 @@ function compare([left, right]) {
 function describe({ left, right, same, cut }) {
   if (!left && !right) return gettext("They say the same, word for word.");
   const share = interpolate(gettext("%s % of the words are the same."), [Math.round(100 * same)]);
-  return cut ? `${share} ${gettext("Only the first 20,000 words are compared.")}` : share;
+  return cut ? [share, gettext("Only the first 20,000 words are compared.")].join(" ") : share;
 }
 
 function bar(text) {
@@ -220,28 +222,14 @@ function choice(side) {
   return made;
 }
 
-// Wiring
+export const reading = { differences, nextDifferences, together, turns, whole };
 
-const DO = { differences, together, turns, whole };
-
-function setUp(shown) {
-  form = shown;
+document.addEventListener("scroll", follow, { capture: true, passive: true });
+document.addEventListener("sheet:shown", (event) => {
+  form = event.detail.form;
   pair = null;
   unfolded.clear();
   scrollTogether(localStorage.getItem(SCROLL) === "together");
   putTurnsAway();
   foldGiants();
-}
-
-document.addEventListener("sheet:shown", (event) => setUp(event.detail.form));
-document.addEventListener("reading:do", (event) => DO[event.detail.name](event.detail));
-document.addEventListener("scroll", follow, { capture: true, passive: true });
-document.addEventListener("click", (event) => {
-  const pressed = event.target.closest("[data-read]");
-  if (!pressed) return;
-  DO[pressed.dataset.read]({ next: event.shiftKey });
-  if (event.detail > 0) pressed.blur(); // so that Enter submits after a click
 });
-
-const first = document.getElementById("ranking-form");
-if (first) setUp(first);

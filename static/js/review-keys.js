@@ -19,22 +19,15 @@ export const KEYS = {
   previous: ["k"],
   guideline: ["o"],
   layout: ["v"],
+  together: ["p"],
+  differences: ["m"],
+  whole: ["l"],
+  turns: ["t"],
   skip: ["x"],
   help: ["?"],
-  // What static/js/reading.js does; it listens for these names.
-  differences: ["m"],
-  together: ["p"],
-  turns: ["t"],
-  whole: ["l"],
 };
-const READING = ["differences", "together", "turns", "whole"];
 
 const VERBS = Object.fromEntries(Object.entries(KEYS).flatMap(([verb, keys]) => keys.map((key) => [key, verb])));
-
-function read(name, event) {
-  const detail = { name, next: event.shiftKey };
-  document.dispatchEvent(new CustomEvent("reading:do", { detail }));
-}
 
 /** Which response a key means, and whether it was a digit. */
 function meant(event) {
@@ -74,7 +67,7 @@ function act(event, verbs) {
   const verb = VERBS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   // Named keys go first: on some keyboards "-" lies on a digit.
   if (verb === "undo" && event.shiftKey) return verbs.redo;
-  if (READING.includes(verb)) return () => read(verb, event);
+  if (verb === "differences" && event.shiftKey) return verbs.nextDifferences;
   if (verb) return verbs[verb];
   const response = meant(event);
   return response && verbs.canKey(response) ? () => verbs.key(response, event.shiftKey) : null;

@@ -1,5 +1,6 @@
 // Makes the ranking page quick: the form works without this script. The page shows one sheet at a
 // time; keys, buttons and drops end in the verbs below, and Flow brings the next sheet.
+import { reading } from "./reading.js";
 import { Clock } from "./review-clock.js";
 import { Flow } from "./review-flow.js";
 import { listen } from "./review-keys.js";
@@ -140,6 +141,7 @@ const flow = new Flow(page, document.getElementById("outbox-note"));
 const onModel = (name) => (...given) => !flow.waiting && page.sheet.model[name]?.(...given);
 const onSheet = (name) => (...given) => page.sheet[name](...given);
 const verbs = {
+  ...reading,
   ...Object.fromEntries(["pick", "tie", "better", "worse", "line", "back"].map((name) => [name, onModel(name)])),
   ...Object.fromEntries(["undo", "redo", "rate", "note", "next", "previous", "guideline", "layout"].map((name) => [name, onSheet(name)])),
   submit: () => page.sheet.form.requestSubmit(page.sheet.form.querySelector("[data-do=submit]")),

@@ -8,7 +8,7 @@ from django.utils import timezone
 from playwright.sync_api import Page, Route, expect
 
 from labeling import rankings
-from labeling.models import Project, Ranking, Slot
+from labeling.models import Membership, Project, Ranking, Slot
 from tests.browser.conftest import World
 from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
 from tests.labeling.world import ids, make_member
@@ -231,6 +231,35 @@ def test_it_waits_for_someone_who_was_signed_out(visit, world):
     page.context.add_cookies(cookies)
     page.reload()
     sent(page, world, 1)
+
+
+def test_it_keeps_a_ranking_while_the_server_does_not_answer(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    page.route(
+        REVIEW,
+        lambda route: (
+            route.fulfill(status=503) if route.request.method == "POST" else route.continue_()
+        ),
+    )
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("The server does not answer. 1 ranking")
+    page.unroute(REVIEW)
+    page.get_by_role("button", name="Try now").click()
+    sent(page, world, 1)
+
+
+def test_it_says_when_a_ranking_cannot_be_taken_and_keeps_it_until_thrown_away(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    Membership.objects.filter(user=world.reviewer).delete()
+    press(page, "a", "b", "c", "d", "Enter")
+    expect(page.locator("#outbox-note")).to_contain_text("was not taken")
+    assert Ranking.objects.count() == 0
+    page.get_by_role("button", name="Throw it away").click()
+    expect(page.locator("#outbox-note")).to_be_hidden()
 
 
 def test_a_ranking_whose_slot_someone_else_filled_is_kept_and_that_is_said(visit, world):

@@ -61,3 +61,17 @@ def test_it_fills_the_same_blanks_in_every_language(domain: str, language: str) 
             ):
                 wrong.append((message.id, text))
     assert wrong == []
+
+
+def test_it_finds_every_call_in_a_script() -> None:
+    """The extractor does not look inside `${…}`; a sentence there would never be translated."""
+    hidden = re.compile(r"\$\{[^}]*gettext")
+    for path in (messages.ROOT / "static").rglob("*.js"):
+        if "vendor" not in path.parts:
+            assert not hidden.search(path.read_text()), path
+
+
+def test_it_compiles_the_same_words_to_the_same_bytes() -> None:
+    first = messages.compiled(messages.read("djangojs", "de"))
+    assert first == messages.compiled(messages.read("djangojs", "de"))
+    assert first == messages.po_path("djangojs", "de").with_suffix(".mo").read_bytes()

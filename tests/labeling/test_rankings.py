@@ -508,6 +508,17 @@ def test_once_the_answer_was_shown_there_is_no_way_back(project, reviewer):
         undo(ranking, reviewer)
 
 
+def test_who_may_have_read_the_others_answers_cannot_take_back_what_may_not_be_revised(
+    slot, reviewer
+):
+    ranking = submit(slot, reviewer).ranking
+    Project.objects.update(sees_others=Project.Sees.AFTER, revision_hours=0)
+    with pytest.raises(InvalidRanking, match="too late"):
+        undo(ranking, reviewer)
+    Project.objects.update(sees_others=Project.Sees.LEADS)
+    assert undo(ranking, reviewer).pk == slot.pk
+
+
 @pytest.mark.django_db(transaction=True)
 def test_taking_back_many_times_at_once_is_done_once(slot, reviewer):
     ranking = submit(slot, reviewer).ranking
