@@ -6,6 +6,8 @@ review page, an open dispute), where they are as blind as its reviewers before t
 Each question costs at most three queries.
 """
 
+from django.db.models import QuerySet
+
 from accounts.models import User
 from labeling.access import leads
 from labeling.models import Project, Ranking, Task
@@ -44,3 +46,12 @@ def _may(policy: str, user: User, project: Project, task: Task | None, judging: 
 
 def has_ranked(user: User, task: Task) -> bool:
     return Ranking.objects.filter(task=task, reviewer=user, superseded_at=None).exists()
+
+
+def others_of(task: Task, user: User) -> QuerySet[Ranking]:
+    """What others said of the task; of gold no more than any task has, or the number would tell it."""
+    said = Ranking.objects.filter(task=task, superseded_at=None).exclude(reviewer=user)
+    if task.kind != Task.Kind.GOLD:
+        return said
+    as_many = said.order_by("pk").values_list("pk", flat=True)[: task.project.rankings_per_task - 1]
+    return said.filter(pk__in=list(as_many))

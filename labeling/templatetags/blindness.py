@@ -3,8 +3,8 @@ from typing import Any
 
 from django import template
 
-from labeling.blindness import may_see_models, may_see_others
-from labeling.models import Project, Ranking, Response
+from labeling.blindness import may_see_models, may_see_others, others_of
+from labeling.models import Project, Response
 from labeling.views.sheet import Sheet, as_order
 
 register = template.Library()
@@ -21,9 +21,8 @@ def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dic
         names = dict(Response.objects.filter(pk__in=shown).values_list("pk", "model_name"))
         models = [(letters[response], names[response]) for response in shown]
     if may_see_others(user, project, sheet.task, judging=True):
-        current = Ranking.objects.filter(task=sheet.task, superseded_at=None)
         said = [
             {"order": as_order(one.tiers, one.cut, letters), "rationale": one.rationale}
-            for one in current.exclude(reviewer=user).order_by("id")
+            for one in others_of(sheet.task, user).order_by("id")
         ]
     return {"models": models, "said": said}

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET
 
 from accounts.access import user_of
 from labeling.access import leads, project_for
-from labeling.blindness import may_see_models, may_see_others
+from labeling.blindness import may_see_models, may_see_others, others_of
 from labeling.models import Ranking
 from labeling.text import render as render_text
 from labeling.views.sheet import as_order, conversation
@@ -23,7 +23,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     project = project_for(request, slug)
     user = user_of(request)
     own = get_object_or_404(
-        Ranking.objects.select_related("task__prompt"),
+        Ranking.objects.select_related("task__prompt", "task__project"),
         pk=ranking_id,
         reviewer=user,
         task__project=project,
@@ -39,7 +39,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     letters = {
         place.response_id: letter for place, letter in zip(places, ascii_uppercase, strict=False)
     }
-    said = own.task.rankings.filter(superseded_at=None).exclude(pk=own.pk).order_by("?")
+    said = others_of(own.task, user).order_by("?")
     context = {
         "project": project,
         "section": "review",

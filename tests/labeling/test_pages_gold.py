@@ -402,3 +402,19 @@ def test_there_is_no_feedback_for_real_work_or_a_check(project):
     ranking = answered(one, reviewer)
     shown = signed_in(reviewer).get(url("review-feedback", project, ranking.pk))
     assert shown.url == url("review", project)
+
+
+@pytest.mark.parametrize("policy", ["after", "always"])
+def test_where_others_are_shown_gold_shows_no_more_of_them_than_any_task(policy):
+    project = make_project(gold_percent=50, rankings_per_task=3, sees_others=policy)
+    one, reviewer = make_gold(project), make_member(project)
+    for _ in range(5):
+        answered(one, make_member(project))
+    browser = signed_in(reviewer)
+    browser.post(url("review-guideline", project), {"version": project.current_version_id})
+    queue.lease_new_slot(task=one.task, reviewer=reviewer)
+    before = browser.get(url("review", project)).content.decode()
+    ranking = answer(Slot.objects.get(reviewer=reviewer), reviewer)
+    after = browser.get(url("review-others", project, ranking.pk))
+    assert len(after.context["others"]) == 2
+    assert before.count('class="order"') == (2 if policy == "always" else 0)
