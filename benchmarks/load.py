@@ -117,7 +117,7 @@ def load(tasks: int, reviewers: int) -> dict[str, int]:
 def make_project(tasks: int, reviewers: int) -> dict[str, Any]:
     from accounts.models import User
     from labeling import guidelines
-    from labeling.models import Membership, Project
+    from labeling.models import GuidelineConfirmation, Membership, Project
 
     project = Project.objects.create(slug=SLUG, name="Bench", rankings_per_task=OVERLAP)
     draft = guidelines.create_draft(
@@ -126,10 +126,13 @@ def make_project(tasks: int, reviewers: int) -> dict[str, Any]:
     )  # fmt: skip
     version = guidelines.publish(version=draft, by=None)
     people = User.objects.bulk_create(
-        User(username=f"reviewer-{number}", password="!") for number in range(2 * reviewers)
+        User(username=f"reviewer-{number}") for number in range(2 * reviewers)
     )
     Membership.objects.bulk_create(Membership(project=project, user=user) for user in people)
-    User.objects.create(username="lead", role="trainer", is_superuser=True, password="!")
+    GuidelineConfirmation.objects.bulk_create(
+        GuidelineConfirmation(version=version, reviewer=user) for user in people
+    )
+    User.objects.create(username="lead", role="trainer", is_superuser=True)
     return {
         "project": project.pk, "version": version.pk, "tasks": tasks, "k": RESPONSES,
         "overlap": OVERLAP, "days": DAYS, "people": [user.pk for user in people],

@@ -9,6 +9,7 @@ free slots of those tasks still in front.
 
     python -m benchmarks.queue            10,000 and 100,000 tasks, 8 reviewers
     python -m benchmarks.queue --quick    the same in about a minute
+    python -m benchmarks.queue --http     through gunicorn, 32 reviewers, up to 1,000,000 tasks
 
 Progress on stderr; the last line of stdout is one JSON object.
 """
@@ -25,6 +26,7 @@ from typing import IO, Any
 
 import psycopg
 
+from benchmarks import queue_http
 from benchmarks.bench import commit, databases, environment, hardware, p, say
 from config.env import BASE_DIR
 from config.local.services import provide
@@ -37,7 +39,9 @@ SLUG = "bench"
 def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     if options.role:
-        return ROLES[options.role](options)
+        return (ROLES | queue_http.ROLES)[options.role](options)
+    if options.http:
+        return queue_http.main(options)
     provide()
     with loaded(options) as urls:
         cases = measure(urls, options)
@@ -56,12 +60,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="short turns")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--reviewers", type=int, default=8)
+    parser.add_argument("--http", action="store_true", help="through the web server, as pages do")
+    parser.add_argument("--tasks", type=int, nargs="+", help="sizes (default 10,000 and 100,000)")
+    parser.add_argument("--reviewers", type=int, help="(default 8; over HTTP 32)")
+    parser.add_argument("--workers", type=int, default=2, help="of gunicorn")
+    parser.add_argument("--threads", type=int, default=8, help="of each of those workers")
     parser.add_argument("--turns", type=int, help="turns of each size (default 8; quick 3)")
     parser.add_argument("--seconds", type=float, help="of a turn (default 5; quick 2)")
-    parser.add_argument("--role", choices=sorted(ROLES), help=argparse.SUPPRESS)
+    roles = sorted(ROLES | queue_http.ROLES)
+    parser.add_argument("--role", choices=roles, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    options.tasks = options.tasks or [10_000, 100_000, *([1_000_000] if options.http else [])]
+    options.reviewers = options.reviewers or (32 if options.http else 8)
     options.turns = options.turns or (3 if options.quick else 8)
     options.seconds = options.seconds or (2.0 if options.quick else 5.0)
     return options

@@ -151,7 +151,11 @@ def _database(url: str) -> dict[str, Any]:
         "HOST": parts.pop("host", ""),
         "PORT": parts.pop("port", ""),
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {**parts, "pool": {"min_size": 1, "max_size": 16, "timeout": 10}},
+        "OPTIONS": {
+            **parts,
+            "pool": {"min_size": 1, "max_size": 16, "timeout": 10, "max_idle": 60},
+            "prepare_threshold": 5,
+        },
     }
 
 

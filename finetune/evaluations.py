@@ -13,8 +13,9 @@ from finetune.models import Evaluation, EvaluationItem, Model
 from finetune.sampled_text import Prompt as PromptToAnswer
 from finetune.sampled_text import SampledTextError, read_rows, write_prompts
 from finetune.win_rate import mean_difference, outcome, win_rate
-from labeling.models import Prompt, Ranking, Task
-from labeling.queue import NewTask, add_tasks
+from labeling.findings import add_tasks
+from labeling.models import Finding, Prompt, Ranking, Task
+from labeling.queue import NewTask
 from labeling.text import storable
 from reward.kinds import read_report, snapshot_of
 from reward.models import Snapshot
@@ -250,7 +251,8 @@ def add_comparisons(
         tasks.append(
             NewTask(item.prompt_id, [baseline.pk, candidate.pk], kind=Task.Kind.COMPARISON)
         )
-    added = add_tasks(project=parts.candidate.project, tasks=tasks)
+    # Cut off answers are what is compared; one that names its model would not be blind.
+    added = add_tasks(project=parts.candidate.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
     for item, (task_id, _) in zip(chosen, added, strict=True):
         item.task_id = task_id
     return len(chosen)

@@ -9,7 +9,7 @@ from finetune.models import Model
 from finetune.sampled_text import Prompt as PromptToAnswer
 from finetune.sampled_text import SampledTextError, read_rows, write_prompts
 from labeling.findings import add_tasks
-from labeling.models import Project, Prompt, Response
+from labeling.models import Project, Prompt, Response, Task
 from labeling.queue import NewTask
 from labeling.text import storable
 from reward.kinds import read_report
@@ -90,7 +90,9 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         too_few += len(responses) < 2
         tasks += [new_task(prompt, chosen, run.inputs) for chosen in share_out(responses)]
     if run.inputs.get("tasks", True):
-        counts["tasks"] = sum(new for _, new in add_tasks(project=project, tasks=tasks))
+        added = [pk for pk, new in add_tasks(project=project, tasks=tasks) if new]
+        counts["tasks"] = len(added)
+        counts["tasks_held"] = Task.objects.filter(pk__in=added, held=True).count()
         counts["prompts_without_task"] = too_few
     return {
         **counts,

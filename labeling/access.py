@@ -8,8 +8,12 @@ from labeling.models import Membership, Project
 
 
 def project_for(request: HttpRequest, slug: str) -> Project:
-    """The project, when the signed-in user may see it. Raises PermissionDenied or Http404."""
-    return get_object_or_404(Project.objects.visible_to(user_of(request)).distinct(), slug=slug)
+    """The project with its guideline version, when the signed-in user may see it. One query.
+
+    Raises PermissionDenied or Http404.
+    """
+    visible = Project.objects.visible_to(user_of(request)).select_related("current_version")
+    return get_object_or_404(visible, slug=slug)
 
 
 def leads(user: User, project: Project) -> bool:

@@ -102,6 +102,21 @@ def ahead(*, project: Project, reviewer: User) -> Slot | None:
     return queue.claim_ahead(project=project, reviewer=reviewer)
 
 
+def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
+    """What current and ahead say, for a page that shows the slot `shown` by now; see queue.advance.
+
+    That slot is noted as seen if it is the current one. Two queries where only the queue decides.
+    """
+    if project.current_version_id is not None and not _governed(project):
+        return queue.advance(project=project, reviewer=reviewer, shown=shown)
+    slot = current(project=project, reviewer=reviewer)
+    if slot is None:
+        return None, None
+    if slot.pk == shown:
+        queue.mark_shown(slot_id=shown, reviewer=reviewer)
+    return slot, ahead(project=project, reviewer=reviewer)
+
+
 def _governed(project: Project) -> bool:
     """Whether more than the queue decides. A query at most."""
     if project.gold_percent or project.qualification_percent:

@@ -67,7 +67,7 @@ class Trend:
 
     dots: Sequence[Dot]
     line: str
-    ticks: Sequence[tuple[str, str]]
+    ticks: Sequence[tuple[str, float]]
     left: int = LEFT
     right: int = WIDTH - RIGHT
     bottom: int = HEIGHT - BOTTOM
@@ -77,6 +77,7 @@ class Trend:
 
 
 LABELS_AT_MOST = 8
+FLOORS = {0.5: 0.1, 0.0: 0.25, -0.25: 0.25, -0.5: 0.25, -1.0: 0.5}  # and the step between ticks
 
 
 def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
@@ -85,7 +86,7 @@ def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
     if len(known) < 2:
         return None
     lowest = min(float(one.low or 0) for _, one in known)
-    floor = next(edge for edge in (0.5, 0.0, -0.5, -1.0) if lowest >= edge or edge == -1.0)
+    floor = next(edge for edge in FLOORS if lowest >= edge or edge == -1.0)
     step = (WIDTH - LEFT - RIGHT) / len(known)
 
     def y(value: float) -> float:
@@ -97,11 +98,11 @@ def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
         _dot(label, one, LEFT + step * (n + 0.5), y, (len(known) - 1 - n) % every == 0)
         for n, (label, one) in enumerate(known)
     ]
-    ticks = [floor + (1 - floor) * n / 4 for n in range(5)]
+    ticks = [floor + FLOORS[floor] * n for n in range(round((1 - floor) / FLOORS[floor]) + 1)]
     return Trend(
         dots=dots,
         line=" ".join(f"{dot.x},{dot.y}" for dot in dots),
-        ticks=[(f"{y(tick):.1f}", f"{tick:.2f}") for tick in ticks],
+        ticks=[(f"{y(tick):.1f}", round(tick, 2)) for tick in ticks],
     )
 
 

@@ -4,30 +4,37 @@ What a claim costs does not depend on how much there is. Free slots are read in 
 partial index, from where the reviewer's cursor stands. Behind the cursor lie only slots of tasks
 they had, so a reviewer of 50,000 tasks does not step over them again. The cursor never passes a
 slot that was merely locked. It can pass one that was not committed yet, or came back by a deleted
-skip: when a
-reviewer finds nothing, labeling.queue lets the cursors start over, now and then.
+skip: when a reviewer finds nothing, labeling.queue lets the cursors start over, now and then.
 """
 
+import json
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
+from django.db.models import JSONField
+from psycopg.types.numeric import Int8
 
 from accounts.models import User
 from labeling.display import SHOWN_ORDER
 from labeling.models import Project, Slot
+from labeling.statements import fetch
 
 CURSOR_STEP = 32
 """How many free slots a claim may step over before the cursor is written."""
 
-_HAD = """(
-    (SELECT 1 FROM labeling_ranking ranking
+_HAD = """CASE
+    WHEN (SELECT 1 FROM labeling_ranking ranking
       WHERE ranking.task_id = slot.task_id AND ranking.reviewer_id = %(reviewer)s
-        AND ranking.superseded_at IS NULL LIMIT 1) IS NOT NULL
-    OR (SELECT 1 FROM labeling_skip skip
+        AND ranking.superseded_at IS NULL LIMIT 1) IS NOT NULL THEN true
+    WHEN (SELECT 1 FROM labeling_skip skip
       WHERE skip.task_id = slot.task_id AND skip.reviewer_id = %(reviewer)s LIMIT 1) IS NOT NULL
-)"""  # scalar subqueries, as the planner cannot turn those into a join over the whole history
+      THEN true
+    ELSE false END"""
+# Scalar subqueries, as the planner cannot turn those into a join over the whole history. In a CASE,
+# as it then expects half of the slots to pass and reads them in order; from the subqueries alone it
+# expects next to none, and sorts all the free slots of the project to find one.
 
 _CURSOR = """coalesce((SELECT place.position FROM labeling_queuecursor place
     WHERE place.project_id = %(project)s AND place.reviewer_id = %(reviewer)s
@@ -36,6 +43,9 @@ _CURSOR = """coalesce((SELECT place.position FROM labeling_queuecursor place
 _FREE = """FROM labeling_slot slot
     WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
       AND slot.priority = band.priority"""
+
+_FIELDS = Slot._meta.concrete_fields
+_COLUMNS = ", ".join(str(field.column) for field in _FIELDS)
 
 _NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT seen.task_id FROM seen))"
 
@@ -65,11 +75,16 @@ WITH seen AS MATERIALIZED (
       AND (NOT %(ahead)s OR EXISTS (SELECT FROM held))
       AND {_NOT_MINE} AND NOT {_HAD}
     ORDER BY slot.id LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
+), stays AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM held WHERE NOT held.ahead)
+        OR CASE WHEN %(ahead)s THEN NOT %(promote)s ELSE EXISTS (SELECT FROM unfinished) END
+        AS ahead
 ), mine AS (
     UPDATE labeling_slot SET
         leased_until = now() + %(lease)s,
-        ahead = ahead AND (%(ahead)s OR EXISTS (SELECT FROM unfinished)
-            OR EXISTS (SELECT FROM held WHERE NOT held.ahead))
+        ahead = ahead AND (SELECT stays.ahead FROM stays),
+        shown_at = CASE WHEN id = %(shown)s AND NOT (ahead AND (SELECT stays.ahead FROM stays))
+            THEN coalesce(shown_at, now()) ELSE shown_at END
     WHERE id = ANY (ARRAY(SELECT held.id FROM held))
     RETURNING *
 ), wanted AS MATERIALIZED (
@@ -121,7 +136,7 @@ WITH seen AS MATERIALIZED (
     WHERE slot.id = coalesce((SELECT id FROM unfinished), (SELECT id FROM fresh))
     RETURNING slot.*
 )
-SELECT * FROM mine UNION ALL SELECT * FROM taken
+SELECT {_COLUMNS} FROM mine UNION ALL SELECT {_COLUMNS} FROM taken
 """  # noqa: S608 - made of constants
 
 
@@ -138,30 +153,57 @@ RETURNING slot.*
 
 
 def claimed(
-    project: Project, reviewer: User, *, ahead: bool, attempts: int = 5
+    project: Project,
+    reviewer: User,
+    *,
+    ahead: bool,
+    promote: bool = False,
+    shown: int = 0,
+    attempts: int = 5,
 ) -> dict[bool, Slot]:
-    """The reviewer's leases, by whether they are ahead.
+    """The reviewer's leases, by whether they are ahead, after one of the missing kind was leased.
+
+    `promote`: without a current lease the one ahead becomes current, and another is leased ahead.
+    `shown`: this slot is noted as seen, if it is the current one by then.
 
     Two claims of one reviewer at once: a constraint stops one, which then finds the other's. It
     waits for an answer to one of the leases that is being written: never call it in the
     transaction that writes an answer, as two of those could wait for each other.
     """
-    parameters = parameters_of(project, reviewer, ahead=ahead)
+    parameters = parameters_of(project, reviewer, ahead=ahead, promote=promote, shown=shown)
     for attempt in range(1, attempts + 1):
         try:
             with transaction.atomic() if connection.in_atomic_block else nullcontext():
-                return {slot.ahead: slot for slot in Slot.objects.raw(CLAIM, parameters)}
+                slots = map(_slot, fetch(CLAIM, parameters))
+                return {slot.ahead: slot for slot in slots}
         except IntegrityError:
             if attempt == attempts:
                 raise
     return {}
 
 
-def parameters_of(project: Project, reviewer: User, *, ahead: bool = False) -> dict[str, Any]:
+def _slot(row: tuple[Any, ...]) -> Slot:
+    values = [
+        json.loads(value) if isinstance(field, JSONField) and value is not None else value
+        for field, value in zip(_FIELDS, row, strict=True)
+    ]
+    return Slot.from_db(connection.alias, [field.attname for field in _FIELDS], values)
+
+
+def parameters_of(
+    project: Project,
+    reviewer: User,
+    *,
+    ahead: bool = False,
+    promote: bool = False,
+    shown: int = 0,
+) -> dict[str, Any]:
     return {
-        "project": project.pk,
-        "reviewer": reviewer.pk,
+        "project": Int8(project.pk),
+        "reviewer": Int8(reviewer.pk),
         "lease": timedelta(minutes=project.lease_minutes),
         "step": CURSOR_STEP,
         "ahead": ahead,
+        "promote": promote,
+        "shown": Int8(shown),
     }

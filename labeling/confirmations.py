@@ -13,12 +13,22 @@ class Unconfirmed:
     """The newest one they went by; None for someone who begins."""
 
 
+_confirmed: set[tuple[int, int]] = set()
+"""(reviewer, version) that this process has seen confirmed; that is never taken back."""
+REMEMBERED_AT_MOST = 10_000
+
+
 def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
-    """What the reviewer has to confirm before the next task. A query, and two when there is one."""
+    """What the reviewer has to confirm before the next task. None when that is known, else one, or three."""
     if project.current_version_id is None:
+        return None
+    if (key := (reviewer.pk, project.current_version_id)) in _confirmed:
         return None
     own = GuidelineConfirmation.objects.filter(reviewer=reviewer)
     if own.filter(version=project.current_version_id).exists():
+        if len(_confirmed) >= REMEMBERED_AT_MOST:
+            _confirmed.clear()
+        _confirmed.add(key)
         return None
     current = GuidelineVersion.objects.select_related("guideline").get(
         pk=project.current_version_id

@@ -8,7 +8,7 @@ so what was decided about a response counts for every later task of it too.
 A task that comes with rankings has been seen by people elsewhere, and is not held.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,14 +29,18 @@ PAGE = 25
 
 @transaction.atomic
 def add_tasks(
-    *, project: Project, tasks: Sequence[NewTask], ranked: Iterable[bool] = ()
+    *,
+    project: Project,
+    tasks: Sequence[NewTask],
+    ranked: Iterable[bool] = (),
+    kinds: Collection[str] = tuple(Finding.Kind.values),
 ) -> list[tuple[int, bool]]:
     """queue.add_tasks, after a scan of the responses; what came in here is all that was scanned.
 
-    `ranked` says of each task whether it comes with rankings, which is no by default. Reads every
-    response once, 2,000 at a time. Raises ValueError.
+    `ranked` says of each task whether it comes with rankings, which is no by default; `kinds` which
+    findings hold a task. Reads every response once, 2,000 at a time. Raises ValueError.
     """
-    suspects = record({pk for task in tasks for pk in task.response_ids})
+    suspects = record({pk for task in tasks for pk in task.response_ids}, kinds)
     come_ranked = [*ranked] or [False] * len(tasks)
     held = [
         replace(task, held=True) if not seen and suspects.intersection(task.response_ids) else task
@@ -45,7 +49,7 @@ def add_tasks(
     return queue.add_tasks(project=project, tasks=held)
 
 
-def record(response_ids: Iterable[int]) -> set[int]:
+def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
     """Scan them, keep what is found, and say which of them no reviewer should be given."""
     ids = sorted(response_ids)
     suspects: set[int] = set()
@@ -61,7 +65,7 @@ def record(response_ids: Iterable[int]) -> set[int]:
         ]
         Finding.objects.bulk_create(found, ignore_conflicts=True)
         suspects |= set(
-            Finding.objects.filter(response__in=batch)
+            Finding.objects.filter(response__in=batch, kind__in=kinds)
             .filter(Q(dismissed_at=None) | Q(dropped=True))
             .values_list("response_id", flat=True)
         )

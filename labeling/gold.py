@@ -150,36 +150,65 @@ def letters_of(response_ids: Collection[int]) -> dict[int, str]:
     return dict(zip(response_ids, ascii_uppercase, strict=False))
 
 
+def meets(
+    tiers: Sequence[Sequence[int]], cut: int | None, constraints: Sequence[Constraint]
+) -> bool:
+    """What `check` says, without the sentences: for thousands of rankings."""
+    places = _places(tiers)
+    return not any(_fault(one, places, cut, constraints) for one in constraints)
+
+
+def _places(tiers: Sequence[Sequence[int]]) -> dict[int, int]:
+    return {response: place for place, tier in enumerate(tiers) for response in tier}
+
+
+def _fault(
+    one: Constraint, places: Mapping[int, int], cut: int | None, constraints: Sequence[Constraint]
+) -> str | None:
+    """Why a ranking does not meet a constraint: missing, acceptable, below or tied."""
+    if one["kind"] == "tie_allowed":
+        return None
+    if one["a"] not in places or one.get("b", one["a"]) not in places:
+        return "missing"
+    if one["kind"] == "unacceptable":
+        return "acceptable" if cut is None or places[one["a"]] < cut else None
+    if places[one["a"]] == places[one["b"]]:
+        return None if _may_tie(one, constraints) else "tied"
+    return "below" if places[one["a"]] > places[one["b"]] else None
+
+
+def _may_tie(one: Constraint, constraints: Sequence[Constraint]) -> bool:
+    return any(
+        other["kind"] == "tie_allowed" and {other["a"], other["b"]} == {one["a"], one["b"]}
+        for other in constraints
+    )
+
+
 def _lines(
     ranking: Ranking, constraints: Sequence[Constraint], letters: Letters
 ) -> list[tuple[str, bool]]:
     """A sentence for each constraint, and whether the ranking meets it; if not, it says how."""
-    places = {response: place for place, tier in enumerate(ranking.tiers) for response in tier}
-    ties = {frozenset((one["a"], one["b"])) for one in constraints if one["kind"] == "tie_allowed"}
-    return [_line(one, places, ranking.cut, ties, letters) for one in constraints]
+    places = _places(ranking.tiers)
+    lines = []
+    for one in constraints:
+        fault = _fault(one, places, ranking.cut, constraints)
+        lines.append((_said(one, fault, places, letters), fault is None))
+    return lines
 
 
-def _line(
-    one: Constraint,
-    places: Mapping[int, int],
-    cut: int | None,
-    ties: Collection[frozenset[int]],
-    letters: Letters,
-) -> tuple[str, bool]:
-    if one["kind"] == "tie_allowed":
-        return _rule(one, letters), True
+def _said(one: Constraint, fault: str | None, places: Mapping[int, int], letters: Letters) -> str:
     ids = {name: one[name] for name in ("a", "b") if name in one}
     named = {name: letters.get(pk, "?") for name, pk in ids.items()}
-    if missing := [named[name] for name, pk in ids.items() if pk not in places]:
-        return f"{_rule(one, letters)} " + _("%(a)s has no place.") % {"a": missing[0]}, False
-    if one["kind"] == "unacceptable":
-        if cut is None or places[one["a"]] < cut:
-            return _("%(a)s is unacceptable, and is not below the line.") % named, False
-    elif places[one["a"]] > places[one["b"]]:
-        return _("%(a)s belongs above %(b)s, and is below it.") % named, False
-    elif places[one["a"]] == places[one["b"]] and frozenset(ids.values()) not in ties:
-        return _("%(a)s belongs above %(b)s, and they share a place.") % named, False
-    return _rule(one, letters), True
+    if fault == "missing":
+        missing = next(named[name] for name, pk in ids.items() if pk not in places)
+        return f"{_rule(one, letters)} " + _("%(a)s has no place.") % {"a": missing}
+    if fault == "acceptable":
+        return _("%(a)s is unacceptable, and is not below the line.") % named
+    if fault == "below":
+        return _("%(a)s belongs above %(b)s, and is below it.") % named
+    if fault == "tied":
+        return _("%(a)s belongs above %(b)s, and they share a place.") % named
+    return _rule(one, letters)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import Any
 
 from django.db.models import Count
 
@@ -64,34 +65,39 @@ class Shares:
 
 
 def shares(project: Project) -> Shares:
-    """Over the newest ANSWERS_AT_MOST current answers to gold. Three queries.
+    """Over the newest ANSWERS_AT_MOST current answers to gold. Four queries.
 
     Reviewers are measured by checks in use alone: what was retired may have been wrong, and in
     training and qualification they were still learning.
     """
     known = {one.task_id: one for one in Gold.objects.filter(project=project)}
     found = Shares(skips=_skips(known.values()))
-    for answer in _answers(project):
-        one = known[answer.task_id]
-        right = gold.check(answer, one).right
+    answers = list(_answers(project))
+    people = User.objects.in_bulk({reviewer for _task, reviewer, *_said in answers})
+    for task, reviewer, tiers, cut in answers:
+        one = known[task]
+        right = gold.meets(tiers, cut, one.constraints)
         found.by_gold[one.pk].add(right)
         if one.purpose == Gold.Purpose.CHECK and one.retired_at is None:
-            found.by_reviewer[answer.reviewer].add(right)
-    found.capped = sum(share.asked for share in found.by_gold.values()) >= ANSWERS_AT_MOST
+            found.by_reviewer[people[reviewer]].add(right)
+    found.capped = len(answers) == ANSWERS_AT_MOST
     return found
 
 
 def share_of(one: Gold) -> Share:
     """Of one gold task, over its newest ANSWERS_AT_MOST answers. A query."""
     share = Share()
-    for answer in one.task.rankings.filter(superseded_at=None).order_by("-pk")[:ANSWERS_AT_MOST]:
-        share.add(gold.check(answer, one).right)
+    answers = one.task.rankings.filter(superseded_at=None).order_by("-pk")
+    for tiers, cut in answers.values_list("tiers", "cut")[:ANSWERS_AT_MOST]:
+        share.add(gold.meets(tiers, cut, one.constraints))
     return share
 
 
-def _answers(project: Project) -> Iterable[Ranking]:
+def _answers(project: Project) -> Iterable[Any]:
+    """(task, reviewer, tiers, cut), newest first; no rows of a model, for the speed."""
     answers = Ranking.objects.filter(task__gold__project=project, superseded_at=None)
-    return answers.select_related("reviewer").order_by("-pk")[:ANSWERS_AT_MOST]
+    columns = answers.order_by("-pk").values_list("task", "reviewer", "tiers", "cut")
+    return columns[:ANSWERS_AT_MOST]
 
 
 def _skips(known: Iterable[Gold]) -> dict[int, int]:

@@ -16,48 +16,45 @@ from django.db.models import F
 from labeling import queue
 from labeling.agreement import Tiers
 from labeling.models import Adjudication, Project, Ranking, Slot, Task, TaskResponse
+from labeling.quality import reliabilities_of
+from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth
 
-ACCURACY = 0.85
-"""How often a reviewer is taken to say of a pair what is true of it, until more is known."""
+STRANGERS = Reliabilities()
+"""Reviewers of whom nothing is known yet."""
 
-COUNTED_AT_MOST = 10_000
+COUNTED_AT_MOST = 5_000
+LEARNED_FROM = 30
 
-Posterior = np.ndarray  # (pairs, 3) float64; the first of the pair is better, they tie, it is worse
+Sides = np.ndarray  # (pairs, 3) float64; the first of the pair is better, they tie, it is worse
 
 
-def posterior_of_pairs(
-    rankings: Sequence[Tiers],
-    response_ids: Collection[int],
-    *,
-    accuracies: Sequence[float] | None = None,
-    ties: bool = True,
-) -> Posterior:
+def sides_of_pairs(
+    rankings: Sequence[Tiers], response_ids: Collection[int], known: Reliabilities = STRANGERS
+) -> Sides:
     """What is probably true of each pair, in the order of `combinations` of the sorted ids.
 
-    The one-coin model of Dawid and Skene (1979) over three sides, better, tied and worse: before
-    any ranking each is as probable as the others (a Dirichlet prior's mean, 1/3 each); a reviewer
-    says the true side with probability `a` and either other with (1 − a)/2, so that
-    P(side | rankings) ∝ Π a or (1 − a)/2. With `ties` off there are two sides, and what ties
-    says nothing. `accuracies` holds one `a` a ranking; without it all have ACCURACY. A ranking
-    says nothing of a pair that it did not place.
+    The model of Dawid and Skene (1979) as labeling.statistics.reliability has it, with one
+    confusion for all reviewers, `known.typical`: P(side | rankings) ∝ P(side) Π P(said | side),
+    where P(tied) is `known.tied` before anything is said. Everyone counts alike, as they do in a
+    snapshot: who is trusted less must not end the asking. A ranking says nothing of a pair that
+    it did not place.
     """
     pairs = list(combinations(sorted(response_ids), 2))
-    sides = 3 if ties else 2
-    log_odds = np.zeros((len(pairs), 3))
-    for tiers, accuracy in zip(rankings, accuracies or [ACCURACY] * len(rankings), strict=True):
-        weight = np.log(accuracy) - np.log((1 - accuracy) / (sides - 1))
+    one = known.typical
+    confusion = np.array([one.right, one.tie, max(0.0, 1 - one.right - one.tie), one.tie_of_tie])
+    said = log_confusion(confusion)  # (truth, said)
+    logs = np.tile(log_truth(known.tied), (len(pairs), 1))
+    for tiers in rankings:
         place = {response: tier for tier, tied in enumerate(tiers) for response in tied}
         for pair, (a, b) in enumerate(pairs):
             if a in place and b in place:
-                log_odds[pair, 1 + int(np.sign(place[a] - place[b]))] += weight
-    if not ties:
-        log_odds[:, 1] = -np.inf
-    odds = np.exp(log_odds - log_odds.max(axis=1, keepdims=True, initial=-np.inf))
+                logs[pair] += said[:, 1 + int(np.sign(place[a] - place[b]))]
+    odds = np.exp(logs - logs.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def best_is(posterior: Posterior, count: int) -> float:
-    """How probable it is that the best of `count` responses are those the posterior says.
+def best_is(sides: Sides, count: int) -> float:
+    """How probable it is that the best of `count` responses are those the pairs say.
 
     Each response is unbeaten with the product over its pairs of P(better or tied), as if pairs
     were independent; the products are made to sum to 1 over the responses, as one of them must be
@@ -65,10 +62,10 @@ def best_is(posterior: Posterior, count: int) -> float:
     """
     unbeaten = np.ones(count)
     beaten = np.zeros(count, dtype=bool)
-    for (a, b), sides in zip(combinations(range(count), 2), posterior, strict=True):
-        unbeaten[a] *= sides[0] + sides[1]
-        unbeaten[b] *= sides[2] + sides[1]
-        side = int(sides.argmax())
+    for (a, b), chances in zip(combinations(range(count), 2), sides, strict=True):
+        unbeaten[a] *= chances[0] + chances[1]
+        unbeaten[b] *= chances[2] + chances[1]
+        side = int(chances.argmax())
         beaten[a] |= side == 2
         beaten[b] |= side == 0
     return float(unbeaten[~beaten].sum() / unbeaten.sum())
@@ -79,13 +76,22 @@ def is_clear(
     response_ids: Collection[int],
     *,
     certainty: float,
-    accuracies: Sequence[float] | None = None,
-    ties: bool = True,
+    known: Reliabilities = STRANGERS,
 ) -> bool:
     """Whether the side of every pair, and the best response, have at least this probability."""
-    posterior = posterior_of_pairs(rankings, response_ids, accuracies=accuracies, ties=ties)
-    sure = bool((posterior.max(axis=1) >= certainty).all())
-    return sure and best_is(posterior, len(response_ids)) >= certainty
+    sides = sides_of_pairs(rankings, response_ids, known)
+    sure = bool((sides.max(axis=1) >= certainty).all())
+    return sure and best_is(sides, len(response_ids)) >= certainty
+
+
+def learned(project: Project) -> Reliabilities:
+    """What the project's rankings say of its reviewers, up to ten minutes old; no query mostly.
+
+    Fewer than LEARNED_FROM tasks with two rankings say too little: they are strangers until then.
+    """
+    found = reliabilities_of(project)
+    met = sum(one.tasks for one in found.of.values())
+    return found if met >= 2 * LEARNED_FROM else STRANGERS
 
 
 # --- a task gets one more, or one less -----------------------------------------------------------
@@ -95,19 +101,20 @@ def after_ranking(task: Task) -> Slot | None:
     """The slot that was added, if the task is unclear; None with fixed overlap, at no cost.
 
     Call it in the transaction that wrote the ranking and holds the locks of the task's slots: they
-    let one ranking of a task be written at a time. Four queries, and a few when a slot is added.
+    let one ranking of a task be written at a time. One query, and a few when the slots are filled.
     """
     project = task.project
     if project.overlap != Project.Overlap.SEQUENTIAL or task.kind != Task.Kind.RANKING:
         return None
     slots = list(Slot.objects.filter(task=task).order_by("number"))
+    complete = all(slot.ranking_id is not None for slot in slots)
+    may_add = complete and len(slots) < project.rankings_at_most
+    if not (may_add or _unused(task, slots)):
+        return None
     if _is_clear(task, project):
         _withdraw(task, slots)
         return None
-    unfilled = any(slot.ranking_id is None for slot in slots)
-    if unfilled or len(slots) >= project.rankings_at_most:
-        return None
-    return queue.add_slot(task=task)
+    return queue.add_slot(task=task) if may_add else None
 
 
 def settle(task: Task) -> None:
@@ -123,34 +130,42 @@ def _is_clear(task: Task, project: Project) -> bool:
         list(current.values_list("tiers", flat=True)),
         list(TaskResponse.objects.filter(task=task).values_list("response_id", flat=True)),
         certainty=project.certainty,
-        ties=project.allow_ties,
+        known=learned(project),
     )
 
 
-def _withdraw(task: Task, slots: Sequence[Slot]) -> None:
-    """Drop as many as were added here and nobody has begun: they lie above the task's priority."""
+def _unused(task: Task, slots: Sequence[Slot]) -> list[int]:
+    """As many slots as were added here and nobody has begun: they lie above the task's priority."""
     added = sum(slot.priority > task.priority for slot in slots)
     free = [slot.pk for slot in slots if slot.reviewer_id is None and slot.draft_by_id is None]
-    if unused := free[::-1][:added]:
+    return free[::-1][:added]
+
+
+def _withdraw(task: Task, slots: Sequence[Slot]) -> None:
+    if unused := _unused(task, slots):
         Task.objects.filter(pk=task.pk).update(rankings_wanted=F("rankings_wanted") - len(unused))
         Slot.objects.filter(pk__in=unused).delete()
 
 
 # --- what it saved -------------------------------------------------------------------------------
 
+# A lateral join counts each task's slots through their index, whatever the planner thinks of many.
 _SAVED = """
-SELECT count(*), coalesce(sum(rankings), 0) FROM (
-    SELECT task_id, count(*) AS rankings FROM labeling_slot
-    WHERE task_id IN (
-        SELECT newest.task_id FROM (
-            SELECT ranking.task_id FROM labeling_ranking ranking
-            JOIN labeling_task task ON task.id = ranking.task_id
-            WHERE task.project_id = %(project)s AND task.kind = 'ranking'
-            ORDER BY ranking.id DESC LIMIT %(limit)s
-        ) newest
-    )
-    GROUP BY task_id HAVING bool_and(ranking_id IS NOT NULL)
-) finished
+SELECT count(*), coalesce(sum(slots.count), 0)
+FROM (
+    SELECT DISTINCT newest.task_id FROM (
+        SELECT ranking.task_id FROM labeling_ranking ranking
+        JOIN labeling_task task ON task.id = ranking.task_id
+        WHERE task.project_id = %(project)s AND task.kind = 'ranking'
+        ORDER BY ranking.id DESC LIMIT %(limit)s
+    ) newest
+) task
+CROSS JOIN LATERAL (
+    SELECT count(*), bool_and(slot.ranking_id IS NOT NULL) AS finished
+    FROM labeling_slot slot WHERE slot.task_id = task.task_id
+    OFFSET 0
+) slots
+WHERE slots.finished
 """
 
 

@@ -1,17 +1,22 @@
 """How far a project and a reviewer have come. Counts are derived in SQL, and bounded."""
 
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from typing import Any
 
 from django.db import connection
 from django.db.models import Avg, Count, Max, Q
 from django.utils import timezone
+from psycopg.types.numeric import Int8
 
 from accounts.models import User
 from labeling import gold_schedule
+from labeling.counts import kept_when_large
 from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
 from labeling.queue import OFF_QUEUE
+from labeling.statements import fetch
 
 COUNTED_AT_MOST = 1000
 
@@ -47,6 +52,46 @@ class ReviewerProgress:
     capped: bool
     minutes: int | None
     """What the waiting tasks take at the reviewer's own pace; None without enough to go by."""
+
+    def after(self, rankings: int) -> "ReviewerProgress":
+        """As it is when they have ranked so many more, and nobody else did anything."""
+        waiting = max(0, self.waiting - rankings)
+        minutes = self.minutes
+        if minutes is not None and self.waiting:
+            minutes = max(1, round(minutes * waiting / self.waiting))
+        return replace(self, today=self.today + rankings, waiting=waiting, minutes=minutes)
+
+
+KEPT_SECONDS = 30
+KEPT_AT_MOST = 2000
+_kept: OrderedDict[tuple[int, int, date], tuple[float, int, ReviewerProgress]] = OrderedDict()
+"""Until when (time.monotonic), the newest ranking that was counted, and the count."""
+
+_SINCE = """
+SELECT count(*) FROM labeling_ranking ranking
+JOIN labeling_task task ON task.id = ranking.task_id AND task.project_id = %(project)s
+WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
+  AND ranking.superseded_at IS NULL AND ranking.source = 'review'
+  AND NOT EXISTS (SELECT FROM labeling_gold gold
+      WHERE gold.task_id = ranking.task_id AND gold.purpose <> 'check')
+"""
+
+
+def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
+    """of_reviewer, counted on from less than KEPT_SECONDS ago. One short query, now and then five.
+
+    What others did meanwhile, and what was taken back, shows after that time.
+    """
+    key = (project.pk, reviewer.pk, timezone.localdate())
+    until, newest, counted = _kept.get(key, (0.0, 0, None))
+    if counted is not None and until > time.monotonic():
+        values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
+        return counted.after(fetch(_SINCE, values)[0][0])
+    counted = of_reviewer(project, reviewer)
+    _kept[key] = (time.monotonic() + KEPT_SECONDS, ranking.pk, counted)
+    while len(_kept) > KEPT_AT_MOST:
+        _kept.popitem(last=False)
+    return counted
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
@@ -120,8 +165,12 @@ class ProjectProgress:
         return round(100 * self.filled / self.slots) if self.slots else 0
 
 
+@kept_when_large(lambda found: found.slots)
 def of_project(project: Project) -> ProjectProgress:
-    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks."""
+    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks.
+
+    Some minutes old where it is large; see labeling.counts.
+    """
     slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),
         filled=Count("pk", filter=Q(ranking__isnull=False)),
@@ -147,8 +196,12 @@ class ReviewerRow:
     newest: datetime | None
 
 
+@kept_when_large(lambda rows: sum(row.rankings for row in rows))
 def by_reviewer(project: Project, limit: int = 100) -> list[ReviewerRow]:
-    """Reviewers with the most current rankings first; their answers to gold are counted elsewhere."""
+    """Reviewers with the most current rankings first; their answers to gold are counted elsewhere.
+
+    Reads every ranking of the project; some minutes old where those are many (labeling.counts).
+    """
     rows: Any = (
         Ranking.objects.filter(task__project=project, superseded_at=None)
         .exclude(task__kind=Task.Kind.GOLD)

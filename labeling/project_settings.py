@@ -48,8 +48,8 @@ MORE_HELP = {
     "rankings_per_task": "Tasks that are there already keep theirs.",
     "overlap": "Decided after each ranking; a finished task is looked at again when someone "
     "revises.",
-    "certainty": "Between 0.5 and 1. At 0.9, two who agree are enough, and a third is asked when "
-    "they do not.",
+    "certainty": "Between 0.5 and 1. At 0.9, two careful reviewers who agree are enough, and a "
+    "third is asked when they do not.",
     "sees_others": "Never who they are.",
 }
 

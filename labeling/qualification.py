@@ -147,7 +147,10 @@ def _ended(attempt: Qualification) -> Qualification:
         return attempt
     tasks = {one.task_id: one for one in _tasks(project)}
     answers = Ranking.objects.filter(task__in=tasks, reviewer=reviewer, superseded_at=None)
-    right = sum(gold.check(answer, tasks[answer.task_id]).right for answer in answers)
+    right = sum(
+        gold.meets(answer.tiers, answer.cut, tasks[answer.task_id].constraints)
+        for answer in answers
+    )
     passed = right * 100 >= project.qualification_percent * course.total
     ended = Qualification.objects.filter(pk=attempt.pk, state=OPEN).update(
         state=PASSED if passed else FAILED,

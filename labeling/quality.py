@@ -7,8 +7,8 @@ a project larger than its window, for a minute at least.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
-from typing import Any, TypeVar
+from datetime import date, datetime, timedelta
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from django.core.cache import cache
@@ -25,8 +25,9 @@ from labeling.window import TASKS_AT_MOST, TASKS_FOR_A_GLANCE, Window
 
 __all__ = ["TASKS_AT_MOST", "TASKS_FOR_A_GLANCE"]
 
-KEPT_SECONDS = 3600
+KEPT_SECONDS = 600
 REFRESHED_SECONDS = 60
+TRUSTED_SECONDS = 600
 WEEKS_AT_MOST = 26
 REVIEWERS_AT_MOST = 100
 
@@ -39,19 +40,34 @@ def kept(
     compute: Callable[[Window], Found],
     *,
     tasks_at_most: int = TASKS_AT_MOST,
+    seconds: int = 0,
 ) -> Found:
-    """What `compute` makes of the window, from the cache where it is still true. A query then."""
-    mark, now = window.newest_ranking(project), timezone.now()
-    key = f"quality:{name}:{project.pk}:{tasks_at_most}"
-    if held := cache.get(key):
-        marked, capped, until, found = held
-        if marked == mark or (capped and now < until):
-            return found
+    """What `compute` makes of the window, from the cache where it is still true: one query then.
+
+    What is younger than `seconds` is true enough, at no query.
+    """
+    key, now = f"quality:{name}:{project.pk}:{tasks_at_most}", timezone.now()
+    held: Kept[Found] | None = cache.get(key)
+    if held and now < held.at + timedelta(seconds=seconds):
+        return held.found
+    mark = window.newest_ranking(project)
+    if held and (held.mark == mark or now < held.at + timedelta(seconds=held.seconds)):
+        return held.found
     looked_at = window.load(project, tasks_at_most)
     found = compute(looked_at)
-    until = now + timedelta(seconds=REFRESHED_SECONDS)
-    cache.set(key, (mark, looked_at.capped, until, found), KEPT_SECONDS)
+    refreshed = REFRESHED_SECONDS if looked_at.capped else 0
+    cache.set(key, Kept(found, mark, now, refreshed), KEPT_SECONDS)
     return found
+
+
+@dataclass(frozen=True)
+class Kept(Generic[Found]):
+    """`mark` is the newest ranking it knows; it holds for `seconds` whatever came since `at`."""
+
+    found: Found
+    mark: int
+    at: datetime
+    seconds: int
 
 
 # --- agreement -----------------------------------------------------------------------------------
@@ -266,8 +282,15 @@ def _haste(looked_at: Window, lengths: dict[int, int]) -> dict[int, Meter]:
 
 
 def reliabilities_of(project: Project) -> Reliabilities:
-    """Of everyone in the window, to weigh their rankings with. A query when kept, else about 0.3 s."""
-    return kept(project, "reliabilities", lambda looked_at: fit_pairs(looked_at.compared.pairs))
+    """Of everyone in the window, to weigh their rankings with; up to ten minutes old.
+
+    No query mostly, so that a submit may ask for it; some 0.3 s once in ten minutes.
+    """
+    return kept(project, "reliabilities", _reliabilities, seconds=TRUSTED_SECONDS)
+
+
+def _reliabilities(looked_at: Window) -> Reliabilities:
+    return fit_pairs(looked_at.compared.pairs)
 
 
 # --- consensus -----------------------------------------------------------------------------------

@@ -261,6 +261,19 @@ def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
     return _claim_or_uncover(project, reviewer, ahead=True)
 
 
+def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
+    """The current lease and the one leased ahead, for a page that shows the slot `shown`.
+
+    claim, mark_shown of that slot if it is the current one by now, and claim_ahead: in one
+    statement where the reviewer holds a lease of either kind, as after each submit.
+    """
+    slots = claimed(project, reviewer, ahead=True, promote=True, shown=shown)
+    current = slots.get(False) or claim(project=project, reviewer=reviewer)
+    if current is None:
+        return None, None
+    return current, slots.get(True) or claim_ahead(project=project, reviewer=reviewer)
+
+
 @transaction.atomic
 def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
     """A slot of its own for a task that is given out by other rules than the queue's: gold.

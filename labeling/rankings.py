@@ -90,15 +90,17 @@ def submit(
     rationale: str = "",
     active_seconds: float = 0.0,
     guideline_version: int | None = None,
+    found: Slot | None = None,
 ) -> Submission:
     """Fill the slot. The same key again, or the same answer again, changes nothing.
 
     `guideline_version` is the one the reviewer had before them, by id; without it, the current one.
+    `found` is what slot_to_answer returned for the slot, and saves a query.
     A different answer to a task the reviewer has ranked already (a second tab) supersedes the
     first, while it may be revised. Late answers: see the module. Raises InvalidRanking.
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
-    slot = (
+    slot = found or (
         Slot.objects.select_related("task__project__current_version")
         .annotate(response_ids=_RESPONSE_IDS)
         .filter(pk=slot_id)
@@ -114,18 +116,34 @@ def submit(
         slot.task,
         reviewer,
         content,
-        response_ids=slot.response_ids,
+        response_ids=responses_of(slot),
         version=version_shown(slot.task.project, guideline_version),
         policy=Policy.of(slot.task.project),
         idempotency_key=idempotency_key,
-        shown_order=_shown_order(slot, reviewer, slot.response_ids),
+        shown_order=_shown_order(slot, reviewer, responses_of(slot)),
         source=Ranking.Source.REVIEW,
         extra=held is None,
     )
     if held is not None:
         _fill(held, ranking)
     overlap.after_ranking(slot.task)
+    ranking.first_sent = ranking.created_at  # type: ignore[attr-defined]  # see revisable_until
     return Submission(ranking, duplicate=False, extra=held is None)
+
+
+def slot_to_answer(project: Project, slot_id: int) -> Slot | None:
+    """A slot of the project, with all that is needed to check and to write an answer. One query."""
+    slots = Slot.objects.select_related("task").annotate(response_ids=_RESPONSE_IDS)
+    slot = slots.filter(pk=slot_id, project=project).order_by().first()
+    if slot is not None:
+        slot.project = slot.task.project = project
+    return slot
+
+
+def responses_of(slot: Slot) -> list[int]:
+    """In the task's own order. No query for a slot of slot_to_answer."""
+    found = getattr(slot, "response_ids", None)
+    return _response_ids(slot.task) if found is None else found
 
 
 @transaction.atomic
@@ -163,6 +181,8 @@ def revisable_until(ranking: Ranking) -> datetime | None:
     None: never. For a revision it costs a query, unless it carries `first_sent` (see
     with_first_sent).
     """
+    if _is_settled(ranking):
+        return None
     hours = ranking.task.project.revision_hours
     if not hours:
         return None
@@ -189,24 +209,31 @@ def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
 def can_undo(ranking: Ranking) -> bool:
     """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
 
-    Once the right answer was shown, or counted towards a qualification, there is no way back. Nor
-    is there where others' answers may be read after ranking and nothing may be revised.
+    Nor is there a way back where others' answers may be read after ranking and nothing revised.
     """
     project = ranking.task.project
     shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
     if Project.Sees.AFTER in shown_after and not project.revision_hours:
         return False
-    if ranking.task.kind == Task.Kind.GOLD:
-        told = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
-        if told.exists():
-            return False
     return (
         ranking.superseded_at is None
         and ranking.supersedes_id is None
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
+        and not _is_settled(ranking)
     )
+
+
+def _is_settled(ranking: Ranking) -> bool:
+    """The right answer was shown, or it counts towards a qualification: there is no way back.
+
+    A query for gold alone.
+    """
+    if ranking.task.kind != Task.Kind.GOLD:
+        return False
+    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    return gold.exists()
 
 
 def undo_seconds(ranking: Ranking) -> int:

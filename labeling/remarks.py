@@ -5,10 +5,12 @@ from labeling.statistics.bias import Meter
 from labeling.statistics.reliability import Reliability
 
 CHANCE = 0.5
+NEAR_CHANCE = 0.7
 WELL_MEASURED = 0.35
 TOO_QUICK = 0.5
 MOSTLY_TIES = 0.75
 ENOUGH_PAIRS = 30
+ENOUGH_RANKINGS = 20
 
 Remark = tuple[str, str]  # how bad, as in the badges; the words
 
@@ -31,13 +33,13 @@ def _trust(found: Reliability | None) -> Remark | None:
         return None
     if found.high < CHANCE:
         return "bad", "the wrong way round"
-    if found.high - found.low <= WELL_MEASURED:
+    if found.high <= NEAR_CHANCE and found.high - found.low <= WELL_MEASURED:
         return "bad", "no better than guessing"
     return "warn", "too few pairs to tell from guessing"
 
 
 def _as_shown(meter: Meter) -> Remark | None:
-    if meter.low is not None and meter.low > 0:
+    if meter.low is not None and meter.low > 0 and meter.count >= ENOUGH_RANKINGS:
         return "bad", "gives back the order shown"
     return None
 

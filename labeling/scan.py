@@ -186,10 +186,9 @@ def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
 
 
 def _says_so(sampling: Mapping[str, Any]) -> bool:
-    if sampling.get("truncated") is True or sampling.get("finish_reason") in (
-        "length",
-        "max_tokens",
-    ):
+    if isinstance(said := sampling.get("truncated"), bool):
+        return said
+    if sampling.get("finish_reason") in ("length", "max_tokens"):
         return True
     tokens, limit = sampling.get("tokens"), sampling.get("max_new_tokens")
     return isinstance(tokens, int) and isinstance(limit, int) and tokens >= limit > 0

@@ -18,6 +18,13 @@ TITLES = {
     "kwise": "K-wise", "pairs": "TRL pairs", "pairs-implicit": "TRL pairs, implicit prompt",
     "unpaired": "TRL unpaired", "full": "Full records",
 }  # fmt: skip
+WHAT = {
+    "kwise": "one row a prompt with all its responses and rankings",
+    "pairs": "prompt, chosen and rejected as messages, margin, group",
+    "pairs-implicit": "the same, the prompt inside chosen and rejected",
+    "unpaired": "prompt, completion, label",
+    "full": "prompts, responses, tasks and current rankings, to import again",
+}
 TYPES = {".jsonl": "application/x-ndjson", ".parquet": "application/vnd.apache.parquet"}
 NOW = "Its rankings as they are now"
 
@@ -25,7 +32,7 @@ NOW = "Its rankings as they are now"
 class ExportForm(forms.Form):
     form = forms.ChoiceField(
         label="What",
-        choices=[(name, f"{TITLES[name]}: {what}") for name, what in FORMATS.items()],
+        choices=[(name, f"{TITLES[name]}: {WHAT[name]}") for name in FORMATS],
         widget=forms.RadioSelect,
     )
     suffix = forms.ChoiceField(label="File", choices=list(SUFFIXES.items()))
@@ -37,7 +44,8 @@ class ExportForm(forms.Form):
     )
     ties = forms.ChoiceField(
         label="Ties, in pairs and labels",
-        choices=[(name, f"{name}: {what}") for name, what in TIES.items()],
+        choices=[(name, what[:1].upper() + what[1:]) for name, what in TIES.items()],
+        widget=forms.RadioSelect,
     )
     split = forms.ChoiceField(
         required=False, choices=[("", "Both sides"), *((s, f"Only {s}") for s in SPLITS)]
@@ -82,7 +90,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
     }  # fmt: skip
     if form.is_bound and form.is_valid():
         counts = form.export().count()
-        context["counts"] = [(card.what_of(name), n) for name, n in counts.items()]
+        context["counts"] = [(card.what_of(name), n) for name, n in counts.items() if n]
         context["rows"] = counts["rows"]
     return render(request, "reward/export.html", context)
 

@@ -90,6 +90,9 @@ class Group:
             return f"has {len(self.response_ids)} response ids for {len(self.responses)} responses"
         if self.split not in SPLITS:
             return f"has the split {self.split!r}, which is neither train nor test"
+        rated = self.meta.get("ratings")
+        if rated is not None and len(rated) != len(self.rankings):
+            return f"has {len(rated)} entries of ratings for {len(self.rankings)} rankings"
         problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
         return next((problem for problem in problems if problem), None)
 
@@ -103,6 +106,10 @@ def _judgment_problem(ranking: Judgment, known: set[int]) -> str | None:
         return f"has a ranking by {ranking.reviewer} of responses it does not hold: {strangers}"
     if not (math.isfinite(ranking.weight) and ranking.weight >= 0):
         return f"has a ranking by {ranking.reviewer} with the weight {ranking.weight}"
+    if ranking.strength is not None and not (
+        math.isfinite(ranking.strength) and ranking.strength > 0
+    ):
+        return f"has a ranking by {ranking.reviewer} with the strength {ranking.strength}"
     if ranking.cut is not None and not 0 <= ranking.cut <= len(ranking.tiers):
         return f"has a ranking by {ranking.reviewer} whose line lies outside its tiers"
     return None
@@ -120,6 +127,59 @@ def wins(group: Group) -> np.ndarray:
 def strict_wins(group: Group) -> np.ndarray:
     """Like `wins`, but a tie counts for nobody.  → (K, K) float64"""
     return _count_wins(group, tie_share=0.0)
+
+
+def strengths(group: Group) -> np.ndarray:
+    """How strongly i beats j where the judgment was graded: the weighted mean; 0 where none was.  → (K, K)"""
+    graded = [r for r in group.rankings if r.strength is not None]
+    marked = replace(
+        group, rankings=[replace(r, weight=r.weight * (r.strength or 0.0)) for r in graded]
+    )
+    total, weight = strict_wins(marked), strict_wins(replace(group, rankings=graded))
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+
+
+def line(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of reviewers who put each response above their line, and below it.  → (K,), (K,)
+
+    A reviewer who drew no line, and a response that was not placed, say nothing.
+    """
+    place = {response: index for index, response in enumerate(group.response_ids)}
+    above, below = np.zeros(len(place)), np.zeros(len(place))
+    for ranking in group.rankings:
+        if ranking.cut is None:
+            continue
+        for number, tier in enumerate(ranking.tiers):
+            side = above if number < ranking.cut else below
+            side[[place[response] for response in tier]] += ranking.weight
+    return above, below
+
+
+def rated_criteria(group: Group) -> set[str]:
+    """The keys of the criteria that some ranking of the group rates."""
+    rated = group.meta.get("ratings") or []
+    return {name for ranking in rated for ratings in ranking.values() for name in ratings}
+
+
+def by_criterion(group: Group, criterion: str) -> Group:
+    """The group as if its reviewers had ranked by this criterion alone: a tier for each rating given.
+
+    Only the order of one reviewer's ratings counts, since one's 4 is another's 3.
+    """
+    rated = group.meta.get("ratings") or [{}] * len(group.rankings)
+    pairs = zip(group.rankings, rated, strict=True)
+    return replace(
+        group, rankings=[_by_criterion(r, given, group, criterion) for r, given in pairs]
+    )
+
+
+def _by_criterion(
+    ranking: Judgment, rated: dict[str, dict[str, float]], group: Group, criterion: str
+) -> Judgment:
+    given = {i: rated.get(str(i), {}).get(criterion) for i in group.response_ids}
+    levels = sorted({level for level in given.values() if level is not None}, reverse=True)
+    tiers = [[i for i, value in given.items() if value == level] for level in levels]
+    return replace(ranking, tiers=tiers, cut=None, strength=None)
 
 
 def _count_wins(group: Group, tie_share: float) -> np.ndarray:

@@ -38,6 +38,70 @@ class RewardConfig(RecipeConfig):
         min=1,
         max=4096,
     )
+    strength: str = option(
+        "ignore",
+        "How a graded judgment (slightly, clearly, much better) is used. margin asks for a gap in "
+        "score that grows with the strength; soft takes the strength as how sure the judgment is.",
+        choices=("ignore", "margin", "soft"),
+        label="Graded strength",
+        advanced=True,
+    )
+    strength_scale: float = option(
+        1.0,
+        "The gap in score that one step of strength stands for.",
+        min=0,
+        max=10,
+        advanced=True,
+    )
+    label_smoothing: float = option(
+        0.0,
+        "Share of judgments taken to be slips: each win counts this much for the other side.",
+        min=0,
+        max=0.49,
+        advanced=True,
+    )
+    reviewer_weights: str = option(
+        "full",
+        "How the weights of rankings count. full: everywhere, so that a prompt judged only by "
+        "doubtful reviewers teaches less. within: only against other rankings of the same prompt. "
+        "ignore: all rankings weigh the same.",
+        choices=("full", "within", "ignore"),
+        advanced=True,
+    )
+    ties: str = option(
+        "half",
+        "What a tie means. half: half a win for each side. davidson and rao_kupper: an outcome of "
+        "its own, likely where the scores are close; how wide that is follows from the share of ties.",
+        choices=("half", "davidson", "rao_kupper"),
+        advanced=True,
+    )
+    cut_weight: float = option(
+        0.0,
+        "How much the line under which all is unacceptable counts beside the order. It pulls "
+        "scores above 0 for acceptable responses and below 0 for the others, so that scores of "
+        "different prompts can be compared. 0: the order alone.",
+        label="Weight of the line",
+        min=0,
+        max=100,
+        advanced=True,
+    )
+    heads: int = option(
+        1,
+        "Scores that are learned side by side on one backbone, each from the prompts weighted anew. "
+        "The score is their mean, and how far they lie apart says how sure it is. Several cost "
+        "hardly more than one; 8 is a good number.",
+        min=1,
+        max=64,
+    )
+    criteria_weight: float = option(
+        0.0,
+        "How much the ratings of single criteria count beside the order. Each rated criterion gets "
+        "a score of its own, and a line in the report. 0: ratings are not used.",
+        label="Weight of the criteria",
+        min=0,
+        max=100,
+        advanced=True,
+    )
     lora_r: int = option(
         16,
         "Rank of the LoRA matrices. 0 trains every weight and saves a whole model.",

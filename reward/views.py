@@ -12,12 +12,13 @@ from accounts.access import lead_required, trainer_required, user_of
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward import promotion
 from reward.access import led_projects, reward_model_for, snapshot_for
-from reward.charts import curve, interval_row, reliability
+from reward.charts import curve, interval_row, percent, reliability
 from reward.filters import REASONS, SnapshotFilter
 from reward.forms import SnapshotForm
 from reward.models import Snapshot
 from reward.preference import PreferenceError
 from reward.promotion import CannotMove
+from reward.report_page import length_rows, mistakes, slice_tables, temperature_line
 from reward.samples import sample
 from reward.snapshots import Account, SnapshotError, freeze, ranking_ids, sample_groups, survey
 
@@ -138,6 +139,15 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "reliability": reliability(calibration.get("bins") or []),
         "ece": calibration,
         "length": report.get("length") or {},
+        "disagreement": with_percents(report.get("disagreement")),
+        "temperature": temperature_line(report),
+        "length_rows": length_rows(report),
+        "slices": slice_tables(report),
+        "mistakes": mistakes(report),
+        "criteria": [
+            (row["criterion"], criterion_rows(row)) for row in report.get("criteria") or []
+        ],
+        "mistake_rows": mistake_rows(report.get("disagreement") or {}),
         "curve": curve(training.get("curve") or []),
         "training": training,
         "data": report.get("data") or {},
@@ -188,6 +198,38 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
             note="what counting tokens would achieve",
         ),
     ]
+
+
+def criterion_rows(row: dict[str, Any]) -> list[Any]:
+    return [
+        interval_row("Its own score agrees with a reviewer", row["accuracy"], main=True),
+        interval_row("The overall score does", row["overall_accuracy"]),
+        interval_row("Two reviewers agree with each other", row["reviewer_agreement"]),
+    ]
+
+
+def with_percents(disagreement: dict[str, Any] | None) -> dict[str, Any] | None:
+    if disagreement is None:
+        return None
+    parts = [{**part, "percent": percent(part["accuracy"])} for part in disagreement["parts"]]
+    return {**disagreement, "parts": parts}
+
+
+def mistake_rows(disagreement: dict[str, Any]) -> list[Any]:
+    found = disagreement.get("finds_mistakes") or {}
+    return [
+        interval_row(
+            "The heads lie far apart", found.get("spread"),
+            note="standard deviation of the difference in score",
+        ),
+        interval_row(
+            "… compared with the difference itself", found.get("relative"),
+            note="standard deviation over the difference", main=True,
+        ),
+        interval_row(
+            "The difference is small", found.get("small_gap"), note="what one head knows already"
+        ),
+    ] if found else []  # fmt: skip
 
 
 def account_lines(account: Account) -> dict[str, Any]:

@@ -78,8 +78,9 @@ def _joined(content: Any) -> str | None:
         return content
     if not isinstance(content, list) or not content:
         return None
-    texts = [part.get("text") if isinstance(part, dict) else None for part in content]
-    return "\n\n".join(texts) if all(isinstance(text, str) for text in texts) else None
+    found = [part.get("text") if isinstance(part, dict) else None for part in content]
+    texts = [text for text in found if isinstance(text, str)]
+    return "\n\n".join(texts) if len(texts) == len(found) else None
 
 
 def as_reply(value: Any, line: int, name: str) -> str:

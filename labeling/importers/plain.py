@@ -101,7 +101,7 @@ def _responses(row: dict[str, Any], line: int) -> Iterator[tuple[str, str]]:
 
 def _models(row: dict[str, Any]) -> dict[str, str]:
     """Model by the number or letter of its response."""
-    listed = next((from_json(row[name]) for name in MODELS if row.get(name)), [])
+    listed: Any = next((from_json(row[name]) for name in MODELS if row.get(name)), [])
     models = (
         {str(n): str(name) for n, name in enumerate(listed, 1)} if isinstance(listed, list) else {}
     )

@@ -83,15 +83,13 @@ def _sides(row: dict[str, Any], line: int) -> tuple[Messages, str | None, str | 
     said = [
         as_messages(side, line, name) for side, name in ((chosen, "chosen"), (rejected, "rejected"))
     ]
+    first, second = said
     if prompt is not None:
         start = as_messages(prompt, line, "prompt")
-        if any(len(side) == 1 for side in said):
-            return start, *(as_reply(side, line, "chosen") for side in (chosen, rejected))
-        if all(side[: len(start)] == start for side in said):
-            return start, *(_last(side, len(start)) for side in said)
-    shared = min(same_start(*said), len(said[0]) - 1, len(said[1]) - 1)
-    first, second = (_last(side, shared) for side in said)
-    return said[0][:shared] or said[0], first, second
+        shared = len(start) if first[: len(start)] == second[: len(start)] == start else 0
+        return start, _last(first, shared), _last(second, shared)
+    shared = min(same_start(first, second), len(first) - 1, len(second) - 1)
+    return first[:shared] or first, _last(first, shared), _last(second, shared)
 
 
 def _last(messages: Messages, after: int) -> str | None:

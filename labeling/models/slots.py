@@ -84,6 +84,12 @@ class Slot(models.Model):
                 condition=Q(reviewer=None),
             ),
             models.Index(
+                "project",
+                F("ranking").desc(),
+                name="slot_filled",
+                condition=Q(ranking__isnull=False),
+            ),
+            models.Index(
                 "leased_until", name="slot_leases", condition=Q(leased_until__isnull=False)
             ),
             models.Index(

@@ -40,14 +40,16 @@ class Bootstrap:
         return float(low), float(high)
 
     def totals(self, sums: np.ndarray) -> np.ndarray:
-        """The sums of each draw.  (C, D) → (B, D)"""
+        """The sums of each draw.  (C, D) → (B, D). Clusters of nothing but zeros cost nothing."""
+        rows = np.flatnonzero(np.any(sums != 0, axis=1))
         if self.clusters * self.resamples <= NUMBERS_AT_ONCE:
-            return self._kept @ sums
-        return np.concatenate([weights @ sums for weights in self._draw()])
+            return np.asarray(self._kept[rows].T @ sums[rows])
+        return np.concatenate([weights[:, rows] @ sums[rows] for weights in self._draw()])
 
     @cached_property
     def _kept(self) -> np.ndarray:
-        return np.concatenate(list(self._draw()))
+        """(C, B), so that choosing clusters is quick."""
+        return np.ascontiguousarray(np.concatenate(list(self._draw())).T)
 
     def _draw(self) -> Iterable[np.ndarray]:
         """How often each cluster was drawn, some draws at a time. (b, C)"""

@@ -235,7 +235,7 @@ def _em(rows: _Statements, reviewers: int) -> tuple[np.ndarray, float]:
         first, bend = once - place, (twice - once) - (once - place)
         if np.abs(first).max() < TOLERANCE:
             break
-        length = -float(np.linalg.norm(first) / max(np.linalg.norm(bend), 1e-12))
+        length = -float(np.linalg.norm(first)) / max(float(np.linalg.norm(bend)), 1e-12)
         length = min(-1.0, max(length, -LONGEST_STEP))
         place = _step(rows, np.clip(place - 2 * length * first + length**2 * bend, -20, 20))
     return _chances(place)
@@ -315,13 +315,17 @@ def _sandwich(
 ) -> np.ndarray:
     """The larger of the model's own error and the one that minds that pairs hang together."""
     size = len(prior)
-    among = np.zeros((size, 3, size, 3))
-    among[np.arange(size), :, np.arange(size), :] = prior
-    among = among.reshape(3 * size, 3 * size)
-    directions = np.zeros((size, 3, size))
-    directions[np.arange(size), :, np.arange(size)] = slope
-    directions = directions.reshape(3 * size, size)
-    reach = np.linalg.lstsq(bread + among, directions, rcond=None)[0]
+    each = np.arange(size)
+    blocks = np.zeros((size, 3, size, 3))
+    blocks[each, :, each, :] = prior
+    among = blocks.reshape(3 * size, 3 * size)
+    columns = np.zeros((size, 3, size))
+    columns[each, :, each] = slope
+    directions = columns.reshape(3 * size, size)
+    try:
+        reach = np.linalg.solve(bread + among, directions)
+    except np.linalg.LinAlgError:
+        reach = np.linalg.lstsq(bread + among, directions, rcond=None)[0]
     plain = np.einsum("ij,ij->j", directions, reach)
     robust = np.einsum("ij,ij->j", reach, (meat + among) @ reach)
     return np.sqrt(np.maximum(np.maximum(plain, robust), 1e-12))

@@ -4,19 +4,18 @@ from django import template
 
 from labeling import overlap
 from labeling.adjudication import causes, guideline_gaps
-from labeling.models import Project
+from labeling.models import Adjudication, Project
 
 register = template.Library()
 
 
 @register.inclusion_tag("labeling/why_disputed.html")
 def why_disputed(project: Project) -> dict[str, Any]:
-    """The causes that leads gave, and where the guideline fell short. Two queries, for leads only."""
-    return {
-        "project": project,
-        "causes": causes(project),
-        "gaps": guideline_gaps(project),
-    }
+    """The causes that leads gave, and where the guideline fell short. A query, two when it did."""
+    given = causes(project)
+    blamed = any(one.cause == Adjudication.Cause.GUIDELINE for one in given)
+    gaps = guideline_gaps(project) if blamed else []
+    return {"project": project, "causes": given, "gaps": gaps}
 
 
 @register.inclusion_tag("labeling/rankings_saved.html")

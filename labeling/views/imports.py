@@ -48,7 +48,7 @@ class UploadForm(forms.Form):
         file: UploadedFile = self.cleaned_data["file"]
         if (file.size or 0) > LARGEST:
             raise forms.ValidationError(
-                f"The file has {filesizeformat(file.size)}; a page takes {LARGEST >> 20} MB. "
+                f"The file has {filesizeformat(file.size or 0)}; a page takes {LARGEST >> 20} MB. "
                 "Import it with manage.py import_data, or compress it with gzip."
             )
         return file

@@ -4,12 +4,13 @@ It works as plain forms. With its script, the page fetches the next sheet while 
 it at once on submit, and is answered in JSON.
 """
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.middleware.csrf import get_token
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
@@ -34,11 +35,13 @@ from labeling.forms import (
     read_answer,
     read_draft,
 )
+from labeling.guidelines import criteria_of
 from labeling.judgments import Errors, Policy
-from labeling.models import Project, Ranking, Slot, Task
+from labeling.models import Criterion, Project, Ranking, Slot, Task
 from labeling.views.confirmation import confirmation_page
 from labeling.views.history import as_draft, open_until
 from labeling.views.sheet import Sheet
+from labeling.views.skeleton import sheet_html
 
 Context = dict[str, Any]
 
@@ -111,11 +114,14 @@ def _last(project: Project, reviewer: User) -> Ranking | None:
 
 
 def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Context:
-    newest = newest or _last(project, reviewer)
+    if newest is None:
+        newest, counted = _last(project, reviewer), progress.of_reviewer(project, reviewer)
+    else:
+        counted = progress.after_ranking(project, reviewer, newest)
     return {
         "project": project,
         "section": "review",
-        "progress": progress.of_reviewer(project, reviewer),
+        "progress": counted,
         "last": newest,
         "can_undo": newest is not None and rankings.can_undo(newest),
         "can_revise": newest is not None and open_until(newest) is not None,
@@ -130,7 +136,7 @@ def _sheet(
     if fields is None:
         fields = fields_of_draft(slot.draft)
     else:
-        order = shown_order(fields, slot.task)
+        order = shown_order(fields, slot)
         said = number(first(fields, "guideline_version"))
         version = version and rankings.version_shown(project, said)
     return Sheet(
@@ -171,13 +177,15 @@ def _page(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
 
 
 def _html(request: HttpRequest, project: Project, slot: Slot, sheet: Sheet | None = None) -> str:
+    if sheet is None and (html := sheet_html(request, project, slot, _sheet_context)):
+        return html
     context = _sheet_context(request, project, sheet or _sheet(project, slot))
     return render_to_string("labeling/review_sheet.html", context, request)
 
 
-def shown_order(fields: Fields, task: Task) -> list[int]:
+def shown_order(fields: Fields, slot: Slot) -> list[int]:
     """The order the form showed, when it is the task's; the task's own order for a forged one."""
-    own = list(task.places.order_by("position").values_list("response_id", flat=True))
+    own = rankings.responses_of(slot)
     said = [number(text) for text in first(fields, "shown_order").split(",")]
     return [i for i in said if i] if sorted(i or 0 for i in said) == sorted(own) else own
 
@@ -187,16 +195,16 @@ def shown_order(fields: Fields, task: Task) -> list[int]:
 
 def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    slot = get_object_or_404(
-        Slot.objects.select_related("task__prompt"),
-        pk=number(first(fields, "slot")) or 0,
-        project=project,
-    )
+    slot = rankings.slot_to_answer(project, number(first(fields, "slot")) or 0)
+    if slot is None:
+        raise Http404
     answer = _read(project, slot, fields)
     try:
         if answer.errors:
             raise rankings.InvalidRanking(answer.errors)
-        submission = rankings.submit(slot_id=slot.pk, reviewer=reviewer, **answer.content())
+        submission = rankings.submit(
+            slot_id=slot.pk, reviewer=reviewer, found=slot, **answer.content()
+        )
     except rankings.InvalidRanking as invalid:
         return _refused(request, project, _sheet(project, slot, fields, invalid.errors))
     if request.accepts("text/html"):
@@ -210,13 +218,13 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
 
 def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
     if project.current_version_id is None:
-        criteria = []
+        criteria: Sequence[Criterion] = []
     else:
         said = number(first(fields, "guideline_version"))
-        criteria = list(rankings.version_shown(project, said).criteria.all())
+        criteria = criteria_of(rankings.version_shown(project, said))
     return read_answer(
         fields,
-        shown_order=shown_order(fields, slot.task),
+        shown_order=shown_order(fields, slot),
         criteria=criteria,
         policy=Policy.of(project),
     )
@@ -261,13 +269,9 @@ def _accepted(
         return JsonResponse({"go": go, "csrf": get_token(request)})
     reviewer, sheet = user_of(request), None
     confirm = unconfirmed(project=project, reviewer=reviewer) is not None
-    slot = None if confirm else _current(project, reviewer)
+    slot = None if confirm else _going_on(project, reviewer, number(shown))
     if slot is not None:
-        if shown in ("", str(slot.pk)):
-            queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
-        if shown == str(slot.pk):
-            slot = _ahead(project, reviewer)
-        sheet = _html(request, project, slot) if slot else None
+        sheet = _html(request, project, slot)
     return JsonResponse(
         {
             "message": _kept_as_extra() if submission.extra else "",
@@ -277,6 +281,17 @@ def _accepted(
             **_said_of_progress(request, project, submission.ranking),
         }
     )
+
+
+def _going_on(project: Project, reviewer: User, shown: int | None) -> Slot | None:
+    """The slot the page needs a sheet of: the next one, if it shows the current one already."""
+    if shown is not None:
+        current, following = assignment.advance(project=project, reviewer=reviewer, shown=shown)
+        return following if current is not None and current.pk == shown else current
+    slot = _current(project, reviewer)
+    if slot is not None:
+        queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
+    return slot
 
 
 def _said_of_progress(

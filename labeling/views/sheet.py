@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from labeling.forms import Fields, first
+from labeling.guidelines import criteria_of
 from labeling.judgments import ANYTHING, FLAGS, Errors, Policy
 from labeling.models import Criterion, GuidelineVersion, Response, Slot, Task
 from labeling.text import render
@@ -72,7 +73,7 @@ def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
 
 
 class Sheet:
-    """Costs two queries: the responses, and the criteria of the guideline."""
+    """Costs a query for the responses, and one now and then for the criteria of the guideline."""
 
     def __init__(
         self,
@@ -99,17 +100,17 @@ class Sheet:
 
     @cached_property
     def criteria(self) -> list[Criterion]:
-        return list(self.version.criteria.all()) if self.version else []
+        return list(criteria_of(self.version)) if self.version else []
 
     @cached_property
     def cards(self) -> list[Card]:
         texts = dict(Response.objects.filter(places__task=self.task).values_list("id", "text"))
         return [
-            self._card(place, response, texts[response])
+            self.card(place, response, texts[response])
             for place, response in enumerate(self.shown_order)
         ]
 
-    def _card(self, place: int, response: int, text: str) -> Card:
+    def card(self, place: int, response: int, text: str) -> Card:
         flagged = self.fields.get(f"flag-{response}", [])
         return Card(
             id=response,

@@ -15,12 +15,13 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
-base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels=1)
+base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={labels})
 base.config.pad_token_id = tokenizer.pad_token_id
 model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER").eval()
 text = tokenizer.apply_chat_template(messages, tokenize=False)
 with torch.no_grad():
-    score = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]
+    said = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
+score = said[0, :{heads}].mean()
 ```"""
 
 LOADING_WHOLE = """```python
@@ -31,12 +32,23 @@ model = AutoModelForSequenceClassification.from_pretrained("PATH_OF_THIS_FOLDER"
 ```"""
 
 
+HEADS = (
+    "\nIt has {heads} heads, which are its labels. Their mean is the score; the standard deviation "
+    "says how unsure it is."
+)
+
+
+CRITERIA = "\nThe labels after that score single criteria, in this order: {names}."
+
+
 def model_card(report: dict[str, Any]) -> str:
     base, data, adapter = report["base_model"], report["data"], bool(report["config"]["lora_r"])
+    heads, criteria = report["outputs"]["heads"], report["outputs"]["criteria"]
     front = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-classification",
         "tags": ["reward-model", "tiebreak"],
+        **model_index(report),
     }
     lines = [
         front_matter(front, base),
@@ -52,12 +64,52 @@ def model_card(report: dict[str, Any]) -> str:
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
+        *_temperature_line(report),
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
-        loading(LOADING if adapter else LOADING_WHOLE, base),
+        loading(LOADING if adapter else LOADING_WHOLE, base)
+        .replace("{labels}", str(heads + len(criteria)))
+        .replace("{heads}", str(heads)),
+        *([HEADS.format(heads=heads)] if heads > 1 else []),
+        *([CRITERIA.format(names=", ".join(criteria))] if criteria else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+def model_index(report: dict[str, Any]) -> dict[str, Any]:
+    """The figures as model hubs read them; nothing where there is no accuracy to tell."""
+    accuracy, ece = report["accuracy"]["value"], report["calibration"]["ece"]
+    if accuracy is None:
+        return {}
+    metrics = [
+        {"type": "accuracy", "name": "Held-out strict pairs", "value": round(accuracy, 4)},
+        *(
+            []
+            if ece is None
+            else [{"type": "ece", "name": "Calibration error", "value": round(ece, 4)}]
+        ),
+    ]
+    snapshot = str(
+        report["inputs"].get("snapshot_hash") or report["inputs"].get("snapshot") or "preferences"
+    )
+    result = {
+        "task": {"type": "text-classification", "name": "Preference ranking"},
+        "dataset": {"type": "preferences", "name": f"Snapshot {snapshot[:12]}"},
+        "metrics": metrics,
+    }
+    return {"model-index": [{"name": "reward-model", "results": [result]}]}
+
+
+def _temperature_line(report: dict[str, Any]) -> list[str]:
+    found = report["temperature"]
+    if found["value"] is None:
+        return []
+    return [
+        f"Divide a difference in score by {found['value']:.2f} before reading σ of it as the "
+        "probability that reviewers prefer the one response. That temperature was fitted on the "
+        "held-out prompts.\n"
+    ]
 
 
 def front_matter(front: dict[str, Any], base: str) -> str:

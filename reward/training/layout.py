@@ -73,8 +73,20 @@ def plain_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
     }
 
 
+EVIDENCE = frozenset(
+    {"wins", "labels", "weight", "ties", "graded", "margins", "above", "below", "draws", "criteria"}
+)
+"""What a batch holds for the loss alone; the model is not shown it."""
+
+
+def for_model(batch: Batch) -> Batch:
+    return {name: values for name, values in batch.items() if name not in EVIDENCE}
+
+
 def evidence(groups: Sequence[TokenGroup]) -> Batch:
-    """→ present (G, K) bool; wins (G, K, K); labels (G,): one item a group, for Trainer to count"""
+    """→ present (G, K) bool; wins (G, K, K); labels (G,): one item a group, for Trainer to count;
+    signals, each padded with zeros to the largest group's K
+    """
     width = max(len(group.responses) for group in groups)
     wins = np.zeros((len(groups), width, width), dtype=np.float32)
     present = np.zeros((len(groups), width), dtype=bool)
@@ -86,7 +98,18 @@ def evidence(groups: Sequence[TokenGroup]) -> Batch:
         "present": torch.from_numpy(present),
         "wins": torch.from_numpy(wins),
         "labels": torch.ones(len(groups), dtype=torch.long),
+        **{name: _pad([g.signals[name] for g in groups]) for name in groups[0].signals},
     }
+
+
+def _pad(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    """Arrays of the same number of dimensions, zeros where one is smaller than the largest."""
+    shape = np.max([array.shape for array in arrays], axis=0).astype(int)
+    padded = np.zeros((len(arrays), *shape), dtype=np.float32)
+    for row, array in enumerate(arrays):
+        place = [slice(size) for size in array.shape]
+        padded[(slice(row, row + 1), *place)] = array
+    return torch.from_numpy(padded)
 
 
 def block_mask(segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""A reward model: any decoder of transformers with LoRA and one number at the end.
+"""A reward model: any decoder of transformers with LoRA and one number at the end, or a few.
 
-The weights are those of an ordinary `AutoModelForSequenceClassification(num_labels=1)` with an
-ordinary PEFT adapter around it, so that any tool can load what is saved here. `RewardModel` only
-adds the shared-prompt way of calling it.
+The weights are those of an ordinary `AutoModelForSequenceClassification` with an ordinary PEFT
+adapter around it, so that any tool can load what is saved here. Its labels are the heads, whose mean
+is the score, and after them the rated criteria. `RewardModel` only adds the shared-prompt way of calling it.
 """
 
 import json
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from reward.recipe_config import RewardConfig
 from reward.training import attention
-from reward.training.layout import Batch, Collator, block_mask
+from reward.training.layout import Batch, Collator, block_mask, for_model
 from reward.training.tokens import TokenGroup
 from reward.training.trainer_events import RecipeError, is_out_of_memory
 
@@ -26,14 +26,18 @@ UNLIMITED = 10**9
 
 
 class RewardModel(nn.Module):
-    """Scores (G, K) from a batch of either layout. `ordinary` is the model as others know it."""
+    """From a batch of either layout: scores (G, K), and outputs (G, K, N + C), heads before criteria.
+
+    `ordinary` is the model as others know it.
+    """
 
     accepts_loss_kwargs = True
     """Makes Trainer count `labels`, one a group, over all micro-batches of a step."""
 
-    def __init__(self, ordinary: nn.Module):
+    def __init__(self, ordinary: nn.Module, heads: int = 1):
         super().__init__()
         self.ordinary = ordinary
+        self.heads = heads
         self.in_pieces = self.classifier.config._attn_implementation == attention.NAME
         self.register_state_dict_post_hook(_keep_what_is_trained)
         self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
@@ -64,12 +68,13 @@ class RewardModel(nn.Module):
         rows: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         if segment_ids is not None:
-            scores = self._shared(input_ids, position_ids, segment_ids, ends, lengths)
+            outputs = self._shared(input_ids, position_ids, segment_ids, ends, lengths)
         else:
             everything = torch.ones_like(input_ids)
             mask = everything if attention_mask is None else attention_mask
-            scores = self._plain(input_ids, mask)[rows]  # (rows,) → (G, K)
-        return {"scores": scores.masked_fill(~present, 0.0)}
+            outputs = self._plain(input_ids, mask)[rows]  # (rows, N + C) → (G, K, N + C)
+        outputs = outputs.masked_fill(~present[..., None], 0.0)
+        return {"scores": outputs[..., : self.heads].mean(dim=-1), "outputs": outputs}
 
     def _shared(
         self,
@@ -89,15 +94,16 @@ class RewardModel(nn.Module):
             how["attention_mask"] = block_mask(segment_ids, self._dtype())  # (G, 1, T, T)
         hidden = self._backbone(input_ids, **how)  # (G, T, H)
         groups = torch.arange(len(hidden), device=hidden.device)[:, None]  # (G, 1)
-        return self._head(hidden[groups, ends])  # (G, K, H) → (G, K)
+        return self._head(hidden[groups, ends])  # (G, K, H) → (G, K, N)
 
     def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         if not hasattr(self.classifier, "score"):  # an encoder, with a head of its own shape
             output = self.ordinary(input_ids=input_ids, attention_mask=attention_mask)
-            return output.logits[:, 0].float()
+            return output.logits.float()
         hidden = self._backbone(input_ids, attention_mask=attention_mask)  # (rows, T, H)
         last = attention_mask.sum(dim=1) - 1  # padding is on the right
-        return self._head(hidden[torch.arange(len(hidden), device=hidden.device), last])  # (rows,)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return self._head(hidden[rows, last])  # (rows, N)
 
     def _backbone(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         backbone = getattr(self.classifier, self.classifier.base_model_prefix)
@@ -106,7 +112,7 @@ class RewardModel(nn.Module):
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
         """In float32 even under autocast: bfloat16 cannot tell close scores apart."""
         with torch.autocast(hidden.device.type, enabled=False):
-            return self.classifier.score(hidden.float())[..., 0]
+            return self.classifier.score(hidden.float())
 
     def _dtype(self) -> torch.dtype:
         kind = self.device.type
@@ -132,16 +138,17 @@ def _miss_only_what_is_trained(module: nn.Module, keys: Any) -> None:
 # --- making and loading ---------------------------------------------------------------------------
 
 
-def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
-    """Base, fresh head and fresh adapter. The caller has set the seed."""
+def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0) -> RewardModel:
+    """Base, fresh heads and fresh adapter. The caller has set the seed."""
     dtype = torch_dtype(config.dtype)
     # Trained in full, the weights themselves need float32; autocast does the forward pass.
-    base = load_base(config.base_model, dtype if config.lora_r else torch.float32, tokenizer)
+    dtype = dtype if config.lora_r else torch.float32
+    base = load_base(config.base_model, dtype, tokenizer, outputs=config.heads + criteria)
     if config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     if not config.lora_r:
-        return RewardModel(base)
+        return RewardModel(base, config.heads)
     name, revision = split_reference(config.base_model)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -153,15 +160,15 @@ def make_reward_model(config: RewardConfig, tokenizer: Any) -> RewardModel:
         base_model_name_or_path=name,
         revision=revision,
     )
-    return RewardModel(get_peft_model(base, lora))
+    return RewardModel(get_peft_model(base, lora), config.heads)
 
 
-def load_base(reference: str, dtype: torch.dtype, tokenizer: Any) -> Any:
-    """The base with a one-number head. Raises RecipeError with a sentence where there is none."""
+def load_base(reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1) -> Any:
+    """The base with a head of so many numbers. Raises RecipeError with a sentence where there is none."""
     name, revision = split_reference(reference)
     try:
         base = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, num_labels=1, dtype=dtype
+            name, revision=revision, num_labels=outputs, dtype=dtype
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
@@ -203,17 +210,21 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
     return tokenizer
 
 
-def load_reward_model(folder: Path, tokenizer: Any, dtype: str = "auto") -> RewardModel:
-    """What a reward run published, ready to score."""
+def load_reward_model(
+    folder: Path, tokenizer: Any, dtype: str = "auto", *, heads: int = 1, criteria: int = 0
+) -> RewardModel:
+    """What a reward run published, ready to score. An adapter does not say how many outputs it has."""
+    outputs = heads + criteria
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
-        return RewardModel(load_base(str(folder), torch_dtype(dtype), tokenizer)).eval()
+        base = load_base(str(folder), torch_dtype(dtype), tokenizer, outputs=outputs)
+        return RewardModel(base, heads).eval()
     spec = json.loads(adapter.read_text())
     reference = spec["base_model_name_or_path"]
     if spec.get("revision"):
         reference = f"{reference}@{spec['revision']}"
-    base = load_base(reference, torch_dtype(dtype), tokenizer)
-    return RewardModel(PeftModel.from_pretrained(base, folder)).eval()
+    base = load_base(reference, torch_dtype(dtype), tokenizer, outputs=outputs)
+    return RewardModel(PeftModel.from_pretrained(base, folder), heads).eval()
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -252,7 +263,7 @@ def check_shared(
     problem = _window_problem(model.config, longest)
     if problem:
         return problem
-    plain = score_groups(model, groups, Collator(pad_id, "plain"))
+    plain = outputs_of(model, groups, Collator(pad_id, "plain"))
     problem = _shared_problem(model, groups, pad_id, plain)
     if problem and model.in_pieces:
         model.in_pieces = False
@@ -264,7 +275,7 @@ def _shared_problem(
     model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
     try:
-        shared = score_groups(model, groups, Collator(pad_id, "shared"))
+        shared = outputs_of(model, groups, Collator(pad_id, "shared"))
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
@@ -287,16 +298,23 @@ def _window_problem(config: Any, longest: int) -> str | None:
     return None
 
 
-@torch.no_grad()
 def score_groups(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
     """Scores of one batch of groups, in evaluation mode.  → (G, K) float32 on the CPU"""
+    return outputs_of(model, groups, collator)[..., : model.heads].mean(dim=-1)
+
+
+@torch.no_grad()
+def outputs_of(
+    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
+) -> torch.Tensor:
+    """All outputs for one batch of groups, in evaluation mode.  → (G, K, N + C) float32 on the CPU"""
     batch: Batch = collator(groups)
-    inputs = {k: v.to(model.device) for k, v in batch.items() if k not in ("wins", "labels")}
+    inputs = {name: values.to(model.device) for name, values in for_model(batch).items()}
     was_training = model.training
     model.eval()
     try:
-        return model(**inputs)["scores"].float().cpu()
+        return model(**inputs)["outputs"].float().cpu()
     finally:
         model.train(was_training)

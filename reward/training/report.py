@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from labeling.agreement import pair_outcomes
-from reward.preference import Group, strict_wins, wins
+from reward.preference import Group, by_criterion, strict_wins, wins
 
 REPLICATES = 1000
 FEW_PROMPTS = 10
@@ -29,6 +29,8 @@ class Scored:
     group: Group
     scores: np.ndarray  # (K,)
     lengths: np.ndarray  # (K,)
+    heads: np.ndarray | None = None  # (K, N), whose mean the scores are
+    criteria: np.ndarray | None = None  # (K, C), a score for each criterion
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,42 @@ def reviewer_agreement(groups: Sequence[Group], seed: int = 0) -> dict[str, Any]
 
 
 def agreement_tally(group: Group) -> Tally:
-    """Pairs are counted once for every two reviewers."""
-    pairs = [pair_outcomes(a.tiers, b.tiers) for a, b in combinations(group.rankings, 2)]
-    outcomes = np.concatenate([np.zeros((0, 2), np.int8), *pairs])  # (pairs, 2)
-    strict = outcomes[(outcomes != 0).all(axis=1)]
-    same = int((strict[:, 0] == strict[:, 1]).sum())
-    return Tally(same, len(strict), len(strict))
+    """Pairs are counted once for every two reviewers, with the mean of their weights.
+
+    That is the weight they have when each in turn is the one to be predicted, as in `accuracy`.
+    """
+    same = evidence = 0.0
+    count = 0
+    for a, b in combinations(group.rankings, 2):
+        outcomes = pair_outcomes(a.tiers, b.tiers)  # (pairs, 2)
+        strict = outcomes[(outcomes != 0).all(axis=1)]
+        weight = (a.weight + b.weight) / 2
+        same += weight * int((strict[:, 0] == strict[:, 1]).sum())
+        evidence += weight * len(strict)
+        count += len(strict)
+    return Tally(same, evidence, count)
+
+
+def criteria(scored: Sequence[Scored], names: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
+    """How well each criterion's own score, and the overall score, order what reviewers rated by it.
+
+    Two reviewers who rated the same two responses differently each are the ceiling, as ever.
+    """
+    none = "No two responses were rated differently."
+    rows = []
+    for place, name in enumerate(names):
+        rated = [(by_criterion(item.group, name), item) for item in scored]
+        own = [order_tally(g, s.criteria[:, place]) for g, s in rated if s.criteria is not None]
+        overall = [order_tally(group, item.scores) for group, item in rated]
+        rows.append(
+            {
+                "criterion": name,
+                "accuracy": share(own, seed, none=none),
+                "overall_accuracy": share(overall, seed, none=none),
+                "reviewer_agreement": reviewer_agreement([group for group, _ in rated], seed),
+            }
+        )
+    return rows
 
 
 # --- shares with an interval ----------------------------------------------------------------------

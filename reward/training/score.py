@@ -4,14 +4,15 @@
 
 IN is preference data (see reward/preference.py) or sampled text (`prompt`, `response` and whatever
 else). OUT has the same rows and columns in the same order, with `scores`, a list beside `responses`,
-or `score` added. What is too long for the model gets null, never a score of a part of it.
+or `score` added; a model of several heads adds `disagreements` or `disagreement` too, their standard
+deviation, and one that scores criteria `scores_NAME` or `score_NAME` for each. What is too long for the model gets null, never a score of a part of it.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from reward.training.layout import Collator, batches
-from reward.training.model import check_shared, load_reward_model, load_tokenizer, score_groups
+from reward.training.model import check_shared, load_reward_model, load_tokenizer, outputs_of
 from reward.training.tokens import ChatFormat, TokenGroup
 from reward.training.trainer_events import RecipeError, quiet_libraries
 from runs.rundir import atomically
@@ -31,6 +32,33 @@ Conversation = tuple[list[dict[str, str]], list[str]]
 
 TOGETHER = 16
 """Responses of one prompt in one row: the block mask grows with the square of the row."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one conversation's K responses: what each of N heads and C criteria say."""
+
+    heads: np.ndarray  # (K, N) float32
+    criteria: np.ndarray  # (K, C) float32
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(K,)"""
+        return self.heads.mean(axis=-1)
+
+    @property
+    def disagreements(self) -> np.ndarray:
+        """Standard deviation over the heads; 0 where there is one.  → (K,)"""
+        return self.heads.std(axis=-1)
+
+    def row(self, k: int) -> "Verdict":
+        """The verdict on one response alone."""
+        return Verdict(self.heads[k : k + 1], self.criteria[k : k + 1])
+
+    def figures(self) -> list[list[float | None]]:
+        """Scores, disagreements and each criterion, null for NaN."""
+        columns = [self.scores, self.disagreements, *self.criteria.T]
+        return [[None if np.isnan(v) else float(v) for v in column] for column in columns]
 
 
 class Scorer:
@@ -47,7 +75,16 @@ class Scorer:
         except (OSError, json.JSONDecodeError) as error:
             raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
         self.tokenizer = load_tokenizer(str(folder), adapter=True)
-        self.model = load_reward_model(folder, self.tokenizer, made_as["config"]["dtype"])
+        outputs = made_as.get("outputs", {})
+        self.heads: int = outputs.get("heads", 1)
+        self.criteria: list[str] = outputs.get("criteria", [])
+        self.model = load_reward_model(
+            folder,
+            self.tokenizer,
+            made_as["config"]["dtype"],
+            heads=self.heads,
+            criteria=len(self.criteria),
+        )
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.chat = ChatFormat(self.tokenizer)
         self.limit: int = made_as["training"]["max_tokens"]
@@ -60,15 +97,27 @@ class Scorer:
 
         Comparable within a prompt only.  → one (K,) float32 array a conversation
         """
-        scores = [np.full(len(responses), np.nan, np.float32) for _, responses in conversations]
+        return [verdict.scores for verdict in self.judge(conversations)]
+
+    def judge(self, conversations: Sequence[Conversation]) -> list["Verdict"]:
+        """Scores, how far the heads lie apart, and the criteria, with NaN as in `score`."""
+        return [
+            Verdict(said[:, : self.heads], said[:, self.heads :])
+            for said in self._ask(conversations)
+        ]
+
+    def _ask(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+        """→ one (K, N + C) float32 array a conversation"""
+        width = self.heads + len(self.criteria)
+        said = [np.full((len(rs), width), np.nan, np.float32) for _, rs in conversations]
         places, groups = self._tokenize(conversations)
         self._check_layout(groups)
         for batch in batches(groups, max_tokens=self.max_tokens):
-            rows = score_groups(self.model, [groups[index] for index in batch], self.collator)
+            rows = outputs_of(self.model, [groups[index] for index in batch], self.collator)
             for index, row in zip(batch, rows.numpy(), strict=True):
                 conversation, responses = places[index]
-                scores[conversation][responses] = row[: len(responses)]
-        return scores
+                said[conversation][responses] = row[: len(responses)]
+        return said
 
     def _tokenize(
         self, conversations: Sequence[Conversation]
@@ -106,45 +155,57 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
     if "prompt" not in names or not {"responses", "response"} & set(names):
         raise RecipeError(f"{source} has no columns prompt and responses (or response) to score.")
     many = "responses" in names
-    column = pa.field("scores", pa.list_(pa.float32())) if many else pa.field("score", pa.float32())
+    columns = new_columns(scorer, many)
     scored = 0
     with (
         atomically(target) as draft,
-        pq.ParquetWriter(draft, file.schema_arrow.append(column)) as writer,
+        pq.ParquetWriter(draft, with_columns(file.schema_arrow, columns)) as writer,
     ):
         for batch in file.iter_batches(batch_size=rows_at_once):
             rows = batch.to_pylist()
-            found = score_lists(scorer, rows) if many else score_single(scorer, rows)
-            scored += sum(value is not None for value in chain.from_iterable(found))
-            values = pa.array(found if many else [row[0] for row in found], type=column.type)
-            columns = [*batch.columns, values]
-            writer.write_batch(pa.record_batch(columns, schema=writer.schema))
+            said = judge_lists(scorer, rows) if many else judge_single(scorer, rows)
+            scored += sum(int(np.isfinite(verdict.scores).sum()) for verdict in said)
+            figures = [verdict.figures() for verdict in said]
+            added = [
+                pa.array([f[place] if many else f[place][0] for f in figures], type=column.type)
+                for place, column in columns
+            ]
+            writer.write_batch(pa.record_batch([*batch.columns, *added], schema=writer.schema))
     return scored
 
 
-def score_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[list[float | None]]:
-    found = scorer.score([(row["prompt"], row["responses"]) for row in rows])
-    return [[_or_null(value) for value in values] for values in found]
+def new_columns(scorer: Scorer, many: bool) -> list[tuple[int, pa.Field]]:
+    """Which of `Verdict.figures` are written, and as what; one head cannot disagree."""
+    score, apart = ("scores", "disagreements") if many else ("score", "disagreement")
+    names = [score, apart, *(f"{score}_{name}" for name in scorer.criteria)]
+    kind = pa.list_(pa.float32()) if many else pa.float32()
+    fields = [(place, pa.field(name, kind)) for place, name in enumerate(names)]
+    return [field for field in fields if scorer.heads > 1 or field[0] != 1]
 
 
-def score_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[list[float | None]]:
-    """One response a row; rows with the same prompt are forwarded together.  → one score a row"""
+def with_columns(schema: pa.Schema, columns: Sequence[tuple[int, pa.Field]]) -> pa.Schema:
+    for _, column in columns:
+        schema = schema.append(column)
+    return schema
+
+
+def judge_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+    return scorer.judge([(row["prompt"], row["responses"]) for row in rows])
+
+
+def judge_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+    """One response a row; rows with the same prompt are forwarded together."""
     together: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
         together.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append(number)
     members = list(together.values())
-    found = scorer.score(
+    found = scorer.judge(
         [(rows[m[0]]["prompt"], [rows[number]["response"] for number in m]) for m in members]
     )
-    scores: list[list[float | None]] = [[None] for _ in rows]
-    for numbers, values in zip(members, found, strict=True):
-        for number, value in zip(numbers, values, strict=True):
-            scores[number] = [_or_null(value)]
-    return scores
-
-
-def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    said: dict[int, Verdict] = {}
+    for numbers, verdict in zip(members, found, strict=True):
+        said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
+    return [said[number] for number in range(len(rows))]
 
 
 def main() -> int:

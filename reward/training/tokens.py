@@ -6,14 +6,15 @@ whatever the response starts with.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 
 from reward.preference import Group, PreferenceError, keep_responses, read_folder, wins
+from reward.training.evidence import Evidence, Signals, plain_evidence, relative_to, unweighted
 from reward.training.trainer_events import RecipeError
 from runs.rundir import RunDir
 
@@ -25,12 +26,13 @@ SENTINELS = ("\u2022first", "\u25e6second")
 class TokenGroup:
     """One prompt, its K responses and the evidence about them, as numbers.
 
-    prompt (P,) int32 · responses: K arrays (R_k,) int32 · wins (K, K) float32
+    prompt (P,) int32 · responses: K arrays (R_k,) int32 · wins (K, K) float32 · signals: see evidence.py
     """
 
     prompt: np.ndarray
     responses: list[np.ndarray]
     wins: np.ndarray
+    signals: Signals = field(default_factory=dict)
 
     def longest(self) -> int:
         return len(self.prompt) + max(len(response) for response in self.responses)
@@ -113,6 +115,7 @@ def plain_prompt(prompt: list[dict[str, str]]) -> str:
 class Prepared:
     """Groups fit to train or test on, and an account of the rest: (split, what, why) → how many."""
 
+    evidence: Callable[[Group], Evidence] = plain_evidence
     groups: dict[str, list[Group]] = field(default_factory=lambda: {"train": [], "test": []})
     tokens: dict[str, list[TokenGroup]] = field(default_factory=lambda: {"train": [], "test": []})
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -126,13 +129,11 @@ class Prepared:
             return
         fits = self._fitting(group, len(prompt), [len(r) for r in responses], limit)
         kept = keep_responses(group, [group.response_ids[k] for k in fits])
-        matrix = wins(kept)
-        if not matrix.any():
-            few = len(kept.responses) < 2
-            why = "fewer than two readable responses" if few else "no two responses compared"
-            self.left_out[group.split, "prompts", why] += 1
+        found = self.evidence(kept)
+        if not (found.wins.any() or np.any(found.signals.get("ties", 0))):
+            self.left_out[group.split, "prompts", _why_no_evidence(kept)] += 1
             return
-        tokens = TokenGroup(prompt, [responses[k] for k in fits], matrix.astype(np.float32))
+        tokens = TokenGroup(prompt, [responses[k] for k in fits], found.wins, found.signals)
         self.groups[group.split].append(kept)
         self.tokens[group.split].append(tokens)
 
@@ -148,6 +149,13 @@ class Prepared:
                 fits.append(k)
         return fits
 
+    def make_weights_relative(self) -> None:
+        """Groups that have a weight get it relative to the mean of the train split."""
+        train = self.tokens["train"]
+        mean = relative_to([float(g.signals["weight"]) for g in train if "weight" in g.signals])
+        for groups in self.tokens.values():
+            groups[:] = [_reweighted(group, 1 / mean) for group in groups]
+
     def account(self) -> list[dict[str, Any]]:
         """What was left out and why, as rows for the report."""
         return [
@@ -161,17 +169,42 @@ class Prepared:
             run_dir.message(text, level="warning")
 
 
-def prepare(groups: Iterable[Group], chat: ChatFormat, limit: int) -> Prepared:
-    prepared = Prepared()
+def _why_no_evidence(group: Group) -> str:
+    if len(group.responses) < 2:
+        return "fewer than two readable responses"
+    if wins(unweighted(group)).any():
+        return "all its rankings weigh nothing"
+    return "no two responses compared"
+
+
+def _reweighted(group: TokenGroup, factor: float) -> TokenGroup:
+    if "weight" not in group.signals:
+        return group
+    weight = group.signals["weight"] * np.float32(factor)
+    return replace(group, signals={**group.signals, "weight": weight})
+
+
+def prepare(
+    groups: Iterable[Group],
+    chat: ChatFormat,
+    limit: int,
+    evidence: Callable[[Group], Evidence] = plain_evidence,
+) -> Prepared:
+    prepared = Prepared(evidence)
     for group in groups:
         prepared.add(group, chat, limit)
     return prepared
 
 
-def read_prepared(run_dir: RunDir, chat: ChatFormat, limit: int) -> Prepared:
+def read_prepared(
+    run_dir: RunDir,
+    chat: ChatFormat,
+    limit: int,
+    evidence: Callable[[Group], Evidence] = plain_evidence,
+) -> Prepared:
     """The run's data. Raises RecipeError when a file holds no preference data."""
     try:
-        return prepare(read_folder(run_dir.data), chat, limit)
+        return prepare(read_folder(run_dir.data), chat, limit, evidence)
     except PreferenceError as error:
         raise RecipeError(str(error)) from error
 

@@ -7,7 +7,6 @@ linear layers, with the score head trained and saved beside it.
 
 What it leaves out, and why:
 - truncation: a response that the model cannot read whole is left out, counted and reported
-- the "unacceptable below here" line, graded strength: not used as a signal; the order alone is
 - several groups in one row: rows are padded to the longest of a micro-batch
 - FlexAttention: on a GPU too the shared layout is a dense mask through SDPA
 
@@ -24,24 +23,31 @@ report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTE
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
+from reward.preference import rated_criteria, read_folder
 from reward.recipe_config import RewardConfig
 from reward.training import report as reports
 from reward.training.card import model_card
+from reward.training.evidence import evidence
 from reward.training.layout import Collator, batches, describe
+from reward.training.mistakes import worst_mistakes
 from reward.training.model import (
     UNLIMITED,
     RewardModel,
     check_shared,
     load_tokenizer,
     make_reward_model,
+    outputs_of,
     readable_tokens,
-    score_groups,
 )
+from reward.training.objective import Objective
 from reward.training.publish import publish
+from reward.training.slices import length_slices, slices
+from reward.training.temperature import temperature
 from reward.training.tokens import (
     ChatFormat,
     Prepared,
@@ -60,11 +66,13 @@ from reward.training.trainer import (
 )
 from reward.training.trainer_events import (
     ProgressEvents,
+    RecipeError,
     StopSignal,
     provenance,
     run_recipe,
     with_smaller_batches,
 )
+from reward.training.uncertainty import disagreement
 from runs.rundir import RunDir
 
 SCORING_TOKENS = 8192
@@ -79,14 +87,16 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     tokenizer = load_tokenizer(config.base_model)
     chat = ChatFormat(tokenizer)
     limit = readable_tokens(config.base_model, tokenizer, config.max_tokens)
-    prepared = read_data(run_dir, chat, limit)
+    criteria = read_criteria(run_dir) if config.criteria_weight else []
+    prepared = read_data(run_dir, config, chat, limit, criteria)
     tell_data(run_dir, prepared, chat, limit)
+    objective = Objective.of(config, prepared.groups["train"])
 
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
         set_seed(config.seed)
-        model = make_reward_model(config, tokenizer)
+        model = make_reward_model(config, tokenizer, criteria=len(criteria))
         batch = (micro_batch_size, accumulation)
-        trainer = make_trainer(run_dir, config, model, prepared, batch, stop)
+        trainer = make_trainer(run_dir, config, model, prepared, batch, stop, objective)
         first = first_batch(trainer)
         collator = trainer.data_collator
         choose_layout(run_dir, config, model, collator, first, prepared)
@@ -104,13 +114,21 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     report = {
         "kind": "reward",
         "base_model": config.base_model,
+        "outputs": {"heads": config.heads, "criteria": criteria},
         **reports.quality(scored, config.seed),
+        "disagreement": disagreement(scored, config.seed) if config.heads > 1 else None,
+        "criteria": reports.criteria(scored, criteria, config.seed),
+        "temperature": temperature(scored, config.seed),
+        "length_slices": length_slices(scored, config.seed),
+        "slices": slices(scored, config.seed),
+        "mistakes": worst_mistakes(scored),
         "data": data_figures(prepared),
         "left_out": prepared.account(),
         "training": {
             **training_figures(trainer, limit),
             "layout": collator.layout,
             "text_format": chat.name,
+            "tie_width": objective.tie_width or None,
         },
         "first_batch": first,
         **provenance(run_dir, config, started=started),
@@ -123,9 +141,25 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def read_data(run_dir: RunDir, chat: ChatFormat, limit: int) -> Prepared:
+def read_criteria(run_dir: RunDir) -> list[str]:
+    """The criteria that the training data rates. Reads the data once; raises RecipeError if none."""
+    train = (group for group in read_folder(run_dir.data) if group.split == "train")
+    found = sorted(set().union(*map(rated_criteria, train)))
+    if not found:
+        raise RecipeError(
+            "No ranking of the train split rates a criterion, so there is nothing to learn about "
+            "single criteria. Set criteria_weight to 0."
+        )
+    return found
+
+
+def read_data(
+    run_dir: RunDir, config: RewardConfig, chat: ChatFormat, limit: int, criteria: Sequence[str]
+) -> Prepared:
     """Raises RecipeError when there is nothing to train on, with the reasons."""
-    prepared = read_prepared(run_dir, chat, limit)
+    evidence_of = partial(evidence, config=config, criteria=criteria)
+    prepared = read_prepared(run_dir, chat, limit, evidence_of)
+    prepared.make_weights_relative()
     if not prepared.tokens["train"]:
         lacking = "two readable responses that somebody compared"
         raise nothing_to_train_on(run_dir, prepared, lacking)
@@ -164,11 +198,13 @@ def make_trainer(
     prepared: Prepared,
     batch: tuple[int, int],
     stop: StopSignal,
+    objective: Objective,
 ) -> RewardTrainer:
     """`batch` is (prompts at once, accumulation steps)."""
     collator = Collator(model.config.get_text_config().pad_token_id)
     events = ProgressEvents(run_dir)
     trainer = RewardTrainer(
+        objective=objective,
         model=model,
         args=TrainingArguments(
             **common_arguments(
@@ -190,8 +226,9 @@ def make_trainer(
 
 def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator) -> float | None:
     """Over the first WATCHED_GROUPS held-out groups; None where nobody ordered any pair strictly."""
-    scores = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
-    groups = prepared.groups["test"][: len(scores)]
+    outputs = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
+    groups = prepared.groups["test"][: len(outputs)]
+    scores = [found[:, : model.heads].mean(axis=-1) for found in outputs]
     tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
     evidence = sum(tally.evidence for tally in tallies)
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
@@ -232,13 +269,13 @@ def score_all(
     collator: Collator,
     stop: StopSignal | None = None,
 ) -> list[np.ndarray]:
-    """Scores of each group's responses, in order; raises Stopped when asked to.  → (K,) arrays"""
+    """All outputs for each group's responses, in order; raises Stopped when asked to.  → (K, N + C) arrays"""
     scores: list[np.ndarray] = []
     for batch in batches(groups, max_tokens=SCORING_TOKENS):
         if stop:
             stop.check()
         chosen = [groups[index] for index in batch]
-        rows = score_groups(model, chosen, collator).numpy()
+        rows = outputs_of(model, chosen, collator).numpy()
         scores += [row[: len(g.responses)] for row, g in zip(rows, chosen, strict=True)]
     return scores
 
@@ -247,9 +284,13 @@ def score_held_out(
     model: RewardModel, prepared: Prepared, collator: Collator, stop: StopSignal
 ) -> list[reports.Scored]:
     tokens = prepared.tokens["test"]
-    scores = score_all(model, tokens, collator, stop)
-    rows = zip(prepared.groups["test"], scores, tokens, strict=True)
-    return [reports.Scored(group, values, read.lengths()) for group, values, read in rows]
+    outputs = score_all(model, tokens, collator, stop)
+    scored = []
+    for group, found, read in zip(prepared.groups["test"], outputs, tokens, strict=True):
+        heads, criteria = found[:, : model.heads], found[:, model.heads :]
+        lengths = read.lengths()
+        scored.append(reports.Scored(group, heads.mean(axis=-1), lengths, heads, criteria))
+    return scored
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from reward.training.layout import Batch
-from reward.training.loss import agreement, bradley_terry
+from reward.training.layout import Batch, for_model
+from reward.training.loss import agreement
 from reward.training.model import torch_dtype
+from reward.training.objective import Objective
 from reward.training.trainer_events import (
     CompleteCheckpoints,
     ProgressEvents,
@@ -47,8 +48,9 @@ class RewardTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, **options: Any):
+    def __init__(self, objective: Objective | None = None, **options: Any):
         super().__init__(**options)
+        self.objective = objective or Objective()
         self.tokens_seen = 0
         self._agreeing = self._evidence = 0.0
 
@@ -60,26 +62,24 @@ class RewardTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Raises RecipeError rather than hand a loss that is not finite to the optimizer."""
-        wins = inputs["wins"]  # (G, K, K)
-        asked = {name: value for name, value in inputs.items() if name not in ("wins", "labels")}
-        outputs = model(**asked)
-        losses = bradley_terry(outputs["scores"], wins)  # (G,)
+        outputs = model(**for_model(inputs))
+        losses = self.objective.losses(outputs["outputs"], inputs)  # (G,)
         if not torch.isfinite(losses).all():
             raise RecipeError(
                 f"The loss was not finite at step {self.state.global_step + 1}, so training ended "
                 "before it could spoil the weights. Lower the learning rate or train in float32."
             )
-        self._count(inputs, outputs["scores"].detach(), wins)
+        self._count(inputs, outputs["scores"].detach())
         groups = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / groups * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def _count(self, inputs: Batch, scores: torch.Tensor, wins: torch.Tensor) -> None:
+    def _count(self, inputs: Batch, scores: torch.Tensor) -> None:
         real = (
             inputs["segment_ids"] >= 0 if "segment_ids" in inputs else inputs["attention_mask"] > 0
         )
         self.tokens_seen += int(real.sum())
-        agreeing, evidence = agreement(scores, wins)
+        agreeing, evidence = agreement(scores, inputs["wins"])
         self._agreeing += float(agreeing)
         self._evidence += float(evidence)
 

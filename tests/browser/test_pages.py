@@ -55,6 +55,8 @@ def addresses(world: World) -> list[str]:
     world.add_task("Short.", "| a | b |\n|---|---|\n| 1 | 2 |\n\n" + "A long line. " * 60)
     base = f"/p/{world.project.slug}/"
     pages = ["", "guideline/", "quality/", "data/", f"data/{task.pk}/", "review/history/"]
+    pages += [f"quality/?show={name}" for name in ("reviewers", "parts", "models", "consensus")]
+    pages += ["data/import/", "data/export/?form=pairs", "findings/"]
     return ["/", "/projects/", *[base + page for page in pages], "/nowhere/"]
 
 

@@ -69,8 +69,12 @@ def test_it_rates_flags_and_explains_by_keyboard(visit, world):
     page = visit(world.review, world.reviewer)
     press(page, "a", "r", "4", "Escape", "b", "c", "d", "n")
     page.keyboard.type("a b c: letters typed here move nothing")
+    page.keyboard.press("Escape")
+    page.locator(".answer[data-letter=B] summary").click()
+    page.locator(".answer[data-letter=B]").get_by_label("Broken output").check()
     press(page, "Control+Enter")
     ranking = sent(page, world, 1)
+    assert ranking.flags == {str(ranking.shown_order[1]): ["broken"]}
     assert ranking.ratings == {str(ranking.shown_order[0]): {"honesty": 4}}
     assert ranking.rationale == "a b c: letters typed here move nothing"
     assert in_letters(ranking) == ["A", "B", "C", "D"]

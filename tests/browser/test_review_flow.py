@@ -7,7 +7,7 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import Page, Route, expect
 
-from labeling import rankings
+from labeling import queue, rankings
 from labeling.models import Membership, Project, Ranking, Slot
 from tests.browser.conftest import World
 from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
@@ -187,6 +187,21 @@ def test_it_sends_what_was_kept_also_when_nothing_is_left_to_rank(visit, world):
         "() => !Object.keys(localStorage).some((name) => name.startsWith('tiebreak-outbox'))"
     )
     assert in_letters(Ranking.objects.get()) == ["A", "B", "C", "D"]
+
+
+def test_a_draft_outlives_the_reservation(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    first = slot_shown(page)
+    with page.expect_response(re.compile("/draft/")):
+        press(page, "c", "a")
+    page.goto("/")
+    Slot.objects.filter(pk=first).update(leased_until=timezone.now() - timedelta(minutes=1))
+    assert queue.release_expired() == 1
+    page.evaluate("localStorage.clear()")  # the server's copy alone
+    page.goto(world.review)
+    assert slot_shown(page) == first
+    expect(page.locator(".ladder-tier")).to_have_count(2)
 
 
 def test_an_answer_that_got_lost_makes_no_second_ranking(visit, world):

@@ -70,11 +70,11 @@ def make_adapter(parent: Model, snapshot: Snapshot, **fields: Any) -> Model:
 
 def make_reward_model(snapshot: Snapshot, **fields: Any) -> RewardModel:
     run = make_run("reward", inputs={"snapshot": snapshot.pk})
-    fields = {"name": f"reward-{run.pk}", "report": REPORT, **fields}
+    path = f"/runs/{run.pk}/output"
+    fields = {"name": f"reward-{run.pk}", "report": REPORT, "path": path, **fields}
     return RewardModel.objects.create(
-        project=snapshot.project, base="org/base", path=f"/runs/{run.pk}/output", run=run,
-        snapshot=snapshot, **fields,
-    )  # fmt: skip
+        project=snapshot.project, base="org/base", run=run, snapshot=snapshot, **fields
+    )
 
 
 def make_evaluation(

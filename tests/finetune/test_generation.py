@@ -65,6 +65,15 @@ def test_the_rankings_wanted_become_slots(model):
     assert Slot.objects.count() == 4
 
 
+def test_a_response_that_names_its_model_keeps_its_task_from_reviewers(model):
+    prompts = [make_prompt(model.project) for _ in range(2)]
+    sampled = {prompts[0]: ["I am ChatGPT, a language model.", "b"], prompts[1]: ["c", "d"]}
+    result, *_ = finished(model, sampled)
+    assert (result["tasks"], result["tasks_held"]) == (2, 1)
+    assert Task.objects.get(held=True).prompt == prompts[0]
+    assert set(Slot.objects.values_list("task__prompt", flat=True)) == {prompts[1].pk}
+
+
 def test_text_that_the_database_cannot_hold_is_kept_without_it(model):
     finished(model, {make_prompt(model.project): ["a\x00b", "c"]})
     assert sorted(Response.objects.values_list("text", flat=True)) == ["a\ufffdb", "c"]

@@ -10,6 +10,8 @@ from tests.worker import database_url
 def test_the_first_request_after_a_restart_of_the_database_gets_a_live_connection(
     transactional_db,
 ):
+    connection.close()
+    connection.close_pool()
     assert not User.objects.exists()
     connection.close()  # which puts it among the spare ones
     with psycopg.connect(database_url(), autocommit=True) as other:

@@ -6,8 +6,9 @@ from django.urls import reverse
 
 from accounts.models import Role, User
 from labeling import blindness, queue, rankings
-from labeling.models import Membership, Project, Ranking
-from tests.labeling.world import ids, make_member, make_project, make_task, make_user, one_each
+from labeling.models import GuidelineConfirmation, Membership, Project, Ranking
+from labeling.urls import of_a_project
+from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
 
@@ -32,6 +33,7 @@ class World:
         self.theirs = self.rank(self.task, -1, "It rhymes like nothing else.")
         lead = make_user(Role.LEAD)
         Membership.objects.create(project=self.project, user=lead, role="lead")
+        GuidelineConfirmation.objects.create(version=self.project.current_version, reviewer=lead)
         self.people = {
             "stranger": make_member(make_project()),
             "reviewer": make_member(self.project),
@@ -189,3 +191,41 @@ def test_a_tie_is_a_tie_to_others_too():
     page = page_of(world.own.reviewer, "review-others", world.project.slug, world.own.pk)
     assert "A tied with B tied with C" in page
     assert len(one_each(world.task)) == 3
+
+
+# --- every page there is -------------------------------------------------------------------------
+
+
+def addresses(world: World, ranking: Ranking) -> list[str]:
+    """Every page of a project, with the numbers of this ranking where one is asked for."""
+    slot = world.task.slots.get(ranking=ranking)
+    numbers = {
+        "slug": world.project.slug,
+        "task_id": world.task.pk,
+        "slot_id": slot.pk,
+        "ranking_id": ranking.pk,
+        "user_id": ranking.reviewer_id,
+        "key": key(),
+    }
+    found = []
+    for pattern in of_a_project:
+        wanted = {"slug", *pattern.pattern.converters}
+        found.append(reverse(pattern.name, kwargs={name: numbers.get(name, 1) for name in wanted}))
+    return found
+
+
+@pytest.mark.parametrize("face", ["stranger", "reviewer", "reviewer after ranking"])
+def test_no_page_of_a_project_shows_leads_matters_to_others(face):
+    """Also those that are yet to be written: this looks at each address there is."""
+    world = World()
+    client = signed_in(world.people[face])
+    checked = 0
+    for ranking in (world.own, world.theirs):
+        for address in addresses(world, ranking):
+            answer = client.get(address)
+            assert answer.status_code < 500, address
+            page = b"".join(answer.streaming_content) if answer.streaming else answer.content
+            for secret in ("model-0", "It rhymes like", world.theirs.reviewer.username + "<"):
+                assert secret not in page.decode(errors="replace"), (address, secret)
+            checked += answer.status_code == 200
+    assert checked or face == "stranger"

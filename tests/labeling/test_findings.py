@@ -7,7 +7,7 @@ import pytest
 from accounts.models import AuditEntry
 from labeling import findings, queue
 from labeling.importers import import_file
-from labeling.models import Finding, Membership, Response, Slot, Task
+from labeling.models import Finding, Membership, Prompt, Response, Slot, Task
 from labeling.queue import NewTask
 from tests.labeling.world import make_member, make_project
 
@@ -118,6 +118,14 @@ def test_two_bad_responses_are_dropped_one_after_the_other(project, lead, bring)
     assert findings.counts(project).held == 0
 
 
+def test_a_task_with_a_dropped_response_never_comes_back(project, lead, bring):
+    old = bring("Fine.", LEAK, "So.", CUT)
+    findings.drop(project=project, response_id=response_of(LEAK), by=lead)
+    assert findings.dismiss(project=project, response_id=response_of(CUT), by=lead) == 1
+    assert set(claimed(project).responses.values_list("text", flat=True)) == {"Fine.", "So.", CUT}
+    assert Task.objects.get(pk=old.pk).held
+
+
 def test_what_was_decided_holds_when_the_file_comes_again(project, lead, bring):
     bring("Fine.", LEAK, "So.")
     findings.drop(project=project, response_id=response_of(LEAK), by=lead)
@@ -143,14 +151,23 @@ def test_another_project_is_out_of_reach(project, lead, bring):
 
 
 def test_tasks_made_by_hand_are_scanned_too(project):
-    from labeling.models import Prompt
-
     prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
     ids = [
         Response.objects.create(prompt=prompt, text=text, model_name="m").pk for text in ("a", LEAK)
     ]
     [(pk, new)] = findings.add_tasks(project=project, tasks=[NewTask(prompt.pk, ids)])
     assert new and Task.objects.get(pk=pk).held
+
+
+def test_a_blind_comparison_is_held_for_a_name_only(project):
+    prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
+    pks = {
+        text: Response.objects.create(prompt=prompt, text=text, model_name="m").pk
+        for text in ("a", LEAK, CUT)
+    }
+    tasks = [NewTask(prompt.pk, [pks["a"], pks[other]], kind="comparison") for other in (LEAK, CUT)]
+    added = findings.add_tasks(project=project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
+    assert [Task.objects.get(pk=pk).held for pk, _ in added] == [True, False]
 
 
 def test_the_list_comes_in_pages(project, bring, monkeypatch):

@@ -23,7 +23,9 @@ def unacceptable(a):
 
 def broken(tiers, cut, *constraints):
     ranking = Ranking(tiers=tiers, cut=cut)
-    return gold.check(ranking, Gold(constraints=list(constraints)), LETTERS).broken
+    found = gold.check(ranking, Gold(constraints=list(constraints)), LETTERS)
+    assert gold.meets(tiers, cut, constraints) is found.right is (not found.broken)
+    return found.broken
 
 
 # --- what constraints say ------------------------------------------------------------------------

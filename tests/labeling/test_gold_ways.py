@@ -5,11 +5,13 @@ from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import gold, gold_schedule, guidelines, queue
+from labeling import gold, gold_schedule, guidelines, qualification, queue
 from labeling.importers import import_file
 from labeling.importers.records import BadInput
 from labeling.models import Adjudication, Gold, GuidelineVersion, Slot, Task
@@ -211,3 +213,18 @@ def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_anew(proj
     assert GuidelineVersion.objects.get(pk=draft.pk).requalify
     publish = client.get(reverse("admin:labeling_guidelineversion_publish", args=[draft.pk]))
     assert "ends every qualification" in publish.content.decode()
+
+
+@pytest.mark.parametrize(("model", "most"), [("gold", 9), ("qualification", 8)])
+def test_a_list_in_the_admin_asks_the_same_whatever_its_length(model, most):
+    client, counts = signed_in(make_user(is_superuser=True)), []
+    client.get(reverse(f"admin:labeling_{model}_changelist"))
+    for _ in range(2):
+        for _ in range(3):
+            project = make_project(qualification_percent=50)
+            make_gold(project, "qualification")
+            qualification.ensure(project=project, reviewer=make_member(project))
+        with CaptureQueriesContext(connection) as queries:
+            client.get(reverse(f"admin:labeling_{model}_changelist"))
+        counts.append(len(queries))
+    assert counts[0] == counts[1] <= most

@@ -1,19 +1,15 @@
 """The shapes of other tools and data sets, each on a small file made here."""
 
-import csv
-import gzip
-import io
-import json
-import tracemalloc
+from functools import partial
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from django.core.management import CommandError
 
 from config.env import BASE_DIR
-from labeling.importers import FORMATS, BadInput, detect, import_file
-from labeling.importers.source import rows
+from labeling.importers import FORMATS, BadInput, import_file
 from labeling.models import Project, Prompt, Ranking, Response, Slot, Task
+from tests.labeling.import_files import PLAIN, assistant, imported, saved, user
+from tests.labeling.test_import import OWN, changed, run
 from tests.labeling.world import make_project
 
 pytestmark = pytest.mark.django_db
@@ -26,39 +22,7 @@ def project() -> Project:
 
 @pytest.fixture
 def save(tmp_path):
-    """A file with these rows: .jsonl, .json (one array), .csv, .parquet, each also with .gz."""
-
-    def write(values, name="data.jsonl"):
-        path = tmp_path / name
-        content = encoded(values, name.removesuffix(".gz"))
-        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-        return path
-
-    return write
-
-
-def encoded(values, name) -> bytes:
-    if name.endswith(".jsonl"):
-        return "".join(json.dumps(value) + "\n" for value in values).encode()
-    if name.endswith(".json"):
-        return json.dumps(values, indent=2).encode()
-    if name.endswith(".parquet"):
-        sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(values), sink)
-        return sink.getvalue()
-    out = io.StringIO()
-    cells = [
-        {k: v if isinstance(v, str) else json.dumps(v) for k, v in one.items()} for one in values
-    ]
-    writer = csv.DictWriter(out, list(cells[0]))
-    writer.writeheader()
-    writer.writerows(cells)
-    return out.getvalue().encode()
-
-
-def imported(path, project, expected):
-    assert detect(path).name == expected
-    return import_file(path, project=project)
+    return partial(saved, tmp_path)
 
 
 def judged(**found):
@@ -70,99 +34,6 @@ def judged(**found):
         ]
         for ranking in Ranking.objects.filter(**found).order_by("id")
     }
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-# --- containers ----------------------------------------------------------------------------------
-
-PLAIN = [
-    {
-        "prompt": "How?",
-        "response_1": "So.",
-        "response_2": "Thus.",
-        "model_1": "m1",
-        "model_2": "m2",
-    },
-    {
-        "prompt": "Why?",
-        "response_1": "Since.",
-        "response_2": "For.",
-        "model_1": "m1",
-        "model_2": "m2",
-    },
-]
-
-
-@pytest.mark.parametrize(
-    "name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.gz"]
-)
-def test_the_same_rows_are_read_from_every_kind_of_file(project, save, name):
-    result = imported(save(PLAIN, name), project, "plain")
-    assert result.written.new == {"prompts": 2, "responses": 4, "tasks": 2, "rankings": 0}
-    found = Response.objects.filter(prompt__messages=[user("How?")])
-    assert set(found.values_list("text", "model_name")) == {("So.", "m1"), ("Thus.", "m2")}
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("a.jsonl", "Line 2: "),
-        ("a.json", "Line 9: "),
-        ("a.csv", "Line 4: "),
-        ("a.parquet", "Row 2: "),
-    ],
-)
-def test_the_place_of_an_error_is_told(project, save, name, sentence):
-    broken = [PLAIN[0] | {"response_1": "Two\nlines."}, PLAIN[1] | {"prompt": ""}]
-    with pytest.raises(BadInput, match=f"{sentence}there is no prompt"):
-        import_file(save(broken, name), project=project)
-    assert not Prompt.objects.exists()
-
-
-def test_a_damaged_archive_and_a_broken_table_are_refused(project, save, tmp_path):
-    cut = tmp_path / "cut.jsonl.gz"
-    whole = gzip.compress(b"".join(json.dumps(PLAIN[n % 2]).encode() + b"\n" for n in range(2000)))
-    cut.write_bytes(whole[:-20])
-    with pytest.raises(BadInput, match="compressed file is damaged"):
-        import_file(cut, project=project, format=FORMATS["plain"])
-    table = tmp_path / "a.csv"
-    table.write_text('prompt,response\n"How?",So.\nWhy?,a,b\n')
-    with pytest.raises(BadInput, match="Line 3: there are 3 cells for 2 columns"):
-        import_file(table, project=project)
-    table.write_text("prompt,prompt\na,b\n")
-    with pytest.raises(BadInput, match="two columns have the same name"):
-        import_file(table, project=project)
-    lake = tmp_path / "a.parquet"
-    lake.write_bytes(b"PAR1 but not more")
-    with pytest.raises(BadInput, match="cannot be read as Parquet"):
-        import_file(lake, project=project)
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
-def test_a_large_file_is_read_in_little_memory(save, name):
-    path = save([{"prompt": f"{n}?", "response": "word " * 400} for n in range(4000)], name)
-    tracemalloc.start()
-    count = sum(1 for _ in rows(path))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 4000 and peak < 4_000_000
-    assert name == "a.parquet" or path.stat().st_size > 2 * peak
-
-
-def test_an_array_is_read_element_by_element(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text('\ufeff [1, 22 ,\n "x", {"a": [2]}\n, 333]')
-    assert list(rows(path)) == [(1, 1), (1, 22), (2, "x"), (2, {"a": [2]}), (3, 333)]
-    path.write_text('[1, {"a": ')
-    with pytest.raises(BadInput, match="no JSON"):
-        list(rows(path))
 
 
 # --- prompts, responses, chats -------------------------------------------------------------------
@@ -558,6 +429,23 @@ def test_a_file_with_a_broken_end_leaves_nothing(project, save, name):
     with pytest.raises(BadInput, match=r"Line \d+: "):
         import_file(save([*EXAMPLES[name], "broken"]), project=project)
     assert counts() == [0] * 5
+
+
+def test_ratings_of_other_criteria_are_kept_when_the_command_is_told(save):
+    project = make_project(published=False)
+    run(save([OWN]), "--project", project.slug, "--any-criteria")
+    assert {"honesty": 4} in Ranking.objects.get(reviewer__username="ada").ratings.values()
+    high = changed(rankings=[{**OWN["rankings"][0], "ratings": {"0": {"wit": 11}}}])
+    with pytest.raises(CommandError, match="goes from 1 to 10"):
+        run(save([high]), "--project", make_project().slug, "--any-criteria")
+
+
+def test_more_than_nine_reviewers_of_one_task_are_kept(save, project):
+    many = [{"reviewer": f"r{n}", "tiers": [[0], [1]]} for n in range(12)]
+    imported = import_file(save([changed(rankings=many)]), project=project)
+    assert imported.written.new["rankings"] == 12
+    task = Task.objects.get()
+    assert (task.rankings_wanted, task.slots.filter(ranking__isnull=False).count()) == (9, 12)
 
 
 def test_every_format_is_documented_and_tried():

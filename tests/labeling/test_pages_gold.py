@@ -9,6 +9,7 @@ from django.urls import reverse
 from accounts.models import Role
 from labeling import assignment, gold_shares, queue, rankings
 from labeling.models import Adjudication, Gold, Qualification, Ranking, Slot
+from labeling.views.skeleton import sheet_html
 from tests.labeling.gold_world import answer, make_gold, work
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user, one_each
 
@@ -303,7 +304,7 @@ def test_gold_is_on_the_page_what_any_other_task_is(project):
         make_gold(project)
         make_task(project)
     reviewer = make_member(project)
-    browser, pages = signed_in(reviewer), {}
+    browser, pages, short = signed_in(reviewer), {}, {}
     browser.post(url("review-guideline", project), {"version": project.current_version_id})
     own = Slot.objects.select_related("task").filter(reviewer=reviewer, ranking=None)
     for number in range(10):
@@ -312,9 +313,11 @@ def test_gold_is_on_the_page_what_any_other_task_is(project):
         if number > 3:  # once there is a last one, and a pace
             pages[slot.task.kind] = normalised(page)
             pages[f"{following.task.kind} ahead"] = normalised(after)
+            short[following.task.kind] = sheet_html(page.wsgi_request, project, following, dict)
         answer(slot, reviewer)
     assert pages["gold"] == pages["ranking"]
     assert pages["gold ahead"] == pages["ranking ahead"]
+    assert short["gold"] and short["ranking"]  # both go the short way to a page: neither is slower
     assert "gold" not in pages["gold"][0].lower() + pages["gold ahead"][0].lower()
 
 

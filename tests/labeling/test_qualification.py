@@ -1,12 +1,12 @@
 import pytest
 
 from accounts.models import AuditEntry
-from labeling import assignment, guidelines, qualification, queue
+from labeling import assignment, guidelines, qualification, queue, rankings
 from labeling.models import Qualification, Ranking
 from labeling.qualification import QualificationError, attempt_of
 from labeling.rankings import InvalidRanking
 from tests.labeling.gold_world import answer, make_gold, work
-from tests.labeling.world import in_threads, make_member, make_project, make_task
+from tests.labeling.world import in_threads, key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
 
@@ -173,3 +173,15 @@ def test_two_tabs_begin_and_end_one_attempt(project, reviewer):
         answer(found[0], reviewer)
     assert len({slot.pk for slot in in_threads(*ask)}) == 1
     assert [one.state for one in Qualification.objects.all()] == ["passed"]
+
+
+@pytest.mark.parametrize("purpose", ["training", "qualification"])
+def test_there_is_no_way_back_once_it_was_shown_or_counted(purpose):
+    project = make_project(qualification_percent=50)
+    one, reviewer = make_gold(project, purpose), make_member(project)
+    ranking = answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)
+    assert rankings.revisable_until(ranking) is None and not rankings.can_undo(ranking)
+    better = {"tiers": one_each(one.task), "idempotency_key": key()}
+    with pytest.raises(InvalidRanking):
+        rankings.revise(ranking=ranking, reviewer=reviewer, **better)
+    assert Ranking.objects.count() == 1

@@ -70,7 +70,7 @@ def test_each_part_of_an_empty_project_says_what_is_missing(project, show):
     assert words[show] in shown
 
 
-QUERIES = {"agreement": 10, "reviewers": 9, "parts": 7, "models": 8, "consensus": 9}
+QUERIES = {"agreement": 11, "reviewers": 9, "parts": 7, "models": 8, "consensus": 9}
 
 
 @pytest.mark.parametrize("show", SHOWN)
@@ -157,6 +157,14 @@ def test_it_tells_leads_whom_to_look_at(project):
     assert f"{100 * found.low:.0f}% to {100 * found.high:.0f}%" in shown
 
 
+def test_a_meter_that_cannot_be_measured_says_why_on_the_page(project):
+    opposed(project)  # recorded without the order shown, all answers equally long, no time
+    shown = page_of(project, "reviewers").content.decode()
+    assert "No ranking says in which order its responses were shown." in shown
+    assert "No pair of responses differs in length." in shown
+    assert "No active time was measured." in shown
+
+
 def test_its_remarks_need_a_whole_interval():
     from labeling.remarks import remarks
     from tests.labeling.test_statistics import Compared, Judgment
@@ -178,9 +186,10 @@ def test_its_remarks_need_a_whole_interval():
     assert remarks(reviewer(reliability=Reliability(0.5, 0.0, 0.5, 0.05))) == [
         ("bad", "no better than guessing")
     ]
-    assert remarks(reviewer(reliability=Reliability(0.6, 0.0, 0.5, 0.2))) == [
-        ("warn", "too few pairs to tell from guessing")
-    ]
+    for right, error in ((0.6, 0.2), (0.4, 0.12)):
+        assert remarks(reviewer(reliability=Reliability(right, 0.0, 0.5, error))) == [
+            ("warn", "too few pairs to tell from guessing")
+        ]
     assert remarks(reviewer(position=Meter(0.05, 0.01, 0.09, 400))) == [
         ("warn", "prefers what is shown first")
     ]
@@ -192,6 +201,7 @@ def test_its_remarks_need_a_whole_interval():
         ("bad", "less than half the time of others")
     ]
     assert remarks(reviewer(speed=Meter(0.2, 0.1, 0.6, 40))) == []
+    assert remarks(reviewer(as_shown=Meter(0.4, 0.3, 0.5, 8))) == []
     assert remarks(reviewer(as_shown=Meter(0.4, 0.3, 0.5, 40))) == [
         ("bad", "gives back the order shown")
     ]
@@ -211,11 +221,14 @@ def test_it_measures_haste_in_work_on_the_page_alone(project):
     assert found[people[0].pk].value == pytest.approx(60 / 33)
 
 
-def test_it_knows_whom_to_trust_for_those_who_ask(project):
+def test_it_knows_whom_to_trust_for_those_who_ask_often(project, django_assert_num_queries):
     people = store(simulate(1, kinds=[HONEST] * 4, tasks=40), project)
     trusted = quality.reliabilities_of(project)
     assert set(trusted.of) == {person.pk for person in people.values()}
     assert trusted["a stranger"] == trusted.typical
+    opposed(project)
+    with django_assert_num_queries(0):
+        assert quality.reliabilities_of(project) == trusted
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -252,7 +265,9 @@ def test_it_draws_a_curve_once_two_weeks_have_something_to_compare(project):
         store(made, project)
         with_trigger_off(old, at)
     page = page_of(project, "parts")
-    assert len(page.context["trend"].dots) == 3
+    trend = page.context["trend"]
+    assert len(trend.dots) == 3 and trend.ticks[-1][1] == 1
+    assert float(trend.dots[0].high) < float(trend.dots[0].y) < float(trend.dots[0].low)
     assert 'class="chart trend"' in page.content.decode()
 
 

@@ -1,3 +1,4 @@
+import re
 from datetime import timedelta
 
 import pytest
@@ -280,6 +281,10 @@ def test_the_plan_reads_the_queue_in_order_and_sorts_nothing_large():
         cursor.execute(f"EXPLAIN {claims.CLAIM}", values)
         plan = "\n".join(row[0] for row in cursor.fetchall())
     assert "slot_free" in plan and "Hash" not in plan
+    assert (
+        not re.search(r"Sort Key: slot\w*\.\"position\"", plan)
+        and "Bitmap Heap Scan on labeling_slot" not in plan
+    )
     for table in ("slot", "ranking", "task", "taskresponse"):
         assert f"Seq Scan on labeling_{table}" not in plan
 

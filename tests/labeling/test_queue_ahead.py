@@ -148,6 +148,37 @@ def test_holding_the_current_one_holds_the_one_ahead(project, reviewer):
     assert not queue.renew(slot_id=ahead.pk, reviewer=make_member(project))
 
 
+def test_going_on_promotes_shows_and_leases_ahead_in_one_statement(project, reviewer):
+    make_task(project), make_task(project), make_task(project)
+    current, ahead = both(project, reviewer)
+    rank(current, reviewer)
+    with CaptureQueriesContext(connection) as queries:
+        now, following = queue.advance(project=project, reviewer=reviewer, shown=ahead.pk)
+    assert len([q for q in queries if "SAVEPOINT" not in q["sql"]]) == 1
+    assert (now.pk, now.ahead) == (ahead.pk, False) and now.shown_at is not None
+    assert following.ahead and following.shown_at is None
+    again, same = queue.advance(project=project, reviewer=reviewer, shown=following.pk)
+    assert (again.pk, again.shown_at, same.pk) == (now.pk, now.shown_at, following.pk)
+    assert same.shown_at is None
+
+
+def test_going_on_with_another_one_before_them_shows_nothing(project, reviewer):
+    make_task(project), make_task(project), make_task(project)
+    current, ahead = both(project, reviewer)
+    now, following = queue.advance(project=project, reviewer=reviewer, shown=ahead.pk)
+    assert (now.pk, following.pk) == (current.pk, ahead.pk)
+    assert not Slot.objects.exclude(shown_at=None).exists()
+
+
+def test_going_on_from_nothing_leases_both(project, reviewer):
+    assert queue.advance(project=project, reviewer=reviewer, shown=0) == (None, None)
+    make_task(project)
+    assert queue.advance(project=project, reviewer=reviewer, shown=0)[1] is None
+    make_task(project)
+    current, ahead = queue.advance(project=project, reviewer=reviewer, shown=0)
+    assert not current.ahead and ahead.ahead
+
+
 def test_a_draft_comes_back_before_the_one_ahead(project, reviewer):
     make_task(project), make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
@@ -197,6 +228,7 @@ def test_claims_of_one_reviewer_in_many_tabs_hold_two_leases():
         make_task(project)
     reviewer = make_member(project)
     results = in_threads(*[lambda: both(project, reviewer)] * 6)
+    assert not [result for result in results if isinstance(result, Exception)]
     assert len({(current.pk, ahead.pk) for current, ahead in results}) == 1
     assert Slot.objects.filter(reviewer=reviewer).count() == 2
 

@@ -6,8 +6,9 @@ import pytest
 from django.utils import timezone
 
 from labeling import guidelines, queue, rankings
-from labeling.models import Gold, Membership, Project, Ranking, Slot, Task
+from labeling.models import Gold, Membership, Project, Ranking, Slot
 from labeling.rankings import InvalidRanking
+from tests.labeling.gold_world import make_gold
 from tests.labeling.world import (
     ids,
     in_threads,
@@ -500,12 +501,9 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
     assert Slot.objects.get(pk=slot.pk).ranking == revised
 
 
-def test_once_the_answer_was_shown_there_is_no_way_back(slot, task, reviewer):
-    Task.objects.filter(pk=task.pk).update(kind=Task.Kind.GOLD)
-    ranking = submit(slot, reviewer).ranking
-    Gold.objects.create(
-        project=task.project, task=task, constraints=[], purpose=Gold.Purpose.TRAINING
-    )
+def test_once_the_answer_was_shown_there_is_no_way_back(project, reviewer):
+    one = make_gold(project, Gold.Purpose.TRAINING)
+    ranking = submit(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer).ranking
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
 

@@ -152,6 +152,55 @@ def test_its_consensus_is_better_than_counting_heads_and_as_sure_as_it_is_right(
     assert np.mean(sure) == pytest.approx(np.mean(right), abs=0.04)
 
 
+def test_its_estimates_are_at_the_top_of_the_posterior():
+    made = simulate(8, kinds=[HONEST] * 3, tasks=60, overlap=3)
+    found = fit(made.judgments)
+    patterns: dict[tuple[tuple[int, int], ...], int] = {}
+    pairs = expand(made.judgments)
+    said: dict[int, list[tuple[int, int]]] = {}
+    for pair, who, outcome in zip(pairs.pair, pairs.reviewer, pairs.outcome, strict=True):
+        said.setdefault(int(pair), []).append((int(who), int(outcome)))
+    for statements in said.values():
+        key = tuple(sorted(statements))
+        patterns[key] = patterns.get(key, 0) + 1
+
+    def log_posterior(odds):
+        """Written out: the sum over pairs of log Σ truth Π chance, and the priors."""
+        total = 0.0
+        chances = []
+        for a, b, c in odds[:-1].reshape(3, 3):
+            parts = np.exp([a, b, 0]) / np.exp([a, b, 0]).sum()
+            chances.append((*parts, 1 / (1 + np.exp(-c))))
+            total += 4 * np.log(parts[0]) + np.log(parts[1]) + np.log(parts[2])
+            total += 1.5 * np.log(chances[-1][3]) + 1.5 * np.log(1 - chances[-1][3])
+        tied = 1 / (1 + np.exp(-odds[-1]))
+        for statements, times in patterns.items():
+            likelihood = 0.0
+            for truth, chance in ((1, (1 - tied) / 2), (0, tied), (-1, (1 - tied) / 2)):
+                for who, outcome in statements:
+                    right, tie, wrong, tie_of_tie = chances[who]
+                    if truth == 0:
+                        chance *= tie_of_tie if outcome == 0 else (1 - tie_of_tie) / 2
+                    else:
+                        chance *= tie if outcome == 0 else right if outcome == truth else wrong
+                likelihood += chance
+            total += times * np.log(likelihood)
+        return total + 8 * np.log(1 - tied) + 2 * np.log(tied)
+
+    people = [found[who] for who in pairs.reviewers]
+    wrong = [1 - one.right - one.tie for one in people]
+    top = np.array(
+        [
+            [np.log(p.right / w), np.log(p.tie / w), np.log(p.tie_of_tie / (1 - p.tie_of_tie))]
+            for p, w in zip(people, wrong, strict=True)
+        ]
+    ).ravel()
+    top = np.r_[top, np.log(found.tied / (1 - found.tied))]
+    for axis in np.eye(10):
+        slope = (log_posterior(top + 1e-4 * axis) - log_posterior(top - 1e-4 * axis)) / 2e-4
+        assert abs(slope) < 0.02
+
+
 def test_it_admits_that_two_reviewers_who_disagree_cannot_be_told_apart():
     rng = np.random.default_rng(0)
     judgments = []

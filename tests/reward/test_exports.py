@@ -185,6 +185,10 @@ def test_trl_sees_preferences_where_there_are_some(project, ranked, tmp_path):
 # --- going on ------------------------------------------------------------------------------------
 
 
+class Killed(Exception):
+    pass
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("form", ["pairs", "full"])
 def test_a_cut_export_goes_on_where_it_was(project, tmp_path, monkeypatch, capsys, form, suffix):
@@ -203,12 +207,12 @@ def test_a_cut_export_goes_on_where_it_was(project, tmp_path, monkeypatch, capsy
 
     def killed(path, rows, schema):
         if len(written) == 2:
-            raise KeyboardInterrupt
+            raise Killed
         real(path, rows, schema)
         written.append(path)
 
     monkeypatch.setattr(files, "_write", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         call_command("export", "--project", project.slug, str(cut), "--format", form)
     assert not cut.exists()
     with pytest.raises(CommandError, match="--restart"):
@@ -363,7 +367,9 @@ def test_full_records_hide_names_unless_they_are_asked_for(project, ranked, tmp_
 
 
 def test_full_records_hold_prompts_and_responses_without_rankings_too(project, tmp_path):
-    Prompt.objects.create(project=project, messages=[{"role": "user", "content": "Alone?"}])
+    alone = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "Alone?"}])
+    for text in ("a", "b"):
+        Response.objects.create(prompt=alone, text=text, model_name="m")
     task = make_task(make_prompt(project, "Open?"), ("a", "b"))
     file = tmp_path / "full.parquet"
     exported("--project", project.slug, str(file), "--format", "full")

@@ -10,6 +10,7 @@ from tests.reward.factory import (
     make_prompt,
     make_task,
     make_user,
+    make_version,
     rank,
 )
 
@@ -260,3 +261,100 @@ def test_training_from_a_snapshot_starts_from_the_projects_base(client, people, 
     launch = client.get(f"{address}&base_model=org/a%20base").text
     assert 'value="org/a base"' in launch
     assert f'<option value="{snapshot.pk}" selected>' in launch
+
+
+def test_heads_that_disagree_are_shown_with_what_that_is_good_for(client, people, snapshot):
+    figure = {"value": 0.71, "interval": [0.6, 0.8], "reason": None}
+    report = {
+        **REPORT,
+        "disagreement": {
+            "heads": 8,
+            "pairs": 1200,
+            "prompts": 200,
+            "finds_mistakes": {"spread": figure, "relative": figure, "small_gap": figure},
+            "parts": [{"low": 0.1, "high": 0.4, "pairs": 400, "accuracy": 0.934}],
+        },
+    }
+    model = make_reward_model(snapshot, report=report)
+    client.force_login(people["trainer"])
+    text = client.get(reverse("reward-model", args=[model.pk])).text
+    assert "Do its heads disagree" in text and "8 heads" in text and "93.4%" in text
+    plain = make_reward_model(snapshot, name="one head")
+    assert "Do its heads" not in client.get(reverse("reward-model", args=[plain.pk])).text
+
+
+def test_each_criterion_has_its_figures(client, people, snapshot):
+    figure = {"value": 0.71, "interval": [0.6, 0.8], "reason": None}
+    unknown = {"value": None, "interval": None, "reason": "Nobody rated twice."}
+    row = {
+        "criterion": "kind",
+        "accuracy": figure,
+        "overall_accuracy": figure,
+        "reviewer_agreement": unknown,
+    }
+    model = make_reward_model(snapshot, report={**REPORT, "criteria": [row]})
+    client.force_login(people["trainer"])
+    text = client.get(reverse("reward-model", args=[model.pk])).text
+    assert "<h3>kind</h3>" in text and "71.0%" in text and "Nobody rated twice." in text
+
+
+SHARE = {"value": 0.71, "interval": [0.6, 0.8], "pairs": 1234, "prompts": 56, "reason": None}
+
+
+def reported(snapshot, **report):
+    return make_reward_model(snapshot, report={**REPORT, **report})
+
+
+def page_of(client, model):
+    return client.get(reverse("reward-model", args=[model.pk])).text
+
+
+def test_the_temperature_says_what_it_is_worth_on_other_prompts(client, people, snapshot):
+    client.force_login(people["trainer"])
+    figures = {"before": {"ece": 0.112}, "after": {"ece": 0.034}, "reason": None}
+    text = page_of(client, reported(snapshot, temperature={"value": 1.834, **figures}))
+    assert "temperature of 1.83" in text and "0.034 instead of 0.112" in text
+    none = {"value": None, "before": None, "after": None, "reason": "Too few."}
+    assert "Divided by a temperature" not in page_of(client, reported(snapshot, temperature=none))
+
+
+def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, project, snapshot):
+    client.force_login(people["trainer"])
+    version = make_version(project)
+    rows = [
+        {"name": version.pk, "accuracy": SHARE, "reviewer_agreement": {"value": 0.83}},
+        {"name": None, "accuracy": SHARE, "reviewer_agreement": {"value": None}},
+    ]
+    one = [{"name": "r1", "accuracy": SHARE, "reviewer_agreement": {"value": None}}]
+    slices = {"guideline_version": rows, "reviewer": one, "response_model": []}
+    text = page_of(client, reported(snapshot, slices=slices))
+    assert str(version) in text and "Under no guideline" in text
+    assert "83.0%" in text and "1,234" in text
+    assert "<th>Reviewer</th>" not in text  # one slice alone is the whole
+
+
+def test_accuracy_by_length_is_beside_the_correlation(client, people, snapshot):
+    client.force_login(people["trainer"])
+    lengths = {"matched": SHARE, "longer_won": SHARE, "shorter_won": SHARE, "balanced": 0.71}
+    assert "the shorter one won" in page_of(client, reported(snapshot, length_slices=lengths))
+    assert "the shorter one won" not in page_of(client, make_reward_model(snapshot, name="old"))
+
+
+def test_the_worst_mistakes_can_be_read_and_their_text_is_inert(client, people, snapshot):
+    def response(text):
+        return {"id": 1, "model": "m", "score": 1.25, "tokens": 3, "text": text, "left_out": 0}
+
+    mistake = {
+        "group_id": "17",
+        "prompt": [{"role": "user", "text": "Where is **it**?", "left_out": 1200}],
+        "preferred": response("Here. <script>alert(1)</script>"),
+        "scored_higher": response("[There](javascript:alert(2))"),
+        "gap": 2.5,
+        "evidence": [2.0, 1.0],
+        "ranking_ids": [],
+    }
+    client.force_login(people["trainer"])
+    text = page_of(client, reported(snapshot, mistakes=[mistake]))
+    assert "<strong>it</strong>" in text and "1,200 more characters" in text
+    assert "off by 2.50; the reviewers' evidence is 2 to 1 against it" in text
+    assert "<script>alert" not in text and 'href="javascript' not in text

@@ -80,6 +80,9 @@ def test_a_failed_write_leaves_no_file(tmp_path):
         ({"rankings": [Judgment("r", [[99]])]}, r"does not hold: \[99\]"),
         ({"rankings": [Judgment("r", [[11]], weight=float("nan"))]}, "the weight nan"),
         ({"rankings": [Judgment("r", [[11]], cut=2)]}, "line lies outside"),
+        ({"rankings": [Judgment("r", [[11], [22]], strength=float("inf"))]}, "the strength inf"),
+        ({"rankings": [Judgment("r", [[11], [22]], strength=-1.0)]}, "the strength -1.0"),
+        ({"meta": {"ratings": [{}]}}, "1 entries of ratings for 2 rankings"),
     ],
 )
 def test_an_unsound_row_is_refused_with_a_sentence(tmp_path, changes, sentence):

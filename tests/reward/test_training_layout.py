@@ -163,7 +163,7 @@ def test_a_window_shorter_than_the_inputs_rules_the_shared_layout_out(tmp_path):
 
 def test_a_model_whose_layouts_disagree_is_caught(tmp_path, monkeypatch):
     model = reward_model(tmp_path)
-    monkeypatch.setattr(model, "_shared", lambda *parts: torch.zeros(3, 4))
+    monkeypatch.setattr(model, "_shared", lambda *parts: torch.zeros(3, 4, 1))
     assert "scores differ by" in check_shared(model, UNEVEN, 0, longest=40)
 
 
@@ -230,7 +230,8 @@ def test_what_the_model_cannot_read_whole_is_left_out_and_counted():
     fits = Group("a", PROMPT, [1, 2, 3], ["ok", "x" * 50, "fine"], ranked)
     alone = Group("b", PROMPT, [1, 2], ["ok", "x" * 50], [Judgment("r", [[1], [2]])], split="test")
     unranked = Group("c", PROMPT, [1, 2], ["ok", "fine"], [])
-    prepared = prepare([fits, alone, unranked], ChatFormat(make_tokenizer()), limit=30)
+    doubted = Group("d", PROMPT, [1, 2], ["ok", "no"], [Judgment("r", [[1], [2]], weight=0.0)])
+    prepared = prepare([fits, alone, unranked, doubted], ChatFormat(make_tokenizer()), limit=30)
     assert [group.response_ids for group in prepared.groups["train"]] == [[1, 3]]
     assert prepared.tokens["train"][0].wins.tolist() == [[0, 1], [0, 0]]
     assert prepared.account() == [
@@ -246,6 +247,7 @@ def test_what_the_model_cannot_read_whole_is_left_out_and_counted():
             "why": "longer than 30 tokens with its prompt",
             "count": 1,
         },
+        {"split": "train", "what": "prompts", "why": "all its rankings weigh nothing", "count": 1},
         {"split": "train", "what": "prompts", "why": "no two responses compared", "count": 1},
         {
             "split": "train",

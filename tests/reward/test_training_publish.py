@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
-from reward.training.card import front_matter, held_out_table, loading
+from reward.training.card import front_matter, held_out_table, loading, model_card
 from reward.training.publish import verify_saved
 from reward.training.trainer_events import RecipeError
 
@@ -42,6 +43,42 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
 def test_hubs_are_told_a_base_model_that_others_can_find():
     assert "base_model: lab/tiny\n" in front_matter({}, "lab/tiny@abc123")
     assert "base_model" not in front_matter({}, "/srv/models/tiny")
+
+
+def card_report(**changes):
+    figure = {"value": 0.75, "interval": [0.5, 0.875], "reason": None, "prompts": 3, "pairs": 4}
+    report = {
+        "base_model": "lab/tiny",
+        "config": {"lora_r": 4},
+        "outputs": {"heads": 1, "criteria": []},
+        "data": {"train": {"prompts": 9, "pairs": 20}},
+        "accuracy": figure,
+        "reviewer_agreement": figure,
+        "longer_is_better": figure,
+        "calibration": {"ece": 0.0312},
+        "temperature": {"value": 1.5},
+        "left_out": [],
+        "inputs": {"snapshot_hash": "0123456789abcdef"},
+    }
+    return {**report, **changes}
+
+
+def test_hubs_read_the_figures_and_people_the_temperature():
+    text = model_card(card_report())
+    front = yaml.safe_load(text.split("---")[1])
+    [result] = front["model-index"][0]["results"]
+    assert [(m["type"], m["value"]) for m in result["metrics"]] == [
+        ("accuracy", 0.75),
+        ("ece", 0.0312),
+    ]
+    assert result["dataset"]["name"] == "Snapshot 0123456789ab"
+    assert "Divide a difference in score by 1.50" in text
+
+
+def test_a_card_without_figures_claims_none():
+    unknown = {**card_report()["accuracy"], "value": None, "reason": "Nobody compared."}
+    text = model_card(card_report(accuracy=unknown, temperature={"value": None}))
+    assert "model-index" not in text and "Divide a difference" not in text
 
 
 def test_a_figure_without_a_value_gives_its_reason():

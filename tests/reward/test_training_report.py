@@ -46,6 +46,12 @@ def test_reviewer_agreement_compares_pairs_that_both_ordered_strictly():
     assert found["value"] == pytest.approx(2 / (2 + 3 + 2))
 
 
+def test_agreement_weighs_reviewers_as_accuracy_does():
+    # a and b (weights 3 and 1) agree: 2. a and c: 2 against. b and c: 1 against. Of 5.
+    item = scored([[[0], [1]], [[0], [1]], [[1], [0]]], [0, 0], weights=[3.0, 1.0, 1.0])
+    assert report.reviewer_agreement([item.group])["value"] == pytest.approx(2 / 5)
+
+
 def test_one_reviewer_has_no_agreement():
     found = report.reviewer_agreement([scored([[[0], [1]]], [0, 0]).group])
     assert found["reason"] == "No two reviewers strictly ordered the same two responses."

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from reward.preference import read_groups
-from reward.training import trainer as trainer_module
 from reward.training.model import RewardModel
+from reward.training.objective import Objective
 from reward.training.report import Scored, accuracy
 from reward.training.score import Scorer, score_file
 from reward.training.train import train
@@ -294,12 +294,12 @@ def test_a_weight_that_is_not_a_number_ends_the_run_before_the_first_step(tmp_pa
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path, llama, monkeypatch):
-    honest = trainer_module.bradley_terry
+    honest = Objective.losses
 
-    def finite_loss_infinite_slope(scores, wins):
-        return honest(scores, wins) + torch.sqrt((scores * 0).sum())
+    def finite_loss_infinite_slope(self, outputs, batch):
+        return honest(self, outputs, batch) + torch.sqrt((outputs * 0).sum())
 
-    monkeypatch.setattr(trainer_module, "bradley_terry", finite_loss_infinite_slope)
+    monkeypatch.setattr(Objective, "losses", finite_loss_infinite_slope)
     run_dir = make_run(tmp_path, llama, make_groups(8, 2))
     with pytest.raises(RecipeError, match="gradient was not finite at step 1"):
         train(run_dir, StopSignal())

@@ -1,0 +1,364 @@
+"""What each use of the labels is worth, on simulated judgments whose truth is known.
+
+A linear score of known weights stands for the reviewers' taste, and noise for their slips; a linear
+model of the same features stands for the backbone, so that a fit takes milliseconds and the labels
+are all that differs. Judgments go through the recipe's own evidence and losses. For each signal a
+run that uses it is compared, seed by seed, with one that leaves it aside.
+
+    python -m benchmarks.labels            40 seeds
+    python -m benchmarks.labels --quick    6 seeds, a few seconds
+
+Progress on stderr; the last line of stdout is one JSON object. `gain` is the mean difference to the
+run without the signal, with a 95 % interval over the seeds.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.reward_training import commit, cpu_name
+from reward.preference import Group, Judgment
+from reward.recipe_config import RewardConfig
+from reward.training.evidence import evidence, relative_to
+from reward.training.layout import Batch
+from reward.training.layout import evidence as batch_of
+from reward.training.objective import Objective
+from reward.training.tokens import TokenGroup
+
+FEATURES = 24
+RIDGE = 0.02
+"""Stands for stopping early: a fit that follows every slip would make all labels look alike."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Prompts with responses whose true scores are known. X (G, K, D) · truth (G, K)"""
+
+    features: np.ndarray
+    truth: np.ndarray
+
+
+def make_world(
+    rng: np.random.Generator, prompts: int, k: int, *, prompt_spread: float = 0.0
+) -> World:
+    """`prompt_spread` is how much the prompts' own features move all their responses' scores."""
+    own = rng.normal(size=(prompts, k, FEATURES))
+    own[..., FEATURES // 2 :] *= 0.5
+    shared = rng.normal(size=(prompts, 1, FEATURES)) * prompt_spread
+    features = own + shared
+    weights = np.linspace(1.0, -1.0, FEATURES) * 0.6
+    return World(features, features @ weights)
+
+
+Judge = Callable[[int, np.ndarray, np.random.Generator], list[Judgment]]
+"""(prompt, true scores (K,), rng) → what its reviewers say"""
+
+
+def judged(world: World, judge: Judge, rng: np.random.Generator) -> list[Group]:
+    k = world.truth.shape[1]
+    return [
+        Group(str(g), [], list(range(k)), [""] * k, judge(g, truth, rng))
+        for g, truth in enumerate(world.truth)
+    ]
+
+
+# --- reviewers ------------------------------------------------------------------------------------
+
+
+def perceived(truth: np.ndarray, rng: np.random.Generator, noise: float = 1.0) -> np.ndarray:
+    """Gumbel errors make the order a draw from Bradley-Terry (Plackett-Luce) of truth / noise."""
+    return truth + noise * rng.gumbel(size=len(truth))
+
+
+def order(seen: np.ndarray) -> list[list[int]]:
+    return [[int(i)] for i in np.argsort(-seen)]
+
+
+def graded_pair(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+    """Slightly, clearly or much better, by how large the difference seemed."""
+    seen = perceived(truth, rng)
+    gap = abs(seen[0] - seen[1])
+    return [Judgment("r", order(seen), strength=1.0 + (gap > 1.0) + (gap > 2.5))]
+
+
+CAREFUL, CARELESS = 0.7, 8.0
+
+
+def one_of_two(weigh: bool) -> Judge:
+    """Each prompt has one reviewer: careful, or so careless as to teach little."""
+
+    def judge(prompt: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+        careful = prompt % 3 == 0
+        seen = perceived(truth, rng, CAREFUL if careful else CARELESS)
+        weight = (CARELESS if careful else CAREFUL) / CARELESS if weigh else 1.0
+        return [Judgment("r", order(seen), weight=weight)]
+
+    return judge
+
+
+SLIPS = 5
+
+
+def slipping(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+    """Sure of the order, but one judgment in five is entered the wrong way round."""
+    seen = order(truth)
+    return [Judgment("r", seen[::-1] if rng.random() < 1 / SLIPS else seen)]
+
+
+def with_a_line(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+    seen = perceived(truth, rng) - np.euler_gamma
+    return [Judgment("r", order(seen), cut=int((seen > 0).sum()))]
+
+
+def seeing_ties(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+    """Differences under a threshold are a tie."""
+    seen = perceived(truth, rng)
+    tied = abs(seen[0] - seen[1]) < 1.5
+    return [Judgment("r", [[0, 1]] if tied else order(seen))]
+
+
+# --- fitting --------------------------------------------------------------------------------------
+
+
+def fit(
+    world: World, groups: Sequence[Group], config: RewardConfig, ridge: float = RIDGE
+) -> np.ndarray:
+    """The weights of the linear model, and its constant last.  → (D + 1,)"""
+    batch = as_batch(groups, config)
+    objective = Objective.of(config, groups)
+    features = torch.from_numpy(with_constant(world.features)).float()  # (G, K, D + 1)
+    theta = torch.zeros(features.shape[-1], requires_grad=True)
+    solver = torch.optim.LBFGS([theta], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        loss = objective.losses((features @ theta)[..., None], batch).mean() + ridge * (
+            theta @ theta
+        )
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    return theta.detach().numpy()
+
+
+def as_batch(groups: Sequence[Group], config: RewardConfig) -> Batch:
+    found = [evidence(group, config) for group in groups]
+    mean = relative_to([float(e.signals["weight"]) for e in found if "weight" in e.signals])
+    for each in found:
+        if "weight" in each.signals:
+            each.signals["weight"] = each.signals["weight"] / mean
+    nothing = np.zeros(0, dtype=np.int32)
+    rows = [
+        TokenGroup(nothing, [nothing] * len(group.responses), each.wins, each.signals)
+        for group, each in zip(groups, found, strict=True)
+    ]
+    return batch_of(rows)
+
+
+def with_constant(features: np.ndarray) -> np.ndarray:
+    return np.concatenate([features, np.ones((*features.shape[:-1], 1))], axis=-1)
+
+
+# --- figures, on prompts that nobody judged -------------------------------------------------------
+
+
+def true_order(theta: np.ndarray, fresh: World) -> float:
+    """Share of pairs of one prompt that the model orders as the truth does."""
+    found = with_constant(fresh.features) @ theta
+    i, j = np.triu_indices(found.shape[1], 1)
+    ours, true = found[:, i] - found[:, j], fresh.truth[:, i] - fresh.truth[:, j]
+    return float(((ours > 0) == (true > 0)).mean())
+
+
+def probability_error(theta: np.ndarray, fresh: World) -> float:
+    """Mean distance of σ(r_i - r_j) from the probability that a reviewer prefers i. Less is better."""
+    found = with_constant(fresh.features) @ theta
+    i, j = np.triu_indices(found.shape[1], 1)
+    ours, true = found[:, i] - found[:, j], fresh.truth[:, i] - fresh.truth[:, j]
+    return float(np.abs(_sigmoid(ours) - _sigmoid(true)).mean())
+
+
+def surprise(theta: np.ndarray, fresh: World) -> float:
+    """Log loss on fresh judgments of which one in SLIPS is the wrong way round. Less is better."""
+    found = with_constant(fresh.features) @ theta
+    i, j = np.triu_indices(found.shape[1], 1)
+    ours = (found[:, i] - found[:, j]) * np.sign(fresh.truth[:, i] - fresh.truth[:, j])
+    slips = 1 / SLIPS
+    return float(((1 - slips) * np.logaddexp(0, -ours) + slips * np.logaddexp(0, ours)).mean())
+
+
+def acceptable_auc(theta: np.ndarray, fresh: World) -> float:
+    """How often a truly acceptable response outscores an unacceptable one of any prompt."""
+    scores = (with_constant(fresh.features) @ theta).ravel()
+    good = fresh.truth.ravel() > 0
+    ranks = np.argsort(np.argsort(scores)) + 1
+    above = ranks[good].sum() - good.sum() * (good.sum() + 1) / 2
+    return float(above / (good.sum() * (~good).sum()))
+
+
+def zero_is_the_line(theta: np.ndarray, fresh: World) -> float:
+    """Share of responses on the right side of 0."""
+    scores = with_constant(fresh.features) @ theta
+    return float(((scores > 0) == (fresh.truth > 0)).mean())
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A setting of the recipe, over judgments of its own."""
+
+    name: str
+    judge: Judge
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first arm leaves the signal aside. `world` gives (prompts, K, prompt spread)."""
+
+    signal: str
+    world: tuple[int, int, float]
+    arms: list[Arm]
+    figures: list[Callable[[np.ndarray, World], float]]
+    ridge: float = RIDGE
+
+
+COMPARISONS = [
+    Comparison(
+        "strength",
+        (150, 2, 0.0),
+        [
+            Arm("ignore", graded_pair, {}),
+            Arm("margin", graded_pair, {"strength": "margin", "strength_scale": 0.5}),
+            Arm("soft", graded_pair, {"strength": "soft"}),
+        ],
+        [true_order, probability_error],
+    ),
+    Comparison(
+        "reviewer_weights",
+        (150, 4, 0.0),
+        [
+            Arm("ignore", one_of_two(True), {"reviewer_weights": "ignore"}),
+            Arm("within", one_of_two(True), {"reviewer_weights": "within"}),
+            Arm("full", one_of_two(True), {"reviewer_weights": "full"}),
+        ],
+        [true_order],
+    ),
+    Comparison(
+        "label_smoothing",
+        (60, 2, 0.0),
+        [Arm("0", slipping, {}), Arm("0.2", slipping, {"label_smoothing": 0.2})],
+        [true_order, surprise],
+        ridge=0.0005,  # trained too long on too little, which smoothing is a remedy for
+    ),
+    Comparison(
+        "cut_weight",
+        (150, 4, 0.7),
+        [Arm("0", with_a_line, {}), Arm("0.5", with_a_line, {"cut_weight": 0.5})],
+        [true_order, acceptable_auc, zero_is_the_line],
+    ),
+    Comparison(
+        "ties",
+        (200, 2, 0.0),
+        [
+            Arm("half", seeing_ties, {}),
+            Arm("davidson", seeing_ties, {"ties": "davidson"}),
+            Arm("rao_kupper", seeing_ties, {"ties": "rao_kupper"}),
+        ],
+        [true_order, probability_error],
+    ),
+]
+
+
+def measure(comparison: Comparison, seeds: Iterable[int]) -> list[dict[str, Any]]:
+    """One case for each arm but the first, and each figure."""
+    found = [run_seed(comparison, seed) for seed in seeds]
+    first, *others = comparison.arms
+    return [
+        case(comparison.signal, arm.name, figure.__name__, [
+            (values[first.name, figure.__name__], values[arm.name, figure.__name__])
+            for values in found
+        ])
+        for arm in others
+        for figure in comparison.figures
+    ]  # fmt: skip
+
+
+def run_seed(comparison: Comparison, seed: int) -> dict[tuple[str, str], float]:
+    """(arm, figure) → value. All arms see the same judgments."""
+    prompts, k, spread = comparison.world
+    train = make_world(np.random.default_rng([seed, 1]), prompts, k, prompt_spread=spread)
+    fresh = make_world(np.random.default_rng([seed, 2]), 2000, k, prompt_spread=spread)
+    values = {}
+    for arm in comparison.arms:
+        config = RewardConfig.from_dict({"base_model": "none", **arm.settings})
+        groups = judged(train, arm.judge, np.random.default_rng([seed, 3]))
+        theta = fit(train, groups, config, comparison.ridge)
+        for figure in comparison.figures:
+            values[arm.name, figure.__name__] = figure(theta, fresh)
+    return values
+
+
+def case(signal: str, arm: str, figure: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    without, using = np.array(pairs).T
+    gains = using - without
+    half = 1.96 * gains.std(ddof=1) / np.sqrt(len(gains))
+    return {
+        "signal": signal,
+        "setting": arm,
+        "figure": figure,
+        "without": round(float(without.mean()), 4),
+        "with": round(float(using.mean()), 4),
+        "gain": round(float(gains.mean()), 4),
+        "interval": [round(float(gains.mean() + side * half), 4) for side in (-1, 1)],
+        "seeds": len(gains),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="6 seeds")
+    parser.add_argument("--seeds", type=int, help="simulations of each comparison (default 40)")
+    parser.add_argument("--signal", action="append", help="only this one; may be repeated")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    seeds = range(options.seeds or (6 if options.quick else 40))
+    measured, cases = commit(), []
+    for comparison in COMPARISONS:
+        if options.signal and comparison.signal not in options.signal:
+            continue
+        for found in measure(comparison, seeds):
+            cases.append(found)
+            say(found)
+    hardware = {"cpu": cpu_name(), "threads": 1}
+    print(json.dumps({"name": "labels", "commit": measured, "hardware": hardware, "cases": cases}))
+    return 0
+
+
+def say(found: dict[str, Any]) -> None:
+    low, high = found["interval"]
+    print(
+        f"{found['signal']}={found['setting']}: {found['figure']} {found['without']:.3f} → "
+        f"{found['with']:.3f} ({low:+.3f} to {high:+.3f})",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""How long every list page takes at a size, for a lead: the web's and the admin's.
+
+    python -m benchmarks.pages                    100,000 tasks, 200,000 rankings
+    python -m benchmarks.pages --tasks 1000000    2,000,000 rankings; loading takes some minutes
+
+A page is asked for five times, in the process and past the middlewares as any other request; the
+median counts, and the slowest is told. Their queries are pinned in tests/house/query_counts.json.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.bench import commit, databases, hardware, say, use
+from config.local.services import provide
+
+MOST_MS = 200
+TIMES = 5
+
+OF_A_PROJECT = (
+    "project", "project-guideline", "project-quality", "project-data", "project-gold",
+    "project-disputes", "project-relabel", "project-settings", "review-history",
+)  # fmt: skip
+OF_ALL = ("home", "projects", "snapshots", "runs", "models")
+
+
+def addresses(slug: str) -> dict[str, str]:
+    """Every list page by name; a new one belongs here."""
+    from django.contrib import admin
+    from django.urls import reverse
+
+    pages = {name: reverse(name) for name in OF_ALL}
+    pages |= {name: reverse(name, args=[slug]) for name in OF_A_PROJECT}
+    for model in admin.site._registry:
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
+        pages[name] = reverse(name)
+    return dict(sorted(pages.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parse(argv)
+    provide()
+    with databases([options.tasks], prefix="pages") as urls:
+        use(urls[options.tasks])
+        from django.core.management import call_command
+        from django.db import connections
+
+        from benchmarks.load import load
+
+        call_command("migrate", verbosity=0)
+        began = time.perf_counter()
+        loaded = load(options.tasks, 32)
+        say(f"{loaded} loaded in {time.perf_counter() - began:.0f} s")
+        cases = measure()
+        connections.close_all()
+    print(
+        json.dumps(
+            {
+                "name": "pages", "commit": commit(), "hardware": hardware(), **loaded,
+                "slow": [case["page"] for case in cases if case["p50_ms"] > MOST_MS],
+                "cases": cases,
+            }
+        )
+    )  # fmt: skip
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", type=int, default=100_000)
+    parser.add_argument("--quick", action="store_true", help="10,000 tasks")
+    options = parser.parse_args(argv)
+    options.tasks = 10_000 if options.quick else options.tasks
+    return options
+
+
+def measure() -> list[dict[str, Any]]:
+    from django.test import Client
+
+    from accounts.models import User
+    from benchmarks.load import SLUG
+
+    client = Client(headers={"host": "localhost"})
+    client.force_login(User.objects.get(username="lead"))
+    cases = []
+    for name, address in addresses(SLUG).items():
+        times = []
+        for _ in range(TIMES):
+            began = time.perf_counter()
+            answer = client.get(address)
+            times.append((time.perf_counter() - began) * 1000)
+            if answer.status_code != 200:
+                raise SystemExit(f"{address} answered {answer.status_code}")
+        case = {
+            "page": name,
+            "p50_ms": round(statistics.median(times), 1),
+            "first_ms": round(times[0], 1),
+            "bytes": len(answer.content),
+        }
+        say(f"{case}")
+        cases.append(case)
+    return cases
+
+
+if __name__ == "__main__":
+    sys.exit(main())

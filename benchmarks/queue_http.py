@@ -1,0 +1,184 @@
+"""Rankings a second over HTTP: `python -m benchmarks.queue --http`.
+
+For each size a database, a gunicorn (2 workers of 8 threads) and 32 reviewers in one process, who
+do what the page does: answer a sheet, have the next one at hand, get the one after it with the
+answer. Turns alternate between the sizes. A claim is measured by fetching the next sheet alone.
+Everything runs on one machine: the server, PostgreSQL and the load.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from benchmarks.bench import commit, databases, hardware, p, say, use
+from config.local.services import provide
+
+CLAIM_EACH = 10
+"""One fetch of a sheet alone, for so many submits."""
+
+
+def main(options: argparse.Namespace) -> int:
+    provide()
+    with databases(sorted(set(options.tasks))) as urls:
+        loaded = {tasks: fill(url, tasks, options) for tasks, url in urls.items()}
+        cases = measure(urls, loaded, options)
+    rates = {case["tasks"]: case["rankings_per_s"] for case in cases}
+    result = {
+        "name": "queue", "mode": "http", "commit": commit(), "hardware": hardware(),
+        "overlap": 3, "responses": 4, "turns": options.turns, "turn_seconds": options.seconds,
+        "gunicorn": {"workers": options.workers, "threads": options.threads},
+        "rankings_per_s_ratio": round(rates[max(rates)] / (rates[min(rates)] or 1), 3),
+        "cases": cases,
+    }  # fmt: skip
+    print(json.dumps(result))
+    return 1 if any(case["given_twice"] for case in cases) else 0
+
+
+def fill(url: str, tasks: int, options: argparse.Namespace) -> dict[str, int]:
+    from benchmarks.queue import Child
+
+    began = time.perf_counter()
+    people = ["--reviewers", str(options.reviewers)]
+    counted = Child("http-load", url, ["--http", "--tasks", str(tasks), *people]).wait()
+    say(f"{counted} in {time.perf_counter() - began:.0f} s")
+    return counted
+
+
+def measure(
+    urls: dict[int, str], loaded: dict[int, dict[str, int]], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    from benchmarks.queue import Child, check
+    from benchmarks.web import WebServer
+
+    servers: dict[int, WebServer] = {}
+    crews: dict[int, Child] = {}
+    turns: dict[int, list[dict[str, Any]]] = {tasks: [] for tasks in urls}
+    people = ["--http", "--reviewers", str(options.reviewers)]
+    try:
+        for tasks, url in urls.items():
+            server = WebServer(url, workers=options.workers, threads=options.threads)
+            servers[tasks] = server
+            crews[tasks] = Child("http-drive", url, [*people, "--port", str(server.port)])
+        for turn in range(options.turns + 1):
+            for tasks, crew in crews.items():
+                crew.tell(str(options.seconds))
+                taken = crew.hear()
+                rate = len(taken["submits"]) / taken["seconds"]
+                say(f"turn {turn}, {tasks:,} tasks: {rate:.0f} rankings/s, {taken['trouble']}")
+                if turn:
+                    turns[tasks].append(taken)
+    finally:
+        for crew in crews.values():
+            crew.pipe("stdin").close()
+            crew.process.wait(timeout=60)
+        for server in servers.values():
+            server.stop()
+    return [
+        {**loaded[tasks], **figures(turns[tasks], options), **check(url)}
+        for tasks, url in urls.items()
+    ]
+
+
+def figures(turns: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    claims = [ms for turn in turns for ms in turn["claims"]]
+    submits = [ms for turn in turns for ms in turn["submits"]]
+    return {
+        "reviewers": options.reviewers,
+        "rankings": len(submits),
+        "rankings_per_s": round(len(submits) / sum(turn["seconds"] for turn in turns), 1),
+        "claim_p50_ms": round(p(claims, 50), 2),
+        "claim_p95_ms": round(p(claims, 95), 2),
+        "submit_p50_ms": round(p(submits, 50), 2),
+        "submit_p95_ms": round(p(submits, 95), 2),
+        "trouble": [words for turn in turns for words in turn["trouble"]],
+    }
+
+
+# --- in the children ------------------------------------------------------------------------------
+
+
+def load(options: argparse.Namespace) -> int:
+    use(os.environ["DATABASE_URL"])
+    from django.core.management import call_command
+
+    from benchmarks.load import load as fill_database
+
+    call_command("migrate", verbosity=0)
+    [tasks] = options.tasks
+    print(json.dumps(fill_database(tasks, options.reviewers)))
+    return 0
+
+
+def drive(options: argparse.Namespace) -> int:
+    """Told, for each turn, how many seconds it has."""
+    use(os.environ["DATABASE_URL"])
+    from django.db import connection
+
+    from accounts.models import User
+    from benchmarks.load import SLUG
+    from benchmarks.web import Browser, sign_in
+
+    names = [f"reviewer-{number}" for number in range(options.reviewers)]
+    people = User.objects.filter(username__in=names).order_by("id")
+    browsers = [Browser(options.port, sign_in(user), SLUG) for user in people]
+    connection.close()
+    for line in sys.stdin:
+        print(json.dumps(turn(browsers, float(line))), flush=True)
+    return 0
+
+
+def turn(browsers: list[Any], seconds: float) -> dict[str, Any]:
+    """Everybody opens the page and prepares the next sheet; then the clock runs."""
+    results = [{"claims": [], "submits": [], "trouble": []} for _ in browsers]
+    ready = threading.Barrier(len(browsers) + 1)
+    until = [0.0]
+    threads = [
+        threading.Thread(target=work, args=(browser, ready, until, result))
+        for browser, result in zip(browsers, results, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    until[0] = time.perf_counter() + 3600
+    ready.wait()
+    began = time.perf_counter()
+    until[0] = began + seconds
+    for thread in threads:
+        thread.join()
+    return {
+        "claims": [ms for one in results for ms in one["claims"]],
+        "submits": [ms for one in results for ms in one["submits"]],
+        "trouble": [words for one in results for words in one["trouble"]],
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def work(
+    browser: Any, ready: threading.Barrier, until: list[float], result: dict[str, Any]
+) -> None:
+    try:
+        browser.open()
+        browser.prepare()
+    except Exception as error:
+        result["trouble"].append(repr(error)[:200])
+    ready.wait()
+    for number in range(sys.maxsize):
+        if time.perf_counter() >= until[0] or browser.form is None or result["trouble"]:
+            break
+        try:
+            start = time.perf_counter()
+            if number % CLAIM_EACH == CLAIM_EACH - 1:
+                browser.prepare()
+                result["claims"].append((time.perf_counter() - start) * 1000)
+            else:
+                browser.submit()
+                result["submits"].append((time.perf_counter() - start) * 1000)
+        except Exception as error:
+            result["trouble"].append(repr(error)[:200])
+    browser.close()
+
+
+ROLES = {"http-load": load, "http-drive": drive}

@@ -1,0 +1,182 @@
+"""The product's web server as a benchmark runs it, and reviewers who use it as their pages do."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from http.cookies import SimpleCookie
+from typing import Any
+from urllib.parse import urlencode
+
+import psutil
+
+from benchmarks.bench import environment
+from config.env import BASE_DIR
+from config.local.processes import free_port, wait_for_web
+
+
+class WebServer:
+    """gunicorn on a database, in a session of its own; `kill` takes it away as a power cut would."""
+
+    def __init__(self, url: str, *, workers: int = 2, threads: int = 8):
+        self.url, self.workers, self.threads = url, workers, threads
+        self.port = free_port(18000)
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "gunicorn", "config.wsgi:application",
+                "--bind", f"127.0.0.1:{self.port}", "--worker-class", "gthread",
+                "--workers", str(self.workers), "--threads", str(self.threads), "--keep-alive", "60",
+                "--log-level", "critical", "--no-control-socket", "--graceful-timeout", "5",
+            ],
+            cwd=BASE_DIR, env=environment(self.url), stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        wait_for_web(self.port, seconds=60)
+
+    def kill_worker(self, number: int) -> None:
+        """`kill -9` of one worker process; the master starts another."""
+        children = psutil.Process(self.process.pid).children()
+        if children:
+            children[number % len(children)].kill()
+
+    def kill(self) -> None:
+        """`kill -9` of the master and its workers."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def sign_in(user: Any) -> str:
+    """A session of theirs, as signing in makes it; its key."""
+    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+    from django.contrib.sessions.backends.db import SessionStore
+
+    session = SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.create()
+    return session.session_key
+
+
+FIELDS = {
+    name: re.compile(rf'name="{name}" value="([^"]*)"'.encode())
+    for name in ("slot", "shown_order", "idempotency_key", "csrfmiddlewaretoken")
+}
+VERSION = re.compile(rb'name="guideline_version" value="(\d+)"')
+
+
+@dataclass
+class Form:
+    """What a sheet's form says, and how it is answered."""
+
+    slot: str
+    shown_order: list[str]
+    fields: dict[str, str]
+
+    @classmethod
+    def of(cls, html: bytes) -> "Form | None":
+        found = {name: pattern.search(html) for name, pattern in FIELDS.items()}
+        if not all(found.values()):
+            return None
+        fields = {name: match[1].decode() for name, match in found.items() if match}
+        if version := VERSION.search(html):
+            fields["guideline_version"] = version[1].decode()
+        return cls(fields["slot"], fields["shown_order"].split(","), fields)
+
+    def answer(self, shown: str = "") -> str:
+        """Without ties, in the order shown."""
+        ranks = {f"rank-{response}": n for n, response in enumerate(self.shown_order, start=1)}
+        said = {name: text for name, text in self.fields.items() if name != "csrfmiddlewaretoken"}
+        return urlencode({**said, **ranks, "active_seconds": "3.2", "shown": shown})
+
+
+@dataclass
+class Browser:
+    """One reviewer's page: it keeps a connection, and a sheet at hand while one is read."""
+
+    port: int
+    session: str
+    slug: str
+    cookies: dict[str, str] = field(default_factory=dict)
+    connection: http.client.HTTPConnection | None = None
+    form: Form | None = None
+    at_hand: Form | None = None
+    token: str = ""
+
+    def request(
+        self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """Raises OSError or http.client.HTTPException when the server goes away."""
+        self.connection = self.connection or http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=30
+        )
+        cookies = {"sessionid": self.session, **self.cookies}
+        sent = {"Cookie": "; ".join(f"{k}={v}" for k, v in cookies.items()), **(headers or {})}
+        try:
+            self.connection.request(method, path, body, sent)
+            answer = self.connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        if set_cookie := answer.headers.get("Set-Cookie"):
+            for name, morsel in SimpleCookie(set_cookie).items():
+                self.cookies[name] = morsel.value
+        return answer.status, content
+
+    def close(self) -> None:
+        if self.connection:
+            self.connection.close()
+        self.connection = None
+
+    def open(self) -> bool:
+        """Load the page; whether there is a task."""
+        status, html = self.request("GET", f"/p/{self.slug}/review/")
+        if status != 200:
+            raise RuntimeError(f"the review page answered {status}")
+        self.form, self.at_hand = Form.of(html), None
+        if self.form:
+            self.token = self.form.fields["csrfmiddlewaretoken"]
+        return self.form is not None
+
+    def prepare(self) -> None:
+        """Fetch the next sheet, as the page does while one is read."""
+        _, html = self.request("GET", f"/p/{self.slug}/review/next/")
+        self.at_hand = Form.of(html)
+
+    def submit(self) -> dict[str, Any]:
+        """Answer the sheet and go on to the next. RuntimeError for any answer but 200."""
+        assert self.form is not None
+        reply = self.send(self.form, self.at_hand.slot if self.at_hand else "")
+        following = Form.of(reply["sheet"].encode()) if reply.get("sheet") else None
+        if self.at_hand:
+            self.form, self.at_hand = self.at_hand, following
+        else:
+            self.form = following
+        return reply
+
+    def send(self, form: Form, shown: str = "") -> dict[str, Any]:
+        status, content = self.request(
+            "POST", f"/p/{self.slug}/review/", form.answer(shown),
+            {
+                "Accept": "application/json", "X-CSRFToken": self.token,
+                "Content-Type": "application/x-www-form-urlencoded",
+            },
+        )  # fmt: skip
+        if status != 200:
+            raise RuntimeError(f"a submit was answered with {status}: {content[:300]!r}")
+        return json.loads(content)

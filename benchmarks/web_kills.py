@@ -1,0 +1,175 @@
+"""`kill -9` of the web server at random points, while reviewers submit over HTTP.
+
+Each round kills a worker, or the master with all its workers, some milliseconds into the work; the
+server comes back, and every reviewer sends again what was not answered, as the page does. What was
+answered with 200 is then looked for in the tables: none lost, none doubled.
+"""
+
+import http.client
+import random
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import psycopg
+
+from benchmarks.bench import databases, environment, say
+from benchmarks.queue_hammer import BROKEN
+from benchmarks.web import Browser, Form, WebServer
+from config.env import BASE_DIR
+
+REVIEWERS = 6
+GONE = (OSError, http.client.HTTPException)
+
+
+def kill_under_load(kills: int, *, tasks: int = 1500, seed: int = 0) -> dict[str, Any]:
+    """A case for the hammer: how often it was killed, what was acknowledged, and what is broken."""
+    began = time.perf_counter()
+    with databases(["kills"]) as urls:
+        [url] = urls.values()
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.web_kills", str(max(tasks, 40 * kills))],
+            cwd=BASE_DIR, env=environment(url), check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        sessions = _sessions(url)
+        server = WebServer(url, workers=2, threads=4)
+        reviewers = [Reviewer(Browser(server.port, session, "bench")) for session in sessions]
+        try:
+            rounds = [_round(server, reviewers, random.Random(f"{seed}-{n}")) for n in range(kills)]
+            for reviewer in reviewers:
+                reviewer.finish()
+        finally:
+            server.stop()
+        case = {
+            "case": "web server killed under load",
+            "kills": kills,
+            "masters_killed": sum(rounds),
+            "acknowledged": sum(len(one.acknowledged) for one in reviewers),
+            "sent_again": sum(one.sent_again for one in reviewers),
+            "seconds": round(time.perf_counter() - began, 1),
+            "broken": check(url, reviewers),
+        }
+    say(f"kills: {case}")
+    return case
+
+
+class Reviewer:
+    """Submits until told to stop, and keeps what was not answered to send it again."""
+
+    def __init__(self, browser: Browser):
+        self.browser = browser
+        self.acknowledged: list[str] = []
+        self.unanswered: Form | None = None
+        self.sent_again = 0
+        self.errors: list[str] = []
+
+    def work(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                if not self.step():
+                    return
+            except GONE:
+                time.sleep(0.05)
+            except RuntimeError as error:
+                self.errors.append(str(error))
+                return
+
+    def step(self) -> bool:
+        """One answer. False when there is nothing left."""
+        if self.unanswered:
+            self.sent_again += 1
+            self._send(self.unanswered)
+        elif self.browser.form is None and not self.browser.open():
+            return False
+        elif form := self.browser.form:
+            self.unanswered, self.browser.form = form, None
+            self._send(form)
+        return True
+
+    def _send(self, form: Form) -> None:
+        reply = self.browser.send(form)
+        self.acknowledged.append(form.fields["idempotency_key"])
+        self.unanswered = None
+        self.browser.form = Form.of(reply["sheet"].encode()) if reply.get("sheet") else None
+
+    def finish(self) -> None:
+        if self.unanswered:
+            self.sent_again += 1
+            self._send(self.unanswered)
+
+
+def _round(server: WebServer, reviewers: list[Reviewer], dice: random.Random) -> bool:
+    """Work, a kill somewhere in it, and work again; whether the master died too."""
+    stop, whole = threading.Event(), dice.random() < 0.5
+    threads = [threading.Thread(target=one.work, args=(stop,)) for one in reviewers]
+    for thread in threads:
+        thread.start()
+    time.sleep(dice.uniform(0.2, 1.2))
+    if whole:
+        server.kill()
+        server.start()
+    else:
+        server.kill_worker(dice.randrange(8))
+    time.sleep(dice.uniform(0.5, 1.0))
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=60)
+    return whole
+
+
+def check(url: str, reviewers: list[Reviewer]) -> dict[str, int]:
+    keys = [key for one in reviewers for key in one.acknowledged]
+    with psycopg.connect(url) as database:
+        counts = {}
+        for name, query in BROKEN.items():
+            row = database.execute(query).fetchone()
+            counts[name] = int(row[0]) if row else -1
+        row = database.execute(
+            "SELECT count(*) FROM labeling_ranking WHERE idempotency_key = ANY(%s::uuid[])"
+            " AND superseded_at IS NULL",
+            [keys],
+        ).fetchone()
+        new = database.execute(
+            "SELECT count(*) FROM labeling_ranking WHERE rationale = '' AND NOT extra"
+            " AND created_at > now() - interval '1 hour' AND active_seconds < 4"
+        ).fetchone()
+    kept, written = (row[0] if row else 0), (new[0] if new else 0)
+    return {
+        **counts,
+        "acknowledged_and_lost": len(set(keys)) - kept,
+        "acknowledged_twice": len(keys) - len(set(keys)),
+        "written_and_never_acknowledged": written - len(set(keys)),
+        "refused": sum(len(one.errors) for one in reviewers),
+    }
+
+
+def _sessions(url: str) -> list[str]:
+    with psycopg.connect(url) as database:
+        rows = database.execute("SELECT session_key FROM django_session ORDER BY 1").fetchall()
+    return [row[0] for row in rows]
+
+
+def prepare(tasks: int) -> int:
+    """Load and sign in, in a process that has the database to itself."""
+    import os
+
+    from benchmarks.bench import use
+
+    use(os.environ["DATABASE_URL"])
+    from django.core.management import call_command
+
+    from accounts.models import User
+    from benchmarks.load import load
+    from benchmarks.web import sign_in
+
+    call_command("migrate", verbosity=0)
+    load(tasks, REVIEWERS)
+    for user in User.objects.filter(username__startswith="reviewer-").order_by("id")[:REVIEWERS]:
+        sign_in(user)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(prepare(int(sys.argv[1])))

@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+from typing import Any
+
+from django.core.management import BaseCommand, CommandParser
+
+from reward.charts import percent
+from reward.management.recipe_process import reward_model_numbered, run_module
+
+
+class Command(BaseCommand):
+    help = (
+        "Evaluate a reward model on a file in RewardBench's format: JSONL or Parquet with prompt, "
+        "chosen and rejected, as pairs or best-of-N."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("model", type=int, help="the number of the reward model")
+        parser.add_argument("file", type=Path, help="the file")
+        parser.add_argument("--json", action="store_true", help="one JSON object")
+
+    def handle(self, **options: Any) -> None:
+        found = reward_model_numbered(options["model"])
+        printed = run_module("rewardbench", found.path, str(options["file"].absolute()))
+        figures = json.loads(printed.splitlines()[-1])
+        if options["json"]:
+            return self.stdout.write(json.dumps(figures))
+        for row in [*figures["subsets"], {"subset": "All rows", **figures["accuracy"]}]:
+            self.stdout.write(_line(row))
+        if figures["left_out"]:
+            self.stdout.write(f"{figures['left_out']} rows are longer than the model can read.")
+        return None
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["value"] is None:
+        return f"{row['subset']}: {row['reason']}"
+    low, high = map(percent, row["interval"])
+    return f"{row['subset']}: {percent(row['value'])} ({low} to {high}) of {row['rows']} rows"

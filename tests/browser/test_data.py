@@ -1,0 +1,67 @@
+"""A lead brings a file in, decides about what the scan found, and takes the data out again."""
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from accounts.models import Role
+from labeling import rankings
+from labeling.models import Membership, Task
+from tests.browser.test_pages import faults_in_both_themes
+from tests.labeling.world import make_user, one_each
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def lead(world, settings, tmp_path):
+    settings.UPLOADS_DIR = tmp_path / "uploads"
+    user = make_user(Role.LEAD)
+    Membership.objects.create(project=world.project, user=user, role=Membership.Role.LEAD)
+    return user
+
+
+def test_a_lead_imports_a_file_and_drops_a_response_that_says_who_it_is(
+    visit, world, lead, tmp_path
+):
+    ask = [{"role": "user", "content": "Why does my lamp flicker?"}]
+    texts = ["Check the bulb.", "I am ChatGPT, a language model.", "Unplug it first."]
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text(json.dumps({"messages": ask, "responses": texts}))
+    bad.write_text(good.read_text() + '\n{"messages": 3}')
+    page = visit(f"/p/{world.project.slug}/data/", lead)
+    page.get_by_role("link", name="Import", exact=True).click()
+    page.get_by_label("File").set_input_files(bad)
+    page.get_by_role("button", name="Look at the file").click()
+    expect(page.get_by_role("alert")).to_contain_text("Line 2:")
+    assert faults_in_both_themes(page) == []
+    page.get_by_role("link", name="Another file").click()
+    page.get_by_label("File").set_input_files(good)
+    page.get_by_role("button", name="Look at the file").click()
+    expect(page.get_by_text("1 new task would be held")).to_be_visible()
+    assert faults_in_both_themes(page) == []
+    page.get_by_role("button", name="Import", exact=True).click()
+    expect(page.get_by_text("good.jsonl is imported")).to_be_visible()
+    page.get_by_role("link", name="Findings").click()
+    assert faults_in_both_themes(page) == []
+    page.get_by_role("button", name="Drop response B").click()
+    expect(page.get_by_role("heading", name="Nothing waits for you")).to_be_visible()
+    review = visit(world.review, world.reviewer)
+    expect(review.locator(".answer")).to_have_count(2)
+    expect(review.get_by_text("ChatGPT")).to_have_count(0)
+
+
+def test_a_lead_counts_and_downloads_pairs(visit, world, lead, tmp_path):
+    task: Task = world.add_task("The better one.", "The other.")
+    rankings.record(task=task, reviewer=world.reviewer, source="review", tiers=one_each(task))
+    page = visit(f"/p/{world.project.slug}/data/export/", lead)
+    page.get_by_label("TRL pairs: prompt").check()
+    page.get_by_role("button", name="Count").click()
+    expect(page.get_by_role("row", name="Rows 1")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    file = tmp_path / "pairs.jsonl"
+    download.value.save_as(file)
+    [row] = [json.loads(line) for line in file.read_text().splitlines()]
+    assert row["chosen"][0]["content"] == "The better one."

@@ -1,0 +1,106 @@
+"""What each list page asks of the database is pinned: a page that asks more is a change to see.
+
+TIEBREAK_PIN_QUERIES=1 in the environment writes the counts anew.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from django.contrib import admin
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import get_resolver
+
+from accounts.models import Role
+from benchmarks.pages import OF_A_PROJECT, OF_ALL, addresses
+from labeling import queue, rankings
+from tests.labeling.world import key, make_member, make_project, make_task, make_user, one_each
+
+pytestmark = pytest.mark.django_db
+PINNED = Path(__file__).with_name("query_counts.json")
+
+
+def fill(project, people):
+    """Two more tasks, each ranked by everybody."""
+    for _ in range(2):
+        task = make_task(project, rankings_wanted=len(people))
+        for person in people:
+            slot = queue.claim(project=project, reviewer=person)
+            rankings.submit(
+                slot_id=slot.pk, reviewer=person, idempotency_key=key(), tiers=one_each(task)
+            )
+
+
+@pytest.fixture
+def world():
+    project = make_project(rankings_per_task=2)
+    people = [make_member(project) for _ in range(2)]
+    trainer = make_user(Role.TRAINER, is_superuser=True)
+    client = Client()
+    client.force_login(trainer)
+    fill(project, [*people, trainer])
+    return project, [*people, trainer], client
+
+
+def counts(client, project):
+    found = {}
+    for name, address in addresses(project.slug).items():
+        client.get(address)
+        with CaptureQueriesContext(connection) as queries:
+            answer = client.get(address)
+        assert answer.status_code == 200, f"{address} answered {answer.status_code}"
+        found[name] = len(queries)
+    return found
+
+
+def test_every_list_page_runs_the_queries_it_is_known_for(world):
+    project, _, client = world
+    found = counts(client, project)
+    if os.environ.get("TIEBREAK_PIN_QUERIES"):
+        PINNED.write_text(json.dumps(found, indent=2) + "\n")
+    pinned = json.loads(PINNED.read_text())
+    changed = {
+        name: f"{pinned.get(name)} → {found.get(name)}"
+        for name in sorted({*pinned, *found})
+        if pinned.get(name) != found.get(name)
+    }
+    assert not changed, f"Run with TIEBREAK_PIN_QUERIES=1 if this is meant: {changed}"
+
+
+def test_no_list_page_runs_more_queries_for_more_rows(world):
+    project, people, client = world
+    before = counts(client, project)
+    fill(project, people)
+    make_project()
+    after = counts(client, project)
+    per_project = {"home", "projects"}
+    more = {name for name in before if after[name] > before[name]} - per_project
+    assert not more
+
+
+def test_every_page_without_an_id_is_known():
+    """A list page that is added is measured and pinned, or named here as something else."""
+    others = {
+        "home", "login", "logout", "health", "words", "start-review", "review",
+        "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",
+        "run-new", "set_language",
+    }  # fmt: skip
+    names = set()
+    for pattern in _patterns(get_resolver().url_patterns):
+        parameters = set(pattern.pattern.converters)
+        if pattern.name and parameters <= {"slug"}:
+            names.add(pattern.name)
+    assert names - others - set(OF_ALL) - set(OF_A_PROJECT) == set()
+    assert admin.site._registry
+
+
+def _patterns(patterns, inherited=frozenset()):
+    for one in patterns:
+        if hasattr(one, "url_patterns"):
+            if getattr(one, "app_name", None) != "admin":
+                yield from _patterns(one.url_patterns)
+        else:
+            yield one

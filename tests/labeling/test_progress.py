@@ -1,0 +1,70 @@
+"""What is counted for the pages, and how old it may be."""
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from labeling import counts, progress, queue, rankings
+from labeling.models import Ranking
+from tests.labeling.world import key, make_member, make_project, make_task, one_each
+
+pytestmark = pytest.mark.django_db
+
+
+def rank(project, reviewer) -> Ranking:
+    slot = queue.claim(project=project, reviewer=reviewer)
+    return rankings.submit(
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+    ).ranking
+
+
+def test_small_counts_are_never_old():
+    project = make_project()
+    make_task(project)
+    assert progress.of_project(project).slots == 2
+    make_task(project)
+    assert progress.of_project(project).slots == 4
+
+
+def test_large_counts_are_kept_for_a_while(monkeypatch):
+    monkeypatch.setattr(counts, "LARGE", 2)
+    project, other = make_project(), make_project()
+    make_task(project), make_task(other)
+    assert progress.of_project(project).slots == 2
+    make_task(project), make_task(other)
+    assert (progress.of_project(project).slots, progress.of_project(other).slots) == (2, 4)
+    monkeypatch.setattr(counts, "KEPT_SECONDS", -1)
+    third = make_project()
+    make_task(third)
+    assert progress.of_project(third).slots == 2
+    make_task(third)
+    assert progress.of_project(third).slots == 4
+
+
+def test_after_each_ranking_progress_goes_on_by_one_with_one_short_query():
+    project = make_project(rankings_per_task=1)
+    for _ in range(5):
+        make_task(project)
+    reviewer = make_member(project)
+    before = progress.of_reviewer(project, reviewer)
+    assert (before.today, before.waiting) == (0, 5)
+    seen = [progress.after_ranking(project, reviewer, rank(project, reviewer))]
+    for _ in range(3):
+        ranking = rank(project, reviewer)
+        with CaptureQueriesContext(connection) as queries:
+            seen.append(progress.after_ranking(project, reviewer, ranking))
+        assert len(queries) == 1
+    assert [(one.today, one.waiting) for one in seen] == [(1, 4), (2, 3), (3, 2), (4, 1)]
+
+
+def test_rankings_of_other_projects_and_people_do_not_count():
+    project, elsewhere = make_project(rankings_per_task=2), make_project()
+    make_task(project), make_task(project), make_task(elsewhere)
+    reviewer, colleague = make_member(project), make_member(project)
+    elsewhere.memberships.create(user=reviewer)
+    ranking = rank(project, reviewer)
+    first = progress.after_ranking(project, reviewer, ranking)
+    rank(project, colleague)
+    rank(elsewhere, reviewer)
+    again = progress.after_ranking(project, reviewer, ranking)
+    assert again.today == first.today == 1

@@ -1,0 +1,170 @@
+"""Temperature, slices, length and mistakes: numbers worked by hand."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reward.preference import Group, Judgment
+from reward.training.mistakes import LONGEST, worst_mistakes
+from reward.training.report import Scored
+from reward.training.slices import length_slices, slices
+from reward.training.temperature import comparisons, fit, temperature
+
+
+def item(number, tiers, scores, lengths=None, **judgment) -> Scored:
+    """`tiers` is one ranking, or a list of (reviewer, tiers)."""
+    count = len(scores)
+    said = tiers if isinstance(tiers[0], tuple) else [("r", tiers)]
+    group = Group(
+        f"g{number}",
+        [{"role": "user", "content": f"Question {number}"}],
+        list(range(count)),
+        [f"text {k}" for k in range(count)],
+        [Judgment(name, placed, **judgment) for name, placed in said],
+        split="test",
+    )
+    return Scored(group, np.array(scores, float), np.array(lengths or [1] * count, float))
+
+
+# --- temperature ----------------------------------------------------------------------------------
+
+
+def won(share: float, gap: float, count: int, start: int = 0) -> list[Scored]:
+    """Pairs with this gap in score, of which this share went the model's way."""
+    right = round(share * count)
+    return [
+        item(start + n, [[0], [1]] if n < right else [[1], [0]], [gap, 0.0]) for n in range(count)
+    ]
+
+
+def test_the_temperature_makes_the_gap_say_how_often_it_wins():
+    # Three in four win at a gap of 4 where σ(4) claims 98 %: σ(4 / T) = ¾ at T = 4 / log 3
+    found = temperature(won(0.75, 4.0, 100))
+    assert found["value"] == pytest.approx(4 / math.log(3), rel=1e-4)
+    assert found["reason"] is None
+    assert found["before"]["ece"] == pytest.approx(1 / (1 + math.exp(-4)) - 0.75, abs=1e-6)
+    assert found["after"]["ece"] < 0.05
+    assert found["after"]["log_loss"] < found["before"]["log_loss"]
+
+
+def test_cross_fitting_shows_what_new_prompts_would_get_and_promises_no_more():
+    # The scores are right as they are: nothing is gained, and the figures say so.
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(0, 2, 400)
+    sure = 1 / (1 + np.exp(-gaps))
+    honest = [
+        item(n, [[0], [1]] if rng.random() < p else [[1], [0]], [gap, 0.0])
+        for n, (gap, p) in enumerate(zip(gaps, sure, strict=True))
+    ]
+    found = temperature(honest)
+    assert found["value"] == pytest.approx(1, abs=0.2)
+    assert found["after"]["log_loss"] == pytest.approx(found["before"]["log_loss"], abs=0.01)
+    in_sample = comparisons(honest).log_loss(fit(comparisons(honest)))
+    assert found["after"]["log_loss"] > in_sample
+
+
+def test_a_tie_pulls_the_temperature_up():
+    tied = won(0.9, 2.0, 60) + [item(100 + n, [[0, 1]], [2.0, 0.0]) for n in range(30)]
+    assert temperature(tied)["value"] > temperature(won(0.9, 2.0, 60))["value"]
+
+
+def test_little_data_or_no_mistake_gives_no_temperature_but_a_reason():
+    for few in ([], won(0.75, 1.0, 4), won(1.0, 1.0, 60)):
+        found = json.loads(json.dumps(temperature(few), allow_nan=False))
+        assert found["value"] is None and found["reason"]
+
+
+# --- slices ---------------------------------------------------------------------------------------
+
+
+def test_slices_count_the_judgments_of_one_reviewer_or_version_alone():
+    rows = [
+        item(1, [("a", [[0], [1]]), ("b", [[1], [0]])], [1.0, 0.0], guideline_version=4),
+        item(2, [("a", [[0], [1]])], [1.0, 0.0], guideline_version=5),
+    ]
+    found = slices(rows)
+    by_reviewer = {row["name"]: row for row in found["reviewer"]}
+    assert (
+        by_reviewer["a"]["accuracy"]["value"] == 1.0 and by_reviewer["a"]["accuracy"]["pairs"] == 2
+    )
+    assert by_reviewer["b"]["accuracy"]["value"] == 0.0
+    assert by_reviewer["a"]["reviewer_agreement"]["value"] == 0.0
+    versions = {row["name"]: row for row in found["guideline_version"]}
+    assert versions[4]["accuracy"]["value"] == 0.5 and versions[5]["accuracy"]["value"] == 1.0
+    assert versions[5]["reviewer_agreement"]["value"] is None
+    assert [row["name"] for row in found["reviewer"]] == ["a", "b"]
+
+
+def test_a_reviewers_agreement_is_with_the_others_not_among_them():
+    said = [("a", [[0], [1]]), ("b", [[1], [0]]), ("c", [[1], [0]])]
+    found = {row["name"]: row for row in slices([item(1, said, [1.0, 0.0])])["reviewer"]}
+    assert found["a"]["reviewer_agreement"]["value"] == 0.0
+    assert found["b"]["reviewer_agreement"]["value"] == 0.5
+
+
+def test_a_pair_of_two_models_is_in_the_slice_of_both():
+    three = item(1, [[0], [1], [2]], [3.0, 1.0, 2.0])
+    meta = {"response_models": ["big", "small", "small"]}
+    three = replace(three, group=replace(three.group, meta=meta))
+    found = {row["name"]: row["accuracy"] for row in slices([three])["response_model"]}
+    assert (found["big"]["value"], found["big"]["pairs"]) == (1.0, 2)
+    assert (found["small"]["value"], found["small"]["pairs"]) == (pytest.approx(2 / 3), 3)
+
+
+def test_without_names_of_models_there_is_no_such_slice():
+    assert slices([item(1, [[0], [1]], [1.0, 0.0])])["response_model"] == []
+
+
+# --- length ---------------------------------------------------------------------------------------
+
+
+def test_a_model_that_only_counts_is_right_where_the_longer_won():
+    # Score is length: right on (50 beats 10), wrong on (10 beats 50); 100 and 105 are the same length.
+    rows = [
+        item(1, [[0], [1]], [50, 10], [50, 10]),
+        item(2, [[0], [1]], [10, 50], [10, 50]),
+        item(3, [[0], [1]], [100, 105], [100, 105]),
+        item(4, [[0], [1]], [105, 100], [105, 100]),
+    ]
+    found = length_slices(rows)
+    assert (found["longer_won"]["value"], found["shorter_won"]["value"]) == (1.0, 0.0)
+    assert (found["matched"]["value"], found["matched"]["pairs"]) == (0.5, 2)
+    assert found["balanced"] == 0.5
+
+
+def test_length_slices_of_nothing_are_undefined_with_reasons():
+    found = length_slices([])
+    assert found["balanced"] is None and found["matched"]["reason"]
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_the_worst_mistakes_come_first_one_of_a_prompt_and_only_real_ones():
+    rows = [
+        item(1, [[0], [1], [2]], [0.0, 1.0, 3.0]),  # 0 over 2 by 3 the wrong way; others less
+        item(2, [[0], [1]], [1.0, 0.0]),  # right
+        item(3, [[0], [1]], [0.0, 5.0]),
+        item(4, [("a", [[0], [1]]), ("b", [[1], [0]])], [9.0, 0.0]),  # no majority to be against
+        item(5, [[0, 1]], [9.0, 0.0]),  # a tie
+    ]
+    first, second = worst_mistakes(rows)
+    assert (first["group_id"], first["gap"]) == ("g3", 5.0)
+    assert (second["group_id"], second["preferred"]["text"]) == ("g1", "text 0")
+    assert second["scored_higher"]["id"] == 2 and second["evidence"] == [1.0, 0.0]
+    assert second["prompt"] == [{"role": "user", "text": "Question 1", "left_out": 0}]
+    assert len(worst_mistakes(rows, most=1)) == 1
+
+
+def test_long_texts_are_cut_and_what_is_left_out_is_counted():
+    wrong = item(1, [[0], [1]], [0.0, 1.0])
+    long = replace(wrong.group, responses=["x" * (LONGEST + 7), "y"])
+    [found] = worst_mistakes([replace(wrong, group=long)])
+    assert len(found["preferred"]["text"]) == LONGEST and found["preferred"]["left_out"] == 7
+
+
+def test_nothing_held_out_gives_no_mistakes():
+    assert worst_mistakes([]) == []

@@ -1,0 +1,307 @@
+"""What else than the order a label says: strength, weight, ties, the line. Numbers worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from reward.preference import Group, Judgment, by_criterion, line, rated_criteria, strengths
+from reward.recipe_config import RewardConfig
+from reward.training import loss
+from reward.training.evidence import evidence, mean_weight, tie_share
+from reward.training.layout import EVIDENCE, for_model
+from reward.training.layout import evidence as batch_of
+from reward.training.objective import Objective
+from reward.training.tokens import ChatFormat, TokenGroup, prepare
+from tests.tiny import make_tokenizer
+
+torch.set_num_threads(1)
+
+
+def group(*rankings: Judgment, k: int = 3) -> Group:
+    return Group("g", [], list(range(k)), ["t"] * k, list(rankings))
+
+
+def config(**settings) -> RewardConfig:
+    return RewardConfig.from_dict({"base_model": "none", **settings})
+
+
+def pair(i_beats_j: float = 0.0, j_beats_i: float = 0.0) -> torch.Tensor:
+    return torch.tensor([[[0.0, i_beats_j], [j_beats_i, 0.0]]])
+
+
+# --- strength -------------------------------------------------------------------------------------
+
+
+def test_strengths_are_the_weighted_mean_of_what_was_graded():
+    # 0 > 1 graded 3 (weight 1) and 1 (weight 3): (3 + 3) / 4. The full ranking grades nothing.
+    found = strengths(
+        group(
+            Judgment("a", [[0], [1]], strength=3.0),
+            Judgment("b", [[0], [1]], strength=1.0, weight=3.0),
+            Judgment("c", [[1], [0]], strength=2.0),
+            Judgment("d", [[0], [1], [2]]),
+        )
+    )
+    assert found.tolist() == [[0, 1.5, 0], [2.0, 0, 0], [0, 0, 0]]
+
+
+def test_a_graded_win_has_to_be_won_by_its_margin():
+    # 2.5 - 1.0 - 1.0 = 0.5: log(1 + e^-0.5) = 0.4740770. Half of it ungraded: log(1 + e^-1.5) = 0.2014133
+    scores, margins = torch.tensor([[2.5, 1.0]]), pair(1.0)
+    whole = loss.bradley_terry(scores, pair(1.0), loss.Graded(pair(1.0), margins))
+    assert whole.item() == pytest.approx(0.4740770)
+    half = loss.bradley_terry(scores, pair(2.0), loss.Graded(pair(1.0), margins))
+    assert half.item() == pytest.approx((0.4740770 + 0.2014133) / 2)
+
+
+def test_margins_are_strength_times_scale_and_the_other_direction_has_none():
+    found = evidence(
+        group(Judgment("a", [[0], [1]], strength=2.0), k=2),
+        config(strength="margin", strength_scale=0.5),
+    )
+    assert found.signals["margins"].tolist() == [[0, 1], [0, 0]]
+    assert found.signals["graded"].tolist() == [[0, 1], [0, 0]]
+    assert found.wins.tolist() == [[0, 1], [0, 0]]
+
+
+def test_soft_targets_are_best_met_by_the_gap_the_strength_stands_for():
+    found = evidence(
+        group(Judgment("a", [[0], [1]], strength=2.0, weight=4.0), k=2),
+        config(strength="soft", strength_scale=0.5),
+    )
+    # σ(0.5 · 2) = 0.7310586, times the weight 4
+    np.testing.assert_allclose(found.wins, [[0, 2.9242344], [1.0757656, 0]], rtol=1e-6)
+    scores = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    loss.bradley_terry(scores, torch.from_numpy(found.wins)[None]).sum().backward()
+    assert scores.grad.abs().max() < 1e-6
+
+
+def test_soft_targets_leave_rankings_without_a_strength_as_they_are():
+    found = evidence(group(Judgment("a", [[0], [1, 2]])), config(strength="soft"))
+    assert found.wins.tolist() == [[0, 1, 1], [0, 0, 0.5], [0, 0.5, 0]]
+
+
+# --- smoothing ------------------------------------------------------------------------------------
+
+
+def test_smoothing_gives_a_share_of_each_win_to_the_other_side():
+    found = evidence(group(Judgment("a", [[0], [1]]), k=2), config(label_smoothing=0.1))
+    np.testing.assert_allclose(found.wins, [[0, 0.9], [0.1, 0]], rtol=1e-6)
+    # Least at a gap of log 9, so that no gap is ever large enough to be sure of.
+    scores = torch.tensor([[math.log(9), 0.0]], requires_grad=True)
+    loss.bradley_terry(scores, torch.from_numpy(found.wins)[None]).sum().backward()
+    assert scores.grad.abs().max() < 1e-6
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def test_the_weight_of_a_group_is_the_mean_over_its_comparisons():
+    # Three comparisons of weight 1, one of weight 0.2.
+    found = group(Judgment("a", [[0], [1], [2]]), Judgment("b", [[0], [1]], weight=0.2))
+    assert mean_weight(found) == pytest.approx(3.2 / 4)
+    assert evidence(found, config()).signals["weight"] == pytest.approx(0.8)
+    assert "weight" not in evidence(found, config(reviewer_weights="within")).signals
+
+
+def test_ignored_weights_are_all_one():
+    found = evidence(
+        group(Judgment("a", [[0], [1]], weight=0.2), k=2), config(reviewer_weights="ignore")
+    )
+    assert found.wins.tolist() == [[0, 1], [0, 0]]
+
+
+def test_a_doubted_group_teaches_as_much_less_as_it_is_doubted():
+    batch = {"wins": pair(0.2).repeat(2, 1, 1), "weight": torch.tensor([1.0, 0.25])}
+    sure, doubted = Objective().losses(torch.tensor([[[1.0], [0.0]], [[1.0], [0.0]]]), batch)
+    assert sure.item() == pytest.approx(math.log(1 + math.exp(-1)))
+    assert doubted.item() == pytest.approx(sure.item() / 4)
+
+
+# --- ties -----------------------------------------------------------------------------------------
+
+
+def test_davidson_gives_the_probabilities_of_the_paper():
+    # Worths 4 and 1, ν = 1, √(4·1) = 2: 4/7 a win, 1/7 a loss, 2/7 a tie.
+    scores = torch.tensor([[math.log(4), 0.0]])
+    none, tie = torch.zeros(1, 2, 2), pair(0.5, 0.5)
+    for wins, ties, share in (
+        (pair(1), none, 4 / 7),
+        (pair(0, 1), none, 1 / 7),
+        (none, tie, 2 / 7),
+    ):
+        found = loss.davidson(scores, wins, ties, 1.0)
+        assert found.item() == pytest.approx(-math.log(share), abs=1e-6)
+
+
+def test_rao_kupper_gives_the_probabilities_of_the_paper():
+    # Worths 3 and 1, θ = 2: 3/(3+2) a win, 1/(1+6) a loss, the rest a tie.
+    scores = torch.tensor([[math.log(3), 0.0]])
+    none, tie = torch.zeros(1, 2, 2), pair(0.5, 0.5)
+    outcomes = ((pair(1), none, 3 / 5), (pair(0, 1), none, 1 / 7), (none, tie, 9 / 35))
+    for wins, ties, share in outcomes:
+        found = loss.rao_kupper(scores, wins, ties, math.log(2))
+        assert found.item() == pytest.approx(-math.log(share), abs=1e-6)
+
+
+@pytest.mark.parametrize("model", [loss.davidson, loss.rao_kupper])
+def test_without_ties_both_are_bradley_terry(model):
+    scores = torch.tensor([[1.3, 0.2, -0.7]], requires_grad=True)
+    wins = torch.ones(1, 3, 3).triu(1)
+    found = model(scores, wins, torch.zeros(1, 3, 3), 0.0)
+    assert found.item() == pytest.approx(loss.bradley_terry(scores, wins).item(), abs=1e-6)
+    found.sum().backward()
+    assert torch.isfinite(scores.grad).all()
+
+
+@pytest.mark.parametrize("model", [loss.davidson, loss.rao_kupper])
+def test_the_gradient_is_the_derivative_and_finite_far_out(model):
+    torch.manual_seed(0)
+    wins, ties = torch.rand(1, 3, 3).triu(1), torch.ones(1, 3, 3) - torch.eye(3)
+    scores = torch.randn(1, 3, requires_grad=True)
+    model(scores, wins, ties, 0.7).sum().backward()
+    step = torch.tensor([[0.0, 1e-2, 0.0]])
+    with torch.no_grad():
+        up, down = (model(scores + s, wins, ties, 0.7).sum() for s in (step, -step))
+    assert scores.grad[0, 1].item() == pytest.approx(((up - down) / 2e-2).item(), abs=2e-3)
+    far = torch.tensor([[500.0, -500.0, 0.0]], requires_grad=True)
+    model(far, wins, ties, 0.7).sum().backward()
+    assert torch.isfinite(far.grad).all()
+
+
+def test_the_width_of_ties_makes_equal_scores_tie_as_often_as_people_did():
+    ranked = [group(Judgment("a", [[0], [1, 2]])), group(Judgment("a", [[0], [1]], weight=2.0))]
+    # 2 strict and 1 tie of weight 1, 1 strict of weight 2: one in five.
+    assert tie_share(ranked) == pytest.approx(0.2)
+    equal, tie = torch.zeros(1, 2, 1), pair(0.5, 0.5)
+    for name in ("davidson", "rao_kupper"):
+        objective = Objective.of(config(ties=name), ranked)
+        found = objective.losses(equal, {"wins": torch.zeros(1, 2, 2), "ties": tie})
+        assert found.item() == pytest.approx(-math.log(0.2), abs=1e-6)
+
+
+def test_ties_of_their_own_are_no_wins():
+    found = evidence(group(Judgment("a", [[0], [1, 2]], weight=2.0)), config(ties="davidson"))
+    assert found.wins.tolist() == [[0, 2, 2], [0, 0, 0], [0, 0, 0]]
+    assert found.signals["ties"].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+
+
+def test_a_group_of_ties_alone_is_trained_on_when_ties_are_outcomes():
+    messages = [{"role": "user", "content": "Hi"}]
+    tied = Group("g", messages, [1, 2], ["a", "b"], [Judgment("r", [[1, 2]])])
+    settings = config(ties="rao_kupper")
+    found = prepare([tied], ChatFormat(make_tokenizer()), 99, lambda g: evidence(g, settings))
+    assert len(found.tokens["train"]) == 1 and not found.account()
+
+
+# --- the line -------------------------------------------------------------------------------------
+
+
+def test_the_line_says_who_found_what_acceptable():
+    above, below = line(
+        group(
+            Judgment("a", [[0], [1], [2]], cut=1),
+            Judgment("b", [[1, 0]], cut=1, weight=0.5),
+            Judgment("c", [[2], [1]], cut=0),
+            Judgment("d", [[2], [0], [1]]),
+        )
+    )
+    assert (above.tolist(), below.tolist()) == ([1.5, 0.5, 0], [0, 2, 2])
+
+
+def test_acceptance_is_the_mean_logistic_loss_of_the_scores_themselves():
+    above, below = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    # 2 · log(1 + e^-1) and log(1 + e^0.5), over 3: (0.6265234 + 0.9740770) / 3; the third says nothing
+    found = loss.acceptance(torch.tensor([[1.0, 0.5, 99.0]]), above, below)
+    assert found.item() == pytest.approx(0.5335335)
+    nobody = torch.zeros(1, 3)
+    assert loss.acceptance(torch.tensor([[1.0, 0.5, 99.0]]), nobody, nobody).item() == 0
+
+
+def test_the_line_counts_as_much_as_its_setting_says():
+    judged = group(Judgment("a", [[0], [1]], cut=1), k=2)
+    found = evidence(judged, config(cut_weight=0.5))
+    batch = {n: torch.from_numpy(v)[None] for n, v in found.signals.items()}
+    batch["wins"] = torch.from_numpy(found.wins)[None]
+    losses = Objective.of(config(cut_weight=0.5), [judged]).losses(torch.zeros(1, 2, 1), batch)
+    assert losses.item() == pytest.approx(1.5 * math.log(2))
+    assert "above" not in evidence(judged, config()).signals
+
+
+# --- criteria ---------------------------------------------------------------------------------------
+
+RATED = Group(
+    "g",
+    [],
+    [7, 8, 9],
+    ["a", "b", "c"],
+    [Judgment("a", [[7], [8], [9]], cut=1), Judgment("b", [[9], [8]], weight=2.0)],
+    meta={
+        "ratings": [
+            {"7": {"kind": 1, "true": 5}, "8": {"kind": 4}, "9": {"kind": 4, "true": 2}},
+            {"8": {"kind": 2}, "9": {"kind": 3}},
+        ]
+    },
+)
+
+
+def test_ratings_rank_by_one_criterion_within_one_reviewer():
+    kind = by_criterion(RATED, "kind")
+    assert [ranking.tiers for ranking in kind.rankings] == [[[8, 9], [7]], [[9], [8]]]
+    assert [ranking.weight for ranking in kind.rankings] == [1.0, 2.0]
+    assert {ranking.cut for ranking in kind.rankings} == {None}
+    assert [r.tiers for r in by_criterion(RATED, "true").rankings] == [[[7], [9]], []]
+    assert rated_criteria(RATED) == {"kind", "true"}
+
+
+def test_each_criterion_has_wins_of_its_own():
+    found = evidence(RATED, config(), ["kind", "true"]).signals["criteria"]
+    assert found[0].tolist() == [[0, 0, 0], [1, 0, 0.5], [1, 2.5, 0]]
+    assert found[1].tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert "criteria" not in evidence(RATED, config()).signals
+
+
+def test_criteria_count_beside_the_order_as_their_setting_says():
+    wins = pair(1.0)
+    batch = {"wins": wins, "criteria": torch.stack([wins[0].T, torch.zeros(2, 2)])[None]}
+    objective = Objective(criteria_weight=0.5)
+    outputs = torch.tensor([[[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]]])
+    # log(1 + e^-1) of the order; log(1 + e^2) of the first criterion, the second says nothing.
+    expected = math.log(1 + math.exp(-1)) + 0.5 * math.log(1 + math.exp(2)) / 2
+    assert objective.losses(outputs, batch).item() == pytest.approx(expected)
+
+
+# --- nothing asked for ------------------------------------------------------------------------------
+
+
+def test_without_options_the_objective_is_bradley_terry_to_the_bit():
+    torch.manual_seed(0)
+    outputs, wins = torch.randn(3, 5, 1, requires_grad=True), torch.rand(3, 5, 5)
+    asked = {"wins": wins, "weight": torch.ones(3)}
+    ours = Objective.of(config(), [RATED]).losses(outputs, asked)
+    plain = loss.bradley_terry(outputs[..., 0], wins)
+    assert torch.equal(ours, plain)
+    (a,), (b,) = (torch.autograd.grad(x.sum(), outputs, retain_graph=True) for x in (ours, plain))
+    assert torch.equal(a, b)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def test_signals_are_padded_to_the_largest_group_and_kept_from_the_model():
+    asked = config(ties="davidson", strength="margin", cut_weight=1.0, heads=2)
+    rows = []
+    for judged in (
+        group(Judgment("a", [[0, 1]], cut=1), k=2),
+        group(Judgment("a", [[0], [1], [2]])),
+    ):
+        found = evidence(judged, asked, ["kind"])
+        tokens = [np.ones(1, np.int32)] * len(judged.responses)
+        rows.append(TokenGroup(tokens[0], tokens, found.wins, found.signals))
+    batch = batch_of(rows)
+    assert batch["ties"].tolist()[0] == [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]
+    assert batch["above"].tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert batch["weight"].tolist() == [1, 1] and batch["margins"].shape == (2, 3, 3)
+    assert set(for_model(batch)) == {"present"} and set(batch) - {"present"} == EVIDENCE
