@@ -17,7 +17,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 GERMAN = {"locale": "de-DE"}
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd%]|<[^>]+>|&\w+;")
 # Names and texts of the tests' world, the product's own name, keys, the month of a date.
-DATA = """Tiebreak EN English DE Esc Del project user honesty Says what is true
+DATA = """Tiebreak EN English DE Esc project user honesty Says what is true
     Be kind My goose lamp has a bent neck letter A new one Sorry We look into it No make demo"""
 
 EVERYTHING = """() => {
@@ -201,3 +201,14 @@ def test_it_changes_the_language_where_one_is_and_keeps_it(visit, world):
     none_left(page)
     assert page.locator("html").get_attribute("lang") == "de"
     assert dict(settings.LANGUAGES)["de"] == "Deutsch"
+
+
+def test_it_fits_a_phone_in_german_too(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer, viewport={"width": 390, "height": 844}, **GERMAN)
+    expect(page.locator(".dock")).to_be_visible()
+    beyond = page.locator("button:visible, a:visible").evaluate_all(
+        "all => all.filter(one => one.getBoundingClientRect().right > innerWidth)"
+        ".map(one => one.textContent)"
+    )
+    assert beyond == []
