@@ -36,7 +36,7 @@ from labeling.forms import (
 )
 from labeling.guidelines import criteria_of
 from labeling.judgments import Errors, Policy
-from labeling.models import Project, Ranking, Slot, Task
+from labeling.models import Criterion, Project, Ranking, Slot
 from labeling.views.confirmation import confirmation_page
 from labeling.views.history import as_draft, open_until
 from labeling.views.sheet import Sheet
@@ -217,10 +217,10 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
 
 def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
     if project.current_version_id is None:
-        criteria = []
+        criteria: list[Criterion] = []
     else:
         said = number(first(fields, "guideline_version"))
-        criteria = criteria_of(rankings.version_shown(project, said))
+        criteria = list(criteria_of(rankings.version_shown(project, said)))
     return read_answer(
         fields,
         shown_order=shown_order(fields, slot),
