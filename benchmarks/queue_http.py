@@ -133,7 +133,7 @@ def drive(options: argparse.Namespace) -> int:
 
 def turn(browsers: list[Any], seconds: float) -> dict[str, Any]:
     """Everybody opens the page and prepares the next sheet; then the clock runs."""
-    results = [{"claims": [], "submits": [], "trouble": []} for _ in browsers]
+    results: list[dict[str, Any]] = [{"claims": [], "submits": [], "trouble": []} for _ in browsers]
     ready = threading.Barrier(len(browsers) + 1)
     until = [0.0]
     threads = [

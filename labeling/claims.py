@@ -12,8 +12,9 @@ from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models import JSONField
+from psycopg.errors import DeadlockDetected
 from psycopg.types.numeric import Int8
 
 from accounts.models import User
@@ -166,7 +167,8 @@ def claimed(
     `promote`: without a current lease the one ahead becomes current, and another is leased ahead.
     `shown`: this slot is noted as seen, if it is the current one by then.
 
-    Two claims of one reviewer at once: a constraint stops one, which then finds the other's. It
+    Two claims of one reviewer at once: a constraint stops one, or PostgreSQL does when each waits
+    for the other at that constraint; it then finds the other's. A claim
     waits for an answer to one of the leases that is being written: never call it in the
     transaction that writes an answer, as two of those could wait for each other.
     """
@@ -176,8 +178,11 @@ def claimed(
             with transaction.atomic() if connection.in_atomic_block else nullcontext():
                 slots = map(_slot, fetch(CLAIM, parameters))
                 return {slot.ahead: slot for slot in slots}
-        except IntegrityError:
-            if attempt == attempts:
+        except (IntegrityError, OperationalError) as error:
+            lost = isinstance(error, IntegrityError) or isinstance(
+                error.__cause__, DeadlockDetected
+            )
+            if attempt == attempts or not lost:
                 raise
     return {}
 

@@ -221,7 +221,7 @@ def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
         criteria: Sequence[Criterion] = []
     else:
         said = number(first(fields, "guideline_version"))
-        criteria = criteria_of(rankings.version_shown(project, said))
+        criteria = list(criteria_of(rankings.version_shown(project, said)))
     return read_answer(
         fields,
         shown_order=shown_order(fields, slot),
