@@ -36,7 +36,7 @@ from labeling.forms import (
 )
 from labeling.guidelines import criteria_of
 from labeling.judgments import Errors, Policy
-from labeling.models import Criterion, Project, Ranking, Slot
+from labeling.models import Criterion, Project, Ranking, Slot, Task
 from labeling.views.confirmation import confirmation_page
 from labeling.views.history import as_draft, open_until
 from labeling.views.sheet import Sheet
