@@ -64,10 +64,11 @@ def test_it_is_settled_on_the_keyboard_and_the_next_one_follows(visit, world, di
     page = visit(address(world), make_lead(world))
     page.get_by_role("link", name="Decide the first").click()
     expect(page).to_have_url(re.compile(address(world, first)))
+    expect(page.locator("#dock")).to_be_visible()
     for key in ("1", "Backspace"):
         page.keyboard.press(key)
     said = Ranking.objects.filter(task=first)
-    assert len(order_of(page)) == 4
+    expect(page.locator(".ladder-tier")).to_have_count(4)
     page.keyboard.press("Enter")
     expect(page.locator("#case-status")).to_contain_text("Say why they disagreed")
     for key in ("r", "1"):
