@@ -7,7 +7,7 @@ from typing import Any
 from django.urls import reverse
 
 from finetune import judges
-from finetune.generation import model_of, project_of, store_responses
+from finetune.generation import limit_of, model_of, project_of, store_responses
 from finetune.judges import Judge, UnknownJudge
 from finetune.models import Evaluation, EvaluationItem, Model
 from finetune.sampled_text import Prompt as PromptToAnswer
@@ -67,6 +67,7 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     parts = parts_of(inputs)
     reward_model = parts.judge.reward_model
+    limit_of(inputs)
     return {
         "model": parts.candidate.base,
         "adapter": parts.candidate.adapter,
@@ -89,7 +90,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
             f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models have not been "
             f"trained on ({seen} were). Freeze one with a share held out and the same seed."
         )
-    prompts = prompts[: run.inputs.get("limit") or None]
+    prompts = prompts[: limit_of(run.inputs)]
     write_prompts(run_dir.data / "prompts.parquet", prompts)
     return {
         "snapshot_hash": parts.snapshot.content_hash,

@@ -40,6 +40,14 @@ def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
         raise CannotRun(f"There is no model {number}.") from None
 
 
+def limit_of(inputs: Mapping[str, Any]) -> int | None:
+    """At most so many prompts; None for all. Raises CannotRun."""
+    limit: int | None = inputs.get("limit")
+    if limit is not None and limit < 1:
+        raise CannotRun(f"The limit must be 1 or more prompts; it is {limit}.")
+    return limit
+
+
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     project, model = project_of(inputs), model_of(inputs)
     if model.project_id != project.pk:
@@ -57,7 +65,7 @@ def prompts_to_answer(inputs: Mapping[str, Any]) -> Any:
     prompts = Prompt.objects.filter(project=inputs.get("project")).order_by("id")
     if inputs.get("prompts", NEW) == NEW:
         prompts = prompts.filter(tasks=None)
-    return prompts[: inputs.get("limit") or None]
+    return prompts[: limit_of(inputs)]
 
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:

@@ -44,6 +44,15 @@ def test_generate_lets_the_promoted_model_answer(capsys, project, adapter):
     assert not Run.objects.filter(kind="generate").exists()
 
 
+def test_a_limit_below_one_is_refused_with_a_sentence(project, adapter):
+    make_prompt(project)
+    judge = f"reward_model:{make_reward_model(adapter.snapshot).pk}"
+    evaluate = ("evaluate", str(adapter.pk), "--judge", judge)
+    for command in (("generate", project.slug), evaluate):
+        with pytest.raises(CommandError, match="limit must be 1 or more prompts; it is -1"):
+            call_command(*command, "--limit", "-1", "--dry-run")
+
+
 def test_finetune_takes_the_newest_snapshot_and_the_only_base(capsys, project, adapter):
     plan = planned(capsys, "finetune", "--project", project.slug)
     assert plan["inputs"]["snapshot"] == adapter.snapshot_id

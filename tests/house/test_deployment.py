@@ -116,3 +116,9 @@ def test_it_sends_a_strict_content_security_policy(client: Client) -> None:
     policy = client.get("/login/")["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".dockerignore"])
+def test_a_file_of_secrets_enters_neither_git_nor_an_image(name: str) -> None:
+    lines = (BASE_DIR / name).read_text().split()
+    assert ".env" in {line.strip("/") for line in lines}

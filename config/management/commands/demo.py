@@ -15,6 +15,8 @@ from demo.loop import PROMPTS, DemoError, Watcher, evaluation_of, run_loop
 from demo.project import slug_of
 from runs.services import InvalidConfig
 
+FEWEST_PROMPTS = 20
+
 
 class Command(BaseCommand):
     help = (
@@ -33,11 +35,17 @@ class Command(BaseCommand):
             "--prompts",
             type=int,
             default=PROMPTS,
-            help=f"How many letters. Default {PROMPTS}; fewer is faster and says less.",
+            help=f"How many letters, {FEWEST_PROMPTS} or more. Default {PROMPTS}; fewer is faster, and "
+            "too few to show a better model.",
         )
         parser.add_argument("--port", type=int, default=FIRST_PORT, help="Where to serve, if free.")
 
     def handle(self, *, exit: bool, seed: int, prompts: int, port: int, **options: Any) -> None:
+        if prompts < FEWEST_PROMPTS:
+            raise CommandError(
+                f"The demo needs {FEWEST_PROMPTS} letters or more, so that some can be held out; "
+                f"got {prompts}."
+            )
         started = time.monotonic()
         call_command("migrate", verbosity=0)
         port = chosen_port(port, self)
