@@ -171,11 +171,14 @@ def copy_rows(target: str, rows: Iterable[Sequence[Any]]) -> None:
 
 @transaction.atomic
 def set_priority(*, task: Task, priority: int) -> None:
-    """Move a task's open slots to the back of another priority."""
-    Task.objects.filter(pk=task.pk).update(priority=priority)
+    """Move a task's open slots to the back of another priority.
+
+    Slots before the task, as a submit locks them: the other way round the two could wait in a ring.
+    """
     task.slots.filter(ranking=None, priority__lt=OFF_QUEUE).update(
         priority=priority, position=NextPosition()
     )
+    Task.objects.filter(pk=task.pk).update(priority=priority)
 
 
 def park(*, task: Task) -> int:
