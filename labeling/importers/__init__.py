@@ -75,7 +75,7 @@ def detect(path: Path) -> Format:
         if one.recognises(first):
             return one
     titles = ", ".join(f"{one.name} ({one.title})" for one in FORMATS.values())
-    raise BadInput(f"It is in none of the formats that are known: {titles}.")
+    raise BadInput(f"{path.name} is in none of the formats that are known: {titles}.")
 
 
 def _first_value(path: Path) -> Any:

@@ -44,7 +44,7 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
         return parquet_rows(path)
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if not text:
-        raise BadInput("It is empty.")
+        raise BadInput(f"{path.name} is empty.")
     if text.startswith(b"["):
         return json_array(path)
     if text.startswith(b"{") or not _has_header(text):

@@ -60,7 +60,8 @@ class Command(BaseCommand):
                 if options["dry_run"]:
                     transaction.set_rollback(True)
         except BadInput as error:
-            raise CommandError(f"{path.name}: {error} Nothing was imported.") from None
+            named = "" if str(error).startswith(path.name) else f"{path.name}: "
+            raise CommandError(f"{named}{error} Nothing was imported.") from None
         if not options["dry_run"]:
             refresh_statistics(imported.written)
         self._report(path, project, imported, options["dry_run"])
