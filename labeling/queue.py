@@ -308,7 +308,15 @@ def _claim_or_uncover(project: Project, reviewer: User, *, ahead: bool) -> Slot 
     slots = claimed(project, reviewer, ahead=ahead)
     if ahead not in slots and (slots or not ahead) and _uncover(project, reviewer):
         slots = claimed(project, reviewer, ahead=ahead)
+    if not slots and not ahead:
+        return _leased_by_another_tab(project, reviewer)
     return slots.get(ahead) if False in slots else None
+
+
+def _leased_by_another_tab(project: Project, reviewer: User) -> Slot | None:
+    """Two tabs ask at once, and one slot is left: it was locked, so the slower tab skipped it."""
+    leases = Slot.objects.filter(project=project, reviewer=reviewer, leased_until__isnull=False)
+    return leases.filter(ahead=False).first()
 
 
 def _uncover(project: Project, reviewer: User) -> bool:

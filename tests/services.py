@@ -1,9 +1,17 @@
-"""Gives the tests a PostgreSQL and a Redis of their own, before Django reads its settings."""
+"""Gives the tests a PostgreSQL and a Redis of their own, before Django reads its settings.
+
+Run in several processes, each has servers of its own. With servers given by DATABASE_URL and
+REDIS_URL the processes would empty each other's queues: run the tests in one then.
+"""
 
 import os
 
 from config.env import BASE_DIR
 from config.local.services import provide
 
-os.environ.setdefault("TIEBREAK_VAR", str(BASE_DIR / "var" / "test"))
+folder = os.environ.setdefault("TIEBREAK_VAR", str(BASE_DIR / "var" / "test"))
+if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):
+    os.environ["TIEBREAK_VAR"] = f"{folder}-{worker}"
+    if os.environ.pop("TIEBREAK_LOCAL_SERVICES", ""):  # those of the process that hands out tests
+        del os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
 provide()
