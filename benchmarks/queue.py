@@ -168,19 +168,7 @@ def take_turn(reviewers: list[Child], seconds: float) -> dict[str, Any]:
 def case(
     tasks: int, turns: list[dict[str, Any]], url: str, options: argparse.Namespace
 ) -> dict[str, Any]:
-    claims = [ms for turn in turns for ms in turn["claims"]]
-    submits = [ms for turn in turns for ms in turn["submits"]]
-    return {
-        "tasks": tasks,
-        "reviewers": options.reviewers,
-        "rankings": len(submits),
-        "rankings_per_s": round(len(submits) / sum(turn["seconds"] for turn in turns), 1),
-        "claim_p50_ms": round(p(claims, 50), 2),
-        "claim_p95_ms": round(p(claims, 95), 2),
-        "submit_p50_ms": round(p(submits, 50), 2),
-        "submit_p95_ms": round(p(submits, 95), 2),
-        **check(url),
-    }
+    return {"tasks": tasks, **queue_http.figures(turns, options), **check(url)}
 
 
 def ratio(cases: list[dict[str, Any]]) -> float | None:

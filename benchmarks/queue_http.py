@@ -78,7 +78,12 @@ def measure(
         for server in servers.values():
             server.stop()
     return [
-        {**loaded[tasks], **figures(turns[tasks], options), **check(url)}
+        {
+            **loaded[tasks],
+            **figures(turns[tasks], options),
+            "trouble": [words for turn in turns[tasks] for words in turn["trouble"]],
+            **check(url),
+        }
         for tasks, url in urls.items()
     ]
 
@@ -94,7 +99,6 @@ def figures(turns: list[dict[str, Any]], options: argparse.Namespace) -> dict[st
         "claim_p95_ms": round(p(claims, 95), 2),
         "submit_p50_ms": round(p(submits, 50), 2),
         "submit_p95_ms": round(p(submits, 95), 2),
-        "trouble": [words for turn in turns for words in turn["trouble"]],
     }
 
 

@@ -7,7 +7,6 @@ it predicts what base and adapter predict together; else nothing is left behind.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune.training.language_model import add_adapter, load_model, load_tokenizer
+from reward.training.publish import whole_folder
 from reward.training.trainer_events import RecipeError, quiet_libraries
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
@@ -27,12 +27,7 @@ PROBE = (4, 32)
 def merge(base: str, adapter: str, out: str | Path, *, dtype: str = "float32") -> Path:
     """Raises RecipeError, and writes nothing, when `out` exists or the merged model disagrees."""
     out = Path(out)
-    if out.exists():
-        raise RecipeError(f"{out} exists already. Choose a folder that does not.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with whole_folder(out) as draft:
         tokenizer = load_tokenizer(base)
         model = add_adapter(load_model(base, "float32"), adapter)
         probe = probe_ids(model)
@@ -41,9 +36,6 @@ def merge(base: str, adapter: str, out: str | Path, *, dtype: str = "float32") -
         merged.to(getattr(torch, dtype)).save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         check(draft, probe, wanted, dtype)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 

@@ -24,7 +24,7 @@ from labeling.importers.conversations import (
     text_of,
 )
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import rows
+from labeling.importers.source import objects
 
 REVIEWER = "helpsteer"
 USED = {"context", "response1", "response2", "overall_preference", "individual_preference"}
@@ -36,9 +36,7 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, row in rows(path):
-        if not isinstance(row, dict):
-            raise BadInput("a row must be an object.", line)
+    for line, row in objects(path):
         tally.read["pairs"] += 1
         draft = Draft(
             line,

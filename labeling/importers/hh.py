@@ -13,7 +13,7 @@ from typing import Any
 
 from labeling.importers.conversations import Draft, Messages, plain_meta
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import rows
+from labeling.importers.source import objects
 
 REVIEWER = "hh-rlhf"
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
@@ -28,9 +28,7 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, row in rows(path):
-        if not isinstance(row, dict):
-            raise BadInput("a row must be an object.", line)
+    for line, row in objects(path):
         tally.read["pairs"] += 1
         chosen, rejected = (_turns(row.get(side), side, line) for side in ("chosen", "rejected"))
         if chosen[:-1] != rejected[:-1] or chosen[-1]["role"] != "assistant":

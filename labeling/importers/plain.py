@@ -33,7 +33,7 @@ from labeling.importers.conversations import (
     text_of,
 )
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import rows
+from labeling.importers.source import objects
 
 PROMPT = ("prompt", "messages", "instruction", "question", "query")
 SYSTEM = ("system", "system_prompt")
@@ -50,14 +50,12 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    read = ((line, _messages(row, line), row) for line, row in rows(path))
+    read = ((line, _messages(row, line), row) for line, row in objects(path))
     for _, same in groupby(read, key=lambda one: one[1]):
         yield from _draft(same, tally).records(tally)
 
 
-def _messages(row: Any, line: int) -> Messages:
-    if not isinstance(row, dict):
-        raise BadInput("a row must be an object.", line)
+def _messages(row: dict[str, Any], line: int) -> Messages:
     name = next((name for name in PROMPT if row.get(name) not in (None, "", [])), None)
     if name is None:
         raise BadInput(f"there is no prompt; a column is called {', '.join(PROMPT)}.", line)

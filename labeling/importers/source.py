@@ -52,6 +52,14 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
     return csv_rows(path)
 
 
+def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`rows` of which each must be an object. Raises BadInput."""
+    for line, row in rows(path):
+        if not isinstance(row, dict):
+            raise BadInput("a row must be an object.", line)
+        yield line, row
+
+
 def opened(path: Path) -> IO[bytes]:
     """The file as it was before it was compressed, if it was."""
     with path.open("rb") as file:

@@ -25,7 +25,7 @@ from labeling.importers.conversations import (
     text_of,
 )
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import rows
+from labeling.importers.source import objects
 
 REVIEWER = "trl"
 USED = {"prompt", "chosen", "rejected", "completion", "label", "margin", "id", "prompt_id"}
@@ -40,14 +40,12 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for paired, part in groupby(rows(path), key=lambda row: _is_pair(*row)):
+    for paired, part in groupby(objects(path), key=lambda row: _is_pair(*row)):
         kind = _pairs if paired else _unpaired
         yield from kind(part, tally)
 
 
-def _is_pair(line: int, row: Any) -> bool:
-    if not isinstance(row, dict):
-        raise BadInput("a row must be an object.", line)
+def _is_pair(_line: int, row: dict[str, Any]) -> bool:
     return "chosen" in row or "rejected" in row
 
 

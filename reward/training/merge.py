@@ -11,7 +11,6 @@ that adapter and base give together; else nothing is left behind.
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from transformers import AutoModelForSequenceClassification
 
 from reward.training.card import model_card
 from reward.training.model import load_reward_model, load_tokenizer
+from reward.training.publish import whole_folder
 from reward.training.trainer_events import RecipeError, quiet_libraries, write_json
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
@@ -35,13 +35,8 @@ def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
     """`run` is a run directory or its output/. Raises RecipeError, and writes nothing, when `out`
     exists, when `run` holds no reward model, or when the merged model disagrees."""
     out, folder = Path(out), output_of(Path(run))
-    if out.exists():
-        raise RecipeError(f"{out} exists already. Choose a folder that does not.")
-    report = read_report(folder)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with whole_folder(out) as draft:
+        report = read_report(folder)
         tokenizer = load_tokenizer(str(folder), adapter=True)
         model = load(folder, report, tokenizer)
         probe = probe_texts(model.classifier, tokenizer.pad_token_id)
@@ -51,9 +46,6 @@ def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
         tokenizer.save_pretrained(draft)
         write_beside(draft, merged_report(report, dtype))
         check(draft, probe, wanted, dtype)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return out
 
 

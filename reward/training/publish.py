@@ -1,5 +1,8 @@
 """A trained model becomes the run's output: written, read back and compared, then shown as a whole."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +36,21 @@ def verify_saved(model: Any, folder: Path) -> None:
             raise RecipeError(
                 f"The model was not saved whole: {name} is missing. Is the disk full?"
             )
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A draft beside `out` that becomes it when the block ends well; else nothing is left behind.
+
+    Raises RecipeError when `out` exists.
+    """
+    if out.exists():
+        raise RecipeError(f"{out} exists already. Choose a folder that does not.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        yield draft
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
