@@ -1,6 +1,5 @@
 """Hostile text in a real browser, under the policy: it is shown, and it does nothing."""
 
-import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -202,20 +201,13 @@ def test_it_shows_it_inert_on_the_pages_of_data_and_models(
 
 
 @pytest.mark.parametrize("name", GIANTS)
-def test_it_stays_quick_beside_a_megabyte(visit, world, name):
+def test_it_answers_to_keys_beside_a_megabyte(visit, world, name):
     world.add_task(GIANTS[name], GIANTS[name][::-1], "A calm one.", prompt=GIANTS[name])
-    page = visit("/", world.reviewer)
-    watch, began = Watch(page), time.monotonic()
+    watch = Watch(page := visit("/", world.reviewer))
     assert watch.open(world.review) == []
-    opened = time.monotonic() - began
     expect(page.get_by_role("button", name="Show all of it").first).to_be_visible()
-    began = time.monotonic()
     for key in ("a", "b", "c", "z"):
         page.keyboard.press(key)
     expect(page.locator("#review-status")).to_have_text("Undone.")
-    pressed = time.monotonic() - began
     page.keyboard.press("m")
     expect(page.locator(".compare")).to_be_visible()
-    compared = time.monotonic() - began - pressed
-    print(f"{name}: opened in {opened:.2f} s, four keys {pressed:.2f} s, compared {compared:.2f} s")
-    assert (opened < 8, pressed < 2, compared < 8) == (True, True, True)
