@@ -19,7 +19,7 @@ serve: setup
 	@$(BIN)/python manage.py local $(ARGS)
 
 test: setup-dev browser
-	$(BIN)/python -m pytest $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile) $(ARGS)
+	$(BIN)/python -m pytest $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 check: setup-dev
 	$(BIN)/ruff format --check .
