@@ -90,6 +90,7 @@ class Parts:
         else:
             _join_lines(whole, parts)
         whole.replace(self.path)
+        (self.folder / "cursor.json").unlink()  # first: without it, what is left is no beginning
         shutil.rmtree(self.folder)
 
     def _part(self, number: int) -> Path:

@@ -1,6 +1,7 @@
 """Files for other tools: what is in them, that they can be read there, and that a cut one goes on."""
 
 import json
+import shutil
 import uuid
 
 import pytest
@@ -229,6 +230,26 @@ def test_a_cut_export_goes_on_where_it_was(project, tmp_path, monkeypatch, capsy
     assert [path.stem for path in written] == ["000003", "000004"], "the first parts were kept"
     assert not list(tmp_path.glob(".*"))
     assert "cut off once" in path_of(cut).read_text()
+
+
+def test_an_export_killed_while_it_tidies_up_can_be_repeated(
+    project, ranked, tmp_path, monkeypatch
+):
+    file = tmp_path / "x.jsonl"
+    tidied = shutil.rmtree
+
+    def killed(folder, **options):
+        if folder.exists():
+            (folder / "000001.jsonl").unlink()
+            raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        exported("--project", project.slug, str(file))
+    before = file.read_bytes()
+    monkeypatch.setattr(shutil, "rmtree", tidied)
+    exported("--project", project.slug, str(file), "--force")
+    assert file.read_bytes() == before and not list(tmp_path.glob(".*"))
 
 
 def test_a_cut_export_can_begin_anew(project, ranked, tmp_path):
