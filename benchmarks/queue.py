@@ -64,7 +64,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, nargs="+", help="sizes (default 10,000 and 100,000)")
     parser.add_argument("--reviewers", type=int, help="(default 8; over HTTP 32)")
     parser.add_argument("--workers", type=int, default=2, help="of gunicorn")
-    parser.add_argument("--threads", type=int, default=8, help="of each of those workers")
+    parser.add_argument("--threads", type=int, default=4, help="of each of those workers")
     parser.add_argument("--turns", type=int, help="turns of each size (default 8; quick 3)")
     parser.add_argument("--seconds", type=float, help="of a turn (default 5; quick 2)")
     roles = sorted(ROLES | queue_http.ROLES)

@@ -1,6 +1,6 @@
 """Rankings a second over HTTP: `python -m benchmarks.queue --http`.
 
-For each size a database, a gunicorn (2 workers of 8 threads) and 32 reviewers in one process, who
+For each size a database, a gunicorn (2 workers of 4 threads) and 32 reviewers in one process, who
 do what the page does: answer a sheet, have the next one at hand, get the one after it with the
 answer. Turns alternate between the sizes. A claim is measured by fetching the next sheet alone.
 Everything runs on one machine: the server, PostgreSQL and the load.

@@ -22,7 +22,7 @@ from config.local.processes import free_port, wait_for_web
 class WebServer:
     """gunicorn on a database, in a session of its own; `kill` takes it away as a power cut would."""
 
-    def __init__(self, url: str, *, workers: int = 2, threads: int = 8):
+    def __init__(self, url: str, *, workers: int = 2, threads: int = 4):
         self.url, self.workers, self.threads = url, workers, threads
         self.port = free_port(18000)
         self.start()
@@ -62,11 +62,12 @@ class WebServer:
 def sign_in(user: Any) -> str:
     """A session of theirs, as signing in makes it; its key."""
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-    from django.contrib.sessions.backends.db import SessionStore
+
+    from accounts.sessions import SessionStore
 
     session = SessionStore()
     session[SESSION_KEY] = str(user.pk)
-    session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+    session[BACKEND_SESSION_KEY] = "accounts.backends.PasswordBackend"
     session[HASH_SESSION_KEY] = user.get_session_auth_hash()
     session.create()
     return str(session.session_key)

@@ -1,10 +1,19 @@
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest
-from django.shortcuts import get_object_or_404
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest
 
 from accounts.access import user_of
-from accounts.models import User
+from accounts.models import Role, User
+from accounts.prepared import Prepared
 from labeling.models import Membership, Project
+
+
+def _visible_to(user: User, slug: str) -> QuerySet[Project]:
+    return Project.objects.visible_to(user).filter(slug=slug).select_related("current_version")
+
+
+_ANY = Prepared(lambda slug: _visible_to(User(role=Role.TRAINER), slug), slug=str)
+_OWN = Prepared(lambda user, slug: _visible_to(User(pk=user), slug), user=int, slug=str)
 
 
 def project_for(request: HttpRequest, slug: str) -> Project:
@@ -12,8 +21,11 @@ def project_for(request: HttpRequest, slug: str) -> Project:
 
     Raises PermissionDenied or Http404.
     """
-    visible = Project.objects.visible_to(user_of(request)).select_related("current_version")
-    return get_object_or_404(visible, slug=slug)
+    user = user_of(request)
+    project = _ANY.first(slug=slug) if user.can_train else _OWN.first(user=user.pk, slug=slug)
+    if project is None:
+        raise Http404(f"There is no project {slug} to see.")
+    return project
 
 
 def leads(user: User, project: Project) -> bool:

@@ -6,12 +6,21 @@ training, gives out no gold and asks for no qualification, that costs one query 
 
 from dataclasses import dataclass
 
+from psycopg.types.numeric import Int8
+
 from accounts.models import User
+from accounts.statements import fetch
 from labeling import gold, gold_schedule, qualification, queue
 from labeling.gold import Course
 from labeling.models import Gold, Project, Qualification, Slot, Task
 
 TRAINING, QUALIFYING = Gold.Purpose.TRAINING, Gold.Purpose.QUALIFICATION
+
+
+_TRAINS = """
+SELECT EXISTS (SELECT FROM labeling_gold gold WHERE gold.project_id = %(project)s
+    AND gold.purpose = 'training' AND gold.retired_at IS NULL)
+"""
 
 
 @dataclass(frozen=True)
@@ -121,8 +130,8 @@ def _governed(project: Project) -> bool:
     """Whether more than the queue decides. A query at most."""
     if project.gold_percent or project.qualification_percent:
         return True
-    training = Gold.objects.filter(project=project, purpose=TRAINING, retired_at=None)
-    return training.exists()
+    [[training]] = fetch(_TRAINS, {"project": Int8(project.pk)})
+    return training
 
 
 def _leases(project: Project, reviewer: User) -> dict[bool, Slot]:

@@ -7,20 +7,18 @@ slot that was merely locked. It can pass one that was not committed yet, or came
 skip: when a reviewer finds nothing, labeling.queue lets the cursors start over, now and then.
 """
 
-import json
 from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, OperationalError, connection, transaction
-from django.db.models import JSONField
 from psycopg.errors import DeadlockDetected
 from psycopg.types.numeric import Int8
 
 from accounts.models import User
+from accounts.statements import columns, fetch, from_columns
 from labeling.display import SHOWN_ORDER
 from labeling.models import Project, Slot
-from labeling.statements import fetch
 
 CURSOR_STEP = 32
 """How many free slots a claim may step over before the cursor is written."""
@@ -45,8 +43,7 @@ _FREE = """FROM labeling_slot slot
     WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
       AND slot.priority = band.priority"""
 
-_FIELDS = Slot._meta.concrete_fields
-_COLUMNS = ", ".join(str(field.column) for field in _FIELDS)
+_COLUMNS = columns(Slot)
 
 _NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT seen.task_id FROM seen))"
 
@@ -176,7 +173,7 @@ def claimed(
     for attempt in range(1, attempts + 1):
         try:
             with transaction.atomic() if connection.in_atomic_block else nullcontext():
-                slots = map(_slot, fetch(CLAIM, parameters))
+                slots = [from_columns(Slot, row) for row in fetch(CLAIM, parameters)]
                 return {slot.ahead: slot for slot in slots}
         except (IntegrityError, OperationalError) as error:
             lost = isinstance(error, IntegrityError) or isinstance(
@@ -185,14 +182,6 @@ def claimed(
             if attempt == attempts or not lost:
                 raise
     return {}
-
-
-def _slot(row: tuple[Any, ...]) -> Slot:
-    values = [
-        json.loads(value) if isinstance(field, JSONField) and value is not None else value
-        for field, value in zip(_FIELDS, row, strict=True)
-    ]
-    return Slot.from_db(connection.alias, [field.attname for field in _FIELDS], values)
 
 
 def parameters_of(

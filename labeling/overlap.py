@@ -97,6 +97,11 @@ def learned(project: Project) -> Reliabilities:
 # --- a task gets one more, or one less -----------------------------------------------------------
 
 
+def looks_at(task: Task) -> bool:
+    """Whether a ranking of the task can change how many more it gets."""
+    return task.project.overlap == Project.Overlap.SEQUENTIAL and task.kind == Task.Kind.RANKING
+
+
 def after_ranking(task: Task) -> Slot | None:
     """The slot that was added, if the task is unclear; None with fixed overlap, at no cost.
 
@@ -104,7 +109,7 @@ def after_ranking(task: Task) -> Slot | None:
     let one ranking of a task be written at a time. One query, and a few when the slots are filled.
     """
     project = task.project
-    if project.overlap != Project.Overlap.SEQUENTIAL or task.kind != Task.Kind.RANKING:
+    if not looks_at(task):
         return None
     slots = list(Slot.objects.filter(task=task).order_by("number"))
     complete = all(slot.ranking_id is not None for slot in slots)

@@ -12,11 +12,11 @@ from django.utils import timezone
 from psycopg.types.numeric import Int8
 
 from accounts.models import User
+from accounts.statements import fetch
 from labeling import gold_schedule
 from labeling.counts import kept_when_large
 from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
 from labeling.queue import OFF_QUEUE
-from labeling.statements import fetch
 
 COUNTED_AT_MOST = 1000
 
@@ -64,16 +64,17 @@ class ReviewerProgress:
 
 KEPT_SECONDS = 30
 KEPT_AT_MOST = 2000
-_kept: OrderedDict[tuple[int, int, date], tuple[float, int, ReviewerProgress]] = OrderedDict()
-"""Until when (time.monotonic), the newest ranking that was counted, and the count."""
+_kept: OrderedDict[tuple[int, int, date], tuple[float, ReviewerProgress, int, int]] = OrderedDict()
+"""Until when (time.monotonic), the count, the rankings since then, and the newest of them."""
 
 _SINCE = """
-SELECT count(*) FROM labeling_ranking ranking
-JOIN labeling_task task ON task.id = ranking.task_id AND task.project_id = %(project)s
+SELECT count(*) FILTER (WHERE
+    (SELECT task.project_id FROM labeling_task task WHERE task.id = ranking.task_id) = %(project)s
+    AND (SELECT 1 FROM labeling_gold gold WHERE gold.task_id = ranking.task_id
+        AND gold.purpose <> 'check' LIMIT 1) IS NULL)
+FROM labeling_ranking ranking
 WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
   AND ranking.superseded_at IS NULL AND ranking.source = 'review'
-  AND NOT EXISTS (SELECT FROM labeling_gold gold
-      WHERE gold.task_id = ranking.task_id AND gold.purpose <> 'check')
 """
 
 
@@ -83,12 +84,15 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
     What others did meanwhile, and what was taken back in another process, shows after that time.
     """
     key = (project.pk, reviewer.pk, timezone.localdate())
-    until, newest, counted = _kept.get(key, (0.0, 0, None))
-    if counted is not None and until > time.monotonic():
+    kept = _kept.get(key)
+    if kept is not None and kept[0] > time.monotonic():
+        until, counted, since, newest = kept
         values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
-        return counted.after(fetch(_SINCE, values)[0][0])
+        since += fetch(_SINCE, values)[0][0]
+        _kept[key] = (until, counted, since, max(newest, ranking.pk))
+        return counted.after(since)
     counted = of_reviewer(project, reviewer)
-    _kept[key] = (time.monotonic() + KEPT_SECONDS, ranking.pk, counted)
+    _kept[key] = (time.monotonic() + KEPT_SECONDS, counted, 0, ranking.pk)
     while len(_kept) > KEPT_AT_MOST:
         _kept.popitem(last=False)
     return counted

@@ -7,18 +7,19 @@ another free slot of the task, and failing that is kept as an extra.
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from django.contrib.postgres.expressions import ArraySubquery
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User
-from labeling import overlap
+from labeling import overlap, submissions
 from labeling.display import shown_order_for
 from labeling.judgments import ANYTHING, LONGEST_RATIONALE, Content, Errors, Policy, problems
 from labeling.models import (
@@ -77,7 +78,6 @@ class Submission:
 # --- writing -------------------------------------------------------------------------------------
 
 
-@transaction.atomic
 def submit(
     *,
     slot_id: int,
@@ -96,7 +96,7 @@ def submit(
     """Fill the slot. The same key again, or the same answer again, changes nothing.
 
     `guideline_version` is the one the reviewer had before them, by id; without it, the current one.
-    `found` is what slot_to_answer returned for the slot, and saves a query.
+    `found` is what submissions.slot_to_answer returned for the slot, and saves a query.
     A different answer to a task the reviewer has ranked already (a second tab) supersedes the
     first, while it may be revised. Late answers: see the module. Raises InvalidRanking.
     """
@@ -109,40 +109,71 @@ def submit(
     )
     if slot is None:
         raise InvalidRanking({"slot": _("This task is no longer there.")})
-    slots = _lock_slots(slot.task)
-    if earlier := _earlier(slot.task, reviewer, idempotency_key):
-        return _again(earlier, slot.task, reviewer, idempotency_key, content, guideline_version)
-    held = _slot_to_fill(slots, reviewer, slot_id, slot.task.project)
-    ranking = _write(
-        slot.task,
-        reviewer,
-        content,
-        response_ids=responses_of(slot),
-        version=version_shown(slot.task.project, guideline_version),
-        policy=Policy.of(slot.task.project),
-        idempotency_key=idempotency_key,
-        shown_order=_shown_order(slot, reviewer, responses_of(slot)),
-        source=Ranking.Source.REVIEW,
-        extra=held is None,
-    )
+    answer = _Answer(slot, reviewer, content, idempotency_key, guideline_version)
+    return _submit_held(answer) or _submit_locked(answer)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    slot: Slot
+    reviewer: User
+    content: Content
+    key: uuid.UUID
+    guideline_version: int | None
+
+    def ranking(self, *, extra: bool) -> Ranking:
+        """Not saved yet. Raises InvalidRanking."""
+        project, response_ids = self.slot.task.project, responses_of(self.slot)
+        return _checked(
+            self.slot.task,
+            self.reviewer,
+            self.content,
+            response_ids=response_ids,
+            version=version_shown(project, self.guideline_version),
+            policy=Policy.of(project),
+            idempotency_key=self.key,
+            shown_order=_shown_order(self.slot, self.reviewer, response_ids),
+            source=Ranking.Source.REVIEW,
+            extra=extra,
+        )
+
+
+def _submit_held(answer: _Answer) -> Submission | None:
+    """In one statement, when the slot is held and no rule looks at the task's other rankings."""
+    if overlap.looks_at(answer.slot.task):
+        return None
+    try:
+        ranking = answer.ranking(extra=False)
+    except InvalidRanking:
+        return None  # sent before, it may be a duplicate all the same
+    if not submissions.fill_held(answer.slot, ranking):
+        return None
+    return _first_of_task(ranking)
+
+
+@transaction.atomic
+def _submit_locked(answer: _Answer) -> Submission:
+    task, reviewer = answer.slot.task, answer.reviewer
+    slots = _lock_slots(task)
+    if earlier := _earlier(task, reviewer, answer.key):
+        said = answer.guideline_version
+        return _again(earlier, task, reviewer, answer.key, answer.content, said)
+    held = _slot_to_fill(slots, reviewer, answer.slot.pk, task.project)
+    ranking = answer.ranking(extra=held is None)
+    ranking.save(force_insert=True)
     if held is not None:
         _fill(held, ranking)
-    overlap.after_ranking(slot.task)
+    overlap.after_ranking(task)
+    return _first_of_task(ranking)
+
+
+def _first_of_task(ranking: Ranking) -> Submission:
     ranking.first_sent = ranking.created_at  # type: ignore[attr-defined]  # see revisable_until
-    return Submission(ranking, duplicate=False, extra=held is None)
-
-
-def slot_to_answer(project: Project, slot_id: int) -> Slot | None:
-    """A slot of the project, with all that is needed to check and to write an answer. One query."""
-    slots = Slot.objects.select_related("task").annotate(response_ids=_RESPONSE_IDS)
-    slot = slots.filter(pk=slot_id, project=project).order_by().first()
-    if slot is not None:
-        slot.project = slot.task.project = project
-    return slot
+    return Submission(ranking, duplicate=False, extra=ranking.extra)
 
 
 def responses_of(slot: Slot) -> list[int]:
-    """In the task's own order. No query for a slot of slot_to_answer."""
+    """In the task's own order. No query for a slot of submissions.slot_to_answer."""
     found = getattr(slot, "response_ids", None)
     return _response_ids(slot.task) if found is None else found
 
@@ -200,13 +231,22 @@ def undo_seconds(ranking: Ranking) -> int:
     return int((ranking.created_at + UNDO_FOR - timezone.now()).total_seconds())
 
 
-@transaction.atomic
-def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
+def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any], attempts: int = 5) -> Slot:
     """Take back what was just sent: its slot is the reviewer's again, with `draft` in it.
 
     The task they have before them meanwhile becomes their next, and the one that was their next
     goes back. Raises InvalidRanking when it is too late; then nothing changed.
+    Where another tab takes something back or asks for a task just then, a constraint stops one of
+    them, and this looks again.
     """
+    for _attempt in range(1, attempts):
+        with suppress(IntegrityError):
+            return _undo(ranking, reviewer, draft)
+    return _undo(ranking, reviewer, draft)
+
+
+@transaction.atomic
+def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
     slots = _lock_slots(ranking.task)
     ranking = Ranking.objects.select_related("task__project").get(pk=ranking.pk)
     slot = next((slot for slot in slots if slot.ranking_id == ranking.pk), None)
@@ -412,7 +452,13 @@ def _response_ids(task: Task) -> list[int]:
     return list(places.values_list("response_id", flat=True))
 
 
-def _write(
+def _write(task: Task, reviewer: User, content: Content, **columns: Any) -> Ranking:
+    ranking = _checked(task, reviewer, content, **columns)
+    ranking.save(force_insert=True)
+    return ranking
+
+
+def _checked(
     task: Task,
     reviewer: User,
     content: Content,
@@ -429,7 +475,7 @@ def _write(
         scales = {criterion.name: criterion.scale for criterion in rated}
     if errors := problems(content, response_ids, scales, partial=partial, policy=policy):
         raise InvalidRanking(errors)
-    return Ranking.objects.create(
+    return Ranking(
         task=task,
         reviewer=reviewer,
         guideline_version=version,

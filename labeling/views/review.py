@@ -21,7 +21,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import assignment, gold, progress, qualification, queue, rankings
+from labeling import assignment, gold, progress, qualification, queue, rankings, submissions
 from labeling.access import project_for
 from labeling.confirmations import unconfirmed
 from labeling.forms import (
@@ -195,7 +195,7 @@ def shown_order(fields: Fields, slot: Slot) -> list[int]:
 
 def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    slot = rankings.slot_to_answer(project, number(first(fields, "slot")) or 0)
+    slot = submissions.slot_to_answer(project, number(first(fields, "slot")) or 0)
     if slot is None:
         raise Http404
     answer = _read(project, slot, fields)

@@ -24,11 +24,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import get_language
 
 from accounts.access import user_of
+from accounts.statements import fetch
 from labeling import text
 from labeling.assignment import stage_of
 from labeling.judgments import Policy
 from labeling.models import Project, Slot, Task
-from labeling.statements import fetch
 from labeling.views.sheet import ROLES, Message, Sheet
 
 KEPT_SECONDS = 60

@@ -525,3 +525,20 @@ def test_taking_back_many_times_at_once_is_done_once(slot, reviewer):
     done = in_threads(*[lambda: undo(ranking, reviewer)] * 4)
     assert sum(isinstance(one, Slot) for one in done) == 1
     assert sum(isinstance(one, InvalidRanking) for one in done) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_tabs_take_back_two_rankings_at_once(reviewer):
+    project = Project.objects.get()
+    for _ in range(12):
+        make_task(project)
+    for _ in range(4):
+        sent = [
+            submit(queue.claim(project=project, reviewer=reviewer), reviewer).ranking
+            for _ in range(2)
+        ]
+        queue.claim(project=project, reviewer=reviewer)
+        done = in_threads(*[lambda ranking=ranking: undo(ranking, reviewer) for ranking in sent])
+        assert all(isinstance(one, Slot) for one in done), done
+        leases = Slot.objects.filter(reviewer=reviewer, leased_until__isnull=False)
+        assert sorted(lease.ahead for lease in leases) == [False, True]
