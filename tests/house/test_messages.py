@@ -5,7 +5,10 @@ import re
 
 import pytest
 
+from accounts.models import Role
+from config.env import BASE_DIR
 from tests import messages
+from tests.labeling.world import make_user
 
 FILES = [(domain, language) for domain in messages.SOURCES for language in messages.LANGUAGES]
 HOW = "Run `python -m tests.messages` and fill in the .po file."
@@ -75,3 +78,22 @@ def test_it_compiles_the_same_words_to_the_same_bytes() -> None:
     first = messages.compiled(messages.read("djangojs", "de"))
     assert first == messages.compiled(messages.read("djangojs", "de"))
     assert first == messages.po_path("djangojs", "de").with_suffix(".mo").read_bytes()
+
+
+def test_a_page_without_translations_says_that_it_is_english() -> None:
+    pages = (BASE_DIR / "templates").rglob("*.html")
+    for page in pages:
+        text = page.read_text()
+        if '{% extends "base.html" %}' in text:
+            says_so = "{% block language %}{% endblock %}" not in text
+            assert says_so == ("translate" not in text), page
+
+
+@pytest.mark.django_db
+def test_a_lead_who_reads_german_gets_english_pages_marked_as_such(client) -> None:
+    client.force_login(make_user(Role.TRAINER))
+    client.cookies["django_language"] = "de"
+    home, runs = (client.get(address).content.decode() for address in ("/", "/runs/"))
+    assert '<html lang="de"' in home and '<html lang="de"' in runs
+    assert '<main id="main" tabindex="-1">' in home
+    assert '<main id="main" tabindex="-1" lang="en">' in runs
