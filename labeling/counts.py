@@ -1,42 +1,64 @@
 """Counts over a whole project are exact, and where they are large they are some minutes old.
 
-Counting a million rows takes about a second, which nobody should wait for at each visit.
+Counting a million rows takes about a second, which nobody should wait for: the worker does it every
+few minutes, and all web processes read what it kept in Django's cache, a table.
 """
 
-import time
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
-from labeling.models import Project
+from django.core.cache import cache
+
+from labeling.models import Project, Slot
 
 LARGE = 100_000
-KEPT_SECONDS = 300
-KEPT_AT_MOST = 200
+KEPT_SECONDS = 900
+"""Longer than the worker takes from one count to the next; without a worker, pages count."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Counting = Callable[Concatenate[Project, P], T]
 
 
-def kept_when_large(size: Callable[[T], int]) -> Callable[[Counting[P, T]], Counting[P, T]]:
-    """Keep what was counted in this process, for KEPT_SECONDS, if its `size` is at least LARGE."""
+class Kept(Generic[T]):
+    """A count of a project that is kept if its `size` is at least LARGE."""
 
-    def keeping(count: Counting[P, T]) -> Counting[P, T]:
-        kept: dict[object, tuple[float, T]] = {}
+    all: "list[Kept[Any]]" = []
 
-        @wraps(count)
-        def counted(project: Project, *args: P.args, **kwargs: P.kwargs) -> T:
-            key = (project.pk, args, *sorted(kwargs.items()))
-            if key in kept and kept[key][0] > time.monotonic():
-                return kept[key][1]
-            found = count(project, *args, **kwargs)
-            if size(found) >= LARGE:
-                if len(kept) >= KEPT_AT_MOST:
-                    kept.clear()
-                kept[key] = (time.monotonic() + KEPT_SECONDS, found)
-            return found
+    def __init__(self, count: Callable[[Project], T], size: Callable[[T], int]):
+        self.count, self.size = count, size
+        wraps(count)(self)
+        Kept.all.append(self)
 
-        return counted
+    def __call__(self, project: Project) -> T:
+        """As it was kept, a query; else counted now."""
+        found = cache.get(self._key(project))
+        return self.anew(project) if found is None else found
 
-    return keeping
+    def anew(self, project: Project) -> T:
+        found = self.count(project)
+        if self.size(found) >= LARGE:
+            cache.set(self._key(project), found, KEPT_SECONDS)
+        return found
+
+    def _key(self, project: Project) -> str:
+        return f"{self.count.__module__}.{self.count.__qualname__}:{project.pk}"
+
+
+def kept_when_large(size: Callable[[T], int]) -> Callable[[Callable[[Project], T]], Kept[T]]:
+    return lambda count: Kept(count, size)
+
+
+def count_large_projects() -> int:
+    """Count those anew whose counts are kept, and say how many there are."""
+    large = [project for project in Project.objects.filter(archived_at=None) if _is_large(project)]
+    for project in large:
+        for kept in Kept.all:
+            kept.anew(project)
+    return len(large)
+
+
+def _is_large(project: Project) -> bool:
+    """Reads at most LARGE entries of an index."""
+    slots = Slot.objects.filter(project=project).order_by().values("project")
+    return slots[LARGE - 1 : LARGE].exists()

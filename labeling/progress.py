@@ -209,13 +209,16 @@ class ReviewerRow:
     newest: datetime | None
 
 
+ROWS_AT_MOST = 100
+
+
 def _rankings(rows: list[ReviewerRow]) -> int:
     return sum(row.rankings for row in rows)
 
 
 @kept_when_large(_rankings)
-def by_reviewer(project: Project, limit: int = 100) -> list[ReviewerRow]:
-    """Reviewers with the most current rankings first; their answers to gold are counted elsewhere.
+def by_reviewer(project: Project) -> list[ReviewerRow]:
+    """The reviewers with the most current rankings; their answers to gold are counted elsewhere.
 
     Reads every ranking of the project; some minutes old where those are many (labeling.counts).
     """
@@ -230,7 +233,7 @@ def by_reviewer(project: Project, limit: int = 100) -> list[ReviewerRow]:
             seconds=Avg("active_seconds", filter=Q(active_seconds__gt=0)),
             newest=Max("created_at"),
         )
-        .order_by("-rankings", "reviewer__username")[:limit]
+        .order_by("-rankings", "reviewer__username")[:ROWS_AT_MOST]
     )
     skips = dict(
         Skip.objects.filter(task__project=project)

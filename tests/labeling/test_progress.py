@@ -6,6 +6,7 @@ from django.test.utils import CaptureQueriesContext
 
 from labeling import counts, progress, queue, rankings
 from labeling.models import Ranking
+from labeling.tasks import count_large_projects
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -33,12 +34,35 @@ def test_large_counts_are_kept_for_a_while(monkeypatch):
     assert progress.of_project(project).slots == 2
     make_task(project), make_task(other)
     assert (progress.of_project(project).slots, progress.of_project(other).slots) == (2, 4)
+    assert count_large_projects() == 2
+    assert (progress.of_project(project).slots, progress.of_project(other).slots) == (4, 4)
+
+
+def test_the_worker_counts_large_projects_and_pages_read_what_it_kept(
+    monkeypatch, django_assert_num_queries
+):
+    monkeypatch.setattr(counts, "LARGE", 4)
+    project, small = make_project(), make_project()
+    make_task(small), make_task(project), make_task(project)
+    reviewer = make_member(project)
+    for _ in range(2):
+        rank(project, reviewer)
+    assert count_large_projects() == 1
+    with django_assert_num_queries(1):
+        assert progress.of_project(project).filled == 2
+    monkeypatch.setattr(counts, "LARGE", 2)
+    progress.by_reviewer.anew(project)
+    with django_assert_num_queries(1):
+        assert [row.rankings for row in progress.by_reviewer(project)] == [2]
+
+
+def test_what_was_kept_for_too_long_is_counted_anew(monkeypatch):
+    monkeypatch.setattr(counts, "LARGE", 2)
     monkeypatch.setattr(counts, "KEPT_SECONDS", -1)
-    third = make_project()
-    make_task(third)
-    assert progress.of_project(third).slots == 2
-    make_task(third)
-    assert progress.of_project(third).slots == 4
+    make_task(project := make_project())
+    assert progress.of_project(project).slots == 2
+    make_task(project)
+    assert progress.of_project(project).slots == 4
 
 
 def test_after_each_ranking_progress_goes_on_by_one_with_one_short_query():
