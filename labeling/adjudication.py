@@ -48,14 +48,13 @@ class OpenDispute:
 def open_disputes(project: Project, *, look_at: int = RANKINGS_LOOKED_AT) -> list[OpenDispute]:
     """Undecided tasks among those of the newest `look_at` rankings, the furthest apart first.
 
-    Three queries, bounded by `look_at`; some 0.05 s for 3,000 rankings.
+    A query, bounded by `look_at`; some 0.05 s for 3,000 rankings.
     """
     newest = Ranking.objects.filter(task__project=project, superseded_at=None).order_by("-id")
-    tasks = set(newest.values_list("task", flat=True)[:look_at])
-    tasks -= set(Adjudication.objects.filter(task__in=tasks).values_list("task", flat=True))
-    current = Ranking.objects.filter(task__in=tasks, superseded_at=None)
+    tasks = Task.objects.filter(pk__in=newest.values("task")[:look_at], adjudication=None)
+    current = Ranking.objects.filter(task__in=tasks.exclude(kind=Task.Kind.GOLD))
     said: dict[int, list[Tiers]] = defaultdict(list)
-    for task, tiers in current.exclude(task__kind=Task.Kind.GOLD).values_list("task", "tiers"):
+    for task, tiers in current.filter(superseded_at=None).values_list("task", "tiers"):
         said[task].append(tiers)
     found = [
         OpenDispute(task, apart, len(group))

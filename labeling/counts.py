@@ -6,7 +6,7 @@ few minutes, and all web processes read what it kept in Django's cache, a table.
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Generic, TypeVar
 
 from django.core.cache import cache
 
@@ -16,19 +16,15 @@ LARGE = 100_000
 KEPT_SECONDS = 900
 """Longer than the worker takes from one count to the next; without a worker, pages count."""
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Kept(Generic[T]):
     """A count of a project that is kept if its `size` is at least LARGE."""
 
-    all: "list[Kept[Any]]" = []
-
     def __init__(self, count: Callable[[Project], T], size: Callable[[T], int]):
         self.count, self.size = count, size
         wraps(count)(self)
-        Kept.all.append(self)
 
     def __call__(self, project: Project) -> T:
         """As it was kept, a query; else counted now."""
@@ -49,16 +45,7 @@ def kept_when_large(size: Callable[[T], int]) -> Callable[[Callable[[Project], T
     return lambda count: Kept(count, size)
 
 
-def count_large_projects() -> int:
-    """Count those anew whose counts are kept, and say how many there are."""
-    large = [project for project in Project.objects.filter(archived_at=None) if _is_large(project)]
-    for project in large:
-        for kept in Kept.all:
-            kept.anew(project)
-    return len(large)
-
-
-def _is_large(project: Project) -> bool:
+def is_large(project: Project) -> bool:
     """Reads at most LARGE entries of an index."""
     slots = Slot.objects.filter(project=project).order_by().values("project")
     return slots[LARGE - 1 : LARGE].exists()

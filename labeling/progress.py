@@ -14,7 +14,7 @@ from psycopg.types.numeric import Int8
 from accounts.models import User
 from accounts.statements import fetch
 from labeling import gold_schedule
-from labeling.counts import kept_when_large
+from labeling.counts import is_large, kept_when_large
 from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
 from labeling.queue import OFF_QUEUE
 
@@ -254,3 +254,12 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
         )
         for row in rows
     ]
+
+
+def count_large_projects() -> int:
+    """Count those anew whose counts are kept, for the pages to come; how many there are."""
+    large = [project for project in Project.objects.filter(archived_at=None) if is_large(project)]
+    for project in large:
+        of_project.anew(project)
+        by_reviewer.anew(project)
+    return len(large)

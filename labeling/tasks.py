@@ -1,6 +1,6 @@
 from celery import shared_task
 
-from labeling import counts, queue
+from labeling import progress, queue
 
 
 @shared_task
@@ -10,4 +10,4 @@ def release_expired_leases() -> int:
 
 @shared_task
 def count_large_projects() -> int:
-    return counts.count_large_projects()
+    return progress.count_large_projects()
