@@ -10,9 +10,13 @@ def main() -> None:
     from config.local.services import provide_for_command
 
     provide_for_command(sys.argv)
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    try:
+        execute_from_command_line(sys.argv)
+    except ImproperlyConfigured as error:
+        sys.exit(f"tiebreak: {error}")
 
 
 if __name__ == "__main__":

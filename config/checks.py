@@ -1,5 +1,6 @@
 """What is wrong with a deployment, said by `manage.py check` before users find out."""
 
+import difflib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from config.env import VARIABLES
 
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
@@ -38,6 +41,27 @@ def public_with_debug(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
             id="tiebreak.E001",
         )
     ]
+
+
+OF_THE_PRODUCT = {"TIEBREAK_LOCAL_SERVICES", "TIEBREAK_PIN_QUERIES", "TIEBREAK_TEST_BROWSER"}
+"""What the product sets for itself, its tests and docker-compose.yml."""
+
+
+@register()
+def variables_known(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    known = VARIABLES.keys() | OF_THE_PRODUCT
+    found: list[CheckMessage] = []
+    for name in sorted(name for name in os.environ if name.startswith("TIEBREAK_")):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.8)
+            found.append(
+                Warning(
+                    f"{name} is set, and nothing reads it.",
+                    hint=f"Did you mean {near[0]}?" if near else "docs/settings.md lists them.",
+                    id="tiebreak.W002",
+                )
+            )
+    return found
 
 
 @register()

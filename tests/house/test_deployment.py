@@ -34,6 +34,24 @@ def test_it_refuses_debug_pages_in_public(settings: Settings) -> None:
     assert checks.public_with_debug(None) == []
 
 
+def test_it_warns_of_a_variable_that_nothing_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.variables_known(None) == []
+    monkeypatch.setenv("TIEBREAK_HTPS", "1")
+    monkeypatch.setenv("TIEBREAK_XYZZY", "1")
+    typo, unknown = checks.variables_known(None)
+    assert (typo.id, typo.hint) == ("tiebreak.W002", "Did you mean TIEBREAK_HTTPS?")
+    assert "TIEBREAK_XYZZY" in unknown.msg and "docs/settings.md" in unknown.hint
+
+
+def test_a_wrong_variable_ends_a_command_with_one_sentence() -> None:
+    ended = subprocess.run(
+        [sys.executable, "manage.py", "check"], cwd=BASE_DIR, capture_output=True, text=True,
+        env={**os.environ, "TIEBREAK_HTTPS": "perhaps"},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "tiebreak: TIEBREAK_HTTPS is 'perhaps'; it must be 1 or 0.\n"
+
+
 def test_it_names_the_folder_it_cannot_write(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
