@@ -5,10 +5,10 @@ from django import forms
 from finetune import judges
 from finetune.generation import ALL, NEW
 from finetune.models import Model
-from finetune.references import ReferenceProblem, checked_reference
 from labeling.models import Project
 from reward.forms import SnapshotChoiceField, offer, usable_snapshots
 from reward.models import RewardModel, Snapshot
+from reward.references import ReferenceProblem, checked_reference
 
 
 class ModelChoiceField(forms.ModelChoiceField):

@@ -4,8 +4,8 @@ from django.db import transaction
 
 from accounts.models import User, audit
 from finetune.models import Model
-from finetune.references import checked_reference, short_name
 from labeling.models import Project
+from reward.references import checked_reference, short_name
 
 
 @transaction.atomic

@@ -12,8 +12,10 @@ from reward.forms import RewardInputs
 from reward.models import RewardModel, Snapshot
 from reward.preference import PreferenceError, content_hash, read_groups
 from reward.recipe_config import RewardConfig
+from reward.references import ReferenceProblem, checked_reference
 from runs.kinds import CannotRun, RunKind, register
 from runs.models import Run
+from runs.recipe_config import ConfigError
 from runs.rundir import RunDir
 
 
@@ -60,6 +62,14 @@ def read_report(run_dir: RunDir) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError) as error:
         raise CannotRun(f"{path} cannot be read: {error}.") from None
+
+
+def checked(config: dict[str, Any]) -> dict[str, Any]:
+    """The base in its one form, a folder's absolute path. Raises ConfigError."""
+    try:
+        return {**config, "base_model": checked_reference(config["base_model"])}
+    except ReferenceProblem as problem:
+        raise ConfigError({"base_model": str(problem)}) from None
 
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
@@ -110,6 +120,7 @@ REWARD = RunKind(
     prepare=prepare,
     finish=finish,
     inputs_form=RewardInputs,
+    checked=checked,
     figure=figure,
     links=links,
 )

@@ -11,6 +11,7 @@ from runs.recipe_config import RecipeConfig
 from runs.rundir import RunDir
 
 Inputs = dict[str, Any]
+Config = dict[str, Any]
 
 
 class CannotRun(Exception):  # noqa: N818
@@ -26,6 +27,10 @@ class NoInputs(forms.Form):
 
 def _nothing(inputs: Inputs) -> dict[str, Any]:
     return {}
+
+
+def _unchanged(config: Config) -> Config:
+    return config
 
 
 def _no_links(run: Run) -> list[tuple[str, str]]:
@@ -48,6 +53,8 @@ class RunKind:
     inputs_form  A form class whose method `inputs()` gives `run.inputs` from what was chosen.
     from_inputs  The settings that the inputs decide, such as the folder of the chosen model. They
                  are named in `decided` and are not in the form. Raises CannotRun.
+    checked      A valid config as it is frozen, such as with a folder's absolute path, before anything
+                 is queued. Raises ConfigError.
     figure       The one number of a result worth a place in the list of runs.
     links        (label, address) of the pages that show what a succeeded run made.
     """
@@ -62,6 +69,7 @@ class RunKind:
     inputs_form: Callable[..., Any] = NoInputs
     from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
     decided: frozenset[str] = frozenset()
+    checked: Callable[[Config], Config] = _unchanged
     figure: Callable[[dict[str, Any]], str] = _no_figure
     links: Callable[[Run], list[tuple[str, str]]] = _no_links
     multi_gpu: bool = False

@@ -79,7 +79,7 @@ def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[s
     except CannotRun as error:
         raise InvalidConfig({"inputs": str(error)}) from None
     try:
-        return known.config_class.from_dict({**config, **decided}).to_dict()
+        return known.checked(known.config_class.from_dict({**config, **decided}).to_dict())
     except ConfigError as error:
         raise InvalidConfig(_of_form(known, error.errors)) from None
 

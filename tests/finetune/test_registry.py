@@ -3,9 +3,9 @@ import pytest
 from accounts.models import AuditEntry, Role
 from finetune import dpo, promotion
 from finetune.models import Model
-from finetune.references import ReferenceProblem, checked_reference, short_name
 from finetune.registry import add_base, default_model
 from reward.promotion import CannotMove, archive, restore
+from reward.references import ReferenceProblem, checked_reference, short_name
 from runs.kinds import CannotRun
 from tests.finetune.factory import (
     REPORT,

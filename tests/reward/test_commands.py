@@ -154,3 +154,22 @@ def test_export_overwrites_only_when_told_to_and_leaves_nothing_half_written(
 def test_export_says_what_is_wrong(project, ranked, tmp_path, name, sentence):
     with pytest.raises(CommandError, match=sentence):
         call_command("export", "--project", project.slug, str(tmp_path / name))
+
+
+def test_a_base_that_is_no_model_is_refused_before_anything_is_queued(project, tmp_path):
+    snapshot = make_snapshot(project, prompts=1)
+    for base, why in ((str(tmp_path / "nowhere"), "no folder"), (str(tmp_path), "config.json")):
+        command = ("train_reward", "--snapshot", str(snapshot.pk), "--base", base)
+        for how in ("--dry-run", "--no-wait"):
+            with pytest.raises(CommandError, match=why):
+                call_command(*command, how)
+    assert not Run.objects.exists()
+
+
+def test_a_folder_is_kept_as_an_absolute_path(project, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.chdir(tmp_path.parent)
+    snapshot = make_snapshot(project, prompts=1)
+    base = f"./{tmp_path.name}"
+    plan = said("train_reward", "--snapshot", str(snapshot.pk), "--base", base, "--dry-run")
+    assert json.loads(plan)["config"]["base_model"] == str(tmp_path)

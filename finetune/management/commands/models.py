@@ -7,9 +7,9 @@ from django.core.management import BaseCommand, CommandError, CommandParser
 from finetune import promotion, registry
 from finetune.management.models_named import model_named
 from finetune.models import Model
-from finetune.references import ReferenceProblem, checked_reference
 from reward.management.run_command import project_named
 from reward.promotion import CannotMove, archive, restore
+from reward.references import ReferenceProblem, checked_reference
 
 
 class Command(BaseCommand):
