@@ -86,9 +86,7 @@ class Pieces:
     masks: dict[tuple[int, int], torch.Tensor]
 
 
-def cut_rows(
-    lengths: Sequence[Sequence[int]], placed: Sequence[int], like: torch.Tensor
-) -> Pieces:
+def cut_rows(lengths: Sequence[Sequence[int]], placed: Sequence[int], like: torch.Tensor) -> Pieces:
     """Lengths (G, K + 1), zero where a group has fewer responses; placed (G,), the row of each group."""
     groups = [[length for length in group if length] for group in lengths]
     rows: list[list[list[int]]] = [[] for _ in range(max(placed) + 1)]
@@ -105,6 +103,7 @@ def after_prompt(response: int, prompt: int, like: torch.Tensor) -> torch.Tensor
     return mask.masked_fill_(hidden.triu(prompt + 1), float("-inf"))
 
 
+@torch.compiler.disable  # its lengths are numbers, of which each would be compiled anew
 def pieces_attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # (B, heads, T, D)

@@ -13,7 +13,11 @@ torch.set_num_threads(1)
 
 GROUPS = {
     "short": [token_group(1, 9, [4, 7, 1]), token_group(2, 20, [3, 11])],
-    "long": [token_group(1, 300, [140, 7, 130]), token_group(2, 20, [3, 200]), token_group(3, 1, [1])],
+    "long": [
+        token_group(1, 300, [140, 7, 130]),
+        token_group(2, 20, [3, 200]),
+        token_group(3, 1, [1]),
+    ],
     "one prompt": [token_group(4, 390, [300, 128])],
 }
 
