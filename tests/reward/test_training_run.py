@@ -365,7 +365,13 @@ def test_bfloat16_trains_close_to_float32(tmp_path, llama):
 
 
 SPEED = (
-    "micro_batch_size tokens_at_once packing layout dtype gradient_checkpointing compile".split()
+    "micro_batch_size",
+    "tokens_at_once",
+    "packing",
+    "layout",
+    "dtype",
+    "gradient_checkpointing",
+    "compile",
 )
 
 
