@@ -51,7 +51,9 @@ from transformers import (
 from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer as TRLTrainer
 
-from benchmarks.accelerator import commit, hardware, peak_mb, reset_peak
+from benchmarks.accelerator import commit as commit
+from benchmarks.accelerator import cpu_name as cpu_name
+from benchmarks.accelerator import hardware, peak_mb, reset_peak
 from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
 from reward.training import attention
 from reward.training.compiling import compile_layers
@@ -74,6 +76,7 @@ SIZES = {
     "1.5b": (1536, 28, 12, 2, 8960),  # Qwen2.5 1.5B
 }
 """Width, layers, heads, heads of keys and values, inner width."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LONG_ENOUGH = 20.0
 """Seconds of turns after which a case needs no more than `--turns` of them."""
 
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     measured = commit()  # before anybody changes a file
-    options.peak, options.peak_from = peak(options.device)
+    options.peak, options.peak_from = peak(options.device, CLOCKS[options.clock])
     say(f"peak {options.peak / 1e12:.2f} TFLOP/s, {options.peak_from}")
     cases = [measure(k, p, r, options) for k, p, r in options.cases]
     print(
@@ -344,7 +347,7 @@ class StepTimes(TrainerCallback):
     """Time of each step: forward, backward, clipping and the optimizer."""
 
     def __init__(self, clock: str) -> None:
-        self.clock = time.process_time if clock == "cpu" else time.perf_counter
+        self.clock = CLOCKS[clock]
         self.began = 0.0
         self.seconds: list[float] = []
 
@@ -478,11 +481,23 @@ def tokenizer() -> PreTrainedTokenizerFast:
 # --- telling -------------------------------------------------------------------------------------
 
 
+NOT_OF_THE_MODEL = {
+    "quick",
+    "case",
+    "cases",
+    "also",
+    "size",
+    "threads",
+    "device",
+    "peak",
+    "peak_from",
+}
+
+
 def vars_of(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("hidden", "layers", "heads", "kv_heads", "inner", "lora", "groups", "turns", "at_once")
-    names += ("clock", "compile")
+    said = {name: value for name, value in vars(options).items() if name not in NOT_OF_THE_MODEL}
     dtype = "bfloat16" if options.device == "cuda" else "float32"
-    return {"family": "llama", "dtype": dtype, **{n: getattr(options, n) for n in names}}
+    return {"family": "llama", "dtype": dtype, **said}
 
 
 def say(line: str) -> None:

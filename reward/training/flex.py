@@ -107,11 +107,22 @@ def tiles_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    query, key, value = alike(query, key, value)
     # Inside a compiled layer it is compiled with the layer.
     attend = flex_attention if torch.compiler.is_compiling() else compiled()
     grouped = query.shape[1] != key.shape[1]
     out = attend(query, key, value, block_mask=attention_mask, scale=scaling, enable_gqa=grouped)
     return out.transpose(1, 2).contiguous(), None
+
+
+def alike(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """In one number format: autocast knows SDPA's inputs but not FlexAttention's, and rotating
+    queries and keys by float32 angles leaves them in another than the values.
+    """
+    kind = tensors[-1].device.type
+    autocast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else tensors[-1].dtype
+    return [tensor.to(dtype) for tensor in tensors]
 
 
 def suits(config: Any) -> bool:

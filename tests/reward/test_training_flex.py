@@ -6,7 +6,7 @@ from torch.nn.attention.flex_attention import create_block_mask, create_mask, fl
 
 from reward.training import attention, flex
 from reward.training.layout import Collator, block_mask
-from tests.reward.test_training_layout import token_group
+from tests.reward.test_training_layout import reward_model, token_group
 from tests.tiny import tiny_config
 
 torch.set_num_threads(1)
@@ -87,6 +87,24 @@ def test_lengths_are_left_open_so_another_shape_compiles_nothing(monkeypatch):
         out, _ = flex.tiles_attention(None, heads, heads, heads, tiles, scaling=0.25)
         assert out.shape == (1, segments.shape[1], 7, 16)
     assert len(compiled) == 1
+
+
+def test_a_backbone_gives_the_same_through_tiles_as_through_the_dense_mask(tmp_path, monkeypatch):
+    monkeypatch.setattr(flex, "compiled", lambda: flex_attention)
+    model = reward_model(tmp_path)
+    attention.attend(model.classifier, "cuda")
+    assert attention.way_of(model.config) == "tiles"
+    batch = Collator(0, "shared", packed=True)(GROUPS["long"][1:])
+    real = batch["input_ids"].shape[1]
+    with torch.no_grad():
+        dense, tiles = (
+            model._backbone(**attention.inputs_of(way, batch, torch.float32))
+            for way in ("dense", "tiles")
+        )
+        torch.testing.assert_close(tiles[:, :real], dense, atol=1e-5, rtol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model._backbone(**attention.inputs_of("tiles", batch, torch.bfloat16))
+    torch.testing.assert_close(mixed[:, :real].float(), dense, atol=5e-2, rtol=5e-2)
 
 
 @pytest.mark.parametrize(
