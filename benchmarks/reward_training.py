@@ -4,32 +4,31 @@ Three contenders take the same steps on the same rankings, from the same weights
 
     trl      TRL's RewardTrainer on all K(K-1)/2 pairs of each ranking
     padded   our trainer, each response forwarded once with its own copy of the prompt
-    ours     our trainer, the prompt forwarded once for all its responses
+    ours     our trainer, the prompt forwarded once for all its responses, several prompts a row
 
 Each takes real optimizer steps through its own `train()`, in turns (trl, padded, ours, trl, …), so that
-whatever else the machine does hits all three alike; figures are medians over the turns. Before that the
-loss and the gradients of our layout are compared with a loop over all pairs, one text at a time.
+whatever else the machine does hits all three alike; figures are medians over the turns. None forwards
+more than `--at-once` tokens together, which is better for each of them than all of a step's. Before
+that the loss and the gradients of our layout are compared with a loop over all pairs, one text at a time.
 
-    python -m benchmarks.reward_training            the cases kept in benchmarks/results/
-    python -m benchmarks.reward_training --quick    one small case, under a minute
+    python -m benchmarks.reward_training                  twelve cases, some ten minutes on two cores
+    python -m benchmarks.reward_training --quick          one small case, under a minute
+    python -m benchmarks.reward_training --device cuda    the same cases, longer, a model of --size 1b
 
+On a GPU: bfloat16, LoRA, a model shaped as a well-known one with random weights; --size 0.5b, 1b, 1.5b.
 Progress on stderr; the last line of stdout is one JSON object.
 """
 
 import argparse
-import ctypes
 import itertools
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -52,9 +51,15 @@ from transformers import (
 from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer as TRLTrainer
 
-from reward.training.layout import Collator
+from benchmarks.accelerator import commit as commit
+from benchmarks.accelerator import cpu_name as cpu_name
+from benchmarks.accelerator import hardware, peak_mb, reset_peak
+from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
+from reward.training import attention
+from reward.training.compiling import compile_layers
+from reward.training.layout import Collator, StepCollator
 from reward.training.loss import bradley_terry
-from reward.training.model import RewardModel, attend_in_pieces
+from reward.training.model import RewardModel
 from reward.training.tokens import TokenGroup
 from reward.training.trainer import RewardTrainer
 from reward.training.trainer_events import quiet_libraries
@@ -62,16 +67,18 @@ from runs.rundir import versions
 
 VOCABULARY = 2048
 PAD = 0
-FULL = [
-    (2, 128, 128),
-    (4, 128, 128),
-    (4, 256, 256),
-    (4, 256, 128),
-    (4, 128, 256),
-    (7, 128, 128),
-    (9, 128, 128),
-]
+RATIOS = {"cpu": [(128, 64), (128, 128), (64, 128)], "cuda": [(1024, 512), (512, 512), (512, 1024)]}
+"""Prompt and response tokens, 2:1, 1:1 and 1:2."""
 QUICK = [(4, 64, 64)]
+SIZES = {
+    "0.5b": (896, 24, 14, 2, 4864),  # Qwen2.5 0.5B
+    "1b": (2048, 16, 32, 8, 8192),  # Llama 3.2 1B
+    "1.5b": (1536, 28, 12, 2, 8960),  # Qwen2.5 1.5B
+}
+"""Width, layers, heads, heads of keys and values, inner width."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+LONG_ENOUGH = 20.0
+"""Seconds of turns after which a case needs no more than `--turns` of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,13 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     measured = commit()  # before anybody changes a file
+    options.peak, options.peak_from = peak(options.device, CLOCKS[options.clock])
+    say(f"peak {options.peak / 1e12:.2f} TFLOP/s, {options.peak_from}")
     cases = [measure(k, p, r, options) for k, p, r in options.cases]
     print(
         json.dumps(
             {
                 "name": "reward_training",
                 "commit": measured,
-                "hardware": hardware(options),
+                "hardware": hardware(options.device),
+                "peak": {"tflops": round(options.peak / 1e12, 3), "from": options.peak_from},
                 "model": vars_of(options),
                 "versions": versions(),
                 "cases": cases,
@@ -105,13 +115,31 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--case",
         action="append",
         metavar="K,PROMPT,RESPONSE",
-        help="responses a prompt and tokens of each part; may be repeated (default: seven cases)",
+        help="responses a prompt and tokens of each part; may be repeated (default: K = 2, 4, 7, 9 "
+        "with prompt and response 2:1, 1:1 and 1:2)",
     )
-    parser.add_argument("--hidden", type=int, help="width of the Llama-shaped model (default 256)")
-    parser.add_argument("--layers", type=int, help="its layers (default 6)")
-    parser.add_argument("--lora", type=int, default=0, help="LoRA rank; 0 trains every weight")
-    parser.add_argument("--groups", type=int, default=2, help="rankings a step (default 2)")
-    parser.add_argument("--turns", type=int, help="turns of each contender (default 7)")
+    parser.add_argument(
+        "--uneven", action="store_true", help="lengths from half to one and a half of the case's"
+    )
+    parser.add_argument("--hidden", type=int, help="width of the Llama-shaped model (CPU: 256)")
+    parser.add_argument("--layers", type=int, help="its layers (CPU: 6)")
+    parser.add_argument("--size", choices=SIZES, help="both, as in a known model (GPU: 1b)")
+    parser.add_argument(
+        "--lora", type=int, help="LoRA rank; 0 trains every weight (CPU: 0, GPU: 16)"
+    )
+    parser.add_argument("--groups", type=int, help="rankings a step (CPU: 2, GPU: 8)")
+    parser.add_argument("--turns", type=int, help="turns of each contender at least (default 5)")
+    parser.add_argument(
+        "--at-once", type=int, help="most tokens forwarded together (CPU: 8192, GPU: 32768)"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile everybody's layers")
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        choices=WAYS,
+        default=[],
+        help="further contenders: ours with a row a prompt, and with a dense mask",
+    )
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's)")
     parser.add_argument(
         "--clock",
@@ -124,13 +152,30 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
     )
     options = parser.parse_args(argv)
-    options.cases = [tuple(map(int, case.split(","))) for case in options.case or []]
-    options.cases = options.cases or (QUICK if options.quick else FULL)
-    options.hidden = options.hidden or (64 if options.quick else 256)
-    options.layers = options.layers or (2 if options.quick else 6)
-    options.turns = options.turns or (3 if options.quick else 7)
-    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    complete(options)
     return options
+
+
+def complete(options: argparse.Namespace) -> None:
+    """What was not said follows from the device, and from --quick."""
+    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    gpu, quick = options.device == "cuda", options.quick
+    options.cases = [tuple(map(int, case.split(","))) for case in options.case or []]
+    full = [(k, p, r) for k in (2, 4, 7, 9) for p, r in RATIOS[options.device]]
+    options.cases = options.cases or (QUICK if quick else full)
+    shape(options, SIZES.get(options.size or ("1b" if gpu and not quick else "")))
+    options.lora = (16 if gpu else 0) if options.lora is None else options.lora
+    options.groups = options.groups or (8 if gpu else 2)
+    options.turns = options.turns or (3 if quick else 5)
+    options.at_once = options.at_once or (32768 if gpu else 8192)
+
+
+def shape(options: argparse.Namespace, size: tuple[int, ...] | None) -> None:
+    """`--hidden` and `--layers` change a known size; without one the model is small."""
+    width, layers, *rest = size or ((64, 2) if options.quick else (256, 6))
+    options.hidden, options.layers = options.hidden or width, options.layers or layers
+    heads = max(1, options.hidden // 64)
+    options.heads, options.kv_heads, options.inner = rest or (heads, heads, options.hidden * 8 // 3)
 
 
 # --- one case -------------------------------------------------------------------------------------
@@ -138,51 +183,86 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> dict[str, Any]:
     say(f"K={k}, prompt {prompt}, response {response} tokens")
-    groups = make_groups(options.groups, k, prompt, response)
-    model = make_model(options, longest=prompt + response)
-    loss_diff, grad_diff = compare_with_pairs(deepcopy(model), groups[:1])
+    groups = make_groups(options.groups, k, prompt, response, uneven=options.uneven)
+    model = make_model(options, longest=max(group.longest() for group in groups))
+    loss_diff, grad_diff = compare_with_pairs(deepcopy(model).float(), groups[:1])
     say(f"  loss differs by {loss_diff:.1e}, gradients by {grad_diff:.1e}")
+    makers = {"trl": trl_trainer, "padded": our_trainer("padded"), "ours": our_trainer("ours")}
+    makers |= {way: our_trainer(way) for way in options.also}
     with tempfile.TemporaryDirectory() as folder:
         contenders = {
-            "trl": Contender(trl_trainer, model, groups, options, folder),
-            "padded": Contender(our_trainer("plain"), model, groups, options, folder),
-            "ours": Contender(our_trainer("shared"), model, groups, options, folder),
+            name: Contender(make, model, groups, options, folder) for name, make in makers.items()
         }
-        for turn in range(options.turns + 1):
-            for contender in contenders.values():
-                contender.take_turn(warm_up=turn == 0)
-            times = {name: f"{c.last:.3f} s" for name, c in contenders.items()}
-            say(f"  turn {turn}{' (not counted)' if turn == 0 else ''}: {times}")
-    seconds = {name: statistics.median(c.seconds) for name, c in contenders.items()}
-    bound = k * (k - 1) * (prompt + response) / (prompt + k * response)
-    speedup = seconds["trl"] / seconds["ours"]
+        take_turns(contenders, options)
     return {
         "k": k,
         "prompt_tokens": prompt,
         "response_tokens": response,
+        "uneven": options.uneven,
         "device": options.device,
-        "speedup_vs_trl": round(speedup, 3),
-        "speedup_vs_padded": round(seconds["padded"] / seconds["ours"], 3),
-        "arithmetic_bound": round(bound, 3),
-        "fraction_of_bound": round(speedup / bound, 3),
-        "rankings_per_s": round(options.groups / seconds["ours"], 3),
-        "rankings_per_s_trl": round(options.groups / seconds["trl"], 3),
-        "rankings_per_s_padded": round(options.groups / seconds["padded"], 3),
-        "peak_mb": contenders["ours"].peak_mb,
-        "peak_mb_trl": contenders["trl"].peak_mb,
-        "peak_mb_padded": contenders["padded"].peak_mb,
+        **figures(contenders, model, groups, options),
         "loss_diff": loss_diff,
         "grad_diff": grad_diff,
     }
 
 
-def make_groups(count: int, k: int, prompt: int, response: int) -> list[TokenGroup]:
+def take_turns(contenders: dict[str, "Contender"], options: argparse.Namespace) -> None:
+    """At least `--turns`, and up to five times as many where steps are so short that chance matters."""
+    began = time.perf_counter()
+    turn = 0
+    while turn <= options.turns or (
+        not options.quick
+        and turn <= 5 * options.turns
+        and time.perf_counter() - began < LONG_ENOUGH
+    ):
+        for contender in contenders.values():
+            contender.take_turn(warm_up=turn == 0)
+        times = {name: f"{c.last:.3f} s" for name, c in contenders.items()}
+        say(f"  turn {turn}{' (not counted)' if turn == 0 else ''}: {times}")
+        turn += 1
+
+
+def figures(
+    contenders: dict[str, "Contender"], model: Any, groups: list[TokenGroup], options: Any
+) -> dict[str, Any]:
+    """Ours without a suffix, the others' beside it."""
+    seconds = {name: statistics.median(c.seconds) for name, c in contenders.items()}
+    work = {name: [work_of(name)(group) for group in groups] for name in contenders}
+    tokens = {name: sum(part[0] for part in done) for name, done in work.items()}
+    bound, speedup = tokens["trl"] / tokens["ours"], seconds["trl"] / seconds["ours"]
+    row: dict[str, Any] = {
+        "turns": len(contenders["ours"].seconds),
+        "speedup_vs_trl": round(speedup, 3),
+        "speedup_vs_padded": round(seconds["padded"] / seconds["ours"], 3),
+        "arithmetic_bound": round(bound, 3),
+        "fraction_of_bound": round(speedup / bound, 3),
+    }
+    for name in sorted(contenders, key=lambda name: name != "ours"):
+        end = "" if name == "ours" else f"_{name}"
+        needed = step_flops(model, work[name])
+        row[f"rankings_per_s{end}"] = round(options.groups / seconds[name], 3)
+        row[f"tokens_per_s{end}"] = round(tokens[name] / seconds[name], 1)
+        row[f"mfu{end}"] = round(needed / seconds[name] / options.peak, 4)
+        row[f"peak_mb{end}"] = contenders[name].peak_mb
+    return row
+
+
+def work_of(name: str) -> Callable:
+    return {"trl": pairs_work, "padded": plain_work}.get(name, shared_work)
+
+
+def make_groups(
+    count: int, k: int, prompt: int, response: int, *, uneven: bool = False
+) -> list[TokenGroup]:
     """Rankings of random tokens without ties, responses in the order of the ranking."""
     rng = np.random.default_rng(0)
     wins = np.triu(np.ones((k, k), dtype=np.float32), 1)
+
+    def text(length: int) -> np.ndarray:
+        return tokens(rng, int(length * rng.uniform(0.5, 1.5)) if uneven else length)
+
     return [
-        TokenGroup(tokens(rng, prompt), [tokens(rng, response) for _ in range(k)], wins)
-        for _ in range(count)
+        TokenGroup(text(prompt), [text(response) for _ in range(k)], wins) for _ in range(count)
     ]
 
 
@@ -195,16 +275,19 @@ def make_model(options: argparse.Namespace, longest: int) -> Any:
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=options.hidden,
-        intermediate_size=options.hidden * 8 // 3,
+        intermediate_size=options.inner,
         num_hidden_layers=options.layers,
-        num_attention_heads=max(1, options.hidden // 64),
-        num_key_value_heads=max(1, options.hidden // 64),
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.kv_heads,
         max_position_embeddings=longest,
         pad_token_id=PAD,
         num_labels=1,
     )
     model = AutoModelForSequenceClassification.from_config(config)
     if options.lora:
+        if options.device == "cuda":
+            model = model.bfloat16()
+            model.score.float()
         lora = LoraConfig(
             task_type="SEQ_CLS",
             r=options.lora,
@@ -227,8 +310,8 @@ def compare_with_pairs(model: Any, groups: Sequence[TokenGroup]) -> tuple[float,
     model.train()
     loss = torch.stack([loop_over_pairs(model, group) for group in groups]).mean()
     naive, naive_gradients = finish(model, loss)
-    ours = our_model(model, "shared")
-    batch = {name: t.to(ours.device) for name, t in Collator(PAD, "shared")(groups).items()}
+    ours, collator = our_model(model, "ours")
+    batch = {name: values.to(ours.device) for name, values in collator(groups).items()}
     wins, _ = batch.pop("wins"), batch.pop("labels")
     shared, shared_gradients = finish(model, bradley_terry(ours(**batch)["scores"], wins).mean())
     largest = max(gradient.abs().max().item() for gradient in naive_gradients)
@@ -264,7 +347,7 @@ class StepTimes(TrainerCallback):
     """Time of each step: forward, backward, clipping and the optimizer."""
 
     def __init__(self, clock: str) -> None:
-        self.clock = time.process_time if clock == "cpu" else time.perf_counter
+        self.clock = CLOCKS[clock]
         self.began = 0.0
         self.seconds: list[float] = []
 
@@ -286,6 +369,8 @@ class Contender:
     ):
         self.times = StepTimes(options.clock)
         self.trainer = make(deepcopy(model), groups, options, folder)
+        if options.compile:
+            compile_layers(self.trainer.model)
         self.trainer.add_callback(self.times)
         self.trainer.remove_callback(PrinterCallback)
         self.seconds: list[float] = []
@@ -313,9 +398,12 @@ def trl_trainer(model: Any, groups: list[TokenGroup], options: Any, folder: str)
         for group in groups
         for i, j in itertools.combinations(range(len(group.responses)), 2)
     ]
+    longest = 2 * max(max(map(len, row.values())) for row in rows)  # tokens of a pair
+    at_once = max(n for n in range(1, len(rows) + 1) if n == 1 or fits(n, rows, longest, options))
     args = TRLConfig(
         **common_arguments(options, folder),
-        per_device_train_batch_size=len(rows),
+        per_device_train_batch_size=at_once,
+        gradient_accumulation_steps=len(rows) // at_once,
         max_length=None,
         gradient_checkpointing=False,
     )
@@ -323,7 +411,21 @@ def trl_trainer(model: Any, groups: list[TokenGroup], options: Any, folder: str)
     return TRLTrainer(model=model, args=args, train_dataset=dataset, processing_class=tokenizer())
 
 
-def our_trainer(layout: str) -> Callable:
+def fits(count: int, rows: Sequence[Any], longest: int, options: argparse.Namespace) -> bool:
+    return len(rows) % count == 0 and count * longest <= options.at_once
+
+
+WAYS = {
+    "padded": ("plain", False, None),
+    "ours": ("shared", True, None),
+    "unpacked": ("shared", False, None),
+    "dense": ("shared", True, attention.DENSE),
+    "dense_unpacked": ("shared", False, attention.DENSE),
+}
+"""(layout, packed, attention) of our trainer; no attention: the best for the device."""
+
+
+def our_trainer(way: str) -> Callable:
     def make(model: Any, groups: list[TokenGroup], options: Any, folder: str) -> RewardTrainer:
         args = TrainingArguments(
             **common_arguments(options, folder),
@@ -331,21 +433,26 @@ def our_trainer(layout: str) -> Callable:
             remove_unused_columns=False,
             label_names=["labels"],
         )
+        ours, collator = our_model(model, way)
         return RewardTrainer(
-            model=our_model(model, layout),
+            model=ours,
             args=args,
             train_dataset=groups * 2,
-            data_collator=Collator(PAD, layout),
+            data_collator=StepCollator(collator, len(groups), options.at_once),
         )
 
     return make
 
 
-def our_model(model: Any, layout: str) -> RewardModel:
-    """As a run would make it: on the CPU the shared layout has an attention of its own."""
-    if layout == "shared" and model.device.type == "cpu":
-        attend_in_pieces(model.get_base_model() if isinstance(model, PeftModel) else model)
-    return RewardModel(model)
+def our_model(model: Any, way: str) -> tuple[RewardModel, Collator]:
+    """As a run would make them."""
+    layout, packed, attends = WAYS[way]
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if layout == "shared":
+        attention.attend(inner, model.device.type)
+    ours = RewardModel(model)
+    ours.attends = attends or ours.attends
+    return ours, Collator(PAD, layout, packed)
 
 
 def common_arguments(options: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -354,7 +461,7 @@ def common_arguments(options: argparse.Namespace, folder: str) -> dict[str, Any]
         "max_steps": 2,
         "learning_rate": 1e-5,
         "train_sampling_strategy": "sequential",
-        "bf16": False,
+        "bf16": options.device == "cuda",
         "use_cpu": options.device == "cpu",
         "save_strategy": "no",
         "logging_strategy": "no",
@@ -371,60 +478,26 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, **dict.fromkeys(marks, "<pad>"))
 
 
-# --- the machine ----------------------------------------------------------------------------------
+# --- telling -------------------------------------------------------------------------------------
 
 
-def reset_peak() -> None:
-    """Forget the peak so far; on Linux also hand freed memory back, so that the next peak is its own."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    elif sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_mb() -> float:
-    """Since `reset_peak`, all contenders' weights included. None of it is known off Linux: 0."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    if sys.platform != "linux":
-        return 0.0
-    line = next(
-        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
-    )
-    return round(int(line.split()[1]) / 2**10, 1)
-
-
-def hardware(options: argparse.Namespace) -> dict[str, Any]:
-    load = round(os.getloadavg()[0], 2)
-    about = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "load_1min": load}
-    if options.device == "cuda":
-        return {"gpu": torch.cuda.get_device_name(), **about}
-    return {"cpu": cpu_name(), **about}
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def commit() -> str | None:
-    """The commit measured, with + where the measured code differs from it."""
-    changed = git("status", "--porcelain", "--", "benchmarks/*.py", "reward/training")
-    return git("rev-parse", "HEAD") + ("+" if changed else "") or None
-
-
-def git(*words: str) -> str:
-    root = Path(__file__).parents[1]
-    command = ["git", *words]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
+NOT_OF_THE_MODEL = {
+    "quick",
+    "case",
+    "cases",
+    "also",
+    "size",
+    "threads",
+    "device",
+    "peak",
+    "peak_from",
+}
 
 
 def vars_of(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("hidden", "layers", "lora", "groups", "turns", "clock")
-    return {"family": "llama", "dtype": "float32", **{n: getattr(options, n) for n in names}}
+    said = {name: value for name, value in vars(options).items() if name not in NOT_OF_THE_MODEL}
+    dtype = "bfloat16" if options.device == "cuda" else "float32"
+    return {"family": "llama", "dtype": dtype, **said}
 
 
 def say(line: str) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from reward.recipe_config import RewardConfig
 from reward.training import attention
-from reward.training.layout import Batch, Collator, block_mask, for_model
+from reward.training.layout import Batch, Collator, for_model
 from reward.training.tokens import TokenGroup
 from reward.training.trainer_events import RecipeError, is_out_of_memory
 
@@ -38,7 +38,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.ordinary = ordinary
         self.heads = heads
-        self.in_pieces = self.classifier.config._attn_implementation == attention.NAME
+        self.attends = attention.way_of(self.classifier.config)
         self.register_state_dict_post_hook(_keep_what_is_trained)
         self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 
@@ -60,15 +60,13 @@ class RewardModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         present: torch.Tensor,
-        position_ids: torch.Tensor | None = None,
-        segment_ids: torch.Tensor | None = None,
-        ends: torch.Tensor | None = None,
-        lengths: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
+        **shared: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        if segment_ids is not None:
-            outputs = self._shared(input_ids, position_ids, segment_ids, ends, lengths)
+        """`shared` is the rest of a batch of the shared layout; none of it in the plain one."""
+        if shared:
+            outputs = self._shared({"input_ids": input_ids, **shared})
         else:
             everything = torch.ones_like(input_ids)
             mask = everything if attention_mask is None else attention_mask
@@ -76,25 +74,11 @@ class RewardModel(nn.Module):
         outputs = outputs.masked_fill(~present[..., None], 0.0)
         return {"scores": outputs[..., : self.heads].mean(dim=-1), "outputs": outputs}
 
-    def _shared(
-        self,
-        input_ids: torch.Tensor,  # (G, T)
-        position_ids: torch.Tensor | None,  # (G, T)
-        segment_ids: torch.Tensor,  # (G, T)
-        ends: torch.Tensor | None,  # (G, K)
-        lengths: torch.Tensor | None,  # (G, K + 1)
-    ) -> torch.Tensor:
-        how: dict[str, Any] = {"position_ids": position_ids}
-        if self.in_pieces and lengths is not None:
-            nothing = torch.zeros(1, 1, 1, 1, dtype=self._dtype(), device=input_ids.device)
-            # A mask of four dimensions keeps the family from making one of its own.
-            how["attention_mask"] = nothing
-            how["pieces"] = attention.cut_rows(lengths.tolist(), like=nothing)
-        else:
-            how["attention_mask"] = block_mask(segment_ids, self._dtype())  # (G, 1, T, T)
-        hidden = self._backbone(input_ids, **how)  # (G, T, H)
-        groups = torch.arange(len(hidden), device=hidden.device)[:, None]  # (G, 1)
-        return self._head(hidden[groups, ends])  # (G, K, H) → (G, K, N)
+    def _shared(self, batch: Batch) -> torch.Tensor:
+        way = attention.usable(self.attends, batch["input_ids"].device.type)
+        hidden = self._backbone(**attention.inputs_of(way, batch, self._dtype()))
+        last = hidden[batch["placed"][:, None], batch["ends"]]  # (B, T, H) → (G, K, H)
+        return self._head(last)  # (G, K, N + C)
 
     def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         if not hasattr(self.classifier, "score"):  # an encoder, with a head of its own shape
@@ -175,18 +159,8 @@ def load_base(reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: in
     base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if hasattr(base, "score"):
         base.score.float()
-    if base.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
-        attend_in_pieces(base)
+    attention.attend(base, "cuda" if torch.cuda.is_available() else "cpu")
     return base
-
-
-def attend_in_pieces(base: Any) -> None:
-    """Swap SDPA for the attention that skips what no token may see; for families that allow it."""
-    attention.register()
-    try:
-        base.set_attn_implementation(attention.NAME)
-    except ValueError:  # the family has an attention of its own
-        base.set_attn_implementation("sdpa")
 
 
 def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
@@ -265,8 +239,8 @@ def check_shared(
         return problem
     plain = outputs_of(model, groups, Collator(pad_id, "plain"))
     problem = _shared_problem(model, groups, pad_id, plain)
-    if problem and model.in_pieces:
-        model.in_pieces = False
+    if problem and model.attends != attention.DENSE:
+        model.attends = attention.DENSE
         problem = _shared_problem(model, groups, pad_id, plain)
     return problem
 
@@ -275,7 +249,8 @@ def _shared_problem(
     model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
     try:
-        shared = outputs_of(model, groups, Collator(pad_id, "shared"))
+        packed = model.attends != attention.DENSE
+        shared = outputs_of(model, groups, Collator(pad_id, "shared", packed))
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise

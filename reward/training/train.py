@@ -7,8 +7,7 @@ linear layers, with the score head trained and saved beside it.
 
 What it leaves out, and why:
 - truncation: a response that the model cannot read whole is left out, counted and reported
-- several groups in one row: rows are padded to the longest of a micro-batch
-- FlexAttention: on a GPU too the shared layout is a dense mask through SDPA
+- steps of a number of tokens: a step is a number of prompts, so that long ones do not weigh less
 
 Run it on any machine with a run directory, and again to go on after a stop:
 
@@ -30,10 +29,12 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from reward.preference import rated_criteria, read_folder
 from reward.recipe_config import RewardConfig
+from reward.training import attention
 from reward.training import report as reports
 from reward.training.card import model_card
+from reward.training.compiling import compile_layers
 from reward.training.evidence import evidence
-from reward.training.layout import Collator, batches, describe
+from reward.training.layout import Collator, StepCollator, batches, describe
 from reward.training.mistakes import worst_mistakes
 from reward.training.model import (
     UNLIMITED,
@@ -95,11 +96,12 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
         set_seed(config.seed)
         model = make_reward_model(config, tokenizer, criteria=len(criteria))
-        batch = (micro_batch_size, accumulation)
-        trainer = make_trainer(run_dir, config, model, prepared, batch, stop, objective)
-        first = first_batch(trainer)
-        collator = trainer.data_collator
+        steps = step_collator(config, model, micro_batch_size)
+        trainer = make_trainer(run_dir, config, model, prepared, steps, stop, objective)
+        first, collator = first_batch(trainer), steps.collator
         choose_layout(run_dir, config, model, collator, first, prepared)
+        if config.compile:
+            compile_layers(model.classifier)
         train_to_the_end(trainer, run_dir)
         return trainer, collator, describe(first, tokenizer, shared=collator.layout == "shared")
 
@@ -126,7 +128,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "left_out": prepared.account(),
         "training": {
             **training_figures(trainer, limit),
+            "micro_batch_size": trainer.data_collator.most,
             "layout": collator.layout,
+            "packed": collator.packed,
+            "attention": trainer.model.attends if collator.layout == "shared" else None,
             "text_format": chat.name,
             "tie_width": objective.tie_width or None,
         },
@@ -191,33 +196,38 @@ def data_figures(prepared: Prepared) -> dict[str, dict[str, int]]:
 # --- the loop's parts -----------------------------------------------------------------------------
 
 
+def step_collator(config: RewardConfig, model: RewardModel, micro_batch_size: int) -> StepCollator:
+    """When memory ran out and fewer prompts are forwarded at once, it is fewer tokens too."""
+    share = micro_batch_size / config.micro_batch_size
+    at_once = config.tokens_at_once and max(1, int(config.tokens_at_once * share))
+    pad_id = model.config.get_text_config().pad_token_id
+    return StepCollator(Collator(pad_id), micro_batch_size, at_once)
+
+
 def make_trainer(
     run_dir: RunDir,
     config: RewardConfig,
     model: RewardModel,
     prepared: Prepared,
-    batch: tuple[int, int],
+    steps: StepCollator,
     stop: StopSignal,
     objective: Objective,
 ) -> RewardTrainer:
-    """`batch` is (prompts at once, accumulation steps)."""
-    collator = Collator(model.config.get_text_config().pad_token_id)
+    rows, batch = len(prepared.tokens["train"]), (config.batch_size, 1)
     events = ProgressEvents(run_dir)
     trainer = RewardTrainer(
         objective=objective,
         model=model,
         args=TrainingArguments(
-            **common_arguments(
-                run_dir, config, rows=len(prepared.tokens["train"]), batch=batch, saves=20
-            ),
+            **common_arguments(run_dir, config, rows=rows, batch=batch, saves=20),
             remove_unused_columns=False,
             label_names=["labels"],
         ),
         train_dataset=prepared.tokens["train"],
-        data_collator=collator,
+        data_collator=steps,
         callbacks=[
             *common_callbacks(run_dir, events, stop),
-            WatchHeldOut(lambda: held_out_accuracy(model, prepared, collator), events),
+            WatchHeldOut(lambda: held_out_accuracy(model, prepared, steps.collator), events),
         ],
     )
     trainer.remove_callback(PrinterCallback)
@@ -255,8 +265,12 @@ def choose_layout(
         )
         return
     collator.layout = "shared"
+    collator.packed = config.packing == "always" or (
+        config.packing == "auto" and model.attends != attention.DENSE
+    )
     run_dir.message(
-        "Each prompt is forwarded once for all its responses; checked on the first batch."
+        "Each prompt is forwarded once for all its responses"
+        f"{', several prompts in a row' if collator.packed else ''}; checked on the first batch."
     )
 
 

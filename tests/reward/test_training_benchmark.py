@@ -3,7 +3,8 @@ import json
 import pytest
 import torch
 
-from benchmarks.reward_training import main, make_groups
+from benchmarks.flops import pairs_work, plain_work, shared_work, step_flops
+from benchmarks.reward_training import main, make_groups, make_model, parse
 
 CASE_KEYS = {
     "k",
@@ -14,6 +15,11 @@ CASE_KEYS = {
     "speedup_vs_padded",
     "arithmetic_bound",
     "rankings_per_s",
+    "rankings_per_s_trl",
+    "rankings_per_s_padded",
+    "tokens_per_s",
+    "mfu",
+    "fraction_of_bound",
     "peak_mb",
     "loss_diff",
     "grad_diff",
@@ -24,7 +30,7 @@ CASE_KEYS = {
 def quick(capfd, monkeypatch):
     threads = torch.get_num_threads()
     options = ["--quick", "--turns", "1", "--threads", "1", "--device", "cpu"]
-    assert main([*options, "--case", "4,24,24", "--case", "2,24,24"]) == 0
+    assert main([*options, "--case", "4,24,24", "--case", "2,24,24", "--also", "dense"]) == 0
     torch.set_num_threads(threads)
     return capfd.readouterr()
 
@@ -40,6 +46,9 @@ def test_the_benchmark_ends_with_one_line_of_json_and_equal_gradients(quick):
     for case in result["cases"]:
         assert case["loss_diff"] < 1e-5 and case["grad_diff"] < 1e-5
         assert case["speedup_vs_trl"] > 0 and case["peak_mb"] > 0
+        assert 0 < case["mfu"] < 1 and case["rankings_per_s_dense"] > 0
+        at_once = case["rankings_per_s"] * (24 + case["k"] * 24)
+        assert case["tokens_per_s"] == pytest.approx(at_once, rel=1e-2)
     assert "K=4, prompt 24" in quick.err
 
 
@@ -47,3 +56,32 @@ def test_the_rankings_are_the_same_for_every_contender():
     one, two = make_groups(2, 3, 5, 7), make_groups(2, 3, 5, 7)
     assert [g.prompt.tolist() for g in one] == [g.prompt.tolist() for g in two]
     assert one[0].prompt.tolist() != one[1].prompt.tolist()
+
+
+def test_lengths_are_uneven_where_asked():
+    groups = make_groups(4, 3, 100, 100, uneven=True)
+    lengths = [len(response) for group in groups for response in group.responses]
+    assert len(set(lengths)) > 6 and min(lengths) >= 50 and max(lengths) <= 150
+
+
+def test_all_ratios_at_every_k_are_measured_and_a_gpu_gets_a_real_size():
+    cases = parse(["--device", "cpu"]).cases
+    assert {k for k, _, _ in cases} == {2, 4, 7, 9}
+    assert {p / r for _, p, r in cases} == {2, 1, 0.5}
+    gpu = parse(["--device", "cuda"])
+    assert (gpu.hidden, gpu.layers, gpu.kv_heads, gpu.lora) == (2048, 16, 8, 16)
+    assert parse(["--device", "cuda", "--size", "0.5b"]).inner == 4864
+
+
+def test_work_and_operations_are_counted_as_by_hand():
+    [group] = make_groups(1, 3, 2, 1)
+    assert shared_work(group) == (5, 3 + 3 * (2 + 1))
+    assert plain_work(group) == (9, 3 * 6)
+    assert pairs_work(group) == (18, 2 * 3 * 6)
+    options = parse(["--quick", "--device", "cpu"])
+    model = make_model(options, longest=8)
+    # Per layer 4 square matrices of width 64 and three of 64 × 170; the head is 64 × 1.
+    weights = 2 * (4 * 64 * 64 + 3 * 64 * 170) + 64
+    assert step_flops(model, [(5, 12)]) == 6 * weights * 5 + 12 * 64 * 2 * 12
+    model.requires_grad_(False)
+    assert step_flops(model, [(5, 0)]) == 4 * weights * 5

@@ -1,0 +1,59 @@
+"""The machine that trains: its memory, its name, and the commit that was measured on it."""
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def reset_peak() -> None:
+    """Forget the peak so far; on Linux also hand freed memory back, so that the next peak is its own."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> float:
+    """Since `reset_peak`, all contenders' weights included. None of it is known off Linux: 0."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    if sys.platform != "linux":
+        return 0.0
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    )
+    return round(int(line.split()[1]) / 2**10, 1)
+
+
+def hardware(device: str) -> dict[str, Any]:
+    load = round(os.getloadavg()[0], 2)
+    about = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "load_1min": load}
+    if device == "cuda":
+        return {"gpu": torch.cuda.get_device_name(), **about}
+    return {"cpu": cpu_name(), **about}
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def commit() -> str | None:
+    """The commit measured, with + where the measured code differs from it."""
+    changed = git("status", "--porcelain", "--", "benchmarks/*.py", "reward/training")
+    return git("rev-parse", "HEAD") + ("+" if changed else "") or None
+
+
+def git(*words: str) -> str:
+    root = Path(__file__).parents[1]
+    command = ["git", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
