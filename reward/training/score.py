@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from reward.training.families import check_shared
 from reward.training.layout import Collator, batches
-from reward.training.model import check_shared, load_reward_model, load_tokenizer, outputs_of
+from reward.training.model import load_reward_model, load_tokenizer, outputs_of
 from reward.training.tokens import ChatFormat, TokenGroup
 from reward.training.trainer_events import RecipeError, quiet_libraries
 from runs.rundir import atomically

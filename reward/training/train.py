@@ -23,6 +23,7 @@ report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTE
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -33,12 +34,12 @@ from reward.recipe_config import RewardConfig
 from reward.training import report as reports
 from reward.training.card import model_card
 from reward.training.evidence import evidence
+from reward.training.families import check_reading, check_shared
 from reward.training.layout import Collator, batches, describe
 from reward.training.mistakes import worst_mistakes
 from reward.training.model import (
     UNLIMITED,
     RewardModel,
-    check_shared,
     load_tokenizer,
     make_reward_model,
     outputs_of,
@@ -92,25 +93,24 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     tell_data(run_dir, prepared, chat, limit)
     objective = Objective.of(config, prepared.groups["train"])
 
-    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
+    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Layout, str]:
         set_seed(config.seed)
         model = make_reward_model(config, tokenizer, criteria=len(criteria))
         batch = (micro_batch_size, accumulation)
         trainer = make_trainer(run_dir, config, model, prepared, batch, stop, objective)
         first = first_batch(trainer)
-        collator = trainer.data_collator
-        choose_layout(run_dir, config, model, collator, first, prepared)
+        layout = choose_layout(run_dir, config, trainer, first, prepared)
         train_to_the_end(trainer, run_dir)
-        return trainer, collator, describe(first, tokenizer, shared=collator.layout == "shared")
+        return trainer, layout, describe(first, tokenizer, shared=layout.name == "shared")
 
-    trainer, collator, first = with_smaller_batches(
+    trainer, layout, first = with_smaller_batches(
         attempt,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         run_dir=run_dir,
     )
     run_dir.message(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report.")
-    scored = score_held_out(trainer.model, prepared, collator, stop)
+    scored = score_held_out(trainer.model, prepared, trainer.data_collator, stop)
     report = {
         "kind": "reward",
         "base_model": config.base_model,
@@ -126,7 +126,8 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "left_out": prepared.account(),
         "training": {
             **training_figures(trainer, limit),
-            "layout": collator.layout,
+            "layout": layout.name,
+            "layout_reason": layout.reason,
             "text_format": chat.name,
             "tie_width": objective.tie_width or None,
         },
@@ -234,16 +235,26 @@ def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """`reason` says why it is not the shared one."""
+
+    name: str
+    reason: str | None = None
+
+
 def choose_layout(
     run_dir: RunDir,
     config: RewardConfig,
-    model: RewardModel,
-    collator: Collator,
+    trainer: RewardTrainer,
     first: Sequence[TokenGroup],
     prepared: Prepared,
-) -> None:
+) -> Layout:
+    """Sets the collator's. Raises RecipeError where not even the plain layout reads this family right."""
+    model, collator = trainer.model, trainer.data_collator
+    check_reading(model, first, collator.pad_id)
     if config.layout == "plain":
-        return
+        return Layout("plain", "the settings ask for it")
     everything = [*prepared.tokens["train"], *prepared.tokens["test"]]
     longest = max(group.longest() for group in everything)
     problem = check_shared(model, first, collator.pad_id, longest=longest)
@@ -253,11 +264,12 @@ def choose_layout(
             "goes on with one copy of the prompt for each response, which is slower.",
             level="warning",
         )
-        return
+        return Layout("plain", problem)
     collator.layout = "shared"
     run_dir.message(
         "Each prompt is forwarded once for all its responses; checked on the first batch."
     )
+    return Layout("shared")
 
 
 # --- afterwards -----------------------------------------------------------------------------------
