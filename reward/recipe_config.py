@@ -38,6 +38,23 @@ class RewardConfig(RecipeConfig):
         min=1,
         max=4096,
     )
+    tokens_at_once: int | None = option(
+        None,
+        "Most tokens forwarded at once, besides the number of prompts. The prompts of a step are "
+        "sorted by length and cut into parts that fit, so memory follows the texts; a longer prompt "
+        "goes alone. Changes memory and speed, not the result. Empty: no limit.",
+        label="Tokens at once",
+        min=1,
+        advanced=True,
+    )
+    packing: str = option(
+        "auto",
+        "Whether the prompts forwarded at once share one row, so that no place is padding. It never "
+        "changes the result. auto: where the attention leaves out what is masked, which is on the "
+        "CPU and with FlexAttention; elsewhere a long row costs more than the padding.",
+        choices=("auto", "always", "never"),
+        advanced=True,
+    )
     strength: str = option(
         "ignore",
         "How a graded judgment (slightly, clearly, much better) is used. margin asks for a gap in "
@@ -138,6 +155,12 @@ class RewardConfig(RecipeConfig):
     )
     gradient_checkpointing: bool = option(
         False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
+    )
+    compile: bool = option(
+        False,
+        "Compile the model's layers with torch.compile: fewer passes over memory, after a minute or "
+        "so of compiling. Pays on a GPU in runs that are longer than that.",
+        advanced=True,
     )
     warmup: float = option(
         0.1, "Share of the steps in which the step size rises.", min=0, max=1, advanced=True

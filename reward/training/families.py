@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reward.training import attention
 from reward.training.layout import Collator
 from reward.training.model import RewardModel, evaluating, features_of, inputs_of, outputs_of
 from reward.training.tokens import TokenGroup
@@ -44,8 +45,8 @@ def check_shared(
         return problem
     plain = features_of(model, groups, Collator(pad_id, "plain"))
     problem = _measured(model, groups, pad_id, plain)
-    if problem and model.in_pieces:
-        model.in_pieces = False
+    if problem and model.attends != attention.DENSE:
+        model.attends = attention.DENSE
         problem = _measured(model, groups, pad_id, plain)
     return problem
 
@@ -80,7 +81,8 @@ def window_problem(config: Any, longest: int) -> str | None:
 def _measured(
     model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
-    collator, kind = Collator(pad_id, "shared"), model.classifier.dtype
+    collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
+    kind = model.classifier.dtype
     try:
         shared = features_of(model, groups, collator)
         beside_another = features_of(model, [_first_changed(g, pad_id) for g in groups], collator)

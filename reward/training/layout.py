@@ -1,10 +1,11 @@
 """How groups of tokens become tensors: two layouts with the same scores.
 
-shared   one row a group, [prompt][response 1]…[response K], P + K·R tokens. Positions restart after
+shared   [prompt][response 1]…[response K] for each group, P + K·R tokens. Positions restart after
          the prompt for each response, and a block mask keeps responses from seeing each other.
+         A row holds one group or, packed, all of a batch, which leaves nothing to pad.
 plain    one row a response with its own copy of the prompt, K·(P + R) tokens. What any model reads.
 
-Legend: G groups, K responses in the largest group, T tokens in the longest row.
+Legend: G groups, K responses in the largest group, B rows, T tokens in the longest row.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import torch
 from reward.training.tokens import TokenGroup
 
 PROMPT, PADDING = 0, -1
-"""Segment numbers; response k (from 0) has k + 1."""
+"""Segment numbers; response k (from 0) has k + 1. Groups of a row are numbered from 0, too."""
 
 Batch = dict[str, torch.Tensor]
 
@@ -28,37 +29,94 @@ class Collator:
 
     pad_id: int
     layout: str = "plain"
+    packed: bool = False
 
     def __call__(self, groups: Sequence[TokenGroup]) -> Batch:
-        lay = shared_layout if self.layout == "shared" else plain_layout
-        return {**lay(groups, self.pad_id), **evidence(groups)}
+        if self.layout == "shared":
+            tensors = shared_layout(groups, self.pad_id, packed=self.packed)
+        else:
+            tensors = plain_layout(groups, self.pad_id)
+        return {**tensors, **evidence(groups)}
+
+    def tokens(self, group: TokenGroup) -> int:
+        """What the group takes to forward, padding to its own longest text included."""
+        return group.size() if self.layout == "shared" else len(group.responses) * group.longest()
 
 
-def shared_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
-    """→ input_ids, position_ids, segment_ids (G, T); ends (G, K): where each response's last token is;
-    lengths (G, K + 1): of the prompt and of each response, 0 where there is none
+@dataclass
+class StepCollator:
+    """A step's groups → its parts, batches that are forwarded one after the other.
+
+    At most `most` groups and `max_tokens` tokens a part, the longest groups first: rows of a part are
+    of like length, and memory that suffices for the first part suffices for all. The parts add up
+    to the same step however it is cut, and which groups are in it is not decided here.
     """
-    rows = [_shared_row(group) for group in groups]
+
+    collator: Collator
+    most: int
+    max_tokens: int | None = None
+
+    def __call__(self, groups: Sequence[TokenGroup]) -> dict[str, Any]:
+        """→ parts; labels (G,), one a group, for Trainer to count"""
+        parts = [self.collator([groups[index] for index in part]) for part in self.cut(groups)]
+        return {"parts": parts, "labels": torch.ones(len(groups), dtype=torch.long)}
+
+    def cut(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
+        """Indices of the groups in each part."""
+        sizes = [self.collator.tokens(group) for group in groups]
+        order = sorted(range(len(groups)), key=lambda index: -sizes[index])
+        ordered = [sizes[index] for index in order]
+        parts = batches(ordered, max_tokens=self.max_tokens, most=self.most)
+        return [[order[place] for place in part] for part in parts]
+
+
+def shared_layout(groups: Sequence[TokenGroup], pad_id: int, *, packed: bool = False) -> Batch:
+    """→ input_ids, position_ids, segment_ids, group_ids (B, T); placed (G,): the row of each group;
+    ends (G, K): where in it each response's last token is; lengths (G, K + 1): of the prompt and of
+    each response, 0 where there is none
+    """
+    parts = [_group_tokens(group) for group in groups]
+    rows = [list(range(len(groups)))] if packed else [[g] for g in range(len(groups))]
     width = max(len(group.responses) for group in groups)
     lengths = [np.array([len(g.prompt), *map(len, g.responses)]) for g in groups]
+    starts = _starts(lengths, rows)
+    ends = [start + np.cumsum(of)[1:] - 1 for start, of in zip(starts, lengths, strict=True)]
+    numbers = [
+        np.full(len(part[0]), n) for row in rows for n, part in enumerate(parts[g] for g in row)
+    ]
+
+    def laid(values: Sequence[np.ndarray], fill: int) -> torch.Tensor:
+        return _stack([np.concatenate([values[g] for g in row]) for row in rows], fill)
+
     return {
-        "input_ids": _stack([row[0] for row in rows], pad_id),  # (G, T)
-        "position_ids": _stack([row[1] for row in rows], 0),  # (G, T)
-        "segment_ids": _stack([row[2] for row in rows], PADDING),  # (G, T)
-        "ends": _stack([row[3] for row in rows], 0, width),  # (G, K)
+        "input_ids": laid([part[0] for part in parts], pad_id),  # (B, T)
+        "position_ids": laid([part[1] for part in parts], 0),  # (B, T)
+        "segment_ids": laid([part[2] for part in parts], PADDING),  # (B, T)
+        "group_ids": laid(numbers, PADDING),  # (B, T)
+        "placed": torch.tensor([number for number, row in enumerate(rows) for _ in row]),  # (G,)
+        "ends": _stack(ends, 0, width),  # (G, K)
         "lengths": _stack(lengths, 0, width + 1),  # (G, K + 1)
     }
 
 
-def _shared_row(group: TokenGroup) -> tuple[np.ndarray, ...]:
+def _starts(lengths: Sequence[np.ndarray], rows: Sequence[Sequence[int]]) -> list[int]:
+    """Where in its row each group begins; rows hold the groups in order."""
+    starts = []
+    for row in rows:
+        sizes = [int(lengths[g].sum()) for g in row]
+        starts += [sum(sizes[:n]) for n in range(len(row))]
+    return starts
+
+
+def _group_tokens(group: TokenGroup) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, positions and segments of one group, each (P + ΣR,)"""
     prompt_length = len(group.prompt)
     lengths = [len(response) for response in group.responses]
     positions = [np.arange(prompt_length)]
     positions += [np.arange(prompt_length, prompt_length + length) for length in lengths]
     segments = np.repeat(np.arange(len(lengths) + 1), [prompt_length, *lengths])
-    ends = prompt_length + np.cumsum(lengths) - 1
     tokens = np.concatenate([group.prompt, *group.responses])
-    return tokens, np.concatenate(positions), segments, ends
+    return tokens, np.concatenate(positions), segments
 
 
 def plain_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
@@ -112,31 +170,47 @@ def _pad(arrays: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-def block_mask(segment_ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What each token may look at: earlier tokens of the prompt and of its own response.
+def may_see(looking: tuple, seen: tuple) -> torch.Tensor:
+    """Whether tokens may look at tokens: earlier ones of their group's prompt and of their own response.
 
-    Dense and additive, so that SDPA and eager attention both take it: G·T² numbers in memory.
-    Padding sees itself, because a row with nothing to see would be NaN.  (G, T) → (G, 1, T, T)
+    Each is (group, segment, place in the row), tensors that broadcast. Padding sees itself, because
+    a row with nothing to see would be NaN, and nothing sees padding.
     """
-    looking, seen = segment_ids[:, :, None], segment_ids[:, None, :]
-    length = segment_ids.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    allowed = ((seen == looking) | (seen == PROMPT)) & earlier  # (G, T, T)
+    same_group = looking[0] == seen[0]
+    in_sight = (looking[1] == seen[1]) | (seen[1] == PROMPT)
+    return same_group & in_sight & (looking[2] >= seen[2])
+
+
+def block_mask(
+    segment_ids: torch.Tensor, group_ids: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """`may_see` for all places of a row, dense and additive, so that SDPA and eager attention both
+    take it: B·T² numbers in memory.  (B, T), (B, T) → (B, 1, T, T)
+    """
+    places = torch.arange(segment_ids.shape[1], device=segment_ids.device)
+    token = (group_ids, segment_ids, places[None])
+    allowed = may_see(
+        tuple(values[:, :, None] for values in token), tuple(values[:, None, :] for values in token)
+    )  # (B, T, T)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-def batches(groups: Sequence[TokenGroup], *, max_tokens: int) -> Iterator[list[int]]:
-    """Indices of groups that fit together, in order: rows times the longest row stays in bounds."""
+def batches(
+    sizes: Sequence[int], *, max_tokens: int | None = None, most: int | None = None
+) -> Iterator[list[int]]:
+    """Indices of groups of these sizes that fit together, in order: at most `most`, and their number
+    times the largest stays within `max_tokens`, unless a group alone does not.
+    """
     batch: list[int] = []
-    longest = 0
-    for index, group in enumerate(groups):
-        size = len(group.prompt) + sum(len(response) for response in group.responses)
-        if batch and max(longest, size) * (len(batch) + 1) > max_tokens:
+    largest = 0
+    for index, size in enumerate(sizes):
+        largest = max(largest, size)
+        too_large = max_tokens is not None and largest * (len(batch) + 1) > max_tokens
+        if batch and (too_large or len(batch) == most):
             yield batch
-            batch, longest = [], 0
+            batch, largest = [], size
         batch.append(index)
-        longest = max(longest, size)
     if batch:
         yield batch
 

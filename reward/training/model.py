@@ -24,7 +24,7 @@ from transformers import (
 from reward.recipe_config import RewardConfig
 from reward.training import attention
 from reward.training.adapter import with_adapter
-from reward.training.layout import Batch, Collator, block_mask, for_model
+from reward.training.layout import Batch, Collator, for_model
 from reward.training.tokens import TokenGroup
 from reward.training.trainer_events import RecipeError
 
@@ -47,7 +47,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.ordinary = ordinary
         self.heads = heads
-        self.in_pieces = self.classifier.config._attn_implementation == attention.NAME
+        self.attends = attention.way_of(self.classifier.config)
         self.register_state_dict_post_hook(_keep_what_is_trained)
         self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 
@@ -79,16 +79,16 @@ class RewardModel(nn.Module):
     def features(
         self,
         input_ids: torch.Tensor,
-        position_ids: torch.Tensor | None = None,
-        segment_ids: torch.Tensor | None = None,
-        ends: torch.Tensor | None = None,
-        lengths: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
+        **shared: torch.Tensor,
     ) -> torch.Tensor:
-        """What the head reads: a decoder's last layer at each response's last token.  → (G, K, H)"""
-        if segment_ids is not None:
-            return self._shared(input_ids, position_ids, segment_ids, ends, lengths)
+        """What the head reads: a decoder's last layer at each response's last token.  → (G, K, H)
+
+        `shared` is the rest of a batch of the shared layout; none of it in the plain one.
+        """
+        if shared:
+            return self._shared({"input_ids": input_ids, **shared})
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self._plain(input_ids, mask)[rows]
 
@@ -97,25 +97,10 @@ class RewardModel(nn.Module):
         """Whether it is a decoder; an encoder pools its tokens and has a head of its own shape."""
         return hasattr(self.classifier, "score")
 
-    def _shared(
-        self,
-        input_ids: torch.Tensor,  # (G, T)
-        position_ids: torch.Tensor | None,  # (G, T)
-        segment_ids: torch.Tensor,  # (G, T)
-        ends: torch.Tensor | None,  # (G, K)
-        lengths: torch.Tensor | None,  # (G, K + 1)
-    ) -> torch.Tensor:
-        how: dict[str, Any] = {"position_ids": position_ids}
-        if self.in_pieces and lengths is not None:
-            nothing = torch.zeros(1, 1, 1, 1, dtype=self._dtype(), device=input_ids.device)
-            # A mask of four dimensions keeps the family from making one of its own.
-            how["attention_mask"] = nothing
-            how["pieces"] = attention.cut_rows(lengths.tolist(), like=nothing)
-        else:
-            how["attention_mask"] = block_mask(segment_ids, self._dtype())  # (G, 1, T, T)
-        hidden = self._backbone(input_ids, **how)  # (G, T, H)
-        groups = torch.arange(len(hidden), device=hidden.device)[:, None]  # (G, 1)
-        return hidden[groups, ends]
+    def _shared(self, batch: Batch) -> torch.Tensor:
+        way = attention.usable(self.attends, batch["input_ids"].device.type)
+        hidden = self._backbone(**attention.inputs_of(way, batch, self._dtype()))
+        return hidden[batch["placed"][:, None], batch["ends"]]  # (B, T, H) → (G, K, H)
 
     def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         hidden = self._backbone(input_ids, attention_mask=attention_mask)  # (rows, T, H)
@@ -202,8 +187,7 @@ def read_base(
         base.score.float()
     else:
         base.float()  # an encoder is small, and its own head gives what its own layers are
-    if base.config._attn_implementation == "sdpa" and not torch.cuda.is_available():
-        attend_in_pieces(base)
+    attention.attend(base, "cuda" if torch.cuda.is_available() else "cpu")
     fresh = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
     return base, sorted(fresh)
 
@@ -236,15 +220,6 @@ def refuse_family(reference: str) -> None:
             f"transformers has no sequence classifier for the family {config.model_type} of "
             f"{reference}, so no reward model can be made of it. Choose another base model."
         )
-
-
-def attend_in_pieces(base: Any) -> None:
-    """Swap SDPA for the attention that skips what no token may see; for families that allow it."""
-    attention.register()
-    try:
-        base.set_attn_implementation(attention.NAME)
-    except ValueError:  # the family has an attention of its own
-        base.set_attn_implementation("sdpa")
 
 
 def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:

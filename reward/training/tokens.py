@@ -37,6 +37,10 @@ class TokenGroup:
     def longest(self) -> int:
         return len(self.prompt) + max(len(response) for response in self.responses)
 
+    def size(self) -> int:
+        """Tokens where the prompt is shared: P + ΣR."""
+        return len(self.prompt) + sum(len(response) for response in self.responses)
+
     def lengths(self) -> np.ndarray:
         """Of the responses, in tokens.  → (K,) float64"""
         return np.array([len(response) for response in self.responses], dtype=float)

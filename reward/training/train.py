@@ -7,8 +7,7 @@ linear layers, with the score head trained and saved beside it.
 
 What it leaves out, and why:
 - truncation: a response that the model cannot read whole is left out, counted and reported
-- several groups in one row: rows are padded to the longest of a micro-batch
-- FlexAttention: on a GPU too the shared layout is a dense mask through SDPA
+- steps of a number of tokens: a step is a number of prompts, so that long ones do not weigh less
 
 Run it on any machine with a run directory, and again to go on after a stop:
 
@@ -23,7 +22,6 @@ report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTE
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -31,11 +29,13 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from reward.preference import rated_criteria, read_folder
 from reward.recipe_config import RewardConfig
+from reward.training import attention
 from reward.training import report as reports
 from reward.training.card import model_card
+from reward.training.compiling import compile_layers
 from reward.training.evidence import evidence
 from reward.training.families import check_reading, check_shared
-from reward.training.layout import Collator, batches, describe
+from reward.training.layout import Collator, StepCollator, batches, describe
 from reward.training.mistakes import worst_mistakes
 from reward.training.model import (
     UNLIMITED,
@@ -93,24 +93,27 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     tell_data(run_dir, prepared, chat, limit)
     objective = Objective.of(config, prepared.groups["train"])
 
-    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Layout, str]:
+    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, str | None, str]:
         set_seed(config.seed)
         model = make_reward_model(config, tokenizer, criteria=len(criteria))
-        batch = (micro_batch_size, accumulation)
-        trainer = make_trainer(run_dir, config, model, prepared, batch, stop, objective)
+        steps = step_collator(config, model, micro_batch_size)
+        trainer = make_trainer(run_dir, config, model, prepared, steps, stop, objective)
         first = first_batch(trainer)
-        layout = choose_layout(run_dir, config, trainer, first, prepared)
+        reason = choose_layout(run_dir, config, model, steps.collator, first, prepared)
+        if config.compile:
+            compile_layers(model.classifier)
         train_to_the_end(trainer, run_dir)
-        return trainer, layout, describe(first, tokenizer, shared=layout.name == "shared")
+        return trainer, reason, describe(first, tokenizer, shared=reason is None)
 
-    trainer, layout, first = with_smaller_batches(
+    trainer, reason, first = with_smaller_batches(
         attempt,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         run_dir=run_dir,
     )
+    collator = trainer.data_collator.collator
     run_dir.message(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report.")
-    scored = score_held_out(trainer.model, prepared, trainer.data_collator, stop)
+    scored = score_held_out(trainer.model, prepared, collator, stop)
     report = {
         "kind": "reward",
         "base_model": config.base_model,
@@ -126,8 +129,11 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "left_out": prepared.account(),
         "training": {
             **training_figures(trainer, limit),
-            "layout": layout.name,
-            "layout_reason": layout.reason,
+            "micro_batch_size": trainer.data_collator.most,
+            "layout": collator.layout,
+            "layout_reason": reason,
+            "packed": collator.packed,
+            "attention": trainer.model.attends if collator.layout == "shared" else None,
             "text_format": chat.name,
             "tie_width": objective.tie_width or None,
         },
@@ -192,33 +198,38 @@ def data_figures(prepared: Prepared) -> dict[str, dict[str, int]]:
 # --- the loop's parts -----------------------------------------------------------------------------
 
 
+def step_collator(config: RewardConfig, model: RewardModel, micro_batch_size: int) -> StepCollator:
+    """When memory ran out and fewer prompts are forwarded at once, it is fewer tokens too."""
+    share = micro_batch_size / config.micro_batch_size
+    at_once = config.tokens_at_once and max(1, int(config.tokens_at_once * share))
+    pad_id = model.config.get_text_config().pad_token_id
+    return StepCollator(Collator(pad_id), micro_batch_size, at_once)
+
+
 def make_trainer(
     run_dir: RunDir,
     config: RewardConfig,
     model: RewardModel,
     prepared: Prepared,
-    batch: tuple[int, int],
+    steps: StepCollator,
     stop: StopSignal,
     objective: Objective,
 ) -> RewardTrainer:
-    """`batch` is (prompts at once, accumulation steps)."""
-    collator = Collator(model.config.get_text_config().pad_token_id)
+    rows, batch = len(prepared.tokens["train"]), (config.batch_size, 1)
     events = ProgressEvents(run_dir)
     trainer = RewardTrainer(
         objective=objective,
         model=model,
         args=TrainingArguments(
-            **common_arguments(
-                run_dir, config, rows=len(prepared.tokens["train"]), batch=batch, saves=20
-            ),
+            **common_arguments(run_dir, config, rows=rows, batch=batch, saves=20),
             remove_unused_columns=False,
             label_names=["labels"],
         ),
         train_dataset=prepared.tokens["train"],
-        data_collator=collator,
+        data_collator=steps,
         callbacks=[
             *common_callbacks(run_dir, events, stop),
-            WatchHeldOut(lambda: held_out_accuracy(model, prepared, collator), events),
+            WatchHeldOut(lambda: held_out_accuracy(model, prepared, steps.collator), events),
         ],
     )
     trainer.remove_callback(PrinterCallback)
@@ -235,26 +246,21 @@ def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
 
 
-@dataclass(frozen=True)
-class Layout:
-    """`reason` says why it is not the shared one."""
-
-    name: str
-    reason: str | None = None
-
-
 def choose_layout(
     run_dir: RunDir,
     config: RewardConfig,
-    trainer: RewardTrainer,
+    model: RewardModel,
+    collator: Collator,
     first: Sequence[TokenGroup],
     prepared: Prepared,
-) -> Layout:
-    """Sets the collator's. Raises RecipeError where not even the plain layout reads this family right."""
-    model, collator = trainer.model, trainer.data_collator
+) -> str | None:
+    """Sets the collator's; returns why it is not the shared one.
+
+    Raises RecipeError where not even the plain layout reads this family right.
+    """
     check_reading(model, first, collator.pad_id)
     if config.layout == "plain":
-        return Layout("plain", "the settings ask for it")
+        return "the settings ask for it"
     everything = [*prepared.tokens["train"], *prepared.tokens["test"]]
     longest = max(group.longest() for group in everything)
     problem = check_shared(model, first, collator.pad_id, longest=longest)
@@ -264,12 +270,16 @@ def choose_layout(
             "goes on with one copy of the prompt for each response, which is slower.",
             level="warning",
         )
-        return Layout("plain", problem)
+        return problem
     collator.layout = "shared"
-    run_dir.message(
-        "Each prompt is forwarded once for all its responses; checked on the first batch."
+    collator.packed = config.packing == "always" or (
+        config.packing == "auto" and model.attends != attention.DENSE
     )
-    return Layout("shared")
+    run_dir.message(
+        "Each prompt is forwarded once for all its responses"
+        f"{', several prompts in a row' if collator.packed else ''}; checked on the first batch."
+    )
+    return None
 
 
 # --- afterwards -----------------------------------------------------------------------------------
@@ -283,7 +293,8 @@ def score_all(
 ) -> list[np.ndarray]:
     """All outputs for each group's responses, in order; raises Stopped when asked to.  → (K, N + C) arrays"""
     scores: list[np.ndarray] = []
-    for batch in batches(groups, max_tokens=SCORING_TOKENS):
+    sizes = [collator.tokens(group) for group in groups]
+    for batch in batches(sizes, max_tokens=SCORING_TOKENS):
         if stop:
             stop.check()
         chosen = [groups[index] for index in batch]

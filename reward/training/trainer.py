@@ -1,7 +1,7 @@
 """transformers.Trainer with our collator and loss, and what every recipe asks of a Trainer.
 
-The rest is Trainer's own: its documented extension points are `compute_loss`, `log` and callbacks,
-and no other method is replaced.
+The rest is Trainer's own: its documented extension points are `training_step`, `compute_loss`, `log`
+and callbacks, and no other method is replaced.
 """
 
 import time
@@ -21,7 +21,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from reward.training.layout import Batch, for_model
+from reward.training.layout import Batch, StepCollator, for_model
 from reward.training.loss import agreement
 from reward.training.model import torch_dtype
 from reward.training.objective import Objective
@@ -42,8 +42,9 @@ from runs.rundir import RunDir
 class RewardTrainer(Trainer):
     """Steps on the mean of the groups' losses over the whole effective batch.
 
-    That mean is taken over the groups of all micro-batches at once, so 8 micro-batches of one group
-    and one of eight give the same step, a last incomplete batch included.
+    Trainer's batch is a whole step, from a `StepCollator`; its parts are forwarded one after the other
+    and their gradients added. The mean is taken over the groups of all parts at once, so 8 parts of one
+    group and one of eight give the same step, a last incomplete batch included.
     """
 
     loss_is_scaled_for_ga = True
@@ -51,8 +52,23 @@ class RewardTrainer(Trainer):
     def __init__(self, objective: Objective | None = None, **options: Any):
         super().__init__(**options)
         self.objective = objective or Objective()
-        self.tokens_seen = 0
-        self._agreeing = self._evidence = 0.0
+        self._tokens = torch.zeros((), dtype=torch.long)
+        self._said = torch.zeros(2)  # evidence the scores agreed with, and all of it
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Gradients are exchanged between processes once a step, with those of the last part."""
+        *earlier, last = inputs["parts"]
+        losses = []
+        for part in earlier:
+            with self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        losses.append(super().training_step(model, last, num_items_in_batch))
+        return torch.stack(losses).sum()
 
     def compute_loss(
         self,
@@ -75,19 +91,25 @@ class RewardTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count(self, inputs: Batch, scores: torch.Tensor) -> None:
+        """Stays on the device: reading it there would make the next part wait for this one."""
         real = (
             inputs["segment_ids"] >= 0 if "segment_ids" in inputs else inputs["attention_mask"] > 0
         )
-        self.tokens_seen += int(real.sum())
-        agreeing, evidence = agreement(scores, inputs["wins"])
-        self._agreeing += float(agreeing)
-        self._evidence += float(evidence)
+        self._tokens = self._tokens.to(scores.device) + real.sum()
+        said = torch.stack(agreement(scores, inputs["wins"]))
+        self._said = self._said.to(scores.device) + said
+
+    @property
+    def tokens_seen(self) -> int:
+        """Forwarded by this process, padding not counted. Waits for the device."""
+        return int(self._tokens)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._evidence:
-            logs["train_agreement"] = self._agreeing / self._evidence
+        agreeing, evidence = self._said.tolist() if "loss" in logs else (0.0, 0.0)
+        if evidence:
+            logs["train_agreement"] = agreeing / evidence
             logs["num_tokens"] = self.tokens_seen
-            self._agreeing = self._evidence = 0.0
+            self._said = torch.zeros(2)
         super().log(logs, start_time)
 
 
@@ -201,9 +223,12 @@ def common_callbacks(
 
 
 def first_batch(trainer: Trainer) -> list[Any]:
-    """The rows of the run's very first micro-batch, which a resumed run does not see again."""
+    """The rows that the run's very first forward pass reads, which a resumed run does not see again."""
     sampler = trainer.get_train_dataloader().batch_sampler
-    return [trainer.train_dataset[index] for index in next(iter(sampler))]
+    rows = [trainer.train_dataset[index] for index in next(iter(sampler))]
+    if isinstance(trainer.data_collator, StepCollator):
+        return [rows[index] for index in trainer.data_collator.cut(rows)[0]]
+    return rows
 
 
 def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:

@@ -148,9 +148,9 @@ def test_layouts_that_disagree_are_caught_whatever_the_cause(tmp_path, monkeypat
     model = reward_model(tmp_path)
     honest = model._shared
 
-    def without_restarts(input_ids, positions, *others):
-        straight = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-        return honest(input_ids, straight, *others)
+    def without_restarts(batch):
+        straight = torch.arange(batch["input_ids"].shape[1])
+        return honest({**batch, "position_ids": straight.expand_as(batch["input_ids"])})
 
     monkeypatch.setattr(model, "_shared", without_restarts)
     assert "differs by" in check_shared(model, UNEVEN, 0, longest=31)

@@ -4,7 +4,7 @@ import torch
 
 from reward.preference import Group, Judgment
 from reward.recipe_config import RewardConfig
-from reward.training.layout import Collator, batches, block_mask, describe
+from reward.training.layout import Collator, StepCollator, batches, block_mask, describe
 from reward.training.loss import bradley_terry
 from reward.training.model import (
     load_tokenizer,
@@ -54,22 +54,73 @@ def test_positions_restart_after_the_prompt_and_ends_point_at_last_tokens():
 
 
 def test_responses_see_the_prompt_and_themselves_but_not_each_other():
-    mask = block_mask(torch.tensor([[0, 0, 1, 1, 2, -1]]), torch.float32)[0, 0] == 0
+    segments, groups = torch.tensor([[0, 0, 1, 1, 2, -1]]), torch.tensor([[0, 0, 0, 0, 0, -1]])
+    mask = block_mask(segments, groups, torch.float32)[0, 0] == 0
     assert mask.int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0],
         [1, 1, 1, 1, 0, 0],
         [1, 1, 0, 0, 1, 0],
-        [1, 1, 0, 0, 0, 1],  # padding sees itself, and nothing sees it
+        [0, 0, 0, 0, 0, 1],  # padding sees itself, and nothing sees it
     ]
+
+
+def test_groups_that_share_a_row_do_not_see_each_other():
+    segments, groups = torch.tensor([[0, 1, 2, 0, 1]]), torch.tensor([[0, 0, 0, 1, 1]])
+    mask = block_mask(segments, groups, torch.float32)[0, 0] == 0
+    assert mask.int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
+
+
+def test_packed_groups_stand_one_after_the_other_and_each_starts_anew():
+    one = TokenGroup(np.array([7, 8]), [np.array([1]), np.array([3, 4])], np.zeros((2, 2)))
+    two = TokenGroup(np.array([9]), [np.array([5, 6])], np.zeros((1, 1)))
+    batch = Collator(0, "shared", packed=True)([one, two])
+    assert batch["input_ids"].tolist() == [[7, 8, 1, 3, 4, 9, 5, 6]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 2, 3, 0, 1, 2]]
+    assert batch["segment_ids"].tolist() == [[0, 0, 1, 2, 2, 0, 1, 1]]
+    assert batch["group_ids"].tolist() == [[0, 0, 0, 0, 0, 1, 1, 1]]
+    assert batch["placed"].tolist() == [0, 0]
+    assert batch["ends"].tolist() == [[2, 4], [7, 0]]
+    apart = Collator(0, "shared")([one, two])
+    assert apart["placed"].tolist() == [0, 1] and apart["ends"].tolist() == [[2, 4], [2, 0]]
+    assert apart["input_ids"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("attends", ["the best", "dense"])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family, attends, packed):
+    model = reward_model(tmp_path, family)
+    if attends == "dense":
+        model.attends = attends
+    found = {}
+    for layout in ("plain", "shared"):
+        batch = Collator(0, layout, packed)(UNEVEN)
+        wins, _ = batch.pop("wins"), batch.pop("labels")
+        model.zero_grad()
+        scores = model(**batch)["scores"]
+        loss = bradley_terry(scores, wins).mean()
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        found[layout] = (scores.detach(), loss.item(), gradients)
+    torch.testing.assert_close(found["plain"][0], found["shared"][0], atol=1e-5, rtol=1e-5)
+    assert found["plain"][1] == pytest.approx(found["shared"][1], abs=1e-6)
+    for name, gradient in found["plain"][2].items():
+        torch.testing.assert_close(gradient, found["shared"][2][name], atol=1e-5, rtol=1e-4)
 
 
 def test_the_dense_mask_and_the_pieces_agree(tmp_path):
     model = reward_model(tmp_path)
-    assert model.in_pieces
+    assert model.attends == "pieces"
     pieces = score_groups(model, UNEVEN, Collator(0, "shared"))
-    model.in_pieces = False
+    model.attends = "dense"
     dense = score_groups(model, UNEVEN, Collator(0, "shared"))
     torch.testing.assert_close(pieces, dense, atol=1e-5, rtol=1e-5)
 
@@ -95,8 +146,8 @@ def test_the_loss_equals_a_loop_over_all_pairs(tmp_path):
 
 def test_a_group_scores_the_same_alone_and_in_company(tmp_path):
     model = reward_model(tmp_path)
-    for layout in ("shared", "plain"):
-        together = score_groups(model, UNEVEN, Collator(0, layout))
+    for layout, packed in (("shared", True), ("shared", False), ("plain", False)):
+        together = score_groups(model, UNEVEN, Collator(0, layout, packed))
         for row, group in enumerate(UNEVEN):
             alone = score_groups(model, [group], Collator(0, layout))[0]
             torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
@@ -126,8 +177,29 @@ def test_an_ordinary_classifier_reads_the_same_score_with_either_padding(tmp_pat
 
 
 def test_batches_stay_within_the_token_budget_and_keep_the_order():
-    groups = [token_group(n, 10, [5, 5]) for n in range(5)] + [token_group(9, 90, [50, 60])]
-    assert list(batches(groups, max_tokens=60)) == [[0, 1, 2], [3, 4], [5]]
+    assert list(batches([20] * 5 + [200], max_tokens=60)) == [[0, 1, 2], [3, 4], [5]]
+    assert list(batches([20] * 5, most=2)) == [[0, 1], [2, 3], [4]]
+    assert list(batches([30, 10, 10], max_tokens=60)) == [[0, 1], [2]]  # padded to the largest
+
+
+def test_a_step_is_cut_into_parts_of_like_length_that_hold_every_group_once():
+    groups = [token_group(n, 4, [n + 1, 2]) for n in (3, 40, 5, 30, 1)]
+    steps = StepCollator(Collator(0, "shared"), most=2)
+    assert steps.cut(groups) == [[1, 3], [2, 0], [4]]
+    step = steps(groups)
+    assert [part["input_ids"].shape for part in step["parts"]] == [(2, 47), (2, 12), (1, 8)]
+    assert step["labels"].tolist() == [1] * 5
+    steps.max_tokens = 40
+    assert steps.cut(groups) == [[1], [3], [2, 0], [4]]
+    steps.collator.layout = "plain"  # where a prompt is forwarded once for each response
+    assert steps.collator.tokens(groups[0]) == 16
+
+
+def test_packed_groups_leave_no_place_empty():
+    batch = Collator(0, "shared", packed=True)(UNEVEN)
+    assert batch["input_ids"].shape == (1, sum(group.size() for group in UNEVEN))
+    apart = Collator(0, "shared")(UNEVEN)
+    assert apart["input_ids"].numel() > batch["input_ids"].numel()
 
 
 def test_the_first_batch_can_be_read_by_a_person():
