@@ -103,6 +103,7 @@ def after_prompt(response: int, prompt: int, like: torch.Tensor) -> torch.Tensor
     return mask.masked_fill_(hidden.triu(prompt + 1), float("-inf"))
 
 
+@torch.compiler.disable  # its lengths are numbers, of which each would be compiled anew
 def pieces_attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # (B, heads, T, D)

@@ -66,7 +66,7 @@ class StepCollator:
         sizes = [self.collator.tokens(group) for group in groups]
         order = sorted(range(len(groups)), key=lambda index: -sizes[index])
         ordered = [sizes[index] for index in order]
-        parts = batches(ordered, max_tokens=self.max_tokens, most=self.most)
+        parts = cut(ordered, max_tokens=self.max_tokens, most=self.most)
         return [[order[place] for place in part] for part in parts]
 
 
@@ -196,7 +196,12 @@ def block_mask(
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-def batches(
+def batches(groups: Sequence[TokenGroup], *, max_tokens: int) -> Iterator[list[int]]:
+    """Indices of groups that fit together where the prompt is shared, in order."""
+    return cut([group.size() for group in groups], max_tokens=max_tokens)
+
+
+def cut(
     sizes: Sequence[int], *, max_tokens: int | None = None, most: int | None = None
 ) -> Iterator[list[int]]:
     """Indices of groups of these sizes that fit together, in order: at most `most`, and their number

@@ -293,8 +293,7 @@ def score_all(
 ) -> list[np.ndarray]:
     """All outputs for each group's responses, in order; raises Stopped when asked to.  → (K, N + C) arrays"""
     scores: list[np.ndarray] = []
-    sizes = [collator.tokens(group) for group in groups]
-    for batch in batches(sizes, max_tokens=SCORING_TOKENS):
+    for batch in batches(groups, max_tokens=SCORING_TOKENS):
         if stop:
             stop.check()
         chosen = [groups[index] for index in batch]

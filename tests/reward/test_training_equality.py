@@ -272,6 +272,26 @@ def test_with_every_signal_both_layouts_give_the_same_weights(tmp_path, llama):
     assert_same(*both)
 
 
+@pytest.mark.parametrize("layout", ["auto", "plain"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"packing": "never"}, {"packing": "always"}, {"tokens_at_once": 60}, {"tokens_at_once": 1}],
+    ids=str,
+)
+def test_however_a_step_is_packed_and_cut_the_weights_are_the_same(
+    tmp_path, llama, uncut, layout, settings
+):
+    found = trained(tmp_path, llama, epochs=0.5, batch_size=8, layout=layout, **settings)
+    assert_same(uncut, found)
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory, llama):
+    """Plain rows, all of a step at once."""
+    settings = {"epochs": 0.5, "batch_size": 8, "micro_batch_size": 8, "layout": "plain"}
+    return trained(tmp_path_factory.mktemp("uncut"), llama, **settings)
+
+
 class StopAt:
     """A stop signal that comes after a number of questions."""
 

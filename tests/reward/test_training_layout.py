@@ -4,7 +4,7 @@ import torch
 
 from reward.preference import Group, Judgment
 from reward.recipe_config import RewardConfig
-from reward.training.layout import Collator, StepCollator, batches, block_mask, describe
+from reward.training.layout import Collator, StepCollator, batches, block_mask, cut, describe
 from reward.training.loss import bradley_terry
 from reward.training.model import (
     load_tokenizer,
@@ -177,9 +177,10 @@ def test_an_ordinary_classifier_reads_the_same_score_with_either_padding(tmp_pat
 
 
 def test_batches_stay_within_the_token_budget_and_keep_the_order():
-    assert list(batches([20] * 5 + [200], max_tokens=60)) == [[0, 1, 2], [3, 4], [5]]
-    assert list(batches([20] * 5, most=2)) == [[0, 1], [2, 3], [4]]
-    assert list(batches([30, 10, 10], max_tokens=60)) == [[0, 1], [2]]  # padded to the largest
+    groups = [token_group(n, 10, [5, 5]) for n in range(5)] + [token_group(9, 90, [50, 60])]
+    assert list(batches(groups, max_tokens=60)) == [[0, 1, 2], [3, 4], [5]]
+    assert list(cut([20] * 5, most=2)) == [[0, 1], [2, 3], [4]]
+    assert list(cut([30, 10, 10], max_tokens=60)) == [[0, 1], [2]]  # padded to the largest
 
 
 def test_a_step_is_cut_into_parts_of_like_length_that_hold_every_group_once():

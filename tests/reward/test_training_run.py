@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from reward.preference import read_groups
+from reward.recipe_config import RewardConfig
 from reward.training.model import RewardModel
 from reward.training.objective import Objective
 from reward.training.report import Scored, accuracy
@@ -171,10 +172,10 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_result(tmp_path, lla
     train(whole, StopSignal())
     forward = RewardModel.forward
 
-    def small_machine(self, input_ids, **batch):
-        if self.training and len(input_ids) > 2:
+    def small_machine(self, present, **batch):
+        if self.training and len(present) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return forward(self, input_ids, **batch)
+        return forward(self, present=present, **batch)
 
     monkeypatch.setattr(RewardModel, "forward", small_machine)
     tight = make_run(tmp_path / "tight", llama, make_groups(12, 0), **settings)
@@ -361,3 +362,28 @@ def test_bfloat16_trains_close_to_float32(tmp_path, llama):
     scores = Scorer(run_dir.output).score([(group.prompt, group.responses) for group in groups])
     rows = [Scored(g, s, s) for g, s in zip(groups, scores, strict=True)]
     assert accuracy(rows)["value"] == pytest.approx(report["accuracy"]["value"], abs=0.05)
+
+
+SPEED = (
+    "micro_batch_size tokens_at_once packing layout dtype gradient_checkpointing compile".split()
+)
+
+
+@pytest.mark.parametrize("name", SPEED)
+def test_the_settings_for_speed_are_documented_with_their_defaults(name):
+    page = (Path(__file__).parents[2] / "docs" / "reward-training.md").read_text()
+    [row] = [line for line in page.splitlines() if line.startswith(f"| `{name}`")]
+    [option] = [option for option in RewardConfig.options() if option.name == name]
+    shown = {None: "no limit", False: "off"}.get(option.default, str(option.default))
+    assert row.split("|")[2].strip().strip("`") == shown
+
+
+def test_the_report_says_how_the_prompts_were_packed_and_attended_to(tmp_path, llama):
+    for packing, packed in (("auto", True), ("never", False)):
+        run_dir = make_run(
+            tmp_path / packing, llama, make_groups(8, 4), epochs=0.5, packing=packing
+        )
+        train(run_dir, StopSignal())
+        training = json.loads((run_dir.output / "report.json").read_text())["training"]
+        assert (training["packed"], training["attention"]) == (packed, "pieces")
+        assert training["micro_batch_size"] == 4

@@ -1,0 +1,47 @@
+from functools import partial
+
+import pytest
+import torch
+
+from reward.training import train as recipe
+from reward.training.compiling import compile_layers
+from reward.training.layout import Collator
+from reward.training.model import outputs_of
+from tests.reward.test_training_equality import assert_same, trained
+from tests.reward.test_training_layout import UNEVEN, reward_model
+from tests.reward.world import tiny_llama
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+
+
+def graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_all_layers_are_compiled_as_one_and_for_every_length(tmp_path):
+    model = reward_model(tmp_path)
+    collator = Collator(0, "shared", packed=True)
+    expected = [outputs_of(model, groups, collator) for groups in (UNEVEN, UNEVEN[:2], UNEVEN[1:])]
+    assert compile_layers(model.classifier, backend="eager") == 2
+    outputs_of(model, UNEVEN, collator)
+    once = graphs()
+    for groups, scores in zip((UNEVEN, UNEVEN[:2], UNEVEN[1:]), expected, strict=True):
+        found = outputs_of(model, groups, collator)
+        torch.testing.assert_close(found, scores, atol=1e-5, rtol=1e-5)
+    assert graphs() == once > 0
+
+
+def test_a_compiled_run_ends_with_the_same_weights(tmp_path, monkeypatch):
+    # Without code generation, which takes half a minute; the graphs are those of any other backend.
+    monkeypatch.setattr(recipe, "compile_layers", partial(compile_layers, backend="eager"))
+    llama = tiny_llama(tmp_path)
+    plain = trained(tmp_path / "plain", llama, epochs=0.5)
+    assert graphs() == 0
+    assert_same(plain, trained(tmp_path / "compiled", llama, epochs=0.5, compile=True))
+    assert graphs() > 0
