@@ -32,6 +32,8 @@ UNLIMITED = 10**9
 """Tokenizers without a limit say something beyond this."""
 POSITIONS_AFTER_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"})
 """Families whose first position is numbered after the padding token."""
+OWN_DROPOUT = ("activation_dropout", "attention_dropout", "dropout", "hidden_dropout")
+"""What modules call a share of what they drop by themselves."""
 
 
 class RewardModel(nn.Module):
@@ -154,6 +156,7 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
     dtype = dtype if config.lora_r else torch.float32
     base, fresh = read_base(config.base_model, dtype, tokenizer, outputs=config.heads + criteria)
     refuse_damaged(config.base_model, base, fresh)
+    without_dropout(base)
     if config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
@@ -190,6 +193,19 @@ def read_base(
     attention.attend(base, "cuda" if torch.cuda.is_available() else "cpu")
     fresh = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
     return base, sorted(fresh)
+
+
+def without_dropout(base: nn.Module) -> None:
+    """Two responses are compared as one and the same model reads them; noise would not cancel.
+
+    LoRA brings its own dropout, which the settings decide about.
+    """
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in OWN_DROPOUT:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def refuse_damaged(reference: str, base: Any, fresh: Sequence[str]) -> None:
