@@ -112,6 +112,7 @@ REWARD = RunKind(
     inputs_form=RewardInputs,
     figure=figure,
     links=links,
+    multi_gpu=True,
 )
 
 

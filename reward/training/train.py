@@ -23,13 +23,14 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from math import ceil
 
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from reward.preference import rated_criteria, read_folder
 from reward.recipe_config import RewardConfig
-from reward.training import attention
+from reward.training import attention, processes
 from reward.training import report as reports
 from reward.training.card import model_card
 from reward.training.compiling import compile_layers
@@ -111,6 +112,8 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         micro_batch_size=config.micro_batch_size,
         run_dir=run_dir,
     )
+    if processes.rank():
+        return
     collator = trainer.data_collator.collator
     run_dir.message(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report.")
     scored = score_held_out(trainer.model, prepared, collator, stop)
@@ -130,6 +133,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "training": {
             **training_figures(trainer, limit),
             "micro_batch_size": trainer.data_collator.most,
+            "processes": processes.count(),
             "layout": collator.layout,
             "layout_reason": reason,
             "packed": collator.packed,
@@ -203,7 +207,8 @@ def step_collator(config: RewardConfig, model: RewardModel, micro_batch_size: in
     share = micro_batch_size / config.micro_batch_size
     at_once = config.tokens_at_once and max(1, int(config.tokens_at_once * share))
     pad_id = model.config.get_text_config().pad_token_id
-    return StepCollator(Collator(pad_id), micro_batch_size, at_once)
+    most = min(micro_batch_size, ceil(config.batch_size / processes.count()))
+    return StepCollator(Collator(pad_id), most, at_once)
 
 
 def make_trainer(
@@ -264,6 +269,7 @@ def choose_layout(
     everything = [*prepared.tokens["train"], *prepared.tokens["test"]]
     longest = max(group.longest() for group in everything)
     problem = check_shared(model, first, collator.pad_id, longest=longest)
+    problem = processes.as_first(problem)  # or each would cut a step into other parts
     if problem:
         run_dir.message(
             f"The prompt cannot be shared between responses with this model: {problem}. Training "
