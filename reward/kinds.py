@@ -123,6 +123,7 @@ REWARD = RunKind(
     checked=checked,
     figure=figure,
     links=links,
+    multi_gpu=True,
 )
 
 

@@ -49,6 +49,7 @@ def tiny_config(family: str = "llama", **changes: Any) -> Any:
     }
     own = {
         "gemma": {"head_dim": 8},
+        "gemma3_text": {"head_dim": 8},
         "qwen3": {"head_dim": 8},
         "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
         "bloom": {"n_layer": 2, "n_head": 4},
@@ -67,4 +68,23 @@ def make_model(
     model = AutoModelForCausalLM.from_config(tiny_config(family, **changes))
     model.save_pretrained(folder)
     make_tokenizer(chat).save_pretrained(folder)
+    return Path(folder)
+
+
+def make_encoder(folder: str | Path, family: str = "bert", **changes: Any) -> Path:
+    """Write a random-init encoder as its family trains it from nothing (so without a pooling layer)."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModelForMaskedLM
+
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(tiny_config(family, **changes)).save_pretrained(folder)
+    tokenizer = make_tokenizer(chat=False)
+    ends = [("<|bos|>", 1), ("<|end|>", 2)]
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|bos|> $A <|end|>", special_tokens=ends
+    )
+    tokenizer.cls_token, tokenizer.sep_token = "<|bos|>", "<|end|>"
+    tokenizer.bos_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
     return Path(folder)

@@ -1,4 +1,4 @@
-"""A reward model: any decoder of transformers with LoRA and one number at the end, or a few.
+"""A reward model: a decoder or encoder of transformers with LoRA and one number at the end, or a few.
 
 The weights are those of an ordinary `AutoModelForSequenceClassification` with an ordinary PEFT
 adapter around it, so that any tool can load what is saved here. Its labels are the heads, whose mean
@@ -6,23 +6,34 @@ is the score, and after them the rated criteria. `RewardModel` only adds the sha
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from reward.recipe_config import RewardConfig
 from reward.training import attention
+from reward.training.adapter import with_adapter
 from reward.training.layout import Batch, Collator, for_model
 from reward.training.tokens import TokenGroup
-from reward.training.trainer_events import RecipeError, is_out_of_memory
+from reward.training.trainer_events import RecipeError
 
 UNLIMITED = 10**9
 """Tokenizers without a limit say something beyond this."""
+POSITIONS_AFTER_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"})
+"""Families whose first position is numbered after the padding token."""
+OWN_DROPOUT = ("activation_dropout", "attention_dropout", "dropout", "hidden_dropout")
+"""What modules call a share of what they drop by themselves."""
 
 
 class RewardModel(nn.Module):
@@ -57,37 +68,53 @@ class RewardModel(nn.Module):
         return next(self.parameters()).device
 
     def forward(
+        self, input_ids: torch.Tensor, present: torch.Tensor, **laid_out: Any
+    ) -> dict[str, torch.Tensor]:
+        """`laid_out` is what else a layout makes: see `features`."""
+        if self.reads_last_token:
+            outputs = self._head(self.features(input_ids, **laid_out))  # (G, K, N + C)
+        else:
+            outputs = self._by_own_head(input_ids, **laid_out)
+        outputs = outputs.masked_fill(~present[..., None], 0.0)
+        return {"scores": outputs[..., : self.heads].mean(dim=-1), "outputs": outputs}
+
+    def features(
         self,
         input_ids: torch.Tensor,
-        present: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
         **shared: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """`shared` is the rest of a batch of the shared layout; none of it in the plain one."""
+    ) -> torch.Tensor:
+        """What the head reads: a decoder's last layer at each response's last token.  → (G, K, H)
+
+        `shared` is the rest of a batch of the shared layout; none of it in the plain one.
+        """
         if shared:
-            outputs = self._shared({"input_ids": input_ids, **shared})
-        else:
-            everything = torch.ones_like(input_ids)
-            mask = everything if attention_mask is None else attention_mask
-            outputs = self._plain(input_ids, mask)[rows]  # (rows, N + C) → (G, K, N + C)
-        outputs = outputs.masked_fill(~present[..., None], 0.0)
-        return {"scores": outputs[..., : self.heads].mean(dim=-1), "outputs": outputs}
+            return self._shared({"input_ids": input_ids, **shared})
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self._plain(input_ids, mask)[rows]
+
+    @property
+    def reads_last_token(self) -> bool:
+        """Whether it is a decoder; an encoder pools its tokens and has a head of its own shape."""
+        return hasattr(self.classifier, "score")
 
     def _shared(self, batch: Batch) -> torch.Tensor:
         way = attention.usable(self.attends, batch["input_ids"].device.type)
         hidden = self._backbone(**attention.inputs_of(way, batch, self._dtype()))
-        last = hidden[batch["placed"][:, None], batch["ends"]]  # (B, T, H) → (G, K, H)
-        return self._head(last)  # (G, K, N + C)
+        return hidden[batch["placed"][:, None], batch["ends"]]  # (B, T, H) → (G, K, H)
 
     def _plain(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        if not hasattr(self.classifier, "score"):  # an encoder, with a head of its own shape
-            output = self.ordinary(input_ids=input_ids, attention_mask=attention_mask)
-            return output.logits.float()
         hidden = self._backbone(input_ids, attention_mask=attention_mask)  # (rows, T, H)
         last = attention_mask.sum(dim=1) - 1  # padding is on the right
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return self._head(hidden[rows, last])  # (rows, N)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+    def _by_own_head(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """An encoder pools as its family does: most at their first token.  → (G, K, N + C)"""
+        said = self.ordinary(input_ids=input_ids, attention_mask=attention_mask).logits  # (rows, …)
+        return said.float()[rows]
 
     def _backbone(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         backbone = getattr(self.classifier, self.classifier.base_model_prefix)
@@ -127,40 +154,88 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
     dtype = torch_dtype(config.dtype)
     # Trained in full, the weights themselves need float32; autocast does the forward pass.
     dtype = dtype if config.lora_r else torch.float32
-    base = load_base(config.base_model, dtype, tokenizer, outputs=config.heads + criteria)
+    base, fresh = read_base(config.base_model, dtype, tokenizer, outputs=config.heads + criteria)
+    refuse_damaged(config.base_model, base, fresh)
+    without_dropout(base)
     if config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
-    if not config.lora_r:
-        return RewardModel(base, config.heads)
-    name, revision = split_reference(config.base_model)
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-        modules_to_save=["score"] if hasattr(base, "score") else None,
-        base_model_name_or_path=name,
-        revision=revision,
-    )
-    return RewardModel(get_peft_model(base, lora), config.heads)
+    if config.lora_r:
+        base = with_adapter(base, config, fresh, *split_reference(config.base_model))
+    return RewardModel(base, config.heads)
 
 
-def load_base(reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1) -> Any:
-    """The base with a head of so many numbers. Raises RecipeError with a sentence where there is none."""
+def read_base(
+    reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1
+) -> tuple[Any, list[str]]:
+    """The base with a head of so many numbers, and the names of the weights that are fresh.
+
+    Raises RecipeError with a sentence where none can be made of it.
+    """
     name, revision = split_reference(reference)
+    refuse_family(reference)
     try:
-        base = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, num_labels=outputs, dtype=dtype
+        base, loaded = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            revision=revision,
+            num_labels=outputs,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # a base that is a classifier of other labels already
+            output_loading_info=True,
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
     base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if hasattr(base, "score"):
         base.score.float()
+    else:
+        base.float()  # an encoder is small, and its own head gives what its own layers are
     attention.attend(base, "cuda" if torch.cuda.is_available() else "cpu")
-    return base
+    fresh = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
+    return base, sorted(fresh)
+
+
+def without_dropout(base: nn.Module) -> None:
+    """Two responses are compared as one and the same model reads them; noise would not cancel.
+
+    LoRA brings its own dropout, which the settings decide about.
+    """
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in OWN_DROPOUT:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def refuse_damaged(reference: str, base: Any, fresh: Sequence[str]) -> None:
+    """Raises RecipeError where the checkpoint lacks more than a head and a pooling layer."""
+    inside = [key for key in fresh if key.startswith(f"{base.base_model_prefix}.")]
+    lacking = [key for key in inside if "pool" not in key]
+    if lacking:
+        raise RecipeError(
+            f"The checkpoint of {reference} lacks {len(lacking)} weights that its configuration "
+            f"asks for, such as {lacking[0]}; they would be random. Was it downloaded whole?"
+        )
+
+
+def refuse_family(reference: str) -> None:
+    """Raises RecipeError for what no reward model can be made of. Reads the configuration alone."""
+    name, revision = split_reference(reference)
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise RecipeError(
+            f"{reference} is an encoder with a decoder ({config.model_type}). Choose a model that "
+            "is one of the two."
+        )
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise RecipeError(
+            f"transformers has no sequence classifier for the family {config.model_type} of "
+            f"{reference}, so no reward model can be made of it. Choose another base model."
+        )
 
 
 def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
@@ -191,14 +266,27 @@ def load_reward_model(
     outputs = heads + criteria
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
-        base = load_base(str(folder), torch_dtype(dtype), tokenizer, outputs=outputs)
+        base, fresh = read_base(str(folder), torch_dtype(dtype), tokenizer, outputs=outputs)
+        _refuse_fresh(folder, fresh, ())
         return RewardModel(base, heads).eval()
     spec = json.loads(adapter.read_text())
     reference = spec["base_model_name_or_path"]
     if spec.get("revision"):
         reference = f"{reference}@{spec['revision']}"
-    base = load_base(reference, torch_dtype(dtype), tokenizer, outputs=outputs)
+    base, fresh = read_base(reference, torch_dtype(dtype), tokenizer, outputs=outputs)
+    _refuse_fresh(folder, fresh, spec.get("modules_to_save") or ())
     return RewardModel(PeftModel.from_pretrained(base, folder), heads).eval()
+
+
+def _refuse_fresh(folder: Path, fresh: Sequence[str], saved: Sequence[str]) -> None:
+    """Weights that are in neither base nor adapter would be random, and so would the scores be."""
+    beside = tuple(f"{name}." for name in saved)
+    lacking = [name for name in fresh if not name.startswith(beside)]
+    if lacking:
+        raise RecipeError(
+            f"{folder} and its base model lack {lacking[0]}, without which scores mean nothing. "
+            "Was a file lost, or is the base model another one than at the training?"
+        )
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -217,60 +305,30 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
-    """The longest input the model can read, or `wanted` if that is less."""
+    """The longest input the model can read, or `wanted` if that is less.
+
+    With rotary positions that are scaled anew from some length on, that length: one long text would
+    otherwise change the scores of all that are forwarded with it.
+    """
     name, revision = split_reference(reference)
     text = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None), tokenizer.model_max_length, wanted]
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions and text.model_type in POSITIONS_AFTER_PADDING:
+        positions -= text.pad_token_id + 1
+    limits = [positions, _rescaled_from(text), tokenizer.model_max_length, wanted]
     return int(min(limit for limit in [*limits, UNLIMITED] if limit))
 
 
-# --- does the shared layout hold for this family? -------------------------------------------------
+def _rescaled_from(text: Any) -> int | None:
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    if not any(part.get("rope_type") == "longrope" for part in kinds):
+        return None
+    found = [part.get("original_max_position_embeddings") for part in kinds]
+    return min(filter(None, found), default=getattr(text, "original_max_position_embeddings", None))
 
 
-def check_shared(
-    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, *, longest: int
-) -> str | None:
-    """Why the shared layout must not be used here, or None when both layouts score these groups alike.
-
-    `longest` is the longest input of all that will follow, in tokens. Forwards the groups twice without gradients, in evaluation mode, drawing no random numbers.
-    """
-    problem = _window_problem(model.config, longest)
-    if problem:
-        return problem
-    plain = outputs_of(model, groups, Collator(pad_id, "plain"))
-    problem = _shared_problem(model, groups, pad_id, plain)
-    if problem and model.attends != attention.DENSE:
-        model.attends = attention.DENSE
-        problem = _shared_problem(model, groups, pad_id, plain)
-    return problem
-
-
-def _shared_problem(
-    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
-) -> str | None:
-    try:
-        packed = model.attends != attention.DENSE
-        shared = outputs_of(model, groups, Collator(pad_id, "shared", packed))
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        return f"it fails in the shared layout ({type(error).__name__}: {str(error)[:200]})"
-    difference = (shared - plain).abs().max().item()
-    scale = max(1.0, plain.abs().max().item())
-    allowed = scale * (1e-4 if model.classifier.dtype == torch.float32 else 5e-2)
-    if not difference <= allowed:
-        return f"its scores differ by {difference:.3g} between the two layouts"
-    return None
-
-
-def _window_problem(config: Any, longest: int) -> str | None:
-    """A block mask replaces the family's own, so a window that would have hidden something is lost."""
-    text = config.get_text_config()
-    for name in ("sliding_window", "attention_chunk_size"):
-        window = getattr(text, name, None)
-        if window and longest > window:
-            return f"it looks back only {window} tokens and inputs have up to {longest}"
-    return None
+# --- asking it --------------------------------------------------------------------------------------
 
 
 def score_groups(
@@ -285,11 +343,32 @@ def outputs_of(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
     """All outputs for one batch of groups, in evaluation mode.  → (G, K, N + C) float32 on the CPU"""
-    batch: Batch = collator(groups)
-    inputs = {name: values.to(model.device) for name, values in for_model(batch).items()}
+    inputs = inputs_of(model, groups, collator)
+    with evaluating(model):
+        return model(**inputs)["outputs"].float().cpu()
+
+
+@torch.no_grad()
+def features_of(
+    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
+) -> torch.Tensor:
+    """What a decoder's head reads, in evaluation mode.  → (G, K, H) float32 on the CPU"""
+    inputs = inputs_of(model, groups, collator)
+    del inputs["present"]
+    with evaluating(model):
+        return model.features(**inputs).float().cpu()
+
+
+def inputs_of(model: RewardModel, groups: Sequence[TokenGroup], collator: Collator) -> Batch:
+    batch = for_model(collator(groups))
+    return {name: values.to(model.device) for name, values in batch.items()}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        return model(**inputs)["outputs"].float().cpu()
+        yield
     finally:
         model.train(was_training)

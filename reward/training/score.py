@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from reward.training.families import check_shared
 from reward.training.layout import Collator, batches
-from reward.training.model import check_shared, load_reward_model, load_tokenizer, outputs_of
+from reward.training.model import load_reward_model, load_tokenizer, outputs_of
 from reward.training.tokens import ChatFormat, TokenGroup
 from reward.training.trainer_events import RecipeError, quiet_libraries
 from runs.rundir import atomically
@@ -112,7 +113,8 @@ class Scorer:
         said = [np.full((len(rs), width), np.nan, np.float32) for _, rs in conversations]
         places, groups = self._tokenize(conversations)
         self._check_layout(groups)
-        for batch in batches(groups, max_tokens=self.max_tokens):
+        sizes = [self.collator.tokens(group) for group in groups]
+        for batch in batches(sizes, max_tokens=self.max_tokens):
             rows = outputs_of(self.model, [groups[index] for index in batch], self.collator)
             for index, row in zip(batch, rows.numpy(), strict=True):
                 conversation, responses = places[index]

@@ -62,7 +62,8 @@ class ChatFormat:
         according to the response.
         """
         if not self.tokenizer.chat_template:
-            return plain_prompt(prompt), [r + (self.tokenizer.eos_token or "") for r in responses]
+            end = self.tokenizer.eos_token or self.tokenizer.sep_token or ""
+            return plain_prompt(prompt), [response + end for response in responses]
         texts = [self._render(prompt, response) for response in responses]
         shared = self._shared_text(prompt)
         if not all(text.startswith(shared) for text in texts):
@@ -85,8 +86,18 @@ class ChatFormat:
             prompt_ids = prompt_ids if self.tokenizer.chat_template else prompt_ids[:-1]
         return (
             np.asarray(prompt_ids, dtype=np.int32),
-            [np.asarray(ids, dtype=np.int32) for ids in ends["input_ids"]],
+            [np.asarray(self._seen(ids), dtype=np.int32) for ids in ends["input_ids"]],
         )
+
+    def _seen(self, ids: list[int]) -> list[int]:
+        """Without padding at the end, which an end token is where the tokenizer has no other.
+
+        A classifier finds the last token that is no padding, so other tools would not see it either.
+        """
+        end = len(ids)
+        while end and ids[end - 1] == self.tokenizer.pad_token_id:
+            end -= 1
+        return ids[:end]
 
     def _shared_text(self, prompt: list[dict[str, str]]) -> str:
         """What the template writes before any response, wherever it puts its generation prompt."""

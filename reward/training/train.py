@@ -23,23 +23,24 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from math import ceil
 
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from reward.preference import rated_criteria, read_folder
 from reward.recipe_config import RewardConfig
-from reward.training import attention
+from reward.training import attention, processes
 from reward.training import report as reports
 from reward.training.card import model_card
 from reward.training.compiling import compile_layers
 from reward.training.evidence import evidence
+from reward.training.families import check_reading, check_shared
 from reward.training.layout import Collator, StepCollator, batches, describe
 from reward.training.mistakes import worst_mistakes
 from reward.training.model import (
     UNLIMITED,
     RewardModel,
-    check_shared,
     load_tokenizer,
     make_reward_model,
     outputs_of,
@@ -93,24 +94,27 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     tell_data(run_dir, prepared, chat, limit)
     objective = Objective.of(config, prepared.groups["train"])
 
-    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
+    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, str | None, str]:
         set_seed(config.seed)
         model = make_reward_model(config, tokenizer, criteria=len(criteria))
         steps = step_collator(config, model, micro_batch_size)
         trainer = make_trainer(run_dir, config, model, prepared, steps, stop, objective)
-        first, collator = first_batch(trainer), steps.collator
-        choose_layout(run_dir, config, model, collator, first, prepared)
+        first = first_batch(trainer)
+        reason = choose_layout(run_dir, config, model, steps.collator, first, prepared)
         if config.compile:
             compile_layers(model.classifier)
         train_to_the_end(trainer, run_dir)
-        return trainer, collator, describe(first, tokenizer, shared=collator.layout == "shared")
+        return trainer, reason, describe(first, tokenizer, shared=reason is None)
 
-    trainer, collator, first = with_smaller_batches(
+    trainer, reason, first = with_smaller_batches(
         attempt,
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         run_dir=run_dir,
     )
+    if processes.rank():
+        return
+    collator = trainer.data_collator.collator
     run_dir.message(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report.")
     scored = score_held_out(trainer.model, prepared, collator, stop)
     report = {
@@ -129,7 +133,9 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "training": {
             **training_figures(trainer, limit),
             "micro_batch_size": trainer.data_collator.most,
+            "processes": processes.count(),
             "layout": collator.layout,
+            "layout_reason": reason,
             "packed": collator.packed,
             "attention": trainer.model.attends if collator.layout == "shared" else None,
             "text_format": chat.name,
@@ -201,7 +207,8 @@ def step_collator(config: RewardConfig, model: RewardModel, micro_batch_size: in
     share = micro_batch_size / config.micro_batch_size
     at_once = config.tokens_at_once and max(1, int(config.tokens_at_once * share))
     pad_id = model.config.get_text_config().pad_token_id
-    return StepCollator(Collator(pad_id), micro_batch_size, at_once)
+    most = min(micro_batch_size, ceil(config.batch_size / processes.count()))
+    return StepCollator(Collator(pad_id), most, at_once)
 
 
 def make_trainer(
@@ -251,19 +258,25 @@ def choose_layout(
     collator: Collator,
     first: Sequence[TokenGroup],
     prepared: Prepared,
-) -> None:
+) -> str | None:
+    """Sets the collator's; returns why it is not the shared one.
+
+    Raises RecipeError where not even the plain layout reads this family right.
+    """
+    check_reading(model, first, collator.pad_id)
     if config.layout == "plain":
-        return
+        return "the settings ask for it"
     everything = [*prepared.tokens["train"], *prepared.tokens["test"]]
     longest = max(group.longest() for group in everything)
     problem = check_shared(model, first, collator.pad_id, longest=longest)
+    problem = processes.as_first(problem)  # or each would cut a step into other parts
     if problem:
         run_dir.message(
             f"The prompt cannot be shared between responses with this model: {problem}. Training "
             "goes on with one copy of the prompt for each response, which is slower.",
             level="warning",
         )
-        return
+        return problem
     collator.layout = "shared"
     collator.packed = config.packing == "always" or (
         config.packing == "auto" and model.attends != attention.DENSE
@@ -272,6 +285,7 @@ def choose_layout(
         "Each prompt is forwarded once for all its responses"
         f"{', several prompts in a row' if collator.packed else ''}; checked on the first batch."
     )
+    return None
 
 
 # --- afterwards -----------------------------------------------------------------------------------

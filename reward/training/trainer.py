@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
+from torch.utils.data import DataLoader
 from transformers import (
     Trainer,
     TrainerCallback,
@@ -21,6 +23,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from reward.training import processes
 from reward.training.layout import Batch, StepCollator, for_model
 from reward.training.loss import agreement
 from reward.training.model import torch_dtype
@@ -54,6 +57,15 @@ class RewardTrainer(Trainer):
         self.objective = objective or Objective()
         self._tokens = torch.zeros((), dtype=torch.long)
         self._said = torch.zeros(2)  # evidence the scores agreed with, and all of it
+        self._idle = False
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Whole steps in each process: accelerate would give each other steps, and fill up the last."""
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if isinstance(shard, BatchSamplerShard):
+            shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+        return loader
 
     def training_step(
         self,
@@ -61,8 +73,12 @@ class RewardTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Gradients are exchanged between processes once a step, with those of the last part."""
-        *earlier, last = inputs["parts"]
+        """Of several processes each takes every so many parts. Gradients are exchanged once a step,
+        with those of the last part; who has none left joins in with one that does not count."""
+        parts = inputs["parts"]
+        own = parts[processes.rank() :: processes.count()]
+        *earlier, last = own or parts[-1:]
+        self._idle = not own
         losses = []
         for part in earlier:
             with self.accelerator.no_sync(model):
@@ -85,6 +101,8 @@ class RewardTrainer(Trainer):
                 f"The loss was not finite at step {self.state.global_step + 1}, so training ended "
                 "before it could spoil the weights. Lower the learning rate or train in float32."
             )
+        if self._idle:
+            return (losses.sum() * 0.0, outputs) if return_outputs else losses.sum() * 0.0
         self._count(inputs, outputs["scores"].detach())
         groups = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / groups * self.accelerator.num_processes
@@ -105,10 +123,12 @@ class RewardTrainer(Trainer):
         return int(self._tokens)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        agreeing, evidence = self._said.tolist() if "loss" in logs else (0.0, 0.0)
-        if evidence:
-            logs["train_agreement"] = agreeing / evidence
-            logs["num_tokens"] = self.tokens_seen
+        if "loss" in logs:
+            here = torch.stack([*self._said, self._tokens]).to(self.args.device, torch.float64)
+            agreeing, evidence, tokens = self.accelerator.reduce(here).tolist()
+            logs["num_tokens"] = int(tokens)
+            if evidence:
+                logs["train_agreement"] = agreeing / evidence
             self._said = torch.zeros(2)
         super().log(logs, start_time)
 
@@ -125,7 +145,8 @@ class LogSensibly(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         every = max(1, state.max_steps // self.POINTS)
-        late = time.monotonic() - self.last > self.SECONDS
+        # Logging exchanges figures, so several processes may not each go by its own clock.
+        late = processes.count() == 1 and time.monotonic() - self.last > self.SECONDS
         if late or state.global_step % every == 0 or state.global_step in (1, state.max_steps):
             control.should_log = True
             self.last = time.monotonic()
@@ -198,7 +219,8 @@ def common_arguments(
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "bf16": half,
-        "use_cpu": half and not torch.cuda.is_available(),  # else bf16 is refused there
+        # Else bf16 is refused there, and several processes do not find each other.
+        "use_cpu": (half or processes.count() > 1) and not torch.cuda.is_available(),
         "seed": config.seed,
         "data_seed": config.seed,
         "save_steps": config.checkpoint_steps or max(1, ceil(steps / saves)),
@@ -206,6 +228,8 @@ def common_arguments(
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
+        "average_tokens_across_devices": False,  # each process has the whole step's rows
         "report_to": [],
     }
 
@@ -233,6 +257,11 @@ def first_batch(trainer: Trainer) -> list[Any]:
 
 def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
     """From the newest checkpoint on, where there is one. Raises Stopped when the run was stopped."""
+    if trainer.args.world_size != processes.count():
+        raise RecipeError(
+            f"There are {processes.count()} processes, but they do not reach each other. Start the run "
+            "with accelerate launch, or in one process."
+        )
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint:
         run_dir.message(f"Going on from {checkpoint.name}.")

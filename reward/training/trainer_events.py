@@ -30,6 +30,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from reward.training import processes
 from runs.recipe_config import ConfigError, RecipeConfig
 from runs.rundir import STOPPED, RunDir, RunDirError, versions
 
@@ -66,7 +67,7 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run_dir", help="the run directory: run.json, data/, and what is made")
-    run_dir = RunDir(parser.parse_args().run_dir)
+    run_dir = processes.run_dir_for(parser.parse_args().run_dir)
     stop = StopSignal()
     stop.listen()
     quiet_libraries()
@@ -86,7 +87,7 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
 def _failed(run_dir: RunDir, sentence: str) -> int:
     print(sentence, file=sys.stderr)
     if run_dir.path.is_dir():  # else there is nowhere to write it
-        run_dir.message(sentence, level="error")
+        processes.tell_failure(run_dir, sentence)
     return 1
 
 
@@ -148,6 +149,12 @@ def with_smaller_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if processes.count() > 1:
+                raise RecipeError(
+                    f"Out of memory with {micro_batch} examples at a time in process "
+                    f"{processes.rank() + 1} of {processes.count()}. Lower the examples at once; with "
+                    "several processes it is not done by itself."
+                ) from None
             if micro_batch == 1:
                 raise RecipeError(
                     "Out of memory even with one example at a time. Lower the maximum length, turn "
@@ -189,6 +196,8 @@ def newest_checkpoint(run_dir: RunDir) -> Path | None:
 def trainer_folder(run_dir: RunDir) -> Path:
     """An empty folder for `TrainingArguments.output_dir`; what a killed process left in it goes."""
     folder = run_dir.checkpoints / TRAINER_FOLDER
+    if processes.rank():
+        return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
@@ -209,13 +218,14 @@ class CompleteCheckpoints(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.stop.requested and state.global_step < state.max_steps:
+        if processes.any_of(self.stop.requested) and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        processes.wait()  # each writes the state of its random numbers
         if not state.is_world_process_zero:
             return
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"

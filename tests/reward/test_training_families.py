@@ -1,0 +1,295 @@
+"""What each family of models is read like: shared where both layouts agree, else plainly and loudly."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from reward.recipe_config import RewardConfig
+from reward.training import families
+from reward.training.families import check_reading, check_shared, window_problem
+from reward.training.layout import Collator
+from reward.training.loss import bradley_terry
+from reward.training.merge import merge
+from reward.training.model import (
+    load_reward_model,
+    load_tokenizer,
+    make_reward_model,
+    readable_tokens,
+    score_groups,
+)
+from reward.training.score import Scorer
+from reward.training.tokens import ChatFormat
+from reward.training.train import train
+from reward.training.trainer_events import RecipeError, StopSignal
+from tests.reward.test_training_layout import UNEVEN, reward_model, token_group
+from tests.reward.world import make_groups, make_run, messages
+from tests.tiny import make_encoder, make_model, make_tokenizer, tiny_config
+
+torch.set_num_threads(1)
+
+FEW_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SHARING = {
+    "llama": {},  # and SmolLM2
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {},
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "smollm3": {},
+    "phi3": {},
+    "gpt2": {},
+    "opt": {},
+    "olmo2": {},
+    "qwen3_moe": FEW_EXPERTS,
+}
+PROMPT = [{"role": "user", "content": "Write 7 letters."}]
+
+
+def untrained(path, **config):
+    settings = RewardConfig(
+        base_model=str(path), lora_r=4, lora_alpha=8, lora_dropout=0.0, **config
+    )
+    torch.manual_seed(0)
+    return make_reward_model(settings, load_tokenizer(str(path)))
+
+
+def random_adapter(model):
+    """As after some steps: a fresh adapter adds nothing and so would hide mistakes."""
+    torch.manual_seed(1)
+    for _, weight in model.named_parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn_like(weight)
+    return model
+
+
+# --- families that share the prompt ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", SHARING)
+def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family):
+    model = random_adapter(untrained(make_model(tmp_path / family, family, **SHARING[family])))
+    check_reading(model, UNEVEN, 0)
+    assert check_shared(model, UNEVEN, 0, longest=31) is None
+    found = {}
+    for layout in ("plain", "shared"):
+        batch = Collator(0, layout)(UNEVEN)
+        wins, _ = batch.pop("wins"), batch.pop("labels")
+        model.zero_grad()
+        scores = model(**batch)["scores"]
+        loss = bradley_terry(scores, wins).mean()
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        found[layout] = (scores.detach(), loss.item(), gradients)
+    torch.testing.assert_close(found["plain"][0], found["shared"][0], atol=1e-5, rtol=0)
+    assert found["plain"][1] == pytest.approx(found["shared"][1], abs=1e-6)
+    assert len(found["plain"][2]) > 10
+    for name, gradient in found["plain"][2].items():
+        torch.testing.assert_close(gradient, found["shared"][2][name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_decoder_that_may_share_is_let_in_whatever_its_number_format(tmp_path, dtype):
+    model = untrained(make_model(tmp_path, num_hidden_layers=6), dtype=dtype)
+    assert check_shared(model, UNEVEN, 0, longest=31) is None
+
+
+# --- families that cannot -------------------------------------------------------------------------
+
+JAMBA = {"num_experts": 1, "use_mamba_kernels": False}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "why"),
+    [
+        ("bloom", {}, "it fails in the shared layout"),
+        ("mpt", {"d_model": 32, "n_heads": 4, "n_layers": 2}, "differs by [0-9.]+% between"),
+        ("jamba", JAMBA, "has linear_attention layers, which carry a state"),
+        ("qwen3_next", FEW_EXPERTS, "has linear_attention layers, which carry a state"),
+        ("mistral", {"sliding_window": 16}, "looks back only 16 tokens and inputs have up to 31"),
+        ("gemma3_text", {"sliding_window": 16}, "looks back only 16 tokens"),
+    ],
+)
+def test_a_family_that_cannot_share_says_why_and_still_scores(tmp_path, family, changes, why):
+    model = untrained(make_model(tmp_path / family, family, **changes))
+    problem = check_shared(model, UNEVEN, 0, longest=31)
+    assert problem is not None and re.search(why, problem), problem
+    assert torch.isfinite(score_groups(model, UNEVEN, Collator(0, "plain"))).all()
+
+
+def test_an_encoder_is_never_laid_out_with_a_shared_prompt(tmp_path):
+    model = untrained(make_encoder(tmp_path))
+    assert check_shared(model, UNEVEN, 0, longest=31).startswith("it is an encoder")
+
+
+def test_windows_count_only_where_a_layer_has_one_and_only_for_longer_inputs():
+    config = tiny_config("gemma3_text", sliding_window=16)
+    assert window_problem(config, 16) is None and "looks back" in window_problem(config, 17)
+    config.layer_types = ["full_attention"] * 2
+    assert window_problem(config, 17) is None
+    assert window_problem(tiny_config("qwen2"), 10_000) is None
+
+
+def test_a_leak_of_a_thousandth_between_responses_is_measured(tmp_path, monkeypatch):
+    """The mamba layers of this model, were they not known by name."""
+    monkeypatch.setattr(families, "built_otherwise", lambda model: None)
+    for dtype in ("float32", "bfloat16"):
+        folder = make_model(tmp_path / dtype, "jamba", **JAMBA)
+        model = untrained(folder, dtype=dtype)
+        assert check_shared(model, UNEVEN, 0, longest=31) is not None
+
+
+def test_layouts_that_disagree_are_caught_whatever_the_cause(tmp_path, monkeypatch):
+    model = reward_model(tmp_path)
+    honest = model._shared
+
+    def without_restarts(batch):
+        straight = torch.arange(batch["input_ids"].shape[1])
+        return honest({**batch, "position_ids": straight.expand_as(batch["input_ids"])})
+
+    monkeypatch.setattr(model, "_shared", without_restarts)
+    assert "differs by" in check_shared(model, UNEVEN, 0, longest=31)
+
+
+def test_a_classifier_that_reads_its_score_elsewhere_is_refused(tmp_path, monkeypatch):
+    model = reward_model(tmp_path)
+    monkeypatch.setattr(model, "_plain", lambda ids, mask: torch.zeros(len(ids), 32))
+    with pytest.raises(RecipeError, match="reads a text's score elsewhere"):
+        check_reading(model, UNEVEN, 0)
+
+
+def test_the_reason_for_the_plain_layout_is_in_events_and_report(tmp_path):
+    path = make_model(tmp_path / "model", "mistral", sliding_window=16)
+    run_dir = make_run(tmp_path / "run", path, make_groups(8, 2), epochs=1)
+    train(run_dir, StopSignal())
+    [warning] = [text for text in messages(run_dir, "warning") if "cannot be shared" in text]
+    training = json.loads((run_dir.output / "report.json").read_text())["training"]
+    assert training["layout"] == "plain" and training["layout_reason"] in warning
+    assert training["layout_reason"].startswith("it looks back only 16 tokens")
+
+
+# --- what no reward model can be made of ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "says"),
+    [
+        ("mamba", "no sequence classifier for the family mamba"),
+        ("bart", "an encoder with a decoder"),
+    ],
+)
+def test_other_families_are_refused_with_a_sentence(tmp_path, family, says):
+    tiny_config(family).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=says):
+        untrained(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    path = make_model(tmp_path)
+    config = tiny_config(num_hidden_layers=3)
+    config.save_pretrained(path)
+    with pytest.raises(RecipeError, match=r"lacks 9 weights .* such as model\.layers\.2"):
+        untrained(path)
+
+
+def test_a_base_that_classifies_something_else_gets_a_fresh_head(tmp_path):
+    config = tiny_config(num_labels=5)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    assert score_groups(untrained(tmp_path), UNEVEN, Collator(0, "shared")).shape == (3, 4)
+
+
+# --- how long an input may be ---------------------------------------------------------------------
+
+
+def test_positions_that_are_numbered_after_the_padding_are_not_there_to_read(tmp_path):
+    path = make_encoder(tmp_path, "roberta", max_position_embeddings=64, pad_token_id=1)
+    assert readable_tokens(str(path), make_tokenizer(), None) == 62
+
+
+def test_an_input_stays_below_the_length_from_which_positions_are_scaled_anew(tmp_path):
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    config = tiny_config(
+        "phi3",
+        max_position_embeddings=512,
+        original_max_position_embeddings=128,
+        rope_parameters={**rope, "original_max_position_embeddings": 128},
+    )
+    config.save_pretrained(tmp_path)
+    assert readable_tokens(str(tmp_path), make_tokenizer(), None) == 128
+
+
+def test_an_end_token_that_doubles_as_padding_is_left_away(tmp_path):
+    """As in GPT-2; its classifier would read the score of the token before."""
+    tokenizer = make_tokenizer(chat=False)
+    tokenizer.bos_token, tokenizer.pad_token = None, "<|end|>"
+    tokenizer.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tmp_path))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    _, [response] = ChatFormat(tokenizer).encode(PROMPT, ["Yes"])
+    assert tokenizer.decode(response) == "Yes"
+    tokenizer = make_tokenizer(chat=False)
+    _, [response] = ChatFormat(tokenizer).encode(PROMPT, ["Yes"])
+    assert tokenizer.decode(response) == "Yes<|end|>"
+
+
+# --- encoders -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder")
+    path = make_encoder(folder / "bert")
+    run_dir = make_run(folder / "run", path, make_groups(24, 12), heads=2, epochs=6)
+    train(run_dir, StopSignal())
+    return run_dir
+
+
+def test_an_encoder_learns_and_scores_alike_after_loading_and_after_merging(encoder_run, tmp_path):
+    report = json.loads((encoder_run.output / "report.json").read_text())
+    assert report["training"]["layout"] == "plain"
+    assert report["training"]["curve"][-1][1] < report["training"]["curve"][0][1]
+    conversations = [(PROMPT, ["axxb", "zzz", "x"])]
+    [first] = Scorer(encoder_run.output).score(conversations)
+    [again] = Scorer(encoder_run.output).score(conversations)
+    np.testing.assert_array_equal(first, again)
+    assert len(set(first)) == 3
+    [merged] = Scorer(merge(encoder_run.path, tmp_path / "out")).score(conversations)
+    np.testing.assert_allclose(merged, first, atol=1e-5)
+
+
+def test_a_pooling_layer_that_the_checkpoint_lacked_is_trained_and_saved(encoder_run):
+    spec = json.loads((encoder_run.output / "adapter_config.json").read_text())
+    assert set(spec["modules_to_save"]) == {"classifier", "score", "bert.pooler.dense"}
+    assert not any("pooler" in name for name in spec["target_modules"])
+
+
+def test_a_base_without_what_the_adapter_needs_is_refused(encoder_run, tmp_path):
+    for file in encoder_run.output.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    spec = json.loads((tmp_path / "adapter_config.json").read_text())
+    spec["modules_to_save"] = ["classifier"]
+    (tmp_path / "adapter_config.json").write_text(json.dumps(spec))
+    with pytest.raises(RecipeError, match=r"lack bert\.pooler\.dense"):
+        load_reward_model(tmp_path, load_tokenizer(str(tmp_path), adapter=True), heads=2)
+
+
+def test_an_encoder_reads_its_first_token_the_text_and_its_separator(tmp_path):
+    tokenizer = load_tokenizer(str(make_encoder(tmp_path)))
+    prompt, [response] = ChatFormat(tokenizer).encode(PROMPT, ["Yes"])
+    text = tokenizer.decode([*prompt, *response])
+    assert text == "<|bos|>User: Write 7 letters.\n\nAssistant: Yes<|end|>"
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "modernbert", "electra", "mpnet"])
+def test_other_encoders_can_be_adapted_and_asked(tmp_path, family):
+    model = untrained(make_encoder(tmp_path, family))
+    short = [token_group(1, 6, [4, 5])]
+    scores = score_groups(model, short, Collator(0, "plain"))
+    assert torch.isfinite(scores).all() and len(set(scores[0].tolist())) == 2

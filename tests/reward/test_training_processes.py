@@ -1,0 +1,110 @@
+"""Two processes that share each step give the run that one gives, stopped in the middle or not."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reward.kinds import REWARD
+from reward.training import processes
+from reward.training.train import train
+from reward.training.trainer import train_to_the_end
+from reward.training.trainer_events import RecipeError, StopSignal
+from runs import child
+from runs.rundir import RunDir
+from tests.reward.world import make_groups, make_run, messages, tiny_llama
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "lora_dropout": 0.0,  # processes do not drop the same
+    "batch_size": 6,
+    "micro_batch_size": 3,
+    "epochs": 10,
+    "checkpoint_steps": 2,
+}
+
+
+def same_run(folder: Path, model: Path) -> RunDir:
+    """In the last step of each epoch one prompt is left, so that one process has nothing to do."""
+    return make_run(folder, model, make_groups(19, 8), **SETTINGS)
+
+
+def launched(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> subprocess.Popen:
+    """By the very command of the supervisor on a machine with two GPUs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    command = child.command_for(REWARD.module, run_dir.path, multi_gpu=REWARD.multi_gpu)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+
+
+def wait_for_checkpoint(run_dir: RunDir, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not list(run_dir.checkpoints.glob("checkpoint-*")):
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        assert time.monotonic() < deadline, "no checkpoint within two minutes"
+        time.sleep(0.01)
+
+
+def losses(run_dir: RunDir) -> dict[int, float]:
+    """By step; of a step that was repeated after a stop, the last."""
+    return {e["step"]: e["loss"] for e in run_dir.events() if e["event"] == "progress"}
+
+
+def test_two_processes_stopped_and_resumed_give_the_run_of_one(tmp_path, monkeypatch):
+    model = tiny_llama(tmp_path)
+    alone, together = same_run(tmp_path / "alone", model), same_run(tmp_path / "together", model)
+    first = launched(together, monkeypatch)
+    train(alone, StopSignal())
+    wait_for_checkpoint(together, first)
+    first.terminate()
+    assert first.wait(60) != 0
+    assert messages(together, "info")[-1].startswith("Stopped as asked")
+    assert not together.output.exists() and not messages(together, "error")
+    assert launched(together, monkeypatch).wait(120) == 0
+
+    going_on = [text for text in messages(together, "info") if text.startswith("Going on from")]
+    assert len(going_on) == 1  # each event once, though two processes work
+    steps = [e["step"] for e in together.events() if "loss" in e and e["metrics"].get("grad_norm")]
+    assert steps == sorted(set(steps)) == list(range(1, 41))
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
+    ours, theirs = (load_file(r.output / "adapter_model.safetensors") for r in (alone, together))
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], atol=1e-5, rtol=0)
+    [one, two] = [json.loads((r.output / "report.json").read_text()) for r in (alone, together)]
+    assert one["accuracy"] == two["accuracy"]
+    assert (one["training"]["processes"], two["training"]["processes"]) == (1, 2)
+
+
+def test_only_the_first_process_tells_and_only_the_first_failure_is_told(tmp_path, monkeypatch):
+    run_dir = RunDir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    second = processes.run_dir_for(str(tmp_path))
+    second.message("Not told.")
+    assert run_dir.events() == []
+    processes.tell_failure(second, "The loss was not finite.")
+    monkeypatch.setenv("RANK", "0")
+    processes.tell_failure(run_dir, "The other process is gone.")
+    assert messages(run_dir, "error") == ["The loss was not finite."]
+    processes.run_dir_for(str(tmp_path))  # the next attempt
+    processes.tell_failure(run_dir, "Out of memory.")
+    assert messages(run_dir, "error")[-1] == "Out of memory."
+
+
+def test_processes_that_do_not_reach_each_other_are_refused(tmp_path, monkeypatch):
+    run_dir = same_run(tmp_path, tiny_llama(tmp_path))
+    alone = SimpleNamespace(args=SimpleNamespace(world_size=1))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        RecipeError, match="There are 2 processes, but they do not reach each other"
+    ):
+        train_to_the_end(alone, run_dir)
