@@ -260,7 +260,7 @@ def check_shared(
 
     `longest` is the longest input of all that will follow, in tokens. Forwards the groups twice without gradients, in evaluation mode, drawing no random numbers.
     """
-    problem = _window_problem(model.config, longest)
+    problem = window_problem(model.config, longest)
     if problem:
         return problem
     plain = outputs_of(model, groups, Collator(pad_id, "plain"))
@@ -288,8 +288,11 @@ def _shared_problem(
     return None
 
 
-def _window_problem(config: Any, longest: int) -> str | None:
-    """A block mask replaces the family's own, so a window that would have hidden something is lost."""
+def window_problem(config: Any, longest: int) -> str | None:
+    """Why inputs of so many tokens need the plain layout, or None.
+
+    A block mask replaces the family's own, so a window that would have hidden something is lost.
+    """
     text = config.get_text_config()
     for name in ("sliding_window", "attention_chunk_size"):
         window = getattr(text, name, None)
