@@ -8,7 +8,7 @@ from reward.models import RewardModel
 from reward.promotion import PROMOTED
 
 
-class NoModel(LookupError):
+class NoModel(LookupError):  # noqa: N818
     """No model to score with, or more than one; the text says what to name."""
 
 
