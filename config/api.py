@@ -29,6 +29,7 @@ api = NinjaAPI(
 api.add_router("", scores)
 
 WRONG_TOLD = 10
+OURS = {"body", "asked", "one", "many"}
 
 
 @api.exception_handler(Problem)
@@ -51,7 +52,7 @@ def invalid(request: HttpRequest, error: ValidationError) -> HttpResponseBase:
 
 def _place(location: tuple[Any, ...]) -> str:
     """Where in the request, without the names that only the code has."""
-    return ".".join(str(part) for part in location if part not in ("body", "asked"))
+    return ".".join(str(part) for part in location if part not in OURS) or "body"
 
 
 @api.exception_handler(RequestDataTooBig)

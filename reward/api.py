@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from ninja import Body, Query, Router, Schema
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from accounts.api import Problem, token_of
 from accounts.models import Token
@@ -77,6 +77,11 @@ class Best(Schema):
 Project = Annotated[str, Query(description="Slug of the project whose promoted model scores.")]
 Number = Annotated[int | None, Query(ge=1, le=2**62, description="A reward model's number.")]
 Batch = Annotated[list[Conversation], Field(min_length=1, max_length=MOST_CONVERSATIONS)]
+OneOrMany = Annotated[
+    Annotated[Conversation, Tag("one")] | Annotated[Batch, Tag("many")],
+    Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
+]
+"""Told apart before either is read, so that what is wrong is told of the one that was meant."""
 
 
 @router.post(
@@ -89,16 +94,16 @@ Batch = Annotated[list[Conversation], Field(min_length=1, max_length=MOST_CONVER
 def score(
     request: HttpRequest,
     response: HttpResponse,
-    asked: Annotated[Conversation | Batch, Body()],
+    asked: Annotated[OneOrMany, Body()],
     project: Project = "",
     model: Number = None,
 ) -> Any:
     """One conversation gives one score, a list of them a list of scores in the same order."""
     token, chosen = allowed(request, project, model)
-    batch = asked if isinstance(asked, list) else [asked]
+    batch = {"": asked} if isinstance(asked, Conversation) else dict(enumerate(asked))
     rows = [
-        _row(f"{place}.messages", asked_by_messages, [m.dict() for m in each.messages])
-        for place, each in enumerate(batch)
+        _row(f"{place}.messages".lstrip("."), asked_by_messages, [m.dict() for m in each.messages])
+        for place, each in batch.items()
     ]
     said = scores_of(token, chosen, rows)
     response[MODEL_HEADER] = str(chosen.pk)

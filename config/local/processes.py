@@ -154,7 +154,7 @@ def worker() -> Service:
 
 
 def scorer() -> Service:
-    """Twenty megabytes until somebody asks for a score; then as much as the reward model takes."""
+    """Fifteen megabytes until somebody asks for a score; then as much as the reward model takes."""
     return Service(
         "scorer",
         [

@@ -165,24 +165,29 @@ def test_the_project_must_be_named_where_several_have_a_model(warm, caller, mode
 # --- what is refused ---------------------------------------------------------------------------------
 
 
+TWO = [conversation("a"), {"messages": [*PROMPT, {"role": "user", "content": 3}]}]
+
+
 @pytest.mark.parametrize(
-    ("where", "body", "sentence"),
+    ("where", "body", "place", "sentence"),
     [
-        ("score", {}, "messages"),
-        ("score", [], "at least 1 item"),
-        ("score", [conversation("a")] * 257, "at most 256 items"),
-        ("score", [conversation("a"), {"messages": PROMPT * 2}], "1.messages: messages do not end"),
-        ("score", {**conversation("a"), "modle": 1}, "Extra inputs"),
-        ("score", conversation("\ud800"), "surrogate"),
-        ("score?model=x", conversation("a"), "model"),
-        ("best-of-n", {"prompt": "a", "responses": []}, "responses"),
-        ("best-of-n", {"prompt": "a", "responses": ["b"] * 65}, "at most 64 items"),
-        ("best-of-n", {"prompt": [], "responses": ["b"]}, "neither text nor a list"),
+        ("score", {}, "messages", "Field required"),
+        ("score", [], "body", "at least 1 item"),
+        ("score", [conversation("a")] * 257, "body", "at most 256 items"),
+        ("score", TWO, "1.messages.1.content", "valid string"),
+        ("score", [*TWO[:1], {"messages": PROMPT * 2}], "1.messages", "do not end with an answer"),
+        ("score", {"messages": PROMPT * 2}, "messages", "do not end with an answer"),
+        ("score", {**conversation("a"), "modle": 1}, "modle", "Extra inputs"),
+        ("score", conversation("\ud800"), "messages", ""),
+        ("score?model=x", conversation("a"), "query.model", "integer"),
+        ("best-of-n", {"prompt": "a", "responses": []}, "responses", "at least 1 item"),
+        ("best-of-n", {"prompt": "a", "responses": ["b"] * 65}, "responses", "at most 64 items"),
+        ("best-of-n", {"prompt": [], "responses": ["b"]}, "prompt", "neither text nor a list"),
     ],
 )
-def test_a_request_of_another_form_is_told_where_it_is_wrong(caller, where, body, sentence):
-    said = refused(caller.post(where, body), 422, "")
-    assert sentence in json.dumps(said) and said["errors"][0]["what"]
+def test_a_request_of_another_form_is_told_where_it_is_wrong(caller, where, body, place, sentence):
+    first = refused(caller.post(where, body), 422, sentence)["errors"][0]
+    assert sentence in first["what"] and first["at"].startswith(place)
     caller.token.refresh_from_db()
     assert caller.token.spent == 0, "it costs nothing"
 

@@ -1,14 +1,19 @@
 """The warm scorer as a process of its own: what it answers, and that it outlives what happens to it."""
 
+import os
 import socket
+import subprocess
 import sys
 
 import psutil
 import pytest
+from django.core.management import CommandError, call_command
 
-from config.local.processes import Service, Services
+from config.env import BASE_DIR
+from config.local.processes import Service, Services, scorers
 from reward.training.score import Scorer
 from reward.training.serve import Door
+from reward.training.served import counted
 from reward.wire import address, receive, send
 from tests.reward.scored import make_scorer_folder
 from tests.worker import wait_until
@@ -96,6 +101,14 @@ def test_the_prompt_is_forwarded_once_for_all_its_responses(running, models):
     assert alone["forwarded"] == said["forwarded"], "single responses to a prompt share it too"
 
 
+def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path):
+    scorer = Scorer(make_scorer_folder(tmp_path / "model", trained_for="plain"))
+    head, tails = scorer.chat.encode(PROMPT, ["one", "three"])
+    with counted(scorer) as shown:
+        scorer.judge([(PROMPT, ["one", "three"])])
+    assert sum(shown) == 2 * len(head) + sum(map(len, tails))
+
+
 def test_another_model_takes_the_place_of_the_first(running, models):
     first, second = (running.ask(m, [[PROMPT, ["a", "b"]]])["verdicts"] for m in models)
     assert first != second
@@ -129,9 +142,11 @@ def test_a_scorer_that_was_killed_is_started_again(running, models):
 
 
 def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):
-    with Running(tmp_path, "--idle", "0.3") as scorer:
+    with Running(tmp_path, "--idle", "1", "--models", "2") as scorer:
         before = scorer.process().pid
-        assert "verdicts" in scorer.ask(models[0], [[PROMPT, ["a"]]])
+        for model in (*models, *models):
+            assert "verdicts" in scorer.ask(model, [[PROMPT, ["a"]]])
+        assert scorer.log.read_text().count("is loaded") == 2, "both stay"
         wait_until(lambda: "unloaded" in scorer.log.read_text(), 20)
         scorer.wait()
         assert scorer.process().pid == before
@@ -178,6 +193,34 @@ def test_a_second_one_waits_in_reserve_until_the_first_ends(tmp_path):
             assert not again.ended()
 
 
-def test_a_path_too_long_for_a_socket_is_refused_with_a_sentence(tmp_path):
+def test_a_path_too_long_for_a_socket_is_refused_with_a_sentence(tmp_path, settings):
     with pytest.raises(ValueError, match="TIEBREAK_SCORER_SOCKET"):
         address(tmp_path / ("x" * 120))
+    with pytest.raises(CommandError, match="TIEBREAK_SCORER_SOCKET"):
+        settings.SCORER_SOCKET = tmp_path / ("x" * 120)
+        call_command("scorer")
+    assert scorers() == [], "manage.py local does without one"
+
+
+def test_the_settings_reach_it(settings):
+    settings.SCORER_IDLE_SECONDS, settings.SCORER_MEMORY_MB = 61, 62
+    settings.SCORER_MODELS, settings.SCORER_WAITING = 63, 64
+    line = " ".join(scorers()[0].command)
+    assert f"{settings.SCORER_SOCKET} --idle 61 --memory 62 --models 63 --waiting 64" in line
+
+
+def test_the_command_starts_one_that_knows_no_secrets_and_stops_it(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "scorer"],
+        cwd=BASE_DIR,
+        env={**os.environ, "TIEBREAK_SCORER_SOCKET": str(tmp_path / "s"), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert "The scorer answers at" in process.stdout.readline()
+    children = wait_until(lambda: psutil.Process(process.pid).children(recursive=True)[1:])
+    wait_until((tmp_path / "s").exists)
+    assert "DATABASE_URL" in os.environ and "DATABASE_URL" not in children[0].environ()
+    process.terminate()
+    assert "Stopped" in process.stdout.read() and process.wait(20) == 0
+    assert not psutil.wait_procs(children, timeout=10)[1]
