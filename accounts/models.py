@@ -1,10 +1,15 @@
 import hashlib
 import secrets
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
+from django.utils import timezone
+
+SPARINGLY = timedelta(minutes=1)
+"""How old the time of a token's last use may be before it is written again."""
 
 
 class Role(models.TextChoices):
@@ -57,6 +62,10 @@ class Token(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+    minute = models.BigIntegerField(default=0, editable=False, help_text="Of the epoch.")
+    spent = models.PositiveIntegerField(
+        default=0, editable=False, help_text="What was asked for in that minute."
+    )
 
     def __str__(self) -> str:
         return f"{self.name} of {self.user}"
@@ -65,6 +74,31 @@ class Token(models.Model):
     def issue(cls, *, user: User, name: str) -> tuple["Token", str]:
         key = f"tb_{secrets.token_urlsafe(32)}"
         return cls.objects.create(user=user, name=name, digest=cls.digest_of(key)), key
+
+    @classmethod
+    def of_key(cls, key: str) -> "Token | None":
+        """The token with its user, if that is active. One query, and once a minute a second one."""
+        found = cls.objects.select_related("user").filter(digest=cls.digest_of(key)).first()
+        if found is None or not found.user.is_active:
+            return None
+        now = timezone.now()
+        if found.last_used_at is None or found.last_used_at < now - SPARINGLY:
+            cls.objects.filter(pk=found.pk).update(last_used_at=now)
+        return found
+
+    def spend(self, amount: int, *, limit: int) -> bool:
+        """Count `amount` against this minute; False, and nothing counted, when that is over `limit`.
+
+        One statement, so that two requests cannot both take the last. A first request is never
+        refused, however large.
+        """
+        minute = int(timezone.now().timestamp()) // 60
+        fresh = ~models.Q(minute=minute)
+        spent = models.Case(
+            models.When(fresh, then=models.Value(amount)), default=models.F("spent") + amount
+        )
+        allowed = type(self).objects.filter(fresh | models.Q(spent__lte=limit - amount), pk=self.pk)
+        return allowed.update(minute=minute, spent=spent) == 1
 
     @staticmethod
     def digest_of(key: str) -> str:

@@ -268,6 +268,33 @@ RUNS_AT_ONCE = variable(
     "TIEBREAK_RUNS_AT_ONCE", "1", "How many runs one machine carries at a time; each uses all GPUs."
 ).number(minimum=1)
 
+SCORER_SOCKET = Path(
+    variable(
+        "TIEBREAK_SCORER_SOCKET", str(VAR_DIR / "scorer.sock"), "Where the warm scorer answers."
+    ).text()
+).absolute()
+SCORER_SECONDS = variable(
+    "TIEBREAK_SCORER_SECONDS", "30", "Time for scores to arrive before the API answers 503."
+).number(minimum=1)
+SCORER_AT_ONCE = variable(
+    "TIEBREAK_SCORER_AT_ONCE", "2", "Requests of a web process that may wait for scores at a time."
+).number(minimum=1)
+SCORER_WAITING = variable(
+    "TIEBREAK_SCORER_WAITING", "16", "Requests that may wait in the scorer's own queue."
+).number(minimum=1)
+SCORER_IDLE_SECONDS = variable(
+    "TIEBREAK_SCORER_IDLE_SECONDS", "600", "The scorer unloads a model unused for so long."
+).number(minimum=1)
+SCORER_MEMORY_MB = variable(
+    "TIEBREAK_SCORER_MEMORY_MB", "0", "Memory the scorer may use. 0: half of the machine's."
+).number()
+SCORER_MODELS = variable(
+    "TIEBREAK_SCORER_MODELS", "1", "Reward models that the scorer keeps loaded."
+).number(minimum=1)
+API_RESPONSES_A_MINUTE = variable(
+    "TIEBREAK_API_RESPONSES_A_MINUTE", "6000", "Responses that one token may have scored a minute."
+).number(minimum=1)
+
 CELERY_BEAT_SCHEDULE = {
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},

@@ -1,6 +1,7 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
+from config.api import urls as api
 from config.health import health
 from config.language import Catalog
 from config.views import home, projects
@@ -15,6 +16,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("", include("finetune.urls")),
     path("i18n.js", Catalog.as_view(), name="words"),
     path("i18n/", include("django.conf.urls.i18n")),
+    path("api/v1/", api),
     path("health/", health, name="health"),
     path("admin/", admin.site.urls),
 ]

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from django.conf import settings
+
 from config.env import BASE_DIR
+from reward.wire import address
+from runs.child import environment
 
 STOP_SECONDS = 20
 RESTART_SECONDS = 2
@@ -32,6 +36,8 @@ class Service:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     pipe: int = -1
+    recipe: bool = False
+    """Whether it does without the database and so is not told where that is."""
 
     def start(self) -> None:
         self.started_at = time.monotonic()
@@ -48,6 +54,7 @@ class Service:
                     *self.command,
                 ],
                 cwd=BASE_DIR,
+                env=environment(self.command) if self.recipe else None,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[held, no_lock.fileno()],
                 start_new_session=True,
@@ -144,6 +151,28 @@ def worker() -> Service:
             "--loglevel", "warning", "--without-gossip", "--without-mingle",
         ],
     )  # fmt: skip
+
+
+def scorer() -> Service:
+    """Fifteen megabytes until somebody asks for a score; then as much as the reward model takes."""
+    return Service(
+        "scorer",
+        [
+            sys.executable, "-m", "reward.training.serve", str(settings.SCORER_SOCKET),
+            "--idle", str(settings.SCORER_IDLE_SECONDS), "--memory", str(settings.SCORER_MEMORY_MB),
+            "--models", str(settings.SCORER_MODELS), "--waiting", str(settings.SCORER_WAITING),
+        ],
+        recipe=True,
+    )  # fmt: skip
+
+
+def scorers() -> list[Service]:
+    """One; none where the data lies too deep for a socket, rather than one that never starts."""
+    try:
+        address(settings.SCORER_SOCKET)
+    except ValueError:
+        return []
+    return [scorer()]
 
 
 def wait_for_web(port: int, seconds: float = 30) -> None:

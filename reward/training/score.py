@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from reward.training.families import check_shared
+from reward.training.families import check_shared, window_problem
 from reward.training.layout import Collator, batches
 from reward.training.model import load_reward_model, load_tokenizer, outputs_of
 from reward.training.tokens import ChatFormat, TokenGroup
@@ -92,6 +92,7 @@ class Scorer:
         self.max_tokens = max_tokens
         self.collator = Collator(self.tokenizer.pad_token_id)
         self.wants_shared = made_as["training"]["layout"] == "shared"
+        self._holds: bool | None = None
 
     def score(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
         """Scores of each conversation's responses, NaN for one the model cannot read whole.
@@ -139,12 +140,16 @@ class Scorer:
         return places, groups
 
     def _check_layout(self, groups: Sequence[TokenGroup]) -> None:
+        """Both layouts are compared once, on the first prompt that has several responses."""
         shares = [group for group in groups if len(group.responses) > 1]
         self.collator.layout = "plain"
-        if self.wants_shared and shares:
-            longest = max(group.longest() for group in groups)
-            problem = check_shared(self.model, shares[:2], self.collator.pad_id, longest=longest)
-            self.collator.layout = "plain" if problem else "shared"
+        longest = max((group.longest() for group in groups), default=0)
+        if not self.wants_shared or not shares or window_problem(self.model.config, longest):
+            return
+        if self._holds is None:
+            pad_id = self.collator.pad_id
+            self._holds = not check_shared(self.model, shares[:2], pad_id, longest=longest)
+        self.collator.layout = "shared" if self._holds else "plain"
 
 
 def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int = 1024) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 
-from config.local.processes import FIRST_PORT, Services, wait_for_web, web, worker
+from config.local.processes import FIRST_PORT, Services, scorers, wait_for_web, web, worker
 from config.management.commands.local import chosen_port, interrupt
 from demo import people
 from demo.loop import PROMPTS, DemoError, Watcher, evaluation_of, run_loop
@@ -51,7 +51,7 @@ class Command(BaseCommand):
         port = chosen_port(port, self)
         signal.signal(signal.SIGTERM, interrupt)
         try:
-            with Services([web(port), worker()]) as services:
+            with Services([web(port), worker(), *scorers()]) as services:
                 wait_for_web(port)
                 self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — watch it work there.")
                 self.tell_sign_in()

@@ -9,6 +9,7 @@ from config.local.processes import (
     LAST_PORT,
     Services,
     free_port,
+    scorers,
     wait_for_web,
     web,
     worker,
@@ -34,7 +35,7 @@ class Command(BaseCommand):
         port = chosen_port(port, self)
         signal.signal(signal.SIGTERM, interrupt)
         try:
-            with Services([web(port), worker()]) as services:
+            with Services([web(port), worker(), *scorers()]) as services:
                 wait_for_web(port)
                 self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — Ctrl-C stops it.")
                 self.stdout.write(f"Its data is under {settings.VAR_DIR}.")

@@ -1,0 +1,68 @@
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from accounts.models import Token, User, audit
+
+
+class Command(BaseCommand):
+    help = (
+        "Issue, list and revoke the tokens with which scripts use the API. A key is shown once, when "
+        "it is issued; only its SHA-256 is kept."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        issue = verbs.add_parser("issue", help="print a new key")
+        issue.add_argument("user", help="whose it is; it may do what they may")
+        issue.add_argument("--name", required=True, help="what it is for")
+        revoke = verbs.add_parser("revoke", help="end a token at once")
+        revoke.add_argument("number", type=int)
+        for verb in (issue, revoke):
+            verb.add_argument("--dry-run", action="store_true", help="check, and write nothing")
+        listing = verbs.add_parser("list", help="every token, without its key")
+        listing.add_argument("--user", help="of this user only")
+
+    def handle(self, *, verb: str, **options: Any) -> None:
+        verbs: dict[str, Callable[..., None]] = {
+            "issue": self.issue, "revoke": self.revoke, "list": self.listing,
+        }  # fmt: skip
+        verbs[verb](**options)
+
+    @transaction.atomic
+    def issue(self, *, user: str, name: str, dry_run: bool, **options: Any) -> None:
+        owner = user_named(user)
+        if not owner.is_active:
+            raise CommandError(f"{owner} is not active, so a token of theirs would open nothing.")
+        if dry_run:
+            return self.stdout.write(f"A token {name!r} would be issued to {owner}.")
+        token, key = Token.issue(user=owner, name=name)
+        audit(None, "token issued", token)
+        return self.stdout.write(key)
+
+    @transaction.atomic
+    def revoke(self, *, number: int, dry_run: bool, **options: Any) -> None:
+        token = Token.objects.select_related("user").filter(pk=number).first()
+        if token is None:
+            raise CommandError(f"There is no token {number}. manage.py token list has them.")
+        if dry_run:
+            return self.stdout.write(f"The token {token} would be revoked.")
+        audit(None, "token deleted", token)
+        token.delete()
+        return self.stdout.write(f"The token {token} is revoked.")
+
+    def listing(self, *, user: str | None, **options: Any) -> None:
+        tokens = Token.objects.select_related("user").order_by("pk")
+        for token in tokens.filter(user=user_named(user)) if user else tokens:
+            used = f"{token.last_used_at:%Y-%m-%d %H:%M}" if token.last_used_at else "never"
+            self.stdout.write(f"{token.pk}\t{token.user}\t{token.name}\tlast used: {used}")
+
+
+def user_named(name: str) -> User:
+    """Raises CommandError."""
+    found = User.objects.filter(username=name).first()
+    if found is None:
+        raise CommandError(f"Nobody is called {name!r}.")
+    return found

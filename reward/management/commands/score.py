@@ -1,0 +1,78 @@
+from pathlib import Path
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, CommandParser
+
+from reward.management.recipe_process import stream_module
+from reward.models import RewardModel
+from reward.score_rows import RowsError, survey
+from reward.scoring_model import NoModel, scoring_model
+
+
+class Command(BaseCommand):
+    help = (
+        "Score the rows of a file with a reward model: JSON lines or Parquet of {messages}, {prompt, "
+        "response} or {prompt, responses}. The rows come out with score and uncertainty, or scores "
+        "and uncertainties. Every row is looked at first; a file is written whole or not at all."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", type=Path, help="JSON lines, or Parquet if its name ends so")
+        parser.add_argument(
+            "--out", type=Path, metavar="FILE",
+            help="JSON lines, or Parquet if its name ends so; by default JSON lines on stdout",
+        )  # fmt: skip
+        parser.add_argument(
+            "--model", metavar="MODEL",
+            help="a reward model's number, or the folder of a run or of its output; by default the "
+            "promoted one",
+        )  # fmt: skip
+        parser.add_argument("--project", default="", metavar="SLUG", help="whose promoted model")
+        parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="look at every row, and score none"
+        )
+
+    def handle(self, **options: Any) -> None:
+        source, out = options["file"].absolute(), options["out"]
+        name, folder = model_named(options["model"], options["project"])
+        if out and out.exists() and not options["force"]:
+            raise CommandError(f"{out} exists. Choose another file, or replace it with --force.")
+        try:
+            counts = survey(source)
+        except RowsError as error:
+            raise CommandError(str(error)) from None
+        if options["dry_run"]:
+            return self.stdout.write(
+                f"{name} would score {counts['responses']} responses of {counts['rows']} rows."
+            )
+        found = stream_module(
+            "score_rows", folder, str(source), str(out.absolute()) if out else "-", out=self.stdout
+        )
+        return self.tell(name, found, out)
+
+    def tell(self, name: str, found: dict[str, int], out: Path | None) -> None:
+        unread = found["responses"] - found["scored"]
+        text = f"{name} scored {found['scored']} responses of {found['rows']} rows"
+        text += f" into {out}." if out else "."
+        if unread:
+            text += f" {unread} could not be read whole and have no score."
+        (self.stdout if out else self.stderr).write(text)
+
+
+def model_named(named: str | None, project: str) -> tuple[str, str]:
+    """What to call the model, and the folder it lies in. Raises CommandError."""
+    if named and project:
+        raise CommandError("Name a model or a project, not both.")
+    if named and not named.isdigit():
+        folder = Path(named).absolute()
+        if not folder.is_dir():
+            raise CommandError(f"{named} is neither the number of a reward model nor a folder.")
+        return folder.name, str(folder)
+    try:
+        found = scoring_model(
+            RewardModel.objects.all(), number=int(named) if named else None, project=project
+        )
+    except NoModel as error:
+        raise CommandError(f"{error} --model and --project name one.") from None
+    return found.name, found.path

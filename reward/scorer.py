@@ -1,0 +1,98 @@
+"""Asking the warm scorer, a process beside the web, for scores. It is started by `manage.py scorer`."""
+
+import logging
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from reward.models import RewardModel
+from reward.score_rows import Asked
+from reward.wire import address, receive, send
+
+log = logging.getLogger("tiebreak.scorer")
+
+_waiting: dict[int, threading.BoundedSemaphore] = {}
+
+
+class Unavailable(Exception):  # noqa: N818
+    """No scores now; the text says why, and `retry_after` in how many seconds to ask again."""
+
+    def __init__(self, text: str, *, retry_after: int):
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class CannotScore(Exception):  # noqa: N818
+    """No scores from this model, however often one asks; the text says why."""
+
+
+class TooMuch(CannotScore):
+    """The request is too large for the scorer's memory."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Scores and uncertainties of each prompt's responses, null where there is none."""
+
+    verdicts: list[dict[str, list[float | None]]]
+    limit: int
+    forwarded: int
+
+
+def judge(model: RewardModel, rows: Sequence[Asked]) -> Said:
+    """No query; as long as the scorer needs, and SCORER_SECONDS at most.
+
+    Raises Unavailable and CannotScore.
+    """
+    turn = _waiting.setdefault(
+        settings.SCORER_AT_ONCE, threading.BoundedSemaphore(settings.SCORER_AT_ONCE)
+    )
+    if not turn.acquire(blocking=False):
+        raise Unavailable("This server waits for other scores already.", retry_after=1)
+    try:
+        answer = _asked(model, rows)
+    finally:
+        turn.release()
+    if "error" in answer:
+        raise _problem(answer)
+    return Said(answer["verdicts"], answer["limit"], answer["forwarded"])
+
+
+def _asked(model: RewardModel, rows: Sequence[Asked]) -> dict[str, Any]:
+    question = {
+        "model": model.path,
+        "conversations": [[row.prompt, row.responses] for row in rows],
+        "seconds": settings.SCORER_SECONDS,
+    }
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(settings.SCORER_SECONDS)
+            connection.connect(address(settings.SCORER_SOCKET))
+            send(connection, question)
+            return receive(connection)
+    except TimeoutError:
+        text = f"The scores took longer than {settings.SCORER_SECONDS} seconds."
+        raise Unavailable(text, retry_after=10) from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        text = "The scorer does not run. The operator starts it with manage.py scorer."
+        raise Unavailable(text, retry_after=30) from None
+    except (OSError, ValueError) as error:
+        log.warning("The scorer gave no answer: %s", error)
+        raise Unavailable("The scorer gave no answer and starts again.", retry_after=5) from None
+
+
+def _problem(answer: dict[str, Any]) -> Exception:
+    """What the scorer says of its machine goes to the log; whoever asked need not know folders."""
+    match answer["error"]:
+        case "busy" | "late":
+            return Unavailable("Too many requests wait for scores.", retry_after=5)
+        case "memory":
+            return TooMuch("The scorer has not enough memory for this request. Send less.")
+    log.error("The scorer failed: %s", answer.get("text"))
+    if answer["error"] == "model":
+        return CannotScore("The reward model cannot be loaded; the server's log says why.")
+    return CannotScore("The scorer failed; the server's log says why.")

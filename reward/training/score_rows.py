@@ -1,0 +1,189 @@
+"""Score the rows of a file with a trained reward model.
+
+    python -m reward.training.score_rows RUN_DIR IN OUT
+
+IN is JSON lines or Parquet (as its name ends) of {messages}, {prompt, response} or {prompt,
+responses}. OUT has the same rows in the same order with `score` and `uncertainty` added, or `scores`
+and `uncertainties` for several responses; it is JSON lines, Parquet where its name ends so, or `-`:
+JSON lines on stdout. Every row is looked at before the first is scored, and a file appears whole or not
+at all. What the model cannot read whole gets null, and never the score of a part. Uncertainty is the
+standard deviation over the model's heads; null where it has one head only.
+
+The last line on stderr is one JSON object.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reward.score_rows import ROWS_AT_ONCE, Asked, RowsError, is_parquet, read_rows, survey
+from reward.training.score import Scorer, Verdict
+from reward.training.trainer_events import RecipeError, quiet_libraries
+from runs.rundir import atomically
+
+Row = dict[str, Any]
+ONE = pa.float32()
+KINDS = {
+    "with_one": {"score": ONE, "uncertainty": ONE},
+    "with_many": {"scores": pa.list_(ONE), "uncertainties": pa.list_(ONE)},
+}
+
+
+def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, int]:
+    """Returns how many rows and responses there were, and how many got a score. None is stdout.
+
+    Raises RowsError with the number of a row that is wrong; nothing is written then.
+    """
+    counts = survey(source)
+    scored = 0
+    with _writer(target, source, counts) as write:
+        rows = read_rows(source)
+        while batch := list(islice(rows, ROWS_AT_ONCE)):
+            verdicts = judge(scorer, [asked for _, _, asked in batch])
+            scored += sum(int(np.isfinite(v.scores).sum()) for v in verdicts)
+            write(
+                {**raw, **figures(verdict, scorer.heads, many=asked.many)}
+                for (_, raw, asked), verdict in zip(batch, verdicts, strict=True)
+            )
+    return {"rows": counts["rows"], "responses": counts["responses"], "scored": scored}
+
+
+def judge(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
+    """One verdict a row; single responses to the same prompt are forwarded together."""
+    together: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        alone = f"{number} " if row.many else ""
+        together.setdefault(alone + json.dumps(row.prompt), []).append(number)
+    members = list(together.values())
+    found = scorer.judge(
+        [(rows[m[0]].prompt, [r for number in m for r in rows[number].responses]) for m in members]
+    )
+    said: dict[int, Verdict] = {}
+    for numbers, verdict in zip(members, found, strict=True):
+        if rows[numbers[0]].many:
+            said[numbers[0]] = verdict
+        else:
+            said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
+    return [said[number] for number in range(len(rows))]
+
+
+def figures(verdict: Verdict, heads: int, *, many: bool) -> Row:
+    """The fields that a row gains. Scores of K responses (K,), NaN as null."""
+    scores = [_number(value) for value in verdict.scores]
+    apart = [_number(value) if heads > 1 else None for value in verdict.disagreements]
+    if many:
+        return {"scores": scores, "uncertainties": apart}
+    return {"score": scores[0], "uncertainty": apart[0]}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _writer(target: Path | None, source: Path, counts: dict[str, int]) -> Iterator[Any]:
+    if target is None:
+        yield lambda rows: _write_lines(sys.stdout, rows)
+        sys.stdout.flush()
+        return
+    with atomically(target) as draft:
+        try:
+            if is_parquet(target):
+                with ParquetRows(draft, source, counts) as parquet:
+                    yield parquet.write
+            else:
+                with draft.open("w", encoding="utf-8") as file:
+                    yield lambda rows: _write_lines(file, rows)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def _write_lines(file: Any, rows: Iterable[Row]) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+class ParquetRows:
+    """Columns are those of a Parquet source, or what the first rows of a JSON one have."""
+
+    def __init__(self, path: Path, source: Path, counts: dict[str, int]):
+        self.path = path
+        self.added = [
+            pa.field(name, kind)
+            for shape, columns in KINDS.items() if counts[shape]
+            for name, kind in columns.items()
+        ]  # fmt: skip
+        self.schema = self._with_scores(pq.read_schema(source)) if is_parquet(source) else None
+        self.writer: pq.ParquetWriter | None = None
+        self.written = 0
+
+    def __enter__(self) -> "ParquetRows":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.writer:
+            self.writer.close()
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Raises RowsError when a row does not fit the columns."""
+        rows = list(rows)
+        try:
+            if self.schema is None:
+                self.schema = self._with_scores(pa.Table.from_pylist(rows).schema)
+            more = {name for row in rows for name in row} - set(self.schema.names)
+            if more:
+                raise pa.ArrowInvalid(f"the first rows have no {', '.join(sorted(more))}")
+            batch = pa.RecordBatch.from_pylist(rows, schema=self.schema)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise RowsError(
+                f"Among the {len(rows)} rows after the first {self.written}, one does not fit the "
+                f"columns: {error}. Rows as different as these fit in JSON lines only."
+            ) from None
+        self.writer = self.writer or pq.ParquetWriter(self.path, self.schema)
+        self.writer.write_batch(batch)
+        self.written += len(rows)
+
+    def _with_scores(self, schema: pa.Schema) -> pa.Schema:
+        names = {field.name for field in self.added}
+        return pa.schema([*(f for f in schema if f.name not in names), *self.added])
+
+
+def output_folder(run: Path) -> Path:
+    """A run directory's output/, or the folder itself."""
+    return run / "output" if (run / "output").is_dir() else run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a reward run's directory, or its output/")
+    parser.add_argument("source", type=Path, help="JSON lines or Parquet to score")
+    parser.add_argument("target", help="the file to write, or - for stdout")
+    asked = parser.parse_args()
+    quiet_libraries()
+    target = None if asked.target == "-" else Path(asked.target)
+    try:
+        found = score_rows(Scorer(output_folder(asked.run)), asked.source, target)
+    except (RecipeError, RowsError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(found), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

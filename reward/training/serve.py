@@ -1,0 +1,184 @@
+"""A warm reward model behind a Unix socket: loaded once, it answers until it is idle.
+
+    python -m reward.training.serve SOCKET
+
+A question names the folder of its model, so the model changes with the question; `--models` stay
+loaded, the one longest unused leaves first. Nothing of torch is imported before the first question.
+After `--idle` seconds, and when it holds more than `--memory` MB, the process begins anew as a fresh
+one on the same socket, which gives all memory back; nobody who connects notices. On a machine without
+a GPU `--memory` is also the most that it may allocate. `--waiting` questions may wait; one more is
+told that the scorer is busy, and one that waited longer than it said is dropped. A second process on
+the same socket waits in reserve until the first has ended. reward/wire.py has the messages.
+"""
+
+import argparse
+import fcntl
+import os
+import queue
+import resource
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reward.wire import address, receive, send
+
+READ_SECONDS = 10
+READERS = 64
+ANEW = "TIEBREAK_SCORER_FDS"
+"""Names the socket and the lock for the process that follows this one."""
+
+
+@dataclass
+class Question:
+    connection: socket.socket
+    model: str
+    conversations: list[tuple[list[dict[str, str]], list[str]]]
+    until: float  # by the monotonic clock
+
+
+class Door:
+    """Reads questions from the socket into a queue with a bound, beside the thread that answers."""
+
+    def __init__(self, listener: socket.socket, waiting: int):
+        self.listener = listener
+        self.questions: queue.Queue[Question] = queue.Queue(waiting)
+        self.readers = threading.BoundedSemaphore(READERS)
+
+    def open(self) -> None:
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:  # no descriptor is free, for the moment
+                time.sleep(0.1)
+                continue
+            if self.readers.acquire(blocking=False):
+                threading.Thread(target=self._read, args=(connection,), daemon=True).start()
+            else:
+                connection.close()
+
+    def _read(self, connection: socket.socket) -> None:
+        try:
+            connection.settimeout(READ_SECONDS)
+            asked = receive(connection)
+            until = time.monotonic() + float(asked["seconds"])
+            question = Question(connection, asked["model"], asked["conversations"], until)
+            self.questions.put_nowait(question)
+        except queue.Full:
+            refuse(connection, "busy", "Too many questions wait already.")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            refuse(connection, "failed", f"The question was not understood: {error}")
+        finally:
+            self.readers.release()
+
+
+def reply(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Whoever asked may have gone; that is theirs to know."""
+    with suppress(OSError), connection:
+        send(connection, message)
+
+
+def refuse(connection: socket.socket, why: str, text: str) -> None:
+    reply(connection, {"error": why, "text": text})
+
+
+def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
+    """Answer until idle or too large; the caller then begins anew. `memory` is in MB."""
+    door.open()
+    shelf: Any = None
+    while True:
+        try:
+            question = door.questions.get(timeout=idle if shelf else None)
+        except queue.Empty:
+            return say(f"Nothing was asked for {idle:g} seconds; the model is unloaded.")
+        if question.until < time.monotonic():
+            refuse(question.connection, "late", "It waited longer than it was given.")
+            continue
+        if shelf is None:
+            from reward.training.served import Shelf
+
+            shelf = Shelf(models, memory_mb=memory)
+        reply(question.connection, shelf.answer(question.model, question.conversations))
+        if shelf.too_large():
+            return say(f"It holds more than {memory} MB; it begins anew.")
+
+
+def say(text: str) -> None:
+    print(f"scorer: {text}", file=sys.stderr, flush=True)
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+def opened(path: Path) -> tuple[socket.socket, int]:
+    """The listening socket, and the lock that keeps it to one process; waits for the lock.
+
+    Only the owner may connect. Raises ValueError when the path is too long.
+    """
+    where = address(path)
+    if inherited := os.environ.pop(ANEW, ""):
+        ours, kept = map(int, inherited.split(","))
+        return socket.socket(fileno=ours), kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(where)
+    finally:
+        os.umask(before)
+    listener.listen(READERS)
+    return listener, lock
+
+
+def begin_anew(listener: socket.socket, lock: int) -> None:
+    """A fresh process with this one's number, on the same socket."""
+    for descriptor in (listener.fileno(), lock):
+        os.set_inheritable(descriptor, True)
+    os.environ[ANEW] = f"{listener.fileno()},{lock}"
+    os.execv(sys.executable, [sys.executable, "-m", "reward.training.serve", *sys.argv[1:]])  # noqa: S606
+
+
+def half_the_memory() -> int:
+    """Of this machine, in MB."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
+
+
+def bound_memory(megabytes: int) -> None:
+    """Whoever would allocate more gets an error, and not the machine's last memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 2**20, hard))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("socket", type=Path, help="where to listen")
+    parser.add_argument("--idle", type=float, default=600, help="seconds until unloaded")
+    parser.add_argument("--memory", type=int, default=0, help="MB; 0: half of the machine's")
+    parser.add_argument("--models", type=int, default=1, help="that stay loaded")
+    parser.add_argument("--waiting", type=int, default=16, help="questions that may wait")
+    asked = parser.parse_args()
+    try:
+        listener, lock = opened(asked.socket)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    memory = asked.memory or half_the_memory()
+    serve(Door(listener, asked.waiting), idle=asked.idle, memory=memory, models=asked.models)
+    begin_anew(listener, lock)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

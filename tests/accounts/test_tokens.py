@@ -1,0 +1,111 @@
+"""Tokens: issued and revoked on the command line and in the admin, counted by the minute."""
+
+import io
+from datetime import timedelta
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from accounts.models import AuditEntry, Role, Token
+from tests.labeling.world import in_threads, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+def said(*command):
+    out = io.StringIO()
+    call_command(*command, stdout=out)
+    return out.getvalue()
+
+
+def test_a_key_is_printed_once_and_only_its_hash_kept():
+    user = make_user(Role.LEAD)
+    key = said("token", "issue", user.username, "--name", "nightly").strip()
+    token = Token.of_key(key)
+    assert token and token.user == user and token.name == "nightly"
+    assert key not in str(Token.objects.values().get()) and key.startswith("tb_")
+    listed = said("token", "list", "--user", user.username)
+    assert "nightly" in listed and key not in listed
+    assert AuditEntry.objects.get().action == "token issued"
+
+
+def test_a_revoked_token_opens_nothing_and_the_audit_trail_knows():
+    token, key = Token.issue(user=make_user(), name="nightly")
+    assert "would be revoked" in said("token", "revoke", str(token.pk), "--dry-run")
+    assert Token.of_key(key)
+    said("token", "revoke", str(token.pk))
+    assert Token.of_key(key) is None and "nightly" not in said("token", "list")
+    assert AuditEntry.objects.get().action == "token deleted"
+
+
+def test_a_dry_run_issues_none_and_what_is_wrong_is_said():
+    user = make_user()
+    assert "would be issued" in said("token", "issue", user.username, "--name", "a", "--dry-run")
+    user.is_active = False
+    user.save()
+    for command, sentence in [
+        (["issue", "nobody", "--name", "a"], "Nobody is called 'nobody'"),
+        (["issue", user.username, "--name", "a"], "is not active"),
+        (["revoke", "99999"], "no token 99999"),
+    ]:
+        with pytest.raises(CommandError, match=sentence):
+            call_command("token", *command)
+    assert not Token.objects.exists()
+
+
+def test_the_owner_of_a_token_must_be_active():
+    user = make_user()
+    _, key = Token.issue(user=user, name="a")
+    user.is_active = False
+    user.save()
+    assert Token.of_key(key) is None
+
+
+def test_its_last_use_is_written_once_a_minute():
+    token, key = Token.issue(user=make_user(), name="a")
+    Token.of_key(key)
+    with CaptureQueriesContext(connection) as queries:
+        Token.of_key(key)
+    assert len(queries) == 1
+    token.refresh_from_db()
+    first = token.last_used_at
+    Token.objects.update(last_used_at=first - timedelta(seconds=61))
+    Token.of_key(key)
+    token.refresh_from_db()
+    assert token.last_used_at >= first
+
+
+def test_a_minutes_allowance_is_counted_and_begins_anew():
+    token, _ = Token.issue(user=make_user(), name="a")
+    now = int(timezone.now().timestamp()) // 60
+    Token.objects.update(minute=now + 1000)  # any minute that is not this one
+    assert token.spend(250, limit=100), "a first request is never refused"
+    assert not token.spend(1, limit=100)
+    Token.objects.update(minute=now - 1)
+    assert [token.spend(40, limit=100) for _ in range(3)] == [True, True, False]
+    assert token.spend(20, limit=100) and not token.spend(1, limit=100)
+    token.refresh_from_db()
+    assert token.spent == 100
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_requests_at_once_cannot_both_take_the_last():
+    token, _ = Token.issue(user=make_user(), name="a")
+    token.spend(90, limit=100)
+    taken = in_threads(*[lambda: token.spend(10, limit=100)] * 4)
+    assert sum(taken) in (1, 2), "2 only when a minute ended meanwhile"
+
+
+def test_the_admin_issues_a_key_that_works_and_shows_it_once():
+    admin = make_user(is_superuser=True)
+    client = Client()
+    client.force_login(admin)
+    page = client.post("/admin/accounts/token/add/", {"user": admin.pk, "name": "a"}, follow=True)
+    key = page.content.decode().split("The key is ")[1].split(" ")[0]
+    token = Token.of_key(key)
+    assert token and token.name == "a"
+    assert key not in client.get("/admin/accounts/token/").content.decode()

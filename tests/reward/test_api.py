@@ -1,0 +1,278 @@
+"""The API, asked over HTTP as a script would, with the real scorer behind it."""
+
+import json
+import os
+import threading
+
+import pytest
+from django.test import Client
+
+from accounts.models import Role, Token
+from config.api import api
+from config.env import BASE_DIR
+from labeling.models import Membership
+from reward import scorer as scorer_client
+from reward.models import RewardModel
+from reward.promotion import promote
+from reward.training.score import Scorer
+from tests.finetune.factory import make_reward_model, make_snapshot
+from tests.reward.factory import join, make_project, make_user
+from tests.reward.scored import make_scorer_folder
+from tests.reward.test_scorer import Running
+
+pytestmark = pytest.mark.django_db
+
+PROMPT = [{"role": "user", "content": "Which lamp?"}]
+SNAPSHOT = BASE_DIR / "docs" / "openapi.json"
+
+
+def conversation(text):
+    return {"messages": [*PROMPT, {"role": "assistant", "content": text}]}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return [make_scorer_folder(folder / f"model-{n}", seed=n) for n in range(2)]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with Running(tmp_path_factory.mktemp("scorer")) as running:
+        yield running
+
+
+@pytest.fixture
+def project(models, settings, tmp_path):
+    """With a promoted model, and no scorer yet."""
+    settings.SCORER_SOCKET = tmp_path / "none.sock"
+    project = make_project()
+    snapshot = make_snapshot(project, prompts=1)
+    make_reward_model(snapshot, path=str(models[0]), state=RewardModel.State.PROMOTED)
+    return project
+
+
+@pytest.fixture
+def warm(project, running, settings):
+    settings.SCORER_SOCKET, settings.SCORER_SECONDS = running.socket, 60
+    return project
+
+
+class Caller:
+    def __init__(self, user):
+        self.token, self.key = Token.issue(user=user, name="test")
+        self.client = Client(enforce_csrf_checks=True)
+
+    def post(self, where, body, **headers):
+        headers = {"Authorization": f"Bearer {self.key}", **headers}
+        body = body if isinstance(body, str) else json.dumps(body)
+        return self.client.post(
+            f"/api/v1/{where}", body, content_type="application/json", headers=headers
+        )
+
+
+@pytest.fixture
+def caller(project):
+    return Caller(make_user(Role.TRAINER))
+
+
+def refused(answer, status, sentence):
+    assert answer.status_code == status, answer.content
+    assert answer["Content-Type"] == "application/problem+json"
+    said = answer.json()
+    assert (said["status"], said["type"]) == (status, "about:blank") and said["title"]
+    assert sentence in said["detail"], said
+    return said
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_one_conversation_gives_one_score_and_a_list_gives_a_list_in_order(warm, caller, models):
+    texts = ["The tall one.", "Red.", "x" * 600, "The tall one."]
+    answer = caller.post("score", [conversation(text) for text in texts])
+    found = answer.json()
+    assert answer.status_code == 200 and len(found) == 4
+    expected = Scorer(models[0]).judge([(PROMPT, [texts[0], texts[1]])])[0]
+    assert [f["score"] for f in found[:2]] == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    apart = [f["uncertainty"] for f in found[:2]]
+    assert apart == pytest.approx(expected.disagreements.tolist(), abs=1e-5)
+    assert found[2]["score"] is None and "512 tokens" in found[2]["reason"]
+    single = caller.post("score", conversation("Red.")).json()
+    assert single["score"] == pytest.approx(found[1]["score"], abs=1e-5)
+    number = RewardModel.objects.get(project=warm).pk
+    assert answer["Tiebreak-Reward-Model"] == str(number)
+
+
+def test_best_of_n_reads_the_prompt_once(warm, caller, models):
+    texts = ["The tall one.", "Red.", "x" * 600, "Both."]
+    found = caller.post("best-of-n", {"prompt": "Which lamp?", "responses": texts}).json()
+    scores = found["scores"]
+    assert scores[2] is None and found["best"] == max((0, 1, 3), key=lambda k: scores[k])
+    head, tails = Scorer(models[0]).chat.encode(PROMPT, [texts[0], texts[1], texts[3]])
+    assert found["tokens_forwarded"] == len(head) + sum(map(len, tails))
+    one_by_one = caller.post("score", [conversation(text) for text in texts]).json()
+    assert scores[:2] == pytest.approx([s["score"] for s in one_by_one[:2]], abs=1e-5)
+    nothing = {"prompt": PROMPT, "responses": ["x" * 600]}
+    assert caller.post("best-of-n", nothing).json()["best"] is None
+
+
+def test_a_model_promoted_in_its_place_answers_from_then_on(warm, caller, models):
+    first = caller.post("score", conversation("Red.")).json()
+    snapshot = make_snapshot(warm, prompts=1)
+    other = make_reward_model(snapshot, path=str(models[1]))
+    assert caller.post(f"score?model={other.pk}", conversation("Red.")).json() != first
+    assert caller.post("score", conversation("Red.")).json() == first
+    promote(other, by=None)
+    answer = caller.post("score", conversation("Red."))
+    assert answer.json() != first and answer["Tiebreak-Reward-Model"] == str(other.pk)
+
+
+# --- who may ----------------------------------------------------------------------------------------
+
+
+def test_a_stranger_is_asked_for_a_token_and_a_session_is_none(warm, caller):
+    for key in ("", "Bearer", "Bearer nonsense", "Bearer \u00e9", f"Basic {caller.key}"):
+        answer = caller.post("score", conversation("a"), Authorization=key)
+        refused(answer, 401, "Authorization: Bearer KEY")
+        assert answer["WWW-Authenticate"] == "Bearer"
+    client = Client()
+    client.force_login(caller.token.user)
+    answer = client.post("/api/v1/score", conversation("a"), content_type="application/json")
+    refused(answer, 401, "There is none.")
+
+
+def test_a_lead_may_ask_their_own_projects_models_and_a_reviewer_none(warm, models):
+    lead, reviewer = Caller(make_user(Role.LEAD)), Caller(make_user())
+    join(warm, reviewer.token.user)
+    for stranger in (lead, reviewer):
+        refused(stranger.post("score", conversation("a")), 404, "No reward model is promoted")
+        number = RewardModel.objects.get(project=warm).pk
+        refused(stranger.post(f"score?model={number}", conversation("a")), 404, "no reward model")
+    join(warm, lead.token.user, Membership.Role.LEAD)
+    assert lead.post("score", conversation("a")).status_code == 200
+
+
+def test_the_project_must_be_named_where_several_have_a_model(warm, caller, models):
+    other = make_project()
+    snapshot = make_snapshot(other, prompts=1)
+    make_reward_model(snapshot, path=str(models[1]), state=RewardModel.State.PROMOTED)
+    refused(caller.post("score", conversation("a")), 404, warm.slug)
+    assert caller.post(f"score?project={other.slug}", conversation("a")).status_code == 200
+    refused(caller.post("score?project=none", conversation("a")), 404, "'none'")
+
+
+# --- what is refused ---------------------------------------------------------------------------------
+
+
+TWO = [conversation("a"), {"messages": [*PROMPT, {"role": "user", "content": 3}]}]
+
+
+@pytest.mark.parametrize(
+    ("where", "body", "place", "sentence"),
+    [
+        ("score", {}, "messages", "Field required"),
+        ("score", [], "body", "at least 1 item"),
+        ("score", [conversation("a")] * 257, "body", "at most 256 items"),
+        ("score", TWO, "1.messages.1.content", "valid string"),
+        ("score", [*TWO[:1], {"messages": PROMPT * 2}], "1.messages", "do not end with an answer"),
+        ("score", {"messages": PROMPT * 2}, "messages", "do not end with an answer"),
+        ("score", {**conversation("a"), "modle": 1}, "modle", "Extra inputs"),
+        ("score", conversation("\ud800"), "messages", ""),
+        ("score?model=x", conversation("a"), "query.model", "integer"),
+        ("best-of-n", {"prompt": "a", "responses": []}, "responses", "at least 1 item"),
+        ("best-of-n", {"prompt": "a", "responses": ["b"] * 65}, "responses", "at most 64 items"),
+        ("best-of-n", {"prompt": [], "responses": ["b"]}, "prompt", "neither text nor a list"),
+    ],
+)
+def test_a_request_of_another_form_is_told_where_it_is_wrong(caller, where, body, place, sentence):
+    first = refused(caller.post(where, body), 422, sentence)["errors"][0]
+    assert sentence in first["what"] and first["at"].startswith(place)
+    caller.token.refresh_from_db()
+    assert caller.token.spent == 0, "it costs nothing"
+
+
+def test_what_is_no_json_too_large_or_elsewhere_is_a_problem_too(caller, settings):
+    refused(caller.post("score", "{"), 400, "no JSON")
+    refused(caller.post("nowhere", {}), 404, "nothing at this address")
+    answer = caller.client.get("/api/v1/score")
+    refused(answer, 405, "Use POST")
+    assert answer["Allow"] == "POST"
+    refused(caller.post("score", conversation("x" * 2_700_000)), 413, "2.5 MB")
+
+
+def test_a_token_has_so_many_responses_a_minute(warm, caller, settings):
+    settings.API_RESPONSES_A_MINUTE = 3
+    body = {"prompt": "a", "responses": ["b", "c", "d"]}
+    assert caller.post("best-of-n", body).status_code == 200
+    answer = caller.post("score", conversation("a"))
+    if answer.status_code == 200:  # a minute ended meanwhile
+        caller.post("best-of-n", body)
+        answer = caller.post("best-of-n", body)
+    refused(answer, 429, "3 responses scored in a minute")
+    assert 0 < int(answer["Retry-After"]) <= 60
+
+
+def test_without_a_scorer_it_says_when_to_ask_again(caller):
+    answer = caller.post("score", conversation("a"))
+    refused(answer, 503, "manage.py scorer")
+    assert int(answer["Retry-After"]) > 0
+
+
+def test_scores_that_take_too_long_are_not_waited_for(warm, caller, settings, tmp_path):
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "s", 1
+        answer = caller.post("score", conversation("a"))
+        refused(answer, 503, "longer than 1 seconds")
+        assert answer["Retry-After"]
+
+
+def test_only_so_many_requests_of_a_server_wait_at_once(warm, caller, settings):
+    settings.SCORER_AT_ONCE = 987
+    scorer_client._waiting[987] = threading.BoundedSemaphore(1)
+    with scorer_client._waiting[987]:
+        answer = caller.post("score", conversation("a"))
+        refused(answer, 503, "waits for other scores")
+        assert answer["Retry-After"] == "1"
+    assert caller.post("score", conversation("a")).status_code == 200
+
+
+def test_a_model_that_cannot_be_loaded_tells_its_folder_to_the_log_alone(warm, caller, caplog):
+    RewardModel.objects.filter(project=warm).update(path="/srv/secret/place")
+    said = refused(caller.post("score", conversation("a")), 500, "cannot be loaded")
+    assert "secret" not in json.dumps(said) and "/srv/secret/place" in caplog.text
+
+
+# --- its document --------------------------------------------------------------------------------------
+
+
+def test_the_committed_document_is_what_the_api_says_of_itself(client):
+    said = json.dumps(client.get("/api/v1/openapi.json").json(), indent=2, sort_keys=True) + "\n"
+    if os.environ.get("TIEBREAK_PIN_OPENAPI"):
+        SNAPSHOT.write_text(said)
+    assert SNAPSHOT.read_text() == said, "TIEBREAK_PIN_OPENAPI=1 writes it anew"
+
+
+def test_every_operation_and_limit_is_documented():
+    text = (BASE_DIR / "docs" / "api.md").read_text()
+    for path in api.get_openapi_schema(path_prefix="/api/v1/")["paths"]:
+        assert f"`POST {path}`" in text
+    for fact in (
+        "256",
+        "64",
+        "2.5 MB",
+        "429",
+        "503",
+        "Retry-After",
+        "TIEBREAK_API_RESPONSES_A_MINUTE",
+    ):
+        assert fact in text
+
+
+def test_no_page_with_scripts_from_elsewhere_comes_with_it(client):
+    assert client.get("/api/v1/docs").status_code == 404
+    assert "script-src 'self'" in client.get("/api/v1/openapi.json")["Content-Security-Policy"]

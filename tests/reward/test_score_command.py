@@ -1,0 +1,178 @@
+"""`manage.py score` and its recipe: what goes in, what comes out, and what is refused."""
+
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from django.core.management import CommandError, call_command
+
+from reward.models import RewardModel
+from reward.score_rows import RowsError, asked_in, survey
+from reward.training.score import Scorer, score_file
+from reward.training.score_rows import figures, judge, score_rows
+from tests.finetune.factory import make_reward_model, make_snapshot
+from tests.reward.factory import make_project
+from tests.reward.scored import make_scorer_folder
+
+PROMPT = [{"role": "user", "content": "Which lamp?"}]
+
+
+def answered(text, prompt=PROMPT):
+    return [*prompt, {"role": "assistant", "content": text}]
+
+
+ROWS = [
+    {"messages": answered("The tall one."), "id": "a"},
+    {"prompt": "Which lamp?", "response": "The red one.", "note": "kept"},
+    {"prompt": PROMPT, "responses": ["The tall one.", "The red one.", "x" * 600]},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_scorer_folder(tmp_path_factory.mktemp("scored") / "model")
+
+
+@pytest.fixture(scope="module")
+def scorer(folder):
+    return Scorer(folder)
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_row_may_have_each_of_the_three_shapes():
+    one, two, three = map(asked_in, ROWS)
+    assert (one.prompt, one.responses, one.many) == (PROMPT, ["The tall one."], False)
+    assert (two.prompt, two.responses, two.many) == (PROMPT, ["The red one."], False)
+    assert three.many and len(three.responses) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "clause"),
+    [
+        ([1], "no JSON object"),
+        ({}, "neither messages nor prompt"),
+        ({"prompt": "a"}, "neither response nor responses"),
+        ({"prompt": "a", "responses": []}, "responses is no list of texts"),
+        ({"prompt": "a", "responses": ["b", None]}, "a response is no text"),
+        ({"prompt": [{"role": "user"}], "response": "b"}, "without role and content"),
+        ({"messages": PROMPT}, "do not end with an answer"),
+        ({"messages": answered("b", [])}, "nothing that it answers"),
+        ({"prompt": "a", "response": "\ud800"}, "half of a surrogate pair"),
+    ],
+)
+def test_a_row_of_another_shape_is_refused_with_a_clause(row, clause):
+    with pytest.raises(ValueError, match=clause):
+        asked_in(row)
+
+
+def test_every_wrong_row_is_told_with_its_number_up_to_ten(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "response": "b"}\n\n{"prompt": "a"}\n{nonsense\n')
+    with pytest.raises(RowsError, match=r"(?s)row 3: .*row 4: this is no JSON"):
+        survey(path)
+    with pytest.raises(RowsError) as refused:
+        survey(written(path, [{}] * 30))
+    assert str(refused.value).count("\n") == 9
+
+
+@pytest.mark.django_db
+def test_the_promoted_model_scores_all_three_shapes_alike(folder, tmp_path):
+    snapshot = make_snapshot(make_project(), prompts=1)
+    make_reward_model(snapshot, path="/nowhere")
+    make_reward_model(snapshot, path=str(folder), state=RewardModel.State.PROMOTED, name="lamps")
+    source, out, errors = written(tmp_path / "rows.jsonl", ROWS), io.StringIO(), io.StringIO()
+    call_command("score", str(source), stdout=out, stderr=errors)
+    one, two, many = map(json.loads, out.getvalue().splitlines())
+    assert (one["id"], two["note"]) == ("a", "kept")
+    assert many["scores"][:2] == pytest.approx([one["score"], two["score"]], abs=1e-5)
+    assert many["uncertainties"][0] == pytest.approx(one["uncertainty"], abs=1e-5)
+    assert many["scores"][2] is None and one["uncertainty"] > 0
+    assert "lamps scored 4 responses of 3 rows. 1 could not be read whole" in errors.getvalue()
+
+
+def test_parquet_keeps_its_columns_and_equals_the_scores_of_the_older_recipe(scorer, tmp_path):
+    rows = [{"prompt": PROMPT, "responses": ["a", "bc"], "n": n} for n in range(3)]
+    source, out, older = (tmp_path / f"{name}.parquet" for name in ("in", "out", "older"))
+    pq.write_table(pa.Table.from_pylist(rows), source)
+    assert score_rows(scorer, source, out) == {"rows": 3, "responses": 6, "scored": 6}
+    found = pq.read_table(out)
+    assert found.schema.names == ["prompt", "responses", "n", "scores", "uncertainties"]
+    score_file(scorer, source, older)
+    for mine, theirs in zip(found.to_pylist(), pq.read_table(older).to_pylist(), strict=True):
+        assert mine["scores"] == pytest.approx(theirs["scores"], abs=1e-5)
+        assert mine["uncertainties"] == pytest.approx(theirs["disagreements"], abs=1e-5)
+
+
+def test_many_rows_at_once_score_as_each_alone(scorer):
+    asked = [asked_in({"prompt": f"{n % 3} lamps?", "response": "x" * n}) for n in range(1, 9)]
+    together = judge(scorer, asked)
+    for row, verdict in zip(asked, together, strict=True):
+        assert verdict.heads == pytest.approx(judge(scorer, [row])[0].heads, abs=1e-5)
+
+
+def test_a_model_of_one_head_has_no_uncertainty(scorer):
+    verdict = judge(scorer, [asked_in(ROWS[2])])[0]
+    assert figures(verdict, 1, many=True)["uncertainties"] == [None, None, None]
+
+
+def test_rows_that_fit_no_columns_leave_no_file_behind(scorer, tmp_path):
+    rows = [{"prompt": "a", "response": "b", "n": n} for n in range(300)]
+    source = written(tmp_path / "rows.jsonl", [*rows, {**rows[0], "n": "text"}])
+    with pytest.raises(RowsError, match="after the first 256, one does not fit the columns"):
+        score_rows(scorer, source, tmp_path / "out.parquet")
+    written(source, [*rows, {**rows[0], "m": 1}])
+    with pytest.raises(RowsError, match="the first rows have no m"):
+        score_rows(scorer, source, tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    score_rows(scorer, written(source, rows), tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").schema.names[-2:] == ["score", "uncertainty"]
+
+
+@pytest.mark.django_db
+def test_a_dry_run_looks_at_every_row_and_writes_nothing(folder, tmp_path, capsys):
+    source, out = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "out.jsonl"
+    arguments = ["score", str(source), "--model", str(folder), "--out", str(out)]
+    call_command(*arguments, "--dry-run")
+    assert "would score 5 responses of 3 rows" in capsys.readouterr().out
+    written(source, [*ROWS, {"prompt": "a"}])
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(CommandError, match="row 4: it has a prompt, and neither"):
+            call_command(*arguments, *more)
+    assert not out.exists() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.django_db
+def test_a_file_that_exists_stays_unless_it_is_to_be_replaced(folder, tmp_path):
+    source, out = written(tmp_path / "rows.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
+    out.write_text("mine")
+    arguments = ["score", str(source), "--model", str(folder), "--out", str(out)]
+    with pytest.raises(CommandError, match="exists"):
+        call_command(*arguments)
+    call_command(*arguments, "--force", "--dry-run", stdout=io.StringIO())
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.django_db
+def test_a_model_that_is_not_there_or_not_the_only_one_is_named(folder, tmp_path):
+    source = str(written(tmp_path / "rows.jsonl", ROWS))
+    for arguments, sentence in [
+        ([], "No reward model is promoted"),
+        (["--project", "lamps"], "'lamps' has no promoted"),
+        (["--model", "99999"], "no reward model 99999"),
+        (["--model", "nowhere"], "neither the number of a reward model nor a folder"),
+        (["--model", "1", "--project", "lamps"], "not both"),
+    ]:
+        with pytest.raises(CommandError, match=sentence):
+            call_command("score", source, *arguments)
+    for _ in range(2):
+        snapshot = make_snapshot(make_project(), prompts=1)
+        make_reward_model(snapshot, path=str(folder), state=RewardModel.State.PROMOTED)
+    with pytest.raises(CommandError, match="Several projects have a promoted"):
+        call_command("score", source)
+    call_command("score", source, "--project", snapshot.project.slug, "--dry-run")

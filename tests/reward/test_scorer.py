@@ -1,0 +1,226 @@
+"""The warm scorer as a process of its own: what it answers, and that it outlives what happens to it."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+from django.core.management import CommandError, call_command
+
+from config.env import BASE_DIR
+from config.local.processes import Service, Services, scorers
+from reward.training.score import Scorer
+from reward.training.serve import Door
+from reward.training.served import counted
+from reward.wire import address, receive, send
+from tests.reward.scored import make_scorer_folder
+from tests.worker import wait_until
+
+PROMPT = [{"role": "user", "content": "Which lamp is the brightest of them all?"}]
+
+
+class Running:
+    """The scorer under its supervisor, and a way to ask it."""
+
+    def __init__(self, folder, *options):
+        self.socket, self.log = folder / "scorer.sock", folder / "log"
+        line = [sys.executable, "-m", "reward.training.serve", str(self.socket), *options]
+        script = 'exec "$@" 2>>"$LOG"'
+        self.service = Service("scorer", ["env", f"LOG={self.log}", "sh", "-c", script, "-", *line])
+
+    def __enter__(self):
+        self.services = Services([self.service], out=self.log.open("a", buffering=1)).__enter__()
+        self.wait()
+        return self
+
+    def __exit__(self, *exc):
+        self.services.__exit__(*exc)
+
+    def wait(self):
+        wait_until(self.answers, 20, lambda: self.log.read_text())
+
+    def answers(self):
+        self.services.revive()
+        try:
+            return self.ask("", [], seconds=-1)["error"] == "late"
+        except OSError:
+            return False
+
+    def ask(self, model, conversations, seconds=60):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            connection.connect(address(self.socket))
+            question = {"model": str(model), "conversations": conversations, "seconds": seconds}
+            send(connection, question)
+            return receive(connection)
+
+    def process(self):
+        leash = psutil.Process(self.service.process.pid)
+        return next(
+            p for p in leash.children(recursive=True) if "reward.training.serve" in p.cmdline()
+        )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return [make_scorer_folder(folder / f"model-{n}", seed=n, heads=n + 2) for n in range(2)]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with Running(tmp_path_factory.mktemp("scorer")) as scorer:
+        yield scorer
+
+
+def test_nothing_heavy_is_loaded_before_the_first_question(running):
+    assert running.process().memory_info().rss < 40e6
+    assert running.socket.stat().st_mode & 0o077 == 0, "nobody else may connect"
+
+
+def test_its_scores_equal_the_recipes_and_do_not_depend_on_the_batch(running, models):
+    asked = [[PROMPT, ["The tall one.", "x" * n]] for n in range(1, 6)] + [[PROMPT, ["Red."]]]
+    expected = Scorer(models[0]).judge([(prompt, texts) for prompt, texts in asked])
+    together = running.ask(models[0], asked)["verdicts"]
+    for row, found, wanted in zip(asked, together, expected, strict=True):
+        assert found["scores"] == pytest.approx(wanted.scores.tolist(), abs=1e-5)
+        assert found["uncertainties"] == pytest.approx(wanted.disagreements.tolist(), abs=1e-5)
+        (alone,) = running.ask(models[0], [row])["verdicts"]
+        assert alone["scores"] == pytest.approx(found["scores"], abs=1e-5)
+
+
+def test_the_prompt_is_forwarded_once_for_all_its_responses(running, models):
+    texts = ["one", "three", "seventeen"]
+    head, tails = Scorer(models[0]).chat.encode(PROMPT, texts)
+    assert len(head) > 40, "else the test could not tell"
+    said = running.ask(models[0], [[PROMPT, texts]])
+    assert said["forwarded"] == len(head) + sum(map(len, tails))
+    alone = running.ask(models[0], [[PROMPT, [text]] for text in texts])
+    assert alone["forwarded"] == said["forwarded"], "single responses to a prompt share it too"
+
+
+def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path):
+    scorer = Scorer(make_scorer_folder(tmp_path / "model", trained_for="plain"))
+    head, tails = scorer.chat.encode(PROMPT, ["one", "three"])
+    with counted(scorer) as shown:
+        scorer.judge([(PROMPT, ["one", "three"])])
+    assert sum(shown) == 2 * len(head) + sum(map(len, tails))
+
+
+def test_another_model_takes_the_place_of_the_first(running, models):
+    first, second = (running.ask(m, [[PROMPT, ["a", "b"]]])["verdicts"] for m in models)
+    assert first != second
+    assert running.ask(models[0], [[PROMPT, ["a", "b"]]])["verdicts"] == first
+    assert running.log.read_text().count("is loaded") >= 3, "one model stays, by default"
+
+
+def test_a_folder_without_a_model_is_refused_and_the_next_question_answered(
+    running, models, tmp_path
+):
+    refused = running.ask(tmp_path, [[PROMPT, ["a"]]])
+    assert refused["error"] == "model" and "no output of a reward run" in refused["text"]
+    assert running.ask(models[0], [["nonsense", 3]])["error"] == "failed"
+    assert "verdicts" in running.ask(models[0], [[PROMPT, ["a"]]])
+
+
+def test_a_question_that_is_none_is_answered_so(running):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address(running.socket))
+        send(connection, {"model": "x"})
+        assert receive(connection)["error"] == "failed"
+
+
+def test_a_scorer_that_was_killed_is_started_again(running, models):
+    process = running.process()
+    process.kill()
+    process.wait(10)
+    running.wait()
+    assert running.process().pid != process.pid
+    assert "starting it again" in running.log.read_text()
+
+
+def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):
+    with Running(tmp_path, "--idle", "1", "--models", "2") as scorer:
+        before = scorer.process().pid
+        for model in (*models, *models):
+            assert "verdicts" in scorer.ask(model, [[PROMPT, ["a"]]])
+        assert scorer.log.read_text().count("is loaded") == 2, "both stay"
+        wait_until(lambda: "unloaded" in scorer.log.read_text(), 20)
+        scorer.wait()
+        assert scorer.process().pid == before
+        assert scorer.process().memory_info().rss < 40e6
+
+
+def test_a_question_beyond_its_memory_is_refused_and_it_begins_anew(tmp_path, models):
+    with Running(tmp_path, "--memory", "400") as scorer:
+        before = scorer.process().pid
+        said = scorer.ask(models[0], [[PROMPT, ["x" * 400] * 16] for _ in range(128)])
+        assert "verdicts" in said or "may use 400 MB" in said["text"]
+        wait_until(lambda: "begins anew" in scorer.log.read_text(), 20)
+        scorer.wait()
+        assert scorer.process().pid == before
+
+
+def test_one_question_more_than_may_wait_is_told_so(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen()
+        door = Door(listener, waiting=1)
+        door.open()
+        asking = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for connection in asking:
+            connection.settimeout(10)
+            connection.connect(str(tmp_path / "door"))
+            send(connection, {"model": "m", "conversations": [], "seconds": 5})
+            wait_until(lambda: door.questions.full())
+        assert receive(asking[1])["error"] == "busy"
+        assert door.questions.get().model == "m"
+        for connection in asking:
+            connection.close()
+
+
+def test_a_second_one_waits_in_reserve_until_the_first_ends(tmp_path):
+    with Running(tmp_path) as first:
+        again = Service("second", [*first.process().cmdline()])
+        with Services([again]):
+            assert first.process().is_running()
+            wait_until(lambda: psutil.Process(again.process.pid).children())
+            first.services.__exit__()
+            first.services.services = []
+            wait_until(first.answers)
+            assert not again.ended()
+
+
+def test_a_path_too_long_for_a_socket_is_refused_with_a_sentence(tmp_path, settings):
+    with pytest.raises(ValueError, match="TIEBREAK_SCORER_SOCKET"):
+        address(tmp_path / ("x" * 120))
+    with pytest.raises(CommandError, match="TIEBREAK_SCORER_SOCKET"):
+        settings.SCORER_SOCKET = tmp_path / ("x" * 120)
+        call_command("scorer")
+    assert scorers() == [], "manage.py local does without one"
+
+
+def test_the_settings_reach_it(settings):
+    settings.SCORER_IDLE_SECONDS, settings.SCORER_MEMORY_MB = 61, 62
+    settings.SCORER_MODELS, settings.SCORER_WAITING = 63, 64
+    line = " ".join(scorers()[0].command)
+    assert f"{settings.SCORER_SOCKET} --idle 61 --memory 62 --models 63 --waiting 64" in line
+
+
+def test_the_command_starts_one_that_knows_no_secrets_and_stops_it(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "scorer"],
+        cwd=BASE_DIR,
+        env={**os.environ, "TIEBREAK_SCORER_SOCKET": str(tmp_path / "s"), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert "The scorer answers at" in process.stdout.readline()
+    children = wait_until(lambda: psutil.Process(process.pid).children(recursive=True)[1:])
+    wait_until((tmp_path / "s").exists)
+    assert "DATABASE_URL" in os.environ and "DATABASE_URL" not in children[0].environ()
+    process.terminate()
+    assert "Stopped" in process.stdout.read() and process.wait(20) == 0
+    assert not psutil.wait_procs(children, timeout=10)[1]
