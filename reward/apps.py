@@ -6,5 +6,8 @@ class RewardConfig(AppConfig):
 
     def ready(self) -> None:
         from reward.kinds import register_kinds
+        from reward.scores import SCORE
+        from runs.kinds import register
 
         register_kinds()
+        register(SCORE)
