@@ -87,7 +87,7 @@ def test_every_page_without_an_id_is_known():
         "home", "login", "logout", "health", "words", "start-review", "review",
         "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",
         "run-new", "set_language", "project-findings-decide", "project-export-file",
-        "project-export-about",
+        "project-export-about", "queue-order-put-back",
     }  # fmt: skip
     names = set()
     for pattern in _patterns(get_resolver().url_patterns):
