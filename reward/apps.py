@@ -5,6 +5,12 @@ class RewardConfig(AppConfig):
     name = "reward"
 
     def ready(self) -> None:
+        from labeling import suggestions
         from reward.kinds import register_kinds
+        from reward.scores import SCORE
+        from reward.suggestions import of_promoted
+        from runs.kinds import register
 
         register_kinds()
+        register(SCORE)
+        suggestions.register(of_promoted)

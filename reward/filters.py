@@ -152,9 +152,13 @@ class SnapshotFilter:
 
     def split_of(self, prompt_hash: str) -> str:
         """train or test, from the prompt's text and the seed alone: the same in every snapshot."""
-        digest = hashlib.sha256(f"{self.seed}:{prompt_hash}".encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        return "test" if share < self.test_fraction else "train"
+        return "test" if share_of(self.seed, prompt_hash) < self.test_fraction else "train"
+
+
+def share_of(seed: int, prompt_hash: str) -> float:
+    """Where a prompt stands between 0 and 1, from its text and the seed alone."""
+    digest = hashlib.sha256(f"{seed}:{prompt_hash}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _outside(value: int | None, allowed: tuple[int, ...] | None) -> bool:

@@ -5,7 +5,7 @@ from django import forms
 from accounts.models import User
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward.filters import FilterError, SnapshotFilter
-from reward.models import Snapshot
+from reward.models import RewardModel, Snapshot
 
 
 class SnapshotChoiceField(forms.ModelChoiceField):
@@ -42,6 +42,56 @@ class RewardInputs(forms.Form):
 
     def inputs(self) -> dict[str, Any]:
         return {"snapshot": self.cleaned_data["snapshot"].pk}
+
+
+class RewardModelChoiceField(forms.ModelChoiceField):
+    def label_from_instance(self, obj: Any) -> str:
+        mark = " (promoted)" if obj.state == RewardModel.State.PROMOTED else ""
+        return f"{obj.project}: {obj}{mark}"
+
+
+def usable_reward_models() -> Any:
+    """Not archived, in open projects; the promoted one of a project first, then the newest."""
+    models = RewardModel.objects.filter(project__archived_at=None).select_related("project")
+    models = models.exclude(state=RewardModel.State.ARCHIVED)
+    return models.order_by("project__name", "-state", "-id")
+
+
+class ScoreInputs(forms.Form):
+    reward_model = RewardModelChoiceField(
+        queryset=RewardModel.objects.none(),
+        empty_label=None,
+        help_text="Who scores, and with it whose project's responses are scored. Those it has "
+        "scored before are left out.",
+    )
+    order = forms.BooleanField(
+        required=False,
+        label="Put the queue in order",
+        help_text="Afterwards, tasks that nobody has begun come in the order of what ranking them "
+        "would teach this model. Priorities stay as they are, and it can be taken back.",
+    )
+    random_share = forms.FloatField(
+        required=False,
+        min_value=0.01,
+        max_value=0.9,
+        label="Share left random",
+        widget=forms.NumberInput({"step": "any", "placeholder": "0.2"}),
+        help_text="Prompts whose tasks no model ever puts in order, so that models can be judged "
+        "by them; hold out no more than this in snapshots. It is fixed the first time. Empty: the "
+        "project's own, or 0.2.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        offer(self, "reward_model", usable_reward_models())
+
+    def inputs(self) -> dict[str, Any]:
+        values = self.cleaned_data
+        return {
+            "reward_model": values["reward_model"].pk,
+            "order": values["order"],
+            "random_share": values["random_share"],
+        }
 
 
 class SnapshotForm(forms.Form):

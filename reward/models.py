@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-from labeling.models import Project
+from labeling.models import Project, Response, Task
 from reward.charts import percent
 from runs.models import Run
 
@@ -116,3 +116,101 @@ class RewardModel(models.Model):
     def agreement_text(self) -> str:
         value = self.figure("reviewer_agreement").get("value")
         return "–" if value is None else percent(value)
+
+
+class ResponseScore(models.Model):
+    """What a reward model says of a response. Without a score, it could not read it whole."""
+
+    reward_model = models.ForeignKey(
+        RewardModel, on_delete=models.CASCADE, related_name="scores", db_index=False
+    )
+    response = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="scores")
+    score = models.FloatField(null=True, help_text="Comparable within a prompt only.")
+    uncertainty = models.FloatField(
+        null=True, help_text="How far the heads lie apart (standard deviation); none for one head."
+    )
+    features = models.BinaryField(
+        null=True, help_text="The last layer at the response's end: little-endian float32."
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("reward_model", "response", name="response_score_once"),
+            models.CheckConstraint(
+                name="response_score_or_nothing",
+                condition=Q(score__isnull=False) | Q(uncertainty=None, features=None),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.response_id}: {self.score}"
+
+
+class RandomStream(models.Model):
+    """The prompts of a project whose tasks no model ever puts in order, so that what is measured on
+    them is unbiased: a share of all, by their text alone. It never changes.
+    """
+
+    project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="random_stream")
+    share = models.FloatField()
+    seed = models.PositiveIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="random_stream_share", condition=Q(share__gt=0, share__lte=0.9)
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"random stream of {self.project}"
+
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.share:g}%"
+
+
+class QueueOrder(models.Model):
+    """One time that a project's waiting tasks were put in the order of what ranking them would teach."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="queue_orders")
+    reward_model = models.ForeignKey(
+        RewardModel, on_delete=models.PROTECT, related_name="queue_orders"
+    )
+    counts = models.JSONField(default=dict)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    undone_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                "project", condition=Q(undone_at=None), name="queue_order_one_in_force"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"queue order {self.pk} of {self.project}"
+
+
+class OrderedTask(models.Model):
+    """Where a task stood before, for the way back, and why it stands where it does."""
+
+    order = models.ForeignKey(
+        QueueOrder, on_delete=models.CASCADE, related_name="tasks", db_index=False
+    )
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="+")
+    was = models.BigIntegerField(help_text="The position of its first free slot before.")
+    place = models.PositiveIntegerField(help_text="1 is given out first.")
+    gain = models.FloatField(help_text="Expected information, in nats.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint("order", "task", name="ordered_task_once")]
+        indexes = [models.Index("order", "place", name="ordered_task_place")]
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.task_id}"

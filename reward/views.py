@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import lead_required, trainer_required, user_of
 from labeling.models import GuidelineVersion, Project, Ranking
-from reward import promotion
+from reward import promotion, queue_order
 from reward.access import led_projects, reward_model_for, snapshot_for
 from reward.charts import curve, interval_row, percent, reliability
 from reward.filters import REASONS, SnapshotFilter
@@ -91,8 +91,16 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
         "reward_models": found.reward_models.all(),
         "models": found.models.all(),
         "can_train": user_of(request).can_train,
+        **random_stream(found),
     }
     return render(request, "reward/snapshot.html", context)
+
+
+def random_stream(snapshot: Snapshot) -> dict[str, Any]:
+    """Whether what the snapshot holds out was left to chance. One query."""
+    stream = queue_order.stream_of(snapshot.project)
+    random = stream is not None and queue_order.holds_out_random(snapshot, stream)
+    return {"stream": stream, "held_out_is_random": random}
 
 
 @trainer_required

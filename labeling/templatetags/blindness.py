@@ -5,6 +5,7 @@ from django import template
 
 from labeling.blindness import may_see_models, may_see_others, others_of
 from labeling.models import Project, Response
+from labeling.suggestions import Suggestion, suggestions_for
 from labeling.views.sheet import Sheet, as_order
 
 register = template.Library()
@@ -26,3 +27,14 @@ def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dic
             for one in others_of(sheet.task, user).order_by("id")
         ]
     return {"models": models, "said": said}
+
+
+@register.simple_tag(takes_context=True)
+def suggested(context: dict[str, Any], sheet: Sheet) -> dict[int, Suggestion]:
+    """On the ranking page: a reward model's scores, if everyone may see them. No query otherwise."""
+    return suggestions_for(context["user"], sheet.task, sheet.shown_order, judging=True)
+
+
+@register.filter
+def said_of(suggestions: dict[int, Suggestion], response: int) -> Suggestion | None:
+    return suggestions.get(response)

@@ -7,8 +7,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
+from accounts.access import user_of
 from labeling.access import led_project
 from labeling.models import Slot, Task
+from labeling.suggestions import suggestions_for
 from labeling.text import render as render_text
 from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
@@ -80,9 +82,12 @@ def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
 @require_GET
 def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     project = led_project(request, slug)
-    shown = get_object_or_404(Task.objects.select_related("prompt"), pk=task_id, project=project)
+    shown = get_object_or_404(
+        Task.objects.select_related("prompt", "project"), pk=task_id, project=project
+    )
     places = list(shown.places.select_related("response").order_by("position"))
     letters = {place.response_id: ascii_uppercase[place.position] for place in places}
+    scores = suggestions_for(user_of(request), shown, list(letters))
     context = {
         "project": project,
         "section": "projects",
@@ -93,6 +98,7 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
             {
                 "letter": letters[place.response_id],
                 "model": place.response.model_name,
+                "suggestion": scores.get(place.response_id),
                 "html": render_text(place.response.text),
             }
             for place in places

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from accounts.access import user_of
 from labeling import progress, rankings, revisions
 from labeling.access import project_for
-from labeling.blindness import may_see_models, may_see_others
+from labeling.blindness import may_see_models, may_see_others, may_see_suggestions
 from labeling.confirmations import unconfirmed
 from labeling.forms import Fields, fields_of, fields_of_ranking, first, number, read_answer
 from labeling.judgments import Errors, Policy
@@ -51,8 +51,9 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
-    """Whether the policy shows what others said, or model names, of what one has ranked."""
-    return any(may(user_of(request), project, own.task) for may in (may_see_others, may_see_models))
+    """Whether the policy shows what others or a reward model said, or names, of what one ranked."""
+    policies = (may_see_others, may_see_models, may_see_suggestions)
+    return any(may(user_of(request), project, own.task) for may in policies)
 
 
 def open_until(ranking: Ranking) -> datetime | None:

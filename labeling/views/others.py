@@ -10,8 +10,9 @@ from django.views.decorators.http import require_GET
 
 from accounts.access import user_of
 from labeling.access import leads, project_for
-from labeling.blindness import may_see_models, may_see_others, others_of
+from labeling.blindness import may_see_models, may_see_others, may_see_suggestions, others_of
 from labeling.models import Ranking
+from labeling.suggestions import suggestions_for
 from labeling.text import render as render_text
 from labeling.views.sheet import as_order, conversation
 
@@ -31,7 +32,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     )
     show_models = may_see_models(user, project, own.task)
     show_others = may_see_others(user, project, own.task)
-    if not (show_models or show_others):
+    if not (show_models or show_others or may_see_suggestions(user, project, own.task)):
         raise PermissionDenied("This project shows others' rankings and model names to leads only.")
     places = list(own.task.places.select_related("response").order_by("position"))
     shown = {response: place for place, response in enumerate(own.shown_order)}
@@ -39,6 +40,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     letters = {
         place.response_id: letter for place, letter in zip(places, ascii_uppercase, strict=False)
     }
+    scores = suggestions_for(user, own.task, list(letters))
     said = others_of(own.task, user).order_by("?")
     context = {
         "project": project,
@@ -56,6 +58,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
             {
                 "letter": letters[place.response_id],
                 "model": place.response.model_name if show_models else "",
+                "suggestion": scores.get(place.response_id),
                 "html": render_text(place.response.text),
             }
             for place in places

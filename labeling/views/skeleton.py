@@ -89,7 +89,8 @@ def sheet_html(
 
     That is for a draft, for training and qualification, and where the project shows reviewers more than the responses.
     """
-    shown_to_all = Project.Sees.ALWAYS in (project.sees_models, project.sees_others)
+    shown = (project.sees_models, project.sees_others, project.sees_suggestions)
+    shown_to_all = Project.Sees.ALWAYS in shown
     if slot.draft is not None or project.current_version is None or shown_to_all:
         return None
     rows = fetch(_SHEET, {"task": slot.task_id})

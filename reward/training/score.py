@@ -93,6 +93,8 @@ class Scorer:
         self.collator = Collator(self.tokenizer.pad_token_id)
         self.wants_shared = made_as["training"]["layout"] == "shared"
         self._holds: bool | None = None
+        self.width: int = self.heads + len(self.criteria)
+        """Numbers that a response gets."""
 
     def score(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
         """Scores of each conversation's responses, NaN for one the model cannot read whole.
@@ -103,24 +105,28 @@ class Scorer:
 
     def judge(self, conversations: Sequence[Conversation]) -> list["Verdict"]:
         """Scores, how far the heads lie apart, and the criteria, with NaN as in `score`."""
+        end = self.heads + len(self.criteria)
         return [
-            Verdict(said[:, : self.heads], said[:, self.heads :])
+            Verdict(said[:, : self.heads], said[:, self.heads : end])
             for said in self._ask(conversations)
         ]
 
     def _ask(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
         """→ one (K, N + C) float32 array a conversation"""
-        width = self.heads + len(self.criteria)
-        said = [np.full((len(rs), width), np.nan, np.float32) for _, rs in conversations]
+        said = [np.full((len(rs), self.width), np.nan, np.float32) for _, rs in conversations]
         places, groups = self._tokenize(conversations)
         self._check_layout(groups)
         sizes = [self.collator.tokens(group) for group in groups]
         for batch in batches(sizes, max_tokens=self.max_tokens):
-            rows = outputs_of(self.model, [groups[index] for index in batch], self.collator)
-            for index, row in zip(batch, rows.numpy(), strict=True):
+            rows = self._forward([groups[index] for index in batch])
+            for index, row in zip(batch, rows, strict=True):
                 conversation, responses = places[index]
                 said[conversation][responses] = row[: len(responses)]
         return said
+
+    def _forward(self, groups: Sequence[TokenGroup]) -> np.ndarray:
+        """→ (G, K, width) float32"""
+        return outputs_of(self.model, groups, self.collator).numpy()
 
     def _tokenize(
         self, conversations: Sequence[Conversation]

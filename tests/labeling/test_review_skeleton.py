@@ -79,7 +79,7 @@ def test_hostile_text_is_rendered_as_everywhere(monkeypatch):
     assert skeleton.MARKS.csrf in short
 
 
-@pytest.mark.parametrize("sees", ["sees_models", "sees_others"])
+@pytest.mark.parametrize("sees", ["sees_models", "sees_others", "sees_suggestions"])
 def test_what_everyone_may_see_goes_through_the_template(sees):
     project = make_project(**{sees: Project.Sees.ALWAYS})
     make_task(project), make_task(project)

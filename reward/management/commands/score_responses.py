@@ -1,0 +1,50 @@
+from typing import Any
+
+from django.core.management import CommandError, CommandParser
+
+from reward.management.run_command import RunCommand, project_named
+from reward.models import RewardModel
+
+
+class Command(RunCommand):
+    kind = "score"
+    what = """Let a reward model score every response of its project that it has not scored yet.
+
+  manage.py score_responses --project lamps
+  manage.py score_responses --model 3 --order --here"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("--model", type=int, metavar="NUMBER", help="the reward model")
+        which.add_argument(
+            "--project", metavar="SLUG", help="its promoted reward model, else the newest"
+        )
+        parser.add_argument(
+            "--order", action="store_true",
+            help="then put the waiting tasks in the order of what ranking them would teach",
+        )  # fmt: skip
+        parser.add_argument(
+            "--random-share", type=float, metavar="SHARE",
+            help="of prompts that are never put in order; fixed the first time (default: 0.2)",
+        )  # fmt: skip
+        super().add_arguments(parser)
+
+    def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
+        number = options["model"]
+        if number is None:
+            number = model_for(options["project"]).pk
+        return {
+            "reward_model": number,
+            "order": options["order"],
+            "random_share": options["random_share"],
+        }
+
+
+def model_for(slug: str) -> RewardModel:
+    """The promoted one of a project, else the newest that is not archived. Raises CommandError."""
+    project = project_named(slug)
+    models = RewardModel.objects.filter(project=project).exclude(state="archived")
+    found = models.order_by("-state", "-id").first()
+    if found is None:
+        raise CommandError(f"{project} has no reward model. Train one: manage.py train_reward")
+    return found

@@ -1,0 +1,157 @@
+"""Score a project's responses with a reward model, for the product to store.
+
+    python -m reward.training.scoring RUN_DIR
+
+reads   run.json (config: reward.score_config.ScoreConfig), data/responses.parquet: one prompt a row
+        (prompt, response_ids, responses)
+writes  output/scores.parquet: one response a row (response_id, score, uncertainty, features), null
+        where the model cannot read it whole; output/report.json
+
+A prompt is forwarded once for all its responses. Some prompts at a time become a file under
+checkpoints/, so a run that was stopped goes on after the last of them. Left out: several GPUs.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reward.score_config import ScoreConfig
+from reward.training.features import FeatureScorer
+from reward.training.score import Verdict
+from reward.training.trainer_events import (
+    RecipeError,
+    StopSignal,
+    free_memory,
+    is_out_of_memory,
+    peak_memory_mb,
+    run_recipe,
+    write_json,
+)
+from runs.rundir import RunDir, atomically, versions
+
+PROMPTS_AT_ONCE = 256
+SCORES = pa.schema(
+    [
+        ("response_id", pa.int64()),
+        ("score", pa.float64()),
+        ("uncertainty", pa.float64()),
+        ("features", pa.binary()),
+    ]
+)
+
+
+def score_all(run_dir: RunDir, stop: StopSignal) -> None:
+    """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
+    began = time.monotonic()
+    config = ScoreConfig.from_dict(run_dir.spec()["config"])
+    source = pq.ParquetFile(run_dir.data / "responses.parquet")
+    total = -(-source.metadata.num_rows // PROMPTS_AT_ONCE)
+    scorer: FeatureScorer | None = None
+    for number, rows in enumerate(source.iter_batches(batch_size=PROMPTS_AT_ONCE)):
+        stop.check()
+        part = part_path(run_dir, number)
+        if part.exists():
+            continue
+        scorer = scorer or loaded(config)
+        since = time.monotonic()
+        found = scored(scorer, rows.to_pylist(), run_dir)
+        with atomically(part) as draft:
+            pq.write_table(pa.Table.from_pylist(found, schema=SCORES), draft)
+        seconds = max(time.monotonic() - since, 1e-6)
+        run_dir.emit(
+            "progress",
+            step=number + 1,
+            total=total,
+            epoch=round((number + 1) / total, 4),
+            metrics={"responses_per_s": round(len(found) / seconds, 1)},
+            memory_mb=peak_memory_mb(),
+        )
+    publish(run_dir, [part_path(run_dir, number) for number in range(total)], began)
+
+
+def part_path(run_dir: RunDir, number: int) -> Path:
+    return run_dir.checkpoints / f"scores-{number:06}.parquet"
+
+
+def loaded(config: ScoreConfig) -> FeatureScorer:
+    return FeatureScorer(config.reward_model, dims=config.dims, max_tokens=config.batch_tokens)
+
+
+def scored(
+    scorer: FeatureScorer, rows: Sequence[dict[str, Any]], run_dir: RunDir
+) -> list[dict[str, Any]]:
+    """One row a response. Out of memory halves the tokens at once and tries again."""
+    while True:
+        try:
+            said = scorer.judge_with_features([(r["prompt"], r["responses"]) for r in rows])
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if scorer.max_tokens <= 64:
+                raise RecipeError(
+                    "Out of memory even with one prompt at a time. Score with a smaller model."
+                ) from None
+        scorer.max_tokens //= 2
+        run_dir.message(
+            f"Out of memory; going on with {scorer.max_tokens} tokens at once.", level="warning"
+        )
+        free_memory()
+    return [
+        line
+        for row, (verdict, features) in zip(rows, said, strict=True)
+        for line in lines(row["response_ids"], verdict, features, heads=scorer.heads)
+    ]
+
+
+def lines(
+    ids: Sequence[int], verdict: Verdict, features: np.ndarray, *, heads: int
+) -> Iterator[dict[str, Any]]:
+    """`features` (K, dims)"""
+    scores, apart = verdict.scores, verdict.disagreements
+    for k, response in enumerate(ids):
+        known = bool(np.isfinite(scores[k]))
+        yield {
+            "response_id": response,
+            "score": float(scores[k]) if known else None,
+            "uncertainty": float(apart[k]) if known and heads > 1 else None,
+            "features": features[k].astype("<f4").tobytes()
+            if known and features.shape[1]
+            else None,
+        }
+
+
+def publish(run_dir: RunDir, parts: Sequence[Path], began: float) -> None:
+    responses = unread = 0
+    with run_dir.publish() as output:
+        with pq.ParquetWriter(output / "scores.parquet", SCORES) as writer:
+            for part in parts:
+                table = pq.read_table(part)
+                writer.write_table(table)
+                responses += table.num_rows
+                unread += table["score"].null_count
+        report = {
+            "responses": responses,
+            "scored": responses - unread,
+            "unread": unread,
+            "seconds": round(time.monotonic() - began, 2),
+            "versions": versions(),
+        }
+        write_json(output / "report.json", report)
+    if unread:
+        run_dir.message(
+            f"{unread} of {responses} responses are longer than the model can read, and have no "
+            "score.",
+            level="warning",
+        )
+    run_dir.emit("result", result=report)
+
+
+if __name__ == "__main__":
+    sys.exit(run_recipe(score_all, __doc__ or ""))

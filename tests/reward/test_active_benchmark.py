@@ -1,0 +1,51 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import active
+from benchmarks.active import WORLDS, World, curve, fit, main, reached
+
+
+def test_it_ends_with_one_line_of_json_and_draws_the_curves(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(active, "BUDGET", 100)
+    monkeypatch.setattr(active, "WAITING", 200)
+    assert main(["--seeds", "1", "--world", "lifelike", "--svg", str(tmp_path / "curves.svg")]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert result["name"] == "active" and {"commit", "hardware", "cases"} <= result.keys()
+    [case] = result["cases"]
+    assert case["counts"] == [40, 60, 80, 100]
+    assert len(case["random"]) == len(case["active"]) == 4
+    drawn = (tmp_path / "curves.svg").read_text()
+    assert drawn.count("<polyline") == 2 and "lifelike" in drawn
+
+
+def test_active_selection_learns_more_from_as_many_rankings(monkeypatch):
+    monkeypatch.setattr(active, "BUDGET", 160)
+    world = next(world for world in WORLDS if world.name == "lifelike")
+    gains = [
+        curve(world, seed, active.most_to_learn)[-1] - curve(world, seed, active.at_random)[-1]
+        for seed in range(3)
+    ]
+    assert np.mean(gains) > 0.01
+
+
+def test_both_ways_start_from_the_same_rankings(monkeypatch):
+    monkeypatch.setattr(active, "BUDGET", 40)
+    assert curve(World("any"), 3, active.at_random) == curve(World("any"), 3, active.most_to_learn)
+
+
+def test_a_curve_reaches_a_target_between_its_points_or_not_at_all():
+    rising = [0.5 + 0.01 * n for n in range(29)]
+    assert reached(rising, 0.605) == pytest.approx(40 + 20 * 10.5)
+    assert reached(rising, 0.9) is None and reached(rising, 0.1) == 40
+
+
+def test_the_fit_is_where_the_gradient_is_nothing():
+    rng = np.random.default_rng(0)
+    x, wins = rng.normal(size=(50, 3, 4)), rng.integers(0, 2, size=(50, 3, 3)).astype(float)
+    theta = fit(x, wins, np.eye(4), np.zeros(4))
+    i, j = np.triu_indices(3, 1)
+    gaps, won = (x[:, i] - x[:, j]).reshape(-1, 4), wins[:, i, j].ravel()
+    gradient = gaps.T @ (1 / (1 + np.exp(-gaps @ theta)) - won) + theta
+    np.testing.assert_allclose(gradient, 0, atol=1e-5)
