@@ -45,6 +45,7 @@ from reward.training.model import (
     readable_tokens,
 )
 from reward.training.objective import Objective
+from reward.training.parts import Parts
 from reward.training.publish import publish
 from reward.training.slices import length_slices, slices
 from reward.training.temperature import temperature
@@ -90,25 +91,37 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     criteria = read_criteria(run_dir) if config.criteria_weight else []
     prepared = read_data(run_dir, config, chat, limit, criteria)
     tell_data(run_dir, prepared, chat, limit)
-    objective = Objective.of(config, prepared.groups["train"])
 
-    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, Collator, str]:
-        set_seed(config.seed)
-        model = make_reward_model(config, tokenizer, criteria=len(criteria))
-        batch = (micro_batch_size, accumulation)
-        trainer = make_trainer(run_dir, config, model, prepared, batch, stop, objective)
-        first = first_batch(trainer)
-        collator = trainer.data_collator
-        choose_layout(run_dir, config, model, collator, first, prepared)
-        train_to_the_end(trainer, run_dir)
-        return trainer, collator, describe(first, tokenizer, shared=collator.layout == "shared")
+    def fit(folder: RunDir, data: Prepared) -> tuple[RewardTrainer, Collator, str]:
+        objective = Objective.of(config, data.groups["train"])
 
-    trainer, collator, first = with_smaller_batches(
-        attempt,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        run_dir=run_dir,
-    )
+        def attempt(
+            micro_batch_size: int, accumulation: int
+        ) -> tuple[RewardTrainer, Collator, str]:
+            set_seed(config.seed)
+            model = make_reward_model(config, tokenizer, criteria=len(criteria))
+            batch = (micro_batch_size, accumulation)
+            trainer = make_trainer(folder, config, model, data, batch, stop, objective)
+            first = first_batch(trainer)
+            collator = trainer.data_collator
+            choose_layout(folder, config, model, collator, first, data)
+            train_to_the_end(trainer, folder)
+            return trainer, collator, describe(first, tokenizer, shared=collator.layout == "shared")
+
+        return with_smaller_batches(
+            attempt,
+            batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size,
+            run_dir=folder,
+        )
+
+    def train_and_score(folder: RunDir, data: Prepared) -> list[reports.Scored]:
+        trainer, collator, _ = fit(folder, data)
+        return score_held_out(trainer.model, data, collator, stop)
+
+    parts = Parts(run_dir, prepared, train_and_score)
+    smaller, folds = parts.curve(config), parts.folds(config)
+    trainer, collator, first = fit(run_dir, prepared)
     run_dir.message(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report.")
     scored = score_held_out(trainer.model, prepared, collator, stop)
     report = {
@@ -122,13 +135,14 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "length_slices": length_slices(scored, config.seed),
         "slices": slices(scored, config.seed),
         "mistakes": worst_mistakes(scored),
+        **parts.figures(config, smaller, folds, scored),
         "data": data_figures(prepared),
         "left_out": prepared.account(),
         "training": {
             **training_figures(trainer, limit),
             "layout": collator.layout,
             "text_format": chat.name,
-            "tie_width": objective.tie_width or None,
+            "tie_width": trainer.objective.tie_width or None,
         },
         "first_batch": first,
         **provenance(run_dir, config, started=started),
