@@ -1,11 +1,12 @@
 from django.urls import URLPattern, path
 
-from reward import export_views, views
+from reward import export_views, mistake_views, views
 
 urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/data/export/", export_views.choose, name="project-export"),
     path("p/<slug:slug>/data/export/file/", export_views.download, name="project-export-file"),
     path("p/<slug:slug>/data/export/about/", export_views.about, name="project-export-about"),
+    path("p/<slug:slug>/label-mistakes/", mistake_views.listed, name="project-label-mistakes"),
     path("snapshots/", views.snapshots, name="snapshots"),
     path("snapshots/new/", views.new_snapshot, name="new-snapshot"),
     path("snapshots/<int:pk>/", views.snapshot, name="snapshot"),
