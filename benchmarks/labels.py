@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -24,8 +24,11 @@ import numpy as np
 import torch
 
 from benchmarks.reward_training import commit, cpu_name
+from labeling.statistics.pairs import Judgment as Statement
+from labeling.statistics.reliability import fit as fit_reliabilities
 from reward.preference import Group, Judgment
 from reward.recipe_config import RewardConfig
+from reward.reviewer_weights import Weights
 from reward.training.evidence import evidence, relative_to
 from reward.training.label_mistakes import folds_of, label_mistakes
 from reward.training.layout import Batch
@@ -103,6 +106,29 @@ def one_of_two(weigh: bool) -> Judge:
         return [Judgment("r", order(seen), weight=weight)]
 
     return judge
+
+
+CROWD = (0.5, 0.7, 1.0, 1.5, 4.0, 8.0)
+"""The noise of six reviewers, two of whom teach little."""
+
+
+def weighed_crowd(groups: Sequence[Group]) -> list[Group]:
+    """Weights as a snapshot makes them, from nothing but how the reviewers agree."""
+    said = [
+        Statement(group.group_id, ranking.reviewer, ranking.tiers)
+        for group in groups
+        for ranking in group.rankings
+    ]
+    weight = Weights(fit_reliabilities(said))
+    return [
+        replace(group, rankings=[replace(r, weight=weight(r.reviewer)) for r in group.rankings])
+        for group in groups
+    ]
+
+
+def two_of_a_crowd(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+    pair = rng.choice(len(CROWD), size=2, replace=False).tolist()
+    return [Judgment(f"r{n}", order(perceived(truth, rng, CROWD[n]))) for n in pair]
 
 
 SLIPS = 5
@@ -226,6 +252,7 @@ class Arm:
     name: str
     judge: Judge
     settings: dict[str, Any]
+    weigh: Callable[[Sequence[Group]], list[Group]] = list
 
 
 @dataclass(frozen=True)
@@ -257,6 +284,16 @@ COMPARISONS = [
             Arm("ignore", one_of_two(True), {"reviewer_weights": "ignore"}),
             Arm("within", one_of_two(True), {"reviewer_weights": "within"}),
             Arm("full", one_of_two(True), {"reviewer_weights": "full"}),
+        ],
+        [true_order],
+    ),
+    Comparison(
+        "weigh_reviewers",
+        (150, 4, 0.0),
+        [
+            Arm("off", two_of_a_crowd, {}),
+            Arm("within", two_of_a_crowd, {"reviewer_weights": "within"}, weighed_crowd),
+            Arm("full", two_of_a_crowd, {"reviewer_weights": "full"}, weighed_crowd),
         ],
         [true_order],
     ),
@@ -308,7 +345,7 @@ def run_seed(comparison: Comparison, seed: int) -> dict[tuple[str, str], float]:
     values = {}
     for arm in comparison.arms:
         config = RewardConfig.from_dict({"base_model": "none", **arm.settings})
-        groups = judged(train, arm.judge, np.random.default_rng([seed, 3]))
+        groups = arm.weigh(judged(train, arm.judge, np.random.default_rng([seed, 3])))
         theta = fit(train, groups, config, comparison.ridge)
         for figure in comparison.figures:
             values[arm.name, figure.__name__] = figure(theta, fresh)
