@@ -16,19 +16,25 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.reward_training import commit, cpu_name
+from labeling.statistics.pairs import Judgment as Statement
+from labeling.statistics.reliability import fit as fit_reliabilities
 from reward.preference import Group, Judgment
 from reward.recipe_config import RewardConfig
+from reward.reviewer_weights import Weights
 from reward.training.evidence import evidence, relative_to
+from reward.training.label_mistakes import folds_of, label_mistakes
 from reward.training.layout import Batch
 from reward.training.layout import evidence as batch_of
 from reward.training.objective import Objective
+from reward.training.report import Scored
 from reward.training.tokens import TokenGroup
 
 FEATURES = 24
@@ -100,6 +106,29 @@ def one_of_two(weigh: bool) -> Judge:
         return [Judgment("r", order(seen), weight=weight)]
 
     return judge
+
+
+CROWD = (0.5, 0.7, 1.0, 1.5, 4.0, 8.0)
+"""The noise of six reviewers, two of whom teach little."""
+
+
+def weighed_crowd(groups: Sequence[Group]) -> list[Group]:
+    """Weights as a snapshot makes them, from nothing but how the reviewers agree."""
+    said = [
+        Statement(group.group_id, ranking.reviewer, ranking.tiers)
+        for group in groups
+        for ranking in group.rankings
+    ]
+    weight = Weights(fit_reliabilities(said))
+    return [
+        replace(group, rankings=[replace(r, weight=weight(r.reviewer)) for r in group.rankings])
+        for group in groups
+    ]
+
+
+def two_of_a_crowd(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+    pair = rng.choice(len(CROWD), size=2, replace=False).tolist()
+    return [Judgment(f"r{n}", order(perceived(truth, rng, CROWD[n]))) for n in pair]
 
 
 SLIPS = 5
@@ -223,6 +252,7 @@ class Arm:
     name: str
     judge: Judge
     settings: dict[str, Any]
+    weigh: Callable[[Sequence[Group]], list[Group]] = list
 
 
 @dataclass(frozen=True)
@@ -254,6 +284,16 @@ COMPARISONS = [
             Arm("ignore", one_of_two(True), {"reviewer_weights": "ignore"}),
             Arm("within", one_of_two(True), {"reviewer_weights": "within"}),
             Arm("full", one_of_two(True), {"reviewer_weights": "full"}),
+        ],
+        [true_order],
+    ),
+    Comparison(
+        "weigh_reviewers",
+        (150, 4, 0.0),
+        [
+            Arm("off", two_of_a_crowd, {}),
+            Arm("within", two_of_a_crowd, {"reviewer_weights": "within"}, weighed_crowd),
+            Arm("full", two_of_a_crowd, {"reviewer_weights": "full"}, weighed_crowd),
         ],
         [true_order],
     ),
@@ -305,7 +345,7 @@ def run_seed(comparison: Comparison, seed: int) -> dict[tuple[str, str], float]:
     values = {}
     for arm in comparison.arms:
         config = RewardConfig.from_dict({"base_model": "none", **arm.settings})
-        groups = judged(train, arm.judge, np.random.default_rng([seed, 3]))
+        groups = arm.weigh(judged(train, arm.judge, np.random.default_rng([seed, 3])))
         theta = fit(train, groups, config, comparison.ridge)
         for figure in comparison.figures:
             values[arm.name, figure.__name__] = figure(theta, fresh)
@@ -328,6 +368,81 @@ def case(signal: str, arm: str, figure: str, pairs: list[tuple[float, float]]) -
     }
 
 
+# --- likely mistakes ------------------------------------------------------------------------------
+
+
+FLIPPED = 0.1
+MISTAKES = [
+    (300, 2, 0.0),
+    (300, 2, 0.3),
+    (1000, 2, 1.0),
+    (300, 4, 0.0),
+    (300, 4, 1.0),
+    (100, 4, 1.0),
+]
+"""Prompts, K and the honest noise of reviewers whose rankings are flipped afterwards."""
+
+
+def simulate_mistakes(
+    prompts: int, k: int, noise: float, seed: int, folds: int = 5
+) -> dict[str, int]:
+    """One ranking in ten is turned upside down; a linear model that has not seen it looks for it."""
+    rng = np.random.default_rng([seed, prompts, k])
+    world, flipped = make_world(rng, prompts, k), rng.random(prompts) < FLIPPED
+
+    def judge(prompt: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+        said = order(perceived(truth, rng, noise))
+        return [Judgment("r", said[::-1] if flipped[prompt] else said)]
+
+    groups = judged(world, judge, rng)
+    fold = folds_of(groups, folds, seed)
+    parts = [scored_without(world, groups, fold != number) for number in range(folds)]
+    rows = label_mistakes(parts, checked="all", most=prompts)["rows"]
+    listed = [int(row["group_id"]) for row in rows]
+    return {
+        "listed": len(listed),
+        "flipped_listed": int(flipped[listed].sum()),
+        "upside_down": sum(against(groups[place], world.truth[place]) for place in listed),
+        "flipped": int(flipped.sum()),
+    }
+
+
+def scored_without(world: World, groups: Sequence[Group], seen: np.ndarray) -> list[Scored]:
+    """The prompts that are not `seen`, scored by a model of those that are."""
+    some = World(world.features[seen], world.truth[seen])
+    config = RewardConfig.from_dict({"base_model": "none"})
+    theta = fit(some, [groups[place] for place in np.flatnonzero(seen)], config)
+    said = with_constant(world.features) @ theta
+    places = np.flatnonzero(~seen)
+    return [Scored(groups[place], said[place], np.ones(len(said[place]))) for place in places]
+
+
+def against(group: Group, truth: np.ndarray) -> bool:
+    """Whether a ranking orders most of its pairs against the true scores."""
+    order_of = [tier[0] for tier in group.rankings[0].tiers]
+    gaps = [truth[a] - truth[b] for a, b in combinations(order_of, 2)]
+    return bool(sum(gap < 0 for gap in gaps) > len(gaps) / 2)
+
+
+def mistakes_case(prompts: int, k: int, noise: float, seeds: Iterable[int]) -> dict[str, Any]:
+    """`precision` counts rankings that were flipped; `wrong`, those that contradict the true order."""
+    found = [simulate_mistakes(prompts, k, noise, seed) for seed in seeds]
+    total = {name: sum(each[name] for each in found) for name in found[0]}
+    listed = max(1, total["listed"])
+    return {
+        "signal": "label_mistakes",
+        "prompts": prompts,
+        "k": k,
+        "noise": noise,
+        "flipped": FLIPPED,
+        "listed": total["listed"],
+        "precision": round(total["flipped_listed"] / listed, 3),
+        "recall": round(total["flipped_listed"] / total["flipped"], 3),
+        "wrong": round(total["upside_down"] / listed, 3),
+        "seeds": len(found),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -345,6 +460,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for found in measure(comparison, seeds):
             cases.append(found)
             say(found)
+    for world in MISTAKES if not options.signal or "label_mistakes" in options.signal else []:
+        cases.append(mistakes_case(*world, seeds))
+        print(cases[-1], file=sys.stderr, flush=True)
     hardware = {"cpu": cpu_name(), "threads": 1}
     print(json.dumps({"name": "labels", "commit": measured, "hardware": hardware, "cases": cases}))
     return 0

@@ -47,7 +47,8 @@ class SnapshotFilter:
     `min_active_seconds` concerns rankings made on the review page alone: imports and simulations
     were not timed. `adjudicated`: a decided task's outcome stands in for its rankings.
     `relabelled`: so do the rankings that a task got under a later guideline; they are left out
-    otherwise, so that no task counts twice.
+    otherwise, so that no task counts twice. `weigh_reviewers` leaves none out: each ranking weighs
+    what its reviewer's agreement with others says.
     """
 
     guideline_versions: tuple[int, ...] | None = None
@@ -59,6 +60,7 @@ class SnapshotFilter:
     include_comparisons: bool = False
     adjudicated: bool = False
     relabelled: bool = False
+    weigh_reviewers: bool = False
     test_fraction: float = 0.2
     seed: int = 0
 
@@ -105,7 +107,7 @@ class SnapshotFilter:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; the same filter always gives the same JSON, in whichever version made it."""
         values = asdict(self)
-        for name in ("adjudicated", "relabelled"):
+        for name in ("adjudicated", "relabelled", "weigh_reviewers"):
             if not values[name]:
                 del values[name]
         for name in ("since", "until"):

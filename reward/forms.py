@@ -151,6 +151,13 @@ class SnapshotForm(forms.Form):
         help_text="What was ranked again under a later guideline stands in for the first rankings. "
         "Otherwise it is left out, so that no task counts twice.",
     )
+    weigh_reviewers = forms.BooleanField(
+        required=False,
+        label="Weigh by reliability",
+        help_text="A ranking weighs more the better its reviewer agrees with others on the same "
+        "tasks: 1 is typical, 0 is chance. Needs tasks that several people ranked. Accuracy is "
+        "weighed too, so compare it only with that of models from weighed snapshots.",
+    )
     test_fraction = forms.FloatField(
         min_value=0,
         max_value=0.9,

@@ -119,6 +119,26 @@ class RewardConfig(RecipeConfig):
         max=100,
         advanced=True,
     )
+    learning_curve: int = option(
+        0,
+        "How often the prompts are halved to see what more rankings would be worth: 4 also trains on "
+        "a half, a quarter, an eighth and a sixteenth of them, and forecasts accuracy from that. "
+        "Nearly doubles the time. 0: no learning curve; else 3 or more.",
+        label="Halvings for the learning curve",
+        min=0,
+        max=8,
+        advanced=True,
+    )
+    label_mistakes: int = option(
+        0,
+        "Parts into which the training prompts are split to look for rankings that were probably "
+        "entered wrongly: each part is judged by a model trained on the others, so 5 cost four "
+        "more trainings and 2 cost one. 0: held-out rankings alone are judged, at no cost.",
+        label="Parts for finding label mistakes",
+        min=0,
+        max=20,
+        advanced=True,
+    )
     lora_r: int = option(
         16,
         "Rank of the LoRA matrices. 0 trains every weight and saves a whole model.",
@@ -192,4 +212,8 @@ class RewardConfig(RecipeConfig):
                 f"{self.micro_batch_size} does not divide the {self.batch_size} prompts per step."
             )
             return {"micro_batch_size": text}
+        if self.learning_curve in (1, 2):
+            return {"learning_curve": "A curve needs 3 halvings or more; 0 leaves it out."}
+        if self.label_mistakes == 1:
+            return {"label_mistakes": "One part leaves nothing to train on: 2 or more, or 0."}
         return {}

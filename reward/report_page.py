@@ -103,6 +103,15 @@ def temperature_line(report: Mapping[str, Any]) -> dict[str, str] | None:
     }
 
 
+def label_mistakes_line(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Without its rows; None in reports from before there were any."""
+    found = report.get("label_mistakes")
+    if not found:
+        return None
+    line = {key: found[key] for key in ("checked", "rankings", "likely", "reason")}
+    return {**line, "sure_percent": percent(found.get("sure") or 0, 0)}
+
+
 LENGTHS = {
     "matched": "about as long (within 10%)",
     "longer_won": "the longer one won",

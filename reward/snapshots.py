@@ -22,15 +22,19 @@ from django.db import transaction
 
 from accounts.models import User, audit
 from labeling.models import Project, Prompt, Ranking, Response, TaskResponse
+from labeling.statistics.pairs import Judgment as Statement
+from labeling.statistics.reliability import fit
 from reward.filters import FilterError, SnapshotFilter
 from reward.models import PseudonymKey, Snapshot
 from reward.preference import Group, Judgment, content_hash, read_groups, write_groups
+from reward.reviewer_weights import Weights
 from reward.substitutes import Substitutes
 
 __all__ = ["Account", "FilterError", "SnapshotError", "SnapshotFilter", "freeze", "survey"]
 
 PROMPTS_AT_ONCE = 256
 RANKINGS_AT_ONCE = 2000
+WEIGHED_BY = 30_000
 
 COLUMNS = (
     "id", "task_id", "task__prompt_id", "task__kind", "reviewer_id", "reviewer__simulated",
@@ -235,6 +239,7 @@ def batches_of(
     After each batch, `account` covers what came before it and no more.
     """
     pseudonym = pseudonyms(project)
+    weight = reviewer_weights(project) if filter.weigh_reviewers else None
     for batch in _judged_prompts(project, filter, account, after):
         messages = dict(
             Prompt.objects.filter(pk__in=[p.prompt_id for p in batch]).values_list("pk", "messages")
@@ -251,7 +256,7 @@ def batches_of(
                 prompt=messages[prompt.prompt_id],
                 response_ids=prompt.response_ids,
                 responses=[texts[pk][0] for pk in prompt.response_ids],
-                rankings=[_judgment(ranking, pseudonym) for ranking in prompt.rankings],
+                rankings=[_judgment(ranking, pseudonym, weight) for ranking in prompt.rankings],
                 split=prompt.split,
                 meta=_meta(prompt, [texts[pk][1] for pk in prompt.response_ids]),
             )
@@ -259,12 +264,14 @@ def batches_of(
         ]
 
 
-def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms") -> Judgment:
+def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms", weight: Weights | None) -> Judgment:
+    """A lead's outcome of a dispute has no ranking id, and weighs as a typical ranking does."""
     return Judgment(
         reviewer=pseudonym(ranking["reviewer_id"]),
         tiers=ranking["tiers"],
         cut=ranking["cut"],
         strength=ranking["strength"],
+        weight=weight(ranking["reviewer_id"]) if weight and ranking["id"] else 1.0,
         guideline_version=ranking["guideline_version_id"],
     )
 
@@ -296,6 +303,16 @@ def _pairs(tiers: list[list[int]]) -> Counter[str]:
     placed = sum(map(len, tiers))
     ties = sum(len(tier) * (len(tier) - 1) // 2 for tier in tiers)
     return Counter(pairs=placed * (placed - 1) // 2 - ties, ties=ties)
+
+
+def reviewer_weights(project: Project) -> Weights:
+    """From the 30,000 rankings made last, whatever the filter says; a query, and some seconds.
+
+    Not from what quality pages keep: the same rankings must give the same snapshot.
+    """
+    current = Ranking.objects.filter(task__project=project, superseded_at=None).order_by("-id")
+    said = current.values_list("task_id", "reviewer_id", "tiers")[:WEIGHED_BY]
+    return Weights(fit(sorted(Statement(*row) for row in said)))
 
 
 # --- pseudonyms and the way back -----------------------------------------------------------------

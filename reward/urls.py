@@ -1,6 +1,6 @@
 from django.urls import URLPattern, path
 
-from reward import export_views, order_views, views
+from reward import export_views, mistake_views, order_views, views
 
 urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/data/export/", export_views.choose, name="project-export"),
@@ -8,6 +8,7 @@ urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/data/export/about/", export_views.about, name="project-export-about"),
     path("p/<slug:slug>/data/order/", order_views.show, name="queue-order"),
     path("p/<slug:slug>/data/order/back/", order_views.put_back, name="queue-order-put-back"),
+    path("p/<slug:slug>/label-mistakes/", mistake_views.listed, name="project-label-mistakes"),
     path("snapshots/", views.snapshots, name="snapshots"),
     path("snapshots/new/", views.new_snapshot, name="new-snapshot"),
     path("snapshots/<int:pk>/", views.snapshot, name="snapshot"),

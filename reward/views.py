@@ -15,10 +15,17 @@ from reward.access import led_projects, reward_model_for, snapshot_for
 from reward.charts import curve, interval_row, percent, reliability
 from reward.filters import REASONS, SnapshotFilter
 from reward.forms import SnapshotForm
+from reward.learning_page import learning
 from reward.models import Snapshot
 from reward.preference import PreferenceError
 from reward.promotion import CannotMove
-from reward.report_page import length_rows, mistakes, slice_tables, temperature_line
+from reward.report_page import (
+    label_mistakes_line,
+    length_rows,
+    mistakes,
+    slice_tables,
+    temperature_line,
+)
 from reward.samples import sample
 from reward.snapshots import Account, SnapshotError, freeze, ranking_ids, sample_groups, survey
 
@@ -152,6 +159,8 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "length_rows": length_rows(report),
         "slices": slice_tables(report),
         "mistakes": mistakes(report),
+        "learning": learning(report),
+        "label_mistakes": label_mistakes_line(report),
         "criteria": [
             (row["criterion"], criterion_rows(row)) for row in report.get("criteria") or []
         ],

@@ -65,6 +65,7 @@ def model_card(report: dict[str, Any]) -> str:
             }
         ),
         *_temperature_line(report),
+        *_learning_line(report),
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
@@ -110,6 +111,21 @@ def _temperature_line(report: dict[str, Any]) -> list[str]:
         "probability that reviewers prefer the one response. That temperature was fitted on the "
         "held-out prompts.\n"
     ]
+
+
+def _learning_line(report: dict[str, Any]) -> list[str]:
+    found = report.get("learning_curve")
+    if not found or not found["forecast"]:
+        return []
+    low, high = found["forecast"][0]["interval"]
+    one = found["one_point"]
+    sentence = (
+        f"Twice as many rankings are forecast to bring the accuracy to {low:.3f} to {high:.3f} (95 %), "
+        "by the same training on nested subsets"
+    )
+    if one["rankings"] is None:
+        return [f"{sentence}. {one['reason']}\n"]
+    return [f"{sentence}; about {one['rankings']:,} more are needed for one point.\n"]
 
 
 def front_matter(front: dict[str, Any], base: str) -> str:

@@ -47,6 +47,7 @@ from reward.training.model import (
     readable_tokens,
 )
 from reward.training.objective import Objective
+from reward.training.parts import Parts
 from reward.training.publish import publish
 from reward.training.slices import length_slices, slices
 from reward.training.temperature import temperature
@@ -92,26 +93,38 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     criteria = read_criteria(run_dir) if config.criteria_weight else []
     prepared = read_data(run_dir, config, chat, limit, criteria)
     tell_data(run_dir, prepared, chat, limit)
-    objective = Objective.of(config, prepared.groups["train"])
 
-    def attempt(micro_batch_size: int, accumulation: int) -> tuple[RewardTrainer, str | None, str]:
-        set_seed(config.seed)
-        model = make_reward_model(config, tokenizer, criteria=len(criteria))
-        steps = step_collator(config, model, micro_batch_size)
-        trainer = make_trainer(run_dir, config, model, prepared, steps, stop, objective)
-        first = first_batch(trainer)
-        reason = choose_layout(run_dir, config, model, steps.collator, first, prepared)
-        if config.compile:
-            compile_layers(model.classifier)
-        train_to_the_end(trainer, run_dir)
-        return trainer, reason, describe(first, tokenizer, shared=reason is None)
+    def fit(folder: RunDir, data: Prepared) -> tuple[RewardTrainer, str | None, str]:
+        objective = Objective.of(config, data.groups["train"])
 
-    trainer, reason, first = with_smaller_batches(
-        attempt,
-        batch_size=config.batch_size,
-        micro_batch_size=config.micro_batch_size,
-        run_dir=run_dir,
-    )
+        def attempt(
+            micro_batch_size: int, accumulation: int
+        ) -> tuple[RewardTrainer, str | None, str]:
+            set_seed(config.seed)
+            model = make_reward_model(config, tokenizer, criteria=len(criteria))
+            steps = step_collator(config, model, micro_batch_size)
+            trainer = make_trainer(folder, config, model, data, steps, stop, objective)
+            first = first_batch(trainer)
+            reason = choose_layout(folder, config, model, steps.collator, first, data)
+            if config.compile:
+                compile_layers(model.classifier)
+            train_to_the_end(trainer, folder)
+            return trainer, reason, describe(first, tokenizer, shared=reason is None)
+
+        return with_smaller_batches(
+            attempt,
+            batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size,
+            run_dir=folder,
+        )
+
+    def train_and_score(folder: RunDir, data: Prepared) -> list[reports.Scored]:
+        trainer, _, _ = fit(folder, data)
+        return score_held_out(trainer.model, data, trainer.data_collator.collator, stop)
+
+    parts = Parts(run_dir, prepared, train_and_score)
+    smaller, folds = parts.curve(config), parts.folds(config)
+    trainer, reason, first = fit(run_dir, prepared)
     if processes.rank():
         return
     collator = trainer.data_collator.collator
@@ -128,6 +141,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "length_slices": length_slices(scored, config.seed),
         "slices": slices(scored, config.seed),
         "mistakes": worst_mistakes(scored),
+        **parts.figures(config, smaller, folds, scored),
         "data": data_figures(prepared),
         "left_out": prepared.account(),
         "training": {
@@ -139,7 +153,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
             "packed": collator.packed,
             "attention": trainer.model.attends if collator.layout == "shared" else None,
             "text_format": chat.name,
-            "tie_width": objective.tie_width or None,
+            "tie_width": trainer.objective.tie_width or None,
         },
         "first_batch": first,
         **provenance(run_dir, config, started=started),

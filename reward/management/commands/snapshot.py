@@ -48,6 +48,10 @@ class Command(BaseCommand):
             help="what was ranked anew under a later guideline, in place of the first rankings",
         )  # fmt: skip
         parser.add_argument(
+            "--weigh-reviewers", action="store_true",
+            help="rankings weigh by how well their reviewer agrees with others",
+        )  # fmt: skip
+        parser.add_argument(
             "--test", type=float, default=0.2, metavar="SHARE", help="held out (default: 0.2)"
         )
         parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
@@ -97,6 +101,7 @@ def filter_from(project: Project, options: dict[str, Any]) -> SnapshotFilter:
         include_comparisons=options["comparisons"],
         adjudicated=options["adjudicated"],
         relabelled=options["relabelled"],
+        weigh_reviewers=options["weigh_reviewers"],
         test_fraction=options["test"],
         seed=options["seed"],
     )

@@ -1,0 +1,163 @@
+"""Does the forecast of the learning curve hold? On simulated rankings whose future is known.
+
+In each world a linear model of known features stands for the backbone, as in benchmarks/labels.py.
+The curve is measured on nested halves of the rankings and followed to twice and four times as many;
+then those are made, and the model trained on them is measured: on the same held-out prompts, and on
+thousands of others, which is what the forecast speaks of.
+
+    python -m benchmarks.learning_curve            30 worlds of each kind, some minutes
+    python -m benchmarks.learning_curve --quick    4 of each
+
+Progress on stderr; the last line of stdout is one JSON object. `held` is how often the 95 %
+interval contained the value later measured, `held_gain` the same of the gain.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import labels
+from benchmarks.labels import World, fit, judged, order, perceived
+from benchmarks.reward_training import commit, cpu_name
+from reward.preference import Group, Judgment
+from reward.recipe_config import RewardConfig
+from reward.training.learning_curve import AHEAD, learning_curve, point, subsets
+from reward.training.report import Scored, accuracy
+
+CONFIG = RewardConfig.from_dict({"base_model": "none"})
+OTHERS = 2000
+"""Held-out prompts that stand for all prompts of the kind."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """So many prompts to train on and held out, each with K responses; `noise` is the reviewers'."""
+
+    name: str
+    prompts: int
+    held_out: int
+    k: int
+    noise: float = 1.0
+
+
+KINDS = [
+    Kind("few pairs", 100, 100, 2),
+    Kind("pairs", 400, 150, 2),
+    Kind("many pairs", 1000, 400, 2),
+    Kind("few rankings of four", 80, 60, 4),
+    Kind("rankings of four", 300, 150, 4),
+    Kind("careful reviewers", 200, 150, 4, noise=0.4),
+    Kind("careless reviewers", 300, 150, 4, noise=3.0),
+]
+
+
+def parts(kind: Kind, seed: int, others: int) -> tuple[World, list[Group], World, list[Group]]:
+    """What is trained on, four times as much as there is now, and what is held out."""
+    rng = np.random.default_rng([seed, kind.prompts, kind.k])
+
+    def judge(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
+        return [Judgment("r", order(perceived(truth, rng, kind.noise)))]
+
+    train = labels.make_world(rng, kind.prompts * max(AHEAD), kind.k)
+    fresh = labels.make_world(rng, kind.held_out + others, kind.k)
+    return train, judged(train, judge, rng), fresh, judged(fresh, judge, rng)
+
+
+def scored(theta: np.ndarray, world: World, groups: Sequence[Group]) -> list[Scored]:
+    said = labels.with_constant(world.features) @ theta
+    return [
+        Scored(group, scores, np.ones(len(scores)))
+        for group, scores in zip(groups, said, strict=True)
+    ]
+
+
+def simulate(
+    kind: Kind, seed: int, times: int = 4, others: int | None = None
+) -> list[dict[str, Any]]:
+    """One row for each forecast: its interval, and the two values later measured."""
+    world, groups, fresh, fresh_groups = parts(kind, seed, others or OTHERS)
+
+    def say(places: Sequence[int]) -> list[Scored]:
+        part = World(world.features[list(places)], world.truth[list(places)])
+        theta = fit(part, [groups[place] for place in places], CONFIG)
+        return scored(theta, fresh, fresh_groups)
+
+    measured = [*subsets(kind.prompts, times, seed), range(kind.prompts)]
+    said = [say(places) for places in measured]
+    found = learning_curve(
+        [
+            point([groups[place] for place in places], scores[: kind.held_out])
+            for places, scores in zip(measured, said, strict=True)
+        ],
+        seed=seed,
+    )
+    now, rows = accuracy(said[-1][kind.held_out :])["value"], []
+    for forecast in found["forecast"]:
+        later = say(range(forecast["times"] * kind.prompts))
+        (low, high), (less, more) = forecast["interval"], forecast["gain"]["interval"]
+        same = accuracy(later[: kind.held_out])["value"]
+        others = accuracy(later[kind.held_out :])["value"]
+        rows.append({
+            "times": forecast["times"],
+            "now": now,
+            "forecast": forecast["value"],
+            "width": high - low,
+            "others": others,
+            "held_others": low <= others <= high,
+            "held_same": low <= same <= high,
+            "held_gain": less <= others - now <= more,
+            "width_of_gain": more - less,
+        })  # fmt: skip
+    return rows
+
+
+def case(kind: Kind, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    columns = {name: np.array([row[name] for row in rows], dtype=float) for name in rows[0]}
+    return {
+        "kind": kind.name,
+        "prompts": kind.prompts,
+        "held_out": kind.held_out,
+        "k": kind.k,
+        "times": int(columns["times"][0]),
+        "worlds": len(rows),
+        "held": round(float(columns["held_others"].mean()), 3),
+        "held_on_the_same_prompts": round(float(columns["held_same"].mean()), 3),
+        "held_gain": round(float(columns["held_gain"].mean()), 3),
+        "width_of_gain": round(float(np.median(columns["width_of_gain"])), 4),
+        "width": round(float(np.median(columns["width"])), 4),
+        "bias": round(float((columns["forecast"] - columns["others"]).mean()), 4),
+        "gained": round(float((columns["others"] - columns["now"]).mean()), 4),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="4 worlds of each kind")
+    parser.add_argument("--worlds", type=int, help="simulations of each kind (default 30)")
+    parser.add_argument("--kind", action="append", help="only this one; may be repeated")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    worlds, measured, cases = options.worlds or (4 if options.quick else 30), commit(), []
+    for kind in KINDS:
+        if options.kind and kind.name not in options.kind:
+            continue
+        rows = [row for seed in range(worlds) for row in simulate(kind, seed)]
+        for times in AHEAD:
+            cases.append(case(kind, [row for row in rows if row["times"] == times]))
+            print(cases[-1], file=sys.stderr, flush=True)
+    hardware = {"cpu": cpu_name(), "threads": 1}
+    result = {"name": "learning_curve", "commit": measured, "hardware": hardware, "cases": cases}
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

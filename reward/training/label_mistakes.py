@@ -1,0 +1,157 @@
+"""Rankings that were probably entered wrongly, for a lead to look at. Pure numpy.
+
+A mistake is a ranking that says the reverse of what its reviewer meant or should have meant: tiers
+upside down, the wrong prompt in mind, a slip of the hand. As in confident learning (Northcutt et al.
+2021, arXiv:1911.00068) each ranking is judged by a model that did not train on its prompt, and the
+share of mistakes is estimated with them. The worst mistakes of the *model* are another list
+(mistakes.py): held-out pairs, most of which are the model's own fault.
+
+A model's scores are calibrated with the share π of mistakes in mind (as the noise of the annotator
+in Natarajan et al. 2013, "Learning with Noisy Labels"): with m the score by which a ranking's better
+responses lead, and T a temperature,
+
+    P(ranking | meant) ∝ σ(m / T)        P(mistake | ranking) = π·σ(-m/T) / ((1-π)·σ(m/T) + π·σ(-m/T))
+
+averaged over T and π by how well each pair of them explains all the rankings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from reward.preference import Group, Judgment
+from reward.training.report import Scored
+
+MOST = 200
+"""Rankings that the report lists; how many more there are is said."""
+SURE = 0.75
+"""The probability from which on a ranking is listed: of four, one may be right after all."""
+FEW_RANKINGS = 40
+TEMPERATURES = np.geomspace(0.02, 50, 61)
+SHARES = np.linspace(0.0, 0.45, 46)
+EXPECTED = 9.0
+"""Beta(1, EXPECTED) is the prior of the share of mistakes: one in ten."""
+
+
+@dataclass(frozen=True)
+class Doubted:
+    """A ranking, by its place in its group, and the score by which its better responses lead."""
+
+    item: Scored
+    place: int
+    lead: float
+
+    @property
+    def judgment(self) -> Judgment:
+        return self.item.group.rankings[self.place]
+
+
+def folds_of(groups: Sequence[Group], folds: int, seed: int) -> np.ndarray:
+    """A fold for each prompt, so that a model never scores a prompt whose rankings it has seen."""
+    return np.random.default_rng([seed, folds]).permutation(len(groups)) % folds
+
+
+def label_mistakes(
+    parts: Sequence[Sequence[Scored]], *, checked: str, most: int = MOST
+) -> dict[str, Any]:
+    """Over parts that one model each has scored without having trained on them.
+
+    `checked` says which rankings these are: all, or only the held-out ones.
+    """
+    doubts = [doubt for part in parts for doubt in on_one_scale(doubts_of(part))]
+    rankings = len(doubts)
+    none: dict[str, Any] = {
+        "checked": checked, "rankings": rankings, "share": None, "likely": None, "rows": [],
+    }  # fmt: skip
+    if rankings < FEW_RANKINGS:
+        why = f"{rankings} rankings are too few to tell mistakes from taste ({FEW_RANKINGS})."
+        return {**none, "reason": why}
+    chances, share = probabilities(np.array([doubt.lead for doubt in doubts]))
+    listed = [pair for pair in zip(chances, doubts, strict=True) if pair[0] >= SURE]
+    listed.sort(key=lambda each: (-each[0], each[1].item.group.group_id, each[1].place))
+    return {
+        **none,
+        "share": share,
+        "likely": len(listed),
+        "sure": SURE,
+        "expected_right": float(np.mean([chance for chance, _ in listed])) if listed else None,
+        "rows": [row(float(chance), doubt) for chance, doubt in listed[:most]],
+        "reason": None,
+    }
+
+
+def doubts_of(scored: Sequence[Scored]) -> list[Doubted]:
+    """Every ranking that orders two responses strictly. One that weighs nothing is looked at too."""
+    return [
+        Doubted(item, place, lead)
+        for item in scored
+        for place, ranking in enumerate(item.group.rankings)
+        if (lead := lead_of(ranking, item)) is not None
+    ]
+
+
+def on_one_scale(doubts: Sequence[Doubted]) -> list[Doubted]:
+    """Leads over their own size, as each model has a scale of its own; signs play no part in it."""
+    size = float(np.sqrt(np.mean([doubt.lead**2 for doubt in doubts]))) if doubts else 0.0
+    return [replace(doubt, lead=doubt.lead / size) for doubt in doubts] if size else list(doubts)
+
+
+def lead_of(ranking: Judgment, item: Scored) -> float | None:
+    """Σ (r_better - r_worse) over its strict pairs, times 2 / K: K responses are K - 1 comparisons,
+    however many pairs they make. None where all are tied.
+    """
+    gaps = [gap for _, _, gap in pairs_of(ranking, item)]
+    placed = sum(len(tier) for tier in ranking.tiers)
+    return 2 / placed * sum(gaps) if gaps else None
+
+
+def pairs_of(ranking: Judgment, item: Scored) -> list[tuple[int, int, float]]:
+    """(better, worse, by how much the model agrees), response ids."""
+    score = dict(zip(item.group.response_ids, item.scores.tolist(), strict=True))
+    return [
+        (better, worse, score[better] - score[worse])
+        for upper, lower in combinations(ranking.tiers, 2)
+        for better in upper
+        for worse in lower
+    ]
+
+
+def probabilities(leads: np.ndarray) -> tuple[np.ndarray, float]:
+    """Of each ranking to be a mistake, and the share of mistakes among all.  (n,) → (n,), scalar"""
+    right = 1 / (1 + np.exp(-leads[None, :] / TEMPERATURES[:, None]))  # (T, n)
+    log_likelihood = np.stack(
+        [np.log((1 - share) * right + share * (1 - right)).sum(axis=1) for share in SHARES]
+    )  # (S, T)
+    log_likelihood += (EXPECTED - 1) * np.log1p(-SHARES)[:, None]
+    weights = np.exp(log_likelihood - log_likelihood.max())
+    weights /= weights.sum()
+    chances = np.zeros(len(leads))
+    for share, weight in zip(SHARES, weights, strict=True):
+        wrong = share * (1 - right)  # (T, n)
+        chances += weight @ (wrong / ((1 - share) * right + wrong))
+    return chances, float(weights.sum(axis=1) @ SHARES)
+
+
+def row(chance: float, doubt: Doubted) -> dict[str, Any]:
+    """Ids and scores, no text: the texts are in the data."""
+    group, ranking = doubt.item.group, doubt.judgment
+    pairs = pairs_of(ranking, doubt.item)
+    known = group.meta.get("ranking_ids") or [None] * len(group.rankings)
+    others = [len(g.tiers) > 1 for n, g in enumerate(group.rankings) if n != doubt.place]
+    return {
+        "group_id": group.group_id,
+        "ranking_id": known[doubt.place],
+        "reviewer": ranking.reviewer,
+        "probability": chance,
+        "tiers": ranking.tiers,
+        "scores": {
+            str(response): float(score)
+            for response, score in zip(group.response_ids, doubt.item.scores, strict=True)
+        },
+        "pairs": len(pairs),
+        "contradicted": sum(gap < 0 for _, _, gap in pairs),
+        "other_rankings": sum(others),
+    }

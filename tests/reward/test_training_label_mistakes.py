@@ -1,0 +1,113 @@
+"""Rankings that were probably entered wrongly: numbers worked by hand, and simulated flips."""
+
+import numpy as np
+import pytest
+
+from benchmarks.labels import simulate_mistakes
+from reward.preference import Group, Judgment
+from reward.training.label_mistakes import (
+    MOST,
+    SURE,
+    doubts_of,
+    folds_of,
+    label_mistakes,
+    probabilities,
+)
+from reward.training.mistakes import worst_mistakes
+from reward.training.report import Scored
+
+
+def item(number, rankings, scores) -> Scored:
+    ids = list(range(len(scores)))
+    judgments = [Judgment(f"r{n}", tiers) for n, tiers in enumerate(rankings)]
+    meta = {"ranking_ids": [100 * number + n for n in range(len(rankings))]}
+    group = Group(f"g{number}", [], ids, [""] * len(ids), judgments, meta=meta)
+    return Scored(group, np.array(scores, float), np.ones(len(ids)))
+
+
+def test_a_ranking_leads_by_the_mean_of_its_pairs_for_each_response_but_one():
+    (doubt,) = doubts_of([item(1, [[[0], [1], [2]]], [1.0, 2.0, 6.0])])
+    assert doubt.lead == pytest.approx(2 / 3 * ((1 - 2) + (1 - 6) + (2 - 6)))
+
+
+def test_a_ranking_of_ties_alone_cannot_be_upside_down():
+    assert doubts_of([item(1, [[[0, 1]], [[0], [1]]], [0.0, 1.0])])[0].place == 1
+
+
+def test_the_share_of_mistakes_is_found_and_those_that_contradict_most_are_the_likeliest():
+    rng = np.random.default_rng(0)
+    leads = rng.normal(4, 1, 500)
+    flipped = rng.random(500) < 0.1
+    leads[flipped] *= -1
+    chances, share = probabilities(leads)
+    assert share == pytest.approx(flipped.mean(), abs=0.03)
+    assert chances[flipped].min() > 0.9 and chances[~flipped].max() < 0.1
+    assert (np.diff(chances[np.argsort(leads)]) <= 1e-9).all()
+
+
+def test_where_no_ranking_is_contradicted_none_is_doubted():
+    found = label_mistakes([[item(n, [[[0], [1]]], [3.0, 0.0]) for n in range(100)]], checked="all")
+    assert found["likely"] == 0 and found["share"] < 0.05 and found["expected_right"] is None
+
+
+def test_a_model_that_knows_nothing_accuses_nobody():
+    rng = np.random.default_rng(0)
+    items = [item(n, [[[0], [1]]], rng.normal(size=2)) for n in range(300)]
+    assert label_mistakes([items], checked="all")["likely"] == 0
+
+
+def test_the_report_names_the_ranking_and_what_contradicts_it():
+    items = [item(n, [[[0], [1], [2]]] * 2, [6.0, 3.0, 0.0]) for n in range(60)]
+    items.append(item(77, [[[2], [1], [0]], [[0], [1], [2]]], [6.0, 3.0, 0.0]))
+    found = label_mistakes([items], checked="all")
+    assert found["likely"] == 1 and found["rankings"] == 122
+    (row,) = found["rows"]
+    assert (row["ranking_id"], row["group_id"], row["reviewer"]) == (7700, "g77", "r0")
+    assert (row["pairs"], row["contradicted"], row["other_rankings"]) == (3, 3, 1)
+    assert row["probability"] >= SURE and row["tiers"] == [[2], [1], [0]]
+    assert row["scores"] == {"0": 6.0, "1": 3.0, "2": 0.0}
+
+
+def test_a_few_rankings_are_not_judged():
+    found = label_mistakes([[item(n, [[[0], [1]]], [0.0, 9.0]) for n in range(39)]], checked="all")
+    assert found["rows"] == [] and "39 rankings are too few" in found["reason"]
+
+
+def test_the_list_is_bounded_and_says_how_many_there_are():
+    good = [item(n, [[[0], [1]]], [9.0, 0.0]) for n in range(3000)]
+    bad = [item(5000 + n, [[[1], [0]]], [9.0, 0.0]) for n in range(MOST + 50)]
+    found = label_mistakes([good + bad], checked="all")
+    assert len(found["rows"]) == MOST and found["likely"] == MOST + 50
+
+
+def test_scores_of_different_models_are_put_on_one_scale():
+    """One model shouts and the other whispers; each is sure of its own."""
+    loud = [item(n, [[[0], [1]]], [90.0, 0.0]) for n in range(60)] + [
+        item(900, [[[1], [0]]], [90.0, 0.0])
+    ]
+    quiet = [item(100 + n, [[[0], [1]]], [0.9, 0.0]) for n in range(60)] + [
+        item(901, [[[1], [0]]], [0.9, 0.0])
+    ]
+    found = label_mistakes([loud, quiet], checked="all")
+    assert {row["group_id"] for row in found["rows"]} == {"g900", "g901"}
+
+
+def test_no_prompt_is_in_two_parts():
+    groups = [None] * 23
+    fold = folds_of(groups, 5, seed=0)
+    assert sorted(np.bincount(fold).tolist()) == [4, 4, 5, 5, 5]
+
+
+def test_it_is_another_list_than_the_worst_mistakes_of_the_model():
+    """A pair that reviewers order two to one is the model's mistake, and no ranking is one."""
+    sure = [item(n, [[[0], [1]]], [0.1, 0.0]) for n in range(60)]
+    wrong = item(80, [[[1], [0]], [[1], [0]], [[0], [1]]], [0.05, 0.0])
+    assert [m["group_id"] for m in worst_mistakes([*sure, wrong])] == ["g80"]
+    assert label_mistakes([[*sure, wrong]], checked="all")["rankings"] == 63
+
+
+def test_of_ten_listed_seven_were_flipped():
+    found = [simulate_mistakes(300, 4, 1.0, seed) for seed in range(2)]
+    listed = sum(one["listed"] for one in found)
+    assert listed >= 20
+    assert sum(one["flipped_listed"] for one in found) / listed >= 0.7
