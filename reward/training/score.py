@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from reward.training.families import check_shared, window_problem
-from reward.training.layout import Collator, batches
+from reward.training.layout import Collator, cut
 from reward.training.model import load_reward_model, load_tokenizer, outputs_of
 from reward.training.tokens import ChatFormat, TokenGroup
 from reward.training.trainer_events import RecipeError, quiet_libraries
@@ -117,7 +117,7 @@ class Scorer:
         places, groups = self._tokenize(conversations)
         self._check_layout(groups)
         sizes = [self.collator.tokens(group) for group in groups]
-        for batch in batches(sizes, max_tokens=self.max_tokens):
+        for batch in cut(sizes, max_tokens=self.max_tokens):
             rows = self._forward([groups[index] for index in batch])
             for index, row in zip(batch, rows, strict=True):
                 conversation, responses = places[index]
