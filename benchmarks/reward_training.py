@@ -55,6 +55,7 @@ from benchmarks.accelerator import commit as commit
 from benchmarks.accelerator import cpu_name as cpu_name
 from benchmarks.accelerator import hardware, peak_mb, reset_peak
 from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
+from benchmarks.reward_training_options import WAYS, parse
 from reward.training import attention
 from reward.training.compiling import compile_layers
 from reward.training.layout import Collator, StepCollator
@@ -67,22 +68,13 @@ from runs.rundir import versions
 
 VOCABULARY = 2048
 PAD = 0
-RATIOS = {"cpu": [(128, 64), (128, 128), (64, 128)], "cuda": [(1024, 512), (512, 512), (512, 1024)]}
-"""Prompt and response tokens, 2:1, 1:1 and 1:2."""
-QUICK = [(4, 64, 64)]
-SIZES = {
-    "0.5b": (896, 24, 14, 2, 4864),  # Qwen2.5 0.5B
-    "1b": (2048, 16, 32, 8, 8192),  # Llama 3.2 1B
-    "1.5b": (1536, 28, 12, 2, 8960),  # Qwen2.5 1.5B
-}
-"""Width, layers, heads, heads of keys and values, inner width."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LONG_ENOUGH = 20.0
 """Seconds of turns after which a case needs no more than `--turns` of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse(argv)
+    options = parse(argv, __doc__ or "")
     quiet_libraries()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -106,84 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one small case, a small model")
-    parser.add_argument(
-        "--case",
-        action="append",
-        metavar="K,PROMPT,RESPONSE",
-        help="responses a prompt and tokens of each part; may be repeated (default: K = 2, 4, 7, 9 "
-        "with prompt and response 2:1, 1:1 and 1:2)",
-    )
-    parser.add_argument(
-        "--uneven", action="store_true", help="lengths from half to one and a half of the case's"
-    )
-    parser.add_argument("--hidden", type=int, help="width of the Llama-shaped model (CPU: 256)")
-    parser.add_argument("--layers", type=int, help="its layers (CPU: 6)")
-    parser.add_argument("--size", choices=SIZES, help="both, as in a known model (GPU: 1b)")
-    parser.add_argument(
-        "--lora", type=int, help="LoRA rank; 0 trains every weight (CPU: 0, GPU: 16)"
-    )
-    parser.add_argument("--groups", type=int, help="rankings a step (CPU: 2, GPU: 8)")
-    parser.add_argument("--turns", type=int, help="turns of each contender at least (default 5)")
-    parser.add_argument(
-        "--at-once", type=int, help="most tokens forwarded together (CPU: 8192, GPU: 32768)"
-    )
-    parser.add_argument("--compile", action="store_true", help="compile everybody's layers")
-    parser.add_argument(
-        "--also",
-        nargs="+",
-        choices=WAYS,
-        default=[],
-        help="further contenders: ours with a row a prompt, and with a dense mask",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's)")
-    parser.add_argument(
-        "--clock",
-        choices=("wall", "cpu"),
-        default="wall",
-        help="cpu counts this process's processor time, for a machine that is busy with other "
-        "things; use it with --threads 1, since waiting threads spin",
-    )
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="default: cuda where there is one"
-    )
-    options = parser.parse_args(argv)
-    complete(options)
-    return options
-
-
-def complete(options: argparse.Namespace) -> None:
-    """What was not said follows from the device, and from --quick."""
-    options.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    gpu, quick = options.device == "cuda", options.quick
-    options.cases = [tuple(map(int, case.split(","))) for case in options.case or []]
-    full = [(k, p, r) for k in (2, 4, 7, 9) for p, r in RATIOS[options.device]]
-    options.cases = options.cases or (QUICK if quick else full)
-    shape(options, SIZES.get(options.size or ("1b" if gpu and not quick else "")))
-    options.lora = (16 if gpu else 0) if options.lora is None else options.lora
-    options.groups = options.groups or (8 if gpu else 2)
-    options.turns = options.turns or (3 if quick else 5)
-    options.at_once = options.at_once or (32768 if gpu else 8192)
-
-
-def shape(options: argparse.Namespace, size: tuple[int, ...] | None) -> None:
-    """`--hidden` and `--layers` change a known size; without one the model is small."""
-    width, layers, *rest = size or ((64, 2) if options.quick else (256, 6))
-    options.hidden, options.layers = options.hidden or width, options.layers or layers
-    heads = max(1, options.hidden // 64)
-    options.heads, options.kv_heads, options.inner = rest or (heads, heads, options.hidden * 8 // 3)
-
-
 # --- one case -------------------------------------------------------------------------------------
 
 
 def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> dict[str, Any]:
     say(f"K={k}, prompt {prompt}, response {response} tokens")
-    groups = make_groups(options.groups, k, prompt, response, uneven=options.uneven)
+    groups = make_groups(
+        options.groups or step_size(k, options.device), k, prompt, response, uneven=options.uneven
+    )
     model = make_model(options, longest=max(group.longest() for group in groups))
     loss_diff, grad_diff = compare_with_pairs(deepcopy(model).float(), groups[:1])
     say(f"  loss differs by {loss_diff:.1e}, gradients by {grad_diff:.1e}")
@@ -198,12 +120,18 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
         "k": k,
         "prompt_tokens": prompt,
         "response_tokens": response,
+        "groups": len(groups),
         "uneven": options.uneven,
         "device": options.device,
         **figures(contenders, model, groups, options),
         "loss_diff": loss_diff,
         "grad_diff": grad_diff,
     }
+
+
+def step_size(k: int, device: str) -> int:
+    """Rankings a step: fewer where one has many pairs, so that steps are of like size."""
+    return max(2, 8 // (k - 1)) * (4 if device == "cuda" else 1)
 
 
 def take_turns(contenders: dict[str, "Contender"], options: argparse.Namespace) -> None:
@@ -240,7 +168,7 @@ def figures(
     for name in sorted(contenders, key=lambda name: name != "ours"):
         end = "" if name == "ours" else f"_{name}"
         needed = step_flops(model, work[name])
-        row[f"rankings_per_s{end}"] = round(options.groups / seconds[name], 3)
+        row[f"rankings_per_s{end}"] = round(len(groups) / seconds[name], 3)
         row[f"tokens_per_s{end}"] = round(tokens[name] / seconds[name], 1)
         row[f"mfu{end}"] = round(needed / seconds[name] / options.peak, 4)
         row[f"peak_mb{end}"] = contenders[name].peak_mb
@@ -413,16 +341,6 @@ def trl_trainer(model: Any, groups: list[TokenGroup], options: Any, folder: str)
 
 def fits(count: int, rows: Sequence[Any], longest: int, options: argparse.Namespace) -> bool:
     return len(rows) % count == 0 and count * longest <= options.at_once
-
-
-WAYS = {
-    "padded": ("plain", False, None),
-    "ours": ("shared", True, None),
-    "unpacked": ("shared", False, None),
-    "dense": ("shared", True, attention.DENSE),
-    "dense_unpacked": ("shared", False, attention.DENSE),
-}
-"""(layout, packed, attention) of our trainer; no attention: the best for the device."""
 
 
 def our_trainer(way: str) -> Callable:

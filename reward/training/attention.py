@@ -140,31 +140,20 @@ def _attend_row(
     masks: dict[tuple[int, int], torch.Tensor],
     **options: Any,
 ) -> torch.Tensor:
-    sizes = [sum(lengths) for lengths in groups]
+    sizes = [length for lengths in groups for length in lengths]
     padding = query.shape[2] - sum(sizes)
-    whole = [x.split([*sizes, padding], dim=2) for x in (query, key, value)]
-    out = [
-        _attend_group(q, k, v, lengths, masks, **options)
-        for q, k, v, lengths in zip(*whole, groups, strict=False)
-    ]
-    return torch.cat([*out, torch.zeros_like(whole[0][-1])], dim=2)
-
-
-def _attend_group(
-    query: torch.Tensor,  # (1, heads, P + ΣR, D)
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: list[int],
-    masks: dict[tuple[int, int], torch.Tensor],
-    **options: Any,
-) -> torch.Tensor:
-    (q, *queries), (k, *keys), (v, *values) = (x.split(lengths, dim=2) for x in (query, key, value))
-    out = [F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)]
-    for length, q_r, k_r, v_r in zip(lengths[1:], queries, keys, values, strict=True):
-        seen, said = torch.cat([k, k_r], dim=2), torch.cat([v, v_r], dim=2)
-        mask = masks[length, lengths[0]]
-        out.append(F.scaled_dot_product_attention(q_r, seen, said, attn_mask=mask, **options))
-    return torch.cat(out, dim=2)
+    # One split and one join for the row: each is a copy, in the backward pass too.
+    parts = zip(*(x.split([*sizes, padding], dim=2) for x in (query, key, value)), strict=True)
+    out = []
+    for prompt, *responses in groups:
+        q, k, v = next(parts)
+        out.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, **options))
+        for response in responses:
+            q_r, k_r, v_r = next(parts)
+            seen, said = torch.cat([k, k_r], dim=2), torch.cat([v, v_r], dim=2)
+            mask = masks[response, prompt]
+            out.append(F.scaled_dot_product_attention(q_r, seen, said, attn_mask=mask, **options))
+    return torch.cat([*out, torch.zeros_like(next(parts)[0])], dim=2)
 
 
 def register() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks.flops import pairs_work, plain_work, shared_work, step_flops
-from benchmarks.reward_training import main, make_groups, make_model, parse
+from benchmarks.reward_training import main, make_groups, make_model
+from benchmarks.reward_training_options import parse
 
 CASE_KEYS = {
     "k",
@@ -29,7 +30,7 @@ CASE_KEYS = {
 @pytest.fixture
 def quick(capfd, monkeypatch):
     threads = torch.get_num_threads()
-    options = ["--quick", "--turns", "1", "--threads", "1", "--device", "cpu"]
+    options = ["--quick", "--turns", "1", "--threads", "1", "--device", "cpu", "--groups", "2"]
     assert main([*options, "--case", "4,24,24", "--case", "2,24,24", "--also", "dense"]) == 0
     torch.set_num_threads(threads)
     return capfd.readouterr()

@@ -107,6 +107,14 @@ def test_a_backbone_gives_the_same_through_tiles_as_through_the_dense_mask(tmp_p
     torch.testing.assert_close(mixed[:, :real].float(), dense, atol=5e-2, rtol=5e-2)
 
 
+def test_what_autocast_leaves_in_two_formats_is_made_one():
+    whole, half = torch.ones(2, dtype=torch.float32), torch.ones(2, dtype=torch.bfloat16)
+    assert {x.dtype for x in flex.alike(whole, whole, half)} == {torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {x.dtype for x in flex.alike(whole, whole, whole)} == {torch.bfloat16}
+    assert {x.dtype for x in flex.alike(whole, whole, whole)} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("device", "family", "changes", "way"),
     [

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from reward.preference import read_groups
 from reward.recipe_config import RewardConfig
-from reward.training.model import RewardModel
+from reward.training.model import RewardModel, load_tokenizer, make_reward_model
 from reward.training.objective import Objective
 from reward.training.report import Scored, accuracy
 from reward.training.score import Scorer, score_file
-from reward.training.train import train
+from reward.training.train import step_collator, train
 from reward.training.trainer_events import RecipeError, Stopped, StopSignal, run_recipe
 from runs.rundir import STOPPED, RunDir, RunDirError
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
@@ -393,3 +393,13 @@ def test_the_report_says_how_the_prompts_were_packed_and_attended_to(tmp_path, l
         training = json.loads((run_dir.output / "report.json").read_text())["training"]
         assert (training["packed"], training["attention"]) == (packed, "pieces")
         assert training["micro_batch_size"] == 4
+
+
+def test_the_tokens_at_once_are_those_asked_for_and_fewer_where_memory_ran_out(llama):
+    config = RewardConfig(base_model=str(llama), micro_batch_size=8, tokens_at_once=1000)
+    model = make_reward_model(config, load_tokenizer(str(llama)))
+    steps = step_collator(config, model, 8)
+    assert (steps.most, steps.max_tokens) == (8, 1000)
+    assert step_collator(config, model, 2).max_tokens == 250
+    unlimited = step_collator(RewardConfig(base_model=str(llama)), model, 4)
+    assert (unlimited.most, unlimited.max_tokens) == (4, None)
