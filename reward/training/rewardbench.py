@@ -27,9 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from reward.score_rows import RowsError, raw_rows
 from reward.training.report import Tally, share
 from reward.training.score import Scorer
 from reward.training.trainer_events import RecipeError, quiet_libraries, write_json
@@ -131,28 +130,20 @@ def _figure(tallies: Sequence[Tally], seed: int, none: str) -> dict[str, Any]:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Streams. Raises RecipeError for a file or row that is not in the format, with its number."""
-    for number, raw in _raw_rows(path):
-        try:
-            yield read_row(raw)
-        except ValueError as error:
-            raise RecipeError(f"{path}, row {number}: {error}.") from None
-
-
-def _raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        if path.suffix == ".parquet":
-            with pq.ParquetFile(path) as file:
-                batches = file.iter_batches(batch_size=ROWS_AT_ONCE)
-                yield from enumerate((row for b in batches for row in b.to_pylist()), 1)
-            return
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield number, json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RecipeError(f"{path}, row {number}: this is no JSON: {error.msg}.") from None
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}.") from None
+        for number, raw in raw_rows(path):
+            yield _row_numbered(path, number, raw)
+    except RowsError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _row_numbered(path: Path, number: int, raw: Any) -> Row:
+    try:
+        if isinstance(raw, ValueError):
+            raise raw
+        return read_row(raw)
+    except ValueError as error:
+        raise RecipeError(f"{path}, row {number}: {error}.") from None
 
 
 def read_row(raw: Any) -> Row:

@@ -29,6 +29,7 @@ from reward.wire import address, receive, send
 
 READ_SECONDS = 10
 READERS = 64
+CLOSE_SECONDS = 0.5
 ANEW = "TIEBREAK_SCORER_FDS"
 """Names the socket and the lock for the process that follows this one."""
 
@@ -48,16 +49,35 @@ class Door:
         self.listener = listener
         self.questions: queue.Queue[Question] = queue.Queue(waiting)
         self.readers = threading.BoundedSemaphore(READERS)
+        self.closing = threading.Event()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        listener.settimeout(CLOSE_SECONDS)
 
     def open(self) -> None:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.thread.start()
+
+    def next(self, seconds: float | None) -> Question | None:
+        """None when there was none for so long."""
+        try:
+            return self.questions.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Let nobody else in. Who is at the door waits there; who was let in is in the queue."""
+        self.closing.set()
+        self.thread.join()
+        for _ in range(READERS):
+            self.readers.acquire(timeout=READ_SECONDS)
 
     def _accept(self) -> None:
-        while True:
+        while not self.closing.is_set():
             try:
                 connection, _ = self.listener.accept()
+            except TimeoutError:
+                continue
             except OSError:  # no descriptor is free, for the moment
-                time.sleep(0.1)
+                time.sleep(CLOSE_SECONDS)
                 continue
             if self.readers.acquire(blocking=False):
                 threading.Thread(target=self._read, args=(connection,), daemon=True).start()
@@ -91,23 +111,29 @@ def refuse(connection: socket.socket, why: str, text: str) -> None:
 
 def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
     """Answer until idle or too large; the caller then begins anew. `memory` is in MB."""
-    door.open()
     shelf: Any = None
-    while True:
-        try:
-            question = door.questions.get(timeout=idle if shelf else None)
-        except queue.Empty:
-            return say(f"Nothing was asked for {idle:g} seconds; the model is unloaded.")
-        if question.until < time.monotonic():
-            refuse(question.connection, "late", "It waited longer than it was given.")
-            continue
-        if shelf is None:
+    door.open()
+    while not (shelf and shelf.too_large()):
+        question = door.next(idle if shelf else None)
+        if question is None:
+            say(f"Nothing was asked for {idle:g} seconds; the model is unloaded.")
+            break
+        if shelf is None and question.until > time.monotonic():
             from reward.training.served import Shelf
 
             shelf = Shelf(models, memory_mb=memory)
-        reply(question.connection, shelf.answer(question.model, question.conversations))
-        if shelf.too_large():
-            return say(f"It holds more than {memory} MB; it begins anew.")
+        answer(shelf, question)
+    else:
+        say(f"It holds more than {memory} MB; it begins anew.")
+    door.close()
+    while question := door.next(0.01):
+        answer(shelf, question)
+
+
+def answer(shelf: Any, question: Question) -> None:
+    if shelf is None or question.until < time.monotonic():
+        return refuse(question.connection, "late", "It waited longer than it was given.")
+    return reply(question.connection, shelf.answer(question.model, question.conversations))
 
 
 def say(text: str) -> None:

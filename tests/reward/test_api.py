@@ -54,7 +54,7 @@ def project(models, settings, tmp_path):
 
 @pytest.fixture
 def warm(project, running, settings):
-    settings.SCORER_SOCKET, settings.SCORER_SECONDS = running.socket, 60
+    settings.SCORER_SOCKET, settings.SCORER_SECONDS = running.socket, 300
     return project
 
 

@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 from config.env import BASE_DIR
 from config.local.processes import Service, Services, scorers
 from reward.training.score import Scorer
-from reward.training.serve import Door
+from reward.training.serve import READERS, Door
 from reward.training.served import counted
 from reward.wire import address, receive, send
 from tests.reward.scored import make_scorer_folder
@@ -48,19 +48,22 @@ class Running:
         except OSError:
             return False
 
-    def ask(self, model, conversations, seconds=60):
+    def ask(self, model, conversations, seconds=300):
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(60)
+            connection.settimeout(300)
             connection.connect(address(self.socket))
             question = {"model": str(model), "conversations": conversations, "seconds": seconds}
             send(connection, question)
             return receive(connection)
 
     def process(self):
+        """Has no command line for a moment when it begins anew."""
         leash = psutil.Process(self.service.process.pid)
-        return next(
-            p for p in leash.children(recursive=True) if "reward.training.serve" in p.cmdline()
-        )
+        return wait_until(lambda: next(filter(serves, leash.children(recursive=True)), None))
+
+
+def serves(process):
+    return "reward.training.serve" in process.cmdline()
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +152,8 @@ def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):
         assert scorer.log.read_text().count("is loaded") == 2, "both stay"
         wait_until(lambda: "unloaded" in scorer.log.read_text(), 20)
         scorer.wait()
+        wait_until(lambda: scorer.process().memory_info().rss < 40e6)
         assert scorer.process().pid == before
-        assert scorer.process().memory_info().rss < 40e6
 
 
 def test_a_question_beyond_its_memory_is_refused_and_it_begins_anew(tmp_path, models):
@@ -224,3 +227,26 @@ def test_the_command_starts_one_that_knows_no_secrets_and_stops_it(tmp_path):
     process.terminate()
     assert "Stopped" in process.stdout.read() and process.wait(20) == 0
     assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_a_door_that_closes_keeps_who_was_let_in_and_leaves_the_rest_waiting(tmp_path):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen()
+        door = Door(listener, waiting=3)
+        door.open()
+        early, late = (socket.socket(socket.AF_UNIX) for _ in range(2))
+        early.connect(str(tmp_path / "door"))
+        wait_until(lambda: door.readers._value < READERS)
+        send(early, {"model": "early", "conversations": [], "seconds": 5})
+        door.close()
+        late.connect(str(tmp_path / "door"))
+        send(late, {"model": "late", "conversations": [], "seconds": 5})
+        assert door.next(0.1).model == "early"
+        assert door.next(0.1) is None
+        again = Door(listener, waiting=3)
+        again.open()
+        assert again.next(5).model == "late"
+        again.close()
+        early.close()
+        late.close()
