@@ -244,8 +244,8 @@ def test_a_snapshot_costs_few_queries(client, people, project, django_assert_num
     for _ in range(3):
         make_reward_model(snapshot)
     client.force_login(people["trainer"])
-    # session, user; the snapshot, a base to start from, its reward models, its models
-    with django_assert_num_queries(6):
+    # session, user; the snapshot, a base to start from, its reward models, its models, the random stream
+    with django_assert_num_queries(7):
         client.get(reverse("snapshot", args=[snapshot.pk]))
     # session, user; the snapshot, its rankings
     with django_assert_num_queries(4):
