@@ -40,7 +40,8 @@ class World:
     """spectrum: variance of feature n falls as n^-spectrum. spread: standard deviation of the log of
     how far a prompt's responses lie apart. topics: a prompt's responses differ in the features of
     its topic most, and topics are as unequally common as words (Zipf); 1 for none. gap: the typical
-    difference of two true scores, in units of the reviewers' noise.
+    difference of two true scores, in units of the reviewers' noise. unseen: standard deviation of
+    what a score has that the features do not show, in units of that difference.
     """
 
     name: str
@@ -48,6 +49,7 @@ class World:
     spread: float = 0.0
     topics: int = 1
     gap: float = 2.0
+    unseen: float = 0.0
 
 
 WORLDS = [
@@ -57,10 +59,11 @@ WORLDS = [
     World("spread", spread=0.5),
     World("lifelike", spectrum=1.0, spread=0.5),
     World("noisy", spectrum=1.0, spread=0.5, gap=1.0),
+    World("misfit", spectrum=1.0, spread=0.5, unseen=0.3),
 ]
 """Of the embeddings of OASST's sibling responses (mean-pooled MiniLM, 90 prompts) the spectrum fell
-as n^-0.99 and the log of the spread deviated by 0.50: lifelike is that. The others have one of it each,
-or neither, or reviewers twice as noisy."""
+as n^-0.99 and the log of the spread deviated by 0.50: lifelike is that. Others have one of it each, or
+neither; noisy has reviewers twice as noisy, misfit a taste that the features show in part."""
 
 
 def make_tasks(world: World, count: int, rng: np.random.Generator) -> Tasks:
@@ -83,6 +86,14 @@ def make_taste(world: World, tasks: Tasks, rng: np.random.Generator) -> np.ndarr
     truth = tasks.features @ theta
     gaps = np.abs(truth[:, 0] - truth[:, 1])
     return theta * world.gap / np.median(gaps)
+
+
+def make_truth(
+    world: World, tasks: Tasks, theta: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """→ (N, K)"""
+    seen = tasks.features @ theta
+    return seen + rng.normal(size=seen.shape) * world.unseen * world.gap
 
 
 def rankings(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -143,7 +154,7 @@ def curve(world: World, seed: int, choose: Chooser) -> list[float]:
     rng = np.random.default_rng([seed, 1])
     tasks, fresh = make_tasks(world, WAITING, rng), make_tasks(world, FRESH, rng)
     theta = make_taste(world, tasks, rng)
-    truth, fresh_truth = tasks.features @ theta, fresh.features @ theta
+    truth, fresh_truth = (make_truth(world, each, theta, rng) for each in (tasks, fresh))
     wins = rankings(truth, rng)
     ranked = rng.permutation(WAITING)[:FIRST]
     drawn = np.random.default_rng([seed, 2])
@@ -209,41 +220,46 @@ def measure(world: World, seeds: int) -> dict[str, Any]:
 
 # --- the plot -------------------------------------------------------------------------------------
 
-WIDE, HIGH, MARGIN = 260, 170, 34
+WIDE, HIGH, MARGIN, COLUMNS = 260, 170, 34, 4
 
 
 def svg(cases: Sequence[dict[str, Any]]) -> str:
     """One panel a world: median accuracy over rankings, random and active."""
-    panels = [_panel(case, number * WIDE) for number, case in enumerate(cases)]
+    columns = min(len(cases), COLUMNS)
+    high = HIGH * -(-len(cases) // COLUMNS)
+    panels = [
+        f'<g transform="translate({WIDE * (n % COLUMNS)} {HIGH * (n // COLUMNS)})">\n{_panel(case)}</g>\n'
+        for n, case in enumerate(cases)
+    ]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE * len(cases)} {HIGH + 24}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE * columns} {high + 24}" '
         'font-family="system-ui, sans-serif" font-size="11" fill="#555">\n'
         f'<rect width="100%" height="100%" fill="#fff"/>\n{"".join(panels)}'
-        f'<text x="{MARGIN}" y="{HIGH + 16}">rankings · share of pairs ordered as the truth does · '
+        f'<text x="{MARGIN}" y="{high + 16}">rankings · share of pairs ordered as the truth does · '
         '<tspan fill="#2563eb">active</tspan> · <tspan fill="#888">random</tspan> · medians</text>\n'
         "</svg>\n"
     )
 
 
-def _panel(case: dict[str, Any], left: int) -> str:
+def _panel(case: dict[str, Any]) -> str:
     low = min(case["random"] + case["active"])
     high = max(case["random"] + case["active"])
 
     def line(name: str, colour: str) -> str:
         points = " ".join(
-            f"{left + MARGIN + (WIDE - MARGIN - 14) * n / (len(case[name]) - 1):.1f},"
+            f"{MARGIN + (WIDE - MARGIN - 14) * n / (len(case[name]) - 1):.1f},"
             f"{HIGH - 22 - (HIGH - 52) * (value - low) / (high - low):.1f}"
             for n, value in enumerate(case[name])
         )
         return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>\n'
 
     return (
-        f'<text x="{left + MARGIN}" y="14" font-weight="600">{case["world"]}: '
+        f'<text x="{MARGIN}" y="14" font-weight="600">{case["world"]}: '
         f"{case['saved_to']:.0%} of the rankings</text>\n"
-        f'<text x="{left + 4}" y="34">{high:.0%}</text>\n'
-        f'<text x="{left + 4}" y="{HIGH - 20}">{low:.0%}</text>\n'
-        f'<text x="{left + MARGIN}" y="{HIGH - 6}">{case["counts"][0]}</text>\n'
-        f'<text x="{left + WIDE - 34}" y="{HIGH - 6}">{case["counts"][-1]}</text>\n'
+        f'<text x="4" y="34">{high:.0%}</text>\n'
+        f'<text x="4" y="{HIGH - 20}">{low:.0%}</text>\n'
+        f'<text x="{MARGIN}" y="{HIGH - 6}">{case["counts"][0]}</text>\n'
+        f'<text x="{WIDE - 34}" y="{HIGH - 6}">{case["counts"][-1]}</text>\n'
         + line("random", "#999")
         + line("active", "#2563eb")
     )

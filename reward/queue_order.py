@@ -12,7 +12,7 @@ from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Count, Q
 from django.db.models.functions import Now
 
@@ -103,15 +103,15 @@ class Known:
 def put_in_order(*, model: RewardModel, by: User | None, share: float | None = None) -> QueueOrder:
     """Reads the waiting tasks, what was ranked and the model's scores; writes the order, audited.
 
-    An earlier order is taken back first. Costs what selection.in_order does, half a minute for
-    50,000 tasks, and locks no task meanwhile. Raises CannotOrder.
+    The order in force is taken back. Costs what selection.in_order does, half a minute for 50,000
+    tasks; slots are locked at the very end only, for a second. Raises CannotOrder.
     """
-    project = Project.objects.select_for_update(no_key=True).get(pk=model.project_id)
+    project = model.project
+    _one_after_the_other(project)
     stream = stream_of(project)
     share = checked_share(stream, share)
     if stream is None:
         stream = RandomStream.objects.create(project=project, share=share, seed=SEED)
-    put_back(project=project, by=by, quietly=True)
     found = arrangement.waiting(project=project, most=MOST_TASKS)
     ours = [task for task in found if not in_stream(stream, task.prompt_hash)]
     known = known_responses(model, [task.task_id for task in ours])
@@ -119,27 +119,61 @@ def put_in_order(*, model: RewardModel, by: User | None, share: float | None = N
     if not usable:
         raise CannotOrder(_nothing(project, model, found, ours))
     places = best_first(model, usable, known)
+    counts = {
+        "waiting": len(found),
+        "random_stream": len(found) - len(ours),
+        "unscored": len(ours) - len(usable),
+        "ordered": len(usable),
+    }
+    return _written(model, places, counts, by)
+
+
+def _one_after_the_other(project: Project) -> None:
+    """Two orders of a project are made in turn; nobody else waits."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('reward.queue_order', %s))",
+            [project.pk],
+        )
+
+
+def _written(
+    model: RewardModel, places: list[tuple[Waiting, float]], counts: dict[str, int], by: User | None
+) -> QueueOrder:
+    """The new order in place of the one in force, of which the first places are taken over."""
+    project = model.project
+    earlier = QueueOrder.objects.filter(project=project, undone_at=None).first()
+    stood = dict(earlier.tasks.values_list("task_id", "was")) if earlier else {}
+    replaced = bool(earlier and _ended(earlier))
     order = QueueOrder.objects.create(
-        project=project, reward_model=model, created_by=by,
-        counts={
-            "waiting": len(found),
-            "random_stream": len(found) - len(ours),
-            "unscored": len(ours) - len(usable),
-            "ordered": len(usable),
-        },
-    )  # fmt: skip
-    OrderedTask.objects.bulk_create(
-        [
-            OrderedTask(
-                order=order, task_id=task.task_id, was=task.position, place=number, gain=gain
-            )
-            for number, (task, gain) in enumerate(places, 1)
-        ],
-        batch_size=2000,
+        project=project, reward_model=model, created_by=by, counts=counts
     )
+    rows = (
+        OrderedTask(
+            order=order,
+            task_id=task.task_id,
+            was=stood.get(task.task_id, task.position),
+            place=number,
+            gain=gain,
+        )
+        for number, (task, gain) in enumerate(places, 1)
+    )
+    OrderedTask.objects.bulk_create(rows, batch_size=2000)
+    if earlier and replaced:
+        _stand_as_before(earlier)
     arrangement.rearrange(project=project, task_ids=[task.task_id for task, _ in places])
-    audit(by, "queue put in order", project, order=order.pk, model=model.pk, **order.counts)
+    audit(by, "queue put in order", project, order=order.pk, model=model.pk, **counts)
     return order
+
+
+def _ended(order: QueueOrder) -> bool:
+    """False when someone else has taken it back."""
+    return bool(QueueOrder.objects.filter(pk=order.pk, undone_at=None).update(undone_at=Now()))
+
+
+def _stand_as_before(order: QueueOrder) -> None:
+    tasks = order.tasks.order_by("was", "task_id").values_list("task_id", flat=True)
+    arrangement.rearrange(project=order.project, task_ids=list(tasks))
 
 
 def _nothing(
@@ -156,18 +190,13 @@ def _nothing(
 
 
 @transaction.atomic
-def put_back(*, project: Project, by: User | None, quietly: bool = False) -> QueueOrder | None:
+def put_back(*, project: Project, by: User | None) -> QueueOrder | None:
     """Let what still waits stand as it stood before the order in force; that order, None without one."""
-    order = QueueOrder.objects.select_for_update(no_key=True).filter(
-        project=project, undone_at=None
-    ).first()  # fmt: skip
-    if order is None:
+    order = QueueOrder.objects.filter(project=project, undone_at=None).first()
+    if order is None or not _ended(order):
         return None
-    tasks = order.tasks.order_by("was", "task_id").values_list("task_id", flat=True)
-    arrangement.rearrange(project=project, task_ids=list(tasks))
-    QueueOrder.objects.filter(pk=order.pk).update(undone_at=Now())
-    if not quietly:
-        audit(by, "queue order taken back", project, order=order.pk)
+    _stand_as_before(order)
+    audit(by, "queue order taken back", project, order=order.pk)
     return order
 
 

@@ -349,3 +349,27 @@ def test_pages_say_which_figures_come_from_the_stream(project):
     RandomStream.objects.filter(pk=stream.pk).update(share=0.1)
     assert "beyond the random stream" in client.get(snapshot_page).content.decode()
     assert "No reward model was judged on it yet" in client.get(order_page).content.decode()
+
+
+# --- one order after another ----------------------------------------------------------------------
+
+
+def test_what_the_first_order_moved_and_the_second_cannot_goes_back(project, model):
+    make_scored(project, model, 12)
+    before = queued(project)
+    order = queue_order.put_in_order(model=model, by=None)
+    moved = order.tasks.order_by("place").first().task
+    assert queued(project).index(moved.pk) < before.index(moved.pk)
+    ResponseScore.objects.filter(response__in=moved.responses.all()).delete()
+    queue_order.put_in_order(model=model, by=None)
+    assert queued(project).index(moved.pk) == before.index(moved.pk)
+
+
+def test_tasks_that_came_between_two_orders_go_back_to_where_they_came(project, model):
+    make_scored(project, model, 6)
+    queue_order.put_in_order(model=model, by=None)
+    make_scored(project, model, 6)
+    added = list(Task.objects.filter(project=project).order_by("pk").values_list("pk", flat=True))
+    queue_order.put_in_order(model=model, by=None)
+    queue_order.put_back(project=project, by=None)
+    assert queued(project) == added
