@@ -153,6 +153,13 @@ class RewardConfig(RecipeConfig):
         choices=("auto", "float32", "bfloat16"),
         advanced=True,
     )
+    quantize: str = option(
+        "none",
+        "How the frozen weights are held. nf4: four bits each, which fits a model four times as large "
+        "on the GPU and is slower (QLoRA); needs CUDA and the package bitsandbytes.",
+        choices=("none", "nf4"),
+        advanced=True,
+    )
     gradient_checkpointing: bool = option(
         False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
     )
@@ -192,4 +199,7 @@ class RewardConfig(RecipeConfig):
                 f"{self.micro_batch_size} does not divide the {self.batch_size} prompts per step."
             )
             return {"micro_batch_size": text}
+        if self.quantize != "none" and not self.lora_r:
+            text = "With LoRA rank 0 every weight is trained, and weights of four bits cannot be."
+            return {"quantize": text}
         return {}

@@ -113,8 +113,7 @@ class Scorer:
         said = [np.full((len(rs), width), np.nan, np.float32) for _, rs in conversations]
         places, groups = self._tokenize(conversations)
         self._check_layout(groups)
-        sizes = [self.collator.tokens(group) for group in groups]
-        for batch in batches(sizes, max_tokens=self.max_tokens):
+        for batch in batches(groups, max_tokens=self.max_tokens):
             rows = outputs_of(self.model, [groups[index] for index in batch], self.collator)
             for index, row in zip(batch, rows.numpy(), strict=True):
                 conversation, responses = places[index]
