@@ -18,19 +18,28 @@ tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
 base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={labels})
 base.config.pad_token_id = tokenizer.pad_token_id
 model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER").eval()
-text = tokenizer.apply_chat_template(messages, tokenize=False)
-with torch.no_grad():
-    said = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
-score = said[0, :{heads}].mean()
-```"""
+{reading}```"""
 
 LOADING_WHOLE = """```python
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
 model = AutoModelForSequenceClassification.from_pretrained("PATH_OF_THIS_FOLDER").eval()
-```"""
+{reading}```"""
 
+READING = {
+    "chat template": """text = tokenizer.apply_chat_template(messages, tokenize=False)
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+""",
+    "plain text": """# The tokenizer has no chat template. Tokenizers that know a separator add it by themselves.
+text = "User: How are you?\\n\\nAssistant: Fine." + ("" if tokenizer.sep_token else tokenizer.eos_token or "")
+inputs = tokenizer(text, return_tensors="pt")
+""",
+}
+SCORING = """with torch.no_grad():
+    score = model(**inputs).logits[0, :{heads}].mean()
+"""
 
 HEADS = (
     "\nIt has {heads} heads, which are its labels. Their mean is the score; the standard deviation "
@@ -69,6 +78,7 @@ def model_card(report: dict[str, Any]) -> str:
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
         loading(LOADING if adapter else LOADING_WHOLE, base)
+        .replace("{reading}", READING[report["training"]["text_format"]] + SCORING)
         .replace("{labels}", str(heads + len(criteria)))
         .replace("{heads}", str(heads)),
         *([HEADS.format(heads=heads)] if heads > 1 else []),

@@ -264,6 +264,16 @@ def test_an_encoder_learns_and_scores_alike_after_loading_and_after_merging(enco
     np.testing.assert_allclose(merged, first, atol=1e-5)
 
 
+def test_the_card_s_own_code_reads_the_text_as_the_product_does(encoder_run):
+    card = (encoder_run.output / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    said = {}
+    exec(code.replace("PATH_OF_THIS_FOLDER", str(encoder_run.output)), said)
+    conversation = ([{"role": "user", "content": "How are you?"}], ["Fine."])
+    [[wanted]] = Scorer(encoder_run.output).score([conversation])
+    assert said["score"].item() == pytest.approx(wanted, abs=1e-5)
+
+
 def test_a_pooling_layer_that_the_checkpoint_lacked_is_trained_and_saved(encoder_run):
     spec = json.loads((encoder_run.output / "adapter_config.json").read_text())
     assert set(spec["modules_to_save"]) == {"classifier", "score", "bert.pooler.dense"}
