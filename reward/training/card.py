@@ -73,6 +73,7 @@ def model_card(report: dict[str, Any]) -> str:
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
+        *_length_line(report),
         *_temperature_line(report),
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
@@ -109,6 +110,17 @@ def model_index(report: dict[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
     }
     return {"model-index": [{"name": "reward-model", "results": [result]}]}
+
+
+def _length_line(report: dict[str, Any]) -> list[str]:
+    """Said where a rule without any model does as well."""
+    own, longer = report["accuracy"]["value"], report["longer_is_better"]["value"]
+    if own is None or longer is None or own > longer:
+        return []
+    return [
+        "**On these prompts it does no better than always preferring the longer response.** Train it "
+        "on more rankings before relying on it.\n"
+    ]
 
 
 def _temperature_line(report: dict[str, Any]) -> list[str]:
