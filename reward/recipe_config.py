@@ -173,6 +173,13 @@ class RewardConfig(RecipeConfig):
         choices=("auto", "float32", "bfloat16"),
         advanced=True,
     )
+    quantize: str = option(
+        "none",
+        "How the frozen weights are held. nf4: four bits each, which fits a model four times as large "
+        "on the GPU and is slower (QLoRA); needs CUDA and the package bitsandbytes.",
+        choices=("none", "nf4"),
+        advanced=True,
+    )
     gradient_checkpointing: bool = option(
         False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
     )
@@ -216,4 +223,7 @@ class RewardConfig(RecipeConfig):
             return {"learning_curve": "A curve needs 3 halvings or more; 0 leaves it out."}
         if self.label_mistakes == 1:
             return {"label_mistakes": "One part leaves nothing to train on: 2 or more, or 0."}
+        if self.quantize != "none" and not self.lora_r:
+            text = "With LoRA rank 0 every weight is trained, and weights of four bits cannot be."
+            return {"quantize": text}
         return {}

@@ -18,19 +18,28 @@ tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
 base = AutoModelForSequenceClassification.from_pretrained("{base}", num_labels={labels})
 base.config.pad_token_id = tokenizer.pad_token_id
 model = PeftModel.from_pretrained(base, "PATH_OF_THIS_FOLDER").eval()
-text = tokenizer.apply_chat_template(messages, tokenize=False)
-with torch.no_grad():
-    said = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits
-score = said[0, :{heads}].mean()
-```"""
+{reading}```"""
 
 LOADING_WHOLE = """```python
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
 model = AutoModelForSequenceClassification.from_pretrained("PATH_OF_THIS_FOLDER").eval()
-```"""
+{reading}```"""
 
+READING = {
+    "chat template": """text = tokenizer.apply_chat_template(messages, tokenize=False)
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+""",
+    "plain text": """# The tokenizer has no chat template. Tokenizers that know a separator add it by themselves.
+text = "User: How are you?\\n\\nAssistant: Fine." + ("" if tokenizer.sep_token else tokenizer.eos_token or "")
+inputs = tokenizer(text, return_tensors="pt")
+""",
+}
+SCORING = """with torch.no_grad():
+    score = model(**inputs).logits[0, :{heads}].mean()
+"""
 
 HEADS = (
     "\nIt has {heads} heads, which are its labels. Their mean is the score; the standard deviation "
@@ -64,12 +73,14 @@ def model_card(report: dict[str, Any]) -> str:
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
+        *_length_line(report),
         *_temperature_line(report),
         *_learning_line(report),
         f"Everything else that is known is in `report.json`, with what was left out and why: "
         f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
         "## Loading it\n",
         loading(LOADING if adapter else LOADING_WHOLE, base)
+        .replace("{reading}", READING[report["training"]["text_format"]] + SCORING)
         .replace("{labels}", str(heads + len(criteria)))
         .replace("{heads}", str(heads)),
         *([HEADS.format(heads=heads)] if heads > 1 else []),
@@ -100,6 +111,17 @@ def model_index(report: dict[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
     }
     return {"model-index": [{"name": "reward-model", "results": [result]}]}
+
+
+def _length_line(report: dict[str, Any]) -> list[str]:
+    """Said where a rule without any model does as well."""
+    own, longer = report["accuracy"]["value"], report["longer_is_better"]["value"]
+    if own is None or longer is None or own > longer:
+        return []
+    return [
+        "**On these prompts it does no better than always preferring the longer response.** Train it "
+        "on more rankings before relying on it.\n"
+    ]
 
 
 def _temperature_line(report: dict[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from torch import nn
 from reward.training import attention
 from reward.training.layout import Collator
 from reward.training.model import RewardModel, evaluating, features_of, inputs_of, outputs_of
+from reward.training.quantization import is_quantized
 from reward.training.tokens import TokenGroup
 from reward.training.trainer_events import RecipeError, is_out_of_memory
 
@@ -51,6 +52,11 @@ def check_shared(
     return problem
 
 
+def precision(model: RewardModel) -> torch.dtype:
+    """What its layers compute in; quantized ones in bfloat16, whatever lies beside them."""
+    return torch.bfloat16 if is_quantized(model.classifier) else model.classifier.dtype
+
+
 def built_otherwise(model: RewardModel) -> str | None:
     """What in the model itself rules sharing out."""
     if not model.reads_last_token:
@@ -82,7 +88,7 @@ def _measured(
     model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
     collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
-    kind = model.classifier.dtype
+    kind = precision(model)
     try:
         shared = features_of(model, groups, collator)
         beside_another = features_of(model, [_first_changed(g, pad_id) for g in groups], collator)
@@ -135,7 +141,7 @@ def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int)
     ours = outputs_of(model, few, collator).nan_to_num()  # what is not finite is refused later
     theirs = own_outputs(model, few, collator).nan_to_num()
     difference = (ours - theirs).abs().max().item()
-    allowed = ALIKE.get(model.classifier.dtype, ALIKE[torch.bfloat16])
+    allowed = ALIKE.get(precision(model), ALIKE[torch.bfloat16])
     if not difference <= allowed * max(1.0, theirs.abs().max().item()):
         raise RecipeError(
             f"Models of the family {model.config.model_type} cannot be trained here: its own "

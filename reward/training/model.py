@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from reward.recipe_config import RewardConfig
-from reward.training import attention
+from reward.training import attention, quantization
 from reward.training.adapter import with_adapter
 from reward.training.layout import Batch, Collator, for_model
 from reward.training.tokens import TokenGroup
@@ -154,10 +154,18 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
     dtype = torch_dtype(config.dtype)
     # Trained in full, the weights themselves need float32; autocast does the forward pass.
     dtype = dtype if config.lora_r else torch.float32
-    base, fresh = read_base(config.base_model, dtype, tokenizer, outputs=config.heads + criteria)
+    base, fresh = read_base(
+        config.base_model,
+        dtype,
+        tokenizer,
+        outputs=config.heads + criteria,
+        **quantization.loading(config, dtype),
+    )
     refuse_damaged(config.base_model, base, fresh)
     without_dropout(base)
-    if config.gradient_checkpointing:
+    if quantization.is_quantized(base):
+        quantization.ready_to_train(base, config)
+    elif config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     if config.lora_r:
@@ -166,10 +174,11 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
 
 
 def read_base(
-    reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1
+    reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1, **loading: Any
 ) -> tuple[Any, list[str]]:
     """The base with a head of so many numbers, and the names of the weights that are fresh.
 
+    `loading` goes to `from_pretrained`.
     Raises RecipeError with a sentence where none can be made of it.
     """
     name, revision = split_reference(reference)
@@ -182,13 +191,14 @@ def read_base(
             dtype=dtype,
             ignore_mismatched_sizes=True,  # a base that is a classifier of other labels already
             output_loading_info=True,
+            **loading,
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
     base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if hasattr(base, "score"):
         base.score.float()
-    else:
+    elif not quantization.is_quantized(base):
         base.float()  # an encoder is small, and its own head gives what its own layers are
     attention.attend(base, "cuda" if torch.cuda.is_available() else "cpu")
     fresh = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]

@@ -5,7 +5,7 @@ and callbacks, and no other method is replaced.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any, Self
@@ -270,12 +270,18 @@ def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
         raise Stopped
 
 
+def settled(curve: Sequence[tuple[int, float]]) -> float | None:
+    """The mean of the curve's last tenth: a single step, the last of an epoch above all, is a few rows."""
+    last = [loss for _, loss in curve[-max(1, len(curve) // 10) :]]
+    return sum(last) / len(last) if last else None
+
+
 def training_figures(trainer: Trainer, max_tokens: int) -> dict[str, Any]:
     """What the report says about the training itself, once it has ended."""
     curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
     clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingClock))
     return {
-        "final_loss": curve[-1][1] if curve else None,
+        "final_loss": settled(curve),
         "curve": curve,
         "steps": trainer.state.global_step,
         "seconds": round(clock.seconds, 2),

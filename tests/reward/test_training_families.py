@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from reward.recipe_config import RewardConfig
 from reward.training import families
+from reward.training.card import model_card
 from reward.training.families import check_reading, check_shared, window_problem
 from reward.training.layout import Collator
 from reward.training.loss import bradley_terry
@@ -24,6 +25,7 @@ from reward.training.model import (
 from reward.training.score import Scorer
 from reward.training.tokens import ChatFormat
 from reward.training.train import train
+from reward.training.trainer import settled
 from reward.training.trainer_events import RecipeError, StopSignal
 from tests.reward.test_training_layout import UNEVEN, reward_model, token_group
 from tests.reward.world import make_groups, make_run, messages
@@ -262,6 +264,31 @@ def test_an_encoder_learns_and_scores_alike_after_loading_and_after_merging(enco
     assert len(set(first)) == 3
     [merged] = Scorer(merge(encoder_run.path, tmp_path / "out")).score(conversations)
     np.testing.assert_allclose(merged, first, atol=1e-5)
+
+
+def test_the_card_s_own_code_reads_the_text_as_the_product_does(encoder_run):
+    card = (encoder_run.output / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    said = {}
+    exec(code.replace("PATH_OF_THIS_FOLDER", str(encoder_run.output)), said)
+    conversation = ([{"role": "user", "content": "How are you?"}], ["Fine."])
+    [[wanted]] = Scorer(encoder_run.output).score([conversation])
+    assert said["score"].item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_card_says_where_counting_length_does_as_well(encoder_run):
+    report = json.loads((encoder_run.output / "report.json").read_text())
+    sentence = "no better than always preferring the longer response"
+    for own, longer, said in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
+        figures = {"accuracy": own, "longer_is_better": longer}
+        changed = {name: {**report[name], "value": value} for name, value in figures.items()}
+        changed = {k: {**v, "interval": [0.5, 0.8], "reason": "-"} for k, v in changed.items()}
+        assert (sentence in model_card({**report, **changed})) == said
+
+
+def test_the_loss_at_the_end_is_not_that_of_one_step():
+    assert settled([(n, 1.0) for n in range(18)] + [(18, 0.8), (19, 0.2)]) == pytest.approx(0.5)
+    assert settled([(1, 0.7)]) == 0.7 and settled([]) is None
 
 
 def test_a_pooling_layer_that_the_checkpoint_lacked_is_trained_and_saved(encoder_run):

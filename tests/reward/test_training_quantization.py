@@ -1,0 +1,68 @@
+"""Weights of four bits: what is asked of the library, and the sentences where it cannot be done."""
+
+import pytest
+import torch
+
+from reward.recipe_config import RewardConfig
+from reward.training import quantization
+from reward.training.model import load_tokenizer, make_reward_model
+from reward.training.trainer_events import RecipeError
+from runs.recipe_config import ConfigError
+from tests.reward.test_training_layout import reward_model
+from tests.tiny import make_encoder, make_model
+
+torch.set_num_threads(1)
+
+
+def config(path="m", **changes):
+    return RewardConfig(base_model=str(path), quantize="nf4", lora_r=4, **changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_it_is_refused_without_cuda(tmp_path):
+    path = make_model(tmp_path)
+    with pytest.raises(RecipeError, match="quantize: nf4 needs a GPU with CUDA"):
+        make_reward_model(config(path), load_tokenizer(str(path)))
+
+
+def test_it_is_refused_without_the_package(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"bitsandbytes, which is not installed.*\.\[quantize\]"):
+        quantization.loading(config(), torch.bfloat16)
+
+
+def test_it_asks_for_nf4_on_this_process_s_gpu_and_leaves_the_head_whole(monkeypatch):
+    monkeypatch.setattr(quantization, "refuse_here", lambda: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    asked = quantization.loading(config(), torch.bfloat16)
+    wanted = asked["quantization_config"].to_dict()
+    assert wanted["load_in_4bit"] and wanted["bnb_4bit_quant_type"] == "nf4"
+    assert wanted["bnb_4bit_use_double_quant"] and wanted["bnb_4bit_compute_dtype"] == "bfloat16"
+    assert "score" in wanted["llm_int8_skip_modules"] and asked["device_map"] == {"": 1}
+    assert quantization.loading(RewardConfig(base_model="m"), torch.bfloat16) == {}
+
+
+def test_every_weight_cannot_be_trained_in_four_bits():
+    settings = {"base_model": "m", "quantize": "nf4", "lora_r": 0}
+    with pytest.raises(ConfigError) as refused:
+        RewardConfig.from_dict(settings)
+    assert refused.value.errors["quantize"].startswith("With LoRA rank 0 every weight is trained")
+
+
+def test_an_encoder_is_not_quantized(tmp_path):
+    path = make_encoder(tmp_path)
+    base = make_reward_model(
+        RewardConfig(base_model=str(path)), load_tokenizer(str(path))
+    ).classifier
+    with pytest.raises(RecipeError, match="is for decoders"):
+        quantization.ready_to_train(base, config(path))
+
+
+def test_in_bfloat16_the_frozen_weights_are_loaded_so_and_what_is_trained_is_not(tmp_path):
+    model = reward_model(tmp_path, dtype="bfloat16")
+    kinds = {weight.requires_grad: set() for weight in model.parameters()}
+    for name, weight in model.named_parameters():
+        if "original_module" not in name:  # PEFT's copy of the head, which nothing reads
+            kinds[weight.requires_grad].add(weight.dtype)
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
