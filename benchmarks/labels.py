@@ -411,9 +411,9 @@ def scored_without(world: World, groups: Sequence[Group], seen: np.ndarray) -> l
     """The prompts that are not `seen`, scored by a model of those that are."""
     some = World(world.features[seen], world.truth[seen])
     config = RewardConfig.from_dict({"base_model": "none"})
-    theta = fit(some, [groups[place] for place in np.flatnonzero(seen)], config)
+    theta = fit(some, [groups[place] for place in np.flatnonzero(seen).tolist()], config)
     said = with_constant(world.features) @ theta
-    places = np.flatnonzero(~seen)
+    places = np.flatnonzero(~seen).tolist()
     return [Scored(groups[place], said[place], np.ones(len(said[place]))) for place in places]
 
 

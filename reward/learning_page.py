@@ -7,8 +7,8 @@ from typing import Any
 
 from reward.charts import percent
 
-WIDTH, HEIGHT = 640, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 624, 12, 236
+WIDTH, HEIGHT = 420, 260
+LEFT, RIGHT, TOP, BOTTOM = 44, 400, 12, 216
 TICKS_AT_MOST = 6
 CLOSE = 34
 """Labels of the axis nearer to each other than this, in pixels, would run together."""
@@ -116,7 +116,7 @@ def _forecast(row: Mapping[str, Any]) -> Row:
         rankings=row["rankings"],
         accuracy=percent(row["value"]),
         interval=_interval(row["interval"]),
-        gain=f"{100 * low:+.1f} to {100 * high:+.1f}",
+        gain=f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−"),
     )
 
 

@@ -46,7 +46,7 @@ def listed(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "reward/label_mistakes.html", context)
 
 
-def _models(project: Project) -> list[dict[str, Any]]:
+def _models(project: Project) -> list[Any]:
     """The newest with a list, without the rest of their reports."""
 
     def part(name: str) -> KeyTransform:

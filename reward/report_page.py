@@ -13,6 +13,7 @@ from reward.charts import percent
 KINDS = {
     "guideline_version": "Guideline version",
     "reviewer": "Reviewer",
+    "criterion": "Rated by criterion",
     "response_model": "Model that wrote a response",
 }
 
@@ -55,7 +56,7 @@ class Mistake:
 
 
 def slice_tables(report: Mapping[str, Any]) -> list[SliceTable]:
-    """One for each kind of slice that there is more than one of. Costs a query."""
+    """One for each kind of slice that there is more than one of, and any criterion. Costs a query."""
     found = report.get("slices") or {}
     versions = _version_names(found.get("guideline_version") or [])
     tables = []
@@ -64,7 +65,7 @@ def slice_tables(report: Mapping[str, Any]) -> list[SliceTable]:
             _slice_row(row, versions if kind == "guideline_version" else {})
             for row in found.get(kind) or []
         ]
-        if len(rows) > 1:
+        if len(rows) > 1 or (rows and kind == "criterion"):
             tables.append(SliceTable(title, rows, any(row.ceiling for row in rows)))
     return tables
 

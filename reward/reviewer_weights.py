@@ -1,5 +1,6 @@
 """How much each reviewer's rankings weigh in a snapshot, from how they agree with the others."""
 
+from collections.abc import Hashable
 from math import log
 
 from labeling.statistics.reliability import Reliabilities, Reliability
@@ -19,7 +20,7 @@ class Weights:
         self.found = found
         self.typical = log_odds(found.typical)
 
-    def __call__(self, reviewer: int) -> float:
+    def __call__(self, reviewer: Hashable) -> float:
         """Rounded, so that the last digits of an estimate do not make another snapshot."""
         if self.typical <= 0:
             return 1.0

@@ -9,7 +9,10 @@ well they explain the points (a Bayesian fit under flat priors), and intervals a
 
 Models are trained anew on each subset, with the settings of the run. Scores of heads on the frozen
 backbone would be cheaper, and wrong: a backbone tuned on all rankings has seen what the subset is
-supposed to lack, and one that was not tuned learns another curve (benchmarks/learning_curve.py).
+supposed to lack, and one that was not tuned learns another curve. Measured once, with a tiny Llama
+from an eighth to all of 480 prompts: trained anew 74.9 to 79.7 %; heads on the tuned backbone 81.2
+to 79.9 %, as if rankings were worth nothing; on the untuned 81.6 to 82.9 %. Since training anew
+nearly doubles the cost of a run, it is off unless asked for.
 
 Pure numpy; reward/training/parts.py trains.
 """
@@ -38,6 +41,7 @@ FARTHEST = 8
 """Times as many rankings as there are: no curve is followed further."""
 AHEAD = (2, 4)
 ONE_POINT = 0.01
+UNLIKELY = 0.2
 DRAWS = 4000
 STEEPEST, FLATTEST = 1.5, 0.1
 TYPICAL_GAIN = 0.1
@@ -231,10 +235,12 @@ class Curves:
         chance = float(np.isfinite(more).mean())
         if np.isfinite(value):
             return {"rankings": round(value), "interval": ends, "chance": chance, "reason": None}
-        reason = (
-            f"Even {FARTHEST} times as many rankings are not expected to add a point: by this curve "
-            f"the chance is {chance:.0%}."
+        said = (
+            f"Even {FARTHEST} times as many rankings are not expected to add a point"
+            if chance < UNLIKELY
+            else f"These subsets cannot tell whether {FARTHEST} times as many rankings add a point"
         )
+        reason = f"{said}: the chance is {chance:.0%}."
         return {"rankings": None, "interval": ends, "chance": chance, "reason": reason}
 
 

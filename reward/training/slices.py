@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reward.preference import Group, Judgment, strict_wins
+from reward.preference import Group, Judgment, by_criterion, rated_criteria, strict_wins
 from reward.training.report import Scored, Tally, agreement_tally, order_tally, share
 
 MOST = 20
@@ -23,6 +23,7 @@ def slices(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
     return {
         "guideline_version": by_judgment(scored, lambda r: r.guideline_version, seed),
         "reviewer": by_judgment(scored, lambda r: r.reviewer, seed, against_others=True),
+        "criterion": by_rating(scored, seed),
         "response_model": by_model(scored, seed),
     }
 
@@ -67,6 +68,18 @@ def with_others(group: Group, key: Callable[[Judgment], Hashable], name: Hashabl
         everyone.evidence - others.evidence - own.evidence,
         everyone.pairs - others.pairs - own.pairs,
     )
+
+
+def by_rating(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
+    """Of pairs that a reviewer rated differently by a criterion: whether the score orders them so."""
+    none = "No two reviewers rated the same two responses differently."
+    rows = []
+    for name in sorted(set().union(*(rated_criteria(item.group) for item in scored))):
+        parts = [(by_criterion(item.group, name), item) for item in scored]
+        own = [order_tally(group, item.scores) for group, item in parts]
+        ceiling = [agreement_tally(group) for group, _ in parts]
+        rows.append(_row(name, own, seed, share(ceiling, seed, none=none)))
+    return largest(rows)
 
 
 def by_model(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:

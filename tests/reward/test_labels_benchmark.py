@@ -11,6 +11,7 @@ def test_the_benchmark_ends_with_one_line_of_json_over_every_signal(capfd):
     result = json.loads(out)
     assert result["name"] == "labels" and {"commit", "hardware", "cases"} <= result.keys()
     signals = {"strength", "reviewer_weights", "label_smoothing", "cut_weight", "ties"}
+    signals |= {"weigh_reviewers"}
     assert {case["signal"] for case in result["cases"]} == signals | {"label_mistakes"}
     for case in result["cases"]:
         if case["signal"] == "label_mistakes":
@@ -32,6 +33,7 @@ def gain(signal: str, setting: str, figure: str, seeds: int = 4) -> float:
         ("strength", "soft", "true_order", 0.005),
         ("strength", "margin", "true_order", 0.002),
         ("reviewer_weights", "full", "true_order", 0.03),
+        ("weigh_reviewers", "full", "true_order", 0.002),
         ("cut_weight", "0.5", "acceptable_auc", 0.005),
         ("cut_weight", "0.5", "true_order", 0.005),
     ],

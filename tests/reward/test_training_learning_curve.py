@@ -74,6 +74,8 @@ def test_a_flat_curve_promises_nothing():
     assert found["one_point"]["rankings"] is None
     assert "not expected to add a point" in found["one_point"]["reason"]
     assert found["forecast"][0]["gain"]["value"] < 0.005
+    noisy = learning_curve(points([0.7, 0.6, 0.72, 0.65, 0.68], prompts=60))["one_point"]
+    assert noisy["rankings"] is not None or "cannot tell" in noisy["reason"]
 
 
 def test_fewer_held_out_prompts_make_a_wider_interval():

@@ -168,3 +168,15 @@ def test_long_texts_are_cut_and_what_is_left_out_is_counted():
 
 def test_nothing_held_out_gives_no_mistakes():
     assert worst_mistakes([]) == []
+
+
+def test_a_criterion_is_a_slice_of_the_pairs_rated_differently_by_it():
+    def rated(number, ratings, scores):
+        one = item(number, [[0], [1]], scores)
+        given = {str(k): {"tone": value} for k, value in enumerate(ratings)}
+        return replace(one, group=replace(one.group, meta={"ratings": [given]}))
+
+    scored = [rated(1, (5, 1), (2.0, 0.0)), rated(2, (1, 5), (2.0, 0.0)), rated(3, (3, 3), (2, 0))]
+    (row,) = slices(scored)["criterion"]
+    assert row["name"] == "tone"
+    assert row["accuracy"]["value"] == 0.5 and row["accuracy"]["pairs"] == 2
