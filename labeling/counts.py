@@ -1,14 +1,14 @@
 """Counts over a whole project are exact, and where they are large they are some minutes old.
 
 Counting a million rows takes about a second, which nobody should wait for: the worker does it every
-few minutes, and all web processes read what it kept in Django's cache, a table.
+few minutes, and all web processes read what it kept in Django's shared cache, a table.
 """
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Generic, TypeVar
 
-from django.core.cache import cache
+from django.core.cache import caches
 
 from labeling.models import Project, Slot
 
@@ -28,13 +28,13 @@ class Kept(Generic[T]):
 
     def __call__(self, project: Project) -> T:
         """As it was kept, a query; else counted now."""
-        found = cache.get(self._key(project))
+        found = caches["shared"].get(self._key(project))
         return self.anew(project) if found is None else found
 
     def anew(self, project: Project) -> T:
         found = self.count(project)
         if self.size(found) >= LARGE:
-            cache.set(self._key(project), found, KEPT_SECONDS)
+            caches["shared"].set(self._key(project), found, KEPT_SECONDS)
         return found
 
     def _key(self, project: Project) -> str:

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.test import Client
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from accounts.models import User
 from labeling import queue
 from labeling.models import Prompt, Response, Task
 from tests.browser.install import find_browser
 from tests.labeling.world import make_member, make_project
+
+expect.set_options(timeout=15_000)
 
 # Playwright keeps an event loop in this thread, and Django refuses its ORM beside one.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
@@ -88,7 +90,7 @@ def visit(
                 [{"name": cookie.key, "value": cookie.value, "url": live_server.url}]
             )
         page = context.new_page()
-        page.set_default_timeout(8000)
+        page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
             "console",

@@ -58,6 +58,7 @@ def card_report(**changes):
         "calibration": {"ece": 0.0312},
         "temperature": {"value": 1.5},
         "left_out": [],
+        "training": {"text_format": "chat template"},
         "inputs": {"snapshot_hash": "0123456789abcdef"},
     }
     return {**report, **changes}
