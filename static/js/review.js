@@ -123,9 +123,12 @@ const page = {
     const dialog = document.getElementById("ask-dialog");
     document.getElementById("ask-text").textContent = question;
     dialog.returnValue = "";
+    this.answer?.(false);
     open("ask-dialog");
     return new Promise((answer) => {
-      dialog.addEventListener("close", () => answer(dialog.returnValue === "send"), { once: true });
+      this.answer = answer;
+      // A browser may tell of an earlier closing only after the question was asked again.
+      dialog.onclose = () => dialog.open || answer(dialog.returnValue === "send");
     });
   },
 

@@ -217,6 +217,20 @@ def test_ratings_that_say_the_opposite_are_asked_about_once_and_never_block(visi
     assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
 
 
+def test_an_earlier_closing_told_late_does_not_answer_the_question(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "b", "c", "d")
+    rate(page, "A", 2)
+    rate(page, "B", 5)
+    press(page, "s")
+    asked = page.locator("#ask-dialog")
+    expect(asked).to_be_visible()
+    asked.evaluate("dialog => dialog.dispatchEvent(new Event('close'))")
+    press(page, "Enter")
+    assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
+
+
 def test_ratings_that_agree_or_tie_are_not_asked_about(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)

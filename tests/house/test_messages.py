@@ -4,6 +4,7 @@ import gettext
 import re
 
 import pytest
+from django.utils import translation
 
 from accounts.models import Role
 from config.env import BASE_DIR
@@ -93,7 +94,8 @@ def test_a_page_without_translations_says_that_it_is_english() -> None:
 def test_a_lead_who_reads_german_gets_english_pages_marked_as_such(client) -> None:
     client.force_login(make_user(Role.TRAINER))
     client.cookies["django_language"] = "de"
-    home, runs = (client.get(address).content.decode() for address in ("/", "/runs/"))
+    with translation.override("en"):  # a request leaves its language behind
+        home, runs = (client.get(address).content.decode() for address in ("/", "/runs/"))
     assert '<html lang="de"' in home and '<html lang="de"' in runs
     assert '<main id="main" tabindex="-1">' in home
     assert '<main id="main" tabindex="-1" lang="en">' in runs
