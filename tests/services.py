@@ -5,6 +5,9 @@ REDIS_URL the processes would empty each other's queues: run the tests in one th
 """
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 from config.env import BASE_DIR
 from config.local.services import provide
@@ -15,3 +18,12 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):
     if os.environ.pop("TIEBREAK_LOCAL_SERVICES", ""):  # those of the process that hands out tests
         del os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
 provide()
+
+
+@pytest.fixture(autouse=True)
+def no_language_is_left_behind() -> Iterator[None]:
+    """A request leaves the language of its reader in the thread."""
+    yield
+    from django.utils import translation
+
+    translation.deactivate()
