@@ -20,6 +20,9 @@ import pyarrow.parquet as pq
 from runs.rundir import atomically
 
 SPLITS = ("train", "test")
+PER_RESPONSE = ("response_models",)
+PER_RANKING = ("ratings", "flags", "ranking_ids", "adjudication_ids", "simulated")
+"""What `meta` may hold as lists, with an entry for each response or each ranking, in their order."""
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -90,9 +93,12 @@ class Group:
             return f"has {len(self.response_ids)} response ids for {len(self.responses)} responses"
         if self.split not in SPLITS:
             return f"has the split {self.split!r}, which is neither train nor test"
-        rated = self.meta.get("ratings")
-        if rated is not None and len(rated) != len(self.rankings):
-            return f"has {len(rated)} entries of ratings for {len(self.rankings)} rankings"
+        counted = [(PER_RESPONSE, len(self.responses), "responses")]
+        counted += [(PER_RANKING, len(self.rankings), "rankings")]
+        for names, count, what in counted:
+            for name in names:
+                if self.meta.get(name) is not None and len(self.meta[name]) != count:
+                    return f"has {len(self.meta[name])} entries of {name} for {count} {what}"
         problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
         return next((problem for problem in problems if problem), None)
 
@@ -199,14 +205,14 @@ def _count_wins(group: Group, tie_share: float) -> np.ndarray:
 def keep_responses(group: Group, kept: Sequence[int]) -> Group:
     """The group with only the responses whose ids are in `kept`; emptied tiers disappear."""
     ids = set(kept)
-    pairs = [
-        (i, text) for i, text in zip(group.response_ids, group.responses, strict=True) if i in ids
-    ]
+    places = [place for place, number in enumerate(group.response_ids) if number in ids]
+    listed = {name: group.meta[name] for name in PER_RESPONSE if group.meta.get(name)}
     return replace(
         group,
-        response_ids=[i for i, _ in pairs],
-        responses=[text for _, text in pairs],
+        response_ids=[group.response_ids[place] for place in places],
+        responses=[group.responses[place] for place in places],
         rankings=[_keep_in_judgment(ranking, ids) for ranking in group.rankings],
+        meta={**group.meta, **{n: [row[p] for p in places] for n, row in listed.items()}},
     )
 
 

@@ -77,7 +77,6 @@ def label_mistakes(
         "share": share,
         "likely": len(listed),
         "sure": SURE,
-        "expected_right": float(np.mean([chance for chance, _ in listed])) if listed else None,
         "rows": [row(float(chance), doubt) for chance, doubt in listed[:most]],
         "reason": None,
     }
@@ -121,17 +120,22 @@ def pairs_of(ranking: Judgment, item: Scored) -> list[tuple[int, int, float]]:
 
 def probabilities(leads: np.ndarray) -> tuple[np.ndarray, float]:
     """Of each ranking to be a mistake, and the share of mistakes among all.  (n,) → (n,), scalar"""
-    right = 1 / (1 + np.exp(-leads[None, :] / TEMPERATURES[:, None]))  # (T, n)
+    surely = leads[None, :] / TEMPERATURES[:, None]  # (T, n), log odds of having been meant
+    right, wrong = -np.logaddexp(0, -surely), -np.logaddexp(0, surely)
+    with np.errstate(divide="ignore"):  # where there are no mistakes their log is -inf
+        log_shares, log_rest = np.log(SHARES), np.log1p(-SHARES)
     log_likelihood = np.stack(
-        [np.log((1 - share) * right + share * (1 - right)).sum(axis=1) for share in SHARES]
+        [
+            np.logaddexp(rest + right, share + wrong).sum(axis=1)
+            for share, rest in zip(log_shares, log_rest, strict=True)
+        ]
     )  # (S, T)
-    log_likelihood += (EXPECTED - 1) * np.log1p(-SHARES)[:, None]
+    log_likelihood += (EXPECTED - 1) * log_rest[:, None]
     weights = np.exp(log_likelihood - log_likelihood.max())
     weights /= weights.sum()
     chances = np.zeros(len(leads))
-    for share, weight in zip(SHARES, weights, strict=True):
-        wrong = share * (1 - right)  # (T, n)
-        chances += weight @ (wrong / ((1 - share) * right + wrong))
+    for odds, weight in zip(log_shares - log_rest, weights, strict=True):
+        chances += weight @ np.exp(-np.logaddexp(0, surely - odds))  # σ(odds - m / T)
     return chances, float(weights.sum(axis=1) @ SHARES)
 
 

@@ -83,6 +83,8 @@ def test_a_failed_write_leaves_no_file(tmp_path):
         ({"rankings": [Judgment("r", [[11], [22]], strength=float("inf"))]}, "the strength inf"),
         ({"rankings": [Judgment("r", [[11], [22]], strength=-1.0)]}, "the strength -1.0"),
         ({"meta": {"ratings": [{}]}}, "1 entries of ratings for 2 rankings"),
+        ({"meta": {"ranking_ids": [7]}}, "1 entries of ranking_ids for 2 rankings"),
+        ({"meta": {"response_models": ["a"]}}, "1 entries of response_models for 3 responses"),
     ],
 )
 def test_an_unsound_row_is_refused_with_a_sentence(tmp_path, changes, sentence):
@@ -140,3 +142,11 @@ def test_dropping_responses_keeps_the_rest_of_each_ranking():
     assert kept.responses == ["one", "三"]
     assert kept.rankings[0] == Judgment("r1", [[11, 33]], cut=0, weight=2.0, guideline_version=4)
     assert kept.rankings[1].tiers == [[11]]
+
+
+def test_dropping_responses_leaves_each_other_with_its_own_model():
+    group = make_group(meta={"response_models": ["a", "b", "c"], "flags": [[], []]})
+    assert keep_responses(group, [33, 22]).meta == {
+        "response_models": ["b", "c"],
+        "flags": [[], []],
+    }
