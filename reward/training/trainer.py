@@ -58,6 +58,7 @@ class RewardTrainer(Trainer):
         self._tokens = torch.zeros((), dtype=torch.long)
         self._said = torch.zeros(2)  # evidence the scores agreed with, and all of it
         self._idle = False
+        self._finite = torch.ones((), dtype=torch.bool)
 
     def get_train_dataloader(self) -> DataLoader:
         """Whole steps in each process: accelerate would give each other steps, and fill up the last."""
@@ -74,7 +75,10 @@ class RewardTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """Of several processes each takes every so many parts. Gradients are exchanged once a step,
-        with those of the last part; who has none left joins in with one that does not count."""
+        with those of the last part; who has none left joins in with one that does not count.
+
+        Raises RecipeError rather than hand what follows from a loss that is not finite to the optimizer.
+        """
         parts = inputs["parts"]
         own = parts[processes.rank() :: processes.count()]
         *earlier, last = own or parts[-1:]
@@ -84,6 +88,11 @@ class RewardTrainer(Trainer):
             with self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, part, num_items_in_batch))
         losses.append(super().training_step(model, last, num_items_in_batch))
+        if not self._finite:  # waits for the device, once a step
+            raise RecipeError(
+                f"The loss was not finite at step {self.state.global_step + 1}, so training ended "
+                "before it could spoil the weights. Lower the learning rate or train in float32."
+            )
         return torch.stack(losses).sum()
 
     def compute_loss(
@@ -93,14 +102,10 @@ class RewardTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Raises RecipeError rather than hand a loss that is not finite to the optimizer."""
+        """Stays on the device: reading a figure there would make the next part wait for this one."""
         outputs = model(**for_model(inputs))
         losses = self.objective.losses(outputs["outputs"], inputs)  # (G,)
-        if not torch.isfinite(losses).all():
-            raise RecipeError(
-                f"The loss was not finite at step {self.state.global_step + 1}, so training ended "
-                "before it could spoil the weights. Lower the learning rate or train in float32."
-            )
+        self._finite = self._finite.to(losses.device) & torch.isfinite(losses).all()
         if self._idle:
             return (losses.sum() * 0.0, outputs) if return_outputs else losses.sum() * 0.0
         self._count(inputs, outputs["scores"].detach())
@@ -109,7 +114,6 @@ class RewardTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count(self, inputs: Batch, scores: torch.Tensor) -> None:
-        """Stays on the device: reading it there would make the next part wait for this one."""
         real = (
             inputs["segment_ids"] >= 0 if "segment_ids" in inputs else inputs["attention_mask"] > 0
         )
@@ -124,7 +128,11 @@ class RewardTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            here = torch.stack([*self._said, self._tokens]).to(self.args.device, torch.float64)
+            # A process that had no part since the last time has its zeros on the CPU, and only
+            # several processes exchange: not every device can hold float64.
+            device = self.args.device if processes.count() > 1 else torch.device("cpu")
+            figures = (*self._said, self._tokens)
+            here = torch.stack([figure.to(device).to(torch.float64) for figure in figures])
             agreeing, evidence, tokens = self.accelerator.reduce(here).tolist()
             logs["num_tokens"] = int(tokens)
             if evidence:

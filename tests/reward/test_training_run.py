@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from reward.preference import read_groups
 from reward.recipe_config import RewardConfig
@@ -20,6 +21,7 @@ from reward.training.objective import Objective
 from reward.training.report import Scored, accuracy
 from reward.training.score import Scorer, score_file
 from reward.training.train import step_collator, train
+from reward.training.trainer import RewardTrainer
 from reward.training.trainer_events import RecipeError, Stopped, StopSignal, run_recipe
 from runs.rundir import STOPPED, RunDir, RunDirError
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
@@ -292,6 +294,32 @@ def test_a_weight_that_is_not_a_number_ends_the_run_before_the_first_step(tmp_pa
     with pytest.raises(RecipeError, match="The loss was not finite at step 1"):
         train(run_dir, StopSignal())
     assert not list(run_dir.checkpoints.glob("checkpoint-*")) and not run_dir.output.exists()
+
+
+def test_a_loss_is_judged_once_a_step_and_stops_it_whichever_part_was_at_fault(
+    tmp_path, llama, monkeypatch
+):
+    honest, parts = Objective.losses, []
+
+    def first_part_infinite(self, outputs, batch):
+        losses = honest(self, outputs, batch)
+        parts.append(len(losses))
+        return losses + torch.inf if len(parts) == 1 else losses
+
+    monkeypatch.setattr(Objective, "losses", first_part_infinite)
+    run_dir = make_run(tmp_path, llama, make_groups(8, 2), micro_batch_size=1)
+    with pytest.raises(RecipeError, match="The loss was not finite at step 1"):
+        train(run_dir, StopSignal())
+    assert parts == [1, 1, 1, 1]  # no part waited for the verdict on the one before
+    assert not list(run_dir.checkpoints.glob("checkpoint-*"))
+
+
+def test_many_tokens_are_counted_to_the_last_one(tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    trainer = RewardTrainer(model=torch.nn.Linear(1, 1), args=args)
+    trainer._tokens = torch.tensor(2**24 + 1)  # more than float32 can count
+    trainer.log({"loss": 1.0})
+    assert trainer.state.log_history[-1]["num_tokens"] == 2**24 + 1
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path, llama, monkeypatch):
