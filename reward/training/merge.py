@@ -10,7 +10,6 @@ that adapter and base give together; else nothing is left behind.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from transformers import AutoModelForSequenceClassification
 from reward.training.card import model_card
 from reward.training.model import load_reward_model, load_tokenizer
 from reward.training.publish import whole_folder
+from reward.training.score import output_folder, read_report
 from reward.training.trainer_events import RecipeError, quiet_libraries, write_json
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
@@ -34,7 +34,7 @@ PROBE = (6, 32)
 def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
     """`run` is a run directory or its output/. Raises RecipeError, and writes nothing, when `out`
     exists, when `run` holds no reward model, or when the merged model disagrees."""
-    out, folder = Path(out), output_of(Path(run))
+    out, folder = Path(out), output_folder(Path(run))
     with whole_folder(out) as draft:
         report = read_report(folder)
         tokenizer = load_tokenizer(str(folder), adapter=True)
@@ -47,17 +47,6 @@ def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
         write_beside(draft, merged_report(report, dtype))
         check(draft, probe, wanted, dtype)
     return out
-
-
-def output_of(run: Path) -> Path:
-    return run / "output" if (run / "output").is_dir() else run
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "report.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
 
 
 def load(folder: Path, report: dict[str, Any], tokenizer: Any) -> Any:

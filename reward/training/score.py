@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from reward.score_rows import Asked
 from reward.training.families import check_shared, window_problem
 from reward.training.layout import Collator, cut
 from reward.training.model import load_reward_model, load_tokenizer, outputs_of
@@ -33,6 +34,19 @@ Conversation = tuple[list[dict[str, str]], list[str]]
 
 TOGETHER = 16
 """Responses of one prompt in one row: the block mask grows with the square of the row."""
+
+
+def output_folder(run: Path) -> Path:
+    """A run directory's output/, or the folder itself."""
+    return run / "output" if (run / "output").is_dir() else run
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Raises RecipeError when the folder is no reward run's output."""
+    try:
+        return json.loads((folder / "report.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
 
 
 @dataclass(frozen=True)
@@ -71,10 +85,7 @@ class Scorer:
         Raises RecipeError when the folder holds no reward model.
         """
         folder = Path(output)
-        try:
-            made_as = json.loads((folder / "report.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
+        made_as = read_report(folder)
         self.tokenizer = load_tokenizer(str(folder), adapter=True)
         outputs = made_as.get("outputs", {})
         self.heads: int = outputs.get("heads", 1)
@@ -175,8 +186,7 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
         pq.ParquetWriter(draft, with_columns(file.schema_arrow, columns)) as writer,
     ):
         for batch in file.iter_batches(batch_size=rows_at_once):
-            rows = batch.to_pylist()
-            said = judge_lists(scorer, rows) if many else judge_single(scorer, rows)
+            said = judge(scorer, [asked_in(row, many) for row in batch.to_pylist()])
             scored += sum(int(np.isfinite(verdict.scores).sum()) for verdict in said)
             figures = [verdict.figures() for verdict in said]
             added = [
@@ -202,22 +212,26 @@ def with_columns(schema: pa.Schema, columns: Sequence[tuple[int, pa.Field]]) -> 
     return schema
 
 
-def judge_lists(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-    return scorer.judge([(row["prompt"], row["responses"]) for row in rows])
+def asked_in(row: dict[str, Any], many: bool) -> Asked:
+    return Asked(row["prompt"], row["responses"] if many else [row["response"]], many)
 
 
-def judge_single(scorer: Scorer, rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-    """One response a row; rows with the same prompt are forwarded together."""
+def judge(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
+    """One verdict a row; single responses to the same prompt are forwarded together."""
     together: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        together.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append(number)
+        alone = f"{number} " if row.many else ""
+        together.setdefault(alone + json.dumps(row.prompt, sort_keys=True), []).append(number)
     members = list(together.values())
     found = scorer.judge(
-        [(rows[m[0]]["prompt"], [rows[number]["response"] for number in m]) for m in members]
+        [(rows[m[0]].prompt, [r for number in m for r in rows[number].responses]) for m in members]
     )
     said: dict[int, Verdict] = {}
     for numbers, verdict in zip(members, found, strict=True):
-        said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
+        if rows[numbers[0]].many:
+            said[numbers[0]] = verdict
+        else:
+            said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
     return [said[number] for number in range(len(rows))]
 
 

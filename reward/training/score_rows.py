@@ -15,7 +15,7 @@ The last line on stderr is one JSON object.
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reward.score_rows import ROWS_AT_ONCE, Asked, RowsError, is_parquet, read_rows, survey
-from reward.training.score import Scorer, Verdict
+from reward.score_rows import ROWS_AT_ONCE, RowsError, is_parquet, read_rows, survey
+from reward.training.score import Scorer, Verdict, judge, output_folder
 from reward.training.trainer_events import RecipeError, quiet_libraries
 from runs.rundir import atomically
 
@@ -55,25 +55,6 @@ def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, i
                 for (_, raw, asked), verdict in zip(batch, verdicts, strict=True)
             )
     return {"rows": counts["rows"], "responses": counts["responses"], "scored": scored}
-
-
-def judge(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
-    """One verdict a row; single responses to the same prompt are forwarded together."""
-    together: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        alone = f"{number} " if row.many else ""
-        together.setdefault(alone + json.dumps(row.prompt), []).append(number)
-    members = list(together.values())
-    found = scorer.judge(
-        [(rows[m[0]].prompt, [r for number in m for r in rows[number].responses]) for m in members]
-    )
-    said: dict[int, Verdict] = {}
-    for numbers, verdict in zip(members, found, strict=True):
-        if rows[numbers[0]].many:
-            said[numbers[0]] = verdict
-        else:
-            said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
-    return [said[number] for number in range(len(rows))]
 
 
 def figures(verdict: Verdict, heads: int, *, many: bool) -> Row:
@@ -159,11 +140,6 @@ class ParquetRows:
     def _with_scores(self, schema: pa.Schema) -> pa.Schema:
         names = {field.name for field in self.added}
         return pa.schema([*(f for f in schema if f.name not in names), *self.added])
-
-
-def output_folder(run: Path) -> Path:
-    """A run directory's output/, or the folder itself."""
-    return run / "output" if (run / "output").is_dir() else run
 
 
 def main() -> int:

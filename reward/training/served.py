@@ -13,8 +13,8 @@ import psutil
 import torch
 
 from reward.score_rows import Asked
-from reward.training.score import Conversation, Scorer, Verdict
-from reward.training.score_rows import figures, judge, output_folder
+from reward.training.score import Conversation, Scorer, Verdict, judge, output_folder
+from reward.training.score_rows import figures
 from reward.training.serve import bound_memory, say
 from reward.training.trainer_events import (
     RecipeError,
@@ -92,7 +92,7 @@ def _written_at(folder: Path) -> int:
 
 
 def judge_within(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
-    """As `score_rows.judge`, with fewer tokens at once where memory does not hold as many."""
+    """As `score.judge`, with fewer tokens at once where memory does not hold as many."""
     while True:
         try:
             return judge(scorer, rows)

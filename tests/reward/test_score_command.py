@@ -10,8 +10,8 @@ from django.core.management import CommandError, call_command
 
 from reward.models import RewardModel
 from reward.score_rows import RowsError, asked_in, survey
-from reward.training.score import Scorer, score_file
-from reward.training.score_rows import figures, judge, score_rows
+from reward.training.score import Scorer, judge, score_file
+from reward.training.score_rows import figures, score_rows
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import make_project
 from tests.reward.scored import make_scorer_folder
