@@ -19,8 +19,10 @@ The last line on stdout is one JSON object.
 import argparse
 import json
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +32,7 @@ import numpy as np
 
 from reward.score_rows import RowsError, raw_rows
 from reward.training.report import Tally, share
-from reward.training.score import Scorer
+from reward.training.score import Scorer, output_folder
 from reward.training.trainer_events import RecipeError, quiet_libraries, write_json
 
 ROWS_AT_ONCE = 256
@@ -193,21 +195,46 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path, help="a reward run's directory, or its output/")
     parser.add_argument("file", type=Path, help="JSONL or Parquet with prompt, chosen, rejected")
-    parser.add_argument("--out", type=Path, help="write the figures there too")
+    parser.add_argument("--out", type=Path, help="write the figures there too; its folder is made")
     asked = parser.parse_args()
     quiet_libraries()
-    output = asked.run / "output" if (asked.run / "output").is_dir() else asked.run
     try:
-        found = {"file": asked.file.name, **evaluate(Scorer(output), asked.file)}
+        if asked.out:
+            make_room(asked.out)
+        scorer = Scorer(output_folder(asked.run))
+        found = {"file": asked.file.name, **evaluate(scorer, asked.file)}
+        for row in [*found["subsets"], {"subset": "all rows", **found["accuracy"]}]:
+            print(_line(row), file=sys.stderr)
+        print(json.dumps(found, allow_nan=False))
+        if asked.out:
+            write_to(asked.out, found)
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 1
-    for row in [*found["subsets"], {"subset": "all rows", **found["accuracy"]}]:
-        print(_line(row), file=sys.stderr)
-    if asked.out:
-        write_json(asked.out, found)
-    print(json.dumps(found, allow_nan=False))
     return 0
+
+
+def make_room(path: Path) -> None:
+    """The folder of `path`. Raises RecipeError when no file can be written there; none is yet."""
+    with sentence(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("a").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def write_to(path: Path, found: dict[str, Any]) -> None:
+    with sentence(path):
+        write_json(path, found)
+
+
+@contextmanager
+def sentence(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _line(row: dict[str, Any]) -> str:

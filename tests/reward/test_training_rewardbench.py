@@ -9,6 +9,7 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 
+from reward.training import rewardbench
 from reward.training.rewardbench import credit, evaluate, read_row, read_rows
 from reward.training.train import train
 from reward.training.trainer_events import RecipeError, StopSignal
@@ -117,6 +118,47 @@ def test_subsets_are_counted_apart_and_unreadable_rows_are_left_out(tmp_path):
     assert found["left_out"] == 2 and found["accuracy"]["interval"][0] < 0.75
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     assert evaluate(CountsX(), tmp_path / "rows.parquet") == found
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """What the recipe ends with for --out, and how many rows were scored on the way."""
+    row = {"prompt": "a", "chosen": "xx", "rejected": "x"}
+    rows = written(tmp_path / "rows.jsonl", [row])
+    loaded = []
+    monkeypatch.setattr(rewardbench, "Scorer", lambda folder: loaded.append(folder) or CountsX())
+
+    def run(out):
+        line = ["rewardbench", str(tmp_path), str(rows), "--out", str(out)]
+        monkeypatch.setattr("sys.argv", line)
+        return rewardbench.main(), len(loaded)
+
+    return run
+
+
+def test_figures_are_written_into_a_folder_that_was_not_there(scored, tmp_path, capsys):
+    out = tmp_path / "new" / "folder" / "figures.json"
+    assert scored(out) == (0, 1)
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert json.loads(out.read_text()) == said and said["accuracy"]["value"] == 1.0
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_scored(scored, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "figures.json", tmp_path):
+        assert scored(out) == (1, 0)
+        printed = capsys.readouterr()
+        assert f"{out} cannot be written: " in printed.err and not printed.out
+
+
+def test_figures_that_cannot_be_written_in_the_end_are_printed_all_the_same(
+    scored, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(rewardbench, "make_room", lambda path: None)
+    assert scored(tmp_path / "nowhere" / "figures.json") == (1, 1)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["accuracy"]["rows"] == 1
+    assert "cannot be written: No such file" in printed.err
 
 
 @pytest.mark.django_db
