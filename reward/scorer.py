@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,29 @@ class TooMuch(CannotScore):
     """The request is too large for the scorer's memory."""
 
 
+class Within(socket.socket):
+    """A connection that has `seconds` for everything together. Raises TimeoutError after them."""
+
+    def __init__(self, seconds: float):
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.until = time.monotonic() + seconds
+        self.settimeout(seconds)
+
+    def recv(self, *asked: int) -> bytes:
+        self.settimeout(self.left())
+        return super().recv(*asked)
+
+    def sendall(self, *data: Any) -> None:
+        self.settimeout(self.left())
+        super().sendall(*data)  # its timeout is one for all of the data
+
+    def left(self) -> float:
+        seconds = self.until - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError
+        return seconds
+
+
 @dataclass(frozen=True)
 class Said:
     """Scores and uncertainties of each prompt's responses, null where there is none."""
@@ -44,7 +68,7 @@ class Said:
 
 
 def judge(model: RewardModel, rows: Sequence[Asked]) -> Said:
-    """No query; as long as the scorer needs, and SCORER_SECONDS at most.
+    """No query; as long as the scorer needs, and SCORER_SECONDS at most for the whole question.
 
     Raises Unavailable and CannotScore.
     """
@@ -69,8 +93,7 @@ def _asked(model: RewardModel, rows: Sequence[Asked]) -> dict[str, Any]:
         "seconds": settings.SCORER_SECONDS,
     }
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(settings.SCORER_SECONDS)
+        with Within(settings.SCORER_SECONDS) as connection:
             connection.connect(address(settings.SCORER_SOCKET))
             send(connection, question)
             return receive(connection)

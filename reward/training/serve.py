@@ -7,8 +7,9 @@ loaded, the one longest unused leaves first. Nothing of torch is imported before
 After `--idle` seconds, and when it holds more than `--memory` MB, the process begins anew as a fresh
 one on the same socket, which gives all memory back; nobody who connects notices. On a machine without
 a GPU `--memory` is also the most that it may allocate. `--waiting` questions may wait; one more is
-told that the scorer is busy, and one that waited longer than it said is dropped. A second process on
-the same socket waits in reserve until the first has ended. reward/wire.py has the messages.
+told that the scorer is busy, and one that waited longer than it said is dropped; so is one whose
+asker has left, even between two forward passes. A second process on the same socket waits in reserve
+until the first has ended. reward/wire.py has the messages.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import fcntl
 import os
 import queue
 import resource
+import select
 import socket
 import sys
 import threading
@@ -40,6 +42,12 @@ class Question:
     model: str
     conversations: list[tuple[list[dict[str, str]], list[str]]]
     until: float  # by the monotonic clock
+
+    def asker_left(self) -> bool:
+        """The other side has closed the connection, and reads no answer."""
+        watch = select.poll()
+        watch.register(self.connection, 0)  # a hangup is always told
+        return bool(watch.poll(0))
 
 
 class Door:
@@ -118,7 +126,7 @@ def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
         if question is None:
             say(f"Nothing was asked for {idle:g} seconds; the model is unloaded.")
             break
-        if shelf is None and question.until > time.monotonic():
+        if shelf is None and in_time(question):
             from reward.training.served import Shelf
 
             shelf = Shelf(models, memory_mb=memory)
@@ -131,9 +139,14 @@ def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
 
 
 def answer(shelf: Any, question: Question) -> None:
-    if shelf is None or question.until < time.monotonic():
+    if shelf is None or not in_time(question):
         return refuse(question.connection, "late", "It waited longer than it was given.")
-    return reply(question.connection, shelf.answer(question.model, question.conversations))
+    said = shelf.answer(question.model, question.conversations, stop=question.asker_left)
+    return reply(question.connection, said)
+
+
+def in_time(question: Question) -> bool:
+    return question.until > time.monotonic() and not question.asker_left()
 
 
 def say(text: str) -> None:

@@ -4,7 +4,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ FEWEST_TOKENS = 512
 PROBE: Conversation = ([{"role": "user", "content": "a"}], ["b", "c"])
 
 
+class AskerLeft(Exception):  # noqa: N818
+    """Nobody reads the answer any more."""
+
+
 class Shelf:
     """At most `models` loaded ones, the one longest unused leaving first; all within `memory_mb`."""
 
@@ -39,10 +43,17 @@ class Shelf:
         if not torch.cuda.is_available():  # CUDA reserves far more addresses than it uses
             bound_memory(memory_mb)
 
-    def answer(self, folder: str, conversations: Sequence[Conversation]) -> dict[str, Any]:
-        """A message of reward/wire.py; raises nothing, so that one question cannot end the rest."""
+    def answer(
+        self, folder: str, conversations: Sequence[Conversation], *, stop: Callable[[], bool]
+    ) -> dict[str, Any]:
+        """A message of reward/wire.py; raises nothing, so that one question cannot end the rest.
+
+        `stop` is asked before each forward pass.
+        """
         try:
-            return self._answer(folder, conversations)
+            return self._answer(folder, conversations, stop)
+        except AskerLeft:
+            return {"error": "late", "text": "Whoever asked has left."}
         except RecipeError as error:
             return {"error": "model", "text": str(error)}
         except Exception as error:
@@ -57,10 +68,12 @@ class Shelf:
         """Whether it holds more than it may, or has once run out."""
         return self.spent or psutil.Process().memory_info().rss > self.memory_mb * 2**20
 
-    def _answer(self, folder: str, conversations: Sequence[Conversation]) -> dict[str, Any]:
+    def _answer(
+        self, folder: str, conversations: Sequence[Conversation], stop: Callable[[], bool]
+    ) -> dict[str, Any]:
         scorer = self._scorer(output_folder(Path(folder)))
         rows = [Asked(prompt, texts, many=len(texts) > 1) for prompt, texts in conversations]
-        with counted(scorer) as forwarded:
+        with counted(scorer, stop) as forwarded:
             verdicts = judge_within(scorer, rows)
         return {
             "verdicts": [figures(v, scorer.heads, many=True) for v in verdicts],
@@ -104,11 +117,16 @@ def judge_within(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
 
 
 @contextmanager
-def counted(scorer: Scorer) -> Iterator[list[int]]:
-    """The tokens of each forward pass in the block, without padding."""
+def counted(scorer: Scorer, stop: Callable[[], bool] = lambda: False) -> Iterator[list[int]]:
+    """The tokens of each forward pass in the block, without padding.
+
+    Raises AskerLeft before the first pass at which `stop` is true.
+    """
     counts: list[int] = []
 
     def count(module: Any, args: Any, inputs: dict[str, torch.Tensor]) -> None:
+        if stop():
+            raise AskerLeft
         segments = inputs.get("segment_ids")
         shown = inputs["attention_mask"] > 0 if segments is None else segments >= 0
         counts.append(int(shown.sum()))

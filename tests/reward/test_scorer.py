@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import psutil
 import pytest
@@ -11,9 +13,11 @@ from django.core.management import CommandError, call_command
 
 from config.env import BASE_DIR
 from config.local.processes import Service, Services, scorers
+from reward import scorer as client
+from reward.models import RewardModel
 from reward.training.score import Scorer
-from reward.training.serve import READERS, Door
-from reward.training.served import counted
+from reward.training.serve import READERS, Door, Question, answer
+from reward.training.served import AskerLeft, counted
 from reward.wire import address, receive, send
 from tests.reward.scored import make_scorer_folder
 from tests.worker import wait_until
@@ -110,6 +114,57 @@ def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path)
     with counted(scorer) as shown:
         scorer.judge([(PROMPT, ["one", "three"])])
     assert sum(shown) == 2 * len(head) + sum(map(len, tails))
+
+
+def test_work_for_whoever_has_left_is_dropped(models):
+    asked, kept = [], {}
+    shelf = type(
+        "Shelf", (), {"answer": lambda *question, **options: asked.append(options) or kept}
+    )
+    for leaves in (True, False):
+        ours, theirs = socket.socketpair()
+        question = Question(ours, "model", [], time.monotonic() + 60)
+        if leaves:
+            theirs.close()
+        answer(shelf(), question)
+        assert len(asked) == (0 if leaves else 1)
+    assert receive(theirs) == kept
+    theirs.close()
+
+
+def test_an_asker_who_leaves_ends_the_work_at_the_next_forward_pass(models):
+    scorer = Scorer(models[0], max_tokens=200)
+    stays = iter([False, False, True])
+    with pytest.raises(AskerLeft), counted(scorer, lambda: next(stays)) as passes:
+        scorer.judge([(PROMPT, ["x" * n]) for n in range(1, 30)])
+    assert len(passes) == 2
+
+
+def test_a_question_has_its_seconds_for_all_of_the_answer_together(tmp_path, settings):
+    settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "slow", 1
+
+    def drip(listener):
+        connection, _ = listener.accept()
+        receive(connection)
+        message = b"\x00\x00\x00\x40"
+        try:
+            for place in range(20):
+                connection.sendall(message[place : place + 1] or b" ")
+                time.sleep(0.5)
+        except OSError:
+            pass
+        connection.close()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(settings.SCORER_SOCKET))
+        listener.listen()
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        started = time.monotonic()
+        with pytest.raises(client.Unavailable, match="longer than 1 seconds"):
+            client.judge(RewardModel(path="m"), [])
+        assert time.monotonic() - started < 2
+        thread.join()
 
 
 def test_another_model_takes_the_place_of_the_first(running, models):
