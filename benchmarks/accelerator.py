@@ -1,4 +1,7 @@
-"""The machine that trains: its memory, its name, and the commit that was measured on it."""
+"""The machine that trains: its memory, its name, and the commit that was measured on it.
+
+Benchmarks without torch use the latter two, so it is imported where it is asked.
+"""
 
 import ctypes
 import os
@@ -8,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+ROOT = Path(__file__).parents[1]
 
 
 def reset_peak() -> None:
     """Forget the peak so far; on Linux also hand freed memory back, so that the next peak is its own."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
@@ -22,6 +27,8 @@ def reset_peak() -> None:
 
 def peak_mb() -> float:
     """Since `reset_peak`, all contenders' weights included. None of it is known off Linux: 0."""
+    import torch
+
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     if sys.platform != "linux":
@@ -33,6 +40,8 @@ def peak_mb() -> float:
 
 
 def hardware(device: str) -> dict[str, Any]:
+    import torch
+
     load = round(os.getloadavg()[0], 2)
     about = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "load_1min": load}
     if device == "cuda":
@@ -47,13 +56,13 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
-def commit() -> str | None:
-    """The commit measured, with + where the measured code differs from it."""
-    changed = git("status", "--porcelain", "--", "benchmarks/*.py", "reward/training")
+def commit(*measured: str) -> str | None:
+    """The commit measured, with + where the `measured` files or folders differ from it."""
+    paths = measured or ("benchmarks/*.py", "reward/training")
+    changed = git("status", "--porcelain", "--", *paths)
     return git("rev-parse", "HEAD") + ("+" if changed else "") or None
 
 
 def git(*words: str) -> str:
-    root = Path(__file__).parents[1]
     command = ["git", *words]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()

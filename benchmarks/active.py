@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reward_training import commit, cpu_name
+from benchmarks.accelerator import commit, cpu_name
 from reward import selection
 from reward.selection import Tasks
 
+MEASURED = ("benchmarks/active.py", "reward/selection.py")
 FEATURES, K = 32, 4
 WAITING, FRESH = 3000, 3000
 FIRST, BATCH, BUDGET = 40, 20, 600
@@ -274,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--world", action="append", help="only this one; may be repeated")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the curves")
     options = parser.parse_args(argv)
-    measured, seeds = commit(), options.seeds or (3 if options.quick else 10)
+    measured, seeds = commit(*MEASURED), options.seeds or (3 if options.quick else 10)
     cases = [
         measure(world, seeds)
         for world in WORLDS

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.reward_training import commit, cpu_name
+from benchmarks.accelerator import commit, cpu_name
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit as fit_reliabilities
 from reward.preference import Group, Judgment
@@ -37,6 +37,14 @@ from reward.training.objective import Objective
 from reward.training.report import Scored
 from reward.training.tokens import TokenGroup
 
+MEASURED = (
+    "benchmarks/labels.py",
+    "labeling/statistics",
+    "reward/preference.py",
+    "reward/recipe_config.py",
+    "reward/reviewer_weights.py",
+    "reward/training",
+)
 FEATURES = 24
 RIDGE = 0.02
 """Stands for stopping early: a fit that follows every slip would make all labels look alike."""
@@ -453,7 +461,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     seeds = range(options.seeds or (6 if options.quick else 40))
-    measured, cases = commit(), []
+    measured, cases = commit(*MEASURED), []
     for comparison in COMPARISONS:
         if options.signal and comparison.signal not in options.signal:
             continue

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from benchmarks import labels
-from benchmarks.labels import World, fit, judged, order, perceived
-from benchmarks.reward_training import commit, cpu_name
+from benchmarks.accelerator import commit, cpu_name
+from benchmarks.labels import MEASURED, World, fit, judged, order, perceived
 from reward.preference import Group, Judgment
 from reward.recipe_config import RewardConfig
 from reward.training.learning_curve import AHEAD, learning_curve, point, subsets
@@ -145,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", action="append", help="only this one; may be repeated")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    worlds, measured, cases = options.worlds or (4 if options.quick else 30), commit(), []
+    worlds = options.worlds or (4 if options.quick else 30)
+    measured, cases = commit("benchmarks/learning_curve.py", *MEASURED), []
     for kind in KINDS:
         if options.kind and kind.name not in options.kind:
             continue

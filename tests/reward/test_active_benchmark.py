@@ -1,9 +1,11 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import active
+from benchmarks import accelerator, active
 from benchmarks.active import WORLDS, World, curve, fit, main, reached
 
 
@@ -49,3 +51,24 @@ def test_the_fit_is_where_the_gradient_is_nothing():
     gaps, won = (x[:, i] - x[:, j]).reshape(-1, 4), wins[:, i, j].ravel()
     gradient = gaps.T @ (1 / (1 + np.exp(-gaps @ theta)) - won) + theta
     np.testing.assert_allclose(gradient, 0, atol=1e-5)
+
+
+def test_it_needs_no_torch():
+    code = "import sys, benchmarks.active; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=accelerator.ROOT).returncode == 0
+
+
+def test_the_commit_has_a_plus_where_what_was_measured_differs_from_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator, "ROOT", tmp_path)
+    for name in ("measured", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "code.py").write_text("1\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True)
+    head = accelerator.git("rev-parse", "HEAD")
+    (tmp_path / "other" / "code.py").write_text("2\n")
+    assert accelerator.commit("measured") == head
+    assert accelerator.commit("measured", "other/code.py") == f"{head}+"
+    (tmp_path / "measured" / "new.py").write_text("3\n")
+    assert accelerator.commit("measured") == f"{head}+"
