@@ -198,6 +198,8 @@ class WatchHeldOut(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if control.should_training_stop and state.global_step < state.max_steps:
+            return  # asked to stop, and the time for that is short
         value = self.accuracy()
         if value is not None and state.is_world_process_zero:
             self.events.emit(state, {"test_accuracy": value})

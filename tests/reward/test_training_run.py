@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from reward.preference import read_groups
 from reward.recipe_config import RewardConfig
@@ -21,8 +21,14 @@ from reward.training.objective import Objective
 from reward.training.report import Scored, accuracy
 from reward.training.score import Scorer, score_file
 from reward.training.train import step_collator, train
-from reward.training.trainer import RewardTrainer
-from reward.training.trainer_events import RecipeError, Stopped, StopSignal, run_recipe
+from reward.training.trainer import RewardTrainer, WatchHeldOut
+from reward.training.trainer_events import (
+    ProgressEvents,
+    RecipeError,
+    Stopped,
+    StopSignal,
+    run_recipe,
+)
 from runs.rundir import STOPPED, RunDir, RunDirError
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
@@ -144,6 +150,19 @@ def test_a_stop_during_the_first_step_keeps_that_step(tmp_path, llama):
     with pytest.raises(Stopped):
         train(run_dir, stop)
     assert [path.name for path in run_dir.checkpoints.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize(("step", "watched"), [(16, [16]), (9, []), (32, [32])])
+def test_held_out_prompts_are_watched_after_an_epoch_but_not_while_a_run_stops(
+    tmp_path, step, watched
+):
+    """Of 32 steps and two epochs. Trainer ends the epoch after a stop and after the last step alike."""
+    told = RunDir(tmp_path)
+    control = TrainerControl(should_training_stop=step != 16)
+    state = TrainerState(global_step=step, max_steps=32, is_world_process_zero=True)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    WatchHeldOut(lambda: 0.75, ProgressEvents(told)).on_epoch_end(args, state, control)
+    assert [e["step"] for e in told.events() if e["metrics"] == {"test_accuracy": 0.75}] == watched
 
 
 # --- equivalent settings, one trajectory ----------------------------------------------------------
