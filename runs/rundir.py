@@ -21,6 +21,13 @@ from typing import Any
 STOPPED = 75
 """Exit status of a recipe that wrote a checkpoint and stopped because it was asked to."""
 
+AGAIN = 76
+"""Exit status of a recipe that goes on when it is started again, having noted what to do otherwise."""
+
+ENDED = ".ended-"
+"""Begins the name of the file in which the first of several processes to end early leaves its exit
+status, since their launcher passes none on."""
+
 PACKAGES = (
     "accelerate", "datasets", "numpy", "peft", "pyarrow", "tokenizers", "torch", "transformers",
     "trl",
@@ -34,6 +41,11 @@ class RunDirError(Exception):
 class RunDir:
     def __init__(self, path: str | Path):
         self.path = Path(path)
+
+    @property
+    def whole(self) -> "RunDir":
+        """The run that this is a part of, or itself."""
+        return self
 
     @property
     def data(self) -> Path:

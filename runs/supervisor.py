@@ -27,7 +27,7 @@ from runs.events import EventTail, mend
 from runs.kinds import CannotRun
 from runs.lifecycle import Lease, LeaseLost
 from runs.models import Run
-from runs.rundir import STOPPED, RunDir
+from runs.rundir import AGAIN, STOPPED, RunDir
 
 logger = logging.getLogger("tiebreak.runs")
 T = TypeVar("T")
@@ -142,6 +142,7 @@ class Attempt:
 
     def begin(self, command: list[str], lock: int) -> None:
         mend(self.run_dir)
+        workspace.forget_endings(self.run_dir)
         self.copy_events()
         self.tail.error = ""
         if self.run.attempt > 1 or workspace.last_checkpoint(self.run_dir) is not None:
@@ -170,7 +171,9 @@ class Attempt:
         except BaseException:
             self.child.kill()
             raise
-        return status
+        if status in (0, STOPPED, AGAIN):
+            return status
+        return workspace.ending_told(self.run_dir) or status
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -220,6 +223,8 @@ class Attempt:
             return lambda: lifecycle.requeue(self.lease, counted=False)
         if status == STOPPED and self.run.attempt < settings.RUN_MAX_ATTEMPTS:
             return lambda: lifecycle.requeue(self.lease, counted=True)
+        if status == AGAIN:
+            return lambda: lifecycle.requeue(self.lease, counted=False)
         sentence = self._why(status)
         return lambda: lifecycle.fail(self.lease, sentence)
 

@@ -17,7 +17,7 @@ from django.conf import settings
 
 from runs.kinds import CannotRun, RunKind
 from runs.models import Artifact, Run
-from runs.rundir import RunDir, versions, write_atomically
+from runs.rundir import ENDED, RunDir, versions, write_atomically
 
 PREPARED = ".prepared"
 LOCK = ".lock"
@@ -84,6 +84,19 @@ def last_checkpoint(run_dir: RunDir) -> int | None:
         if (digits := path.stem.rpartition("-")[2]).isdigit()
     ]
     return max(numbers, default=None)
+
+
+def forget_endings(run_dir: RunDir) -> None:
+    for left in run_dir.path.glob(f"{ENDED}*"):
+        left.unlink(missing_ok=True)
+
+
+def ending_told(run_dir: RunDir) -> int | None:
+    """The exit status of the first of several processes that ended early, if they left one."""
+    for file in run_dir.path.glob(f"{ENDED}*"):
+        with suppress(OSError, ValueError):
+            return int(file.read_text())
+    return None
 
 
 def log_of(run_dir: RunDir) -> Path:

@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from math import ceil
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,7 +33,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from reward.training import processes
 from runs.recipe_config import ConfigError, RecipeConfig
-from runs.rundir import STOPPED, RunDir, RunDirError, versions
+from runs.rundir import AGAIN, STOPPED, RunDir, RunDirError, versions
 
 
 class RecipeError(Exception):
@@ -41,6 +42,10 @@ class RecipeError(Exception):
 
 class Stopped(Exception):  # noqa: N818
     """The run was asked to stop and has written what it needs to go on."""
+
+
+class Again(Exception):  # noqa: N818
+    """The run goes on when it is started again; the text says how."""
 
 
 class StopSignal:
@@ -70,12 +75,18 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
     run_dir = processes.run_dir_for(parser.parse_args().run_dir)
     stop = StopSignal()
     stop.listen()
+    processes.leave_with_the_first(run_dir)
     quiet_libraries()
     try:
         recipe(run_dir, stop)
     except Stopped:
-        run_dir.message("Stopped as asked. The same command goes on from the last checkpoint.")
+        sentence = "Stopped as asked. The same command goes on from the last checkpoint."
+        processes.tell_ending(run_dir, STOPPED, sentence, "info")
         return STOPPED
+    except Again as error:
+        print(error, file=sys.stderr)
+        processes.tell_ending(run_dir, AGAIN, str(error), "warning")
+        return AGAIN
     except (RecipeError, RunDirError, ConfigError) as error:
         return _failed(run_dir, str(error))
     except Exception as error:
@@ -87,7 +98,7 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
 def _failed(run_dir: RunDir, sentence: str) -> int:
     print(sentence, file=sys.stderr)
     if run_dir.path.is_dir():  # else there is nowhere to write it
-        processes.tell_failure(run_dir, sentence)
+        processes.tell_ending(run_dir, 1, sentence, "error")
     return 1
 
 
@@ -127,7 +138,12 @@ def peak_memory_mb() -> float:
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    words = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "cublas_status_alloc_failed",  # of cuBLAS's own workspace
+    )
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
@@ -137,10 +153,13 @@ def with_smaller_batches(
     """Call `attempt(micro_batch_size, accumulation)`; out of memory halves the first, doubles the second.
 
     The effective batch, and so the result up to rounding, stays what was asked for. `attempt` is
-    called again from the start and has to pick up its own newest checkpoint. Raises RecipeError
-    when not even a micro-batch of one fits.
+    called again from the start and has to pick up its own newest checkpoint. Several processes
+    cannot do so, as the others wait for the one that failed: they note the smaller number and raise
+    Again. Raises RecipeError when not even a micro-batch of one fits.
     """
     micro_batch = min(micro_batch_size, batch_size)
+    if processes.count() > 1:
+        micro_batch = min(micro_batch, processes.micro_batch_that_fits(run_dir) or micro_batch)
     while batch_size % micro_batch:
         micro_batch -= 1
     while True:
@@ -149,22 +168,26 @@ def with_smaller_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if processes.count() > 1:
-                raise RecipeError(
-                    f"Out of memory with {micro_batch} examples at a time in process "
-                    f"{processes.rank() + 1} of {processes.count()}. Lower the examples at once; with "
-                    "several processes it is not done by itself."
-                ) from None
-            if micro_batch == 1:
-                raise RecipeError(
-                    "Out of memory even with one example at a time. Lower the maximum length, turn "
-                    "on gradient checkpointing, or choose a smaller model."
-                ) from None
-        smaller = next(n for n in range(micro_batch // 2, 0, -1) if batch_size % n == 0)
+        # No process ever forwards more than its share of a step.
+        present = min(micro_batch, ceil(batch_size / processes.count()))
+        if present == 1:
+            raise RecipeError(
+                "Out of memory even with one example at a time. Lower the maximum length, turn "
+                "on gradient checkpointing, or choose a smaller model."
+            )
+        smaller = next(n for n in range(present // 2, 0, -1) if batch_size % n == 0)
+        going_on = (
+            f"with {smaller} and {batch_size // smaller} accumulation steps, so each update still "
+            f"sees {batch_size}."
+        )
+        if processes.count() > 1:
+            processes.note_micro_batch(run_dir, smaller)
+            raise Again(
+                f"Out of memory with {present} examples at a time in process {processes.rank() + 1} "
+                f"of {processes.count()}. Started again, the run goes on {going_on}"
+            )
         run_dir.message(
-            f"Out of memory with {micro_batch} examples at a time; going on with {smaller} and "
-            f"{batch_size // smaller} accumulation steps, so each update still sees {batch_size}.",
-            level="warning",
+            f"Out of memory with {present} examples at a time; going on {going_on}", level="warning"
         )
         micro_batch = smaller
         free_memory()

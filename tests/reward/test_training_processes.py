@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,9 @@ from reward.kinds import REWARD
 from reward.training import processes
 from reward.training.train import train
 from reward.training.trainer import train_to_the_end
-from reward.training.trainer_events import RecipeError, StopSignal
-from runs import child
-from runs.rundir import RunDir
+from reward.training.trainer_events import RecipeError, StopSignal, is_out_of_memory
+from runs import child, workspace
+from runs.rundir import AGAIN, ENDED, STOPPED, RunDir
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)
@@ -37,10 +38,12 @@ def same_run(folder: Path, model: Path) -> RunDir:
     return make_run(folder, model, make_groups(19, 8), **SETTINGS)
 
 
-def launched(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> subprocess.Popen:
+def launched(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, module: str = REWARD.module
+) -> subprocess.Popen:
     """By the very command of the supervisor on a machine with two GPUs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    command = child.command_for(REWARD.module, run_dir.path, multi_gpu=REWARD.multi_gpu)
+    command = child.command_for(module, run_dir.path, multi_gpu=REWARD.multi_gpu)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
@@ -66,7 +69,8 @@ def test_two_processes_stopped_and_resumed_give_the_run_of_one(tmp_path, monkeyp
     train(alone, StopSignal())
     wait_for_checkpoint(together, first)
     first.terminate()
-    assert first.wait(60) != 0
+    assert first.wait(60) == 1  # of the launcher, whatever its processes end with
+    assert workspace.ending_told(together) == STOPPED
     assert messages(together, "info")[-1].startswith("Stopped as asked")
     assert not together.output.exists() and not messages(together, "error")
     assert launched(together, monkeypatch).wait(120) == 0
@@ -91,13 +95,69 @@ def test_only_the_first_process_tells_and_only_the_first_failure_is_told(tmp_pat
     second = processes.run_dir_for(str(tmp_path))
     second.message("Not told.")
     assert run_dir.events() == []
-    processes.tell_failure(second, "The loss was not finite.")
+    processes.tell_ending(second, AGAIN, "The loss was not finite.", "error")
     monkeypatch.setenv("RANK", "0")
-    processes.tell_failure(run_dir, "The other process is gone.")
+    processes.run_dir_for(str(tmp_path))  # the first begins when the second has failed already
+    processes.tell_ending(run_dir, 1, "The other process is gone.", "error")
     assert messages(run_dir, "error") == ["The loss was not finite."]
-    processes.run_dir_for(str(tmp_path))  # the next attempt
-    processes.tell_failure(run_dir, "Out of memory.")
-    assert messages(run_dir, "error")[-1] == "Out of memory."
+    assert workspace.ending_told(run_dir) == AGAIN
+
+
+def test_the_ending_of_an_earlier_launch_is_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    earlier = processes.mark(RunDir(tmp_path), os.getppid() + 1)
+    earlier.write_text("75")
+    # The same number, but of a process that was started at another time.
+    namesake = earlier.with_name(f"{ENDED}{os.getppid()}-1")
+    namesake.write_text("75")
+    run_dir = processes.run_dir_for(str(tmp_path))
+    assert workspace.ending_told(run_dir) is None
+    processes.tell_ending(run_dir, 1, "It broke.", "error")
+    assert messages(run_dir, "error") == ["It broke."] and workspace.ending_told(run_dir) == 1
+
+
+def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path):
+    code = (
+        "import sys, time; from reward.training import processes\n"
+        "run_dir = processes.run_dir_for(sys.argv[1]); processes.LEAVE_SECONDS = 0.1\n"
+        "processes.leave_with_the_first(run_dir); time.sleep(50)"
+    )
+    environment = {**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
+    waiting = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, cwd=ROOT
+    )
+    processes.mark(RunDir(tmp_path), os.getpid()).write_text(str(AGAIN))
+    assert waiting.wait(30) == AGAIN
+
+
+def test_out_of_memory_in_one_process_goes_on_with_less_when_started_again(tmp_path, monkeypatch):
+    model, groups = tiny_llama(tmp_path), make_groups(19, 8)
+    settings = {**SETTINGS, "batch_size": 8, "micro_batch_size": 8, "epochs": 2}
+    alone, together = (make_run(tmp_path / n, model, groups, **settings) for n in ("a", "b"))
+    first = launched(together, monkeypatch, "tests.reward.small_machine")
+    train(alone, StopSignal())
+    assert first.wait(120) == 1
+    assert workspace.ending_told(together) == AGAIN
+    [warning] = [text for text in messages(together, "warning") if "memory" in text]
+    assert "with 4 examples at a time in process 2 of 2" in warning
+    assert "goes on with 2 and 4 accumulation steps, so each update still sees 8" in warning
+    assert launched(together, monkeypatch, "tests.reward.small_machine").wait(120) == 0
+    assert messages(together, "error") == []
+    assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_recognised(error, memory):
+    assert is_out_of_memory(error) is memory
 
 
 def test_processes_that_do_not_reach_each_other_are_refused(tmp_path, monkeypatch):

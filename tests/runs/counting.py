@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from runs.rundir import STOPPED, RunDir, write_atomically
+from runs.rundir import AGAIN, ENDED, STOPPED, RunDir, write_atomically
 
 stopping = False
 
@@ -61,6 +61,15 @@ def misbehave(run_dir: RunDir, config: dict, step: int) -> int | None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "no output":
             return 0
+        case "again" if not (run_dir.path / "less").exists():
+            (run_dir.path / "less").touch()
+            return AGAIN
+        case "stopped behind a launcher":
+            # A launcher ends with 1, whatever its processes end with.
+            if not (run_dir.path / "less").exists():
+                (run_dir.path / "less").touch()
+                (run_dir.path / f"{ENDED}7-1").write_text(str(STOPPED))
+            return 1
     return None
 
 

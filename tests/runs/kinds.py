@@ -14,7 +14,7 @@ from runs.rundir import RunDir
 
 TROUBLES = (
     "none", "error", "silent", "traceback", "memory", "segfault", "deaf", "grandchild",
-    "no output",
+    "no output", "again", "stopped behind a launcher",
 )  # fmt: skip
 
 

@@ -150,6 +150,29 @@ def test_a_recipe_stopped_from_outside_is_tried_again(begin, runs_dir, monkeypat
     assert run.result["digest"] == digest_of(30)
 
 
+def test_a_recipe_that_asks_to_be_started_again_is_and_loses_no_attempt(begin):
+    run = services.run_now(begin(trouble="again", send=False).pk)
+    assert (run.state, run.error, run.attempt) == (State.SUCCEEDED, "", 1)
+    assert run.result["digest"] == digest_of(5)
+
+
+def test_it_is_told_how_several_processes_ended_for_their_launcher_does_not_say(begin):
+    """The first attempt was stopped and is tried again; the second fails, and nothing says how."""
+    run = services.run_now(begin(trouble="stopped behind a launcher", send=False).pk)
+    assert (run.state, run.attempt) == (State.FAILED, 2)
+    assert "The recipe ended with status 1." in run.error
+
+
+def test_several_processes_have_the_whole_grace_period_for_their_checkpoint(monkeypatch, settings):
+    from torch.distributed.launcher.api import LaunchConfig
+
+    settings.RUN_GRACE_SECONDS = 90.5
+    environment = child.environment(["python", "-m", child.LAUNCHER])
+    monkeypatch.setenv(child.LAUNCHER_PATIENCE, environment[child.LAUNCHER_PATIENCE])
+    read = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2).shutdown_timeout
+    assert read is not None and read > 90.5
+
+
 def test_a_recipe_never_sees_the_secrets_of_the_web(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/db")
     monkeypatch.setenv("TIEBREAK_SECRET_KEY", "hunter2")

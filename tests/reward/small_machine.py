@@ -1,0 +1,26 @@
+"""The recipe for reward models, in a process too small to forward more than two prompts at once.
+
+Of several processes it is the second one.
+"""
+
+import sys
+
+import torch
+
+from reward.training import processes
+from reward.training.model import RewardModel
+from reward.training.train import train
+from reward.training.trainer_events import run_recipe
+
+forward = RewardModel.forward
+
+
+def small_forward(self, present, **batch):
+    if self.training and len(present) > 2 and processes.rank() == processes.count() - 1:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return forward(self, present=present, **batch)
+
+
+if __name__ == "__main__":
+    RewardModel.forward = small_forward  # type: ignore[method-assign]
+    sys.exit(run_recipe(train, __doc__ or ""))
