@@ -29,6 +29,16 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def keep_to_one_gpu() -> None:
+    """Of those in sight, for a recipe that is one process. Comes before anything asks for a GPU.
+
+    Trainer would else split each batch over all of them, which ours cannot be.
+    """
+    if count() == 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
 def exchanging() -> bool:
     """Whether there are others, and a way to reach them."""
     return count() > 1 and dist.is_available() and dist.is_initialized()

@@ -272,6 +272,11 @@ def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
             f"There are {processes.count()} processes, but they do not reach each other. Start the run "
             "with accelerate launch, or in one process."
         )
+    if trainer.args.n_gpu > 1:
+        raise RecipeError(
+            f"{trainer.args.n_gpu} GPUs are in sight of one process, which can use one only. Start the "
+            "run with accelerate launch, or with CUDA_VISIBLE_DEVICES=0 for one GPU."
+        )
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint:
         run_dir.message(f"Going on from {checkpoint.name}.")

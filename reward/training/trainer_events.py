@@ -76,6 +76,7 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
     stop = StopSignal()
     stop.listen()
     processes.leave_with_the_first(run_dir)
+    processes.keep_to_one_gpu()
     quiet_libraries()
     try:
         recipe(run_dir, stop)

@@ -16,7 +16,7 @@ from reward.kinds import REWARD
 from reward.training import processes
 from reward.training.train import train
 from reward.training.trainer import train_to_the_end
-from reward.training.trainer_events import RecipeError, StopSignal, is_out_of_memory
+from reward.training.trainer_events import RecipeError, StopSignal, is_out_of_memory, run_recipe
 from runs import child, workspace
 from runs.rundir import AGAIN, ENDED, STOPPED, RunDir
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
@@ -145,6 +145,32 @@ def test_out_of_memory_in_one_process_goes_on_with_less_when_started_again(tmp_p
     assert launched(together, monkeypatch, "tests.reward.small_machine").wait(120) == 0
     assert messages(together, "error") == []
     assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
+
+
+@pytest.mark.parametrize(("visible", "used"), [(None, "0"), ("3,1", "3"), ("", "")])
+def test_a_recipe_that_is_one_process_keeps_to_one_gpu(tmp_path, monkeypatch, visible, used):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")  # and as it was afterwards
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(sys, "argv", ["recipe", str(tmp_path)])
+    monkeypatch.setattr(StopSignal, "listen", lambda self: None)  # this process keeps its SIGTERM
+    seen = []
+    run_recipe(lambda run_dir, stop: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]), "")
+    assert seen == [used]
+
+
+def test_one_of_several_processes_sees_all_gpus_and_takes_its_own(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    processes.keep_to_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_one_process_that_trainer_would_split_over_several_gpus_is_refused(tmp_path):
+    run_dir = same_run(tmp_path, tiny_llama(tmp_path))
+    two = SimpleNamespace(args=SimpleNamespace(world_size=1, n_gpu=2))
+    with pytest.raises(RecipeError, match="2 GPUs are in sight of one process"):
+        train_to_the_end(two, run_dir)
 
 
 @pytest.mark.parametrize(
