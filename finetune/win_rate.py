@@ -64,8 +64,8 @@ def mean_difference(
     total, answers = _by_prompt([row[0] for row in rows], ours - theirs)
     interval = None
     if len(answers) > 1:
-        counts = resamples(len(answers), seed)  # (replicates, prompts)
-        means = (counts @ total) / (counts @ answers)
+        drawn = resamples(len(answers), seed)  # (n, prompts) each
+        means = np.concatenate([(counts @ total) / (counts @ answers) for counts in drawn])
         interval = [float(bound) for bound in np.quantile(means, [0.025, 0.975])]
     return {
         "value": float((ours - theirs).mean()),

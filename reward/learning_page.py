@@ -97,8 +97,8 @@ def answer(one_point: Mapping[str, Any] | None) -> str:
     low, high = one_point["interval"]
     ends = f"between {low:,} and {high:,}" if high is not None else f"{low:,} or more"
     return (
-        f"About {one_point['rankings']:,} more rankings for one point of accuracy ({ends}, with 95% "
-        "confidence)."
+        f"About {one_point['rankings']:,} more rankings for one point of accuracy ({ends}, by 95% of "
+        "the curves that explain the points)."
     )
 
 

@@ -207,7 +207,8 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
         interval_row(
             "Two reviewers agree with each other",
             report.get("reviewer_agreement"),
-            note="the mark to reach: one reviewer predicting another, whose own slips count too",
+            note="the mark to reach: one reviewer predicting another, whose own slips count too"
+            + limit_note(report),
         ),
         interval_row(
             "The longer response is preferred",
@@ -215,6 +216,11 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
             note="what counting tokens would achieve",
         ),
     ]
+
+
+def limit_note(report: dict[str, Any]) -> str:
+    limit = (report.get("accuracy_limit") or {}).get("value")
+    return "" if limit is None else f"; no model can come beyond about {percent(limit)}"
 
 
 def criterion_rows(row: dict[str, Any]) -> list[Any]:

@@ -28,6 +28,7 @@ from reward.training.report import (
     FEW_PROMPTS,
     Scored,
     Tally,
+    highest_accuracy,
     order_tally,
     resamples,
     reviewer_agreement,
@@ -92,14 +93,13 @@ def learning_curve(
         {"rankings": p.rankings, "prompts": p.prompts, "accuracy": share(p.tallies, seed)}
         for p in points
     ]
-    found: dict[str, Any] = {"points": measured, "law": None, "forecast": [], "one_point": None}
+    found: dict[str, Any] = {"points": measured, "forecast": [], "one_point": None}
     reason = why_not(points)
     if reason:
         return {**found, "reason": reason}
     curves = Curves.of(points, at_most=at_most, seed=seed)
     return {
         **found,
-        "law": curves.law(),
         "band": curves.band(),
         "forecast": [curves.forecast(times) for times in AHEAD],
         "one_point": curves.one_point(),
@@ -137,15 +137,6 @@ def at_most(held_out: Sequence[Group]) -> float:
     """The most that any model can reach, where two reviewers' agreement says so; else 1."""
     interval = reviewer_agreement(held_out)["interval"]
     return highest_accuracy(interval[1]) if interval else 1.0
-
-
-def highest_accuracy(agreement: float) -> float:
-    """What no model can exceed against single reviewers of whom two agree this often.
-
-    With s the share of reviewers on a pair's majority side, two agree with s² + (1 - s)², so that
-    E(2s - 1)² = 2·agreement - 1, and by Jensen E s ≤ (1 + √(2·agreement - 1)) / 2.
-    """
-    return (1 + max(0.0, 2 * agreement - 1) ** 0.5) / 2
 
 
 # --- the fit --------------------------------------------------------------------------------------
@@ -195,16 +186,6 @@ class Curves:
         """The accuracy to expect with `times` as many rankings."""
         return self.now + self.gain * (1 - times**-self.exponent)
 
-    def law(self) -> dict[str, Any]:
-        """The median curve's numbers, for who wants to draw it; the intervals do not come from it."""
-        a, c = self.now + self.gain, self.exponent
-        return {
-            "a": _figure(a),
-            "c": _figure(c),
-            "noise": float(np.median(self.noise)),
-            "formula": "accuracy = a - b * rankings ** -c",
-        }
-
     def band(self, steps: int = 25) -> list[dict[str, Any]]:
         """From the smallest subset to the farthest forecast, for the plot."""
         times = np.geomspace(self.smallest / self.rankings, max(AHEAD), steps)
@@ -251,11 +232,12 @@ def measured(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarray
     """
     agreeing = np.array([[tally.agreeing for tally in p.tallies] for p in points])  # (S, T)
     evidence = np.array([[tally.evidence for tally in p.tallies] for p in points])
-    drawn = resamples(agreeing.shape[1], seed)  # (replicates, T)
-    totals = drawn @ evidence.T
-    seen = totals.min(axis=1) > 0
-    replicates = (drawn @ agreeing.T)[seen] / totals[seen]
-    covariance = np.cov(replicates.T)
+    replicates = []
+    for drawn in resamples(agreeing.shape[1], seed):  # (n, T)
+        totals = drawn @ evidence.T
+        seen = totals.min(axis=1) > 0
+        replicates.append((drawn @ agreeing.T)[seen] / totals[seen])
+    covariance = np.cov(np.concatenate(replicates).T)
     return agreeing.sum(axis=1) / evidence.sum(axis=1), covariance
 
 

@@ -6,7 +6,7 @@ independent, so intervals come from resampling prompts, never pairs.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,9 +17,13 @@ from labeling.agreement import pair_outcomes
 from reward.preference import Group, by_criterion, strict_wins, wins
 
 REPLICATES = 1000
+RESAMPLED_AT_ONCE = 2**22
+"""Numbers of a bootstrap that are in memory together."""
 FEW_PROMPTS = 10
 FEW_PAIRS = 20
 Z95 = 1.959963984540054
+Evidence = Callable[[Group], np.ndarray]
+"""`wins` or `strict_wins`.  → (K, K)"""
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,16 @@ class Tally:
     pairs: int
 
 
-def quality(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
-    """Everything the report says about held-out data."""
+def quality(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins) -> dict[str, Any]:
+    """Everything the report says about held-out data. `evidence` is what calibration is judged by."""
     groups = [item.group for item in scored]
+    agreement = reviewer_agreement(groups, seed)
     return {
         "accuracy": accuracy(scored, seed),
-        "reviewer_agreement": reviewer_agreement(groups, seed),
+        "reviewer_agreement": agreement,
+        "accuracy_limit": accuracy_limit(agreement),
         "longer_is_better": share([order_tally(s.group, s.lengths) for s in scored], seed),
-        "calibration": calibration(scored),
+        "calibration": calibration(scored, evidence),
         "length": {
             "score_spearman": length_correlation(scored, lambda s: s.scores, seed),
             "label_spearman": length_correlation(scored, lambda s: win_share(s.group), seed),
@@ -63,22 +69,27 @@ def headline(report: dict[str, Any]) -> dict[str, Any]:
     return {name: {key: report[name][key] for key in ("value", "interval")} for name in names}
 
 
-# --- accuracy, and its ceiling --------------------------------------------------------------------
+# --- accuracy, and how high it can be -------------------------------------------------------------
 
 
 def accuracy(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
     """How often the model orders two responses as a reviewer strictly did.
 
     Each strict judgment of a pair counts with its reviewer's weight, as in `wins`; ties are no
-    judgment; equal scores are right by half. This is the model against one reviewer at a time,
-    so `reviewer_agreement`, one reviewer against another, is its ceiling.
+    judgment; equal scores are right by half. This is the model against one reviewer at a time, as
+    `reviewer_agreement` is one reviewer against another: a model at that mark is as good as a
+    reviewer. It may do better, since it makes none of their slips, up to `accuracy_limit`.
     """
     return share([order_tally(item.group, item.scores) for item in scored], seed)
 
 
 def order_tally(group: Group, values: np.ndarray) -> Tally:
     """The group's strict evidence, and how much of it `values` (K,) order the same way."""
-    strict = strict_wins(group)  # (K, K)
+    return tally(strict_wins(group), values)
+
+
+def tally(strict: np.ndarray, values: np.ndarray) -> Tally:
+    """How much of strict evidence (K, K) `values` (K,) order the same way; equal ones by half."""
     difference = values[:, None] - values[None, :]  # (K, K)
     right = (difference > 0) + 0.5 * (difference == 0)
     pairs = int(np.count_nonzero(np.triu(strict + strict.T)))
@@ -111,7 +122,7 @@ def agreement_tally(group: Group) -> Tally:
 def criteria(scored: Sequence[Scored], names: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
     """How well each criterion's own score, and the overall score, order what reviewers rated by it.
 
-    Two reviewers who rated the same two responses differently each are the ceiling, as ever.
+    Beside it, how often two reviewers who each rated both responses differently agree.
     """
     none = "No two responses were rated differently."
     rows = []
@@ -128,6 +139,24 @@ def criteria(scored: Sequence[Scored], names: Sequence[str], seed: int = 0) -> l
             }
         )
     return rows
+
+
+def accuracy_limit(agreement: dict[str, Any]) -> dict[str, Any]:
+    """About the most that any model can reach against single reviewers who agree this often."""
+    found = {"value": agreement["value"], "interval": agreement["interval"]}
+    if found["value"] is not None:
+        found["value"] = highest_accuracy(found["value"])
+        found["interval"] = [highest_accuracy(end) for end in found["interval"]]
+    return {**found, "reason": agreement["reason"]}
+
+
+def highest_accuracy(agreement: float) -> float:
+    """What no model can exceed against single reviewers of whom two agree this often.
+
+    With s the share of reviewers on a pair's majority side, two agree with s² + (1 - s)², so that
+    E(2s - 1)² = 2·agreement - 1, and by Jensen E s ≤ (1 + √(2·agreement - 1)) / 2.
+    """
+    return (1 + max(0.0, 2 * agreement - 1) ** 0.5) / 2
 
 
 # --- shares with an interval ----------------------------------------------------------------------
@@ -164,15 +193,21 @@ def share_interval(
         return wilson(float(agreeing.sum() / evidence.sum()), len(evidence)), "wilson"
     ratios = []
     for counts in resamples(len(evidence), seed):
-        ratios.append((counts @ agreeing) / (counts @ evidence))
+        ratios.extend((counts @ agreeing) / (counts @ evidence))
     low, high = np.quantile(ratios, [0.025, 0.975])
     return [float(low), float(high)], "bootstrap"
 
 
-def resamples(count: int, seed: int, replicates: int = REPLICATES) -> np.ndarray:
-    """How often each of `count` prompts is drawn in each replicate.  → (replicates, count)"""
+def resamples(count: int, seed: int, replicates: int = REPLICATES) -> Iterator[np.ndarray]:
+    """How often each of `count` prompts is drawn in each replicate.
+
+    → (n, count) each, `replicates` lines together and as many at once as memory is meant to hold
+    """
     rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=replicates)
+    at_once = max(1, RESAMPLED_AT_ONCE // count)
+    for first in range(0, replicates, at_once):
+        size = min(at_once, replicates - first)
+        yield rng.multinomial(count, np.full(count, 1 / count), size=size)
 
 
 def wilson(value: float, trials: int) -> list[float]:
@@ -186,13 +221,16 @@ def wilson(value: float, trials: int) -> list[float]:
 # --- calibration ----------------------------------------------------------------------------------
 
 
-def calibration(scored: Sequence[Scored], bins: int = 5) -> dict[str, Any]:
+def calibration(
+    scored: Sequence[Scored], evidence: Evidence = wins, bins: int = 5
+) -> dict[str, Any]:
     """How often the response that the model prefers won, beside how sure the model was.
 
     Each compared pair once, seen from the response with the higher score: the model's probability
-    σ(r_i - r_j) lies in [½, 1]; ties are half a win. ECE (Naeini et al. 2015) weighs bins by evidence.
+    σ(r_i - r_j) lies in [½, 1]. With `wins` a tie is half a win; with `strict_wins` it is none, for
+    models to whom it is an outcome of its own. ECE (Naeini et al. 2015) weighs bins by evidence.
     """
-    probabilities, won, weights = _confident_side(scored)
+    probabilities, won, weights = _confident_side(scored, evidence)
     edges = np.linspace(0.5, 1.0, bins + 1)
     place = np.clip(np.digitize(probabilities, edges) - 1, 0, bins - 1)
     rows: list[dict[str, Any]] = []
@@ -219,11 +257,13 @@ def calibration(scored: Sequence[Scored], bins: int = 5) -> dict[str, Any]:
     return {"ece": sum(gaps) / total, "bins": rows, "pairs": len(weights), "reason": None}
 
 
-def _confident_side(scored: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _confident_side(
+    scored: Sequence[Scored], evidence_of: Evidence
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per compared pair: σ(|r_i - r_j|), the wins of the higher score, and all the evidence."""
     probabilities, won, weights = [], [], []
     for item in scored:
-        matrix = wins(item.group)  # (K, K)
+        matrix = evidence_of(item.group)  # (K, K)
         for i, j in combinations(range(len(matrix)), 2):
             evidence = matrix[i, j] + matrix[j, i]
             if evidence > 0:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reward.preference import Group, Judgment, by_criterion, rated_criteria, strict_wins
-from reward.training.report import Scored, Tally, agreement_tally, order_tally, share
+from reward.training.report import Scored, Tally, agreement_tally, order_tally, share, tally
 
 MOST = 20
 """Slices of a kind that are shown; those with the most pairs come first."""
@@ -91,18 +91,10 @@ def by_model(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
         for item, models in zip(scored, written, strict=True):
             if len(models) == len(item.scores):
                 of_it = np.array([model == name for model in models])
-                tallies.append(pair_tally(item, item.scores, of_it[:, None] | of_it[None, :]))
+                among = of_it[:, None] | of_it[None, :]
+                tallies.append(tally(strict_wins(item.group) * among, item.scores))
         rows.append(_row(name, tallies, seed, None))
     return largest(rows)
-
-
-def pair_tally(item: Scored, values: np.ndarray, among: np.ndarray) -> Tally:
-    """As `order_tally`, of the pairs that `among` (K, K), symmetric, is true for."""
-    strict = strict_wins(item.group) * among
-    difference = values[:, None] - values[None, :]
-    right = (difference > 0) + 0.5 * (difference == 0)
-    pairs = int(np.count_nonzero(np.triu(strict + strict.T)))
-    return Tally(float((strict * right).sum()), float(strict.sum()), pairs)
 
 
 def _row(
@@ -140,13 +132,7 @@ def length_tallies(item: Scored) -> dict[str, Tally]:
     matched = np.maximum(long, short) < SAME_LENGTH * np.minimum(long, short)
     strict = strict_wins(item.group)
     return {
-        "matched": pair_tally(item, item.scores, matched),
-        "longer_won": _one_sided(strict * (~matched & (long > short)), item.scores),
-        "shorter_won": _one_sided(strict * (~matched & (long < short)), item.scores),
+        "matched": tally(strict * matched, item.scores),
+        "longer_won": tally(strict * (~matched & (long > short)), item.scores),
+        "shorter_won": tally(strict * (~matched & (long < short)), item.scores),
     }
-
-
-def _one_sided(strict: np.ndarray, scores: np.ndarray) -> Tally:
-    difference = scores[:, None] - scores[None, :]
-    right = (difference > 0) + 0.5 * (difference == 0)
-    return Tally(float((strict * right).sum()), float(strict.sum()), int(np.count_nonzero(strict)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reward.preference import wins
-from reward.training.report import FEW_PAIRS, FEW_PROMPTS, Scored, calibration
+from reward.training.report import FEW_PAIRS, FEW_PROMPTS, Evidence, Scored, calibration
 
 COLDEST, HOTTEST = 0.02, 50.0
 FOLDS = 5
@@ -30,35 +30,48 @@ class Comparisons:
         return float(self.weights @ lost / self.weights.sum())
 
 
-def temperature(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
+def temperature(
+    scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins
+) -> dict[str, Any]:
     """`value` is fitted on all held-out prompts. The figures before and after are by cross-fitting.
 
     Each fold of the prompts is judged with the temperature that the other folds ask for, so `after`
     is what to expect on new prompts.
     """
-    used = [item for item in scored if wins(item.group).any()]
-    found = comparisons(used)
+    used = [item for item in scored if evidence(item.group).any()]
+    found = comparisons(used, evidence)
     if len(used) < max(FOLDS, FEW_PROMPTS) or len(found.gaps) < FEW_PAIRS:
         reason = f"A temperature needs {FEW_PROMPTS} held-out prompts and {FEW_PAIRS} comparisons."
         return {"value": None, "before": None, "after": None, "reason": reason}
-    cooled = cross_fitted(used, seed)
+    cooled = cross_fitted(used, seed, evidence)
     value = fit(found)
-    at_a_bound = not COLDEST * 1.01 < value < HOTTEST / 1.01
-    why = "The model was right, or wrong, about every pair, so no temperature is best."
+    why = at_a_bound(value)
     return {
-        "value": None if at_a_bound else value,
-        "before": {"ece": calibration(used)["ece"], "log_loss": found.log_loss(1.0)},
-        "after": {"ece": calibration(cooled)["ece"], "log_loss": comparisons(cooled).log_loss(1.0)},
+        "value": None if why else value,
+        "before": {"ece": calibration(used, evidence)["ece"], "log_loss": found.log_loss(1.0)},
+        "after": {
+            "ece": calibration(cooled, evidence)["ece"],
+            "log_loss": comparisons(cooled, evidence).log_loss(1.0),
+        },
         "folds": FOLDS,
-        "reason": why if at_a_bound else None,
+        "reason": why,
     }
 
 
-def cross_fitted(scored: Sequence[Scored], seed: int) -> list[Scored]:
+def at_a_bound(value: float) -> str | None:
+    """Why no temperature is best, where the fit ran to an end of its range."""
+    if value >= HOTTEST / 1.01:
+        return "A wider gap in score was no surer sign here, so no temperature is best."
+    if value <= COLDEST * 1.01:
+        return "The model was right about every pair, so no temperature is best."
+    return None
+
+
+def cross_fitted(scored: Sequence[Scored], seed: int, evidence: Evidence = wins) -> list[Scored]:
     """Scores divided by a temperature that was fitted without their prompt."""
     folds = np.random.default_rng(seed).permutation(len(scored)) % FOLDS
     fitted = [
-        fit(comparisons([s for s, fold in zip(scored, folds, strict=True) if fold != number]))
+        fit(comparisons([s for s, f in zip(scored, folds, strict=True) if f != number], evidence))
         for number in range(FOLDS)
     ]
     return [
@@ -67,10 +80,10 @@ def cross_fitted(scored: Sequence[Scored], seed: int) -> list[Scored]:
     ]
 
 
-def comparisons(scored: Sequence[Scored]) -> Comparisons:
+def comparisons(scored: Sequence[Scored], evidence: Evidence = wins) -> Comparisons:
     gaps, weights = [np.zeros(0)], [np.zeros(0)]
     for item in scored:
-        matrix = wins(item.group)
+        matrix = evidence(item.group)
         i, j = np.nonzero(matrix)
         gaps.append((item.scores[i] - item.scores[j]).astype(float))
         weights.append(matrix[i, j])

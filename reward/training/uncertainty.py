@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ def _found(values: np.ndarray, pairs: Pairs, seed: int) -> dict[str, Any]:
         reason = f"An interval needs {FEW_PROMPTS} prompts and {FEW_PAIRS} pairs."
         return {"value": value, "interval": None, "reason": reason}
     found = []
-    for drawn in resamples(count, seed, REPLICATES):
+    for drawn in chain.from_iterable(resamples(count, seed, REPLICATES)):
         right, wrong = pairs.right * drawn[place], pairs.wrong * drawn[place]
         if right.sum() and wrong.sum():
             found.append(auc(values, right, wrong))

@@ -318,6 +318,14 @@ def test_the_temperature_says_what_it_is_worth_on_other_prompts(client, people, 
     assert "Divided by a temperature" not in page_of(client, reported(snapshot, temperature=none))
 
 
+def test_the_page_says_how_far_any_model_could_come(client, people, snapshot):
+    client.force_login(people["trainer"])
+    limit = {"value": 0.8931, "interval": [0.88, 0.9], "reason": None}
+    text = page_of(client, reported(snapshot, reviewer_agreement=SHARE, accuracy_limit=limit))
+    assert "no model can come beyond about 89.3%" in text
+    assert "come beyond" not in page_of(client, reported(snapshot, reviewer_agreement=SHARE))
+
+
 def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, project, snapshot):
     client.force_login(people["trainer"])
     version = make_version(project)

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from reward.preference import Group, Judgment
+from reward.preference import Group, Judgment, strict_wins
 from reward.training import report
 from reward.training.report import Scored
 
@@ -92,6 +92,32 @@ def test_calibration_bins_by_how_sure_the_model_is():
     assert (first["pairs"], first["predicted"], first["observed"]) == (5, 0.5, 0.5)
     assert (fourth["pairs"], fourth["observed"]) == (20, 0.75)
     assert found["ece"] == pytest.approx((20 * (1 / (1 + math.exp(-2)) - 0.75) + 5 * 0) / 25)
+
+
+def test_ties_that_are_an_outcome_of_their_own_are_left_out_of_calibration():
+    rows = [scored([[[0], [1]]], [2.0, 0.0], number=n) for n in range(30)]
+    rows += [scored([[[0, 1]]], [2.0, 0.0], number=n) for n in range(30)]
+    sure = 1 / (1 + math.exp(-2))
+    assert report.calibration(rows)["ece"] == pytest.approx(sure - 0.75)
+    assert report.calibration(rows, strict_wins)["ece"] == pytest.approx(1 - sure)
+    assert report.quality(rows, 0, strict_wins)["calibration"]["pairs"] == 30
+
+
+def test_the_limit_follows_from_how_often_reviewers_agree():
+    # Of two pairs, two reviewers agree on the one and differ on the other: (1 + √0) / 2.
+    rows = [scored([[[0], [1]]] * 2, [1.0, 0.0]), scored([[[0], [1]], [[1], [0]]], [1.0, 0.0])]
+    assert report.quality(rows)["accuracy_limit"]["value"] == 0.5
+    assert report.quality(rows[:1])["accuracy_limit"]["value"] == 1.0
+    alone = report.quality([scored([[[0], [1]]], [1.0, 0.0])])["accuracy_limit"]
+    assert alone["value"] is None and "No two reviewers" in alone["reason"]
+
+
+def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):
+    whole = np.concatenate(list(report.resamples(50, 3, 20)))
+    monkeypatch.setattr(report, "RESAMPLED_AT_ONCE", 150)
+    pieces = list(report.resamples(50, 3, 20))
+    assert [len(piece) for piece in pieces] == [3] * 6 + [2]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
 def test_calibration_of_a_handful_of_pairs_is_not_claimed():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reward.preference import Group, Judgment
+from reward.preference import Group, Judgment, strict_wins
 from reward.training.mistakes import LONGEST, worst_mistakes
 from reward.training.report import Scored
 from reward.training.slices import length_slices, slices
@@ -75,6 +75,18 @@ def test_little_data_or_no_mistake_gives_no_temperature_but_a_reason():
     for few in ([], won(0.75, 1.0, 4), won(1.0, 1.0, 60)):
         found = json.loads(json.dumps(temperature(few), allow_nan=False))
         assert found["value"] is None and found["reason"]
+
+
+def test_a_temperature_that_ran_to_an_end_says_which():
+    assert "right about every pair" in temperature(won(1.0, 1.0, 60))["reason"]
+    assert "no surer sign" in temperature(won(0.4, 1.0, 60))["reason"]
+
+
+def test_the_temperature_leaves_out_ties_that_are_an_outcome_of_their_own():
+    strict = won(0.9, 2.0, 60)
+    tied = strict + [item(100 + n, [[0, 1]], [2.0, 0.0]) for n in range(30)]
+    found = temperature(tied, 0, strict_wins)["value"]
+    assert found == pytest.approx(temperature(strict)["value"], rel=1e-6)
 
 
 # --- slices ---------------------------------------------------------------------------------------
