@@ -137,7 +137,7 @@ class PolicyChat(ChatFormat):
         """Raises ValueError when the chat template refuses the chat."""
         templated = bool(self.tokenizer.chat_template)
         # A template writes the special tokens itself; doubling them is a classic silent mistake.
-        text = self._open(messages) if templated else plain_prompt(messages).rstrip(" ")
+        text = self._open(messages) if templated else plain_prompt(messages)
         return self.tokenizer(text, add_special_tokens=not templated)["input_ids"]
 
     def completion_ids(self, messages: Messages, response: str) -> list[int]:

@@ -32,8 +32,8 @@ READING = {
     "chat template": """text = tokenizer.apply_chat_template(messages, tokenize=False)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 """,
-    "plain text": """# The tokenizer has no chat template. Tokenizers that know a separator add it by themselves.
-text = "User: How are you?\\n\\nAssistant: Fine." + ("" if tokenizer.sep_token else tokenizer.eos_token or "")
+    "plain text": """# The tokenizer has no chat template; this is the form it was trained on.
+text = "User: How are you?\\n\\nAssistant: Fine.{ending}"
 inputs = tokenizer(text, return_tensors="pt")
 """,
 }
@@ -46,7 +46,11 @@ HEADS = (
     "says how unsure it is."
 )
 
-
+WITHIN = "Scores mean something only beside other scores for the same prompt."
+ZERO = (
+    "It was also trained on the line that reviewers drew: a score above 0 says acceptable, below 0 "
+    "not, so scores of different prompts can be compared."
+)
 CRITERIA = "\nThe labels after that score single criteria, in this order: {names}."
 
 
@@ -64,15 +68,16 @@ def model_card(report: dict[str, Any]) -> str:
         "# Reward model\n",
         f"Scores a response to a prompt: the higher, the more reviewers would prefer it. Trained from "
         f"`{base}` on {data['train']['prompts']} prompts with {data['train']['pairs']} compared pairs. "
-        "Scores mean something only beside other scores for the same prompt.\n",
+        f"{ZERO if report['config'].get('cut_weight') else WITHIN}\n",
         "## On held-out prompts\n",
         *held_out_table(
             {
                 "accuracy on strict pairs": report["accuracy"],
-                "agreement between reviewers (the ceiling)": report["reviewer_agreement"],
+                "agreement between two reviewers": report["reviewer_agreement"],
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
+        *_limit_line(report),
         *_length_line(report),
         *_temperature_line(report),
         *_learning_line(report),
@@ -81,6 +86,7 @@ def model_card(report: dict[str, Any]) -> str:
         "## Loading it\n",
         loading(LOADING if adapter else LOADING_WHOLE, base)
         .replace("{reading}", READING[report["training"]["text_format"]] + SCORING)
+        .replace("{ending}", report["training"].get("text_ending", ""))
         .replace("{labels}", str(heads + len(criteria)))
         .replace("{heads}", str(heads)),
         *([HEADS.format(heads=heads)] if heads > 1 else []),
@@ -111,6 +117,16 @@ def model_index(report: dict[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
     }
     return {"model-index": [{"name": "reward-model", "results": [result]}]}
+
+
+def _limit_line(report: dict[str, Any]) -> list[str]:
+    limit = report.get("accuracy_limit", {}).get("value")
+    if limit is None:
+        return []
+    return [
+        "A model at the agreement between two reviewers predicts a reviewer as well as another reviewer "
+        f"does. As reviewers differ, none can come beyond about {limit:.3f}.\n"
+    ]
 
 
 def _length_line(report: dict[str, Any]) -> list[str]:

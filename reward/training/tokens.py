@@ -1,8 +1,8 @@
-"""From text to tokens: prompt and responses apart, so that a prompt's tokens are the same for all its responses.
+"""From text to tokens, with a prompt's tokens the same for all its responses.
 
-The text is the tokenizer's chat template where it has one, else a plain form anyone can read. It is
-cut where the responses begin *before* it is tokenized; a token therefore never spans the boundary,
-whatever the response starts with.
+The text is the tokenizer's chat template where it has one, else a plain form anyone can read. Prompt
+and response are tokenized together, as other tools will do it, and cut where the response begins.
+Should a token span that place, they are tokenized apart.
 """
 
 from collections import Counter
@@ -47,11 +47,20 @@ class TokenGroup:
 
 
 class ChatFormat:
-    """How a conversation reads for this tokenizer. Holds no state; safe to share."""
+    """How a conversation reads for this tokenizer. Holds no state; safe to share.
+
+    Plain text is ended by `end_ids` where the tokenizer adds these by itself, else by the text `ending`.
+    """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.name = "chat template" if tokenizer.chat_template else "plain text"
+        self.ending, self.end_ids = "", []
+        if not tokenizer.chat_template:
+            ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+            self.end_ids = [i for i in tokenizer("a")["input_ids"][-1:] if i in ends]
+            named = tokenizer.eos_token or tokenizer.sep_token or ""
+            self.ending = "" if self.end_ids else named
 
     def split(
         self, prompt: list[dict[str, str]], responses: Sequence[str]
@@ -62,8 +71,8 @@ class ChatFormat:
         according to the response.
         """
         if not self.tokenizer.chat_template:
-            end = self.tokenizer.eos_token or self.tokenizer.sep_token or ""
-            return plain_prompt(prompt), [response + end for response in responses]
+            # Most vocabularies join a space to the word after it, so it belongs to the response.
+            return plain_prompt(prompt), [f" {response}{self.ending}" for response in responses]
         texts = [self._render(prompt, response) for response in responses]
         shared = self._shared_text(prompt)
         if not all(text.startswith(shared) for text in texts):
@@ -75,19 +84,28 @@ class ChatFormat:
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Token ids of the prompt and of each response.  → (P,) and K arrays (R_k,), int32"""
         shared, tails = self.split(prompt, responses)
-        # A chat template writes its own special tokens; plain text needs the tokenizer's.
-        start = self.tokenizer(shared, add_special_tokens=not self.tokenizer.chat_template)
-        ends = self.tokenizer(tails, add_special_tokens=False)
-        prompt_ids = start["input_ids"]
-        if prompt_ids and prompt_ids[-1] in (
-            self.tokenizer.eos_token_id,
-            self.tokenizer.sep_token_id,
-        ):
-            prompt_ids = prompt_ids if self.tokenizer.chat_template else prompt_ids[:-1]
+        start = self._without_end(self._ids([shared])[0])
+        wholes = self._ids([shared + tail for tail in tails])
+        ends = [
+            whole[len(start) :] if whole[: len(start)] == start else self._alone(tail)
+            for whole, tail in zip(wholes, tails, strict=True)
+        ]
         return (
-            np.asarray(prompt_ids, dtype=np.int32),
-            [np.asarray(self._seen(ids), dtype=np.int32) for ids in ends["input_ids"]],
+            np.asarray(start, dtype=np.int32),
+            [np.asarray(self._seen(ids), dtype=np.int32) for ids in ends],
         )
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """A chat template writes its own special tokens; plain text needs the tokenizer's."""
+        return self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)[
+            "input_ids"
+        ]
+
+    def _without_end(self, ids: list[int]) -> list[int]:
+        return ids[:-1] if self.end_ids and ids[-1:] == self.end_ids else ids
+
+    def _alone(self, tail: str) -> list[int]:
+        return [*self.tokenizer(tail, add_special_tokens=False)["input_ids"], *self.end_ids]
 
     def _seen(self, ids: list[int]) -> list[int]:
         """Without padding at the end, which an end token is where the tokenizer has no other.
@@ -120,7 +138,7 @@ class ChatFormat:
 
 def plain_prompt(prompt: list[dict[str, str]]) -> str:
     turns = [f"{PLAIN_ROLES.get(m['role'], m['role'].title())}: {m['content']}" for m in prompt]
-    return "\n\n".join([*turns, "Assistant: "])
+    return "\n\n".join([*turns, "Assistant:"])
 
 
 # --- what is used, and what is not ----------------------------------------------------------------

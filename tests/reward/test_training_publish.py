@@ -76,6 +76,17 @@ def test_hubs_read_the_figures_and_people_the_temperature():
     assert "Divide a difference in score by 1.50" in text
 
 
+def test_a_card_says_what_scores_of_different_prompts_mean():
+    assert "only beside other scores for the same prompt" in model_card(card_report())
+    text = model_card(card_report(config={"lora_r": 4, "cut_weight": 0.5}))
+    assert "above 0 says acceptable" in text and "only beside" not in text
+
+
+def test_a_card_says_how_far_any_model_could_come():
+    text = model_card(card_report(accuracy_limit={"value": 0.8931}))
+    assert "none can come beyond about 0.893" in text and "ceiling" not in text
+
+
 def test_a_card_without_figures_claims_none():
     unknown = {**card_report()["accuracy"], "value": None, "reason": "Nobody compared."}
     text = model_card(card_report(accuracy=unknown, temperature={"value": None}))
