@@ -87,8 +87,10 @@ class Pieces:
 
 
 def cut_rows(lengths: Sequence[Sequence[int]], placed: Sequence[int], like: torch.Tensor) -> Pieces:
-    """Lengths (G, K + 1), zero where a group has fewer responses; placed (G,), the row of each group."""
-    groups = [[length for length in group if length] for group in lengths]
+    """Lengths (G, K + 1): a prompt's, which may be empty, then those of its responses, zero where a
+    group has fewer; placed (G,), the row of each group.
+    """
+    groups = [[prompt, *(n for n in responses if n)] for prompt, *responses in lengths]
     rows: list[list[list[int]]] = [[] for _ in range(max(placed) + 1)]
     for row, group in zip(placed, groups, strict=True):
         rows[row].append(group)
@@ -147,7 +149,9 @@ def _attend_row(
     out = []
     for prompt, *responses in groups:
         q, k, v = next(parts)
-        out.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, **options))
+        if prompt:
+            q = F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+        out.append(q)
         for response in responses:
             q_r, k_r, v_r = next(parts)
             seen, said = torch.cat([k, k_r], dim=2), torch.cat([v, v_r], dim=2)

@@ -52,6 +52,59 @@ def check_shared(
     return problem
 
 
+def check_gradients(
+    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, dtype: torch.dtype
+) -> str | None:
+    """Why the shared layout must not be trained through, or None when both layouts give the smallest
+    of these groups the same gradients. `dtype` is that of the forward pass.
+
+    An attention that cannot do it is given up for the dense mask, as in `check_shared`. Weights and
+    random numbers stay as they were, and no gradient is left.
+    """
+    group = [min(groups, key=TokenGroup.size)]
+    plain = _gradients(model, group, Collator(pad_id, "plain"), dtype)
+    problem = _compared(model, group, pad_id, dtype, plain)
+    if problem and model.attends != attention.DENSE:
+        model.attends = attention.DENSE
+        problem = _compared(model, group, pad_id, dtype, plain)
+    return problem
+
+
+def _compared(
+    model: RewardModel,
+    group: Sequence[TokenGroup],
+    pad_id: int,
+    dtype: torch.dtype,
+    plain: torch.Tensor,
+) -> str | None:
+    collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
+    try:
+        shared = _gradients(model, group, collator, dtype)
+    except Exception as error:  # a kernel's compiler has errors of its own
+        model.zero_grad(set_to_none=True)
+        if is_out_of_memory(error):
+            raise
+        return f"its backward pass fails ({type(error).__name__}: {str(error)[:200]})"
+    difference = ((shared - plain).norm() / plain.norm().clamp(min=1e-30)).item()
+    if not difference <= 2 * ALIKE.get(dtype, ALIKE[torch.bfloat16]):
+        return f"its gradients differ by {difference:.2%} between the two layouts"
+    return None
+
+
+def _gradients(
+    model: RewardModel, group: Sequence[TokenGroup], collator: Collator, dtype: torch.dtype
+) -> torch.Tensor:
+    """Of a weighted sum of the scores, without dropout.  → all of them in a row, float32"""
+    mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
+    with evaluating(model), mixed:
+        outputs = model(**inputs_of(model, group, collator))["outputs"]  # (1, K, N + C)
+        weights = torch.linspace(1.0, -0.5, outputs.shape[1], device=outputs.device)
+        (outputs.float() * weights[None, :, None]).sum().backward()
+    found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return torch.cat(found)
+
+
 def precision(model: RewardModel) -> torch.dtype:
     """What its layers compute in; quantized ones in bfloat16, whatever lies beside them."""
     return torch.bfloat16 if is_quantized(model.classifier) else model.classifier.dtype

@@ -196,11 +196,6 @@ def block_mask(
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-def batches(groups: Sequence[TokenGroup], *, max_tokens: int) -> Iterator[list[int]]:
-    """Indices of groups that fit together where the prompt is shared, in order."""
-    return cut([group.size() for group in groups], max_tokens=max_tokens)
-
-
 def cut(
     sizes: Sequence[int], *, max_tokens: int | None = None, most: int | None = None
 ) -> Iterator[list[int]]:

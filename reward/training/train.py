@@ -28,15 +28,15 @@ from math import ceil
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from reward.preference import rated_criteria, read_folder
+from reward.preference import rated_criteria, read_folder, strict_wins, wins
 from reward.recipe_config import RewardConfig
 from reward.training import attention, processes
 from reward.training import report as reports
 from reward.training.card import model_card
 from reward.training.compiling import compile_layers
 from reward.training.evidence import evidence
-from reward.training.families import check_reading, check_shared
-from reward.training.layout import Collator, StepCollator, batches, describe
+from reward.training.families import check_gradients, check_reading, check_shared
+from reward.training.layout import Collator, StepCollator, cut, describe
 from reward.training.mistakes import worst_mistakes
 from reward.training.model import (
     UNLIMITED,
@@ -45,6 +45,7 @@ from reward.training.model import (
     make_reward_model,
     outputs_of,
     readable_tokens,
+    torch_dtype,
 )
 from reward.training.objective import Objective
 from reward.training.parts import Parts
@@ -71,6 +72,8 @@ from reward.training.trainer_events import (
     ProgressEvents,
     RecipeError,
     StopSignal,
+    free_memory,
+    is_out_of_memory,
     provenance,
     run_recipe,
     with_smaller_batches,
@@ -79,7 +82,7 @@ from reward.training.uncertainty import disagreement
 from runs.rundir import RunDir
 
 SCORING_TOKENS = 8192
-"""Tokens forwarded at once when nothing is learned from them."""
+"""Tokens forwarded at once when nothing is learned from them; less where memory runs out."""
 WATCHED_GROUPS = 200
 """Held-out groups scored after each epoch; the report at the end uses all."""
 
@@ -130,14 +133,16 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     collator = trainer.data_collator.collator
     run_dir.message(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report.")
     scored = score_held_out(trainer.model, prepared, collator, stop)
+    # σ of a gap is how often it wins; with ties as an outcome of their own, of the wins alone.
+    sides = wins if config.ties == "half" else strict_wins
     report = {
         "kind": "reward",
         "base_model": config.base_model,
         "outputs": {"heads": config.heads, "criteria": criteria},
-        **reports.quality(scored, config.seed),
+        **reports.quality(scored, config.seed, sides),
         "disagreement": disagreement(scored, config.seed) if config.heads > 1 else None,
         "criteria": reports.criteria(scored, criteria, config.seed),
-        "temperature": temperature(scored, config.seed),
+        "temperature": temperature(scored, config.seed, sides),
         "length_slices": length_slices(scored, config.seed),
         "slices": slices(scored, config.seed),
         "mistakes": worst_mistakes(scored),
@@ -153,6 +158,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
             "packed": collator.packed,
             "attention": trainer.model.attends if collator.layout == "shared" else None,
             "text_format": chat.name,
+            "text_ending": chat.ending,
             "tie_width": trainer.objective.tie_width or None,
         },
         "first_batch": first,
@@ -283,6 +289,7 @@ def choose_layout(
     everything = [*prepared.tokens["train"], *prepared.tokens["test"]]
     longest = max(group.longest() for group in everything)
     problem = check_shared(model, first, collator.pad_id, longest=longest)
+    problem = problem or check_gradients(model, first, collator.pad_id, torch_dtype(config.dtype))
     problem = processes.as_first(problem)  # or each would cut a step into other parts
     if problem:
         run_dir.message(
@@ -311,13 +318,26 @@ def score_all(
     collator: Collator,
     stop: StopSignal | None = None,
 ) -> list[np.ndarray]:
-    """All outputs for each group's responses, in order; raises Stopped when asked to.  → (K, N + C) arrays"""
+    """All outputs for each group's responses, in order.  → (K, N + C) arrays
+
+    Forwards half as much at once where memory runs out. Raises Stopped when asked to.
+    """
+    sizes, at_once = [collator.tokens(group) for group in groups], SCORING_TOKENS
     scores: list[np.ndarray] = []
-    for batch in batches(groups, max_tokens=SCORING_TOKENS):
+    while len(scores) < len(groups):
         if stop:
             stop.check()
-        chosen = [groups[index] for index in batch]
-        rows = outputs_of(model, chosen, collator).numpy()
+        first = len(scores)
+        together = next(cut(sizes[first:], max_tokens=at_once))
+        chosen = [groups[first + index] for index in together]
+        try:
+            rows = outputs_of(model, chosen, collator).numpy()
+        except (RuntimeError, MemoryError) as error:
+            if len(chosen) == 1 or not is_out_of_memory(error):
+                raise
+            at_once = max(sizes[first : first + len(chosen)]) * len(chosen) // 2
+            free_memory()
+            continue
         scores += [row[: len(g.responses)] for row, g in zip(rows, chosen, strict=True)]
     return scores
 

@@ -9,13 +9,19 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from reward.recipe_config import RewardConfig
-from reward.training import families
+from reward.training import attention, families
 from reward.training.card import model_card
-from reward.training.families import check_reading, check_shared, window_problem
+from reward.training.families import (
+    check_gradients,
+    check_reading,
+    check_shared,
+    window_problem,
+)
 from reward.training.layout import Collator
 from reward.training.loss import bradley_terry
 from reward.training.merge import merge
 from reward.training.model import (
+    RewardModel,
     load_reward_model,
     load_tokenizer,
     make_reward_model,
@@ -206,6 +212,59 @@ def test_a_base_that_classifies_something_else_gets_a_fresh_head(tmp_path):
     assert score_groups(untrained(tmp_path), UNEVEN, Collator(0, "shared")).shape == (3, 4)
 
 
+# --- gradients ------------------------------------------------------------------------------------
+
+
+class Backward(torch.autograd.Function):
+    """Passes values on; what comes back is `factor` times as large, or fails where that is 0."""
+
+    @staticmethod
+    def forward(ctx, values, factor):
+        ctx.factor = factor
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if not ctx.factor:
+            raise RuntimeError("no valid configuration for this kernel")
+        return gradient * ctx.factor, None
+
+
+class Faulty(RewardModel):
+    """Right forwards. Backwards all attentions but the dense one go wrong, or, if asked, that too."""
+
+    factor, dense_too = 0.0, False
+
+    def _shared(self, batch):
+        hidden = super()._shared(batch)
+        whole = self.attends == attention.DENSE and not self.dense_too
+        return hidden if whole else Backward.apply(hidden, self.factor)
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.1])
+def test_an_attention_whose_backward_pass_fails_is_given_up(tmp_path, factor):
+    model = random_adapter(reward_model(tmp_path))
+    assert check_gradients(model, UNEVEN, 0, torch.float32) is None
+    assert model.attends == attention.PIECES
+    faulty = Faulty(model.ordinary)
+    faulty.factor = factor
+    before = torch.random.get_rng_state()
+    assert check_gradients(faulty, UNEVEN, 0, torch.float32) is None
+    assert faulty.attends == attention.DENSE and faulty.training
+    assert not any(weight.grad is not None for weight in faulty.parameters())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_family_that_cannot_be_trained_through_is_laid_out_plainly(tmp_path):
+    faulty = Faulty(random_adapter(reward_model(tmp_path)).ordinary)
+    faulty.dense_too = True
+    assert "backward pass fails (RuntimeError: no valid" in check_gradients(
+        faulty, UNEVEN, 0, torch.float32
+    )
+    faulty.factor = 1.1
+    assert "gradients differ by" in check_gradients(faulty, UNEVEN, 0, torch.float32)
+
+
 # --- how long an input may be ---------------------------------------------------------------------
 
 
@@ -235,10 +294,10 @@ def test_an_end_token_that_doubles_as_padding_is_left_away(tmp_path):
     tokenizer = load_tokenizer(str(tmp_path))
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     _, [response] = ChatFormat(tokenizer).encode(PROMPT, ["Yes"])
-    assert tokenizer.decode(response) == "Yes"
+    assert tokenizer.decode(response) == " Yes"
     tokenizer = make_tokenizer(chat=False)
     _, [response] = ChatFormat(tokenizer).encode(PROMPT, ["Yes"])
-    assert tokenizer.decode(response) == "Yes<|end|>"
+    assert tokenizer.decode(response) == " Yes<|end|>"
 
 
 # --- encoders -------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from reward.preference import Group, Judgment
 from reward.recipe_config import RewardConfig
-from reward.training.layout import Collator, StepCollator, batches, block_mask, cut, describe
+from reward.training.layout import Collator, StepCollator, block_mask, cut, describe
 from reward.training.loss import bradley_terry
 from reward.training.model import (
     load_tokenizer,
@@ -13,7 +15,8 @@ from reward.training.model import (
     score_groups,
 )
 from reward.training.tokens import ChatFormat, TokenGroup, prepare
-from tests.tiny import make_model, make_tokenizer
+from reward.training.train import score_all
+from tests.tiny import SPECIAL, make_model, make_tokenizer
 
 torch.set_num_threads(1)
 
@@ -177,8 +180,7 @@ def test_an_ordinary_classifier_reads_the_same_score_with_either_padding(tmp_pat
 
 
 def test_batches_stay_within_the_token_budget_and_keep_the_order():
-    groups = [token_group(n, 10, [5, 5]) for n in range(5)] + [token_group(9, 90, [50, 60])]
-    assert list(batches(groups, max_tokens=60)) == [[0, 1, 2], [3, 4], [5]]
+    assert list(cut([20] * 5 + [200], max_tokens=60)) == [[0, 1, 2], [3, 4], [5]]
     assert list(cut([20] * 5, most=2)) == [[0, 1], [2, 3], [4]]
     assert list(cut([30, 10, 10], max_tokens=60)) == [[0, 1], [2]]  # padded to the largest
 
@@ -194,6 +196,47 @@ def test_a_step_is_cut_into_parts_of_like_length_that_hold_every_group_once():
     assert steps.cut(groups) == [[1], [3], [2, 0], [4]]
     steps.collator.layout = "plain"  # where a prompt is forwarded once for each response
     assert steps.collator.tokens(groups[0]) == 16
+
+
+def test_an_empty_prompt_is_no_response(tmp_path):
+    model = reward_model(tmp_path)
+    groups = [token_group(1, 0, [4, 7, 2]), token_group(2, 6, [3, 5])]
+    plain = score_groups(model, groups, Collator(0, "plain"))
+    for packed in (False, True):
+        shared = score_groups(model, groups, Collator(0, "shared", packed))
+        torch.testing.assert_close(shared, plain, atol=1e-5, rtol=1e-5)
+
+
+class Small(torch.nn.Module):
+    """A model that scores a response by its number of tokens, and holds only so many at once."""
+
+    def __init__(self, holds: int):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.holds, self.device, self.seen = holds, torch.device("cpu"), []
+
+    def forward(self, input_ids, present, attention_mask, rows):
+        self.seen.append(input_ids.numel())
+        if input_ids.numel() > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return {"outputs": attention_mask.sum(dim=1)[rows][..., None] * present[..., None]}
+
+
+def test_scoring_counts_every_copy_of_a_prompt(monkeypatch):
+    monkeypatch.setattr("reward.training.train.SCORING_TOKENS", 200)
+    model, groups = Small(200), [token_group(n, 20, [5] * 4) for n in range(6)]
+    scores = score_all(model, groups, Collator(0, "plain"))
+    assert [row[:, 0].tolist() for row in scores] == [[25.0] * 4] * 6
+    assert model.seen == [200] * 3
+
+
+def test_scoring_goes_on_with_less_at_once_where_memory_runs_out():
+    model, groups = Small(110), [token_group(n, 20, [5] * 4) for n in range(6)]
+    scores = score_all(model, groups, Collator(0, "plain"))
+    assert [len(row) for row in scores] == [4] * 6
+    assert model.seen == [600, 300, 100, 100, 100, 100, 100, 100]
+    with pytest.raises(torch.OutOfMemoryError):
+        score_all(Small(90), groups, Collator(0, "plain"))
 
 
 def test_packed_groups_leave_no_place_empty():
@@ -235,8 +278,54 @@ def test_without_a_chat_template_the_text_is_plain():
     shared, tails = ChatFormat(make_tokenizer(chat=False)).split(
         [{"role": "system", "content": "Be kind."}, *PROMPT], ["Hi!"]
     )
-    assert shared == "System: Be kind.\n\nUser: Héllo\n\nAssistant: "
-    assert tails == ["Hi!<|end|>"]
+    assert shared == "System: Be kind.\n\nUser: Héllo\n\nAssistant:"
+    assert tails == [" Hi!<|end|>"]
+
+
+def merging(pre_tokenizer, merges=(), ends_texts=False):
+    """A tokenizer that joins characters, as those of real models do."""
+    letters = sorted({*":= <|>/", *"▁Ġ", *map(chr, range(65, 123)), "Ċ", "."})
+    pieces = [*SPECIAL, *letters, *(a + b for a, b in merges)]
+    inner = Tokenizer(models.BPE({piece: n for n, piece in enumerate(pieces)}, list(merges)))
+    inner.pre_tokenizer = pre_tokenizer
+    if ends_texts:
+        inner.post_processor = processors.TemplateProcessing("$A <|end|>", None, [("<|end|>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<|pad|>", eos_token="<|end|>")
+
+
+SPACED = pre_tokenizers.ByteLevel(add_prefix_space=False)
+PREFIXED = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        merging(SPACED, [("Ġ", "F"), (":", "Ġ")]),
+        merging(PREFIXED, [("▁", "F"), ("▁", "▁")]),
+        merging(SPACED, [("Ġ", "F")], ends_texts=True),
+    ],
+    ids=["a space joined to its word", "a space put before every text", "ends texts itself"],
+)
+def test_what_is_trained_on_are_the_tokens_of_the_whole_text(tokenizer):
+    """As the code on the card, or any other tool, would tokenize it."""
+    chat = ChatFormat(tokenizer)
+    prompt, [fine, again] = chat.encode([{"role": "user", "content": "Hi"}], ["Fine.", "F"])
+    for response, text in ((fine, "Fine."), (again, "F")):
+        whole = tokenizer(f"User: Hi\n\nAssistant: {text}{chat.ending}")["input_ids"]
+        assert [*prompt, *response] == whole and whole[-1] == tokenizer.eos_token_id
+        assert whole.count(tokenizer.eos_token_id) == 1
+
+
+def test_a_token_that_would_span_prompt_and_response_is_not_made():
+    tokenizer = merging(SPACED, [(":", "=")])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}:{% endif %}{% endfor %}"
+    )
+    prompt, responses = ChatFormat(tokenizer).encode(
+        [{"role": "user", "content": "Hi"}], ["=F", "F"]
+    )
+    assert tokenizer.convert_ids_to_tokens(prompt) == ["H", "i", ":"]
+    assert [tokenizer.convert_ids_to_tokens(r) for r in responses] == [["=", "F"], ["F"]]
 
 
 def test_a_template_with_an_odd_generation_prompt_is_cut_where_responses_begin():
