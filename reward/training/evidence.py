@@ -13,7 +13,7 @@ draws    (N,)    how much the group counts for each of several heads; 1 in the m
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -111,10 +111,10 @@ def relative_to(weights: Sequence[float]) -> float:
     return float(np.mean(weights)) if len(weights) else 1.0
 
 
-def tie_share(groups: Sequence[Group]) -> float:
+def tie_share(groups: Iterable[Group]) -> float:
     """Ties among all comparisons of the groups, by weight; 0 without any."""
-    everything = sum(float(wins(group).sum()) for group in groups)
-    strict = sum(float(strict_wins(group).sum()) for group in groups)
+    counts = [(float(strict_wins(group).sum()), float(wins(group).sum())) for group in groups]
+    strict, everything = map(sum, zip(*counts, strict=True)) if counts else (0.0, 0.0)
     return 1 - strict / everything if everything else 0.0
 
 

@@ -9,7 +9,7 @@ import torch
 from reward.preference import Group
 from reward.recipe_config import RewardConfig
 from reward.training import loss
-from reward.training.evidence import tie_share
+from reward.training.evidence import tie_share, unweighted
 from reward.training.layout import Batch
 
 
@@ -25,9 +25,14 @@ class Objective:
 
     @classmethod
     def of(cls, config: RewardConfig, groups: Sequence[Group]) -> Self:
-        """The width of ties follows from their share in `groups`, those that are trained on."""
+        """The width of ties follows from their share in `groups`, those that are trained on.
+
+        Among all their pairs, not only those of equal scores, which nobody knows yet: it is narrow
+        rather than wide.
+        """
         widths = {"davidson": loss.davidson_width, "rao_kupper": loss.rao_kupper_width}
-        width = widths[config.ties](tie_share(groups)) if config.ties in widths else 0.0
+        counted = map(unweighted, groups) if config.reviewer_weights == "ignore" else groups
+        width = widths[config.ties](tie_share(counted)) if config.ties in widths else 0.0
         return cls(config.ties, width, config.cut_weight, config.criteria_weight, config.heads)
 
     def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -182,6 +182,13 @@ def test_the_width_of_ties_makes_equal_scores_tie_as_often_as_people_did():
         assert found.item() == pytest.approx(-math.log(0.2), abs=1e-6)
 
 
+def test_weights_that_are_ignored_do_not_decide_the_width_of_ties():
+    ranked = [group(Judgment("a", [[0], [1]], weight=3.0)), group(Judgment("b", [[0, 1]]))]
+    width = lambda **said: Objective.of(config(ties="rao_kupper", **said), ranked).tie_width  # noqa: E731
+    assert width(reviewer_weights="ignore") == pytest.approx(math.log(1.5 / 0.5))
+    assert width() == pytest.approx(math.log(1.25 / 0.75))
+
+
 def test_ties_of_their_own_are_no_wins():
     found = evidence(group(Judgment("a", [[0], [1, 2]], weight=2.0)), config(ties="davidson"))
     assert found.wins.tolist() == [[0, 2, 2], [0, 0, 0], [0, 0, 0]]
