@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from runs.rundir import atomically
 
 SPLITS = ("train", "test")
-PER_RESPONSE = ("response_models",)
-PER_RANKING = ("ratings", "flags", "ranking_ids", "adjudication_ids", "simulated")
+PER_RESPONSE: tuple[str, ...] = ("response_models",)
+PER_RANKING: tuple[str, ...] = ("ratings", "flags", "ranking_ids", "adjudication_ids", "simulated")
 """What `meta` may hold as lists, with an entry for each response or each ranking, in their order."""
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -93,12 +93,14 @@ class Group:
             return f"has {len(self.response_ids)} response ids for {len(self.responses)} responses"
         if self.split not in SPLITS:
             return f"has the split {self.split!r}, which is neither train nor test"
-        counted = [(PER_RESPONSE, len(self.responses), "responses")]
-        counted += [(PER_RANKING, len(self.rankings), "rankings")]
-        for names, count, what in counted:
+        for names, listed, what in (
+            (PER_RESPONSE, self.responses, "responses"),
+            (PER_RANKING, self.rankings, "rankings"),
+        ):
             for name in names:
-                if self.meta.get(name) is not None and len(self.meta[name]) != count:
-                    return f"has {len(self.meta[name])} entries of {name} for {count} {what}"
+                if self.meta.get(name) is not None and len(self.meta[name]) != len(listed):
+                    count = f"{len(self.meta[name])} entries of {name}"
+                    return f"has {count} for {len(listed)} {what}"
         problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
         return next((problem for problem in problems if problem), None)
 
