@@ -1,17 +1,22 @@
 """How many rankings active selection saves, on simulated reviewers whose taste is known.
 
 A linear taste of known weights judges tasks of K responses, with the noise of Bradley and Terry; a
-linear model of the same features learns from the rankings. After each batch the waiting tasks are
-put in order by reward.selection, which is what the product runs, or drawn at random; both start from
-the same random rankings. What is measured is the share of pairs that are ordered as the truth orders
-them, on prompts that were never waiting: a random stream.
+linear model of the same features learns from the rankings. The waiting tasks are put in order by
+reward.selection, which is what the product runs, or drawn at random; both start from the same random
+rankings. One order serves `--batch` rankings: 200 is what docs/active-learning.md advises, 20 what
+training without pause would give. What is measured is the share of pairs that are ordered as the
+truth orders them, on prompts that were never waiting: a random stream. A model is fitted to all the
+rankings for each point of a curve, whatever the rhythm of the orders.
 
     python -m benchmarks.active            10 seeds of each world, a few minutes
     python -m benchmarks.active --quick    3 seeds
 
 Progress on stderr; the last line of stdout is one JSON object with both curves (medians over the
-seeds). `saved_to` is the number of rankings with which active selection reaches what random selection
-reaches with all of them, over that number. `--svg FILE` draws the curves.
+seeds). The target is the accuracy that random selection ends with. `saved_to` is the number of
+rankings with which active selection first reaches it, over the number with which random selection
+first did; `needed` has both numbers. As curves are not smooth, random selection often needed fewer
+than all of its rankings. Medians over the seeds, and null where it was not reached. `--svg FILE`
+draws the curves.
 """
 
 import argparse
@@ -31,7 +36,9 @@ from reward.selection import Tasks
 MEASURED = ("benchmarks/active.py", "reward/selection.py")
 FEATURES, K = 32, 4
 WAITING, FRESH = 3000, 3000
-FIRST, BATCH, BUDGET = 40, 20, 600
+FIRST, STEP, BUDGET = 40, 20, 600
+BATCHES = (200, 20)
+"""How many rankings one order serves. The first is drawn as the active curve, the others thinner."""
 SMOOTHED = 3
 """Points of a curve of which one seed's median is taken before curves are compared."""
 
@@ -128,30 +135,30 @@ def accuracy(theta: np.ndarray, fresh: Tasks, truth: np.ndarray) -> float:
     return float((((said[:, i] - said[:, j]) > 0) == ((truth[:, i] - truth[:, j]) > 0)).mean())
 
 
-Chooser = Callable[[Tasks, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
-"""(tasks with the model's scores, what waits, what was ranked, rng) → BATCH of what waits"""
+Chooser = Callable[[Tasks, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
+"""(tasks with the model's scores, what waits, what was ranked, n, rng) → n of what waits, in order"""
 
 
 def at_random(
-    tasks: Tasks, waits: np.ndarray, ranked: np.ndarray, rng: np.random.Generator
+    tasks: Tasks, waits: np.ndarray, ranked: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    return rng.choice(waits, BATCH, replace=False)
+    return rng.choice(waits, count, replace=False)
 
 
 def most_to_learn(
-    tasks: Tasks, waits: np.ndarray, ranked: np.ndarray, rng: np.random.Generator
+    tasks: Tasks, waits: np.ndarray, ranked: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """As reward.queue_order does it."""
     waiting = tasks.some(waits)
     known = selection.prior(waiting) + selection.information(tasks.some(ranked))
-    return waits[selection.in_order(waiting, known, most=BATCH).chosen[:BATCH]]
+    return waits[selection.in_order(waiting, known, most=count).chosen[:count]]
 
 
-CHOOSERS: dict[str, Chooser] = {"random": at_random, "active": most_to_learn}
+def curve(world: World, seed: int, choose: Chooser, batch: int = STEP) -> list[float]:
+    """Accuracy after FIRST, FIRST + STEP, … rankings, with a new order after each `batch`.
 
-
-def curve(world: World, seed: int, choose: Chooser) -> list[float]:
-    """Accuracy after FIRST, FIRST + BATCH, … rankings. A task is always ranked alike."""
+    A task is always ranked alike.
+    """
     rng = np.random.default_rng([seed, 1])
     tasks, fresh = make_tasks(world, WAITING, rng), make_tasks(world, FRESH, rng)
     theta = make_taste(world, tasks, rng)
@@ -160,18 +167,21 @@ def curve(world: World, seed: int, choose: Chooser) -> list[float]:
     ranked = rng.permutation(WAITING)[:FIRST]
     drawn = np.random.default_rng([seed, 2])
     precision, learned, points = selection.prior(tasks), np.zeros(FEATURES), []
+    order = np.zeros(0, dtype=int)
     while True:
         learned = fit(tasks.features[ranked], wins[ranked], precision, learned)
         points.append(accuracy(learned, fresh, fresh_truth))
         if len(ranked) >= BUDGET:
             return points
-        scored = Tasks(tasks.features, tasks.features @ learned, tasks.present)
-        waits = np.setdiff1d(np.arange(WAITING), ranked)
-        ranked = np.concatenate([ranked, choose(scored, waits, ranked, drawn)])
+        if not len(order):
+            scored = Tasks(tasks.features, tasks.features @ learned, tasks.present)
+            waits = np.setdiff1d(np.arange(WAITING), ranked)
+            order = choose(scored, waits, ranked, batch, drawn)
+        ranked, order = np.concatenate([ranked, order[:STEP]]), order[STEP:]
 
 
 def counts() -> np.ndarray:
-    return np.arange(FIRST, BUDGET + 1, BATCH)
+    return np.arange(FIRST, BUDGET + 1, STEP)
 
 
 def reached(points: Sequence[float], target: float) -> float | None:
@@ -184,7 +194,7 @@ def reached(points: Sequence[float], target: float) -> float | None:
     if first == 0:
         return float(counts()[0])
     low, high = smooth[first - 1], smooth[first]
-    return float(counts()[first - 1] + BATCH * (target - low) / (high - low))
+    return float(counts()[first - 1] + STEP * (target - low) / (high - low))
 
 
 def smoothed(points: Sequence[float]) -> np.ndarray:
@@ -193,30 +203,54 @@ def smoothed(points: Sequence[float]) -> np.ndarray:
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1)
 
 
-def measure(world: World, seeds: int) -> dict[str, Any]:
-    curves: dict[str, list[list[float]]] = {name: [] for name in CHOOSERS}
-    shares: list[float] = []
-    for seed in range(seeds):
-        for name, choose in CHOOSERS.items():
-            curves[name].append(curve(world, seed, choose))
-        target = smoothed(curves["random"][-1])[-1]
-        needed = reached(curves["active"][-1], target)
-        all_of_them = reached(curves["random"][-1], target) or float(BUDGET)
-        shares.append(float("inf") if needed is None else needed / all_of_them)
-        print(f"{world.name} {seed}: {shares[-1]:.2f}", file=sys.stderr, flush=True)
-    found = sorted(shares)
+def measure(world: World, seeds: int, batches: Sequence[int]) -> list[dict[str, Any]]:
+    """One case for each rhythm; the random curve has none, and is the same in all."""
+    drawn = [curve(world, seed, at_random) for seed in range(seeds)]
+    cases = []
+    for batch in batches:
+        chosen = [curve(world, seed, most_to_learn, batch) for seed in range(seeds)]
+        cases.append(
+            {"world": world.name, "batch": batch, "seeds": seeds, **compare(drawn, chosen)}
+        )
+        found = cases[-1]
+        print(f"{world.name}, {batch}: {found['saved_to']}", file=sys.stderr, flush=True)
+    return cases
+
+
+def compare(drawn: Sequence[list[float]], chosen: Sequence[list[float]]) -> dict[str, Any]:
+    """Of random and active curves, seed by seed."""
+    needed = np.array(
+        [
+            [rankings_until(curve, smoothed(random)[-1]) for curve in (random, active)]
+            for random, active in zip(drawn, chosen, strict=True)
+        ]
+    )
+    saved = np.sort(needed[:, 1] / needed[:, 0])
+    middle = {"random": drawn, "active": chosen}
     return {
-        "world": world.name,
-        "seeds": seeds,
         "rankings": BUDGET,
-        "saved_to": round(float(np.median(found)), 3),
-        "saved_to_range": [None if np.isinf(s) else round(s, 3) for s in (found[0], found[-1])],
+        "saved_to": finite(np.median(saved), 3),
+        "saved_to_range": [finite(saved[0], 3), finite(saved[-1], 3)],
+        "needed": {
+            name: finite(np.median(column), 0)
+            for name, column in zip(middle, needed.T, strict=True)
+        },
         "counts": counts().tolist(),
         **{
-            name: [round(float(v), 4) for v in np.median(np.array(all_seeds), axis=0)]
-            for name, all_seeds in curves.items()
+            name: [round(float(v), 4) for v in np.median(np.array(curves), axis=0)]
+            for name, curves in middle.items()
         },
     }
+
+
+def rankings_until(points: Sequence[float], target: float) -> float:
+    found = reached(points, target)
+    return float("inf") if found is None else found
+
+
+def finite(value: float, digits: int) -> float | None:
+    """JSON knows no infinity."""
+    return round(float(value), digits) if np.isfinite(value) else None
 
 
 # --- the plot -------------------------------------------------------------------------------------
@@ -225,44 +259,58 @@ WIDE, HIGH, MARGIN, COLUMNS = 260, 170, 34, 4
 
 
 def svg(cases: Sequence[dict[str, Any]]) -> str:
-    """One panel a world: median accuracy over rankings, random and active."""
-    columns = min(len(cases), COLUMNS)
-    high = HIGH * -(-len(cases) // COLUMNS)
+    """One panel a world: median accuracy over rankings, random and active in each rhythm."""
+    worlds = [[case for case in cases if case["world"] == name] for name in _names(cases)]
+    columns = min(len(worlds), COLUMNS)
+    high = HIGH * -(-len(worlds) // COLUMNS)
     panels = [
-        f'<g transform="translate({WIDE * (n % COLUMNS)} {HIGH * (n // COLUMNS)})">\n{_panel(case)}</g>\n'
-        for n, case in enumerate(cases)
+        f'<g transform="translate({WIDE * (n % COLUMNS)} {HIGH * (n // COLUMNS)})">\n{_panel(each)}</g>\n'
+        for n, each in enumerate(worlds)
     ]
+    first, *others = dict.fromkeys(case["batch"] for case in cases)
+    thinner = "".join(f', <tspan fill="#93b4f5">every {batch}</tspan>' for batch in others)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE * columns} {high + 24}" '
         'font-family="system-ui, sans-serif" font-size="11" fill="#555">\n'
         f'<rect width="100%" height="100%" fill="#fff"/>\n{"".join(panels)}'
         f'<text x="{MARGIN}" y="{high + 16}">rankings · share of pairs ordered as the truth does · '
-        '<tspan fill="#2563eb">active</tspan> · <tspan fill="#888">random</tspan> · medians</text>\n'
+        f'active, <tspan fill="#2563eb">ordered every {first}</tspan>{thinner} · '
+        '<tspan fill="#888">random</tspan> · medians</text>\n'
         "</svg>\n"
     )
 
 
-def _panel(case: dict[str, Any]) -> str:
-    low = min(case["random"] + case["active"])
-    high = max(case["random"] + case["active"])
+def _names(cases: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(case["world"] for case in cases))
 
-    def line(name: str, colour: str) -> str:
+
+def _panel(cases: Sequence[dict[str, Any]]) -> str:
+    """Of one world."""
+    case, *others = cases
+    everything = [value for each in cases for value in (*each["random"], *each["active"])]
+    low, high = min(everything), max(everything)
+
+    def line(values: Sequence[float], colour: str, width: float) -> str:
         points = " ".join(
-            f"{MARGIN + (WIDE - MARGIN - 14) * n / (len(case[name]) - 1):.1f},"
+            f"{MARGIN + (WIDE - MARGIN - 14) * n / (len(values) - 1):.1f},"
             f"{HIGH - 22 - (HIGH - 52) * (value - low) / (high - low):.1f}"
-            for n, value in enumerate(case[name])
+            for n, value in enumerate(values)
         )
-        return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{points}"/>\n'
+        return (
+            f'<polyline fill="none" stroke="{colour}" stroke-width="{width}" points="{points}"/>\n'
+        )
 
+    saved = case["saved_to"]
+    title = "not reached" if saved is None else f"{saved:.0%} of the rankings"
     return (
-        f'<text x="{MARGIN}" y="14" font-weight="600">{case["world"]}: '
-        f"{case['saved_to']:.0%} of the rankings</text>\n"
+        f'<text x="{MARGIN}" y="14" font-weight="600">{case["world"]}: {title}</text>\n'
         f'<text x="4" y="34">{high:.0%}</text>\n'
         f'<text x="4" y="{HIGH - 20}">{low:.0%}</text>\n'
         f'<text x="{MARGIN}" y="{HIGH - 6}">{case["counts"][0]}</text>\n'
         f'<text x="{WIDE - 34}" y="{HIGH - 6}">{case["counts"][-1]}</text>\n'
-        + line("random", "#999")
-        + line("active", "#2563eb")
+        + line(case["random"], "#999", 2)
+        + "".join(line(each["active"], "#93b4f5", 1.5) for each in others)
+        + line(case["active"], "#2563eb", 2)
     )
 
 
@@ -273,18 +321,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="3 seeds")
     parser.add_argument("--seeds", type=int, help="simulations of each world (default 10)")
     parser.add_argument("--world", action="append", help="only this one; may be repeated")
+    parser.add_argument(
+        "--batch",
+        action="append",
+        type=int,
+        help=f"rankings that one order serves, a multiple of {STEP}; may be repeated "
+        f"(default {' and '.join(map(str, BATCHES))})",
+    )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the curves")
     options = parser.parse_args(argv)
+    batches = options.batch or BATCHES
+    if wrong := [batch for batch in batches if batch < STEP or batch % STEP]:
+        parser.error(f"--batch {wrong[0]} is no multiple of {STEP}.")
     measured, seeds = commit(*MEASURED), options.seeds or (3 if options.quick else 10)
     cases = [
-        measure(world, seeds)
+        case
         for world in WORLDS
         if not options.world or world.name in options.world
+        for case in measure(world, seeds, batches)
     ]
     if options.svg:
         options.svg.write_text(svg(cases))
     hardware = {"cpu": cpu_name(), "threads": 1}
-    print(json.dumps({"name": "active", "commit": measured, "hardware": hardware, "cases": cases}))
+    result = {"name": "active", "commit": measured, "hardware": hardware, "cases": cases}
+    print(json.dumps(result, allow_nan=False))
     return 0
 
 

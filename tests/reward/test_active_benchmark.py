@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator, active
-from benchmarks.active import WORLDS, World, curve, fit, main, reached
+from benchmarks.active import WORLDS, World, compare, curve, fit, main, reached
 
 
 def test_it_ends_with_one_line_of_json_and_draws_the_curves(capfd, tmp_path, monkeypatch):
@@ -15,11 +15,13 @@ def test_it_ends_with_one_line_of_json_and_draws_the_curves(capfd, tmp_path, mon
     assert main(["--seeds", "1", "--world", "lifelike", "--svg", str(tmp_path / "curves.svg")]) == 0
     result = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert result["name"] == "active" and {"commit", "hardware", "cases"} <= result.keys()
-    [case] = result["cases"]
-    assert case["counts"] == [40, 60, 80, 100]
-    assert len(case["random"]) == len(case["active"]) == 4
+    rare, often = result["cases"]
+    assert (rare["batch"], often["batch"]) == (200, 20) and rare["random"] == often["random"]
+    assert rare["active"] != often["active"]
+    assert rare["counts"] == [40, 60, 80, 100]
+    assert len(rare["random"]) == len(rare["active"]) == 4
     drawn = (tmp_path / "curves.svg").read_text()
-    assert drawn.count("<polyline") == 2 and "lifelike" in drawn
+    assert drawn.count("<polyline") == 3 and "lifelike" in drawn
 
 
 def test_active_selection_learns_more_from_as_many_rankings(monkeypatch):
@@ -30,6 +32,43 @@ def test_active_selection_learns_more_from_as_many_rankings(monkeypatch):
         for seed in range(3)
     ]
     assert np.mean(gains) > 0.01
+
+
+def test_one_order_serves_as_many_rankings_as_its_rhythm_says(monkeypatch):
+    monkeypatch.setattr(active, "BUDGET", 160)
+    asked = []
+
+    def choose(tasks, waits, ranked, count, rng):
+        asked.append((len(ranked), count))
+        return waits[:count]
+
+    points = curve(World("any"), 0, choose, 60)
+    assert asked == [(40, 60), (100, 60)] and len(points) == len(active.counts()) == 7
+
+
+def test_a_rhythm_between_two_points_of_the_curve_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["--batch", "30"])
+    assert "no multiple of 20" in capsys.readouterr().err
+
+
+def test_what_is_saved_is_measured_against_what_random_selection_needed(monkeypatch):
+    monkeypatch.setattr(active, "BUDGET", 240)
+    level = [0.5, 0.6, 0.7, 0.8, 0.9, *[0.9] * 6]
+    steep = [0.5, 0.7, 0.9, *[0.95] * 8]
+    found = compare([level] * 3, [steep] * 3)
+    assert found["needed"] == {"random": 120, "active": 80}
+    assert found["saved_to"] == pytest.approx(80 / 120, abs=1e-3)
+
+
+def test_what_was_not_reached_is_null_and_not_an_infinity(monkeypatch):
+    monkeypatch.setattr(active, "BUDGET", 240)
+    flat, steep = [0.5] * 11, [0.5, 0.7, 0.9, *[0.95] * 8]
+    found = compare([steep] * 3, [flat, flat, steep])
+    assert found["saved_to"] is found["needed"]["active"] is None
+    assert found["saved_to_range"] == [1.0, None]
+    case = {"world": "hard", "batch": 20, **json.loads(json.dumps(found, allow_nan=False))}
+    assert "hard: not reached" in active.svg([case])
 
 
 def test_both_ways_start_from_the_same_rankings(monkeypatch):
