@@ -7,11 +7,12 @@ Three contenders take the same steps on the same rankings, from the same weights
     ours     our trainer, the prompt forwarded once for all its responses, several prompts a row
 
 Each takes real optimizer steps through its own `train()`, in turns (trl, padded, ours, trl, …), so that
-whatever else the machine does hits all three alike; figures are medians over the turns. None forwards
+whatever else the machine does hits all three alike; ratios are taken turn by turn, and figures are
+medians over the turns. None forwards
 more than `--at-once` tokens together, which is better for each of them than all of a step's. Before
 that the loss and the gradients of our layout are compared with a loop over all pairs, one text at a time.
 
-    python -m benchmarks.reward_training                  twelve cases, some ten minutes on two cores
+    python -m benchmarks.reward_training                  twelve cases, half an hour on two cores
     python -m benchmarks.reward_training --quick          one small case, under a minute
     python -m benchmarks.reward_training --device cuda    the same cases, longer, a model of --size 1b
 
@@ -69,7 +70,7 @@ from runs.rundir import versions
 VOCABULARY = 2048
 PAD = 0
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-LONG_ENOUGH = 20.0
+LONG_ENOUGH = 60.0
 """Seconds of turns after which a case needs no more than `--turns` of them."""
 
 
@@ -131,7 +132,7 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
 
 def step_size(k: int, device: str) -> int:
     """Rankings a step: fewer where one has many pairs, so that steps are of like size."""
-    return max(2, 8 // (k - 1)) * (4 if device == "cuda" else 1)
+    return max(3, 12 // (k - 1)) * (4 if device == "cuda" else 1)
 
 
 def take_turns(contenders: dict[str, "Contender"], options: argparse.Namespace) -> None:
@@ -155,13 +156,17 @@ def figures(
 ) -> dict[str, Any]:
     """Ours without a suffix, the others' beside it."""
     seconds = {name: statistics.median(c.seconds) for name, c in contenders.items()}
+    ratio = {
+        name: ratio_of(c.seconds, contenders["ours"].seconds) for name, c in contenders.items()
+    }
     work = {name: [work_of(name)(group) for group in groups] for name in contenders}
     tokens = {name: sum(part[0] for part in done) for name, done in work.items()}
-    bound, speedup = tokens["trl"] / tokens["ours"], seconds["trl"] / seconds["ours"]
+    bound, speedup = tokens["trl"] / tokens["ours"], ratio["trl"]
     row: dict[str, Any] = {
         "turns": len(contenders["ours"].seconds),
         "speedup_vs_trl": round(speedup, 3),
-        "speedup_vs_padded": round(seconds["padded"] / seconds["ours"], 3),
+        "speedup_vs_trl_spread": [round(end, 3) for end in quartiles(contenders)],
+        "speedup_vs_padded": round(ratio["padded"], 3),
         "arithmetic_bound": round(bound, 3),
         "fraction_of_bound": round(speedup / bound, 3),
     }
@@ -173,6 +178,18 @@ def figures(
         row[f"mfu{end}"] = round(needed / seconds[name] / options.peak, 4)
         row[f"peak_mb{end}"] = contenders[name].peak_mb
     return row
+
+
+def ratio_of(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """The median over the turns of one's seconds over the other's in the same turn."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def quartiles(contenders: dict[str, "Contender"]) -> tuple[float, float]:
+    """Between which half of the turns' speed-ups over TRL lie."""
+    both = zip(contenders["trl"].seconds, contenders["ours"].seconds, strict=True)
+    low, high = np.quantile([a / b for a, b in both], [0.25, 0.75])
+    return float(low), float(high)
 
 
 def work_of(name: str) -> Callable:
