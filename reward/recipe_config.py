@@ -32,8 +32,9 @@ class RewardConfig(RecipeConfig):
     )
     micro_batch_size: int = option(
         4,
-        "Prompts forwarded at once. Changes memory and speed, not the result; must divide the "
-        "prompts per step. Halved by itself when memory runs out.",
+        "Prompts forwarded at once. Changes memory and speed, and the result no more than another "
+        "draw of LoRA's dropout does; must divide the prompts per step. Halved by itself when memory "
+        "runs out.",
         label="Prompts at once",
         min=1,
         max=4096,
@@ -42,16 +43,16 @@ class RewardConfig(RecipeConfig):
         None,
         "Most tokens forwarded at once, besides the number of prompts. The prompts of a step are "
         "sorted by length and cut into parts that fit, so memory follows the texts; a longer prompt "
-        "goes alone. Changes memory and speed, not the result. Empty: no limit.",
+        "goes alone. Changes memory and speed, as the prompts at once do. Empty: no limit.",
         label="Tokens at once",
         min=1,
         advanced=True,
     )
     packing: str = option(
         "auto",
-        "Whether the prompts forwarded at once share one row, so that no place is padding. It never "
-        "changes the result. auto: where the attention leaves out what is masked, which is on the "
-        "CPU and with FlexAttention; elsewhere a long row costs more than the padding.",
+        "Whether the prompts forwarded at once share one row, so that no place is padding. auto: "
+        "where the attention leaves out what is masked, which is on the CPU and with FlexAttention; "
+        "elsewhere a long row costs more than the padding.",
         choices=("auto", "always", "never"),
         advanced=True,
     )
@@ -150,7 +151,12 @@ class RewardConfig(RecipeConfig):
         32, "LoRA scale; twice the rank is usual.", label="LoRA alpha", min=1, max=4096
     )
     lora_dropout: float = option(
-        0.05, "Dropout inside the LoRA matrices.", label="LoRA dropout", min=0, max=0.9
+        0.05,
+        "Dropout inside the LoRA matrices. What it drops depends on how prompts are laid out; at 0 "
+        "the prompts and tokens at once, packing and layout change nothing but rounding.",
+        label="LoRA dropout",
+        min=0,
+        max=0.9,
     )
     max_tokens: int | None = option(
         None,
