@@ -15,8 +15,9 @@ Progress on stderr; the last line of stdout is one JSON object with both curves 
 seeds). The target is the accuracy that random selection ends with. `saved_to` is the number of
 rankings with which active selection first reaches it, over the number with which random selection
 first did; `needed` has both numbers. As curves are not smooth, random selection often needed fewer
-than all of its rankings. Medians over the seeds, and null where it was not reached. `--svg FILE`
-draws the curves.
+than all of its rankings. `possible` is the share that a chooser would need who knew the taste, by
+theory and without the chance of single runs. Medians over the seeds, and null where it was not
+reached. `--svg FILE` draws the curves.
 """
 
 import argparse
@@ -184,7 +185,7 @@ def counts() -> np.ndarray:
     return np.arange(FIRST, BUDGET + 1, STEP)
 
 
-def reached(points: Sequence[float], target: float) -> float | None:
+def reached(points: Sequence[float] | np.ndarray, target: float) -> float | None:
     """Rankings after which a smoothed curve reaches the target, between points by a line."""
     smooth = smoothed(points)
     above = np.flatnonzero(smooth >= target)
@@ -197,7 +198,7 @@ def reached(points: Sequence[float], target: float) -> float | None:
     return float(counts()[first - 1] + STEP * (target - low) / (high - low))
 
 
-def smoothed(points: Sequence[float]) -> np.ndarray:
+def smoothed(points: Sequence[float] | np.ndarray) -> np.ndarray:
     half = SMOOTHED // 2
     padded = np.pad(np.array(points), half, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED), axis=1)
@@ -206,15 +207,71 @@ def smoothed(points: Sequence[float]) -> np.ndarray:
 def measure(world: World, seeds: int, batches: Sequence[int]) -> list[dict[str, Any]]:
     """One case for each rhythm; the random curve has none, and is the same in all."""
     drawn = [curve(world, seed, at_random) for seed in range(seeds)]
+    known = [share for seed in range(seeds) if (share := possible(world, seed)) is not None]
+    best = {"possible": finite(np.median(known), 3) if known else None}
     cases = []
     for batch in batches:
         chosen = [curve(world, seed, most_to_learn, batch) for seed in range(seeds)]
         cases.append(
-            {"world": world.name, "batch": batch, "seeds": seeds, **compare(drawn, chosen)}
+            {"world": world.name, "batch": batch, "seeds": seeds, **best, **compare(drawn, chosen)}
         )
         found = cases[-1]
         print(f"{world.name}, {batch}: {found['saved_to']}", file=sys.stderr, flush=True)
     return cases
+
+
+def possible(world: World, seed: int) -> float | None:
+    """The share of random rankings with which one who knows the taste leaves as large an error.
+
+    By the theory of large samples: the fit lies off by a variance V = A⁻¹(P + Σ XᵀJX)A⁻¹ with P the
+    prior and J the covariance of the wins in one ranking, whose pairs are not independent (Godambe
+    1960). Two responses are confused in proportion to how far off their difference is, √(dᵀVd), if
+    their true scores lie together. None where the features do not show all of the taste.
+    """
+    if world.unseen:
+        return None
+    rng = np.random.default_rng([seed, 1])
+    bare, fresh = make_tasks(world, WAITING, rng), make_tasks(world, FRESH, rng)
+    theta = make_taste(world, bare, rng)
+    tasks = Tasks(bare.features, bare.features @ theta, bare.present)
+    first, rest = np.split(rng.permutation(WAITING), [FIRST])
+    prior = selection.prior(tasks)
+    known = prior + selection.information(tasks.some(first))
+    best = selection.in_order(tasks.some(rest), known, most=BUDGET - FIRST).chosen
+    noise, close = noise_of(tasks.scores, rng), close_pairs(fresh.features, theta)
+    drawn, chosen = (
+        errors(tasks.some(order), noise[order], close, prior)
+        for order in (np.concatenate([first, which])[:BUDGET] for which in (rest, rest[best]))
+    )
+    needed = reached(-chosen, -drawn[-1])
+    return None if needed is None else needed / BUDGET
+
+
+def noise_of(truth: np.ndarray, rng: np.random.Generator, draws: int = 300) -> np.ndarray:
+    """Covariance of how many the K responses of a task beat in one ranking.  → J (N, K, K)"""
+    wins = np.array([rankings(truth, rng).sum(axis=2) for _ in range(draws)])
+    wins -= wins.mean(axis=0)
+    return np.einsum("snk,snl->nkl", wins, wins) / draws
+
+
+def close_pairs(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
+    """Differences of responses whose true scores lie together.  x (N, K, D) → (pairs, D)"""
+    i, j = np.triu_indices(x.shape[1], 1)
+    gaps = (x[:, i] - x[:, j]).reshape(-1, x.shape[2])
+    return gaps[np.abs(gaps @ theta) < 0.5]
+
+
+def errors(tasks: Tasks, noise: np.ndarray, close: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """After FIRST, FIRST + STEP, … of the tasks in their order, up to a factor.  → (points,)"""
+    x, laplacians = tasks.features, tasks.laplacians()
+    found = []
+    for count in counts():
+        of = x[:count]
+        bread = np.linalg.inv(prior + np.tensordot(of, laplacians[:count] @ of, ([0, 1], [0, 1])))
+        meat = prior + np.tensordot(of, noise[:count] @ of, ([0, 1], [0, 1]))
+        variance = bread @ meat @ bread
+        found.append(np.sqrt(((close @ variance) * close).sum(axis=1)).mean())
+    return np.array(found)
 
 
 def compare(drawn: Sequence[list[float]], chosen: Sequence[list[float]]) -> dict[str, Any]:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from benchmarks import accelerator, active
-from benchmarks.active import WORLDS, World, compare, curve, fit, main, reached
+from benchmarks.active import (
+    WORLDS,
+    World,
+    compare,
+    curve,
+    fit,
+    main,
+    noise_of,
+    possible,
+    reached,
+)
 
 
 def test_it_ends_with_one_line_of_json_and_draws_the_curves(capfd, tmp_path, monkeypatch):
@@ -69,6 +79,19 @@ def test_what_was_not_reached_is_null_and_not_an_infinity(monkeypatch):
     assert found["saved_to_range"] == [1.0, None]
     case = {"world": "hard", "batch": 20, **json.loads(json.dumps(found, allow_nan=False))}
     assert "hard: not reached" in active.svg([case])
+
+
+def test_the_wins_of_equal_responses_vary_as_ranks_do():
+    found = noise_of(np.zeros((400, 4)), np.random.default_rng(0)).mean(axis=0)
+    by_hand = (np.eye(4) - 1 / 4) * 4 * 5 / 12
+    np.testing.assert_allclose(found, by_hand, atol=0.02)
+
+
+def test_who_knows_the_taste_saves_more_where_tasks_are_unequal():
+    names = {world.name: world for world in WORLDS}
+    level, unequal = possible(names["alike"], 0), possible(names["spread"], 0)
+    assert 0.3 < unequal < level - 0.2 and level < 0.75
+    assert possible(names["misfit"], 0) is None
 
 
 def test_both_ways_start_from_the_same_rankings(monkeypatch):
