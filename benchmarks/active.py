@@ -36,7 +36,7 @@ from reward.selection import Tasks
 
 MEASURED = ("benchmarks/active.py", "reward/selection.py")
 FEATURES, K = 32, 4
-WAITING, FRESH = 3000, 3000
+FRESH = 3000
 FIRST, STEP, BUDGET = 40, 20, 600
 BATCHES = (200, 20)
 """How many rankings one order serves. The first is drawn as the active curve, the others thinner."""
@@ -50,7 +50,8 @@ class World:
     how far a prompt's responses lie apart. topics: a prompt's responses differ in the features of
     its topic most, and topics are as unequally common as words (Zipf); 1 for none. gap: the typical
     difference of two true scores, in units of the reviewers' noise. unseen: standard deviation of
-    what a score has that the features do not show, in units of that difference.
+    what a score has that the features do not show, in units of that difference. waiting: tasks to
+    choose from.
     """
 
     name: str
@@ -59,10 +60,12 @@ class World:
     topics: int = 1
     gap: float = 2.0
     unseen: float = 0.0
+    waiting: int = 3000
 
 
 WORLDS = [
     World("alike"),
+    World("many", waiting=30_000),
     World("topics", topics=8),
     World("spectrum", spectrum=1.0),
     World("spread", spread=0.5),
@@ -72,7 +75,8 @@ WORLDS = [
 ]
 """Of the embeddings of OASST's sibling responses (mean-pooled MiniLM, 90 prompts) the spectrum fell
 as n^-0.99 and the log of the spread deviated by 0.50: lifelike is that. Others have one of it each, or
-neither; noisy has reviewers twice as noisy, misfit a taste that the features show in part."""
+neither; many is alike with more to choose from, noisy has reviewers twice as noisy, misfit a taste
+that the features show in part."""
 
 
 def make_tasks(world: World, count: int, rng: np.random.Generator) -> Tasks:
@@ -161,11 +165,11 @@ def curve(world: World, seed: int, choose: Chooser, batch: int = STEP) -> list[f
     A task is always ranked alike.
     """
     rng = np.random.default_rng([seed, 1])
-    tasks, fresh = make_tasks(world, WAITING, rng), make_tasks(world, FRESH, rng)
+    tasks, fresh = make_tasks(world, world.waiting, rng), make_tasks(world, FRESH, rng)
     theta = make_taste(world, tasks, rng)
     truth, fresh_truth = (make_truth(world, each, theta, rng) for each in (tasks, fresh))
     wins = rankings(truth, rng)
-    ranked = rng.permutation(WAITING)[:FIRST]
+    ranked = rng.permutation(world.waiting)[:FIRST]
     drawn = np.random.default_rng([seed, 2])
     precision, learned, points = selection.prior(tasks), np.zeros(FEATURES), []
     order = np.zeros(0, dtype=int)
@@ -176,7 +180,7 @@ def curve(world: World, seed: int, choose: Chooser, batch: int = STEP) -> list[f
             return points
         if not len(order):
             scored = Tasks(tasks.features, tasks.features @ learned, tasks.present)
-            waits = np.setdiff1d(np.arange(WAITING), ranked)
+            waits = np.setdiff1d(np.arange(world.waiting), ranked)
             order = choose(scored, waits, ranked, batch, drawn)
         ranked, order = np.concatenate([ranked, order[:STEP]]), order[STEP:]
 
@@ -231,17 +235,17 @@ def possible(world: World, seed: int) -> float | None:
     if world.unseen:
         return None
     rng = np.random.default_rng([seed, 1])
-    bare, fresh = make_tasks(world, WAITING, rng), make_tasks(world, FRESH, rng)
+    bare, fresh = make_tasks(world, world.waiting, rng), make_tasks(world, FRESH, rng)
     theta = make_taste(world, bare, rng)
     tasks = Tasks(bare.features, bare.features @ theta, bare.present)
-    first, rest = np.split(rng.permutation(WAITING), [FIRST])
+    first, rest = np.split(rng.permutation(world.waiting), [FIRST])
     prior = selection.prior(tasks)
     known = prior + selection.information(tasks.some(first))
     best = selection.in_order(tasks.some(rest), known, most=BUDGET - FIRST).chosen
-    noise, close = noise_of(tasks.scores, rng), close_pairs(fresh.features, theta)
+    close = close_pairs(fresh.features, theta)
     drawn, chosen = (
-        errors(tasks.some(order), noise[order], close, prior)
-        for order in (np.concatenate([first, which])[:BUDGET] for which in (rest, rest[best]))
+        errors(tasks.some(np.concatenate([first, which])[:BUDGET]), close, prior, rng)
+        for which in (rest, rest[best])
     )
     needed = reached(-chosen, -drawn[-1])
     return None if needed is None else needed / BUDGET
@@ -261,9 +265,11 @@ def close_pairs(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
     return gaps[np.abs(gaps @ theta) < 0.5]
 
 
-def errors(tasks: Tasks, noise: np.ndarray, close: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def errors(
+    tasks: Tasks, close: np.ndarray, prior: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """After FIRST, FIRST + STEP, … of the tasks in their order, up to a factor.  → (points,)"""
-    x, laplacians = tasks.features, tasks.laplacians()
+    x, laplacians, noise = tasks.features, tasks.laplacians(), noise_of(tasks.scores, rng)
     found = []
     for count in counts():
         of = x[:count]
