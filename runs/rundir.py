@@ -4,6 +4,7 @@ run.json        frozen config: kind, hyper-parameters, inputs, versions
 data/*.parquet  the input
 events.jsonl    one JSON object a line, append only
 checkpoints/    complete ones only
+parts/          run directories of their own, for what a recipe does on parts of the data
 output/         published whole or not at all
 """
 
@@ -62,6 +63,15 @@ class RunDir:
     @property
     def events_file(self) -> Path:
         return self.path / "events.jsonl"
+
+    def parts(self) -> list["RunDir"]:
+        """The run directories inside this one, for what a recipe does on parts of the data."""
+        return [RunDir(path) for path in sorted(self.path.glob("parts/[!.]*"))]
+
+    def is_done(self) -> bool:
+        """Of a part: whether it holds what it was for, beside its checkpoints and events."""
+        found = (path for path in self.path.glob("[!.]*") if path.is_file())
+        return any(path != self.events_file for path in found)
 
     @classmethod
     def create(cls, path: str | Path, spec: dict[str, Any]) -> "RunDir":

@@ -1,12 +1,14 @@
 """Trainings on parts of the train split, for what only a model that has not seen the rest can tell.
 
 Each part is a run directory of its own under parts/, so a run that was stopped goes on inside it; a
-part that is done leaves its scores, and no checkpoint.
+part that is done leaves its scores, and no checkpoint. What is said in a part, the whole run says too;
+its curves stay its own.
 """
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,37 @@ from reward.training.learning_curve import (
     subsets,
     why_not_measured,
 )
-from reward.training.report import Scored
+from reward.training.report import Scored, order_tally
 from reward.training.tokens import Prepared
+from reward.training.trainer_events import free_memory
 from runs.rundir import RunDir, atomically
 
 TrainAndScore = Callable[[RunDir, Prepared], list[Scored]]
 """Trains on the `train` split in that folder; scores the `test` split."""
+
+
+class Part(RunDir):
+    """Told in its own events and, once for all parts that say the same, in those of the whole run."""
+
+    def __init__(self, whole: RunDir, name: str, title: str, said: set[str]):
+        super().__init__(whole.path / "parts" / name)
+        self._whole = whole
+        self.title = title
+        self.said = said
+
+    @property
+    def whole(self) -> RunDir:
+        return self._whole
+
+    def emit(self, event: str, **fields: Any) -> None:
+        if not processes.rank():
+            super().emit(event, **fields)
+
+    def message(self, text: str, level: str = "info") -> None:
+        super().message(text, level)
+        if text not in self.said:
+            self.said.add(text)
+            self.whole.message(f"{self.title}: {text}", level)
 
 
 @dataclass(frozen=True)
@@ -36,15 +63,16 @@ class Parts:
     run_dir: RunDir
     prepared: Prepared
     train_and_score: TrainAndScore
+    said: set[str] = field(default_factory=set)
 
     def curve(self, config: RewardConfig) -> list[Point]:
         """One for each subset of the learning curve; together they cost less than one more training."""
         train, points = self.prepared.groups["train"], []
         for places in self._subsets(config):
-            self.run_dir.message(
-                f"Training on {len(places)} of {len(train)} prompts for the learning curve."
-            )
-            scored = self._scored(f"curve-{len(places)}", places, "test", None)
+            title = f"{len(places)} of {len(train)} prompts"
+            part = Part(self.run_dir, f"curve-{len(places)}", title, self.said)
+            said = f"Training on {title} for the learning curve."
+            scored = self._scored(part, said, self._data(places, "test"))
             points.append(point([train[place] for place in places], scored))
         return points
 
@@ -61,13 +89,12 @@ class Parts:
             return []
         fold = folds_of(train, folds, config.seed)
         for number in range(folds):
-            self.run_dir.message(
-                f"Training without part {number + 1} of {folds} to look for mistakes in it."
-            )
             out, rest = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
-            parts.append(
-                self._scored(f"without-{number + 1}", rest.tolist(), "train", out.tolist())
-            )
+            title = f"Without part {number + 1} of {folds}"
+            part = Part(self.run_dir, f"without-{number + 1}", title, self.said)
+            said = f"Training without part {number + 1} of {folds} to look for mistakes in it."
+            data = self._data(rest.tolist(), "train", out.tolist())
+            parts.append(self._scored(part, said, data))
         return parts
 
     def figures(
@@ -87,25 +114,36 @@ class Parts:
             "label_mistakes": label_mistakes([*folds, scored], checked=checked),
         }
 
-    def _scored(
-        self, name: str, train: Sequence[int], split: str, places: Sequence[int] | None
-    ) -> list[Scored]:
-        """What a model trained on these places says of those of a split; None stands for all."""
-        part = self._part(train, split, places)
-        folder = type(self.run_dir)(self.run_dir.path / "parts" / name)
-        done = folder.path / "scores.npz"
+    def _scored(self, part: Part, announced: str, data: Prepared) -> list[Scored]:
+        """What a model trained on the data's train split says of its test split."""
+        done = part.path / "scores.npz"
         if done.exists():
-            return _read(done, part)
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
-        scored = self.train_and_score(folder, part)
+            self._forget_checkpoints(part)
+            return _read(done, data)
+        self.run_dir.message(announced)
+        part.checkpoints.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        scored = self.train_and_score(part, data)
+        free_memory()  # accelerate may leave the model in a cycle of references
         if processes.rank():
             return scored
         with atomically(done) as draft, draft.open("wb") as file:
             np.savez(file, *[item.scores for item in scored])
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        self._forget_checkpoints(part)
+        seconds = round(time.monotonic() - began)
+        told = f"trained and scored in {seconds} s{_accuracy(scored)}."
+        self.run_dir.message(f"{part.title}: {told}")
         return scored
 
-    def _part(self, train: Sequence[int], split: str, places: Sequence[int] | None) -> Prepared:
+    @staticmethod
+    def _forget_checkpoints(part: Part) -> None:
+        if not processes.rank():
+            shutil.rmtree(part.checkpoints, ignore_errors=True)
+
+    def _data(
+        self, train: Sequence[int], split: str, places: Sequence[int] | None = None
+    ) -> Prepared:
+        """To train on these places, and judge those of a split; None stands for all."""
         groups, tokens = self.prepared.groups, self.prepared.tokens
         judged = range(len(groups[split])) if places is None else places
         return Prepared(
@@ -119,6 +157,15 @@ class Parts:
                 "test": [tokens[split][p] for p in judged],
             },
         )
+
+
+def _accuracy(scored: Sequence[Scored]) -> str:
+    tallies = [order_tally(item.group, item.scores) for item in scored]
+    evidence = sum(tally.evidence for tally in tallies)
+    if not evidence:
+        return ""
+    right = sum(tally.agreeing for tally in tallies) / evidence
+    return f", accuracy {right:.1%} on prompts it did not see"
 
 
 def _read(done: Path, part: Prepared) -> list[Scored]:

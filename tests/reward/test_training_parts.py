@@ -1,0 +1,145 @@
+"""Trainings on parts of the data: killed inside one, a run ends as if it had not been."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reward.recipe_config import RewardConfig
+from reward.training.parts import Parts
+from reward.training.report import Scored
+from reward.training.tokens import Prepared, TokenGroup
+from reward.training.train import train
+from reward.training.trainer_events import StopSignal
+from runs.rundir import RunDir
+from tests.reward.world import make_group, make_groups, make_run, messages, tiny_llama
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[2]
+
+
+def report_of(run_dir: RunDir) -> dict:
+    return json.loads((run_dir.output / "report.json").read_text())
+
+
+def wait_for(pattern: str, run_dir: RunDir, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not list(run_dir.path.glob(pattern)):
+        assert process.poll() is None, f"the run ended before there was {pattern}"
+        assert time.monotonic() < deadline, f"no {pattern} within two minutes"
+        time.sleep(0.002)
+
+
+def test_a_run_killed_inside_a_part_ends_with_the_report_of_one_that_was_not(tmp_path):
+    model, groups = tiny_llama(tmp_path), make_groups(64, 16, k=3)
+    settings = {"learning_curve": 3, "label_mistakes": 2, "checkpoint_steps": 1}
+    whole, killed = (make_run(tmp_path / n, model, groups, **settings) for n in ("whole", "killed"))
+    command = [sys.executable, "-m", "reward.training.train", str(killed.path)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wait_for("parts/curve-32/checkpoints/checkpoint-*", killed, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed.path / "parts" / "curve-32" / "scores.npz").exists()
+    train(killed, StopSignal())
+    train(whole, StopSignal())
+    said = messages(killed, "info")
+    assert any(text.startswith("32 of 64 prompts: Going on from checkpoint-") for text in said)
+    assert said.count("Training on 8 of 64 prompts for the learning curve.") == 1
+    for key in ("learning_curve", "label_mistakes", "accuracy"):
+        assert report_of(killed)[key] == report_of(whole)[key]
+    assert not list(killed.path.glob("parts/*/checkpoints/*"))
+
+
+# --- what is said, with a training that takes no time ---------------------------------------------
+
+
+@pytest.fixture
+def prepared() -> Prepared:
+    groups = {
+        "train": [make_group(n) for n in range(64)],
+        "test": [make_group(n) for n in range(9)],
+    }
+    tokens = {
+        split: [TokenGroup([1], [[2]] * 3, np.zeros((3, 3)), {}) for _ in found]
+        for split, found in groups.items()
+    }
+    return Prepared(groups=groups, tokens=tokens)
+
+
+def by_length(folder: RunDir, data: Prepared) -> list[Scored]:
+    """Stands for a training: it says two things, shows its progress and leaves a checkpoint."""
+    folder.message("Out of memory with 4 examples at a time; going on with 2.", level="warning")
+    folder.message(f"{len(data.groups['train'])} prompts.")
+    folder.emit("progress", step=1, total=2, loss=0.5, metrics={})
+    (folder.checkpoints / "checkpoint-1").mkdir()
+    return [
+        Scored(group, np.array([len(text) for text in group.responses]), np.ones(3))
+        for group in data.groups["test"]
+    ]
+
+
+def test_the_whole_run_says_what_is_said_in_its_parts_and_keeps_its_curves(tmp_path, prepared):
+    run_dir = RunDir.create(tmp_path, {})
+    config = RewardConfig(base_model="m", label_mistakes=2)
+    Parts(run_dir, prepared, by_length).folds(config)
+    assert messages(run_dir, "warning") == [  # the same of both, so once
+        "Without part 1 of 2: Out of memory with 4 examples at a time; going on with 2."
+    ]
+    training, told, done = (text for text in messages(run_dir, "info") if "part 1 of 2" in text)
+    assert training == "Training without part 1 of 2 to look for mistakes in it."
+    assert told.startswith("Without part 1 of 2: ") and told.endswith(" prompts.")
+    assert re.match(r"Without part 1 of 2: trained and scored in \d+ s, accuracy [\d.]+%", done)
+    assert not [event for event in run_dir.events() if event["event"] == "progress"]
+    [part, _] = run_dir.parts()
+    assert [e["event"] for e in part.events()] == ["message", "message", "progress"]
+
+
+def test_a_part_that_is_done_is_read_without_a_word_and_its_checkpoints_go(tmp_path, prepared):
+    run_dir = RunDir.create(tmp_path, {})
+    config = RewardConfig(base_model="m", label_mistakes=2)
+    first = Parts(run_dir, prepared, by_length).folds(config)
+    assert not list(run_dir.path.glob("parts/*/checkpoints"))
+    # As after a kill between the scores and the end of the checkpoints.
+    left = run_dir.path / "parts" / "without-1" / "checkpoints" / "checkpoint-1"
+    left.mkdir(parents=True)
+    said = messages(run_dir, "info")
+    again = Parts(run_dir, prepared, by_length).folds(config)
+    assert messages(run_dir, "info") == said
+    assert not left.exists()
+    for ours, theirs in zip(first, again, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one.scores, other.scores)
+
+
+def test_a_part_leaves_no_model_in_memory(tmp_path, prepared):
+    class Model:
+        """In a cycle of references, as accelerate leaves the models that it has prepared."""
+
+        alive = 0
+
+        def __init__(self):
+            self.itself = self
+            Model.alive += 1
+
+        def __del__(self):
+            Model.alive -= 1
+
+    alive = []
+
+    def with_a_model(folder: RunDir, data: Prepared) -> list[Scored]:
+        alive.append(Model.alive)
+        Model()
+        return by_length(folder, data)
+
+    run_dir = RunDir.create(tmp_path, {})
+    Parts(run_dir, prepared, with_a_model).folds(RewardConfig(base_model="m", label_mistakes=4))
+    assert alive == [0, 0, 0, 0] and Model.alive == 0
