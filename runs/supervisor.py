@@ -145,21 +145,18 @@ class Attempt:
         workspace.forget_endings(self.run_dir)
         self.copy_events()
         self.tail.error = ""
-        if self.run.attempt > 1 or workspace.last_checkpoint(self.run_dir) is not None:
-            self.run_dir.message(self._where_it_goes_on())
+        found = workspace.goes_on_from(self.run_dir)
+        if found:
+            self.run_dir.message(f"Attempt {self.run.attempt} resumed from {found}.")
+        elif self.run.attempt > 1:
+            self.run_dir.message(
+                f"Attempt {self.run.attempt} starts from the beginning: no checkpoint was written."
+            )
         with self.log.open("a") as log:
             print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)
         self.log_start = self.log.stat().st_size
         self.child = Child(command, log=self.log, lock=lock)
         workspace.note_holder(lock, self.child.leash_pid)
-
-    def _where_it_goes_on(self) -> str:
-        step = workspace.last_checkpoint(self.run_dir)
-        if step is None:
-            return (
-                f"Attempt {self.run.attempt} starts from the beginning: no checkpoint was written."
-            )
-        return f"Attempt {self.run.attempt} resumed from step {step}."
 
     def attend(self) -> int:
         """Wait for the recipe's end, and kill it if anything goes wrong here. The exit status."""

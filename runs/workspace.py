@@ -86,6 +86,20 @@ def last_checkpoint(run_dir: RunDir) -> int | None:
     return max(numbers, default=None)
 
 
+def goes_on_from(run_dir: RunDir) -> str:
+    """For a sentence: what a recipe that is started again has already; empty where it has nothing."""
+    step = last_checkpoint(run_dir)
+    if step is not None:
+        return f"step {step}"
+    done = 0
+    for part in run_dir.parts():
+        if part.is_done():
+            done += 1
+        elif (step := last_checkpoint(part)) is not None:
+            return f"step {step} of {part.path.relative_to(run_dir.path)}"
+    return f"the {done} part{'s' if done > 1 else ''} that it had done" if done else ""
+
+
 def forget_endings(run_dir: RunDir) -> None:
     for left in run_dir.path.glob(f"{ENDED}*"):
         left.unlink(missing_ok=True)

@@ -121,6 +121,34 @@ def test_a_continued_run_goes_on_from_its_checkpoint_and_says_so(begin):
     assert "Attempt 1 resumed from step 4." in texts
 
 
+@pytest.mark.parametrize(
+    ("left", "sentence"),
+    [
+        (
+            ["parts/a/events.jsonl"],
+            "Attempt 2 starts from the beginning: no checkpoint was written.",
+        ),
+        (
+            ["parts/a/scores.npz", "parts/a/checkpoints/count-7", "parts/b/checkpoints/count-3"],
+            "Attempt 2 resumed from step 3 of parts/b.",
+        ),
+        (
+            ["parts/a/scores.npz", "parts/b/checkpoints/.tmp/count-9"],
+            "Attempt 2 resumed from the 1 part that it had done.",
+        ),
+    ],
+)
+def test_a_run_that_was_lost_inside_a_part_says_where_it_goes_on(begin, runs_dir, left, sentence):
+    run = begin(send=False)
+    workspace.prepare(run, kinds.get(run.kind))
+    for name in left:
+        (runs_dir / str(run.pk) / name).parent.mkdir(parents=True, exist_ok=True)
+        (runs_dir / str(run.pk) / name).touch()
+    Run.objects.filter(pk=run.pk).update(attempt=1)
+    run = services.run_now(run.pk)
+    assert sentence in [event.data["text"] for event in run.events.filter(event="message")]
+
+
 def test_a_run_of_an_unknown_kind_fails_with_a_sentence():
     run = services.run_now(Run.objects.create(kind="alchemy").pk)
     assert run.state == State.FAILED
