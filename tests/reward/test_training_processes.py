@@ -14,9 +14,17 @@ from safetensors.torch import load_file
 
 from reward.kinds import REWARD
 from reward.training import processes
+from reward.training.parts import Part
 from reward.training.train import train
 from reward.training.trainer import train_to_the_end
-from reward.training.trainer_events import RecipeError, StopSignal, is_out_of_memory, run_recipe
+from reward.training.trainer_events import (
+    Again,
+    RecipeError,
+    StopSignal,
+    is_out_of_memory,
+    run_recipe,
+    with_smaller_batches,
+)
 from runs import child, workspace
 from runs.rundir import AGAIN, ENDED, STOPPED, RunDir
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
@@ -171,6 +179,29 @@ def test_one_process_that_trainer_would_split_over_several_gpus_is_refused(tmp_p
     two = SimpleNamespace(args=SimpleNamespace(world_size=1, n_gpu=2))
     with pytest.raises(RecipeError, match="2 GPUs are in sight of one process"):
         train_to_the_end(two, run_dir)
+
+
+def test_what_fits_is_noted_for_the_whole_run_and_lowered_until_nothing_is_left(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    run_dir, tried = RunDir(tmp_path), []
+
+    def attempt(micro_batch: int, accumulation: int) -> None:
+        tried.append((micro_batch, accumulation))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def start(folder: RunDir) -> None:
+        with_smaller_batches(attempt, batch_size=8, micro_batch_size=8, run_dir=folder)
+
+    with pytest.raises(Again, match="with 4 examples at a time in process 2 of 2"):
+        start(Part(run_dir, "one", "One", set()))
+    with pytest.raises(Again, match="goes on with 1 and 8 accumulation steps"):
+        start(Part(run_dir, "two", "Two", set()))
+    with pytest.raises(RecipeError, match="even with one example at a time"):
+        start(run_dir)
+    assert tried == [(8, 1), (2, 4), (1, 8)]
 
 
 @pytest.mark.parametrize(
