@@ -381,36 +381,43 @@ def case(signal: str, arm: str, figure: str, pairs: list[tuple[float, float]]) -
 
 FLIPPED = 0.1
 MISTAKES = [
-    (300, 2, 0.0),
-    (300, 2, 0.3),
-    (1000, 2, 1.0),
-    (300, 4, 0.0),
-    (300, 4, 1.0),
-    (100, 4, 1.0),
+    (300, 2, 0.0, 1),
+    (300, 2, 0.3, 1),
+    (1000, 2, 1.0, 1),
+    (300, 4, 0.0, 1),
+    (300, 4, 1.0, 1),
+    (100, 4, 1.0, 1),
+    (300, 2, 0.3, 3),
+    (300, 4, 1.0, 3),
 ]
-"""Prompts, K and the honest noise of reviewers whose rankings are flipped afterwards."""
+"""Prompts, K, the honest noise of reviewers whose rankings are flipped afterwards, and reviewers a prompt."""
 
 
 def simulate_mistakes(
-    prompts: int, k: int, noise: float, seed: int, folds: int = 5
+    prompts: int, k: int, noise: float, seed: int, reviewers: int = 1, folds: int = 5
 ) -> dict[str, int]:
     """One ranking in ten is turned upside down; a linear model that has not seen it looks for it."""
     rng = np.random.default_rng([seed, prompts, k])
-    world, flipped = make_world(rng, prompts, k), rng.random(prompts) < FLIPPED
+    world, flipped = make_world(rng, prompts, k), rng.random((prompts, reviewers)) < FLIPPED
 
     def judge(prompt: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
-        said = order(perceived(truth, rng, noise))
-        return [Judgment("r", said[::-1] if flipped[prompt] else said)]
+        said = [order(perceived(truth, rng, noise)) for _ in range(reviewers)]
+        return [
+            Judgment(str(n), each[::-1] if flipped[prompt, n] else each)
+            for n, each in enumerate(said)
+        ]
 
     groups = judged(world, judge, rng)
     fold = folds_of(groups, folds, seed)
     parts = [scored_without(world, groups, fold != number) for number in range(folds)]
-    rows = label_mistakes(parts, checked="all", most=prompts)["rows"]
-    listed = [int(row["group_id"]) for row in rows]
+    rows = label_mistakes(parts, checked="all", most=prompts * reviewers)["rows"]
+    listed = [(int(row["group_id"]), int(row["reviewer"])) for row in rows]
     return {
         "listed": len(listed),
-        "flipped_listed": int(flipped[listed].sum()),
-        "upside_down": sum(against(groups[place], world.truth[place]) for place in listed),
+        "flipped_listed": sum(bool(flipped[each]) for each in listed),
+        "upside_down": sum(
+            against(groups[prompt].rankings[n], world.truth[prompt]) for prompt, n in listed
+        ),
         "flipped": int(flipped.sum()),
     }
 
@@ -425,16 +432,18 @@ def scored_without(world: World, groups: Sequence[Group], seen: np.ndarray) -> l
     return [Scored(groups[place], said[place], np.ones(len(said[place]))) for place in places]
 
 
-def against(group: Group, truth: np.ndarray) -> bool:
+def against(ranking: Judgment, truth: np.ndarray) -> bool:
     """Whether a ranking orders most of its pairs against the true scores."""
-    order_of = [tier[0] for tier in group.rankings[0].tiers]
+    order_of = [tier[0] for tier in ranking.tiers]
     gaps = [truth[a] - truth[b] for a, b in combinations(order_of, 2)]
     return bool(sum(gap < 0 for gap in gaps) > len(gaps) / 2)
 
 
-def mistakes_case(prompts: int, k: int, noise: float, seeds: Iterable[int]) -> dict[str, Any]:
+def mistakes_case(
+    prompts: int, k: int, noise: float, reviewers: int, seeds: Iterable[int]
+) -> dict[str, Any]:
     """`precision` counts rankings that were flipped; `wrong`, those that contradict the true order."""
-    found = [simulate_mistakes(prompts, k, noise, seed) for seed in seeds]
+    found = [simulate_mistakes(prompts, k, noise, seed, reviewers) for seed in seeds]
     total = {name: sum(each[name] for each in found) for name in found[0]}
     listed = max(1, total["listed"])
     return {
@@ -442,6 +451,7 @@ def mistakes_case(prompts: int, k: int, noise: float, seeds: Iterable[int]) -> d
         "prompts": prompts,
         "k": k,
         "noise": noise,
+        "reviewers": reviewers,
         "flipped": FLIPPED,
         "listed": total["listed"],
         "precision": round(total["flipped_listed"] / listed, 3),

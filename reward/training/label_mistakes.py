@@ -12,7 +12,12 @@ responses lead, and T a temperature,
 
     P(ranking | meant) ∝ σ(m / T)        P(mistake | ranking) = π·σ(-m/T) / ((1-π)·σ(m/T) + π·σ(-m/T))
 
-averaged over T and π by how well each pair of them explains all the rankings.
+averaged over T and π by how well each pair of them explains all the rankings. A poor model would take
+its own mistakes for the reviewers', so what the reviewers say of each other counts too:
+
+- Two rankings agree with (1-π)² + π² at most, so their agreement bounds π.
+- Each other ranking of the same responses is a vote, for or against, as good as rankings agree.
+- Without others, a model that contradicts too many of the rankings it is sure about accuses nobody.
 """
 
 from collections.abc import Sequence
@@ -22,8 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from labeling.agreement import pair_outcomes
 from reward.preference import Group, Judgment
-from reward.training.report import Scored
+from reward.training.report import Scored, highest_accuracy, wilson
 
 MOST = 200
 """Rankings that the report lists; how many more there are is said."""
@@ -31,18 +37,28 @@ SURE = 0.75
 """The probability from which on a ranking is listed: of four, one may be right after all."""
 FEW_RANKINGS = 40
 TEMPERATURES = np.geomspace(0.02, 50, 61)
-SHARES = np.linspace(0.0, 0.45, 46)
+LARGEST_SHARE, STEPS = 0.45, 46
 EXPECTED = 9.0
 """Beta(1, EXPECTED) is the prior of the share of mistakes: one in ten."""
+BELIEVED = 0.2
+"""The largest share of mistakes that a model is believed where no two rankings can be compared."""
+VOTES = 2
+"""Others that count at most: what makes one of them slip may make the next slip too."""
 
 
 @dataclass(frozen=True)
 class Doubted:
-    """A ranking, by its place in its group, and the score by which its better responses lead."""
+    """A ranking, by its place in its group, and the score by which its better responses lead.
+
+    `votes` are the others of its group that say the same on most of the pairs that both order, less
+    those that say the reverse; `others` is how many there are of both.
+    """
 
     item: Scored
     place: int
     lead: float
+    votes: int = 0
+    others: int = 0
 
     @property
     def judgment(self) -> Judgment:
@@ -69,7 +85,15 @@ def label_mistakes(
     if rankings < FEW_RANKINGS:
         why = f"{rankings} rankings are too few to tell mistakes from taste ({FEW_RANKINGS})."
         return {**none, "reason": why}
-    chances, share = probabilities(np.array([doubt.lead for doubt in doubts]))
+    votes, others = np.array([(doubt.votes, doubt.others) for doubt in doubts]).T
+    agreement = agreement_of(votes, others)
+    chances, share = probabilities(np.array([doubt.lead for doubt in doubts]), votes, agreement)
+    if agreement is None and share > BELIEVED:
+        why = (
+            f"The model contradicts {share:.0%} of the rankings that it is sure about. Those are its own "
+            "mistakes rather than the reviewers': train it on more, or have tasks ranked twice."
+        )
+        return {**none, "reason": why}
     listed = [pair for pair in zip(chances, doubts, strict=True) if pair[0] >= SURE]
     listed.sort(key=lambda each: (-each[0], each[1].item.group.group_id, each[1].place))
     return {
@@ -85,11 +109,30 @@ def label_mistakes(
 def doubts_of(scored: Sequence[Scored]) -> list[Doubted]:
     """Every ranking that orders two responses strictly. One that weighs nothing is looked at too."""
     return [
-        Doubted(item, place, lead)
+        Doubted(item, place, lead, *votes_on(place, item.group))
         for item in scored
         for place, ranking in enumerate(item.group.rankings)
         if (lead := lead_of(ranking, item)) is not None
     ]
+
+
+def votes_on(place: int, group: Group) -> tuple[int, int]:
+    """(others for it less others against it, both together)"""
+    own = group.rankings[place].tiers
+    said = [
+        int(np.sign(pair_outcomes(own, other.tiers).astype(int).prod(axis=1).sum()))
+        for number, other in enumerate(group.rankings)
+        if number != place
+    ]
+    return sum(said), sum(map(abs, said))
+
+
+def agreement_of(votes: np.ndarray, others: np.ndarray) -> float | None:
+    """How often another ranking says the same, at the lower end of its interval; None where few can."""
+    if (others > 0).sum() < FEW_RANKINGS:
+        return None
+    agreeing = float((others + votes).sum() / 2 / others.sum())
+    return max(0.5, wilson(agreeing, int((others > 0).sum()))[0])
 
 
 def on_one_scale(doubts: Sequence[Doubted]) -> list[Doubted]:
@@ -118,15 +161,26 @@ def pairs_of(ranking: Judgment, item: Scored) -> list[tuple[int, int, float]]:
     ]
 
 
-def probabilities(leads: np.ndarray) -> tuple[np.ndarray, float]:
-    """Of each ranking to be a mistake, and the share of mistakes among all.  (n,) → (n,), scalar"""
-    surely = leads[None, :] / TEMPERATURES[:, None]  # (T, n), log odds of having been meant
-    right, wrong = -np.logaddexp(0, -surely), -np.logaddexp(0, surely)
+def probabilities(
+    leads: np.ndarray, votes: np.ndarray | None = None, agreement: float | None = None
+) -> tuple[np.ndarray, float]:
+    """Of each ranking to be a mistake, and the share of mistakes among all.  (n,) → (n,), scalar
+
+    `votes` (n,) count as far as other rankings agree, `agreement`; None where that is not known.
+    """
+    largest, backed = LARGEST_SHARE, np.zeros(len(leads))
+    if agreement is not None and votes is not None:
+        largest = min(largest, 1 - highest_accuracy(agreement))
+        known = min(agreement, 1 - 1e-6)
+        backed = np.clip(votes, -VOTES, VOTES) * np.log(known / (1 - known))
+    shares = np.linspace(0.0, largest, STEPS)
+    meant = leads[None, :] / TEMPERATURES[:, None]  # (T, n), log odds by the model alone
+    right, wrong = -np.logaddexp(0, -meant), -np.logaddexp(0, meant)
     with np.errstate(divide="ignore"):  # where there are no mistakes their log is -inf
-        log_shares, log_rest = np.log(SHARES), np.log1p(-SHARES)
+        log_shares, log_rest = np.log(shares), np.log1p(-shares)
     log_likelihood = np.stack(
         [
-            np.logaddexp(rest + right, share + wrong).sum(axis=1)
+            np.logaddexp(rest + right + backed / 2, share + wrong - backed / 2).sum(axis=1)
             for share, rest in zip(log_shares, log_rest, strict=True)
         ]
     )  # (S, T)
@@ -135,8 +189,8 @@ def probabilities(leads: np.ndarray) -> tuple[np.ndarray, float]:
     weights /= weights.sum()
     chances = np.zeros(len(leads))
     for odds, weight in zip(log_shares - log_rest, weights, strict=True):
-        chances += weight @ np.exp(-np.logaddexp(0, surely - odds))  # σ(odds - m / T)
-    return chances, float(weights.sum(axis=1) @ SHARES)
+        chances += weight @ np.exp(-np.logaddexp(0, meant + backed - odds))  # σ(odds - all that)
+    return chances, float(weights.sum(axis=1) @ shares)
 
 
 def row(chance: float, doubt: Doubted) -> dict[str, Any]:

@@ -80,6 +80,45 @@ def test_the_list_is_bounded_and_says_how_many_there_are():
     assert len(found["rows"]) == MOST and found["likely"] == MOST + 50
 
 
+def poor_model(reviewers: int) -> list[Scored]:
+    """Right about 62 % of pairs, no surer where it is right, sometimes very sure; reviewers all agree."""
+    rng = np.random.default_rng(3)
+    leads = np.abs(rng.standard_t(2, size=400)) * np.where(rng.random(400) < 0.62, 1, -1)
+    return [item(n, [[[0], [1]]] * reviewers, [lead, 0.0]) for n, lead in enumerate(leads)]
+
+
+def test_a_poor_model_does_not_accuse_reviewers_who_agree():
+    found = label_mistakes([poor_model(3)], checked="all")
+    assert found["likely"] == 0 and found["reason"] is None
+    slip = item(900, [[[1], [0]], [[0], [1]], [[0], [1]]], [4.0, 0.0])
+    rows = label_mistakes([[*poor_model(3), slip]], checked="all")["rows"]
+    assert [(row["group_id"], row["reviewer"]) for row in rows] == [("g900", "r0")]
+
+
+def test_a_poor_model_of_single_rankings_says_that_the_mistakes_are_its_own():
+    found = label_mistakes([poor_model(1)], checked="all")
+    assert found["rows"] == [] and found["likely"] is None
+    assert "own mistakes rather than the reviewers'" in found["reason"]
+
+
+def test_others_who_say_the_same_or_the_reverse_are_votes():
+    rankings = [[[0], [1], [2]], [[0], [2], [1]], [[2], [1], [0]], [[0, 1, 2]], [[1]]]
+    first, second, third = doubts_of([item(1, rankings, [3.0, 2.0, 1.0])])
+    assert (first.votes, first.others) == (0, 2)
+    assert (second.votes, second.others) == (0, 2)
+    assert (third.votes, third.others) == (-2, 2)
+
+
+def test_votes_count_as_far_as_rankings_agree():
+    leads = np.concatenate([np.full(200, 2.0), [-2.0] * 3])
+    votes = np.array([1] * 200 + [-2, 0, 2])
+    chances, share = probabilities(leads, votes, 0.9)
+    against, neither, backed = chances[-3:]
+    assert against > SURE > backed and against > neither > backed
+    assert share <= (1 - 0.8**0.5) / 2
+    assert probabilities(leads, votes, 1.0)[1] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_scores_of_different_models_are_put_on_one_scale():
     """One model shouts and the other whispers; each is sure of its own."""
     loud = [item(n, [[[0], [1]]], [90.0, 0.0]) for n in range(60)] + [
