@@ -163,7 +163,9 @@ def _learning_line(report: dict[str, Any]) -> list[str]:
     )
     if one["rankings"] is None:
         return [f"{sentence}. {one['reason']}\n"]
-    return [f"{sentence}; about {one['rankings']:,} more are needed for one point.\n"]
+    least, most = one["interval"]
+    ends = f"{least:,} or more" if most is None else f"{least:,} to {most:,}"
+    return [f"{sentence}; about {one['rankings']:,} more ({ends}) are needed for one point.\n"]
 
 
 def front_matter(front: dict[str, Any], base: str) -> str:
