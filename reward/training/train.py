@@ -16,7 +16,8 @@ Run it on any machine with a run directory, and again to go on after a stop:
 RUN_DIR holds run.json, {"kind": "reward", "config": {"base_model": "FOLDER or HUB NAME", …}} with the
 settings of reward/recipe_config.py, and data/*.parquet as reward/preference.py describes it. It gets
 events.jsonl, checkpoints/ and, at the end, output/ with adapter and head (safetensors), tokenizer,
-report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTERM after a checkpoint.
+report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on
+SIGTERM after a checkpoint, 76 to be started again (several processes were out of memory).
 """
 
 import sys
