@@ -96,7 +96,7 @@ def test_the_answer_names_a_number_its_interval_or_why_there_is_none():
 
 def test_the_model_card_says_what_more_rankings_would_bring():
     (line,) = _learning_line({"learning_curve": CURVE})
-    assert "0.690 to 0.790" in line and "about 310 more (90 or more)" in line
+    assert "0.690 to 0.790" in line and "about 310 more (90 to 2,400)" in line
     assert _learning_line({"learning_curve": None}) == []
 
 
