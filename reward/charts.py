@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 
@@ -137,6 +138,8 @@ def _number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Curve:
+    """`first` and `last` are means over a tenth of the points, as a single step is a few prompts."""
+
     points: str
     first: str
     last: str
@@ -151,7 +154,7 @@ def curve(
     if len(rows) < 2:
         return None
     steps, values = [row[0] for row in rows], [row[1] for row in rows]
-    low, high = min(values), max(values)
+    low, high, tenth = min(values), max(values), max(1, len(values) // 10)
     span, length = (high - low) or 1.0, (steps[-1] - steps[0]) or 1
     places = (
         (width * (s - steps[0]) / length, 4 + (height - 8) * (1 - (v - low) / span))
@@ -159,7 +162,7 @@ def curve(
     )
     return Curve(
         points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places),
-        first=f"{values[0]:.4g}",
-        last=f"{values[-1]:.4g}",
+        first=f"{fmean(values[:tenth]):.4g}",
+        last=f"{fmean(values[-tenth:]):.4g}",
         steps=int(steps[-1]),
     )

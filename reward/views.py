@@ -23,6 +23,7 @@ from reward.report_page import (
     label_mistakes_line,
     length_rows,
     mistakes,
+    no_better_than_length,
     slice_tables,
     temperature_line,
 )
@@ -151,6 +152,7 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "reward_model": found,
         "report": report,
         "rows": report_rows(report),
+        "only_length": no_better_than_length(report),
         "reliability": reliability(calibration.get("bins") or []),
         "ece": calibration,
         "length": report.get("length") or {},

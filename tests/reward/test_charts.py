@@ -53,6 +53,8 @@ def test_a_curve_runs_from_the_first_step_to_the_last():
     assert line.points == "0.0,4.0 100.0,24.0"
     assert (line.first, line.last, line.steps) == ("2", "1", 3)
     assert curve([[1, 2.0]]) is None
+    long = curve([[n, 2.0 if n < 10 else 1.0 if n < 99 else 9.0] for n in range(100)])
+    assert (long.first, long.last) == ("2", "1.8")
     assert curve([[1, 2.0], [2, 2.0]]) is not None
 
 

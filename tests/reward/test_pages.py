@@ -326,6 +326,17 @@ def test_the_page_says_how_far_any_model_could_come(client, people, snapshot):
     assert "come beyond" not in page_of(client, reported(snapshot, reviewer_agreement=SHARE))
 
 
+def test_the_page_says_where_counting_length_does_as_well(client, people, snapshot):
+    client.force_login(people["trainer"])
+    sentence = "no better than always preferring the longer response"
+    for own, longer, said in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
+        shares = {
+            "accuracy": {**SHARE, "value": own},
+            "longer_is_better": {**SHARE, "value": longer},
+        }
+        assert (sentence in page_of(client, reported(snapshot, **shares))) == said
+
+
 def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, project, snapshot):
     client.force_login(people["trainer"])
     version = make_version(project)
