@@ -88,7 +88,7 @@ class RewardTrainer(Trainer):
             with self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, part, num_items_in_batch))
         losses.append(super().training_step(model, last, num_items_in_batch))
-        if not self._finite:  # waits for the device, once a step
+        if processes.any_of(not self._finite):  # waits for the device, once a step
             raise RecipeError(
                 f"The loss was not finite at step {self.state.global_step + 1}, so training ended "
                 "before it could spoil the weights. Lower the learning rate or train in float32."

@@ -233,12 +233,17 @@ class Backward(torch.autograd.Function):
 class Faulty(RewardModel):
     """Right forwards. Backwards all attentions but the dense one go wrong, or, if asked, that too."""
 
-    factor, dense_too = 0.0, False
+    factor, dense_too, response = 0.0, False, None
 
     def _shared(self, batch):
-        hidden = super()._shared(batch)
-        whole = self.attends == attention.DENSE and not self.dense_too
-        return hidden if whole else Backward.apply(hidden, self.factor)
+        hidden = super()._shared(batch)  # (G, K, H)
+        if self.attends == attention.DENSE and not self.dense_too:
+            return hidden
+        faulty = Backward.apply(hidden, self.factor)
+        if self.response is None:
+            return faulty
+        here = torch.arange(hidden.shape[1]) == self.response
+        return torch.where(here[None, :, None], faulty, hidden)
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.1])
@@ -253,6 +258,14 @@ def test_an_attention_whose_backward_pass_fails_is_given_up(tmp_path, factor):
     assert faulty.attends == attention.DENSE and faulty.training
     assert not any(weight.grad is not None for weight in faulty.parameters())
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("response", range(4))
+def test_the_gradient_of_every_response_is_compared(tmp_path, response):
+    faulty = Faulty(random_adapter(reward_model(tmp_path)).ordinary)
+    faulty.factor, faulty.response = 1.5, response
+    assert check_gradients(faulty, [token_group(1, 6, [4, 7, 3, 5])], 0, torch.float32) is None
+    assert faulty.attends == attention.DENSE
 
 
 def test_a_family_that_cannot_be_trained_through_is_laid_out_plainly(tmp_path):
