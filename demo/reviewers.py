@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from demo import rule
-from reward.preference import Group, strict_wins
+from reward.preference import Group
+from reward.training.report import agreeing_share, order_tally
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,14 @@ def noise_ceiling(groups: Iterable[Group]) -> float:
     No model can do better in the long run: what is missing to 1 is the reviewers' noise. Pairs that
     the rule calls equal count half. Raises ValueError when there is no strict pair.
     """
-    right = total = 0.0
-    for group in groups:
-        scores = np.array([rule.score(group.prompt, response) for response in group.responses])
-        agrees = 0.5 + 0.5 * np.sign(scores[:, None] - scores[None, :])  # (K, K)
-        evidence = strict_wins(group)
-        right += float((evidence * agrees).sum())
-        total += float(evidence.sum())
-    if not total:
+    tallies = [
+        order_tally(group, np.array([rule.score(group.prompt, text) for text in group.responses]))
+        for group in groups
+    ]
+    found = agreeing_share(tallies)
+    if found is None:
         raise ValueError("There is no strict pair in these rankings, so they have no ceiling.")
-    return right / total
+    return found
 
 
 def _tiers(seen: Sequence[float], reviewer: Reviewer) -> tuple[list[list[int]], int | None]:

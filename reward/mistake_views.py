@@ -53,8 +53,9 @@ def _models(project: Project) -> list[Any]:
         return KeyTransform(name, KeyTransform("label_mistakes", "report"))
 
     found = RewardModel.objects.filter(project=project, report__has_key="label_mistakes")
-    parts = {name: part(name) for name in ("likely", "rankings", "checked", "reason")}
-    return list(found.order_by("-pk").values("pk", "name", **parts)[:MODELS_AT_MOST])
+    parts = {name: part(name) for name in ("likely", "rankings", "checked", "reason", "sure")}
+    rows: Any = found.order_by("-pk").values("pk", "name", **parts)[:MODELS_AT_MOST]
+    return [{**row, "sure_percent": percent(row["sure"] or 0, 0)} for row in rows]
 
 
 def _rows_of(model: dict[str, Any]) -> list[dict[str, Any]]:

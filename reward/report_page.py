@@ -113,13 +113,6 @@ def label_mistakes_line(report: Mapping[str, Any]) -> dict[str, Any] | None:
     return {**line, "sure_percent": percent(found.get("sure") or 0, 0)}
 
 
-def no_better_than_length(report: Mapping[str, Any]) -> bool:
-    own, longer = (
-        (report.get(name) or {}).get("value") for name in ("accuracy", "longer_is_better")
-    )
-    return own is not None and longer is not None and own <= longer
-
-
 LENGTHS = {
     "matched": "about as long (within 10%)",
     "longer_won": "the longer one won",

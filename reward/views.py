@@ -23,12 +23,12 @@ from reward.report_page import (
     label_mistakes_line,
     length_rows,
     mistakes,
-    no_better_than_length,
     slice_tables,
     temperature_line,
 )
 from reward.samples import sample
 from reward.snapshots import Account, SnapshotError, freeze, ranking_ids, sample_groups, survey
+from reward.training.report import limit_to_tell, no_better_than_length
 
 PER_PAGE = 50
 SAMPLES = 3
@@ -221,8 +221,8 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
 
 
 def limit_note(report: dict[str, Any]) -> str:
-    limit = (report.get("accuracy_limit") or {}).get("value")
-    return "" if limit is None else f"; no model can come beyond about {percent(limit)}"
+    limit = limit_to_tell(report)
+    return "" if limit is None else f"; no model can come beyond {percent(limit)} or so"
 
 
 def criterion_rows(row: dict[str, Any]) -> list[Any]:

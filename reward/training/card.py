@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from reward.training.model import split_reference
+from reward.training.report import limit_to_tell, no_better_than_length
 
 LOADING = """```python
 import torch
@@ -120,23 +121,22 @@ def model_index(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limit_line(report: dict[str, Any]) -> list[str]:
-    limit = report.get("accuracy_limit", {}).get("value")
+    limit = limit_to_tell(report)
     if limit is None:
         return []
     return [
         "A model at the agreement between two reviewers predicts a reviewer as well as another reviewer "
-        f"does. As reviewers differ, none can come beyond about {limit:.3f}.\n"
+        f"does. As reviewers differ, none can come beyond {limit:.3f} or so.\n"
     ]
 
 
 def _length_line(report: dict[str, Any]) -> list[str]:
     """Said where a rule without any model does as well."""
-    own, longer = report["accuracy"]["value"], report["longer_is_better"]["value"]
-    if own is None or longer is None or own > longer:
+    if not no_better_than_length(report):
         return []
     return [
         "**On these prompts it does no better than always preferring the longer response.** Train it "
-        "on more rankings before relying on it.\n"
+        "on more rankings, or on another base, before relying on it.\n"
     ]
 
 

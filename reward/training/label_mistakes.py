@@ -17,7 +17,8 @@ its own mistakes for the reviewers', so what the reviewers say of each other cou
 
 - Two rankings agree with (1-π)² + π² at most, so their agreement bounds π.
 - Each other ranking of the same responses is a vote, for or against, as good as rankings agree.
-- Without others, a model that contradicts too many of the rankings it is sure about accuses nobody.
+- Without others, a model that contradicts too many of the rankings it is sure about accuses nobody, nor
+  does one that is no better than counting length.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,13 @@ import numpy as np
 
 from labeling.agreement import pair_outcomes
 from reward.preference import Group, Judgment
-from reward.training.report import Scored, highest_accuracy, wilson
+from reward.training.report import (
+    Scored,
+    agreeing_share,
+    highest_accuracy,
+    order_tally,
+    wilson,
+)
 
 MOST = 200
 """Rankings that the report lists; how many more there are is said."""
@@ -87,10 +94,17 @@ def label_mistakes(
         return {**none, "reason": why}
     votes, others = np.array([(doubt.votes, doubt.others) for doubt in doubts]).T
     agreement = agreement_of(votes, others)
-    chances, share = probabilities(np.array([doubt.lead for doubt in doubts]), votes, agreement)
-    if agreement is None and share > BELIEVED:
+    if agreement is None and only_counts([item for part in parts for item in part]):
         why = (
-            f"The model contradicts {share:.0%} of the rankings that it is sure about. Those are its own "
+            "The model does no better than always preferring the longer response, so what it contradicts "
+            "says little about the rankings."
+        )
+        return {**none, "reason": why}
+    leads = np.array([doubt.lead for doubt in doubts])
+    chances, mistaken = probabilities(leads, votes, agreement)
+    if agreement is None and mistaken > BELIEVED:
+        why = (
+            f"The model contradicts {mistaken:.0%} of the rankings that it is sure about. Those are its own "
             "mistakes rather than the reviewers': train it on more, or have tasks ranked twice."
         )
         return {**none, "reason": why}
@@ -98,12 +112,18 @@ def label_mistakes(
     listed.sort(key=lambda each: (-each[0], each[1].item.group.group_id, each[1].place))
     return {
         **none,
-        "share": share,
+        "share": mistaken,
         "likely": len(listed),
         "sure": SURE,
         "rows": [row(float(chance), doubt) for chance, doubt in listed[:most]],
         "reason": None,
     }
+
+
+def only_counts(scored: Sequence[Scored]) -> bool:
+    own = agreeing_share([order_tally(item.group, item.scores) for item in scored])
+    longer = agreeing_share([order_tally(item.group, item.lengths) for item in scored])
+    return own is not None and longer is not None and own <= longer
 
 
 def doubts_of(scored: Sequence[Scored]) -> list[Doubted]:

@@ -25,7 +25,7 @@ from reward.training.learning_curve import (
     subsets,
     why_not_measured,
 )
-from reward.training.report import Scored, order_tally
+from reward.training.report import Scored, agreeing_share, order_tally
 from reward.training.tokens import Prepared
 from reward.training.trainer_events import free_memory
 from runs.rundir import RunDir, atomically
@@ -160,12 +160,8 @@ class Parts:
 
 
 def _accuracy(scored: Sequence[Scored]) -> str:
-    tallies = [order_tally(item.group, item.scores) for item in scored]
-    evidence = sum(tally.evidence for tally in tallies)
-    if not evidence:
-        return ""
-    right = sum(tally.agreeing for tally in tallies) / evidence
-    return f", accuracy {right:.1%} on prompts it did not see"
+    right = agreeing_share([order_tally(item.group, item.scores) for item in scored])
+    return "" if right is None else f", accuracy {right:.1%} on prompts it did not see"
 
 
 def _read(done: Path, part: Prepared) -> list[Scored]:

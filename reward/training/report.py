@@ -19,6 +19,10 @@ from reward.preference import Group, by_criterion, strict_wins, wins
 REPLICATES = 1000
 RESAMPLED_AT_ONCE = 2**22
 """Numbers of a bootstrap that are in memory together."""
+CHANCES = 100
+"""Draws of outcomes that show what calibration error comes of chance."""
+NO_LIMIT = 0.995
+"""From here on a limit of accuracy is not worth telling."""
 FEW_PROMPTS = 10
 FEW_PAIRS = 20
 Z95 = 1.959963984540054
@@ -141,6 +145,27 @@ def criteria(scored: Sequence[Scored], names: Sequence[str], seed: int = 0) -> l
     return rows
 
 
+def agreeing_share(tallies: Sequence[Tally]) -> float | None:
+    """Agreeing evidence over all evidence, without an interval; None without evidence."""
+    evidence = sum(tally.evidence for tally in tallies)
+    return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
+
+
+def no_better_than_length(report: dict[str, Any]) -> bool:
+    """Whether always preferring the longer response would have been as accurate."""
+    own, longer = ((report.get(n) or {}).get("value") for n in ("accuracy", "longer_is_better"))
+    return own is not None and longer is not None and own <= longer
+
+
+def limit_to_tell(report: dict[str, Any]) -> float | None:
+    """The upper end of the limit's interval, if it limits anything."""
+    limit, accuracy = report.get("accuracy_limit") or {}, report.get("accuracy") or {}
+    if not limit.get("interval"):
+        return None
+    most = limit["interval"][1]
+    return most if (accuracy.get("value") or 0.0) < most < NO_LIMIT else None
+
+
 def accuracy_limit(agreement: dict[str, Any]) -> dict[str, Any]:
     """About the most that any model can reach against single reviewers who agree this often."""
     found = {"value": agreement["value"], "interval": agreement["interval"]}
@@ -229,6 +254,8 @@ def calibration(
     Each compared pair once, seen from the response with the higher score: the model's probability
     σ(r_i - r_j) lies in [½, 1]. With `wins` a tie is half a win; with `strict_wins` it is none, for
     models to whom it is an outcome of its own. ECE (Naeini et al. 2015) weighs bins by evidence.
+    Few pairs are off by chance: `ece_by_chance` is what a model would show on them that is right about
+    how sure it may be.
     """
     probabilities, won, weights = _confident_side(scored, evidence)
     edges = np.linspace(0.5, 1.0, bins + 1)
@@ -252,9 +279,30 @@ def calibration(
     total = float(weights.sum())
     if len(weights) < FEW_PAIRS:
         reason = f"{len(weights)} compared pairs are too few to judge calibration ({FEW_PAIRS})."
-        return {"ece": None, "bins": rows, "pairs": len(weights), "reason": reason}
+        none = {"ece": None, "ece_by_chance": None}
+        return {**none, "bins": rows, "pairs": len(weights), "reason": reason}
     gaps = [r["evidence"] * abs(r["predicted"] - r["observed"]) for r in rows if r["evidence"]]
-    return {"ece": sum(gaps) / total, "bins": rows, "pairs": len(weights), "reason": None}
+    return {
+        "ece": sum(gaps) / total,
+        "ece_by_chance": _ece_by_chance(probabilities, weights, place),
+        "bins": rows,
+        "pairs": len(weights),
+        "reason": None,
+    }
+
+
+def _ece_by_chance(probabilities: np.ndarray, weights: np.ndarray, place: np.ndarray) -> float:
+    """The mean over outcomes drawn by the model's own probabilities, each judgment of each pair for
+    itself. As those of one ranking hang together, chance does rather more than that.
+    """
+    rng = np.random.default_rng(0)
+    judgments = np.maximum(1, np.round(weights)).astype(int)
+    found = []
+    for _ in range(CHANCES):
+        won = rng.binomial(judgments, probabilities) / judgments
+        off = np.bincount(place, weights=weights * (probabilities - won))
+        found.append(np.abs(off).sum() / weights.sum())
+    return float(np.mean(found))
 
 
 def _confident_side(

@@ -45,14 +45,18 @@ def temperature(
         return {"value": None, "before": None, "after": None, "reason": reason}
     cooled = cross_fitted(used, seed, evidence)
     value = fit(found)
+    before, after = found.log_loss(1.0), comparisons(cooled, evidence).log_loss(1.0)
+    off, still_off = (calibration(rows, evidence)["ece"] for rows in (used, cooled))
     why = at_a_bound(value)
+    if why is None and (after >= before or (still_off or 0.0) > (off or 0.0)):
+        why = (
+            "The fitted temperature made the probabilities no truer on prompts that it was not fitted "
+            "on, so none is given."
+        )
     return {
         "value": None if why else value,
-        "before": {"ece": calibration(used, evidence)["ece"], "log_loss": found.log_loss(1.0)},
-        "after": {
-            "ece": calibration(cooled, evidence)["ece"],
-            "log_loss": comparisons(cooled, evidence).log_loss(1.0),
-        },
+        "before": {"ece": off, "log_loss": before},
+        "after": {"ece": still_off, "log_loss": after},
         "folds": FOLDS,
         "reason": why,
     }

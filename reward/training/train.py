@@ -267,9 +267,9 @@ def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator
     outputs = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
     groups = prepared.groups["test"][: len(outputs)]
     scores = [found[:, : model.heads].mean(axis=-1) for found in outputs]
-    tallies = [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
-    evidence = sum(tally.evidence for tally in tallies)
-    return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
+    return reports.agreeing_share(
+        [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
+    )
 
 
 def choose_layout(

@@ -320,9 +320,9 @@ def test_the_temperature_says_what_it_is_worth_on_other_prompts(client, people, 
 
 def test_the_page_says_how_far_any_model_could_come(client, people, snapshot):
     client.force_login(people["trainer"])
-    limit = {"value": 0.8931, "interval": [0.88, 0.9], "reason": None}
+    limit = {"value": 0.8831, "interval": [0.87, 0.8931], "reason": None}
     text = page_of(client, reported(snapshot, reviewer_agreement=SHARE, accuracy_limit=limit))
-    assert "no model can come beyond about 89.3%" in text
+    assert "no model can come beyond 89.3% or so" in text
     assert "come beyond" not in page_of(client, reported(snapshot, reviewer_agreement=SHARE))
 
 
@@ -335,6 +335,13 @@ def test_the_page_says_where_counting_length_does_as_well(client, people, snapsh
             "longer_is_better": {**SHARE, "value": longer},
         }
         assert (sentence in page_of(client, reported(snapshot, **shares))) == said
+
+
+def test_calibration_error_stands_beside_what_chance_would_show(client, people, snapshot):
+    client.force_login(people["trainer"])
+    figures = {**REPORT["calibration"], "ece": 0.1157, "ece_by_chance": 0.0712, "pairs": 167}
+    text = page_of(client, reported(snapshot, calibration=figures))
+    assert "0.116</strong> over 167 pairs" in text and "would show 0.071 or more" in text
 
 
 def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, project, snapshot):

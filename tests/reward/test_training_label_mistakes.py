@@ -1,5 +1,7 @@
 """Rankings that were probably entered wrongly: numbers worked by hand, and simulated flips."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,18 @@ def test_where_no_ranking_is_contradicted_none_is_doubted():
 def test_a_model_that_knows_nothing_accuses_nobody():
     rng = np.random.default_rng(0)
     items = [item(n, [[[0], [1]]], rng.normal(size=2)) for n in range(300)]
-    assert label_mistakes([items], checked="all")["likely"] == 0
+    found = label_mistakes([items], checked="all")
+    assert not found["rows"]
+    assert found["likely"] == 0 or "always preferring the longer" in found["reason"]
+
+
+def test_a_model_that_only_counts_length_accuses_nobody():
+    """It is sure that the longer of two is better, and right in three of four."""
+    items = [item(n, [[[0], [1]] if n % 4 else [[1], [0]]], [6.0, 0.0]) for n in range(200)]
+    assert "always preferring" not in (label_mistakes([items], checked="all")["reason"] or "")
+    longer = [replace(each, lengths=np.array([50.0, 10.0])) for each in items]
+    found = label_mistakes([longer], checked="all")
+    assert found["likely"] is None and "always preferring the longer" in found["reason"]
 
 
 def test_the_report_names_the_ranking_and_what_contradicts_it():

@@ -94,6 +94,21 @@ def test_calibration_bins_by_how_sure_the_model_is():
     assert found["ece"] == pytest.approx((20 * (1 / (1 + math.exp(-2)) - 0.75) + 5 * 0) / 25)
 
 
+def test_few_pairs_are_off_by_chance_and_many_hardly():
+    rng = np.random.default_rng(0)
+
+    def chance(pairs: int, reviewers: int = 1) -> float:
+        gaps = enumerate(rng.normal(size=pairs))
+        rows = [scored([[[0], [1]]] * reviewers, [gap, 0.0], number=n) for n, gap in gaps]
+        return report.calibration(rows)["ece_by_chance"]
+
+    assert 0.05 < chance(60) < 0.2 and chance(6000) < 0.02
+    assert chance(60, reviewers=9) == pytest.approx(chance(60) / 3, rel=0.3)
+    # Sure of every pair, a model cannot be off by chance.
+    sure = [scored([[[0], [1]]], [90.0, 0.0], number=n) for n in range(30)]
+    assert report.calibration(sure)["ece_by_chance"] == pytest.approx(0.0)
+
+
 def test_ties_that_are_an_outcome_of_their_own_are_left_out_of_calibration():
     rows = [scored([[[0], [1]]], [2.0, 0.0], number=n) for n in range(30)]
     rows += [scored([[[0, 1]]], [2.0, 0.0], number=n) for n in range(30)]
@@ -110,6 +125,14 @@ def test_the_limit_follows_from_how_often_reviewers_agree():
     assert report.quality(rows[:1])["accuracy_limit"]["value"] == 1.0
     alone = report.quality([scored([[[0], [1]]], [1.0, 0.0])])["accuracy_limit"]
     assert alone["value"] is None and "No two reviewers" in alone["reason"]
+
+
+def test_a_limit_is_told_where_it_limits_something():
+    limited = {"accuracy": {"value": 0.8}, "accuracy_limit": {"interval": [0.85, 0.9]}}
+    assert report.limit_to_tell(limited) == 0.9
+    assert report.limit_to_tell({**limited, "accuracy": {"value": 0.95}}) is None
+    assert report.limit_to_tell({**limited, "accuracy_limit": {"interval": [0.9, 1.0]}}) is None
+    assert report.limit_to_tell({"accuracy_limit": {"interval": None}}) is None
 
 
 def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):

@@ -59,16 +59,18 @@ def test_cross_fitting_shows_what_new_prompts_would_get_and_promises_no_more():
         item(n, [[0], [1]] if rng.random() < p else [[1], [0]], [gap, 0.0])
         for n, (gap, p) in enumerate(zip(gaps, sure, strict=True))
     ]
-    found = temperature(honest)
-    assert found["value"] == pytest.approx(1, abs=0.2)
+    found, fitted = temperature(honest), fit(comparisons(honest))
+    assert fitted == pytest.approx(1, abs=0.2)
     assert found["after"]["log_loss"] == pytest.approx(found["before"]["log_loss"], abs=0.01)
-    in_sample = comparisons(honest).log_loss(fit(comparisons(honest)))
-    assert found["after"]["log_loss"] > in_sample
+    assert found["after"]["log_loss"] > comparisons(honest).log_loss(fitted)
+    assert found["after"]["log_loss"] > found["before"]["log_loss"]
+    assert found["value"] is None and "made the probabilities no truer" in found["reason"]
 
 
 def test_a_tie_pulls_the_temperature_up():
-    tied = won(0.9, 2.0, 60) + [item(100 + n, [[0, 1]], [2.0, 0.0]) for n in range(30)]
-    assert temperature(tied)["value"] > temperature(won(0.9, 2.0, 60))["value"]
+    strict = won(0.75, 4.0, 60)
+    tied = strict + [item(100 + n, [[0, 1]], [4.0, 0.0]) for n in range(30)]
+    assert temperature(tied)["value"] > temperature(strict)["value"] + 1
 
 
 def test_little_data_or_no_mistake_gives_no_temperature_but_a_reason():
@@ -83,8 +85,8 @@ def test_a_temperature_that_ran_to_an_end_says_which():
 
 
 def test_the_temperature_leaves_out_ties_that_are_an_outcome_of_their_own():
-    strict = won(0.9, 2.0, 60)
-    tied = strict + [item(100 + n, [[0, 1]], [2.0, 0.0]) for n in range(30)]
+    strict = won(0.75, 4.0, 60)
+    tied = strict + [item(100 + n, [[0, 1]], [4.0, 0.0]) for n in range(30)]
     found = temperature(tied, 0, strict_wins)["value"]
     assert found == pytest.approx(temperature(strict)["value"], rel=1e-6)
 
