@@ -98,9 +98,11 @@ class Group:
             (PER_RANKING, self.rankings, "rankings"),
         ):
             for name in names:
-                if self.meta.get(name) is not None and len(self.meta[name]) != len(listed):
-                    count = f"{len(self.meta[name])} entries of {name}"
-                    return f"has {count} for {len(listed)} {what}"
+                entries = self.meta.get(name)
+                if entries is not None and not isinstance(entries, list):
+                    return f"has {name} in its meta that is no list"
+                if entries is not None and len(entries) != len(listed):
+                    return f"has {len(entries)} entries of {name} for {len(listed)} {what}"
         problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
         return next((problem for problem in problems if problem), None)
 
