@@ -1,7 +1,7 @@
 """How near a reward model comes to what its labels allow, on simulated labels whose truth is known.
 
-No model can order held-out pairs as noisy reviewers did more often than the truth itself does: that
-share is the noise ceiling. The recipe runs as a user runs it, on more and more ranked prompts, and
+In the long run no model orders held-out pairs as noisy reviewers did more often than the truth itself
+does: that share is the noise ceiling. The recipe runs as a user runs it, on more and more ranked prompts, and
 what its report says is put beside the ceiling of the same held-out labels.
 
     letters   the demo's letters and replies, judged by its guideline's rule with its reviewers' noise;
@@ -37,9 +37,11 @@ from benchmarks.accelerator import commit, hardware
 from demo import reviewers, rule
 from demo import world as shop
 from demo.build_model import SHIPPED
-from reward.preference import Group, Judgment, strict_wins, write_groups
+from reward.preference import Group, Judgment, write_groups
+from reward.training.report import agreeing_share, order_tally
 from runs.rundir import RunDir, versions
 
+MEASURED = ("benchmarks/ceiling.py", "demo", "finetune/training/tiny_model.py", "reward")
 K = 4
 HELD_OUT, QUICK = 1000, 200
 
@@ -156,14 +158,9 @@ def new_model(folder: Path) -> str:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def agreement(groups: Sequence[Group], truth: dict[str, np.ndarray]) -> float:
+def ceiling_of(groups: Sequence[Group], truth: dict[str, np.ndarray]) -> float | None:
     """The share of strict judgments that the true scores order alike; equal ones by half."""
-    right = total = 0.0
-    for group in groups:
-        scores, strict = truth[group.group_id], strict_wins(group)
-        right += float((strict * (0.5 + 0.5 * np.sign(scores[:, None] - scores[None, :]))).sum())
-        total += float(strict.sum())
-    return right / total
+    return agreeing_share([order_tally(group, truth[group.group_id]) for group in groups])
 
 
 def measure(world: World, size: tuple[int, int], seed: int) -> dict[str, Any]:
@@ -180,7 +177,7 @@ def measure(world: World, size: tuple[int, int], seed: int) -> dict[str, Any]:
         seconds = time.monotonic() - began
         report = json.loads((run_dir.output / "report.json").read_text())
     held_out = [group for group in ranked.groups if group.split == "test"]
-    accuracy, ceiling = report["accuracy"]["value"], agreement(held_out, ranked.truth)
+    accuracy, ceiling = report["accuracy"]["value"], ceiling_of(held_out, ranked.truth)
     row = {
         "seed": seed,
         "accuracy": accuracy,
@@ -222,15 +219,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="one small size, one seed")
     names = [world.name for world in WORLDS]
-    parser.add_argument("--world", choices=names, action="append", help="only this one")
-    parser.add_argument("--prompts", type=int, action="append", help="only this size")
+    parser.add_argument(
+        "--world", choices=names, action="append", help="only this one; may be repeated"
+    )
+    parser.add_argument(
+        "--prompts", type=int, action="append", help="only this size; may be repeated"
+    )
     parser.add_argument("--held-out", type=int, help="prompts that accuracy is measured on")
     parser.add_argument("--seeds", type=int, help="default 3")
     options = parser.parse_args(argv)
-    measured, seeds = (
-        commit("benchmarks/ceiling.py", "reward/training", "demo"),
-        options.seeds or (1 if options.quick else 3),
-    )
+    measured = commit(*MEASURED)
+    seeds = options.seeds or (1 if options.quick else 3)
     held_out = options.held_out or (QUICK if options.quick else HELD_OUT)
     chosen = [world for world in WORLDS if not options.world or world.name in options.world]
     cases = []

@@ -12,7 +12,7 @@ medians over the turns. None forwards
 more than `--at-once` tokens together, which is better for each of them than all of a step's. Before
 that the loss and the gradients of our layout are compared with a loop over all pairs, one text at a time.
 
-    python -m benchmarks.reward_training                  twelve cases, half an hour on two cores
+    python -m benchmarks.reward_training                  twelve cases, most of an hour on two cores
     python -m benchmarks.reward_training --quick          one small case, under a minute
     python -m benchmarks.reward_training --device cuda    the same cases, longer, a model of --size 1b
 
@@ -131,8 +131,8 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
 
 
 def step_size(k: int, device: str) -> int:
-    """Rankings a step: fewer where one has many pairs, so that steps are of like size."""
-    return max(3, 12 // (k - 1)) * (4 if device == "cuda" else 1)
+    """Rankings a step: enough that the optimizer's share, the same for all, is small."""
+    return (12 if k == 2 else 8) * (4 if device == "cuda" else 1)
 
 
 def take_turns(contenders: dict[str, "Contender"], options: argparse.Namespace) -> None:
@@ -186,7 +186,7 @@ def ratio_of(theirs: Sequence[float], ours: Sequence[float]) -> float:
 
 
 def quartiles(contenders: dict[str, "Contender"]) -> tuple[float, float]:
-    """Between which half of the turns' speed-ups over TRL lie."""
+    """The range of the middle half of the turns' speed-ups over TRL."""
     both = zip(contenders["trl"].seconds, contenders["ours"].seconds, strict=True)
     low, high = np.quantile([a / b for a, b in both], [0.25, 0.75])
     return float(low), float(high)

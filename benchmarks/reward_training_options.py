@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None, about: str = "") -> argparse.Namespace:
     parser.add_argument(
         "--groups",
         type=int,
-        help="rankings a step (CPU: 12 at K=2, 4 at K=4, then 3, GPU: four times as many)",
+        help="rankings a step (CPU: 12 at K=2, 8 above, GPU: four times as many)",
     )
     parser.add_argument("--turns", type=int, help="turns of each contender at least (default 5)")
     parser.add_argument(

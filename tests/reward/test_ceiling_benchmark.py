@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.ceiling import WORLDS, agreement, main
+from benchmarks.ceiling import WORLDS, ceiling_of, main
 from reward.preference import Group, Judgment
 
 
@@ -11,8 +11,8 @@ def test_the_ceiling_is_what_the_truth_itself_would_score():
     tiers = [[[0], [1], [2]], [[2], [1], [0]], [[0, 1], [2]]]
     group = Group("g", [], [0, 1, 2], [""] * 3, [Judgment("r", each) for each in tiers])
     # 3 of 3, 0 of 3 and 2 of 2 as the truth has them; with 1 and 2 equal, 1 and 2 by half: 1 ½ is one.
-    assert agreement([group], {"g": np.array([3.0, 2.0, 1.0])}) == pytest.approx(5 / 8)
-    assert agreement([group], {"g": np.array([3.0, 2.0, 2.0])}) == pytest.approx(4.5 / 8)
+    assert ceiling_of([group], {"g": np.array([3.0, 2.0, 1.0])}) == pytest.approx(5 / 8)
+    assert ceiling_of([group], {"g": np.array([3.0, 2.0, 2.0])}) == pytest.approx(4.5 / 8)
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name)
@@ -20,7 +20,7 @@ def test_rankings_follow_the_truth_with_noise(world):
     ranked = world.ranked(60, 40, 1)
     splits = [group.split for group in ranked.groups]
     assert (splits.count("train"), splits.count("test")) == (60, 40)
-    assert 0.7 < agreement(ranked.groups, ranked.truth) < 0.95
+    assert 0.7 < ceiling_of(ranked.groups, ranked.truth) < 0.95
     again = world.ranked(60, 40, 1)
     assert again.groups == ranked.groups != world.ranked(60, 40, 2).groups
 
@@ -32,4 +32,8 @@ def test_the_benchmark_ends_with_one_line_of_json(capfd):
     [case] = result["cases"]
     assert (case["world"], case["prompts"], case["held_out"]) == ("words", 24, 16)
     assert case["gap"] == pytest.approx(case["ceiling"] - case["accuracy"], abs=2e-4)
-    assert 0.2 < case["accuracy"] < case["ceiling"] + 0.2
+    [row] = case["seeds"]
+    held_out = WORLDS[0].ranked(24, 16, 0)
+    test = [group for group in held_out.groups if group.split == "test"]
+    assert row["ceiling"] == pytest.approx(ceiling_of(test, held_out.truth))
+    assert row["left_out"] == [] and row["accuracy"] is not None
