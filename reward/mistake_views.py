@@ -87,7 +87,7 @@ def _shown_one(row: dict[str, Any], ranking: Any, decided: set[int]) -> dict[str
         "task_id": ranking and ranking.task_id,
         "prompt": shortened(str(ranking.asked or ""), 140) if ranking else "",
         "group_id": row["group_id"],
-        "probability": percent(row["probability"], 0),
+        "probability": "over 99%" if row["probability"] > 0.99 else percent(row["probability"], 0),
         "contradicted": row["contradicted"],
         "pairs": row["pairs"],
         "others": row["other_rankings"],

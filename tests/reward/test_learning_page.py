@@ -191,6 +191,16 @@ def test_a_likely_mistake_opens_where_a_lead_decides_and_names_nobody(
 
 
 @pytest.mark.django_db
+def test_no_ranking_is_called_a_mistake_for_certain(client, lead, snapshot, rankings, project):
+    found = mistakes_of(rankings[:1])
+    found["label_mistakes"]["rows"][0]["probability"] = 0.9983
+    make_reported(snapshot, **found)
+    client.force_login(lead)
+    text = client.get(list_of(project)).text
+    assert "over 99%" in text and "100%" not in text
+
+
+@pytest.mark.django_db
 def test_the_list_says_what_became_of_a_ranking(client, lead, snapshot, rankings, project):
     make_reported(snapshot, **mistakes_of([*rankings[:2], None]))
     Adjudication.objects.create(
