@@ -14,6 +14,7 @@ from reward.preference import wins
 from reward.training.report import FEW_PAIRS, FEW_PROMPTS, Evidence, Scored, calibration
 
 COLDEST, HOTTEST = 0.02, 50.0
+"""In units of the typical gap in score: a model that was hardly trained has tiny ones."""
 FOLDS = 5
 
 
@@ -23,6 +24,12 @@ class Comparisons:
 
     gaps: np.ndarray
     weights: np.ndarray
+
+    def typical_gap(self) -> float:
+        """Root mean square; 1 where all scores are equal."""
+        if not self.weights.sum():
+            return 1.0
+        return float(np.sqrt(self.weights @ self.gaps**2 / self.weights.sum())) or 1.0
 
     def log_loss(self, temperature: float) -> float:
         """Mean of -log σ(gap / T) over the evidence."""
@@ -47,7 +54,7 @@ def temperature(
     value = fit(found)
     before, after = found.log_loss(1.0), comparisons(cooled, evidence).log_loss(1.0)
     off, still_off = (calibration(rows, evidence)["ece"] for rows in (used, cooled))
-    why = at_a_bound(value)
+    why = at_a_bound(value / found.typical_gap())
     if why is None and (after >= before or (still_off or 0.0) > (off or 0.0)):
         why = (
             "The fitted temperature made the probabilities no truer on prompts that it was not fitted "
@@ -96,7 +103,8 @@ def comparisons(scored: Sequence[Scored], evidence: Evidence = wins) -> Comparis
 
 def fit(found: Comparisons) -> float:
     """The temperature of least log loss; convex in 1 / T, so golden sections find it."""
-    low, high = 1 / HOTTEST, 1 / COLDEST
+    scale = found.typical_gap()
+    low, high = 1 / (HOTTEST * scale), 1 / (COLDEST * scale)
     golden = (np.sqrt(5) - 1) / 2
     for _ in range(60):
         a, b = high - golden * (high - low), low + golden * (high - low)

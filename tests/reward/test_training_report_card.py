@@ -79,6 +79,11 @@ def test_little_data_or_no_mistake_gives_no_temperature_but_a_reason():
         assert found["value"] is None and found["reason"]
 
 
+def test_a_model_that_was_hardly_trained_gets_a_small_temperature():
+    tiny = [replace(each, scores=each.scores / 4000) for each in won(0.75, 4.0, 100)]
+    assert temperature(tiny)["value"] == pytest.approx(0.001 / math.log(3), rel=1e-4)
+
+
 def test_a_temperature_that_ran_to_an_end_says_which():
     assert "right about every pair" in temperature(won(1.0, 1.0, 60))["reason"]
     assert "no surer sign" in temperature(won(0.4, 1.0, 60))["reason"]
