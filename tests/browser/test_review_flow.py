@@ -381,6 +381,7 @@ def test_the_last_one_can_be_taken_back_after_a_reload_and_when_nothing_is_left(
     expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
     press(page, "a", "b", "c", "d", "Enter")
     expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    page.wait_for_load_state()  # its script listens for the key
     press(page, "z")
     expect(page.locator(".ladder-tier")).to_have_count(4)
 
