@@ -9,8 +9,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
-# Threads of a training that wait for each other leave the cores to the web and the tests.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo serve test check format setup setup-dev browser clean
 

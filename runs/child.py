@@ -12,9 +12,6 @@ from django.conf import settings
 
 SECRET = ("DATABASE_URL", "REDIS_URL", "TIEBREAK_SECRET_KEY", "DJANGO_SETTINGS_MODULE")
 """Variables that a recipe has no business with."""
-WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
-"""Threads that wait for each other by spinning make a training three times as slow, and all else on
-the machine slower, where it is not alone on the cores."""
 LAUNCHER = "accelerate.commands.launch"
 LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 """Read by torch's launcher, which accelerate's calls: seconds from SIGTERM to SIGKILL."""
@@ -106,5 +103,4 @@ def environment(command: list[str]) -> dict[str, str]:
         kept["CUDA_VISIBLE_DEVICES"] = kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if LAUNCHER in command:
         kept[LAUNCHER_PATIENCE] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
-    kept.setdefault(*WAITING)
     return {**kept, "PYTHONUNBUFFERED": "1"}

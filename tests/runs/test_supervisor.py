@@ -201,13 +201,6 @@ def test_several_processes_have_the_whole_grace_period_for_their_checkpoint(monk
     assert read is not None and read > 90.5
 
 
-def test_threads_of_a_recipe_leave_the_cores_to_others_while_they_wait(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    assert child.environment(["python"])["OMP_WAIT_POLICY"] == "PASSIVE"
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert child.environment(["python"])["OMP_WAIT_POLICY"] == "ACTIVE"
-
-
 def test_a_recipe_never_sees_the_secrets_of_the_web(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/db")
     monkeypatch.setenv("TIEBREAK_SECRET_KEY", "hunter2")
