@@ -52,9 +52,7 @@ from transformers import (
 from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer as TRLTrainer
 
-from benchmarks.accelerator import commit as commit
-from benchmarks.accelerator import cpu_name as cpu_name
-from benchmarks.accelerator import hardware, peak_mb, reset_peak
+from benchmarks.accelerator import commit, hardware, peak_mb, reset_peak
 from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
 from benchmarks.reward_training_options import WAYS, parse
 from reward.training import attention

@@ -129,22 +129,21 @@ def only_counts(scored: Sequence[Scored]) -> bool:
 def doubts_of(scored: Sequence[Scored]) -> list[Doubted]:
     """Every ranking that orders two responses strictly. One that weighs nothing is looked at too."""
     return [
-        Doubted(item, place, lead, *votes_on(place, item.group))
+        Doubted(item, place, lead, int(said.sum()), int(np.abs(said).sum()))
         for item in scored
-        for place, ranking in enumerate(item.group.rankings)
-        if (lead := lead_of(ranking, item)) is not None
+        for place, said in enumerate(votes_in(item.group))
+        if (lead := lead_of(item.group.rankings[place], item)) is not None
     ]
 
 
-def votes_on(place: int, group: Group) -> tuple[int, int]:
-    """(others for it less others against it, both together)"""
-    own = group.rankings[place].tiers
-    said = [
-        int(np.sign(pair_outcomes(own, other.tiers).astype(int).prod(axis=1).sum()))
-        for number, other in enumerate(group.rankings)
-        if number != place
-    ]
-    return sum(said), sum(map(abs, said))
+def votes_in(group: Group) -> np.ndarray:
+    """Whether two rankings say the same (1) or the reverse (-1) on most pairs that both order.  → (R, R)"""
+    count = len(group.rankings)
+    said = np.zeros((count, count), dtype=int)
+    for a, b in combinations(range(count), 2):
+        outcomes = pair_outcomes(group.rankings[a].tiers, group.rankings[b].tiers)
+        said[a, b] = said[b, a] = np.sign(outcomes.astype(int).prod(axis=1).sum())
+    return said
 
 
 def agreement_of(votes: np.ndarray, others: np.ndarray) -> float | None:
