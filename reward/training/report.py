@@ -258,8 +258,7 @@ def calibration(
     how sure it may be.
     """
     probabilities, won, weights = _confident_side(scored, evidence)
-    edges = np.linspace(0.5, 1.0, bins + 1)
-    place = np.clip(np.digitize(probabilities, edges) - 1, 0, bins - 1)
+    edges, place = _binned(probabilities, bins)
     rows: list[dict[str, Any]] = []
     for number in range(bins):
         here = place == number
@@ -276,33 +275,45 @@ def calibration(
                 "observed": float(won[here].sum() / weight) if weight else None,
             }
         )
-    total = float(weights.sum())
     if len(weights) < FEW_PAIRS:
         reason = f"{len(weights)} compared pairs are too few to judge calibration ({FEW_PAIRS})."
         none = {"ece": None, "ece_by_chance": None}
         return {**none, "bins": rows, "pairs": len(weights), "reason": reason}
-    gaps = [r["evidence"] * abs(r["predicted"] - r["observed"]) for r in rows if r["evidence"]]
     return {
-        "ece": sum(gaps) / total,
-        "ece_by_chance": _ece_by_chance(probabilities, weights, place),
+        "ece": _error(probabilities, won, weights, bins),
+        "ece_by_chance": _ece_by_chance(probabilities, weights, bins),
         "bins": rows,
         "pairs": len(weights),
         "reason": None,
     }
 
 
-def _ece_by_chance(probabilities: np.ndarray, weights: np.ndarray, place: np.ndarray) -> float:
+def ece(scored: Sequence[Scored], evidence: Evidence = wins, bins: int = 5) -> float | None:
+    """The calibration error alone; None for few pairs."""
+    found = _confident_side(scored, evidence)
+    return None if len(found[0]) < FEW_PAIRS else _error(*found, bins)
+
+
+def _binned(probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Edges (bins + 1,), and the bin of each pair."""
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    return edges, np.clip(np.digitize(probabilities, edges) - 1, 0, bins - 1)
+
+
+def _error(probabilities: np.ndarray, won: np.ndarray, weights: np.ndarray, bins: int) -> float:
+    """Σ over bins of |what was predicted less what was won|, over all the evidence."""
+    off = np.bincount(_binned(probabilities, bins)[1], weights=weights * probabilities - won)
+    return float(np.abs(off).sum() / weights.sum())
+
+
+def _ece_by_chance(probabilities: np.ndarray, weights: np.ndarray, bins: int) -> float:
     """The mean over outcomes drawn by the model's own probabilities, each judgment of each pair for
     itself. As those of one ranking hang together, chance does rather more than that.
     """
     rng = np.random.default_rng(0)
     judgments = np.maximum(1, np.round(weights)).astype(int)
-    found = []
-    for _ in range(CHANCES):
-        won = rng.binomial(judgments, probabilities) / judgments
-        off = np.bincount(place, weights=weights * (probabilities - won))
-        found.append(np.abs(off).sum() / weights.sum())
-    return float(np.mean(found))
+    drawn = (rng.binomial(judgments, probabilities) / judgments for _ in range(CHANCES))
+    return float(np.mean([_error(probabilities, weights * won, weights, bins) for won in drawn]))
 
 
 def _confident_side(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reward.preference import wins
-from reward.training.report import FEW_PAIRS, FEW_PROMPTS, Evidence, Scored, calibration
+from reward.training.report import FEW_PAIRS, FEW_PROMPTS, Evidence, Scored, ece
 
 COLDEST, HOTTEST = 0.02, 50.0
 """In units of the typical gap in score: a model that was hardly trained has tiny ones."""
@@ -53,7 +53,7 @@ def temperature(
     cooled = cross_fitted(used, seed, evidence)
     value = fit(found)
     before, after = found.log_loss(1.0), comparisons(cooled, evidence).log_loss(1.0)
-    off, still_off = (calibration(rows, evidence)["ece"] for rows in (used, cooled))
+    off, still_off = ece(used, evidence), ece(cooled, evidence)
     why = at_a_bound(value / found.typical_gap())
     if why is None and (after >= before or (still_off or 0.0) > (off or 0.0)):
         why = (
