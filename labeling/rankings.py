@@ -1,4 +1,4 @@
-"""Rankings come in here, from the page, from files and from simulations; nothing else writes them.
+"""Rankings come in here, from the page, from files and from simulations; nothing else makes them.
 
 A ranking is never lost and never doubled. The key that comes with it makes a second click, a
 reload and a retry the same ranking. One that arrives after its slot went to someone else takes
@@ -7,13 +7,11 @@ another free slot of the task, and failing that is kept as an extra.
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from django.contrib.postgres.expressions import ArraySubquery
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import OuterRef, Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -32,7 +30,7 @@ from labeling.models import (
     TaskResponse,
 )
 from labeling.queue import NextPosition
-from labeling.revisions import is_settled, revisable_until
+from labeling.revisions import revisable_until
 
 __all__ = [
     "LONGEST_RATIONALE",
@@ -45,13 +43,10 @@ __all__ = [
     "revisable_until",
     "revise",
     "submit",
-    "undo",
     "version_shown",
 ]
 
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
-UNDO_FOR = timedelta(minutes=2)
-"""How long what was sent can be taken back, whatever a project says of revisions."""
 
 _RESPONSE_IDS = ArraySubquery(
     TaskResponse.objects.filter(task=OuterRef("task")).order_by("position").values("response_id")
@@ -154,7 +149,7 @@ def _submit_held(answer: _Answer) -> Submission | None:
 @transaction.atomic
 def _submit_locked(answer: _Answer) -> Submission:
     task, reviewer = answer.slot.task, answer.reviewer
-    slots = _lock_slots(task)
+    slots = lock_slots(task)
     if earlier := _earlier(task, reviewer, answer.key):
         said = answer.guideline_version
         return _again(earlier, task, reviewer, answer.key, answer.content, said)
@@ -200,83 +195,11 @@ def revise(
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     if ranking.reviewer_id != reviewer.pk:
         raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
-    _lock_slots(ranking.task)
+    lock_slots(ranking.task)
     earlier = _earlier(ranking.task, reviewer, idempotency_key)
     if earlier is None:
         raise InvalidRanking({"ranking": _("This ranking is no longer there.")})
     return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
-
-
-def can_undo(ranking: Ranking) -> bool:
-    """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
-
-    Nor is there a way back where others' answers may be read after ranking and nothing revised.
-    """
-    project = ranking.task.project
-    shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
-    if Project.Sees.AFTER in shown_after and not project.revision_hours:
-        return False
-    return (
-        ranking.superseded_at is None
-        and ranking.supersedes_id is None
-        and ranking.source == Ranking.Source.REVIEW
-        and not ranking.extra
-        and undo_seconds(ranking) > 0
-        and not is_settled(ranking)
-    )
-
-
-def undo_seconds(ranking: Ranking) -> int:
-    """For how much longer it can be taken back; 0 or less when it cannot."""
-    return int((ranking.created_at + UNDO_FOR - timezone.now()).total_seconds())
-
-
-def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any], attempts: int = 5) -> Slot:
-    """Take back what was just sent: its slot is the reviewer's again, with `draft` in it.
-
-    The task they have before them meanwhile becomes their next, and the one that was their next
-    goes back. Raises InvalidRanking when it is too late; then nothing changed.
-    Where another tab takes something back or asks for a task just then, a constraint stops one of
-    them, and this looks again.
-    """
-    for _attempt in range(1, attempts):
-        with suppress(IntegrityError):
-            return _undo(ranking, reviewer, draft)
-    return _undo(ranking, reviewer, draft)
-
-
-@transaction.atomic
-def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
-    slots = _lock_slots(ranking.task)
-    ranking = Ranking.objects.select_related("task__project").get(pk=ranking.pk)
-    slot = next((slot for slot in slots if slot.ranking_id == ranking.pk), None)
-    if ranking.reviewer_id != reviewer.pk or slot is None or not can_undo(ranking):
-        raise InvalidRanking(
-            {"ranking": _("It is too late to take this ranking back. It can be revised instead.")}
-        )
-    Ranking.objects.filter(pk=ranking.pk).update(superseded_at=timezone.now())
-    _make_room(slot.project_id, reviewer)
-    slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
-    slot.leased_until = timezone.now() + timedelta(minutes=ranking.task.project.lease_minutes)
-    slot.draft, slot.draft_by = draft, reviewer
-    slot.save(update_fields=["reviewer", "ranking", "ahead", "leased_until", "draft", "draft_by"])
-    return slot
-
-
-def _make_room(project_id: int, reviewer: User) -> None:
-    """One lease before the reviewer and one ahead is all they can have."""
-    leases = Slot.objects.select_for_update().filter(
-        project=project_id, reviewer=reviewer, leased_until__isnull=False
-    )
-    held = {lease.ahead: lease for lease in leases.order_by("pk")}
-    if (current := held.get(False)) is None:
-        return
-    if (ahead := held.get(True)) is not None:
-        kept = {} if ahead.draft else {"shown_order": None, "shown_at": None, "draft_by": None}
-        Slot.objects.filter(pk=ahead.pk).update(
-            reviewer=None, leased_until=None, ahead=False, position=NextPosition(), **kept
-        )
-    Slot.objects.filter(pk=current.pk).update(ahead=True)
 
 
 @transaction.atomic
@@ -304,7 +227,7 @@ def record(
     """
     content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     key = idempotency_key or key_of(task.pk, reviewer.pk, source)
-    slots = _lock_slots(task)
+    slots = lock_slots(task)
     if earlier := _earlier(task, reviewer, key):
         if earlier.idempotency_key != key or earlier.task_id != task.pk:
             raise InvalidRanking({"reviewer": f"{reviewer} has ranked {task} already."})
@@ -363,7 +286,7 @@ def current_version(project: Project) -> GuidelineVersion:
     return version
 
 
-def _lock_slots(task: Task) -> list[Slot]:
+def lock_slots(task: Task) -> list[Slot]:
     """All of them, in one order, so that whatever happens to a task happens one at a time."""
     return list(Slot.objects.filter(task=task).order_by("number").select_for_update())
 

@@ -21,7 +21,16 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import assignment, gold, progress, qualification, queue, rankings, submissions
+from labeling import (
+    assignment,
+    gold,
+    progress,
+    qualification,
+    queue,
+    rankings,
+    submissions,
+    undoing,
+)
 from labeling.access import project_for
 from labeling.confirmations import unconfirmed
 from labeling.forms import (
@@ -123,7 +132,7 @@ def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Con
         "section": "review",
         "progress": counted,
         "last": newest,
-        "can_undo": newest is not None and rankings.can_undo(newest),
+        "can_undo": newest is not None and undoing.can_undo(newest),
         "can_revise": newest is not None and open_until(newest) is not None,
     }
 
@@ -170,7 +179,7 @@ def _page(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
         **bar,
         **_sheet_context(request, project, sheet),
         "skip_form": SkipForm(auto_id="skip_%s"),
-        "undo_seconds": rankings.undo_seconds(bar["last"]) if bar["can_undo"] else 0,
+        "undo_seconds": undoing.undo_seconds(bar["last"]) if bar["can_undo"] else 0,
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if sheet.errors else HTTPStatus.OK
     return render(request, "labeling/review.html", context, status=status)
@@ -306,7 +315,7 @@ def _said_of_progress(
 
 
 def _undo_url(project: Project, ranking: Ranking) -> str | None:
-    if not rankings.can_undo(ranking):
+    if not undoing.can_undo(ranking):
         return None
     return reverse("review-undo", args=[project.slug, ranking.pk])
 
@@ -323,7 +332,7 @@ def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         task__project=project,
     )
     try:
-        slot = rankings.undo(ranking=ranking, reviewer=reviewer, draft=as_draft(ranking))
+        slot = undoing.undo(ranking=ranking, reviewer=reviewer, draft=as_draft(ranking))
     except rankings.InvalidRanking as invalid:
         if request.accepts("text/html"):
             messages.error(request, str(invalid))

@@ -1,7 +1,7 @@
 import pytest
 
 from accounts.models import AuditEntry
-from labeling import assignment, guidelines, qualification, queue, rankings
+from labeling import assignment, guidelines, qualification, queue, rankings, undoing
 from labeling.models import Qualification, Ranking
 from labeling.qualification import QualificationError, attempt_of
 from labeling.rankings import InvalidRanking
@@ -180,7 +180,7 @@ def test_there_is_no_way_back_once_it_was_shown_or_counted(purpose):
     project = make_project(qualification_percent=50)
     one, reviewer = make_gold(project, purpose), make_member(project)
     ranking = answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)
-    assert rankings.revisable_until(ranking) is None and not rankings.can_undo(ranking)
+    assert rankings.revisable_until(ranking) is None and not undoing.can_undo(ranking)
     better = {"tiers": one_each(one.task), "idempotency_key": key()}
     with pytest.raises(InvalidRanking):
         rankings.revise(ranking=ranking, reviewer=reviewer, **better)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from labeling import guidelines, queue, rankings, revisions
+from labeling import guidelines, queue, rankings, revisions, undoing
 from labeling.models import Gold, Membership, Project, Ranking, Slot
 from labeling.rankings import InvalidRanking
 from tests.labeling.gold_world import make_gold
@@ -443,7 +443,7 @@ DRAFT = {"fields": {"rationale": ["again"]}, "at": 1}
 
 
 def undo(ranking, reviewer):
-    return rankings.undo(ranking=ranking, reviewer=reviewer, draft=DRAFT)
+    return undoing.undo(ranking=ranking, reviewer=reviewer, draft=DRAFT)
 
 
 def test_what_was_just_sent_is_taken_back_with_its_slot_and_a_draft(slot, reviewer):
@@ -488,7 +488,7 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
     ranking = submit(slot, reviewer).ranking
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, make_member(project))
-    monkeypatch.setattr(rankings, "UNDO_FOR", timedelta(0))
+    monkeypatch.setattr(undoing, "UNDO_FOR", timedelta(0))
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
     monkeypatch.undo()
