@@ -6,8 +6,9 @@ configuration and its layers say is believed where it forbids; where it allows, 
 decide. Whoever fails is laid out plainly, which every family reads right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,11 +46,7 @@ def check_shared(
     if problem:
         return problem
     plain = features_of(model, groups, Collator(pad_id, "plain"))
-    problem = _measured(model, groups, pad_id, plain)
-    if problem and model.attends != attention.DENSE:
-        model.attends = attention.DENSE
-        problem = _measured(model, groups, pad_id, plain)
-    return problem
+    return _or_dense(model, partial(_measured, model, groups, pad_id, plain))
 
 
 def check_gradients(
@@ -58,15 +55,19 @@ def check_gradients(
     """Why the shared layout must not be trained through, or None when both layouts give the smallest
     of these groups the same gradients. `dtype` is that of the forward pass.
 
-    An attention that cannot do it is given up for the dense mask, as in `check_shared`. Weights and
-    random numbers stay as they were, and no gradient is left.
+    Weights and random numbers stay as they were, and no gradient is left.
     """
     group = [min(groups, key=TokenGroup.size)]
     plain = _gradients(model, group, Collator(pad_id, "plain"), dtype)
-    problem = _compared(model, group, pad_id, dtype, plain)
+    return _or_dense(model, partial(_compared, model, group, pad_id, dtype, plain))
+
+
+def _or_dense(model: RewardModel, look: Callable[[], str | None]) -> str | None:
+    """What `look` finds; an attention that has a problem is given up for the dense mask first."""
+    problem = look()
     if problem and model.attends != attention.DENSE:
         model.attends = attention.DENSE
-        problem = _compared(model, group, pad_id, dtype, plain)
+        problem = look()
     return problem
 
 
