@@ -10,8 +10,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-SECRET = ("DATABASE_URL", "REDIS_URL", "TIEBREAK_SECRET_KEY", "DJANGO_SETTINGS_MODULE")
-"""Variables that a recipe has no business with."""
+from runs.environment import for_recipe
+
 LAUNCHER = "accelerate.commands.launch"
 LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 """Read by torch's launcher, which accelerate's calls: seconds from SIGTERM to SIGKILL."""
@@ -93,12 +93,12 @@ class Child:
 
 
 def environment(command: list[str]) -> dict[str, str]:
-    """For the recipe: no secrets, and one GPU unless it was made for several.
+    """Return the recipe's variables: none but those allowed, and one GPU unless it is for several.
 
     With more in sight, transformers would split each batch over them behind the recipe's back. The
     launcher of several processes would kill them 30 seconds after SIGTERM; it leaves that to us.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in SECRET}
+    kept = for_recipe()
     if LAUNCHER not in command and gpu_count() > 1:
         kept["CUDA_VISIBLE_DEVICES"] = kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if LAUNCHER in command:

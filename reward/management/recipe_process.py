@@ -14,10 +14,12 @@ from runs.child import environment
 
 
 def run_module(name: str, *arguments: str) -> str:
-    """What it printed on stdout. Raises CommandError with the last thing it said when it failed."""
+    """Return what it printed on stdout. Raises CommandError with its last line when it failed."""
+    command = [sys.executable, "-m", f"reward.training.{name}", *arguments]
     ended = subprocess.run(
-        [sys.executable, "-m", f"reward.training.{name}", *arguments],
+        command,
         cwd=settings.BASE_DIR,
+        env=environment(command),
         capture_output=True,
         text=True,
     )

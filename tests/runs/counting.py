@@ -107,6 +107,7 @@ def main(path: Path) -> int:
     if config["trouble"] == "grandchild":
         start_grandchild(run_dir)
     (run_dir.path / "recipe.pid").write_text(str(os.getpid()))
+    (run_dir.path / "environment.json").write_text(json.dumps(dict(os.environ)))
     return count(run_dir, config)
 
 

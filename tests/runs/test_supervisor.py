@@ -201,10 +201,21 @@ def test_several_processes_have_the_whole_grace_period_for_their_checkpoint(monk
     assert read is not None and read > 90.5
 
 
-def test_a_recipe_never_sees_the_secrets_of_the_web(monkeypatch):
-    monkeypatch.setenv("DATABASE_URL", "postgresql://user:hunter2@host/db")
+def test_a_recipe_gets_the_allowed_variables_and_no_secret(begin, runs_dir, monkeypatch):
+    allowed = {"HF_TOKEN": "hf_1", "HF_HOME": "/tmp/hf", "OMP_NUM_THREADS": "1", "https_proxy": "p"}
+    names = (
+        "DATABASE_URL", "REDIS_URL", "TIEBREAK_SECRET_KEY", "DJANGO_SETTINGS_MODULE",
+        "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "GITHUB_TOKEN", "SECRET_OF_A_PLUGIN",
+    )  # fmt: skip
+    for name, value in {**allowed, **dict.fromkeys(names[3:], "hunter2")}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("TIEBREAK_SECRET_KEY", "hunter2")
-    assert "hunter2" not in " ".join(child.environment([]).values())
+    run = services.run_now(begin(total=2, send=False).pk)
+    seen = json.loads((runs_dir / str(run.pk) / "environment.json").read_text())
+    assert {name: seen.get(name) for name in allowed} == allowed
+    assert seen["PATH"] == os.environ["PATH"]
+    assert not set(names) & set(seen)
+    assert "hunter2" not in seen.values()
 
 
 def test_two_attempts_never_write_the_same_directory_at_once(begin, runs_dir):

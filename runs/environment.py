@@ -1,0 +1,41 @@
+"""The environment variables that a recipe's process gets: an allow-list, so that no secret is in it.
+
+A recipe reads models, and models come from anywhere. Passwords and keys of the web, known to
+Tiebreak or not (DATABASE_URL, a cloud's access key, a CI token), therefore stay out. The one secret
+that passes is HF_TOKEN, without which gated models could not be downloaded.
+"""
+
+import os
+from collections.abc import Mapping
+
+NAMES = frozenset(
+    {
+        "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOGNAME", "PATH", "SHELL",
+        "TEMP", "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_CACHE_HOME",
+        "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
+        "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE",
+        "HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN", "TOKENIZERS_PARALLELISM",
+        "PYTHONDONTWRITEBYTECODE", "PYTHONHASHSEED", "PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX",
+        "PYTHONWARNINGS",
+    }
+)  # fmt: skip
+PREFIXES = (
+    "LC_",
+    "HF_", "TRANSFORMERS_", "ACCELERATE_", "BITSANDBYTES_", "BNB_", "TRL_",
+    "TORCH", "PYTORCH_", "TRITON_", "INDUCTOR_",
+    "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "GLOO_", "UCX_",
+    "HIP_", "HSA_", "ROCR_", "MIOPEN_", "AMD_",
+    "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "VECLIB_",
+    "ARROW_", "MALLOC_",
+)  # fmt: skip
+
+
+def for_recipe(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return those of `environment` (by default this process's) that a recipe may see."""
+    given = os.environ if environment is None else environment
+    return {name: value for name, value in given.items() if allowed(name)}
+
+
+def allowed(name: str) -> bool:
+    """Proxies are read in small letters too (http_proxy)."""
+    return name in NAMES or name.upper() in NAMES or name.startswith(PREFIXES)

@@ -1,0 +1,28 @@
+"""Which environment variables reach a recipe; tests/runs/test_supervisor.py tries it on a process."""
+
+import re
+
+import pytest
+
+from config.env import BASE_DIR, VARIABLES
+from runs.environment import allowed, for_recipe
+
+
+def test_no_variable_of_the_product_reaches_a_recipe():
+    import config.settings  # noqa: F401 - declares them
+
+    assert len(VARIABLES) > 10
+    assert for_recipe(dict.fromkeys(VARIABLES, "x")) == {}
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "https_proxy", "LC_ALL", "CUDA_VISIBLE_DEVICES"])
+def test_what_libraries_need_reaches_it(name):
+    assert for_recipe({name: "x", "AWS_SECRET_ACCESS_KEY": "y"}) == {name: "x"}
+
+
+def test_the_documentation_names_allowed_variables_only():
+    text = (BASE_DIR / "docs" / "settings.md").read_text()
+    listed = text.partition("## What a recipe's process sees")[2].partition("\n- ")[2]
+    names = [name for name in re.findall(r"`([A-Z_]+)\*?`", listed) if not name.islower()]
+    assert len(names) > 30
+    assert [name for name in names if not allowed(name)] == []
