@@ -334,8 +334,17 @@ def _uncover(project: Project, reviewer: User) -> bool:
 # --- what a lease can do -------------------------------------------------------------------------
 
 
-def _leased(slot_id: int, reviewer: User) -> models.QuerySet[Slot]:
-    return Slot.objects.filter(pk=slot_id, reviewer=reviewer, leased_until__isnull=False)
+def _leased(slot_id: int, reviewer: User, project: Project | None = None) -> models.QuerySet[Slot]:
+    return _of(project).filter(pk=slot_id, reviewer=reviewer, leased_until__isnull=False)
+
+
+def _of(project: Project | None) -> models.QuerySet[Slot]:
+    """Return the project's slots; without one, all.
+
+    A page names the project it checked access to: a lease in another project, which its reviewer
+    may have left, must not be reached through it.
+    """
+    return Slot.objects.filter(project=project) if project else Slot.objects.all()
 
 
 def _lease_end() -> models.Subquery:
@@ -353,25 +362,28 @@ def mark_shown(*, slot_id: int, reviewer: User) -> bool:
     return bool(_leased(slot_id, reviewer).filter(shown_at=None).update(shown_at=Now()))
 
 
-def renew(*, slot_id: int, reviewer: User) -> bool:
+def renew(*, slot_id: int, reviewer: User, project: Project | None = None) -> bool:
     """Hold it, and the one leased ahead, for another lease; False when it is someone else's."""
-    if not _leased(slot_id, reviewer).update(leased_until=_lease_end()):
+    if not _leased(slot_id, reviewer, project).update(leased_until=_lease_end()):
         return False
-    project = Slot.objects.filter(pk=slot_id).values("project")
-    Slot.objects.filter(project__in=project, reviewer=reviewer, ahead=True).update(
+    same = Slot.objects.filter(pk=slot_id).values("project")
+    Slot.objects.filter(project__in=same, reviewer=reviewer, ahead=True).update(
         leased_until=_lease_end()
     )
     return True
 
 
-def save_draft(*, slot_id: int, reviewer: User, draft: dict[str, Any]) -> bool:
+def save_draft(
+    *, slot_id: int, reviewer: User, draft: dict[str, Any], project: Project | None = None
+) -> bool:
     """Keep the unfinished answer and renew the lease; False when the slot is someone else's.
 
     A draft outlives its lease as long as nobody else takes the slot.
     """
-    if _leased(slot_id, reviewer).update(draft=draft, draft_by=reviewer, leased_until=_lease_end()):
+    kept = {"draft": draft, "draft_by": reviewer, "leased_until": _lease_end()}
+    if _leased(slot_id, reviewer, project).update(**kept):
         return True
-    lapsed = Slot.objects.filter(pk=slot_id, reviewer=None, draft_by=reviewer)
+    lapsed = _of(project).filter(pk=slot_id, reviewer=None, draft_by=reviewer)
     return bool(lapsed.update(draft=draft))
 
 
@@ -392,11 +404,18 @@ def release(*, slot_id: int, reviewer: User) -> bool:
 
 
 @transaction.atomic
-def skip(*, slot_id: int, reviewer: User, reason: str, note: str = "") -> bool:
+def skip(
+    *,
+    slot_id: int,
+    reviewer: User,
+    reason: str,
+    note: str = "",
+    project: Project | None = None,
+) -> bool:
     """Give it back and never be offered the task again. Raises ValueError for an unknown reason."""
     if reason not in Skip.Reason.values:
         raise ValueError(f"A reason to skip is one of {', '.join(Skip.Reason.values)}.")
-    slot = _leased(slot_id, reviewer).select_for_update().first()
+    slot = _leased(slot_id, reviewer, project).select_for_update().first()
     if slot is None:
         return False
     Skip.objects.get_or_create(

@@ -9,6 +9,7 @@ from functools import lru_cache
 from django.db import IntegrityError, connection, transaction
 from psycopg.types.numeric import Int8
 
+from accounts.models import User
 from accounts.statements import columns, fetch, from_columns
 from labeling.models import Project, Ranking, Slot, Task
 
@@ -18,12 +19,20 @@ SELECT ARRAY(SELECT place.response_id FROM labeling_taskresponse place
     {columns(Slot, "slot")}, {columns(Task, "task")}
 FROM labeling_slot slot JOIN labeling_task task ON task.id = slot.task_id
 WHERE slot.id = %(slot)s AND slot.project_id = %(project)s
+  AND (slot.reviewer_id = %(reviewer)s OR %(reviewer)s = ANY(slot.had_by))
 """  # noqa: S608 - made of constants
 
 
-def slot_to_answer(project: Project, slot_id: int) -> Slot | None:
-    """A slot of the project with its task, and the task's responses as `response_ids`. One query."""
-    rows = fetch(_SLOT, {"slot": Int8(slot_id), "project": Int8(project.pk)})
+def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> Slot | None:
+    """Return the slot with its task, and the task's responses as `response_ids`. One query.
+
+    None for a slot that the reviewer neither holds nor held: a refused answer shows its sheet
+    again, so any other slot's number would be a way to read tasks ahead, gold included.
+    """
+    rows = fetch(
+        _SLOT,
+        {"slot": Int8(slot_id), "project": Int8(project.pk), "reviewer": Int8(reviewer.pk)},
+    )
     if not rows:
         return None
     [[response_ids, *values]] = rows

@@ -204,7 +204,7 @@ def shown_order(fields: Fields, slot: Slot) -> list[int]:
 
 def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    slot = submissions.slot_to_answer(project, number(first(fields, "slot")) or 0)
+    slot = submissions.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
     if slot is None:
         raise Http404
     answer = _read(project, slot, fields)
@@ -353,7 +353,9 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     form = SkipForm(request.POST, auto_id="skip_%s")
     if not form.is_valid():
         messages.error(request, " ".join(str(e) for errors in form.errors.values() for e in errors))
-    elif not queue.skip(slot_id=slot_id, reviewer=user_of(request), **form.cleaned_data):
+    elif not queue.skip(
+        slot_id=slot_id, project=project, reviewer=user_of(request), **form.cleaned_data
+    ):
         messages.info(
             request, _("That task was no longer reserved for you, so nothing was skipped.")
         )
@@ -364,16 +366,18 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
 @require_POST
 def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     """204 when it was kept, 409 when the slot is someone else's by now."""
-    project_for(request, slug)
+    project = project_for(request, slug)
     if (draft := read_draft(request.body)) is None:
         return HttpResponse(_("This is no draft, or too long."), status=HTTPStatus.BAD_REQUEST)
-    kept = queue.save_draft(slot_id=slot_id, reviewer=user_of(request), draft=draft)
+    kept = queue.save_draft(
+        slot_id=slot_id, project=project, reviewer=user_of(request), draft=draft
+    )
     return HttpResponse(status=HTTPStatus.NO_CONTENT if kept else HTTPStatus.CONFLICT)
 
 
 @login_required
 @require_POST
 def renew(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
-    project_for(request, slug)
-    held = queue.renew(slot_id=slot_id, reviewer=user_of(request))
+    project = project_for(request, slug)
+    held = queue.renew(slot_id=slot_id, project=project, reviewer=user_of(request))
     return HttpResponse(status=HTTPStatus.NO_CONTENT if held else HTTPStatus.CONFLICT)

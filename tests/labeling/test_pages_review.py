@@ -10,7 +10,7 @@ from django.urls import reverse
 from accounts.models import Role
 from labeling import queue
 from labeling.forms import read_draft
-from labeling.models import GuidelineConfirmation, Project, Ranking, Skip, Slot, Task
+from labeling.models import GuidelineConfirmation, Membership, Project, Ranking, Skip, Slot, Task
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user, publish
 
 pytestmark = pytest.mark.django_db
@@ -169,6 +169,46 @@ def test_it_refuses_a_slot_of_another_project_and_a_stranger(desk, slot):
     assert desk.as_(desk.stranger).post(desk.url("review"), desk.answer(slot)).status_code == 404
     assert desk.as_(desk.reviewer).post(desk.url("review"), {"slot": "x"}).status_code == 404
     assert not Ranking.objects.exists()
+
+
+@pytest.mark.parametrize("accept", ["text/html", "application/json"])
+def test_no_slot_of_someone_else_shows_its_sheet(desk, slot, accept):
+    tasks = [make_task(desk.project, rankings_wanted=2) for _ in range(3)]
+    queue.claim(project=desk.project, reviewer=desk.other)
+    for user in (desk.other, make_member(desk.project, "lead"), make_user(Role.TRAINER)):
+        client = desk.as_(user)
+        for number in Slot.objects.exclude(reviewer=user).values_list("pk", flat=True):
+            for form in ({"slot": number}, {"slot": number, "idempotency_key": str(uuid4())}):
+                reply = client.post(desk.url("review"), form, headers={"accept": accept})
+                assert reply.status_code == 404
+                assert b"Answer" not in reply.content and b"Question" not in reply.content
+    assert len(tasks) == 3 and not Ranking.objects.exists()
+
+
+def test_someone_whose_reservation_ran_out_keeps_their_sheet(desk, slot):
+    queue.release(slot_id=slot.pk, reviewer=desk.reviewer)
+    Slot.objects.exclude(pk=slot.pk).delete()
+    assert queue.claim(project=desk.project, reviewer=desk.other) == slot
+    reply = desk.as_(desk.reviewer).post(desk.url("review"), {"slot": slot.pk})
+    assert reply.status_code == 422 and b"Answer 1" in reply.content
+
+
+def test_a_lease_is_not_reached_through_another_project(desk, slot):
+    second = make_project()
+    Membership.objects.create(project=second, user=desk.reviewer)
+    Membership.objects.filter(project=desk.project, user=desk.reviewer).delete()
+    before = Slot.objects.filter(pk=slot.pk).values()[0]
+    client = desk.as_(desk.reviewer)
+    draft = json.dumps({"fields": {"rationale": ["Kept."]}, "at": 1})
+    for name, sent in (
+        ("review-skip", {"data": {"reason": "unclear"}}),
+        ("review-renew", {}),
+        ("review-draft", {"data": draft, "content_type": "application/json"}),
+    ):
+        reply = client.post(reverse(name, args=[second.slug, slot.pk]), **sent)
+        assert reply.status_code in {302, 409}
+        assert client.post(desk.url(name, slot.pk), **sent).status_code == 404
+    assert Slot.objects.filter(pk=slot.pk).values()[0] == before and not Skip.objects.exists()
 
 
 def test_it_keeps_text_that_postgresql_cannot(desk, slot):

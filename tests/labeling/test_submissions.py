@@ -37,7 +37,7 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
     task, places = slot.task, ids(slot.task)
     project = Project.objects.select_related("current_version").get()
     with django_assert_num_queries(1):
-        found = submissions.slot_to_answer(project, slot.pk)
+        found = submissions.slot_to_answer(project, slot.pk, reviewer)
         assert (found, found.task, found.project) == (slot, task, project)
         assert rankings.responses_of(found) == places
     content = {"idempotency_key": key(), "tiers": one_each(slot.task)}
@@ -49,8 +49,16 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
         assert getattr(stored, field.attname) == getattr(made.ranking, field.attname), field
 
 
-def test_a_slot_of_another_project_is_not_there(slot):
-    assert submissions.slot_to_answer(make_project(), slot.pk) is None
+def test_a_slot_of_another_project_is_not_there(slot, reviewer):
+    assert submissions.slot_to_answer(make_project(), slot.pk, reviewer) is None
+
+
+def test_a_slot_is_there_for_its_reviewer_and_earlier_reviewers_only(slot, project, reviewer):
+    other = make_member(project)
+    assert submissions.slot_to_answer(project, slot.pk, other) is None
+    queue.release(slot_id=slot.pk, reviewer=reviewer)
+    assert submissions.slot_to_answer(project, slot.pk, other) is None
+    assert submissions.slot_to_answer(project, slot.pk, reviewer) == slot
 
 
 def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
