@@ -5,6 +5,7 @@ from typing import Any
 from finetune import dpo, evaluations, generation
 from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
 from finetune.recipe_config import DPOSettings, EvaluateConfig, GenerateConfig
+from reward.kinds import snapshot_of
 from runs.kinds import RunKind, register
 
 
@@ -20,6 +21,7 @@ GENERATE = RunKind(
     module="finetune.training.generate",
     prepare=generation.prepare,
     finish=generation.finish,
+    project_of=lambda inputs: generation.model_of(inputs).project_id,
     inputs_form=GenerateInputs,
     from_inputs=generation.from_inputs,
     decided=frozenset({"model", "adapter"}),
@@ -35,6 +37,7 @@ DPO = RunKind(
     module="finetune.training.train",
     prepare=dpo.prepare,
     finish=dpo.finish,
+    project_of=lambda inputs: snapshot_of(inputs).project_id,
     inputs_form=DPOInputs,
     from_inputs=dpo.from_inputs,
     decided=frozenset({"model"}),
@@ -50,6 +53,7 @@ EVALUATE = RunKind(
     module="finetune.training.evaluate",
     prepare=evaluations.prepare,
     finish=evaluations.finish,
+    project_of=lambda inputs: generation.model_of(inputs, "candidate").project_id,
     inputs_form=EvaluateInputs,
     from_inputs=evaluations.from_inputs,
     decided=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),

@@ -1,21 +1,16 @@
-from typing import Any
-
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling.models import Membership, Project
+from labeling.models import Project
 from reward.models import RewardModel, Snapshot
 
 
-def led_projects(user: User) -> Any:
-    """The open projects whose data and models the user sees: a trainer all, a lead their own."""
-    projects = Project.objects.filter(archived_at=None)
-    if user.can_train:
-        return projects
-    led = Membership.objects.filter(user=user, role=Membership.Role.LEAD).values("project")
-    return projects.filter(pk__in=led)
+def led_projects(user: User) -> QuerySet[Project]:
+    """Return the open projects whose data and models the user may see."""
+    return Project.objects.led_by(user)
 
 
 def snapshot_for(request: HttpRequest, pk: int) -> Snapshot:

@@ -119,6 +119,7 @@ REWARD = RunKind(
     module="reward.training.train",
     prepare=prepare,
     finish=finish,
+    project_of=lambda inputs: snapshot_of(inputs).project_id,
     inputs_form=RewardInputs,
     checked=checked,
     figure=figure,

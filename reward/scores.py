@@ -163,6 +163,7 @@ SCORE = RunKind(
     module="reward.training.scoring",
     prepare=prepare,
     finish=finish,
+    project_of=lambda inputs: model_of(inputs).project_id,
     inputs_form=ScoreInputs,
     from_inputs=from_inputs,
     decided=frozenset({"reward_model"}),

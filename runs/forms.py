@@ -1,15 +1,17 @@
 """The launch form of a kind, made from the fields of its config dataclass."""
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
 from django import forms
 from django.forms import BoundField
+from django.utils.functional import cached_property
 
 from accounts.models import User
 from runs import kinds, services
 from runs.kinds import RunKind
-from runs.models import Run, State
+from runs.models import Run, RunQuerySet, State, projects_led_by
 from runs.recipe_config import ConfigError, Option
 from runs.services import InvalidConfig
 
@@ -146,18 +148,43 @@ def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
 
 
 class FilterForm(forms.Form):
-    """Of the list of runs. A value that makes no sense filters nothing."""
+    """Filters of the list of runs. A value that is not among the choices filters nothing."""
 
+    q = forms.CharField(
+        required=False,
+        max_length=200,
+        label="Search",
+        widget=forms.TextInput({"type": "search", "placeholder": "Name, number or person"}),
+    )
+    project = forms.ChoiceField(required=False)
     kind = forms.ChoiceField(required=False)
-    state = forms.ChoiceField(required=False, choices=[("", "Every state"), *State.choices])
+    state = forms.ChoiceField(required=False, choices=[("", "All states"), *State.choices])
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        known = [(kind.name, kind.title) for kind in kinds.all_kinds()]
-        self.fields["kind"] = forms.ChoiceField(
-            required=False, choices=[("", "Every kind"), *known]
-        )
+    def __init__(self, data: Any, *, user: User):
+        super().__init__(data)
+        self.user = user
+        projects = projects_led_by(user).order_by("name", "pk").values_list("slug", "name")
+        titles = [(kind.name, kind.title) for kind in kinds.all_kinds()]
+        self._offer("project", "All projects", projects)
+        self._offer("kind", "All kinds", titles)
 
+    def _offer(self, name: str, everything: str, choices: Iterable[tuple[str, str]]) -> None:
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [("", everything), *choices]
+
+    @cached_property
     def chosen(self) -> dict[str, str]:
+        """Return the values that filter, by field."""
         self.is_valid()
         return {name: value for name, value in self.cleaned_data.items() if value}
+
+    def runs(self) -> RunQuerySet:
+        """Return the runs that the user may see and that match."""
+        runs = Run.objects.visible_to(self.user)
+        if text := self.chosen.get("q"):
+            runs = runs.matching(text)
+        if slug := self.chosen.get("project"):
+            runs = runs.filter(project__slug=slug)
+        exact = {name: self.chosen[name] for name in ("kind", "state") if name in self.chosen}
+        return runs.filter(**exact)

@@ -33,6 +33,10 @@ def _unchanged(config: Config) -> Config:
     return config
 
 
+def _no_project(inputs: Inputs) -> int | None:
+    return None
+
+
 def _no_links(run: Run) -> list[tuple[str, str]]:
     return []
 
@@ -50,6 +54,8 @@ class RunKind:
                  (hashes, counts) joins `inputs` in run.json. Raises CannotRun.
     finish       Makes rows from `run_dir.output`, once, in the transaction in which the run
                  succeeds; returns the result that the page shows. Raises CannotRun.
+    project_of   The id of the project that valid inputs belong to, whose leads may see the run.
+                 None: only trainers may. Called after `from_inputs` has accepted the inputs.
     inputs_form  A form class whose method `inputs()` gives `run.inputs` from what was chosen.
     from_inputs  The settings that the inputs decide, such as the folder of the chosen model. They
                  are named in `decided` and are not in the form. Raises CannotRun.
@@ -66,6 +72,7 @@ class RunKind:
     module: str
     prepare: Callable[[Run, RunDir], dict[str, Any] | None]
     finish: Callable[[Run, RunDir], dict[str, Any]]
+    project_of: Callable[[Inputs], int | None] = _no_project
     inputs_form: Callable[..., Any] = NoInputs
     from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
     decided: frozenset[str] = frozenset()

@@ -1,8 +1,11 @@
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+
+from accounts.models import User
 
 
 class State(models.TextChoices):
@@ -16,6 +19,35 @@ class State(models.TextChoices):
 ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
+class RunQuerySet(models.QuerySet["Run"]):
+    def visible_to(self, user: User) -> "RunQuerySet":
+        """Return the runs that the user may look at.
+
+        A trainer sees all, a lead those of the projects they lead. A run without a project, such
+        as one whose project was deleted, is for trainers only.
+        """
+        if user.can_train:
+            return self
+        return self.filter(project__in=projects_led_by(user))
+
+    def matching(self, text: str) -> "RunQuerySet":
+        """Return the runs with this text in their name, or with this number or starter."""
+        found = Q(title__icontains=text) | Q(created_by__username__icontains=text)
+        number = text.removeprefix("#")
+        if number.isascii() and number.isdecimal() and len(number) <= 18:
+            found |= Q(pk=int(number))
+        return self.filter(found)
+
+
+def projects_led_by(user: User) -> Any:
+    """Return the projects whose runs the user may look at, as the project's own model decides.
+
+    This package does not import the project's; the foreign key below leads to it.
+    """
+    project: Any = Run._meta.get_field("project").related_model
+    return project.objects.led_by(user)
+
+
 class Run(models.Model):
     """One background run. The row is the truth; a message only carries its id.
 
@@ -25,6 +57,14 @@ class Run(models.Model):
 
     kind = models.CharField(max_length=40)
     title = models.CharField(max_length=200, blank=True)
+    project = models.ForeignKey(
+        "labeling.Project",
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="runs",
+        db_index=False,
+        help_text="The project whose data the run reads. Its kind derives it from the inputs.",
+    )
     config = models.JSONField(
         default=dict, help_text="Frozen hyper-parameters, as run.json has them."
     )
@@ -54,6 +94,8 @@ class Run(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 
+    objects = RunQuerySet.as_manager()
+
     class Meta:
         ordering = ["-id"]
         constraints = [
@@ -79,6 +121,7 @@ class Run(models.Model):
             models.Index("lease_expires_at", name="run_leases", condition=Q(state=State.RUNNING)),
             models.Index("id", name="run_queued", condition=Q(state=State.QUEUED)),
             models.Index("kind", F("id").desc(), name="run_by_kind"),
+            models.Index("project", F("id").desc(), name="run_by_project"),
         ]
 
     def __str__(self) -> str:

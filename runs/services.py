@@ -53,7 +53,11 @@ def start(
     try:
         with transaction.atomic():
             run = Run.objects.create(
-                **fields, title=title[:200], created_by=by, request_id=request_id
+                **fields,
+                project_id=kinds.get(kind).project_of(inputs),
+                title=title[:200],
+                created_by=by,
+                request_id=request_id,
             )
             audit(by, "start", run)
     except IntegrityError:

@@ -18,7 +18,11 @@ LOG_TAIL = 6000
 
 
 def run_for(request: HttpRequest, run_id: int) -> Run:
-    return get_object_or_404(Run.objects.select_related("created_by", "cancelled_by"), pk=run_id)
+    """Return the run when the signed-in user may see it. Raises Http404."""
+    visible = Run.objects.visible_to(user_of(request))
+    return get_object_or_404(
+        visible.select_related("project", "created_by", "cancelled_by"), pk=run_id
+    )
 
 
 def kind_or_404(name: str) -> RunKind:
@@ -31,10 +35,10 @@ def kind_or_404(name: str) -> RunKind:
 @lead_required
 @require_safe
 def run_list(request: HttpRequest) -> HttpResponse:
-    form = FilterForm(request.GET)
-    found = Run.objects.filter(**form.chosen()).select_related("created_by").defer("config")
+    form = FilterForm(request.GET, user=user_of(request))
+    found = form.runs().select_related("created_by", "project").defer("config")
     page = Paginator(found, PAGE).get_page(request.GET.get("page"))
-    context = {"page": page, "form": form, "filtered": bool(form.chosen()), "section": "runs"}
+    context = {"page": page, "form": form, "filtered": bool(form.chosen), "section": "runs"}
     return render(request, "runs/list.html", context)
 
 

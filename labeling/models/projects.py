@@ -21,6 +21,18 @@ class ProjectQuerySet(models.QuerySet["Project"]):
             return self.filter(archived_at=None)
         return self.filter(archived_at=None, memberships__user=user)
 
+    def led_by(self, user: User) -> "ProjectQuerySet":
+        """Return the open projects whose data, runs and models the user may see.
+
+        A trainer sees all of them, a lead those they lead, anyone else none.
+        """
+        if user.can_train:
+            return self.filter(archived_at=None)
+        if not user.can_lead:
+            return self.none()
+        led = Membership.objects.filter(user=user, role=Membership.Role.LEAD)
+        return self.filter(archived_at=None, pk__in=led.values("project"))
+
 
 class Project(models.Model):
     class Overlap(models.TextChoices):

@@ -28,7 +28,8 @@ def make_user(role: str = Role.REVIEWER, **fields: Any) -> User:
 
 def make_project(**fields: Any) -> Project:
     number = next(numbers)
-    return Project.objects.create(slug=f"project-{number}", name=f"Project {number}", **fields)
+    fields = {"slug": f"project-{number}", "name": f"Project {number}", **fields}
+    return Project.objects.create(**fields)
 
 
 def join(project: Project, user: User, role: str = Membership.Role.REVIEWER) -> Membership:

@@ -7,6 +7,7 @@ from django.core.management import CommandError, call_command
 from accounts.models import Role, User
 from runs import services
 from runs.models import Run, State
+from tests.reward.factory import make_project
 from tests.runs.test_lifecycle import in_state
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
@@ -28,6 +29,16 @@ def test_it_lists_the_newest_first_and_filters():
     assert json.loads(runs("list", "--kind", "counting", "--state", "queued", "--json"))["run"] == (
         second.pk
     )
+
+
+def test_it_lists_the_runs_of_a_project_and_finds_them_by_name():
+    project = make_project()
+    mine = in_state(State.FAILED, project=project, title="Long training")
+    in_state(State.FAILED, title="Long sampling")
+    listed = json.loads(runs("list", "--project", project.slug, "--json"))
+    assert (listed["run"], listed["project"]) == (mine.pk, project.slug)
+    assert len(runs("list", "--search", "long").splitlines()) == 2
+    assert "No run matches." in runs("list", "--search", "short")
 
 
 def test_it_shows_one_run_and_its_status_says_how_it_ended(begin):

@@ -13,12 +13,13 @@ from runs.templatetags.runs import duration, run_name
 
 EXIT_NOT_SUCCEEDED = 2
 WATCH_SECONDS = 1.0
+LISTING = ("project", "kind", "state", "search", "limit")
 
 
 class Command(BaseCommand):
     help = """Look at runs, and do to them what the buttons on their pages do.
 
-  list       The newest runs, narrowed by --kind and --state.
+  list       The newest runs, narrowed by --project, --kind, --state and --search.
   show       One run: state, progress, settings, result, the last messages.
   watch      Print what a run says until it ends. Ctrl-C stops watching, not the run.
   cancel     A queued run ends at once. A running one writes a checkpoint first.
@@ -36,6 +37,8 @@ show and watch end with status 2 when the run failed or was cancelled.
         listing = verbs.add_parser("list", help="the newest runs")
         listing.add_argument("--kind", choices=[kind.name for kind in kinds.all_kinds()])
         listing.add_argument("--state", choices=State.values)
+        listing.add_argument("--project", metavar="SLUG", help="runs of this project only")
+        listing.add_argument("--search", metavar="TEXT", help="in a run's name, number or starter")
         listing.add_argument("--limit", type=int, default=20, help="how many (default: 20)")
         for name, help in (
             ("show", "one run"),
@@ -51,20 +54,23 @@ show and watch end with status 2 when the run failed or was cancelled.
     def handle(self, *, verb: str, **options: Any) -> None:
         self.as_json = options["json"]
         if verb == "list":
-            return self.list(options["kind"], options["state"], options["limit"])
-        run = Run.objects.select_related("created_by").filter(pk=options["run"]).first()
+            return self.list(**{name: options[name] for name in LISTING})
+        run = Run.objects.select_related("created_by", "project").filter(pk=options["run"]).first()
         if run is None:
             raise CommandError(f"There is no run {options['run']}. `runs list` shows which exist.")
         getattr(self, verb)(run)
         return None
 
-    def list(self, kind: str | None, state: str | None, limit: int) -> None:
-        chosen = {name: v for name, v in (("kind", kind), ("state", state)) if v}
-        found = Run.objects.filter(**chosen).select_related("created_by")[: max(0, limit)]
-        for run in found:
+    def list(self, *, search: str | None, limit: int, **exact: str | None) -> None:
+        names = {"project": "project__slug"}
+        chosen = {names.get(name, name): value for name, value in exact.items() if value}
+        runs = Run.objects.filter(**chosen).select_related("created_by", "project")
+        runs = (runs.matching(search) if search else runs)[: max(0, limit)]
+        for run in runs:
             self.say(described(run), line(run))
-        if not found and not self.as_json:
-            self.stdout.write("No run matches." if chosen else "Nothing has run yet.")
+        if not runs and not self.as_json:
+            filtered = chosen or search
+            self.stdout.write("No run matches." if filtered else "Nothing has run yet.")
 
     def show(self, run: Run) -> None:
         more = {
@@ -127,6 +133,7 @@ def described(run: Run) -> dict[str, Any]:
         "run": run.pk,
         "kind": run.kind,
         "title": run.title,
+        "project": run.project.slug if run.project else None,
         "state": run.state,
         "attempt": run.attempt,
         "step": run.step,
