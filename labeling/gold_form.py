@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django import forms
+from django.core.validators import MaxLengthValidator
 from django.forms import formset_factory
 
 from labeling.gold import LONGEST_EXPLANATION, Constraint, Letters
@@ -65,7 +66,7 @@ class GoldForm(forms.Form):
     purpose = forms.ChoiceField(choices=Gold.Purpose.choices, widget=forms.RadioSelect)
     explanation = forms.CharField(
         required=False,
-        max_length=LONGEST_EXPLANATION,
+        validators=[MaxLengthValidator(LONGEST_EXPLANATION)],  # max_length lets browsers cut it
         widget=forms.Textarea(attrs={"rows": 3}),
         help_text="Why it is so, in Markdown. Reviewers in training read it after their answer.",
     )

@@ -11,7 +11,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from labeling.models import Project
+from labeling.models import LONGEST_RATIONALE, Project
 from labeling.text import storable
 
 FLAGS = {
@@ -20,7 +20,6 @@ FLAGS = {
     "identity": gettext_lazy("Says which model it is"),
     "broken": gettext_lazy("Broken output"),
 }
-LONGEST_RATIONALE = 20_000
 LONGEST_ACTIVE_SECONDS = 24 * 3600.0
 STRONGEST = 3
 
@@ -175,9 +174,12 @@ def _flags_problem(flags: Any, responses: set[str]) -> str | None:
 def _rationale_problem(rationale: object, shortest: int) -> str | None:
     if not isinstance(rationale, str):
         return "A rationale is text."
-    if len(rationale) > LONGEST_RATIONALE:
-        return f"A rationale has at most {LONGEST_RATIONALE:,} characters."
-    if (written := len(rationale.strip())) < shortest:
+    if (written := len(rationale)) > LONGEST_RATIONALE:
+        return _(
+            "A rationale has at most %(longest)d characters; this one has %(written)d. Shorten it."
+        ) % {"longest": LONGEST_RATIONALE, "written": written}
+    written = len(rationale.strip())
+    if written < shortest:
         return _("Say why in at least %(shortest)d characters; so far there are %(written)d.") % {
             "shortest": shortest,
             "written": written,

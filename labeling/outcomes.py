@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.core.validators import MaxLengthValidator
 
 from labeling.adjudication import LONGEST_NOTE, CannotDecide
 from labeling.agreement import Tiers
@@ -25,7 +26,7 @@ class OutcomeForm(forms.Form):
     )
     note = forms.CharField(
         required=False,
-        max_length=LONGEST_NOTE,
+        validators=[MaxLengthValidator(LONGEST_NOTE)],  # max_length would let browsers cut it
         widget=forms.Textarea(attrs={"rows": 2}),
         help_text="What the guideline should have said, or what was overlooked.",
     )

@@ -58,7 +58,7 @@ def _scores(row: dict[str, Any], line: int) -> Iterator[tuple[str, float, str]]:
     if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
         raise BadInput('"individual_preference" must be a list of objects.', line)
     for place, one in enumerate(said, start=1):
-        reasoning = text_of(one, ("reasoning",))[:20_000]
+        reasoning = text_of(one, ("reasoning",))
         yield f"{REVIEWER}-{place}", _score(one.get("score"), "score", line), reasoning
     if not said and row.get("overall_preference") is not None:
         yield REVIEWER, _score(row["overall_preference"], "overall_preference", line), ""

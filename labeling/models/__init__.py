@@ -8,13 +8,20 @@ from labeling.models.guidelines import (
     GuidelineConfirmation,
     GuidelineVersion,
 )
-from labeling.models.projects import Membership, Project, ProjectQuerySet, digest
+from labeling.models.projects import (
+    LONGEST_RATIONALE,
+    Membership,
+    Project,
+    ProjectQuerySet,
+    digest,
+)
 from labeling.models.prompts import Finding, Prompt, Response, validate_messages
 from labeling.models.rankings import Ranking, Skip
 from labeling.models.slots import QueueCursor, Slot
 from labeling.models.tasks import Task, TaskResponse
 
 __all__ = [
+    "LONGEST_RATIONALE",
     "Adjudication",
     "Criterion",
     "Finding",

@@ -15,6 +15,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+LONGEST_RATIONALE = 20_000
+"""Characters. The one limit that pages, forms, imports and the database share."""
+
+
 class ProjectQuerySet(models.QuerySet["Project"]):
     def visible_to(self, user: User) -> "ProjectQuerySet":
         if user.can_train:
@@ -129,6 +133,9 @@ class Project(models.Model):
             ),
             models.CheckConstraint(
                 name="project_lease", condition=Q(lease_minutes__range=(1, 1440))
+            ),
+            models.CheckConstraint(
+                name="project_min_rationale", condition=Q(min_rationale__lte=LONGEST_RATIONALE)
             ),
             models.CheckConstraint(
                 name="project_overlap",

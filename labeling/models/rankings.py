@@ -4,10 +4,13 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Length
+from django.db.models.lookups import LessThanOrEqual
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from labeling.models.guidelines import GuidelineVersion
+from labeling.models.projects import LONGEST_RATIONALE
 from labeling.models.tasks import Task
 
 
@@ -58,6 +61,10 @@ class Ranking(models.Model):
             ),
             models.CheckConstraint(
                 name="ranking_active_seconds", condition=Q(active_seconds__gte=0)
+            ),
+            models.CheckConstraint(
+                name="ranking_rationale",
+                condition=LessThanOrEqual(Length("rationale"), LONGEST_RATIONALE),
             ),
         ]
         indexes = [

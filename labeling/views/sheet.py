@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from labeling.forms import Fields, first
 from labeling.guidelines import criteria_of
-from labeling.judgments import ANYTHING, FLAGS, Errors, Policy
+from labeling.judgments import ANYTHING, FLAGS, LONGEST_RATIONALE, Errors, Policy
 from labeling.models import Criterion, GuidelineVersion, Response, Slot, Task
 from labeling.text import render
 
@@ -74,6 +74,8 @@ def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
 
 class Sheet:
     """Costs a query for the responses, and one now and then for the criteria of the guideline."""
+
+    longest_rationale = LONGEST_RATIONALE
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ export class Sheet {
     form.querySelector("#dock").hidden = false;
     form.dataset.layout = localStorage.getItem("tiebreak-layout") || "side";
     this.listen(form, "input", () => this.draft.save());
+    this.listen(form.elements.rationale, "input", () => this.showRationaleError(this.longRationale()));
     this.listen(form, "submit", (event) => this.submit(event));
     this.setUpGuideline();
     this.paint();
@@ -90,19 +91,46 @@ export class Sheet {
   // Sending
 
   submit(event) {
-    const refusal = this.model.refusal() ?? this.shortRationale();
+    const refusal = this.model.refusal() ?? this.refuseRationale();
     if (refusal) {
       event.preventDefault();
       this.say(refusal, "bad");
     } else this.page.send(this, event);
   }
 
+  /** Counted as the server counts: by code point, without blanks around the text. */
+  get rationaleLength() {
+    return [...this.form.elements.rationale.value.trim()].length;
+  }
+
   shortRationale() {
     const shortest = Number(this.form.dataset.minRationale);
-    const written = this.form.elements.rationale.value.trim().length;
-    if (written >= shortest) return null;
-    this.form.elements.rationale.focus();
+    const written = this.rationaleLength;
+    if (written >= shortest) return "";
     return fill(gettext("Not sent yet: say why in at least %(shortest)s characters; so far there are %(written)s."), { shortest, written });
+  }
+
+  longRationale() {
+    const longest = Number(this.form.dataset.longestRationale);
+    const written = this.rationaleLength;
+    if (written <= longest) return "";
+    return fill(gettext("A rationale has at most %(longest)s characters; this one has %(written)s. Shorten it."), { longest, written });
+  }
+
+  /** Why the rationale cannot be sent, shown at its field too; null when it can. */
+  refuseRationale() {
+    const problem = this.longRationale() || this.shortRationale();
+    this.showRationaleError(problem);
+    if (!problem) return null;
+    this.form.elements.rationale.focus();
+    return problem;
+  }
+
+  showRationaleError(text) {
+    const field = this.form.querySelector("#rationale-field");
+    field.classList.toggle("field-invalid", Boolean(text));
+    field.querySelector("#rationale-error").textContent = text;
+    this.form.elements.rationale.setAttribute("aria-invalid", String(Boolean(text)));
   }
 
   /** The sentence of the first pair that is ranked one way and rated, on the whole, the other. */

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from labeling import guidelines
-from labeling.models import GuidelineConfirmation, Project, Ranking
+from labeling.models import LONGEST_RATIONALE, GuidelineConfirmation, Project, Ranking
 from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
 from tests.labeling.world import make_member, publish
 
@@ -90,6 +90,25 @@ def test_it_asks_for_as_much_reason_as_the_project_does(visit, world):
     page.keyboard.type("It names a day.")
     press(page, "Control+Enter")
     assert sent(page, world, 1).rationale == "It names a day."
+
+
+def test_a_rationale_that_is_too_long_shows_its_error_while_it_is_pasted(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "b", "c", "d")
+    written = "🙂" * (LONGEST_RATIONALE + 1)
+    page.get_by_label("Why this order?").fill(written)
+    error = page.locator("#rationale-error")
+    expect(error).to_have_text(
+        "A rationale has at most 20000 characters; this one has 20001. Shorten it."
+    )
+    press(page, "Control+Enter")
+    expect(page.locator("#review-status")).to_contain_text("this one has 20001")
+    assert page.get_by_label("Why this order?").input_value() == written
+    page.get_by_label("Why this order?").fill(written[1:])
+    expect(error).to_have_text("")
+    press(page, "Control+Enter")
+    assert sent(page, world, 1).rationale == written[1:]
 
 
 def test_the_history_says_until_when_and_closes(visit, world):
@@ -247,9 +266,11 @@ def test_ratings_that_agree_or_tie_are_not_asked_about(visit, world):
 
 def test_someone_who_begins_reads_the_guideline_first(visit, world):
     world.add_task()
+    publish(world.project, "Be kind.\n\n" * 200)
     newcomer = make_member(world.project, confirmed=False)
     page = visit(world.review, newcomer)
-    expect(page.get_by_role("heading", name="Before you begin")).to_be_visible()
+    expect(page.get_by_role("heading", name="Before you begin")).to_be_in_viewport()
+    assert page.evaluate("scrollY") == 0
     expect(page.locator(".prose")).to_contain_text("Be kind.")
     page.get_by_role("button", name="Begin").click()
     expect(page.locator(".answer")).to_have_count(4)

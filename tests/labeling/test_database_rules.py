@@ -8,8 +8,10 @@ from django.utils import timezone
 
 from labeling import guidelines, queue, rankings
 from labeling.models import (
+    LONGEST_RATIONALE,
     Criterion,
     GuidelineVersion,
+    Project,
     Prompt,
     Ranking,
     Response,
@@ -173,6 +175,19 @@ def test_a_submitted_ranking_is_frozen():
     same.update(superseded_at=timezone.now())
     with refused("submitted"), transaction.atomic():
         same.update(superseded_at=None)
+
+
+def test_no_rationale_is_longer_than_the_limit_and_no_project_asks_for_more():
+    project = make_project()
+    with refused("ranking_rationale"), transaction.atomic():
+        Ranking.objects.create(
+            task=make_task(project),
+            reviewer=make_member(project),
+            tiers=[],
+            rationale="x" * (LONGEST_RATIONALE + 1),
+        )
+    with refused("project_min_rationale"), transaction.atomic():
+        Project.objects.update(min_rationale=LONGEST_RATIONALE + 1)
 
 
 def test_a_reviewer_has_one_current_ranking_of_a_task():

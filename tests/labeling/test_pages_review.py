@@ -1,4 +1,5 @@
 import json
+import re
 from uuid import uuid4
 
 import pytest
@@ -10,7 +11,16 @@ from django.urls import reverse
 from accounts.models import Role
 from labeling import queue
 from labeling.forms import read_draft
-from labeling.models import GuidelineConfirmation, Membership, Project, Ranking, Skip, Slot, Task
+from labeling.models import (
+    LONGEST_RATIONALE,
+    GuidelineConfirmation,
+    Membership,
+    Project,
+    Ranking,
+    Skip,
+    Slot,
+    Task,
+)
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user, publish
 
 pytestmark = pytest.mark.django_db
@@ -105,6 +115,24 @@ def test_it_costs_the_same_queries_for_two_responses_as_for_nine(desk):
 
 
 # --- sending ---------------------------------------------------------------------------------------
+
+
+def test_a_rationale_that_is_too_long_is_refused_at_its_field_and_kept_whole(desk, slot):
+    written = "x" * (LONGEST_RATIONALE + 1)
+    page = desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(slot, rationale=written))
+    assert page.status_code == 422 and not Ranking.objects.exists()
+    assert page.context["sheet"].rationale == written
+    html = page.content.decode()
+    [error] = re.findall(r'id="rationale-error">(.+?)</p>', html)
+    assert error.startswith("A rationale has at most 20000 characters; this one has 20001.")
+    assert "maxlength" not in re.findall(r"<textarea name=.rationale[^>]*>", html)[0]
+
+
+def test_the_longest_rationale_is_taken_and_can_be_required(desk, slot):
+    Project.objects.update(min_rationale=LONGEST_RATIONALE)
+    data = desk.answer(slot, rationale="é" * LONGEST_RATIONALE)
+    assert desk.as_(desk.reviewer).post(desk.url("review"), data).status_code == 302
+    assert len(Ranking.objects.get().rationale) == LONGEST_RATIONALE
 
 
 def test_it_stores_what_the_form_says_and_goes_on(desk, slot):
