@@ -128,11 +128,20 @@ class RunDir:
 
     @contextmanager
     def publish(self) -> Iterator[Path]:
-        """A folder to write into, which becomes `output/` when the block ends without an error."""
+        """A folder to write into, which becomes `output/` when the block ends without an error.
+
+        After an error nothing of it is left.
+        """
         draft = self.path / ".output-draft"
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        yield draft
+        try:
+            draft.mkdir(parents=True)
+            yield draft
+            for path in [*draft.rglob("*"), draft]:
+                fsync_path(path)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         replaced = self.path / ".output-replaced"
         shutil.rmtree(replaced, ignore_errors=True)
         if self.output.exists():
@@ -145,15 +154,27 @@ class RunDir:
 def atomically(path: Path) -> Iterator[Path]:
     """A draft to write, which becomes the file `path` when the block ends without an error."""
     draft = path.with_name(f".{path.name}.draft")
-    yield draft
+    try:
+        yield draft
+        fsync_path(draft)
+    except BaseException:
+        draft.unlink(missing_ok=True)  # on a full disk, half a file is in the way of everything
+        raise
     draft.rename(path)
 
 
 def write_atomically(path: Path, text: str) -> None:
-    with atomically(path) as draft, draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with atomically(path) as draft:
+        draft.write_text(text)
+
+
+def fsync_path(path: Path) -> None:
+    """Wait until the file or folder is on the disk, so that a rename cannot get there before it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def versions() -> dict[str, str]:

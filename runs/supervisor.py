@@ -145,12 +145,13 @@ class Attempt:
         workspace.forget_endings(self.run_dir)
         self.copy_events()
         self.tail.error = ""
-        found = workspace.goes_on_from(self.run_dir)
-        if found:
-            self.run_dir.message(f"Attempt {self.run.attempt} resumed from {found}.")
+        with heartbeats(self.lease):
+            resumed_from = workspace.goes_on_from(self.run_dir)
+        if resumed_from:
+            self.run_dir.message(f"Attempt {self.run.attempt} resumed from {resumed_from}.")
         elif self.run.attempt > 1:
             self.run_dir.message(
-                f"Attempt {self.run.attempt} starts from the beginning: no checkpoint was written."
+                f"Attempt {self.run.attempt} starts from the beginning: it has no usable checkpoint."
             )
         with self.log.open("a") as log:
             print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)

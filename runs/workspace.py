@@ -15,6 +15,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from runs import checkpoints
 from runs.kinds import CannotRun, RunKind
 from runs.models import Artifact, Run
 from runs.rundir import ENDED, RunDir, versions, write_atomically
@@ -77,17 +78,18 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
 
 
 def last_checkpoint(run_dir: RunDir) -> int | None:
-    """The step of the newest complete checkpoint, from the number its name ends with."""
-    numbers = [
-        int(digits)
-        for path in run_dir.checkpoints.glob("[!.]*")
-        if (digits := path.stem.rpartition("-")[2]).isdigit()
-    ]
-    return max(numbers, default=None)
+    """Return the step of the newest good checkpoint. Reads every byte of it if it is a folder."""
+    for path in reversed(checkpoints.by_age(run_dir, "[!.]*")):
+        if path.is_file() or checkpoints.problem_of(path) is None:
+            return checkpoints.step_of(path)
+    return None
 
 
 def goes_on_from(run_dir: RunDir) -> str:
-    """For a sentence: what a recipe that is started again has already; empty where it has nothing."""
+    """Return what a restarted recipe has already, for a sentence; empty where it has nothing.
+
+    Reads every byte of the newest checkpoint.
+    """
     step = last_checkpoint(run_dir)
     if step is not None:
         return f"step {step}"
@@ -198,7 +200,7 @@ def artifacts(run: Run, run_dir: RunDir) -> list[Artifact]:
 
 def _artifact(run: Run, path: Path) -> Artifact:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digests = [(str(file.relative_to(path.parent)), _sha256(file)) for file in files]
+    digests = [(str(file.relative_to(path.parent)), checkpoints.sha256(file)) for file in files]
     return Artifact(
         run=run,
         name=path.name,
@@ -206,11 +208,6 @@ def _artifact(run: Run, path: Path) -> Artifact:
         bytes=sum(file.stat().st_size for file in files),
         sha256=digests[0][1] if path.is_file() else _digest_of(digests),
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_of(files: list[tuple[str, str]]) -> str:

@@ -31,7 +31,8 @@ from reward.training.trainer_events import (
     is_out_of_memory,
     peak_memory_mb,
 )
-from runs.rundir import RunDir, write_atomically
+from runs import checkpoints
+from runs.rundir import RunDir
 
 FIRST_STAGE = 32
 """Tokens written before the first look at who has ended."""
@@ -294,14 +295,15 @@ def sample_all(
     for number in range(shards):
         began = time.monotonic()
         shard = run_dir.checkpoints / f"{name}-{number:06d}.json"
-        old = shard.exists()
+        old = checkpoints.is_good(run_dir, shard)
         if old:
             batch = [Sampled(**values) for values in json.loads(shard.read_text())]
         else:
             stop.check()
             start = number * config.batch_size
             batch = sample_batch(model, chat, requests[start : start + config.batch_size], config)
-            write_atomically(shard, json.dumps([vars(sampled) for sampled in batch]))
+            with checkpoints.sealed(shard) as draft:
+                draft.write_text(json.dumps([vars(sampled) for sampled in batch]))
         found |= {(sampled.prompt_id, sampled.sample): sampled for sampled in batch}
         if not old or number == shards - 1:
             step, seconds = part * shards + number + 1, time.monotonic() - began

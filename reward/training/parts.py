@@ -28,7 +28,8 @@ from reward.training.learning_curve import (
 from reward.training.report import Scored, agreeing_share, order_tally
 from reward.training.tokens import Prepared
 from reward.training.trainer_events import free_memory
-from runs.rundir import RunDir, atomically
+from runs import checkpoints
+from runs.rundir import RunDir
 
 TrainAndScore = Callable[[RunDir, Prepared], list[Scored]]
 """Trains on the `train` split in that folder; scores the `test` split."""
@@ -117,7 +118,7 @@ class Parts:
     def _scored(self, part: Part, announced: str, data: Prepared) -> list[Scored]:
         """What a model trained on the data's train split says of its test split."""
         done = part.path / "scores.npz"
-        if done.exists():
+        if checkpoints.is_good(part, done):
             self._forget_checkpoints(part)
             return _read(done, data)
         self.run_dir.message(announced)
@@ -127,7 +128,7 @@ class Parts:
         free_memory()  # accelerate may leave the model in a cycle of references
         if processes.rank():
             return scored
-        with atomically(done) as draft, draft.open("wb") as file:
+        with checkpoints.sealed(done) as draft, draft.open("wb") as file:
             np.savez(file, *[item.scores for item in scored])
         self._forget_checkpoints(part)
         seconds = round(time.monotonic() - began)

@@ -33,7 +33,8 @@ from reward.training.trainer_events import (
     run_recipe,
     write_json,
 )
-from runs.rundir import RunDir, atomically, versions
+from runs import checkpoints
+from runs.rundir import RunDir, versions
 
 PROMPTS_AT_ONCE = 256
 SCORES = pa.schema(
@@ -56,12 +57,12 @@ def score_all(run_dir: RunDir, stop: StopSignal) -> None:
     for number, rows in enumerate(source.iter_batches(batch_size=PROMPTS_AT_ONCE)):
         stop.check()
         part = part_path(run_dir, number)
-        if part.exists():
+        if checkpoints.is_good(run_dir, part):
             continue
         scorer = scorer or loaded(config)
         since = time.monotonic()
         found = scored(scorer, rows.to_pylist(), run_dir)
-        with atomically(part) as draft:
+        with checkpoints.sealed(part) as draft:
             pq.write_table(pa.Table.from_pylist(found, schema=SCORES), draft)
         seconds = max(time.monotonic() - since, 1e-6)
         run_dir.emit(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -167,13 +167,10 @@ class TrainingClock(TrainerCallback, ExportableState):
         self.earlier = earlier
         self.began: float | None = None
 
-    @classmethod
-    def after(cls, checkpoint: Path | None) -> Self:
+    def resume_from(self, checkpoint: Path) -> None:
         """Read by hand: Trainer would restore its own stop flag along with the callbacks."""
-        if checkpoint is None:
-            return cls()
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        return cls(**state.stateful_callbacks[cls.__name__]["args"])
+        self.earlier = state.stateful_callbacks[type(self).__name__]["args"]["earlier"]
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -252,7 +249,7 @@ def common_callbacks(
         events,
         RefuseNonFinite(),
         CompleteCheckpoints(run_dir, stop=stop),
-        TrainingClock.after(newest_checkpoint(run_dir)),
+        TrainingClock(),
     ]
 
 
@@ -266,7 +263,7 @@ def first_batch(trainer: Trainer) -> list[Any]:
 
 
 def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
-    """From the newest checkpoint on, where there is one. Raises Stopped when the run was stopped."""
+    """Train from the newest good checkpoint, if any. Raises Stopped when the run was stopped."""
     if trainer.args.world_size != processes.count():
         raise RecipeError(
             f"There are {processes.count()} processes, but they do not reach each other. Start the run "
@@ -280,9 +277,14 @@ def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint:
         run_dir.message(f"Going on from {checkpoint.name}.")
+        clock_of(trainer).resume_from(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
         raise Stopped
+
+
+def clock_of(trainer: Trainer) -> TrainingClock:
+    return next(c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingClock))
 
 
 def settled(curve: Sequence[tuple[int, float]]) -> float | None:
@@ -294,12 +296,11 @@ def settled(curve: Sequence[tuple[int, float]]) -> float | None:
 def training_figures(trainer: Trainer, max_tokens: int) -> dict[str, Any]:
     """What the report says about the training itself, once it has ended."""
     curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
-    clock = next(c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingClock))
     return {
         "final_loss": settled(curve),
         "curve": curve,
         "steps": trainer.state.global_step,
-        "seconds": round(clock.seconds, 2),
+        "seconds": round(clock_of(trainer).seconds, 2),
         "max_tokens": max_tokens,
         "trained_weights": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "weights": sum(p.numel() for p in trainer.model.parameters()),

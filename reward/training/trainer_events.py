@@ -32,6 +32,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from reward.training import processes
+from runs import checkpoints
 from runs.recipe_config import ConfigError, RecipeConfig
 from runs.rundir import AGAIN, STOPPED, RunDir, RunDirError, versions
 
@@ -206,15 +207,17 @@ TRAINER_FOLDER = ".tmp-trainer"
 """Where Trainer writes, inside checkpoints/. Nothing in it is ever resumed from."""
 
 
-def complete_checkpoints(run_dir: RunDir) -> list[Path]:
-    """Oldest first. A killed writer leaves only hidden folders, which do not count."""
-    found = run_dir.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return sorted(found, key=lambda path: int(path.name.rsplit("-", 1)[1]))
+CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-*"
 
 
 def newest_checkpoint(run_dir: RunDir) -> Path | None:
-    """The checkpoint to go on from."""
-    return next(reversed(complete_checkpoints(run_dir)), None)
+    """Return the checkpoint to resume from, the same in every process. Reads all of it.
+
+    Damaged ones are set aside and named in a warning.
+    """
+    if processes.rank() and processes.exchanging():
+        return processes.as_first(None)
+    return processes.as_first(checkpoints.newest_good(run_dir, CHECKPOINTS))
 
 
 def trainer_folder(run_dir: RunDir) -> Path:
@@ -231,7 +234,7 @@ class CompleteCheckpoints(TrainerCallback):
     """Moves each checkpoint out of Trainer's folder once it is whole, and keeps the newest `keep`.
 
     Trainer writes a checkpoint file by file under its final name, so a kill in between would leave
-    one that looks complete; a rename cannot.
+    one that looks complete; a rename cannot. Its manifest shows damage of a later date.
     """
 
     def __init__(self, run_dir: RunDir, *, stop: StopSignal, keep: int = 2):
@@ -254,10 +257,8 @@ class CompleteCheckpoints(TrainerCallback):
             return
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         written = Path(str(args.output_dir)) / name
-        final = self.run_dir.checkpoints / name
-        shutil.rmtree(final, ignore_errors=True)
-        written.rename(final)
-        for old in complete_checkpoints(self.run_dir)[: -self.keep]:
+        checkpoints.put_in_place(written, self.run_dir.checkpoints / name)
+        for old in checkpoints.by_age(self.run_dir, CHECKPOINTS)[: -self.keep]:
             shutil.rmtree(old)
 
 

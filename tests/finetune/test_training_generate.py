@@ -269,7 +269,10 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(model, tmp_pat
     assert interrupt_when(process, third, signal.SIGKILL) == -signal.SIGKILL
     assert not killed.output.exists()
     written = third.stat().st_mtime_ns
+    second = killed.checkpoints / "responses-000001.json"
+    second.write_bytes(second.read_bytes()[:-30])  # as a failing disk would leave it
     generate(killed, StopSignal())
+    assert "responses-000001.json is damaged" in messages(killed, "warning")[0]
     assert third.stat().st_mtime_ns == written
     assert rows_of(killed) == rows_of(whole)
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(finished, tmp_path, llama):
     assert not run_dir.output.exists()
     train(run_dir, StopSignal())
     assert any(text.startswith("Going on from checkpoint-") for text in messages(run_dir, "info"))
+    assert_same_weights(finished, run_dir)
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(finished, tmp_path):
+    run_dir = RunDir(shutil.copytree(finished.path, tmp_path / "copy"))
+    shutil.rmtree(run_dir.output)
+    weights = run_dir.checkpoints / "checkpoint-32" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    train(run_dir, StopSignal())
+    assert "Going on from checkpoint-28." in messages(run_dir, "info")
+    assert "checkpoint-32 is damaged: model.safetensors" in messages(run_dir, "warning")[-1]
     assert_same_weights(finished, run_dir)
 
 

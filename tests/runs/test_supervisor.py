@@ -126,7 +126,7 @@ def test_a_continued_run_goes_on_from_its_checkpoint_and_says_so(begin):
     [
         (
             ["parts/a/events.jsonl"],
-            "Attempt 2 starts from the beginning: no checkpoint was written.",
+            "Attempt 2 starts from the beginning: it has no usable checkpoint.",
         ),
         (
             ["parts/a/scores.npz", "parts/a/checkpoints/count-7", "parts/b/checkpoints/count-3"],
