@@ -40,3 +40,8 @@ def lead_required(view: View[P]) -> View[P]:
 def trainer_required(view: View[P]) -> View[P]:
     """A stranger is asked to sign in; a reviewer or a lead is refused with 403."""
     return _allowed_when(lambda user: user.can_train, view)
+
+
+def administrator_required(view: View[P]) -> View[P]:
+    """Ask a stranger to sign in; refuse everyone who is not an administrator with 403."""
+    return _allowed_when(lambda user: user.is_active and user.is_superuser, view)

@@ -1,12 +1,14 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.auth.admin import UserAdmin as StockUserAdmin
 from django.contrib.auth.models import Group
 from django.http import HttpRequest
+from django.urls import reverse
 
+from accounts import people
 from accounts.access import user_of
 from accounts.models import AuditEntry, Token, User, audit
+from accounts.views import link_page
 
 AUDITED = ("role", "is_active", "is_superuser", "is_staff")
 
@@ -24,32 +26,39 @@ class TokenInline(admin.TabularInline):
 
 
 @admin.register(User)
-class UserAdmin(StockUserAdmin):
+class UserAdmin(admin.ModelAdmin):
+    """Accounts. Nobody sets another person's password: a one-time link lets them do it."""
+
     list_display = ("username", "name", "role", "is_active", "simulated", "last_login")
     list_filter = ("role", "is_active", "simulated", "is_superuser")
     search_fields = ("username", "first_name", "last_name", "email")
-    filter_horizontal = ()
+    ordering = ("username",)
     show_full_result_count = False
     list_per_page = 50
     inlines = (TokenInline,)
+    change_form_template = "admin/accounts/user/change_form.html"
     fieldsets = (
-        (None, {"fields": ("username", "password", "role", "is_active", "is_superuser")}),
+        (None, {"fields": ("username", "role", "is_active", "is_superuser")}),
         ("Person", {"fields": ("first_name", "last_name", "email", "simulated")}),
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
-    add_fieldsets = (
-        (
-            None,
-            {
-                "classes": ("wide",),
-                "fields": ("username", "role", "usable_password", "password1", "password2"),
-            },
-        ),
-    )
+    add_fieldsets = ((None, {"fields": ("username", "first_name", "last_name", "role")}),)
     readonly_fields = ("last_login", "date_joined", "simulated")
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return super().get_fieldsets(request, obj) if obj else self.add_fieldsets
+
+    def get_form(self, request: HttpRequest, obj: Any = None, **options: Any) -> Any:
+        if obj is None:
+            options = {"form": people.PersonForm, **options}
+        return super().get_form(request, obj, **options)
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return self.inlines if obj else ()
+
+    def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
+        """Refuse filters on the password's hash: they would reveal it letter by letter."""
+        return not lookup.startswith("password") and super().lookup_allowed(lookup, value, request)
 
     @admin.display(description="Name")
     def name(self, user: User) -> str:
@@ -61,8 +70,21 @@ class UserAdmin(StockUserAdmin):
             obj.is_staff = obj.is_superuser or obj.role != "reviewer"
         super().save_model(request, obj, form, change)
         changed = {name: getattr(obj, name) for name in AUDITED if name in form.changed_data}
-        if changed:
+        if changed or not change:
             audit(user_of(request), "user changed" if change else "user added", obj, **changed)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        audit(user_of(request), "user deleted", obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: Any) -> None:
+        for user in queryset:
+            audit(user_of(request), "user deleted", user)
+        super().delete_queryset(request, queryset)
+
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: Any = None) -> Any:
+        """Show the link with which the new person sets a password."""
+        return link_page(request, obj, reverse("admin:accounts_user_change", args=[obj.pk]))
 
 
 @admin.register(Token)
@@ -96,9 +118,13 @@ class TokenAdmin(admin.ModelAdmin):
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(admin.ModelAdmin):
-    list_display = ("at", "user", "action", "subject")
+    """The audit trail, for administrators to read. Nobody changes or deletes an entry."""
+
+    list_display = ("at", "user", "action", "subject", "details")
     list_select_related = ("user",)
     search_fields = ("action", "subject", "user__username")
+    search_help_text = "An action such as “sign-in failed”, a subject, or a user name."
+    date_hierarchy = "at"
     show_full_result_count = False
     list_per_page = 50
     sortable_by = ()

@@ -25,6 +25,9 @@ class User(AbstractUser):
     simulated = models.BooleanField(
         default=False, help_text="Made by the product, not a person; shown wherever it appears."
     )
+    link_number = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Counts one-time links; only the newest one works."
+    )
 
     objects: ClassVar[UserManager["User"]] = UserManager()  # type: ignore[assignment]
 
@@ -123,10 +126,10 @@ class AuditEntry(models.Model):
 
 
 def audit(user: User | None, action: str, subject: object, **details: Any) -> AuditEntry:
-    """Write one line of the audit trail, in the caller's transaction."""
-    return AuditEntry.objects.create(
-        user=user,
-        action=action,
-        subject=f"{type(subject).__name__} {subject}"[:200],
-        details=details,
-    )
+    """Write one entry of the audit trail, in the caller's transaction. Nothing else writes one.
+
+    `user` is None when a command or a stranger did it. A subject that is not an object of the
+    database is described in words. Never pass a password or a key.
+    """
+    text = subject if isinstance(subject, str) else f"{subject.__class__.__name__} {subject}"
+    return AuditEntry.objects.create(user=user, action=action, subject=text[:200], details=details)

@@ -1,9 +1,17 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
+from django.views.generic import RedirectView
 
-from accounts.views import SignIn
+from accounts import views
 
 urlpatterns = [
-    path("login/", SignIn.as_view(), name="login"),
+    path("login/", views.SignIn.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
+    path("password/", views.ChangePassword.as_view(), name="change-password"),
+    path("link/<uidb64>/<token>/", views.OneTimeLink.as_view(), name="one-time-link"),
+    path("people/", views.everyone, name="people"),
+    path("people/<int:user_id>/", views.person, name="person"),
+    path("people/<int:user_id>/link/", views.new_link, name="person-link"),
+    # The admin's own form would leave no audit entry.
+    path("admin/password_change/", RedirectView.as_view(pattern_name="change-password")),
 ]

@@ -1,5 +1,135 @@
-from django.contrib.auth.views import LoginView
+from http import HTTPStatus
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.views import (
+    INTERNAL_RESET_SESSION_TOKEN,
+    LoginView,
+    PasswordChangeView,
+    PasswordResetConfirmView,
+)
+from django.core.paginator import Paginator
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse_lazy
+from django.utils.decorators import method_decorator
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from accounts import people
+from accounts.access import administrator_required, user_of
+from accounts.models import User, audit
+
+PEOPLE_PER_PAGE = 50
 
 
 class SignIn(LoginView):
     redirect_authenticated_user = True
+
+    def get_context_data(self, **context: Any) -> dict[str, Any]:
+        return super().get_context_data(nobody=not people.anyone_can_sign_in(), **context)
+
+
+@method_decorator(never_cache, name="dispatch")
+class ChangePassword(PasswordChangeView):
+    """Lets everyone who is signed in change their own password. Other sessions of theirs end."""
+
+    template_name = "accounts/password.html"
+    success_url = reverse_lazy("home")
+
+    @transaction.atomic
+    def form_valid(self, form: Any) -> HttpResponse:
+        response = super().form_valid(form)
+        audit(user_of(self.request), "password changed", form.user)
+        messages.success(self.request, _("Your password is changed."))
+        return response
+
+
+@method_decorator(never_cache, name="dispatch")
+class OneTimeLink(PasswordResetConfirmView):
+    """Lets the holder of a one-time link set a password, and signs them in."""
+
+    template_name = "accounts/one_time_link.html"
+    token_generator = people.link_tokens
+    success_url = reverse_lazy("home")
+    post_reset_login = True
+    post_reset_login_backend = "accounts.backends.PasswordBackend"
+
+    @transaction.atomic
+    def form_valid(self, form: Any) -> HttpResponse:
+        # The lock makes the link good for one password, even when two requests arrive together.
+        person = User.objects.select_for_update().get(pk=form.user.pk)
+        token = self.request.session.get(INTERNAL_RESET_SESSION_TOKEN)
+        if not people.link_tokens.check_token(person, token):
+            self.validlink = False
+            return self.render_to_response(self.get_context_data(form=None))
+        response = super().form_valid(form)
+        audit(person, "password set by a one-time link", person)
+        messages.success(self.request, _("Your password is set, and you are signed in."))
+        return response
+
+
+# --- people, for administrators ------------------------------------------------------------------
+
+
+@administrator_required
+@require_http_methods(["GET", "POST"])
+def everyone(request: HttpRequest) -> HttpResponse:
+    """List the accounts, and create one."""
+    form = people.PersonForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        person = people.create(form=form, by=user_of(request))
+        return link_page(request, person, reverse_lazy("people"))
+    query = request.GET.get("q", "").strip().replace("\x00", "")
+    accounts = User.objects.order_by("username")
+    if query:
+        accounts = accounts.filter(username__icontains=query)
+    page = Paginator(accounts, PEOPLE_PER_PAGE).get_page(request.GET.get("page"))
+    context = {"form": form, "page": page, "query": query, "section": "people"}
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
+    return render(request, "accounts/people.html", context, status=status)
+
+
+@administrator_required
+@require_http_methods(["GET", "POST"])
+def person(request: HttpRequest, user_id: int) -> HttpResponse:
+    """Change the role of an account, or whether its owner may sign in."""
+    account = get_object_or_404(User, pk=user_id)
+    form = people.RoleForm(request.POST or None, instance=account)
+    if request.method == "POST" and form.is_valid():
+        if account == request.user and {"is_active", "is_superuser"} & set(form.changed_data):
+            form.add_error(None, "You cannot take your own account's rights away.")
+        else:
+            changed = people.change(form=form, by=user_of(request))
+            messages.success(request, "Saved." if changed else "Nothing was changed.")
+            return redirect("people")
+    context = {
+        "form": form, "person": User.objects.get(pk=user_id), "section": "people",
+    }  # fmt: skip
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
+    return render(request, "accounts/person.html", context, status=status)
+
+
+@administrator_required
+@require_POST
+def new_link(request: HttpRequest, user_id: int) -> HttpResponse:
+    """Show a new one-time link for the account, once."""
+    account = get_object_or_404(User, pk=user_id)
+    return link_page(request, account, reverse_lazy("people"))
+
+
+@never_cache
+def link_page(request: HttpRequest, person: User, back: Any) -> HttpResponse:
+    """Issue a one-time link for a person and show it, this once.
+
+    For views that have authorised it. The link is in this response only, so a reload asks again.
+    """
+    try:
+        path = people.issue_link(person=person, by=user_of(request))
+    except people.LinkError as error:
+        messages.error(request, str(error))
+        return redirect(back)
+    context = {"person": person, "link": request.build_absolute_uri(path), "back": back}
+    return render(request, "accounts/link.html", context)

@@ -26,7 +26,7 @@ OF_A_PROJECT = (
     "project-export", "queue-order", "project-findings", "project-gold", "project-disputes",
     "project-relabel", "project-settings", "project-label-mistakes", "review-history",
 )  # fmt: skip
-OF_ALL = ("home", "projects", "snapshots", "runs", "models")
+OF_ALL = ("home", "projects", "people", "snapshots", "runs", "models")
 
 
 def addresses(slug: str) -> dict[str, str]:

@@ -84,7 +84,7 @@ def test_no_list_page_runs_more_queries_for_more_rows(world):
 def test_every_page_without_an_id_is_known():
     """A list page that is added is measured and pinned, or named here as something else."""
     others = {
-        "home", "login", "logout", "health", "words", "start-review", "review",
+        "home", "login", "logout", "change-password", "health", "words", "start-review", "review",
         "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",
         "run-new", "set_language", "project-findings-decide", "project-export-file",
         "project-export-about", "api-root", "api-score", "api-best-of-n", "openapi-json",

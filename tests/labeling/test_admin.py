@@ -458,16 +458,6 @@ def test_a_changed_role_decides_about_the_admin_and_is_written_down(root):
     assert AuditEntry.objects.get(action="user changed").details == {"role": "reviewer"}
 
 
-def test_a_person_is_added(root):
-    form = {
-        "username": "ada", "role": "lead", "usable_password": "true",
-        "password1": "correct horse 9", "password2": "correct horse 9",
-    }  # fmt: skip
-    root.post(page("accounts_user_add"), form)
-    ada = User.objects.get(username="ada")
-    assert ada.role == "lead" and ada.is_staff and ada.check_password("correct horse 9")
-
-
 def test_a_token_is_issued_and_shown_once(root):
     user = make_user()
     form = {"user": user.pk, "name": "laptop"}

@@ -1,0 +1,75 @@
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.core.management import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from accounts import people
+from accounts.management.commands.token import user_named
+from accounts.models import Role, User, audit
+
+
+class Command(BaseCommand):
+    help = (
+        "Create accounts and hand out one-time links. A link lets its holder set a password, once, "
+        "and sign in; no password is ever typed for somebody else."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        add = verbs.add_parser("add", help="create an account and print its one-time link")
+        add.add_argument("user", help="the user name")
+        add.add_argument("--role", choices=Role.values, default=Role.REVIEWER)
+        add.add_argument(
+            "--administrator", action="store_true", help="may do everything, accounts included"
+        )
+        link = verbs.add_parser("link", help="print a new one-time link; earlier ones end")
+        link.add_argument("user", help="the user name")
+        for verb in (add, link):
+            verb.add_argument(
+                "--site", default=site(), help="address of the site (default: %(default)s)"
+            )
+            verb.add_argument("--dry-run", action="store_true", help="check, and write nothing")
+
+    def handle(self, *, verb: str, **options: Any) -> None:
+        verbs: dict[str, Callable[..., None]] = {"add": self.add, "link": self.link}
+        verbs[verb](**options)
+
+    @transaction.atomic
+    def add(
+        self, *, user: str, role: str, administrator: bool, site: str, dry_run: bool, **options: Any
+    ) -> None:
+        form = people.PersonForm({"username": user, "role": role})
+        if not form.is_valid():
+            sentences = [str(error) for errors in form.errors.values() for error in errors]
+            raise CommandError(" ".join(sentences))
+        if dry_run:
+            return self.stdout.write(f"The account {user!r} would be created.")
+        person = people.create(form=form, by=None)
+        if administrator:
+            User.objects.filter(pk=person.pk).update(is_superuser=True, is_staff=True)
+            audit(None, "user changed", person, is_superuser=True)
+        return self._print_link(person, site)
+
+    @transaction.atomic
+    def link(self, *, user: str, site: str, dry_run: bool, **options: Any) -> None:
+        person = user_named(user)
+        if dry_run:
+            return self.stdout.write(f"A one-time link for {person} would be printed.")
+        return self._print_link(person, site)
+
+    def _print_link(self, person: User, site: str) -> None:
+        try:
+            path = people.issue_link(person=person, by=None)
+        except people.LinkError as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(f"{site.rstrip('/')}{path}")
+
+
+def site() -> str:
+    """Guess the address of the site from the settings."""
+    host = next(iter(settings.ALLOWED_HOSTS), "localhost")
+    if host in {"localhost", "127.0.0.1", "*"}:
+        return "http://localhost:8000"
+    return f"{'https' if settings.HTTPS else 'http'}://{host.lstrip('.')}"

@@ -1,0 +1,108 @@
+"""Accounts without a password that anybody else has seen: they begin and are restored by a link.
+
+A one-time link is signed by Django's password reset token generator. It lets the person set a
+password once. It ends when the password changes, when the person signs in, when a newer link is
+handed out, when the account is deactivated, and after TIEBREAK_LINK_HOURS.
+"""
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.tokens import PasswordResetTokenGenerator
+from django.db import transaction
+from django.db.models import F, Q
+from django.urls import reverse
+from django.utils.encoding import force_bytes
+from django.utils.http import urlsafe_base64_encode
+
+from accounts.models import Role, User, audit
+
+
+class LinkError(ValueError):
+    """A sentence that says why there is no link. Nothing was written."""
+
+
+class LinkTokens(PasswordResetTokenGenerator):
+    """Signs and checks one-time links. Only the newest link of an active account is valid."""
+
+    key_salt = "accounts.people.LinkTokens"
+
+    def _make_hash_value(self, user: Any, timestamp: int) -> str:
+        return f"{super()._make_hash_value(user, timestamp)}{user.link_number}"
+
+    def check_token(self, user: Any, token: str | None) -> bool:
+        return user is not None and user.is_active and super().check_token(user, token)
+
+
+link_tokens = LinkTokens()
+
+
+class PersonForm(forms.ModelForm):
+    """A new account. It has no password: its owner sets one through a link."""
+
+    class Meta:
+        model = User
+        fields = ("username", "first_name", "last_name", "role")
+        labels = {"username": "User name"}
+
+    def save(self, commit: bool = True) -> User:
+        self.instance.set_unusable_password()
+        person: User = super().save(commit)
+        return person
+
+
+class ReviewerForm(PersonForm):
+    """A new reviewer, for leads: they cannot hand out more than they may do."""
+
+    class Meta(PersonForm.Meta):
+        fields = ("username", "first_name", "last_name")
+
+
+class RoleForm(forms.ModelForm):
+    """What an administrator changes about an account."""
+
+    class Meta:
+        model = User
+        fields = ("role", "is_active", "is_superuser")
+        labels = {"is_active": "May sign in", "is_superuser": "Administrator"}
+
+
+@transaction.atomic
+def create(*, form: PersonForm, by: User | None) -> User:
+    """Write the account of a valid form."""
+    person = form.save()
+    audit(by, "user added", person, role=person.role, is_superuser=person.is_superuser)
+    return person
+
+
+@transaction.atomic
+def change(*, form: RoleForm, by: User) -> list[str]:
+    """Write what a valid form changed and return the fields' names.
+
+    A role says who may enter the admin, so losing it takes that away again.
+    """
+    changed = list(form.changed_data)
+    if changed:
+        person = form.instance
+        person.is_staff = person.is_superuser or person.role != Role.REVIEWER
+        person.save(update_fields=[*changed, "is_staff"])
+        audit(by, "user changed", person, **{name: getattr(person, name) for name in changed})
+    return changed
+
+
+@transaction.atomic
+def issue_link(*, person: User, by: User | None) -> str:
+    """Return the path of a new one-time link; earlier links of the person end. Raises LinkError."""
+    if not person.is_active:
+        raise LinkError(f"{person} may not sign in, so a link would be of no use. Activate them.")
+    User.objects.filter(pk=person.pk).update(link_number=F("link_number") + 1)
+    person.refresh_from_db()
+    audit(by, "one-time link issued", person)
+    number = urlsafe_base64_encode(force_bytes(person.pk))
+    return reverse("one-time-link", args=[number, link_tokens.make_token(person)])
+
+
+def anyone_can_sign_in() -> bool:
+    """Tell whether there is an account with a password. One query."""
+    without = Q(password="") | Q(password__startswith="!")  # noqa: S106
+    return User.objects.filter(is_active=True).exclude(without).exists()
