@@ -99,6 +99,11 @@ def heartbeat(lease: Lease) -> None:
         raise LeaseLost
 
 
+def is_held(lease: Lease) -> bool:
+    """Whether it is still the one by which the run is running. One small query."""
+    return _held(lease).exists()
+
+
 def cancel_requested(lease: Lease) -> bool:
     """One small query. Raises LeaseLost."""
     at = _held(lease).values_list("cancel_requested_at", flat=True).first()
@@ -138,9 +143,10 @@ def succeed(
 
 
 def fail(lease: Lease, sentence: str) -> None:
-    """Raises LeaseLost."""
-    if not _held(lease).update(**_ended(State.FAILED, error=sentence)):
-        raise LeaseLost
+    """End the run as failed, or as cancelled if cancelling was asked for. Raises LeaseLost."""
+    wanted = _held(lease).filter(cancel_requested_at=None)
+    if not wanted.update(**_ended(State.FAILED, error=sentence)):
+        cancel(lease)
 
 
 def cancel(lease: Lease) -> None:
@@ -150,16 +156,20 @@ def cancel(lease: Lease) -> None:
 
 
 def requeue(lease: Lease, *, counted: bool) -> None:
-    """Put a running run back. `counted` says whether the attempt counts. Raises LeaseLost."""
+    """Put a running run back, or end it if cancelling was asked for. Raises LeaseLost.
+
+    `counted` says whether the attempt counts.
+    """
     used = F("attempt") if counted else F("attempt") - 1
-    if not _held(lease).update(**_queued(attempt=used)):
-        raise LeaseLost
+    wanted = _held(lease).filter(cancel_requested_at=None)
+    if not wanted.update(**_queued(attempt=used)):
+        cancel(lease)
 
 
 def request_cancel(run: Run, by: User | None) -> bool:
-    """Cancel a queued run at once, and ask the worker of a running one to stop it.
+    """Cancel a queued run immediately, and ask the worker of a running one to stop it.
 
-    False when it had ended already, or somebody had asked before.
+    False when it had ended already, or when its cancelling was in progress.
     """
     asked = {"cancel_requested_at": Now(), "cancelled_by": by}
     with transaction.atomic():

@@ -105,7 +105,19 @@ def tell_worker(run_id: int) -> bool:
 
 
 def cancel(run: Run, by: User | None) -> bool:
+    """Cancel a run. False, with `why_not_cancelled` as the reason, when there is nothing to do."""
     return lifecycle.request_cancel(run, by)
+
+
+def why_not_cancelled(run: Run) -> str:
+    """Explain in a sentence why `cancel` did nothing. Reads the row again."""
+    run.refresh_from_db()
+    if run.state in ENDED:
+        return f"Run {run.pk} has already ended ({run.get_state_display().lower()})."
+    return (
+        f"Run {run.pk} is already being cancelled: it writes a checkpoint and ends within "
+        f"{settings.RUN_GRACE_SECONDS} seconds."
+    )
 
 
 def restart(run: Run, by: User | None) -> bool:
@@ -122,13 +134,14 @@ def execute(run_id: int) -> None:
     That is the run the message named, or one whose message came while the machine was busy. With
     nothing to take it leaves quietly, and whoever frees the machine tells of what waits.
     """
-    with slots.one() as free:
-        if not free or supervisor.SHUTTING_DOWN.is_set():
+    with slots.one() as slot:
+        if slot is None or supervisor.SHUTTING_DOWN.is_set():
             return
         lease = lifecycle.claim_oldest(supervisor.owner())
         if lease is None:
             return
-        supervisor.supervise(lease)
+        slot.note(lease)
+        supervisor.supervise(lease, slot)
     tell_of_waiting(limit=1)
 
 

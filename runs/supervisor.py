@@ -13,8 +13,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
+from functools import partial
 from typing import TypeVar
 
 from django.conf import settings
@@ -28,6 +29,7 @@ from runs.kinds import CannotRun
 from runs.lifecycle import Lease, LeaseLost
 from runs.models import Run
 from runs.rundir import AGAIN, STOPPED, RunDir
+from runs.slots import Slot
 
 logger = logging.getLogger("tiebreak.runs")
 T = TypeVar("T")
@@ -51,22 +53,25 @@ def owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
 
 
-def supervise(lease: Lease) -> None:
-    """Returns when the run is no longer this worker's, for whatever reason."""
+def supervise(lease: Lease, slot: Slot | None = None) -> None:
+    """Return when the run is no longer this worker's, for whatever reason.
+
+    `slot` is told which process trains.
+    """
     run = Run.objects.get(pk=lease.run_id)
     logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
     try:
-        sentence = _carry(run, lease)
+        sentence = _carry(run, lease, slot)
         if sentence:
             _end(run, lambda: lifecycle.fail(lease, sentence))
     except LeaseLost:
         logger.warning("Run %s: the lease was lost; somebody else has it.", run.pk)
 
 
-def _carry(run: Run, lease: Lease) -> str:
-    """The sentence to fail with; empty when the run has found its end already."""
+def _carry(run: Run, lease: Lease, slot: Slot | None) -> str:
+    """Return the sentence to fail with; empty when the run has ended already."""
     try:
-        _attempt(run, lease)
+        _attempt(run, lease, slot)
     except CannotRun as error:
         return str(error)
     except (LeaseLost, OperationalError, InterfaceError):
@@ -77,21 +82,34 @@ def _carry(run: Run, lease: Lease) -> str:
     return ""
 
 
-def _attempt(run: Run, lease: Lease) -> None:
+def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
     kind = kinds.get(run.kind)
-    with workspace.locked(run) as lock:
+    with ExitStack() as stack:
         with heartbeats(lease):
+            waiting = partial(_check_cancel, lease)
+            lock = stack.enter_context(workspace.locked(run, waiting))
             run_dir = _explained(run, "Preparing", lambda: workspace.prepare(run, kind))
         if lifecycle.cancel_requested(lease):
             return _end(run, lambda: lifecycle.cancel(lease))
         attempt = Attempt(run, lease, run_dir)
         attempt.begin(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
+        if slot:
+            slot.note(lease, leash_pid=attempt.child.leash_pid)
     status = attempt.attend()
     if status == 0:
         _publish(run, lease, run_dir, kind, attempt.tail)
     else:
         _end(run, attempt.ending(status))
     return None
+
+
+def _check_cancel(lease: Lease) -> None:
+    """Raises CannotRun when cancelling was asked for; ending the run then ends it as cancelled."""
+    try:
+        if lifecycle.cancel_requested(lease):
+            raise CannotRun("It was cancelled while it waited.")
+    except (OperationalError, InterfaceError) as error:
+        forget_connection(error)
 
 
 def _publish(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail: EventTail) -> None:

@@ -132,7 +132,7 @@ def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
     if services.cancel(run, user_of(request)):
         messages.success(request, "The run is being cancelled.")
     else:
-        messages.warning(request, "There was nothing to cancel any more.")
+        messages.warning(request, services.why_not_cancelled(run))
     return redirect("run", run.pk)
 
 

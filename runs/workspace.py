@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -133,18 +133,20 @@ def log_tail(path: Path, size: int, *, after: int = 0) -> str:
 
 
 @contextmanager
-def locked(run: Run) -> Iterator[int]:
-    """The descriptor of the lock, which lasts until the last process that inherits it has ended.
+def locked(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
+    """Yield the lock's descriptor; the lock lasts until the last process that inherits it has ended.
 
-    A holder on this machine that outlives its lease is killed. Raises CannotRun when that fails.
+    A holder on this machine that outlives its lease is killed. `waiting` is called about once a
+    second meanwhile, and ends the wait by raising. Raises CannotRun when the lock is not free in
+    the end.
     """
     folder = run_dir_of(run).path
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _lock_within(descriptor, STALE_SECONDS):
+        if not _lock_within(descriptor, STALE_SECONDS, waiting):
             _kill_holder(descriptor)
-            if not _lock_within(descriptor, 4 * STALE_SECONDS):
+            if not _lock_within(descriptor, 4 * STALE_SECONDS, waiting):
                 raise CannotRun(
                     f"An earlier attempt still writes to {folder}, perhaps on another machine. "
                     "End it, then continue the run."
@@ -161,14 +163,18 @@ def note_holder(descriptor: int, leash_pid: int | None) -> None:
     os.pwrite(descriptor, note, 0)
 
 
-def _lock_within(descriptor: int, seconds: float) -> bool:
+def _lock_within(descriptor: int, seconds: float, waiting: Callable[[], None]) -> bool:
     deadline = time.monotonic() + seconds
+    call_at = 0.0
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
+            if time.monotonic() >= call_at:
+                waiting()
+                call_at = time.monotonic() + 1
             time.sleep(0.05)
         else:
             return True

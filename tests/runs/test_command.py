@@ -60,14 +60,17 @@ def test_it_watches_until_the_end(begin):
 def test_it_cancels_and_puts_back():
     run = in_state(State.QUEUED)
     assert "is cancelled" in runs("cancel", str(run.pk))
-    with pytest.raises(CommandError, match="ended already"):
+    with pytest.raises(CommandError, match=r"has already ended \(cancelled\)"):
         runs("cancel", str(run.pk))
     runs("requeue", str(run.pk))
     run.refresh_from_db()
     assert run.state == State.QUEUED
     with pytest.raises(CommandError, match="only a failed or cancelled run"):
         runs("requeue", str(run.pk))
-    assert "is being cancelled" in runs("cancel", str(in_state(State.RUNNING).pk))
+    running = in_state(State.RUNNING)
+    assert "is being cancelled" in runs("cancel", str(running.pk))
+    with pytest.raises(CommandError, match="is already being cancelled"):
+        runs("cancel", str(running.pk))
 
 
 def test_it_names_a_run_that_is_not_there():

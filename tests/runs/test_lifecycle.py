@@ -89,6 +89,14 @@ def test_it_refuses_every_illegal_move_and_changes_nothing(verb, state):
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("verb", ["fail", "requeue"])
+def test_a_run_whose_cancelling_was_asked_for_ends_as_cancelled(verb):
+    run = in_state(State.RUNNING, cancel_requested_at=Now())
+    VERBS[verb](run)
+    assert (row(run)["state"], row(run)["error"]) == (State.CANCELLED, "")
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("verb", ["heartbeat", "succeed", "fail", "cancel", "requeue"])
 def test_a_worker_that_wakes_up_late_changes_nothing(verb):
     run = in_state(State.RUNNING, fencing_token=2, cancel_requested_at=Now())

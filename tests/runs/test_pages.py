@@ -213,6 +213,17 @@ def test_a_trainer_cancels_and_continues(trainer, people):
     assert (run.state, run.cancelled_by) == (State.QUEUED, None)
 
 
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [(State.RUNNING, "is already being cancelled"), (State.SUCCEEDED, "ended (succeeded)")],
+)
+def test_a_second_cancel_says_how_far_the_first_is(trainer, state, sentence):
+    run = in_state(state)
+    trainer.post(f"/runs/{run.pk}/cancel")
+    page = trainer.post(f"/runs/{run.pk}/cancel", follow=True).content.decode()
+    assert sentence in page
+
+
 @pytest.mark.parametrize("url", [*LOOK[1:], *CHANGE])
 def test_a_run_that_is_not_there_is_not_found(trainer, url):
     method = trainer.post if url in CHANGE else trainer.get

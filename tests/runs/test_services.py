@@ -148,8 +148,8 @@ def test_a_second_delivery_finds_nothing_and_leaves_quietly(runs_dir):
 @pytest.mark.django_db
 def test_a_busy_machine_takes_no_second_run(runs_dir):
     run = start()
-    with slots.one() as free:
-        assert free
+    with slots.one() as slot:
+        assert slot
         services.execute(run.pk)
     run.refresh_from_db()
     assert (run.state, run.attempt) == (State.QUEUED, 0)

@@ -6,12 +6,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from django.db.models.functions import Now
 
-from runs import child, kinds, services, workspace
+from runs import child, kinds, lifecycle, services, workspace
 from runs.models import Run, State
 from tests.worker import wait_until
 
@@ -161,6 +163,50 @@ def test_a_run_that_was_cancelled_before_it_began_never_starts_its_recipe(begin,
     run = services.run_now(run.pk)
     assert run.state == State.CANCELLED
     assert not (runs_dir / str(run.pk) / "log.txt").exists()
+
+
+@contextmanager
+def directory_in_use(run: Run) -> Iterator[None]:
+    """Somebody on another machine holds the run's directory."""
+    with workspace.locked(run) as lock:
+        os.ftruncate(lock, 0)
+        yield
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_lease_is_renewed_while_the_run_waits_for_its_directory(begin, settings, monkeypatch):
+    settings.RUN_LEASE_SECONDS = 2
+    monkeypatch.setattr(workspace, "STALE_SECONDS", 0.8)
+    run = begin(total=2, send=False)
+    with directory_in_use(run):
+        waiting = threading.Thread(target=services.run_now, args=(run.pk,))
+        waiting.start()
+        wait_until(lambda: Run.objects.filter(pk=run.pk, state=State.RUNNING).exists())
+        for _ in range(10):
+            time.sleep(0.25)
+            assert lifecycle.reap() == []
+    waiting.join(20)
+    run.refresh_from_db()
+    assert (run.state, run.attempt, run.error) == (State.SUCCEEDED, 1, "")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_cancelled_while_it_waits_for_its_directory_ends_as_cancelled(begin):
+    run = begin(send=False)
+    with directory_in_use(run):
+        waiting = threading.Thread(target=services.run_now, args=(run.pk,))
+        waiting.start()
+        wait_until(lambda: Run.objects.filter(pk=run.pk, state=State.RUNNING).exists())
+        services.cancel(run, None)
+        waiting.join(5)
+        run.refresh_from_db()
+        assert (run.state, run.error) == (State.CANCELLED, "")
+
+
+def test_a_cancelled_run_that_cannot_be_prepared_ends_as_cancelled(begin):
+    run = begin(word="unpreparable", send=False)
+    Run.objects.filter(pk=run.pk).update(cancel_requested_at=Now())
+    assert services.run_now(run.pk).state == State.CANCELLED
 
 
 def test_a_recipe_stopped_from_outside_is_tried_again(begin, runs_dir, monkeypatch):

@@ -1,5 +1,7 @@
 """Real workers on a real Redis: what messages, crashes and shutdowns do to a run."""
 
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -99,6 +101,42 @@ def test_it_cancels_within_the_grace_period_and_kills_what_ignores_the_wish(
     wait_for_end(deaf, 10)
     assert deaf.state == State.CANCELLED
     assert not alive(recipe)
+
+
+def processes_training(run: Run) -> list[int]:
+    """Recipes of this run that live and are not stopped."""
+    recipes = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"tests.runs.counting" in command and command[-2].endswith(f"/{run.pk}".encode()):
+            recipes += [int(path.parent.name)] * (b"runs.leash" not in command)
+    return [pid for pid in recipes if alive(pid)]
+
+
+def test_a_stopped_workers_run_is_taken_over_by_another_on_the_same_machine(
+    begin, celery_worker, runs_dir
+):
+    """Its slot is the only one, and its recipe would train on while the run waits."""
+    stopped = celery_worker(include=KINDS, lease=2)
+    run = begin(total=150, delay=0.05, checkpoint_every=5)
+    reach(run, 7)
+    (first,) = processes_training(run)
+    os.kill(stopped.process.pid, signal.SIGSTOP)
+    try:
+        celery_worker(include=KINDS, lease=2)
+        wait_until(lambda: not alive(first) and len(processes_training(run)) == 1, 20)
+        run.refresh_from_db()
+        assert (run.state, run.attempt) == (State.RUNNING, 2)
+    finally:
+        os.kill(stopped.process.pid, signal.SIGCONT)
+    for _ in range(10):
+        time.sleep(0.1)
+        assert len(processes_training(run)) <= 1
+    wait_for_end(run)
+    assert (run.state, run.attempt, run.result["digest"]) == (State.SUCCEEDED, 2, digest_of(150))
 
 
 def test_it_outlives_a_database_that_drops_its_connections(begin, celery_worker):

@@ -103,7 +103,7 @@ show and watch end with status 2 when the run failed or was cancelled.
 
     def cancel(self, run: Run) -> None:
         if not services.cancel(run, None):
-            raise CommandError(f"Run {run.pk} has ended already, or is being cancelled.")
+            raise CommandError(services.why_not_cancelled(run))
         self.after(run, "is being cancelled" if run.state == State.RUNNING else "is cancelled")
 
     def requeue(self, run: Run) -> None:
