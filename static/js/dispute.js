@@ -1,5 +1,6 @@
 // Settling a dispute on the keyboard. The form works without this script and stays the only truth
 // that is sent: the script reads its selects into rows, changes the rows, and writes them back.
+import { digitOf, keyOf } from "./keys.js";
 import { Ladder } from "./review-ladder.js";
 import * as order from "./order.js";
 
@@ -132,14 +133,12 @@ function verbOf(event) {
   if (event.key === "Escape") return () => event.target.blur();
   if (inCauses && event.key.startsWith("Arrow")) return null;
   if (event.key === "Enter") return event.target.closest("button, a") ? null : verbs.submit;
-  const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
-  if (digit && !event.shiftKey) {
-    const at = Number(digit[1]) - 1;
-    return inCauses ? () => causes[at]?.click() : () => verbs.start(at);
-  }
-  const letter = /^[a-i]$/i.test(event.key) && [...cards.keys()][event.key.toLowerCase().charCodeAt(0) - 97];
-  if (letter) return () => verbs.pick(letter, event.shiftKey);
-  return KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  const key = keyOf(event);
+  if (KEYS[key]) return KEYS[key]; // First: on some keyboards "-" is on a digit's key.
+  const digit = digitOf(event);
+  if (digit && !event.shiftKey) return inCauses ? () => causes[digit - 1]?.click() : () => verbs.start(digit - 1);
+  const letter = /^[a-i]$/.test(key) && [...cards.keys()][key.charCodeAt(0) - 97];
+  return letter ? () => verbs.pick(letter, event.shiftKey) : null;
 }
 
 function onKey(event) {

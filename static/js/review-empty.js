@@ -1,4 +1,5 @@
 // Nothing is left to rank: what an earlier page kept is sent, and Z takes back what was just sent.
+import { keyOf } from "./keys.js";
 import { Notes } from "./review-notes.js";
 import { Outbox } from "./review-outbox.js";
 
@@ -29,6 +30,6 @@ async function flush() {
 window.addEventListener("online", flush);
 document.addEventListener("keydown", (event) => {
   const form = document.querySelector("[data-undo]");
-  if (form && event.key.toLowerCase() === "z" && !event.target.closest("input, textarea, select")) form.requestSubmit();
+  if (form && keyOf(event) === "z" && !event.target.closest("input, textarea, select")) form.requestSubmit();
 });
 flush();

@@ -1,6 +1,8 @@
 // Every key of the ranking page. Letters a–i and digits 1–9 mean responses, or grades of a pair; the
 // rest is listed in the dialog that "?" opens. Nothing here runs while someone types, nor when keys
 // are switched off.
+import { digitOf, keyOf } from "./keys.js";
+
 const OFF = "tiebreak-keys-off";
 const TYPING = "textarea, select, input:not([type=radio], [type=checkbox])";
 
@@ -31,17 +33,18 @@ const VERBS = Object.fromEntries(Object.entries(KEYS).flatMap(([verb, keys]) => 
 
 /** Which response a key means, and whether it was a digit. */
 function meant(event) {
-  const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
-  if (digit) return { index: Number(digit[1]) - 1, digit: true };
-  if (!/^[a-i]$/i.test(event.key)) return null;
-  return { index: event.key.toLowerCase().charCodeAt(0) - 97, digit: false };
+  const digit = digitOf(event);
+  if (digit) return { index: digit - 1, digit: true };
+  const key = keyOf(event);
+  return /^[a-i]$/.test(key) ? { index: key.charCodeAt(0) - 97, digit: false } : null;
 }
 
 /** Digits rate the criterion in focus and go on to the next one; 0 takes the rating away. */
 function rate(event, onPending) {
   const group = event.target.closest(".rating");
-  if (!group || !/^[0-9]$/.test(event.key)) return false;
-  const input = [...group.querySelectorAll("input")].find((one) => (one.value || "0") === event.key);
+  const digit = VERBS[keyOf(event)] ? null : digitOf(event);
+  if (!group || digit === null) return false;
+  const input = [...group.querySelectorAll("input")].find((one) => Number(one.value) === digit);
   if (!input) return true;
   input.checked = true;
   const groups = [...group.closest(".ratings").querySelectorAll(".rating")];
@@ -64,7 +67,7 @@ function act(event, verbs) {
   if (event.key === "Enter" && onControl && !event.target.matches("input")) return null;
   if (inRadios && event.key.startsWith("Arrow")) return null;
   if (event.key === "Escape") return () => event.target.blur();
-  const verb = VERBS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  const verb = VERBS[keyOf(event)];
   // Named keys go first: on some keyboards "-" lies on a digit.
   if (verb === "undo" && event.shiftKey) return verbs.redo;
   if (verb === "differences" && event.shiftKey) return verbs.nextDifferences;
@@ -84,7 +87,7 @@ export function listen({ verbs, onPending }) {
     const command = event.ctrlKey || event.metaKey;
     if (event.repeat && !event.key.startsWith("Arrow")) return;
     if (toggle.checked && !command) return;
-    if (command && !["z", "y", "Enter"].includes(event.key)) return;
+    if (command && !["z", "y", "Enter"].includes(keyOf(event))) return;
     if (command && event.key === "Enter") verbs.submit();
     else if (!rate(event, onPending)) {
       const verb = act(event, verbs);

@@ -1,0 +1,29 @@
+// Which shortcut a key press means. On a layout without Latin letters (Cyrillic, Greek, Hebrew,
+// Arabic, Thai, …) the key's position counts: the key that is C on an English keyboard means C.
+const LATIN = /^\p{Script=Latin}$/u;
+const LETTER = /^[\p{L}\p{M}]$/u;
+const SIGNS = { Minus: "-", Equal: "=" };
+
+/** Whether the last letter came from such a layout. It may have a comma or a quote on a letter's key,
+ * which says nothing by itself: Dvorak has them there too. */
+let byPosition = false;
+
+function atPosition(code) {
+  const letter = /^Key([A-Z])$/.exec(code);
+  return letter ? letter[1].toLowerCase() : SIGNS[code];
+}
+
+/** The letter or sign in lower case, or the name of another key, such as "Enter". */
+export function keyOf(event) {
+  const key = event.key === "؟" ? "?" : event.key.normalize("NFKC");
+  if (LETTER.test(key)) byPosition = !LATIN.test(key);
+  const onLetter = /^Key[A-Z]$/.test(event.code) && !/^[a-z]$/i.test(key);
+  const foreign = LETTER.test(key) ? byPosition : onLetter && (byPosition || key === "Process");
+  return (foreign && atPosition(event.code)) || (key.length === 1 ? key.toLowerCase() : key);
+}
+
+/** The digit of a key of the top row or the number pad, whatever it writes; null for another key. */
+export function digitOf(event) {
+  const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
+  return digit ? Number(digit[1]) : null;
+}
