@@ -42,7 +42,8 @@ class OutcomeForm(forms.Form):
                 choices=[("", "–"), *ranks],
                 error_messages={"required": f"{letter} has no rank yet."},
             )
-        below = [(rank, f"Below rank {rank}") for rank, _ in ranks]
+        below = [(rank, f"Below rank {rank}") for rank, _ in ranks[:-1]]
+        below.append((ranks[-1][0], f"Below rank {ranks[-1][0]}: none is unacceptable"))
         cut = self.fields["cut"]
         assert isinstance(cut, forms.ChoiceField)
         cut.choices = [("", "No line"), ("0", "All are unacceptable"), *below]

@@ -157,7 +157,9 @@ class Sheet:
         if self.pair:
             worse = ("1", _("The worse one is unacceptable"))
             return [("", _("Both are acceptable")), worse, ("0", _("Both are unacceptable"))]
-        below = [(rank, _("Below rank %s") % rank) for rank in self.ranks]
+        *ranks, last = self.ranks
+        below = [(rank, _("Below rank %s") % rank) for rank in ranks]
+        below.append((last, _("Below rank %s: none is unacceptable") % last))
         return [("", _("No line")), ("0", _("All are unacceptable")), *below]
 
     @property

@@ -37,6 +37,15 @@ const missing = () => {
   return [...cards.keys()].filter((id) => !done.has(id));
 };
 
+/** What the line says of the responses, in words; empty without a line. */
+function lineWords() {
+  const below = order.unacceptable(state.rows);
+  if (!below) return "";
+  const letters = [...cards.keys()].filter((id) => below.includes(id)).map(letterOf);
+  if (letters.length) return `Unacceptable: ${letters.join(", ")}.`;
+  return missing().length ? "The next ones you place are unacceptable." : "Nothing is unacceptable.";
+}
+
 function paint() {
   const line = state.rows.indexOf(order.LINE);
   for (const [id, card] of cards) {
@@ -48,6 +57,7 @@ function paint() {
     card.dataset.selected = state.selected === id ? "yes" : "no";
   }
   ladder.paint(state);
+  document.getElementById("line-words").textContent = lineWords();
   for (const name of ["better", "worse"]) dock.querySelector(`[data-do=${name}]`).disabled = !state.selected;
   dock.querySelector("[data-do=undo]").disabled = !state.past.length;
   dock.querySelector("[data-do=submit]").dataset.ready = wanting() ? "no" : "yes";
@@ -91,7 +101,7 @@ const verbs = {
   better: () => state.selected && change(order.move(state.rows, state.selected, -1), state.selected),
   worse: () => state.selected && change(order.move(state.rows, state.selected, 1), state.selected),
   line() {
-    const rows = order.line(state.rows, state.selected);
+    const rows = order.line(state.rows, state.selected, !missing().length);
     change(rows, rows.includes(order.LINE) ? order.LINE : null);
   },
   back: () => state.selected && change(order.without(state.rows, state.selected), null),

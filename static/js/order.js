@@ -46,13 +46,22 @@ export function move(rows, id, step, ties = true) {
   return swapped;
 }
 
-/** Draw the line under the row of `selected`, or under everything; take it away when selected. */
-export function line(rows, selected) {
+/** Draw the line under the row of `selected`, or under everything; take it away when selected.
+ * Where every response has a place (`complete`), a line under the last tier would make nothing
+ * unacceptable, which nobody means who draws it: it goes above that tier. */
+export function line(rows, selected, complete) {
   const rest = rows.filter(isTier);
   if (selected === LINE) return rest;
   const at = rowOf(rest, selected);
-  rest.splice(at < 0 ? rest.length : at + 1, 0, LINE);
+  const below = at < 0 ? rest.length : at + 1;
+  rest.splice(complete ? Math.min(below, rest.length - 1) : below, 0, LINE);
   return rest;
+}
+
+/** The ids below the line; null without a line. */
+export function unacceptable(rows) {
+  const at = rows.indexOf(LINE);
+  return at < 0 ? null : placed(rows.slice(at));
 }
 
 /** Put id (a response or the line) as a row of its own before row number `at`. */

@@ -86,11 +86,7 @@ export class Order {
   describe(id) {
     if (!id) return gettext("The line is gone.");
     const at = order.rowOf(this.rows, id);
-    if (id === order.LINE) {
-      const above = order.tiersOf(this.rows.slice(0, at)).length;
-      if (!above) return gettext("Everything is unacceptable.");
-      return fill(gettext("Unacceptable below %(place)s place."), { place: ordinal(above - 1) });
-    }
+    if (id === order.LINE) return this.describeLine();
     if (at < 0) return fill(gettext("%(letter)s is not placed."), { letter: this.letterOf(id) });
     const line = this.rows.indexOf(order.LINE);
     const values = {
@@ -104,6 +100,16 @@ export class Order {
     }
     if (values.mates) return fill(gettext("%(letter)s is %(place)s, tied with %(mates)s."), values);
     return fill(gettext("%(letter)s is %(place)s."), values);
+  }
+
+  /** What the line says of the responses, in words; empty without a line. */
+  describeLine() {
+    const below = order.unacceptable(this.rows);
+    if (!below) return "";
+    const letters = [...this.cards.keys()].filter((id) => below.includes(id)).map((id) => this.letterOf(id));
+    if (letters.length) return fill(gettext("Unacceptable: %(letters)s."), { letters: listed(letters) });
+    if (this.missing().length) return gettext("The next ones you place are unacceptable.");
+    return gettext("Nothing is unacceptable.");
   }
 
   paint() {
@@ -122,6 +128,7 @@ export class Order {
       card.querySelector(".answer-place").setAttribute("aria-label", label);
     }
     this.ladder.paint(this);
+    this.form.querySelector("#line-words").textContent = this.describeLine();
     for (const button of this.form.querySelectorAll("[data-needs=selection]")) button.disabled = !this.selected;
     this.form.querySelector("[data-do=tie]")?.setAttribute("aria-pressed", this.tieNext);
   }
@@ -176,7 +183,7 @@ export class Order {
   }
 
   line() {
-    const rows = order.line(this.rows, this.selected);
+    const rows = order.line(this.rows, this.selected, !this.missing().length);
     this.change(rows, rows.includes(order.LINE) ? order.LINE : null);
   }
 

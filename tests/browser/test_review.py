@@ -54,7 +54,7 @@ def test_it_takes_the_line_away_again_and_says_so(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "-")
-    expect(page.locator("#review-status")).to_have_text("Unacceptable below first place.")
+    expect(page.locator("#review-status")).to_have_text("The next ones you place are unacceptable.")
     press(page, "u")
     expect(page.locator("#review-status")).to_have_text("The line is gone.")
     press(page, "b", "Backspace")

@@ -53,7 +53,7 @@ def test_it_says_aloud_what_happens(visit, world):
     press(page, "Shift+A")
     announced(page, "A is first, tied with B.")
     press(page, "-")
-    announced(page, "Unacceptable below first place.")
+    announced(page, "The next ones you place are unacceptable.")
     press(page, "c")
     announced(page, "C is second, unacceptable.")
     press(page, "=")

@@ -5,7 +5,6 @@ from playwright.sync_api import Page, expect
 
 from accounts.models import Role
 from labeling.models import Adjudication, Membership, Ranking
-from tests.browser.conftest import World
 from tests.browser.desk import in_letters, press, sent
 from tests.browser.test_disputes import dispute
 from tests.labeling.world import make_user
