@@ -43,7 +43,12 @@ def public_with_debug(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     ]
 
 
-OF_THE_PRODUCT = {"TIEBREAK_LOCAL_SERVICES", "TIEBREAK_PIN_QUERIES", "TIEBREAK_TEST_BROWSER"}
+OF_THE_PRODUCT = {
+    "TIEBREAK_LOCAL_SERVICES",
+    "TIEBREAK_PIN_ACCESS",
+    "TIEBREAK_PIN_QUERIES",
+    "TIEBREAK_TEST_BROWSER",
+}
 """What the product sets for itself, its tests and docker-compose.yml."""
 
 

@@ -1,0 +1,156 @@
+"""Two projects with one row of everything, and an address in each for every URL pattern."""
+
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.contenttypes.models import ContentType
+from django.db.models import Model
+from django.urls import get_resolver
+from django.utils import timezone
+
+from accounts.models import Role, Token, User, audit
+from labeling import qualification, queue, rankings, uploads
+from labeling.models import Gold, Membership, Project, Ranking, Skip, Slot, Task
+from reward.models import RewardModel
+from runs import kinds
+from runs.models import Run, RunEvent
+from tests.finetune.factory import (
+    make_adapter,
+    make_base,
+    make_evaluation,
+    make_reward_model,
+    make_snapshot,
+)
+from tests.labeling.gold_world import make_gold
+from tests.labeling.world import key, make_member, make_project, make_task, one_each
+
+PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>[^)]*\)")
+
+
+@dataclass
+class Side:
+    """A project, its reviewer and its lead, and a row for every kind of thing an address names."""
+
+    project: Project
+    reviewer: User
+    lead: User
+    values: dict[str, Any]
+    """By the name of the parameter, or by the start of the address where that is only `pk`."""
+
+    def path(self, route: str) -> str:
+        """Return the address of a route such as `p/<slug>/data/<task_id>/` in this project."""
+        return "/" + PARAMETER.sub(
+            lambda match: str(self._value(route, match[1] or match[2])), route
+        )
+
+    def _value(self, route: str, name: str) -> Any:
+        if name == "app_label":
+            return "labeling"
+        if name in ("object_id", "id") and (model := _admin_model(route)):
+            return self._row(model)
+        starts = [key for key in self.values if key.endswith("/") and route.startswith(key)]
+        found = self.values.get(max(starts, key=len)) if name == "pk" and starts else None
+        found = self.values.get(name) if found is None else found
+        assert found is not None, f"Say in make_side which {name} the address {route} names."
+        return found
+
+    def _row(self, model: type[Model]) -> Any:
+        """Return the key of a row of the project, or of any where the table belongs to none."""
+        from django.contrib import admin
+
+        path = getattr(admin.site._registry[model], "project_path", None)
+        if path is None and any(field.name == "project" for field in model._meta.fields):
+            path = "project"
+        rows = model._default_manager.order_by("pk")
+        if model is Project:
+            return self.project.pk
+        row = (rows.filter(**{path: self.project}) if path else rows).first()
+        assert row is not None, f"Let make_side make a {model._meta.verbose_name}."
+        return row.pk
+
+
+def _admin_model(route: str) -> type[Model] | None:
+    from django.apps import apps
+
+    _, app, name, *_ = [*route.split("/"), "", ""]
+    return apps.get_model(app, name) if app in apps.app_configs and name else None
+
+
+def make_side() -> Side:
+    project = make_project(rankings_per_task=2, revision_hours=1)
+    reviewer, lead = make_member(project), make_member(project, Membership.Role.LEAD)
+    for task in (make_task(project), make_task(project)):
+        slot = queue.claim(project=project, reviewer=reviewer)
+        assert slot is not None and slot.task_id == task.pk
+        if not Ranking.objects.filter(reviewer=reviewer).exists():
+            rankings.submit(
+                slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+            )
+    ranking = Ranking.objects.get(reviewer=reviewer)
+    known = make_gold(project, Gold.Purpose.CHECK)
+    snapshot = make_snapshot(project, prompts=2)
+    adapter = make_adapter(make_base(project), snapshot)
+    evaluation = make_evaluation(adapter)
+    reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
+    upload = uploads.keep(
+        [b"{}\n"], user=lead, project=project, name="a", format="auto", any_criteria=False
+    )
+    Skip.objects.create(task=ranking.task, reviewer=make_member(project), reason="unclear")
+    qualification.ensure(project=project, reviewer=reviewer)
+    version = project.current_version
+    assert version is not None
+    values = {
+        "slug": project.slug,
+        "task_id": ranking.task_id,
+        "gold_id": known.pk,
+        "user_id": reviewer.pk,
+        "ranking_id": ranking.pk,
+        "slot_id": Slot.objects.get(reviewer=reviewer, ranking=None).pk,
+        "key": uuid.UUID(upload.key),
+        "run_id": adapter.run_id,
+        "kind": kinds.all_kinds()[0].name,
+        "snapshots/": snapshot.pk,
+        "models/reward/": reward_model.pk,
+        "models/evaluations/": evaluation.pk,
+        "models/": adapter.pk,
+        "admin/labeling/guidelineversion/": version.pk,
+        "content_type_id": ContentType.objects.get_for_model(Task).pk,
+        "object_id": ranking.task_id,
+        "url": "no-such-page",
+        "rest": "no-such-page",
+    }
+    return Side(project, reviewer, lead, values)
+
+
+def make_people() -> dict[str, User]:
+    """Return the people who belong to no project: a trainer and an administrator."""
+    trainer = User.objects.create(username="trainer", role=Role.TRAINER)
+    administrator = User.objects.create(username="administrator", is_superuser=True)
+    Token.issue(user=trainer, name="first")
+    RunEvent.objects.create(
+        run=Run.objects.earliest("pk"), number=1, at=timezone.now(), event="message", data={}
+    )
+    audit(administrator, "token issued", trainer)
+    return {"trainer": trainer, "administrator": administrator}
+
+
+def routes() -> Iterator[str]:
+    """Yield every URL pattern as text, such as `p/<slug>/data/<task_id>/`."""
+    seen = set()
+    for route in _routes(get_resolver().url_patterns, ""):
+        if route not in seen:
+            yield route
+        seen.add(route)
+
+
+def _routes(patterns: Any, prefix: str) -> Iterator[str]:
+    for pattern in patterns:
+        text = prefix + str(pattern.pattern)
+        if hasattr(pattern, "url_patterns"):
+            yield from _routes(pattern.url_patterns, text)
+        else:
+            plain = text.replace("^", "").replace("$", "")
+            yield PARAMETER.sub(lambda match: f"<{match[1] or match[2]}>", plain)
