@@ -99,6 +99,28 @@ def heartbeat(lease: Lease) -> None:
         raise LeaseLost
 
 
+def regain(lease: Lease, owner: str) -> Lease | None:
+    """Take back a run that the reaper took and nobody has claimed since; None when there is none.
+
+    For a worker whose recipe has finished while the database was away: its lease ended meanwhile,
+    and its results are as good as before. The attempt stays the same one.
+    """
+    reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error=_lost_too_often())
+    with transaction.atomic():
+        taken = Run.objects.filter(
+            reaped, pk=lease.run_id, fencing_token=lease.token, cancel_requested_at=None
+        ).update(
+            state=State.RUNNING,
+            fencing_token=F("fencing_token") + 1,
+            lease_owner=owner[:200],
+            lease_expires_at=_lease_end(),
+            heartbeat_at=Now(),
+            finished_at=None,
+            error="",
+        )
+    return Lease(lease.run_id, lease.token + 1) if taken else None
+
+
 def is_held(lease: Lease) -> bool:
     """Whether it is still the one by which the run is running. One small query."""
     return _held(lease).exists()

@@ -37,6 +37,7 @@ T = TypeVar("T")
 TICK_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 LOG_TAIL_BYTES = 4000
+PATIENCE_SECONDS = 3600
 
 SHUTTING_DOWN = threading.Event()
 """Set when this process was asked to end. Its recipes write a checkpoint and go back to the queue."""
@@ -92,15 +93,40 @@ def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
         if lifecycle.cancel_requested(lease):
             return _end(run, lambda: lifecycle.cancel(lease))
         attempt = Attempt(run, lease, run_dir)
+        if workspace.is_finished(run_dir):
+            run_dir.message("An earlier attempt had finished; its results are taken over.")
+            return _take_over(run, kind, attempt)
         attempt.begin(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
         if slot:
             slot.note(lease, leash_pid=attempt.child.leash_pid)
     status = attempt.attend()
     if status == 0:
-        _publish(run, lease, run_dir, kind, attempt.tail)
-    else:
-        _end(run, attempt.ending(status))
-    return None
+        workspace.mark_finished(run_dir)
+        return _take_over(run, kind, attempt)
+    attempt.copy_rest()
+    return _end(run, attempt.ending(status))
+
+
+def _take_over(run: Run, kind: kinds.RunKind, attempt: "Attempt") -> None:
+    """Publish what a finished recipe left. Waits for the database, however long the lease was.
+
+    When it was away for longer than that, the reaper took the run; then it is taken back, unless
+    somebody else has claimed it. They find the directory finished and publish it themselves.
+    """
+    try:
+        attempt.copy_rest()
+        _publish(run, attempt.lease, attempt.run_dir, kind, attempt.tail)
+    except LeaseLost:
+        regained = retry_until_available(lambda: lifecycle.regain(attempt.lease, owner()))
+        if regained is None:
+            raise
+        attempt.lease = regained
+        try:
+            attempt.copy_rest()
+            _publish(run, regained, attempt.run_dir, kind, attempt.tail)
+        except CannotRun as error:
+            sentence = str(error)
+            _end(run, lambda: lifecycle.fail(regained, sentence))
 
 
 def _check_cancel(lease: Lease) -> None:
@@ -117,14 +143,18 @@ def _publish(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail:
         found = workspace.artifacts(run, run_dir)
 
     def finish(current: Run) -> dict[str, object]:
-        made = _explained(run, "Taking over the results", lambda: kind.finish(current, run_dir))
+        try:
+            made = _explained(run, "Taking over the results", lambda: kind.finish(current, run_dir))
+        except CannotRun:
+            workspace.forget_finished(run_dir)  # continuing the run starts its recipe again
+            raise
         return made or tail.result
 
     _end(run, lambda: lifecycle.succeed(lease, artifacts=found, finish=finish))
 
 
 def _end(run: Run, move: Callable[[], None]) -> None:
-    patiently(move)
+    retry_until_available(move)
     run.refresh_from_db()
     logger.info("Run %s (%s): %s. %s", run.pk, run.kind, run.state, run.error)
 
@@ -182,8 +212,6 @@ class Attempt:
         try:
             while (status := self.child.ended(TICK_SECONDS)) is None:
                 self._tick()
-            while self.copy_events():
-                pass
         except BaseException:
             self.child.kill()
             raise
@@ -226,10 +254,15 @@ class Attempt:
             return self.tail.offset != offset
         try:
             lifecycle.record(self.lease, events, self.tail.progress)
-        except DatabaseError:
+        except (DatabaseError, LeaseLost):
             self.tail.offset, self.tail.number = offset, number
             raise
         return True
+
+    def copy_rest(self) -> None:
+        """Copy what is left, and wait for the database to take it. Raises LeaseLost."""
+        while retry_until_available(self.copy_events):
+            pass
 
     def ending(self, status: int) -> Callable[[], None]:
         """How a run ends whose recipe did not end well."""
@@ -282,14 +315,19 @@ def forget_connection(error: Exception) -> None:
     connection.pool.check()  # type: ignore[attr-defined]  # of the PostgreSQL backend
 
 
-def patiently(write: Callable[[], T]) -> T:
-    """Repeat a write until the database is there to take it, or this process has to end."""
+def retry_until_available(write: Callable[[], T]) -> T:
+    """Repeat a write until the database takes it, for an hour at most or until shutdown.
+
+    Raises the database's error after that. Nothing is lost: the run directory keeps the results,
+    and the next attempt publishes them.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return write()
         except (OperationalError, InterfaceError) as error:
             forget_connection(error)
-            if SHUTTING_DOWN.wait(1):
+            if time.monotonic() > until or SHUTTING_DOWN.wait(1):
                 raise
 
 

@@ -22,6 +22,8 @@ from runs.rundir import ENDED, RunDir, versions, write_atomically
 
 PREPARED = ".prepared"
 LOCK = ".lock"
+FINISHED = ".finished"
+"""Marks a directory whose recipe has done all its work, so that no later attempt repeats it."""
 STALE_SECONDS = 3
 
 
@@ -113,6 +115,19 @@ def ending_told(run_dir: RunDir) -> int | None:
         with suppress(OSError, ValueError):
             return int(file.read_text())
     return None
+
+
+def mark_finished(run_dir: RunDir) -> None:
+    if run_dir.output.is_dir():
+        write_atomically(run_dir.path / FINISHED, "")
+
+
+def is_finished(run_dir: RunDir) -> bool:
+    return (run_dir.path / FINISHED).exists() and run_dir.output.is_dir()
+
+
+def forget_finished(run_dir: RunDir) -> None:
+    (run_dir.path / FINISHED).unlink(missing_ok=True)
 
 
 def log_of(run_dir: RunDir) -> Path:

@@ -89,6 +89,28 @@ def test_it_refuses_every_illegal_move_and_changes_nothing(verb, state):
 
 
 @pytest.mark.django_db
+def test_only_what_the_reaper_took_and_nobody_has_is_regained():
+    def reaped(**fields) -> Run:
+        run = in_state(State.RUNNING, **{"lease_expires_at": Now() - timedelta(1), **fields})
+        lifecycle.reap()
+        return run
+
+    waiting, lost = reaped(), in_state(State.FAILED, error=lifecycle._lost_too_often())
+    lost_lease = Lease(lost.pk, lost.fencing_token)
+    assert lifecycle.regain(Lease(waiting.pk, 1), "me") == Lease(waiting.pk, 2)
+    assert lifecycle.regain(lost_lease, "me") == Lease(lost.pk, lost_lease.token + 1)
+    for run in (waiting, lost):
+        assert (row(run)["state"], row(run)["attempt"], row(run)["error"]) == ("running", 1, "")
+    claimed, cancelled, failed = reaped(), reaped(), in_state(State.FAILED, error="It broke.")
+    lifecycle.claim(claimed.pk, "another")
+    lifecycle.request_cancel(cancelled, None)
+    for run, token in ((claimed, 1), (cancelled, 1), (failed, failed.fencing_token)):
+        before = row(run)
+        assert lifecycle.regain(Lease(run.pk, token), "me") is None
+        assert row(run) == before
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("verb", ["fail", "requeue"])
 def test_a_run_whose_cancelling_was_asked_for_ends_as_cancelled(verb):
     run = in_state(State.RUNNING, cancel_requested_at=Now())

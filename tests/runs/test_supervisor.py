@@ -4,18 +4,22 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
 
 from runs import child, kinds, lifecycle, services, workspace
 from runs.models import Run, State
-from tests.worker import wait_until
+from tests.worker import database_url, wait_until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
 
@@ -163,6 +167,77 @@ def test_a_run_that_was_cancelled_before_it_began_never_starts_its_recipe(begin,
     run = services.run_now(run.pk)
     assert run.state == State.CANCELLED
     assert not (runs_dir / str(run.pk) / "log.txt").exists()
+
+
+@contextmanager
+def database_away() -> Iterator[None]:
+    """It drops every connection but this thread's, and takes no new one."""
+    name = connection.settings_dict["NAME"]
+    connection.ensure_connection()
+    own = connection.connection.info.backend_pid
+    elsewhere = urlsplit(database_url())._replace(path="/postgres").geturl()
+    with psycopg.connect(elsewhere, autocommit=True) as server:
+        server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            server.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = %s AND pid <> %s",
+                [name, own],
+            )
+            yield
+        finally:
+            server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_run_that_finishes_while_the_database_is_away_publishes_when_it_is_back(
+    begin, runs_dir, settings
+):
+    """Its lease ends meanwhile, on its last attempt: nothing is repeated or lost."""
+    settings.RUN_LEASE_SECONDS, settings.RUN_MAX_ATTEMPTS = 2, 1
+    run = begin(total=20, delay=0.05, send=False)
+    folder = runs_dir / str(run.pk)
+    supervising = threading.Thread(target=services.run_now, args=(run.pk,))
+    supervising.start()
+    wait_until(lambda: (folder / "events.jsonl").exists())
+    with database_away():
+        wait_until(lambda: (folder / ".finished").exists())
+        Run.objects.update(lease_expires_at=Now() - timedelta(seconds=1))
+        lifecycle.reap()
+        run.refresh_from_db()
+        assert run.state == State.FAILED
+    supervising.join(60)
+    run.refresh_from_db()
+    assert (run.state, run.attempt, run.error) == (State.SUCCEEDED, 1, "")
+    assert run.result["digest"] == digest_of(20)
+    assert (folder / "log.txt").read_text().count("--- attempt") == 1
+    steps = run.events.filter(event="progress").values_list("data__step", flat=True)
+    assert sorted(steps) == list(range(1, 21))
+
+
+def test_what_an_earlier_attempt_finished_is_taken_over_and_not_repeated(begin, runs_dir):
+    run = begin(total=4, send=False)
+    workspace.prepare(run, kinds.get(run.kind))
+    folder = runs_dir / str(run.pk)
+    command = child.command_for("tests.runs.counting", folder, multi_gpu=False)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    workspace.mark_finished(workspace.run_dir_of(run))
+    run = services.run_now(run.pk)
+    assert (run.state, run.error) == (State.SUCCEEDED, "")
+    assert run.result["digest"] == digest_of(4)
+    assert not (folder / "log.txt").exists()
+    texts = [event.data["text"] for event in run.events.filter(event="message")]
+    assert texts == ["An earlier attempt had finished; its results are taken over."]
+
+
+def test_results_that_could_not_be_taken_over_are_computed_again(begin):
+    run = services.run_now(begin(word="unfinishable", send=False).pk)
+    assert run.state == State.FAILED
+    Run.objects.filter(pk=run.pk).update(inputs={"word": "hello"})
+    services.restart(run, None)
+    run = services.run_now(run.pk)
+    assert run.state == State.SUCCEEDED
+    assert "counting from" in workspace.log_of(workspace.run_dir_of(run)).read_text()
 
 
 @contextmanager
