@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from random import Random
 from typing import Any
 
 from django.db import transaction
@@ -89,6 +90,13 @@ def next_after(disputes: Sequence[OpenDispute], task_id: int) -> OpenDispute | N
     return disputes[place] if place < len(disputes) else None
 
 
+def order_for(task_id: int, lead: User, response_ids: Sequence[int]) -> list[int]:
+    """The order in which the page of a dispute shows the responses to a lead; always the same."""
+    order = list(response_ids)
+    Random(f"{task_id}:{lead.pk}").shuffle(order)
+    return order
+
+
 # --- deciding ------------------------------------------------------------------------------------
 
 
@@ -102,9 +110,11 @@ def decide(
     cut: int | None = None,
     note: str = "",
     seen: str = "",
+    shown_order: Sequence[int] = (),
 ) -> Adjudication:
     """Write the outcome and its cause, and ask no further rankings of the task.
 
+    `shown_order` is the order of the responses on the lead's page: the letters in the note follow it.
     `seen` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
     also when someone else has decided since.
     """
@@ -116,6 +126,7 @@ def decide(
     earlier = _content(before) | {"by": before.by.username} if before else {}
     decided.tiers, decided.cut = [list(tier) for tier in tiers], cut
     decided.cause, decided.note, decided.by = cause, storable(note), by
+    decided.shown_order = list(shown_order)
     decided.guideline_version = task.project.current_version
     decided.created_at = timezone.now()
     decided.save()
@@ -130,7 +141,9 @@ def mark(decision: Adjudication | None) -> str:
 
 
 def _content(decision: Adjudication) -> dict[str, Any]:
-    return {name: getattr(decision, name) for name in ("tiers", "cut", "cause", "note")}
+    return {
+        name: getattr(decision, name) for name in ("tiers", "cut", "cause", "note", "shown_order")
+    }
 
 
 def _taken(before: Adjudication | None, seen: str) -> dict[str, str]:

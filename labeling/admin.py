@@ -14,6 +14,7 @@ from accounts.models import User
 from labeling import findings, gold_admin, guideline_admin, project_settings, queue
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
+from labeling.lettering import letters_of
 from labeling.models import (
     Membership,
     Project,
@@ -316,13 +317,19 @@ class RankingAdmin(FrozenMixin, BigTableAdmin):
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         return (
             "task", "reviewer", "order", "cut", "strength", "ratings", "flags", "rationale",
-            "guideline_version", "shown_order", "active_seconds", "source", "idempotency_key",
+            "letters", "guideline_version", "shown_order", "active_seconds", "source", "idempotency_key",
             "supersedes", "superseded_at", "extra", "created_at",
         )  # fmt: skip
 
     @admin.display(description="Order, best first")
     def order(self, ranking: Ranking) -> str:
         return " > ".join(" = ".join(map(str, tier)) for tier in ranking.tiers)
+
+    @admin.display(description="Letters in the rationale")
+    def letters(self, ranking: Ranking) -> str:
+        letters = letters_of(ranking.shown_order)
+        named = ", ".join(f"{letter} is response {pk}" for pk, letter in letters.items())
+        return named or "not recorded"
 
     @admin.display(description="Current", boolean=True)
     def current(self, ranking: Ranking) -> bool:

@@ -419,7 +419,9 @@ def skip(
     if slot is None:
         return False
     Skip.objects.get_or_create(
-        task_id=slot.task_id, reviewer=reviewer, defaults={"reason": reason, "note": note[:500]}
+        task_id=slot.task_id,
+        reviewer=reviewer,
+        defaults={"reason": reason, "note": note[:500], "shown_order": slot.shown_order or []},
     )
     return release(slot_id=slot_id, reviewer=reviewer)
 

@@ -7,12 +7,13 @@ without HTML, the result goes through an allowlist, and the Content-Security-Pol
 
 import re
 import unicodedata
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from html import escape
 from typing import Any
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.rules_core import StateCore
@@ -46,6 +47,9 @@ STACKED = re.compile(
     "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{6})"
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
 )
+LETTER = re.compile("\ue000([A-I])([A-I])\ue001")
+"""A letter of the page and the one written, between characters that mean nothing by themselves."""
+
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -84,6 +88,25 @@ def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     if len(markdown) > SHOWN_LIMIT:
         html += f"<p>… {len(markdown) - SHOWN_LIMIT:,} more characters are not shown.</p>"
     return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
+
+
+def render_lettered(markdown: str, letters: Mapping[int, tuple[str, str]]) -> SafeString:
+    """Markdown in which some letters are replaced and marked.
+
+    `letters`: the position of each in the text, with the letter to show and the one written.
+    """
+    plain = markdown.replace("\ue000", "\ufffd").replace("\ue001", "\ufffd")
+    pieces = [
+        f"\ue000{''.join(letters[at])}\ue001" if at in letters else character
+        for at, character in enumerate(plain)
+    ]
+    html = LETTER.sub(_abbreviation, str(render("".join(pieces))))
+    return mark_safe(html)  # noqa: S308 - each match is two letters from A to I
+
+
+def _abbreviation(match: re.Match[str]) -> str:
+    title = _("written as %(letter)s") % {"letter": match[2]}
+    return f'<abbr class="letter" title="{escape(title)}">{match[1]}</abbr>'
 
 
 def _blocks(text: str) -> Iterator[str]:

@@ -37,6 +37,7 @@ from labeling.importers.records import (
 )
 from labeling.importers.source import rows
 from labeling.models import Task
+from labeling.references import LETTERS
 
 LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority", "gold"}
 RESPONSE = {"text", "model", "id", "external_id", "seed", "sampling"}
@@ -44,7 +45,8 @@ TASK = {"responses", "rankings", "priority", "rankings_wanted", "kind", "gold"}
 GOLD = {"purpose", "constraints", "explanation"}
 RANKING = {
     "reviewer", "tiers", "cut", "strength", "ratings", "flags", "rationale", "active_seconds",
-    "shown_order", "created_at", "source", "guideline_version",
+    "shown_order", "created_at", "source", "guideline_version", "rationale_letters",
+    "rationale_resolved",
 }  # fmt: skip
 ALIEN = {"response", "completion", "model", "model_name", "chosen", "rejected", "label", "tools"}
 """Names by which a line with messages shows that it is of another format."""
@@ -226,10 +228,25 @@ def _ranking(value: Any, places: Places, line: int) -> RankingRecord:
         tiers=[[_place(name, places, line) for name in tier] for tier in tiers],
         ratings=_by_place(value, "ratings", places, line),
         flags=_by_place(value, "flags", places, line),
-        shown_order=[_place(name, places, line) for name in _list(value, "shown_order", line)],
+        shown_order=_shown_order(value, places, line),
         created_at=_moment(value.get("created_at"), line),
         **fields,
     )
+
+
+def _shown_order(value: dict[str, Any], places: Places, line: int) -> list[int]:
+    """As given, else from "rationale_letters", which say the same: {"A": 2, "B": 0, "C": 1}."""
+    order = [_place(name, places, line) for name in _list(value, "shown_order", line)]
+    letters = from_json(value.get("rationale_letters")) or {}
+    if not isinstance(letters, dict) or sorted(letters) != list(LETTERS[: len(letters)]):
+        raise BadInput(
+            '"rationale_letters" must be an object that gives each letter from A on a response.',
+            line,
+        )
+    lettered = [_place(letters[letter], places, line) for letter in sorted(letters)]
+    if order and lettered and order != lettered:
+        raise BadInput('"shown_order" and "rationale_letters" contradict each other.', line)
+    return order or lettered
 
 
 def _moment(value: Any, line: int) -> datetime | None:

@@ -1,4 +1,5 @@
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 from labeling.models.guidelines import GuidelineVersion
@@ -21,6 +22,12 @@ class Adjudication(models.Model):
     cut = models.PositiveSmallIntegerField(null=True, blank=True)
     cause = models.CharField(max_length=16, choices=Cause)
     note = models.TextField(blank=True)
+    shown_order = ArrayField(
+        models.BigIntegerField(),
+        default=list,
+        blank=True,
+        help_text="The order in which the lead saw the responses; the note's letters follow it.",
+    )
     guideline_version = models.ForeignKey(
         GuidelineVersion, null=True, on_delete=models.PROTECT, related_name="+"
     )

@@ -92,6 +92,11 @@ class Skip(models.Model):
     )
     reason = models.CharField(max_length=16, choices=Reason)
     note = models.CharField(max_length=500, blank=True)
+    shown_order = ArrayField(
+        models.BigIntegerField(),
+        default=list,
+        help_text="The order in which the reviewer saw the responses; see labeling.lettering.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

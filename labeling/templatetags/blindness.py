@@ -1,9 +1,9 @@
-from string import ascii_uppercase
 from typing import Any
 
 from django import template
 
 from labeling.blindness import may_see_models, may_see_others, others_of
+from labeling.lettering import Lettering, letters_of
 from labeling.models import Project, Response
 from labeling.suggestions import Suggestion, suggestions_for
 from labeling.views.sheet import Sheet, as_order
@@ -15,15 +15,19 @@ register = template.Library()
 def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dict[str, Any]:
     """On the ranking page: what the project shows to everyone at any time. No query otherwise."""
     user, shown = context["user"], sheet.shown_order
-    letters = dict(zip(shown, ascii_uppercase, strict=False))
+    letters = letters_of(shown)
     models: list[tuple[str, str]] = []
     said: list[dict[str, Any]] = []
     if may_see_models(user, project, sheet.task, judging=True):
         names = dict(Response.objects.filter(pk__in=shown).values_list("pk", "model_name"))
         models = [(letters[response], names[response]) for response in shown]
     if may_see_others(user, project, sheet.task, judging=True):
+        lettering = Lettering.of(sheet.task, letters)
         said = [
-            {"order": as_order(one.tiers, one.cut, letters), "rationale": one.rationale}
+            {
+                "order": as_order(one.tiers, one.cut, letters),
+                "note": lettering.show(one.rationale, one.shown_order),
+            }
             for one in others_of(sheet.task, user).order_by("id")
         ]
     return {"models": models, "said": said}

@@ -1,4 +1,3 @@
-from string import ascii_uppercase
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
@@ -9,6 +8,7 @@ from django.views.decorators.http import require_GET
 
 from accounts.access import user_of
 from labeling.access import led_project
+from labeling.lettering import Lettering, letters_of
 from labeling.models import Slot, Task
 from labeling.suggestions import suggestions_for
 from labeling.text import render as render_text
@@ -86,7 +86,8 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         Task.objects.select_related("prompt", "project"), pk=task_id, project=project
     )
     places = list(shown.places.select_related("response").order_by("position"))
-    letters = {place.response_id: ascii_uppercase[place.position] for place in places}
+    letters = letters_of([place.response_id for place in places])
+    lettering = Lettering.of(shown, letters, [place.response.text for place in places])
     scores = suggestions_for(user_of(request), shown, list(letters))
     context = {
         "project": project,
@@ -103,16 +104,23 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
             }
             for place in places
         ],
-        "rankings": _rankings(shown, letters),
+        "rankings": _rankings(shown, lettering),
         "slots": list(shown.slots.select_related("reviewer").order_by("number")),
-        "skips": list(shown.skips.select_related("reviewer")),
+        "skips": [
+            {"skip": skip, "note": lettering.show(skip.note, skip.shown_order)}
+            for skip in shown.skips.select_related("reviewer")
+        ],
     }
     return render(request, "labeling/task.html", context)
 
 
-def _rankings(task: Task, letters: dict[int, str]) -> list[dict[str, Any]]:
+def _rankings(task: Task, lettering: Lettering) -> list[dict[str, Any]]:
     rankings = task.rankings.select_related("reviewer", "guideline_version").order_by("id")
     return [
-        {"ranking": ranking, "order": as_order(ranking.tiers, ranking.cut, letters)}
+        {
+            "ranking": ranking,
+            "order": as_order(ranking.tiers, ranking.cut, lettering.letters),
+            "note": lettering.show(ranking.rationale, ranking.shown_order, limit=300),
+        }
         for ranking in rankings
     ]

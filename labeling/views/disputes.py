@@ -2,7 +2,6 @@
 
 import random
 from http import HTTPStatus
-from string import ascii_uppercase
 from typing import Any
 
 from django.contrib import messages
@@ -22,9 +21,11 @@ from labeling.adjudication import (
     mark,
     next_after,
     open_disputes,
+    order_for,
 )
 from labeling.blindness import may_see_models
 from labeling.judgments import FLAGS
+from labeling.lettering import Lettering, letters_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.outcomes import OutcomeForm, ranks_of
 from labeling.text import render as render_text
@@ -92,7 +93,12 @@ def _decided(request: HttpRequest, case: "_Case") -> HttpResponse:
     following = case.following()
     if form.is_valid():
         try:
-            decide(task=case.task, by=user_of(request), **form.outcome())
+            decide(
+                task=case.task,
+                by=user_of(request),
+                shown_order=case.order_of(form.cleaned_data["note"]),
+                **form.outcome(),
+            )
         except CannotDecide as refused:
             form.refuse(refused)
         else:
@@ -111,15 +117,17 @@ class _Case:
     def __init__(self, request: HttpRequest, project: Project, task: Task):
         self.request, self.project, self.task = request, project, task
         self.user = user_of(request)
-        shuffle = random.Random(f"{task.pk}:{self.user.pk}").shuffle
-        self.places = list(task.places.select_related("response").order_by("position"))
-        shuffle(self.places)
-        self.letters = {
-            place.response_id: letter
-            for place, letter in zip(self.places, ascii_uppercase, strict=False)
+        places = {
+            place.response_id: place
+            for place in task.places.select_related("response").order_by("position")
         }
+        order = order_for(task.pk, self.user, list(places))
+        self.places = [places[response] for response in order]
+        self.letters = letters_of(order)
+        texts = [place.response.text for place in self.places]
+        self.lettering = Lettering.of(task, self.letters, texts)
         self.rankings = list(task.rankings.filter(superseded_at=None).order_by("id"))
-        shuffle(self.rankings)
+        random.Random(f"{task.pk}:{self.user.pk}").shuffle(self.rankings)
         self.decision = Adjudication.objects.filter(task=task).select_related("by").first()
         self.disputes = open_disputes(project)
 
@@ -132,9 +140,21 @@ class _Case:
         said = {
             "seen": mark(self.decision),
             "cause": self.decision.cause if self.decision else "",
-            "note": self.decision.note if self.decision else "",
+            "note": self._note_to_edit(),
         }
         return said | (ranks_of(order.tiers, order.cut) if order else {})
+
+    def _note_to_edit(self) -> str:
+        """In the letters of this page, where that is certain."""
+        if self.decision is None:
+            return ""
+        return self.lettering.rewritten(self.decision.note, self.decision.shown_order)
+
+    def order_of(self, note: str) -> list[int]:
+        """The order that the letters of a note follow: an unchanged note keeps its author's."""
+        if self.decision is not None and note == self.decision.note:
+            return self.decision.shown_order
+        return list(self.letters)
 
     def _started_from(self) -> Ranking | None:
         said = self.request.GET.get("from", "")
@@ -158,6 +178,9 @@ class _Case:
             "responses": self._responses(form),
             "rankings": [self._ranking(ranking) for ranking in self.rankings],
             "form": form,
+            "note": self.lettering.show(self.decision.note, self.decision.shown_order)
+            if self.decision
+            else None,
             "version": self.project.current_version,
         }
         return render(self.request, "labeling/dispute.html", context, status=status)
@@ -185,7 +208,7 @@ class _Case:
         return {
             "order": as_order(ranking.tiers, ranking.cut, self.letters),
             "ranks": ranks_of(ranking.tiers, ranking.cut),
-            "rationale": ranking.rationale,
+            "note": self.lettering.show(ranking.rationale, ranking.shown_order),
             "flags": flags,
             "simulated": ranking.source == Ranking.Source.SIMULATION,
         }

@@ -15,6 +15,7 @@ from labeling import gold as golds
 from labeling.access import led_project, project_for
 from labeling.gold import GoldError, Letters
 from labeling.gold_form import GoldForm, rows_of, with_more_rows
+from labeling.lettering import Lettering
 from labeling.models import Adjudication, Gold, Project, Ranking, Task
 from labeling.text import render as render_text
 from labeling.text import shortened
@@ -110,20 +111,26 @@ def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
         project,
         gold=one,
         rules=golds.sentences(one.constraints, letters),
-        answers=_answers(one, letters),
+        answers=_answers(one, letters, _texts(one.task)),
         share=gold_shares.share_of(one),
         **_sheet(one.task, form, rows, sentence),
     )
     return render(request, "labeling/gold_detail.html", context, status=422 if sentence else 200)
 
 
-def _answers(one: Gold, letters: Letters) -> list[dict[str, Any]]:
+def _texts(task: Task) -> list[str]:
+    return list(task.responses.values_list("text", flat=True))
+
+
+def _answers(one: Gold, letters: Letters, texts: list[str]) -> list[dict[str, Any]]:
+    lettering = Lettering.of(one.task, letters, texts)
     answers = one.task.rankings.filter(superseded_at=None).select_related("reviewer")
     return [
         {
             "ranking": answer,
             "order": as_order(answer.tiers, answer.cut, dict(letters)),
             "result": golds.check(answer, one, letters),
+            "note": lettering.show(answer.rationale, answer.shown_order, limit=300),
         }
         for answer in answers.order_by("-pk")[:ANSWERS_SHOWN]
     ]
@@ -264,13 +271,17 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     )
     if (found := golds.feedback(ranking)) is None:
         return redirect("review", project.slug)
-    letters = golds.letters_of(ranking.shown_order or _ids(ranking.task))
+    own = _ids(ranking.task)
+    letters = golds.letters_of(ranking.shown_order or own)
     texts = dict(ranking.task.responses.values_list("pk", "text"))
+    lettering = Lettering.of(ranking.task, letters, texts.values())
+    explanation, note = lettering.show_markdown(found.explanation, own)
     context = {
         "project": project,
         "section": "review",
         "feedback": found,
-        "explanation": render_text(found.explanation),
+        "explanation": explanation,
+        "note": note,
         "order": as_order(ranking.tiers, ranking.cut, letters),
         "messages_of_prompt": conversation(ranking.task.prompt.messages),
         "responses": [

@@ -1,6 +1,6 @@
 """What others said of a task, for a reviewer who has ranked it, as far as the project's policy goes."""
 
-from string import ascii_uppercase
+from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -11,6 +11,7 @@ from django.views.decorators.http import require_GET
 from accounts.access import user_of
 from labeling.access import leads, project_for
 from labeling.blindness import may_see_models, may_see_others, may_see_suggestions, others_of
+from labeling.lettering import Lettering, letters_of
 from labeling.models import Ranking
 from labeling.suggestions import suggestions_for
 from labeling.text import render as render_text
@@ -37,9 +38,8 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     places = list(own.task.places.select_related("response").order_by("position"))
     shown = {response: place for place, response in enumerate(own.shown_order)}
     places.sort(key=lambda place: shown.get(place.response_id, len(shown) + place.position))
-    letters = {
-        place.response_id: letter for place, letter in zip(places, ascii_uppercase, strict=False)
-    }
+    letters = letters_of([place.response_id for place in places])
+    lettering = Lettering.of(own.task, letters, [place.response.text for place in places])
     scores = suggestions_for(user, own.task, list(letters))
     said = others_of(own.task, user).order_by("?")
     context = {
@@ -47,12 +47,9 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         "section": "review",
         "leads": leads(user, project),
         "ranking": own,
-        "own": {"order": as_order(own.tiers, own.cut, letters), "rationale": own.rationale},
+        "own": _shown(own, lettering),
         "show_others": show_others,
-        "others": [
-            {"order": as_order(one.tiers, one.cut, letters), "rationale": one.rationale}
-            for one in (said if show_others else ())
-        ],
+        "others": [_shown(ranking, lettering) for ranking in (said if show_others else ())],
         "messages_of_prompt": conversation(own.task.prompt.messages),
         "responses": [
             {
@@ -65,3 +62,10 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         ],
     }
     return render(request, "labeling/others.html", context)
+
+
+def _shown(ranking: Ranking, lettering: Lettering) -> dict[str, Any]:
+    return {
+        "order": as_order(ranking.tiers, ranking.cut, lettering.letters),
+        "note": lettering.show(ranking.rationale, ranking.shown_order),
+    }

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_GET
 from accounts.models import User
 from labeling import charts, window
 from labeling.access import led_project
+from labeling.lettering import Lettering
 from labeling.models import Project, Ranking, Task, TaskResponse
 from labeling.quality import (
     Dispute,
@@ -82,6 +83,7 @@ def _shown(
     dispute: Dispute, task: Task, places: list[TaskResponse], rankings: list[Ranking]
 ) -> dict[str, Any]:
     letters = {place.response_id: ascii_uppercase[place.position] for place in places}
+    lettering = Lettering.of(task, letters, [place.response.text for place in places])
     return {
         "task_id": dispute.task_id,
         "percent": dispute.percent,
@@ -92,7 +94,7 @@ def _shown(
         "rankings": [
             {
                 "order": as_order(ranking.tiers, ranking.cut, letters),
-                "rationale": ranking.rationale,
+                "note": lettering.show(ranking.rationale, ranking.shown_order, limit=300),
                 "simulated": ranking.source == ranking.Source.SIMULATION,
             }
             for ranking in rankings

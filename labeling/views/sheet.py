@@ -1,7 +1,7 @@
 """What the ranking page shows: the prompt, the responses as they were shuffled, what was typed."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import ascii_uppercase
@@ -183,7 +183,9 @@ class Sheet:
         return render(self.version.text, line_breaks=False) if self.version else None
 
 
-def as_order(tiers: Sequence[Sequence[Any]], cut: int | None, letters: dict[int, str]) -> list[Any]:
+def as_order(
+    tiers: Sequence[Sequence[Any]], cut: int | None, letters: Mapping[int, str]
+) -> list[Any]:
     """The tiers with letters for ids and a "line" where the cut runs, ready for a template."""
     rows: list[Any] = [[letters.get(i, "?") for i in tier] for tier in tiers]
     if cut is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from accounts.models import User
+from labeling.lettering import letters_of, resolved
 from labeling.models import (
     Gold,
     GuidelineVersion,
@@ -23,6 +24,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.references import own_letters
 from reward.exports.shapes import MESSAGES, Row
 from reward.snapshots import pseudonyms
 
@@ -33,7 +35,8 @@ _RANKING = pa.struct(
     [
         ("reviewer", pa.string()), ("tiers", pa.list_(_PLACES)), ("cut", pa.int64()),
         ("strength", pa.float64()), ("ratings", pa.string()), ("flags", pa.string()),
-        ("rationale", pa.string()), ("active_seconds", pa.float64()), ("shown_order", _PLACES),
+        ("rationale", pa.string()), ("rationale_letters", pa.string()),
+        ("rationale_resolved", pa.string()), ("active_seconds", pa.float64()), ("shown_order", _PLACES),
         ("created_at", pa.string()), ("source", pa.string()), ("guideline_version", pa.int64()),
     ]
 )  # fmt: skip
@@ -126,6 +129,8 @@ class Records:
         golds: dict[int, Gold],
     ) -> Row:
         at = {response.pk: place for place, response in enumerate(responses)}
+        asked = "\n".join(str(message["content"]) for message in prompt.messages)
+        own = own_letters(asked, [response.text for response in responses])
         return {
             "id": prompt.external_id,
             "messages": [{"role": m["role"], "content": m["content"]} for m in prompt.messages],
@@ -147,13 +152,14 @@ class Records:
                     "rankings_wanted": task.rankings_wanted,
                     "kind": task.kind,
                     "gold": _gold(golds.get(task.pk), at),
-                    "rankings": [self._ranking(ranking, at) for ranking in rankings[task.pk]],
+                    "rankings": [self._ranking(ranking, at, own) for ranking in rankings[task.pk]],
                 }
                 for task in tasks
             ],
         }
 
-    def _ranking(self, ranking: Ranking, at: dict[int, int]) -> Row:
+    def _ranking(self, ranking: Ranking, at: dict[int, int], own: frozenset[str]) -> Row:
+        letters = letters_of(ranking.shown_order).items()
         return {
             "reviewer": self.users[ranking.reviewer_id],
             "tiers": [[at[pk] for pk in tier] for tier in ranking.tiers],
@@ -162,6 +168,8 @@ class Records:
             "ratings": as_text({str(at[int(pk)]): said for pk, said in ranking.ratings.items()}),
             "flags": as_text({str(at[int(pk)]): said for pk, said in ranking.flags.items()}),
             "rationale": ranking.rationale,
+            "rationale_letters": as_text({named: at[pk] for pk, named in letters if pk in at}),
+            "rationale_resolved": resolved(ranking.rationale, ranking.shown_order, at, own),
             "active_seconds": ranking.active_seconds,
             "shown_order": [at[pk] for pk in ranking.shown_order if pk in at],
             "created_at": ranking.created_at.astimezone(UTC).isoformat(),

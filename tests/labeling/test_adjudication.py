@@ -238,7 +238,7 @@ def test_a_lead_may_change_an_outcome_and_the_audit_trail_keeps_the_old_one(proj
     entry = AuditEntry.objects.filter(action="dispute decided").first()
     assert entry.details["before"] == {
         "tiers": one_each(task), "cut": None, "cause": "close", "note": "Even.",
-        "by": lead.username,
+        "shown_order": [], "by": lead.username,
     }  # fmt: skip
 
 
