@@ -42,7 +42,7 @@ class PersonForm(forms.ModelForm):
 
     class Meta:
         model = User
-        fields = ("username", "first_name", "last_name", "role")
+        fields: tuple[str, ...] = ("username", "first_name", "last_name", "role")
         labels = {"username": "User name"}
 
     def save(self, commit: bool = True) -> User:

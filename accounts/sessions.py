@@ -37,10 +37,10 @@ class SessionStore(db.SessionStore):
         self.ends_at = session.expire_date
         return session
 
-    def create_model_instance(self, data: dict[str, Any]) -> Session:
+    def create_model_instance(self, data: dict[str, Any]) -> Any:
         if SESSION_KEY in data:
             data.setdefault(SIGNED_IN_AT, int(timezone.now().timestamp()))
-        session = super().create_model_instance(data)
+        session: Any = super().create_model_instance(data)
         session.expire_date = self.ends_at = _end_of(data)
         return session
 

@@ -11,7 +11,15 @@ from django.utils.safestring import SafeString
 
 from accounts.access import user_of
 from accounts.models import User
-from labeling import findings, gold_admin, guideline_admin, project_settings, queue
+from labeling import (
+    findings,
+    gold_admin,
+    guideline_admin,
+    memberships,
+    project_settings,
+    projects,
+    queue,
+)
 from labeling.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.importers.records import BadInput, check_messages
 from labeling.lettering import letters_of
@@ -46,10 +54,20 @@ class FrozenInline(FrozenMixin, admin.TabularInline):
 # --- projects ------------------------------------------------------------------------------------
 
 
+class MembershipForm(forms.ModelForm):
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        person, role = values.get("user"), values.get("role", "")
+        if person and (sentence := memberships.problem(person=person, role=role)):
+            self.add_error("role", sentence)
+        return values
+
+
 class MembershipInline(admin.TabularInline):
     """A plain list of people: looking them up would need the right to see their accounts."""
 
     model = Membership
+    form = MembershipForm
     extra = 0
 
     def formfield_for_foreignkey(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
@@ -79,6 +97,17 @@ class ProjectAdmin(OwnProjectsAdmin):
         super().save_model(request, obj, form, change)
         if change:
             project_settings.note(obj, form, user_of(request))
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        super().save_formset(request, form, formset, change)
+        if formset.model is Membership:
+            memberships.note(formset, user_of(request))
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Make whoever creates a project its lead, as they would not see it otherwise."""
+        super().save_related(request, form, formsets, change)
+        if not change:
+            projects.give_lead(project=form.instance, by=user_of(request))
 
     def get_prepopulated_fields(self, request: HttpRequest, obj: Any = None) -> dict[str, Any]:
         return {} if obj else super().get_prepopulated_fields(request, obj)

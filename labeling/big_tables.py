@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from accounts.access import user_of
+from accounts.models import audit
 from labeling.models import Membership, Project
 
 COUNTED_AT_MOST = 2_000
@@ -62,8 +63,51 @@ class _Matching(Func):
     arg_joiner = " @@ websearch_to_tsquery('simple', "
 
 
-class OwnProjectsAdmin(admin.ModelAdmin):
-    """Leads meet the projects they lead, trainers all. `project_path` leads to the project."""
+class OwnProjectFilter(admin.RelatedFieldListFilter):
+    """A filter by project that names a lead's own projects only."""
+
+    def field_choices(
+        self, field: Any, request: HttpRequest, model_admin: Any
+    ) -> list[tuple[str, str]]:
+        ordering = self.field_admin_ordering(field, request, model_admin)
+        user = user_of(request)
+        own = {} if user.can_train else {"pk__in": led_by(user.pk)}
+        return field.get_choices(include_blank=False, ordering=ordering, limit_choices_to=own)
+
+    def has_output(self) -> bool:
+        """Keep a filter that is set: Django ignores one that has a single choice."""
+        return bool(self.lookup_val) or super().has_output()
+
+
+# Registered for the field, so that a filter added later is safe without anyone thinking of it.
+admin.FieldListFilter.register(
+    lambda field: bool(field.remote_field) and field.remote_field.model is Project,
+    OwnProjectFilter,
+    take_priority=True,
+)
+
+
+class OwnChoicesMixin:
+    """Foreign keys offer and accept only rows that the user may see in the admin.
+
+    A form accepts what its queryset holds, whatever the list or the search field offered.
+    """
+
+    admin_site: admin.AdminSite
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        target = self.admin_site._registry.get(db_field.remote_field.model)
+        if "queryset" not in kwargs and isinstance(target, OwnProjectsAdmin):
+            kwargs["queryset"] = target.get_queryset(request)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)  # type: ignore[misc]
+
+
+class OwnProjectsAdmin(OwnChoicesMixin, admin.ModelAdmin):
+    """Leads see and change rows of the projects they lead, trainers all.
+
+    `project_path` leads to the project. Lists, searches, actions, history and the pages of one row
+    all go through `get_queryset`. What is written here is written to the audit trail.
+    """
 
     project_path = "project"
 
@@ -77,11 +121,20 @@ class OwnProjectsAdmin(admin.ModelAdmin):
             return rows
         return rows.filter(**{f"{self.project_path}__in": led_by(user.pk)})
 
-    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        user = user_of(request)
-        if db_field.name == "project" and not user.can_train:
-            kwargs["queryset"] = Project.objects.filter(pk__in=led_by(user.pk))
-        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        audit(user_of(request), f"{self.opts.verbose_name} added", obj, id=obj.pk)
+        return super().log_addition(request, obj, message)
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        if message:
+            name = self.opts.verbose_name
+            audit(user_of(request), f"{name} changed", obj, id=obj.pk, changes=message)
+        return super().log_change(request, obj, message)
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
+        for obj in queryset:
+            audit(user_of(request), f"{self.opts.verbose_name} deleted", obj, id=obj.pk)
+        return super().log_deletions(request, queryset)
 
 
 def led_by(user_id: int) -> QuerySet[Any]:

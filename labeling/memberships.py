@@ -1,0 +1,88 @@
+"""Who works in a project: the rules and the writes for pages, admin and commands."""
+
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from accounts.models import Role, User, audit
+from labeling.models import Membership, Project
+
+LEAD = Membership.Role.LEAD
+
+
+class MembershipError(ValueError):
+    """A sentence for the lead. Nothing was written."""
+
+
+def problem(*, person: User, role: str) -> str:
+    """Return why a person cannot have a role in a project, as a sentence, or an empty string."""
+    if not person.is_active:
+        return f"{person} may not sign in, so they cannot work here."
+    if role == LEAD and not person.can_lead:
+        return (
+            f"The account of {person} is a reviewer’s, and only a lead’s or a trainer’s account can "
+            "lead a project. An administrator can change its role under People."
+        )
+    return ""
+
+
+@transaction.atomic
+def add(*, project: Project, person: User, role: str, by: User | None) -> Membership:
+    """Raises MembershipError, also when the person is a member already."""
+    if sentence := problem(person=person, role=role):
+        raise MembershipError(sentence)
+    try:
+        with transaction.atomic():
+            membership = Membership.objects.create(project=project, user=person, role=role)
+    except IntegrityError:
+        raise MembershipError(f"{person} is a member of this project already.") from None
+    _note(by, "member added", membership)
+    return membership
+
+
+@transaction.atomic
+def change_role(*, membership: Membership, role: str, by: User | None) -> bool:
+    """Write another role and return whether it was another one. Raises MembershipError."""
+    if sentence := problem(person=membership.user, role=role):
+        raise MembershipError(sentence)
+    if membership.role == LEAD != role:
+        _keep_a_lead(membership, by)
+    changed = Membership.objects.filter(pk=membership.pk).exclude(role=role).update(role=role)
+    if changed:
+        membership.role = role
+        _note(by, "member’s role changed", membership)
+    return bool(changed)
+
+
+@transaction.atomic
+def remove(*, membership: Membership, by: User | None) -> None:
+    """End a membership. Rankings stay, reservations are given back. Raises MembershipError."""
+    if membership.role == LEAD:
+        _keep_a_lead(membership, by)
+    Membership.objects.filter(pk=membership.pk).delete()
+    _note(by, "member removed", membership)
+
+
+def note(formset: Any, by: User) -> None:
+    """Write the audit entries of a formset of memberships that the admin saved."""
+    for membership in formset.new_objects:
+        _note(by, "member added", membership)
+    for membership, _fields in formset.changed_objects:
+        _note(by, "member’s role changed", membership)
+    for membership in formset.deleted_objects:
+        _note(by, "member removed", membership)
+
+
+def _note(by: User | None, action: str, membership: Membership) -> None:
+    person, role = membership.user.username, membership.role
+    audit(by, action, membership.project, person=person, role=role)
+
+
+def _keep_a_lead(membership: Membership, by: User | None) -> None:
+    """Trainers may leave a project without a lead, because they lead every project themselves."""
+    if by is None or by.can_train:
+        return
+    project = Project.objects.select_for_update().get(pk=membership.project_id)
+    others = project.memberships.filter(role=LEAD).exclude(pk=membership.pk)
+    if not others.filter(user__is_active=True).exclude(user__role=Role.REVIEWER).exists():
+        raise MembershipError("A project needs a lead. Make somebody else a lead first.")
