@@ -2,6 +2,7 @@ from django.urls import include, path
 
 from labeling.views import (
     confirmation,
+    creation,
     data,
     disputes,
     findings,
@@ -51,5 +52,6 @@ of_a_project = [
 
 urlpatterns = [
     path("review/", review.start_review, name="start-review"),
+    path("projects/new/", creation.new_project, name="new-project"),
     path("p/<slug:slug>/", include(of_a_project)),
 ]

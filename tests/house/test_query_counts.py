@@ -86,7 +86,7 @@ def test_every_page_without_an_id_is_known():
     others = {
         "home", "login", "logout", "change-password", "health", "words", "start-review", "review",
         "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",
-        "run-new", "set_language", "project-findings-decide", "project-export-file",
+        "run-new", "new-project", "set_language", "project-findings-decide", "project-export-file",
         "project-export-about", "api-root", "api-score", "api-best-of-n", "openapi-json",
         "queue-order-put-back",
     }  # fmt: skip
