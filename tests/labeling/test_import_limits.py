@@ -92,11 +92,15 @@ BOMBS = {
         "Line 1: this value is longer than 4 MB",
     ),
     "a quotation mark that is never closed": (
-        lambda folder: written(folder / "a.csv", b'prompt,response_1\n"' + (b"a" * 99 + b"\n") * 50_000),
+        lambda folder: written(
+            folder / "a.csv", b'prompt,response_1\n"' + (b"a" * 99 + b"\n") * 50_000
+        ),
         "this row is longer than 4 MB",
     ),
     "a row of millions of cells": (
-        lambda folder: written(folder / "a.csv", b"prompt,response_1\n" + (b'"' + b"a" * 99 + b'\n",') * 50_000),
+        lambda folder: written(
+            folder / "a.csv", b"prompt,response_1\n" + (b'"' + b"a" * 99 + b'\n",') * 50_000
+        ),
         "this row is longer than 4 MB",
     ),
     "a number of millions of digits": (
