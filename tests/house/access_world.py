@@ -95,6 +95,7 @@ def make_side() -> Side:
     adapter = make_adapter(make_base(project), snapshot)
     evaluation = make_evaluation(adapter)
     reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
+    Run.objects.filter(project=None).update(project=project)
     file_import = lifecycle.receive([b"{}\n"], user=lead, project=project, name="a")
     Skip.objects.create(task=ranking.task, reviewer=make_member(project), reason="unclear")
     qualification.ensure(project=project, reviewer=reviewer)
@@ -117,6 +118,8 @@ def make_side() -> Side:
         "admin/labeling/guidelineversion/": version.pk,
         "content_type_id": ContentType.objects.get_for_model(Task).pk,
         "object_id": ranking.task_id,
+        "uidb64": "MQ",
+        "token": "no-such-token",
         "url": "no-such-page",
         "rest": "no-such-page",
     }

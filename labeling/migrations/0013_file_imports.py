@@ -9,7 +9,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("labeling", "0011_longest_rationale"),
+        ("labeling", "0012_orders_of_notes_and_skips"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
