@@ -48,7 +48,7 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
         if part.project_id != project.pk:
             raise CannotRun(f"{part} belongs to {part.project}, not to {project}.")
     if not candidate.adapter:
-        raise CannotRun(f"{candidate} is no adapter: there is nothing tuned to evaluate.")
+        raise CannotRun(f"{candidate} is not an adapter: there is nothing tuned to evaluate.")
     if candidate == baseline:
         raise CannotRun(f"{candidate} would be compared with itself. Choose another baseline.")
     if candidate.base != baseline.base:
@@ -60,8 +60,8 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
         judge = judges.get(str(inputs.get("judge", "")))
     except UnknownJudge as error:
         raise CannotRun(str(error)) from None
-    if judge.reward_model and judge.reward_model.project_id != project.pk:
-        raise CannotRun(f"{judge.title} belongs to another project than {project}.")
+    if not judge.fits(project):
+        raise CannotRun(f"{judge.title} is not a judge for {project}: it fits another project.")
     return Parts(candidate, baseline, judge, snapshot)
 
 

@@ -188,8 +188,8 @@ def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
         ({"baseline": elsewhere.pk}, "belongs to"),
         ({"baseline": other_base.pk}, "same base"),
         ({"baseline": candidate.pk}, "with itself"),
-        ({"candidate": candidate.parent_id, "baseline": other_base.pk}, "is no adapter"),
-        ({"judge": f"reward_model:{other_judge.pk}"}, "belongs to another project"),
+        ({"candidate": candidate.parent_id, "baseline": other_base.pk}, "is not an adapter"),
+        ({"judge": f"reward_model:{other_judge.pk}"}, "fits another project"),
         ({"judge": "nobody"}, "No judge is called 'nobody'"),
         ({"snapshot": 0}, "There is no snapshot 0"),
     ):
