@@ -3,7 +3,7 @@ FROM python:3.11-slim
 
 ARG EXTRAS=""
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HF_HUB_DISABLE_TELEMETRY=1 TIEBREAK_VAR=/var/lib/tiebreak
-RUN useradd --create-home --uid 1000 tiebreak && install -d -o tiebreak /var/lib/tiebreak
+RUN useradd --create-home --uid 1000 tiebreak && install -d -m 0700 -o tiebreak /var/lib/tiebreak
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 RUN pip install --no-cache-dir --constraint constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}"

@@ -40,7 +40,7 @@ browser: setup-dev
 	@$(BIN)/python -m tests.browser.install
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else "Tiebreak needs Python 3.11 or 3.12; this is %d.%d. Try: make PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "Tiebreak needs Python 3.11 to 3.14; this is %d.%d. Try: make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -14,6 +14,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from accounts.api import BearerToken, Problem
+from config.outage import is_outage, state, unavailable
 from reward.api import router as scores
 
 log = logging.getLogger("tiebreak.api")
@@ -73,6 +74,9 @@ def missing(request: HttpRequest, error: Http404) -> HttpResponseBase:
 
 @api.exception_handler(Exception)
 def broken(request: HttpRequest, error: Exception) -> HttpResponseBase:
+    if is_outage(error):
+        state.note_away(error)
+        return unavailable(request)
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return Problem(500, "The server failed; its log says why.").response()
 

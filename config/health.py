@@ -8,15 +8,18 @@ from urllib.request import Request, urlopen
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 
+from config.outage import is_outage, state, unavailable
+
 
 def health(request: HttpRequest) -> HttpResponse:
-    """Open to all, says nothing but ok or that the database does not answer. One query."""
+    """Open to all; says nothing but ok or that the database does not answer. One query."""
     try:
-        connection.ensure_connection()
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except DatabaseError:
-        return HttpResponse("The database does not answer.", status=503, content_type="text/plain")
+    except DatabaseError as error:
+        if is_outage(error):
+            state.note_away(error)
+        return unavailable(request)
     return HttpResponse("ok", content_type="text/plain")
 
 

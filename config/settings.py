@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from config.connections import OutageConnection
 from config.env import BASE_DIR, variable
 from config.local.urls import local_database_url, local_redis_url
 
@@ -27,22 +28,6 @@ RUNS_DIR = Path(
 UPLOADS_DIR = Path(
     variable("TIEBREAK_UPLOADS_DIR", str(VAR_DIR / "uploads"), "Folder of files to import.").text()
 )
-
-IMPORT_VALUE_MB = variable(
-    "TIEBREAK_IMPORT_VALUE_MB", "4", "The longest line, element or row of a file to import, in MB."
-).number(minimum=1)
-IMPORT_UNPACKED_MB = variable(
-    "TIEBREAK_IMPORT_UNPACKED_MB", "2048", "What a compressed file may unpack to, in MB."
-).number(minimum=1)
-IMPORT_ROWS = variable(
-    "TIEBREAK_IMPORT_ROWS", "5000000", "The most rows that one imported file may have."
-).number(minimum=1)
-IMPORT_SECONDS = variable(
-    "TIEBREAK_IMPORT_SECONDS", "3600", "Processor time that reading one file may take."
-).number(minimum=1)
-IMPORT_MEMORY_MB = variable(
-    "TIEBREAK_IMPORT_MEMORY_MB", "512", "Memory that reading one file may take, in MB."
-).number(minimum=64)
 
 SNAPSHOTS_DIR = Path(
     variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder of frozen data.").text()
@@ -124,6 +109,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.outage.OutageMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -169,8 +155,18 @@ def _database(url: str) -> dict[str, Any]:
         "PORT": parts.pop("port", ""),
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
+            "connect_timeout": 5,
             **parts,
-            "pool": {"min_size": 1, "max_size": 16, "timeout": 10, "max_idle": 60},
+            "pool": {
+                "connection_class": OutageConnection,
+                "min_size": 1,
+                "max_size": 16,
+                "timeout": 10,
+                "max_idle": 60,
+                # psycopg_pool doubles the pauses between its attempts until this many seconds have
+                # passed; the next request then starts over with a short one.
+                "reconnect_timeout": 2,
+            },
             "prepare_threshold": 5,
         },
     }
@@ -265,6 +261,7 @@ CONTENT_SECURITY_POLICY = {
 CELERY_BROKER_URL = REDIS_URL.text() or local_redis_url(VAR_DIR)
 CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_PUBLISH_RETRY = False  # each try may wait for the broker; the reaper sends later
 # A message is only a hint: the row in the database and the reaper bring lost work back. A worker
 # that holds no unacknowledged message comes through a restart of Redis.
 CELERY_TASK_ACKS_LATE = False
@@ -274,8 +271,10 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    "socket_connect_timeout": 2,
-    # A page that starts a run waits no longer for a broker that is away; the reaper sends later.
+    # A page that starts a run waits no longer than this for a broker that is away or hangs; the
+    # reaper sends later.
+    "socket_connect_timeout": 0.5,
+    "socket_timeout": 1,
     "max_retries": 1,
     "interval_start": 0,
     "interval_max": 0.2,
@@ -326,7 +325,6 @@ API_RESPONSES_A_MINUTE = variable(
 CELERY_BEAT_SCHEDULE = {
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
-    "reap-file-imports": {"task": "labeling.tasks.reap_file_imports", "schedule": 10},
     "count-large-projects": {"task": "labeling.tasks.count_large_projects", "schedule": 300},
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
@@ -337,5 +335,10 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
-    "loggers": {"tiebreak": {"level": "INFO"}},
+    "filters": {"outages": {"()": "config.outage.OutagesWithoutTraceback"}},
+    "loggers": {
+        "tiebreak": {"level": "INFO"},
+        "django.request": {"filters": ["outages"]},
+        "psycopg.pool": {"level": "ERROR"},  # one warning per attempt; tiebreak.outage says it once
+    },
 }

@@ -6,6 +6,8 @@ from config.health import health
 from config.language import Catalog
 from config.views import home, projects
 
+handler500 = "config.outage.server_error"
+
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", home, name="home"),
     path("projects/", projects, name="projects"),

@@ -8,12 +8,6 @@ class DemoConfig(AppConfig):
 
     def ready(self) -> None:
         from demo import rule
-        from demo.project import is_demo
         from finetune import judges
 
-        judges.register(
-            JUDGE,
-            "The lamp shop's guideline, as a rule",
-            rule.score,
-            for_project=is_demo,
-        )
+        judges.register(JUDGE, "The lamp shop's guideline, as a rule", rule.score)

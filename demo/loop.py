@@ -19,6 +19,7 @@ from demo import project as demo_project
 from demo import reviewers
 from demo.apps import JUDGE
 from demo.people import ensure_people, simulated_reviewer
+from demo.progress import Steps
 from finetune.models import Evaluation
 from labeling import findings, rankings
 from labeling.models import Project, Ranking, Task
@@ -53,10 +54,9 @@ class DemoError(Exception):
 
 @dataclass
 class Watcher:
-    """How the loop tells what it does, and what is done while it waits."""
+    """Where the loop shows its progress, and what is done while it waits."""
 
-    begin: Callable[[str], None]
-    progress: Callable[[float], None]
+    steps: Steps
     idle: Callable[[], None]
 
 
@@ -69,10 +69,11 @@ class Loop:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def stage(self, name: str, title: str, work: Callable[[], Any]) -> Any:
-        self.watcher.begin(title)
+        self.watcher.steps.begin(title)
         started = time.monotonic()
         result = work()
         self.seconds[name] = round(time.monotonic() - started, 1)
+        self.watcher.steps.done()
         return result
 
     def run(self, name: str, title: str, kind: str, config: dict, inputs: dict) -> Run:
@@ -98,7 +99,7 @@ class Loop:
 
     def _wait(self, run: Run) -> Run:
         while run.state not in ENDED:
-            self.watcher.progress(run.step / run.total_steps if run.total_steps else 0.0)
+            self.watcher.steps.update(run.step / run.total_steps if run.total_steps else 0.0)
             self.watcher.idle()
             time.sleep(0.25)
             run.refresh_from_db()
@@ -159,7 +160,7 @@ def simulate(loop: Loop) -> int:
                     findings.release(project=loop.project, task_id=task.pk, by=loop.trainer)
                 for turn in range(RANKINGS_PER_TASK):
                     simulate_one(loop, task, *crew[(number + turn) % len(crew)])
-        loop.watcher.progress(first / len(ranked))
+        loop.watcher.steps.update(first / len(ranked))
         loop.watcher.idle()
     return Ranking.objects.filter(task__project=loop.project, superseded_at=None).count()
 

@@ -16,6 +16,9 @@ from reward.wire import address, receive, send
 
 log = logging.getLogger("tiebreak.scorer")
 
+SILENT_SECONDS = 1.0
+PING_SECONDS = 2.0
+
 _waiting: dict[int, threading.BoundedSemaphore] = {}
 
 
@@ -35,27 +38,60 @@ class TooMuch(CannotScore):
     """The request is too large for the scorer's memory."""
 
 
-class Within(socket.socket):
-    """A connection that has `seconds` for everything together. Raises TimeoutError after them."""
+class NotAnswering(Exception):  # noqa: N818
+    """The scorer's process hangs: it does not even answer a ping."""
+
+
+class DeadlineSocket(socket.socket):
+    """A connection to the scorer that has `seconds` for everything together.
+
+    Scores take as long as they need, up to then; a scorer that hangs is noticed earlier. Raises
+    TimeoutError after the seconds, NotAnswering when the scorer is silent and answers no ping.
+    """
 
     def __init__(self, seconds: float):
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
         self.until = time.monotonic() + seconds
-        self.settimeout(seconds)
+        self.settimeout(min(seconds, PING_SECONDS))
 
     def recv(self, *asked: int) -> bytes:
-        self.settimeout(self.left())
-        return super().recv(*asked)
+        while True:
+            self.settimeout(min(self.left(), SILENT_SECONDS))
+            try:
+                return super().recv(*asked)
+            except TimeoutError:
+                self._give_up_if_silent()
 
-    def sendall(self, *data: Any) -> None:
-        self.settimeout(self.left())
-        super().sendall(*data)  # its timeout is one for all of the data
+    def sendall(self, data: Any, *flags: int) -> None:
+        rest = memoryview(data)
+        while rest:
+            self.settimeout(min(self.left(), SILENT_SECONDS))
+            try:
+                rest = rest[super().send(rest, *flags) :]
+            except TimeoutError:
+                self._give_up_if_silent()
 
     def left(self) -> float:
         seconds = self.until - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
         return seconds
+
+    def _give_up_if_silent(self) -> None:
+        if self.left() and not answers_ping(self.getpeername()):
+            raise NotAnswering
+
+
+def answers_ping(path: str) -> bool:
+    """Whether the scorer's process answers within PING_SECONDS, busy or not."""
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(PING_SECONDS)
+            probe.connect(path)
+            send(probe, {"ping": True})
+            return bool(receive(probe))
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -93,10 +129,13 @@ def _asked(model: RewardModel, rows: Sequence[Asked]) -> dict[str, Any]:
         "seconds": settings.SCORER_SECONDS,
     }
     try:
-        with Within(settings.SCORER_SECONDS) as connection:
+        with DeadlineSocket(settings.SCORER_SECONDS) as connection:
             connection.connect(address(settings.SCORER_SOCKET))
             send(connection, question)
             return receive(connection)
+    except NotAnswering:
+        text = "The scorer does not answer. The operator restarts it."
+        raise Unavailable(text, retry_after=30) from None
     except TimeoutError:
         text = f"The scores took longer than {settings.SCORER_SECONDS} seconds."
         raise Unavailable(text, retry_after=10) from None

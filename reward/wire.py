@@ -6,6 +6,9 @@ Needs neither Django nor torch. One question and one answer a connection.
     answer    {"verdicts": [{"scores": [float or null], "uncertainties": […]}, …],
                "limit": tokens the model reads, "forwarded": tokens it was shown}
     or        {"error": "busy" | "late" | "memory" | "model" | "failed", "text": sentence}
+
+    question  {"ping": true}, answered immediately, whatever the scorer is busy with
+    answer    {"pong": true}
 """
 
 import json

@@ -5,7 +5,10 @@ REDIS_URL the processes would empty each other's queues: run the tests in one th
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +30,16 @@ def no_language_is_left_behind() -> Iterator[None]:
     from django.utils import translation
 
     translation.deactivate()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path, for data folders with servers of their own.
+
+    Not pytest's: run by root, PostgreSQL has another account, and each session of pytest closes
+    the folder of all sessions to other accounts.
+    """
+    path = Path(tempfile.mkdtemp(prefix="tb-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)

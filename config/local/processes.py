@@ -1,24 +1,27 @@
-"""The web server and the worker on one machine, as one thing to start and to stop."""
+"""The web server, the worker and the rest on one machine, as one thing to start and to stop."""
 
+import fcntl
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 from django.conf import settings
 
 from config.env import BASE_DIR
+from config.local.services import LocalServicesError, keeper_log, revive_keeper
+from config.local.supervision import Restarts, sentence
 from reward.wire import address
 from runs.child import environment
 
 STOP_SECONDS = 20
-RESTART_SECONDS = 2
+POLL_SECONDS = 0.2
 FIRST_PORT = 8000
 LAST_PORT = 65535
 PORTS_TRIED = 100
@@ -28,7 +31,7 @@ PORTS_TRIED = 100
 class Service:
     """A child process that is started again when it dies, and that dies when this process does.
 
-    runs.leash holds it: closing the pipe ends it and everything it started, at once.
+    It runs under runs.leash: closing the pipe ends it and everything it started immediately.
     """
 
     name: str
@@ -38,6 +41,9 @@ class Service:
     pipe: int = -1
     recipe: bool = False
     """Whether it does without the database and so is not told where that is."""
+    output: IO[bytes] | None = None
+    """Where its output goes; None for this process's own."""
+    restarts: Restarts = field(default_factory=Restarts)
 
     def start(self) -> None:
         self.started_at = time.monotonic()
@@ -56,6 +62,8 @@ class Service:
                 cwd=BASE_DIR,
                 env=environment(self.command) if self.recipe else None,
                 stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=self.output,
                 pass_fds=[held, no_lock.fileno()],
                 start_new_session=True,
             )
@@ -63,6 +71,17 @@ class Service:
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
+
+    def revive(self) -> str:
+        """Start it again if it has ended, as often as Restarts allows; returns a message or ""."""
+        message = ""
+        if self.process and self.ended():
+            pause = self.restarts.ended(started_at=self.started_at)
+            message = sentence(self.name, self.process.returncode, pause)
+            self.process = None
+        if self.process is None and self.restarts.due():
+            self.start()
+        return message
 
     def ask_to_stop(self) -> None:
         if self.process and self.process.poll() is None:
@@ -85,11 +104,19 @@ class Service:
 
 
 class Services:
-    """Several services, started together, kept alive, and stopped together however this ends."""
+    """Several services, started together, kept alive, and stopped together however this ends.
 
-    def __init__(self, services: list[Service], out: TextIO = sys.stderr):
+    `out` gets the messages about processes that ended; `output` what the services print.
+    """
+
+    def __init__(
+        self, services: list[Service], out: TextIO = sys.stderr, output: IO[bytes] | None = None
+    ):
         self.services = services
         self.out = out
+        self.keeper_messages = _size(keeper_log())
+        for service in services:
+            service.output = output
 
     def __enter__(self) -> "Services":
         for service in self.services:
@@ -104,17 +131,68 @@ class Services:
             service.stop(deadline)
 
     def revive(self) -> None:
-        """Start again what has died, at most every RESTART_SECONDS, and say so."""
+        """Start again each process that has died, the local PostgreSQL and Redis included."""
         for service in self.services:
-            if service.ended() and time.monotonic() - service.started_at > RESTART_SECONDS:
-                status = service.process.returncode if service.process else None
-                print(f"{service.name} ended (status {status}); starting it again.", file=self.out)
-                service.start()
+            if message := service.revive():
+                print(message, file=self.out, flush=True)
+        try:
+            if revive_keeper():
+                print("Started the local PostgreSQL and Redis again.", file=self.out, flush=True)
+        except LocalServicesError as error:
+            print(f"{error} Trying again.", file=self.out, flush=True)
+        self._pass_on_keeper_messages()
+
+    def _pass_on_keeper_messages(self) -> None:
+        """Print what the keeper has logged about its servers since the last call."""
+        size = _size(keeper_log())
+        if size > self.keeper_messages:
+            with keeper_log().open() as log:
+                log.seek(self.keeper_messages)
+                print(log.read(), end="", file=self.out, flush=True)
+        self.keeper_messages = size
 
     def watch(self, until: Callable[[], bool] = lambda: False) -> None:
         while not until():
             self.revive()
-            time.sleep(0.5)
+            time.sleep(POLL_SECONDS)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class AlreadyRunning(Exception):  # noqa: N818
+    """Another process serves the same data; the text says which, and what to do."""
+
+
+@contextmanager
+def only_one() -> Iterator[Callable[[int], None]]:
+    """Hold the data folder's serving lock; yields a function that notes the port for others to see.
+
+    Raises AlreadyRunning while another process holds the lock.
+    """
+    path = settings.VAR_DIR / "serving.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise AlreadyRunning(
+                f"Tiebreak is already running on {settings.VAR_DIR}: {file.read().strip()}. Use that "
+                "one, or stop it first. For a second installation, set TIEBREAK_VAR to another "
+                "folder."
+            ) from None
+
+        def note(text: str) -> None:
+            file.truncate(0)
+            file.write(f"process {os.getpid()}{text}")
+            file.flush()
+
+        note("")
+        yield lambda port: note(f", http://127.0.0.1:{port}/")
 
 
 def free_port(first: int = FIRST_PORT, host: str = "127.0.0.1") -> int:
@@ -146,11 +224,26 @@ def worker() -> Service:
     return Service(
         "worker",
         [
-            sys.executable, "-m", "celery", "--app", "config", "--quiet", "worker", "--beat",
-            "--pool", "threads", "--concurrency", "4", "--queues", "default,gpu",
-            "--loglevel", "warning", "--without-gossip", "--without-mingle",
+            sys.executable, "-m", "celery", "--app", "config", "--quiet", "worker", "--pool", "threads",
+            "--concurrency", "4", "--queues", "default,gpu", "--loglevel", "warning",
+            "--without-gossip", "--without-mingle",
         ],
     )  # fmt: skip
+
+
+def beat() -> Service:
+    """Sends the periodic tasks. Apart from the worker, so that each is started again alone."""
+    return Service(
+        "beat",
+        [
+            sys.executable, "-m", "celery", "--app", "config", "--quiet", "beat",
+            "--loglevel", "warning", "--pidfile", "",
+        ],
+    )  # fmt: skip
+
+
+def everything(port: int) -> list[Service]:
+    return [web(port), worker(), beat(), *scorers()]
 
 
 def scorer() -> Service:

@@ -1,6 +1,6 @@
 """A PostgreSQL and a Redis of our own, for a machine that has neither.
 
-Whoever needs them holds a shared lock on `var/local/users.lock` for as long as it lives. One
+A process that needs them holds a shared lock on `var/local/users.lock` for as long as it lives. One
 keeper process (`python -m config.local.keeper`) runs both servers and leaves when it can take
 that lock alone. The operating system drops a lock when its holder dies, however it dies, so a
 crash leaves nothing running for long and nothing locked.
@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import IO
 
 from config.env import BASE_DIR
+from config.local.private import secure
 from config.local.urls import services_file
 
 NEEDS_NO_SERVICES = {"help", "version", "--help", "--version", "makemessages", "compilemessages"}
-START_TIMEOUT_SECONDS = 60
+WRITES_FOR_OTHERS = {"collectstatic"}
+"""Commands whose files another account reads, such as a web server's."""
+START_TIMEOUT_SECONDS = 90
+LARGEST_LOG = 1_000_000
 
 _held: list[IO[str]] = []
 
@@ -35,6 +39,8 @@ def var_dir() -> Path:
 def provide_for_command(argv: list[str]) -> None:
     if len(argv) < 2 or NEEDS_NO_SERVICES & set(argv[1:2]) or "--help" in argv:
         return
+    if argv[1] not in WRITES_FOR_OTHERS:
+        secure(var_dir())
     try:
         provide()
     except LocalServicesError as error:
@@ -49,16 +55,37 @@ def provide() -> None:
     """
     if os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"):
         return
+    secure(var_dir())
     folder = var_dir() / "local"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     _hold(folder / "users.lock")
-    with (folder / "start.lock").open("w") as start_lock:
-        fcntl.flock(start_lock, fcntl.LOCK_EX)
-        urls = _running() or _start_keeper(folder)
+    urls = _urls(folder)
     os.environ.setdefault("TIEBREAK_LOCAL_SERVICES", "1")
     for name, key in (("DATABASE_URL", "database_url"), ("REDIS_URL", "redis_url")):
         if not os.environ.get(name):
             os.environ[name] = urls[key]
+
+
+def _urls(folder: Path) -> dict[str, str]:
+    """The URLs of the running servers, started if necessary. Raises LocalServicesError."""
+    with (folder / "start.lock").open("w") as start_lock:
+        fcntl.flock(start_lock, fcntl.LOCK_EX)
+        return _running() or _start_keeper(folder)
+
+
+def revive_keeper() -> bool:
+    """Start the keeper again if it was killed. Costs a lock when it was not.
+
+    The servers keep their URLs. Returns whether it was started. Raises LocalServicesError.
+    """
+    if not _held or _running():
+        return False
+    _urls(var_dir() / "local")
+    return True
+
+
+def keeper_log() -> Path:
+    return var_dir() / "local" / "keeper.log"
 
 
 def _hold(path: Path) -> None:
@@ -87,8 +114,9 @@ def _running() -> dict[str, str] | None:
 
 def _start_keeper(folder: Path) -> dict[str, str]:
     services_file(var_dir()).unlink(missing_ok=True)
-    log = folder / "keeper.log"
-    with log.open("w") as output:
+    log = keeper_log()
+    large = log.exists() and log.stat().st_size > LARGEST_LOG
+    with log.open("w" if large else "a") as output:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "config.local.keeper", str(var_dir())],
             cwd=BASE_DIR,

@@ -17,9 +17,10 @@ def _url(var_dir: Path, name: str) -> str:
 
 def local_database_url(var_dir: Path) -> str:
     return (
-        _url(var_dir, "database_url") or f"postgresql://postgres@/tiebreak?host={var_dir}/postgres"
+        _url(var_dir, "database_url")
+        or f"postgresql://postgres@/tiebreak?host={var_dir}/sockets/postgres"
     )
 
 
 def local_redis_url(var_dir: Path) -> str:
-    return _url(var_dir, "redis_url") or f"redis+socket://{var_dir}/local/redis.sock"
+    return _url(var_dir, "redis_url") or f"redis+socket://{var_dir}/sockets/redis.sock"

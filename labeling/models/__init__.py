@@ -8,7 +8,6 @@ from labeling.models.guidelines import (
     GuidelineConfirmation,
     GuidelineVersion,
 )
-from labeling.models.imports import FileImport
 from labeling.models.projects import (
     LONGEST_RATIONALE,
     Membership,
@@ -25,7 +24,6 @@ __all__ = [
     "LONGEST_RATIONALE",
     "Adjudication",
     "Criterion",
-    "FileImport",
     "Finding",
     "Gold",
     "Guideline",

@@ -21,7 +21,6 @@ from labeling.confirmations import unconfirmed
 from labeling.forms import Fields, fields_of, fields_of_ranking, first, number, read_answer
 from labeling.judgments import Errors, Policy
 from labeling.models import Project, Ranking
-from labeling.response_names import fields_by_id, page_names
 from labeling.views.confirmation import confirmation_page
 from labeling.views.sheet import Sheet
 
@@ -139,8 +138,7 @@ def _form(
 
 
 def _revised(request: HttpRequest, project: Project, ranking: Ranking) -> HttpResponse:
-    names = page_names(ranking.task_id, _order_of(ranking))
-    fields = fields_by_id(fields_of(request.POST), names)
+    fields = fields_of(request.POST)
     version = rankings.version_shown(project, number(first(fields, "guideline_version")))
     answer = read_answer(
         fields,

@@ -96,6 +96,8 @@ class Door:
         try:
             connection.settimeout(READ_SECONDS)
             asked = receive(connection)
+            if asked.get("ping"):
+                return reply(connection, {"pong": True})
             until = time.monotonic() + float(asked["seconds"])
             question = Question(connection, asked["model"], asked["conversations"], until)
             self.questions.put_nowait(question)
@@ -105,6 +107,7 @@ class Door:
             refuse(connection, "failed", f"The question was not understood: {error}")
         finally:
             self.readers.release()
+        return None
 
 
 def reply(connection: socket.socket, message: dict[str, Any]) -> None:

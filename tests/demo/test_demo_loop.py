@@ -17,11 +17,10 @@ SMALL = ["--exit", "--prompts", "28"]
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    tmp_path.chmod(0o755)
+def environment(folder: Path) -> dict[str, str]:
     unset = {"DATABASE_URL", "REDIS_URL", "TIEBREAK_LOCAL_SERVICES"}
     return {k: v for k, v in os.environ.items() if k not in unset} | {
-        "TIEBREAK_VAR": str(tmp_path / "var"),
+        "TIEBREAK_VAR": str(folder / "var"),
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -34,7 +33,7 @@ def begin(environment: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def test_it_goes_on_after_a_kill_and_ends_with_its_figures(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], folder: Path
 ) -> None:
     demo = begin(environment)
     assert demo.stderr
@@ -62,5 +61,5 @@ def test_it_goes_on_after_a_kill_and_ends_with_its_figures(
     assert time.monotonic() - started < 30
     assert "127.0.0.1" in third
     for process in psutil.process_iter(["cmdline"]):
-        if str(tmp_path) in " ".join(process.info["cmdline"] or []):
+        if str(folder) in " ".join(process.info["cmdline"] or []):
             process.wait(15)

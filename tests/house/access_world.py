@@ -1,6 +1,7 @@
 """Two projects with one row of everything, and an address in each for every URL pattern."""
 
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,7 @@ from django.urls import get_resolver
 from django.utils import timezone
 
 from accounts.models import Role, Token, User, audit
-from labeling import qualification, queue, rankings
-from labeling.importing import lifecycle
+from labeling import qualification, queue, rankings, uploads
 from labeling.models import Gold, Membership, Project, Ranking, Skip, Slot, Task
 from reward.models import RewardModel
 from runs import kinds
@@ -95,8 +95,9 @@ def make_side() -> Side:
     adapter = make_adapter(make_base(project), snapshot)
     evaluation = make_evaluation(adapter)
     reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
-    Run.objects.filter(project=None).update(project=project)
-    file_import = lifecycle.receive([b"{}\n"], user=lead, project=project, name="a")
+    upload = uploads.keep(
+        [b"{}\n"], user=lead, project=project, name="a", format="auto", any_criteria=False
+    )
     Skip.objects.create(task=ranking.task, reviewer=make_member(project), reason="unclear")
     qualification.ensure(project=project, reviewer=reviewer)
     version = project.current_version
@@ -108,7 +109,7 @@ def make_side() -> Side:
         "user_id": reviewer.pk,
         "ranking_id": ranking.pk,
         "slot_id": Slot.objects.get(reviewer=reviewer, ranking=None).pk,
-        "key": file_import.key,
+        "key": uuid.UUID(upload.key),
         "run_id": adapter.run_id,
         "kind": kinds.all_kinds()[0].name,
         "snapshots/": snapshot.pk,
@@ -118,8 +119,6 @@ def make_side() -> Side:
         "admin/labeling/guidelineversion/": version.pk,
         "content_type_id": ContentType.objects.get_for_model(Task).pk,
         "object_id": ranking.task_id,
-        "uidb64": "MQ",
-        "token": "no-such-token",
         "url": "no-such-page",
         "rest": "no-such-page",
     }

@@ -1,4 +1,4 @@
-"""`manage.py local` as somebody at a terminal meets it."""
+"""`manage.py local` as a person at a terminal sees it."""
 
 import os
 import re
@@ -24,11 +24,14 @@ class Local:
     def __init__(self, var: Path, *arguments: str):
         unset = {"DATABASE_URL", "REDIS_URL", "TIEBREAK_LOCAL_SERVICES"}
         environment = {k: v for k, v in os.environ.items() if k not in unset}
+        self.errors = var.with_name("errors")
+        self.environment = environment | {"TIEBREAK_VAR": str(var), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "local", *arguments],
             cwd=BASE_DIR,
-            env=environment | {"TIEBREAK_VAR": str(var), "PYTHONUNBUFFERED": "1"},
+            env=self.environment,
             stdout=subprocess.PIPE,
+            stderr=self.errors.open("w"),
             text=True,
         )
         self.said = ""
@@ -51,11 +54,10 @@ class Local:
 
 
 @pytest.fixture
-def var(tmp_path: Path) -> Iterator[Path]:
-    tmp_path.chmod(0o755)
-    yield tmp_path / "var"
+def var(folder: Path) -> Iterator[Path]:
+    yield folder / "var"
     for process in psutil.process_iter(["cmdline"]):
-        if str(tmp_path) in " ".join(process.info["cmdline"] or []):
+        if str(folder) in " ".join(process.info["cmdline"] or []):
             process.wait(15)
 
 
@@ -81,7 +83,16 @@ def test_it_serves_on_the_next_free_port_in_little_memory_and_stops_everything_o
         family = local.family()
         servers = [p for p in family if "gunicorn" in " ".join(p.cmdline())]
         assert max(p.memory_info().rss for p in servers) < 200e6
-        assert len(family) >= 4, "a web server and a worker, each on its leash"
+        assert len(family) >= 6, "a web server, a worker and a scheduler, each on its leash"
+        for command in ("local", "demo"):
+            second = subprocess.run(
+                [sys.executable, "manage.py", command],
+                cwd=BASE_DIR, env=local.environment, capture_output=True, text=True,
+            )  # fmt: skip
+            assert (second.returncode, second.stdout) == (1, "")
+            where = f"running on {var}: process {local.process.pid}, {local.site}."
+            assert where in second.stderr, second.stderr
+            assert "set TIEBREAK_VAR to another folder" in second.stderr
         assert local.end(signal.SIGINT) == 0
         assert gone(family)
 

@@ -27,13 +27,12 @@ time.sleep(60)
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    tmp_path.chmod(0o755)
+def environment(folder: Path) -> Iterator[dict[str, str]]:
     unset = {"DATABASE_URL", "REDIS_URL", "TIEBREAK_LOCAL_SERVICES"}
     yield {k: v for k, v in os.environ.items() if k not in unset} | {
-        "TIEBREAK_VAR": str(tmp_path / "var")
+        "TIEBREAK_VAR": str(folder / "var")
     }
-    wait_until(lambda: not servers(tmp_path), "the servers outlived the test")
+    wait_until(lambda: not servers(folder), "the servers outlived the test")
 
 
 def hold(environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -74,35 +73,35 @@ def stop(process: subprocess.Popen[str], with_signal: int = signal.SIGTERM) -> N
 
 
 def test_it_shares_the_servers_and_stops_them_after_the_last_user(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], folder: Path
 ) -> None:
     first = hold(environment)
-    services = json.loads((tmp_path / "var/local/services.json").read_text())
+    services = json.loads((folder / "var/local/services.json").read_text())
     second = hold(environment)
-    assert json.loads((tmp_path / "var/local/services.json").read_text()) == services
+    assert json.loads((folder / "var/local/services.json").read_text()) == services
     stop(first)
     time.sleep(1.5)
-    assert servers(tmp_path), "the servers left while somebody used them"
+    assert servers(folder), "the servers left while somebody used them"
     stop(second)
-    wait_until(lambda: not servers(tmp_path), "the servers stayed after the last user")
+    wait_until(lambda: not servers(folder), "the servers stayed after the last user")
 
 
 def test_it_leaves_nothing_running_or_locked_after_a_crash(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], folder: Path
 ) -> None:
     stop(hold(environment), signal.SIGKILL)
-    wait_until(lambda: not servers(tmp_path), "the servers outlived the crash")
+    wait_until(lambda: not servers(folder), "the servers outlived the crash")
     stop(hold(environment))
 
 
 def test_it_takes_over_when_the_keeper_itself_was_killed(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], folder: Path
 ) -> None:
     first = hold(environment)
-    keeper = json.loads((tmp_path / "var/local/services.json").read_text())["pid"]
+    keeper = json.loads((folder / "var/local/services.json").read_text())["pid"]
     os.kill(keeper, signal.SIGKILL)
     second = hold(environment)
-    assert json.loads((tmp_path / "var/local/services.json").read_text())["pid"] != keeper
+    assert json.loads((folder / "var/local/services.json").read_text())["pid"] != keeper
     stop(first)
     stop(second)
 

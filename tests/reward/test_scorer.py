@@ -15,6 +15,7 @@ from config.env import BASE_DIR
 from config.local.processes import Service, Services, scorers
 from reward import scorer as client
 from reward.models import RewardModel
+from reward.score_rows import Asked
 from reward.training.score import Scorer
 from reward.training.serve import READERS, Door, Question, answer
 from reward.training.served import AskerLeft, counted
@@ -197,6 +198,45 @@ def test_a_scorer_that_was_killed_is_started_again(running, models):
     running.wait()
     assert running.process().pid != process.pid
     assert "starting it again" in running.log.read_text()
+
+
+def test_a_hanging_scorer_is_noticed_before_its_time_is_over(running, models, settings):
+    settings.SCORER_SOCKET, settings.SCORER_SECONDS = running.socket, 300
+    process = running.process()
+    process.suspend()
+    try:
+        with pytest.raises(client.Unavailable, match="does not answer"):
+            client.judge(RewardModel(path=str(models[0])), [])
+        large = [Asked(PROMPT, ["x" * 1_000_000], many=False)]
+        with pytest.raises(client.Unavailable, match="does not answer"):
+            client.judge(RewardModel(path=str(models[0])), large)
+    finally:
+        process.resume()
+    assert "verdicts" in running.ask(models[0], [[PROMPT, ["a"]]])
+
+
+def test_a_busy_scorer_answers_a_ping_and_is_waited_for(tmp_path, settings, monkeypatch):
+    """Nobody takes the question from the queue until the asker has pinged twice."""
+    monkeypatch.setattr(client, "SILENT_SECONDS", 0.05)
+    settings.SCORER_SOCKET, settings.SCORER_SECONDS = tmp_path / "door", 60
+    pings = []
+    ping = client.answers_ping
+    monkeypatch.setattr(client, "answers_ping", lambda path: pings.append(1) or ping(path))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "door"))
+        listener.listen()
+        door = Door(listener, waiting=1)
+        door.open()
+
+        def answer_late():
+            wait_until(lambda: len(pings) >= 2)
+            send(door.next(5).connection, {"verdicts": [], "limit": 9, "forwarded": 0})
+
+        thread = threading.Thread(target=answer_late)
+        thread.start()
+        assert client.judge(RewardModel(path="m"), []).limit == 9
+        thread.join()
+        door.close()
 
 
 def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from django.db import connection
 
-from config.local.keeper import redis_binary
 from config.local.processes import free_port
+from config.local.redis import redis_binary
 from runs import services
 from runs.models import Run, RunEvent, State
 from tests.runs.test_supervisor import digest_of

@@ -1,18 +1,28 @@
 import json
+import logging
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from django.conf import settings
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 
-from config.local.processes import FIRST_PORT, Services, scorers, wait_for_web, web, worker
+from config.local.processes import (
+    FIRST_PORT,
+    AlreadyRunning,
+    Services,
+    everything,
+    only_one,
+    wait_for_web,
+)
 from config.management.commands.local import chosen_port, interrupt
 from demo import people
 from demo.loop import PROMPTS, DemoError, Watcher, evaluation_of, run_loop
+from demo.progress import Steps
 from demo.project import slug_of
+from runs.rundir import write_atomically
 from runs.services import InvalidConfig
 
 FEWEST_PROMPTS = 20
@@ -22,8 +32,8 @@ class Command(BaseCommand):
     help = (
         "Run the whole loop on the demo project (sample answers, rank them with simulated reviewers, "
         "freeze, train a reward model, fine-tune with DPO, measure on held-out letters), then serve "
-        "it. A second start finds everything done and only serves. The last line printed after the "
-        "loop is one JSON object with the figures."
+        "it. A second start finds everything done and only serves. With --exit, the last line is one "
+        "JSON object with the figures."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,68 +56,73 @@ class Command(BaseCommand):
                 f"The demo needs {FEWEST_PROMPTS} letters or more, so that some can be held out; "
                 f"got {prompts}."
             )
-        started = time.monotonic()
-        call_command("migrate", verbosity=0)
-        port = chosen_port(port, self)
+        self.started = time.monotonic()
+        self.steps = Steps(sys.stderr)
         signal.signal(signal.SIGTERM, interrupt)
+        log = settings.VAR_DIR / "demo.log"
         try:
-            with Services([web(port), worker(), *scorers()]) as services:
-                wait_for_web(port)
-                self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — watch it work there.")
-                self.tell_sign_in()
-                figures = self.figures(seed, prompts, services, started)
-                if not exit:
-                    self.tell_where_to_look(port, seed)
-                    self.tell(figures)
-                    services.watch()
-            self.tell(figures)
+            with only_one() as note_port, log.open("a") as output:
+                log_to(output)
+                port = chosen_port(port, self)
+                note_port(port)
+                self.serve(port, seed, prompts, exit, output)
         except KeyboardInterrupt:
+            self.steps.interrupt()
             self.stdout.write("Stopped. Start again with `make demo`; nothing is lost.")
-        except (DemoError, InvalidConfig, TimeoutError) as error:
+        except AlreadyRunning as error:
             raise CommandError(str(error)) from None
+        except (DemoError, InvalidConfig, TimeoutError) as error:
+            self.steps.interrupt()
+            raise CommandError(f"{str(error).rstrip('.')}. The log is {log}.") from None
 
-    def tell(self, figures: dict[str, Any]) -> None:
-        """The one line for programs, after everything that the services had to say."""
+    def serve(self, port: int, seed: int, prompts: int, exit: bool, output: TextIO) -> None:
+        call_command("migrate", verbosity=0)
+        people.ensure_people()
+        with Services(everything(port), out=output, output=output.buffer) as services:
+            wait_for_web(port)
+            self.tell_where_to_look(port, seed, output.name)
+            figures = self.kept_figures(seed)
+            if figures is None:
+                figures = self.figures(seed, prompts, services)
+                if not exit:
+                    self.tell_where_to_look(port, seed, output.name)
+            if not exit:
+                services.watch()
         self.stdout.write(json.dumps(figures))
-        self.stdout.flush()
 
-    def figures(
-        self, seed: int, prompts: int, services: Services, started: float
-    ) -> dict[str, Any]:
-        """What the loop found, kept in a file so that a second start need not look again."""
-        kept = settings.VAR_DIR / f"demo-{slug_of(seed)}.json"
-        if kept.exists():
-            figures = json.loads(kept.read_text())
-            if evaluation_of(seed) == figures["evaluation"]:
-                return figures
-        figures = run_loop(seed, self.watcher(services), prompts)
-        figures["seconds"] = round(time.monotonic() - started, 1)
-        Path(kept).write_text(json.dumps(figures))
+    def kept_figures(self, seed: int) -> dict[str, Any] | None:
+        """The figures of an earlier, complete start on this database."""
+        kept = figures_file(seed)
+        figures = json.loads(kept.read_text()) if kept.exists() else None
+        return figures if figures and evaluation_of(seed) == figures["evaluation"] else None
+
+    def figures(self, seed: int, prompts: int, services: Services) -> dict[str, Any]:
+        """Run the loop; the figures are kept in a file, so that a second start need not."""
+        figures = run_loop(seed, Watcher(self.steps, services.revive), prompts)
+        figures["seconds"] = round(time.monotonic() - self.started, 1)
+        write_atomically(figures_file(seed), json.dumps(figures))
         return figures
 
-    def watcher(self, services: Services) -> Watcher:
-        lively = sys.stderr.isatty()
-
-        def begin(title: str) -> None:
-            print(("\r\x1b[K" if lively else "") + f"→ {title} …", file=sys.stderr, flush=True)
-
-        def progress(share: float) -> None:
-            if lively:
-                filled = "█" * round(share * 30)
-                print(f"\r\x1b[K  {filled:<30} {share:4.0%}", end="", file=sys.stderr, flush=True)
-
-        return Watcher(begin=begin, progress=progress, idle=services.revive)
-
-    def tell_sign_in(self) -> None:
-        people.ensure_people()
-        self.stdout.write("Sign in as (name, password, what they do):")
-        for line in people.sign_in_lines():
-            self.stdout.write(line)
-
-    def tell_where_to_look(self, port: int, seed: int) -> None:
+    def tell_where_to_look(self, port: int, seed: int, log: str) -> None:
         site = f"http://127.0.0.1:{port}"
         self.stdout.write(
-            f"\nRank:     {site}/p/{slug_of(seed)}/review/\nQuality:  {site}/p/{slug_of(seed)}/quality/\n"
-            f"Models:   {site}/models/\nRuns:     {site}/runs/\nAdmin:    {site}/admin/\n"
-            "Ctrl-C stops everything.\n"
+            f"\nTiebreak: {site}/\nRank:     {site}/p/{slug_of(seed)}/review/\n"
+            f"Runs:     {site}/runs/\nLog:      {log}\n"
+            "Sign in as (name, password, role):"
         )
+        for line in people.sign_in_lines():
+            self.stdout.write(line)
+        self.stdout.write("Ctrl-C stops everything.\n\n")
+        self.stdout.flush()
+
+
+def figures_file(seed: int) -> Path:
+    return settings.VAR_DIR / f"demo-{slug_of(seed)}.json"
+
+
+def log_to(output: TextIO) -> None:
+    """Send what this process logs to the file, as what its services print."""
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().handlers = [handler]
+    logging.captureWarnings(True)

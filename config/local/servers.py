@@ -1,0 +1,135 @@
+"""What the keeper needs to know of a server: how it starts, whether it answers, how it stops."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from config.local.supervision import Restarts, sentence
+from runs.leash import PR_SET_PDEATHSIG, prctl
+
+START_SECONDS = 60
+STOP_SECONDS = 15
+LARGEST_LOG = 10_000_000
+
+
+class Server:
+    """One server of the keeper's, as a child process that ends when the keeper does."""
+
+    name: str
+    stop_signal = signal.SIGTERM
+
+    def __init__(self, log: Path):
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_at = 0.0
+        self.restarts = Restarts()
+
+    # What each server decides for itself.
+
+    def prepare(self) -> None:
+        """Run before each start: end what an earlier keeper left running, write configuration."""
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """More arguments of subprocess.Popen."""
+        return {}
+
+    def answers(self) -> bool:
+        """Whether the server takes commands. Returns within two seconds."""
+        raise NotImplementedError
+
+    # What all have in common.
+
+    def start(self) -> None:
+        """Start the server without waiting for it."""
+        self.prepare()
+        self.started_at = time.monotonic()
+        with self._open_log() as output:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=self._end_with_keeper,  # safe: the keeper has one thread
+                **self.options(),
+            )
+
+    def wait_until_it_answers(self) -> None:
+        """Raises SystemExit with a sentence when the server ends, or is not ready in time."""
+        assert self.process
+        while not self.answers():
+            if self.process.poll() is not None:
+                raise SystemExit(f"{self.name} did not start: {self.last_line()} See {self.log}")
+            if time.monotonic() > self.started_at + START_SECONDS:
+                raise SystemExit(f"{self.name} does not answer. See {self.log}")
+            time.sleep(0.02)
+
+    def revive(self) -> None:
+        """Start the server again if it has ended, at most as often as Restarts allows."""
+        if self.process and self.process.poll() is not None:
+            pause = self.restarts.ended(started_at=self.started_at)
+            print(sentence(self.name, self.process.returncode, pause), flush=True)
+            self.process = None
+        if self.process is None and self.restarts.due():
+            try:
+                self.start()
+            except (SystemExit, OSError, psutil.Error) as error:
+                pause = self.restarts.ended(started_at=time.monotonic())
+                print(f"{self.name}: {error} Next attempt in {pause:.0f} s.", flush=True)
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(self.stop_signal)
+        self.process.send_signal(signal.SIGCONT)  # a stopped process could not end itself
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def last_line(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 4000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        return (lines or ["it printed nothing"])[-1].rstrip(".") + "."
+
+    def _open_log(self) -> IO[bytes]:
+        large = self.log.exists() and self.log.stat().st_size > LARGEST_LOG
+        return self.log.open("wb" if large else "ab")
+
+    def _end_with_keeper(self) -> None:
+        prctl(PR_SET_PDEATHSIG, self.stop_signal)
+
+
+def end(processes: list[psutil.Process], with_signal: int, seconds: float) -> None:
+    """Send the signal, wait, and kill what is left."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(with_signal)
+            process.send_signal(signal.SIGCONT)
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=seconds)
+
+
+def processes_in(folder: Path, names: set[str]) -> list[psutil.Process]:
+    """Processes of these names, not this one, whose working directory is the folder."""
+    where, matching = str(folder.resolve()), []
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] in names and process.pid != os.getpid():
+            with suppress(psutil.Error, OSError):
+                if process.cwd() == where and process.status() != psutil.STATUS_ZOMBIE:
+                    matching.append(process)
+    return matching

@@ -1,0 +1,73 @@
+"""One progress bar per step of the demo, with the time left; plain lines where there is no terminal."""
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+TITLE_COLUMNS = 46
+REST_COLUMNS = 20
+LONGEST_BAR = 30
+REDRAW_SECONDS = 0.2
+
+
+class Steps:
+    """Draws the step that runs now. `begin`, then any number of `update`, then `done`."""
+
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic):
+        self.out = out
+        self.clock = clock
+        self.lively = out.isatty()
+        columns = shutil.get_terminal_size().columns
+        self.bar_columns = max(5, min(LONGEST_BAR, columns - TITLE_COLUMNS - REST_COLUMNS))
+
+    def begin(self, title: str) -> None:
+        self.title = title
+        self.began_at = self.drawn_at = self.clock()
+        self.moved_at: float | None = None
+        if self.lively:
+            self._draw(0.0, "")
+        else:
+            print(f"{title} …", file=self.out, flush=True)
+
+    def update(self, share: float) -> None:
+        """Note that this share of the step, from 0 to 1, is done."""
+        now = self.clock()
+        if share > 0 and self.moved_at is None:
+            self.moved_at, self.moved_from = now, share
+        if self.lively and now - self.drawn_at >= REDRAW_SECONDS:
+            self.drawn_at = now
+            self._draw(share, self._time_left(share, now))
+
+    def done(self) -> None:
+        seconds = duration(self.clock() - self.began_at)
+        if self.lively:
+            self._draw(1.0, seconds)
+            print(file=self.out, flush=True)
+        else:
+            print(f"{self.title}: {seconds}", file=self.out, flush=True)
+
+    def interrupt(self) -> None:
+        """Leave the bar's line, so that the next message starts on one of its own."""
+        if self.lively:
+            print(file=self.out, flush=True)
+
+    def _time_left(self, share: float, now: float) -> str:
+        """By the pace since the first progress: what came before, such as loading, is not repeated."""
+        if self.moved_at is None or share <= self.moved_from:
+            return duration(now - self.began_at)
+        pace = (now - self.moved_at) / (share - self.moved_from)
+        return f"{duration(pace * (1 - share))} left"
+
+    def _draw(self, share: float, text: str) -> None:
+        filled = "█" * round(share * self.bar_columns)
+        bar = f"{filled:░<{self.bar_columns}}"
+        line = f"{self.title[:TITLE_COLUMNS]:<{TITLE_COLUMNS}} {bar} {share:4.0%} {text}"
+        print(f"\r\x1b[K{line}", end="", file=self.out, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:07 or 12:30 or 1:05:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
