@@ -29,6 +29,22 @@ UPLOADS_DIR = Path(
     variable("TIEBREAK_UPLOADS_DIR", str(VAR_DIR / "uploads"), "Folder of files to import.").text()
 )
 
+IMPORT_VALUE_MB = variable(
+    "TIEBREAK_IMPORT_VALUE_MB", "4", "The longest line, element or row of a file to import, in MB."
+).number(minimum=1)
+IMPORT_UNPACKED_MB = variable(
+    "TIEBREAK_IMPORT_UNPACKED_MB", "2048", "What a compressed file may unpack to, in MB."
+).number(minimum=1)
+IMPORT_ROWS = variable(
+    "TIEBREAK_IMPORT_ROWS", "5000000", "The most rows that one imported file may have."
+).number(minimum=1)
+IMPORT_SECONDS = variable(
+    "TIEBREAK_IMPORT_SECONDS", "3600", "Processor time that reading one file may take."
+).number(minimum=1)
+IMPORT_MEMORY_MB = variable(
+    "TIEBREAK_IMPORT_MEMORY_MB", "512", "Memory that reading one file may take, in MB."
+).number(minimum=64)
+
 SNAPSHOTS_DIR = Path(
     variable("TIEBREAK_SNAPSHOTS_DIR", str(VAR_DIR / "snapshots"), "Folder of frozen data.").text()
 ).absolute()
@@ -325,6 +341,7 @@ API_RESPONSES_A_MINUTE = variable(
 CELERY_BEAT_SCHEDULE = {
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
+    "reap-file-imports": {"task": "labeling.tasks.reap_file_imports", "schedule": 10},
     "count-large-projects": {"task": "labeling.tasks.count_large_projects", "schedule": 300},
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")

@@ -8,6 +8,12 @@ class DemoConfig(AppConfig):
 
     def ready(self) -> None:
         from demo import rule
+        from demo.project import is_demo
         from finetune import judges
 
-        judges.register(JUDGE, "The lamp shop's guideline, as a rule", rule.score)
+        judges.register(
+            JUDGE,
+            "The lamp shop's guideline, as a rule",
+            rule.score,
+            for_project=is_demo,
+        )

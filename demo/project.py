@@ -18,6 +18,11 @@ def slug_of(seed: int) -> str:
     return "letters" if seed == 0 else f"letters-{seed}"
 
 
+def is_demo(project: Project) -> bool:
+    name, _, seed = project.slug.partition("-")
+    return name == "letters" and (not seed or seed.isdecimal())
+
+
 @transaction.atomic
 def ensure_project(seed: int, people: Mapping[str, User]) -> Project:
     """The project of this seed with its published guideline, made on first use."""

@@ -1,5 +1,6 @@
 """Two models' answers to held-out prompts, from the prompts that are fair to the verdicts."""
 
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
         if part.project_id != project.pk:
             raise CannotRun(f"{part} belongs to {part.project}, not to {project}.")
     if not candidate.adapter:
-        raise CannotRun(f"{candidate} is no adapter: there is nothing tuned to evaluate.")
+        raise CannotRun(f"{candidate} is not an adapter: there is nothing tuned to evaluate.")
     if candidate == baseline:
         raise CannotRun(f"{candidate} would be compared with itself. Choose another baseline.")
     if candidate.base != baseline.base:
@@ -59,8 +60,8 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
         judge = judges.get(str(inputs.get("judge", "")))
     except UnknownJudge as error:
         raise CannotRun(str(error)) from None
-    if judge.reward_model and judge.reward_model.project_id != project.pk:
-        raise CannotRun(f"{judge.title} belongs to another project than {project}.")
+    if not judge.fits(project):
+        raise CannotRun(f"{judge.title} is not a judge for {project}: it fits another project.")
     return Parts(candidate, baseline, judge, snapshot)
 
 
@@ -226,32 +227,32 @@ def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) 
 def add_comparisons(
     parts: Parts, items: list[EvaluationItem], rows: list[dict[str, Any]], run: Run
 ) -> int:
-    """Queue a blind comparison of each prompt's first answers; how many there are.
+    """Queue a blind comparison of each prompt's first answers, and return how many there are.
 
-    Answers that are the same text, or empty, get none: nobody could choose.
+    Answers that are the same text, or empty, get none: nobody could choose. The two are stored in
+    random order, so that neither ids nor positions say which model wrote which.
     """
     seeds = {(int(row["prompt_id"]), row["sample"]): row["seed"] for row in rows}
     chosen = [item for item in items if item.sample == 0 and _can_be_told_apart(item)]
     prompts = Prompt.objects.in_bulk({item.prompt_id for item in chosen})
     tasks = []
     for item in chosen:
-        seed = seeds[item.prompt_id, item.sample]
-        baseline, candidate = (
-            store_responses(
-                prompts[item.prompt_id],
-                model.name,
-                {"run": run.pk},
-                [{"response": text, "seed": seed}],
+        sides = [
+            (parts.baseline, item.baseline_text),
+            (parts.candidate, item.candidate_text),
+        ]
+        random.shuffle(sides)
+        prompt, seed = prompts[item.prompt_id], seeds[item.prompt_id, item.sample]
+        stored = {
+            model: store_responses(
+                prompt, model.name, {"run": run.pk}, [{"response": text, "seed": seed}]
             )[0]
-            for model, text in (
-                (parts.baseline, item.baseline_text),
-                (parts.candidate, item.candidate_text),
-            )
-        )
-        item.candidate_response = candidate
-        tasks.append(
-            NewTask(item.prompt_id, [baseline.pk, candidate.pk], kind=Task.Kind.COMPARISON)
-        )
+            for model, text in sides
+        }
+        item.candidate_response = stored[parts.candidate]
+        order = [response.pk for response in stored.values()]
+        random.shuffle(order)  # a text that was stored before keeps its id
+        tasks.append(NewTask(item.prompt_id, order, kind=Task.Kind.COMPARISON))
     # Cut off answers are what is compared; one that names its model would not be blind.
     added = add_tasks(project=parts.candidate.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
     for item, (task_id, _) in zip(chosen, added, strict=True):

@@ -5,10 +5,11 @@ from django import forms
 from finetune import judges
 from finetune.generation import ALL, NEW
 from finetune.models import Model
+from finetune.registry import checked_base
 from labeling.models import Project
 from reward.forms import SnapshotChoiceField, offer, usable_snapshots
 from reward.models import RewardModel, Snapshot
-from reward.references import ReferenceProblem, checked_reference
+from reward.references import ReferenceProblem
 
 
 class ModelChoiceField(forms.ModelChoiceField):
@@ -72,10 +73,24 @@ class GenerateInputs(forms.Form):
 
 
 class SameProject(forms.Form):
-    """Choices that must belong to the project of the first of them."""
+    """Choices that must belong to the project of one of them, the anchor.
+
+    The other fields offer only what fits the anchor. The page asks for the form again when another
+    anchor is chosen.
+    """
 
     anchor: str
     others: tuple[str, ...]
+
+    def chosen_anchor(self) -> Any:
+        """Return the row of the anchor that was chosen or is preselected; None without any."""
+        field = self.fields[self.anchor]
+        assert isinstance(field, forms.ModelChoiceField) and field.queryset is not None
+        value = self.data.get(self.anchor) if self.is_bound else self.initial.get(self.anchor)
+        try:
+            return field.clean(value)
+        except forms.ValidationError:
+            return field.queryset.first()
 
     def clean(self) -> dict[str, Any]:
         values = super().clean() or {}
@@ -101,12 +116,14 @@ class DPOInputs(SameProject):
         queryset=Model.objects.none(),
         empty_label=None,
         help_text="The base that gets a new adapter.",
+        error_messages={"invalid_choice": "Choose a base of the snapshot's project."},
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         offer(self, "snapshot", usable_snapshots())
-        offer(self, "model", usable_models().filter(adapter=""))
+        snapshot, bases = self.chosen_anchor(), usable_models().filter(adapter="")
+        offer(self, "model", bases.filter(project=snapshot.project) if snapshot else bases.none())
 
     def inputs(self) -> dict[str, Any]:
         snapshot, model = self.cleaned_data["snapshot"], self.cleaned_data["model"]
@@ -123,17 +140,23 @@ class EvaluateInputs(SameProject):
         queryset=Model.objects.none(),
         required=False,
         empty_label="The model that the candidate was made from",
-        help_text="Answers the same prompts with the same seeds.",
+        help_text="Answers the same prompts with the same seeds. It has the candidate's base.",
+        error_messages={
+            "invalid_choice": "Choose another model of the candidate's project and base, not the "
+            "candidate itself."
+        },
     )
     snapshot = SnapshotChoiceField(
         queryset=Snapshot.objects.none(),
         required=False,
         empty_label="The snapshot that the candidate was made from",
         help_text="Its held-out prompts are answered, without any that either side learned from.",
+        error_messages={"invalid_choice": "Choose a snapshot of the candidate's project."},
     )
     judge = forms.ChoiceField(
-        help_text="Whose opinion decides. A reward model has learned from the same reviewers as "
-        "the candidate, so read its opinion beside people's."
+        help_text="Decides which answer is better. A reward model has learned from the same "
+        "reviewers as the candidate, so compare its verdict with people's.",
+        error_messages={"invalid_choice": "Choose a judge of the candidate's project."},
     )
     comparisons = forms.BooleanField(
         required=False,
@@ -146,13 +169,18 @@ class EvaluateInputs(SameProject):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        models = usable_models()
-        offer(self, "candidate", models.exclude(adapter="").order_by("-id"))
-        offer(self, "baseline", models)
-        offer(self, "snapshot", usable_snapshots())
+        offer(self, "candidate", usable_models().exclude(adapter="").order_by("-id"))
+        if candidate := self.chosen_anchor():
+            self._offer_what_fits(candidate)
+
+    def _offer_what_fits(self, candidate: Model) -> None:
+        project = candidate.project
+        models = usable_models().filter(project=project, base=candidate.base)
+        offer(self, "baseline", models.exclude(pk=candidate.pk))
+        offer(self, "snapshot", usable_snapshots().filter(project=project))
         judge = self.fields["judge"]
         assert isinstance(judge, forms.ChoiceField)
-        judge.choices = judge_choices()
+        judge.choices = judge_choices(project)
 
     def clean(self) -> dict[str, Any]:
         values = super().clean()
@@ -179,16 +207,14 @@ class EvaluateInputs(SameProject):
         }
 
 
-def judge_choices() -> list[tuple[str, str]]:
-    """Reward models not archived, the newest first, then the rules. Costs a query."""
-    models = RewardModel.objects.exclude(state=RewardModel.State.ARCHIVED)
-    models = models.filter(project__archived_at=None).select_related("project")
-    learned = [
-        (judge.name, f"{judge.reward_model.project}: {judge.title}")
-        for judge in map(judges.of_reward_model, models)
-        if judge.reward_model
-    ]
-    return learned + [(judge.name, judge.title) for judge in judges.rules()]
+def judge_choices(project: Project) -> list[tuple[str, str]]:
+    """Return the judges that fit the project: its reward models, the newest first, then the rules.
+
+    Archived reward models are left out. Costs a query.
+    """
+    models = RewardModel.objects.filter(project=project, project__archived_at=None)
+    learned = map(judges.of_reward_model, models.exclude(state=RewardModel.State.ARCHIVED))
+    return [(judge.name, judge.title) for judge in [*learned, *judges.rules(project)]]
 
 
 class AddModelForm(forms.Form):
@@ -209,7 +235,7 @@ class AddModelForm(forms.Form):
 
     def clean_base(self) -> str:
         try:
-            return checked_reference(self.cleaned_data["base"])
+            return checked_base(self.cleaned_data["base"])
         except ReferenceProblem as problem:
             raise forms.ValidationError(str(problem)) from None
 

@@ -3,12 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from labeling.models import Project
 from reward.models import RewardModel
 
 Messages = Sequence[dict[str, str]]
 Score = Callable[[Messages, str], float]
 
 REWARD_MODEL = "reward_model:"
+
+
+def any_project(project: Project) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,13 @@ class Judge:
     title: str
     score: Score | None = None
     reward_model: RewardModel | None = None
+    for_project: Callable[[Project], bool] = any_project
+
+    def fits(self, project: Project) -> bool:
+        """Return whether it can judge the answers to this project's prompts."""
+        if self.reward_model:
+            return self.reward_model.project_id == project.pk
+        return self.for_project(project)
 
 
 class UnknownJudge(Exception):  # noqa: N818
@@ -28,15 +40,21 @@ class UnknownJudge(Exception):  # noqa: N818
 _rules: dict[str, Judge] = {}
 
 
-def register(name: str, title: str, score: Score) -> None:
-    """Make a rule a judge. Call it from AppConfig.ready; the same name twice is an error."""
+def register(
+    name: str, title: str, score: Score, *, for_project: Callable[[Project], bool] = any_project
+) -> None:
+    """Make a rule a judge of the projects for which `for_project` is true.
+
+    Call it from AppConfig.ready. The same name twice is an error.
+    """
     if name in _rules or name.startswith(REWARD_MODEL):
         raise ValueError(f"A judge cannot be called {name!r}: the name is taken.")
-    _rules[name] = Judge(name, title, score)
+    _rules[name] = Judge(name, title, score, for_project=for_project)
 
 
-def rules() -> list[Judge]:
-    return list(_rules.values())
+def rules(project: Project) -> list[Judge]:
+    """Return the rules that fit the project."""
+    return [judge for judge in _rules.values() if judge.fits(project)]
 
 
 def get(name: str) -> Judge:

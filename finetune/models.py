@@ -48,6 +48,15 @@ class Model(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def doubts(self) -> list[str]:
+        """Return the reasons not to promote it, each as a sentence. Costs a query for an adapter."""
+        if not self.adapter:
+            return []
+        evaluation = self.evaluations.select_related("baseline").order_by("-id").first()
+        if evaluation is None:
+            return ["It was never evaluated, so nobody knows whether it is better than its base."]
+        return evaluation.doubts()
+
 
 class Evaluation(models.Model):
     """Two models' answers to the same held-out prompts, with the same seeds, and who won."""
@@ -68,6 +77,18 @@ class Evaluation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.candidate} against {self.baseline}"
+
+    def doubts(self) -> list[str]:
+        """Return the reasons not to prefer the candidate, each as a sentence."""
+        low, high = self.interval or (0.0, 1.0)
+        if high < 0.5:
+            return [f"Its last evaluation found it worse than {self.baseline}."]
+        if low <= 0.5:
+            return [
+                f"Its last evaluation is inconclusive: the interval of its win rate against "
+                f"{self.baseline}, {percent(low)} to {percent(high)}, includes 50%."
+            ]
+        return []
 
     @property
     def interval(self) -> list[float] | None:

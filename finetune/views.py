@@ -8,7 +8,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from accounts.access import lead_required, trainer_required, user_of
-from finetune import judges, promotion
+from finetune import judges
 from finetune.access import evaluation_for, model_for
 from finetune.answers import answers_of, rendered
 from finetune.evaluations import ancestry, peoples_verdicts
@@ -18,8 +18,7 @@ from finetune.registry import add_base
 from reward.access import led_projects
 from reward.charts import interval_row, percent
 from reward.models import RewardModel
-from reward.promotion import CannotMove, archive, restore
-from reward.views import version_lines
+from reward.views import moved, version_lines
 
 PER_PAGE = 50
 ANSWERS_PER_PAGE = 10
@@ -73,7 +72,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
         "lineage": [step for step in ancestry(found) if step != found],
         "versions": version_lines(found.snapshot.counts) if found.snapshot else [],
         "evaluations": [(row, judges.title_of(row.judge)) for row in evaluations],
-        "doubts": promotion.doubts(found),
+        "doubts": found.doubts(),
         "can_train": user_of(request).can_train,
     }
     return render(request, "finetune/model.html", context)
@@ -82,25 +81,8 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """`to` is promote (with `despite_doubts` where there are some), archive or restore."""
-    found, user = model_for(request, pk), user_of(request)
-    to = request.POST.get("to")
-    try:
-        if to == "promote":
-            insists = "despite_doubts" in request.POST
-            promotion.promote(model=found, by=user, despite_doubts=insists)
-            messages.success(request, f"{found} is promoted: it answers by default.")
-        elif to == "archive":
-            archive(found, by=user)
-            messages.success(request, f"{found} is archived.")
-        elif to == "restore":
-            restore(found, by=user)
-            messages.success(request, f"{found} is a candidate again.")
-        else:
-            return HttpResponse("Say where to: promote, archive or restore.", status=400)
-    except CannotMove as error:
-        messages.error(request, str(error))
-    return redirect("model", found.pk)
+    """Promote (with `despite_doubts` where there are some), archive or restore it, as `to` says."""
+    return moved(request, model_for(request, pk), back="model")
 
 
 @lead_required
@@ -114,6 +96,7 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "evaluation": found,
         "report": found.report,
         "judge": judges.title_of(found.judge),
+        "identical": identical_answers(found.report),
         "rows": evaluation_rows(found, people),
         "people": people,
         "truncated": {k: percent(v) for k, v in found.report.get("truncated", {}).items()},
@@ -123,6 +106,14 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "answers": rendered(page.object_list),
     }
     return render(request, "finetune/evaluation.html", context)
+
+
+def identical_answers(report: dict[str, Any]) -> dict[str, Any] | None:
+    """Return how many answers of both models are the same text; None in reports without it."""
+    count, answers = report.get("identical"), (report.get("win_rate") or {}).get("answers")
+    if count is None or not answers:
+        return None
+    return {"count": count, "of": answers, "percent": percent(count / answers)}
 
 
 def evaluation_rows(found: Evaluation, people: dict[str, Any] | None) -> list[Any]:

@@ -39,6 +39,8 @@ def may_see_suggestions(
 def _may(policy: str, user: User, project: Project, task: Task | None, judging: bool) -> bool:
     if not judging and leads(user, project):
         return True
+    if judging and task is not None and task.kind == Task.Kind.COMPARISON:
+        return False  # blind whatever the policy: the verdict compares models
     if policy == Sees.LEADS or not Project.objects.visible_to(user).filter(pk=project.pk).exists():
         return False
     return policy == Sees.ALWAYS or (not judging and task is not None and has_ranked(user, task))

@@ -14,7 +14,8 @@ from labeling.models import Adjudication
 class OutcomeForm(forms.Form):
     """One rank for each response, so that it works without a script; equal ranks are a tie.
 
-    `letters` maps response ids to letters, in the order in which they are shown.
+    `letters` maps response ids to letters, in the order in which they are shown; `names` to what
+    the page calls them.
     """
 
     cut = forms.ChoiceField(required=False, label="The line: what lies below it is unacceptable")
@@ -32,12 +33,14 @@ class OutcomeForm(forms.Form):
     )
     seen = forms.CharField(required=False, widget=forms.HiddenInput)
 
-    def __init__(self, *args: Any, letters: Mapping[int, str], **kwargs: Any):
+    def __init__(
+        self, *args: Any, letters: Mapping[int, str], names: Mapping[int, str], **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
-        self.letters = letters
+        self.letters, self.names = letters, names
         ranks = [(str(rank), str(rank)) for rank in range(1, len(letters) + 1)]
         for response, letter in letters.items():
-            self.fields[f"rank-{response}"] = forms.ChoiceField(
+            self.fields[f"rank-{names[response]}"] = forms.ChoiceField(
                 label=f"Rank of {letter}",
                 choices=[("", "–"), *ranks],
                 error_messages={"required": f"{letter} has no rank yet."},
@@ -51,7 +54,7 @@ class OutcomeForm(forms.Form):
     def outcome(self) -> dict[str, Any]:
         """What labeling.adjudication.decide takes. Call it when the form is valid."""
         said = self.cleaned_data
-        ranks = {response: int(said[f"rank-{response}"]) for response in self.letters}
+        ranks = {pk: int(said[f"rank-{self.names[pk]}"]) for pk in self.letters}
         used = sorted(set(ranks.values()))
         line = said["cut"]
         return {
@@ -65,7 +68,9 @@ class OutcomeForm(forms.Form):
             self.add_error(name if name in self.fields else None, sentence)
 
 
-def ranks_of(tiers: Tiers, cut: int | None) -> dict[str, str]:
-    """An order as the form's initial values."""
-    ranks = {f"rank-{i}": str(rank) for rank, tier in enumerate(tiers, 1) for i in tier}
+def ranks_of(tiers: Tiers, cut: int | None, names: Mapping[int, str]) -> dict[str, str]:
+    """Return an order as the form's initial values."""
+    ranks = {
+        f"rank-{names.get(pk, pk)}": str(rank) for rank, tier in enumerate(tiers, 1) for pk in tier
+    }
     return {**ranks, "cut": "" if cut is None else str(cut)}

@@ -34,6 +34,7 @@ of_a_project = [
     path("settings/", settings.settings, name="project-settings"),
     path("data/import/", imports.choose, name="project-import"),
     path("data/import/<uuid:key>/", imports.look, name="project-import-look"),
+    path("data/import/<uuid:key>/state/", imports.state, name="project-import-state"),
     path("findings/", findings.waiting, name="project-findings"),
     path("findings/decide/", findings.decide, name="project-findings-decide"),
     path("review/", review.review, name="review"),

@@ -8,6 +8,7 @@ from django.db.models import Q
 
 from labeling.models import Project, Response, Task
 from reward.charts import percent
+from reward.training.report import no_better_than_length
 from runs.models import Run
 
 
@@ -101,6 +102,22 @@ class RewardModel(models.Model):
 
     def figure(self, name: str) -> dict[str, Any]:
         return self.report.get(name) or {}
+
+    def doubts(self) -> list[str]:
+        """Return the reasons in its own report not to rely on it, each as a sentence. No query."""
+        accuracy = self.figure("accuracy")
+        low, high = accuracy.get("interval") or (0.0, 1.0)
+        if accuracy.get("value") is None:
+            reason = accuracy.get("reason") or "the report has no accuracy."
+            return [f"Its accuracy on held-out prompts is unknown: {reason}"]
+        if no_better_than_length(self.report):
+            return ["It is no better than always preferring the longer response."]
+        if low <= 0.5:
+            return [
+                f"It is not shown to be better than chance: the interval of its accuracy, "
+                f"{percent(low)} to {percent(high)}, includes 50%."
+            ]
+        return []
 
     @property
     def accuracy_text(self) -> str:

@@ -18,16 +18,21 @@ class CannotMove(Exception):  # noqa: N818
 
 
 @transaction.atomic
-def promote(row: Any, *, by: User | None, **details: Any) -> Any | None:
-    """Make it the project's promoted one, and what was promoted a candidate again; returns that.
+def promote(row: Any, *, by: User | None, despite_doubts: bool = False) -> Any | None:
+    """Promote the model, and return the one it replaces, which becomes a candidate again.
 
-    Raises CannotMove for an archived model. Promoting the promoted one changes nothing.
+    Raises CannotMove for an archived model, and for one with `doubts` unless `despite_doubts`
+    confirms them. Promoting the promoted one changes nothing.
     """
     row = _locked(row)
     if row.state == PROMOTED:
         return None
     if row.state == ARCHIVED:
         raise CannotMove(f"{row} is archived. Restore it first.")
+    doubts = row.doubts()
+    if doubts and not despite_doubts:
+        raise CannotMove(" ".join(doubts))
+    details = {"doubts": doubts}
     before = type(row)._default_manager.filter(project=row.project, state=PROMOTED).first()
     if before:
         _move(before, CANDIDATE)

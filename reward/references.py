@@ -1,8 +1,10 @@
 """Names of models as people write them: `repo`, `repo@revision` or a folder."""
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 REPO = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
@@ -51,6 +53,28 @@ def _checked_folder(folder: Path) -> Path:
     if not known:
         raise ReferenceProblem(f"{config} names no model_type, so no library can load it.")
     return folder
+
+
+def config_of(reference: str) -> dict[str, Any] | None:
+    """Return the config.json of a model, or None where this machine has no copy of it.
+
+    A hub name is looked up in the local cache only: nothing is downloaded.
+    """
+    folder = Path(reference) if looks_like_folder(reference) else _cached_folder(reference)
+    try:
+        config = json.loads((folder / "config.json").read_text()) if folder else None
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _cached_folder(reference: str) -> Path | None:
+    """Return the newest snapshot of a hub name in the cache of huggingface_hub."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    repo = reference.partition("@")[0].replace("/", "--")
+    snapshots = (cache / f"models--{repo}" / "snapshots").glob("*/config.json")
+    return max((path.parent for path in snapshots), key=lambda p: p.stat().st_mtime, default=None)
 
 
 def short_name(reference: str) -> str:

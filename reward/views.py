@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -153,6 +154,7 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "report": report,
         "rows": report_rows(report),
         "only_length": no_better_than_length(report),
+        "doubts": found.doubts(),
         "reliability": reliability(calibration.get("bins") or []),
         "ece": calibration,
         "length": report.get("length") or {},
@@ -179,23 +181,29 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_reward_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """`to` is promote, archive or restore."""
-    found = reward_model_for(request, pk)
-    verbs = {
-        "promote": (promotion.promote, "is promoted"),
+    """Promote (with `despite_doubts` where there are some), archive or restore it, as `to` says."""
+    return moved(request, reward_model_for(request, pk), back="reward-model")
+
+
+def moved(request: HttpRequest, model: Any, *, back: str) -> HttpResponse:
+    """Move a reward model or a language model as the form says, and show the page named `back`."""
+    insists = "despite_doubts" in request.POST
+    verbs: dict[str, tuple[Any, str]] = {
+        "promote": (partial(promotion.promote, despite_doubts=insists), "is promoted"),
         "archive": (promotion.archive, "is archived"),
         "restore": (promotion.restore, "is a candidate again"),
     }
     if request.POST.get("to") not in verbs:
-        return HttpResponse("Say where to: promote, archive or restore.", status=400)
+        text = "Choose what to do with the model: promote, archive or restore."
+        return HttpResponse(text, status=400)
     verb, done = verbs[request.POST["to"]]
     try:
-        verb(found, by=user_of(request))
+        verb(model, by=user_of(request))
     except CannotMove as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, f"{found} {done}.")
-    return redirect("reward-model", found.pk)
+        messages.success(request, f"{model} {done}.")
+    return redirect(back, model.pk)
 
 
 # --- what the pages say --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from kombu.exceptions import OperationalError as BrokerError
 
 from accounts.models import User, audit
-from runs import kinds, lifecycle, slots, supervisor
+from runs import kinds, lifecycle, slots, supervisor, workspace
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, State
 from runs.recipe_config import ConfigError
@@ -126,6 +126,18 @@ def restart(run: Run, by: User | None) -> bool:
     if done:
         transaction.on_commit(lambda: tell_worker(run.pk))
     return done
+
+
+def way_back(run: Run) -> str:
+    """Return what a button to restart the run says, or nothing where it should not be offered.
+
+    A run that failed before its first checkpoint would only fail again.
+    """
+    if run.state not in (State.FAILED, State.CANCELLED):
+        return ""
+    if workspace.has_checkpoint(workspace.run_dir_of(run)):
+        return "Continue from the last checkpoint"
+    return "Start from the beginning" if run.state == State.CANCELLED else ""
 
 
 def execute(run_id: int) -> None:

@@ -76,7 +76,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
         "artifacts": run.artifacts.all(),
         "links": live.links(run),
         "may_change": user_of(request).can_train,
-        "may_continue": run.state in (State.FAILED, State.CANCELLED),
+        "way_back": services.way_back(run),
         "section": "runs",
     }
     return render(request, "runs/run.html", context)
@@ -140,8 +140,11 @@ def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
 @require_POST
 def run_restart(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
-    if services.restart(run, user_of(request)):
-        messages.success(request, "The run waits in the queue again.")
+    if run.state == State.FAILED and not services.way_back(run):
+        text = "This run failed before its first checkpoint. Run it again with other settings."
+        messages.warning(request, text)
+    elif services.restart(run, user_of(request)):
+        messages.success(request, "The run is in the queue again.")
     else:
         messages.warning(request, "Only a failed or cancelled run can be continued.")
     return redirect("run", run.pk)

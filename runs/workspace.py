@@ -104,6 +104,13 @@ def goes_on_from(run_dir: RunDir) -> str:
     return f"the {done} part{'s' if done > 1 else ''} that it had done" if done else ""
 
 
+def has_checkpoint(run_dir: RunDir) -> bool:
+    """Return whether a restarted recipe may find something to resume from. Reads no checkpoint."""
+    folders = [run_dir, *run_dir.parts()]
+    written = any(checkpoints.by_age(folder, "[!.]*") for folder in folders)
+    return written or any(part.is_done() for part in run_dir.parts())
+
+
 def forget_endings(run_dir: RunDir) -> None:
     for left in run_dir.path.glob(f"{ENDED}*"):
         left.unlink(missing_ok=True)

@@ -95,11 +95,12 @@ def import_file(
     format: Format | None = None,
     reviewers: str = NEW,
     any_criteria: bool = False,
+    progress: Callable[[int], None] = lambda prompts: None,
 ) -> Imported:
     """All of the file or nothing of it; again, and nothing is added. Raises BadInput."""
     format = format or detect(path)
     tally = Tally()
-    writer = Writer(project, tally, reviewers, any_criteria)
+    writer = Writer(project, tally, reviewers, any_criteria, progress)
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('labeling.import', %s))", [project.pk]

@@ -2,11 +2,13 @@
 
 `rows` reads JSON lines, one JSON array, CSV and Parquet, each also compressed with gzip, and tells
 them apart by their content. All are streamed: memory holds one value, of a Parquet file one batch.
+`labeling.importers.limits` bounds what a file may unpack to.
 """
 
 import codecs
 import csv
 import gzip
+import io
 import json
 import re
 import zlib
@@ -15,20 +17,20 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from labeling.importers import limits
+from labeling.importers.limits import Unpacking
 from labeling.importers.records import BadInput
 
 CHUNK = 1 << 18
-LONGEST = 64 << 20
-"""Characters of one value. A longer one is a file of another kind, or was never closed."""
-
 ROWS_AT_ONCE = 256
+LINES_PER_ROW = 10
+"""Lines that a row of a CSV file has at most on average; cells may hold line breaks."""
 GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
 DELIMITERS = ",\t;"
 _SPACE = re.compile(r"\s*")
-
-csv.field_size_limit(LONGEST)
 
 
 class Row(int):
@@ -38,7 +40,13 @@ class Row(int):
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, value) of each line, element or row of the file. Raises BadInput."""
+    """Yield (line, value) of each line, element or row of the file. Raises BadInput."""
+    for number, (line, value) in enumerate(_rows(path), start=1):
+        limits.check_count(number)
+        yield line, value
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     head = _head(path)
     if head.startswith(PARQUET):
         return parquet_rows(path)
@@ -64,12 +72,17 @@ def opened(path: Path) -> IO[bytes]:
     """The file as it was before it was compressed, if it was."""
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP
-    return gzip.open(path) if compressed else path.open("rb")  # type: ignore[return-value]
+    return io.BufferedReader(Unpacking(path), CHUNK) if compressed else path.open("rb")
 
 
 def _head(path: Path) -> bytes:
+    """Return the beginning of the file, after a look far enough in to see what it unpacks to."""
     with opened(path) as file:
-        return b"".join(_chunks(file, most=CHUNK))
+        head = b"".join(_chunks(file, most=CHUNK))
+        if isinstance(file.raw, Unpacking):  # type: ignore[attr-defined]
+            for _ in _chunks(file, most=limits.RATIO_FROM):
+                pass
+        return head
 
 
 def _has_header(text: bytes) -> bool:
@@ -97,13 +110,14 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, value) of each line that is not blank. Raises BadInput."""
     with opened(path) as file:
         for number, line in _text_lines(file):
+            limits.check_count(number)
             if line.strip():
                 yield number, _loads(line, number)
 
 
 def _text_lines(file: IO[bytes]) -> Iterator[tuple[int, str]]:
-    number = 1
-    while raw := _line(file, number):
+    number, longest = 1, limits.value_bytes()
+    while raw := _line(file, number, longest):
         try:
             yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
@@ -111,13 +125,13 @@ def _text_lines(file: IO[bytes]) -> Iterator[tuple[int, str]]:
         number += 1
 
 
-def _line(file: IO[bytes], number: int) -> bytes:
+def _line(file: IO[bytes], number: int, longest: int) -> bytes:
     try:
-        raw = file.readline(LONGEST + 1)
+        raw = file.readline(longest + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(f"the compressed file is damaged: {error}.", number) from None
-    if len(raw) > LONGEST:
-        raise BadInput(f"this line is longer than {LONGEST >> 20} MiB.", number)
+    if len(raw) > longest:
+        raise limits.too_long("line", number)
     return raw
 
 
@@ -125,7 +139,9 @@ def _loads(line: str, number: int) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise BadInput(f"this is no JSON: {error.msg}.", number) from None
+        raise BadInput(f"not valid JSON: {error.msg}.", number) from None
+    except ValueError:  # Python refuses to read a number of so many digits
+        raise BadInput("a number has too many digits.", number) from None
     except RecursionError:
         raise BadInput("this is nested too deeply.", number) from None
 
@@ -143,6 +159,7 @@ class _Array:
         self.source = _chunks(file)
         self.utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self.text, self.at, self.line = "", 0, 1
+        self.longest = limits.value_bytes()
 
     def elements(self) -> Iterator[tuple[int, Any]]:
         if self._next() != "[":
@@ -170,8 +187,8 @@ class _Array:
     def _more(self) -> bool:
         """Read as much again as is there, and drop what was passed."""
         kept, wanted = self.text[self.at :], max(CHUNK, len(self.text) - self.at)
-        if wanted > LONGEST:
-            raise BadInput(f"this value is longer than {LONGEST >> 20} MiB.", self.line)
+        if len(self.text) - self.at > self.longest:
+            raise limits.too_long("value", self.line)
         parts = [kept]
         while wanted > 0 and (chunk := next(self.source, None)) is not None:
             parts.append(self._decoded(chunk, sum(part.count("\n") for part in parts)))
@@ -194,7 +211,9 @@ class _Array:
                 if self._more():
                     continue
                 line = self.line + self.text.count("\n", self.at, error.pos)
-                raise BadInput(f"this is no JSON: {error.msg}.", line) from None
+                raise BadInput(f"not valid JSON: {error.msg}.", line) from None
+            except ValueError:  # Python refuses to read a number of so many digits
+                raise BadInput("a number has too many digits.", self.line) from None
             except RecursionError:
                 raise BadInput("this is nested too deeply.", self.line) from None
             if end < len(self.text) or not self._more():
@@ -206,16 +225,46 @@ class _Array:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, {column: cell}) of each row; empty cells are None. Raises BadInput."""
+    """Yield (line number, {column: cell}) of each row; empty cells are None. Raises BadInput."""
     with opened(path) as file:
         first = next(_text_lines(file), (1, ""))[1]
+    csv.field_size_limit(limits.value_bytes())
     with opened(path) as file:
-        reader = csv.reader((line for _, line in _text_lines(file)), delimiter=_delimiter(first))
+        lines = _RowLines(file)
+        reader = csv.reader(lines, delimiter=_delimiter(first))
         try:
             names = [name.strip() for name in next(reader)]
-            yield from _cells(reader, names)
+            for line, row in _cells(reader, names):
+                lines.begin_row()
+                yield line, row
         except csv.Error as error:
-            raise BadInput(f"this is no CSV: {error}.", reader.line_num) from None
+            raise BadInput(f"not valid CSV: {error}.", reader.line_num) from None
+
+
+class _RowLines:
+    """The lines of a CSV file, refused when those of one row together are too long.
+
+    A quotation mark that is never closed would otherwise make the rest of the file one row.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.lines = _text_lines(file)
+        self.longest = limits.value_bytes()
+        self.begin_row()
+
+    def begin_row(self) -> None:
+        self.size = 0
+
+    def __iter__(self) -> "_RowLines":
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self.lines)
+        limits.check_count(number // LINES_PER_ROW)
+        self.size += len(line)
+        if self.size > self.longest:
+            raise limits.too_long("row", number)
+        return line
 
 
 def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -236,13 +285,59 @@ def _delimiter(line: str) -> str:
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row, {column: value}) of each row, a batch at a time. Raises BadInput."""
+    """Yield (row, {column: value}) of each row, a batch at a time. Raises BadInput."""
     try:
-        with pq.ParquetFile(path) as file:
-            number = 0
+        with _parquet(path) as file:
+            number = size = 0
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-                for value in batch.to_pylist():
+                size += _expanded(batch.to_struct_array())
+                limits.check_unpacked(size, path.stat().st_size)
+                for value in _values(batch, number):
                     number += 1
                     yield Row(number), value
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise BadInput(f"{path.name} cannot be read as Parquet: {error}.") from None
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    """Open the file once its footer is within the limits.
+
+    Texts stay dictionaries as they are in the file: decoded at once, a page of a few bytes can
+    become gigabytes. Pages are streamed, not read ahead by the column.
+    """
+    bounds: dict[str, Any] = {
+        "thrift_string_size_limit": limits.FOOTER, "thrift_container_size_limit": limits.FOOTER,
+    }  # fmt: skip
+    with pq.ParquetFile(path, **bounds) as file:
+        limits.check_parquet(path, file.metadata)
+        columns = [file.schema.column(n) for n in range(len(file.schema))]
+    texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+    return pq.ParquetFile(
+        path, **bounds, read_dictionary=texts, buffer_size=CHUNK, pre_buffer=False
+    )
+
+
+def _values(batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch, one at a time where all at once would be too large."""
+    if _expanded(batch.to_struct_array()) <= limits.value_bytes():
+        yield from batch.to_pylist()
+        return
+    for number in range(batch.num_rows):
+        row = batch.slice(number, 1)
+        if _expanded(row.to_struct_array()) > limits.value_bytes():
+            raise limits.too_long("row", Row(before + number + 1))
+        yield row.to_pylist()[0]
+
+
+def _expanded(array: pa.Array) -> int:
+    """Return about how many bytes the values of an array take once they are written out."""
+    if pa.types.is_dictionary(array.type):
+        lengths = pc.binary_length(array.dictionary).take(array.indices)
+        return int(pc.sum(lengths).as_py() or 0)
+    if pa.types.is_struct(array.type):
+        return sum(map(_expanded, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        return 8 * len(array) + _expanded(array.flatten())
+    if pa.types.is_map(array.type):
+        return _expanded(array.keys) + _expanded(array.items)
+    return int(array.nbytes)

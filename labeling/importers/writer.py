@@ -6,9 +6,8 @@ A task that brings rankings wants that many, so it is complete; one without goes
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 from django.contrib.auth.hashers import make_password
@@ -34,6 +33,8 @@ from labeling.queue import NewTask, copy_rows, reserve_ids
 from labeling.text import storable
 
 PROMPTS_AT_ONCE = 2000
+CHARACTERS_AT_ONCE = 8_000_000
+"""A batch of long texts has fewer prompts, so that memory stays bounded."""
 EXISTING, NEW = "existing", "new"
 MOST_SLOTS = 9
 HIGHEST_RATING = 10
@@ -62,12 +63,19 @@ class _Stored:
 class Writer:
     """`reviewers`: "new" makes inactive users for the names in the file and refuses the name of an
     active person; "existing" books rankings to the people who have those names. `any_criteria`
-    keeps ratings, from 1 to 10, also of criteria that the guideline does not have.
+    keeps ratings, from 1 to 10, also of criteria that the guideline does not have. `progress` is
+    called with the number of prompts read, after each batch.
     """
 
     def __init__(
-        self, project: Project, tally: Tally, reviewers: str = NEW, any_criteria: bool = False
+        self,
+        project: Project,
+        tally: Tally,
+        reviewers: str = NEW,
+        any_criteria: bool = False,
+        progress: Callable[[int], None] = lambda prompts: None,
     ):
+        self.progress = progress
         self.project = project
         self.tally = tally
         self.reviewers = reviewers
@@ -82,11 +90,11 @@ class Writer:
 
     def write(self, records: Iterable[PromptRecord]) -> Written:
         """Call it inside a transaction. Raises BadInput."""
-        source = iter(records)
-        while batch := list(islice(source, PROMPTS_AT_ONCE)):
+        for batch in _batches(records):
             batch = [_storable(record, self.tally) for record in batch]
             stored = self._store_responses(batch, self._store_prompts(batch))
             self._store_tasks(stored)
+            self.progress(self.written.read["prompts"])
         return self.written
 
     # --- prompts and responses ---
@@ -354,6 +362,20 @@ class _Made:
 
     def key(self, users: dict[str, User]) -> Any:
         return rankings.key_of("import", self.task_id, users[self.ranking.reviewer].pk)
+
+
+def _batches(records: Iterable[PromptRecord]) -> Iterator[list[PromptRecord]]:
+    batch: list[PromptRecord] = []
+    characters = 0
+    for record in records:
+        batch.append(record)
+        characters += sum(len(message["content"]) for message in record.messages)
+        characters += sum(len(response.text) for response in record.responses)
+        if len(batch) == PROMPTS_AT_ONCE or characters > CHARACTERS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _first_of_each_task(fresh: dict[Any, _Made], new_tasks: set[int]) -> dict[Any, _Made]:

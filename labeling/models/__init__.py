@@ -8,6 +8,7 @@ from labeling.models.guidelines import (
     GuidelineConfirmation,
     GuidelineVersion,
 )
+from labeling.models.imports import FileImport
 from labeling.models.projects import (
     LONGEST_RATIONALE,
     Membership,
@@ -24,6 +25,7 @@ __all__ = [
     "LONGEST_RATIONALE",
     "Adjudication",
     "Criterion",
+    "FileImport",
     "Finding",
     "Gold",
     "Guideline",

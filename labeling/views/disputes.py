@@ -28,6 +28,7 @@ from labeling.judgments import FLAGS
 from labeling.lettering import Lettering, letters_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.outcomes import OutcomeForm, ranks_of
+from labeling.response_names import field_by_name, page_names
 from labeling.text import render as render_text
 from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
@@ -85,11 +86,12 @@ def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     case = _Case(request, project, task)
     if request.method == "POST":
         return _decided(request, case)
-    return case.shown(OutcomeForm(initial=case.initial(), letters=case.letters))
+    form = OutcomeForm(initial=case.initial(), letters=case.letters, names=case.names)
+    return case.shown(form)
 
 
 def _decided(request: HttpRequest, case: "_Case") -> HttpResponse:
-    form = OutcomeForm(request.POST, letters=case.letters)
+    form = OutcomeForm(case.posted(), letters=case.letters, names=case.names)
     following = case.following()
     if form.is_valid():
         try:
@@ -126,10 +128,16 @@ class _Case:
         self.letters = letters_of(order)
         texts = [place.response.text for place in self.places]
         self.lettering = Lettering.of(task, self.letters, texts)
+        self.names = page_names(task.pk, self.letters)
         self.rankings = list(task.rankings.filter(superseded_at=None).order_by("id"))
         random.Random(f"{task.pk}:{self.user.pk}").shuffle(self.rankings)
         self.decision = Adjudication.objects.filter(task=task).select_related("by").first()
         self.disputes = open_disputes(project)
+
+    def posted(self) -> dict[str, str]:
+        return {
+            field_by_name(name, self.names): self.request.POST[name] for name in self.request.POST
+        }
 
     def following(self) -> OpenDispute | None:
         return next_after(self.disputes, self.task.pk)
@@ -142,7 +150,7 @@ class _Case:
             "cause": self.decision.cause if self.decision else "",
             "note": self._note_to_edit(),
         }
-        return said | (ranks_of(order.tiers, order.cut) if order else {})
+        return said | (ranks_of(order.tiers, order.cut, self.names) if order else {})
 
     def _note_to_edit(self) -> str:
         """In the letters of this page, where that is certain."""
@@ -190,11 +198,11 @@ class _Case:
         named = may_see_models(self.user, self.project, self.task, judging=judging)
         return [
             {
-                "id": place.response_id,
+                "name": self.names[place.response_id],
                 "letter": self.letters[place.response_id],
                 "model": place.response.model_name if named else "",
                 "html": render_text(place.response.text),
-                "field": form[f"rank-{place.response_id}"],
+                "field": form[f"rank-{self.names[place.response_id]}"],
             }
             for place in self.places
         ]
@@ -207,7 +215,7 @@ class _Case:
         ]
         return {
             "order": as_order(ranking.tiers, ranking.cut, self.letters),
-            "ranks": ranks_of(ranking.tiers, ranking.cut),
+            "ranks": ranks_of(ranking.tiers, ranking.cut, self.names),
             "note": self.lettering.show(ranking.rationale, ranking.shown_order),
             "flags": flags,
             "simulated": ranking.source == Ranking.Source.SIMULATION,

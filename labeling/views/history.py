@@ -21,6 +21,7 @@ from labeling.confirmations import unconfirmed
 from labeling.forms import Fields, fields_of, fields_of_ranking, first, number, read_answer
 from labeling.judgments import Errors, Policy
 from labeling.models import Project, Ranking
+from labeling.response_names import fields_by_id, page_names
 from labeling.views.confirmation import confirmation_page
 from labeling.views.sheet import Sheet
 
@@ -138,7 +139,8 @@ def _form(
 
 
 def _revised(request: HttpRequest, project: Project, ranking: Ranking) -> HttpResponse:
-    fields = fields_of(request.POST)
+    names = page_names(ranking.task_id, _order_of(ranking))
+    fields = fields_by_id(fields_of(request.POST), names)
     version = rankings.version_shown(project, number(first(fields, "guideline_version")))
     answer = read_answer(
         fields,

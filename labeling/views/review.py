@@ -47,6 +47,7 @@ from labeling.forms import (
 from labeling.guidelines import criteria_of
 from labeling.judgments import Errors, Policy
 from labeling.models import Criterion, Project, Ranking, Slot, Task
+from labeling.response_names import field_by_name, fields_by_id, page_names
 from labeling.views.confirmation import confirmation_page
 from labeling.views.history import as_draft, open_until
 from labeling.views.sheet import Sheet
@@ -143,7 +144,7 @@ def _sheet(
     """As the queue and the draft have it; or as a form had it that is shown again."""
     order, version = slot.shown_order or [], project.current_version
     if fields is None:
-        fields = fields_of_draft(slot.draft)
+        fields = fields_by_id(fields_of_draft(slot.draft), page_names(slot.task_id, order))
     else:
         order = shown_order(fields, slot)
         said = number(first(fields, "guideline_version"))
@@ -207,6 +208,7 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     slot = submissions.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
     if slot is None:
         raise Http404
+    fields = fields_by_id(fields, page_names(slot.task_id, rankings.responses_of(slot)))
     answer = _read(project, slot, fields)
     try:
         if answer.errors:
@@ -260,7 +262,8 @@ def _kept_as_extra() -> str:
 def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
     if request.accepts("text/html"):
         return _page(request, project, sheet)
-    said: Context = {"errors": sheet.errors}
+    errors = {field_by_name(name, sheet.names): text for name, text in sheet.errors.items()}
+    said: Context = {"errors": errors}
     if sheet.slot:
         said["sheet"] = _html(request, project, sheet.slot, sheet)
     return JsonResponse(said, status=HTTPStatus.UNPROCESSABLE_ENTITY)

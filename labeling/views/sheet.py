@@ -15,6 +15,7 @@ from labeling.forms import Fields, first
 from labeling.guidelines import criteria_of
 from labeling.judgments import ANYTHING, FLAGS, LONGEST_RATIONALE, Errors, Policy
 from labeling.models import Criterion, GuidelineVersion, Response, Slot, Task
+from labeling.response_names import page_names
 from labeling.text import render
 
 ROLES = {
@@ -51,9 +52,13 @@ class Rating:
 
 @dataclass(frozen=True)
 class Card:
-    """One response as the reviewer sees it. It knows no model name."""
+    """One response as the reviewer sees it. It knows no model name.
+
+    `name` stands for the response on the page. Its id must not appear there.
+    """
 
     id: int
+    name: str
     letter: str
     html: SafeString
     rank: str
@@ -101,6 +106,15 @@ class Sheet:
         return conversation(self.task.prompt.messages)
 
     @cached_property
+    def names(self) -> dict[int, str]:
+        """By response id, what the page calls a response."""
+        return page_names(self.task.pk, self.shown_order)
+
+    @property
+    def shown_names(self) -> str:
+        return ",".join(self.names[response] for response in self.shown_order)
+
+    @cached_property
     def criteria(self) -> list[Criterion]:
         return list(criteria_of(self.version)) if self.version else []
 
@@ -116,6 +130,7 @@ class Sheet:
         flagged = self.fields.get(f"flag-{response}", [])
         return Card(
             id=response,
+            name=self.names[response],
             letter=ascii_uppercase[place],
             html=render(text),
             rank=first(self.fields, f"rank-{response}"),
@@ -124,13 +139,12 @@ class Sheet:
         )
 
     def _rating(self, response: int, criterion: Criterion) -> Rating:
-        field = f"rating-{response}-{criterion.name}"
         return Rating(
             name=criterion.name,
-            field=field,
+            field=f"rating-{self.names[response]}-{criterion.name}",
             meaning=criterion.meaning,
             choices=range(1, criterion.scale + 1),
-            value=first(self.fields, field),
+            value=first(self.fields, f"rating-{response}-{criterion.name}"),
         )
 
     @property

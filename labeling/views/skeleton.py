@@ -29,6 +29,7 @@ from labeling import text
 from labeling.assignment import stage_of
 from labeling.judgments import Policy
 from labeling.models import Project, Slot, Task
+from labeling.response_names import page_names
 from labeling.views.sheet import ROLES, Message, Sheet
 
 KEPT_SECONDS = 60
@@ -107,8 +108,9 @@ def sheet_html(
     }
     for number, message in enumerate(messages):
         values[f"{MARKS.message}{number}_"] = _html(message["content"])
+    names = page_names(slot.task_id, order)
     for number, response in enumerate(order):
-        values[str(MARKS.responses[number])] = str(response)
+        values[str(MARKS.responses[number])] = names[response]
         values[f"{MARKS.response}{number}_"] = _html(texts[response])
     roles = tuple(message["role"] for message in messages)
     pieces = _shape(request, project, len(order), roles, context_of)
@@ -155,6 +157,7 @@ def _marked(
         policy=Policy.of(project),
         slot=Slot(pk=MARKS.slot, project=project, task=task, reviewer_id=MARKS.reviewer),
     )
+    sheet.names = {mark: str(mark) for mark in MARKS.responses}
     sheet.messages = [
         Message(role, str(ROLES.get(role, role)), _mark(MARKS.message, number))
         for number, role in enumerate(roles)

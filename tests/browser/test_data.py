@@ -9,6 +9,7 @@ from accounts.models import Role
 from labeling import rankings
 from labeling.models import Membership, Task
 from tests.browser.test_pages import faults_in_both_themes
+from tests.labeling.file_imports import work
 from tests.labeling.world import make_user, one_each
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -33,15 +34,18 @@ def test_a_lead_imports_a_file_and_drops_a_response_that_says_who_it_is(
     page = visit(f"/p/{world.project.slug}/data/", lead)
     page.get_by_role("link", name="Import", exact=True).click()
     page.get_by_label("File").set_input_files(bad)
-    page.get_by_role("button", name="Look at the file").click()
+    page.get_by_role("button", name="Preview").click()
+    work()
     expect(page.get_by_role("alert")).to_contain_text("Line 2:")
     assert faults_in_both_themes(page) == []
     page.get_by_role("link", name="Another file").click()
     page.get_by_label("File").set_input_files(good)
-    page.get_by_role("button", name="Look at the file").click()
+    page.get_by_role("button", name="Preview").click()
+    work()
     expect(page.get_by_text("1 new task would be held")).to_be_visible()
     assert faults_in_both_themes(page) == []
     page.get_by_role("button", name="Import", exact=True).click()
+    work()
     expect(page.get_by_text("good.jsonl is imported")).to_be_visible()
     page.get_by_role("link", name="Findings").click()
     assert faults_in_both_themes(page) == []

@@ -9,6 +9,7 @@ from accounts.models import Role, User
 from labeling import rankings
 from labeling.models import Adjudication, Membership, Project, Ranking, Task
 from labeling.relabel import draw
+from labeling.response_names import page_names
 from tests.browser.conftest import World
 from tests.browser.test_pages import faults_in_both_themes
 from tests.labeling.world import ids, make_member, make_user, publish
@@ -85,9 +86,13 @@ def test_it_is_settled_on_the_keyboard_and_the_next_one_follows(visit, world, di
 def test_it_orders_ties_and_draws_the_line_on_the_keyboard(visit, world, disputed):
     task = disputed[0]
     page = visit(address(world, task), make_lead(world))
-    shown = page.locator("[data-response]").evaluate_all(
-        "all => all.map(one => +one.dataset.response)"
-    )
+    ids_by_name = {name: pk for pk, name in page_names(task.pk, ids(task)).items()}
+    shown = [
+        ids_by_name[name]
+        for name in page.locator("[data-response]").evaluate_all(
+            "all => all.map(one => one.dataset.response)"
+        )
+    ]
     for key in ("b", "a", "Shift+C", "-", "d", "z", "d", "ArrowLeft"):
         page.keyboard.press(key)
     page.keyboard.press("ArrowRight")

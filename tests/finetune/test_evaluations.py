@@ -163,6 +163,23 @@ def test_people_are_asked_blindly_and_their_verdict_is_read_back(candidate):
     assert (people["wins"], people["ties"], people["losses"]) == (2, 1, 1)
 
 
+def test_neither_ids_nor_places_tell_which_answer_is_the_candidates(candidate):
+    rows = [
+        {"of": make_prompt(candidate.project), "baseline": f"theirs {n}", "candidate": f"ours {n}"}
+        for n in range(40)
+    ]
+    run, run_dir = run_of(candidate, comparisons=True)
+    publish_answers(run_dir, rows)
+    evaluations.finish(run, run_dir)
+    stored_first, placed_first = [], []
+    for item in Evaluation.objects.get().items.select_related("task"):
+        order = list(item.task.places.order_by("position").values_list("response_id", flat=True))
+        stored_first.append(item.candidate_response_id == min(order))
+        placed_first.append(item.candidate_response_id == order[0])
+        assert item.candidate_response.text == item.candidate_text
+    assert {*stored_first} == {*placed_first} == {True, False}
+
+
 def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
     elsewhere = make_base(make_project())
     other_base = make_base(candidate.project)
@@ -171,8 +188,8 @@ def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
         ({"baseline": elsewhere.pk}, "belongs to"),
         ({"baseline": other_base.pk}, "same base"),
         ({"baseline": candidate.pk}, "with itself"),
-        ({"candidate": candidate.parent_id, "baseline": other_base.pk}, "is no adapter"),
-        ({"judge": f"reward_model:{other_judge.pk}"}, "belongs to another project"),
+        ({"candidate": candidate.parent_id, "baseline": other_base.pk}, "is not an adapter"),
+        ({"judge": f"reward_model:{other_judge.pk}"}, "fits another project"),
         ({"judge": "nobody"}, "No judge is called 'nobody'"),
         ({"snapshot": 0}, "There is no snapshot 0"),
     ):

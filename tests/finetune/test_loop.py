@@ -5,12 +5,13 @@ from collections import Counter
 import pytest
 
 from accounts.models import AuditEntry, Role
-from finetune import judges, promotion
+from finetune import judges
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base, default_model
 from labeling.models import Ranking, Response, Task
 from labeling.rankings import record
 from reward.models import RewardModel
+from reward.promotion import promote
 from reward.snapshots import SnapshotFilter, freeze, ranking_ids
 from runs import services
 from runs.models import Run, State
@@ -82,7 +83,7 @@ def test_from_a_base_once_around_to_a_promoted_adapter_and_back_to_each_ranking(
     assert told_apart.count() == evaluation.report["comparisons"]
     assert all(item.task.kind == Task.Kind.COMPARISON for item in told_apart)
 
-    promotion.promote(model=tuned, by=trainer, despite_doubts=True)
+    promote(tuned, by=trainer, despite_doubts=True)
     assert default_model(project) == tuned
 
     # and back: adapter → run → snapshot → rankings → reviewers and guideline versions

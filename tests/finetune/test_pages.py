@@ -3,7 +3,7 @@ from django.urls import reverse
 
 from accounts.models import Role
 from finetune import judges
-from finetune.forms import EvaluateInputs, GenerateInputs
+from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
 from finetune.models import Model
 from tests.finetune.factory import (
     make_adapter,
@@ -128,6 +128,20 @@ def test_an_evaluation_shows_both_answers_inert_and_by_verdict(client, people, a
     assert len(client.get(address, {"verdict": "odd"}).context["answers"]) == 6
 
 
+def test_an_evaluation_shows_how_many_answers_are_identical(client, people, adapter):
+    evaluation = make_evaluation(adapter, items=6)
+    client.force_login(people["lead"])
+    address = reverse("evaluation", args=[evaluation.pk])
+    evaluation.report = {**evaluation.report, "identical": 2}
+    evaluation.report["win_rate"]["answers"] = 6
+    evaluation.save()
+    page = client.get(address).text
+    assert "2 of 6" in page and "identical answers" in page and "33.3%" in page
+    del evaluation.report["identical"]
+    evaluation.save()
+    assert "identical answers" not in client.get(address).text
+
+
 def test_many_answers_come_in_pages_that_keep_the_verdict(client, people, adapter):
     evaluation = make_evaluation(adapter, items=36)
     client.force_login(people["lead"])
@@ -186,12 +200,74 @@ def test_an_evaluation_takes_baseline_and_snapshot_from_the_candidate(adapter):
     assert form.inputs()["snapshot"] == adapter.snapshot_id
 
 
-def test_an_evaluation_stays_inside_one_project(adapter):
-    make_reward_model(adapter.snapshot)
-    stranger = make_base(make_project())
+def refused(adapter, **changes):
+    """The errors of an evaluation's form that is right but for these changes."""
     judge = judges.of_reward_model(make_reward_model(adapter.snapshot)).name
-    form = EvaluateInputs({"candidate": adapter.pk, "baseline": stranger.pk, "judge": judge})
-    assert "belongs to" in form.errors["baseline"][0]
+    return EvaluateInputs({"candidate": adapter.pk, "judge": judge, **changes}).errors
+
+
+def test_an_evaluation_stays_inside_one_project(adapter):
+    elsewhere = make_project()
+    stranger, other = make_base(elsewhere), make_snapshot(elsewhere, prompts=1)
+    judge = judges.of_reward_model(make_reward_model(other)).name
+    assert not refused(adapter)
+    assert (
+        "another model of the candidate's" in refused(adapter, baseline=stranger.pk)["baseline"][0]
+    )
+    assert "of the candidate's project" in refused(adapter, snapshot=other.pk)["snapshot"][0]
+    assert "of the candidate's project" in refused(adapter, judge=judge)["judge"][0]
+
+
+def test_a_candidate_is_not_offered_as_its_own_baseline(adapter):
+    sibling = make_adapter(adapter.parent, adapter.snapshot)
+    make_base(adapter.project)
+    for candidate, others in (
+        (adapter, {sibling, adapter.parent}),
+        (sibling, {adapter, adapter.parent}),
+    ):
+        form = EvaluateInputs(initial={"candidate": candidate.pk})
+        assert set(form.fields["baseline"].queryset) == others
+    assert "not the candidate itself" in refused(adapter, baseline=adapter.pk)["baseline"][0]
+
+
+@pytest.fixture
+def shop_rule():
+    """A rule for one project only."""
+    judges.register("shop", "The shop", lambda m, t: 0.0, for_project=lambda p: p.slug == "shop")
+    yield "shop"
+    del judges._rules["shop"]
+
+
+def test_only_judges_that_fit_the_project_are_offered(client, people, adapter, shop_rule):
+    own = make_reward_model(adapter.snapshot)
+    shop = make_project(slug="shop")
+    stranger = make_reward_model(make_snapshot(shop, prompts=1))
+    in_shop = make_adapter(make_base(shop), stranger.snapshot)
+    names = lambda model: {judge.name for judge in map(judges.of_reward_model, [model])}  # noqa: E731
+    client.force_login(people["trainer"])
+    for candidate, offered, missing in (
+        (adapter, names(own), names(stranger) | {shop_rule}),
+        (in_shop, names(stranger) | {shop_rule}, names(own)),
+    ):
+        page = client.get(reverse("run-launch", args=["evaluate"]), {"candidate": candidate.pk})
+        choices = {name for name, _ in page.context["launch"].inputs.fields["judge"].choices}
+        assert offered <= choices and not missing & choices
+    assert "candidate's project" in refused(adapter, judge=shop_rule)["judge"][0]
+
+
+def test_the_page_asks_for_the_choices_again_when_the_candidate_changes(client, people, adapter):
+    client.force_login(people["trainer"])
+    page = client.get(reverse("run-launch", args=["evaluate"])).text
+    assert 'hx-trigger="change from:[name=candidate]"' in page
+    assert 'hx-select="#inputs"' in page and 'id="inputs"' in page
+
+
+def test_a_base_of_another_project_is_not_offered_for_a_snapshot(adapter):
+    stranger = make_base(make_project())
+    form = DPOInputs(initial={"snapshot": adapter.snapshot_id})
+    assert set(form.fields["model"].queryset) == {adapter.parent}
+    form = DPOInputs({"snapshot": adapter.snapshot_id, "model": stranger.pk})
+    assert form.errors["model"] == ["Choose a base of the snapshot's project."]
 
 
 def test_archived_models_and_archived_projects_are_not_offered(adapter):
@@ -199,7 +275,7 @@ def test_archived_models_and_archived_projects_are_not_offered(adapter):
 
     reward_model = make_reward_model(adapter.snapshot)
     assert adapter in usable_models()
-    assert f"reward_model:{reward_model.pk}" in dict(judge_choices())
+    assert f"reward_model:{reward_model.pk}" in dict(judge_choices(adapter.project))
     Model.objects.filter(pk=adapter.pk).update(state="archived")
     assert adapter not in usable_models()
     from django.utils import timezone
@@ -207,4 +283,4 @@ def test_archived_models_and_archived_projects_are_not_offered(adapter):
     adapter.project.archived_at = timezone.now()
     adapter.project.save()
     assert not usable_models().filter(project=adapter.project).exists()
-    assert f"reward_model:{reward_model.pk}" not in dict(judge_choices())
+    assert f"reward_model:{reward_model.pk}" not in dict(judge_choices(adapter.project))

@@ -1,10 +1,16 @@
+import json
+import re
+
 import pytest
+from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEntry, Role
-from finetune import dpo, promotion
+from finetune import dpo
+from finetune.forms import AddModelForm
 from finetune.models import Model
 from finetune.registry import add_base, default_model
-from reward.promotion import CannotMove, archive, restore
+from labeling.models import Project
+from reward.promotion import CannotMove, archive, promote, restore
 from reward.references import ReferenceProblem, checked_reference, short_name
 from runs.kinds import CannotRun
 from tests.finetune.factory import (
@@ -35,8 +41,8 @@ def adapter(base):
 
 def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
     make_evaluation(adapter)
-    assert promotion.promote(model=base, by=None) is None
-    assert promotion.promote(model=adapter, by=make_user(Role.TRAINER)) == base
+    assert promote(base, by=None) is None
+    assert promote(adapter, by=make_user(Role.TRAINER)) == base
     base.refresh_from_db()
     adapter.refresh_from_db()
     assert (base.state, adapter.state) == ("candidate", "promoted")
@@ -49,34 +55,34 @@ def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
     ("interval", "sentence"),
     [
         (None, "never evaluated"),
-        ((0.1, 0.4), "worse than"),
-        ((0.45, 0.6), "does not tell it apart"),
+        ((0.1, 0.4), "found it worse than"),
+        ((0.45, 0.6), "is inconclusive"),
     ],
 )
 def test_a_doubtful_adapter_is_promoted_only_on_insistence(adapter, interval, sentence):
     if interval:
         make_evaluation(adapter, interval=interval)
     with pytest.raises(CannotMove, match=sentence):
-        promotion.promote(model=adapter, by=None)
+        promote(adapter, by=None)
     assert Model.objects.get(pk=adapter.pk).state == "candidate"
-    promotion.promote(model=adapter, by=None, despite_doubts=True)
+    promote(adapter, by=None, despite_doubts=True)
     assert AuditEntry.objects.get(action="promoted").details["doubts"]
 
 
 def test_a_base_is_promoted_without_an_evaluation(base):
-    promotion.promote(model=base, by=None)
-    assert promotion.promote(model=base, by=None) is None
+    promote(base, by=None)
+    assert promote(base, by=None) is None
     assert AuditEntry.objects.filter(action="promoted").count() == 1
 
 
 def test_the_promoted_one_cannot_be_archived_nor_an_archived_one_promoted(base):
     other = make_base(base.project)
-    promotion.promote(model=base, by=None)
+    promote(base, by=None)
     with pytest.raises(CannotMove, match="is promoted"):
         archive(base, by=None)
     archive(other, by=None)
     with pytest.raises(CannotMove, match="is archived"):
-        promotion.promote(model=other, by=None)
+        promote(other, by=None)
     restore(other, by=None)
     assert Model.objects.get(pk=other.pk).state == "candidate"
 
@@ -105,6 +111,46 @@ def test_hub_names_pass_as_they_are(name):
 def test_what_is_no_name_and_no_folder_is_refused(name):
     with pytest.raises(ReferenceProblem):
         checked_reference(name)
+
+
+CONFIGS = [
+    ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "is an encoder (bert)"),
+    ({"model_type": "modernbert"}, "is an encoder (modernbert)"),
+    ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder (t5)"),
+    ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "has no head"),
+    ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, ""),
+    ({"model_type": "bert", "is_decoder": True, "architectures": ["BertLMHeadModel"]}, ""),
+    ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, ""),
+    ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, ""),
+    ({"model_type": "new"}, ""),
+]
+
+
+@pytest.mark.parametrize(("config", "sentence"), CONFIGS)
+def test_a_base_that_cannot_generate_is_refused_when_it_is_added(base, tmp_path, config, sentence):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if not sentence:
+        assert add_base(project=base.project, base=str(tmp_path), by=None)[1]
+        return
+    with pytest.raises(ReferenceProblem, match=re.escape(sentence)):
+        add_base(project=base.project, base=str(tmp_path), by=None)
+    with pytest.raises(CommandError, match=re.escape(sentence)):
+        call_command("models", "add", base.project.slug, str(tmp_path))
+    form = AddModelForm(
+        {"project": base.project_id, "base": str(tmp_path)}, projects=Project.objects.all()
+    )
+    assert sentence in form.errors["base"][0]
+    assert Model.objects.count() == 1
+
+
+def test_a_hub_name_is_judged_by_the_cached_config(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--org--reader" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    assert add_base(project=base.project, base="org/reader", by=None)[1]
+    (folder / "config.json").write_text('{"model_type": "roberta"}')
+    with pytest.raises(ReferenceProblem, match="is an encoder"):
+        add_base(project=base.project, base="org/reader@main", by=None)
 
 
 def test_a_folder_must_hold_a_model(tmp_path):

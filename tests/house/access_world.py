@@ -1,7 +1,6 @@
 """Two projects with one row of everything, and an address in each for every URL pattern."""
 
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,8 @@ from django.urls import get_resolver
 from django.utils import timezone
 
 from accounts.models import Role, Token, User, audit
-from labeling import qualification, queue, rankings, uploads
+from labeling import qualification, queue, rankings
+from labeling.importing import lifecycle
 from labeling.models import Gold, Membership, Project, Ranking, Skip, Slot, Task
 from reward.models import RewardModel
 from runs import kinds
@@ -95,9 +95,8 @@ def make_side() -> Side:
     adapter = make_adapter(make_base(project), snapshot)
     evaluation = make_evaluation(adapter)
     reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
-    upload = uploads.keep(
-        [b"{}\n"], user=lead, project=project, name="a", format="auto", any_criteria=False
-    )
+    Run.objects.filter(project=None).update(project=project)
+    file_import = lifecycle.receive([b"{}\n"], user=lead, project=project, name="a")
     Skip.objects.create(task=ranking.task, reviewer=make_member(project), reason="unclear")
     qualification.ensure(project=project, reviewer=reviewer)
     version = project.current_version
@@ -109,7 +108,7 @@ def make_side() -> Side:
         "user_id": reviewer.pk,
         "ranking_id": ranking.pk,
         "slot_id": Slot.objects.get(reviewer=reviewer, ranking=None).pk,
-        "key": uuid.UUID(upload.key),
+        "key": file_import.key,
         "run_id": adapter.run_id,
         "kind": kinds.all_kinds()[0].name,
         "snapshots/": snapshot.pk,
@@ -119,6 +118,8 @@ def make_side() -> Side:
         "admin/labeling/guidelineversion/": version.pk,
         "content_type_id": ContentType.objects.get_for_model(Task).pk,
         "object_id": ranking.task_id,
+        "uidb64": "MQ",
+        "token": "no-such-token",
         "url": "no-such-page",
         "rest": "no-such-page",
     }

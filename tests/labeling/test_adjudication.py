@@ -222,7 +222,7 @@ def test_an_outcome_may_start_from_either_ranking(project):
     starts = []
     for number in (1, 2):
         form = client.get(url(task), {"from": number}).context["form"]
-        starts.append([form.initial[f"rank-{i}"] for i in ids(task)])
+        starts.append([form.initial[f"rank-{form.names[i]}"] for i in ids(task)])
     assert sorted(starts) == [["1", "2", "3"], ["3", "2", "1"]]
     assert client.get(url(task), {"from": "7"}).context["form"].initial.get("cut") is None
 

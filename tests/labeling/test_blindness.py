@@ -91,6 +91,15 @@ def test_who_judges_a_task_is_blind_unless_everyone_sees_always(field):
             assert may is seen
 
 
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_blind_comparison_is_judged_blind_whatever_the_policy(field):
+    world = World(**{field: "always"})
+    for task, seen in ((world.task, True), (make_task(world.project, kind="comparison"), False)):
+        for face in ("reviewer", "lead", "trainer"):
+            may = FIELDS[field](world.people[face], world.project, task, judging=True)
+            assert may is seen
+
+
 def test_who_took_a_ranking_back_has_not_ranked():
     world = World(sees_others="after")
     Ranking.objects.filter(pk=world.own.pk).update(superseded_at=world.own.created_at)

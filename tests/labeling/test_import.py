@@ -241,7 +241,7 @@ def test_a_broken_pair_is_refused_with_the_line_where_it_begins(project, save, b
 
 def test_a_file_that_was_cut_off_is_refused(project, save):
     whole = pretty(PAIRS)
-    refused(save(whole[: whole.index("Yo") + 1]), project, r"Line \d+: this is no JSON")
+    refused(save(whole[: whole.index("Yo") + 1]), project, r"Line \d+: not valid JSON")
     refused(save(whole[:-1]), project, "cut off")
 
 
@@ -345,7 +345,7 @@ def test_a_broken_line_is_refused_with_its_number(project, save, line, sentence)
 
 def test_broken_json_and_broken_text_are_refused_with_their_line(project, save):
     good = json.dumps(OWN)
-    refused(save(good + '\n\n{"messages": \n'), project, "Line 3: this is no JSON")
+    refused(save(good + '\n\n{"messages": \n'), project, "Line 3: not valid JSON")
     refused(save(good.encode() + b'\n{"messages": "\xff"}\n'), project, "Line 2: .*not UTF-8")
     deep = '{"messages": ' + "[" * 100_000
     refused(save(good + "\n" + deep), project, "Line 2: this is (no JSON|nested too deeply)")

@@ -87,5 +87,5 @@ def test_an_array_is_read_element_by_element(tmp_path):
     path.write_text('\ufeff [1, 22 ,\n "x", {"a": [2]}\n, 333]')
     assert list(rows(path)) == [(1, 1), (1, 22), (2, "x"), (2, {"a": [2]}), (3, 333)]
     path.write_text('[1, {"a": ')
-    with pytest.raises(BadInput, match="no JSON"):
+    with pytest.raises(BadInput, match="not valid JSON"):
         list(rows(path))

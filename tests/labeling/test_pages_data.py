@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
-from labeling import uploads
-from labeling.models import Finding, Project, Prompt, Response, Slot, Task
+from labeling.importing import lifecycle
+from labeling.models import FileImport, Finding, Project, Prompt, Response, Slot, Task
+from tests.labeling.file_imports import work
 from tests.labeling.test_findings import LEAK
 from tests.labeling.test_pages_project import make_lead, signed_in
 from tests.labeling.world import make_member, make_project, make_user
@@ -71,45 +73,79 @@ def test_a_reviewer_can_neither_import_nor_decide(project, lead):
 # --- import --------------------------------------------------------------------------------------
 
 
-def test_a_file_is_looked_at_before_anything_is_kept(project, lead, folder):
+def checked(client: Client, project: Project, *args, **fields):
+    """The page of a file once a worker has checked it, and its address."""
+    url = sent(client, project, *args, **fields).url
+    work()
+    return client.get(url), url
+
+
+def imported(client: Client, project: Project, *args, **fields):
+    _, url = checked(client, project, *args, **fields)
+    client.post(url)
+    work()
+    return client.get(url)
+
+
+def test_a_file_is_checked_before_anything_is_saved(project, lead, folder):
     client = signed_in(lead)
-    there = sent(client, project, line() + line("Why?", ["Since."]))
-    page = client.get(there.url)
-    assert page.context["format"].name == "jsonl" and not Prompt.objects.exists()
-    figures = {one.name: (one.read, one.new) for one in page.context["lines"]}
+    page, url = checked(client, project, line() + line("Why?", ["Since."]))
+    assert page.context["report"]["format"] == "jsonl" and not Prompt.objects.exists()
+    figures = {one["name"]: (one["read"], one["new"]) for one in page.context["report"]["lines"]}
     assert figures["prompts"] == (2, 2) and figures["tasks"] == (1, 1)
     assert "1 lines with fewer than two responses (no task)" in page.content.decode()
-    done = client.post(there.url, follow=True)
-    assert "2 new prompts" in done.content.decode()
+    client.post(url)
+    work()
+    assert "2 new prompts" in client.get(url).content.decode()
     assert Task.objects.filter(project=project).count() == 1
     assert AuditEntry.objects.get(action="file imported").user == lead
     assert not list(folder.iterdir())
-    assert "no longer kept" in client.get(there.url, follow=True).content.decode()
 
 
-def test_a_file_that_is_wrong_is_told_with_its_line_and_keeps_nothing(project, lead):
+def test_a_second_click_on_import_changes_nothing(project, lead):
     client = signed_in(lead)
-    there = sent(client, project, line() + '{"messages": 3}\n')
-    page = client.get(there.url)
-    assert "Line 2: " in page.context["problem"] and "Nothing was imported" in page.content.decode()
-    assert client.post(there.url).url == there.url
-    assert not Prompt.objects.exists()
-    odd = client.get(sent(client, project, "hm", "a.txt").url)
-    assert "a.txt" in odd.context["problem"] or "no JSON" in odd.context["problem"]
+    _, url = checked(client, project, line())
+    client.post(url)
+    assert "not waiting to be imported" in client.post(url, follow=True).content.decode()
+    work()
+    client.post(url)
+    assert FileImport.objects.get().state == "imported"
+    assert AuditEntry.objects.filter(action="file imported").count() == 1
 
 
-def test_what_is_there_already_cannot_be_imported_again(project, lead):
+def test_the_page_of_a_waiting_file_tells_its_state_to_the_script(project, lead):
     client = signed_in(lead)
-    client.post(sent(client, project, line()).url)
-    page = client.get(sent(client, project, line()).url)
+    url = sent(client, project, line()).url
+    assert "Waiting for a worker" in client.get(url).content.decode()
+    assert client.get(f"{url}state/").json() == {"state": "checking", "prompts": 0}
+    work()
+    assert client.get(f"{url}state/").json()["state"] == "ready"
+    assert client.post(f"{url}state/").status_code == 405
+    assert signed_in(make_lead(make_project())).get(f"{url}state/").status_code == 404
+
+
+def test_a_wrong_file_is_refused_with_its_line_and_saves_nothing(project, lead, folder):
+    client = signed_in(lead)
+    page, url = checked(client, project, line() + '{"messages": 3}\n')
+    assert "Line 2: " in page.content.decode() and "Nothing was imported" in page.content.decode()
+    client.post(url)
+    work()
+    assert not Prompt.objects.exists() and not list(folder.iterdir())
+    odd, _ = checked(client, project, "hm", "a.txt")
+    assert "a.txt" in odd.content.decode() or "not valid JSON" in odd.content.decode()
+
+
+def test_a_file_that_is_already_imported_cannot_be_imported_again(project, lead):
+    client = signed_in(lead)
+    imported(client, project, line())
+    page, _ = checked(client, project, line())
     assert (
         "adds nothing" in page.content.decode() and ">Import</button>" not in page.content.decode()
     )
 
 
-def test_it_says_which_tasks_would_be_held(project, lead):
-    client = signed_in(lead)
-    page = client.get(sent(client, project, line(responses=["So.", LEAK])).url)
+def test_the_page_says_which_tasks_would_be_held(project, lead):
+    page, _ = checked(signed_in(lead), project, line(responses=["So.", LEAK]))
     assert "1 new task would be held" in page.content.decode() and not Finding.objects.exists()
 
 
@@ -122,29 +158,47 @@ def test_the_file_may_not_be_too_large(project, lead, monkeypatch, folder):
 def test_ratings_of_other_criteria_are_kept_when_asked(project, lead):
     client = signed_in(lead)
     ranked = line(rankings=[{"reviewer": "ada", "tiers": [[0], [1]], "ratings": {"0": {"wit": 7}}}])
-    assert "no criterion" in client.get(sent(client, project, ranked).url).context["problem"]
-    client.post(sent(client, project, ranked, any_criteria="on").url)
+    assert "no criterion" in checked(client, project, ranked)[0].content.decode()
+    imported(client, project, ranked, any_criteria="on")
     [ranking] = Task.objects.get().rankings.all()
     assert list(ranking.ratings.values()) == [{"wit": 7}]
 
 
-def test_an_upload_belongs_to_one_person_and_one_project(project, lead):
-    there = sent(signed_in(lead), project, line()).url
-    other = make_lead(project)
-    assert signed_in(other).post(there).url == reverse("project-import", args=[project.slug])
+def test_an_upload_belongs_to_one_project(project, lead):
+    url = sent(signed_in(lead), project, line()).url
+    work()
     elsewhere = make_project()
-    make = signed_in(make_user(Role.TRAINER))
-    assert make.post(there.replace(project.slug, elsewhere.slug)).status_code == 302
-    assert not Prompt.objects.exists()
+    trainer = signed_in(make_user(Role.TRAINER))
+    assert trainer.post(url.replace(project.slug, elsewhere.slug)).status_code == 404
+    assert signed_in(make_lead(elsewhere)).post(url).status_code == 404
+    assert signed_in(make_member(project)).post(url).status_code == 403
+    work()
+    assert FileImport.objects.get().state == "ready" and not Prompt.objects.exists()
 
 
-def test_uploads_nobody_came_back_for_are_deleted(project, lead, folder, monkeypatch):
+def test_a_waiting_file_can_be_cancelled(project, lead, folder):
     client = signed_in(lead)
-    first = sent(client, project, line()).url
-    monkeypatch.setattr(uploads, "KEPT_SECONDS", -1)
-    sent(client, project, line("Why?"))
-    assert len(list(folder.iterdir())) == 2
-    assert client.get(first).status_code == 302
+    url = sent(client, project, line()).url
+    client.post(url, {"cancel": "1"})
+    work()
+    assert FileImport.objects.get().state == "cancelled" and not list(folder.iterdir())
+    assert "nothing to cancel" in client.post(url, {"cancel": "1"}, follow=True).content.decode()
+
+
+def test_a_file_that_nobody_imports_within_a_day_is_deleted(project, lead, folder, monkeypatch):
+    client = signed_in(lead)
+    _, url = checked(client, project, line())
+    monkeypatch.setattr(lifecycle, "KEPT", timedelta(seconds=-1))
+    lifecycle.delete_old_files()
+    assert not list(folder.iterdir()) and FileImport.objects.get().state == "cancelled"
+    assert "within a day" in client.get(url).content.decode()
+
+
+def test_recent_imports_are_listed(project, lead):
+    client = signed_in(lead)
+    imported(client, project, line(), name="letters.jsonl")
+    page = client.get(reverse("project-import", args=[project.slug])).content.decode()
+    assert "letters.jsonl" in page and "Imported" in page
 
 
 # --- findings ------------------------------------------------------------------------------------
@@ -152,8 +206,7 @@ def test_uploads_nobody_came_back_for_are_deleted(project, lead, folder, monkeyp
 
 @pytest.fixture
 def held(project, lead) -> Task:
-    client = signed_in(lead)
-    client.post(sent(client, project, line(responses=["So.", LEAK, "Thus."])).url)
+    imported(signed_in(lead), project, line(responses=["So.", LEAK, "Thus."]))
     return Task.objects.get()
 
 
@@ -201,7 +254,7 @@ def test_findings_of_another_project_stay(project, held):
 def test_hostile_excerpts_are_shown_as_text(project, lead):
     client = signed_in(lead)
     bad = "I am ChatGPT <script>alert(1)</script> and I like tea."
-    client.post(sent(client, project, line(responses=["So.", bad])).url)
+    imported(client, project, line(responses=["So.", bad]))
     page = client.get(reverse("project-findings", args=[project.slug])).content.decode()
     assert "<script>alert" not in page and "&lt;script&gt;" in page
 
@@ -213,7 +266,7 @@ def test_the_list_of_findings_costs_the_same_however_many(
     content = io.StringIO()
     for n in range(30):
         content.write(line(f"{n}?", ["So.", LEAK]))
-    client.post(sent(client, project, content.getvalue()).url)
+    imported(client, project, content.getvalue())
     with django_assert_max_num_queries(14):
         page = client.get(reverse("project-findings", args=[project.slug]))
     assert len(page.context["tasks"]) == 25 and page.context["after"]

@@ -1,9 +1,19 @@
+import json
+
 import pytest
+from django.core.management import CommandError, call_command
 from django.urls import reverse
 
-from accounts.models import Role
+from accounts.models import AuditEntry, Role
 from reward.models import RewardModel, Snapshot
-from tests.finetune.factory import REPORT, make_base, make_reward_model, make_snapshot
+from tests.finetune.factory import (
+    FIGURE,
+    REPORT,
+    UNKNOWN,
+    make_base,
+    make_reward_model,
+    make_snapshot,
+)
 from tests.reward.factory import (
     join,
     make_project,
@@ -227,6 +237,66 @@ def test_a_reward_model_is_moved_by_trainers_alone_and_by_post(client, people, s
     client.post(address, {"to": "promote"})
     assert RewardModel.objects.get().state == "promoted"
     assert "Promote another one first" in client.post(address, {"to": "archive"}, follow=True).text
+
+
+LENGTH = {"value": 0.82, "interval": [0.7, 0.9], "reason": None}
+DOUBTFUL = [
+    ({"longer_is_better": LENGTH}, "no better than always preferring the longer response"),
+    ({"accuracy": {**FIGURE, "interval": [0.45, 0.9]}}, "not shown to be better than chance"),
+    ({"accuracy": UNKNOWN}, "accuracy on held-out prompts is unknown: Too few."),
+]
+
+
+@pytest.mark.parametrize(("report", "doubt"), DOUBTFUL)
+def test_promoting_a_doubtful_reward_model_needs_a_confirmation(
+    client, people, snapshot, report, doubt
+):
+    model = make_reward_model(snapshot, report={**REPORT, **report})
+    address = reverse("move-reward-model", args=[model.pk])
+    client.force_login(people["trainer"])
+    page = client.get(reverse("reward-model", args=[model.pk])).text
+    assert doubt in page and 'name="despite_doubts"' in page
+    assert doubt in client.post(address, {"to": "promote"}, follow=True).text
+    assert RewardModel.objects.get().state == "candidate"
+    client.post(address, {"to": "promote", "despite_doubts": "on"})
+    assert RewardModel.objects.get().state == "promoted"
+    assert doubt in AuditEntry.objects.get(action="promoted").details["doubts"][0]
+
+
+def test_a_reward_model_without_doubts_asks_for_no_confirmation(client, people, snapshot):
+    model = make_reward_model(snapshot)
+    client.force_login(people["trainer"])
+    page = client.get(reverse("reward-model", args=[model.pk])).text
+    assert "Promote" in page and 'name="despite_doubts"' not in page
+
+
+@pytest.mark.parametrize(("report", "doubt"), DOUBTFUL)
+def test_the_command_refuses_a_doubtful_reward_model_unless_told_to(
+    snapshot, report, doubt, capsys
+):
+    model = make_reward_model(snapshot, report={**REPORT, **report})
+    call_command("reward_models", "promote", str(model.pk), "--dry-run")
+    assert doubt in capsys.readouterr().out
+    with pytest.raises(CommandError, match=doubt):
+        call_command("reward_models", "promote", str(model.pk))
+    assert RewardModel.objects.get().state == "candidate"
+    call_command("reward_models", "promote", str(model.pk), "--despite-doubts")
+    assert RewardModel.objects.get().state == "promoted"
+
+
+def test_the_command_lists_and_moves_reward_models(snapshot, project, capsys):
+    model = make_reward_model(snapshot)
+    call_command("reward_models", "archive", str(model.pk), "--dry-run")
+    call_command("reward_models", "archive", str(model.pk))
+    call_command("reward_models", "list", "--project", project.slug, "--json")
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (row["model"], row["state"], row["accuracy_text"]) == (model.pk, "archived", "80.0%")
+    with pytest.raises(CommandError, match=r"is archived\. Restore it first"):
+        call_command("reward_models", "promote", str(model.pk))
+    call_command("reward_models", "restore", str(model.pk))
+    assert RewardModel.objects.get().state == "candidate"
+    with pytest.raises(CommandError, match=r"There is no reward model 0\. There are: "):
+        call_command("reward_models", "promote", "0")
 
 
 def test_lists_cost_the_same_for_many_rows(client, people, project, django_assert_num_queries):

@@ -224,6 +224,32 @@ def test_a_second_cancel_says_how_far_the_first_is(trainer, state, sentence):
     assert sentence in page
 
 
+CONTINUE = "Continue from the last checkpoint"
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_not_continued(trainer):
+    run = in_state(State.FAILED)
+    assert CONTINUE not in trainer.get(f"/runs/{run.pk}/").text
+    answer = trainer.post(f"/runs/{run.pk}/continue", follow=True)
+    assert "failed before its first checkpoint" in answer.text
+    run.refresh_from_db()
+    assert run.state == State.FAILED
+
+
+def test_a_run_with_a_checkpoint_is_continued(trainer, runs_dir):
+    run = in_state(State.FAILED)
+    (runs_dir / str(run.pk) / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+    assert CONTINUE in trainer.get(f"/runs/{run.pk}/").text
+    trainer.post(f"/runs/{run.pk}/continue")
+    run.refresh_from_db()
+    assert run.state == State.QUEUED
+
+
+def test_a_run_cancelled_before_its_first_checkpoint_starts_from_the_beginning(trainer):
+    page = trainer.get(f"/runs/{in_state(State.CANCELLED).pk}/").text
+    assert "Start from the beginning" in page and CONTINUE not in page
+
+
 @pytest.mark.parametrize("url", [*LOOK[1:], *CHANGE])
 def test_a_run_that_is_not_there_is_not_found(trainer, url):
     method = trainer.post if url in CHANGE else trainer.get
@@ -317,8 +343,9 @@ def test_hostile_messages_metrics_and_logs_are_shown_as_text(trainer, runs_dir):
 
 
 @pytest.mark.parametrize("state", State)
-def test_every_state_has_a_page_that_works_without_javascript(trainer, state):
+def test_every_state_has_a_page_that_works_without_javascript(trainer, state, runs_dir):
     run = in_state(state, error="It broke." if state == State.FAILED else "")
+    (runs_dir / str(run.pk) / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     page = trainer.get(f"/runs/{run.pk}/").content.decode()
     ended = state not in (State.QUEUED, State.RUNNING)
     assert ('http-equiv="refresh"' in page) is not ended

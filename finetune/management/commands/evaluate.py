@@ -15,7 +15,7 @@ class Command(RunCommand):
   manage.py evaluate 5 --judge demo-rule --baseline 1 --comparisons
 
 Both sides answer with the same seeds; prompts that a side, or the judge, was trained on are left
-out. --judge help lists the judges."""
+out. --judge help lists the judges that fit the candidate's project."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("candidate", type=int, help="the number of the adapter to judge")
@@ -33,10 +33,12 @@ out. --judge help lists the judges."""
         super().add_arguments(parser)
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
-        if options["judge"] == "help":
-            judges = "\n".join(f"  {name}  {title}" for name, title in judge_choices())
-            raise CommandError(f"The judges are:\n{judges}" if judges else "There is no judge yet.")
         candidate = model_named(options["candidate"])
+        if options["judge"] == "help":
+            judges = judge_choices(candidate.project)
+            lines = "\n".join(f"  {name}  {title}" for name, title in judges)
+            none = f"{candidate.project} has no judge yet. Train a reward model first."
+            raise CommandError(f"The judges are:\n{lines}" if judges else none)
         chosen = {"baseline": candidate.parent_id, "snapshot": candidate.snapshot_id}
         for name, default in chosen.items():
             if options[name] is not None:

@@ -1,0 +1,244 @@
+"""The life of a file that a lead sent: received, checked, looked at, imported or given up.
+
+The web only receives the file and moves the row. A worker reads the file, in a process of its own
+(labeling.importing.process) whose memory and processor time are limited, so that no file can harm
+the worker or the site. The row is the truth; the Celery message only carries its id. A worker that
+dies leaves a row without a heartbeat, and `reap` hands it to another.
+"""
+
+import json
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+from kombu.exceptions import OperationalError
+
+from accounts.models import User
+from labeling.models import FileImport, Project
+
+State = FileImport.State
+LEASE = timedelta(seconds=30)
+HEARTBEAT_SECONDS = 1
+MAX_ATTEMPTS = 3
+KEPT = timedelta(days=1)
+"""How long a file waits for somebody to import it."""
+
+STOPPED = (
+    "The worker stopped several times while it read this file. Send the file again, or import it "
+    "with manage.py import_data."
+)
+
+
+# --- what the web does ---------------------------------------------------------------------------
+
+
+def receive(
+    chunks: Iterable[bytes], *, user: User, project: Project, name: str, format: str = "",
+    any_criteria: bool = False,
+) -> FileImport:  # fmt: skip
+    """Write the file to disk and have a worker check it. Leaves nothing behind if that fails."""
+    delete_old_files()
+    file_import = FileImport(
+        project=project, user=user, name=name[:200], format=format, any_criteria=any_criteria
+    )
+    path = file_import.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    try:
+        with draft.open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+            file_import.size = file.tell()
+        draft.rename(path)
+        with transaction.atomic():
+            file_import.save()
+            _send_after_commit(file_import.pk)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        raise
+    return file_import
+
+
+def start_import(file_import: FileImport) -> bool:
+    """Have a worker import a checked file; False when it is not ready (a second click)."""
+    with transaction.atomic():
+        rows = FileImport.objects.filter(pk=file_import.pk, state=State.READY).update(
+            state=State.IMPORTING, attempt=0, heartbeat_at=None, prompts_read=0
+        )
+        if rows:
+            _send_after_commit(file_import.pk)
+    return bool(rows)
+
+
+def cancel(file_import: FileImport) -> bool:
+    """Stop the work on a file, or give up one that is ready; False when it has ended."""
+    waiting = Q(state=State.READY) | Q(state__in=FileImport.ACTIVE, heartbeat_at=None)
+    if _end(FileImport.objects.filter(waiting, pk=file_import.pk), State.CANCELLED):
+        file_import.delete_file()
+        return True
+    return bool(
+        FileImport.objects.filter(pk=file_import.pk, state__in=FileImport.ACTIVE).update(
+            cancel_requested=True
+        )
+    )
+
+
+def delete_old_files() -> None:
+    """Delete uploads that nobody imported within a day, and drafts left by a web that died."""
+    expired = FileImport.objects.filter(created_at__lt=Now() - KEPT)
+    _end(expired.filter(state=State.READY), State.CANCELLED)
+    folder = Path(settings.UPLOADS_DIR)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        try:
+            if time.time() - path.stat().st_mtime > KEPT.total_seconds():
+                path.unlink()
+        except FileNotFoundError:  # another process was quicker
+            continue
+
+
+def _send_after_commit(pk: int) -> None:
+    from labeling.tasks import read_file
+
+    transaction.on_commit(lambda: _send(read_file, pk))
+
+
+def _send(task: Any, pk: int) -> None:
+    """Send the message. A broker that is away loses nothing: `reap` sends it again."""
+    with suppress(OperationalError):
+        task.delay(pk)
+
+
+# --- what a worker does --------------------------------------------------------------------------
+
+
+def execute(pk: int) -> None:
+    """Claim the file's row and do its present step in a process of its own."""
+    token = claim(pk)
+    if token is None:
+        return
+    work = _Work(pk, token)
+    try:
+        problem = work.wait()
+    finally:
+        work.kill()
+    finish(pk, token, problem, cancelled=work.cancelled)
+
+
+def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> None:
+    """End the row when the step did not do so itself, and delete a file that has no use left."""
+    mine = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
+    if cancelled:
+        _end(mine, State.CANCELLED)
+    elif problem:
+        _end(mine, State.FAILED, problem=problem)
+    file_import = FileImport.objects.filter(pk=pk).first()
+    if file_import and file_import.state in (State.IMPORTED, State.FAILED, State.CANCELLED):
+        file_import.delete_file()
+
+
+def reap() -> int:
+    """Hand rows whose worker is silent to another worker; give up after MAX_ATTEMPTS."""
+    silent = FileImport.objects.filter(_unowned(), state__in=FileImport.ACTIVE)
+    tired = silent.filter(attempt__gte=MAX_ATTEMPTS)
+    _end(tired, State.FAILED, problem=STOPPED)
+    pks = list(silent.values_list("pk", flat=True))
+    for pk in pks:
+        _send_after_commit(pk)
+    return len(pks)
+
+
+def _unowned() -> Q:
+    return Q(heartbeat_at=None) | Q(heartbeat_at__lt=Now() - LEASE)
+
+
+def claim(pk: int) -> int | None:
+    """Return the new token, or None when the row needs nobody."""
+    rows = FileImport.objects.filter(
+        _unowned(), pk=pk, state__in=FileImport.ACTIVE, attempt__lt=MAX_ATTEMPTS
+    ).update(token=F("token") + 1, attempt=F("attempt") + 1, heartbeat_at=Now())
+    return FileImport.objects.values_list("token", flat=True).get(pk=pk) if rows else None
+
+
+def _end(rows: QuerySet[FileImport], state: str, **fields: Any) -> int:
+    return rows.update(state=state, finished_at=Now(), heartbeat_at=None, **fields)
+
+
+class _Work:
+    """The process that reads the file, and this worker's hold on it.
+
+    The process watches its standard input: when this worker dies, however it dies, the pipe closes
+    and the process ends; PostgreSQL then rolls back what it wrote.
+    """
+
+    def __init__(self, pk: int, token: int):
+        self.rows = FileImport.objects.filter(pk=pk, token=token)
+        self.cancelled = False
+        self.problem = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "labeling.importing.process", str(pk), str(token)],
+            cwd=settings.BASE_DIR,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def wait(self) -> str:
+        """Relay progress until the process ends. Returns what went wrong, or ""."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            beat = 0.0
+            while True:
+                if time.monotonic() - beat >= HEARTBEAT_SECONDS:
+                    beat = time.monotonic()
+                    if not self._beat():
+                        return ""
+                if selector.select(HEARTBEAT_SECONDS):
+                    line = self.process.stdout.readline()
+                    if not line:
+                        break
+                    self._note(line)
+        status = self.process.wait()
+        return self.problem or (_why(status) if status else "")
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def _beat(self) -> bool:
+        """Renew the lease. Returns False when the work has to stop."""
+        if not self.rows.filter(state__in=FileImport.ACTIVE).update(heartbeat_at=Now()):
+            return self.rows.exists()  # its process has just ended the step; else it lost the row
+        self.cancelled = self.rows.filter(cancel_requested=True).exists()
+        return not self.cancelled
+
+    def _note(self, line: bytes) -> None:
+        message = json.loads(line)
+        if "prompts" in message:
+            self.rows.update(prompts_read=message["prompts"])
+        self.problem = message.get("problem", self.problem)
+
+
+def _why(status: int) -> str:
+    if status == -signal.SIGXCPU:
+        return (
+            f"Reading the file took more than {settings.IMPORT_SECONDS} seconds of processor time. "
+            "Split it; TIEBREAK_IMPORT_SECONDS sets the limit."
+        )
+    return (
+        f"Reading the file ended with status {status}. It may need more than "
+        f"{settings.IMPORT_MEMORY_MB} MB of memory; TIEBREAK_IMPORT_MEMORY_MB sets the limit."
+    )

@@ -1,0 +1,150 @@
+"""Reads one file for a worker, in a process whose memory and processor time are limited.
+
+    python -m labeling.importing.process ID TOKEN
+
+Prints JSON lines: {"prompts": N} as it goes on, {"problem": "…"} when the file is refused. What the
+file brings is written to its row, in the transaction of the import itself.
+"""
+
+import json
+import os
+import resource
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+MB = 1 << 20
+
+Progress = Callable[[int], None]
+
+
+def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
+    """Check or import the file of a row, as its state says. Returns what is wrong, or "".
+
+    Does nothing when the row belongs to another claim by now.
+    """
+    from labeling.importers import BadInput
+    from labeling.models import FileImport
+
+    row = (
+        FileImport.objects.select_related("project", "user")
+        .filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
+        .first()
+    )
+    if row is None:
+        return ""
+    try:
+        (_check if row.state == FileImport.State.CHECKING else _import)(row, progress)
+    except BadInput as error:
+        return str(error).replace(row.path.name, row.name)
+    except FileNotFoundError:
+        return f"{row.name} is no longer in {row.path.parent}. Send it again."
+    except MemoryError:
+        from django.conf import settings
+
+        return (
+            f"Reading the file takes more than {settings.IMPORT_MEMORY_MB} MB of memory. Split it; "
+            "TIEBREAK_IMPORT_MEMORY_MB sets the limit."
+        )
+    return ""
+
+
+def _check(row: Any, progress: Progress) -> None:
+    """Import the file, take it all back, and keep the account."""
+    from labeling.importing.report import report
+    from labeling.models import FileImport
+
+    with transaction.atomic():
+        imported = _read(row, progress)
+        transaction.set_rollback(True)
+    FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state).update(
+        state=FileImport.State.READY, heartbeat_at=None, report=report(imported)
+    )
+
+
+def _import(row: Any, progress: Progress) -> None:
+    from accounts.models import audit
+    from labeling.importers import refresh_statistics
+    from labeling.importing.report import report
+    from labeling.models import FileImport
+
+    with transaction.atomic():
+        imported = _read(row, progress)
+        mine = FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state)
+        if not mine.update(
+            state=FileImport.State.IMPORTED,
+            heartbeat_at=None,
+            finished_at=Now(),
+            report=report(imported),
+        ):
+            transaction.set_rollback(True)
+            return
+        new = dict(imported.written.new)
+        audit(row.user, "file imported", row.project, file=row.name, new=new)
+    refresh_statistics(imported.written)
+
+
+def _read(row: Any, progress: Progress) -> Any:
+    from labeling.importers import FORMATS, import_file
+
+    return import_file(
+        row.path,
+        project=row.project,
+        format=FORMATS.get(row.format),
+        any_criteria=row.any_criteria,
+        progress=progress,
+    )
+
+
+def limit(memory_mb: int, seconds: int) -> None:
+    """Bound what this process may take from here on: memory beyond today's, and processor time."""
+    pages = int(Path("/proc/self/statm").read_text().split()[5]) if sys.platform == "linux" else 0
+    data = pages * resource.getpagesize() + memory_mb * MB
+    resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with_worker() -> None:
+    """The worker holds the other end of standard input; the end of it is the end of the worker."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _tell(**message: Any) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def main(pk: int, token: int) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    import django
+
+    _end_with_worker()
+    django.setup()
+    from django.conf import settings
+
+    limit(settings.IMPORT_MEMORY_MB, settings.IMPORT_SECONDS)
+    try:
+        problem = step(pk, token, lambda prompts: _tell(prompts=prompts))
+    except Exception as error:
+        traceback.print_exc()
+        problem = (
+            f"Reading the file failed: {type(error).__name__}. This is a defect of Tiebreak; the "
+            "worker's log has the details."
+        )
+    if problem:
+        _tell(problem=problem)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,81 @@
+import uuid
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from labeling.models.projects import Project
+
+
+class FileImport(models.Model):
+    """One file that a lead sent to a project: checked by a worker, looked at, then imported.
+
+    A worker owns the row while it works on it: `token` counts the claims, and every later write
+    names the token, so a worker that wakes up late changes nothing. `report` is what the file
+    holds or brought; see labeling.importing.report.
+    """
+
+    class State(models.TextChoices):
+        CHECKING = "checking", "Checking"
+        READY = "ready", "Ready to import"
+        IMPORTING = "importing", "Importing"
+        IMPORTED = "imported", "Imported"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    ACTIVE = (State.CHECKING, State.IMPORTING)
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="file_imports")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    key = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=200, help_text="As the sender named it.")
+    size = models.BigIntegerField(help_text="Bytes.")
+    format = models.CharField(max_length=40, blank=True, help_text="Empty: detected.")
+    any_criteria = models.BooleanField(default=False)
+    state = models.CharField(max_length=16, choices=State, default=State.CHECKING)
+    token = models.PositiveIntegerField(default=0)
+    attempt = models.PositiveSmallIntegerField(default=0, help_text="Of the present step.")
+    heartbeat_at = models.DateTimeField(null=True)
+    cancel_requested = models.BooleanField(default=False)
+    prompts_read = models.PositiveBigIntegerField(default=0)
+    report = models.JSONField(default=dict)
+    problem = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                name="file_import_state",
+                condition=Q(
+                    state__in=["checking", "ready", "importing", "imported", "failed", "cancelled"]
+                ),
+            ),
+            models.CheckConstraint(
+                name="file_import_problem",
+                condition=~Q(state="failed") | ~Q(problem=""),
+            ),
+        ]
+        indexes = [
+            models.Index(
+                "heartbeat_at",
+                name="file_import_active",
+                condition=Q(state__in=["checking", "importing"]),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def active(self) -> bool:
+        return self.state in self.ACTIVE
+
+    @property
+    def path(self) -> Path:
+        return Path(settings.UPLOADS_DIR) / f"{self.key.hex}.data"
+
+    def delete_file(self) -> None:
+        self.path.unlink(missing_ok=True)

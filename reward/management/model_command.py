@@ -1,0 +1,87 @@
+"""What the commands that list and move models have in common."""
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, CommandParser
+
+from reward.management.run_command import project_named
+from reward.promotion import CannotMove, archive, promote, restore
+
+
+class ModelCommand(BaseCommand):
+    """A subclass sets `help`, and `model` and `columns` for the rows it works on."""
+
+    model: Any
+    columns: tuple[str, ...]
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        self.verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+        listing = self.verbs.add_parser("list", help="all models")
+        listing.add_argument("--project", metavar="SLUG")
+        listing.add_argument("--json", action="store_true", help="one JSON object a line")
+        for name, help in (
+            ("promote", "make it the default of its project"),
+            ("archive", "take it out of the choices"),
+            ("restore", "put it back"),
+        ):
+            verb = self.verbs.add_parser(name, help=help)
+            verb.add_argument("model", type=int, metavar="NUMBER")
+            self.add_dry_run(verb)
+        self.verbs.choices["promote"].add_argument(
+            "--despite-doubts", action="store_true", help="promote a model with doubts anyway"
+        )
+
+    def add_dry_run(self, verb: CommandParser) -> None:
+        verb.add_argument("--dry-run", action="store_true", help="check, and change nothing")
+
+    def handle(self, *, verb: str, **options: Any) -> None:
+        try:
+            getattr(self, verb)(options)
+        except CannotMove as error:
+            raise CommandError(str(error)) from None
+
+    def list(self, options: dict[str, Any]) -> None:
+        models = self.model.objects.select_related("project").order_by("project", "id")
+        if options["project"]:
+            models = models.filter(project=project_named(options["project"]))
+        for model in models:
+            row = {"model": model.pk, "name": model.name, "project": model.project.slug}
+            row |= {name: getattr(model, name) for name in self.columns}
+            text = json.dumps(row) if options["json"] else "  ".join(map(str, row.values())).strip()
+            self.stdout.write(text)
+
+    def promote(self, options: dict[str, Any]) -> None:
+        model = self.named(options["model"])
+        if options["dry_run"]:
+            return self.stdout.write(" ".join(model.doubts()) or f"{model} can be promoted.")
+        promote(model, by=None, despite_doubts=options["despite_doubts"])
+        return self.stdout.write(f"{model} is promoted.")
+
+    def archive(self, options: dict[str, Any]) -> None:
+        self._move(archive, "is archived", options)
+
+    def restore(self, options: dict[str, Any]) -> None:
+        self._move(restore, "is a candidate", options)
+
+    def _move(self, verb: Any, done: str, options: dict[str, Any]) -> None:
+        model = self.named(options["model"])
+        if not options["dry_run"]:
+            verb(model, by=None)
+        self.stdout.write(f"{model} {'is ' + model.state if options['dry_run'] else done}.")
+
+    def named(self, number: int) -> Any:
+        """Return the model with this number. Raises CommandError, which lists those that exist."""
+        return model_named(self.model, number)
+
+
+def model_named(model: Any, number: int) -> Any:
+    row = model.objects.select_related("project").filter(pk=number).first()
+    if row:
+        return row
+    rows = ", ".join(f"{m.pk} ({m})" for m in model.objects.order_by("id")[:20]) or "none"
+    raise CommandError(f"There is no {model._meta.verbose_name} {number}. There are: {rows}.")

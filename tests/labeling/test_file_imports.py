@@ -1,0 +1,125 @@
+"""A worker reads the files that leads send: with a real Celery worker, and with what it starts."""
+
+import json
+
+import pytest
+from django.urls import reverse
+
+from labeling.importing import lifecycle
+from labeling.models import FileImport, Project, Prompt
+from tests.labeling.test_pages_data import line, sent
+from tests.labeling.test_pages_project import make_lead, signed_in
+from tests.labeling.world import make_project
+from tests.worker import celery_worker, database_url, runs_dir, wait_until  # noqa: F401
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project()
+
+
+@pytest.fixture
+def child(settings, tmp_path, monkeypatch):
+    """The process that reads a file works on the test's database and folder."""
+    settings.UPLOADS_DIR = tmp_path / "uploads"
+    monkeypatch.setenv("TIEBREAK_UPLOADS_DIR", str(settings.UPLOADS_DIR))
+    monkeypatch.setenv("DATABASE_URL", database_url())
+    monkeypatch.setenv("TIEBREAK_SECRET_KEY", "a key that signs nothing here")
+    return monkeypatch
+
+
+def received(project: Project, content: str | bytes, name="a.jsonl") -> FileImport:
+    client = signed_in(make_lead(project))
+    response = sent(client, project, content, name)
+    return FileImport.objects.get(key=response.url.rstrip("/").rsplit("/", 1)[1])
+
+
+def in_state(file_import: FileImport, state: str) -> bool:
+    file_import.refresh_from_db()
+    return file_import.state == state
+
+
+def test_a_worker_checks_and_imports_a_file(child, celery_worker, project):  # noqa: F811
+    worker = celery_worker()
+    file_import = received(project, line() + line("Why?"))
+    wait_until(lambda: in_state(file_import, "ready"), 30, worker.said)
+    assert not Prompt.objects.exists()
+    client = signed_in(file_import.user)
+    client.post(reverse("project-import-look", args=[project.slug, file_import.key]))
+    wait_until(lambda: in_state(file_import, "imported"), 30, worker.said)
+    assert Prompt.objects.count() == 2 and file_import.prompts_read == 2
+    wait_until(lambda: not file_import.path.exists(), 10)
+
+
+def test_reading_stops_at_the_memory_limit(child, project, settings):
+    settings.IMPORT_MEMORY_MB = 64
+    child.setenv("TIEBREAK_IMPORT_MEMORY_MB", "64")
+    file_import = received(project, b'{"prompt": [' + b"{}," * 1_000_000 + b"{}]}")
+    lifecycle.execute(file_import.pk)
+    assert in_state(file_import, "failed") and "64 MB of memory" in file_import.problem
+    assert not file_import.path.exists()
+
+
+def test_reading_stops_at_the_time_limit(child, project, settings):
+    settings.IMPORT_SECONDS = 1
+    child.setenv("TIEBREAK_IMPORT_SECONDS", "1")
+    file_import = received(project, "".join(line(f"{n}?") for n in range(20_000)))
+    lifecycle.execute(file_import.pk)
+    assert in_state(file_import, "failed") and "1 seconds of processor time" in file_import.problem
+    assert not Prompt.objects.exists()
+
+
+def test_a_file_whose_worker_died_is_read_by_the_next(child, project):
+    file_import = received(project, line())
+    assert lifecycle.claim(file_import.pk) == 1
+    assert lifecycle.claim(file_import.pk) is None and lifecycle.reap() == 0
+    FileImport.objects.update(heartbeat_at="2026-01-01T00:00Z")
+    assert lifecycle.reap() == 1
+    lifecycle.execute(file_import.pk)
+    assert in_state(file_import, "ready") and file_import.token == 2
+
+
+def test_a_file_that_ends_its_workers_is_given_up(child, project):
+    file_import = received(project, line())
+    for _ in range(lifecycle.MAX_ATTEMPTS):
+        assert lifecycle.claim(file_import.pk)
+        FileImport.objects.update(heartbeat_at="2026-01-01T00:00Z")
+    assert lifecycle.claim(file_import.pk) is None
+    lifecycle.reap()
+    assert in_state(file_import, "failed") and "worker stopped several times" in file_import.problem
+
+
+def test_a_file_is_cancelled_while_it_is_read(child, project):
+    file_import = received(project, "".join(line(f"{n}?") for n in range(5000)))
+    FileImport.objects.update(cancel_requested=True)
+    lifecycle.execute(file_import.pk)
+    assert in_state(file_import, "cancelled") and not file_import.path.exists()
+
+
+def test_the_reading_process_ends_with_its_worker(child, project):
+    file_import = received(project, "".join(line(f"{n}?") for n in range(5000)))
+    token = lifecycle.claim(file_import.pk)
+    work = lifecycle._Work(file_import.pk, token)
+    work.process.stdin.close()
+    assert work.process.wait(30) == 1
+    assert in_state(file_import, "checking") and not Prompt.objects.exists()
+
+
+def test_a_file_that_is_gone_is_named(child, project):
+    file_import = received(project, line())
+    file_import.path.unlink()
+    lifecycle.execute(file_import.pk)
+    assert in_state(file_import, "failed") and "a.jsonl is no longer in" in file_import.problem
+
+
+def test_a_broken_upload_leaves_nothing_behind(child, project, tmp_path):
+    def chunks():
+        yield json.dumps({}).encode()
+        raise OSError("No space left on device")
+
+    lead = make_lead(project)
+    with pytest.raises(OSError, match="No space"):
+        lifecycle.receive(chunks(), user=lead, project=project, name="a.jsonl")
+    assert not FileImport.objects.exists() and not list((tmp_path / "uploads").iterdir())
