@@ -421,7 +421,12 @@ def skip(
     Skip.objects.get_or_create(
         task_id=slot.task_id,
         reviewer=reviewer,
-        defaults={"reason": reason, "note": note[:500], "shown_order": slot.shown_order or []},
+        defaults={
+            "reason": reason,
+            "note": note[:500],
+            "shown_order": slot.shown_order or [],
+            "draft": slot.draft if slot.draft_by_id == reviewer.pk else None,
+        },
     )
     return release(slot_id=slot_id, reviewer=reviewer)
 

@@ -66,7 +66,7 @@ def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
             {"ranking": _("It is too late to take this ranking back. It can be revised instead.")}
         )
     Ranking.objects.filter(pk=ranking.pk).update(superseded_at=timezone.now())
-    _make_room(slot.project_id, reviewer)
+    make_room(slot.project_id, reviewer)
     slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
     slot.leased_until = timezone.now() + timedelta(minutes=ranking.task.project.lease_minutes)
     slot.draft, slot.draft_by = draft, reviewer
@@ -74,7 +74,7 @@ def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
     return slot
 
 
-def _make_room(project_id: int, reviewer: User) -> None:
+def make_room(project_id: int, reviewer: User) -> None:
     """One lease before the reviewer and one ahead is all they can have."""
     leases = Slot.objects.select_for_update().filter(
         project=project_id, reviewer=reviewer, leased_until__isnull=False

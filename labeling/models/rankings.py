@@ -97,10 +97,12 @@ class Skip(models.Model):
         default=list,
         help_text="The order in which the reviewer saw the responses; see labeling.lettering.",
     )
+    draft = models.JSONField(null=True, help_text="What was typed; it comes back on undo.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         constraints = [models.UniqueConstraint("task", "reviewer", name="skip_once")]
+        indexes = [models.Index("reviewer", F("id").desc(), name="skip_history")]
 
     def __str__(self) -> str:
         return f"{self.task} skipped by {self.reviewer}"

@@ -1,15 +1,18 @@
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
-from django.views.decorators.http import require_GET
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
 
 from accounts.access import user_of
+from labeling import skipping
 from labeling.access import led_project
 from labeling.lettering import Lettering, letters_of
-from labeling.models import Slot, Task
+from labeling.models import Skip, Slot, Task
+from labeling.rankings import InvalidRanking
 from labeling.suggestions import suggestions_for
 from labeling.text import render as render_text
 from labeling.text import shortened
@@ -124,3 +127,23 @@ def _rankings(task: Task, lettering: Lettering) -> list[dict[str, Any]]:
         }
         for ranking in rankings
     ]
+
+
+@login_required
+@require_POST
+def lift_skip(request: HttpRequest, slug: str, task_id: int, skip_id: int) -> HttpResponse:
+    """Let the task be offered again to the reviewer who skipped it."""
+    project = led_project(request, slug)
+    skip = get_object_or_404(
+        Skip.objects.select_related("task", "reviewer"),
+        pk=skip_id,
+        task=task_id,
+        task__project=project,
+    )
+    try:
+        skipping.lift(skip=skip, by=user_of(request))
+    except InvalidRanking as invalid:
+        messages.error(request, str(invalid))
+    else:
+        messages.success(request, f"The task can be offered to {skip.reviewer} again.")
+    return redirect("project-task", project.slug, task_id)

@@ -4,7 +4,8 @@ It works as plain forms. With its script, the page fetches the next sheet while 
 it at once on submit, and is answered in JSON.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +29,7 @@ from labeling import (
     qualification,
     queue,
     rankings,
+    skipping,
     submissions,
     undoing,
 )
@@ -46,7 +48,7 @@ from labeling.forms import (
 )
 from labeling.guidelines import criteria_of
 from labeling.judgments import Errors, Policy
-from labeling.models import Criterion, Project, Ranking, Slot, Task
+from labeling.models import Criterion, Project, Ranking, Skip, Slot, Task
 from labeling.response_names import field_by_name, fields_by_id, page_names
 from labeling.views.confirmation import confirmation_page
 from labeling.views.history import as_draft, open_until
@@ -123,17 +125,29 @@ def _last(project: Project, reviewer: User) -> Ranking | None:
     return own.select_related("task__project").order_by("-id").first()
 
 
+def _undo_of(project: Project, ranking: Ranking | None, skip: Skip | None) -> Context | None:
+    """The address that takes back what was sent or skipped last, and for how many seconds more."""
+    if skip is not None and (ranking is None or ranking.created_at < skip.created_at):
+        url = reverse("review-undo-skip", args=[project.slug, skip.pk])
+        return {"url": url, "seconds": skipping.undo_seconds(skip)}
+    url = _undo_url(project, ranking) if ranking is not None else None
+    return ranking and url and {"url": url, "seconds": undoing.undo_seconds(ranking)}
+
+
 def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Context:
     if newest is None:
         newest, counted = _last(project, reviewer), progress.of_reviewer(project, reviewer)
+        undo = _undo_of(project, newest, skipping.newest(project, reviewer))
     else:
+        undo = _undo_of(project, newest, None)
         counted = progress.after_ranking(project, reviewer, newest)
     return {
         "project": project,
         "section": "review",
         "progress": counted,
         "last": newest,
-        "can_undo": newest is not None and undoing.can_undo(newest),
+        "undo": undo,
+        "can_undo": undo is not None,
         "can_revise": newest is not None and open_until(newest) is not None,
     }
 
@@ -180,7 +194,6 @@ def _page(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
         **bar,
         **_sheet_context(request, project, sheet),
         "skip_form": SkipForm(auto_id="skip_%s"),
-        "undo_seconds": undoing.undo_seconds(bar["last"]) if bar["can_undo"] else 0,
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if sheet.errors else HTTPStatus.OK
     return render(request, "labeling/review.html", context, status=status)
@@ -334,8 +347,25 @@ def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         reviewer=reviewer,
         task__project=project,
     )
+    take_back = partial(undoing.undo, ranking=ranking, reviewer=reviewer, draft=as_draft(ranking))
+    return _taken_back(request, project, take_back)
+
+
+@login_required
+@require_POST
+def undo_skip(request: HttpRequest, slug: str, skip_id: int) -> HttpResponse:
+    """Take back a skip; the task is in front of the reviewer again."""
+    project, reviewer = project_for(request, slug), user_of(request)
+    take_back = partial(skipping.undo, skip_id=skip_id, project=project, reviewer=reviewer)
+    return _taken_back(request, project, take_back)
+
+
+def _taken_back(
+    request: HttpRequest, project: Project, take_back: Callable[[], Slot]
+) -> HttpResponse:
+    reviewer = user_of(request)
     try:
-        slot = undoing.undo(ranking=ranking, reviewer=reviewer, draft=as_draft(ranking))
+        slot = take_back()
     except rankings.InvalidRanking as invalid:
         if request.accepts("text/html"):
             messages.error(request, str(invalid))

@@ -97,7 +97,7 @@ def make_side() -> Side:
     reward_model = make_reward_model(snapshot, state=RewardModel.State.PROMOTED)
     Run.objects.filter(project=None).update(project=project)
     file_import = lifecycle.receive([b"{}\n"], user=lead, project=project, name="a")
-    Skip.objects.create(task=ranking.task, reviewer=make_member(project), reason="unclear")
+    skip = Skip.objects.create(task=ranking.task, reviewer=make_member(project), reason="unclear")
     qualification.ensure(project=project, reviewer=reviewer)
     version = project.current_version
     assert version is not None
@@ -107,6 +107,7 @@ def make_side() -> Side:
         "gold_id": known.pk,
         "user_id": reviewer.pk,
         "ranking_id": ranking.pk,
+        "skip_id": skip.pk,
         "slot_id": Slot.objects.get(reviewer=reviewer, ranking=None).pk,
         "key": file_import.key,
         "run_id": adapter.run_id,
