@@ -68,7 +68,7 @@ class OwnProjectFilter(admin.RelatedFieldListFilter):
 
     def field_choices(
         self, field: Any, request: HttpRequest, model_admin: Any
-    ) -> list[tuple[str, str]]:
+    ) -> list[tuple[str, Any]]:
         ordering = self.field_admin_ordering(field, request, model_admin)
         user = user_of(request)
         own = {} if user.can_train else {"pk__in": led_by(user.pk)}
@@ -81,7 +81,7 @@ class OwnProjectFilter(admin.RelatedFieldListFilter):
 
 # Registered for the field, so that a filter added later is safe without anyone thinking of it.
 admin.FieldListFilter.register(
-    lambda field: bool(field.remote_field) and field.remote_field.model is Project,
+    lambda field: getattr(field.remote_field, "model", None) is Project,
     OwnProjectFilter,
     take_priority=True,
 )

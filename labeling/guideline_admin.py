@@ -1,4 +1,4 @@
-"""Where guidelines are written: Markdown with preview, criteria, draft → published, differences."""
+"""Guidelines in the admin: the forms of the product's own pages, over all projects of a lead."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,42 +20,28 @@ from django.utils.safestring import SafeString
 from accounts.access import user_of
 from labeling import guidelines
 from labeling.big_tables import OwnProjectsAdmin
+from labeling.guideline_forms import CriterionForm, DraftForm, MarkdownEditor, preview
 from labeling.guidelines import GuidelineError
 from labeling.models import Criterion, Guideline, GuidelineVersion
-from labeling.text import render, shortened, storable
+from labeling.text import shortened
 
 DRAFT = GuidelineVersion.State.DRAFT
-LONGEST_PREVIEW = 200_000
 
 
-class MarkdownEditor(forms.Textarea):
-    """A text area with what it will look like beside it; the script keeps the two together."""
-
-    class Media:
-        css = {"all": ["admin-guideline/editor.css"]}
-        js = ["admin-guideline/editor.js"]
-
-    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
-        return format_html(
-            '<div class="markdown-editor" data-preview-url="{}">{}'
-            '<section class="markdown-preview" aria-label="Preview">'
-            '<div class="prose" data-preview aria-live="polite">{}</div></section></div>',
-            reverse("admin:labeling_guidelineversion_preview"),
-            super().render(name, value, attrs, renderer),
-            render(value or ""),
-        )
-
-
-class VersionForm(forms.ModelForm):
-    class Meta:
-        model = GuidelineVersion
+class VersionForm(DraftForm):
+    class Meta(DraftForm.Meta):
         fields = ("guideline", "text", "change_note", "requalify")
         widgets = {
             "text": MarkdownEditor(attrs={"rows": 28, "cols": 80, "class": "vLargeTextField"})
         }
 
-    def clean_text(self) -> str:
-        return storable(self.cleaned_data["text"])
+    class Media:
+        css = {"all": ["admin-guideline/editor.css"]}
+        js = ["admin-guideline/editor.js"]
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        url = reverse("admin:labeling_guidelineversion_preview")
+        super().__init__(*args, preview_url=url, **kwargs)
 
     def clean_guideline(self) -> Guideline:
         guideline = self.cleaned_data["guideline"]
@@ -64,8 +50,21 @@ class VersionForm(forms.ModelForm):
         return guideline
 
 
+class NumberedCriterionForm(CriterionForm):
+    """A number is optional: criteria without one are numbered after the others."""
+
+    position = forms.IntegerField(label="No.", required=False, min_value=0, max_value=1000)
+
+    class Meta(CriterionForm.Meta):
+        fields = ("position", "name", "meaning", "scale")
+
+    def clean_position(self) -> int:
+        return self.cleaned_data["position"] or 0
+
+
 class CriterionInline(admin.TabularInline):
     model = Criterion
+    form = NumberedCriterionForm
     extra = 0
     fields = ("position", "name", "meaning", "scale")
 
@@ -106,7 +105,9 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
     project_path = "guideline__project"
     form = VersionForm
     change_form_template = "admin/labeling/guidelineversion/change_form.html"
-    list_display = ("guideline", "number", "state", "note", "published_at", "published_by")
+    list_display = (
+        "guideline", "number", "state", "note", "published_at", "published_by", "new_draft",
+    )  # fmt: skip
     list_display_links = ("guideline", "number")
     list_filter = ("state", "guideline__project")
     list_select_related = ("guideline", "published_by")
@@ -117,9 +118,19 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
     def note(self, version: GuidelineVersion) -> str:
         return shortened(version.change_note, 80)
 
+    @admin.display(description="New draft")
+    def new_draft(self, version: GuidelineVersion) -> str | SafeString:
+        """A button of the form around the list, as forms cannot be nested."""
+        if version.state == DRAFT:
+            return "–"
+        return format_html(
+            '<button class="object-tool" formaction="{}">New draft from this version</button>',
+            reverse("admin:labeling_guidelineversion_draft", args=[version.pk]),
+        )
+
     @admin.display(description="Text")
     def rendered(self, version: GuidelineVersion) -> SafeString:
-        return format_html('<div class="prose">{}</div>', render(version.text))
+        return format_html('<div class="prose">{}</div>', preview(version.text))
 
     # --- who may what ---
 
@@ -159,6 +170,10 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
             obj.created_by = user_of(request)
         super().save_model(request, obj, form, change)
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        guidelines.number_criteria(version=form.instance)
+
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: Any = None) -> Any:
         return self._to_publish(request, obj) or super().response_add(
             request, obj, post_url_continue
@@ -194,7 +209,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
             return HttpResponseNotAllowed(["POST"])
         if not self.has_view_permission(request):
             raise PermissionDenied
-        return HttpResponse(render(request.POST.get("text", "")[:LONGEST_PREVIEW]))
+        return HttpResponse(preview(request.POST.get("text", "")))
 
     def publish_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         version = self._version(request, pk)
@@ -211,11 +226,11 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
                 sentence = f"{version} is published. New rankings are made under it."
                 self.message_user(request, sentence, messages.SUCCESS)
             return self._to(version)
-        before = _before(version)
+        before = guidelines.version_before(version)
         context = {
             "lines": guidelines.difference(before, version) if before else [],
             "before": before,
-            "rendered": render(version.text),
+            "rendered": preview(version.text),
             "criteria": version.criteria.all(),
         }
         return self._page(request, "publish", f"Publish {version}?", version, context)
@@ -238,7 +253,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
         version = self._version(request, pk)
         if version is None:
             return self._gone(request, pk, version)
-        before = _before(version)
+        before = guidelines.version_before(version)
         whole = "whole" in request.GET
         context = {
             "lines": guidelines.difference(before, version, context=None if whole else 3),
@@ -280,8 +295,3 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
                 **context,
             },
         )
-
-
-def _before(version: GuidelineVersion) -> GuidelineVersion | None:
-    earlier = version.guideline.versions.filter(number__lt=version.number)
-    return earlier.order_by("-number").first()

@@ -1,6 +1,7 @@
 """A guideline's versions: drafted, published once, never changed again."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -12,6 +13,7 @@ from django.utils import timezone
 
 from accounts.models import User, audit
 from labeling.models import Criterion, Guideline, GuidelineVersion, Project
+from labeling.models.projects import digest
 
 DRAFT, PUBLISHED = GuidelineVersion.State.DRAFT, GuidelineVersion.State.PUBLISHED
 CONTEXT_LINES = 3
@@ -34,6 +36,12 @@ def _criteria(version_id: int) -> tuple[Criterion, ...]:
 _published_criteria = lru_cache(maxsize=500)(_criteria)
 
 
+def draft_of(project: Project) -> GuidelineVersion | None:
+    """Return the version that is being written, if there is one. One query."""
+    drafts = GuidelineVersion.objects.filter(guideline__project=project, state=DRAFT)
+    return drafts.select_related("guideline").first()
+
+
 @transaction.atomic
 def create_draft(
     *,
@@ -42,8 +50,9 @@ def create_draft(
     text: str,
     criteria: Iterable[Mapping[str, Any]],
     change_note: str = "",
+    requalify: bool = False,
 ) -> GuidelineVersion:
-    """The project's next version, as a draft. `criteria`: dicts of name, meaning and scale.
+    """Write the project's next version, as a draft. `criteria`: dicts of name, meaning and scale.
 
     Raises GuidelineError while there is a draft already.
     """
@@ -57,17 +66,15 @@ def create_draft(
         number=max((number for number, _ in numbers), default=0) + 1,
         text=text,
         change_note=change_note,
+        requalify=requalify,
         created_by=by,
     )
-    Criterion.objects.bulk_create(
-        Criterion(version=version, position=place, **criterion)
-        for place, criterion in enumerate(criteria)
-    )
+    _write_criteria(version, criteria)
     return version
 
 
 def draft_from(*, version: GuidelineVersion, by: User | None) -> GuidelineVersion:
-    """A new draft that says what this version says. Raises GuidelineError."""
+    """Create a draft with the text and the criteria of this version. Raises GuidelineError."""
     return create_draft(
         project=version.guideline.project,
         by=by,
@@ -77,12 +84,87 @@ def draft_from(*, version: GuidelineVersion, by: User | None) -> GuidelineVersio
 
 
 @transaction.atomic
-def publish(*, version: GuidelineVersion, by: User | None) -> GuidelineVersion:
-    """Freeze the draft and make it the one that new rankings are made under. GuidelineError."""
+def save_draft(
+    *,
+    version: GuidelineVersion,
+    seen: str,
+    text: str,
+    criteria: Iterable[Mapping[str, Any]],
+    change_note: str = "",
+    requalify: bool = False,
+) -> None:
+    """Write the whole content of a draft.
+
+    `seen` is the fingerprint of what its author started from. Raises GuidelineError when someone
+    else saved or published the draft in the meantime.
+    """
+    draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
+    if draft is None:
+        raise GuidelineError(f"{version} was published or deleted in the meantime.")
+    if fingerprint(draft) != seen:
+        raise GuidelineError(
+            "Somebody else saved this draft after you opened it. Their text is in the list of "
+            "versions; saving again replaces it with yours."
+        )
+    GuidelineVersion.objects.filter(pk=draft.pk).update(
+        text=text, change_note=change_note, requalify=requalify
+    )
+    draft.criteria.all().delete()
+    _write_criteria(draft, criteria)
+
+
+@transaction.atomic
+def delete_draft(*, version: GuidelineVersion, by: User | None) -> None:
+    """Raises GuidelineError when it is published or deleted already."""
+    draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
+    if draft is None:
+        raise GuidelineError(f"{version} was published or deleted in the meantime.")
+    audit(by, "guideline draft deleted", draft, number=draft.number)
+    draft.delete()
+
+
+def fingerprint(version: GuidelineVersion | None) -> str:
+    """Return a digest of everything an author writes in a version. One query for its criteria."""
+    if version is None:
+        return ""
+    criteria = [[one.name, one.meaning, one.scale] for one in _criteria(version.pk)]
+    return digest([version.pk, version.text, version.change_note, version.requalify, criteria])
+
+
+@transaction.atomic
+def number_criteria(*, version: GuidelineVersion) -> None:
+    """Number the criteria of a draft 1, 2, 3 … in their order; those without a number come last."""
+    criteria = sorted(
+        Criterion.objects.filter(version=version, version__state=DRAFT),
+        key=lambda criterion: (criterion.position or sys.maxsize, criterion.pk),
+    )
+    for position, criterion in enumerate(criteria, start=1):
+        criterion.position = position
+    Criterion.objects.bulk_update(criteria, ["position"])
+
+
+def _write_criteria(version: GuidelineVersion, criteria: Iterable[Mapping[str, Any]]) -> None:
+    Criterion.objects.bulk_create(
+        Criterion(version=version, position=position, **criterion)
+        for position, criterion in enumerate(criteria, start=1)
+    )
+
+
+@transaction.atomic
+def publish(
+    *, version: GuidelineVersion, by: User | None, seen: str | None = None
+) -> GuidelineVersion:
+    """Freeze the draft and make it the version that new rankings are made under.
+
+    `seen` is the fingerprint of what was confirmed, where a person confirmed it. Raises
+    GuidelineError.
+    """
     guideline = Guideline.objects.select_for_update().get(pk=version.guideline_id)
-    draft = GuidelineVersion.objects.get(pk=version.pk)
+    draft = GuidelineVersion.objects.select_for_update().get(pk=version.pk)
     if not draft.text.strip():
         raise GuidelineError("An empty guideline tells reviewers nothing. Write it first.")
+    if seen is not None and draft.state == DRAFT and seen != fingerprint(draft):
+        raise GuidelineError("The draft changed after you opened this page. Read it again.")
     published = GuidelineVersion.objects.filter(pk=version.pk, state=DRAFT).update(
         state=PUBLISHED, published_by=by, published_at=timezone.now()
     )
@@ -92,6 +174,12 @@ def publish(*, version: GuidelineVersion, by: User | None) -> GuidelineVersion:
     audit(by, "guideline published", version, number=version.number)
     version.refresh_from_db()
     return version
+
+
+def version_before(version: GuidelineVersion) -> GuidelineVersion | None:
+    """Return the version that this one replaces, if there is one."""
+    earlier = version.guideline.versions.filter(number__lt=version.number)
+    return earlier.order_by("-number").first()
 
 
 # --- what changed --------------------------------------------------------------------------------

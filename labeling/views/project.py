@@ -55,6 +55,7 @@ def guideline(request: HttpRequest, slug: str) -> HttpResponse:
         "section": "projects",
         "leads": is_lead,
         "versions": versions,
+        "draft": next((v for v in versions if v.state == GuidelineVersion.State.DRAFT), None),
         "version": shown,
         "html": render_text(shown.text, line_breaks=False) if shown else "",
         "criteria": list(shown.criteria.all()) if shown else [],

@@ -123,6 +123,7 @@ def make_side() -> Side:
         "token": "no-such-token",
         "url": "no-such-page",
         "rest": "no-such-page",
+        "number": version.number,
     }
     return Side(project, reviewer, lead, values)
 

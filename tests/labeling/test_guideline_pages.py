@@ -1,0 +1,267 @@
+"""A lead writes, compares and publishes a guideline on the project's own pages."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import AuditEntry, Role, User
+from labeling import guidelines
+from labeling.models import GuidelineVersion, Membership, Project
+from tests.labeling.world import make_member, make_project, publish
+
+pytestmark = pytest.mark.django_db
+
+PAGES = ("edit", "preview", "publish", "delete", "draft")
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project(published=False)
+
+
+@pytest.fixture
+def lead(project) -> User:
+    return make_member(project, Role.LEAD)
+
+
+@pytest.fixture
+def client(lead) -> Client:
+    return signed_in(lead)
+
+
+def address(project: Project, name: str) -> str:
+    arguments = [project.slug, 1] if name == "draft" else [project.slug]
+    return reverse(f"project-guideline-{name}", args=arguments)
+
+
+def form(seen: str = "", text: str = "Be **brief**.", *criteria, **fields) -> dict[str, str]:
+    """What the page sends: `criteria` are (number, name, meaning, scale)."""
+    values = {
+        "seen": seen, "text": text, "change_note": "",
+        "criteria-TOTAL_FORMS": str(len(criteria)), "criteria-INITIAL_FORMS": "0",
+    }  # fmt: skip
+    for index, row in enumerate(criteria):
+        for name, value in zip(("ORDER", "name", "meaning", "scale"), row, strict=True):
+            values[f"criteria-{index}-{name}"] = str(value)
+    return values | fields
+
+
+def seen_on(client: Client, project: Project) -> str:
+    return client.get(address(project, "edit")).context["seen"]
+
+
+def criteria_of(version: GuidelineVersion) -> list[tuple[int, str]]:
+    return list(version.criteria.values_list("position", "name"))
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_the_first_version_is_written_previewed_and_published(client, project, lead):
+    overview = client.get(reverse("project", args=[project.slug])).content.decode()
+    assert address(project, "edit") in overview and "/admin/labeling/guideline" not in overview
+    rows = [("", "honesty", "Says what is true.", 5), ("", "", "", 5)]
+    answer = client.post(address(project, "edit"), form("", "Be **brief**.", *rows, publish="1"))
+    assert answer.url == address(project, "publish")
+    draft = GuidelineVersion.objects.get()
+    assert (draft.number, draft.state, draft.created_by) == (1, "draft", lead)
+    assert criteria_of(draft) == [(1, "honesty")]
+    page = client.get(answer.url)
+    assert "Be <strong>brief</strong>." in page.content.decode()
+    client.post(answer.url, {"seen": page.context["seen"]})
+    project.refresh_from_db()
+    assert project.current_version == draft
+    assert AuditEntry.objects.get(action="guideline published").user == lead
+
+
+def test_a_saved_draft_is_edited_again_and_criteria_are_numbered(client, project):
+    client.post(address(project, "edit"), form("", "One.", ("", "a", "A.", 5), ("", "b", "B.", 5)))
+    rows = [(2, "a", "A.", 3), (1, "b", "B.", 5), ("", "c", "C.", 10)]
+    removed = {"criteria-2-DELETE": ""}
+    client.post(address(project, "edit"), form(seen_on(client, project), "Two.", *rows, **removed))
+    draft = GuidelineVersion.objects.get()
+    assert draft.text == "Two."
+    assert criteria_of(draft) == [(1, "b"), (2, "a"), (3, "c")]
+    removed = {"criteria-0-DELETE": "on", "criteria-INITIAL_FORMS": "3"}
+    client.post(address(project, "edit"), form(seen_on(client, project), "Two.", *rows, **removed))
+    assert criteria_of(draft) == [(1, "b"), (2, "c")]
+    emptied = {"criteria-INITIAL_FORMS": "2"}
+    rows = [(1, "", "", 5), (2, "c", "C.", 10), (3, "", "", 5)]
+    client.post(address(project, "edit"), form(seen_on(client, project), "Two.", *rows, **emptied))
+    assert criteria_of(draft) == [(1, "c")]
+
+
+def test_a_new_version_starts_from_the_one_in_force_and_nothing_is_written_yet(client, project):
+    publish(project, "Be kind.")
+    page = client.get(address(project, "edit"))
+    assert "Be kind." in page.content.decode() and "honesty" in page.content.decode()
+    assert GuidelineVersion.objects.count() == 1
+    client.post(address(project, "edit"), form("", "Be kinder."))
+    assert GuidelineVersion.objects.get(number=2).text == "Be kinder."
+    project.refresh_from_db()
+    assert project.current_version.number == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"text": ""}, "This field is required."),
+        ({"criteria-0-name": "two words"}, "it is a key"),
+        ({"criteria-0-meaning": ""}, "This field is required."),
+        ({"criteria-0-scale": "11"}, "From 2 to 10."),
+        ({"criteria-0-scale": "1"}, "From 2 to 10."),
+        ({"criteria-1-name": "honesty"}, "Another criterion is called honesty already."),
+        ({"criteria-0-ORDER": "9" * 4301}, "Enter a whole number."),
+        ({"criteria-TOTAL_FORMS": "x"}, "ManagementForm data is missing"),
+        ({"criteria-TOTAL_FORMS": "21"}, "at most 20"),
+    ],
+)
+def test_what_cannot_be_is_told_and_what_was_typed_is_kept(client, project, changes, sentence):
+    rows = [(1, "honesty", "True.", 5), (2, "brevity", "Short.", 5)]
+    answer = client.post(address(project, "edit"), form("", "Typed.", *rows) | changes)
+    assert answer.status_code == 422
+    assert sentence in answer.content.decode()
+    assert "text" in changes or "Typed." in answer.content.decode()
+    assert not GuidelineVersion.objects.exists()
+
+
+def test_a_draft_that_somebody_else_saved_is_not_replaced_in_silence(client, project):
+    client.post(address(project, "edit"), form("", "First."))
+    seen = seen_on(client, project)
+    other = signed_in(make_member(project, Role.LEAD))
+    other.post(address(project, "edit"), form(seen, "Theirs."))
+    answer = client.post(address(project, "edit"), form(seen, "Mine."))
+    assert answer.status_code == 422
+    page = answer.content.decode()
+    assert "Somebody else saved this draft" in page and "Mine." in page
+    assert GuidelineVersion.objects.get().text == "Theirs."
+    client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
+    assert GuidelineVersion.objects.get().text == "Mine."
+
+
+def test_a_text_survives_the_publishing_of_its_draft_by_somebody_else(client, project):
+    client.post(address(project, "edit"), form("", "First."))
+    seen = seen_on(client, project)
+    guidelines.publish(version=GuidelineVersion.objects.get(), by=None)
+    answer = client.post(address(project, "edit"), form(seen, "Mine."))
+    assert answer.status_code == 422 and "published or deleted" in answer.content.decode()
+    client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
+    assert GuidelineVersion.objects.get(number=2).text == "Mine."
+    assert GuidelineVersion.objects.get(number=1).text == "First."
+
+
+def test_the_preview_is_what_reviewers_read(client, project):
+    text = "**bold**\nsame line <script>alert(1)</script>"
+    html = client.post(address(project, "preview"), {"text": text}).content.decode()
+    assert "<strong>bold</strong>\nsame line" in html and "<script>" not in html
+    assert client.get(address(project, "preview")).status_code == 405
+    assert not GuidelineVersion.objects.exists()
+
+
+# --- versions ------------------------------------------------------------------------------------
+
+
+def test_a_draft_starts_from_any_version(client, project):
+    publish(project, "Be kind.")
+    publish(project, "Be brief.")
+    page = client.get(reverse("project-guideline", args=[project.slug]), {"version": "1"})
+    assert "New draft from this version" in page.content.decode()
+    assert client.get(address(project, "draft")).status_code == 405
+    assert client.post(address(project, "draft")).url == address(project, "edit")
+    draft = GuidelineVersion.objects.get(state="draft")
+    assert (draft.number, draft.text, draft.criteria.count()) == (3, "Be kind.", 1)
+    again = client.post(address(project, "draft"), follow=True).content.decode()
+    assert "Version 3 is a draft already" in again
+    assert GuidelineVersion.objects.count() == 3
+    missing = reverse("project-guideline-draft", args=[project.slug, 9])
+    assert client.post(missing).status_code == 404
+
+
+def test_a_draft_is_deleted_and_published_versions_stay(client, project):
+    publish(project)
+    client.post(address(project, "draft"))
+    assert client.get(address(project, "delete")).status_code == 405
+    client.post(address(project, "delete"))
+    assert list(GuidelineVersion.objects.values_list("number", flat=True)) == [1]
+    assert (
+        "There is no draft."
+        in client.post(address(project, "delete"), follow=True).content.decode()
+    )
+    assert AuditEntry.objects.filter(action="guideline draft deleted").count() == 1
+
+
+def test_publishing_shows_the_changes_first(client, project):
+    publish(project, "Answer in one line.")
+    client.post(address(project, "edit"), form("", "Answer in two lines."))
+    page = client.get(address(project, "publish")).content.decode()
+    assert "Changes since version 1" in page and "<b>two</b>" in page
+    assert "It has no criteria" in page
+    project.refresh_from_db()
+    assert project.current_version.number == 1
+
+
+def test_only_what_was_read_is_published(client, project):
+    client.post(address(project, "edit"), form("", "Read."))
+    seen = client.get(address(project, "publish")).context["seen"]
+    GuidelineVersion.objects.update(text="Unread.")
+    answer = client.post(address(project, "publish"), {"seen": seen}, follow=True)
+    assert "The draft changed after you opened this page" in answer.content.decode()
+    assert GuidelineVersion.objects.get().state == "draft"
+    client.post(address(project, "publish"), {"seen": answer.context["seen"]})
+    assert GuidelineVersion.objects.get().state == "published"
+
+
+def test_nothing_is_published_without_a_draft_or_a_text(client, project):
+    answer = client.get(address(project, "publish"), follow=True).content.decode()
+    assert "There is no draft to publish." in answer
+    guidelines.create_draft(project=project, by=None, text=" ", criteria=[])
+    page = client.get(address(project, "publish"))
+    assert "cannot be published" in page.content.decode()
+    client.post(address(project, "publish"), {"seen": page.context["seen"]})
+    assert GuidelineVersion.objects.get().state == "draft"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_only_leads_of_the_project_write_its_guideline(project, name):
+    guidelines.create_draft(project=project, by=None, text="Be kind.", criteria=[])
+    elsewhere = make_member(make_project(), Membership.Role.LEAD)
+    for person, status in ((make_member(project), 403), (elsewhere, 404)):
+        client = signed_in(person)
+        assert client.post(address(project, name), form("", "Mine.")).status_code == status
+        assert client.get(address(project, name)).status_code in {status, 405}
+    assert Client().post(address(project, name)).url.startswith("/login/")
+    draft = GuidelineVersion.objects.get(guideline__project=project)
+    assert (draft.text, draft.state) == ("Be kind.", "draft")
+
+
+# --- the admin -----------------------------------------------------------------------------------
+
+
+def test_the_admin_numbers_criteria_and_offers_a_new_draft_on_its_list(client, project):
+    publish(project, "Be kind.")
+    listing = client.get(reverse("admin:labeling_guidelineversion_changelist")).content.decode()
+    version = GuidelineVersion.objects.get()
+    draft_url = reverse("admin:labeling_guidelineversion_draft", args=[version.pk])
+    assert f'formaction="{draft_url}">New draft from this version' in listing
+    client.post(draft_url, {"action": "", "csrfmiddlewaretoken": "x"})
+    draft = GuidelineVersion.objects.get(state="draft")
+    kept = draft.criteria.get()
+    rows = {
+        "criteria-TOTAL_FORMS": "3", "criteria-INITIAL_FORMS": "1",
+        "criteria-0-id": kept.pk, "criteria-0-version": draft.pk, "criteria-0-position": "2",
+        "criteria-0-name": "honesty", "criteria-0-meaning": "True.", "criteria-0-scale": "5",
+        "criteria-1-version": draft.pk, "criteria-1-position": "",
+        "criteria-1-name": "last", "criteria-1-meaning": "Last.", "criteria-1-scale": "5",
+        "criteria-2-version": draft.pk, "criteria-2-position": "1",
+        "criteria-2-name": "first", "criteria-2-meaning": "First.", "criteria-2-scale": "5",
+    }  # fmt: skip
+    page = reverse("admin:labeling_guidelineversion_change", args=[draft.pk])
+    answer = client.post(page, {"text": "Be kind.", "change_note": "", **rows})
+    assert answer.status_code == 302, answer.context["errors"]
+    assert criteria_of(draft) == [(1, "first"), (2, "honesty"), (3, "last")]
