@@ -34,7 +34,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
-from labeling.text import render, shortened, storable
+from labeling.text import excerpt, render, shortened, storable
 
 assert gold_admin and guideline_admin
 
@@ -134,7 +134,7 @@ class ResponseInline(FrozenInline):
 
     @admin.display(description="Text")
     def text_cut(self, response: Response) -> SafeString:
-        return link("response", response.pk, shortened(response.text, 160) or "(empty)")
+        return link("response", response.pk, excerpt(response.text, 160))
 
 
 @admin.register(Prompt)
@@ -217,7 +217,7 @@ class ResponseAdmin(BigTableAdmin):
 
     @admin.display(description="Text")
     def text_cut(self, response: Response) -> str:
-        return shortened(response.text)
+        return excerpt(response.text)
 
     @admin.display(description="Text")
     def rendered(self, response: Response) -> SafeString:
@@ -240,7 +240,7 @@ class PlaceInline(FrozenInline):
 
     @admin.display(description="Response")
     def answer(self, place: TaskResponse) -> SafeString:
-        return link("response", place.response_id, shortened(place.response.text, 160) or "(empty)")
+        return link("response", place.response_id, excerpt(place.response.text, 160))
 
     @admin.display(description="Model")
     def model_name(self, place: TaskResponse) -> str:

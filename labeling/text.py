@@ -7,17 +7,16 @@ without HTML, the result goes through an allowlist, and the Content-Security-Pol
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
-from typing import Any
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
+
+from labeling.markdown import hides, make_parser
 
 MARKDOWN_LIMIT = 30_000
 """Longer texts are shown as they are, not as Markdown, so that none holds a page up."""
@@ -33,14 +32,17 @@ TABLE_LIMIT = 10_000
 BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
 CONTAINERS = {"ul", "ol", "blockquote", "table"}
 TAGS = BLOCKS | CONTAINERS | {"a", "br", "code", "em", "hr", "pre", "s", "samp", "strong"}
-TAGS |= {"thead", "tbody", "tr"}
+TAGS |= {"i", "small", "thead", "tbody", "tr"}
 
 HIDDEN = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline, return
-    "\u115f\u1160\u180e\u200b\u2028\u2029\u2060-\u2064\u206a-\u206f\u3164\ufeff\uffa0"
+    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2028\u2029\u2060-\u206f\u3164\ufeff"
+    "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\u202a-\u202e\u2066-\u2069"  # direction overrides, embeddings and isolates
     "\U000e0000-\U000e01ef\ufff9-\ufffb]"  # tags and supplementary variation selectors
-    "|(?<=[\x00-\x7f])[\u200c\u200d\u00ad]|[\u200c\u200d\u00ad](?=[\x00-\x7f])"
+    "|(?<=[\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f]|$)"
+    "|(?<=[\u200c\u200d\ufe00-\ufe0f])[\u200c\u200d\ufe00-\ufe0f](?![\u2600-\u27bf\U0001f000-\U0001faff])"
+    "|(?<=[\x00-\x22\x24-\x29\x2b-\x2f\x3a-\x7f])[\ufe00-\ufe0f]"  # not in keycaps: 1\ufe0f\u20e3
     "|(?<=[\x00-\x7f])[\u061c\u200e\u200f](?=[\x00-\x7f])"  # marks of direction amid ASCII
 )
 STACKED = re.compile(
@@ -74,19 +76,58 @@ def shortened(text: str, limit: int = 120) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def excerpt(text: str, limit: int = 120) -> str:
+    """`shortened` for a response in a list; "(empty)" for one that shows nothing."""
+    return shortened(text, limit) if text.strip() else _("(empty)")
+
+
 def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
-    """Markdown as inert HTML: no scripts, no images, no styles, no relative links, headings from h3.
+    """Return Markdown as inert HTML: no scripts, images, styles or relative links, headings from h3.
 
     A single newline shows as one, as models mean it; `line_breaks=False` is for text that people
-    wrap by hand. Bounded in time for any input: see MARKDOWN_LIMIT.
+    wrap by hand. Every visible character of the source is shown or has become a format; a text of
+    which Markdown would hide any is shown as it is. Bounded in time: see MARKDOWN_LIMIT.
     """
-    text = visible(storable(markdown[:SHOWN_LIMIT]).replace("\r\n", "\n").replace("\r", "\n"))
+    if not markdown.strip():
+        return _clean(f"<p><em>{escape(_('(empty)'))}</em></p>")
+    text = _readable(markdown)
     if len(text) > MARKDOWN_LIMIT or _table_cells(text) > TABLE_LIMIT:
-        html = "".join(f"<samp>{escape(block)}</samp>" for block in _blocks(text))
-    else:
-        html = _parser.render(text, {"breaks": line_breaks})
-    if len(markdown) > SHOWN_LIMIT:
-        html += f"<p>… {len(markdown) - SHOWN_LIMIT:,} more characters are not shown.</p>"
+        return _clean(_verbatim(text) + _left_out(markdown))
+    html = _parser.render(text, {"breaks": line_breaks})
+    return _clean(_verbatim(text) if hides(text, html) else html)
+
+
+def exact(markdown: str) -> SafeString | None:
+    """Return the text exactly as it was written, with blanks at the ends of lines marked.
+
+    None where `render` shows it like that already, because it is long.
+    """
+    if not markdown:
+        return render(markdown)
+    text = _readable(markdown)
+    if len(text) > MARKDOWN_LIMIT:
+        return None
+    marked = BLANKS.sub(lambda match: f"<i>{match[0]}</i>", escape(text))
+    return _clean(f"<samp>{marked}</samp>")
+
+
+BLANKS = re.compile(r"[^\S\n]+$", re.MULTILINE)
+
+
+def _readable(text: str) -> str:
+    return visible(storable(text[:SHOWN_LIMIT]).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _verbatim(text: str) -> str:
+    return "".join(f"<samp>{escape(block)}</samp>" for block in _blocks(text))
+
+
+def _left_out(text: str) -> str:
+    more = len(text) - SHOWN_LIMIT
+    return f"<p>… {more:,} more characters are not shown.</p>" if more > 0 else ""
+
+
+def _clean(html: str) -> SafeString:
     return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
 
 
@@ -127,41 +168,6 @@ def _table_cells(text: str) -> int:
     return len(rows) * max(rows, default=0)
 
 
-Env = MutableMapping[str, Any]
-
-
-class _Renderer(RendererHTML):
-    def image(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
-        """An image is a request to a stranger's server: name it and link to it instead."""
-        token = tokens[idx]
-        name = f"[image: {token.content or 'no description'}]"
-        return f'<a href="{escape(str(token.attrs["src"]))}">{escape(name)}</a>'
-
-    def hardbreak(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
-        return "<br>\n"
-
-    def softbreak(self, tokens: Sequence[Token], idx: int, options: object, env: Env) -> str:
-        return "<br>\n" if env.get("breaks") else "\n"
-
-    def heading_open(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
-        return f"<{_below_the_page(tokens[idx].tag)}>"
-
-    def heading_close(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
-        return f"</{_below_the_page(tokens[idx].tag)}>\n"
-
-    def link_close(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
-        """Say where a link leads, unless its text is the address already."""
-        opening = next(i for i in range(idx, -1, -1) if tokens[i].type == "link_open")
-        address = str(tokens[opening].attrs["href"])
-        text = "".join(token.content for token in tokens[opening:idx])
-        return "</a>" if text.strip() == address else f"</a> ({escape(shortened(address, 60))})"
-
-
-def _below_the_page(tag: str) -> str:
-    """The page's own headings are h1 and h2."""
-    return f"h{min(6, int(tag[1]) + 2)}"
-
-
 def _direct_containers(state: StateCore) -> None:
     """A list, a quote or a table runs as its first letter does: its marks, bars and columns too.
 
@@ -185,8 +191,7 @@ def _direction(text: str) -> str | None:
     return None
 
 
-_parser = MarkdownIt("commonmark", {"html": False, "linkify": False}, renderer_cls=_Renderer)
-_parser.enable(["table", "strikethrough"])
+_parser = make_parser()
 _parser.core.ruler.push("direct_containers", _direct_containers)
 
 _cleaner = nh3.Cleaner(
@@ -195,6 +200,7 @@ _cleaner = nh3.Cleaner(
         "*": set(),
         "a": {"href"},
         "ol": {"start", "dir"},
+        "li": {"value"},
         "ul": {"dir"},
         "blockquote": {"dir"},
         "table": {"dir"},

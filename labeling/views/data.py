@@ -14,8 +14,8 @@ from labeling.lettering import Lettering, letters_of
 from labeling.models import Skip, Slot, Task
 from labeling.rankings import InvalidRanking
 from labeling.suggestions import suggestions_for
+from labeling.text import exact, shortened
 from labeling.text import render as render_text
-from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
 
 PAGE = 50
@@ -104,6 +104,7 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
                 "model": place.response.model_name,
                 "suggestion": scores.get(place.response_id),
                 "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
             }
             for place in places
         ],

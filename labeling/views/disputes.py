@@ -29,8 +29,8 @@ from labeling.lettering import Lettering, letters_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.outcomes import OutcomeForm, ranks_of
 from labeling.response_names import field_by_name, page_names
+from labeling.text import exact, shortened
 from labeling.text import render as render_text
-from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
 
 PAGE = 25
@@ -202,6 +202,7 @@ class _Case:
                 "letter": self.letters[place.response_id],
                 "model": place.response.model_name if named else "",
                 "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
                 "field": form[f"rank-{self.names[place.response_id]}"],
             }
             for place in self.places

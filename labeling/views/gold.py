@@ -17,8 +17,8 @@ from labeling.gold import GoldError, Letters
 from labeling.gold_form import GoldForm, rows_of, with_more_rows
 from labeling.lettering import Lettering
 from labeling.models import Adjudication, Gold, Project, Ranking, Task
+from labeling.text import exact, shortened
 from labeling.text import render as render_text
-from labeling.text import shortened
 from labeling.views.sheet import as_order, conversation
 
 PAGE = 50
@@ -232,6 +232,7 @@ def _sheet(task: Task, form: GoldForm, rows: Any, sentence: str | None) -> dict[
                 "letter": letters[place.response_id],
                 "model": place.response.model_name,
                 "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
             }
             for place in places
         ],
@@ -285,7 +286,8 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         "order": as_order(ranking.tiers, ranking.cut, letters),
         "messages_of_prompt": conversation(ranking.task.prompt.messages),
         "responses": [
-            {"letter": letter, "html": render_text(texts[pk])} for pk, letter in letters.items()
+            {"letter": letter, "html": render_text(texts[pk]), "exact": exact(texts[pk])}
+            for pk, letter in letters.items()
         ],
         "stage": assignment.stage(project=project, reviewer=user_of(request)),
     }

@@ -14,6 +14,7 @@ from labeling.blindness import may_see_models, may_see_others, may_see_suggestio
 from labeling.lettering import Lettering, letters_of
 from labeling.models import Ranking
 from labeling.suggestions import suggestions_for
+from labeling.text import exact
 from labeling.text import render as render_text
 from labeling.views.sheet import as_order, conversation
 
@@ -57,6 +58,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
                 "model": place.response.model_name if show_models else "",
                 "suggestion": scores.get(place.response_id),
                 "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
             }
             for place in places
         ],

@@ -24,7 +24,7 @@ from labeling.quality import (
 )
 from labeling.remarks import remarks
 from labeling.statistics.bradley_terry import Leaderboard
-from labeling.text import shortened
+from labeling.text import excerpt, shortened
 from labeling.views.sheet import as_order
 
 DISPUTES_A_PAGE = 10
@@ -89,7 +89,7 @@ def _shown(
         "percent": dispute.percent,
         "prompt": _prompt_line(task, 220),
         "responses": [
-            (letters[place.response_id], shortened(place.response.text, 400)) for place in places
+            (letters[place.response_id], excerpt(place.response.text, 400)) for place in places
         ],
         "rankings": [
             {

@@ -16,7 +16,7 @@ from labeling.guidelines import criteria_of
 from labeling.judgments import ANYTHING, FLAGS, LONGEST_RATIONALE, Errors, Policy
 from labeling.models import Criterion, GuidelineVersion, Response, Slot, Task
 from labeling.response_names import page_names
-from labeling.text import render
+from labeling.text import exact, render
 
 ROLES = {
     "system": gettext_lazy("Instructions"),
@@ -39,6 +39,7 @@ class Message:
     role: str
     speaker: str
     html: SafeString
+    exact: SafeString | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Card:
     name: str
     letter: str
     html: SafeString
+    exact: SafeString | None
     rank: str
     ratings: Sequence[Rating]
     flags: Sequence[tuple[str, str, bool]]
@@ -72,7 +74,12 @@ class Card:
 
 def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
     return [
-        Message(m["role"], str(ROLES.get(m["role"], m["role"])), render(m["content"]))
+        Message(
+            m["role"],
+            str(ROLES.get(m["role"], m["role"])),
+            render(m["content"]),
+            exact(m["content"]),
+        )
         for m in messages
     ]
 
@@ -133,6 +140,7 @@ class Sheet:
             name=self.names[response],
             letter=ascii_uppercase[place],
             html=render(text),
+            exact=exact(text),
             rank=first(self.fields, f"rank-{response}"),
             ratings=[self._rating(response, criterion) for criterion in self.criteria],
             flags=[(name, str(label), name in flagged) for name, label in FLAGS.items()],

@@ -57,7 +57,9 @@ class Marks:
     key: str
     csrf: str
     message: str
+    exact_message: str
     response: str
+    exact_response: str
 
     @classmethod
     def draw(cls) -> "Marks":
@@ -65,14 +67,15 @@ class Marks:
         word = secrets.token_hex(12)
         return cls(
             base, base + 1, range(base + 2, base + 11),
-            f"k{word}", f"c{word}", f"m{word}-", f"r{word}-",
+            f"k{word}", f"c{word}", f"m{word}-", f"em{word}-", f"r{word}-", f"er{word}-",
         )  # fmt: skip
 
     def pattern(self) -> re.Pattern[str]:
         numbers = "|".join(str(n) for n in (self.slot, self.reviewer, *self.responses))
-        return re.compile(
-            rf"({numbers}|{self.key}|{self.csrf}|(?:{self.message}|{self.response})\d+_)"
-        )
+        texts = "|".join(
+            (self.exact_message, self.exact_response, self.message, self.response)
+        )  # the longer ones first: they end with the others
+        return re.compile(rf"({numbers}|{self.key}|{self.csrf}|(?:{texts})\d+_)")
 
 
 MARKS = Marks.draw()
@@ -107,24 +110,36 @@ def sheet_html(
         MARKS.csrf: get_token(request),
     }
     for number, message in enumerate(messages):
-        values[f"{MARKS.message}{number}_"] = _html(message["content"])
+        values[f"{MARKS.message}{number}_"], values[f"{MARKS.exact_message}{number}_"] = _html(
+            message["content"]
+        )
     names = page_names(slot.task_id, order)
     for number, response in enumerate(order):
         values[str(MARKS.responses[number])] = names[response]
-        values[f"{MARKS.response}{number}_"] = _html(texts[response])
+        values[f"{MARKS.response}{number}_"], values[f"{MARKS.exact_response}{number}_"] = _html(
+            texts[response]
+        )
     roles = tuple(message["role"] for message in messages)
     pieces = _shape(request, project, len(order), roles, context_of)
     return "".join(values.get(piece, piece) for piece in pieces)
 
 
+def _both(markdown: str) -> tuple[SafeString, SafeString]:
+    return text.render(markdown), text.exact(markdown) or SafeString()
+
+
 @lru_cache(maxsize=TEXTS_AT_MOST)
-def _kept_html(markdown: str) -> SafeString:
-    return text.render(markdown)
+def _kept(markdown: str, language: str) -> tuple[SafeString, SafeString]:
+    """Kept by language too: an empty text says so in words."""
+    return _both(markdown)
 
 
-def _html(markdown: str) -> SafeString:
-    """A response is shown as often as its task is ranked, shortly one after the other."""
-    return _kept_html(markdown) if len(markdown) <= LONGEST_KEPT_TEXT else text.render(markdown)
+def _html(markdown: str) -> tuple[SafeString, SafeString]:
+    """The text rendered and as it was written. A response is shown as often as its task is ranked,
+    shortly one after the other."""
+    if len(markdown) > LONGEST_KEPT_TEXT:
+        return _both(markdown)
+    return _kept(markdown, get_language() or "")
 
 
 def _shape(
@@ -159,11 +174,20 @@ def _marked(
     )
     sheet.names = {mark: str(mark) for mark in MARKS.responses}
     sheet.messages = [
-        Message(role, str(ROLES.get(role, role)), _mark(MARKS.message, number))
+        Message(
+            role,
+            str(ROLES.get(role, role)),
+            _mark(MARKS.message, number),
+            _mark(MARKS.exact_message, number),
+        )
         for number, role in enumerate(roles)
     ]
     sheet.cards = [
-        replace(sheet.card(number, MARKS.responses[number], ""), html=_mark(MARKS.response, number))
+        replace(
+            sheet.card(number, MARKS.responses[number], ""),
+            html=_mark(MARKS.response, number),
+            exact=_mark(MARKS.exact_response, number),
+        )
         for number in range(k)
     ]
     context = {

@@ -1,5 +1,6 @@
 // Settling a dispute on the keyboard. The form works without this script and stays the only truth
 // that is sent: the script reads its selects into rows, changes the rows, and writes them back.
+import { restoreExact, toggleExact } from "./exact.js";
 import { digitOf, keyOf } from "./keys.js";
 import { Ladder } from "./review-ladder.js";
 import * as order from "./order.js";
@@ -119,6 +120,7 @@ const verbs = {
   cause: () => (causes.find((one) => one.checked) ?? causes[0]).focus(),
   note: () => form.elements.note.focus(),
   submit: () => form.requestSubmit(dock.querySelector("[data-do=submit]")),
+  exact: () => say(toggleExact(form) ? "Every text is shown exactly as it was written." : "The texts are formatted."),
   help: () => help.open || help.showModal(),
   follow: (key) => form.querySelector(`[data-key=${key}]`)?.click(),
 };
@@ -133,6 +135,7 @@ const KEYS = {
   r: verbs.cause,
   n: verbs.note,
   s: verbs.submit,
+  w: verbs.exact,
   x: () => verbs.follow("x"),
   o: () => verbs.follow("o"),
   "?": verbs.help,
@@ -169,6 +172,7 @@ function onKey(event) {
 const ladder = new Ladder(document.getElementById("ladder"), { letterOf, ids: [...cards.keys()], verbs });
 document.documentElement.classList.add("enhanced");
 dock.hidden = false;
+restoreExact(form);
 state.rows = readForm();
 paint();
 say(wanting() || "Enter records it.");

@@ -1,6 +1,7 @@
 // Reading comfortably: long texts folded, earlier turns put away, responses scrolled together, and
 // what differs between two of them marked. The page says with "sheet:shown" which sheet it shows;
 // keys and buttons end in `reading`. A sheet is complete without all this.
+import { restoreExact, toggleExact } from "./exact.js";
 import { markDifferences, unmark } from "./reading-marks.js";
 
 const TALL = 900; // px; a longer text starts folded
@@ -222,13 +223,23 @@ function choice(side) {
   return made;
 }
 
-export const reading = { differences, nextDifferences, together, turns, whole };
+// The texts as they were written
+
+function exact() {
+  if (pair) stopComparing();
+  const on = toggleExact(form);
+  foldGiants();
+  say(on ? gettext("Every text is shown exactly as it was written.") : gettext("The texts are formatted."));
+}
+
+export const reading = { differences, exact, nextDifferences, together, turns, whole };
 
 document.addEventListener("scroll", follow, { capture: true, passive: true });
 document.addEventListener("sheet:shown", (event) => {
   form = event.detail.form;
   pair = null;
   unfolded.clear();
+  restoreExact(form);
   scrollTogether(localStorage.getItem(SCROLL) === "together");
   putTurnsAway();
   foldGiants();

@@ -23,6 +23,7 @@ export const KEYS = {
   layout: ["v"],
   together: ["p"],
   differences: ["m"],
+  exact: ["w"],
   whole: ["l"],
   turns: ["t"],
   skip: ["x"],

@@ -57,7 +57,7 @@ class Page(HTMLParser):
 def assert_inert(html: str) -> None:
     for tag, attributes in Page(html).tags:
         assert tag in TAGS
-        assert attributes.keys() <= {"href", "rel", "target", "dir", "start", "tabindex"}
+        assert attributes.keys() <= {"href", "rel", "target", "dir", "start", "tabindex", "value"}
         if tag == "a":
             assert attributes["rel"] == "noopener nofollow ugc"
             address = attributes.get("href", "https:")
