@@ -13,6 +13,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.ruler import RuleOptionsType
 from markdown_it.rules_block import StateBlock, blockquote, heading, list_block, table
 from markdown_it.rules_inline import StateInline, autolink, image, link
 from markdown_it.rules_inline.emphasis import tokenize as emphasis
@@ -308,7 +309,7 @@ def make_parser() -> MarkdownIt:
     inline.at("link", _keeping_tail(link, 0, nested=True))
     inline.at("image", _keeping_tail(image, 1, nested=False))
     inline.at("autolink", _autolink)
-    ends = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    ends: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
     block.before("table", "formula_block", _formula_block, ends)
     block.at("table", _table, {"alt": ["paragraph", "reference"]})
     block.at("heading", _heading, {"alt": ["paragraph", "reference", "blockquote"]})

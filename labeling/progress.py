@@ -74,8 +74,10 @@ SELECT count(*) FILTER (WHERE
         AND gold.purpose <> 'check' LIMIT 1) IS NULL)
 FROM labeling_ranking ranking
 WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
-  AND ranking.superseded_at IS NULL AND ranking.source = 'review'
+  AND ranking.superseded_at IS NULL AND ranking.supersedes_id IS NULL
+  AND ranking.source = 'review'
 """
+"""A revision takes the place of a ranking that was counted."""
 
 
 def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:

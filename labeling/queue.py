@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from labeling.claims import LEASE, claimed
-from labeling.models import Project, Prompt, QueueCursor, Response, Skip, Slot, Task
+from labeling.models import Project, Prompt, QueueCursor, Ranking, Response, Skip, Slot, Task
 
 RESCAN_AFTER = timedelta(minutes=1)
 OFF_QUEUE = 10
@@ -385,6 +385,17 @@ def save_draft(
         return True
     lapsed = _of(project).filter(pk=slot_id, reviewer=None, draft_by=reviewer)
     return bool(lapsed.update(draft=draft))
+
+
+def why_lost(*, slot_id: int, reviewer: User) -> str:
+    """Return why the reviewer holds the slot no longer: ranked, skipped or expired.
+
+    They may have ranked or skipped its task in another tab. Two queries.
+    """
+    own = {"reviewer": reviewer, "task__slots": slot_id}
+    if Ranking.objects.filter(superseded_at=None, **own).exists():
+        return "ranked"
+    return "skipped" if Skip.objects.filter(**own).exists() else "expired"
 
 
 _EMPTY: dict[str, Any] = {

@@ -6,7 +6,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
 from accounts.access import user_of
-from labeling import findings, progress
+from labeling import findings, progress, staffing
 from labeling.access import leads, project_for
 from labeling.guidelines import difference
 from labeling.models import GuidelineVersion, Project
@@ -31,6 +31,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
         context["quality"] = quality_of(project, tasks_at_most=TASKS_FOR_A_GLANCE)
         context["reviewers"] = progress.by_reviewer(project)
         context["findings"] = findings.counts(project)
+        context["shortage"] = staffing.shortage(project)
         context["totals"] = _totals(context["reviewers"])
     return render(request, "labeling/project.html", context)
 

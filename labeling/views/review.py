@@ -30,6 +30,7 @@ from labeling import (
     queue,
     rankings,
     skipping,
+    staffing,
     submissions,
     undoing,
 )
@@ -92,6 +93,9 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
     if slot is None:
         stage = assignment.stage(project=project, reviewer=reviewer)
         context = {**_bar(project, reviewer), "stage": stage}
+        if published and stage is None:
+            context["left"] = staffing.nothing_left(project, reviewer)
+            context["shortage"] = staffing.shortage(project)
         return render(request, "labeling/review_empty.html", context)
     queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
     return _page(request, project, _sheet(project, slot))
@@ -398,14 +402,14 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
 @login_required
 @require_POST
 def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
-    """204 when it was kept, 409 when the slot is someone else's by now."""
+    """204 when it was kept; 409 with the reason when the reviewer no longer holds the slot."""
     project = project_for(request, slug)
     if (draft := read_draft(request.body)) is None:
         return HttpResponse(_("This is no draft, or too long."), status=HTTPStatus.BAD_REQUEST)
     kept = queue.save_draft(
         slot_id=slot_id, project=project, reviewer=user_of(request), draft=draft
     )
-    return HttpResponse(status=HTTPStatus.NO_CONTENT if kept else HTTPStatus.CONFLICT)
+    return _held(kept, slot_id, user_of(request))
 
 
 @login_required
@@ -413,4 +417,11 @@ def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
 def renew(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     project = project_for(request, slug)
     held = queue.renew(slot_id=slot_id, project=project, reviewer=user_of(request))
-    return HttpResponse(status=HTTPStatus.NO_CONTENT if held else HTTPStatus.CONFLICT)
+    return _held(held, slot_id, user_of(request))
+
+
+def _held(held: bool, slot_id: int, reviewer: User) -> HttpResponse:
+    if held:
+        return HttpResponse(status=HTTPStatus.NO_CONTENT)
+    reason = queue.why_lost(slot_id=slot_id, reviewer=reviewer)
+    return JsonResponse({"reason": reason}, status=HTTPStatus.CONFLICT)

@@ -1,6 +1,6 @@
 // Active time: the page is visible and someone moved, typed or scrolled within the last minute.
 // While it is, the reservations of the task and of the next one are renewed too.
-import { post } from "./review-draft.js";
+import { post, whyLost } from "./review-draft.js";
 
 const IDLE = 60_000;
 const SIGNS = ["pointermove", "pointerdown", "keydown", "scroll", "wheel", "touchstart"];
@@ -38,14 +38,14 @@ export class Clock {
     this.show(this.seconds, this.running);
   }
 
-  /** `forms` gives the sheets to hold; onLost is told which one is no longer reserved. */
+  /** `forms` gives the sheets to hold; onLost is told which one is no longer reserved, and why. */
   renewEvery(seconds, forms, onLost) {
     const renew = async () => {
       if (!this.running) return;
       for (const form of forms()) {
         try {
           const answer = await post(form, form.dataset.renewUrl, {});
-          if (answer.status === 409) onLost(form);
+          if (answer.status === 409) onLost(form, await whyLost(answer));
         } catch {
           // No network: the next beat tries again, and the draft is kept in the browser.
         }

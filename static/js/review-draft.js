@@ -82,7 +82,7 @@ export class Draft {
     if (!this.draft || !this.form.dataset.draftUrl) return;
     try {
       const answer = await post(this.form, this.form.dataset.draftUrl, this.draft);
-      this.tell(answer.ok ? "saved" : answer.status === 409 ? "lost" : "unsaved");
+      this.tell(answer.ok ? "saved" : answer.status === 409 ? await whyLost(answer) : "unsaved");
     } catch {
       this.tell("offline");
     }
@@ -91,6 +91,12 @@ export class Draft {
   tell(name) {
     if (this.open) this.onState(name);
   }
+}
+
+/** Why the reviewer no longer holds the task: ranked, skipped or expired. */
+export async function whyLost(answer) {
+  const { reason } = await answer.json().catch(() => ({}));
+  return reason ?? "expired";
 }
 
 export function post(form, url, body) {

@@ -42,7 +42,9 @@ export class Sheet {
     const words = {
       unsaved: gettext("The draft is kept in this browser only: the server did not take it."),
       offline: gettext("No network: your work is kept in this browser and sent when it returns."),
-      lost: gettext("Your reservation ran out. Everything is still here; submit it, or skip the task."),
+      ranked: gettext("You have sent this task already, in another tab. Reload the page to go on, or submit to replace that ranking."),
+      skipped: gettext("You have skipped this task, in another tab. Reload the page to go on."),
+      expired: gettext("Your reservation ran out. Everything is still here; submit it, or skip the task."),
     };
     if (words[name]) this.say(words[name], "warn");
   }

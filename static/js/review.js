@@ -159,8 +159,8 @@ page.begin(document.getElementById("ranking-form"));
 listen({ verbs, onPending: () => page.sheet.draft.save() });
 if (page.sheet.form.dataset.renewUrl) {
   const forms = () => [page.sheet.form, flow.atHand].filter(Boolean);
-  page.clock.renewEvery(Number(page.sheet.form.dataset.renewSeconds), forms, (form) => {
-    if (form === page.sheet.form) page.sheet.onDraft("lost");
+  page.clock.renewEvery(Number(page.sheet.form.dataset.renewSeconds), forms, (form, reason) => {
+    if (form === page.sheet.form) page.sheet.onDraft(reason);
     else if (form === flow.atHand) {
       flow.atHand = null;
       flow.prefetch();

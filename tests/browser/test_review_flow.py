@@ -399,3 +399,21 @@ def test_the_offer_to_undo_ends(visit, world):
     expect(page.locator("#sent-note")).to_have_count(0)
     press(page, "z")
     expect(page.locator("#review-status")).to_have_text("There is nothing to undo.")
+
+
+# --- two tabs ------------------------------------------------------------------------------------
+
+
+def test_a_second_tab_says_that_its_task_was_sent_and_counts_nothing_twice(visit, world):
+    world.add_task()
+    world.add_task()
+    first = visit(world.review, world.reviewer)
+    second = first.context.new_page()
+    second.goto(world.review)
+    press(first, "a", "b", "c", "d", "Enter")
+    sent(first, world, 1)
+    press(second, "b")
+    expect(second.locator("#review-status")).to_contain_text("sent this task already")
+    press(second, "a", "c", "d", "Enter")
+    expect(second.locator("#review-progress")).to_contain_text("1 done today")
+    assert Ranking.objects.filter(superseded_at=None).count() == 1

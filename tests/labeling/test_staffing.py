@@ -1,0 +1,186 @@
+"""What an empty queue says, what leads are warned of, and what a second tab is told."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from labeling import qualification, queue, rankings, staffing
+from labeling.models import Membership, Project, Qualification, Ranking, Slot, Task
+from tests.labeling.test_pages_review import Desk
+from tests.labeling.world import key, make_member, make_project, make_task, one_each
+
+pytestmark = pytest.mark.django_db
+
+
+def page_of(project: Project, user, name: str = "review") -> str:
+    client = Client()
+    client.force_login(user)
+    return client.get(reverse(name, args=[project.slug])).content.decode()
+
+
+def rank_all(project: Project, reviewer) -> None:
+    for task in Task.objects.filter(project=project):
+        rankings.record(
+            task=task, reviewer=reviewer, source=Ranking.Source.REVIEW, tiers=one_each(task)
+        )
+
+
+# --- the empty queue -----------------------------------------------------------------------------
+
+
+def test_the_empty_queue_says_that_tasks_wait_for_reviewers_who_do_not_exist():
+    project = make_project(rankings_per_task=3)
+    for _ in range(4):
+        make_task(project)
+    ada, bo = make_member(project), make_member(project)
+    rank_all(project, ada)
+    rank_all(project, bo)
+    html = page_of(project, ada)
+    assert "4 tasks wait for other reviewers" in html
+    assert "too few reviewers to finish" in html
+    assert "Every task" not in html
+
+
+def test_the_empty_queue_does_not_speak_of_too_few_reviewers_where_there_are_enough():
+    project = make_project(rankings_per_task=2)
+    make_task(project)
+    ada = make_member(project)
+    make_member(project)
+    rank_all(project, ada)
+    html = page_of(project, ada)
+    assert "1 task waits for another reviewer" in html and "too few" not in html
+
+
+def test_the_empty_queue_counts_what_others_have_reserved_and_what_is_held_back():
+    project = make_project(rankings_per_task=1)
+    make_task(project)
+    make_task(project, held=True)
+    ada, bo = make_member(project), make_member(project)
+    assert queue.claim(project=project, reviewer=bo) is not None
+    html = page_of(project, ada)
+    assert "1 task is reserved by someone else" in html
+    assert "1 task is held back until a lead has checked it" in html
+    assert "Every task" not in html
+
+
+def test_the_empty_queue_says_that_every_task_is_ranked_only_where_it_is():
+    project = make_project(rankings_per_task=1)
+    ada = make_member(project)
+    assert "The project has no tasks yet." in page_of(project, ada)
+    make_task(project)
+    rank_all(project, ada)
+    assert "Every task has all the rankings it wants." in page_of(project, ada)
+
+
+# --- what leads are warned of ---------------------------------------------------------------------
+
+
+def test_a_lead_is_warned_when_tasks_want_more_rankings_than_there_are_people():
+    project = make_project(rankings_per_task=4)
+    make_task(project)
+    make_task(project, rankings_wanted=1)
+    lead = make_member(project, "lead")
+    make_member(project)
+    found = staffing.shortage(project)
+    assert (found.tasks, found.reviewers, found.open_tasks) == (1, 2, 2)
+    html = page_of(project, lead, "project")
+    assert "1 task wants more rankings than the people of this project can still give it." in html
+    assert "Add at least 2 more reviewers." in html
+    make_member(project), make_member(project)
+    assert staffing.shortage(project).tasks == 0
+    assert "can still give" not in page_of(project, lead, "project")
+
+
+def test_a_reviewer_is_not_shown_the_warning_for_leads():
+    project = make_project(rankings_per_task=4)
+    make_task(project)
+    assert "can still give" not in page_of(project, make_member(project), "project")
+
+
+def test_who_skipped_ranked_left_or_failed_can_give_no_ranking():
+    project = make_project(rankings_per_task=2)
+    task = make_task(project)
+    ada, bo, cy = (make_member(project) for _ in range(3))
+    slot = queue.claim(project=project, reviewer=ada)
+    assert slot is not None and staffing.shortage(project).tasks == 0
+    queue.skip(slot_id=slot.pk, reviewer=ada, reason="unclear")
+    assert staffing.shortage(project).tasks == 0
+    rank_all(project, bo)
+    assert staffing.shortage(project).tasks == 0  # one slot is left, for cy
+    cy.is_active = False
+    cy.save()
+    assert staffing.shortage(project).tasks == 1
+    cy.is_active = True
+    cy.save()
+    Project.objects.update(qualification_percent=80)
+    project.refresh_from_db()
+    Qualification.objects.create(
+        project=project,
+        reviewer=cy,
+        version=project.current_version,
+        state=qualification.FAILED,
+        right=0,
+        asked=1,
+        ended_at=timezone.now(),
+    )
+    assert staffing.shortage(project).tasks == 1
+    assert task.slots.filter(ranking=None).count() == 1
+
+
+def test_someone_who_left_the_project_does_not_count_twice():
+    project = make_project(rankings_per_task=2)
+    make_task(project)
+    ada = make_member(project)
+    rank_all(project, ada)
+    Membership.objects.filter(user=ada).delete()
+    make_member(project)
+    assert staffing.shortage(project).tasks == 0
+
+
+# --- two tabs -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def slot(desk: Desk) -> Slot:
+    desk.as_(desk.reviewer).get(desk.url("review"))
+    return Slot.objects.get(reviewer=desk.reviewer)
+
+
+@pytest.mark.parametrize("name", ["review-draft", "review-renew"])
+def test_typing_in_a_second_tab_says_that_the_task_was_sent_in_the_first(desk, slot, name):
+    client = desk.as_(desk.reviewer)
+    client.post(desk.url("review"), desk.answer(slot))
+    body = {"fields": {"rationale": ["late"]}, "at": 1}
+    refused = client.post(desk.url(name, slot.pk), body, content_type="application/json")
+    assert (refused.status_code, refused.json()) == (409, {"reason": "ranked"})
+
+
+def test_typing_in_a_second_tab_says_that_the_task_was_skipped_in_the_first(desk, slot):
+    client = desk.as_(desk.reviewer)
+    client.post(desk.url("review-skip", slot.pk), {"reason": "unclear"})
+    refused = client.post(desk.url("review-renew", slot.pk))
+    assert (refused.status_code, refused.json()) == (409, {"reason": "skipped"})
+
+
+def test_a_reservation_that_ran_out_is_called_that(desk, slot):
+    Slot.objects.filter(pk=slot.pk).update(
+        reviewer=desk.other, shown_order=slot.shown_order, draft=None, draft_by=None
+    )
+    refused = desk.as_(desk.reviewer).post(desk.url("review-renew", slot.pk))
+    assert (refused.status_code, refused.json()) == (409, {"reason": "expired"})
+
+
+def test_a_different_answer_from_a_second_tab_is_counted_once(desk, slot):
+    client = desk.as_(desk.reviewer)
+    for ranks in ((1, 2, 3), (3, 2, 1)):
+        data = desk.answer(slot, ranks, shown="", idempotency_key=str(key()))
+        reply = client.post(desk.url("review"), data, headers={"Accept": "application/json"})
+        assert reply.status_code == 200
+        assert "<strong>1</strong> done today" in reply.json()["progress"]
+    assert Ranking.objects.filter(superseded_at=None).count() == 1
