@@ -34,14 +34,17 @@ class Pair:
 
 
 def answers_of(evaluation: Evaluation, verdict: str) -> Shown:
-    """Costs one query for the counts; `items` is not evaluated yet."""
-    counted = evaluation.items.order_by().values("verdict").annotate(count=Count("pk"))
+    """The answers to prompts that are not withdrawn. Costs one query for the counts; `items` is not
+    evaluated yet.
+    """
+    in_use = evaluation.items.filter(prompt__withdrawn_at=None)
+    counted = in_use.order_by().values("verdict").annotate(count=Count("pk"))
     by_verdict = {row["verdict"]: row["count"] for row in counted}
     counts = [("", "All", sum(by_verdict.values()))]
     counts += [
         (name, name.capitalize(), by_verdict.get(value, 0)) for name, value in VERDICTS.items()
     ]
-    items = evaluation.items.select_related("prompt").order_by("id")
+    items = in_use.select_related("prompt").order_by("id")
     if verdict in VERDICTS:
         return Shown(verdict, items.filter(verdict=VERDICTS[verdict]), counts)
     return Shown("", items, counts)

@@ -110,8 +110,16 @@ def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
         for group in read_groups(parts.snapshot.file)
         if group.split == "test"
     ]
+    withdrawn = withdrawn_prompts(parts.snapshot.project_id)
+    held_out = [prompt for prompt in held_out if prompt.prompt_id not in withdrawn]
     unseen = [prompt for prompt in held_out if prompt.prompt_id not in learned]
     return unseen, len(held_out) - len(unseen)
+
+
+def withdrawn_prompts(project_id: int) -> set[str]:
+    """Ids as snapshots have them. A query of a partial index."""
+    found = Prompt.objects.filter(project=project_id, withdrawn_at__isnull=False)
+    return {str(pk) for pk in found.values_list("pk", flat=True)}
 
 
 def trained_on(models: Iterable[Model]) -> set[str]:
@@ -273,7 +281,9 @@ def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
     candidates = dict(
         evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")
     )
-    found = Ranking.objects.filter(task__in=candidates, superseded_at=None).order_by("id")
+    found = Ranking.objects.filter(
+        task__in=candidates, task__out_of_use=False, superseded_at=None
+    ).order_by("id")
     rankings = [
         ranking
         for ranking in found.select_related("task", "reviewer")

@@ -62,7 +62,7 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def prompts_to_answer(inputs: Mapping[str, Any]) -> Any:
     """`prompts` chooses those without a task (new) or all; `limit` the first so many of them."""
-    prompts = Prompt.objects.filter(project=inputs.get("project")).order_by("id")
+    prompts = Prompt.objects.filter(project=inputs.get("project"), withdrawn_at=None).order_by("id")
     if inputs.get("prompts", NEW) == NEW:
         prompts = prompts.filter(tasks=None)
     return prompts[: limit_of(inputs)]

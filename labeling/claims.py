@@ -19,6 +19,7 @@ from accounts.models import User
 from accounts.statements import columns, fetch, from_columns
 from labeling.display import SHOWN_ORDER
 from labeling.models import Project, Slot
+from labeling.out_of_use import PARKED
 
 CURSOR_STEP = 32
 """How many free slots a claim may step over before the cursor is written."""
@@ -68,7 +69,7 @@ WITH seen AS MATERIALIZED (
 ), unfinished AS MATERIALIZED (
     SELECT slot.id FROM labeling_slot slot
     WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
-      AND slot.draft_by_id = %(reviewer)s
+      AND slot.draft_by_id = %(reviewer)s AND slot.priority < {PARKED}
       AND NOT EXISTS (SELECT FROM held WHERE held.ahead = %(ahead)s)
       AND (NOT %(ahead)s OR EXISTS (SELECT FROM held))
       AND {_NOT_MINE} AND NOT {_HAD}

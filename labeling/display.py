@@ -31,7 +31,8 @@ SHOWN_ORDER = """(
                 SELECT place.response_id, (count(*) OVER ())::int AS k,
                     (row_number() OVER (ORDER BY
                         md5(concat_ws(':', slot.task_id, place.response_id))))::int - 1 AS rank
-                FROM labeling_taskresponse place WHERE place.task_id = slot.task_id
+                FROM labeling_taskresponse place
+                WHERE place.task_id = slot.task_id AND NOT place.withdrawn
             ) shuffled
         ) own
     ) placed

@@ -78,7 +78,7 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
 def waiting(project: Project) -> QuerySet[Task]:
     """Held tasks with a finding that nobody has looked at."""
     open_ones = Finding.objects.filter(response__places__task=OuterRef("pk"), dismissed_at=None)
-    return Task.objects.filter(Exists(open_ones), project=project, held=True)
+    return Task.objects.filter(Exists(open_ones), project=project, held=True, out_of_use=False)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _release(project: Project, tasks: list[Task]) -> int:
 
 def _without(task: Task, response_id: int) -> NewTask | None:
     """The same task of the other responses; None when a single one would be left."""
-    places = TaskResponse.objects.filter(task=task).order_by("position")
+    places = TaskResponse.objects.filter(task=task, withdrawn=False).order_by("position")
     gone = set(
         Finding.objects.filter(response__places__task=task, dropped=True).values_list(
             "response_id", flat=True

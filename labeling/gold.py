@@ -253,7 +253,13 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
     """Skipped is done. A query, by the project's gold for this purpose."""
     here = {"task": OuterRef("task"), "reviewer": reviewer}
     found = list(
-        Gold.objects.filter(project=project, purpose=purpose, retired_at=None, task__held=False)
+        Gold.objects.filter(
+            project=project,
+            purpose=purpose,
+            retired_at=None,
+            task__held=False,
+            task__out_of_use=False,
+        )
         .annotate(
             done=Exists(Ranking.objects.filter(superseded_at=None, **here))
             | Exists(Skip.objects.filter(**here))
@@ -283,6 +289,8 @@ def make(
     """
     if task.kind == Task.Kind.GOLD:
         raise GoldError("This task is gold already. Change or retire that.")
+    if task.out_of_use or task.places.filter(withdrawn=True).exists():
+        raise GoldError("Part of this task is withdrawn. Restore it before you make it gold.")
     places = task.places.select_related("response").order_by("position")
     responses = [place.response for place in places]
     gold = add(

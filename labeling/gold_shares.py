@@ -95,7 +95,9 @@ def share_of(one: Gold) -> Share:
 
 def _answers(project: Project) -> Iterable[Any]:
     """(task, reviewer, tiers, cut), newest first; no rows of a model, for the speed."""
-    answers = Ranking.objects.filter(task__gold__project=project, superseded_at=None)
+    answers = Ranking.objects.filter(
+        task__gold__project=project, task__out_of_use=False, superseded_at=None
+    )
     columns = answers.order_by("-pk").values_list("task", "reviewer", "tiers", "cut")
     return columns[:ANSWERS_AT_MOST]
 

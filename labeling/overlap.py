@@ -15,7 +15,8 @@ from django.db.models import F
 
 from labeling import queue
 from labeling.agreement import Tiers
-from labeling.models import Adjudication, Project, Ranking, Slot, Task, TaskResponse
+from labeling.models import Adjudication, Project, Ranking, Slot, Task
+from labeling.out_of_use import PARKED
 from labeling.quality import reliabilities_of
 from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth
 
@@ -99,6 +100,8 @@ def learned(project: Project) -> Reliabilities:
 
 def looks_at(task: Task) -> bool:
     """Whether a ranking of the task can change how many more it gets."""
+    if task.out_of_use:
+        return False
     return task.project.overlap == Project.Overlap.SEQUENTIAL and task.kind == Task.Kind.RANKING
 
 
@@ -112,6 +115,8 @@ def after_ranking(task: Task) -> Slot | None:
     if not looks_at(task):
         return None
     slots = list(Slot.objects.filter(task=task).order_by("number"))
+    if any(slot.priority >= PARKED for slot in slots):
+        return None  # withdrawn since the task was read
     complete = all(slot.ranking_id is not None for slot in slots)
     may_add = complete and len(slots) < project.rankings_at_most
     if not (may_add or _unused(task, slots)):
@@ -133,7 +138,7 @@ def _is_clear(task: Task, project: Project) -> bool:
     current = Ranking.objects.filter(task=task, superseded_at=None)
     return is_clear(
         list(current.values_list("tiers", flat=True)),
-        list(TaskResponse.objects.filter(task=task).values_list("response_id", flat=True)),
+        list(task.places.filter(withdrawn=False).values_list("response_id", flat=True)),
         certainty=project.certainty,
         known=learned(project),
     )
@@ -161,7 +166,7 @@ FROM (
     SELECT DISTINCT newest.task_id FROM (
         SELECT ranking.task_id FROM labeling_ranking ranking
         JOIN labeling_task task ON task.id = ranking.task_id
-        WHERE task.project_id = %(project)s AND task.kind = 'ranking'
+        WHERE task.project_id = %(project)s AND task.kind = 'ranking' AND NOT task.out_of_use
         ORDER BY ranking.id DESC LIMIT %(limit)s
     ) newest
 ) task

@@ -192,7 +192,9 @@ def of_project(project: Project) -> ProjectProgress:
         leased=Count("pk", filter=Q(leased_until__gt=timezone.now())),
     )
     return ProjectProgress(
-        tasks=Task.objects.filter(project=project).exclude(kind=Task.Kind.GOLD).count(),
+        tasks=Task.objects.filter(project=project, out_of_use=False)
+        .exclude(kind=Task.Kind.GOLD)
+        .count(),
         slots=slots["all"],
         filled=slots["filled"],
         leased=slots["leased"],
@@ -225,7 +227,7 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
     Reads every ranking of the project; some minutes old where those are many (labeling.counts).
     """
     rows: Any = (
-        Ranking.objects.filter(task__project=project, superseded_at=None)
+        Ranking.objects.filter(task__project=project, task__out_of_use=False, superseded_at=None)
         .exclude(task__kind=Task.Kind.GOLD)
         .values("reviewer", "reviewer__username", "reviewer__simulated")
         .annotate(
@@ -238,7 +240,7 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
         .order_by("-rankings", "reviewer__username")[:ROWS_AT_MOST]
     )
     skips = dict(
-        Skip.objects.filter(task__project=project)
+        Skip.objects.filter(task__project=project, task__out_of_use=False)
         .values("reviewer")
         .annotate(count=Count("pk"))
         .values_list("reviewer", "count")

@@ -70,7 +70,13 @@ def needed(project: Project) -> int:
 
 
 def _tasks(project: Project) -> Any:
-    return Gold.objects.filter(project=project, purpose=PURPOSE, retired_at=None, task__held=False)
+    return Gold.objects.filter(
+        project=project,
+        purpose=PURPOSE,
+        retired_at=None,
+        task__held=False,
+        task__out_of_use=False,
+    )
 
 
 # --- the life of an attempt ----------------------------------------------------------------------

@@ -24,6 +24,7 @@ from django.utils import timezone
 from accounts.models import User
 from labeling.claims import LEASE, claimed
 from labeling.models import Project, Prompt, QueueCursor, Ranking, Response, Skip, Slot, Task
+from labeling.out_of_use import PARKED, follow_withdrawals, lock_additions, parked
 
 RESCAN_AFTER = timedelta(minutes=1)
 OFF_QUEUE = 10
@@ -93,10 +94,7 @@ def add_tasks(*, project: Project, tasks: Iterable[NewTask]) -> list[tuple[int, 
     A held task gets its slots when it is released; a gold task one at a time, by lease_new_slot.
     Adding to one project happens one transaction after the other. Raises ValueError.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended('labeling.add_tasks', %s))", [project.pk]
-        )
+    lock_additions(project.pk)
     source, added = iter(tasks), []
     while batch := list(islice(source, TASKS_AT_ONCE)):
         added += _add_batch(project, batch)
@@ -117,6 +115,7 @@ def _add_batch(project: Project, batch: list[NewTask]) -> list[tuple[int, bool]]
     }
     ids = dict(zip(fresh, reserve_ids("labeling_task", len(fresh)), strict=True))
     _write_tasks(project, fresh, ids)
+    follow_withdrawals({task.prompt_id for task in fresh.values()}, list(ids.values()))
     seen: set[str] = set(known)
     added = []
     for identity in identities:
@@ -182,8 +181,8 @@ def set_priority(*, task: Task, priority: int) -> None:
 
 
 def park(*, task: Task) -> int:
-    """Give its open slots to nobody any more; who holds one may still fill it. How many there were."""
-    return task.slots.filter(ranking=None).update(priority=OFF_QUEUE)
+    """Take its open slots off the queue; their holders may still fill them. Returns how many."""
+    return task.slots.filter(ranking=None, priority__lt=PARKED).update(priority=OFF_QUEUE)
 
 
 _RELEASE_HELD = """
@@ -192,7 +191,8 @@ WITH released AS (
     WHERE project_id = %s AND held AND id = ANY(%s) RETURNING *
 ), slots AS (
     INSERT INTO labeling_slot (task_id, number, project_id, priority)
-    SELECT released.id, there.highest + missing.n, released.project_id, released.priority
+    SELECT released.id, there.highest + missing.n, released.project_id,
+        released.priority + CASE WHEN released.out_of_use THEN %s ELSE 0 END
     FROM released
     CROSS JOIN LATERAL (
         SELECT count(*) AS count, coalesce(max(number), 0) AS highest
@@ -212,7 +212,7 @@ def release_held(*, project: Project, task_ids: Iterable[int]) -> int:
     One statement. What is not held, or belongs to another project, stays as it is.
     """
     with connection.cursor() as cursor:
-        cursor.execute(_RELEASE_HELD, [project.pk, list(task_ids)])
+        cursor.execute(_RELEASE_HELD, [project.pk, list(task_ids), PARKED])
         return int(cursor.fetchone()[0])
 
 
@@ -230,7 +230,7 @@ def add_slot(*, task: Task) -> Slot:
     return _append_slot(locked, priority=min(locked.priority + 1, 9))
 
 
-def _append_slot(task: Task, **columns: Any) -> Slot:
+def _append_slot(task: Task, *, priority: int, **columns: Any) -> Slot:
     """The caller holds the lock on the task's row, which makes the number the next one."""
     highest = task.slots.aggregate(number=models.Max("number"))["number"]
     return Slot.objects.create(
@@ -238,6 +238,7 @@ def _append_slot(task: Task, **columns: Any) -> Slot:
         number=(highest or 0) + 1,
         project_id=task.project_id,
         position=NextPosition(),
+        priority=parked(task, priority),
         **columns,
     )
 
@@ -283,9 +284,11 @@ def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
 
     It is off the queue: when the lease ends, nobody claims it, and the next call may take it. When
     the reviewer holds another lease (of this task, or for the same use), that one is returned.
-    Four queries and a lock. Raises ValueError for a task they have ranked.
+    Four queries and a lock. Raises ValueError for a task they have ranked, or that is withdrawn.
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
+    if locked.out_of_use:
+        raise ValueError(f"{task} is withdrawn.")
     uses = Q(project=locked.project_id, ahead=ahead) | Q(task=locked)
     leases = Slot.objects.filter(uses, reviewer=reviewer, leased_until__isnull=False)
     if held := leases.order_by("ahead").first():

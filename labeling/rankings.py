@@ -29,6 +29,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.out_of_use import parked
 from labeling.queue import NextPosition
 from labeling.revisions import revisable_until
 
@@ -48,8 +49,13 @@ __all__ = [
 
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
 
+LEFT = Q(withdrawn=False) | Q(task__out_of_use=True)
+"""Responses to rank. A ranking sent late for a withdrawn task is kept as it was typed."""
+
 _RESPONSE_IDS = ArraySubquery(
-    TaskResponse.objects.filter(task=OuterRef("task")).order_by("position").values("response_id")
+    TaskResponse.objects.filter(LEFT, task=OuterRef("task"))
+    .order_by("position")
+    .values("response_id")
 )
 
 
@@ -237,7 +243,7 @@ def record(
         task,
         reviewer,
         content,
-        response_ids=_response_ids(task),
+        response_ids=_response_ids(task, imported=imported),
         version=None if imported else current_version(task.project),
         idempotency_key=key,
         shown_order=list(shown_order),
@@ -314,6 +320,10 @@ def _again(
     columns = content.columns() | {"active_seconds": earlier.active_seconds}
     if all(getattr(earlier, name) == value for name, value in columns.items()):
         return Submission(earlier, duplicate=True, extra=earlier.extra)
+    if task.out_of_use:
+        raise InvalidRanking(
+            {"ranking": _("A lead has withdrawn this task. Your ranking is kept.")}
+        )
     if (until := revisable_until(earlier)) is None or until < timezone.now():
         raise InvalidRanking(
             {"ranking": _("You have ranked this task, and it can no longer be revised.")}
@@ -370,8 +380,9 @@ def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> l
     return shown_order_for(slot.task_id, slot.number, response_ids)
 
 
-def _response_ids(task: Task) -> list[int]:
-    places = TaskResponse.objects.filter(task=task).order_by("position")
+def _response_ids(task: Task, *, imported: bool = False) -> list[int]:
+    """In the task's own order. An import may also rank what is withdrawn."""
+    places = TaskResponse.objects.filter(Q() if imported else LEFT, task=task).order_by("position")
     return list(places.values_list("response_id", flat=True))
 
 
@@ -424,6 +435,6 @@ def _another_slot(task: Task, slots: list[Slot]) -> Slot:
         task=task,
         number=max((slot.number for slot in slots), default=0) + 1,
         project_id=task.project_id,
-        priority=task.priority,
+        priority=parked(task, task.priority),
         position=NextPosition(),
     )

@@ -77,6 +77,7 @@ def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
         superseded_at=None,
         task__project=project,
         task__kind=Task.Kind.RANKING,
+        task__out_of_use=False,
     ).order_by("-id")
     counts: dict[int, int] = defaultdict(int)
     for task in newest.values_list("task", flat=True)[:RANKINGS_LOOKED_AT]:
@@ -185,7 +186,8 @@ class _Both:
 
 def comparison(sample: RelabelSample) -> Comparison:
     """Four queries, bounded by the sample; the bootstrap of 2,000 tasks takes a second."""
-    pairs = list(sample.tasks.order_by("id").values_list("original", "copy", "original__prompt"))
+    in_use = sample.tasks.filter(original__out_of_use=False, copy__out_of_use=False)
+    pairs = list(in_use.order_by("id").values_list("original", "copy", "original__prompt"))
     before = _rankings([original for original, *_ in pairs], sample.before)
     after = _rankings([copy for _, copy, _ in pairs], sample.after)
     wanted = Task.objects.filter(pk__in=[copy for _, copy, _ in pairs])

@@ -39,10 +39,12 @@ def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
 
 
 def is_settled(ranking: Ranking) -> bool:
-    """The right answer was shown, or it counts towards a qualification: there is no way back.
+    """The right answer was shown, it counts towards a qualification, or its task is withdrawn.
 
-    A query for gold alone.
+    Such a ranking is neither revised nor taken back. A query for gold alone.
     """
+    if ranking.task.out_of_use:
+        return True
     if ranking.task.kind != Task.Kind.GOLD:
         return False
     gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)

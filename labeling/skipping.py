@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 
 from accounts.models import User, audit
 from labeling.models import Gold, Project, QueueCursor, Skip, Slot, Task
+from labeling.out_of_use import withdrawn_of
 from labeling.queue import OFF_QUEUE
 from labeling.rankings import InvalidRanking, lock_slots
 from labeling.undoing import UNDO_FOR, make_room
@@ -32,6 +33,8 @@ def undo_seconds(skip: Skip) -> int:
 
 
 def _is_settled(skip: Skip) -> bool:
+    if skip.task.out_of_use:
+        return True
     if skip.task.kind != Task.Kind.GOLD:
         return False
     return Gold.objects.filter(task=skip.task_id).exclude(purpose=Gold.Purpose.CHECK).exists()
@@ -65,7 +68,9 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
     make_room(project.pk, reviewer)
     slot.reviewer, slot.ahead = reviewer, False
     slot.leased_until = timezone.now() + timedelta(minutes=project.lease_minutes)
-    slot.shown_order = skip.shown_order or slot.shown_order
+    withdrawn = withdrawn_of([slot.task_id])
+    order = skip.shown_order or slot.shown_order or []
+    slot.shown_order = [pk for pk in order if pk not in withdrawn]
     slot.shown_at = timezone.now()
     slot.draft, slot.draft_by = skip.draft, reviewer if skip.draft else None
     slot.save(

@@ -15,7 +15,8 @@ from labeling.models import Project, Ranking, Slot, Task
 
 _SLOT = f"""
 SELECT ARRAY(SELECT place.response_id FROM labeling_taskresponse place
-        WHERE place.task_id = slot.task_id ORDER BY place.position),
+        WHERE place.task_id = slot.task_id AND (task.out_of_use OR NOT place.withdrawn)
+        ORDER BY place.position),
     {columns(Slot, "slot")}, {columns(Task, "task")}
 FROM labeling_slot slot JOIN labeling_task task ON task.id = slot.task_id
 WHERE slot.id = %(slot)s AND slot.project_id = %(project)s

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 
 from accounts.models import User
 from labeling.models import Project, Ranking, Slot
+from labeling.out_of_use import withdrawn_of
 from labeling.queue import NextPosition
 from labeling.rankings import InvalidRanking, lock_slots
 from labeling.revisions import is_settled
@@ -70,7 +71,13 @@ def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
     slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
     slot.leased_until = timezone.now() + timedelta(minutes=ranking.task.project.lease_minutes)
     slot.draft, slot.draft_by = draft, reviewer
-    slot.save(update_fields=["reviewer", "ranking", "ahead", "leased_until", "draft", "draft_by"])
+    withdrawn = withdrawn_of([slot.task_id])
+    slot.shown_order = [pk for pk in slot.shown_order or [] if pk not in withdrawn]
+    slot.save(
+        update_fields=[
+            "reviewer", "ranking", "ahead", "leased_until", "draft", "draft_by", "shown_order",
+        ]
+    )  # fmt: skip
     return slot
 
 

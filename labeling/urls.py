@@ -14,6 +14,7 @@ from labeling.views import (
     project,
     quality,
     relabel,
+    removal,
     review,
     settings,
 )
@@ -30,6 +31,9 @@ of_a_project = [
     path("data/", data.data, name="project-data"),
     path("data/<int:task_id>/", data.task, name="project-task"),
     path("data/<int:task_id>/skips/<int:skip_id>/lift/", data.lift_skip, name="project-skip-lift"),
+    path("data/withdraw/<str:kind>/<int:pk>/", removal.withdraw, name="project-withdraw"),
+    path("data/restore/<str:kind>/<int:pk>/", removal.restore, name="project-restore"),
+    path("data/prompts/<int:prompt_id>/", removal.edit_prompt, name="project-prompt"),
     path("gold/", gold.gold_list, name="project-gold"),
     path("gold/<int:gold_id>/", gold.gold_detail, name="project-gold-detail"),
     path("gold/<int:gold_id>/retire/", gold.gold_retire, name="project-gold-retire"),

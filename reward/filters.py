@@ -13,6 +13,7 @@ from labeling.models import Ranking, Task
 
 REASONS = {
     "superseded": "Replaced by its reviewer's own revision.",
+    "withdrawn": "Its task, its prompt or too many of its responses are withdrawn.",
     "comparison": "From a blind comparison of two models, which evaluates and does not train.",
     "gold": "Of a gold task, whose answer was known: it measures reviewers and does not train.",
     "source": "Its source (reviewers, import or simulation) was not asked for.",
@@ -120,6 +121,7 @@ class SnapshotFilter:
         """The first of REASONS that keeps a ranking out, None when it is used."""
         checks = (
             ("superseded", ranking["superseded_at"] is not None),
+            ("withdrawn", ranking["task__out_of_use"]),
             (
                 "comparison",
                 ranking["task__kind"] == Task.Kind.COMPARISON and not self.include_comparisons,

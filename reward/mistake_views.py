@@ -68,7 +68,7 @@ def _shown(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
     ids = [row["ranking_id"] for row in rows if row["ranking_id"] is not None]
     rankings = (
         Ranking.objects.filter(task__project=project)
-        .annotate(asked=F("task__prompt__messages__-1__content"))
+        .annotate(asked=F("task__prompt__messages__-1__content"), out_of_use=F("task__out_of_use"))
         .defer("rationale")
         .in_bulk(ids)
     )
@@ -79,17 +79,28 @@ def _shown(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 def _shown_one(row: dict[str, Any], ranking: Any, decided: set[int]) -> dict[str, Any]:
     state = ""
+    if ranking and ranking.out_of_use:
+        return {**_bare(row), "state": "withdrawn"}
     if ranking and ranking.superseded_at:
         state = "revised since"
     elif ranking and ranking.task_id in decided:
         state = "decided"
     return {
+        **_bare(row),
         "task_id": ranking and ranking.task_id,
         "prompt": shortened(str(ranking.asked or ""), 140) if ranking else "",
+        "state": state,
+    }
+
+
+def _bare(row: dict[str, Any]) -> dict[str, Any]:
+    """What the report has of a ranking, without a link to it or a word of its prompt."""
+    return {
+        "task_id": None,
+        "prompt": "",
         "group_id": row["group_id"],
         "probability": "over 99%" if row["probability"] > 0.99 else percent(row["probability"], 0),
         "contradicted": row["contradicted"],
         "pairs": row["pairs"],
         "others": row["other_rankings"],
-        "state": state,
     }

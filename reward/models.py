@@ -38,13 +38,22 @@ class Snapshot(models.Model):
     counts = models.JSONField(
         default=dict, help_text="What is in it, and what was left out and why."
     )
+    erased_at = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="When content was last erased from its file, which changed its hash.",
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint("project", "content_hash", "filter", name="snapshot_once"),
+            models.UniqueConstraint(
+                fields=["project", "content_hash", "filter"],
+                name="snapshot_once",
+                condition=Q(erased_at=None),
+            ),
             models.CheckConstraint(name="snapshot_hashed", condition=~Q(content_hash="")),
         ]
 

@@ -55,7 +55,9 @@ def put_back(request: HttpRequest, slug: str) -> HttpResponse:
 def next_rows(order: QueueOrder) -> list[dict[str, Any]]:
     """The first of the order that still wait for someone."""
     free = Slot.objects.filter(task=OuterRef("task"), reviewer=None, ranking=None)
-    waiting = OrderedTask.objects.filter(Exists(free), order=order).order_by("place")
+    waiting = OrderedTask.objects.filter(
+        Exists(free), order=order, task__out_of_use=False
+    ).order_by("place")
     rows = list(waiting.select_related("task__prompt")[:NEXT])
     filled = dict(
         Task.objects.filter(pk__in=[row.task_id for row in rows])

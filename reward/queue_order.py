@@ -233,7 +233,7 @@ def _tasks(responses: Any) -> Tasks:
 def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
     """What is known already: the project's ranked tasks, and how often each was ranked."""
     counted = (
-        Task.objects.filter(project=model.project_id, kind=Task.Kind.RANKING)
+        Task.objects.filter(project=model.project_id, kind=Task.Kind.RANKING, out_of_use=False)
         .annotate(times=Count("rankings", filter=Q(rankings__superseded_at=None)))
         .filter(times__gt=0)
         .order_by("pk")
@@ -252,7 +252,8 @@ def known_responses(model: RewardModel, task_ids: Sequence[int]) -> dict[int, li
     for start in range(0, len(task_ids), RANKED_AT_ONCE):
         part = task_ids[start : start + RANKED_AT_ONCE]
         places: dict[int, list[int]] = {pk: [] for pk in part}
-        rows = TaskResponse.objects.filter(task_id__in=part).order_by("task_id", "position")
+        left = TaskResponse.objects.filter(task_id__in=part, withdrawn=False)
+        rows = left.order_by("task_id", "position")
         for task_id, response_id in rows.values_list("task_id", "response_id"):
             places[task_id].append(response_id)
         said = _said(model, {pk for ids in places.values() for pk in ids})

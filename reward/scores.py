@@ -48,7 +48,12 @@ def model_of(inputs: Mapping[str, Any]) -> RewardModel:
 def unscored(model: RewardModel) -> QuerySet[Response]:
     """The project's responses of which the model has said nothing yet."""
     said = ResponseScore.objects.filter(reward_model=model, response=OuterRef("pk"))
-    return Response.objects.filter(~Exists(said), prompt__project=model.project_id)
+    return Response.objects.filter(
+        ~Exists(said),
+        prompt__project=model.project_id,
+        prompt__withdrawn_at=None,
+        withdrawn_at=None,
+    )
 
 
 def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from django.db import transaction
 
 from accounts.models import User, audit
 from labeling.models import Project, Prompt, Ranking, Response, TaskResponse
+from labeling.out_of_use import without
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit
 from reward.filters import FilterError, SnapshotFilter
@@ -37,7 +38,7 @@ RANKINGS_AT_ONCE = 2000
 WEIGHED_BY = 30_000
 
 COLUMNS = (
-    "id", "task_id", "task__prompt_id", "task__kind", "reviewer_id", "reviewer__simulated",
+    "id", "task_id", "task__prompt_id", "task__kind", "task__out_of_use", "reviewer_id", "reviewer__simulated",
     "guideline_version_id", "tiers", "cut", "strength", "ratings", "flags", "active_seconds",
     "source", "superseded_at", "created_at",
 )  # fmt: skip
@@ -58,6 +59,8 @@ class Account:
     used: int = 0
     outcomes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    responses_withdrawn: int = 0
+    """Responses missing from rows of which other responses are used."""
     splits: dict[str, Counter[str]] = field(
         default_factory=lambda: {"train": Counter(), "test": Counter()}
     )
@@ -91,6 +94,7 @@ class Account:
             "used": self.used,
             "outcomes": self.outcomes,
             "left_out": dict(sorted(self.left_out.items())),
+            "responses_withdrawn": self.responses_withdrawn,
             **{
                 name: sum(split[name] for split in self.splits.values())
                 for name in ("prompts", "responses", "pairs", "ties")
@@ -162,6 +166,7 @@ def _record(
         project=project,
         content_hash=digest,
         filter=filter.to_dict(),
+        erased_at=None,
         defaults={"path": f"{digest}.parquet", "counts": account.to_dict(), "created_by": by},
     )
     if created:
@@ -184,16 +189,36 @@ def _used_by_prompt(
     project: Project, filter: SnapshotFilter, account: Account, after: int | None
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     substitutes = Substitutes(project, filter)
+    gone = withdrawn_responses(project)
     for prompt_id, rankings in groupby(_rankings(project, after), itemgetter("task__prompt_id")):
         let_through = []
         for ranking in rankings:
             account.considered += 1
+            ranking = _left(ranking, gone)
             if reason := filter.objection_to(ranking):
                 account.left_out[reason] += 1
             else:
                 let_through.append(ranking)
         if used := substitutes.of_prompt(let_through, account.left_out):
-            yield prompt_id, used
+            yield prompt_id, [_left(ranking, gone) for ranking in used]
+
+
+def withdrawn_responses(project: Project) -> frozenset[int]:
+    """A query of a partial index."""
+    found = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
+    return frozenset(found.values_list("pk", flat=True))
+
+
+def _left(ranking: dict[str, Any], gone: frozenset[int]) -> dict[str, Any]:
+    """The ranking without what it says of withdrawn responses."""
+    if gone.isdisjoint(pk for tier in ranking["tiers"] for pk in tier):
+        return ranking
+    tiers, cut = without(ranking["tiers"], ranking["cut"], gone)
+    said = {
+        name: {pk: value for pk, value in ranking[name].items() if int(pk) not in gone}
+        for name in ("ratings", "flags")
+    }
+    return {**ranking, **said, "tiers": tiers, "cut": cut}
 
 
 def _judged_prompts(
@@ -202,7 +227,9 @@ def _judged_prompts(
     used = _used_by_prompt(project, filter, account, after)
     while batch := dict(islice(used, PROMPTS_AT_ONCE)):
         hashes = dict(Prompt.objects.filter(pk__in=batch).values_list("pk", "content_hash"))
-        responses = _responses_of_tasks({r["task_id"] for rs in batch.values() for r in rs})
+        responses = _responses_of_tasks(
+            {r["task_id"] for rs in batch.values() for r in rs}, account
+        )
         prompts = [
             JudgedPrompt(
                 prompt_id,
@@ -217,11 +244,17 @@ def _judged_prompts(
         yield prompts
 
 
-def _responses_of_tasks(task_ids: Iterable[int]) -> dict[int, set[int]]:
+def _responses_of_tasks(task_ids: Iterable[int], account: Account) -> dict[int, set[int]]:
+    """What is left of each task's responses; the withdrawn ones are counted."""
     found: dict[int, set[int]] = {task_id: set() for task_id in task_ids}
+    withdrawn = set()
     places = TaskResponse.objects.filter(task_id__in=found).order_by()
-    for task_id, response_id in places.values_list("task_id", "response_id"):
-        found[task_id].add(response_id)
+    for task_id, response_id, gone in places.values_list("task_id", "response_id", "withdrawn"):
+        if gone:
+            withdrawn.add(response_id)
+        else:
+            found[task_id].add(response_id)
+    account.responses_withdrawn += len(withdrawn)
     return found
 
 
@@ -310,9 +343,19 @@ def reviewer_weights(project: Project) -> Weights:
 
     Not from what quality pages keep: the same rankings must give the same snapshot.
     """
-    current = Ranking.objects.filter(task__project=project, superseded_at=None).order_by("-id")
+    current = Ranking.objects.filter(
+        task__project=project, task__out_of_use=False, superseded_at=None
+    ).order_by("-id")
+    gone = withdrawn_responses(project)
     said = current.values_list("task_id", "reviewer_id", "tiers")[:WEIGHED_BY]
-    return Weights(fit(sorted(Statement(*row) for row in said)))
+    return Weights(
+        fit(
+            sorted(
+                Statement(task, reviewer, without(tiers, None, gone)[0])
+                for task, reviewer, tiers in said
+            )
+        )
+    )
 
 
 # --- pseudonyms and the way back -----------------------------------------------------------------

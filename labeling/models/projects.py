@@ -19,6 +19,26 @@ LONGEST_RATIONALE = 20_000
 """Characters. The one limit that pages, forms, imports and the database share."""
 
 
+class Withdrawable(models.Model):
+    """Content that a lead can take out of use and bring back; see labeling.withdrawing."""
+
+    withdrawn_at = models.DateTimeField(null=True, editable=False)
+    withdrawn_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        editable=False,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_index=False,
+    )
+    withdrawn_reason = models.CharField(
+        max_length=300, blank=True, default="", db_default="", editable=False
+    )
+
+    class Meta:
+        abstract = True
+
+
 class ProjectQuerySet(models.QuerySet["Project"]):
     def visible_to(self, user: User) -> "ProjectQuerySet":
         if user.can_train:

@@ -5,10 +5,10 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
-from labeling.models.projects import Project, digest
+from labeling.models.projects import Project, Withdrawable, digest
 
 
-class Prompt(models.Model):
+class Prompt(Withdrawable):
     """A chat to be answered: `messages` is [{"role", "content"}, …], the last one not the model's."""
 
     project = models.ForeignKey(
@@ -20,10 +20,22 @@ class Prompt(models.Model):
         max_length=200, blank=True, help_text="Its name where it came from."
     )
     meta = models.JSONField(default=dict, blank=True)
+    erased_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint("project", "content_hash", name="prompt_once")]
+        constraints = [
+            models.UniqueConstraint("project", "content_hash", name="prompt_once"),
+            models.CheckConstraint(
+                name="prompt_erased_is_withdrawn",
+                condition=Q(erased_at=None) | Q(withdrawn_at__isnull=False),
+            ),
+        ]
+        indexes = [
+            models.Index(
+                "project", "id", name="prompt_withdrawn", condition=Q(withdrawn_at__isnull=False)
+            )
+        ]
 
     def __str__(self) -> str:
         return self.messages[-1]["content"][:80] if self.messages else "(empty)"
@@ -33,7 +45,7 @@ class Prompt(models.Model):
         super().save(*args, **kwargs)
 
 
-class Response(models.Model):
+class Response(Withdrawable):
     """One answer to a prompt. The text came out of a model or a stranger: never trust it."""
 
     prompt = models.ForeignKey(
@@ -44,11 +56,23 @@ class Response(models.Model):
     sampling = models.JSONField(default=dict, blank=True, help_text="Temperature and the like.")
     seed = models.BigIntegerField(null=True, blank=True)
     external_id = models.CharField(max_length=200, blank=True)
+    erased_at = models.DateTimeField(null=True, editable=False)
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint("prompt", "identity", name="response_once")]
+        constraints = [
+            models.UniqueConstraint("prompt", "identity", name="response_once"),
+            models.CheckConstraint(
+                name="response_erased_is_withdrawn",
+                condition=Q(erased_at=None) | Q(withdrawn_at__isnull=False),
+            ),
+        ]
+        indexes = [
+            models.Index(
+                "prompt", "id", name="response_withdrawn", condition=Q(withdrawn_at__isnull=False)
+            )
+        ]
 
     def __str__(self) -> str:
         return self.text[:80]

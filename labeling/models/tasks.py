@@ -3,11 +3,11 @@ from collections.abc import Iterable
 from django.db import models
 from django.db.models import Q
 
-from labeling.models.projects import Project, digest
+from labeling.models.projects import Project, Withdrawable, digest
 from labeling.models.prompts import Prompt, Response
 
 
-class Task(models.Model):
+class Task(Withdrawable):
     """A prompt and the 2 to 9 responses to rank (the count is a deferred constraint trigger)."""
 
     class Kind(models.TextChoices):
@@ -31,6 +31,13 @@ class Task(models.Model):
         db_default=False,
         help_text="Nobody gets it: a lead looks first at what was found in its responses.",
     )
+    out_of_use = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="The task or its prompt is withdrawn, or too few of its responses are left. "
+        "labeling.withdrawing.refresh writes it.",
+    )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -41,8 +48,15 @@ class Task(models.Model):
             models.CheckConstraint(
                 name="task_rankings_wanted", condition=Q(rankings_wanted__range=(1, 9))
             ),
+            models.CheckConstraint(
+                name="task_withdrawn_is_out_of_use",
+                condition=Q(withdrawn_at=None) | Q(out_of_use=True),
+            ),
         ]
-        indexes = [models.Index("project", "id", name="task_held", condition=Q(held=True))]
+        indexes = [
+            models.Index("project", "id", name="task_held", condition=Q(held=True)),
+            models.Index("project", "id", name="task_out_of_use", condition=Q(out_of_use=True)),
+        ]
 
     def __str__(self) -> str:
         return f"task {self.pk}"
@@ -57,6 +71,12 @@ class TaskResponse(models.Model):
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="places", db_index=False)
     response = models.ForeignKey(Response, on_delete=models.PROTECT, related_name="places")
     position = models.PositiveSmallIntegerField()
+    withdrawn = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="Whether the response is withdrawn, copied here so that a claim needs no join.",
+    )
 
     class Meta:
         ordering = ["task", "position"]

@@ -8,7 +8,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts.access import user_of
-from labeling import skipping
+from labeling import skipping, task_filters
 from labeling.access import led_project
 from labeling.lettering import Lettering, letters_of
 from labeling.models import Skip, Slot, Task
@@ -28,7 +28,8 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
     project = led_project(request, slug)
     search = request.GET.get("q", "").replace("\0", "").strip()[:200]
     before = _number(request.GET.get("before", ""))
-    found = _searched(Task.objects.filter(project=project), search)
+    show = request.GET.get("show", "")
+    found = _searched(task_filters.filtered(project, show), search)
     if before is not None:
         found = found.filter(pk__lt=before)
     tasks = list(found.select_related("prompt").order_by("-pk")[: PAGE + 1])
@@ -37,6 +38,8 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
         "section": "projects",
         "leads": True,
         "search": search,
+        "show": show if show in task_filters.FILTERS else "",
+        "filters": task_filters.FILTERS,
         "rows": _rows(tasks[:PAGE]),
         "older": tasks[PAGE - 1].pk if len(tasks) > PAGE else None,
         "begun": before is not None,
@@ -86,9 +89,11 @@ def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
 def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     project = led_project(request, slug)
     shown = get_object_or_404(
-        Task.objects.select_related("prompt", "project"), pk=task_id, project=project
+        Task.objects.select_related("prompt__withdrawn_by", "project", "withdrawn_by"),
+        pk=task_id,
+        project=project,
     )
-    places = list(shown.places.select_related("response").order_by("position"))
+    places = list(shown.places.select_related("response__withdrawn_by").order_by("position"))
     letters = letters_of([place.response_id for place in places])
     lettering = Lettering.of(shown, letters, [place.response.text for place in places])
     scores = suggestions_for(user_of(request), shown, list(letters))
@@ -101,6 +106,7 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         "responses": [
             {
                 "letter": letters[place.response_id],
+                "response": place.response,
                 "model": place.response.model_name,
                 "suggestion": scores.get(place.response_id),
                 "html": render_text(place.response.text),

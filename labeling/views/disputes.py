@@ -27,6 +27,7 @@ from labeling.blindness import may_see_models
 from labeling.judgments import FLAGS
 from labeling.lettering import Lettering, letters_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
+from labeling.out_of_use import without
 from labeling.outcomes import OutcomeForm, ranks_of
 from labeling.response_names import field_by_name, page_names
 from labeling.text import exact, shortened
@@ -43,7 +44,9 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
     project = led_project(request, slug)
     found = open_disputes(project)
     page = Paginator(found, PAGE).get_page(request.GET.get("page"))
-    decided = Adjudication.objects.filter(task__project=project).select_related("task__prompt")
+    decided = Adjudication.objects.filter(
+        task__project=project, task__out_of_use=False
+    ).select_related("task__prompt")
     context = {
         "project": project,
         "section": "projects",
@@ -82,6 +85,7 @@ def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         ),
         pk=task_id,
         project=project,
+        out_of_use=False,
     )
     case = _Case(request, project, task)
     if request.method == "POST":
@@ -121,7 +125,9 @@ class _Case:
         self.user = user_of(request)
         places = {
             place.response_id: place
-            for place in task.places.select_related("response").order_by("position")
+            for place in task.places.filter(withdrawn=False)
+            .select_related("response")
+            .order_by("position")
         }
         order = order_for(task.pk, self.user, list(places))
         self.places = [places[response] for response in order]
@@ -150,7 +156,12 @@ class _Case:
             "cause": self.decision.cause if self.decision else "",
             "note": self._note_to_edit(),
         }
-        return said | (ranks_of(order.tiers, order.cut, self.names) if order else {})
+        return said | (ranks_of(*self._left(order), self.names) if order else {})
+
+    def _left(self, order: Ranking | Adjudication) -> tuple[list[list[int]], int | None]:
+        """Its tiers and line without the responses that were withdrawn since."""
+        gone = {pk for tier in order.tiers for pk in tier} - self.letters.keys()
+        return without(order.tiers, order.cut, gone)
 
     def _note_to_edit(self) -> str:
         """In the letters of this page, where that is certain."""
@@ -210,13 +221,15 @@ class _Case:
 
     def _ranking(self, ranking: Ranking) -> dict[str, Any]:
         flags = [
-            f"{self.letters.get(int(response), '?')}: {str(FLAGS.get(flag, flag)).lower()}"
+            f"{self.letters[int(response)]}: {str(FLAGS.get(flag, flag)).lower()}"
             for response, flagged in ranking.flags.items()
+            if int(response) in self.letters
             for flag in flagged
         ]
+        tiers, cut = self._left(ranking)
         return {
-            "order": as_order(ranking.tiers, ranking.cut, self.letters),
-            "ranks": ranks_of(ranking.tiers, ranking.cut, self.names),
+            "order": as_order(tiers, cut, self.letters),
+            "ranks": ranks_of(tiers, cut, self.names),
             "note": self.lettering.show(ranking.rationale, ranking.shown_order),
             "flags": flags,
             "simulated": ranking.source == Ranking.Source.SIMULATION,

@@ -270,7 +270,7 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         reviewer=user_of(request),
         task__project=project,
     )
-    if (found := golds.feedback(ranking)) is None:
+    if (found := golds.feedback(ranking)) is None or ranking.task.out_of_use:
         return redirect("review", project.slug)
     own = _ids(ranking.task)
     letters = golds.letters_of(ranking.shown_order or own)

@@ -33,7 +33,12 @@ PAGE = 50
 def history(request: HttpRequest, slug: str) -> HttpResponse:
     project = project_for(request, slug)
     own = revisions.with_first_sent(
-        Ranking.objects.filter(reviewer=user_of(request), task__project=project, superseded_at=None)
+        Ranking.objects.filter(
+            reviewer=user_of(request),
+            task__project=project,
+            task__out_of_use=False,
+            superseded_at=None,
+        )
     ).select_related("task__prompt", "task__project")
     before = number(request.GET.get("before", ""))
     if before is not None:
@@ -106,8 +111,11 @@ def as_draft(ranking: Ranking) -> dict[str, Any]:
 
 
 def _order_of(ranking: Ranking) -> list[int]:
-    own = list(ranking.task.places.order_by("position").values_list("response_id", flat=True))
-    return ranking.shown_order if sorted(ranking.shown_order) == sorted(own) else own
+    """What is left of the task's responses, in the order they were shown."""
+    places = ranking.task.places.filter(withdrawn=False).order_by("position")
+    own = list(places.values_list("response_id", flat=True))
+    left = [pk for pk in ranking.shown_order if pk in own]
+    return left if len(left) == len(own) else own
 
 
 def _form(

@@ -14,6 +14,7 @@ from labeling import charts, window
 from labeling.access import led_project
 from labeling.lettering import Lettering
 from labeling.models import Project, Ranking, Task, TaskResponse
+from labeling.out_of_use import without
 from labeling.quality import (
     Dispute,
     board_of,
@@ -66,7 +67,8 @@ def _side_by_side(disputes: list[Dispute]) -> list[dict[str, Any]]:
     numbers = [dispute.task_id for dispute in disputes]
     tasks = Task.objects.select_related("prompt").in_bulk(numbers)
     places: dict[int, list[TaskResponse]] = {task: [] for task in numbers}
-    for place in TaskResponse.objects.filter(task__in=numbers).select_related("response"):
+    left = TaskResponse.objects.filter(task__in=numbers, withdrawn=False)
+    for place in left.select_related("response"):
         places[place.task_id].append(place)
     rankings: dict[int, list[Ranking]] = {task: [] for task in numbers}
     current = Ranking.objects.filter(task__in=numbers, superseded_at=None)
@@ -75,7 +77,7 @@ def _side_by_side(disputes: list[Dispute]) -> list[dict[str, Any]]:
     return [
         _shown(dispute, tasks[dispute.task_id], places[dispute.task_id], rankings[dispute.task_id])
         for dispute in disputes
-        if dispute.task_id in tasks
+        if dispute.task_id in tasks and not tasks[dispute.task_id].out_of_use
     ]
 
 
@@ -93,7 +95,7 @@ def _shown(
         ],
         "rankings": [
             {
-                "order": as_order(ranking.tiers, ranking.cut, letters),
+                "order": as_order(*_left(ranking, letters), letters),
                 "note": lettering.show(ranking.rationale, ranking.shown_order, limit=300),
                 "simulated": ranking.source == ranking.Source.SIMULATION,
             }
@@ -180,6 +182,11 @@ def _heat(rate: float | None) -> int:
     return 0 if rate is None else min(5, int(rate * 5) + 1)
 
 
+def _left(ranking: Ranking, letters: dict[int, str]) -> tuple[list[list[int]], int | None]:
+    gone = {pk for tier in ranking.tiers for pk in tier} - letters.keys()
+    return without(ranking.tiers, ranking.cut, gone)
+
+
 def _consensus(project: Project, number: str | None) -> dict[str, Any]:
     found = consensus_in(project)
     page = Paginator(found.verdicts, VERDICTS_A_PAGE).get_page(number)
@@ -193,7 +200,7 @@ def _consensus(project: Project, number: str | None) -> dict[str, Any]:
             "order": as_order(verdict.tiers, None, _letters(orders[verdict.task_id])),
         }
         for verdict in page.object_list
-        if verdict.task_id in tasks
+        if verdict.task_id in tasks and not tasks[verdict.task_id].out_of_use
     ]
     return {"consensus": found, "page": page, "rows": rows}
 

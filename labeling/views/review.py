@@ -236,8 +236,8 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     except rankings.InvalidRanking as invalid:
         return _refused(request, project, _sheet(project, slot, fields, invalid.errors))
     if request.accepts("text/html"):
-        if submission.extra:
-            messages.info(request, _kept_as_extra())
+        if remark := _remark(submission, slot.task):
+            messages.info(request, remark)
         return redirect(
             _to_read(project, submission.ranking) or reverse("review", args=[project.slug])
         )
@@ -269,11 +269,18 @@ def _to_read(project: Project, ranking: Ranking) -> str | None:
     return None
 
 
-def _kept_as_extra() -> str:
-    return _(
-        "Someone else had taken this task when your reservation ran out. Your ranking is kept "
-        "as an extra one."
-    )
+def _remark(submission: rankings.Submission, task: Task) -> str:
+    """What the reviewer should know about the ranking they sent; mostly nothing."""
+    if task.out_of_use:
+        return _(
+            "A lead has withdrawn this task. Your ranking is kept, and counts if the task returns."
+        )
+    if submission.extra:
+        return _(
+            "Someone else had taken this task when your reservation ran out. Your ranking is kept "
+            "as an extra one."
+        )
+    return ""
 
 
 def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
@@ -303,7 +310,7 @@ def _accepted(
         sheet = _html(request, project, slot)
     return JsonResponse(
         {
-            "message": _kept_as_extra() if submission.extra else "",
+            "message": _remark(submission, submission.ranking.task),
             "undo": _undo_url(project, submission.ranking),
             "sheet": sheet,
             "confirm": confirm,

@@ -41,7 +41,7 @@ _SHEET = """
 SELECT task.kind, prompt.messages, place.response_id, response.text
 FROM labeling_task task
 JOIN labeling_prompt prompt ON prompt.id = task.prompt_id
-JOIN labeling_taskresponse place ON place.task_id = task.id
+JOIN labeling_taskresponse place ON place.task_id = task.id AND NOT place.withdrawn
 JOIN labeling_response response ON response.id = place.response_id
 WHERE task.id = %(task)s
 """

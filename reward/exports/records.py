@@ -24,6 +24,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.out_of_use import without
 from labeling.references import own_letters
 from reward.exports.shapes import MESSAGES, Row
 from reward.snapshots import pseudonyms
@@ -77,25 +78,37 @@ class Records:
     def batches(self, counts: Counter[str], after: int | None) -> Iterator[tuple[int, list[Row]]]:
         """(the last prompt's id, rows)"""
         last = after or 0
+        counts.update(self._withdrawn() if after is None else {})
         while True:
             prompts = list(
-                Prompt.objects.filter(project=self.project, pk__gt=last).order_by("pk")[
-                    :PROMPTS_AT_ONCE
-                ]
+                Prompt.objects.filter(
+                    project=self.project, withdrawn_at=None, pk__gt=last
+                ).order_by("pk")[:PROMPTS_AT_ONCE]
             )
             if not prompts:
                 return
             last = prompts[-1].pk
             yield last, self._rows(prompts, counts)
 
+    def _withdrawn(self) -> dict[str, int]:
+        """How many prompts, responses and tasks are left out; nothing is said where none are."""
+        prompts = Prompt.objects.filter(project=self.project, withdrawn_at__isnull=False)
+        responses = Response.objects.filter(
+            prompt__project=self.project, withdrawn_at__isnull=False
+        )
+        tasks = Task.objects.filter(project=self.project, out_of_use=True)
+        rows = {"prompts": prompts, "responses": responses, "tasks": tasks}
+        counts = {f"{name}_withdrawn": found.count() for name, found in rows.items()}
+        return {name: count for name, count in counts.items() if count}
+
     def _rows(self, prompts: list[Prompt], counts: Counter[str]) -> list[Row]:
         ids = [prompt.pk for prompt in prompts]
-        responses = _by(Response.objects.filter(prompt__in=ids).order_by("pk"), "prompt_id")
-        tasks = _by(Task.objects.filter(prompt__in=ids).order_by("pk"), "prompt_id")
-        places = _by(
-            TaskResponse.objects.filter(task__prompt__in=ids).order_by("task_id", "position"),
-            "task_id",
-        )
+        in_use = Response.objects.filter(prompt__in=ids, withdrawn_at=None)
+        responses = _by(in_use.order_by("pk"), "prompt_id")
+        tasks_in_use = Task.objects.filter(prompt__in=ids, out_of_use=False)
+        tasks = _by(tasks_in_use.order_by("pk"), "prompt_id")
+        left = TaskResponse.objects.filter(task__prompt__in=ids, withdrawn=False)
+        places = _by(left.order_by("task_id", "position"), "task_id")
         rankings = self._rankings(ids, counts)
         used = Gold.objects.filter(task__prompt__in=ids, retired_at=None)
         golds = {one.task_id: one for one in used}
@@ -106,7 +119,8 @@ class Records:
         ]
 
     def _rankings(self, prompts: list[int], counts: Counter[str]) -> dict[int, list[Ranking]]:
-        made = list(Ranking.objects.filter(task__prompt__in=prompts).order_by("pk"))
+        in_use = Ranking.objects.filter(task__prompt__in=prompts, task__out_of_use=False)
+        made = list(in_use.order_by("pk"))
         current = [ranking for ranking in made if ranking.superseded_at is None]
         counts["rankings"] += len(current)
         counts["rankings_superseded"] += len(made) - len(current)
@@ -159,14 +173,20 @@ class Records:
         }
 
     def _ranking(self, ranking: Ranking, at: dict[int, int], own: frozenset[str]) -> Row:
+        gone = {pk for tier in ranking.tiers for pk in tier} - at.keys()
+        tiers, cut = without(ranking.tiers, ranking.cut, gone)
+        ratings, flags = (
+            {str(at[int(pk)]): value for pk, value in of.items() if int(pk) in at}
+            for of in (ranking.ratings, ranking.flags)
+        )
         letters = letters_of(ranking.shown_order).items()
         return {
             "reviewer": self.users[ranking.reviewer_id],
-            "tiers": [[at[pk] for pk in tier] for tier in ranking.tiers],
-            "cut": ranking.cut,
+            "tiers": [[at[pk] for pk in tier] for tier in tiers],
+            "cut": cut,
             "strength": ranking.strength,
-            "ratings": as_text({str(at[int(pk)]): said for pk, said in ranking.ratings.items()}),
-            "flags": as_text({str(at[int(pk)]): said for pk, said in ranking.flags.items()}),
+            "ratings": as_text(ratings),
+            "flags": as_text(flags),
             "rationale": ranking.rationale,
             "rationale_letters": as_text({named: at[pk] for pk, named in letters if pk in at}),
             "rationale_resolved": resolved(ranking.rationale, ranking.shown_order, at, own),

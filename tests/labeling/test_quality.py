@@ -70,7 +70,7 @@ def test_each_part_of_an_empty_project_says_what_is_missing(project, show):
     assert words[show] in shown
 
 
-QUERIES = {"agreement": 11, "reviewers": 9, "parts": 7, "models": 8, "consensus": 9}
+QUERIES = {"agreement": 12, "reviewers": 10, "parts": 8, "models": 9, "consensus": 10}
 
 
 @pytest.mark.parametrize("show", SHOWN)
@@ -85,7 +85,7 @@ def test_each_part_runs_as_many_queries_for_twenty_tasks_as_for_two(
         opposed(project, count)
         with django_assert_num_queries(QUERIES[show]):
             client.get(url, {"show": show})
-    with django_assert_num_queries(QUERIES[show] - (3 if show in ("reviewers", "models") else 2)):
+    with django_assert_num_queries(QUERIES[show] - (4 if show in ("reviewers", "models") else 3)):
         client.get(url, {"show": show})
 
 

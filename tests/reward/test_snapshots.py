@@ -206,7 +206,8 @@ def test_memory_is_bounded_by_batches_and_not_by_a_query_for_each_prompt(project
     ) as queries:
         account = survey(project=project, filter=ALL)
     assert account.used == 8
-    assert len(queries) == 1 + 2 * 2  # the rankings; prompts and responses of two batches
+    # What is withdrawn, the rankings, and the prompts and responses of two batches.
+    assert len(queries) == 1 + 1 + 2 * 2
 
 
 @pytest.mark.parametrize(
