@@ -31,8 +31,8 @@ class WebServer:
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "gunicorn", "config.wsgi:application",
-                "--bind", f"127.0.0.1:{self.port}", "--worker-class", "gthread",
-                "--workers", str(self.workers), "--threads", str(self.threads), "--keep-alive", "60",
+                "--bind", f"127.0.0.1:{self.port}", "--worker-class", "config.server.BufferingWorker",
+                "--workers", str(self.workers), "--threads", str(self.threads),
                 "--log-level", "critical", "--no-control-socket", "--graceful-timeout", "5",
             ],
             cwd=BASE_DIR, env=environment(self.url), stdin=subprocess.DEVNULL, start_new_session=True,

@@ -133,12 +133,20 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.sessions.extend_active_sessions",
+    "config.limits.limit_bodies",
+    "config.limits.refuse_null_characters",
+    "config.limits.keep_private",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
+# Tiebreak is at the root of its host: nothing that a client sends changes that.
+FORCE_SCRIPT_NAME = ""
+HEADER_SECONDS = variable(
+    "TIEBREAK_HEADER_SECONDS", "10", "Time for a client to send the header of a request."
+).number(minimum=1)
 WSGI_APPLICATION = "config.wsgi.application"
 
 TEMPLATES = [

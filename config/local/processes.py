@@ -214,7 +214,7 @@ def web(port: int) -> Service:
         "web",
         [
             sys.executable, "-m", "gunicorn", "config.wsgi:application", "--bind", f"127.0.0.1:{port}",
-            "--worker-class", "gthread", "--workers", "1", "--threads", "4", "--log-level", "warning",
+            "--worker-class", "config.server.BufferingWorker", "--workers", "1", "--threads", "4", "--log-level", "warning",
             "--graceful-timeout", "5", "--no-control-socket",
         ],
     )  # fmt: skip

@@ -1,0 +1,99 @@
+"""What the application refuses before it parses it, and what browsers may keep."""
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.http import HttpRequest
+from django.test import Client
+from django.urls import reverse
+
+from config.limits import SMALL, UPLOAD, content_length, largest_body, was_signed_in
+from labeling.models import Membership
+from tests.labeling.world import make_member, make_project
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return make_project()
+
+
+@pytest.fixture
+def lead(client, project):
+    client.force_login(make_member(project, Membership.Role.LEAD))
+    return client
+
+
+def file_of(size):
+    return SimpleUploadedFile("rankings.jsonl", b" " * size)
+
+
+@pytest.mark.parametrize("path", ["/login/", "/", "/admin/login/", "/p/lamps/review/"])
+def test_a_large_body_is_refused_unparsed(client, path, monkeypatch):
+    def parsed(request):
+        raise AssertionError("the body was parsed")
+
+    monkeypatch.setattr(HttpRequest, "_load_post_and_files", parsed)
+    reply = client.post(path, {"file": file_of(SMALL)})
+    assert reply.status_code == 413 and b"larger than 3 MB" in reply.content
+
+
+def test_only_someone_signed_in_sends_a_file_to_the_import(client, project):
+    address = reverse("project-import", args=[project.slug])
+    assert client.post(address, {"file": file_of(SMALL)}).status_code == 413
+
+
+def test_a_lead_sends_a_large_file_to_the_import(lead, project, settings, tmp_path):
+    settings.UPLOADS_DIR = tmp_path
+    address = reverse("project-import", args=[project.slug])
+    assert lead.post(address, {"file": file_of(SMALL)}).status_code != 413
+    assert largest_body(address, may_upload=True) == UPLOAD
+    assert largest_body(address, may_upload=False) == SMALL
+    assert largest_body(reverse("project-data", args=[project.slug]), may_upload=True) == SMALL
+
+
+def test_opening_the_import_page_lets_its_upload_through_the_server(lead, project):
+    assert not was_signed_in("") and not was_signed_in("tiebreak_upload=1:2:3")
+    lead.get(reverse("project-import", args=[project.slug]))
+    cookie = lead.cookies["tiebreak_upload"]
+    assert was_signed_in(f"a=b; tiebreak_upload={cookie.value}")
+    assert cookie["path"] == reverse("project-import", args=[project.slug])
+    assert cookie["httponly"]
+
+
+def test_a_stranger_gets_no_upload_cookie(client, project):
+    client.get(reverse("project-import", args=[project.slug]))
+    assert "tiebreak_upload" not in client.cookies
+
+
+def test_the_api_refuses_a_large_body_as_json(client):
+    reply = client.post("/api/v1/score", b" " * (SMALL + 1), content_type="application/json")
+    assert reply.status_code == 413 and reply.json()["status"] == 413
+
+
+@pytest.mark.parametrize("text", ["²", "-1", "9" * 4301, "1 2"])
+def test_a_length_that_makes_no_sense_is_over_every_limit(text):
+    assert content_length(text) > UPLOAD
+    assert content_length("") == 0 and content_length("17") == 17
+
+
+@pytest.mark.parametrize("query", ["project=%00", "%00=1", "q=a%00b"])
+def test_an_address_with_a_null_character_is_refused_in_a_sentence(lead, query):
+    reply = lead.get(f"/snapshots/?{query}")
+    assert (reply.status_code, reply["Content-Type"]) == (400, "text/plain; charset=utf-8")
+    assert b"null character" in reply.content
+
+
+def test_pages_are_not_stored(lead, project):
+    for path in ("/", reverse("project-data", args=[project.slug]), "/admin/", "/login/"):
+        assert "no-store" in lead.get(path)["Cache-Control"], path
+    assert "no-store" in lead.get("/api/v1/score")["Cache-Control"]
+
+
+def test_the_words_of_the_scripts_may_be_stored():
+    assert "no-store" not in Client().get("/i18n.js")["Cache-Control"]
+
+
+def test_a_script_name_of_the_client_changes_no_address(client):
+    reply = client.get("/projects/", SCRIPT_NAME="/evil")
+    assert reply["Location"] == "/login/?next=/projects/"

@@ -1,0 +1,148 @@
+"""The web server against clients that send too slowly, too much, or read nothing."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from config.env import BASE_DIR
+from config.limits import SMALL
+from config.local.processes import free_port, wait_for_web
+
+THREADS = 2
+
+
+@pytest.fixture(scope="module")
+def port():
+    port = free_port(21000)
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "gunicorn", "config.wsgi:application",
+            "--bind", f"127.0.0.1:{port}", "--worker-class", "config.server.BufferingWorker",
+            "--threads", str(THREADS), "--log-level", "critical", "--no-control-socket",
+        ],
+        cwd=BASE_DIR,
+        env={**os.environ, "TIEBREAK_HEADER_SECONDS": "2"},
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_web(port, seconds=60)
+    yield port
+    process.terminate()
+    assert process.wait(timeout=30) == 0
+
+
+def connect(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+
+def ask(port, method="GET", path="/health/", body=None, headers=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(method, path, body, headers or {})
+    reply = connection.getresponse()
+    content = reply.read()
+    connection.close()
+    return reply.status, reply.headers, content
+
+
+def until_closed(connection):
+    received = b""
+    while part := connection.recv(65536):
+        received += part
+    return received
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"",
+        b"GET /health/ HTTP/1.1\r\nHost: localhost\r\n",
+        b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\na=1",
+    ],
+    ids=["nothing", "half a header", "half a body"],
+)
+def test_half_sent_requests_hold_no_thread(port, part):
+    waiting = [connect(port) for _ in range(50)]
+    for connection in waiting:
+        connection.sendall(part)
+    assert ask(port)[::2] == (200, b"ok")
+    for connection in waiting:
+        connection.close()
+
+
+def test_slow_readers_hold_no_thread(port):
+    waiting = []
+    for _ in range(50):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.connect(("127.0.0.1", port))
+        for _ in range(20):
+            connection.sendall(b"GET /i18n.js HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        waiting.append(connection)
+    assert ask(port)[::2] == (200, b"ok")
+    for connection in waiting:
+        connection.close()
+
+
+def test_a_header_that_never_ends_is_given_up(port):
+    with connect(port) as connection:
+        connection.sendall(b"GET /health/ HTTP/1.1\r\nHost: localhost\r\n")
+        assert until_closed(connection) == b""
+
+
+@pytest.mark.parametrize("path", ["/login/", "/", "/api/v1/score", "/p/lamps/data/import/"])
+def test_a_large_body_is_refused_before_it_is_read(port, path):
+    with connect(port) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n".encode()
+        )
+        reply = until_closed(connection)
+    assert reply.startswith(b"HTTP/1.1 413 ") and b"MB" in reply
+    if path.startswith("/api/"):
+        assert json.loads(reply.split(b"\r\n\r\n", 1)[1])["status"] == 413
+
+
+def test_a_client_that_sends_on_reads_why_it_was_refused(port):
+    with connect(port) as connection:
+        connection.sendall(
+            b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n"
+        )
+        connection.sendall(b"a" * 4_000_000)
+        assert until_closed(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_large_body_in_chunks_is_refused(port):
+    with connect(port) as connection:
+        connection.sendall(
+            b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(SMALL // 65536 + 2):
+            connection.sendall(b"10000\r\n" + b"a" * 65536 + b"\r\n")
+        assert until_closed(connection).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("length", ["\xb2", "-1", "9" * 4301, "1, 2", "0x10", "+5"])
+def test_a_length_that_is_not_a_number_is_refused(port, length):
+    with connect(port) as connection:
+        connection.sendall(
+            f"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode(
+                "latin-1"
+            )
+        )
+        assert until_closed(connection).split()[1] in {b"400", b"413"}
+
+
+@pytest.mark.parametrize("header", ["SCRIPT_NAME", "Script-Name", "PATH_INFO", "X-Script-Name"])
+def test_headers_change_no_address(port, header):
+    status, headers, _ = ask(port, path="/projects/", headers={header: "/evil"})
+    assert (status, headers["Location"]) == (302, "/login/?next=/projects/")
+
+
+def test_a_request_in_small_pieces_is_answered(port):
+    with connect(port) as connection:
+        for byte in b"GET /health/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n":
+            connection.sendall(bytes([byte]))
+        assert until_closed(connection).endswith(b"ok")
