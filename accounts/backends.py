@@ -1,7 +1,9 @@
 from typing import Any
 
 from django.contrib.auth.backends import ModelBackend
+from django.http import HttpRequest
 
+from accounts import throttle
 from accounts.models import User
 from accounts.prepared import Prepared
 
@@ -9,7 +11,24 @@ _ONE = Prepared(lambda pk: User.objects.filter(pk=pk), pk=int)
 
 
 class PasswordBackend(ModelBackend):
-    """Django's own; each request asks who it is from, so that query's SQL is built once."""
+    """Django's own, throttled. Each request asks who it is from, so that query's SQL is built once."""
+
+    def authenticate(
+        self,
+        request: HttpRequest | None,
+        username: str | None = None,
+        password: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the user whose password it is, or None. Raises throttle.Throttled."""
+        name = username if username is not None else kwargs.get(User.USERNAME_FIELD)
+        if name is None or password is None:
+            return None
+        with throttle.attempt(request, str(name)) as attempt:
+            user = super().authenticate(request, name, password)
+            if user is not None:
+                attempt.succeed()
+        return user
 
     def get_user(self, user_id: Any) -> User | None:
         user = _ONE.first(pk=user_id)

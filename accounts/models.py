@@ -108,6 +108,17 @@ class Token(models.Model):
         return hashlib.sha256(key.encode()).hexdigest()
 
 
+class SignInAttempts(models.Model):
+    """How often a password was tried for an account, or from an address; see accounts.throttle."""
+
+    key = models.CharField(max_length=64, primary_key=True)
+    count = models.PositiveIntegerField()
+    since = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.count} attempts since {self.since:%H:%M}"
+
+
 class AuditEntry(models.Model):
     """Who did what to which thing, for the actions that cannot be seen in the thing itself."""
 

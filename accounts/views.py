@@ -20,6 +20,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts import people
 from accounts.access import administrator_required, user_of
+from accounts.forms import ThrottledPasswordChange
 from accounts.models import User, audit
 
 PEOPLE_PER_PAGE = 50
@@ -37,7 +38,11 @@ class ChangePassword(PasswordChangeView):
     """Lets everyone who is signed in change their own password. Other sessions of theirs end."""
 
     template_name = "accounts/password.html"
+    form_class = ThrottledPasswordChange
     success_url = reverse_lazy("home")
+
+    def get_form_kwargs(self) -> dict[str, Any]:
+        return {**super().get_form_kwargs(), "request": self.request}
 
     @transaction.atomic
     def form_valid(self, form: Any) -> HttpResponse:

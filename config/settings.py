@@ -133,6 +133,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "accounts.sessions.extend_active_sessions",
+    "accounts.throttle.answer_429",
     "config.limits.limit_bodies",
     "config.limits.refuse_null_characters",
     "config.limits.keep_private",
@@ -223,6 +224,20 @@ AUTH_PASSWORD_VALIDATORS = [
 PASSWORD_RESET_TIMEOUT = 3600 * variable(
     "TIEBREAK_LINK_HOURS", "72", "How long a one-time link to set a password works."
 ).number(minimum=1)
+SIGN_IN_FAILURES = variable(
+    "TIEBREAK_SIGN_IN_FAILURES", "10", "Wrong passwords for one account before it has to wait."
+).number(minimum=1)
+SIGN_IN_FAILURES_BY_ADDRESS = variable(
+    "TIEBREAK_SIGN_IN_FAILURES_BY_ADDRESS",
+    "50",
+    "Wrong passwords from one address before it waits.",
+).number(minimum=1)
+SIGN_IN_MINUTES = variable(
+    "TIEBREAK_SIGN_IN_MINUTES", "15", "For how long failed attempts count, and people wait."
+).number(minimum=1)
+PROXIES = variable(
+    "TIEBREAK_PROXIES", "0", "Proxies of yours that append to X-Forwarded-For. 0: it is ignored."
+).number()
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
@@ -350,6 +365,7 @@ CELERY_BEAT_SCHEDULE = {
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
     "reap-file-imports": {"task": "labeling.tasks.reap_file_imports", "schedule": 10},
+    "forget-sign-ins": {"task": "accounts.tasks.forget_old_sign_ins", "schedule": 3600},
     "count-large-projects": {"task": "labeling.tasks.count_large_projects", "schedule": 300},
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")

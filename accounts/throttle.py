@@ -1,0 +1,171 @@
+"""Slows down people who guess passwords: by account, by address, and by hashes at a time.
+
+An attempt is counted in PostgreSQL before its password is checked, in one statement, so guesses
+that arrive together in several processes all count. Whether the account exists makes no difference
+to the count, the sentence or the time it takes. Once somebody has signed in, their count is gone.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from ipaddress import ip_address, ip_network
+from math import ceil
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import connection
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from accounts.models import SignInAttempts
+
+CODE = "throttled"
+HASHES_AT_ONCE = 2
+"""In a process. A hash takes a tenth of a second of a core, which pages need too."""
+WAIT_SECONDS = 2.0
+_turns = threading.BoundedSemaphore(HASHES_AT_ONCE)
+
+
+class Throttled(ValidationError):  # noqa: N818 - it reads as what it is
+    """No password is checked now; the message says when to try again."""
+
+    def __init__(self, seconds: float):
+        self.seconds = max(1, ceil(seconds))
+        super().__init__(_message(self.seconds), code=CODE)
+
+
+def _message(seconds: int) -> str:
+    if seconds <= 60:
+        return _("Too many attempts at the moment. Try again in a minute.")
+    minutes = ceil(seconds / 60)
+    text = ngettext(
+        "Too many failed attempts. Try again in %(minutes)d minute.",
+        "Too many failed attempts. Try again in %(minutes)d minutes.",
+        minutes,
+    )
+    return text % {"minutes": minutes}
+
+
+class Attempt:
+    succeeded = False
+
+    def succeed(self) -> None:
+        self.succeeded = True
+
+
+@contextmanager
+def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
+    """Count an attempt, and hold one of the turns to hash a password meanwhile.
+
+    The caller says `succeed()` when the password was right. Raises Throttled. Two queries, and two
+    more after a success.
+    """
+    keys = {_key("account", account.strip().casefold()): settings.SIGN_IN_FAILURES}
+    if address := network_of(client_address(request)):
+        keys[_key("address", address)] = settings.SIGN_IN_FAILURES_BY_ADDRESS
+    try:
+        _count(keys)
+        if not _turns.acquire(timeout=WAIT_SECONDS):
+            raise Throttled(1)
+    except Throttled as refusal:
+        if request is not None:
+            request.retry_after = refusal.seconds  # type: ignore[attr-defined]
+        raise
+    this = Attempt()
+    try:
+        yield this
+    finally:
+        _turns.release()
+        if this.succeeded:
+            _forget(*keys)
+
+
+_COUNT = """
+INSERT INTO accounts_signinattempts AS attempts (key, count, since) VALUES (%s, 1, now())
+ON CONFLICT (key) DO UPDATE SET
+    count = CASE WHEN attempts.since < now() - %s THEN 1 ELSE attempts.count + 1 END,
+    since = CASE WHEN attempts.since < now() - %s THEN now() ELSE attempts.since END
+RETURNING count, extract(epoch FROM since + %s - now())
+"""
+
+
+def _count(limits: dict[str, int]) -> None:
+    """Raises Throttled when any of the keys has had more attempts than its limit."""
+    window, wait = timedelta(minutes=settings.SIGN_IN_MINUTES), 0.0
+    with connection.cursor() as cursor:
+        for key, limit in sorted(limits.items()):
+            cursor.execute(_COUNT, [key, window, window, window])
+            count, seconds = cursor.fetchone()
+            if count > limit:
+                wait = max(wait, float(seconds))
+    if wait:
+        raise Throttled(wait)
+
+
+def _forget(account: str, *addresses: str) -> None:
+    """A success clears the account, and takes itself back from the count of the address."""
+    SignInAttempts.objects.filter(key=account).delete()
+    with connection.cursor() as cursor:
+        for address in addresses:
+            cursor.execute(
+                "UPDATE accounts_signinattempts SET count = greatest(count - 1, 0) WHERE key = %s",
+                [address],
+            )
+
+
+def forget_old() -> int:
+    """Delete counts that no longer matter, and return how many."""
+    window = timedelta(minutes=settings.SIGN_IN_MINUTES)
+    return SignInAttempts.objects.filter(since__lt=timezone.now() - window).delete()[0]
+
+
+def _key(kind: str, value: str) -> str:
+    """A digest: names that people mistyped, and passwords typed as names, are not kept."""
+    return hashlib.sha256(f"{kind}:{value}".encode(errors="surrogatepass")).hexdigest()
+
+
+def client_address(request: HttpRequest | None) -> str:
+    """Return the address the request came from.
+
+    Every proxy appends the address it was asked from to X-Forwarded-For. The last TIEBREAK_PROXIES
+    entries are therefore the operator's own; what is before them, anybody can write.
+    """
+    if request is None:
+        return ""
+    if settings.PROXIES:
+        hops = [hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")]
+        if len(hops) >= settings.PROXIES and hops[-settings.PROXIES]:
+            return hops[-settings.PROXIES]
+    return str(request.META.get("REMOTE_ADDR", ""))
+
+
+def network_of(address: str) -> str:
+    """Return the address, or for IPv6 the /64 that one subscriber has. Empty when it is neither."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return ""
+    if found.version == 6:
+        found = found.ipv4_mapped or ip_network((found, 64), strict=False).network_address
+    return str(found)
+
+
+def answer_429(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: a form that was throttled says so in its status, whichever page it is on."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response: Any = get_response(request)
+        if seconds := getattr(request, "retry_after", 0):
+            response.status_code = 429
+            response["Retry-After"] = str(seconds)
+        return response
+
+    return middleware

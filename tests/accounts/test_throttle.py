@@ -1,0 +1,203 @@
+"""Guessing passwords: by account, by address, in several processes, without telling who exists."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth import authenticate
+from django.test import Client, RequestFactory
+from django.utils import timezone
+
+from accounts import throttle
+from accounts.models import Role, SignInAttempts, User
+from tests.labeling.world import in_threads, make_user
+
+pytestmark = pytest.mark.django_db
+RIGHT = "a-long-passphrase-7"
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(settings):
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.SIGN_IN_FAILURES, settings.SIGN_IN_FAILURES_BY_ADDRESS = 3, 8
+
+
+@pytest.fixture
+def person():
+    return make_user_with_password("anna")
+
+
+def make_user_with_password(name, **fields):
+    return User.objects.create_user(name, password=RIGHT, **fields)
+
+
+def sign_in(name, password, path="/login/", **environ):
+    return Client().post(path, {"username": name, "password": password}, **environ)
+
+
+def fail(name, times, path="/login/", **environ):
+    return [sign_in(name, f"wrong-{n}", path, **environ).status_code for n in range(times)]
+
+
+@pytest.mark.parametrize("path", ["/login/", "/admin/login/"])
+def test_after_some_wrong_passwords_even_the_right_one_has_to_wait(person, path):
+    User.objects.update(role=Role.LEAD, is_staff=True)
+    assert fail("anna", 3, path) == [200, 200, 200]
+    reply = sign_in("anna", RIGHT, path)
+    assert reply.status_code == 429 and 0 < int(reply["Retry-After"]) <= 15 * 60
+    assert b"Try again in 15 minutes." in reply.content
+    assert "_auth_user_id" not in reply.client.session
+
+
+def test_the_two_sign_in_pages_count_together(person):
+    User.objects.update(role=Role.LEAD, is_staff=True)
+    fail("anna", 2, "/login/")
+    fail("anna", 1, "/admin/login/")
+    assert sign_in("anna", RIGHT).status_code == 429
+
+
+def test_the_sentence_is_german_for_germans(person):
+    fail("anna", 3)
+    reply = sign_in("anna", RIGHT, HTTP_ACCEPT_LANGUAGE="de")
+    assert "Versuchen Sie es in 15 Minuten erneut." in reply.content.decode()
+
+
+def test_the_wait_ends(person):
+    fail("anna", 4)
+    SignInAttempts.objects.update(since=timezone.now() - timedelta(minutes=16))
+    assert sign_in("anna", RIGHT).status_code == 302
+
+
+def test_signing_in_clears_the_account_and_costs_the_address_nothing(person):
+    for _ in range(3):
+        assert fail("anna", 2) == [200, 200]
+        assert sign_in("anna", RIGHT).status_code == 302
+    assert SignInAttempts.objects.get().count == 6
+
+
+def test_one_address_is_slowed_over_many_accounts(person):
+    for n in range(8):
+        assert fail(f"nobody-{n}", 1) == [200]
+    assert sign_in("anna", RIGHT).status_code == 429
+    assert sign_in("anna", RIGHT, REMOTE_ADDR="192.0.2.7").status_code == 302
+
+
+def test_an_account_is_slowed_over_many_addresses(person):
+    for n in range(3):
+        assert fail("anna", 1, REMOTE_ADDR=f"192.0.2.{n}") == [200]
+    assert sign_in("anna", RIGHT, REMOTE_ADDR="192.0.2.9").status_code == 429
+
+
+def test_spelling_the_name_differently_is_no_way_around():
+    make_user_with_password("anna")
+    for name in ("anna", " anna", "ANNA"):
+        fail(name, 1)
+    assert sign_in("anna", RIGHT).status_code == 429
+
+
+@pytest.mark.parametrize("name", ["anna", "inactive", "without-password", "nobody"])
+def test_nobody_can_tell_from_the_throttle_whether_an_account_exists(person, name, monkeypatch):
+    make_user_with_password("inactive", is_active=False)
+    make_user(Role.REVIEWER)
+    User.objects.filter(username__startswith="user-").update(username="without-password")
+    hashed = []
+    from django.contrib.auth import hashers
+
+    encode = hashers.MD5PasswordHasher.encode
+    monkeypatch.setattr(
+        hashers.MD5PasswordHasher, "encode", lambda *args: hashed.append(1) or encode(*args)
+    )
+    replies = [sign_in(name, "wrong") for _ in range(5)]
+    assert [reply.status_code for reply in replies] == [200, 200, 200, 429, 429]
+    assert len(hashed) == 3
+    pages = {reply.content.decode().split("<main")[1].split("csrf")[0] for reply in replies[:3]}
+    assert len(pages) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_guesses_that_arrive_together_all_count(person):
+    def guess(n):
+        return lambda: sign_in("anna", f"wrong-{n}").status_code
+
+    statuses = in_threads(*[guess(n) for n in range(8)])
+    assert statuses.count(200) == 3 and statuses.count(429) == 5
+
+
+def test_changing_the_password_is_throttled_too(person):
+    client = Client()
+    client.force_login(person)
+    form = {
+        "old_password": "wrong",
+        "new_password1": "n3w-passphrase",
+        "new_password2": "n3w-passphrase",
+    }
+    statuses = [client.post("/password/", form).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    assert client.post("/password/", {**form, "old_password": RIGHT}).status_code == 429
+    person.refresh_from_db()
+    assert person.check_password(RIGHT)
+
+
+def test_no_more_hashes_run_at_a_time_than_a_process_may(person, monkeypatch):
+    monkeypatch.setattr(throttle, "WAIT_SECONDS", 0.01)
+    request = RequestFactory().get("/login/")
+    held = [throttle.attempt(request, f"other-{n}") for n in range(throttle.HASHES_AT_ONCE)]
+    for one in held:
+        one.__enter__()
+    reply = sign_in("anna", RIGHT)
+    assert reply.status_code == 429 and b"Try again in a minute." in reply.content
+    for one in held:
+        one.__exit__(None, None, None)
+    assert sign_in("anna", RIGHT).status_code == 302
+
+
+def test_old_counts_are_deleted():
+    fail("nobody", 1)
+    assert throttle.forget_old() == 0
+    SignInAttempts.objects.update(since=timezone.now() - timedelta(minutes=16))
+    assert throttle.forget_old() == 2 and not SignInAttempts.objects.exists()
+
+
+def test_what_was_typed_as_a_name_is_not_stored():
+    fail("my-secret-password", 1)
+    assert "secret" not in str(list(SignInAttempts.objects.values()))
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "address"),
+    [
+        (0, "192.0.2.1", "127.0.0.1"),
+        (1, "192.0.2.1", "192.0.2.1"),
+        (1, "6.6.6.6, 192.0.2.1", "192.0.2.1"),
+        (2, "6.6.6.6, 192.0.2.1, 10.0.0.1", "192.0.2.1"),
+        (2, "192.0.2.1", "127.0.0.1"),
+        (1, "", "127.0.0.1"),
+    ],
+)
+def test_only_trusted_proxies_say_where_a_request_comes_from(settings, proxies, forwarded, address):
+    settings.PROXIES = proxies
+    request = RequestFactory().get("/", HTTP_X_FORWARDED_FOR=forwarded)
+    assert throttle.client_address(request) == address
+
+
+def test_a_forged_address_does_not_evade_the_throttle(person):
+    for n in range(8):
+        fail(f"nobody-{n}", 1, HTTP_X_FORWARDED_FOR=f"192.0.2.{n}")
+    assert sign_in("anna", RIGHT, HTTP_X_FORWARDED_FOR="192.0.2.99").status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::"),
+        ("no address", ""),
+        ("", ""),
+    ],
+)
+def test_a_subscriber_with_many_addresses_counts_once(address, network):
+    assert throttle.network_of(address) == network
+
+
+def test_a_command_signs_in_without_an_address(person):
+    assert authenticate(None, username="anna", password=RIGHT) == person
