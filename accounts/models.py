@@ -1,5 +1,7 @@
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -70,6 +72,12 @@ class Token(models.Model):
         default=0, editable=False, help_text="What was asked for in that minute."
     )
 
+    busy_until = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="A request with this token is being answered, at the latest until then.",
+    )
+
     def __str__(self) -> str:
         return f"{self.name} of {self.user}"
 
@@ -102,6 +110,22 @@ class Token(models.Model):
         )
         allowed = type(self).objects.filter(fresh | models.Q(spent__lte=limit - amount), pk=self.pk)
         return allowed.update(minute=minute, spent=spent) == 1
+
+    @contextmanager
+    def turn(self, *, seconds: float) -> Iterator[bool]:
+        """Hold the token's only turn, for at most `seconds`; False when another request has it.
+
+        Two queries. The turn of a process that died ends by itself.
+        """
+        until = timezone.now() + timedelta(seconds=seconds)
+        free = models.Q(busy_until=None) | models.Q(busy_until__lt=timezone.now())
+        mine = type(self).objects.filter(free, pk=self.pk).update(busy_until=until) == 1
+        try:
+            yield mine
+        finally:
+            if mine:
+                own = type(self).objects.filter(pk=self.pk, busy_until=until)
+                own.update(busy_until=None)
 
     @staticmethod
     def digest_of(key: str) -> str:

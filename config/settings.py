@@ -360,6 +360,9 @@ SCORER_MODELS = variable(
 API_RESPONSES_A_MINUTE = variable(
     "TIEBREAK_API_RESPONSES_A_MINUTE", "6000", "Responses that one token may have scored a minute."
 ).number(minimum=1)
+API_CHARACTERS = variable(
+    "TIEBREAK_API_CHARACTERS", "500000", "Characters that one request to the API may have."
+).number(minimum=1)
 
 CELERY_BEAT_SCHEDULE = {
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},

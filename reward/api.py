@@ -1,6 +1,7 @@
 """Scores over HTTP: POST score and POST best-of-n. docs/api.md explains them."""
 
 from collections.abc import Callable
+from math import ceil
 from typing import Annotated, Any
 
 from django.conf import settings
@@ -20,6 +21,9 @@ router = Router(tags=["scores"])
 
 MOST_CONVERSATIONS = 256
 MOST_RESPONSES = 64
+CHARACTERS_EACH = 2_000
+"""Of prompt and responses: so many count as one response."""
+TURN_SLACK = 5
 MODEL_HEADER = "Tiebreak-Reward-Model"
 UNREAD = (
     "The model reads {limit} tokens at most, and scores nothing that is longer, empty, or that its "
@@ -30,9 +34,9 @@ NO = {
     for status, what in {
         401: "No valid token",
         404: "No reward model that the token's owner may use",
-        413: "Larger than 2.5 MB, or than the scorer's memory",
+        413: "Larger than 2.5 MB, than the characters of a request, or than the scorer's memory",
         422: "Not as described here",
-        429: "Too many responses in this minute; Retry-After says when to go on",
+        429: "Another request of the token is being answered, or its minute is used up; Retry-After says when to go on",
         500: "The model cannot be used; the server's log says why",
         503: "No scores at the moment; Retry-After says when to ask again",
     }.items()
@@ -147,11 +151,39 @@ def allowed(request: HttpRequest, project: str, number: int | None) -> tuple[Tok
 
 
 def scores_of(token: Token, model: RewardModel, rows: list[Asked]) -> scorer.Said:
-    """Counts the responses against the token's minute. Raises Problem."""
-    count, limit = sum(len(row.responses) for row in rows), settings.API_RESPONSES_A_MINUTE
-    if not token.spend(count, limit=limit):
-        text = f"A token may have {limit} responses scored in a minute. Go on in the next."
-        raise Problem(429, text, retry_after=60)
+    """Charge the request to the token's minute and have it scored. Raises Problem.
+
+    A request that is too large is refused before anything tokenizes it. A token has one request at
+    a time, in all processes together, so that one of them cannot keep the others waiting.
+    """
+    size, most = sum(map(_characters, rows)), settings.API_CHARACTERS
+    if size > most:
+        text = f"The texts have {size:,} characters; a request may have {most:,}. Send several."
+        raise Problem(413, text)
+    with token.turn(seconds=settings.SCORER_SECONDS + TURN_SLACK) as mine:
+        if not mine:
+            text = "Another request with this token is being answered. Send one at a time."
+            raise Problem(429, text, retry_after=1)
+        limit = settings.API_RESPONSES_A_MINUTE
+        if not token.spend(sum(map(_charge, rows)), limit=limit):
+            text = (
+                f"A token may have {limit} responses scored in a minute; {CHARACTERS_EACH:,} "
+                "characters count as one. Continue in the next minute."
+            )
+            raise Problem(429, text, retry_after=60)
+        return _judged(model, rows)
+
+
+def _characters(row: Asked) -> int:
+    return sum(len(turn["content"]) for turn in row.prompt) + sum(map(len, row.responses))
+
+
+def _charge(row: Asked) -> int:
+    """Return how many responses a row counts as: by number or by size, whichever is more."""
+    return max(len(row.responses), ceil(_characters(row) / CHARACTERS_EACH))
+
+
+def _judged(model: RewardModel, rows: list[Asked]) -> scorer.Said:
     try:
         return scorer.judge(model, rows)
     except scorer.Unavailable as error:

@@ -3,9 +3,11 @@
 import json
 import os
 import threading
+from datetime import timedelta
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from accounts.models import Role, Token
 from config.api import api
@@ -211,6 +213,49 @@ def test_a_token_has_so_many_responses_a_minute(warm, caller, settings):
         answer = caller.post("best-of-n", body)
     refused(answer, 429, "3 responses scored in a minute")
     assert 0 < int(answer["Retry-After"]) <= 60
+
+
+def test_a_request_with_too_much_text_is_refused_before_it_is_charged(caller, settings):
+    settings.API_CHARACTERS = 100
+    answer = caller.post("score", conversation("a" * 101))
+    refused(answer, 413, "characters; a request may have 100")
+    answer = caller.post("best-of-n", {"prompt": "a" * 60, "responses": ["b" * 30, "c" * 30]})
+    refused(answer, 413, "120 characters")
+    caller.token.refresh_from_db()
+    assert (caller.token.spent, caller.token.busy_until) == (0, None)
+
+
+def test_a_long_text_counts_as_several_responses(caller):
+    caller.post("score", conversation("a" * 5_000))
+    caller.token.refresh_from_db()
+    assert caller.token.spent == 3
+    caller.post("best-of-n", {"prompt": "a", "responses": ["b"] * 4})
+    caller.token.refresh_from_db()
+    assert caller.token.spent == 7
+
+
+def test_a_token_has_one_request_at_a_time(caller, monkeypatch):
+    inner = []
+
+    def judge(model, rows):
+        if not inner:
+            inner.append(caller.post("score", conversation("second")))
+            inner.append(Caller(make_user(Role.TRAINER)).post("score", conversation("third")))
+        raise scorer_client.Unavailable("No scorer.", retry_after=1)
+
+    monkeypatch.setattr(scorer_client, "judge", judge)
+    refused(caller.post("score", conversation("first")), 503, "No scorer.")
+    refused(inner[0], 429, "one at a time")
+    assert inner[0]["Retry-After"] == "1"
+    refused(inner[1], 503, "No scorer.")
+    caller.token.refresh_from_db()
+    assert caller.token.busy_until is None
+
+
+def test_the_turn_of_a_process_that_died_ends_by_itself(caller):
+    past = timezone.now() - timedelta(seconds=1)
+    Token.objects.filter(pk=caller.token.pk).update(busy_until=past)
+    refused(caller.post("score", conversation("first")), 503, "scorer")
 
 
 def test_without_a_scorer_it_says_when_to_ask_again(caller):
