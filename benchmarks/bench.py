@@ -16,6 +16,8 @@ from psycopg.conninfo import make_conninfo
 
 from config.env import BASE_DIR
 
+SECRET_KEY = "benchmark"  # noqa: S105 - of databases that are dropped afterwards
+
 
 @contextmanager
 def databases(names: Sequence[object], prefix: str = "bench") -> Iterator[dict[Any, str]]:
@@ -45,7 +47,7 @@ def environment(url: str) -> dict[str, str]:
     return {
         **os.environ,
         "DATABASE_URL": url,
-        "TIEBREAK_SECRET_KEY": "benchmark",
+        "TIEBREAK_SECRET_KEY": SECRET_KEY,
         "DJANGO_SETTINGS_MODULE": "config.settings",
     }
 

@@ -7,7 +7,9 @@ connection was told.
 
     python -m benchmarks.queue_hammer --seeds 20          10,000 claims for each seed
     python -m benchmarks.queue_hammer --quick             one seed, 1,000 claims
-    python -m benchmarks.queue_hammer --seeds 0 --kills 50   the web server is killed under load, 50 times
+    python -m benchmarks.queue_hammer --seeds 0 --kills 50   the web server is killed under load, 50 times,
+                                                             then PostgreSQL, Redis and beat are killed
+                                                             or stopped, 50 times
 
 Progress on stderr; the last line of stdout is one JSON object, and 1 is the exit status when
 anything was broken.
@@ -79,9 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             cases.append(one_seed(url, seed, options))
     if options.kills:
+        from benchmarks.service_kills import faults_under_load
         from benchmarks.web_kills import kill_under_load
 
         cases.append(kill_under_load(options.kills))
+        cases.append(faults_under_load(options.kills))
     broken = sum(case["broken"][name] for case in cases for name in case["broken"])
     print(
         json.dumps(
@@ -103,7 +107,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="how many (default 20)")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--claims", type=int, help="for each seed (default 10,000)")
-    parser.add_argument("--kills", type=int, default=0, help="how often to kill the web server")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=0,
+        help="how often to kill the web server, then PostgreSQL, Redis or beat",
+    )
     for hidden in ("--url", "--seed", "--process"):
         parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)

@@ -121,7 +121,7 @@ class Browser:
     def request(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Raises OSError or http.client.HTTPException when the server goes away."""
+        """Raises OSError or http.client.HTTPException when the server goes away, or its database."""
         self.connection = self.connection or http.client.HTTPConnection(
             "127.0.0.1", self.port, timeout=30
         )
@@ -137,6 +137,8 @@ class Browser:
         if set_cookie := answer.headers.get("Set-Cookie"):
             for name, morsel in SimpleCookie(set_cookie).items():
                 self.cookies[name] = morsel.value
+        if answer.status == 503:
+            raise ConnectionError(content.decode()[:300])
         return answer.status, content
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ def kill_under_load(kills: int, *, tasks: int = 1500, seed: int = 0) -> dict[str
             [sys.executable, "-m", "benchmarks.web_kills", str(max(tasks, 40 * kills))],
             cwd=BASE_DIR, env=environment(url), check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        sessions = _sessions(url)
+        sessions = sessions_of(url)
         server = WebServer(url, workers=2, threads=4)
         reviewers = [Reviewer(Browser(server.port, session, "bench")) for session in sessions]
         try:
@@ -145,7 +145,7 @@ def check(url: str, reviewers: list[Reviewer]) -> dict[str, int]:
     }
 
 
-def _sessions(url: str) -> list[str]:
+def sessions_of(url: str) -> list[str]:
     with psycopg.connect(url) as database:
         rows = database.execute("SELECT session_key FROM django_session ORDER BY 1").fetchall()
     return [row[0] for row in rows]

@@ -128,7 +128,7 @@ def at_once(count: int, call: Callable[[], object]) -> list[object]:
 def test_a_hanging_database_costs_each_request_little_and_is_admitted(
     site: Site, stopped: Callable[[str], None]
 ) -> None:
-    assert site.works()
+    wait_until(site.works, "the first page did not come", 30)
     stopped("postgres")
     answers = at_once(8, lambda: site.get("/"))  # twice as many as the web has threads
     assert all(isinstance(answer, tuple) and answer[0] == 503 for answer in answers), answers

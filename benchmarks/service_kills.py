@@ -1,0 +1,187 @@
+"""Kills and stops of PostgreSQL, Redis and beat, while reviewers submit over HTTP.
+
+Each round sends SIGKILL to a server's main process, or SIGSTOP and later SIGCONT to all of its
+processes, some milliseconds into the work of `manage.py local`. Reviewers send again what was not
+answered, as the page does. Measured: the time from the server's return to the next page. What was
+answered with 200 is then looked for in the tables: none lost, none doubled.
+"""
+
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import redis
+
+from benchmarks.bench import SECRET_KEY, environment, say
+from benchmarks.web import Browser
+from benchmarks.web_kills import GONE, Reviewer, check, sessions_of
+from config.env import BASE_DIR
+
+PARTS = ("postgres", "valkey", "beat")
+FAULTS = [(part, fault) for part in PARTS for fault in ("kill", "stop")]
+LATEST_PAGE_SECONDS = 3.0
+LATEST_RETURN_SECONDS = 60.0
+
+
+class Site:
+    """`manage.py local` on a data folder of its own."""
+
+    def __init__(self, var: Path):
+        unset = {"DATABASE_URL", "REDIS_URL", "TIEBREAK_LOCAL_SERVICES"}
+        inherited = {name: value for name, value in os.environ.items() if name not in unset}
+        own = {"TIEBREAK_VAR": str(var), "TIEBREAK_SECRET_KEY": SECRET_KEY, "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "local"],
+            cwd=BASE_DIR, env={**inherited, **own},
+            stdout=subprocess.PIPE, stderr=(var.parent / "log").open("w"), text=True,
+        )  # fmt: skip
+        assert self.process.stdout
+        addresses = (re.search(r"http://127\.0\.0\.1:(\d+)/", line) for line in self.process.stdout)
+        self.port = int(next(match for match in addresses if match)[1])
+        services = json.loads((var / "local/services.json").read_text())
+        self.database_url, self.redis_url = services["database_url"], services["redis_url"]
+        self.keeper = psutil.Process(services["pid"])
+
+    def processes(self, part: str) -> list[psutil.Process]:
+        """The part's processes, the main one first."""
+        if part == "beat":
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            return [process for process in family if is_beat(process)]
+        return [p for p in self.keeper.children(recursive=True) if part in p.name()]
+
+    def answers(self, part: str) -> bool:
+        try:
+            if part == "postgres":
+                psycopg.connect(self.database_url, connect_timeout=2).close()
+            elif part == "valkey":
+                path = self.redis_url.removeprefix("redis+socket://")
+                redis.Redis(unix_socket_path=path, socket_timeout=1).ping()
+            return bool(self.processes(part))
+        except (psycopg.OperationalError, redis.RedisError, psutil.Error):
+            return False
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(60)
+        psutil.wait_procs([self.keeper], timeout=30)
+
+
+def is_beat(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        line = process.cmdline()
+        return "beat" in line and "celery" in line and "runs.leash" not in line
+    return False
+
+
+@contextmanager
+def running_site() -> Iterator[Site]:
+    folder = Path(tempfile.mkdtemp(prefix="tb-"))
+    folder.chmod(0o711)  # run by root, PostgreSQL has another account
+    site = Site(folder / "var")
+    try:
+        yield site
+    finally:
+        site.stop()
+        shutil.rmtree(folder)
+
+
+def faults_under_load(count: int, *, tasks: int = 1500, seed: int = 0) -> dict[str, Any]:
+    """A case for the hammer: what was done to the servers, what was acknowledged, what is broken."""
+    began = time.perf_counter()
+    dice = random.Random(seed)
+    plan = [fault for n in range(0, count, len(FAULTS)) for fault in dice.sample(FAULTS, 6)][:count]
+    with running_site() as site:
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.web_kills", str(max(tasks, 40 * count))],
+            cwd=BASE_DIR, env=environment(site.database_url), check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        sessions = sessions_of(site.database_url)
+        reviewers = [Reviewer(Browser(site.port, session, "bench")) for session in sessions]
+        visitor = Browser(site.port, sessions[0], "bench")
+        pauses = [_round(site, reviewers, visitor, fault, dice) for fault in plan]
+        for reviewer in reviewers:
+            reviewer.finish()
+        case = {
+            "case": "servers killed and stopped under load",
+            "faults": dict(Counter(f"{part} {fault}" for part, fault in plan)),
+            "acknowledged": sum(len(reviewer.acknowledged) for reviewer in reviewers),
+            "sent_again": sum(reviewer.sent_again for reviewer in reviewers),
+            "slowest_page_after_return_s": round(max(pauses), 2),
+            "seconds": round(time.perf_counter() - began, 1),
+            "broken": {
+                **check(site.database_url, reviewers),
+                "pages_late": sum(pause > LATEST_PAGE_SECONDS for pause in pauses),
+            },
+        }
+    say(f"faults: {case}")
+    return case
+
+
+def _round(
+    site: Site,
+    reviewers: list[Reviewer],
+    visitor: Browser,
+    fault: tuple[str, str],
+    dice: random.Random,
+) -> float:
+    """Work, a fault somewhere in it, and work again; returns the seconds to the next page."""
+    stop = threading.Event()
+    threads = [threading.Thread(target=reviewer.work, args=(stop,)) for reviewer in reviewers]
+    for thread in threads:
+        thread.start()
+    time.sleep(dice.uniform(0.2, 1.2))
+    try:
+        _do(site, *fault, seconds=dice.uniform(0.5, 4.0))
+        _wait(lambda: site.answers(fault[0]), f"{fault[0]} did not come back")
+        returned = time.perf_counter()
+        _wait(lambda: _page(visitor), f"no page after a {fault[1]} of {fault[0]}")
+        return time.perf_counter() - returned
+    finally:
+        time.sleep(dice.uniform(0.5, 1.0))
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=60)
+
+
+def _do(site: Site, part: str, fault: str, seconds: float) -> None:
+    processes = site.processes(part)
+    if fault == "kill":
+        processes[0].kill()
+        psutil.wait_procs(processes[:1], timeout=10)
+        return
+    for process in processes:
+        process.suspend()
+    time.sleep(seconds)
+    for process in processes:
+        process.resume()
+
+
+def _page(visitor: Browser) -> bool:
+    try:
+        return visitor.request("GET", "/p/bench/review/")[0] == 200
+    except (*GONE, http.client.HTTPException):
+        return False
+
+
+def _wait(condition: Any, complaint: str) -> None:
+    deadline = time.monotonic() + LATEST_RETURN_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(complaint)
+        time.sleep(0.05)
