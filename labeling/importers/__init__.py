@@ -1,13 +1,16 @@
-"""Reading other people's files. A format is a module with `recognises(first)` and `read(path, tally)`.
+"""Reading other people's files.
 
 Whether a file is JSON lines, one JSON array, CSV or Parquet, or any of these in gzip, is the concern
 of `labeling.importers.source` alone: each format can come in each.
 
-To add one: write the module, list it in FORMATS, and give it a test with a small file of its own.
+Files whose rows have columns are read by what the columns mean (`labeling.importers.columns`). A
+format with a structure of its own is a module with `recognises(first)` and `read(path, tally)`. To
+add one: write the module, list it in FORMATS, and give it a test with a small file of its own.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,18 @@ from django.db import connection, transaction
 
 from labeling.importers import (
     argilla,
-    chats,
     helpsteer,
     hh,
     jsonl,
     labelstudio,
     oasst,
     pandalm,
-    plain,
-    trl,
     ultrafeedback,
 )
+from labeling.importers.columns import reader
+from labeling.importers.columns.grouping import Scattered
+from labeling.importers.columns.mapping import Mapping
+from labeling.importers.columns.proposals import Proposal, propose
 from labeling.importers.records import BadInput, PromptRecord, Tally
 from labeling.importers.source import rows
 from labeling.importers.writer import NEW, Writer, Written
@@ -39,7 +43,8 @@ class Format:
     name: str
     title: str
     recognises: Callable[[Any], bool]
-    read: Callable[[Path, Tally], Iterator[PromptRecord]]
+    read: Callable[[Path, Tally], Iterator[PromptRecord]] | None
+    """None: by the meaning of the columns."""
 
 
 FORMATS = {
@@ -52,13 +57,15 @@ FORMATS = {
         Format("labelstudio", "Label Studio export", labelstudio.recognises, labelstudio.read),
         Format("argilla", "Argilla export", argilla.recognises, argilla.read),
         Format("hh", "HH-RLHF transcripts", hh.recognises, hh.read),
-        Format("trl", "TRL preferences, paired or not", trl.recognises, trl.read),
-        Format("chats", "Whole conversations", chats.recognises, chats.read),
-        Format("jsonl", "Tiebreak's own lines", jsonl.recognises, jsonl.read),
-        Format("plain", "Prompts, alone or with responses", plain.recognises, plain.read),
+        Format("jsonl", "Tiebreak JSONL", jsonl.recognises, jsonl.read),
+        Format("columns", "Rows with columns", lambda first: isinstance(first, dict), None),
     )
 }
 """In the order in which they are tried."""
+
+
+FIRST_ROWS = 50
+"""Rows from which the meaning of the columns is proposed."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +73,40 @@ class Imported:
     format: Format
     tally: Tally
     written: Written
+    mapping: Mapping | None = None
+    """What the columns were taken to mean, in the format "columns"."""
+
+
+class Unclear(BadInput):
+    """The user has to say what some columns mean. `proposal` holds the questions."""
+
+    def __init__(self, proposal: Proposal):
+        super().__init__(" ".join(proposal.questions.values()))
+        self.proposal = proposal
 
 
 def detect(path: Path) -> Format:
-    """The format of the file, from its beginning. Raises BadInput."""
-    first = _first_value(path)
+    """Return the format of the file, from its first value. Raises BadInput."""
+    first = _first_values(path, 1)[0]
     for one in FORMATS.values():
         if one.recognises(first):
             return one
-    titles = ", ".join(f"{one.name} ({one.title})" for one in FORMATS.values())
-    raise BadInput(f"{path.name} is in none of the formats that are known: {titles}.")
+    raise BadInput(
+        f"{path.name} is not a recognised format: its rows are not objects, so they have no columns."
+    )
 
 
-def _first_value(path: Path) -> Any:
-    """The first line's value, element or row; reads no more than that."""
+def proposed(path: Path, given: Mapping | None = None) -> Proposal:
+    """Return what the columns of a file mean, with what the user says of them. Raises BadInput."""
+    first = [row for row in _first_values(path, FIRST_ROWS) if isinstance(row, dict)]
+    proposal = propose(first)
+    return proposal.answered(given) if given else proposal
+
+
+def _first_values(path: Path, count: int) -> list[Any]:
     found = rows(path)
     try:
-        return next(found, (0, None))[1]
+        return [value for _, value in islice(found, count)] or [None]
     finally:
         found.close()  # type: ignore[attr-defined]
 
@@ -93,21 +117,48 @@ def import_file(
     *,
     project: Project,
     format: Format | None = None,
+    mapping: Mapping | None = None,
     reviewers: str = NEW,
     any_criteria: bool = False,
     progress: Callable[[int], None] = lambda prompts: None,
 ) -> Imported:
-    """All of the file or nothing of it; again, and nothing is added. Raises BadInput."""
+    """Import all of the file or nothing of it; again, and nothing is added.
+
+    `mapping`: what the user says the columns mean. Raises BadInput, and Unclear where the meaning
+    of a column is uncertain and the user has not said it.
+    """
+    if mapping and format is None:
+        format = FORMATS["columns"]
     format = format or detect(path)
-    tally = Tally()
-    writer = Writer(project, tally, reviewers, any_criteria, progress)
+    proposal = None
+    if format.read is None:
+        proposal = proposed(path, mapping)
+        if proposal.questions:
+            raise Unclear(proposal)
+
+    def imported(scattered: bool) -> Imported:
+        tally = Tally()
+        writer = Writer(project, tally, reviewers, any_criteria, progress)
+        if format.read is not None:
+            writer.write(format.read(path, tally))
+            return Imported(format, tally, writer.written)
+        assert proposal is not None
+        writer.write(
+            reader.read(path, tally, proposal.mapping, proposal.reviewer, scattered=scattered)
+        )
+        return Imported(format, tally, writer.written, proposal.mapping)
+
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('labeling.import', %s))", [project.pk]
         )
-        writer.write(format.read(path, tally))
+        try:
+            with transaction.atomic():
+                result = imported(scattered=False)
+        except Scattered:
+            result = imported(scattered=True)
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
-    return Imported(format, tally, writer.written)
+    return result
 
 
 def refresh_statistics(written: Written) -> None:

@@ -1,7 +1,7 @@
 """What the formats of others have in common: how they write a chat, an answer and who is better."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -202,11 +202,25 @@ def text_of(value: dict[str, Any], names: Iterable[str]) -> str:
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
-def plain_meta(value: dict[str, Any], used: Iterable[str]) -> dict[str, Any]:
-    """What else a row says in short values, kept with its prompt."""
-    left = value.keys() - set(used)
+def account(
+    row: dict[str, Any], meaning: Mapping[str, str], tally: Tally, prefix: str = ""
+) -> dict[str, Any]:
+    """Count every column of a row and return those to be kept with its prompt.
+
+    `meaning`: what a format does with the columns it knows; it keeps all others.
+    """
+    tally.columns.add(row, {name: meaning.get(name, "metadata") for name in row}, prefix)
     return {
-        name: value[name]
-        for name in sorted(left)
-        if isinstance(value[name], bool | int | float | str) and len(str(value[name])) <= 200
+        name: finite(value)
+        for name, value in row.items()
+        if meaning.get(name, "metadata") == "metadata" and value not in ("", [], {}, None)
     }
+
+
+def finite(value: Any) -> Any:
+    """Return the value with None for NaN and infinity, which neither JSON nor a database keeps."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

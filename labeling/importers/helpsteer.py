@@ -15,11 +15,11 @@ from typing import Any
 
 from labeling.importers.conversations import (
     Draft,
+    account,
     as_messages,
     as_reply,
     from_json,
     number,
-    plain_meta,
     signed,
     text_of,
 )
@@ -27,12 +27,20 @@ from labeling.importers.records import BadInput, PromptRecord, Tally
 from labeling.importers.source import objects
 
 REVIEWER = "helpsteer"
-USED = {"context", "response1", "response2", "overall_preference", "individual_preference"}
+MEANING = {
+    "context": "prompt", "response1": "response", "response2": "response", "id": "id",
+    "overall_preference": "preference", "individual_preference": "preference",
+}  # fmt: skip
+OF_ONE = {"score": "preference", "reasoning": "rationale"}
 STRONGEST = 3
 
 
 def recognises(first: Any) -> bool:
-    return isinstance(first, dict) and {"context", "response1", "response2"} <= first.keys()
+    return (
+        isinstance(first, dict)
+        and {"context", "response1", "response2"} <= first.keys()
+        and bool({"overall_preference", "individual_preference"} & first.keys())
+    )
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
@@ -42,22 +50,23 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
             line,
             as_messages(row.get("context"), line, "context"),
             external_id=text_of(row, ("id",)),
-            meta=plain_meta(row, {*USED, "id"}),
+            meta=account(row, MEANING, tally),
         )
         sides = [
             draft.place(as_reply(row.get(side), line, side)) for side in ("response1", "response2")
         ]
-        for reviewer, score, reasoning in _scores(row, line):
+        for reviewer, score, reasoning in _scores(row, line, tally):
             tiers, strength = signed(sides[0], sides[1], score)
             draft.judge(reviewer, tiers, tally, strength=strength, rationale=reasoning)
         yield from draft.records(tally)
 
 
-def _scores(row: dict[str, Any], line: int) -> Iterator[tuple[str, float, str]]:
+def _scores(row: dict[str, Any], line: int, tally: Tally) -> Iterator[tuple[str, float, str]]:
     said = from_json(row.get("individual_preference")) or []
     if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
         raise BadInput('"individual_preference" must be a list of objects.', line)
     for place, one in enumerate(said, start=1):
+        tally.columns.add(one, OF_ONE, prefix="individual_preference[].")
         reasoning = text_of(one, ("reasoning",))
         yield f"{REVIEWER}-{place}", _score(one.get("score"), "score", line), reasoning
     if not said and row.get("overall_preference") is not None:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labeling.importers.conversations import Draft, Messages, plain_meta
+from labeling.importers.conversations import Draft, Messages, account
 from labeling.importers.records import BadInput, PromptRecord, Tally
 from labeling.importers.source import objects
 
 REVIEWER = "hh-rlhf"
+MEANING = {"chosen": "chosen", "rejected": "rejected"}
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -34,7 +35,7 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
         if chosen[:-1] != rejected[:-1] or chosen[-1]["role"] != "assistant":
             tally.left_out["pairs whose transcripts part before the last turn"] += 1
             continue
-        draft = Draft(line, chosen[:-1], meta=plain_meta(row, ("chosen", "rejected")))
+        draft = Draft(line, chosen[:-1], meta=account(row, MEANING, tally))
         sides = [[draft.place(side[-1]["content"])] for side in (chosen, rejected)]
         draft.judge(REVIEWER, sides, tally)
         yield from draft.records(tally)

@@ -40,6 +40,10 @@ from labeling.models import Task
 from labeling.references import LETTERS
 
 LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority", "gold"}
+MEANING = {
+    "messages": "prompt", "responses": "response", "rankings": "ranking", "tasks": "ranking",
+    "gold": "ranking", "id": "id", "meta": "metadata", "priority": "priority",
+}  # fmt: skip
 RESPONSE = {"text", "model", "id", "external_id", "seed", "sampling"}
 TASK = {"responses", "rankings", "priority", "rankings_wanted", "kind", "gold"}
 GOLD = {"purpose", "constraints", "explanation"}
@@ -66,6 +70,7 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
     for line, value in rows(path):
         _known(value, LINE, "a line", line)
         tally.read["lines"] += 1
+        tally.columns.add(value, MEANING)
         yield _prompt(value, line, tally)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labeling.importers.conversations import Draft, as_messages, number, plain_meta, text_of
+from labeling.importers.conversations import Draft, account, as_messages, number, text_of
 from labeling.importers.records import BadInput, PromptRecord, Tally
 from labeling.importers.source import rows
 
@@ -65,7 +65,7 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
         raise BadInput(f"data has no prompt; one of {', '.join(PROMPT)} is.", line)
     draft = Draft(
         line, as_messages(data[name], line, name), external_id=str(task.get("id") or ""),
-        meta=plain_meta(data, (*PROMPT, *sides)),
+        meta=_account(task, name, sides, tally),
     )  # fmt: skip
     places: dict[str, int] = {}
     for key, item in items.items():
@@ -80,6 +80,20 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
     for annotation in task.get("annotations", task.get("completions")) or []:
         _judge(draft, annotation, places, sides, line, tally)
     return draft
+
+
+def _account(
+    task: dict[str, Any], prompt: str, sides: tuple[str, ...], tally: Tally
+) -> dict[str, Any]:
+    """Count the keys of a task and return those of its data that are kept with the prompt."""
+    read = {"id": "id", "data": "prompt", "annotations": "ranking", "completions": "ranking"}
+    tally.columns.add(task, read)
+    data = task["data"]
+    items = [name for name, value in data.items() if _items({name: value})]
+    models = [name for side in sides for name in (f"model_{side}", f"{side}_model")]
+    meaning = {prompt: "prompt", **dict.fromkeys((*sides, *items), "response")}
+    meaning |= dict.fromkeys(models, "model")
+    return account(data, meaning, tally, prefix="data.")
 
 
 def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -29,6 +29,12 @@ MOST = 9
 ROLES = {"prompter": "user", "assistant": "assistant"}
 DEEPEST = 200
 
+MEANING = {
+    "message_id": "id", "text": "prompt or response", "role": "prompt or response",
+    "replies": "response", "rank": "rank", "lang": "metadata", "deleted": "left out",
+    "model_name": "model", "synthetic": "model",
+}  # fmt: skip
+
 
 def recognises(first: Any) -> bool:
     return (
@@ -92,6 +98,7 @@ def _places(root: Node, tally: Tally) -> Iterator[PromptRecord]:
         replies = node.replies(tally)
         waiting += reversed(replies)
         tally.read["messages"] += 1
+        tally.columns.add(node.message, MEANING, prefix="message.")
         if node.message["role"] == "prompter":
             tally.read["prompter messages"] += 1
             if place := _place(node, replies, tally):

@@ -24,10 +24,18 @@ from labeling.importers.records import (
 from labeling.importers.source import rows
 
 ANNOTATOR = re.compile(r"annotator\d+")
+MEANING = {
+    "instruction": "prompt", "input": "prompt", "response1": "response", "response2": "response",
+    "cmp_key": "model", "motivation_app": "metadata",
+}  # fmt: skip
 
 
 def recognises(first: Any) -> bool:
-    return isinstance(first, dict) and {"instruction", "response1", "response2"} <= first.keys()
+    return (
+        isinstance(first, dict)
+        and {"instruction", "response1", "response2"} <= first.keys()
+        and any(map(ANNOTATOR.fullmatch, first))
+    )
 
 
 @dataclass
@@ -65,6 +73,8 @@ def _add(places: dict[tuple[str, str], Place], line: int, pair: Any, tally: Tall
     texts = [_text(pair, name, line, tally) for name in ("response1", "response2")]
     models = _models(pair, line)
     tally.read["pairs"] += 1
+    annotators = dict.fromkeys(filter(ANNOTATOR.fullmatch, pair), "preference")
+    tally.columns.add(pair, {**MEANING, **annotators})
     content = f"{instruction}\n\n{context}" if context else instruction
     place = places.setdefault(
         (instruction, context),

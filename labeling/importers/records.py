@@ -79,9 +79,47 @@ class PromptRecord:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+EXAMPLE = 80
+"""Characters of the example value of a column."""
+
+
+@dataclass
+class Column:
+    """One column, or one key of nested objects as `column[].key`, over all rows that have it.
+
+    `filled` counts the rows in which it holds something, `empty` those in which it does not.
+    """
+
+    meaning: str
+    filled: int = 0
+    empty: int = 0
+    example: str = ""
+
+
+@dataclass
+class Columns:
+    """The account of every column: what it meant, how often it was there, and an example."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+
+    def add(self, row: Mapping[str, Any], meaning: Mapping[str, str], prefix: str = "") -> None:
+        for name, value in row.items():
+            column = self.columns.get(prefix + name)
+            if column is None:
+                column = self.columns[prefix + name] = Column(meaning.get(name, "unused"))
+            if value is None or value in ("", [], {}):
+                column.empty += 1
+                continue
+            column.filled += 1
+            if not column.example:
+                column.example = str(value)[:EXAMPLE]
+
+
 @dataclass
 class Tally:
     """What a file held, told in its own words, so that it can be reconciled line by line."""
+
+    columns: Columns = field(default_factory=Columns)
 
     read: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)

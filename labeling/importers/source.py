@@ -29,7 +29,10 @@ ROWS_AT_ONCE = 256
 LINES_PER_ROW = 10
 """Lines that a row of a CSV file has at most on average; cells may hold line breaks."""
 GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
-DELIMITERS = ",\t;"
+DELIMITERS = ",\t;|"
+SEPARATOR = re.compile(r'"?sep=(.)"?\s*')
+"""The first line with which Excel is told the delimiter."""
+HEADER = re.compile(r"[^\W\d][^{}\[\]]{0,99}")
 _SPACE = re.compile(r"\s*")
 
 
@@ -37,6 +40,10 @@ class Row(int):
     """The place of a value in a file that has no lines; errors name it so."""
 
     word = "Row"
+
+
+class Cells(dict[str, Any]):
+    """A row of a CSV file, in which every value is a text."""
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -86,10 +93,12 @@ def _head(path: Path) -> bytes:
 
 
 def _has_header(text: bytes) -> bool:
-    """Whether the first line looks like the names of columns."""
-    line = text.split(b"\n", 1)[0].decode("utf-8", "replace").strip()
-    names = next(csv.reader([line], delimiter=_delimiter(line)), [])
-    return bool(names) and all(re.fullmatch(r"[A-Za-z_][\w .-]{0,60}", name) for name in names)
+    """Whether the first line looks like the names of columns. The first or last may have none."""
+    line = text.split(b"\n", 1)[0].decode("utf-8", "replace").strip("\r\n ")
+    if SEPARATOR.fullmatch(line):
+        return True
+    names = [name.strip() for name in next(csv.reader([line], delimiter=_delimiter(line)), [])]
+    return any(names) and all(not name or HEADER.fullmatch(name) for name in names)
 
 
 def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
@@ -135,9 +144,16 @@ def _line(file: IO[bytes], number: int, longest: int) -> bytes:
     return raw
 
 
+def _no_number(name: str) -> None:
+    """NaN and infinity are not JSON and no database keeps them; they are read as null."""
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+
+
 def _loads(line: str, number: int) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise BadInput(f"not valid JSON: {error.msg}.", number) from None
     except ValueError:  # Python refuses to read a number of so many digits
@@ -206,7 +222,7 @@ class _Array:
     def _value(self) -> Any:
         while True:
             try:
-                value, end = json.JSONDecoder().raw_decode(self.text, self.at)
+                value, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 if self._more():
                     continue
@@ -228,17 +244,28 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number, {column: cell}) of each row; empty cells are None. Raises BadInput."""
     with opened(path) as file:
         first = next(_text_lines(file), (1, ""))[1]
+    told = SEPARATOR.fullmatch(first)
     csv.field_size_limit(limits.value_bytes())
     with opened(path) as file:
         lines = _RowLines(file)
-        reader = csv.reader(lines, delimiter=_delimiter(first))
+        reader = csv.reader(lines, delimiter=told[1] if told else _delimiter(first))
         try:
-            names = [name.strip() for name in next(reader)]
+            if told:
+                next(reader)
+            names = _column_names(next(reader, []))
             for line, row in _cells(reader, names):
                 lines.begin_row()
                 yield line, row
         except csv.Error as error:
             raise BadInput(f"not valid CSV: {error}.", reader.line_num) from None
+
+
+def _column_names(header: list[str]) -> list[str]:
+    """Return a name for each column; one without is named as data frames name it."""
+    names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(header)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"two columns have the same name, {twice[0]!r}. Rename one.", 1)
+    return names
 
 
 class _RowLines:
@@ -268,16 +295,16 @@ class _RowLines:
 
 
 def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    if len(set(names)) < len(names):
-        raise BadInput("two columns have the same name.", 1)
     before = reader.line_num
     for cells in reader:
         line, before = before + 1, reader.line_num
         if not any(cells):
             continue
+        while len(cells) > len(names) and not cells[-1]:  # a comma at the end of each line
+            cells.pop()
         if len(cells) != len(names):
             raise BadInput(f"there are {len(cells)} cells for {len(names)} columns.", line)
-        yield line, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+        yield line, Cells({name: cell or None for name, cell in zip(names, cells, strict=True)})
 
 
 def _delimiter(line: str) -> str:

@@ -16,19 +16,23 @@ from typing import Any
 
 from labeling.importers.conversations import (
     Draft,
+    account,
     as_messages,
     from_json,
     in_tiers,
     number,
-    plain_meta,
     text_of,
 )
 from labeling.importers.records import BadInput, PromptRecord, Tally
 from labeling.importers.source import objects
 
 REVIEWER = "ultrafeedback"
-USED = {"instruction", "completions", "generations", "ratings", "model_names", "models", "id"}
-USED |= {"correct_answers", "incorrect_answers", "prompt_id"}
+MEANING = {
+    "instruction": "prompt", "completions": "response", "generations": "response",
+    "ratings": "score", "model_names": "model", "models": "model", "id": "id", "prompt_id": "id",
+}  # fmt: skip
+SCORES = ("overall_score", "fine-grained_score", "fine_grained_score", "rating", "score")
+OF_ONE = {"model": "model", "response": "response", "annotations": "rating"}
 
 
 def recognises(first: Any) -> bool:
@@ -46,13 +50,15 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
             line,
             as_messages(row.get("instruction"), line, "instruction"),
             external_id=text_of(row, ("id", "prompt_id")),
-            meta=plain_meta(row, USED),
+            meta=account(row, MEANING, tally),
         )
         scores: dict[int, float] = {}
         ratings: dict[int, dict[str, int]] = {}
         for one in _completions(row, line):
             place = draft.place(_response(one, line), text_of(one, ("model",)))
             aspects = _aspects(one)
+            used = next((name for name in SCORES if number(one.get(name)) is not None), "")
+            tally.columns.add(one, {**OF_ONE, used: "score"}, prefix="completions[].")
             score = _score(one, aspects)
             if score is None:
                 tally.left_out["completions without a score (kept as responses)"] += 1
@@ -98,7 +104,7 @@ def _aspects(completion: dict[str, Any]) -> dict[str, int]:
 
 
 def _score(completion: dict[str, Any], aspects: dict[str, int]) -> float | None:
-    for name in ("overall_score", "fine-grained_score", "fine_grained_score", "rating", "score"):
+    for name in SCORES:
         if (score := number(completion.get(name))) is not None:
             return score
     return mean(aspects.values()) if aspects else None

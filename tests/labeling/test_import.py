@@ -460,7 +460,7 @@ def test_the_command_says_what_to_do(save, tmp_path, project):
         run(path, "--project", "No Where", "--create-project")
     with pytest.raises(CommandError, match="There is no file"):
         run(tmp_path / "none.json", "--project", project.slug)
-    with pytest.raises(CommandError, match="none of the formats"):
+    with pytest.raises(CommandError, match="No column looks like a prompt"):
         run(save([{"a": 1}]), "--project", project.slug)
     with pytest.raises(CommandError, match=r"^[^:]* is empty"):
         run(save(""), "--project", project.slug)

@@ -41,7 +41,7 @@ def judged(**found):
 
 def test_prompts_alone_wait_for_responses(project, save):
     values = [{"prompt": "How?", "topic": "ways"}, {"prompt": [user("Why?")], "id": "q2"}]
-    tally = imported(save(values), project, "plain").tally
+    tally = imported(save(values), project, "columns").tally
     assert Prompt.objects.count() == 2 and not Task.objects.exists()
     assert Prompt.objects.get(external_id="q2").messages == [user("Why?")]
     assert Prompt.objects.get(messages=[user("How?")]).meta == {"topic": "ways"}
@@ -59,7 +59,7 @@ def test_rows_of_one_prompt_are_responses_to_it(project, save):
         }
         for text, model in (("2", "m1"), ("3", "m2"), ("2", "m1"))
     ]
-    tally = imported(save(values, "a.csv"), project, "plain").tally
+    tally = imported(save(values, "a.csv"), project, "columns").tally
     task = Task.objects.get()
     system = {"role": "system", "content": "Be terse."}
     assert task.prompt.messages == [system, user("Add.\n\n1+1")]
@@ -76,14 +76,16 @@ def test_responses_may_stand_in_a_list_with_their_models(project, save):
             "model": "m4",
         },
     ]
-    imported(save(values), project, "plain")
+    imported(save(values), project, "columns")
     assert set(Response.objects.values_list("prompt__messages__0__content", "text", "model_name")) == {
         ("A?", "x", "m1"), ("A?", "y", "m2"), ("B?", "x", "m3"), ("B?", "y", "m4"),
     }  # fmt: skip
 
 
 def test_more_than_nine_responses_make_several_tasks(project, save):
-    imported(save([{"prompt": "A?", "responses": [f"r{n}" for n in range(20)]}]), project, "plain")
+    imported(
+        save([{"prompt": "A?", "responses": [f"r{n}" for n in range(20)]}]), project, "columns"
+    )
     assert sorted(task.responses.count() for task in Task.objects.all()) == [6, 7, 7]
 
 
@@ -98,7 +100,7 @@ def test_the_last_answer_of_a_chat_is_a_response(project, save, style):
              "model": one["model"]}
             for one in values
         ]  # fmt: skip
-    imported(save(values), project, "chats")
+    imported(save(values), project, "columns")
     task = Task.objects.get()
     assert task.prompt.messages == chat
     assert set(task.responses.values_list("text", "model_name")) == {
@@ -116,7 +118,6 @@ def test_own_lines_may_give_responses_as_texts(project, save):
 
 PAIRS = {
     "explicit": {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."},
-    "implicit": {"chosen": "The sky is blue.", "rejected": "The sky is green."},
     "conversational": {
         "prompt": [user("What color?")],
         "chosen": [assistant("Blue.")],
@@ -137,26 +138,26 @@ PAIRS = {
 
 @pytest.mark.parametrize("shape", PAIRS)
 def test_a_pair_of_trl_is_a_ranking(project, save, shape):
-    tally = imported(save([PAIRS[shape]]), project, "trl").tally
+    tally = imported(save([PAIRS[shape]]), project, "columns").tally
     [((prompt, reviewer), tiers)] = judged().items()
     expected = "What color?" if "What" in str(PAIRS[shape]) else "The sky is"
     assert (prompt, reviewer) == (expected, "trl")
     assert [tier[0].strip().lower() for tier in tiers] == ["blue.", "green."]
-    assert tally.left_out["margins (their scale is not known)"] == ("margin" in PAIRS[shape])
+    kept = {"margin": 0.5} if "margin" in PAIRS[shape] else {}
+    assert Prompt.objects.get().meta == kept and not +tally.left_out
 
 
 def test_pairs_that_cannot_be_told_apart_are_counted(project, save):
     values = [
         PAIRS["explicit"],
         {"prompt": "Same?", "chosen": "x", "rejected": "x"},
-        {"chosen": "Blue", "rejected": "Green"},
         {"chosen": [user("a"), assistant("b"), user("c"), assistant("d")],
          "rejected": [user("a"), assistant("x"), user("c"), assistant("d")]},
     ]  # fmt: skip
-    tally = imported(save(values), project, "trl").tally
+    tally = imported(save(values), project, "columns").tally
     assert Ranking.objects.count() == 1
     assert tally.left_out["judgments between a response and itself"] == 1
-    assert tally.left_out["pairs that share no prompt, or differ in more than one answer"] == 2
+    assert tally.left_out["pairs that differ in more than the last answer"] == 1
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv"])
@@ -166,7 +167,9 @@ def test_labelled_responses_of_one_prompt_are_parted_by_the_line(project, save, 
         for text, label in (("x", True), ("y", False), ("z", True))
     ]
     imported(
-        save([*values, {"prompt": "B?", "completion": "x", "label": True}], name), project, "trl"
+        save([*values, {"prompt": "B?", "completion": "x", "label": True}], name),
+        project,
+        "columns",
     )
     ranking = Ranking.objects.get()
     assert list(judged().values()) == [[["x", "z"], ["y"]]] and ranking.cut == 1
@@ -174,7 +177,7 @@ def test_labelled_responses_of_one_prompt_are_parted_by_the_line(project, save, 
 
 
 def test_a_label_is_true_or_false(project, save):
-    with pytest.raises(BadInput, match='Line 1: "label" must be true or false'):
+    with pytest.raises(BadInput, match='"label" looks like a preference'):
         import_file(save([{"prompt": "A?", "completion": "x", "label": "good"}]), project=project)
 
 
@@ -393,9 +396,7 @@ def test_an_older_export_and_the_columns_of_a_data_set_are_read(project, save):
 # --- all of them ---------------------------------------------------------------------------------
 
 EXAMPLES = {
-    "plain": PLAIN,
-    "chats": [{"messages": [user("A?"), assistant(text)]} for text in "xy"],
-    "trl": [PAIRS["explicit"]],
+    "columns": [*PLAIN, PAIRS["explicit"], PAIRS["conversational implicit"]],
     "hh": [{"chosen": "\n\nHuman: A?\n\nAssistant: x", "rejected": "\n\nHuman: A?\n\nAssistant: y"}],
     "ultrafeedback": [{"instruction": "A?", "completions": [completion("a", 1), completion("b", 2)]}],
     "helpsteer": [{"context": "A?", "response1": "x", "response2": "y", "overall_preference": 1}],

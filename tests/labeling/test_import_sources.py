@@ -30,7 +30,7 @@ def save(tmp_path):
     "name", ["a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.csv.gz"]
 )
 def test_the_same_rows_are_read_from_every_kind_of_file(project, save, name):
-    result = imported(save(PLAIN, name), project, "plain")
+    result = imported(save(PLAIN, name), project, "columns")
     assert result.written.new == {"prompts": 2, "responses": 4, "tasks": 2, "rankings": 0}
     found = Response.objects.filter(prompt__messages=[user("How?")])
     assert set(found.values_list("text", "model_name")) == {("So.", "m1"), ("Thus.", "m2")}
@@ -47,7 +47,7 @@ def test_the_same_rows_are_read_from_every_kind_of_file(project, save, name):
 )
 def test_the_place_of_an_error_is_told(project, save, name, sentence):
     broken = [PLAIN[0] | {"response_1": "Two\nlines."}, PLAIN[1] | {"prompt": ""}]
-    with pytest.raises(BadInput, match=f"{sentence}there is no prompt"):
+    with pytest.raises(BadInput, match=f"{sentence}the row has no prompt"):
         import_file(save(broken, name), project=project)
     assert not Prompt.objects.exists()
 
@@ -57,7 +57,7 @@ def test_a_damaged_archive_and_a_broken_table_are_refused(project, save, tmp_pat
     whole = gzip.compress(b"".join(json.dumps(PLAIN[n % 2]).encode() + b"\n" for n in range(2000)))
     cut.write_bytes(whole[:-20])
     with pytest.raises(BadInput, match="compressed file is damaged"):
-        import_file(cut, project=project, format=FORMATS["plain"])
+        import_file(cut, project=project, format=FORMATS["columns"])
     table = tmp_path / "a.csv"
     table.write_text('prompt,response\n"How?",So.\nWhy?,a,b\n')
     with pytest.raises(BadInput, match="Line 3: there are 3 cells for 2 columns"):

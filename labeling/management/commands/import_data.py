@@ -6,7 +6,15 @@ from django.db import transaction
 from django.utils.text import slugify
 
 from accounts.models import audit
-from labeling.importers import FORMATS, BadInput, Imported, import_file, refresh_statistics
+from labeling.importers import (
+    FORMATS,
+    BadInput,
+    Imported,
+    Unclear,
+    import_file,
+    refresh_statistics,
+)
+from labeling.importers.columns.mapping import MEANINGS, Mapping
 from labeling.importers.writer import EXISTING, NEW
 from labeling.models import Project
 
@@ -44,6 +52,14 @@ class Command(BaseCommand):
         )
 
         parser.add_argument(
+            "--map",
+            action="append",
+            default=[],
+            metavar="MEANING=COLUMN",
+            help="what a column means, such as prompt=question or 'response=answer_*'; may be given "
+            f"several times. Meanings: {'; '.join(f'{k}: {v}' for k, v in MEANINGS.items())}.",
+        )
+        parser.add_argument(
             "--any-criteria",
             action="store_true",
             help="keep ratings, from 1 to 10, of criteria that the guideline does not have",
@@ -59,6 +75,8 @@ class Command(BaseCommand):
                 imported = self._import(path, project, options)
                 if options["dry_run"]:
                     transaction.set_rollback(True)
+        except Unclear as unclear:
+            raise CommandError(_asked(path, unclear)) from None
         except BadInput as error:
             named = "" if str(error).startswith(path.name) else f"{path.name}: "
             raise CommandError(f"{named}{error} Nothing was imported.") from None
@@ -71,6 +89,7 @@ class Command(BaseCommand):
             path,
             project=project,
             format=FORMATS.get(options["format"]),
+            mapping=Mapping.parse(options["map"]) if options["map"] else None,
             reviewers=options["reviewers"],
             any_criteria=options["any_criteria"],
         )
@@ -97,6 +116,9 @@ class Command(BaseCommand):
             say(
                 f"{name:12}{written.read[name]:>12}{written.known(name):>10}{written.new[name]:>10}"
             )
+        for name, column in tally.columns.columns.items():
+            empty = f", {column.empty} empty" if column.empty else ""
+            say(f"Column {name}: {column.meaning} ({column.filled}{empty}; {column.example!r})")
         if written.held:
             say(
                 f"Held: {written.held} new tasks, until a lead has looked at what was found in them"
@@ -107,6 +129,22 @@ class Command(BaseCommand):
                     say(f"{title}: {count} {reason}")
         if dry_run:
             say(self.style.WARNING("A dry run: nothing was kept."))
+
+
+def _asked(path: Path, unclear: Unclear) -> str:
+    """Return the questions, each with what is said by now."""
+    proposal = unclear.proposal
+    questions = "\n".join(f"- {text}" for text in proposal.questions.values())
+    known = " ".join(
+        f"{meaning}={name}"
+        for meaning, names in proposal.mapping.columns.items()
+        for name in names
+        if meaning not in ("metadata", "unused")
+    )
+    return (
+        f"{path.name}: it is not clear what some columns mean. Nothing was imported.\n{questions}\n"
+        f"Say it with --map MEANING=COLUMN. Taken so far: {known or 'nothing'}."
+    )
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -1,0 +1,88 @@
+"""Brings the rows of one prompt together, wherever they are in the file, in bounded memory."""
+
+import heapq
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+BUCKETS = 64
+
+Row = TypeVar("Row")
+Key = Callable[[Any], Any]
+
+
+class Scattered(Exception):  # noqa: N818 - it asks for another way to read, and is not an error
+    """Rows of one prompt do not follow each other; read the file again with `gathered`."""
+
+
+def following(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
+    """Group rows that follow each other. A key of None stands alone.
+
+    Raises Scattered when a key comes back after others. Remembers 8 bytes of each key.
+    """
+    seen: set[int] = set()
+    for value, same in groupby(rows, key=key):
+        if value is None:
+            for row in same:
+                yield [row]
+            continue
+        mark = hash(repr(value))
+        if mark in seen:
+            raise Scattered
+        seen.add(mark)
+        yield list(same)
+
+
+def gathered(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
+    """Group all rows of a key, in the order in which each key comes first.
+
+    Rows go through files on disk, sorted into buckets by their key, so that memory holds one
+    bucket at a time.
+    """
+    with tempfile.TemporaryDirectory(prefix="tiebreak-import-") as folder:
+        buckets = [Path(folder) / f"{number}" for number in range(BUCKETS)]
+        _sort_into(buckets, rows, key)
+        for bucket in buckets:
+            _group(bucket)
+        files = [bucket.open("rb") for bucket in buckets]
+        try:
+            for _, _, group in heapq.merge(*map(_stored, files), key=lambda entry: entry[0]):
+                yield group
+        finally:
+            for file in files:
+                file.close()
+
+
+def _sort_into(buckets: list[Path], rows: Iterable[Row], key: Key) -> None:
+    files = [bucket.open("wb") for bucket in buckets]
+    try:
+        for number, row in enumerate(rows):
+            value = key(row)
+            mark = None if value is None else repr(value)
+            bucket = number if mark is None else hash(mark)
+            pickle.dump((number, mark, row), files[bucket % BUCKETS])
+    finally:
+        for file in files:
+            file.close()
+
+
+def _group(bucket: Path) -> None:
+    """Rewrite a bucket as (first number, key, rows), by first number."""
+    groups: dict[Any, tuple[int, list[Any]]] = {}
+    with bucket.open("rb") as file:
+        for number, mark, row in _stored(file):
+            groups.setdefault(mark if mark is not None else number, (number, []))[1].append(row)
+    with bucket.open("wb") as file:
+        for mark, (number, rows) in groups.items():
+            pickle.dump((number, mark, rows), file)
+
+
+def _stored(file: IO[bytes]) -> Iterator[tuple[int, Any, Any]]:
+    while True:
+        try:
+            yield pickle.load(file)  # noqa: S301 - written a moment ago, by this process
+        except EOFError:
+            return

@@ -1,0 +1,153 @@
+"""What a cell may hold: a text, a chat, a list, a number. No value is guessed at in silence.
+
+A cell of a CSV file is always text, so a list or a chat stands in it as JSON, or as Python writes it
+when a data frame is saved. In every other kind of file a text is a text, even when it looks like
+JSON.
+"""
+
+import ast
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from labeling.importers.conversations import NAMES_OF_ROLES, Messages, finite
+from labeling.importers.records import ROLES, BadInput, Tally
+from labeling.importers.source import Cells
+
+LONGEST_REPR = 1 << 20
+"""Python's parser takes about a hundred times the memory of what it parses."""
+ROLE = ("role", "from")
+CONTENT = ("content", "value", "text")
+TOOL_ROLES = {"function": "tool", "observation": "tool", "tool_response": "tool"}
+CALLS = ("tool_calls", "function_call")
+DROPPED_PARTS = "images, audio and other parts of messages that are not text"
+
+
+def parsed(text: str) -> Any:
+    """Return the list or object that a text is as JSON or in Python's notation, else None."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        return finite(json.loads(text))
+    except (ValueError, RecursionError):
+        pass
+    if len(text) > LONGEST_REPR:
+        return None
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return finite(found) if isinstance(found, list | dict) else None
+
+
+def structure(row: Mapping[str, Any], name: str) -> Any:
+    """Return a column that should hold a list or object; a text of one is parsed."""
+    value = finite(row.get(name))
+    if isinstance(value, str) and (found := parsed(value)) is not None:
+        return found
+    return value
+
+
+def chat_or_text(row: Mapping[str, Any], name: str) -> Any:
+    """Return a column that should hold a text or a chat. A text is parsed only if CSV made it one."""
+    value = finite(row.get(name))
+    if isinstance(row, Cells) and isinstance(value, str):
+        found = parsed(value)
+        return found if is_chat(found) or is_message(found) else value
+    return value
+
+
+def is_message(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and any(isinstance(value.get(name), str) for name in ROLE)
+        and any(name in value for name in (*CONTENT, *CALLS))
+    )
+
+
+def is_chat(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = value.get("messages")
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
+def as_text(value: Any) -> str | None:
+    """Return a text, number or truth value as text; None for anything else."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, bool | int | float) else None
+
+
+def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
+    """Return a text as one message of the user, and a chat as its messages. Raises BadInput."""
+    if isinstance(value, Mapping) and "messages" in value:
+        value = value["messages"]
+    if is_message(value):
+        value = [value]
+    if (text := as_text(value)) is not None:
+        if not text.strip():
+            raise BadInput(f'"{name}" is empty.', line)
+        return [{"role": "user", "content": text}]
+    if not isinstance(value, list) or not value:
+        raise BadInput(f'"{name}" must be a text or a list of messages, not empty.', line)
+    if all(isinstance(part, str) for part in value):
+        return turns(value)
+    return [message(part, line, name, tally) for part in value]
+
+
+def turns(texts: list[str]) -> Messages:
+    """Return texts that take turns as a chat that begins with the user."""
+    roles = ("user", "assistant")
+    return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+def message(value: Any, line: int, name: str, tally: Tally) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise BadInput(f'a message in "{name}" must be {{"role": …, "content": …}}.', line)
+    said = str(next((value[key] for key in ROLE if value.get(key)), "")).lower()
+    role = {**NAMES_OF_ROLES, **TOOL_ROLES, "function_call": "assistant"}.get(said, said)
+    if role not in ROLES:
+        raise BadInput(f'a role in "{name}" is one of {", ".join(ROLES)}; got {said!r}.', line)
+    content = next((value[key] for key in CONTENT if value.get(key) is not None), None)
+    text = _joined(content, tally)
+    calls = next((value[key] for key in CALLS if value.get(key)), None)
+    if calls is not None:
+        tally.changed["tool calls, written as JSON into their message"] += 1
+        written = calls if isinstance(calls, str) else json.dumps(finite(calls), ensure_ascii=False)
+        text = f"{text}\n\n{written}" if text else written
+    if text is None:
+        raise BadInput(f'a {role} message in "{name}" has no text.', line)
+    return {"role": role, "content": text}
+
+
+def _joined(content: Any, tally: Tally) -> str | None:
+    """Return the text of a message whose content may be in parts; None when it has no text."""
+    if (text := as_text(content)) is not None:
+        return text
+    if not isinstance(content, list):
+        return None
+    texts = []
+    for part in content:
+        text = part if isinstance(part, str) else None
+        if isinstance(part, Mapping):
+            text = next(
+                (part[k] for k in ("text", "value", "content") if isinstance(part.get(k), str)),
+                None,
+            )
+            if part.get("type", "text") not in ("text", "input_text", "output_text"):
+                text = None
+        if text is None:
+            tally.left_out[DROPPED_PARTS] += 1
+        else:
+            texts.append(text)
+    return "\n\n".join(texts) if texts else None
+
+
+def reply(value: Any, line: int, name: str, tally: Tally) -> str:
+    """Return one answer: a text, or the only message of the assistant. Raises BadInput."""
+    if (text := as_text(value)) is not None:
+        return text
+    found = messages(value, line, name, tally)
+    if len(found) != 1 or found[0]["role"] != "assistant":
+        raise BadInput(f'"{name}" must be a text or one message by the assistant.', line)
+    return found[0]["content"]
