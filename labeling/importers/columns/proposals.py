@@ -175,7 +175,7 @@ class _Guess:
     def _answered(self, name: str) -> bool:
         """Whether a chat in this column ends with an answer."""
         for value in self.values(name):
-            chat = values.structure({"_": value}, "_")
+            chat: Any = values.structure({"_": value}, "_")
             chat = chat.get("messages") if isinstance(chat, dict) else chat
             if values.is_chat(chat):
                 last = str(chat[-1].get("role") or chat[-1].get("from")).lower()

@@ -135,7 +135,9 @@ class _Reading:
 
     def _meta(self) -> dict[str, Any]:
         """Return what is kept with the prompt: everything that is not empty."""
-        empty = ("", [], {}, None) if isinstance(self.source, Cells) else ("", [], {})
+        empty: tuple[Any, ...] = (
+            ("", [], {}, None) if isinstance(self.source, Cells) else ("", [], {})
+        )
         return {
             name: finite(self.source[name])
             for name, meaning in self.columns.meaning.items()
