@@ -24,7 +24,7 @@ TIMES = 5
 OF_A_PROJECT = (
     "project", "project-guideline", "project-guideline-edit", "project-quality", "project-data", "project-import",
     "project-export", "queue-order", "project-findings", "project-gold", "project-disputes",
-    "project-relabel", "project-settings", "project-label-mistakes", "review-history",
+    "project-raise", "project-relabel", "project-settings", "project-label-mistakes", "review-history",
 )  # fmt: skip
 OF_ALL = ("home", "projects", "people", "snapshots", "runs", "models")
 

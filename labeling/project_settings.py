@@ -45,7 +45,7 @@ LABELS = {
     "lease_minutes": "Reservation (minutes)",
 }
 MORE_HELP = {
-    "rankings_per_task": "Tasks that are there already keep theirs.",
+    "rankings_per_task": "Existing tasks are unchanged; raise theirs under Data.",
     "overlap": "Decided after each ranking; a finished task is looked at again when someone "
     "revises.",
     "certainty": "Between 0.5 and 1. At 0.9, two careful reviewers who agree are enough, and a "

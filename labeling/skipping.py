@@ -85,7 +85,12 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
 def _is_free(slot: Slot, task: Task) -> bool:
     """Nobody has it or has begun it, and it is still given out. Gold is always off the queue."""
     given_out = slot.priority < OFF_QUEUE or task.kind == Task.Kind.GOLD
-    return slot.reviewer_id is None and slot.draft_by_id is None and given_out and not task.held
+    return (
+        slot.reviewer_id is None
+        and slot.draft_by_id is None
+        and given_out
+        and not (task.held or task.out_of_use)
+    )
 
 
 @transaction.atomic

@@ -1,0 +1,48 @@
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from labeling import raising
+from labeling.models import Project, Task
+
+
+class Command(BaseCommand):
+    help = (
+        "Raise the number of rankings wanted for existing tasks. Tasks that want fewer get the "
+        "missing slots; no task loses one. With --dry-run: say how many slots it would add. "
+        "Status: 0 done, 1 nothing was changed because of an error."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--project", required=True, metavar="SLUG")
+        parser.add_argument("--wanted", type=int, required=True, metavar="N", help="1 to 9")
+        parser.add_argument("--task", type=int, metavar="ID", help="only this task")
+        parser.add_argument("--dry-run", action="store_true", help="count, and add nothing")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        project = Project.objects.filter(slug=options["project"]).first()
+        if project is None:
+            raise CommandError(f"There is no project {options['project']!r}.")
+        task = None
+        if options["task"] is not None:
+            task = Task.objects.filter(project=project, pk=options["task"]).first()
+            if task is None:
+                raise CommandError(f"{project} has no task {options['task']}.")
+        chosen = {"project": project, "wanted": options["wanted"], "task": task}
+        try:
+            done = (
+                raising.plan(**chosen) if options["dry_run"] else raising.apply(**chosen, by=None)
+            )
+        except raising.CannotRaise as refused:
+            raise CommandError(str(refused)) from None
+        if options["json"]:
+            self.stdout.write(json.dumps(vars(done) | {"dry_run": options["dry_run"]}))
+            return
+        verb = "Would add" if options["dry_run"] else "Added"
+        self.stdout.write(f"{verb} {done.slots} slots to {done.tasks} tasks.")
+        if done.later:
+            self.stdout.write(f"Held tasks get {done.later} more once they are released.")
+        for reason, count in sorted(done.left_out.items()):
+            self.stdout.write(f"Unchanged: {count} tasks {raising.REASONS[reason]}.")

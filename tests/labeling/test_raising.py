@@ -1,0 +1,234 @@
+"""Raising the number of rankings of existing tasks shows what it adds first, and adds that."""
+
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from accounts.models import AuditEntry, Role
+from labeling import adjudication, overlap, queue, raising, rankings, withdrawing
+from labeling.models import Adjudication, Slot, Task
+from tests.labeling.gold_world import make_gold
+from tests.labeling.test_blindness import signed_in
+from tests.labeling.world import (
+    ids,
+    in_threads,
+    key,
+    make_member,
+    make_project,
+    make_task,
+    make_user,
+    one_each,
+)
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return make_project(rankings_per_task=1)
+
+
+def slots(task):
+    return Slot.objects.filter(task=task).count()
+
+
+def test_every_task_that_wants_fewer_gets_the_missing_slots(project):
+    one, two, four = (make_task(project, rankings_wanted=wanted) for wanted in (1, 2, 4))
+    elsewhere = make_task(make_project(rankings_per_task=1))
+    planned = raising.plan(project=project, wanted=3)
+    assert (planned.tasks, planned.slots, planned.left_out) == (2, 3, {"enough": 1})
+    assert [slots(task) for task in (one, two, four)] == [1, 2, 4]
+    assert raising.apply(project=project, wanted=3, by=None) == planned
+    assert [slots(task) for task in (one, two, four, elsewhere)] == [3, 3, 4, 1]
+    wanted = Task.objects.filter(project=project).order_by("pk")
+    assert list(wanted.values_list("rankings_wanted", flat=True)) == [3, 3, 4]
+    assert raising.apply(project=project, wanted=3, by=None).slots == 0
+
+
+def test_a_finished_task_is_offered_to_others_again(project):
+    task = make_task(project)
+    first, second = make_member(project), make_member(project)
+    slot = queue.claim(project=project, reviewer=first)
+    rankings.submit(slot_id=slot.pk, reviewer=first, idempotency_key=key(), tiers=one_each(task))
+    assert queue.claim(project=project, reviewer=second) is None
+    raising.apply(project=project, wanted=2, by=None)
+    assert queue.claim(project=project, reviewer=second).task == task
+    assert queue.claim(project=project, reviewer=first) is None
+
+
+def test_one_task_alone_can_be_raised(project):
+    task, other = make_task(project), make_task(project)
+    assert raising.apply(project=project, wanted=2, by=None, task=task).slots == 1
+    assert [slots(task), slots(other)] == [2, 1]
+
+
+def test_gold_and_what_it_was_made_of_stay_as_they_are(project):
+    gold = make_gold(project)
+    planned = raising.apply(project=project, wanted=3, by=None)
+    assert (planned.tasks, planned.left_out) == (0, {"gold": 1, "parked": 1})
+    assert slots(gold.task) == 0
+
+
+def test_a_task_that_was_complete_when_gold_was_made_of_it_stays_as_it_is(project):
+    task = make_task(project)
+    rankings.record(task=task, reviewer=make_member(project), source="review", tiers=one_each(task))
+    adjudicated = [{"kind": "above", "a": ids(task)[0], "b": ids(task)[1]}]
+    from labeling import gold
+
+    gold.make(task=task, constraints=adjudicated)
+    assert raising.plan(project=project, wanted=3).left_out == {"gold": 1, "parked": 1}
+
+
+def test_a_decided_task_is_asked_no_further(project):
+    task = make_task(project)
+    lead = make_user(Role.TRAINER)
+    adjudication.decide(task=task, by=lead, tiers=one_each(task), cause="close")
+    assert raising.apply(project=project, wanted=3, by=None).left_out == {"decided": 1}
+    assert slots(task) == 1
+    assert Adjudication.objects.exists()
+
+
+def test_a_withdrawn_task_stays_as_it_is(project):
+    task = make_task(project)
+    withdrawing.withdraw(content=task, by=make_user(Role.TRAINER))
+    assert raising.apply(project=project, wanted=3, by=None).left_out == {"withdrawn": 1}
+    assert slots(task) == 1
+
+
+def test_a_held_task_gets_its_slots_when_it_is_released(project):
+    task = make_task(project, held=True)
+    planned = raising.apply(project=project, wanted=3, by=None)
+    assert (planned.tasks, planned.slots, planned.later) == (1, 0, 3)
+    assert slots(task) == 0
+    queue.release_held(project=project, task_ids=[task.pk])
+    assert slots(task) == 3
+
+
+@pytest.mark.parametrize("kind", ["comparison", "relabel"])
+def test_comparisons_and_relabelled_tasks_keep_their_number(project, kind):
+    task = make_task(project, kind=kind)
+    assert raising.apply(project=project, wanted=3, by=None).left_out == {kind: 1}
+    assert slots(task) == 1
+
+
+def test_with_sequential_overlap_added_slots_stay_and_the_limit_holds():
+    project = make_project(rankings_per_task=2, overlap="sequential", rankings_at_most=3)
+    task = make_task(project)
+    with pytest.raises(raising.CannotRaise, match="at most 3 rankings"):
+        raising.plan(project=project, wanted=4)
+    assert raising.apply(project=project, wanted=3, by=None).slots == 1
+    for _ in range(2):
+        rankings.record(
+            task=task, reviewer=make_member(project), source="review", tiers=one_each(task)
+        )
+    overlap.after_ranking(task)
+    assert slots(task) == 3, "two who agree make it clear, and the lead asked for three"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_leads_at_once_add_the_slots_once():
+    project = make_project(rankings_per_task=1)
+    tasks = [make_task(project) for _ in range(20)]
+    raised = in_threads(
+        *[lambda: raising.apply(project=project, wanted=3, by=None)] * 3,
+        *[lambda task=task: queue.add_slot(task=task) for task in tasks[:2]],
+    )
+    assert not [one for one in raised if isinstance(one, Exception)]
+    for task in tasks:
+        task.refresh_from_db()
+        assert slots(task) == task.rankings_wanted >= 3
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def url(project, query=""):
+    return reverse("project-raise", args=[project.slug]) + query
+
+
+def test_the_page_shows_the_slots_first_and_then_adds_them(project):
+    task = make_task(project)
+    lead = make_member(project, "lead")
+    lead.role = Role.LEAD
+    lead.save()
+    client = signed_in(lead)
+    page = client.get(url(project, "?wanted=3")).content.decode()
+    assert "This adds 2 slots" in page
+    assert "complete only with more reviewers" in page
+    assert slots(task) == 1
+    answer = client.post(url(project), {"wanted": "3", "slots": "2"})
+    assert answer.url == reverse("project-data", args=[project.slug])
+    assert slots(task) == 3
+    entry = AuditEntry.objects.get(action="rankings raised")
+    assert entry.details == {"wanted": 3, "tasks": 1, "slots": 2}
+
+
+def test_the_page_of_a_task_leads_to_the_form_for_that_task(project):
+    task = make_task(project)
+    client = signed_in(make_user(Role.TRAINER))
+    page = client.get(reverse("project-task", args=[project.slug, task.pk])).content.decode()
+    assert url(project, f"?task={task.pk}") in page
+    assert f'value="{task.pk}"' in client.get(url(project, f"?task={task.pk}")).content.decode()
+    sent = {"wanted": "2", "task": task.pk, "slots": "1"}
+    assert client.post(url(project), sent).url.endswith(f"/data/{task.pk}/")
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        ({"wanted": "3", "slots": "7"}, "it would add 2 slots by now, and not 7"),
+        ({"wanted": "3"}, "Look at the numbers again"),
+        ({"wanted": "10", "slots": "9"}, "Select a valid choice"),
+        ({"wanted": "3", "slots": "2", "task": "99999"}, "This project has no task 99999."),
+        ({}, "Show what it adds"),
+    ],
+)
+def test_what_the_lead_has_not_seen_is_not_added(project, sent, sentence):
+    task = make_task(project)
+    answer = signed_in(make_user(Role.TRAINER)).post(url(project), sent)
+    assert answer.status_code == 422
+    assert sentence in answer.content.decode()
+    assert slots(task) == 1
+
+
+def test_only_leads_of_the_project_raise(project):
+    task = make_task(project)
+    sent = {"wanted": "3", "slots": "2"}
+    assert signed_in(make_member(project)).post(url(project), sent).status_code == 403
+    assert signed_in(make_member(make_project())).post(url(project), sent).status_code == 404
+    assert signed_in(make_user(Role.TRAINER)).put(url(project)).status_code == 405
+    assert slots(task) == 1
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_counts_first_and_then_adds(project, capsys):
+    task, held = make_task(project), make_task(project, held=True)
+    chosen = ["--project", project.slug, "--wanted", "3"]
+    call_command("raise_rankings", *chosen, "--dry-run")
+    assert "Would add 2 slots to 2 tasks." in capsys.readouterr().out
+    assert slots(task) == 1
+    call_command("raise_rankings", *chosen, "--task", str(task.pk), "--json")
+    added = json.loads(capsys.readouterr().out)
+    assert (added["slots"], added["tasks"], slots(task)) == (2, 1, 3)
+    call_command("raise_rankings", *chosen)
+    assert "Held tasks get 3 more" in capsys.readouterr().out
+    held.refresh_from_db()
+    assert held.rankings_wanted == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--project", "no", "--wanted", "3"], "There is no project"),
+        (["--wanted", "10"], "1 to 9 rankings"),
+        (["--wanted", "3", "--task", "99999"], "has no task 99999"),
+    ],
+)
+def test_the_command_says_what_is_wrong(project, options, sentence):
+    given = options if "--project" in options else ["--project", project.slug, *options]
+    with pytest.raises(CommandError, match=sentence):
+        call_command("raise_rankings", *given)
