@@ -83,7 +83,7 @@ class OneTimeLink(PasswordResetConfirmView):
 @require_http_methods(["GET", "POST"])
 def everyone(request: HttpRequest) -> HttpResponse:
     """List the accounts, and create one."""
-    form = people.PersonForm(request.POST or None)
+    form = people.PersonForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         person = people.create(form=form, by=user_of(request))
         return link_page(request, person, reverse_lazy("people"))
@@ -102,7 +102,8 @@ def everyone(request: HttpRequest) -> HttpResponse:
 def person(request: HttpRequest, user_id: int) -> HttpResponse:
     """Change the role of an account, or whether its owner may sign in."""
     account = get_object_or_404(User, pk=user_id)
-    form = people.RoleForm(request.POST or None, instance=account)
+    data = request.POST if request.method == "POST" else None
+    form = people.RoleForm(data, instance=account)
     if request.method == "POST" and form.is_valid():
         if account == request.user and {"is_active", "is_superuser"} & set(form.changed_data):
             form.add_error(None, "You cannot take your own account's rights away.")

@@ -22,7 +22,7 @@ MOST_MS = 200
 TIMES = 5
 
 OF_A_PROJECT = (
-    "project", "project-guideline", "project-guideline-edit", "project-quality", "project-data", "project-import",
+    "project", "project-guideline", "project-guideline-edit", "project-members", "project-quality", "project-data", "project-import",
     "project-export", "queue-order", "project-findings", "project-gold", "project-disputes",
     "project-raise", "project-relabel", "project-settings", "project-label-mistakes", "review-history",
 )  # fmt: skip

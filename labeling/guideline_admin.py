@@ -106,7 +106,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
     form = VersionForm
     change_form_template = "admin/labeling/guidelineversion/change_form.html"
     list_display = (
-        "guideline", "number", "state", "note", "published_at", "published_by", "new_draft",
+        "guideline", "number", "state", "new_draft", "note", "published_at", "published_by",
     )  # fmt: skip
     list_display_links = ("guideline", "number")
     list_filter = ("state", "guideline__project")

@@ -1,11 +1,14 @@
 """Who works in a project: the rules and the writes for pages, admin and commands."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import IntegrityError, transaction
 
+from accounts import people
 from accounts.models import Role, User, audit
-from labeling.models import Membership, Project
+from labeling import queue
+from labeling.models import Membership, Project, Slot
 
 LEAD = Membership.Role.LEAD
 
@@ -41,6 +44,14 @@ def add(*, project: Project, person: User, role: str, by: User | None) -> Member
 
 
 @transaction.atomic
+def create_person(*, project: Project, form: people.PersonForm, role: str, by: User) -> User:
+    """Create an account and make its owner a member. Raises MembershipError."""
+    person = people.create(form=form, by=by)
+    add(project=project, person=person, role=role, by=by)
+    return person
+
+
+@transaction.atomic
 def change_role(*, membership: Membership, role: str, by: User | None) -> bool:
     """Write another role and return whether it was another one. Raises MembershipError."""
     if sentence := problem(person=membership.user, role=role):
@@ -60,16 +71,51 @@ def remove(*, membership: Membership, by: User | None) -> None:
     if membership.role == LEAD:
         _keep_a_lead(membership, by)
     Membership.objects.filter(pk=membership.pk).delete()
+    _free_reservations(membership)
     _note(by, "member removed", membership)
 
 
+def linkable(by: User, persons: Iterable[User]) -> set[int]:
+    """Return the ids of those for whom someone may create a one-time link. At most one query.
+
+    An administrator may for everyone. A lead may for a reviewer whose account has never been used
+    and who is in no project of anybody else: with the link they could sign in as that person.
+    """
+    active = [person for person in persons if person.is_active and not person.simulated]
+    if by.is_superuser or not by.can_lead:
+        return {person.pk for person in active if by.is_superuser}
+    unused = {
+        person.pk
+        for person in active
+        if person.role == Role.REVIEWER
+        and not person.is_staff
+        and not person.has_usable_password()
+        and person.last_login is None
+    }
+    if not unused or by.can_train:
+        return unused
+    own = Membership.objects.filter(user=by, role=LEAD).values("project")
+    elsewhere = Membership.objects.filter(user__in=unused).exclude(project__in=own)
+    return unused - set(elsewhere.values_list("user", flat=True))
+
+
+def _free_reservations(membership: Membership) -> None:
+    """Give the tasks that a former member had open back to the queue."""
+    leased = Slot.objects.filter(
+        project=membership.project_id, reviewer=membership.user_id, leased_until__isnull=False
+    )
+    for slot_id in leased.values_list("pk", flat=True):
+        queue.release(slot_id=slot_id, reviewer=membership.user)
+
+
 def note(formset: Any, by: User) -> None:
-    """Write the audit entries of a formset of memberships that the admin saved."""
+    """Do what follows from a formset of memberships that the admin saved: audit, reservations."""
     for membership in formset.new_objects:
         _note(by, "member added", membership)
     for membership, _fields in formset.changed_objects:
         _note(by, "member’s role changed", membership)
     for membership in formset.deleted_objects:
+        _free_reservations(membership)
         _note(by, "member removed", membership)
 
 

@@ -13,7 +13,7 @@ from labeling import projects
 @require_http_methods(["GET", "POST"])
 def new_project(request: HttpRequest) -> HttpResponse:
     """Create a project, for leads, trainers and administrators."""
-    form = projects.ProjectForm(request.POST or None)
+    form = projects.ProjectForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         project = projects.create(form=form, by=user_of(request))
         if project is not None:

@@ -25,14 +25,14 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
     project = led_project(request, slug)
     draft = guidelines.draft_of(project)
     source = draft or project.current_version
-    data = request.POST or None
+    data = request.POST if request.method == "POST" else None
     form = DraftForm(
         data,
         preview_url=reverse("project-guideline-preview", args=[slug]),
         initial=_initial(draft, source),
     )
     criteria = CriterionFormSet(
-        data, initial=None if data else _criteria(source), prefix="criteria"
+        data, initial=_criteria(source) if data is None else None, prefix="criteria"
     )
     seen = request.POST.get("seen", guidelines.fingerprint(draft))
     if request.method == "POST" and form.is_valid() & criteria.is_valid():

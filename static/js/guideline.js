@@ -1,4 +1,4 @@
-// Adds rows for criteria. Without it there are two empty rows, and saving brings two more.
+// Adds rows for criteria, the empty ones first. Without it, saving brings two more empty rows.
 const section = document.querySelector("[data-criteria]");
 const rows = section.querySelector("[data-rows]");
 const template = section.querySelector("[data-row]");
@@ -10,16 +10,27 @@ function numbers() {
   return [...rows.querySelectorAll("[name$='-ORDER']")].map((field) => Number(field.value) || 0);
 }
 
+function begin(row) {
+  row.querySelector("[name$='-ORDER']").value = String(Math.max(0, ...numbers()) + 1);
+  row.querySelector("[name$='-name']").focus();
+}
+
 function add() {
+  const names = [...rows.querySelectorAll("[name$='-name']")];
+  const unused = names
+    .filter((field) => field.value === "")
+    .map((field) => field.closest(".criterion"))
+    .find((row) => row.querySelector("[name$='-ORDER']").value === "");
+  if (unused) {
+    begin(unused);
+    return;
+  }
   const index = Number(total.value);
-  const next = Math.max(0, ...numbers()) + 1;
   const copy = document.createElement("template");
   copy.innerHTML = template.innerHTML.replaceAll("__prefix__", String(index));
   rows.append(copy.content);
   total.value = String(index + 1);
-  const row = rows.lastElementChild;
-  row.querySelector("[name$='-ORDER']").value = String(next);
-  row.querySelector("[name$='-name']").focus();
+  begin(rows.lastElementChild);
   button.hidden = index + 1 >= most;
 }
 

@@ -89,7 +89,7 @@ def test_every_page_without_an_id_is_known():
         "run-new", "new-project", "set_language", "project-findings-decide", "project-export-file",
         "project-export-about", "api-root", "api-score", "api-best-of-n", "openapi-json",
         "queue-order-put-back", "project-guideline-preview", "project-guideline-publish",
-        "project-guideline-delete",
+        "project-guideline-delete", "project-members-new",
     }  # fmt: skip
     names = set()
     for pattern in _patterns(get_resolver().url_patterns):

@@ -1,0 +1,272 @@
+"""Leads manage the members of their project: add, change a role, remove, create a reviewer."""
+
+import re
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import AuditEntry, Role, User
+from labeling import memberships, queue
+from labeling.models import Membership, Project
+from tests.labeling.world import make_member, make_project, make_task, make_user
+
+pytestmark = pytest.mark.django_db
+
+LEAD, REVIEWER = Membership.Role.LEAD, Membership.Role.REVIEWER
+
+
+@pytest.fixture
+def project() -> Project:
+    return make_project()
+
+
+@pytest.fixture
+def lead(project) -> User:
+    return make_member(project, Role.LEAD)
+
+
+@pytest.fixture
+def client(lead) -> Client:
+    return signed_in(lead)
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def address(name: str, project: Project, *arguments: int) -> str:
+    return reverse(f"project-{name}", args=[project.slug, *arguments])
+
+
+def role_of(person: User, project: Project) -> str | None:
+    return (
+        Membership.objects.filter(user=person, project=project)
+        .values_list("role", flat=True)
+        .first()
+    )
+
+
+def entry(action: str) -> tuple[str, dict]:
+    found = AuditEntry.objects.get(action=action)
+    return found.user.username, found.details
+
+
+def post(client: Client, url: str, **form: str) -> str:
+    return client.post(url, form, follow=True).content.decode()
+
+
+# --- adding --------------------------------------------------------------------------------------
+
+
+def test_a_lead_adds_a_person_who_has_an_account(client, project, lead):
+    person = make_user()
+    page = post(client, address("members", project), username=person.username, role="reviewer")
+    assert f"{person} is a member now." in page
+    assert role_of(person, project) == REVIEWER
+    assert entry("member added") == (
+        lead.username, {"person": person.username, "role": "reviewer"},
+    )  # fmt: skip
+    own_page = reverse("project", args=[project.slug])
+    assert signed_in(person).get(own_page).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("person", "role", "sentence"),
+    [
+        (None, "reviewer", "Nobody has this user name"),
+        ({}, "lead", "can lead a project"),
+        ({"is_active": False}, "reviewer", "may not sign in"),
+        ({}, "owner", "Select a valid choice"),
+    ],
+)
+def test_who_cannot_be_added_is_told_next_to_the_field(client, project, person, role, sentence):
+    name = "nobody" if person is None else make_user(**person).username
+    answer = client.post(address("members", project), {"username": name, "role": role})
+    assert answer.status_code == 422
+    errors = str(answer.context["add"].errors)
+    assert sentence in errors and f'value="{name}"' in answer.content.decode()
+    assert project.memberships.count() == 1
+
+
+def test_nobody_is_added_twice(client, project):
+    person = make_member(project)
+    page = post(client, address("members", project), username=person.username, role="reviewer")
+    assert "is a member of this project already" in page
+    assert project.memberships.filter(user=person).count() == 1
+
+
+# --- roles and removal ---------------------------------------------------------------------------
+
+
+def test_a_role_is_changed(client, project, lead):
+    other = make_user(Role.LEAD)
+    Membership.objects.create(project=project, user=other, role=REVIEWER)
+    page = post(client, address("member-role", project, other.pk), role="lead")
+    assert f"{other} is a lead here now." in page and role_of(other, project) == LEAD
+    assert entry("member’s role changed") == (
+        lead.username, {"person": other.username, "role": "lead"},
+    )  # fmt: skip
+    post(client, address("member-role", project, other.pk), role="lead")
+    assert AuditEntry.objects.filter(action="member’s role changed").count() == 1
+
+
+@pytest.mark.parametrize("role", ["lead", "owner", ""])
+def test_a_role_that_cannot_be_is_refused(client, project, role):
+    reviewer = make_member(project)
+    page = post(client, address("member-role", project, reviewer.pk), role=role)
+    assert "can lead a project" in page or "role is reviewer or lead" in page
+    assert role_of(reviewer, project) == REVIEWER
+
+
+def test_a_member_is_removed_and_their_reservation_is_free_again(client, project, lead):
+    reviewer = make_member(project)
+    make_task(project, rankings_wanted=1)
+    slot = queue.claim(project=project, reviewer=reviewer)
+    page = post(client, address("member-remove", project, reviewer.pk))
+    assert "Their rankings stay" in page and role_of(reviewer, project) is None
+    assert entry("member removed")[1]["person"] == reviewer.username
+    assert signed_in(reviewer).get(address("members", project)).status_code == 404
+    assert queue.claim(project=project, reviewer=lead).pk == slot.pk
+    assert client.post(address("member-remove", project, reviewer.pk)).status_code == 404
+
+
+def test_removing_a_member_in_the_admin_frees_their_reservation_too(client, project, lead):
+    reviewer = make_member(project)
+    make_task(project, rankings_wanted=1)
+    queue.claim(project=project, reviewer=reviewer)
+    form = {name: str(value) for name, value in vars(project).items() if value is not False}
+    form.pop("archived_at")
+    form |= {"memberships-TOTAL_FORMS": "2", "memberships-INITIAL_FORMS": "2"}
+    for number, member in enumerate(project.memberships.order_by("pk")):
+        form |= {
+            f"memberships-{number}-id": member.pk, f"memberships-{number}-project": project.pk,
+            f"memberships-{number}-user": member.user_id, f"memberships-{number}-role": member.role,
+        }  # fmt: skip
+        if member.user == reviewer:
+            form[f"memberships-{number}-DELETE"] = "on"
+    client.post(reverse("admin:labeling_project_change", args=[project.pk]), form)
+    assert role_of(reviewer, project) is None
+    assert queue.claim(project=project, reviewer=lead) is not None
+
+
+def test_the_last_lead_stays_unless_a_trainer_says_otherwise(client, project, lead):
+    for url, form in (("member-remove", {}), ("member-role", {"role": "reviewer"})):
+        assert "A project needs a lead" in post(client, address(url, project, lead.pk), **form)
+    assert role_of(lead, project) == LEAD
+    post(signed_in(make_user(Role.TRAINER)), address("member-remove", project, lead.pk))
+    assert role_of(lead, project) is None
+
+
+def test_a_lead_may_leave_when_another_one_stays(client, project, lead):
+    make_member(project, Role.LEAD)
+    answer = client.post(address("member-remove", project, lead.pk))
+    assert answer.url == "/" and role_of(lead, project) is None
+
+
+# --- creating people -----------------------------------------------------------------------------
+
+
+def link_in(page: str) -> str:
+    return re.search(r"http://testserver(/link/[^\"]+)", page)[1]
+
+
+def test_a_lead_creates_a_reviewer_with_a_link_and_never_more(client, project, lead):
+    form = {"username": "grace", "role": "trainer", "is_superuser": "on"}
+    answer = client.post(address("members-new", project), form)
+    grace = User.objects.get(username="grace")
+    assert (grace.role, grace.is_superuser, grace.has_usable_password()) == (
+        "reviewer",
+        False,
+        False,
+    )
+    assert role_of(grace, project) == REVIEWER
+    assert "no-store" in answer["Cache-Control"]
+    page = Client().get(link_in(answer.content.decode()), follow=True)
+    assert "Your user name is grace" in page.content.decode()
+    actions = set(AuditEntry.objects.filter(user=lead).values_list("action", flat=True))
+    assert {"user added", "member added", "one-time link issued"} <= actions
+
+
+def test_an_administrator_chooses_the_role_of_a_new_person(project):
+    root = signed_in(make_user(is_superuser=True))
+    root.post(address("members-new", project), {"username": "grace", "role": "lead"})
+    grace = User.objects.get(username="grace")
+    assert (grace.role, role_of(grace, project)) == ("lead", REVIEWER)
+
+
+def test_an_account_that_cannot_be_is_refused_next_to_the_field(client, project, lead):
+    for name in (lead.username, "two words", ""):
+        answer = client.post(address("members-new", project), {"username": name})
+        assert answer.status_code == 422 and answer.context["create"].errors["username"]
+    assert User.objects.count() == 1
+    assert client.get(address("members-new", project)).status_code == 302
+
+
+def test_a_lead_gets_another_link_until_the_account_is_used(client, project):
+    client.post(address("members-new", project), {"username": "grace"})
+    grace = User.objects.get(username="grace")
+    link = address("member-link", project, grace.pk)
+    assert client.get(link).status_code == 405
+    assert link in client.get(address("members", project)).content.decode()
+    assert "/link/" in client.post(link).content.decode()
+    grace.set_password("battery staple 7")
+    grace.save()
+    assert client.post(link).status_code == 403
+    assert link not in client.get(address("members", project)).content.decode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"role": Role.TRAINER}, {"is_superuser": True}, {"password": "set"}, {"simulated": True},
+        {"is_active": False},
+    ],
+)  # fmt: skip
+def test_a_lead_gets_no_link_to_more_than_an_unused_reviewer(client, project, fields):
+    person = make_user(**({"password": "!"} | fields))
+    Membership.objects.create(project=project, user=person, role=REVIEWER)
+    assert client.post(address("member-link", project, person.pk)).status_code == 403
+    person.refresh_from_db()
+    assert person.link_number == 0
+
+
+def test_a_lead_gets_no_link_to_somebody_of_another_project(client, project, lead):
+    person = make_user(password="!")
+    Membership.objects.create(project=project, user=person, role=REVIEWER)
+    assert memberships.linkable(lead, [person]) == {person.pk}
+    Membership.objects.create(project=make_project(), user=person, role=REVIEWER)
+    assert memberships.linkable(lead, [person]) == set()
+    assert client.post(address("member-link", project, person.pk)).status_code == 403
+
+
+# --- access --------------------------------------------------------------------------------------
+
+
+def test_only_leads_of_the_project_manage_its_members(project, lead):
+    reviewer, newcomer = make_member(project), make_user()
+    elsewhere = make_member(make_project(), Role.LEAD)
+    urls = [
+        address("members", project), address("members-new", project),
+        address("member-role", project, lead.pk), address("member-remove", project, lead.pk),
+        address("member-link", project, reviewer.pk),
+    ]  # fmt: skip
+    form = {"username": newcomer.username, "role": "reviewer"}
+    for url in urls:
+        assert Client().post(url, form).url.startswith("/login/")
+        assert signed_in(reviewer).post(url, form).status_code == 403
+        assert signed_in(elsewhere).post(url, form).status_code == 404
+    assert signed_in(reviewer).get(urls[0]).status_code == 403
+    members = set(project.memberships.values_list("user", "role"))
+    assert members == {(lead.pk, "lead"), (reviewer.pk, "reviewer")}
+    assert User.objects.filter(link_number__gt=0).count() == 0
+
+
+def test_a_member_of_another_project_is_not_reached_through_this_one(client, project):
+    stranger = make_member(make_project())
+    for url in ("member-role", "member-remove", "member-link"):
+        answer = client.post(address(url, project, stranger.pk), {"role": "lead"})
+        assert answer.status_code == 404
+    assert stranger.memberships.count() == 1
