@@ -1,5 +1,6 @@
 # make demo   set up and run the whole loop, then serve it   (ARGS=--exit: end after the loop)
 # make test   set up and run every test                      (ARGS="tests/runs -k lease": some)
+# make test-fast PYTHON=python3.13   the tests that need neither torch nor a browser, on that Python
 # make check  formatter, linter, types, import contracts, migrations, deploy check
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: demo serve test check format setup setup-dev browser clean
+.PHONY: demo serve test test-fast check format setup setup-dev browser clean
 
 demo: setup
 	@$(BIN)/python manage.py demo $(ARGS)
@@ -20,6 +21,14 @@ serve: setup
 
 test: setup-dev browser
 	$(BIN)/python -m pytest $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder) $(ARGS)
+
+FAST := tests/accounts tests/demo tests/house tests/labeling tests/runs
+FAST_VENV = .venv-fast/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+test-fast:
+	@test -d $(FAST_VENV) || $(PYTHON) -m venv $(FAST_VENV)
+	$(FAST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(FAST_VENV)/bin/python -m pytest -m "not torch" $(FAST) $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 check: setup-dev
 	$(BIN)/ruff format --check .

@@ -13,6 +13,8 @@ import pytest
 
 from config.env import BASE_DIR
 
+pytestmark = pytest.mark.torch
+
 SMALL = ["--exit", "--prompts", "28"]
 
 

