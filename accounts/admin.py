@@ -2,7 +2,8 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth.models import Group
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 
 from accounts import people
@@ -61,6 +62,15 @@ class UserAdmin(admin.ModelAdmin):
     def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
         """Refuse filters on the password's hash: they would reveal it letter by letter."""
         return not lookup.startswith("password") and super().lookup_allowed(lookup, value, request)
+
+    def delete_view(
+        self, request: HttpRequest, object_id: str, extra_context: Any = None
+    ) -> HttpResponse:
+        """An account with rankings stays, as they belong to it: its person is erased instead."""
+        account = self.get_object(request, object_id)
+        if account is not None and account.rankings.exists():
+            return redirect("erase-person", account.pk)
+        return super().delete_view(request, object_id, extra_context)
 
     @admin.display(description="Name")
     def name(self, user: User) -> str:

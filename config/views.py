@@ -69,4 +69,6 @@ def projects(request: HttpRequest) -> HttpResponse:
         .distinct()
         .select_related("current_version")[:100]
     ]
-    return render(request, "projects.html", {"rows": rows, "section": "projects"})
+    archived = Project.objects.archived_led_by(user)[:100]
+    context = {"rows": rows, "archived": archived, "section": "projects"}
+    return render(request, "projects.html", context)

@@ -1,8 +1,15 @@
 from django.urls import URLPattern, path
 
-from finetune import views
+from finetune import removal_views, views
 
 urlpatterns: list[URLPattern] = [
+    path(
+        "p/<slug:slug>/data/erase/<str:kind>/<int:pk>/",
+        removal_views.erase_content,
+        name="erase-content",
+    ),
+    path("p/<slug:slug>/delete/", removal_views.delete_project, name="delete-project"),
+    path("people/<int:pk>/erase/", removal_views.erase_person, name="erase-person"),
     path("models/", views.models, name="models"),
     path("models/add/", views.add_model, name="add-model"),
     path("models/<int:pk>/", views.model, name="model"),

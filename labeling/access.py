@@ -36,9 +36,30 @@ def leads(user: User, project: Project) -> bool:
     return leading.exists()
 
 
+def readable_project(request: HttpRequest, slug: str) -> Project:
+    """The project, also an archived one for those who lead it, who may look but change nothing.
+
+    Raises PermissionDenied or Http404.
+    """
+    try:
+        return project_for(request, slug)
+    except Http404:
+        user = user_of(request)
+        archived = Project.objects.archived_led_by(user).filter(slug=slug)
+        project = archived.select_related("current_version").first()
+        if project is None:
+            raise
+    if request.method not in {"GET", "HEAD"}:
+        raise PermissionDenied("This project is archived and read-only. Restore it first.")
+    return project
+
+
 def led_project(request: HttpRequest, slug: str) -> Project:
-    """The project, when the user leads it. Raises PermissionDenied for its reviewers, else Http404."""
-    project = project_for(request, slug)
+    """The project, when the user leads it; to look at also when it is archived.
+
+    Raises PermissionDenied for its reviewers, else Http404.
+    """
+    project = readable_project(request, slug)
     if not leads(user_of(request), project):
         raise PermissionDenied("Only a lead of the project sees other people's rankings.")
     return project

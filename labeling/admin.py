@@ -34,6 +34,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.removal_admin import ProjectDeletionMixin, WithdrawnMixin
 from labeling.text import excerpt, render, shortened, storable
 
 assert gold_admin and guideline_admin
@@ -77,20 +78,20 @@ class MembershipInline(admin.TabularInline):
 
 
 @admin.register(Project)
-class ProjectAdmin(OwnProjectsAdmin):
+class ProjectAdmin(ProjectDeletionMixin, OwnProjectsAdmin):
     project_path = "pk"
     list_display = ("name", "slug", "current_version", "rankings_per_task", "simulated")
     list_filter = ("simulated", ("archived_at", admin.EmptyFieldListFilter))
     list_select_related = ("current_version__guideline",)
     search_fields = ("name", "slug")
     prepopulated_fields = {"slug": ("name",)}
-    readonly_fields = ("current_version", "created_at")
+    readonly_fields = ("current_version", "created_at", "archived_at")
     inlines = (MembershipInline,)
     form = project_settings.PolicyForm
     fieldsets = (
         (None, {"fields": ("slug", "name", "description", "current_version", "created_at")}),
         *project_settings.FIELDSETS,
-        ("Its life", {"fields": ("simulated", "archived_at")}),
+        ("Status", {"fields": ("simulated", "archived_at")}),
     )
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
@@ -138,7 +139,7 @@ class ResponseInline(FrozenInline):
 
 
 @admin.register(Prompt)
-class PromptAdmin(BigTableAdmin):
+class PromptAdmin(WithdrawnMixin, BigTableAdmin):
     form = PromptForm
     list_display = ("id", "said", "project", "external_id", "created_at")
     list_filter = ("project",)
@@ -192,7 +193,7 @@ class PromptAdmin(BigTableAdmin):
 
 
 @admin.register(Response)
-class ResponseAdmin(BigTableAdmin):
+class ResponseAdmin(WithdrawnMixin, BigTableAdmin):
     project_path = "prompt__project"
     list_display = ("id", "text_cut", "model_name", "prompt_link", "created_at")
     list_filter = ("prompt__project",)
@@ -273,7 +274,7 @@ class PriorityFilter(admin.SimpleListFilter):
 
 
 @admin.register(Task)
-class TaskAdmin(BigTableAdmin):
+class TaskAdmin(WithdrawnMixin, BigTableAdmin):
     list_display = ("id", "said", "project", "kind", "priority", "filled", "created_at")
     list_filter = ("project", "kind", PriorityFilter)
     list_select_related = ("project", "prompt")

@@ -4,11 +4,13 @@ Rows stay, so that rankings keep their tasks; what they said goes. finetune.eras
 snapshots, runs and evaluations hold copies: call that, not this. Whoever calls audits.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from accounts.models import AuditEntry, Token, User
@@ -108,7 +110,6 @@ def erase_person(*, user: User) -> str:
     orders, ratings and flags stay: they are labels, and snapshots hold them under a pseudonym.
     """
     name = f"erased-{user.pk}"
-    previous = f"User {user}"
     with unfrozen():
         Ranking.objects.filter(reviewer=user).exclude(rationale="").update(rationale="")
     Skip.objects.filter(reviewer=user).update(note="", draft=None)
@@ -120,7 +121,7 @@ def erase_person(*, user: User) -> str:
     )
     Membership.objects.filter(user=user).delete()
     Token.objects.filter(user=user).delete()
-    AuditEntry.objects.filter(subject=previous).update(subject=f"User {name}")
+    _rename_in_audit(user.username, name)
     User.objects.filter(pk=user.pk).update(
         username=name,
         first_name="",
@@ -132,3 +133,18 @@ def erase_person(*, user: User) -> str:
         is_superuser=False,
     )
     return name
+
+
+def _rename_in_audit(before: str, after: str) -> None:
+    """Entries are about the same account under its new name."""
+    word = re.compile(rf"(?<![\w.@+-]){re.escape(before)}(?![\w.@+-])")
+    text = Cast("details", TextField())
+    entries = AuditEntry.objects.annotate(text=text).filter(
+        Q(subject__contains=before) | Q(text__contains=before)
+    )
+    for entry in entries:
+        entry.subject = word.sub(after, entry.subject)
+        entry.details = {
+            key: after if value == before else value for key, value in entry.details.items()
+        }
+        entry.save(update_fields=["subject", "details"])

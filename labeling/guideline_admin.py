@@ -99,6 +99,10 @@ class GuidelineAdmin(OwnProjectsAdmin):
         version = guideline.project.current_version
         return f"version {version.number}" if version else "nothing published"
 
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Its published versions are kept as long as the project is."""
+        return False
+
 
 @admin.register(GuidelineVersion)
 class GuidelineVersionAdmin(OwnProjectsAdmin):

@@ -398,6 +398,8 @@ def why_lost(*, slot_id: int, reviewer: User) -> str:
     own = {"reviewer": reviewer, "task__slots": slot_id}
     if Ranking.objects.filter(superseded_at=None, **own).exists():
         return "ranked"
+    if Slot.objects.filter(pk=slot_id, task__out_of_use=True).exists():
+        return "withdrawn"
     return "skipped" if Skip.objects.filter(**own).exists() else "expired"
 
 

@@ -50,12 +50,19 @@ class ProjectQuerySet(models.QuerySet["Project"]):
 
         A trainer sees all of them, a lead those they lead, anyone else none.
         """
+        return self._of_lead(user).filter(archived_at=None)
+
+    def archived_led_by(self, user: User) -> "ProjectQuerySet":
+        """Return the archived projects that the user may look at and restore."""
+        return self._of_lead(user).filter(archived_at__isnull=False)
+
+    def _of_lead(self, user: User) -> "ProjectQuerySet":
         if user.can_train:
-            return self.filter(archived_at=None)
+            return self
         if not user.can_lead:
             return self.none()
         led = Membership.objects.filter(user=user, role=Membership.Role.LEAD)
-        return self.filter(archived_at=None, pk__in=led.values("project"))
+        return self.filter(pk__in=led.values("project"))
 
 
 class Project(models.Model):

@@ -7,7 +7,7 @@ from django.views.decorators.http import require_GET
 
 from accounts.access import user_of
 from labeling import findings, progress, staffing
-from labeling.access import leads, project_for
+from labeling.access import leads, readable_project
 from labeling.guidelines import difference
 from labeling.models import GuidelineVersion, Project
 from labeling.quality import TASKS_FOR_A_GLANCE, quality_of
@@ -17,7 +17,7 @@ from labeling.text import render as render_text
 @login_required
 @require_GET
 def overview(request: HttpRequest, slug: str) -> HttpResponse:
-    project = project_for(request, slug)
+    project = readable_project(request, slug)
     user = user_of(request)
     context: dict[str, Any] = {
         "project": project,
@@ -46,7 +46,7 @@ def _totals(rows: list[progress.ReviewerRow]) -> dict[str, int]:
 @login_required
 @require_GET
 def guideline(request: HttpRequest, slug: str) -> HttpResponse:
-    project = project_for(request, slug)
+    project = readable_project(request, slug)
     is_lead = leads(user_of(request), project)
     versions = _versions(project, drafts=is_lead)
     shown = _chosen(versions, request.GET.get("version", ""), project)

@@ -13,7 +13,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.access import user_of
-from labeling import withdrawing
+from labeling import archiving, withdrawing
 from labeling.access import led_project
 from labeling.models import Project, Prompt, Response, Task
 from labeling.prompts import CannotEdit, edit, obstacle_to_editing
@@ -164,3 +164,24 @@ def edit_prompt(request: HttpRequest, slug: str, prompt_id: int) -> HttpResponse
     }
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
     return render(request, "labeling/prompt.html", context, status=status)
+
+
+# --- a project -----------------------------------------------------------------------------------
+
+
+@login_required
+@require_POST
+def archive_project(request: HttpRequest, slug: str) -> HttpResponse:
+    project = led_project(request, slug)
+    archiving.archive(project=project, by=user_of(request))
+    messages.success(request, f"{project} is archived. You can restore it here.")
+    return redirect("project", slug)
+
+
+@login_required
+@require_POST
+def restore_project(request: HttpRequest, slug: str) -> HttpResponse:
+    project = get_object_or_404(Project.objects.archived_led_by(user_of(request)), slug=slug)
+    archiving.restore(project=project, by=user_of(request))
+    messages.success(request, f"{project} is restored.")
+    return redirect("project", slug)

@@ -44,6 +44,7 @@ export class Sheet {
       offline: gettext("No network: your work is kept in this browser and sent when it returns."),
       ranked: gettext("You have sent this task already, in another tab. Reload the page to go on, or submit to replace that ranking."),
       skipped: gettext("You have skipped this task, in another tab. Reload the page to go on."),
+      withdrawn: gettext("A lead has withdrawn this task. You can still submit what you have; it is kept."),
       expired: gettext("Your reservation ran out. Everything is still here; submit it, or skip the task."),
     };
     if (words[name]) this.say(words[name], "warn");

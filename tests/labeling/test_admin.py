@@ -411,13 +411,50 @@ def test_a_changed_priority_reaches_the_slots(client, project):
     assert set(Slot.objects.filter(task=task).values_list("priority", flat=True)) == {9}
 
 
-def test_a_ranked_task_cannot_be_deleted(trainer, project):
+def test_deleting_content_leads_to_the_page_that_withdraws_it(trainer, root, project):
     task = make_task(project)
     rankings.record(task=task, reviewer=make_member(project), source="import", tiers=one_each(task))
-    url = page("labeling_task_delete", task.pk)
-    assert "Cannot delete" in trainer.get(url).content.decode()
-    trainer.post(url, {"post": "yes"})
-    assert Task.objects.filter(pk=task.pk).exists()
+    for kind, pk in (
+        ("task", task.pk),
+        ("prompt", task.prompt_id),
+        ("response", task.responses.first().pk),
+    ):
+        for client in (trainer, root):
+            answer = client.post(page(f"labeling_{kind}_delete", pk), {"post": "yes"})
+            assert answer.url == reverse("project-withdraw", args=[project.slug, kind, pk])
+    assert Task.objects.filter(pk=task.pk, out_of_use=False).exists()
+
+
+@pytest.mark.parametrize("kind", ["task", "prompt", "response"])
+def test_the_selected_rows_are_withdrawn_and_not_deleted(trainer, project, kind):
+    task = make_task(project)
+    row = {"task": task, "prompt": task.prompt, "response": task.responses.first()}[kind]
+    url = reverse(f"admin:labeling_{kind}_changelist")
+    assert "delete_selected" not in trainer.get(url).content.decode()
+    trainer.post(url, {"action": "withdraw_selected", "_selected_action": [row.pk]})
+    row.refresh_from_db()
+    assert row.withdrawn_at is not None
+    assert AuditEntry.objects.filter(action=f"{kind} withdrawn").count() == 1
+
+
+def test_deleting_a_project_leads_to_its_own_pages(trainer, root, project):
+    url = page("labeling_project_delete", project.pk)
+    assert trainer.post(url).url == reverse("project-settings", args=[project.slug])
+    assert root.post(url).url == reverse("delete-project", args=[project.slug])
+    assert (
+        "delete_selected"
+        not in root.get(reverse("admin:labeling_project_changelist")).content.decode()
+    )
+    guideline = project.guideline
+    assert root.post(page("labeling_guideline_delete", guideline.pk)).status_code == 403
+    assert type(project).objects.filter(pk=project.pk).exists()
+
+
+def test_deleting_an_account_with_rankings_leads_to_erasing_its_person(root, project):
+    task, reviewer = make_task(project), make_member(project)
+    rankings.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    url = page("accounts_user_delete", reviewer.pk)
+    assert root.get(url).url == reverse("erase-person", args=[reviewer.pk])
 
 
 def test_rankings_slots_and_skips_are_to_look_at(root, project):

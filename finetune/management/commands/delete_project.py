@@ -1,0 +1,59 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from finetune import deletion
+from finetune.deletion import CannotDelete
+from labeling import archiving
+from labeling.models import Project
+
+
+class Command(BaseCommand):
+    help = (
+        "Archive or restore a project, or delete it with its data, rankings, snapshots, runs, "
+        "models and files. Only an archived project without unfinished runs can be deleted."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("slug", metavar="SLUG")
+        chosen = parser.add_mutually_exclusive_group()
+        chosen.add_argument("--archive", action="store_true", help="make it read-only")
+        chosen.add_argument("--restore", action="store_true", help="take it out of the archive")
+        chosen.add_argument("--confirm", metavar="SLUG", help="the slug again, to delete it")
+        parser.add_argument(
+            "--despite-promoted", action="store_true", help="delete promoted models too"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="only count")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        project = Project.objects.filter(slug=options["slug"]).first()
+        if project is None:
+            raise CommandError(f"There is no project {options['slug']!r}.")
+        if options["archive"] or options["restore"]:
+            self._move(project, options)
+            return
+        extent = deletion.extent_of(project)
+        for name, count in extent.counts:
+            self.stdout.write(f"{count:>9,} {name}")
+        for sentence in extent.obstacles:
+            self.stdout.write(sentence)
+        if options["dry_run"]:
+            self.stdout.write("Nothing was deleted.")
+            return
+        if options["confirm"] != project.slug:
+            raise CommandError(f"To delete it, add --confirm {project.slug}. Nothing was deleted.")
+        try:
+            deletion.delete(project=project, by=None, despite_promoted=options["despite_promoted"])
+        except CannotDelete as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(f"Deleted {project}.")
+
+    def _move(self, project: Project, options: dict[str, Any]) -> None:
+        move = archiving.archive if options["archive"] else archiving.restore
+        done = options["dry_run"] or move(project=project, by=None)
+        word = "archived" if options["archive"] else "restored"
+        self.stdout.write(
+            f"{project} {'would be' if options['dry_run'] else 'is'} {word}."
+            if done
+            else "Nothing changed."
+        )

@@ -1,0 +1,88 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from accounts.models import User
+from finetune import erasing
+from finetune.erasing import CannotErase
+from labeling import withdrawing
+from labeling.models import Prompt, Response
+
+
+class Command(BaseCommand):
+    help = (
+        "Erase a prompt with its responses, one response, or a person's name and words, for good: "
+        "from the tables, snapshots, folders of runs and reports. Without --confirm it asks. "
+        "Backups, exported files and the weights of models are not reached."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        chosen = parser.add_mutually_exclusive_group(required=True)
+        chosen.add_argument("--prompt", type=int, metavar="NUMBER")
+        chosen.add_argument("--response", type=int, metavar="NUMBER")
+        chosen.add_argument("--person", metavar="USERNAME")
+        parser.add_argument(
+            "--by", required=True, metavar="USERNAME", help="the administrator who answers for it"
+        )
+        parser.add_argument("--confirm", action="store_true", help="do not ask")
+        parser.add_argument("--dry-run", action="store_true", help="show what holds it, and stop")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        by = self._user(options["by"])
+        try:
+            if options["person"]:
+                self._erase_person(self._user(options["person"]), by, options)
+            else:
+                self._erase_content(self._content(options), by, options)
+        except CannotErase as error:
+            raise CommandError(str(error)) from None
+
+    def _user(self, username: str) -> User:
+        user = User.objects.filter(username=username).first()
+        if user is None:
+            raise CommandError(f"There is no account {username!r}.")
+        return user
+
+    def _content(self, options: dict[str, Any]) -> Prompt | Response:
+        model, pk = (Prompt, options["prompt"]) if options["prompt"] else (
+            Response,
+            options["response"],
+        )  # fmt: skip
+        content: Any = model._default_manager.filter(pk=pk).first()
+        if content is None:
+            raise CommandError(f"There is no {model.__name__.lower()} {pk}.")
+        return content  # type: ignore[no-any-return]
+
+    def _erase_content(self, content: Prompt | Response, by: User, options: dict[str, Any]) -> None:
+        reach, name = erasing.reach_of(content), f"{withdrawing.kind_of(content)} {content.pk}"
+        self.stdout.write(
+            f"{name} of {withdrawing.project_of(content)}: {reach.responses} responses, "
+            f"{reach.rankings} rankings that lose their rationale."
+        )
+        for what, rows in (
+            ("Snapshots that are rewritten", reach.snapshots),
+            ("Runs that read or wrote it", reach.runs),
+            ("Models that may have learned from it, which stay", reach.models),
+        ):
+            self.stdout.write(f"{what}: {', '.join(map(str, rows)) or 'none'}")
+        if self._goes_on(name, options):
+            erasing.erase(content=content, by=by)
+            self.stdout.write(f"Erased {name}.")
+
+    def _erase_person(self, user: User, by: User, options: dict[str, Any]) -> None:
+        extent = erasing.person_of(user)
+        self.stdout.write(
+            f"{user}: {extent.rationales} rationales and {extent.notes} notes are erased; "
+            f"{extent.rankings} rankings stay under a number."
+        )
+        if self._goes_on(user.username, options):
+            name = erasing.erase_person(user=user, by=by)
+            self.stdout.write(f"Erased. The account is now called {name}.")
+
+    def _goes_on(self, name: str, options: dict[str, Any]) -> bool:
+        if options["dry_run"]:
+            self.stdout.write("Nothing was erased.")
+            return False
+        if not options["confirm"] and input(f"Type {name} to erase it for good: ") != name:
+            raise CommandError("That is not what was asked for. Nothing was erased.")
+        return True
