@@ -76,6 +76,7 @@ def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
         ("TIEBREAK_VAR", "VAR_DIR"),
         ("TIEBREAK_RUNS_DIR", "RUNS_DIR"),
         ("TIEBREAK_SNAPSHOTS_DIR", "SNAPSHOTS_DIR"),
+        ("TIEBREAK_UPLOADS_DIR", "UPLOADS_DIR"),
     ):
         folder = getattr(settings, name)
         existing = next(path for path in (folder, *folder.parents) if path.exists())

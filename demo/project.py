@@ -10,8 +10,9 @@ from demo import rule, shop, world
 from finetune.models import Model
 from labeling import guidelines
 from labeling.models import Guideline, Membership, Project, Prompt, digest
+from runs import storage
 
-TINY_MODEL = str(Path(__file__).with_name("tiny_model"))
+TINY_MODEL = storage.stored(Path(__file__).with_name("tiny_model"))
 
 
 def slug_of(seed: int) -> str:

@@ -8,6 +8,7 @@ from django.urls import reverse
 from finetune.generation import model_of
 from finetune.models import Model
 from reward.kinds import headline, put_snapshot, read_report, snapshot_of
+from runs import storage
 from runs.kinds import CannotRun
 from runs.models import Run
 from runs.rundir import RunDir
@@ -42,7 +43,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
             "name": f"{parent.name[:100]}-dpo-{run.pk}",
             "project": snapshot.project,
             "base": parent.base,
-            "adapter": str(run_dir.output.absolute()),
+            "adapter": storage.stored(run_dir.output),
             "snapshot": snapshot,
             "parent": parent,
         },

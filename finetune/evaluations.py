@@ -82,6 +82,8 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     parts = parts_of(run.inputs)
+    if parts.judge.reward_model:
+        parts.judge.reward_model.folder_to_load()
     try:
         prompts, seen = held_out_prompts(parts)
     except PreferenceError as error:

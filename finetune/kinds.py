@@ -25,6 +25,7 @@ GENERATE = RunKind(
     inputs_form=GenerateInputs,
     from_inputs=generation.from_inputs,
     decided=frozenset({"model", "adapter"}),
+    folders=frozenset({"model", "adapter"}),
     figure=_responses,
     multi_gpu=False,
 )
@@ -41,6 +42,7 @@ DPO = RunKind(
     inputs_form=DPOInputs,
     from_inputs=dpo.from_inputs,
     decided=frozenset({"model"}),
+    folders=frozenset({"model"}),
     figure=dpo.figure,
     links=dpo.links,
 )
@@ -57,6 +59,7 @@ EVALUATE = RunKind(
     inputs_form=EvaluateInputs,
     from_inputs=evaluations.from_inputs,
     decided=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
+    folders=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
     figure=evaluations.figure,
     links=evaluations.links,
     multi_gpu=False,

@@ -4,6 +4,7 @@ from django.db.models import Q
 from labeling.models import Project, Prompt, Response, Task
 from reward.charts import percent
 from reward.models import RewardModel, Snapshot
+from runs import storage
 from runs.models import Run
 
 
@@ -56,6 +57,15 @@ class Model(models.Model):
         if evaluation is None:
             return ["It was never evaluated, so nobody knows whether it is better than its base."]
         return evaluation.doubts()
+
+    @property
+    def adapter_folder(self) -> str:
+        return storage.resolve(self.adapter)
+
+    @property
+    def base_folder(self) -> str:
+        """The folder of its base, or the name on Hugging Face as it is."""
+        return storage.resolve(self.base)
 
 
 class Evaluation(models.Model):

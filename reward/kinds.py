@@ -13,6 +13,7 @@ from reward.models import RewardModel, Snapshot
 from reward.preference import PreferenceError, content_hash, read_groups
 from reward.recipe_config import RewardConfig
 from reward.references import ReferenceProblem, checked_reference
+from runs import storage
 from runs.kinds import CannotRun, RunKind, register
 from runs.models import Run
 from runs.recipe_config import ConfigError
@@ -65,7 +66,7 @@ def read_report(run_dir: RunDir) -> dict[str, Any]:
 
 
 def checked(config: dict[str, Any]) -> dict[str, Any]:
-    """The base in its one form, a folder's absolute path. Raises ConfigError."""
+    """Return the config with the base in its stored form. Raises ConfigError."""
     try:
         return {**config, "base_model": checked_reference(config["base_model"])}
     except ReferenceProblem as problem:
@@ -84,7 +85,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
             "name": f"{snapshot.project.slug}-reward-{run.pk}"[:120],
             "project": snapshot.project,
             "base": run.config["base_model"],
-            "path": str(run_dir.output.absolute()),
+            "path": storage.stored(run_dir.output),
             "snapshot": snapshot,
             "report": report,
         },
@@ -122,6 +123,7 @@ REWARD = RunKind(
     project_of=lambda inputs: snapshot_of(inputs).project_id,
     inputs_form=RewardInputs,
     checked=checked,
+    folders=frozenset({"base_model"}),
     figure=figure,
     links=links,
     multi_gpu=True,

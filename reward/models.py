@@ -1,4 +1,6 @@
+import json
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ from django.db.models import Q
 from labeling.models import Project, Response, Task
 from reward.charts import percent
 from reward.training.report import no_better_than_length
+from runs import storage
 from runs.models import Run
+from runs.rundir import MOVED_BASE, write_atomically
 
 
 def new_key() -> str:
@@ -108,6 +112,24 @@ class RewardModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def folder(self) -> Path:
+        return Path(storage.resolve(self.path))
+
+    def folder_to_load(self) -> Path:
+        """Return the folder, for a process that will load the model from it.
+
+        The adapter names its base by the path it had in training. Where that has moved, its place
+        now is noted next to the folder, which itself stays what was published.
+        """
+        adapter = self.folder / "adapter_config.json"
+        with suppress(OSError, ValueError, AttributeError):
+            named = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
+            base = storage.resolve(self.base)
+            if named.startswith("/") and named != base and not Path(named).is_dir():
+                write_atomically(self.folder.parent / MOVED_BASE, base)
+        return self.folder
 
     def figure(self, name: str) -> dict[str, Any]:
         return self.report.get(name) or {}

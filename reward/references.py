@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from runs import storage
+
 REPO = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
 
@@ -18,14 +20,14 @@ def looks_like_folder(reference: str) -> bool:
 
 
 def checked_reference(reference: str) -> str:
-    """The reference in its one form: a folder absolute, a hub name as it is. Raises ReferenceProblem.
+    """Return the reference in its stored form: see `runs.storage`. Raises ReferenceProblem.
 
     Reads a folder's config.json. A hub name is checked for its shape alone: this machine may have
     no internet where the one that trains has.
     """
-    reference = reference.strip()
+    reference = storage.resolve(reference.strip())
     if looks_like_folder(reference):
-        return str(_checked_folder(Path(reference).expanduser().absolute()))
+        return storage.stored(_checked_folder(Path(reference).expanduser().absolute()))
     if not REPO.fullmatch(reference) or ".." in reference or "--" in reference:
         raise ReferenceProblem(
             f"{reference!r} is neither a folder nor a name such as org/name or org/name@revision."

@@ -124,7 +124,7 @@ def judge(model: RewardModel, rows: Sequence[Asked]) -> Said:
 
 def _asked(model: RewardModel, rows: Sequence[Asked]) -> dict[str, Any]:
     question = {
-        "model": model.path,
+        "model": str(model.folder_to_load()),
         "conversations": [[row.prompt, row.responses] for row in rows],
         "seconds": settings.SCORER_SECONDS,
     }

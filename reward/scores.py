@@ -18,6 +18,7 @@ from reward.kinds import read_report
 from reward.models import ResponseScore, RewardModel
 from reward.preference import MESSAGES
 from reward.score_config import ScoreConfig
+from runs import faults
 from runs.kinds import CannotRun, RunKind
 from runs.models import Run
 from runs.rundir import RunDir, atomically
@@ -67,6 +68,7 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     """Streams what has no score yet; what was scored before is left alone."""
     model = model_of(run.inputs)
+    model.folder_to_load()
     counts = {"responses_to_score": 0}
     with (
         atomically(run_dir.data / "responses.parquet") as draft,
@@ -123,12 +125,8 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 def store(model: RewardModel, path: Path) -> int:
     """Rows for the scores in a file, and how many are new; responses that are gone since are not kept."""
     before = ResponseScore.objects.filter(reward_model=model).count()
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CannotRun(f"{path} cannot be read: {error}.") from error
-    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-        rows = {row["response_id"]: row for row in batch.to_pylist()}
+    for batch in _score_rows(path):
+        rows = {row["response_id"]: row for row in batch}
         there = Response.objects.filter(pk__in=rows, prompt__project=model.project_id)
         ResponseScore.objects.bulk_create(
             [
@@ -144,6 +142,16 @@ def store(model: RewardModel, path: Path) -> int:
             ignore_conflicts=True,
         )
     return ResponseScore.objects.filter(reward_model=model).count() - before
+
+
+def _score_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Raises CannotRun when the file is missing or damaged."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                yield batch.to_pylist()
+    except faults.TABLE_ERRORS as error:
+        raise CannotRun(faults.table_problem(path, error)) from error
 
 
 def figure(result: dict[str, Any]) -> str:
@@ -172,6 +180,7 @@ SCORE = RunKind(
     inputs_form=ScoreInputs,
     from_inputs=from_inputs,
     decided=frozenset({"reward_model"}),
+    folders=frozenset({"reward_model"}),
     figure=figure,
     links=links,
 )

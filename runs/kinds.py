@@ -61,6 +61,8 @@ class RunKind:
                  are named in `decided` and are not in the form. Raises CannotRun.
     checked      A valid config as it is frozen, such as with a folder's absolute path, before anything
                  is queued. Raises ConfigError.
+    folders      The settings that name a folder or a model. Rows keep them relative to a storage root
+                 (runs.storage); they are checked before a run is queued and again before it starts.
     figure       The one number of a result worth a place in the list of runs.
     links        (label, address) of the pages that show what a succeeded run made.
     """
@@ -77,6 +79,7 @@ class RunKind:
     from_inputs: Callable[[Inputs], dict[str, Any]] = _nothing
     decided: frozenset[str] = frozenset()
     checked: Callable[[Config], Config] = _unchanged
+    folders: frozenset[str] = frozenset()
     figure: Callable[[dict[str, Any]], str] = _no_figure
     links: Callable[[Run], list[tuple[str, str]]] = _no_links
     multi_gpu: bool = False

@@ -29,6 +29,9 @@ ENDED = ".ended-"
 """Begins the name of the file in which the first of several processes to end early leaves its exit
 status, since their launcher passes none on."""
 
+MOVED_BASE = ".base"
+"""The file next to output/ that says where the base of its adapter is, once that has moved."""
+
 PACKAGES = (
     "accelerate", "datasets", "numpy", "peft", "pyarrow", "tokenizers", "torch", "transformers",
     "trl",

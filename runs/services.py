@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from kombu.exceptions import OperationalError as BrokerError
 
 from accounts.models import User, audit
-from runs import kinds, lifecycle, slots, supervisor, workspace
+from runs import kinds, lifecycle, slots, storage, supervisor, workspace
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, State
 from runs.recipe_config import ConfigError
@@ -83,9 +83,23 @@ def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[s
     except CannotRun as error:
         raise InvalidConfig({"inputs": str(error)}) from None
     try:
-        return known.checked(known.config_class.from_dict({**config, **decided}).to_dict())
+        frozen = known.checked(known.config_class.from_dict({**config, **decided}).to_dict())
+        _check_folders(known, frozen)
     except ConfigError as error:
         raise InvalidConfig(_of_form(known, error.errors)) from None
+    return frozen
+
+
+def _check_folders(kind: RunKind, config: dict[str, Any]) -> None:
+    """Raises ConfigError for folders that are missing, before anybody waits for the run."""
+    errors: dict[str, str] = {}
+    for name in kind.folders & config.keys():
+        try:
+            storage.check(config[name] or "")
+        except storage.MissingFiles as problem:
+            errors[name] = str(problem)
+    if errors:
+        raise ConfigError(errors)
 
 
 def _of_form(kind: RunKind, errors: dict[str, str]) -> dict[str, str]:

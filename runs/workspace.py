@@ -1,7 +1,6 @@
 """The run directory of a run row: laid out once, locked while an attempt writes, hashed at the end."""
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -12,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
-from runs import checkpoints
+from runs import checkpoints, storage
 from runs.kinds import CannotRun, RunKind
 from runs.models import Artifact, Run
 from runs.rundir import ENDED, RunDir, versions, write_atomically
@@ -45,8 +45,9 @@ def _commit() -> str:
 def prepare(run: Run, kind: RunKind) -> RunDir:
     """Lay out the run directory and let the kind fill `data/`; later attempts find it as it is.
 
-    Raises CannotRun, also when the folder is of a run with the same number in another database.
-    What a crash in the middle left is thrown away and made again.
+    Raises CannotRun: when a file that the run needs is missing or altered, and when the folder is
+    of a run with the same number in another database. What a crash in the middle left is thrown
+    away and made again.
     """
     run_dir, marker = run_dir_of(run), run.created_at.isoformat()
     prepared = run_dir.path / PREPARED
@@ -56,6 +57,7 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
                 f"{run_dir.path} belongs to a run of another database. Move it away, or set "
                 "TIEBREAK_RUNS_DIR to a folder of this database's own."
             )
+        _update_folders(run, kind, run_dir)
         return run_dir
     for folder in (run_dir.data, run_dir.checkpoints, run_dir.output):
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,7 +66,7 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
     spec = {
         "kind": run.kind,
         "run_id": run.pk,
-        "config": run.config,
+        "config": located(run, kind),
         "inputs": run.inputs,
         "versions": {"tiebreak": _commit(), **versions()},
     }
@@ -72,11 +74,38 @@ def prepare(run: Run, kind: RunKind) -> RunDir:
     more = kind.prepare(run, run_dir)
     if more:
         spec["inputs"] = {**run.inputs, **more}
-        write_atomically(
-            run_dir.path / "run.json", json.dumps(spec, indent=2, sort_keys=True) + "\n"
-        )
+        _write_spec(run_dir, spec)
     write_atomically(prepared, marker)
     return run_dir
+
+
+def _write_spec(run_dir: RunDir, spec: dict[str, Any]) -> None:
+    write_atomically(run_dir.path / "run.json", json.dumps(spec, indent=2, sort_keys=True) + "\n")
+
+
+def located(run: Run, kind: RunKind) -> dict[str, Any]:
+    """Return the config with absolute folders, as a recipe reads it. Hashes what runs published.
+
+    Raises CannotRun when one is missing or altered.
+    """
+    config = dict(run.config)
+    for name in kind.folders & config.keys():
+        if config[name]:
+            try:
+                storage.check(config[name], digests=True)
+            except storage.MissingFiles as problem:
+                raise CannotRun(str(problem)) from None
+            config[name] = storage.resolve(config[name])
+    return config
+
+
+def _update_folders(run: Run, kind: RunKind, run_dir: RunDir) -> None:
+    """Between two attempts, var/ may have moved."""
+    spec = run_dir.spec()
+    config = located(run, kind)
+    changed = {name: config[name] for name in kind.folders & config.keys()}
+    if any(spec["config"].get(name) != value for name, value in changed.items()):
+        _write_spec(run_dir, {**spec, "config": {**spec["config"], **changed}})
 
 
 def last_checkpoint(run_dir: RunDir) -> int | None:
@@ -142,13 +171,15 @@ def log_of(run_dir: RunDir) -> Path:
 
 
 def log_tail(path: Path, size: int, *, after: int = 0) -> str:
-    """The last `size` bytes of a log as text, of what was written after byte `after`."""
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
+    """Return the last `size` bytes of a log as text, of what was written after byte `after`.
+
+    Empty when there is no log, or none that can be read.
+    """
+    with suppress(OSError), path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(after, end - size))
         return file.read().decode("utf-8", "replace").replace("\0", "")
+    return ""
 
 
 # --- one attempt at a time ------------------------------------------------------------------------
@@ -227,18 +258,11 @@ def artifacts(run: Run, run_dir: RunDir) -> list[Artifact]:
 
 
 def _artifact(run: Run, path: Path) -> Artifact:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digests = [(str(file.relative_to(path.parent)), checkpoints.sha256(file)) for file in files]
+    files = storage.files_of(path)
     return Artifact(
         run=run,
         name=path.name,
-        path=str(path),
+        path=storage.stored(path),
         bytes=sum(file.stat().st_size for file in files),
-        sha256=digests[0][1] if path.is_file() else _digest_of(digests),
+        sha256=storage.digest_of(path, files),
     )
-
-
-def _digest_of(files: list[tuple[str, str]]) -> str:
-    """Of a folder: what `sha256sum` would print for its files, hashed."""
-    listing = "".join(f"{digest}  {name}\n" for name, digest in files)
-    return hashlib.sha256(listing.encode()).hexdigest()

@@ -27,6 +27,7 @@ from reward.training.adapter import with_adapter
 from reward.training.layout import Batch, Collator, for_model
 from reward.training.tokens import TokenGroup
 from reward.training.trainer_events import RecipeError
+from runs.rundir import MOVED_BASE
 
 UNLIMITED = 10**9
 """Tokenizers without a limit say something beyond this."""
@@ -280,12 +281,19 @@ def load_reward_model(
         _refuse_fresh(folder, fresh, ())
         return RewardModel(base, heads).eval()
     spec = json.loads(adapter.read_text())
-    reference = spec["base_model_name_or_path"]
-    if spec.get("revision"):
-        reference = f"{reference}@{spec['revision']}"
+    reference = base_of(folder, spec)
     base, fresh = read_base(reference, torch_dtype(dtype), tokenizer, outputs=outputs)
     _refuse_fresh(folder, fresh, spec.get("modules_to_save") or ())
     return RewardModel(PeftModel.from_pretrained(base, folder), heads).eval()
+
+
+def base_of(folder: Path, spec: dict[str, Any]) -> str:
+    """Return the reference of an adapter's base; a note next to the folder says that it has moved."""
+    moved = folder.absolute().parent / MOVED_BASE
+    if moved.is_file():
+        return moved.read_text().strip()
+    name = spec["base_model_name_or_path"]
+    return f"{name}@{spec['revision']}" if spec.get("revision") else name
 
 
 def _refuse_fresh(folder: Path, fresh: Sequence[str], saved: Sequence[str]) -> None:

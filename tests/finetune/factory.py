@@ -9,7 +9,7 @@ from finetune.sampled_text import ANSWERS, RESPONSES, write_rows
 from labeling.models import Project, Prompt
 from reward.models import RewardModel, Snapshot
 from reward.snapshots import SnapshotFilter, freeze
-from runs import workspace
+from runs import storage, workspace
 from runs.models import Run, State
 from runs.rundir import RunDir
 from tests.reward.factory import make_prompt, make_task, make_user, numbers, rank
@@ -46,6 +46,13 @@ def make_run(kind: str = "dpo", **fields: Any) -> Run:
     return Run.objects.create(kind=kind, **fields)
 
 
+def output_of(run: Run) -> str:
+    """An empty output folder, as a row names it."""
+    folder = workspace.run_dir_of(run).output
+    folder.mkdir(parents=True, exist_ok=True)
+    return storage.stored(folder)
+
+
 def make_snapshot(project: Project, prompts: int = 8, **chosen: Any) -> Snapshot:
     reviewer = make_user()
     for _ in range(prompts):
@@ -64,13 +71,13 @@ def make_adapter(parent: Model, snapshot: Snapshot, **fields: Any) -> Model:
     run = make_run("dpo", inputs={"snapshot": snapshot.pk})
     return Model.objects.create(
         project=parent.project, name=f"adapter-{run.pk}", base=parent.base, parent=parent,
-        adapter=f"/runs/{run.pk}/output", run=run, snapshot=snapshot, **fields,
+        adapter=output_of(run), run=run, snapshot=snapshot, **fields,
     )  # fmt: skip
 
 
 def make_reward_model(snapshot: Snapshot, **fields: Any) -> RewardModel:
     run = make_run("reward", inputs={"snapshot": snapshot.pk})
-    path = f"/runs/{run.pk}/output"
+    path = fields.pop("path", None) or output_of(run)
     fields = {"name": f"reward-{run.pk}", "report": REPORT, "path": path, **fields}
     return RewardModel.objects.create(
         project=snapshot.project, base="org/base", run=run, snapshot=snapshot, **fields

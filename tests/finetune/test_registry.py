@@ -178,7 +178,8 @@ def test_a_dpo_run_leaves_one_adapter_however_often_it_is_finished(base):
     assert first == second
     model = Model.objects.get(run=run)
     assert (model.parent, model.snapshot, model.base) == (base, snapshot, base.base)
-    assert model.adapter == str(run_dir.output.absolute())
+    assert model.adapter == f"runs:{run.pk}/output"
+    assert model.adapter_folder == str(run_dir.output.absolute())
 
 
 def test_a_dpo_run_without_an_adapter_makes_no_model(base):

@@ -30,7 +30,7 @@ from reward.training.trainer_events import (
     StopSignal,
     run_recipe,
 )
-from runs.rundir import STOPPED, RunDir, RunDirError
+from runs.rundir import MOVED_BASE, STOPPED, RunDir, RunDirError
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)
@@ -142,6 +142,21 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(fi
     assert "Going on from checkpoint-28." in messages(run_dir, "info")
     assert "checkpoint-32 is damaged: model.safetensors" in messages(run_dir, "warning")[-1]
     assert_same_weights(finished, run_dir)
+
+
+def test_a_reward_model_loads_after_its_base_has_moved(finished, tmp_path, llama):
+    """As after moving the checkout: the adapter names a folder that is no longer there."""
+    output = shutil.copytree(finished.output, tmp_path / "12" / "output")
+    base = shutil.copytree(llama, tmp_path / "elsewhere")
+    spec = json.loads((output / "adapter_config.json").read_text())
+    spec["base_model_name_or_path"] = "/no/longer/there"
+    (output / "adapter_config.json").write_text(json.dumps(spec))
+    conversations = [([{"role": "user", "content": "Hi"}], ["a", "bb"])]
+    with pytest.raises(RecipeError, match="/no/longer/there"):
+        Scorer(output)
+    (output.parent / MOVED_BASE).write_text(str(base))
+    expected = Scorer(finished.output).score(conversations)
+    assert np.array_equal(Scorer(output).score(conversations)[0], expected[0])
 
 
 def test_sigterm_writes_a_checkpoint_exits_75_and_the_same_command_goes_on(

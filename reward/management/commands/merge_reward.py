@@ -24,6 +24,6 @@ class Command(BaseCommand):
     def handle(self, **options: Any) -> None:
         found, out = reward_model_numbered(options["model"]), options["out"].absolute()
         if options["dry_run"]:
-            return self.stdout.write(f"{found}: {found.path} and {found.base} into {out}.")
-        run_module("merge", found.path, str(out), "--dtype", options["dtype"])
+            return self.stdout.write(f"{found}: {found.folder} and {found.base} into {out}.")
+        run_module("merge", str(found.folder_to_load()), str(out), "--dtype", options["dtype"])
         return self.stdout.write(f"{found} is merged into {out}.")

@@ -21,7 +21,9 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         found = reward_model_numbered(options["model"])
-        printed = run_module("rewardbench", found.path, str(options["file"].absolute()))
+        printed = run_module(
+            "rewardbench", str(found.folder_to_load()), str(options["file"].absolute())
+        )
         figures = json.loads(printed.splitlines()[-1])
         if options["json"]:
             return self.stdout.write(json.dumps(figures))

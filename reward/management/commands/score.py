@@ -75,4 +75,4 @@ def model_named(named: str | None, project: str) -> tuple[str, str]:
         )
     except NoModel as error:
         raise CommandError(f"{error} --model and --project name one.") from None
-    return found.name, found.path
+    return found.name, str(found.folder_to_load())

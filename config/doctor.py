@@ -1,0 +1,162 @@
+"""What is missing, altered or about to fail in an installation's files, each in a sentence.
+
+`manage.py doctor` prints it. Nothing here changes anything, and each examination stands alone.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from finetune.models import Model
+from reward.models import RewardModel, Snapshot
+from reward.preference import PreferenceError, content_hash, read_groups
+from runs import kinds, storage, workspace
+from runs.kinds import CannotRun
+from runs.models import ENDED, Run, State
+
+LEAST_FREE = 2 << 30
+"""Bytes below which a checkpoint of a small model may fail."""
+
+FOLDERS = {
+    "TIEBREAK_VAR": "VAR_DIR",
+    "TIEBREAK_RUNS_DIR": "RUNS_DIR",
+    "TIEBREAK_SNAPSHOTS_DIR": "SNAPSHOTS_DIR",
+    "TIEBREAK_UPLOADS_DIR": "UPLOADS_DIR",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`serious`: something does not work. Otherwise it soon may not, or a person should look."""
+
+    about: str
+    sentence: str
+    serious: bool = True
+
+
+def examine(*, digests: bool = True) -> Iterator[Problem]:
+    """Yield every problem. With `digests`, reads every byte of every snapshot and published file."""
+    yield from folders()
+    if unapplied := unapplied_migrations():
+        yield Problem(
+            "database",
+            f"{unapplied} migrations are not applied, so rows were not examined. Run "
+            "manage.py migrate first.",
+        )
+        return
+    yield from snapshots(digests)
+    yield from models(digests)
+    yield from outputs(digests)
+    yield from waiting_runs()
+    yield from strays()
+
+
+def folders() -> Iterator[Problem]:
+    """Each folder is written to, and the space on its disk looked at."""
+    disks: set[int] = set()
+    for variable, name in FOLDERS.items():
+        folder = Path(getattr(settings, name)).absolute()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x")
+                file.flush()
+        except OSError as error:
+            yield Problem(
+                "folder",
+                f"{folder} cannot be written: {error.strerror}. Make room or change its owner, or "
+                f"point {variable} elsewhere.",
+            )
+            continue
+        disk = folder.stat().st_dev
+        free = shutil.disk_usage(folder).free
+        if free < LEAST_FREE and disk not in disks:
+            yield Problem(
+                "disk",
+                f"The disk of {folder} has {free >> 20} MB left. Runs write checkpoints of "
+                "gigabytes; free some space.",
+                serious=False,
+            )
+        disks.add(disk)
+
+
+def unapplied_migrations() -> int:
+    executor = MigrationExecutor(connection)
+    return len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+
+
+def snapshots(digests: bool) -> Iterator[Problem]:
+    for snapshot in Snapshot.objects.order_by("pk").iterator():
+        if not snapshot.file.is_file():
+            yield Problem(
+                f"snapshot {snapshot.pk}",
+                f"{snapshot.file} is missing. Restore it from a backup, or set "
+                "TIEBREAK_SNAPSHOTS_DIR to where it is now.",
+            )
+        elif digests and (sentence := _altered(snapshot)):
+            yield Problem(f"snapshot {snapshot.pk}", sentence)
+
+
+def _altered(snapshot: Snapshot) -> str:
+    try:
+        digest = content_hash(read_groups(snapshot.file))
+    except PreferenceError as error:
+        return f"{error} Restore it from a backup, or freeze a new snapshot."
+    if digest == snapshot.content_hash:
+        return ""
+    return (
+        f"{snapshot.file} was altered: its content is not what was frozen. Restore it from a "
+        "backup, or freeze a new snapshot."
+    )
+
+
+def models(digests: bool) -> Iterator[Problem]:
+    """Adapters, reward models and the folders of their bases."""
+    rows = [(f"reward model {m.pk} ({m})", m.path, m.base) for m in RewardModel.objects.iterator()]
+    rows += [(f"model {m.pk} ({m})", m.adapter, m.base) for m in Model.objects.iterator()]
+    for about, *values in rows:
+        for value in filter(None, values):
+            try:
+                storage.check(value, digests=digests)
+            except storage.MissingFiles as problem:
+                yield Problem(about, str(problem))
+
+
+def outputs(digests: bool) -> Iterator[Problem]:
+    """Of every run that succeeded, but those of models, which `models` has."""
+    of_models = set(RewardModel.objects.values_list("run_id", flat=True))
+    of_models |= set(Model.objects.exclude(run=None).values_list("run_id", flat=True))
+    runs = Run.objects.filter(state=State.SUCCEEDED).exclude(pk__in=of_models).order_by("pk")
+    for run in runs.prefetch_related("artifacts").iterator(chunk_size=500):
+        if sentence := storage.problem_of(run.artifacts.all(), digests=digests):
+            yield Problem(f"run {run.pk}", f"{sentence} What it made is in the database.", False)
+
+
+def waiting_runs() -> Iterator[Problem]:
+    """Runs that would fail as soon as a worker takes them."""
+    for run in Run.objects.exclude(state__in=ENDED).order_by("pk"):
+        try:
+            for name in kinds.get(run.kind).folders:
+                storage.check(run.config.get(name) or "")
+        except (CannotRun, storage.MissingFiles) as problem:
+            yield Problem(f"run {run.pk}", f"It is {run.state} and will fail: {problem}")
+
+
+def strays() -> Iterator[Problem]:
+    """Run directories without a row, as another database or a deleted run leaves them."""
+    root = Path(settings.RUNS_DIR)
+    numbers = [int(p.name) for p in root.glob("[0-9]*") if p.is_dir() and p.name.isdecimal()]
+    known = set(Run.objects.filter(pk__in=numbers).values_list("pk", flat=True))
+    for number in sorted(set(numbers) - known):
+        yield Problem(
+            f"folder {number}",
+            f"{root / str(number)} belongs to no run of this database. A new run {number} would be "
+            "refused: move the folder away.",
+            serious=(root / str(number) / workspace.PREPARED).exists(),
+        )

@@ -1,0 +1,113 @@
+"""Full disks, unwritable folders and damaged files, told as sentences that say where and what to do.
+
+The libraries report them in words of their own (`enforce fail at inline_container.cc`). Pages,
+commands, workers and recipes all ask this module what an error means. Needs neither Django nor torch.
+"""
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
+BROKEN = (errno.EIO,)
+FULL_BYTES = 16 << 20
+
+TABLE_ERRORS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError)
+"""What reading a damaged Parquet file may raise, depending on which byte is wrong."""
+
+_OS_ERROR = re.compile(r"os error (\d+)")
+_NO_PARENT = re.compile(r"^Parent directory .* does not exist")
+_TORCH_WRITER = re.compile(r"inline_container\.cc|PytorchStreamWriter|file write failed")
+
+
+def storage_problem(error: BaseException, folder: str | Path | None = None) -> str | None:
+    """Return what is wrong with which folder and what to do; None for any other error.
+
+    `folder` is where the work was done, for errors that name no file. Looks at causes too.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        number = _number(seen)
+        if number is not None and (sentence := _sentence(number, _folder_of(seen, folder))):
+            return sentence
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None
+
+
+def is_no_space(error: BaseException) -> bool:
+    return _number(error) in NO_SPACE
+
+
+def disk_is_full(folder: str | Path) -> str | None:
+    """Return the sentence about a full disk if next to nothing is left on the folder's."""
+    try:
+        full = shutil.disk_usage(folder).free < FULL_BYTES
+    except OSError as error:
+        return storage_problem(error, folder)
+    return _sentence(errno.ENOSPC, Path(folder)) if full else None
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if found := _OS_ERROR.search(text):  # safetensors, and others written in Rust
+        return int(found[1])
+    if _TORCH_WRITER.search(text):
+        return errno.ENOSPC
+    if _NO_PARENT.search(text):  # torch too
+        return errno.ENOENT
+    for number in NO_SPACE:
+        if os.strerror(number) in text:  # Arrow
+            return number
+    return None
+
+
+def _folder_of(error: BaseException, folder: str | Path | None) -> Path | None:
+    named = getattr(error, "filename", None)
+    if isinstance(named, str) and named.startswith("/"):
+        path = Path(named)
+        return path if path.is_dir() else path.parent
+    return Path(folder) if folder else None
+
+
+def _sentence(number: int, folder: Path | None) -> str | None:
+    where = str(folder) if folder else "the folder it writes to"
+    if number in NO_SPACE:
+        return f"No space is left in {where}{_free(folder)}. Free some space, then try again."
+    if number in NOT_WRITABLE:
+        return (
+            f"{where} cannot be written or read: {os.strerror(number).lower()}. Change its owner or "
+            "permissions, then try again."
+        )
+    if number in NOT_THERE and folder and not folder.is_dir():
+        return (
+            f"The folder {where} is missing. Move it back, or set TIEBREAK_VAR or TIEBREAK_RUNS_DIR "
+            "to where it is now. `manage.py doctor` lists everything missing."
+        )
+    if number in BROKEN:
+        return f"The disk of {where} reports an error. Look at the system's log, then try again."
+    return None
+
+
+def _free(folder: Path | None) -> str:
+    try:
+        return f" ({shutil.disk_usage(folder).free >> 20:,} MB free)" if folder else ""
+    except OSError:
+        return ""
+
+
+def table_problem(path: str | Path, error: Exception) -> str:
+    """Return a sentence about a Parquet file that could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path} is missing. Restore it from a backup."
+    if sentence := storage_problem(error, Path(path).parent):
+        return sentence
+    detail = str(error).strip().partition("\n")[0]
+    return f"{path} is damaged or not Parquet ({detail or type(error).__name__})."

@@ -1,0 +1,126 @@
+"""Where stored files are: rows name them relative to a storage root, and only this module resolves.
+
+A stored path is `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that `var/`
+and the checkout can move. The roots are folders of the settings. What is in none of them stays as it
+is: the name of a model on Hugging Face, or the absolute path of a folder that a user named.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from django.conf import settings
+
+from runs.checkpoints import sha256
+from runs.models import Artifact
+
+OUTPUT = re.compile(r"runs:(\d+)/output")
+
+
+class MissingFiles(Exception):  # noqa: N818
+    """Files that a row names are missing or altered; the text says which and what to do."""
+
+
+def roots() -> dict[str, Path]:
+    """Return the folders by name, the innermost first: var/ may be in the checkout."""
+    return {
+        "runs": Path(settings.RUNS_DIR).absolute(),
+        "snapshots": Path(settings.SNAPSHOTS_DIR).absolute(),
+        "var": Path(settings.VAR_DIR).absolute(),
+        "checkout": Path(settings.BASE_DIR).absolute(),
+    }
+
+
+def stored(path: str | Path) -> str:
+    """Return the form in which a folder or file is kept in a row."""
+    absolute = Path(path).absolute()
+    for name, root in roots().items():
+        if absolute.is_relative_to(root):
+            return f"{name}:{absolute.relative_to(root).as_posix()}"
+    return str(absolute)
+
+
+def portable(path: str) -> str:
+    """Return the stored form of an absolute path from a row of an earlier version, for migrations.
+
+    The installation may have moved since: the output of a run, or a folder of the checkout, that is
+    not where the row says but in today's root is meant to be that one.
+    """
+    if not path.startswith("/") or (form := stored(path)) != path or Path(path).exists():
+        return stored(path) if path.startswith("/") else path
+    if output := re.fullmatch(r".*/(\d+/output(?:/.*)?)", path):
+        form = f"runs:{output[1]}"
+    elif shipped := re.fullmatch(r".*/(demo/tiny_model)", path):
+        form = f"checkout:{shipped[1]}"
+    return form if Path(resolve(form)).exists() else path
+
+
+def is_stored(value: str) -> bool:
+    return value.partition(":")[0] in roots() and ":" in value
+
+
+def resolve(value: str) -> str:
+    """Return the absolute path of a stored one; any other value is returned as it is."""
+    if not is_stored(value):
+        return value
+    name, _, path = value.partition(":")
+    return str(roots()[name] / path)
+
+
+def is_folder(value: str) -> bool:
+    """Whether a setting names a folder and not a model on Hugging Face."""
+    return is_stored(value) or value.startswith("/")
+
+
+def check(value: str, *, digests: bool = False) -> None:
+    """Raise MissingFiles unless the folder is there, with the files that its run has published.
+
+    `digests` compares their SHA-256 too, which reads every byte. A name on Hugging Face passes.
+    """
+    if not is_folder(value):
+        return
+    folder = Path(resolve(value))
+    if not folder.is_dir():
+        raise MissingFiles(
+            f"The folder {folder} is missing. Move it back, or set TIEBREAK_VAR or "
+            "TIEBREAK_RUNS_DIR to where it is now. `manage.py doctor` lists everything missing."
+        )
+    if output := OUTPUT.fullmatch(value):
+        problem = problem_of(Artifact.objects.filter(run_id=int(output[1])), digests=digests)
+        if problem:
+            raise MissingFiles(
+                f"{problem} Restore {folder} from a backup, or train the model again."
+            )
+
+
+def problem_of(artifacts: Iterable[Artifact], *, digests: bool) -> str | None:
+    """Return a sentence about the first file that is missing or altered; None when all are well."""
+    for artifact in artifacts:
+        path = Path(resolve(artifact.path))
+        files = files_of(path)
+        if not files:
+            return f"{path} is missing."
+        try:
+            size = sum(file.stat().st_size for file in files)
+            digest = digest_of(path, files) if digests else artifact.sha256
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}."
+        if size != artifact.bytes or digest != artifact.sha256:
+            return f"{path} is not what the run published: its content was altered."
+    return None
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a folder's files in order, or the file itself; empty when it is missing."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def digest_of(path: Path, files: list[Path]) -> str:
+    """Return a file's SHA-256; of a folder, that of what `sha256sum` would print for its files."""
+    if path.is_file():
+        return sha256(path)
+    listing = "".join(f"{sha256(file)}  {file.relative_to(path.parent)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
