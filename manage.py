@@ -17,6 +17,13 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
         sys.exit(f"tiebreak: {error}")
+    except OSError as error:
+        from runs.faults import storage_problem
+
+        sentence = storage_problem(error)
+        if sentence is None:
+            raise
+        sys.exit(f"tiebreak: {sentence}")
 
 
 if __name__ == "__main__":

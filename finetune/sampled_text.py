@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reward.preference import MESSAGES
+from runs import faults
 from runs.rundir import atomically
 
 PROMPTS = pa.schema([("prompt_id", pa.string()), ("prompt", MESSAGES), ("n", pa.int64())])
@@ -86,12 +87,13 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
     """Every row, in memory. Raises SampledTextError when the file or a required column is missing."""
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
-        raise SampledTextError(f"{path} cannot be read as Parquet: {error}.") from None
+        rows = table.to_pylist()
+    except faults.TABLE_ERRORS as error:
+        raise SampledTextError(faults.table_problem(path, error)) from None
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise SampledTextError(f"{path} lacks the column {', '.join(missing)}.")
-    return table.to_pylist()
+    return rows
 
 
 def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

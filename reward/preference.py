@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runs import faults
 from runs.rundir import atomically
 
 SPLITS = ("train", "test")
@@ -246,15 +247,21 @@ def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int
 
 
 def read_groups(path: str | Path, *, rows_at_once: int = 1024) -> Iterator[Group]:
-    """The groups of one Parquet file in order, streamed.
+    """Yield the groups of one Parquet file in order, streamed.
 
-    Raises PreferenceError when the file is no Parquet, lacks a column, or holds an unsound row.
+    Raises PreferenceError when the file is missing, damaged or not Parquet, lacks a column, or holds
+    an unsound row.
     """
-    path = Path(path)
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
-        raise PreferenceError(f"{path} cannot be read as Parquet: {error}.") from None
+        yield from _read_groups(Path(path), rows_at_once)
+    except PreferenceError:
+        raise
+    except faults.TABLE_ERRORS as error:
+        raise PreferenceError(faults.table_problem(path, error)) from None
+
+
+def _read_groups(path: Path, rows_at_once: int) -> Iterator[Group]:
+    file = pq.ParquetFile(path)
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
         raise PreferenceError(f"{path} is no preference data: it lacks {', '.join(missing)}.")

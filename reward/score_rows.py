@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+
+from runs import faults
 
 ROWS_AT_ONCE = 256
 WRONG_ROWS_TOLD = 10
@@ -116,7 +117,9 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, _json_in(line)
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except faults.TABLE_ERRORS as error:
+        if is_parquet(path):
+            raise RowsError(faults.table_problem(path, error)) from None
         raise RowsError(f"{path} cannot be read: {error}.") from None
 
 

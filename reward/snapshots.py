@@ -27,9 +27,17 @@ from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit
 from reward.filters import FilterError, SnapshotFilter
 from reward.models import PseudonymKey, Snapshot
-from reward.preference import Group, Judgment, content_hash, read_groups, write_groups
+from reward.preference import (
+    Group,
+    Judgment,
+    PreferenceError,
+    content_hash,
+    read_groups,
+    write_groups,
+)
 from reward.reviewer_weights import Weights
 from reward.substitutes import Substitutes
+from runs import faults
 
 __all__ = ["Account", "FilterError", "SnapshotError", "SnapshotFilter", "freeze", "survey"]
 
@@ -382,7 +390,17 @@ def pseudonyms(project: Project) -> Pseudonyms:
 
 
 def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
-    """The rankings a snapshot was made of, row by row. Reads one column of the file, streamed."""
+    """Yield the rankings a snapshot was made of, row by row. Reads one column of the file, streamed.
+
+    Raises PreferenceError when the file is missing or damaged.
+    """
+    try:
+        yield from _ranking_ids(snapshot)
+    except faults.TABLE_ERRORS as error:
+        raise PreferenceError(faults.table_problem(snapshot.file, error)) from None
+
+
+def _ranking_ids(snapshot: Snapshot) -> Iterator[int]:
     with pq.ParquetFile(snapshot.file) as file:
         for batch in file.iter_batches(batch_size=1024, columns=["meta"]):
             for meta in batch.column(0).to_pylist():

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from enum import Enum
 from functools import partial
 from typing import TypeVar
@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.db.models import Max
 
-from runs import kinds, lifecycle, workspace
+from runs import faults, kinds, lifecycle, workspace
 from runs.child import Child, command_for
 from runs.events import EventTail, mend
 from runs.kinds import CannotRun
@@ -79,6 +79,8 @@ def _carry(run: Run, lease: Lease, slot: Slot | None) -> str:
         raise
     except Exception as error:
         logger.exception("Run %s", run.pk)
+        if sentence := faults.storage_problem(error, workspace.run_dir_of(run).path):
+            return sentence
         return f"Supervising the run failed: {type(error).__name__}: {error}"
     return ""
 
@@ -167,8 +169,11 @@ def _explained(run: Run, what: str, work: Callable[[], T]) -> T:
         raise
     except Exception as error:
         logger.exception("Run %s: %s failed.", run.pk, what)
-        with workspace.log_of(workspace.run_dir_of(run)).open("a") as log:
+        run_dir = workspace.run_dir_of(run)
+        with suppress(OSError), workspace.log_of(run_dir).open("a") as log:
             traceback.print_exc(file=log)
+        if sentence := faults.storage_problem(error, run_dir.path):
+            raise CannotRun(sentence) from error
         detail = str(error).strip().partition("\n")[0]
         raise CannotRun(f"{what} failed: {type(error).__name__}: {detail}") from error
 
@@ -280,6 +285,8 @@ class Attempt:
     def _why(self, status: int) -> str:
         if self.tail.error:
             return self.tail.error
+        if sentence := faults.disk_is_full(self.run_dir.path):
+            return sentence
         last = self._last_words()
         if status == 128 + signal.SIGKILL:
             return (

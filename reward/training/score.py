@@ -27,6 +27,7 @@ from reward.training.layout import Collator, cut
 from reward.training.model import load_reward_model, load_tokenizer, outputs_of
 from reward.training.tokens import ChatFormat, TokenGroup
 from reward.training.trainer_events import RecipeError, quiet_libraries
+from runs import faults
 from runs.rundir import atomically
 
 Conversation = tuple[list[dict[str, str]], list[str]]
@@ -174,7 +175,10 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
 
     The target appears whole or not at all.
     """
-    file = pq.ParquetFile(source)
+    try:
+        file = pq.ParquetFile(source)
+    except faults.TABLE_ERRORS as error:
+        raise RecipeError(faults.table_problem(source, error)) from error
     names = file.schema_arrow.names
     if "prompt" not in names or not {"responses", "response"} & set(names):
         raise RecipeError(f"{source} has no columns prompt and responses (or response) to score.")

@@ -33,7 +33,7 @@ from reward.training.trainer_events import (
     run_recipe,
     write_json,
 )
-from runs import checkpoints
+from runs import checkpoints, faults
 from runs.rundir import RunDir, versions
 
 PROMPTS_AT_ONCE = 256
@@ -51,7 +51,11 @@ def score_all(run_dir: RunDir, stop: StopSignal) -> None:
     """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
     began = time.monotonic()
     config = ScoreConfig.from_dict(run_dir.spec()["config"])
-    source = pq.ParquetFile(run_dir.data / "responses.parquet")
+    path = run_dir.data / "responses.parquet"
+    try:
+        source = pq.ParquetFile(path)
+    except faults.TABLE_ERRORS as error:
+        raise RecipeError(faults.table_problem(path, error)) from error
     total = -(-source.metadata.num_rows // PROMPTS_AT_ONCE)
     scorer: FeatureScorer | None = None
     for number, rows in enumerate(source.iter_batches(batch_size=PROMPTS_AT_ONCE)):

@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from types import FrameType
@@ -32,7 +33,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from reward.training import processes
-from runs import checkpoints
+from runs import checkpoints, faults
 from runs.recipe_config import ConfigError, RecipeConfig
 from runs.rundir import AGAIN, STOPPED, RunDir, RunDirError, versions
 
@@ -93,15 +94,23 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
         return _failed(run_dir, str(error))
     except Exception as error:
         traceback.print_exc()
-        return _failed(run_dir, f"{type(error).__name__}: {error}")
+        sentence = faults.storage_problem(error, run_dir.path)
+        discard_drafts(run_dir)
+        return _failed(run_dir, sentence or f"{type(error).__name__}: {error}")
     return 0
 
 
 def _failed(run_dir: RunDir, sentence: str) -> int:
     print(sentence, file=sys.stderr)
-    if run_dir.path.is_dir():  # else there is nowhere to write it
+    with suppress(OSError):  # a missing folder or a full disk takes no event; the supervisor looks
         processes.tell_ending(run_dir, 1, sentence, "error")
     return 1
+
+
+def discard_drafts(run_dir: RunDir) -> None:
+    """Remove the half-written checkpoint, which on a full disk is in the way of everything."""
+    if not processes.rank():
+        shutil.rmtree(run_dir.checkpoints / TRAINER_FOLDER, ignore_errors=True)
 
 
 def quiet_libraries() -> None:

@@ -1,0 +1,34 @@
+"""Pages for faults of the server's storage, in place of an error 500."""
+
+import logging
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from runs.faults import is_no_space, storage_problem
+
+logger = logging.getLogger("tiebreak.storage")
+
+NO_SPACE = 507  # Insufficient Storage
+UNAVAILABLE = 503
+
+
+class StorageFaults:
+    """Middleware that answers a full disk or an unwritable folder with a page that says so."""
+
+    def __init__(self, get_response):  # type: ignore[no-untyped-def]
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        sentence = storage_problem(exception)
+        if sentence is None or not isinstance(exception, OSError):
+            return None
+        logger.error("%s %s: %s", request.method, request.path, sentence)
+        leads = request.user.is_authenticated and request.user.can_lead
+        status = NO_SPACE if is_no_space(exception) else UNAVAILABLE
+        return render(
+            request, "storage_fault.html", {"problem": sentence if leads else ""}, status=status
+        )
