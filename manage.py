@@ -18,9 +18,11 @@ def main() -> None:
     except ImproperlyConfigured as error:
         sys.exit(f"tiebreak: {error}")
     except OSError as error:
+        from django.conf import settings
+
         from runs.faults import storage_problem
 
-        sentence = storage_problem(error)
+        sentence = storage_problem(error, settings.VAR_DIR)
         if sentence is None:
             raise
         sys.exit(f"tiebreak: {sentence}")

@@ -2,6 +2,7 @@
 
 import logging
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
@@ -23,7 +24,7 @@ class StorageFaults:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        sentence = storage_problem(exception)
+        sentence = storage_problem(exception, settings.VAR_DIR)
         if sentence is None or not isinstance(exception, OSError):
             return None
         logger.error("%s %s: %s", request.method, request.path, sentence)

@@ -148,7 +148,7 @@ def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snap
     folder = Path(settings.SNAPSHOTS_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     account = Account()
-    with TemporaryDirectory(prefix=".draft-", dir=folder) as drafts:
+    with faults.writing(folder), TemporaryDirectory(prefix=".draft-", dir=folder) as drafts:
         draft = Path(drafts) / "preferences.parquet"
         if not write_groups(draft, groups_of(project, filter, account)):
             raise SnapshotError(nothing_to_freeze(project, account))

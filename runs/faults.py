@@ -8,6 +8,8 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,6 +40,18 @@ def storage_problem(error: BaseException, folder: str | Path | None = None) -> s
             return sentence
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Add the folder to errors of the block that name no file, so that a sentence can."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str) or _number(error) is None:
+            raise
+        number = _number(error) or 0
+        raise OSError(number, os.strerror(number), str(Path(folder) / "file")) from error
 
 
 def is_no_space(error: BaseException) -> bool:

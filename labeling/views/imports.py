@@ -34,9 +34,12 @@ class UploadForm(forms.Form):
         required=False, label="Keep ratings of criteria that the guideline does not have"
     )
 
+    too_large = False
+
     def clean_file(self) -> UploadedFile:
         file: UploadedFile = self.cleaned_data["file"]
         if (file.size or 0) > LARGEST:
+            self.too_large = True
             raise forms.ValidationError(
                 f"The file has {filesizeformat(file.size or 0)}; this page takes {LARGEST >> 20} MB. "
                 "Import it with manage.py import_data, or compress it with gzip."
@@ -63,7 +66,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
         return redirect("project-import-look", project.slug, file_import.key)
     recent = FileImport.objects.filter(project=project).select_related("user")[:RECENT]
     context = {**_about(project), "form": form, "formats": FORMATS.values(), "recent": recent}
-    return render(request, "labeling/import.html", context)
+    return render(request, "labeling/import.html", context, status=413 if form.too_large else 200)
 
 
 @login_required
