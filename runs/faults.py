@@ -120,8 +120,9 @@ def _free(folder: Path | None) -> str:
 def table_problem(path: str | Path, error: Exception) -> str:
     """Return a sentence about a Parquet file that could not be read."""
     if isinstance(error, FileNotFoundError):
-        return f"{path} is missing. Restore it from a backup."
+        return f"{path} cannot be read: it is missing. Restore it from a backup."
     if sentence := storage_problem(error, Path(path).parent):
         return sentence
     detail = str(error).strip().partition("\n")[0]
-    return f"{path} is damaged or not Parquet ({detail or type(error).__name__})."
+    reason = detail or type(error).__name__
+    return f"{path} cannot be read as Parquet: it is damaged or of another format ({reason})."

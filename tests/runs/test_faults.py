@@ -111,7 +111,7 @@ def test_every_damage_of_a_preference_file_is_one_kind_of_error(tmp_path):
             refused += 1
     assert refused > 50
     path.unlink()
-    with pytest.raises(PreferenceError, match="is missing"):
+    with pytest.raises(PreferenceError, match="it is missing"):
         list(read_groups(path))
 
 
@@ -123,7 +123,7 @@ def test_damaged_prompts_are_refused_with_a_sentence(tmp_path):
     data[len(data) // 4] ^= 255
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
-    with pytest.raises(SampledTextError, match="is damaged or not Parquet"):
+    with pytest.raises(SampledTextError, match="cannot be read as Parquet: it is damaged"):
         read_prompts(path)
 
 
