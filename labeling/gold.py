@@ -14,14 +14,15 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
 
+from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import transaction
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, F, OuterRef, Subquery
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User, audit
 from labeling import queue
-from labeling.models import Gold, Project, Prompt, Ranking, Response, Skip, Task
+from labeling.models import Gold, Project, Prompt, Ranking, Response, Skip, Task, TaskResponse
 from labeling.text import storable
 
 KEYS = {
@@ -268,6 +269,26 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
     )
     left = [one for one in found if not one.done]
     return Course(len(found) - len(left), len(found), next(iter(left), None))
+
+
+def copies_of(tasks: Collection[int]) -> dict[int, int]:
+    """The gold in use that was made of each of these tasks, by the task's id. One query."""
+    sets = (
+        TaskResponse.objects.order_by()
+        .values("task")
+        .annotate(ids=ArrayAgg("response", order_by="response"))
+    )
+    copies = (
+        Gold.objects.filter(retired_at=None)
+        .annotate(
+            original=F("task__prompt__tasks"),
+            own=Subquery(sets.filter(task=OuterRef("task")).values("ids")),
+            same=Subquery(sets.filter(task=OuterRef("task__prompt__tasks")).values("ids")),
+        )
+        .filter(own=F("same"), original__in=tasks)
+        .exclude(original=F("task"))
+    )
+    return dict(copies.values_list("original", "pk"))
 
 
 # --- making it -----------------------------------------------------------------------------------

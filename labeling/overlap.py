@@ -120,9 +120,15 @@ def after_ranking(task: Task) -> Slot | None:
     complete = all(slot.ranking_id is not None for slot in slots)
     may_add = complete and len(slots) < project.rankings_at_most
     if not (may_add or _unused(task, slots)):
+        if complete:
+            _mark_stopped(task, project)
+        return None
+    if Adjudication.objects.filter(task=task).exists():
+        _withdraw(task, slots)
         return None
     if _is_clear(task, project):
         _withdraw(task, slots)
+        _mark_stopped(task, project)
         return None
     return queue.add_slot(task=task) if may_add else None
 
@@ -132,9 +138,13 @@ def settle(task: Task) -> None:
     _withdraw(task, list(Slot.objects.filter(task=task).order_by("number")))
 
 
+def _mark_stopped(task: Task, project: Project) -> None:
+    """Note that sequential overlap, and nothing else, asks no more of the task."""
+    unmarked = Task.objects.filter(pk=task.pk).exclude(stopped_below=project.rankings_at_most)
+    unmarked.update(stopped_below=project.rankings_at_most)
+
+
 def _is_clear(task: Task, project: Project) -> bool:
-    if Adjudication.objects.filter(task=task).exists():
-        return True
     current = Ranking.objects.filter(task=task, superseded_at=None)
     return is_clear(
         list(current.values_list("tiers", flat=True)),
@@ -161,12 +171,14 @@ def _withdraw(task: Task, slots: Sequence[Slot]) -> None:
 
 # A lateral join counts each task's slots through their index, whatever the planner thinks of many.
 _SAVED = """
-SELECT count(*), coalesce(sum(slots.count), 0)
+SELECT count(*), coalesce(sum(slots.count), 0),
+    coalesce(sum(greatest(0, task.stopped_below - slots.count)), 0)
 FROM (
-    SELECT DISTINCT newest.task_id FROM (
-        SELECT ranking.task_id FROM labeling_ranking ranking
+    SELECT DISTINCT newest.task_id, newest.stopped_below FROM (
+        SELECT ranking.task_id, task.stopped_below FROM labeling_ranking ranking
         JOIN labeling_task task ON task.id = ranking.task_id
-        WHERE task.project_id = %(project)s AND task.kind = 'ranking' AND NOT task.out_of_use
+        WHERE task.project_id = %(project)s AND task.stopped_below IS NOT NULL
+          AND NOT task.out_of_use
         ORDER BY ranking.id DESC LIMIT %(limit)s
     ) newest
 ) task
@@ -181,21 +193,21 @@ WHERE slots.finished
 
 @dataclass(frozen=True)
 class Saved:
-    """Finished tasks among those ranked last, and how many rankings they took."""
+    """Finished tasks about which sequential overlap decided, and how many rankings they took.
+
+    Not counted are tasks finished with fixed overlap, by a lead's decision or by an import.
+    """
 
     tasks: int
     rankings: int
-    at_most: int
+    saved: int
+    """Rankings it could have asked for, and did not, as the order was clear."""
     capped: bool
 
     @property
     def fixed(self) -> int:
-        """What asking everyone `at_most` times would have taken."""
-        return self.tasks * self.at_most
-
-    @property
-    def saved(self) -> int:
-        return max(0, self.fixed - self.rankings)
+        """What asking for the maximum each time would have taken."""
+        return self.rankings + self.saved
 
     @property
     def share(self) -> float | None:
@@ -206,5 +218,5 @@ def saved(project: Project, *, limit: int = COUNTED_AT_MOST) -> Saved:
     """Over the tasks of the newest `limit` rankings. One query, bounded by the limit."""
     with connection.cursor() as cursor:
         cursor.execute(_SAVED, {"project": project.pk, "limit": limit})
-        tasks, rankings = cursor.fetchone()
-    return Saved(tasks, int(rankings), project.rankings_at_most, rankings >= limit)
+        tasks, rankings, fewer = cursor.fetchone()
+    return Saved(tasks, int(rankings), int(fewer), rankings >= limit)

@@ -226,7 +226,9 @@ def add_slot(*, task: Task) -> Slot:
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     if locked.rankings_wanted >= 9:
         raise ValueError(f"{task} wants 9 rankings already; there are never more.")
-    Task.objects.filter(pk=task.pk).update(rankings_wanted=F("rankings_wanted") + 1)
+    Task.objects.filter(pk=task.pk).update(
+        rankings_wanted=F("rankings_wanted") + 1, stopped_below=None
+    )
     return _append_slot(locked, priority=min(locked.priority + 1, 9))
 
 

@@ -38,6 +38,12 @@ class Task(Withdrawable):
         help_text="The task or its prompt is withdrawn, or too few of its responses are left. "
         "labeling.withdrawing.refresh writes it.",
     )
+    stopped_below = models.PositiveSmallIntegerField(
+        null=True,
+        editable=False,
+        help_text="How many rankings sequential overlap could have asked for when it stopped "
+        "asking. Null: it did not decide about this task.",
+    )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 

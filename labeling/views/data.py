@@ -8,10 +8,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts.access import user_of
-from labeling import skipping, task_filters
+from labeling import gold, skipping, task_filters
 from labeling.access import led_project
 from labeling.lettering import Lettering, letters_of
-from labeling.models import Skip, Slot, Task
+from labeling.models import Adjudication, Skip, Slot, Task
 from labeling.rankings import InvalidRanking
 from labeling.suggestions import suggestions_for
 from labeling.text import exact, shortened
@@ -72,12 +72,14 @@ def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
     sizes = dict(
         Task.objects.filter(pk__in=ids).annotate(size=Count("places")).values_list("pk", "size")
     )
+    golds = gold.copies_of(ids)
     nothing = {"wanted": 0, "filled": 0, "leased": 0}
     return [
         {
             "task": task,
             "prompt": shortened(str(task.prompt.messages[-1]["content"]), 140),
             "responses": sizes[task.pk],
+            "gold": golds.get(task.pk),
             **counts.get(task.pk, nothing),
         }
         for task in tasks
@@ -115,6 +117,8 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
             for place in places
         ],
         "rankings": _rankings(shown, lettering),
+        "decision": _decision(shown, lettering),
+        "gold_copy": gold.copies_of([shown.pk]).get(shown.pk),
         "slots": list(shown.slots.select_related("reviewer").order_by("number")),
         "skips": [
             {"skip": skip, "note": lettering.show(skip.note, skip.shown_order)}
@@ -122,6 +126,16 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         ],
     }
     return render(request, "labeling/task.html", context)
+
+
+def _decision(task: Task, lettering: Lettering) -> dict[str, Any] | None:
+    decided = Adjudication.objects.filter(task=task)
+    decision = decided.select_related("by", "guideline_version").first()
+    return decision and {
+        "decision": decision,
+        "order": as_order(decision.tiers, decision.cut, lettering.letters),
+        "note": lettering.show(decision.note, decision.shown_order),
+    }
 
 
 def _rankings(task: Task, lettering: Lettering) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Where leads settle what reviewers disagree on, blind to who said what."""
 
 import random
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -24,6 +25,7 @@ from labeling.adjudication import (
     order_for,
 )
 from labeling.blindness import may_see_models
+from labeling.gold import copies_of
 from labeling.judgments import FLAGS
 from labeling.lettering import Lettering, letters_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
@@ -35,42 +37,47 @@ from labeling.text import render as render_text
 from labeling.views.sheet import as_order, conversation
 
 PAGE = 25
-DECIDED_SHOWN = 20
 
 
 @login_required
 @require_GET
 def disputes(request: HttpRequest, slug: str) -> HttpResponse:
+    """Open disputes, or with ?show=decided the decisions, the newest first."""
     project = led_project(request, slug)
+    show = "decided" if request.GET.get("show") == "decided" else "open"
     found = open_disputes(project)
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
-    decided = Adjudication.objects.filter(
-        task__project=project, task__out_of_use=False
-    ).select_related("task__prompt")
+    decided = Adjudication.objects.filter(task__project=project, task__out_of_use=False)
+    listed: Any = found if show == "open" else decided.select_related("by").order_by("-created_at")
+    page = Paginator(listed, PAGE).get_page(request.GET.get("page"))
     context = {
         "project": project,
         "section": "projects",
         "leads": True,
+        "show": show,
         "page": page,
         "rows": _rows(list(page.object_list)),
         "first": found[0] if found else None,
         "causes": causes(project),
-        "decided": [
-            (one, shortened(str(one.task.prompt.messages[-1]["content"]), 140))
-            for one in decided.order_by("-created_at")[:DECIDED_SHOWN]
-        ],
+        "open_count": len(found),
+        "decided_count": decided.count(),
     }
     return render(request, "labeling/disputes.html", context)
 
 
-def _rows(found: list[OpenDispute]) -> list[dict[str, Any]]:
-    tasks = {dispute.task_id for dispute in found}
+def _rows(listed: Sequence[OpenDispute | Adjudication]) -> list[dict[str, Any]]:
+    """Open disputes or decisions with the prompts of their tasks, and which have gold copies."""
+    tasks = {one.task_id for one in listed}
     prompts = dict(
         Prompt.objects.filter(tasks__in=tasks).values_list("tasks", "messages__-1__content")
     )
+    golds = copies_of(tasks)
     return [
-        {"dispute": one, "prompt": shortened(str(prompts.get(one.task_id, "")), 140)}
-        for one in found
+        {
+            "dispute": one,
+            "prompt": shortened(str(prompts.get(one.task_id, "")), 140),
+            "gold": golds.get(one.task_id),
+        }
+        for one in listed
     ]
 
 
@@ -193,6 +200,7 @@ class _Case:
             "number": None if at is None else at + 1,
             "left": len(self.disputes),
             "following": self.following(),
+            "gold": copies_of([self.task.pk]).get(self.task.pk),
             "messages_of_prompt": conversation(self.task.prompt.messages),
             "responses": self._responses(form),
             "rankings": [self._ranking(ranking) for ranking in self.rankings],

@@ -1,0 +1,210 @@
+"""Decided disputes stay findable, savings are those of sequential overlap, leads see what is gold."""
+
+import pytest
+from django.urls import reverse
+
+from accounts.models import Role
+from labeling import adjudication, gold, overlap, queue, rankings
+from labeling.models import Membership, Slot
+from tests.labeling.gold_world import make_gold
+from tests.labeling.test_adjudication import dispute
+from tests.labeling.test_blindness import signed_in
+from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    return make_project(rankings_per_task=2)
+
+
+@pytest.fixture
+def client():
+    return signed_in(make_user(Role.TRAINER))
+
+
+def page(client, name, project, *args, query=""):
+    answer = client.get(reverse(name, args=[project.slug, *args]) + query)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+# --- decided disputes ----------------------------------------------------------------------------
+
+
+def decide(task, **fields):
+    chosen = {"tiers": one_each(task), "cause": "guideline", "note": "Says nothing of rhymes."}
+    return adjudication.decide(task=task, by=make_user(Role.TRAINER), **(chosen | fields))
+
+
+def test_both_lists_of_disputes_say_how_many_there_are(project, client):
+    still_open, decided = dispute(project), dispute(project)
+    decide(decided)
+    for query in ("", "?show=decided"):
+        tabs = page(client, "project-disputes", project, query=query)
+        assert 'Open <span class="muted">1</span>' in tabs
+        assert 'Decided <span class="muted">1</span>' in tabs
+        assert (f">#{decided.pk}<" in tabs) == bool(query)
+        assert (f">#{still_open.pk}<" in tabs) != bool(query)
+
+
+def test_every_decision_is_on_one_of_the_pages_of_the_list(project, client):
+    tasks = [dispute(project) for _ in range(27)]
+    for task in tasks:
+        decide(task)
+    both = page(client, "project-disputes", project, query="?show=decided")
+    both += page(client, "project-disputes", project, query="?show=decided&page=2")
+    assert all(f">#{task.pk}<" in both for task in tasks)
+
+
+def test_the_page_of_a_task_shows_its_decision(project, client):
+    task = dispute(project)
+    assert "Decision</h2>" not in page(client, "project-task", project, task.pk)
+    decision = decide(task, shown_order=ids(task))
+    shown = page(client, "project-task", project, task.pk)
+    assert "Decision</h2>" in shown
+    assert "Says nothing of rhymes." in shown
+    assert str(decision.get_cause_display()) in shown
+    assert decision.by.username in shown
+
+
+# --- rankings saved ------------------------------------------------------------------------------
+
+
+def ranked(task, order=1):
+    tiers = [[i] for i in ids(task)[::order]]
+    rankings.record(task=task, reviewer=make_member(task.project), source="simulation", tiers=tiers)
+
+
+def test_tasks_that_a_lead_decided_are_not_counted_as_saved():
+    project = make_project(rankings_per_task=2, overlap="sequential", rankings_at_most=4)
+    task = make_task(project)
+    ranked(task)
+    ranked(task, -1)
+    decide(task)
+    found = overlap.saved(project)
+    assert (found.tasks, found.saved) == (0, 0)
+    clear = make_task(project)
+    ranked(clear)
+    ranked(clear)
+    found = overlap.saved(project)
+    assert (found.tasks, found.rankings, found.saved) == (1, 2, 2)
+
+
+def test_tasks_finished_with_fixed_overlap_are_not_counted_as_saved():
+    project = make_project(rankings_per_task=1, rankings_at_most=3)
+    ranked(make_task(project))
+    assert overlap.saved(project).tasks == 0
+    project.overlap = "sequential"
+    project.save()
+    assert overlap.saved(project).tasks == 0, "what was finished before stays out"
+
+
+def test_a_task_that_turns_out_unclear_saved_nothing():
+    project = make_project(rankings_per_task=2, overlap="sequential", rankings_at_most=3)
+    task = make_task(project)
+    ranked(task)
+    ranked(task)
+    assert overlap.saved(project).saved == 1
+    queue.add_slot(task=task)
+    ranked(task)
+    found = overlap.saved(project)
+    assert (found.tasks, found.saved) == (1, 0)
+
+
+# --- gold ----------------------------------------------------------------------------------------
+
+
+def test_leads_see_which_tasks_are_gold_and_which_gold_was_made_of(project, client):
+    made = make_gold(project)
+    original = made.task.prompt.tasks.exclude(pk=made.task_id).get()
+    plain = make_task(project)
+    assert gold.copies_of([original.pk, plain.pk, made.task_id]) == {original.pk: made.pk}
+    listed = page(client, "project-data", project)
+    assert listed.count(">gold</span>") == 1
+    assert listed.count(">gold made of it</span>") == 1
+    assert ">gold</span>" in page(client, "project-task", project, made.task_id)
+    assert ">gold made of it</a>" in page(client, "project-task", project, original.pk)
+    assert ">gold made of it<" not in page(client, "project-task", project, plain.pk)
+
+
+def test_disputes_say_when_gold_was_made_of_the_task(project, client):
+    task = dispute(project)
+    a, b, *_ = ids(task)
+    made = gold.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
+    assert "gold made of it" in page(client, "project-disputes", project)
+    assert "gold made of it" in page(client, "project-dispute", project, task.pk)
+    gold.retire(gold=made, by=None)
+    assert "gold made of it" not in page(client, "project-disputes", project)
+
+
+def test_reviewers_never_see_what_is_gold(project):
+    make_gold(project)
+    reviewer = make_member(project)
+    for name in ("project-data", "project-disputes", "project-gold"):
+        answer = signed_in(reviewer).get(reverse(name, args=[project.slug]))
+        assert answer.status_code == 403
+
+
+# --- removed reviewers ---------------------------------------------------------------------------
+
+
+def reserved(project):
+    task = make_task(project, rankings_wanted=1)
+    reviewer = make_member(project)
+    slot = queue.claim(project=project, reviewer=reviewer)
+    assert slot.task == task
+    return slot, reviewer
+
+
+def delete_one(reviewer):
+    Membership.objects.get(user=reviewer).delete()
+
+
+def delete_many(reviewer):
+    Membership.objects.filter(user=reviewer).delete()
+
+
+def give_to_another(reviewer):
+    Membership.objects.filter(user=reviewer).update(user=make_user())
+
+
+def deactivate(reviewer):
+    reviewer.is_active = False
+    reviewer.save()
+
+
+@pytest.mark.parametrize("remove", [delete_one, delete_many, give_to_another, deactivate])
+def test_what_a_removed_reviewer_had_reserved_goes_to_others(project, remove):
+    slot, reviewer = reserved(project)
+    other = make_member(project)
+    assert queue.claim(project=project, reviewer=other) is None
+    remove(reviewer)
+    slot.refresh_from_db()
+    assert (slot.reviewer, slot.leased_until, slot.ahead) == (None, None, False)
+    assert queue.claim(project=project, reviewer=other).pk == slot.pk
+
+
+def test_removing_a_reviewer_keeps_their_rankings_and_what_they_hold_elsewhere(project):
+    slot, reviewer = reserved(project)
+    rankings.submit(
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+    )
+    elsewhere = make_project(rankings_per_task=1)
+    Membership.objects.create(project=elsewhere, user=reviewer)
+    make_task(elsewhere)
+    held = queue.claim(project=elsewhere, reviewer=reviewer)
+    Membership.objects.get(user=reviewer, project=project).delete()
+    slot.refresh_from_db()
+    assert slot.reviewer == reviewer and slot.ranking is not None
+    assert Slot.objects.get(pk=held.pk).reviewer == reviewer
+
+
+def test_another_change_of_a_member_frees_nothing(project):
+    slot, reviewer = reserved(project)
+    Membership.objects.filter(user=reviewer).update(role="lead")
+    reviewer.first_name = "Ada"
+    reviewer.save()
+    slot.refresh_from_db()
+    assert slot.reviewer == reviewer
