@@ -3,6 +3,7 @@
 import { restoreExact, toggleExact } from "./exact.js";
 import { digitOf, keyOf } from "./keys.js";
 import { Ladder } from "./review-ladder.js";
+import { isTouchOnly, showStatus } from "./review-words.js";
 import * as order from "./order.js";
 
 const form = document.getElementById("outcome-form");
@@ -16,9 +17,10 @@ const letterOf = (id) => (id === order.LINE ? "The line" : cards.get(id).dataset
 const state = { rows: [], selected: null, tieNext: false, past: [] };
 
 function say(text, kind = "") {
-  status.textContent = text;
-  status.dataset.kind = kind;
+  showStatus(status, document.getElementById("line-words"), text, kind);
 }
+
+const ready = () => (isTouchOnly() ? "Ready to record." : "Enter records it.");
 
 function readForm() {
   const ranks = {};
@@ -59,7 +61,8 @@ function paint() {
   }
   ladder.paint(state);
   document.getElementById("line-words").textContent = lineWords();
-  for (const name of ["better", "worse"]) dock.querySelector(`[data-do=${name}]`).disabled = !state.selected;
+  dock.querySelector("[data-do=tie]").setAttribute("aria-pressed", String(state.tieNext));
+  for (const name of ["better", "worse", "back"]) dock.querySelector(`[data-do=${name}]`).disabled = !state.selected;
   dock.querySelector("[data-do=undo]").disabled = !state.past.length;
   dock.querySelector("[data-do=submit]").dataset.ready = wanting() ? "no" : "yes";
 }
@@ -68,20 +71,20 @@ function paint() {
 function wanting() {
   const rest = missing().map(letterOf);
   if (rest.length) return `${rest.join(", ")} ${rest.length > 1 ? "have" : "has"} no place yet.`;
-  return causes.some((one) => one.checked) ? "" : "Say why they disagreed: R, then 1 to 5.";
+  return causes.some((one) => one.checked) ? "" : isTouchOnly() ? "Say why they disagreed." : "Say why they disagreed: R, then 1 to 5.";
 }
 
 function change(rows, selected, text = "") {
   if (JSON.stringify(rows) !== JSON.stringify(state.rows)) state.past.push({ rows: state.rows, selected: state.selected });
-  Object.assign(state, { rows, selected });
+  Object.assign(state, { rows, selected, tieNext: false });
   writeForm();
   paint();
-  say([text, wanting() || "Enter records it."].filter(Boolean).join(" "));
+  say([text, wanting() || ready()].filter(Boolean).join(" "));
 }
 
 const verbs = {
   pick(id, tied) {
-    if (tied) change(order.tie(state.rows, id, state.selected), id);
+    if (tied || state.tieNext) change(order.tie(state.rows, id, state.selected), id);
     else if (order.rowOf(state.rows, id) < 0) change(order.place(state.rows, id), id);
     else verbs.select(id);
   },
@@ -89,6 +92,12 @@ const verbs = {
     state.selected = id;
     paint();
     say(`${letterOf(id)} is selected.`);
+  },
+  tie() {
+    state.tieNext = !state.tieNext && order.placed(state.rows).length > 0;
+    paint();
+    const mate = order.placed(state.rows).includes(state.selected) ? state.selected : order.placed(state.rows).at(-1);
+    say(state.tieNext ? `The next one ties with ${letterOf(mate)}.` : "Place a response first, then tie the next one with it.");
   },
   start(number) {
     const link = starts[number];
@@ -128,6 +137,7 @@ const verbs = {
 const KEYS = {
   ArrowLeft: verbs.better,
   ArrowRight: verbs.worse,
+  "=": verbs.tie,
   "-": verbs.line,
   Backspace: verbs.back,
   Delete: verbs.back,
@@ -175,7 +185,7 @@ dock.hidden = false;
 restoreExact(form);
 state.rows = readForm();
 paint();
-say(wanting() || "Enter records it.");
+say(wanting() || ready());
 document.addEventListener("keydown", onKey);
 form.addEventListener("submit", (event) => {
   const text = wanting();
@@ -186,7 +196,7 @@ form.addEventListener("submit", (event) => {
 for (const one of causes) {
   one.addEventListener("change", () => {
     paint();
-    say(wanting() || "Enter records it.");
+    say(wanting() || ready());
   });
 }
 document.addEventListener("click", (event) => {

@@ -3,6 +3,7 @@
 // keys and buttons end in `reading`. A sheet is complete without all this.
 import { restoreExact, toggleExact } from "./exact.js";
 import { markDifferences, unmark } from "./reading-marks.js";
+import { showStatus } from "./review-words.js";
 
 const TALL = 900; // px; a longer text starts folded
 const LONG_TALK = 0.6; // of the window's height; a longer prompt starts with its last turns
@@ -18,9 +19,7 @@ const bodyOf = (answer) => answer.querySelector(".answer-body");
 const letterOf = (answer) => answer.dataset.letter;
 
 function say(text) {
-  const status = form.querySelector("#review-status");
-  status.textContent = text;
-  status.dataset.kind = "";
+  showStatus(form.querySelector("#review-status"), form.querySelector("#line-words"), text);
 }
 
 function button(className, label, onClick) {
@@ -243,4 +242,6 @@ document.addEventListener("sheet:shown", (event) => {
   scrollTogether(localStorage.getItem(SCROLL) === "together");
   putTurnsAway();
   foldGiants();
+  const prompt = form.querySelector(".prompt");
+  if (prompt && prompt.scrollHeight > prompt.clientHeight + 1) prompt.tabIndex = 0; // it scrolls on a low page
 });

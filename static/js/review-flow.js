@@ -2,9 +2,12 @@
 // shown at once, and the ranking travels behind it. What the server refuses comes back as a sheet.
 import { Notes } from "./review-notes.js";
 import { Outbox, freshKey } from "./review-outbox.js";
+import { isTouchOnly } from "./review-words.js";
 
 const RETRY = 5000;
 const UNDO_FOR = 120_000;
+
+const undoHint = () => (isTouchOnly() ? "" : gettext("Z takes it back."));
 
 export function parsed(html) {
   const holder = document.createElement("template");
@@ -15,7 +18,7 @@ export function parsed(html) {
 export class Flow {
   constructor(page, root) {
     const { outbox: scope, reviewUrl, nextUrl } = root.dataset;
-    Object.assign(this, { page, reviewUrl, nextUrl, atHand: null, waiting: null, last: null, trouble: null, flight: null });
+    Object.assign(this, { page, root, reviewUrl, nextUrl, atHand: null, waiting: null, last: null, trouble: null, flight: null });
     this.outbox = new Outbox({ scope, reviewUrl, nextUrl });
     this.notes = new Notes(root);
     window.addEventListener("online", () => this.flush());
@@ -62,7 +65,7 @@ export class Flow {
   // Sending
 
   send(sheet) {
-    if (this.waiting) return sheet.say(gettext("It is on its way. Z takes it back."));
+    if (this.waiting) return sheet.say([gettext("It is on its way."), undoHint()].join(" ").trim());
     const entry = this.outbox.add(sheet.form);
     this.last = { entry, form: sheet.form, undo: null, until: Date.now() + UNDO_FOR };
     if (this.atHand) this.page.show(this.takeAtHand(), { sent: true });
@@ -109,7 +112,7 @@ export class Flow {
 
   later() {
     this.timer = setTimeout(() => this.flush(), RETRY);
-    if (this.waiting) this.page.sheet.say(gettext("Not sent yet: it is kept in this browser. Z takes it back."), "warn");
+    if (this.waiting) this.page.sheet.say([gettext("Not sent yet: it is kept in this browser."), undoHint()].join(" ").trim(), "warn");
   }
 
   paint() {

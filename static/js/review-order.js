@@ -1,6 +1,6 @@
 // A ranking of three to nine: rows of tiers in a ladder, written into a rank select per response.
 import { Ladder } from "./review-ladder.js";
-import { fill, listed, ordinal } from "./review-words.js";
+import { fill, isTouchOnly, listed, ordinal } from "./review-words.js";
 import * as order from "./order.js";
 
 export class Order {
@@ -74,13 +74,14 @@ export class Order {
   /** What the status adds once it can be sent: what is left out is said, never asked. */
   ready() {
     const rest = this.missing().map((id) => this.letterOf(id));
-    if (!rest.length) return gettext("All placed: Enter submits.");
+    if (!rest.length) return isTouchOnly() ? gettext("All placed: ready to submit.") : gettext("All placed: Enter submits.");
+    if (this.refusal()) return "";
     const text = ngettext(
-      "%(letters)s is left out and compared with nothing: Enter submits.",
-      "%(letters)s are left out and compared with nothing: Enter submits.",
+      "%(letters)s is left out and compared with nothing.",
+      "%(letters)s are left out and compared with nothing.",
       rest.length,
     );
-    return this.refusal() ? "" : fill(text, { letters: listed(rest) });
+    return [fill(text, { letters: listed(rest) }), isTouchOnly() ? "" : gettext("Enter submits.")].join(" ").trim();
   }
 
   describe(id) {

@@ -1,6 +1,6 @@
 // Two responses: one of seven grades from "A is much better" to "B is much better", and whether
 // they are acceptable. The radios and the select of the form hold the answer.
-import { fill } from "./review-words.js";
+import { fill, isTouchOnly } from "./review-words.js";
 
 export class Pair {
   constructor(form, sheet) {
@@ -49,7 +49,8 @@ export class Pair {
   }
 
   ready() {
-    return this.chosen === null ? "" : gettext("Enter submits.");
+    if (this.chosen === null) return "";
+    return isTouchOnly() ? gettext("Ready to submit.") : gettext("Enter submits.");
   }
 
   describe() {

@@ -3,7 +3,7 @@
 import { Draft } from "./review-draft.js";
 import { Order } from "./review-order.js";
 import { Pair } from "./review-pair.js";
-import { fill } from "./review-words.js";
+import { fill, showStatus } from "./review-words.js";
 
 const NARROW = "(max-width: 64rem)";
 
@@ -34,8 +34,7 @@ export class Sheet {
   }
 
   say(text, kind = "") {
-    this.status.textContent = text;
-    this.status.dataset.kind = kind;
+    showStatus(this.status, this.form.querySelector("#line-words"), text, kind);
   }
 
   onDraft(name) {

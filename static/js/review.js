@@ -6,6 +6,7 @@ import { Flow } from "./review-flow.js";
 import { listen } from "./review-keys.js";
 import { Sheet } from "./review-sheet.js";
 
+const HINT = "tiebreak-hint-seen";
 const UNDO_NOTE = "sent-note";
 
 function open(id) {
@@ -59,7 +60,19 @@ const page = {
       skip.reset();
     }
     this.paintSent(flow.last);
+    this.showHint(form);
     document.dispatchEvent(new CustomEvent("sheet:shown", { detail: { form } }));
+  },
+
+  /** How to rank, for someone who has not ranked here yet and has not put the hint away. */
+  showHint(form) {
+    const hint = form.querySelector("#first-hint");
+    if (hint) hint.hidden = !flow.root.dataset.first || localStorage.getItem(HINT) === "1";
+  },
+
+  hideHint() {
+    localStorage.setItem(HINT, "1");
+    this.showHint(this.sheet.form);
   },
 
   /** The guideline stays where the reader had scrolled it, while it is the same one. */
@@ -109,6 +122,7 @@ const page = {
     this.clock.tick();
     if (sheet.form.dataset.slot) {
       event.preventDefault();
+      localStorage.setItem(HINT, "1");
       flow.send(sheet);
     } else if (!navigator.onLine) {
       event.preventDefault();
@@ -150,6 +164,7 @@ const verbs = {
   submit: () => page.sheet.form.requestSubmit(page.sheet.form.querySelector("[data-do=submit]")),
   skip: () => document.getElementById("skip-dialog") && open("skip-dialog"),
   help: () => open("help-dialog"),
+  hideHint: () => page.hideHint(),
   canKey: ({ index, digit }) => page.sheet.model.canKey(index, digit),
   key: ({ index, digit }, shift) => !flow.waiting && page.sheet.model.key(index, shift, digit),
 };

@@ -51,3 +51,9 @@ for (const form of document.querySelectorAll("form[data-once]")) {
   });
   window.addEventListener("pageshow", () => delete form.dataset.sent);
 }
+
+// The tab of this page is in sight where the tabs do not fit.
+for (const tab of document.querySelectorAll(".subnav [aria-current], .site-nav [aria-current]")) {
+  const row = tab.parentElement;
+  row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
+}
