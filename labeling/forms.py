@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from django import forms
+from django.core.validators import MaxLengthValidator
 from django.http import QueryDict
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -252,7 +253,7 @@ class SkipForm(forms.Form):
     )
     note = forms.CharField(
         label=gettext_lazy("Note"),
-        max_length=500,
+        validators=[MaxLengthValidator(500)],  # max_length would let browsers cut it
         required=False,
         widget=forms.Textarea(attrs={"rows": 2}),
     )

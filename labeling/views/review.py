@@ -192,14 +192,17 @@ def _sheet_context(request: HttpRequest, project: Project, sheet: Sheet) -> Cont
     }
 
 
-def _page(request: HttpRequest, project: Project, sheet: Sheet) -> HttpResponse:
+def _page(
+    request: HttpRequest, project: Project, sheet: Sheet, skip_form: SkipForm | None = None
+) -> HttpResponse:
     bar = _bar(project, user_of(request))
     context = {
         **bar,
         **_sheet_context(request, project, sheet),
-        "skip_form": SkipForm(auto_id="skip_%s"),
+        "skip_form": skip_form or SkipForm(auto_id="skip_%s"),
     }
-    status = HTTPStatus.UNPROCESSABLE_ENTITY if sheet.errors else HTTPStatus.OK
+    refused = sheet.errors or skip_form
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if refused else HTTPStatus.OK
     return render(request, "labeling/review.html", context, status=status)
 
 
@@ -396,8 +399,10 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     project = project_for(request, slug)
     form = SkipForm(request.POST, auto_id="skip_%s")
     if not form.is_valid():
-        messages.error(request, " ".join(str(e) for errors in form.errors.values() for e in errors))
-    elif not queue.skip(
+        slot = _current(project, user_of(request))
+        if slot is not None and slot.pk == slot_id:
+            return _page(request, project, _sheet(project, slot), form)
+    if not form.is_valid() or not queue.skip(
         slot_id=slot_id, project=project, reviewer=user_of(request), **form.cleaned_data
     ):
         messages.info(

@@ -171,6 +171,11 @@ const verbs = {
 
 document.documentElement.classList.add("enhanced");
 page.begin(document.getElementById("ranking-form"));
+const skipDialog = document.getElementById("skip-dialog");
+if (skipDialog?.open) {
+  skipDialog.close();
+  skipDialog.showModal(); // the server refused the note
+}
 listen({ verbs, onPending: () => page.sheet.draft.save() });
 if (page.sheet.form.dataset.renewUrl) {
   const forms = () => [page.sheet.form, flow.atHand].filter(Boolean);

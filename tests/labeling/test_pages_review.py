@@ -265,6 +265,17 @@ def test_it_skips_with_a_reason_and_not_without(desk, slot):
     assert b"Nothing is left" in client.get(desk.url("review")).content
 
 
+def test_a_note_of_a_skip_that_is_too_long_is_refused_and_kept_whole(desk, slot):
+    client, url = desk.as_(desk.reviewer), desk.url("review-skip", slot.pk)
+    page = client.post(url, {"reason": "guideline", "note": "x" * 501})
+    assert page.status_code == 422 and not Skip.objects.exists()
+    html = page.content.decode()
+    assert "at most 500 characters" in html and "x" * 501 in html
+    assert re.search(r'<dialog[^>]*id="skip-dialog"[^>]* open>', html)
+    assert f'action="{desk.url("review")}"' in html  # what was ranked meanwhile goes its own way
+    assert "maxlength" not in html
+
+
 @pytest.mark.parametrize("name", ["review-skip", "review-draft", "review-renew"])
 def test_it_changes_nothing_for_others_nor_by_get(desk, slot, name):
     url, body = desk.url(name, slot.pk), json.dumps({"fields": {"rationale": ["mine"]}, "at": 1})
