@@ -70,7 +70,7 @@ def test_it_rates_flags_and_explains_by_keyboard(visit, world):
     press(page, "a", "r", "4", "Escape", "b", "c", "d", "n")
     page.keyboard.type("a b c: letters typed here move nothing")
     page.keyboard.press("Escape")
-    page.locator(".answer[data-letter=B] summary").click()
+    page.locator(".answer[data-letter=B] .answer-extras summary").click()
     page.locator(".answer[data-letter=B]").get_by_label("Broken output").check()
     press(page, "Control+Enter")
     ranking = sent(page, world, 1)

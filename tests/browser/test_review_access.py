@@ -108,7 +108,7 @@ def test_it_has_no_serious_fault_in_the_question_a_refusal_and_the_history(visit
     press(page, "a", "b", "c", "d")
     for letter, grade in (("A", "2"), ("B", "5")):
         card = page.locator(f".answer[data-letter={letter}]")
-        card.locator("summary").click()
+        card.locator(".answer-extras summary").click()
         card.locator(".rating-scale label", has_text=re.compile(f"^{grade}$")).click()
     press(page, "s")
     expect(page.locator("#ask-dialog")).to_be_visible()

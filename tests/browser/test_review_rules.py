@@ -213,7 +213,7 @@ def test_a_pair_is_graded_without_a_script_and_revised(visit, world):
 
 def rate(page, letter, grade):
     card = page.locator(f".answer[data-letter={letter}]")
-    card.locator("summary").click()
+    card.locator(".answer-extras summary").click()
     card.locator(".rating-scale label", has_text=re.compile(f"^{grade}$")).click()
 
 
