@@ -10,6 +10,7 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 from django.http import HttpRequest
 
 from accounts.models import User, audit
+from accounts.throttle import client_address
 
 NAME_SHOWN = 3
 """Characters kept of a name that nobody has: people type passwords into the wrong field."""
@@ -21,8 +22,10 @@ def connect() -> None:
     user_login_failed.connect(record_failure, dispatch_uid="audit")
 
 
-def record_sign_in(sender: Any, user: User, **signal: Any) -> None:
-    audit(user, "signed in", user)
+def record_sign_in(
+    sender: Any, user: User, request: HttpRequest | None = None, **signal: Any
+) -> None:
+    audit(user, "signed in", user, address=client_address(request))
 
 
 def record_sign_out(sender: Any, user: User | None, **signal: Any) -> None:
@@ -35,4 +38,5 @@ def record_failure(
 ) -> None:
     name = str(credentials.get("username") or "")
     user = User.objects.filter(username=name).first()
-    audit(None, "sign-in failed", user or f"Unknown name {name[:NAME_SHOWN]}…")
+    subject = user or f"Unknown name {name[:NAME_SHOWN]}…"
+    audit(None, "sign-in failed", subject, address=client_address(request))

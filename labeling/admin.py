@@ -89,8 +89,8 @@ class ProjectAdmin(ProjectDeletionMixin, OwnProjectsAdmin):
     inlines = (MembershipInline,)
     form = project_settings.PolicyForm
     fieldsets = (
-        (None, {"fields": ("slug", "name", "description", "current_version", "created_at")}),
         *project_settings.FIELDSETS,
+        ("Address and guideline", {"fields": ("slug", "current_version", "created_at")}),
         ("Status", {"fields": ("simulated", "archived_at")}),
     )
 

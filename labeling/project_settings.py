@@ -11,6 +11,7 @@ from labeling.judgments import LONGEST_RATIONALE
 from labeling.models import Project
 
 SECTIONS: dict[str, tuple[str, ...]] = {
+    "Project": ("name", "description"),
     "How many rankings": ("rankings_per_task", "overlap", "rankings_at_most", "certainty"),
     "What a ranking is": ("allow_ties", "allow_partial", "min_rationale", "revision_hours"),
     "Who sees what": ("sees_models", "sees_others", "sees_suggestions"),
@@ -45,6 +46,8 @@ LABELS = {
     "lease_minutes": "Reservation (minutes)",
 }
 MORE_HELP = {
+    "name": "As reviewers read it. The address stays.",
+    "description": "A sentence or two for the people who work in it.",
     "rankings_per_task": "Existing tasks are unchanged; raise theirs under Data.",
     "overlap": "Decided after each ranking; a finished task is looked at again when someone "
     "revises.",
@@ -60,6 +63,7 @@ class PolicyForm(forms.ModelForm):
     class Meta:
         model = Project
         fields = FIELDS
+        widgets = {"description": forms.Textarea(attrs={"rows": 3})}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

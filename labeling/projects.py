@@ -3,7 +3,6 @@
 from itertools import count
 from typing import Any
 
-from django import forms
 from django.db import IntegrityError, transaction
 from django.utils.text import slugify
 
@@ -24,12 +23,9 @@ class ProjectForm(PolicyForm):
         fields = ("name", "slug", "description", *FIRST_SETTINGS)
         labels = {"slug": "Address"}
         help_texts = {
-            "name": "As reviewers read it.",
             "slug": "Short, in addresses and commands: lower-case letters, digits and hyphens. "
             "Leave it empty to take it from the name. It cannot be changed later.",
-            "description": "A sentence or two for the people who work in it.",
         }
-        widgets = {"description": forms.Textarea(attrs={"rows": 3})}
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -121,6 +121,28 @@ def test_a_form_that_was_open_when_the_link_was_used_sets_nothing(ada):
     assert can_sign_in("ada", NEW)
 
 
+class Rival:
+    """A password validator during which somebody else uses the same link."""
+
+    link = ""
+
+    def validate(self, password: str, user: User | None = None) -> None:
+        if link := self.link:
+            Rival.link = ""
+            use(link, "the first one 3")
+
+    def get_help_text(self) -> str:
+        return ""
+
+
+def test_of_two_requests_with_one_link_the_first_sets_the_password(ada, settings):
+    settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.Rival"}]
+    Rival.link = people.issue_link(person=ada, by=None)
+    assert "This link is not valid" in use(Rival.link, "the second one 4").content.decode()
+    assert can_sign_in("ada", "the first one 3")
+    assert actions().count("password set by a one-time link") == 1
+
+
 def test_only_the_newest_link_works(ada):
     first = people.issue_link(person=ada, by=None)
     second = people.issue_link(person=ada, by=None)

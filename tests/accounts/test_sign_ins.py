@@ -39,6 +39,7 @@ def test_a_sign_in_and_a_sign_out_are_recorded(ada, address):
 def test_a_wrong_password_is_recorded_without_it(ada):
     Client().post("/login/", {"username": "ada", "password": "a-guess"})
     assert entries() == [("sign-in failed", "User ada", None)]
+    assert AuditEntry.objects.get().details == {"address": "127.0.0.1"}
     assert "a-guess" not in str(list(AuditEntry.objects.values()))
 
 

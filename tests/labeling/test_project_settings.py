@@ -16,7 +16,7 @@ from tests.labeling.world import make_member, make_project, make_task, make_user
 pytestmark = pytest.mark.django_db
 
 NOT_POLICY = {
-    "id", "slug", "name", "description", "current_version", "simulated", "archived_at",
+    "id", "slug", "current_version", "simulated", "archived_at",
     "created_at",
 }  # fmt: skip
 
@@ -92,10 +92,23 @@ def test_it_saves_what_was_changed_and_the_audit_trail_says_what_was_before(proj
 
 def test_it_touches_nothing_that_was_not_changed(project, lead):
     page = fields(project, lease_minutes=10)
-    Project.objects.filter(pk=project.pk).update(name="Another name")
+    Project.objects.filter(pk=project.pk).update(simulated=True)
     signed_in(lead).post(url(project), page)
     project.refresh_from_db()
-    assert (project.name, project.lease_minutes) == ("Another name", 10)
+    assert (project.simulated, project.lease_minutes) == (True, 10)
+
+
+def test_a_lead_renames_a_project_and_its_address_stays(project, lead):
+    signed_in(lead).post(url(project), fields(project, name="Letters", description="Of a shop."))
+    slug = project.slug
+    project.refresh_from_db()
+    assert (project.name, project.description, project.slug) == ("Letters", "Of a shop.", slug)
+    assert AuditEntry.objects.get(action="project settings changed").details["changes"]["name"] == [
+        slug,
+        "Letters",
+    ]
+    answer = signed_in(lead).post(url(project), fields(project, name=""))
+    assert answer.status_code == 422 and "This field is required." in answer.content.decode()
 
 
 def test_nothing_changed_writes_nothing(project, lead):
