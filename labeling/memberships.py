@@ -7,8 +7,7 @@ from django.db import IntegrityError, transaction
 
 from accounts import people
 from accounts.models import Role, User, audit
-from labeling import queue
-from labeling.models import Membership, Project, Slot
+from labeling.models import Membership, Project
 
 LEAD = Membership.Role.LEAD
 
@@ -67,11 +66,10 @@ def change_role(*, membership: Membership, role: str, by: User | None) -> bool:
 
 @transaction.atomic
 def remove(*, membership: Membership, by: User | None) -> None:
-    """End a membership. Rankings stay, reservations are given back. Raises MembershipError."""
+    """End a membership. Rankings stay; the database frees reservations. Raises MembershipError."""
     if membership.role == LEAD:
         _keep_a_lead(membership, by)
     Membership.objects.filter(pk=membership.pk).delete()
-    _free_reservations(membership)
     _note(by, "member removed", membership)
 
 
@@ -99,23 +97,13 @@ def linkable(by: User, persons: Iterable[User]) -> set[int]:
     return unused - set(elsewhere.values_list("user", flat=True))
 
 
-def _free_reservations(membership: Membership) -> None:
-    """Give the tasks that a former member had open back to the queue."""
-    leased = Slot.objects.filter(
-        project=membership.project_id, reviewer=membership.user_id, leased_until__isnull=False
-    )
-    for slot_id in leased.values_list("pk", flat=True):
-        queue.release(slot_id=slot_id, reviewer=membership.user)
-
-
 def note(formset: Any, by: User) -> None:
-    """Do what follows from a formset of memberships that the admin saved: audit, reservations."""
+    """Write the audit entries of a formset of memberships that the admin saved."""
     for membership in formset.new_objects:
         _note(by, "member added", membership)
     for membership, _fields in formset.changed_objects:
         _note(by, "member’s role changed", membership)
     for membership in formset.deleted_objects:
-        _free_reservations(membership)
         _note(by, "member removed", membership)
 
 
