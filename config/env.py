@@ -26,7 +26,7 @@ class Variable:
 
     def number(self, minimum: int = 0) -> int:
         value = self.text()
-        if not value.isdigit() or int(value) < minimum:
+        if not (value.isascii() and value.isdigit() and len(value) < 19) or int(value) < minimum:
             raise ImproperlyConfigured(
                 f"{self.name} is {value!r}; it must be a whole number, at least {minimum}."
             )

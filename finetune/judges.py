@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from accounts.parameters import number
 from labeling.models import Project
 from reward.models import RewardModel
 
@@ -61,9 +62,9 @@ def get(name: str) -> Judge:
     """Raises UnknownJudge. Costs a query for a reward model."""
     if name in _rules:
         return _rules[name]
-    number = name.removeprefix(REWARD_MODEL)
-    if name.startswith(REWARD_MODEL) and number.isdigit():
-        model = RewardModel.objects.filter(pk=number).first()
+    model_id = number(name.removeprefix(REWARD_MODEL))
+    if name.startswith(REWARD_MODEL) and model_id is not None:
+        model = RewardModel.objects.filter(pk=model_id).first()
         if model:
             return of_reward_model(model)
     known = ", ".join([*_rules, f"{REWARD_MODEL}ID"])

@@ -14,6 +14,7 @@ from django.http import QueryDict
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from accounts.parameters import number
 from labeling.judgments import ANYTHING, FLAGS, STRONGEST, Errors, Policy
 from labeling.models import Criterion, Skip
 from labeling.text import storable
@@ -179,13 +180,8 @@ def _graded(
     return order, [1, 2], float(abs(grade))
 
 
-def number(text: str) -> int | None:
-    """A row's id as a form or an address says it; None for anything else."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
 def _whole(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
+    return number(text, digits=3)
 
 
 def _is_rank(rank: int | None) -> bool:

@@ -7,6 +7,7 @@ from django import forms
 from django.core.validators import MaxLengthValidator
 from django.forms import formset_factory
 
+from accounts.parameters import number
 from labeling.gold import LONGEST_EXPLANATION, Constraint, Letters
 from labeling.models import Gold
 
@@ -86,5 +87,5 @@ def with_more_rows(data: Any) -> Any:
     """What was sent, with rows added."""
     more = data.copy()
     sent = str(more.get("rule-TOTAL_FORMS", ""))
-    more["rule-TOTAL_FORMS"] = (int(sent) if sent.isdigit() and len(sent) < 4 else 0) + SPARE_ROWS
+    more["rule-TOTAL_FORMS"] = (number(sent, digits=3) or 0) + SPARE_ROWS
     return more

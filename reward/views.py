@@ -10,6 +10,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from accounts.access import lead_required, trainer_required, user_of
+from accounts.parameters import number
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward import promotion, queue_order
 from reward.access import led_projects, reward_model_for, snapshot_for
@@ -293,7 +294,7 @@ def version_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
     """Costs a query."""
     used = counts.get("guideline_versions", {})
     versions = GuidelineVersion.objects.select_related("guideline").in_bulk(
-        [int(key) for key in used if key.isdigit()]
+        [pk for key in used if (pk := number(key)) is not None]
     )
     names = {str(pk): str(version) for pk, version in versions.items()}
     return [(names.get(key, "Under no guideline"), count) for key, count in used.items()]

@@ -9,6 +9,7 @@ from django.forms import BoundField
 from django.utils.functional import cached_property
 
 from accounts.models import User
+from accounts.parameters import number
 from runs import kinds, services
 from runs.kinds import RunKind
 from runs.models import Run, RunQuerySet, State, projects_led_by
@@ -141,8 +142,8 @@ class Launch:
 def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
     """What the address asks to fill in: `?from=RUN` takes a run's settings, `?snapshot=3` a field."""
     initial = {name: value for name, value in query.items() if name != "from"}
-    number = query.get("from", "")
-    if number.isdigit() and (run := Run.objects.filter(pk=number, kind=kind.name).first()):
+    run_id = number(query.get("from", ""))
+    if run_id and (run := Run.objects.filter(pk=run_id, kind=kind.name).first()):
         initial = {**run.config, **run.inputs, "title": run.title, **initial}
     return initial
 

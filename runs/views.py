@@ -8,6 +8,7 @@ from django.template.loader import render_to_string
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.access import lead_required, trainer_required, user_of
+from accounts.parameters import number
 from runs import kinds, live, services, workspace
 from runs.forms import FilterForm, Launch, initial_from
 from runs.kinds import CannotRun, RunKind
@@ -107,7 +108,7 @@ def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
         "step": run.step,
         "total": run.total_steps,
         "seconds_left": changing["progress"].seconds_left,
-        "points": live.points(run, after=int(after) if after.isdigit() else 0),
+        "points": live.points(run, after=number(after) or 0),
         "status": render_to_string("runs/status.html", changing, request),
         "messages": render_to_string("runs/messages.html", changing, request),
         "log": changing["log"],

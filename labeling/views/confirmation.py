@@ -7,9 +7,9 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from accounts.access import user_of
+from accounts.parameters import number
 from labeling.access import project_for
 from labeling.confirmations import Unconfirmed, confirm
-from labeling.forms import number
 from labeling.guidelines import difference
 from labeling.models import Project
 from labeling.text import render as render_text

@@ -8,6 +8,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts.access import user_of
+from accounts.parameters import number
 from labeling import gold, skipping, task_filters
 from labeling.access import led_project
 from labeling.lettering import Lettering, letters_of
@@ -27,7 +28,7 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
     """Tasks, newest first. Pages by id, so that the last page costs what the first one does."""
     project = led_project(request, slug)
     search = request.GET.get("q", "").replace("\0", "").strip()[:200]
-    before = _number(request.GET.get("before", ""))
+    before = number(request.GET.get("before", ""))
     show = request.GET.get("show", "")
     found = _searched(task_filters.filtered(project, show), search)
     if before is not None:
@@ -47,17 +48,13 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labeling/data.html", context)
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
-
-
 def _searched(tasks: QuerySet[Task], search: str) -> QuerySet[Task]:
     """By words of the prompt, by its external id, or by the number of the task."""
     if not search:
         return tasks
     named = Q(prompt__messages__icontains=search) | Q(prompt__external_id=search)
-    if (number := _number(search.removeprefix("#"))) is not None:
-        named |= Q(pk=number)
+    if (task_id := number(search.removeprefix("#"))) is not None:
+        named |= Q(pk=task_id)
     return tasks.filter(named)
 
 

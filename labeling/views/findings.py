@@ -8,6 +8,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
 from accounts.access import user_of
+from accounts.parameters import number
 from labeling import findings
 from labeling.access import led_project
 from labeling.models import Task
@@ -20,7 +21,7 @@ from labeling.views.sheet import conversation
 def waiting(request: HttpRequest, slug: str) -> HttpResponse:
     """Held tasks, oldest first. Pages by id; what a page costs does not depend on how many."""
     project = led_project(request, slug)
-    tasks, after = findings.page_of(project, after=_number(request.GET.get("after", "")))
+    tasks, after = findings.page_of(project, after=number(request.GET.get("after", "")))
     context = {
         "project": project,
         "section": "projects",
@@ -55,14 +56,14 @@ def decide(request: HttpRequest, slug: str) -> HttpResponse:
     """`release` a task, or `dismiss` or `drop` a response, each by its number."""
     project = led_project(request, slug)
     by = user_of(request)
-    if (number := _number(request.POST.get("release", ""))) is not None:
-        findings.release(project=project, task_id=number, by=by)
-        said = f"Task {number} is given out."
-    elif (number := _number(request.POST.get("dismiss", ""))) is not None:
-        released = findings.dismiss(project=project, response_id=number, by=by)
+    if (row_id := number(request.POST.get("release", ""))) is not None:
+        findings.release(project=project, task_id=row_id, by=by)
+        said = f"Task {row_id} is given out."
+    elif (row_id := number(request.POST.get("dismiss", ""))) is not None:
+        released = findings.dismiss(project=project, response_id=row_id, by=by)
         said = f"Dismissed. {_tasks(released)} given out."
-    elif (number := _number(request.POST.get("drop", ""))) is not None:
-        dropped = findings.drop(project=project, response_id=number, by=by)
+    elif (row_id := number(request.POST.get("drop", ""))) is not None:
+        dropped = findings.drop(project=project, response_id=row_id, by=by)
         said = f"Dropped. {_tasks(dropped.replaced)} go on without it, {dropped.ended} ended."
     else:
         said = "Nothing was chosen."
@@ -72,7 +73,3 @@ def decide(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _tasks(count: int) -> str:
     return f"{count} task{'' if count == 1 else 's'}"
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import user_of
 from accounts.models import User
+from accounts.parameters import number
 from labeling import assignment, gold_shares, qualification
 from labeling import gold as golds
 from labeling.access import led_project, project_for
@@ -36,7 +37,7 @@ def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
     """Newest first, by id. Eleven queries, and the sums of gold_shares."""
     project = led_project(request, slug)
     retired = request.GET.get("retired") == "1"
-    before = _number(request.GET.get("before", ""))
+    before = number(request.GET.get("before", ""))
     found = Gold.objects.filter(project=project, retired_at__isnull=not retired)
     shown = found.filter(pk__lt=before) if before is not None else found
     page = list(shown.select_related("task__prompt").order_by("-pk")[: PAGE + 1])
@@ -55,10 +56,6 @@ def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
         attempts=_attempts(project),
     )
     return render(request, "labeling/gold_list.html", context)
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def _row(one: Gold, shares: gold_shares.Shares) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
 from accounts.access import user_of
+from accounts.parameters import number
 from labeling import progress, rankings, revisions
 from labeling.access import project_for
 from labeling.blindness import may_see_models, may_see_others, may_see_suggestions
 from labeling.confirmations import unconfirmed
-from labeling.forms import Fields, fields_of, fields_of_ranking, first, number, read_answer
+from labeling.forms import Fields, fields_of, fields_of_ranking, first, read_answer
 from labeling.judgments import Errors, Policy
 from labeling.models import Project, Ranking
 from labeling.response_names import fields_by_id, page_names

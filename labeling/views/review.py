@@ -22,6 +22,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import user_of
 from accounts.models import User
+from accounts.parameters import number
 from labeling import (
     assignment,
     gold,
@@ -43,7 +44,6 @@ from labeling.forms import (
     fields_of,
     fields_of_draft,
     first,
-    number,
     read_answer,
     read_draft,
 )
