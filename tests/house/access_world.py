@@ -52,6 +52,8 @@ class Side:
         if name in ("object_id", "id") and (model := _admin_model(route)):
             return self._row(model)
         starts = [key for key in self.values if key.endswith("/") and route.startswith(key)]
+        if name == "kind" and route.startswith("p/"):
+            return "task"
         found = self.values.get(max(starts, key=len)) if name == "pk" and starts else None
         found = self.values.get(name) if found is None else found
         assert found is not None, f"Say in make_side which {name} the address {route} names."
@@ -116,6 +118,9 @@ def make_side() -> Side:
         "models/reward/": reward_model.pk,
         "models/evaluations/": evaluation.pk,
         "models/": adapter.pk,
+        "p/": ranking.task_id,
+        "people/": reviewer.pk,
+        "prompt_id": ranking.task.prompt_id,
         "admin/labeling/guidelineversion/": version.pk,
         "content_type_id": ContentType.objects.get_for_model(Task).pk,
         "object_id": ranking.task_id,

@@ -409,3 +409,12 @@ def test_the_points_in_the_page_are_json_that_cannot_end_the_script(trainer):
     page = trainer.get(f"/runs/{run.pk}/").content.decode()
     text = page.split('id="points" type="application/json">')[1].split("</script>")[0]
     assert [point["step"] for point in json.loads(text)] == [1, 2]
+
+
+@pytest.mark.parametrize("value", ["²", "-1", "9" * 4301, "9" * 25, "x"])
+def test_a_number_that_is_none_is_ignored(client, begin, value):
+    client.force_login(User.objects.create(username="number", role=Role.TRAINER))
+    run = begin(send=False)
+    assert client.get(reverse("run-live", args=[run.pk]), {"after": value}).status_code == 200
+    address = reverse("run-launch", args=[run.kind])
+    assert client.get(address, {"from": value}).status_code == 200
