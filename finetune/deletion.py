@@ -127,7 +127,8 @@ def _obstacles(project: Project) -> list[str]:
         Q(candidate__project=project) | Q(baseline__project=project)
         | Q(reward_model__project=project)
     ).exclude(project=project)  # fmt: skip
-    for row in (*elsewhere, *judged):
+    rows: list[Any] = [*elsewhere, *judged]
+    for row in rows:
         obstacles.append(f"{row} of the project {row.project} builds on a model of this one.")
     return obstacles
 

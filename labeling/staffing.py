@@ -116,7 +116,7 @@ def nothing_left(project: Project, reviewer: User) -> NothingLeft:
         "limit": COUNTED_AT_MOST,
     }
     reserved, for_others = _row(_NOTHING_LEFT, values)
-    tasks = Task.objects.filter(project=project).exclude(kind=Task.Kind.GOLD)
+    tasks = Task.objects.filter(project=project, out_of_use=False).exclude(kind=Task.Kind.GOLD)
     held = tasks.filter(held=True)[:COUNTED_AT_MOST].count()
     return NothingLeft(reserved, for_others, held, tasks.exists())
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, TextChoices
 
 from accounts.models import User
 
@@ -66,11 +66,11 @@ class ProjectQuerySet(models.QuerySet["Project"]):
 
 
 class Project(models.Model):
-    class Overlap(models.TextChoices):
+    class Overlap(TextChoices):
         FIXED = "fixed", "Every task gets the same number"
         SEQUENTIAL = "sequential", "More only where reviewers disagree"
 
-    class Sees(models.TextChoices):
+    class Sees(TextChoices):
         """Who sees what would sway a reviewer. Enforced by labeling.blindness."""
 
         LEADS = "leads", "Leads only"

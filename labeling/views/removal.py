@@ -121,7 +121,7 @@ class PromptForm(forms.Form):
                 label=message["role"].capitalize(),
                 initial=message["content"],
                 strip=False,
-                required=False,
+                required=bool(message["content"]),
                 widget=forms.Textarea(attrs={"rows": 6}),
             )
 

@@ -87,6 +87,7 @@ def test_every_page_without_an_id_is_known():
         "home", "login", "logout", "change-password", "health", "words", "start-review", "review",
         "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",
         "run-new", "new-project", "set_language", "project-findings-decide", "project-export-file",
+        "project-archive", "project-unarchive", "delete-project",
         "project-export-about", "api-root", "api-score", "api-best-of-n", "openapi-json",
         "queue-order-put-back", "project-guideline-preview", "project-guideline-publish",
         "project-guideline-delete", "project-members-new",

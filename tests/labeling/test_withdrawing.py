@@ -14,6 +14,7 @@ from labeling import (
     rankings,
     relabel,
     skipping,
+    staffing,
     undoing,
     window,
     withdrawing,
@@ -227,6 +228,13 @@ def test_a_skip_of_a_withdrawn_task_is_not_undone(project, task, reviewer, lead)
     assert skipping.newest(project, reviewer) is None
     with pytest.raises(InvalidRanking):
         skipping.undo(skip_id=skip.pk, project=project, reviewer=reviewer)
+
+
+def test_the_empty_queue_does_not_count_what_is_withdrawn(project, reviewer, lead):
+    held = make_task(project, held=True)
+    assert staffing.nothing_left(project, reviewer).held == 1
+    withdrawing.withdraw(content=held, by=lead)
+    assert staffing.nothing_left(project, reviewer).held == 0
 
 
 def test_gold_is_out_of_use_without_one_of_its_responses(project, reviewer, lead):

@@ -51,7 +51,7 @@ class Command(BaseCommand):
         content: Any = model._default_manager.filter(pk=pk).first()
         if content is None:
             raise CommandError(f"There is no {model.__name__.lower()} {pk}.")
-        return content  # type: ignore[no-any-return]
+        return content
 
     def _erase_content(self, content: Prompt | Response, by: User, options: dict[str, Any]) -> None:
         reach, name = erasing.reach_of(content), f"{withdrawing.kind_of(content)} {content.pk}"
