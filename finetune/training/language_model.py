@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
+from reward.training.loading import read_adapter, read_config, read_tokenizer
 from reward.training.model import split_reference, torch_dtype
 from reward.training.tokens import ChatFormat, plain_prompt
 from reward.training.trainer_events import RecipeError
@@ -38,7 +38,7 @@ def load_tokenizer(reference: str) -> Any:
     """Raises RecipeError when there is none, or when it has nothing to end or pad a text with."""
     name, revision = existing(reference)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = read_tokenizer(name, revision)
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"The tokenizer of {reference} cannot be loaded: {first_line(error)}"
@@ -58,11 +58,16 @@ def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
     """
     name, revision = existing(reference)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = read_config(name, revision)
         if not dropout:
             turn_off_dropout(config)
         return AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, config=config, dtype=torch_dtype(dtype)
+            name,
+            revision=revision,
+            config=config,
+            dtype=torch_dtype(dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
         ).eval()
     except (OSError, ValueError) as error:
         raise RecipeError(f"The model {reference} cannot be loaded: {first_line(error)}") from error
@@ -79,7 +84,7 @@ def add_adapter(model: Any, reference: str) -> Any:
     """The model with an adapter on it. Raises RecipeError when the two do not go together."""
     path, revision = existing(reference)
     try:
-        return PeftModel.from_pretrained(model, path, revision=revision).eval()
+        return read_adapter(model, path, revision).eval()
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"The adapter {reference} cannot be loaded: {first_line(error)}"

@@ -51,7 +51,9 @@ def predictions(model: Any, probe: torch.Tensor) -> torch.Tensor:
 
 
 def check(folder: Path, probe: torch.Tensor, wanted: torch.Tensor, dtype: str) -> None:
-    written = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    written = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
+    ).eval()
     likely = wanted > wanted.max(dim=-1, keepdim=True).values - 10  # the far tail is all rounding
     difference = (predictions(written, probe) - wanted)[likely].abs().max().item()
     if not difference <= TOLERANCE[dtype] * max(1.0, wanted[likely].abs().max().item()):

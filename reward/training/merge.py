@@ -125,7 +125,9 @@ def scores_of(model: Any, probe: dict[str, torch.Tensor], heads: int = 1) -> tor
 
 def check(folder: Path, probe: dict[str, torch.Tensor], wanted: torch.Tensor, dtype: str) -> None:
     kind = getattr(torch, dtype)
-    written = AutoModelForSequenceClassification.from_pretrained(folder, dtype=kind)
+    written = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=kind, trust_remote_code=False, use_safetensors=True
+    )
     difference = (scores_of(written, probe) - wanted).abs().max().item()
     if not difference <= TOLERANCE[dtype] * max(1.0, wanted.abs().max().item()):
         raise RecipeError(

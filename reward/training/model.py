@@ -16,15 +16,14 @@ from peft import PeftModel
 from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
 )
 
 from reward.recipe_config import RewardConfig
 from reward.training import attention, quantization
 from reward.training.adapter import with_adapter
 from reward.training.layout import Batch, Collator, for_model
+from reward.training.loading import read_adapter, read_config, read_tokenizer
 from reward.training.tokens import TokenGroup
 from reward.training.trainer_events import RecipeError
 from runs.rundir import MOVED_BASE
@@ -188,7 +187,9 @@ def read_base(
         base, loaded = AutoModelForSequenceClassification.from_pretrained(
             name,
             revision=revision,
-            num_labels=outputs,
+            config=read_config(name, revision, num_labels=outputs),
+            trust_remote_code=False,
+            use_safetensors=True,
             dtype=dtype,
             ignore_mismatched_sizes=True,  # a base that is a classifier of other labels already
             output_loading_info=True,
@@ -234,7 +235,7 @@ def refuse_family(reference: str) -> None:
     """Raises RecipeError for what no reward model can be made of. Reads the configuration alone."""
     name, revision = split_reference(reference)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = read_config(name, revision)
     except (OSError, ValueError) as error:
         raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
     if getattr(config, "is_encoder_decoder", False):
@@ -259,7 +260,7 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
     if not adapter and (Path(name) / "adapter_config.json").is_file():
         raise RecipeError(f"{reference} is an adapter. Choose the model that it belongs to.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = read_tokenizer(name, revision)
     except (OSError, ValueError) as error:
         raise RecipeError(f"The tokenizer of {reference} cannot be loaded: {error}") from error
     choices = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token)
@@ -284,7 +285,7 @@ def load_reward_model(
     reference = base_of(folder, spec)
     base, fresh = read_base(reference, torch_dtype(dtype), tokenizer, outputs=outputs)
     _refuse_fresh(folder, fresh, spec.get("modules_to_save") or ())
-    return RewardModel(PeftModel.from_pretrained(base, folder), heads).eval()
+    return RewardModel(read_adapter(base, folder), heads).eval()
 
 
 def base_of(folder: Path, spec: dict[str, Any]) -> str:
@@ -329,7 +330,7 @@ def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
     otherwise change the scores of all that are forwarded with it.
     """
     name, revision = split_reference(reference)
-    text = AutoConfig.from_pretrained(name, revision=revision).get_text_config()
+    text = read_config(name, revision).get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     if positions and text.model_type in POSITIONS_AFTER_PADDING:
         positions -= text.pad_token_id + 1

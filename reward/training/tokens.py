@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from reward.preference import Group, PreferenceError, keep_responses, read_folder, wins
+from reward.training.chat_template import TemplateTooCostly, time_limit
 from reward.training.evidence import Evidence, Signals, plain_evidence, relative_to, unweighted
 from reward.training.trainer_events import RecipeError
 from runs.rundir import RunDir
@@ -131,9 +132,12 @@ class ChatFormat:
 
     def _apply(self, messages: list[dict[str, str]], **options: Any) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+            with time_limit():
+                return self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
         except TemplateError as error:
             raise ValueError(f"the chat template refuses the conversation: {error}") from None
+        except TemplateTooCostly as error:
+            raise RecipeError(f"The model's chat template {error}. Choose another model.") from None
 
 
 def plain_prompt(prompt: list[dict[str, str]]) -> str:

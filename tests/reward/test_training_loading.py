@@ -1,0 +1,136 @@
+"""What a model's publisher wrote is read as data: no code, no pickles, no attention of their choice."""
+
+import ast
+import json
+
+import pytest
+import torch
+
+from config.env import BASE_DIR
+from finetune.training.language_model import load_model, load_tokenizer
+from reward.training import chat_template
+from reward.training.chat_template import TemplateTooCostly, time_limit
+from reward.training.loading import read_adapter, read_config
+from reward.training.model import load_tokenizer as load_reward_tokenizer
+from reward.training.model import read_base
+from reward.training.tokens import ChatFormat
+from reward.training.trainer_events import RecipeError
+from tests.tiny import CHAT_TEMPLATE, make_model, make_tokenizer
+
+torch.set_num_threads(1)
+
+
+def loading_calls():
+    for folder in ("reward/training", "finetune/training"):
+        for path in sorted((BASE_DIR / folder).glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if (
+                    isinstance(node, ast.Call)
+                    and getattr(node.func, "attr", "") == "from_pretrained"
+                ):
+                    yield (
+                        f"{path.name}:{node.lineno}",
+                        ast.unparse(node.func),
+                        {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords},
+                    )
+
+
+def test_every_loading_says_that_it_runs_no_code_and_reads_no_pickles():
+    calls = list(loading_calls())
+    assert len(calls) >= 7
+    for place, name, options in calls:
+        if "PeftModel" not in name:
+            assert options.get("trust_remote_code") == "False", place
+        if "Model" in name:
+            assert options.get("use_safetensors") == "True", place
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture
+def named_attention(llama):
+    """A configuration that asks for an attention from somebody's repository."""
+    path = llama / "config.json"
+    before = path.read_text()
+    named = {"_attn_implementation": "someone/kernel", "attn_implementation": "someone/kernel"}
+    path.write_text(json.dumps({**json.loads(before), **named}))
+    yield llama
+    path.write_text(before)
+
+
+def test_the_attention_that_a_configuration_names_is_ignored(named_attention):
+    assert read_config(str(named_attention), None)._attn_implementation is None
+    policy = load_model(str(named_attention), "float32")
+    assert policy.config._attn_implementation == "sdpa"
+    tokenizer = load_reward_tokenizer(str(named_attention))
+    base, _ = read_base(str(named_attention), torch.float32, tokenizer)
+    assert base.config._attn_implementation in ("sdpa", "tiebreak_pieces")
+
+
+def test_pickled_weights_are_refused(tmp_path, llama):
+    folder = make_model(tmp_path / "pickled")
+    weights = load_model(str(folder), "float32").state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(RecipeError, match="cannot be loaded"):
+        load_model(str(folder), "float32")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    torch.save({}, adapter / "adapter_model.bin")
+    with pytest.raises(RecipeError, match="pickled weights are not read"):
+        read_adapter(load_model(str(llama), "float32"), adapter)
+
+
+# --- chat templates -------------------------------------------------------------------------------
+
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+MEMORY = "{% set x = 'x' * 2000000000 %}{{ x }}"
+
+
+def test_an_ordinary_template_passes():
+    chat_template.check(CHAT_TEMPLATE)
+    chat_template.check("{% generation %}a{% endgeneration %}{{ messages | tojson }}")
+    chat_template.check("{{ raise_exception('no') }}")
+    chat_template.check(None)
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (LOOP, "takes more than 1 seconds"),
+        (MEMORY, "needs more than 1024 MB"),
+        ("x" * 200_001, "has 200,001 characters"),
+    ],
+)
+def test_a_template_that_costs_too_much_is_refused_before_the_model_is_used(
+    tmp_path, monkeypatch, template, sentence
+):
+    monkeypatch.setattr(chat_template, "SECONDS", 1)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    for load in (load_tokenizer, load_reward_tokenizer):
+        with pytest.raises(RecipeError, match=sentence):
+            load(str(tmp_path))
+
+
+def test_a_template_that_is_slow_for_one_conversation_ends_the_run(monkeypatch):
+    monkeypatch.setattr(chat_template, "RENDER_SECONDS", 0.2)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% if 'bomb' in messages[0].content %}" + LOOP + "{% endif %}ok"
+    chat = ChatFormat(tokenizer)
+    assert chat._apply([{"role": "user", "content": "hello"}]) == "ok"
+    with pytest.raises(RecipeError, match=r"chat template takes more than 0\.2 seconds"):
+        chat._apply([{"role": "user", "content": "bomb"}])
+
+
+def test_the_limit_is_lifted_afterwards():
+    with pytest.raises(TemplateTooCostly), time_limit(0.05):
+        while True:
+            pass
+    with time_limit(0.05):
+        pass
+    torch.ones(3).sum()
