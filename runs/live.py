@@ -1,11 +1,12 @@
 """What the page of a run shows while it changes: progress, time left, curves, messages."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import ceil
 from typing import Any
 
 from django.db.models import F, Max, Min, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from runs import kinds
@@ -30,7 +31,8 @@ def progress(run: Run) -> Progress:
     recent = list(
         run.events.filter(event="progress")
         .order_by("-number")
-        .values_list("at", "data")[:RATE_POINTS]
+        .annotate(age=Now() - F("recorded_at"))
+        .values_list("at", "data", "age")[:RATE_POINTS]
     )
     latest = sorted(curves_of(recent[0][1]).items()) if recent else []
     left = seconds_left(run, recent) if run.state == State.RUNNING else None
@@ -46,11 +48,17 @@ def waiting_for(run: Run) -> int:
     return Run.objects.filter(before).count()
 
 
-def seconds_left(run: Run, recent: list[tuple[datetime, dict[str, Any]]]) -> float | None:
-    """From the speed of the last progress events (newest first) of this attempt alone."""
+def seconds_left(
+    run: Run, recent: list[tuple[datetime, dict[str, Any], timedelta]]
+) -> float | None:
+    """Estimate from the last progress events (newest first) of this attempt alone.
+
+    Each has its time, data and age. The speed follows from the clock of the machine that trains,
+    the age of the last one from the database's; this machine's clock may differ from both.
+    """
     steps = [
         (at, float(data["step"]))
-        for at, data in recent
+        for at, data, _ in recent
         if isinstance(data.get("step"), int | float)
     ]
     going_on = 1
@@ -60,7 +68,7 @@ def seconds_left(run: Run, recent: list[tuple[datetime, dict[str, Any]]]) -> flo
         return None
     (last_at, last), (first_at, first) = steps[0], steps[going_on - 1]
     per_step = (last_at - first_at).total_seconds() / (last - first)
-    since = (timezone.now() - last_at).total_seconds()
+    since = recent[0][2].total_seconds()
     return max(0.0, (run.total_steps - last) * per_step - since)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 
 from accounts.models import User
 
@@ -133,7 +134,11 @@ class RunEvent(models.Model):
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
     number = models.PositiveIntegerField()
-    at = models.DateTimeField()
+    at = models.DateTimeField(help_text="By the clock of the machine that trains.")
+    recorded_at = models.DateTimeField(
+        db_default=Now(),
+        help_text="By the database's clock, as every time that is compared with now.",
+    )
     event = models.CharField(max_length=20)
     data = models.JSONField(default=dict)
 

@@ -5,6 +5,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db.models import F
 from django.urls import reverse
 
 from accounts.models import Role, User
@@ -294,6 +295,16 @@ def test_the_time_left_follows_from_the_speed_of_this_attempt(trainer):
     answer = live(trainer, run)
     assert answer["seconds_left"] == pytest.approx(70, abs=2)
     assert "About 1 min" in answer["status"]
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_the_time_left_does_not_depend_on_the_clock_of_the_machine_that_trains(trainer, hours):
+    run = in_state(State.RUNNING)
+    progress(run, *range(1, 31))
+    expected = live(trainer, run)["seconds_left"]
+    assert expected > 60
+    RunEvent.objects.update(at=F("at") + timedelta(hours=hours))
+    assert live(trainer, run)["seconds_left"] == pytest.approx(expected, abs=2)
 
 
 def test_a_single_step_tells_nothing_about_the_time_left(trainer):
