@@ -4,11 +4,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 from django.db import connection
 
+from config.env import BASE_DIR
 from config.local.processes import free_port
 from config.local.redis import redis_binary
 from runs import services
@@ -183,6 +185,34 @@ def test_it_comes_through_a_restart_of_redis(begin, celery_worker, tmp_path, mon
         wait_for_end(after)
         assert (during.state, during.attempt) == (State.SUCCEEDED, 1)
         assert after.state == State.SUCCEEDED
+    finally:
+        redis.kill()
+        redis.wait(5)
+
+
+TELL = """
+import django
+django.setup()
+from runs import services
+print(services.tell_worker(1), services.messages_waiting())
+"""
+
+
+def test_a_broker_that_hangs_is_given_up(folder):
+    """Without a limit, telling would wait until the broker goes on."""
+    port = free_port(17000)
+    redis = start_redis(folder, port)
+    redis.send_signal(signal.SIGSTOP)
+    try:
+        told = subprocess.run(
+            [sys.executable, "-c", TELL], cwd=BASE_DIR, capture_output=True, text=True, timeout=60,
+            env={
+                **os.environ, "REDIS_URL": f"redis://127.0.0.1:{port}/0",
+                "DJANGO_SETTINGS_MODULE": "config.settings",
+            },
+        )  # fmt: skip
+        assert told.stdout.split() == ["False", "0"], told.stderr
+        assert "the broker does not answer" in told.stderr
     finally:
         redis.kill()
         redis.wait(5)

@@ -1,0 +1,101 @@
+"""What a request gets while the database is away, and what the log says about it."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+from psycopg import errors
+
+from config import outage
+
+
+@pytest.fixture(autouse=True)
+def fresh_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outage.state, "away", False)
+
+
+@pytest.fixture
+def visitor() -> Client:
+    return Client(raise_request_exception=False)
+
+
+@contextmanager
+def failing_with(cause: psycopg.Error) -> Iterator[None]:
+    def fail(*args: Any) -> None:
+        raise OperationalError(str(cause)) from cause
+
+    with connection.execute_wrapper(fail):
+        yield
+
+
+AWAY = [
+    psycopg.OperationalError("server closed the connection unexpectedly"),
+    errors.AdminShutdown("terminating connection"),
+    errors.CannotConnectNow("the database system is starting up"),
+    errors.TooManyConnections("too many clients already"),
+]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("cause", AWAY, ids=lambda cause: type(cause).__name__)
+def test_a_page_without_a_database_is_a_sentence_with_503_and_no_traceback(
+    visitor: Client, cause: psycopg.Error, caplog: pytest.LogCaptureFixture
+) -> None:
+    visitor.cookies["sessionid"] = "a" * 32
+    with failing_with(cause):
+        answer = visitor.get("/", headers={"accept": "text/html"})
+    assert (answer.status_code, answer["Retry-After"]) == (503, "2")
+    assert "<h1>Back in a moment</h1>" in answer.content.decode()
+    [line] = [record for record in caplog.records if record.name == "tiebreak.outage"]
+    assert line.levelno == logging.ERROR and line.exc_info is None
+    assert not [record for record in caplog.records if record.name == "django.request"]
+
+
+@pytest.mark.django_db
+def test_a_statement_that_fails_is_no_outage(visitor: Client) -> None:
+    visitor.cookies["sessionid"] = "a" * 32
+    with failing_with(errors.DeadlockDetected("deadlock detected")):
+        assert visitor.get("/").status_code == 500
+    assert not outage.state.away
+
+
+@pytest.mark.django_db
+def test_programs_get_a_problem_or_a_line(visitor: Client) -> None:
+    with failing_with(AWAY[0]):
+        answer = visitor.post(
+            "/api/v1/score", {}, "application/json", headers={"authorization": "Bearer x"}
+        )
+    assert (answer.status_code, answer["Content-Type"]) == (503, "application/problem+json")
+    assert json.loads(answer.content)["detail"].startswith("The database does not answer.")
+    with failing_with(AWAY[0]):
+        answer = visitor.get("/health/", headers={"accept": "text/html"})
+    assert (answer.status_code, answer["Content-Type"]) == (503, "text/plain")
+
+
+@pytest.mark.django_db
+def test_after_one_failure_requests_ask_first_until_the_database_answers(
+    visitor: Client, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Callable[..., Any]
+) -> None:
+    with failing_with(AWAY[0]):
+        visitor.get("/health/")
+    monkeypatch.setattr(outage, "database_answers", lambda: False)
+    with django_assert_num_queries(0):
+        assert visitor.get("/health/").status_code == 503
+    monkeypatch.setattr(outage, "database_answers", lambda: True)
+    assert visitor.get("/health/").content == b"ok"
+    assert not outage.state.away
+
+
+@pytest.mark.django_db
+def test_the_server_is_asked_without_a_sign_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outage.database_answers()
+    monkeypatch.setitem(connection.settings_dict, "HOST", "/nonexistent")
+    assert not outage.database_answers()
+    monkeypatch.setitem(connection.settings_dict, "HOST", "")
+    assert outage.database_answers(), "libpq decides where the server is; nothing is known of it"
