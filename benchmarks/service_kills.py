@@ -108,7 +108,7 @@ def faults_under_load(count: int, *, tasks: int = 1500, seed: int = 0) -> dict[s
     plan = [fault for n in range(0, count, len(FAULTS)) for fault in dice.sample(FAULTS, 6)][:count]
     with running_site() as site:
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.web_kills", str(max(tasks, 40 * count))],
+            [sys.executable, "-m", "benchmarks.web_kills", str(max(tasks, 100 * count))],
             cwd=BASE_DIR, env=environment(site.database_url), check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         sessions = sessions_of(site.database_url)
