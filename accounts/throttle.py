@@ -100,7 +100,8 @@ def _count(limits: dict[str, int]) -> None:
     window, wait = timedelta(minutes=settings.SIGN_IN_MINUTES), 0.0
     with connection.cursor() as cursor:
         for key, limit in sorted(limits.items()):
-            cursor.execute(_COUNT, [key, window, window, window])
+            parameters: list[Any] = [key, window, window, window]
+            cursor.execute(_COUNT, parameters)
             count, seconds = cursor.fetchone()
             if count > limit:
                 wait = max(wait, float(seconds))

@@ -60,6 +60,9 @@ class TooLarge(RequestEntityTooLarge):
 class Request(HTTPRequestParser):
     """A request being received, with a time limit and a limit for its body."""
 
+    adj: Any
+    error: Any = None
+
     def __init__(self, adj: Adjustments):
         super().__init__(adj)
         self.began = time.monotonic()
