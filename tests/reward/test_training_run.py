@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -142,6 +143,20 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(fi
     assert "Going on from checkpoint-28." in messages(run_dir, "info")
     assert "checkpoint-32 is damaged: model.safetensors" in messages(run_dir, "warning")[-1]
     assert_same_weights(finished, run_dir)
+
+
+def test_a_full_disk_ends_the_run_with_the_folder_and_leaves_no_half_checkpoint(tmp_path, llama):
+    run_dir = same_run(tmp_path, llama)
+    ended = subprocess.run(
+        [sys.executable, "-m", "reward.training.train", str(run_dir.path)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)),
+    )  # fmt: skip
+    assert ended.returncode == 1
+    (error,) = messages(run_dir, "error")
+    assert error.startswith(f"No space is left in {run_dir.path}")
+    assert "Free some space, then try again." in error
+    assert not list(run_dir.checkpoints.rglob("*")) and not run_dir.output.exists()
 
 
 def test_a_reward_model_loads_after_its_base_has_moved(finished, tmp_path, llama):
