@@ -1,6 +1,7 @@
 """Pages for faults of the server's storage, in place of an error 500."""
 
 import logging
+from collections.abc import Callable
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -17,7 +18,7 @@ UNAVAILABLE = 503
 class StorageFaults:
     """Middleware that answers a full disk or an unwritable folder with a page that says so."""
 
-    def __init__(self, get_response):  # type: ignore[no-untyped-def]
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:

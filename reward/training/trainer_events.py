@@ -94,9 +94,9 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
         return _failed(run_dir, str(error))
     except Exception as error:
         traceback.print_exc()
-        sentence = faults.storage_problem(error, run_dir.path)
+        problem = faults.storage_problem(error, run_dir.path)
         discard_drafts(run_dir)
-        return _failed(run_dir, sentence or f"{type(error).__name__}: {error}")
+        return _failed(run_dir, problem or f"{type(error).__name__}: {error}")
     return 0
 
 
