@@ -68,7 +68,8 @@ class UserAdmin(admin.ModelAdmin):
     ) -> HttpResponse:
         """An account with rankings stays, as they belong to it: its person is erased instead."""
         account = self.get_object(request, object_id)
-        if account is not None and account.rankings.exists():
+        allowed = account is not None and self.has_delete_permission(request, account)
+        if account is not None and allowed and account.rankings.exists():
             return redirect("erase-person", account.pk)
         return super().delete_view(request, object_id, extra_context)
 
