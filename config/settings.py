@@ -129,6 +129,7 @@ MIDDLEWARE = [
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
+    "accounts.zones.BrowserZone",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -252,7 +253,9 @@ LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
 LANGUAGE_COOKIE_SAMESITE = "Lax"
 LANGUAGE_COOKIE_SECURE = HTTPS
 TIME_ZONE = variable(
-    "TIEBREAK_TIME_ZONE", "UTC", "Time zone of the pages, such as Europe/Zurich."
+    "TIEBREAK_TIME_ZONE",
+    "UTC",
+    "Time zone where the browser's is not known: statistics, commands, pages without scripts.",
 ).text()
 USE_TZ = True
 

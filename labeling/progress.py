@@ -64,7 +64,8 @@ class ReviewerProgress:
 
 KEPT_SECONDS = 30
 KEPT_AT_MOST = 2000
-_kept: OrderedDict[tuple[int, int, date], tuple[float, ReviewerProgress, int, int]] = OrderedDict()
+Key = tuple[int, int, str, date]
+_kept: OrderedDict[Key, tuple[float, ReviewerProgress, int, int]] = OrderedDict()
 """Until when (time.monotonic), the count, the rankings since then, and the newest of them."""
 
 _SINCE = """
@@ -80,12 +81,18 @@ WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
 """A revision takes the place of a ranking that was counted."""
 
 
+def _key(project: Project, reviewer: User) -> Key:
+    """A count is of one day, and a day is of one time zone."""
+    zone = timezone.get_current_timezone_name()
+    return project.pk, reviewer.pk, zone, timezone.localdate()
+
+
 def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
     """of_reviewer, counted on from less than KEPT_SECONDS ago. One short query, now and then five.
 
     What others did meanwhile, and what was taken back in another process, shows after that time.
     """
-    key = (project.pk, reviewer.pk, timezone.localdate())
+    key = _key(project, reviewer)
     kept = _kept.get(key)
     if kept is not None and kept[0] > time.monotonic():
         until, counted, since, newest = kept
@@ -102,7 +109,7 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
 
 def forget(project: Project, reviewer: User) -> None:
     """Count anew next time, in this process: something was taken back."""
-    _kept.pop((project.pk, reviewer.pk, timezone.localdate()), None)
+    _kept.pop(_key(project, reviewer), None)
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:

@@ -171,7 +171,7 @@ def _part(
 
 
 def monday(at: Any) -> date:
-    day: date = timezone.localtime(at).date()
+    day: date = timezone.localtime(at, timezone.get_default_timezone()).date()
     return day - timedelta(days=day.weekday())
 
 

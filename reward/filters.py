@@ -151,7 +151,7 @@ class SnapshotFilter:
     def _covers(self, moment: datetime) -> bool:
         if not (self.since or self.until):
             return True
-        day = timezone.localdate(moment)
+        day = timezone.localdate(moment, timezone.get_default_timezone())
         return (self.since or day) <= day <= (self.until or day)
 
     def split_of(self, prompt_hash: str) -> str:
