@@ -7,6 +7,7 @@ from django.urls import reverse
 
 from finetune.generation import model_of
 from finetune.models import Model
+from formatting.numbers import percent
 from reward.kinds import headline, put_snapshot, read_report, snapshot_of
 from runs import storage
 from runs.kinds import CannotRun
@@ -57,7 +58,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 def figure(result: dict[str, Any]) -> str:
     value = (result.get("accuracy") or {}).get("value")
-    return "" if value is None else f"{value:.1%} of held-out pairs"
+    return "" if value is None else f"{percent(value)} of held-out pairs"
 
 
 def links(run: Run) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from finetune.models import Evaluation, EvaluationItem, Model
 from finetune.sampled_text import Prompt as PromptToAnswer
 from finetune.sampled_text import SampledTextError, read_rows, write_prompts
 from finetune.win_rate import mean_difference, outcome, win_rate
+from formatting.numbers import percent
 from labeling.findings import add_tasks
 from labeling.models import Finding, Prompt, Ranking, Task
 from labeling.queue import NewTask
@@ -306,7 +307,7 @@ def verdict_of(tiers: list[list[int]], candidate: int) -> float:
 
 def figure(result: dict[str, Any]) -> str:
     value = (result.get("win_rate") or {}).get("value")
-    return "" if value is None else f"{value:.1%} won"
+    return "" if value is None else f"{percent(value)} won"
 
 
 def links(run: Run) -> list[tuple[str, str]]:

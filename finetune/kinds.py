@@ -5,7 +5,7 @@ from typing import Any
 from finetune import dpo, evaluations, generation
 from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
 from finetune.recipe_config import DPOSettings, EvaluateConfig, GenerateConfig
-from reward.kinds import snapshot_of
+from reward.kinds import SHARES, snapshot_of
 from runs.kinds import RunKind, register
 
 
@@ -27,6 +27,7 @@ GENERATE = RunKind(
     decided=frozenset({"model", "adapter"}),
     folders=frozenset({"model", "adapter"}),
     figure=_responses,
+    shares=frozenset({"truncated"}),
     multi_gpu=False,
 )
 
@@ -44,6 +45,7 @@ DPO = RunKind(
     decided=frozenset({"model"}),
     folders=frozenset({"model"}),
     figure=dpo.figure,
+    shares=SHARES | {"held_out/accuracy", "held_out/accuracies", "rewards/accuracies"},
     links=dpo.links,
 )
 
@@ -61,6 +63,7 @@ EVALUATE = RunKind(
     decided=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
     folders=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
     figure=evaluations.figure,
+    shares=frozenset({"win_rate", "reward_win_rate", "truncated"}),
     links=evaluations.links,
     multi_gpu=False,
 )

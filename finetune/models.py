@@ -1,8 +1,8 @@
 from django.db import models
 from django.db.models import Q
 
+from formatting.numbers import percent, percent_range
 from labeling.models import Project, Prompt, Response, Task
-from reward.charts import percent
 from reward.models import RewardModel, Snapshot
 from runs import storage
 from runs.models import Run
@@ -107,11 +107,11 @@ class Evaluation(models.Model):
     @property
     def win_percent(self) -> str:
         value = (self.report.get("win_rate") or {}).get("value")
-        return "–" if value is None else percent(value)
+        return percent(value)
 
     @property
     def interval_text(self) -> str:
-        return " to ".join(map(percent, self.interval)) if self.interval else ""
+        return percent_range(self.interval)
 
 
 class EvaluationItem(models.Model):

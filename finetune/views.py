@@ -15,8 +15,9 @@ from finetune.evaluations import ancestry, peoples_verdicts
 from finetune.forms import AddModelForm
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base
+from formatting.numbers import percent
 from reward.access import led_projects
-from reward.charts import interval_row, percent
+from reward.charts import interval_row
 from reward.models import RewardModel
 from reward.views import moved, version_lines
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from formatting.numbers import percent, percent_range
+
 
 @dataclass(frozen=True)
 class IntervalRow:
@@ -34,7 +36,7 @@ def interval_row(
     return IntervalRow(
         label=label,
         value=percent(value),
-        interval=f"{percent(low)} to {percent(high)}" if interval else figure.get("reason") or "",
+        interval=percent_range(interval) or figure.get("reason") or "",
         note=note,
         at=_place(value),
         low=_place(low),
@@ -42,10 +44,6 @@ def interval_row(
         width=_place(high - low),
         main=main,
     )
-
-
-def percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}%"
 
 
 def _place(share: float) -> str:

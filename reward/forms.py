@@ -10,11 +10,8 @@ from reward.models import RewardModel, Snapshot
 
 class SnapshotChoiceField(forms.ModelChoiceField):
     def label_from_instance(self, obj: Any) -> str:
-        counts = obj.counts
-        return (
-            f"{obj.project}: snapshot {obj.pk}, {counts.get('prompts', 0)} prompts, "
-            f"{counts.get('used', 0)} rankings"
-        )
+        prompts = obj.counts.get("prompts", 0)
+        return f"{obj.project}: snapshot {obj.pk}, {prompts} prompts, {obj.rankings} rankings"
 
 
 def offer(form: forms.Form, name: str, rows: Any) -> None:

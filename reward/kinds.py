@@ -8,6 +8,7 @@ from typing import Any
 
 from django.urls import reverse
 
+from formatting.numbers import percent
 from reward.forms import RewardInputs
 from reward.models import RewardModel, Snapshot
 from reward.preference import PreferenceError, content_hash, read_groups
@@ -104,13 +105,15 @@ def headline(report: dict[str, Any]) -> dict[str, Any]:
 
 def figure(result: dict[str, Any]) -> str:
     value = (result.get("accuracy") or {}).get("value")
-    return "" if value is None else f"{value:.1%} accuracy"
+    return "" if value is None else f"{percent(value)} accuracy"
 
 
 def links(run: Run) -> list[tuple[str, str]]:
     model = RewardModel.objects.filter(run=run).first()
     return [(f"Report of {model}", reverse("reward-model", args=[model.pk]))] if model else []
 
+
+SHARES = frozenset({"accuracy", "reviewer_agreement", "longer_is_better"})
 
 REWARD = RunKind(
     name="reward",
@@ -125,6 +128,7 @@ REWARD = RunKind(
     checked=checked,
     folders=frozenset({"base_model"}),
     figure=figure,
+    shares=SHARES | {"test_accuracy"},
     links=links,
     multi_gpu=True,
 )

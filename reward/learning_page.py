@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log
 from typing import Any
 
-from reward.charts import percent
+from formatting.numbers import percent, percent_range
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 400, 12, 216
@@ -104,7 +104,7 @@ def answer(one_point: Mapping[str, Any] | None) -> str:
 
 def _measured(point: Mapping[str, Any]) -> Row:
     accuracy = point["accuracy"]
-    value = "–" if accuracy["value"] is None else percent(accuracy["value"])
+    value = percent(accuracy["value"])
     said = f"trained on {point['prompts']:,} prompts"
     return Row(said, point["rankings"], value, _interval(accuracy["interval"]), "")
 
@@ -121,7 +121,7 @@ def _forecast(row: Mapping[str, Any]) -> Row:
 
 
 def _interval(ends: Sequence[float] | None) -> str:
-    return " to ".join(map(percent, ends or []))
+    return percent_range(ends)
 
 
 # --- the plot -------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
 
+from formatting.numbers import percent
 from labeling.access import led_project
 from labeling.models import Adjudication, Project, Ranking
 from labeling.text import shortened
-from reward.charts import percent
 from reward.models import RewardModel
 
 PAGE = 25

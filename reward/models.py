@@ -8,8 +8,8 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
+from formatting.numbers import percent, percent_range
 from labeling.models import Project, Response, Task
-from reward.charts import percent
 from reward.training.report import no_better_than_length
 from runs import storage
 from runs.models import Run
@@ -67,6 +67,14 @@ class Snapshot(models.Model):
     @property
     def file(self) -> Path:
         return Path(settings.SNAPSHOTS_DIR) / self.path
+
+    @property
+    def rankings(self) -> int:
+        """How many orders it holds: the rankings used, and the outcomes of disputes.
+
+        Pages, forms and training reports all mean this number by "rankings".
+        """
+        return self.counts.get("used", 0) + self.counts.get("outcomes", 0)
 
     @property
     def left_out(self) -> int:
@@ -153,17 +161,17 @@ class RewardModel(models.Model):
     @property
     def accuracy_text(self) -> str:
         value = self.figure("accuracy").get("value")
-        return "–" if value is None else percent(value)
+        return percent(value)
 
     @property
     def accuracy_interval(self) -> str:
         interval = self.figure("accuracy").get("interval")
-        return " to ".join(map(percent, interval)) if interval else ""
+        return percent_range(interval)
 
     @property
     def agreement_text(self) -> str:
         value = self.figure("reviewer_agreement").get("value")
-        return "–" if value is None else percent(value)
+        return percent(value)
 
 
 class ResponseScore(models.Model):

@@ -6,9 +6,9 @@ from typing import Any
 
 from django.utils.safestring import SafeString
 
+from formatting.numbers import percent, percent_range
 from labeling.models import GuidelineVersion
 from labeling.text import render
-from reward.charts import percent
 
 KINDS = {
     "guideline_version": "Guideline version",
@@ -83,8 +83,8 @@ def _slice_row(row: Mapping[str, Any], names: Mapping[Any, str]) -> SliceRow:
     accuracy, ceiling = row["accuracy"], row.get("reviewer_agreement") or {}
     return SliceRow(
         name=names.get(row["name"]) or str(row["name"] or "not named"),
-        accuracy="–" if accuracy["value"] is None else percent(accuracy["value"]),
-        interval=" to ".join(map(percent, accuracy["interval"] or [])),
+        accuracy=percent(accuracy["value"]),
+        interval=percent_range(accuracy["interval"]),
         ceiling="" if ceiling.get("value") is None else percent(ceiling["value"]),
         pairs=accuracy["pairs"],
         prompts=accuracy["prompts"],
@@ -117,6 +117,7 @@ LENGTHS = {
     "matched": "about as long (within 10%)",
     "longer_won": "the longer one won",
     "shorter_won": "the shorter one won",
+    "contested": "reviewers preferred either",
 }
 
 
@@ -125,7 +126,7 @@ def length_rows(report: Mapping[str, Any]) -> list[SliceRow]:
     return [
         _slice_row({"name": said, "accuracy": found[name]}, {})
         for name, said in LENGTHS.items()
-        if name in found
+        if name in found and (name != "contested" or found[name]["pairs"])
     ]
 
 

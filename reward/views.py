@@ -11,10 +11,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import lead_required, trainer_required, user_of
 from accounts.parameters import number
+from formatting.numbers import percent
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward import promotion, queue_order
 from reward.access import led_projects, reward_model_for, snapshot_for
-from reward.charts import curve, interval_row, percent, reliability
+from reward.charts import curve, interval_row, reliability
 from reward.filters import REASONS, SnapshotFilter
 from reward.forms import SnapshotForm
 from reward.learning_page import learning
@@ -95,7 +96,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
         "left_out": left_out_lines(found.counts),
         "splits": split_lines(found.counts),
         "versions": version_lines(found.counts),
-        "sources": [(Ranking.Source(name).label, n) for name, n in found.counts["sources"].items()],
+        "sources": source_lines(found.counts),
         "samples": samples,
         "problem": problem,
         "reward_models": found.reward_models.all(),
@@ -270,6 +271,7 @@ def account_lines(account: Account) -> dict[str, Any]:
     counts = account.to_dict()
     return {
         **counts,
+        "total": account.used + account.outcomes,
         "left_out_lines": left_out_lines(counts),
         "split_lines": split_lines(counts),
     }
@@ -290,11 +292,26 @@ def split_lines(counts: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def source_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
+    """Return how many rankings came from where; they sum to Snapshot.rankings."""
+    lines = [(str(Ranking.Source(name).label), n) for name, n in counts["sources"].items()]
+    return lines + _outcome_line(counts)
+
+
+def _outcome_line(counts: dict[str, Any]) -> list[tuple[str, int]]:
+    outcomes = counts.get("outcomes", 0)
+    return [("Outcomes of disputes", outcomes)] if outcomes else []
+
+
 def version_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
-    """Costs a query."""
+    """Return how many rankings each guideline version has; they sum to Snapshot.rankings.
+
+    Costs a query.
+    """
     used = counts.get("guideline_versions", {})
     versions = GuidelineVersion.objects.select_related("guideline").in_bulk(
         [pk for key in used if (pk := number(key)) is not None]
     )
     names = {str(pk): str(version) for pk, version in versions.items()}
-    return [(names.get(key, "Under no guideline"), count) for key, count in used.items()]
+    lines = [(names.get(key, "Under no guideline"), count) for key, count in used.items()]
+    return lines + _outcome_line(counts)

@@ -64,6 +64,7 @@ class RunKind:
     folders      The settings that name a folder or a model. Rows keep them relative to a storage root
                  (runs.storage); they are checked before a run is queued and again before it starts.
     figure       The one number of a result worth a place in the list of runs.
+    shares       Names of metrics and results that are shares, which pages show as percentages.
     links        (label, address) of the pages that show what a succeeded run made.
     """
 
@@ -81,6 +82,7 @@ class RunKind:
     checked: Callable[[Config], Config] = _unchanged
     folders: frozenset[str] = frozenset()
     figure: Callable[[dict[str, Any]], str] = _no_figure
+    shares: frozenset[str] = frozenset()
     links: Callable[[Run], list[tuple[str, str]]] = _no_links
     multi_gpu: bool = False
 

@@ -1,5 +1,6 @@
 """What the page of a run shows while it changes: progress, time left, curves, messages."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
@@ -9,6 +10,7 @@ from django.db.models import F, Max, Min, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from formatting.numbers import number, percent
 from runs import kinds
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, RunEvent, State
@@ -20,24 +22,53 @@ RATE_POINTS = 30
 
 @dataclass(frozen=True)
 class Progress:
+    """How far a run is. `stage` is what a running one does right now; empty while it takes steps."""
+
     percent: float | None
     seconds_left: float | None
-    latest: list[tuple[str, float]]
+    latest: list[tuple[str, str]]
     waiting_for: int
+    stage: str
 
 
 def progress(run: Run) -> Progress:
     """At most two queries."""
-    recent = list(
-        run.events.filter(event="progress")
-        .order_by("-number")
-        .annotate(age=Now() - F("recorded_at"))
-        .values_list("at", "data", "age")[:RATE_POINTS]
+    events = run.events.filter(event__in=("progress", "stage")).order_by("-number")
+    rows = events.annotate(age=Now() - F("recorded_at")).values_list("event", "at", "data", "age")
+    found = list(rows[:RATE_POINTS])
+    recent = [(at, data, age) for name, at, data, age in found if name == "progress"]
+    running = run.state == State.RUNNING
+    return Progress(
+        percent=100 * run.step / run.total_steps if run.total_steps else None,
+        seconds_left=seconds_left(run, recent) if running else None,
+        latest=[
+            (name, written(value, share=name in shares_of(run)))
+            for name, value in sorted(latest_values(data for _, data, _ in recent).items())
+        ],
+        waiting_for=waiting_for(run),
+        stage=stage_of([(name, data) for name, _, data, _ in found]) if running else "",
     )
-    latest = sorted(curves_of(recent[0][1]).items()) if recent else []
-    left = seconds_left(run, recent) if run.state == State.RUNNING else None
-    percent = 100 * run.step / run.total_steps if run.total_steps else None
-    return Progress(percent, left, latest, waiting_for(run))
+
+
+def stage_of(events: list[tuple[str, dict[str, Any]]]) -> str:
+    """Return what the run does, from its progress and stage events (newest first)."""
+    if not events:
+        return "Preparing the data"
+    name, data = events[0]
+    return str(data.get("text", "")) if name == "stage" else ""
+
+
+def latest_values(recent: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Return the newest value of each curve at the last step that has any (newest first)."""
+    values: dict[str, float] = {}
+    step: Any = None
+    for data in recent:
+        found = curves_of(data)
+        if values and data.get("step") != step:
+            break
+        values = {**found, **values}
+        step = data.get("step")
+    return values
 
 
 def waiting_for(run: Run) -> int:
@@ -126,6 +157,17 @@ def kind_of(run: Run) -> RunKind | None:
         return kinds.get(run.kind)
     except CannotRun:
         return None
+
+
+def shares_of(run: Run) -> frozenset[str]:
+    """Return the names of its metrics and results that are shares."""
+    kind = kind_of(run)
+    return kind.shares if kind else frozenset()
+
+
+def written(value: float, *, share: bool) -> str:
+    """Return a value of a curve or a result as text, a share as a percentage."""
+    return percent(value) if share else number(value)
 
 
 def figure(run: Run) -> str:

@@ -122,6 +122,10 @@ class RunDir:
     def message(self, text: str, level: str = "info") -> None:
         self.emit("message", level=level, text=text)
 
+    def stage(self, text: str) -> None:
+        """Tell what the run does from now on, until the next stage or progress event."""
+        self.emit("stage", text=text)
+
     def events(self) -> list[dict[str, Any]]:
         """Every complete event so far, oldest first. A torn last line (a full disk) is left out."""
         if not self.events_file.exists():
@@ -135,6 +139,7 @@ class RunDir:
 
         After an error nothing of it is left.
         """
+        self.stage("Writing the results")
         draft = self.path / ".output-draft"
         shutil.rmtree(draft, ignore_errors=True)
         try:

@@ -115,6 +115,7 @@ def _take_over(run: Run, kind: kinds.RunKind, attempt: "Attempt") -> None:
     When it was away for longer than that, the reaper took the run; then it is taken back, unless
     somebody else has claimed it. They find the directory finished and publish it themselves.
     """
+    attempt.run_dir.stage("Checking and storing the results")
     try:
         attempt.copy_rest()
         _publish(run, attempt.lease, attempt.run_dir, kind, attempt.tail)
@@ -206,6 +207,7 @@ class Attempt:
             self.run_dir.message(
                 f"Attempt {self.run.attempt} starts from the beginning: it has no usable checkpoint."
             )
+        self.run_dir.stage("Starting the recipe")
         with self.log.open("a") as log:
             print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)
         self.log_start = self.log.stat().st_size

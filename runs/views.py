@@ -5,6 +5,7 @@ from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
+from django.utils import translation
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.access import lead_required, trainer_required, user_of
@@ -76,6 +77,7 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
         "last": found[-1]["number"] if found else 0,
         "artifacts": run.artifacts.all(),
         "links": live.links(run),
+        "shares": " ".join(sorted(live.shares_of(run))),
         "may_change": user_of(request).can_train,
         "way_back": services.way_back(run),
         "section": "runs",
@@ -109,11 +111,17 @@ def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
         "total": run.total_steps,
         "seconds_left": changing["progress"].seconds_left,
         "points": live.points(run, after=number(after) or 0),
-        "status": render_to_string("runs/status.html", changing, request),
-        "messages": render_to_string("runs/messages.html", changing, request),
+        "status": in_english("runs/status.html", changing, request),
+        "messages": in_english("runs/messages.html", changing, request),
         "log": changing["log"],
     }
     return JsonResponse(answer, headers={"Cache-Control": "no-store"})
+
+
+def in_english(template: str, context: dict[str, Any], request: HttpRequest) -> str:
+    """Render a part of a page that has no translation, with English dates and numbers."""
+    with translation.override("en"):
+        return render_to_string(template, context, request)
 
 
 @lead_required

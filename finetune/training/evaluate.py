@@ -53,6 +53,7 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
     answers: dict[str, Answers] = {}
     for number, side in enumerate(SIDES):
         adapter = config.adapter if side == "candidate" else config.baseline_adapter
+        run_dir.stage(f"Loading the {side}")
         model, chat = load_policy(config.model, adapter, config.dtype)
         if number == 0:  # the candidate is asked the same
             requests, left_out = plan(prompts, chat, model.config, config)
@@ -75,6 +76,7 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
     requests.sort(key=place_of(prompts))
     rows = [row(request, answers) for request in requests]
     if config.reward_model:
+        run_dir.stage("Scoring the answers with the reward model")
         add_scores(rows, config.reward_model)
     report = {
         "kind": "evaluate",

@@ -39,6 +39,7 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     began = time.monotonic()
     config = GenerateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)
+    run_dir.stage("Loading the model")
     model, chat = load_policy(config.model, config.adapter, config.dtype)
     requests, left_out = plan(prompts, chat, model.config, config)
     if left_out:

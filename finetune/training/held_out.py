@@ -32,6 +32,8 @@ class HeldOut:
         self.reference = reference
         self.config = config
         self.stop = stop
+        self.final: list[np.ndarray] | None = None
+        """The rewards of all prompts after the last step, once they were computed."""
 
     def rewards(self, most: int | None = None) -> list[np.ndarray]:
         """One (K,) array for each of the first `most` prompts."""
@@ -39,8 +41,13 @@ class HeldOut:
         pairs = zip(logps, self.reference, strict=False)
         return [self.config.beta * (policy - reference) for policy, reference in pairs]
 
+    def accuracy(self, rewards: list[np.ndarray]) -> float:
+        """Return the accuracy on these prompts, defined as in the report: by judgments of pairs."""
+        rows = zip(self.groups, rewards, strict=False)
+        return reports.agreeing_share([reports.order_tally(g, values) for g, values in rows]) or 0.0
+
     def figures(self, rewards: list[np.ndarray]) -> dict[str, float]:
-        """Means over the strict pairs of these prompts; none where there are no pairs."""
+        """Return the accuracy, and means over the strict pairs of these prompts; {} without any."""
         known = [(rewards[g], pair) for g, pair in self.pairs if g < len(rewards)]
         if not known:
             return {}
@@ -48,7 +55,7 @@ class HeldOut:
         rejected = np.array([reward[pair.rejected] for reward, pair in known])
         margins = chosen - rejected
         return {
-            "accuracies": float(((margins > 0) + 0.5 * (margins == 0)).mean()),
+            "accuracy": self.accuracy(rewards),
             "margins": float(margins.mean()),
             "chosen": float(chosen.mean()),
             "rejected": float(rejected.mean()),
@@ -56,7 +63,7 @@ class HeldOut:
         }
 
     def report(self) -> dict[str, Any]:
-        rewards = self.rewards()
+        rewards = self.rewards() if self.final is None else self.final
         rows = zip(self.groups, rewards, self.tokens, strict=True)
         scored = [reports.Scored(group, values, read.lengths()) for group, values, read in rows]
         return {**reports.quality(scored, self.config.seed), "held_out": self.figures(rewards)}

@@ -72,6 +72,7 @@ Pairs = dict[str, list[tuple[int, Pair]]]
 def train(run_dir: RunDir, stop: StopSignal) -> None:
     started = time.monotonic()
     config = DPOSettings.from_dict(run_dir.spec()["config"])
+    run_dir.stage("Loading the model")
     tokenizer = load_tokenizer(config.model)
     model = load_model(config.model, config.dtype)
     check_vocabulary(model, tokenizer, config.model)
@@ -87,9 +88,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         callbacks = common_callbacks(run_dir, events, stop)
         batch = (micro_batch_size, accumulation)
         trainer = make_trainer(run_dir, config, tokenizer, len(rows), batch, callbacks)
-        run_dir.message(
-            "Asking the model with the adapter off for its probabilities, the reference."
-        )
+        run_dir.stage("Computing the reference log-probabilities, with the adapter off")
         reference = {s: base_logps(trainer, prepared, s, stop) for s in ("train", "test")}
         trainer.train_dataset = dataset(prepared, pairs["train"], rows, reference["train"])
         held_out = HeldOut(trainer, prepared, pairs["test"], reference["test"], config, stop)
@@ -103,7 +102,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         micro_batch_size=config.micro_batch_size,
         run_dir=run_dir,
     )
-    run_dir.message(f"Looking at {len(prepared.tokens['test'])} held-out prompts for the report.")
+    run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
     report = {
         "kind": "dpo",
         "model": config.model,

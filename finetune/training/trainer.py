@@ -15,7 +15,7 @@ from finetune.training.held_out import HeldOut
 from reward.training.trainer_events import ProgressEvents, Stopped
 
 WATCHED_GROUPS = 100
-"""Held-out prompts looked at during training; the report at the end uses all."""
+"""Held-out prompts scored during training; after the last step all are, as in the report."""
 
 
 class ReadyDPOTrainer(DPOTrainer):
@@ -60,7 +60,7 @@ class SortedBatches(Sampler[int]):
 
 
 class WatchHeldOut(TrainerCallback):
-    """Looks at held-out pairs `times` times at even distances, the last time after the last step."""
+    """Scores held-out pairs `times` times at even distances, the last time after the last step."""
 
     def __init__(self, held_out: HeldOut, events: ProgressEvents, times: int):
         self.held_out = held_out
@@ -74,10 +74,19 @@ class WatchHeldOut(TrainerCallback):
         due = {ceil(total * part / self.times) for part in range(1, self.times + 1)}
         if state.global_step not in due:
             return
+        if state.is_world_process_zero:
+            self.events.run_dir.stage("Scoring held-out prompts")
         try:
-            figures = self.held_out.figures(self.held_out.rewards(WATCHED_GROUPS))
+            figures = self.held_out.figures(self._rewards(last=state.global_step == total))
         except Stopped:
             control.should_save = control.should_training_stop = True
             return
         if figures and state.is_world_process_zero:
             self.events.emit(state, {f"held_out/{name}": value for name, value in figures.items()})
+
+    def _rewards(self, *, last: bool) -> list[np.ndarray]:
+        """After the last step over all prompts, so that the curve ends at the report's number."""
+        if not last:
+            return self.held_out.rewards(WATCHED_GROUPS)
+        self.held_out.final = self.held_out.rewards()
+        return self.held_out.final

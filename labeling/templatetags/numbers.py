@@ -3,15 +3,14 @@ from typing import Any
 
 from django import template
 
+from formatting.numbers import percent
 from labeling import charts
 
 register = template.Library()
 MINUS = "\N{MINUS SIGN}"
 
 
-@register.filter
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f}%"
+register.filter("percent", percent)
 
 
 @register.filter

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from formatting.numbers import percent
 from reward.recipe_config import RewardConfig
 from reward.training import processes
 from reward.training.label_mistakes import folds_of, label_mistakes
@@ -51,6 +52,10 @@ class Part(RunDir):
     def emit(self, event: str, **fields: Any) -> None:
         if not processes.rank():
             super().emit(event, **fields)
+
+    def stage(self, text: str) -> None:
+        super().stage(text)
+        self.whole.stage(f"{self.title}: {text}")
 
     def message(self, text: str, level: str = "info") -> None:
         super().message(text, level)
@@ -162,7 +167,7 @@ class Parts:
 
 def _accuracy(scored: Sequence[Scored]) -> str:
     right = agreeing_share([order_tally(item.group, item.scores) for item in scored])
-    return "" if right is None else f", accuracy {right:.1%} on prompts it did not see"
+    return "" if right is None else f", accuracy {percent(right)} on prompts it did not see"
 
 
 def _read(done: Path, part: Prepared) -> list[Scored]:

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from formatting.numbers import percent, percent_range
 from reward.score_rows import RowsError, raw_rows
 from reward.training.report import Tally, share
 from reward.training.score import Scorer, output_folder
@@ -241,7 +242,7 @@ def _line(row: dict[str, Any]) -> str:
     if row["value"] is None:
         return f"{row['subset']}: {row['reason']}"
     low, high = row["interval"]
-    return f"{row['subset']}: {row['value']:.1%} ({low:.1%} to {high:.1%}) of {row['rows']} rows"
+    return f"{row['subset']}: {percent(row['value'])} ({percent_range([low, high])}) of {row['rows']} rows"
 
 
 if __name__ == "__main__":

@@ -115,11 +115,12 @@ def largest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def length_slices(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
     """Accuracy where length cannot decide, where the longer response won, and where the shorter did.
 
-    A model that likes length beyond its worth is right on `longer_won` and wrong on `shorter_won`;
-    `balanced` gives both the same weight.
+    Each pair is in one of them: `contested` has those of which reviewers preferred the longer one
+    as well as the shorter one. A model that likes length beyond its worth is right on `longer_won`
+    and wrong on `shorter_won`; `balanced` gives both the same weight.
     """
     tallies = [length_tallies(item) for item in scored]
-    names = ("matched", "longer_won", "shorter_won")
+    names = ("matched", "longer_won", "shorter_won", "contested")
     found = {name: share([each[name] for each in tallies], seed) for name in names}
     longer, shorter = found["longer_won"]["value"], found["shorter_won"]["value"]
     balanced = None if longer is None or shorter is None else (longer + shorter) / 2
@@ -127,12 +128,15 @@ def length_slices(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
 
 
 def length_tallies(item: Scored) -> dict[str, Tally]:
-    """A pair that reviewers disagree about is in both of the unmatched kinds, each with its part."""
+    """Return the evidence of one prompt by how its pairs relate to length."""
     long, short = item.lengths[:, None], item.lengths[None, :]  # of i, of j
     matched = np.maximum(long, short) < SAME_LENGTH * np.minimum(long, short)
     strict = strict_wins(item.group)
+    contested = ~matched & (strict > 0) & (strict.T > 0)  # (K, K), both ways round
+    clear = ~matched & ~contested
     return {
         "matched": tally(strict * matched, item.scores),
-        "longer_won": tally(strict * (~matched & (long > short)), item.scores),
-        "shorter_won": tally(strict * (~matched & (long < short)), item.scores),
+        "longer_won": tally(strict * (clear & (long > short)), item.scores),
+        "shorter_won": tally(strict * (clear & (long < short)), item.scores),
+        "contested": tally(strict * contested, item.scores),
     }

@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from math import ceil
+from typing import Any
 
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -105,10 +106,12 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
             micro_batch_size: int, accumulation: int
         ) -> tuple[RewardTrainer, str | None, str]:
             set_seed(config.seed)
+            folder.stage("Loading the model")
             model = make_reward_model(config, tokenizer, criteria=len(criteria))
             steps = step_collator(config, model, micro_batch_size)
             trainer = make_trainer(folder, config, model, data, steps, stop, objective)
             first = first_batch(trainer)
+            folder.stage("Checking the first batch")
             reason = choose_layout(folder, config, model, steps.collator, first, data)
             if config.compile:
                 compile_layers(model.classifier)
@@ -132,7 +135,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     if processes.rank():
         return
     collator = trainer.data_collator.collator
-    run_dir.message(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report.")
+    run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
     scored = score_held_out(trainer.model, prepared, collator, stop)
     # σ of a gap is how often it wins; with ties as an outcome of their own, of the wins alone.
     sides = wins if config.ties == "half" else strict_wins
@@ -165,9 +168,18 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "first_batch": first,
         **provenance(run_dir, config, started=started),
     }
+    tell_final_accuracy(run_dir, trainer, report)
     publish(run_dir, trainer.model.ordinary, tokenizer, report, model_card(report))
     result = {"ece": report["calibration"]["ece"], "data": report["data"]}
     run_dir.emit("result", result={**reports.headline(report), **result})
+
+
+def tell_final_accuracy(run_dir: RunDir, trainer: RewardTrainer, report: dict[str, Any]) -> None:
+    """End the curve of held-out accuracy at the number of the report."""
+    value, state = report["accuracy"]["value"], trainer.state
+    if value is not None:
+        metrics = {"test_accuracy": value}
+        run_dir.emit("progress", step=state.max_steps, total=state.max_steps, metrics=metrics)
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -186,7 +186,10 @@ class TrainingClock(TrainerCallback, ExportableState):
 
 
 class WatchHeldOut(TrainerCallback):
-    """After each epoch, one more point for the curve: accuracy on held-out pairs."""
+    """Adds a point to the curve after each epoch but the last: accuracy on held-out pairs.
+
+    The last point is the report's own accuracy, which is over all held-out prompts.
+    """
 
     def __init__(self, accuracy: Callable[[], float | None], events: ProgressEvents):
         self.accuracy = accuracy
@@ -195,8 +198,9 @@ class WatchHeldOut(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if control.should_training_stop and state.global_step < state.max_steps:
-            return  # asked to stop, and the time for that is short
+        if control.should_training_stop or state.global_step >= state.max_steps:
+            return  # asked to stop, and the time for that is short; or the report follows
+        self.events.run_dir.stage("Scoring held-out prompts")
         value = self.accuracy()
         if value is not None and state.is_world_process_zero:
             self.events.emit(state, {"test_accuracy": value})

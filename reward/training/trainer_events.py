@@ -81,6 +81,8 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
     processes.keep_to_one_gpu()
     quiet_libraries()
     try:
+        if run_dir.path.is_dir():
+            run_dir.stage("Reading the data")
         recipe(run_dir, stop)
     except Stopped:
         sentence = "Stopped as asked. The same command goes on from the last checkpoint."
@@ -295,6 +297,9 @@ class ProgressEvents(TrainerCallback):
     ) -> None:
         self.since = time.monotonic()
         self.tokens = float(state.num_input_tokens_seen)
+        if state.is_world_process_zero:
+            self.run_dir.stage("Training")
+            self.run_dir.emit("progress", step=state.global_step, total=state.max_steps)
 
     def on_log(
         self,

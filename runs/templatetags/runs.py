@@ -1,7 +1,9 @@
+from collections.abc import Collection
 from typing import Any
 
 from django import template
 
+from formatting.numbers import UNKNOWN
 from runs import live
 from runs.models import Run, State
 
@@ -60,18 +62,15 @@ def run_state(run: Run) -> dict[str, Any]:
     return {"label": label, "badge": "badge-warn" if stopping else BADGES[State(run.state)]}
 
 
-@register.filter
-def number(value: Any) -> str:
-    """A value as a person reads it: four significant digits of a number."""
+def value_text(value: Any, *, share: bool = False) -> str:
+    """Return a value as a person reads it; a fraction that is a share as a percentage."""
     if value is None:
-        return "–"
+        return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return str(value)
-    if isinstance(value, int) or abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return live.written(value, share=share and isinstance(value, float))
 
 
 @register.filter
@@ -82,18 +81,36 @@ def metric(name: str) -> str:
 
 
 @register.inclusion_tag("runs/value.html")
-def json_value(value: Any) -> dict[str, Any]:
-    """A JSON value as nested lists of facts."""
-    items = list(value.items()) if isinstance(value, dict) else None
-    return {"value": value, "items": items, "is_list": isinstance(value, list)}
+def json_value(value: Any, shares: Collection[str] = (), share: bool = False) -> dict[str, Any]:
+    """Show a JSON value as nested lists of facts. What has a name of `shares` is a percentage."""
+    items = None
+    if isinstance(value, dict):
+        items = [(name, item, share or name in shares) for name, item in value.items()]
+    is_list = isinstance(value, list)
+    text = "" if items is not None or is_list else value_text(value, share=share)
+    return {
+        "value": value, "text": text, "items": items, "is_list": is_list,
+        "shares": shares, "share": share,
+    }  # fmt: skip
 
 
 @register.inclusion_tag("runs/result.html")
-def run_result(result: dict[str, Any]) -> dict[str, Any]:
-    """What has a value with its interval stands out; the rest follows as facts."""
-    estimates = {name: value for name, value in result.items() if is_estimate(value)}
-    rest = {name: value for name, value in result.items() if name not in estimates}
-    return {"estimates": estimates.items(), "rest": rest}
+def run_result(run: Run) -> dict[str, Any]:
+    """Show the values that have an interval first, the rest as facts."""
+    shares = live.shares_of(run)
+    estimates = {name: value for name, value in run.result.items() if is_estimate(value)}
+    rows = [_estimate_row(name, value, name in shares) for name, value in estimates.items()]
+    rest = {name: value for name, value in run.result.items() if name not in estimates}
+    return {"estimates": rows, "rest": rest, "shares": shares}
+
+
+def _estimate_row(name: str, estimate: dict[str, Any], share: bool) -> dict[str, str]:
+    ends = [value_text(end, share=share) for end in estimate["interval"] or ()]
+    return {
+        "name": name,
+        "value": value_text(estimate["value"], share=share),
+        "interval": " to ".join(ends) or estimate.get("reason") or "",
+    }
 
 
 def is_estimate(value: Any) -> bool:

@@ -6,6 +6,7 @@ const CURVES = (() => {
   const steps = new Map();
   const charts = new Map();
   let place = null;
+  let shares = new Set();
 
   const label = (name) => LABELS[name] || name.replaceAll("_", " ").replaceAll("/", " ");
 
@@ -54,10 +55,16 @@ const CURVES = (() => {
     return value.toLocaleString(undefined, { maximumSignificantDigits: 4 });
   }
 
+  // As the page writes a share elsewhere: with one decimal, and a point in every language.
+  const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)}%`);
+  const textOf = (name) => (shares.has(name) ? percent : short);
+
   // Under the pointer, or the latest where there is none.
-  function shown(plot, value, series, index) {
-    if (index !== null && index !== undefined) return short(value);
-    return short(plot.data[series].findLast((value) => value !== null));
+  function shown(write) {
+    return (plot, value, series, index) => {
+      if (index !== null && index !== undefined) return write(value);
+      return write(plot.data[series].findLast((value) => value !== null));
+    };
   }
 
   function options(names, width) {
@@ -70,12 +77,12 @@ const CURVES = (() => {
       scales: { x: { time: false } },
       legend: { live: true },
       cursor: { sync: { key: "run" } },
-      axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(short) }],
+      axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(textOf(names[0])) }],
       series: [
-        { label: "step", value: shown },
+        { label: "step", value: shown(short) },
         ...names.map((name, number) => ({
           label: label(name), stroke: colour(COLOURS[number % COLOURS.length]), width: 1.75,
-          spanGaps: true, points: { show: steps.size < 12 }, value: shown,
+          spanGaps: true, points: { show: steps.size < 12 }, value: shown(textOf(name)),
         })),
       ],
     };
@@ -118,6 +125,7 @@ const CURVES = (() => {
 
   function start(element, points) {
     place = element;
+    shares = new Set((element.dataset.shares || "").split(" "));
     add(points);
     draw();
     new MutationObserver(again).observe(document.documentElement, { attributeFilter: ["data-theme"] });

@@ -124,15 +124,21 @@ def test_the_first_batch_is_shown_as_the_model_read_it(finished):
     assert set(chosen) <= set("ab")
 
 
+def metrics_of(event) -> dict:
+    return event.get("metrics", {})
+
+
 def test_progress_tells_the_curves(finished):
     events = progress(finished)
     assert {e["total"] for e in events} == {27}
-    steps = [e for e in events if "rewards/accuracies" in e["metrics"]]
+    steps = [e for e in events if "rewards/accuracies" in metrics_of(e)]
     assert [e["step"] for e in steps] == list(range(1, 28))
     assert {"rewards/margins", "logps/chosen", "logps/rejected"} <= steps[0]["metrics"].keys()
     assert steps[5]["tokens_per_s"] > 0
     assert steps[5]["memory_mb"] > 0
-    assert [e["step"] for e in events if "held_out/accuracies" in e["metrics"]] == [14, 27]
+    assert [e["step"] for e in events if "held_out/accuracy" in metrics_of(e)] == [14, 27]
+    last = metrics_of(events[-1])["held_out/accuracy"]
+    assert last == report_of(finished)["accuracy"]["value"]
 
 
 def test_the_output_is_an_adapter_that_others_can_load(finished, model):

@@ -2,12 +2,14 @@
 
 import gettext
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.utils import translation
 
 from accounts.models import Role
 from config.env import BASE_DIR
+from runs.models import Run
 from tests import messages
 from tests.labeling.world import make_user
 
@@ -99,3 +101,20 @@ def test_a_lead_who_reads_german_gets_english_pages_marked_as_such(client) -> No
     assert '<html lang="de"' in home and '<html lang="de"' in runs
     assert '<main id="main" tabindex="-1">' in home
     assert '<main id="main" tabindex="-1" lang="en">' in runs
+
+
+@pytest.mark.django_db
+def test_pages_without_translations_write_dates_and_numbers_in_english(client) -> None:
+    client.force_login(make_user(Role.TRAINER))
+    client.cookies["django_language"] = "de"
+    before = datetime.now(UTC) - timedelta(hours=2)
+    run = Run.objects.create(kind="reward", state="failed", finished_at=before)
+    Run.objects.filter(pk=run.pk).update(created_at=before, step=1234, total_steps=5678)
+    answers = [client.get(url) for url in ("/runs/", f"/runs/{run.pk}/", f"/runs/{run.pk}/live")]
+    for answer in answers[:2]:
+        main = answer.text.partition("<main")[2]
+        assert "2\xa0hours ago" in main and "vor 2" not in main
+    for answer in answers[1:]:
+        assert "1,234 of 5,678" in answer.text and "1.234" not in answer.text
+    form = client.post("/runs/new/reward/", {}).text.partition("<main")[2]
+    assert "This field is required." in form and "zwingend" not in form

@@ -13,7 +13,17 @@ from django.core.management import BaseCommand, load_command_class
 
 from config.env import BASE_DIR, VARIABLES
 
-PACKAGES = ["accounts", "benchmarks", "config", "demo", "finetune", "labeling", "reward", "runs"]
+PACKAGES = [
+    "accounts",
+    "benchmarks",
+    "config",
+    "demo",
+    "finetune",
+    "formatting",
+    "labeling",
+    "reward",
+    "runs",
+]
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
 
 

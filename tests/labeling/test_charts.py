@@ -59,7 +59,7 @@ def test_a_long_curve_names_some_of_its_dots_and_the_last():
 
 
 def test_numbers_are_written_for_reading():
-    assert (percent(0.456), percent(None)) == ("46%", "–")
+    assert (percent(0.456), percent(None)) == ("45.6%", "–")
     assert (coefficient(0.456), coefficient(-0.456), coefficient(-0.001)) == (
         "0.46",
         "−0.46",

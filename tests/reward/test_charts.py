@@ -1,6 +1,7 @@
 import pytest
 
-from reward.charts import curve, interval_row, percent, reliability
+from formatting.numbers import percent
+from reward.charts import curve, interval_row, reliability
 
 
 def test_an_interval_lies_on_an_axis_of_percent():

@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from accounts.models import Role
 from labeling.models import Adjudication, GuidelineVersion, RelabelledTask, RelabelSample, Task
+from reward.forms import RewardInputs
 from reward.preference import read_groups
 from reward.snapshots import SnapshotFilter, freeze, pseudonyms, ranking_ids, survey
 from tests.reward.factory import (
@@ -96,6 +97,26 @@ def test_rankings_of_other_tasks_stay_as_they_are(project):
     assert (snapshot.counts["used"], snapshot.counts["outcomes"]) == (2, 1)
 
 
+def test_a_snapshot_with_outcomes_has_one_number_of_rankings(project, client):
+    decide(disputed(project))
+    for _ in range(2):
+        rank(make_task(make_prompt(project)), make_user())
+    snapshot = freeze(project=project, filter=ADJUDICATED, by=None)
+    client.force_login(make_user(Role.TRAINER))
+    page = client.get(reverse("snapshot", args=[snapshot.pk]))
+    column = [row["cells"][2] for row in page.context["splits"]]
+    assert snapshot.rankings == sum(column) == 3
+    for lines in ("sources", "versions"):
+        assert sum(count for _, count in page.context[lines]) == 3
+    counts = snapshot.counts
+    assert counts["considered"] - snapshot.left_out + counts["outcomes"] == 3
+    assert '<span class="figure-value">3</span>' in page.text
+    (choice,) = RewardInputs().fields["snapshot"].choices
+    assert "3 rankings" in str(choice[1])
+    rankings = client.get(reverse("snapshot-rankings", args=[snapshot.pk])).text
+    assert "3 rankings" in rankings and "the other 1 is the outcome of a dispute" in rankings
+
+
 def test_an_outcome_replaces_only_what_the_filter_would_use(project):
     task = disputed(project)
     decide(task)
@@ -173,7 +194,7 @@ def test_the_command_offers_both(project):
     rank(relabel(disputed(project)), make_user())
     out = io.StringIO()
     call_command("snapshot", project.slug, "--adjudicated", "--relabelled", "--dry-run", stdout=out)
-    assert "1 outcomes of disputes in their place" in out.getvalue()
+    assert "+ 1  outcomes of disputes, in place of rankings" in out.getvalue()
     assert "- 2  Its task was ranked anew" in out.getvalue()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from reward.preference import Group, Judgment, strict_wins
 from reward.training.mistakes import LONGEST, worst_mistakes
-from reward.training.report import Scored
+from reward.training.report import Scored, accuracy
 from reward.training.slices import length_slices, slices
 from reward.training.temperature import comparisons, fit, temperature
 
@@ -152,6 +152,21 @@ def test_a_model_that_only_counts_is_right_where_the_longer_won():
     assert (found["longer_won"]["value"], found["shorter_won"]["value"]) == (1.0, 0.0)
     assert (found["matched"]["value"], found["matched"]["pairs"]) == (0.5, 2)
     assert found["balanced"] == 0.5
+
+
+def test_each_pair_is_in_one_row_of_the_length_slices_though_reviewers_disagree():
+    both_ways = item(1, [[0], [1], [2]], [50, 10, 30], [50, 10, 30])
+    other = replace(both_ways.group.rankings[0], tiers=[[2], [1], [0]], reviewer="b")
+    group = replace(both_ways.group, rankings=[*both_ways.group.rankings, other])
+    rows = [
+        replace(both_ways, group=group),
+        item(2, [[0], [1]], [50, 10], [50, 10]),
+        item(3, [[0], [1]], [100, 105], [100, 105]),
+    ]
+    found = length_slices(rows)
+    pairs = {name: figure["pairs"] for name, figure in found.items() if name != "balanced"}
+    assert pairs == {"matched": 1, "longer_won": 1, "shorter_won": 0, "contested": 3}
+    assert sum(pairs.values()) == accuracy(rows)["pairs"]
 
 
 def test_length_slices_of_nothing_are_undefined_with_reasons():

@@ -53,7 +53,8 @@ def test_it_shows_one_run_and_its_status_says_how_it_ended(begin):
 def test_it_watches_until_the_end(begin):
     run = services.run_now(begin(total=2, send=False).pk)
     lines = runs("watch", str(run.pk)).splitlines()
-    assert lines[0].startswith("step 1 of 2")
+    assert lines[0] == "Starting the recipe"
+    assert lines[1].startswith("step 1 of 2")
     assert "succeeded" in lines[-1]
 
 

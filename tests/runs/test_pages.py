@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from accounts.models import Role, User
 from runs import services
+from runs.live import progress as progress_of
 from runs.models import Run, RunEvent, State
 from tests.reward.factory import join, make_project
 from tests.runs.test_lifecycle import in_state
@@ -266,7 +267,7 @@ def progress(run: Run, *steps: int, start: int = 0, each: float = 2.0, total: in
         RunEvent(
             run=run, number=start + n, event="progress",
             at=now - timedelta(seconds=each * (len(steps) - n)),
-            data={"step": s, "total": total, "loss": 1 / s, "metrics": {"eval_loss": 2 / s}},
+            data={"step": s, "total": total, "loss": s and 1 / s, "metrics": {"eval_loss": s and 2 / s}},
         )
         for n, s in enumerate(steps, 1)
     )  # fmt: skip
@@ -305,6 +306,52 @@ def test_the_time_left_does_not_depend_on_the_clock_of_the_machine_that_trains(t
     assert expected > 40
     RunEvent.objects.update(at=F("at") + timedelta(hours=hours))
     assert live(trainer, run)["seconds_left"] == pytest.approx(expected, abs=20)
+
+
+def told(run: Run, number: int, text: str) -> None:
+    now = datetime.now(UTC)
+    RunEvent.objects.create(run=run, number=number, at=now, event="stage", data={"text": text})
+
+
+def test_a_running_run_says_what_it_does_at_any_time(trainer):
+    run = in_state(State.RUNNING)
+    assert "Preparing the data." in live(trainer, run)["status"]
+    told(run, 1, "Loading the model")
+    assert "Loading the model." in live(trainer, run)["status"]
+    progress(run, 0, start=1)
+    status = live(trainer, run)["status"]
+    assert "Step 0 of 100" in status and "Loading the model" not in status
+    told(run, 3, "Scoring <held-out> prompts")
+    assert "Scoring &lt;held-out&gt; prompts." in live(trainer, run)["status"]
+    Run.objects.filter(pk=run.pk).update(
+        state=State.CANCELLED, finished_at=run.created_at, lease_expires_at=None
+    )
+    assert "Scoring" not in live(trainer, run)["status"]
+
+
+def test_shares_are_percentages_wherever_a_run_shows_them(trainer, monkeypatch):
+    """The result, the latest values, the list and the curves write one number one way."""
+    monkeypatch.setattr("runs.live.shares_of", lambda run: frozenset({"accuracy"}))
+    accuracy = {"value": 0.6825, "interval": [0.6, 0.75]}
+    run = in_state(State.SUCCEEDED, result={"accuracy": accuracy, "pairs": 40, "loss": 0.6825})
+    RunEvent.objects.create(
+        run=run, number=1, at=run.created_at, event="progress",
+        data={"step": 2, "total": 2, "loss": 0.6825, "metrics": {"accuracy": 0.6825}},
+    )  # fmt: skip
+    page = trainer.get(f"/runs/{run.pk}/").text
+    assert page.count("68.2%") == 2 and "60.0% to 75.0%" in page
+    assert page.count(">0.6825<") == 2  # the losses
+    assert 'data-shares="accuracy"' in page
+
+
+def test_the_latest_values_are_those_of_the_last_step_whichever_event_tells_them(trainer):
+    run = in_state(State.RUNNING)
+    for number, metrics in enumerate([{"a": 1.0, "b": 1.0}, {"a": 2.0}, {"held_out": 3.0}], 1):
+        RunEvent.objects.create(
+            run=run, number=number, at=run.created_at, event="progress",
+            data={"step": min(number, 2), "total": 9, "metrics": metrics},
+        )  # fmt: skip
+    assert dict(progress_of(run).latest) == {"a": "2", "held_out": "3"}
 
 
 def test_a_single_step_tells_nothing_about_the_time_left(trainer):

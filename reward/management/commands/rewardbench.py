@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management import BaseCommand, CommandParser
 
-from reward.charts import percent
+from formatting.numbers import percent
 from reward.management.recipe_process import reward_model_numbered, run_module
 
 

@@ -2,6 +2,7 @@ import json
 import sys
 import time
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Collection
 from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
@@ -86,14 +87,14 @@ show and watch end with status 2 when the run failed or was cancelled.
         self.exit_as(run)
 
     def watch(self, run: Run) -> None:
-        number = 0
+        number, shares = 0, live.shares_of(run)
         while True:
             run.refresh_from_db()
             ended = run.state in ENDED
             for event in run.events.filter(number__gt=number).order_by("number"):
                 number = event.number
                 data = {"at": event.at.isoformat(), "event": event.event, **event.data}
-                self.say(data, said(event.event, event.data))
+                self.say(data, said(event.event, event.data, shares))
             if ended:
                 break
             connection.close()
@@ -152,10 +153,13 @@ def line(run: Run) -> str:
     return "  ".join(part for part in [*parts, live.figure(run), run.error] if part)
 
 
-def said(event: str, data: dict[str, Any]) -> str:
-    if event == "message":
+def said(event: str, data: dict[str, Any], shares: Collection[str]) -> str:
+    if event in ("message", "stage"):
         return str(data.get("text", ""))
     if event == "progress":
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in live.curves_of(data).items())
+        numbers = "  ".join(
+            f"{name} {live.written(value, share=name in shares)}"
+            for name, value in live.curves_of(data).items()
+        )
         return f"step {data.get('step')} of {data.get('total')}  {numbers}"
     return ""
