@@ -13,6 +13,10 @@ urlpatterns: list[URLPattern] = [
     path("models/", views.models, name="models"),
     path("models/add/", views.add_model, name="add-model"),
     path("models/<int:pk>/", views.model, name="model"),
+    *(
+        path(f"models/<int:pk>/{part}/", views.download, {"part": part}, name=f"model-{part}")
+        for part in ("archive", "card", "report")
+    ),
     path("models/<int:pk>/move/", views.move_model, name="move-model"),
     path("models/evaluations/<int:pk>/", views.evaluation, name="evaluation"),
 ]

@@ -4,6 +4,7 @@ from typing import Any
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -18,6 +19,7 @@ from finetune.registry import add_base
 from formatting.numbers import percent
 from reward.access import led_projects
 from reward.charts import interval_row
+from reward.download_views import offered, sent
 from reward.models import RewardModel
 from reward.views import moved, version_lines
 
@@ -74,6 +76,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
         "versions": version_lines(found.snapshot.counts) if found.snapshot else [],
         "evaluations": [(row, judges.title_of(row.judge)) for row in evaluations],
         "doubts": found.doubts(),
+        "downloads": offered(found),
         "can_train": user_of(request).can_train,
     }
     return render(request, "finetune/model.html", context)
@@ -84,6 +87,13 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
 def move_model(request: HttpRequest, pk: int) -> HttpResponse:
     """Promote (with `despite_doubts` where there are some), archive or restore it, as `to` says."""
     return moved(request, model_for(request, pk), back="model")
+
+
+@lead_required
+@require_GET
+def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
+    """Send the archive, the card or the report of an adapter."""
+    return sent(request, model_for(request, pk), part, back="model")
 
 
 @lead_required

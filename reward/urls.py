@@ -1,6 +1,6 @@
 from django.urls import URLPattern, path
 
-from reward import export_views, mistake_views, order_views, views
+from reward import download_views, export_views, mistake_views, order_views, views
 
 urlpatterns: list[URLPattern] = [
     path("p/<slug:slug>/data/export/", export_views.choose, name="project-export"),
@@ -15,5 +15,14 @@ urlpatterns: list[URLPattern] = [
     path("snapshots/<int:pk>/rankings/", views.snapshot_rankings, name="snapshot-rankings"),
     path("snapshots/<int:pk>/file/", views.snapshot_file, name="snapshot-file"),
     path("models/reward/<int:pk>/", views.reward_model, name="reward-model"),
+    *(
+        path(
+            f"models/reward/<int:pk>/{part}/",
+            download_views.download,
+            {"part": part},
+            name=f"reward-model-{part}",
+        )
+        for part in ("archive", "card", "report")
+    ),
     path("models/reward/<int:pk>/move/", views.move_reward_model, name="move-reward-model"),
 ]

@@ -16,6 +16,7 @@ from labeling.models import GuidelineVersion, Project, Ranking
 from reward import promotion, queue_order
 from reward.access import led_projects, reward_model_for, snapshot_for
 from reward.charts import curve, interval_row, reliability
+from reward.download_views import offered
 from reward.filters import REASONS, SnapshotFilter
 from reward.forms import SnapshotForm
 from reward.learning_page import learning
@@ -175,6 +176,7 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "training": training,
         "data": report.get("data") or {},
         "left_out": report.get("left_out") or [],
+        "downloads": offered(found),
         "can_train": user_of(request).can_train,
     }
     return render(request, "reward/reward_model.html", context)
@@ -232,7 +234,7 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
 
 def limit_note(report: dict[str, Any]) -> str:
     limit = limit_to_tell(report)
-    return "" if limit is None else f"; no model can come beyond {percent(limit)} or so"
+    return "" if limit is None else f"; about {percent(limit)} is the most any model can reach"
 
 
 def criterion_rows(row: dict[str, Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from formatting.numbers import percent, percent_range
 from reward.training.model import split_reference
 from reward.training.report import limit_to_tell, no_better_than_length
 
@@ -126,7 +127,7 @@ def _limit_line(report: dict[str, Any]) -> list[str]:
         return []
     return [
         "A model at the agreement between two reviewers predicts a reviewer as well as another reviewer "
-        f"does. As reviewers differ, none can come beyond {limit:.3f} or so.\n"
+        f"does. As reviewers differ, about {percent(limit)} is the most any model can reach.\n"
     ]
 
 
@@ -158,7 +159,7 @@ def _learning_line(report: dict[str, Any]) -> list[str]:
     low, high = found["forecast"][0]["interval"]
     one = found["one_point"]
     sentence = (
-        f"Twice as many rankings are forecast to bring the accuracy to {low:.3f} to {high:.3f} (95 %), "
+        f"Twice as many rankings are forecast to bring the accuracy to {percent_range([low, high])} (95%), "
         "by the same training on nested subsets"
     )
     if one["rankings"] is None:
@@ -177,7 +178,7 @@ def front_matter(front: dict[str, Any], base: str) -> str:
 
 def held_out_table(figures: dict[str, dict[str, Any]]) -> list[str]:
     """Lines of Markdown, one for each figure of the report, and an empty one to end the table."""
-    head = ["| | value | 95 % interval | prompts | pairs |", "|---|---|---|---|---|"]
+    head = ["| | value | 95% interval | prompts | pairs |", "|---|---|---|---|---|"]
     return [*head, *(_row(name, figure) for name, figure in figures.items()), ""]
 
 
@@ -192,5 +193,5 @@ def _row(name: str, figure: dict[str, Any]) -> str:
     counts = f"{figure['prompts']} | {figure['pairs']}"
     if figure["value"] is None:
         return f"| {name} | – | {figure['reason']} | {counts} |"
-    low, high = figure["interval"]
-    return f"| {name} | {figure['value']:.3f} | {low:.3f} to {high:.3f} | {counts} |"
+    value, interval = percent(figure["value"]), percent_range(figure["interval"])
+    return f"| {name} | {value} | {interval} | {counts} |"

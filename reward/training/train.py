@@ -178,8 +178,14 @@ def tell_final_accuracy(run_dir: RunDir, trainer: RewardTrainer, report: dict[st
     """End the curve of held-out accuracy at the number of the report."""
     value, state = report["accuracy"]["value"], trainer.state
     if value is not None:
-        metrics = {"test_accuracy": value}
-        run_dir.emit("progress", step=state.max_steps, total=state.max_steps, metrics=metrics)
+        losses = [row["loss"] for row in state.log_history if "loss" in row]
+        run_dir.emit(
+            "progress",
+            step=state.max_steps,
+            total=state.max_steps,
+            loss=losses[-1] if losses else None,
+            metrics={"test_accuracy": value},
+        )
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -299,7 +299,6 @@ class ProgressEvents(TrainerCallback):
         self.tokens = float(state.num_input_tokens_seen)
         if state.is_world_process_zero:
             self.run_dir.stage("Training")
-            self.run_dir.emit("progress", step=state.global_step, total=state.max_steps)
 
     def on_log(
         self,

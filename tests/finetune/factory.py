@@ -69,10 +69,15 @@ def make_base(project: Project, **fields: Any) -> Model:
 
 def make_adapter(parent: Model, snapshot: Snapshot, **fields: Any) -> Model:
     run = make_run("dpo", inputs={"snapshot": snapshot.pk})
+    fields = {"name": f"adapter-{run.pk}", "adapter": output_of(run), **fields}
     return Model.objects.create(
-        project=parent.project, name=f"adapter-{run.pk}", base=parent.base, parent=parent,
-        adapter=output_of(run), run=run, snapshot=snapshot, **fields,
-    )  # fmt: skip
+        project=parent.project,
+        base=parent.base,
+        parent=parent,
+        run=run,
+        snapshot=snapshot,
+        **fields,
+    )
 
 
 def make_reward_model(snapshot: Snapshot, **fields: Any) -> RewardModel:

@@ -1,0 +1,63 @@
+"""Downloads of a model's files. They work on reward models, and on the adapters of the app above."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
+from django.views.decorators.http import require_GET
+
+from accounts.access import lead_required, user_of
+from accounts.models import audit
+from reward.access import reward_model_for
+from runs import downloads
+from runs.downloads import FileMissing
+from runs.models import Artifact, Run
+
+FILES = {"card": "README.md", "report": "report.json"}
+
+
+@lead_required
+@require_GET
+def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
+    """Send the archive, the card or the report of a reward model."""
+    return sent(request, reward_model_for(request, pk), part, back="reward-model")
+
+
+def sent(request: HttpRequest, model: Any, part: str, *, back: str) -> HttpResponseBase:
+    """Return the download, or the page named `back` with a sentence where a file is missing."""
+    try:
+        if model.run is None:
+            raise FileMissing(f"{model} was not made here, so it has no files to download.")
+        response = _response(model.run, part, downloads.folder_name(model.name, model.run))
+    except FileMissing as problem:
+        messages.error(request, str(problem))
+        return redirect(back, model.pk)
+    audit(user_of(request), "model downloaded", model, id=model.pk, part=part)
+    return response
+
+
+def _response(run: Run, part: str, name: str) -> HttpResponseBase:
+    if part == "archive":
+        return downloads.archive(run, name=name)
+    return downloads.single_file(run, FILES[part], name=f"{name}-{FILES[part]}")
+
+
+def offered(model: Any) -> dict[str, Any] | None:
+    """Return what the page of a model says about its files; None for a base. Costs a query."""
+    if model.run is None:
+        return None
+    files = list(model.run.artifacts.all())
+    folder = downloads.folder_name(model.name, model.run)
+    return {
+        "files": files,
+        "names": {file.name for file in files},
+        "folder": folder,
+        "bytes": _bytes(files),
+        "snippet": downloads.loading_snippet(model.run, folder),
+    }
+
+
+def _bytes(files: list[Artifact]) -> int:
+    return sum(file.bytes for file in files)

@@ -1,0 +1,159 @@
+"""What a run published, as downloads: checked before the first byte, streamed, and hashed on the way."""
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from django.http import FileResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.http import content_disposition_header
+from django.utils.text import slugify
+
+from runs import workspace
+from runs.models import Artifact, Run
+
+CHUNK_BYTES = 1 << 20
+LONGEST_CARD_BYTES = 1 << 18
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+BLOCK_BYTES = 512
+"""A tar file consists of blocks of this size."""
+
+
+class FileMissing(Exception):  # noqa: N818
+    """A published file is gone or is not what was published; the text says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of the archive. `sha256` is empty inside a folder, whose files have one hash together."""
+
+    name: str
+    path: Path
+    bytes: int
+    sha256: str
+
+
+def folder_name(name: str, run: Run) -> str:
+    """Return a name for downloaded files that every file system takes."""
+    return slugify(name) or f"run-{run.pk}"
+
+
+def archive(run: Run, *, name: str) -> HttpResponseBase:
+    """Return a tar file of everything that the run published, in a folder called `name`.
+
+    Costs a query. Raises FileMissing.
+    """
+    members = [member for artifact in run.artifacts.all() for member in _members(run, artifact)]
+    if not members:
+        raise FileMissing(f"Run {run.pk} has published no files.")
+    response = StreamingHttpResponse(
+        _tar(_opened(members), folder=name, mtime=int(run.created_at.timestamp())),
+        content_type="application/x-tar",
+    )
+    disposition = content_disposition_header(as_attachment=True, filename=f"{name}.tar")
+    response["Content-Disposition"] = str(disposition)
+    response["Content-Length"] = str(_tar_bytes(members))
+    return response
+
+
+def single_file(run: Run, file: str, *, name: str) -> HttpResponseBase:
+    """Return one published file, to be saved as `name`. Costs a query. Raises FileMissing."""
+    artifact = run.artifacts.filter(name=file).first()
+    if artifact is None:
+        raise FileMissing(f"Run {run.pk} has published no {file}.")
+    (member,) = _members(run, artifact)
+    return FileResponse(_open(member), as_attachment=True, filename=name)
+
+
+def loading_snippet(run: Run, folder: str) -> str:
+    """Return the code of the model card that loads the files; empty without a readable card."""
+    card = workspace.run_dir_of(run).output / "README.md"
+    try:
+        with card.open("rb") as file:
+            text = file.read(LONGEST_CARD_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    code = CODE.search(text)
+    return code.group(1).replace("PATH_OF_THIS_FOLDER", folder) if code else ""
+
+
+# --- checking -------------------------------------------------------------------------------------
+
+
+def _members(run: Run, artifact: Artifact) -> list[Member]:
+    """Return the files of an artifact where they are now. Raises FileMissing."""
+    path = workspace.run_dir_of(run).output / artifact.name
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        sizes = [file.stat().st_size for file in files]
+    except OSError:
+        raise FileMissing(f"{path} is gone. Restore it from a backup.") from None
+    if sum(sizes) != artifact.bytes:
+        raise FileMissing(
+            f"{path} has {sum(sizes):,} bytes; {artifact.bytes:,} were published. Restore it from "
+            "a backup."
+        )
+    digest = "" if path.is_dir() else artifact.sha256
+    root = path.parent
+    return [
+        Member(str(file.relative_to(root)), file, size, digest)
+        for file, size in zip(files, sizes, strict=True)
+    ]
+
+
+def _open(member: Member) -> BinaryIO:
+    try:
+        return member.path.open("rb")
+    except OSError as error:
+        reason = error.strerror or "it cannot be read"
+        raise FileMissing(f"{member.path} cannot be opened: {reason}.") from None
+
+
+def _opened(members: list[Member]) -> list[tuple[Member, BinaryIO]]:
+    """Open all of them now, while an error can still be a sentence on a page."""
+    with ExitStack() as stack:
+        files = [(member, stack.enter_context(_open(member))) for member in members]
+        stack.pop_all()
+    return files
+
+
+# --- the archive ----------------------------------------------------------------------------------
+
+
+def _tar(files: list[tuple[Member, BinaryIO]], *, folder: str, mtime: int) -> Iterator[bytes]:
+    """Yield a tar file. A file that changed since it was published ends the download early."""
+    with ExitStack() as stack:
+        for _, file in files:
+            stack.enter_context(file)
+        for member, file in files:
+            yield _header(f"{folder}/{member.name}", member.bytes, mtime)
+            yield from _contents(member, file)
+            yield b"\0" * (-member.bytes % BLOCK_BYTES)
+        yield b"\0" * 2 * BLOCK_BYTES
+
+
+def _header(name: str, size: int, mtime: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, mtime, 0o644
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _contents(member: Member, file: BinaryIO) -> Iterator[bytes]:
+    digest, left = hashlib.sha256(), member.bytes
+    while left and (chunk := file.read(min(CHUNK_BYTES, left))):
+        left -= len(chunk)
+        digest.update(chunk)
+        yield chunk
+    if left or (member.sha256 and digest.hexdigest() != member.sha256):
+        raise RuntimeError(f"{member.path} is not what was published; the download ends early.")
+
+
+def _tar_bytes(members: list[Member]) -> int:
+    """Return the size of the archive, for names short enough to need one header."""
+    blocks = sum(1 + -(-member.bytes // BLOCK_BYTES) for member in members)
+    return (blocks + 2) * BLOCK_BYTES
