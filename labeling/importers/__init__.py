@@ -10,7 +10,7 @@ add one: write the module, list it in FORMATS, and give it a test with a small f
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ FORMATS = {
 """In the order in which they are tried."""
 
 
+PREVIEWED = 3
 FIRST_ROWS = 50
 """Rows from which the meaning of the columns is proposed."""
 
@@ -75,6 +76,8 @@ class Imported:
     written: Written
     mapping: Mapping | None = None
     """What the columns were taken to mean, in the format "columns"."""
+    first: tuple[PromptRecord, ...] = ()
+    """The first prompts, to be looked at."""
 
 
 class Unclear(BadInput):
@@ -98,9 +101,12 @@ def detect(path: Path) -> Format:
 
 def proposed(path: Path, given: Mapping | None = None) -> Proposal:
     """Return what the columns of a file mean, with what the user says of them. Raises BadInput."""
-    first = [row for row in _first_values(path, FIRST_ROWS) if isinstance(row, dict)]
-    proposal = propose(first)
+    proposal = propose(first_rows(path))
     return proposal.answered(given) if given else proposal
+
+
+def first_rows(path: Path) -> list[dict[str, Any]]:
+    return [row for row in _first_values(path, FIRST_ROWS) if isinstance(row, dict)]
 
 
 def _first_values(path: Path, count: int) -> list[Any]:
@@ -139,14 +145,17 @@ def import_file(
     def imported(scattered: bool) -> Imported:
         tally = Tally()
         writer = Writer(project, tally, reviewers, any_criteria, progress)
-        if format.read is not None:
-            writer.write(format.read(path, tally))
-            return Imported(format, tally, writer.written)
-        assert proposal is not None
-        writer.write(
-            reader.read(path, tally, proposal.mapping, proposal.reviewer, scattered=scattered)
-        )
-        return Imported(format, tally, writer.written, proposal.mapping)
+        if proposal is None:
+            assert format.read is not None
+            records = format.read(path, tally)
+        else:
+            records = reader.read(
+                path, tally, proposal.mapping, proposal.reviewer, scattered=scattered
+            )
+        first = list(islice(records, PREVIEWED))
+        writer.write(chain(first, records))
+        mapping = proposal.mapping if proposal else None
+        return Imported(format, tally, writer.written, mapping, tuple(first))
 
     with connection.cursor() as cursor:
         cursor.execute(

@@ -25,6 +25,7 @@ from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
 from accounts.models import User
+from labeling.importers.columns.mapping import Mapping
 from labeling.models import FileImport, Project
 
 State = FileImport.State
@@ -82,9 +83,27 @@ def start_import(file_import: FileImport) -> bool:
     return bool(rows)
 
 
+def map_columns(file_import: FileImport, mapping: Mapping) -> bool:
+    """Have a worker check the file again with this meaning of its columns; False when it cannot."""
+    with transaction.atomic():
+        rows = FileImport.objects.filter(pk=file_import.pk, state__in=FileImport.OPEN).update(
+            state=State.CHECKING,
+            mapping=mapping.to_json(),
+            report={},
+            problem="",
+            attempt=0,
+            heartbeat_at=None,
+            finished_at=None,
+            prompts_read=0,
+        )
+        if rows:
+            _send_after_commit(file_import.pk)
+    return bool(rows)
+
+
 def cancel(file_import: FileImport) -> bool:
     """Stop the work on a file, or give up one that is ready; False when it has ended."""
-    waiting = Q(state=State.READY) | Q(state__in=FileImport.ACTIVE, heartbeat_at=None)
+    waiting = Q(state__in=FileImport.OPEN) | Q(state__in=FileImport.ACTIVE, heartbeat_at=None)
     if _end(FileImport.objects.filter(waiting, pk=file_import.pk), State.CANCELLED):
         file_import.delete_file()
         return True
@@ -98,7 +117,7 @@ def cancel(file_import: FileImport) -> bool:
 def delete_old_files() -> None:
     """Delete uploads that nobody imported within a day, and drafts left by a web that died."""
     expired = FileImport.objects.filter(created_at__lt=Now() - KEPT)
-    _end(expired.filter(state=State.READY), State.CANCELLED)
+    _end(expired.filter(state__in=(State.READY, State.UNCLEAR)), State.CANCELLED)
     folder = Path(settings.UPLOADS_DIR)
     for path in folder.iterdir() if folder.is_dir() else ():
         try:
@@ -137,14 +156,17 @@ def execute(pk: int) -> None:
 
 
 def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> None:
-    """End the row when the step did not do so itself, and delete a file that has no use left."""
+    """End the row when the step did not do so itself, and delete a file that has no use left.
+
+    A file that failed is kept for a day: another meaning of its columns may be right.
+    """
     mine = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
     if cancelled:
         _end(mine, State.CANCELLED)
     elif problem:
         _end(mine, State.FAILED, problem=problem)
     file_import = FileImport.objects.filter(pk=pk).first()
-    if file_import and file_import.state in (State.IMPORTED, State.FAILED, State.CANCELLED):
+    if file_import and file_import.state in (State.IMPORTED, State.CANCELLED):
         file_import.delete_file()
 
 

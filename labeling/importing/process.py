@@ -29,7 +29,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
 
     Does nothing when the row belongs to another claim by now.
     """
-    from labeling.importers import BadInput
+    from labeling.importers import BadInput, Unclear
     from labeling.models import FileImport
 
     row = (
@@ -41,6 +41,8 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
         return ""
     try:
         (_check if row.state == FileImport.State.CHECKING else _import)(row, progress)
+    except Unclear as unclear:
+        _ask(row, unclear)
     except BadInput as error:
         return str(error).replace(row.path.name, row.name)
     except FileNotFoundError:
@@ -53,6 +55,19 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
             "TIEBREAK_IMPORT_MEMORY_MB sets the limit."
         )
     return ""
+
+
+def _ask(row: Any, unclear: Any) -> None:
+    """Keep what a lead has to say of the columns."""
+    from labeling.importers import first_rows
+    from labeling.importing.report import questions
+    from labeling.models import FileImport
+
+    FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state).update(
+        state=FileImport.State.UNCLEAR,
+        heartbeat_at=None,
+        report=questions(unclear, first_rows(row.path)),
+    )
 
 
 def _check(row: Any, progress: Progress) -> None:
@@ -71,6 +86,7 @@ def _check(row: Any, progress: Progress) -> None:
 def _import(row: Any, progress: Progress) -> None:
     from accounts.models import audit
     from labeling.importers import refresh_statistics
+    from labeling.importing import mappings
     from labeling.importing.report import report
     from labeling.models import FileImport
 
@@ -85,6 +101,7 @@ def _import(row: Any, progress: Progress) -> None:
         ):
             transaction.set_rollback(True)
             return
+        mappings.remember(row)
         new = dict(imported.written.new)
         audit(row.user, "file imported", row.project, file=row.name, new=new)
     refresh_statistics(imported.written)
@@ -92,11 +109,13 @@ def _import(row: Any, progress: Progress) -> None:
 
 def _read(row: Any, progress: Progress) -> Any:
     from labeling.importers import FORMATS, import_file
+    from labeling.importing import mappings
 
     return import_file(
         row.path,
         project=row.project,
         format=FORMATS.get(row.format),
+        mapping=mappings.of(row),
         any_criteria=row.any_criteria,
         progress=progress,
     )
@@ -115,7 +134,8 @@ def _end_with_worker() -> None:
     """The worker holds the other end of standard input; the end of it is the end of the worker."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 512):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

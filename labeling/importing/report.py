@@ -1,9 +1,12 @@
 """What a file holds and brought, as kept in FileImport.report and shown on its page."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from labeling.importers import Imported
+from labeling.importers import Imported, Unclear
+from labeling.importers.columns.mapping import normal
+from labeling.importers.records import EXAMPLE, PromptRecord
 
+LONGEST_SHOWN = 2000
 TABLES = ("prompts", "responses", "tasks", "rankings")
 
 
@@ -16,7 +19,28 @@ class Line(TypedDict):
     new: int
 
 
-class Report(TypedDict):
+class ColumnLine(TypedDict):
+    """One column. `filled` and `empty` count rows; both are 0 before the whole file was read."""
+
+    name: str
+    meaning: str
+    filled: int
+    empty: int
+    example: str
+
+
+class Shown(TypedDict):
+    """One of the first prompts, as reviewers will see it; long texts are cut."""
+
+    messages: list[dict[str, str]]
+    responses: list[dict[str, str]]
+    rankings: list[dict[str, Any]]
+
+
+class Report(TypedDict, total=False):
+    questions: list[str]
+    columns: list[ColumnLine]
+    first: list[Shown]
     format: str
     title: str
     lines: list[Line]
@@ -31,6 +55,10 @@ def report(imported: Imported) -> Report:
     """Return the account of an import. `read`, `left_out` and `changed` count in the file's words."""
     written, tally = imported.written, imported.tally
     return {
+        "columns": [
+            {"name": name, **vars(column)} for name, column in tally.columns.columns.items()
+        ],
+        "first": [_shown(record) for record in imported.first],
         "format": imported.format.name,
         "title": imported.format.title,
         "lines": [
@@ -47,4 +75,36 @@ def report(imported: Imported) -> Report:
         "changed": dict(sorted((+tally.changed).items())),
         "held": written.held,
         "reviewers": written.new["reviewers"],
+    }
+
+
+def questions(unclear: Unclear, rows: list[dict[str, Any]]) -> Report:
+    """Return what a lead has to say, with the columns of the first rows as they are read so far."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    meaning = unclear.proposal.mapping.of(names).meaning
+    return {
+        "questions": list(unclear.proposal.questions.values()),
+        "columns": [
+            {
+                "name": normal(name),
+                "meaning": meaning[name],
+                "filled": 0,
+                "empty": 0,
+                "example": next((str(r[name])[:EXAMPLE] for r in rows if r.get(name)), ""),
+            }
+            for name in names
+        ],
+    }
+
+
+def _shown(record: PromptRecord) -> Shown:
+    texts = [response.text for response in record.responses]
+    return {
+        "messages": [{**m, "content": m["content"][:LONGEST_SHOWN]} for m in record.messages],
+        "responses": [{"text": text[:LONGEST_SHOWN]} for text in texts],
+        "rankings": [
+            {"reviewer": ranking.reviewer, "tiers": ranking.tiers}
+            for task in record.tasks
+            for ranking in task.rankings
+        ],
     }

@@ -8,7 +8,7 @@ from labeling.models.guidelines import (
     GuidelineConfirmation,
     GuidelineVersion,
 )
-from labeling.models.imports import FileImport
+from labeling.models.imports import ColumnMapping, FileImport
 from labeling.models.projects import (
     LONGEST_RATIONALE,
     Membership,
@@ -24,6 +24,7 @@ from labeling.models.tasks import Task, TaskResponse
 __all__ = [
     "LONGEST_RATIONALE",
     "Adjudication",
+    "ColumnMapping",
     "Criterion",
     "FileImport",
     "Finding",

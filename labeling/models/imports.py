@@ -18,6 +18,7 @@ class FileImport(models.Model):
 
     class State(models.TextChoices):
         CHECKING = "checking", "Checking"
+        UNCLEAR = "unclear", "Waiting for the meaning of columns"
         READY = "ready", "Ready to import"
         IMPORTING = "importing", "Importing"
         IMPORTED = "imported", "Imported"
@@ -25,6 +26,8 @@ class FileImport(models.Model):
         CANCELLED = "cancelled", "Cancelled"
 
     ACTIVE = (State.CHECKING, State.IMPORTING)
+    OPEN = (State.UNCLEAR, State.READY, State.FAILED)
+    """Checked, and the meaning of its columns may still be changed."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="file_imports")
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
@@ -32,6 +35,9 @@ class FileImport(models.Model):
     name = models.CharField(max_length=200, help_text="As the sender named it.")
     size = models.BigIntegerField(help_text="Bytes.")
     format = models.CharField(max_length=40, blank=True, help_text="Empty: detected.")
+    mapping = models.JSONField(
+        default=dict, help_text="What the lead says the columns mean: names by meaning."
+    )
     any_criteria = models.BooleanField(default=False)
     state = models.CharField(max_length=16, choices=State, default=State.CHECKING)
     token = models.PositiveIntegerField(default=0)
@@ -50,7 +56,15 @@ class FileImport(models.Model):
             models.CheckConstraint(
                 name="file_import_state",
                 condition=Q(
-                    state__in=["checking", "ready", "importing", "imported", "failed", "cancelled"]
+                    state__in=[
+                        "checking",
+                        "unclear",
+                        "ready",
+                        "importing",
+                        "imported",
+                        "failed",
+                        "cancelled",
+                    ]
                 ),
             ),
             models.CheckConstraint(
@@ -74,8 +88,29 @@ class FileImport(models.Model):
         return self.state in self.ACTIVE
 
     @property
+    def open(self) -> bool:
+        return self.state in self.OPEN and self.path.is_file()
+
+    @property
     def path(self) -> Path:
         return Path(settings.UPLOADS_DIR) / f"{self.key.hex}.data"
 
     def delete_file(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+class ColumnMapping(models.Model):
+    """What the columns of one shape of file mean in a project, as a lead said last.
+
+    `shape` is a digest of the columns' names; the next file of the same shape is read alike.
+    """
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="column_mappings")
+    shape = models.CharField(max_length=64)
+    columns = models.JSONField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint("project", "shape", name="column_mapping_once")]
+
+    def __str__(self) -> str:
+        return f"columns of {self.project}"

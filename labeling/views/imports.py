@@ -11,8 +11,10 @@ from django.template.defaultfilters import filesizeformat
 from django.views.decorators.http import require_GET, require_http_methods
 
 from accounts.access import user_of
+from labeling import text
 from labeling.access import led_project
 from labeling.importers import FORMATS
+from labeling.importers.columns.mapping import MEANINGS, Mapping
 from labeling.importing import lifecycle
 from labeling.models import FileImport, Project
 
@@ -76,7 +78,9 @@ def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     project = led_project(request, slug)
     file_import = get_object_or_404(FileImport, project=project, key=key)
     if request.method == "POST":
-        if "cancel" in request.POST:
+        if "map" in request.POST:
+            _map(request, file_import)
+        elif "cancel" in request.POST:
             if not lifecycle.cancel(file_import):
                 messages.info(request, "There is nothing to cancel: the work on it has ended.")
         elif not lifecycle.start_import(file_import):
@@ -88,6 +92,9 @@ def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         "file": file_import,
         "report": report,
         "anything": any(line["new"] for line in report.get("lines", [])),
+        "columns": _columns(file_import),
+        "meanings": MEANINGS.items(),
+        "first": [_rendered(record) for record in report.get("first", [])],
     }
     return render(request, "labeling/import_look.html", context)
 
@@ -99,6 +106,43 @@ def state(request: HttpRequest, slug: str, key: uuid.UUID) -> JsonResponse:
     project = led_project(request, slug)
     file_import = get_object_or_404(FileImport, project=project, key=key)
     return JsonResponse({"state": file_import.state, "prompts": file_import.prompts_read})
+
+
+def _map(request: HttpRequest, file_import: FileImport) -> None:
+    """Take the chosen meaning of each column."""
+    chosen: dict[str, list[str]] = {}
+    for number, column in enumerate(_columns(file_import)):
+        meaning = request.POST.get(f"meaning-{number}", "")
+        chosen.setdefault(meaning if meaning in MEANINGS else "unused", []).append(column["name"])
+    if not lifecycle.map_columns(file_import, Mapping.from_json(chosen)):
+        messages.info(request, "The columns of this file can no longer be changed.")
+
+
+def _columns(file_import: FileImport) -> list[dict[str, Any]]:
+    """Return the columns whose meaning can be chosen: those of rows, not keys within a column."""
+    report = file_import.report
+    if not file_import.open or report.get("format", "columns") != "columns":
+        return []
+    return [column for column in report.get("columns", []) if "[]." not in column["name"]]
+
+
+def _rendered(record: dict[str, Any]) -> dict[str, Any]:
+    """Return one of the first prompts with its texts as reviewers will see them."""
+    letters = "ABCDEFGHI"
+    return {
+        "messages": [(m["role"], text.render(m["content"])) for m in record["messages"]],
+        "responses": [
+            (letters[number], text.render(response["text"]))
+            for number, response in enumerate(record["responses"][: len(letters)])
+        ],
+        "rankings": [
+            " > ".join(
+                " = ".join(letters[place] for place in tier if place < len(letters))
+                for tier in ranking["tiers"]
+            )
+            for ranking in record["rankings"]
+        ],
+    }
 
 
 def _about(project: Project) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_a_wrong_file_is_refused_with_its_line_and_saves_nothing(project, lead, 
     assert "Line 2: " in page.content.decode() and "Nothing was imported" in page.content.decode()
     client.post(url)
     work()
-    assert not Prompt.objects.exists() and not list(folder.iterdir())
+    assert not Prompt.objects.exists() and FileImport.objects.get().state == "failed"
     odd, _ = checked(client, project, "hm", "a.txt")
     assert "a.txt" in odd.content.decode() or "not valid JSON" in odd.content.decode()
 
@@ -193,6 +193,86 @@ def test_a_file_that_nobody_imports_within_a_day_is_deleted(project, lead, folde
     lifecycle.delete_old_files()
     assert not list(folder.iterdir()) and FileImport.objects.get().state == "cancelled"
     assert "within a day" in client.get(url).content.decode()
+
+
+# --- the meaning of columns ---
+
+OWN_NAMES = "Frage;Antwort 1;Antwort 2;Rang 1;Rang 2\nWas?;Dies.;Das.;2;1\n"
+MEANT = ["prompt", "response", "response", "rank", "rank"]
+
+
+def meanings(*chosen: str) -> dict[str, str]:
+    return {"map": "1", **{f"meaning-{number}": name for number, name in enumerate(chosen)}}
+
+
+def test_a_file_with_names_of_its_own_is_mapped_and_shown_as_reviewers_will_see_it(project, lead):
+    client = signed_in(lead)
+    page, url = checked(client, project, OWN_NAMES, "a.csv")
+    assert "No column looks like a prompt" in page.content.decode()
+    assert FileImport.objects.get().state == "unclear" and ">Import</button>" not in str(
+        page.content
+    )
+    client.post(url, meanings(*MEANT))
+    work()
+    text = client.get(url).content.decode()
+    assert (
+        '<p dir="auto">Dies.</p>' in text
+        and "Ranking: B &gt; A" in text
+        and ">Import</button>" in text
+    )
+    assert not Prompt.objects.exists()
+    client.post(url)
+    work()
+    [ranking] = Task.objects.get().rankings.all()
+    texts = dict(Response.objects.values_list("pk", "text"))
+    assert [[texts[pk] for pk in tier] for tier in ranking.tiers] == [["Das."], ["Dies."]]
+
+
+def test_the_next_file_of_the_same_shape_needs_no_mapping(project, lead):
+    client = signed_in(lead)
+    _, url = checked(client, project, OWN_NAMES, "a.csv")
+    client.post(url, meanings(*MEANT))
+    work()
+    client.post(url)
+    work()
+    page, _ = checked(client, project, OWN_NAMES.replace("Was?", "Wie?"), "b.csv")
+    assert ">Import</button>" in page.content.decode()
+    elsewhere = make_project()
+    page, _ = checked(signed_in(make_lead(elsewhere)), elsewhere, OWN_NAMES, "a.csv")
+    assert "No column looks like a prompt" in page.content.decode()
+
+
+def test_the_meaning_of_columns_can_be_changed_after_a_refusal_and_not_after_the_import(
+    project, lead
+):
+    client = signed_in(lead)
+    _, url = checked(client, project, OWN_NAMES, "a.csv")
+    client.post(url, meanings("prompt", "response", "response", "preference", "label"))
+    work()
+    assert "must be true or false" in client.get(url).content.decode()
+    client.post(url, meanings(*MEANT))
+    work()
+    client.post(url)
+    work()
+    page = client.post(url, meanings(*MEANT), follow=True)
+    assert "can no longer be changed" in page.content.decode()
+    assert FileImport.objects.get().state == "imported"
+
+
+def test_the_first_ten_problems_of_a_file_are_listed(project, lead):
+    rows = [{"prompt": "", "response_1": "x", "response_2": "y"}] * 12
+    content = "".join(json.dumps(one) + "\n" for one in [*rows, {**rows[0], "prompt": "Q?"}])
+    page, _ = checked(signed_in(lead), project, content)
+    text = page.content.decode()
+    assert "Line 1: " in text and "Line 10: " in text and "Line 11: " not in text
+    assert "There may be more." in text
+
+
+def test_hostile_columns_and_texts_are_shown_as_text(project, lead):
+    bad = "<script>alert(1)</script>"
+    content = json.dumps({"prompt": bad, "response_1": bad, "response_2": "y", bad: bad})
+    page, _ = checked(signed_in(lead), project, content)
+    assert bad not in page.content.decode() and "&lt;script&gt;" in page.content.decode()
 
 
 def test_recent_imports_are_listed(project, lead):

@@ -4,7 +4,6 @@ A mapping names, for each meaning, the columns that have it; `*` in a name stand
 `response=answer_*` names every column that begins with "answer_".
 """
 
-import fnmatch
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -57,6 +56,12 @@ LOOKS_LIKE_PREFERENCE = re.compile(
 )
 
 
+def fits(name: str, pattern: str) -> bool:
+    """Whether a column's name is the pattern, in which `*` stands for anything."""
+    wanted = ".*".join(map(re.escape, pattern.split("*")))
+    return name == pattern or re.fullmatch(wanted, name, re.DOTALL) is not None
+
+
 def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip()
 
@@ -95,9 +100,7 @@ class Mapping:
         named = [name for names in self.columns.values() for name in names]
         kept = {
             meaning: tuple(
-                name
-                for name in names
-                if not any(fnmatch.fnmatchcase(name, pattern) for pattern in named)
+                name for name in names if not any(fits(name, pattern) for pattern in named)
             )
             for meaning, names in proposed.columns.items()
             if meaning not in self.columns or meaning in ("metadata", "unused", "rating")
@@ -135,7 +138,7 @@ class Resolved:
         meaning: dict[str, str] = {}
         by_meaning: dict[str, list[str]] = {}
         for what, pattern in _exact_first(mapping.columns):
-            fitting = [n for shown, n in plain.items() if fnmatch.fnmatchcase(shown, pattern)]
+            fitting = [n for shown, n in plain.items() if fits(shown, pattern)]
             for name in sorted(fitting, key=natural):
                 # A pattern takes what is left; a column named twice has two meanings.
                 if "*" in pattern and name in meaning:

@@ -4,7 +4,6 @@ A proposal says what it is unsure of: those are questions for the user, who answ
 Nothing is imported while a question is open.
 """
 
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from labeling.importers.columns.mapping import (
     JUDGMENTS,
     LOOKS_LIKE_PREFERENCE,
     Mapping,
+    fits,
     natural,
     normal,
 )
@@ -92,8 +92,7 @@ class Proposal:
         left = {
             about: text
             for about, text in self.questions.items()
-            if about not in given.columns
-            and not any(fnmatch.fnmatchcase(about, name) for name in names)
+            if about not in given.columns and not any(fits(about, name) for name in names)
         }
         return Proposal(given.over(self.mapping), self.reviewer, left)
 

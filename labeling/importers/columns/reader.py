@@ -32,6 +32,7 @@ SCORE = ("score", "overall_score", "rating", "reward")
 TIES = {"tie", "ties", "tied", "both", "equal", "draw", "same", "neither", "0.5"}
 BOTH_BAD = {"tie (bothbad)", "bothbad", "both_bad", "both bad", "neither is good"}
 OTHER_META = "rows whose metadata differs from that of the first row of their prompt"
+MOST_PROBLEMS = 10
 APART = "pairs that differ in more than the last answer"
 NO_RESPONSE = "empty responses"
 UNREADABLE = "rows whose preference is empty"
@@ -78,8 +79,7 @@ def read(
 
     Raises Scattered when rows of one prompt do not follow each other and `scattered` is not set.
     """
-    source = (_row(line, row, mapping, tally) for line, row in objects(path))
-    kept = (row for row in source if row is not None)
+    kept = _rows(path, tally, mapping)
     bring_together = gathered if scattered else following
     for rows in bring_together(kept, lambda row: row.messages if _alone(row) else None):
         yield from _draft(rows, reviewer, tally).records(tally)
@@ -91,6 +91,22 @@ def _alone(row: Row) -> bool:
 
 
 # --- a row ---------------------------------------------------------------------------------------
+
+
+def _rows(path: Path, tally: Tally, mapping: Mapping) -> Iterator[Row]:
+    """Yield the rows; those that are wrong are named together at the end, up to ten of them."""
+    problems: list[str] = []
+    for line, value in objects(path):
+        try:
+            if (row := _row(line, value, mapping, tally)) is not None:
+                yield row
+        except BadInput as problem:
+            problems.append(str(problem))
+            if len(problems) == MOST_PROBLEMS:
+                problems.append("There may be more.")
+                break
+    if problems:
+        raise BadInput("\n".join(problems))
 
 
 def _row(line: int, row: dict[str, Any], mapping: Mapping, tally: Tally) -> Row | None:
