@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
 
     Does nothing when the row belongs to another claim by now.
     """
-    from labeling.importers import BadInput, Unclear
+    from labeling.importers import BadInput, Unclear, proposed
+    from labeling.importing import mappings
     from labeling.models import FileImport
 
     row = (
@@ -42,8 +44,10 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     try:
         (_check if row.state == FileImport.State.CHECKING else _import)(row, progress)
     except Unclear as unclear:
-        _ask(row, unclear)
+        _describe(row, unclear.proposal, state=FileImport.State.UNCLEAR, heartbeat_at=None)
     except BadInput as error:
+        with suppress(BadInput):  # the meaning of its columns may be why it is refused
+            _describe(row, proposed(row.path, mappings.of(row)))
         return str(error).replace(row.path.name, row.name)
     except FileNotFoundError:
         return f"{row.name} is no longer in {row.path.parent}. Send it again."
@@ -57,16 +61,14 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     return ""
 
 
-def _ask(row: Any, unclear: Any) -> None:
-    """Keep what a lead has to say of the columns."""
+def _describe(row: Any, proposal: Any, **fields: Any) -> None:
+    """Keep the columns of the file, so that a lead can say what they mean."""
     from labeling.importers import first_rows
-    from labeling.importing.report import questions
+    from labeling.importing.report import columns
     from labeling.models import FileImport
 
     FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state).update(
-        state=FileImport.State.UNCLEAR,
-        heartbeat_at=None,
-        report=questions(unclear, first_rows(row.path)),
+        report=columns(proposal, first_rows(row.path)), **fields
     )
 
 

@@ -2,8 +2,9 @@
 
 from typing import Any, TypedDict
 
-from labeling.importers import Imported, Unclear
+from labeling.importers import Imported
 from labeling.importers.columns.mapping import normal
+from labeling.importers.columns.proposals import Proposal
 from labeling.importers.records import EXAMPLE, PromptRecord
 
 LONGEST_SHOWN = 2000
@@ -78,12 +79,12 @@ def report(imported: Imported) -> Report:
     }
 
 
-def questions(unclear: Unclear, rows: list[dict[str, Any]]) -> Report:
-    """Return what a lead has to say, with the columns of the first rows as they are read so far."""
+def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
+    """Return the columns of the first rows as they are read so far, and what a lead has to say."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    meaning = unclear.proposal.mapping.of(names).meaning
+    meaning = proposal.mapping.of(names).meaning
     return {
-        "questions": list(unclear.proposal.questions.values()),
+        "questions": list(proposal.questions.values()),
         "columns": [
             {
                 "name": normal(name),

@@ -247,7 +247,7 @@ def test_the_meaning_of_columns_can_be_changed_after_a_refusal_and_not_after_the
 ):
     client = signed_in(lead)
     _, url = checked(client, project, OWN_NAMES, "a.csv")
-    client.post(url, meanings("prompt", "response", "response", "preference", "label"))
+    client.post(url, meanings("prompt", "response", "label", "metadata", "metadata"))
     work()
     assert "must be true or false" in client.get(url).content.decode()
     client.post(url, meanings(*MEANT))

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("labeling", "0016_erasing"),
+        ("labeling", "0017_stopped_tasks_and_removed_members"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
