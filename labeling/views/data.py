@@ -128,7 +128,9 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
 def _decision(task: Task, lettering: Lettering) -> dict[str, Any] | None:
     decided = Adjudication.objects.filter(task=task)
     decision = decided.select_related("by", "guideline_version").first()
-    return decision and {
+    if decision is None:
+        return None
+    return {
         "decision": decision,
         "order": as_order(decision.tiers, decision.cut, lettering.letters),
         "note": lettering.show(decision.note, decision.shown_order),

@@ -134,8 +134,9 @@ def _undo_of(project: Project, ranking: Ranking | None, skip: Skip | None) -> Co
     if skip is not None and (ranking is None or ranking.created_at < skip.created_at):
         url = reverse("review-undo-skip", args=[project.slug, skip.pk])
         return {"url": url, "seconds": skipping.undo_seconds(skip)}
-    url = _undo_url(project, ranking) if ranking is not None else None
-    return ranking and url and {"url": url, "seconds": undoing.undo_seconds(ranking)}
+    if ranking is None or (sent := _undo_url(project, ranking)) is None:
+        return None
+    return {"url": sent, "seconds": undoing.undo_seconds(ranking)}
 
 
 def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Context:
