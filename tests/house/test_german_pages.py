@@ -1,0 +1,74 @@
+"""Every page of a reviewer in German, without a browser: no English sentence of ours is left."""
+
+import html
+import re
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from labeling.models import Ranking
+from tests import messages
+from tests.labeling.test_pages_review import Desk
+from tests.labeling.world import ids, make_task
+
+pytestmark = pytest.mark.django_db
+
+ENGLISH = re.compile(r"\b(the|of|and|is|are|you|your|with|this|that|from|not|has|have)\b", re.I)
+OURS = re.compile(r"<(script|style)\b.*?</\1>|<div class=\"prose.*?</div>", re.DOTALL)
+
+
+def words_of(page: str) -> str:
+    """The text of a page and of its labels, without what models and leads wrote."""
+    body = OURS.sub(" ", page)
+    labels = " | ".join(re.findall(r'(?:title|aria-label|placeholder|alt)="([^"]*)"', body))
+    return html.unescape(re.sub(r"<[^>]+>", " | ", body) + " | " + labels)
+
+
+def english_sentences() -> set[str]:
+    """The English of every translated sentence of three words or more without a placeholder."""
+    found = set()
+    for message in messages.read("django", "de"):
+        for text in messages.texts(message.id) if message.id else ():
+            if len(text.split()) > 2 and not re.search(r"%\(|<|&", text):
+                found.add(" ".join(text.split()))
+    return found
+
+
+@pytest.fixture
+def desk() -> Desk:
+    desk = Desk()
+    make_task(desk.project)
+    return desk
+
+
+def pages(desk: Desk, client: Client) -> dict[str, str]:
+    names = ["project", "project-guideline", "review", "review-next", "review-history"]
+    found = {name: client.get(desk.url(name)).text for name in names}
+    task = desk.task
+    ranking = Ranking.objects.create(
+        task=task,
+        reviewer=desk.reviewer,
+        tiers=[[pk] for pk in ids(task)],
+        shown_order=ids(task),
+        source="review",
+        guideline_version=desk.project.current_version,
+    )
+    found["history"] = client.get(desk.url("review-history")).text
+    found["revise"] = client.get(desk.url("review-ranking", ranking.pk)).text
+    for name in ("home", "projects", "login"):
+        found[name] = client.get(reverse(name)).text
+    found["refused"] = client.get("/runs/").text
+    found["missing"] = client.get("/nowhere/").text
+    return found
+
+
+def test_no_page_of_a_reviewer_mixes_languages(desk: Desk) -> None:
+    client = desk.as_(desk.reviewer)
+    client.cookies["django_language"] = "de"
+    sentences = english_sentences()
+    for name, page in pages(desk, client).items():
+        text = " ".join(words_of(page).split())
+        assert not [sentence for sentence in sentences if sentence in text], name
+        left = [part for part in text.split(" | ") if len(ENGLISH.findall(part)) > 1]
+        assert left == [], name
