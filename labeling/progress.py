@@ -11,6 +11,7 @@ from django.db.models import Avg, Count, Max, Q
 from django.utils import timezone
 from psycopg.types.numeric import Int8
 
+from accounts import clock
 from accounts.models import User
 from accounts.statements import fetch
 from labeling import gold_schedule
@@ -196,7 +197,7 @@ def of_project(project: Project) -> ProjectProgress:
     slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),
         filled=Count("pk", filter=Q(ranking__isnull=False)),
-        leased=Count("pk", filter=Q(leased_until__gt=timezone.now())),
+        leased=Count("pk", filter=Q(leased_until__gt=clock.now())),
     )
     return ProjectProgress(
         tasks=Task.objects.filter(project=project, out_of_use=False)

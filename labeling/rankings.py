@@ -13,9 +13,9 @@ from typing import Any
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
 from django.db.models import OuterRef, Q
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from accounts import clock
 from accounts.models import User
 from labeling import overlap, submissions
 from labeling.display import shown_order_for
@@ -324,7 +324,7 @@ def _again(
         raise InvalidRanking(
             {"ranking": _("A lead has withdrawn this task. Your ranking is kept.")}
         )
-    if (until := revisable_until(earlier)) is None or until < timezone.now():
+    if (until := revisable_until(earlier)) is None or until < clock.now():
         raise InvalidRanking(
             {"ranking": _("You have ranked this task, and it can no longer be revised.")}
         )
@@ -335,7 +335,7 @@ def _again(
 def _supersede(
     old: Ranking, key: uuid.UUID, content: Content, task: Task, version: GuidelineVersion
 ) -> Submission:
-    Ranking.objects.filter(pk=old.pk).update(superseded_at=timezone.now())
+    Ranking.objects.filter(pk=old.pk).update(superseded_at=clock.now())
     ranking = _write(
         task,
         old.reviewer,

@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 from django.db import IntegrityError, transaction
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from accounts import clock
 from accounts.models import User, audit
 from labeling.models import Gold, Project, QueueCursor, Skip, Slot, Task
 from labeling.out_of_use import withdrawn_of
@@ -16,7 +16,7 @@ from labeling.undoing import UNDO_FOR, make_room
 
 def newest(project: Project, reviewer: User) -> Skip | None:
     """The reviewer's newest skip, while it can be undone. One query by an index."""
-    since = timezone.now() - UNDO_FOR
+    since = clock.now() - UNDO_FOR
     recent = Skip.objects.filter(reviewer=reviewer, task__project=project, created_at__gt=since)
     skip = recent.select_related("task").order_by("-id").first()
     return skip if skip is not None and can_undo(skip) else None
@@ -29,7 +29,7 @@ def can_undo(skip: Skip) -> bool:
 
 def undo_seconds(skip: Skip) -> int:
     """For how much longer it can be undone; 0 or less when it cannot."""
-    return int((skip.created_at + UNDO_FOR - timezone.now()).total_seconds())
+    return int((skip.created_at + UNDO_FOR - clock.now()).total_seconds())
 
 
 def _is_settled(skip: Skip) -> bool:
@@ -67,11 +67,11 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
         raise InvalidRanking({"skip": _("Other reviewers have taken this task since.")})
     make_room(project.pk, reviewer)
     slot.reviewer, slot.ahead = reviewer, False
-    slot.leased_until = timezone.now() + timedelta(minutes=project.lease_minutes)
+    slot.leased_until = clock.now() + timedelta(minutes=project.lease_minutes)
     withdrawn = withdrawn_of([slot.task_id])
     order = skip.shown_order or slot.shown_order or []
     slot.shown_order = [pk for pk in order if pk not in withdrawn]
-    slot.shown_at = timezone.now()
+    slot.shown_at = clock.now()
     slot.draft, slot.draft_by = skip.draft, reviewer if skip.draft else None
     slot.save(
         update_fields=[

@@ -97,6 +97,9 @@ def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     return _clean(_verbatim(text) if hides(text, html) else html)
 
 
+NOTHING = SafeString()
+
+
 def exact(markdown: str) -> SafeString | None:
     """Return the text exactly as it was written, with blanks at the ends of lines marked.
 

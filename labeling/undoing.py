@@ -5,9 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
+from accounts import clock
 from accounts.models import User
 from labeling.models import Project, Ranking, Slot
 from labeling.out_of_use import withdrawn_of
@@ -40,7 +40,7 @@ def can_undo(ranking: Ranking) -> bool:
 
 def undo_seconds(ranking: Ranking) -> int:
     """For how much longer it can be taken back; 0 or less when it cannot."""
-    return int((ranking.created_at + UNDO_FOR - timezone.now()).total_seconds())
+    return int((ranking.created_at + UNDO_FOR - clock.now()).total_seconds())
 
 
 def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any], attempts: int = 5) -> Slot:
@@ -66,10 +66,10 @@ def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
         raise InvalidRanking(
             {"ranking": _("It is too late to take this ranking back. It can be revised instead.")}
         )
-    Ranking.objects.filter(pk=ranking.pk).update(superseded_at=timezone.now())
+    Ranking.objects.filter(pk=ranking.pk).update(superseded_at=clock.now())
     make_room(slot.project_id, reviewer)
     slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
-    slot.leased_until = timezone.now() + timedelta(minutes=ranking.task.project.lease_minutes)
+    slot.leased_until = clock.now() + timedelta(minutes=ranking.task.project.lease_minutes)
     slot.draft, slot.draft_by = draft, reviewer
     withdrawn = withdrawn_of([slot.task_id])
     slot.shown_order = [pk for pk in slot.shown_order or [] if pk not in withdrawn]

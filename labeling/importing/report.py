@@ -57,7 +57,14 @@ def report(imported: Imported) -> Report:
     written, tally = imported.written, imported.tally
     return {
         "columns": [
-            {"name": name, **vars(column)} for name, column in tally.columns.columns.items()
+            {
+                "name": name,
+                "meaning": column.meaning,
+                "filled": column.filled,
+                "empty": column.empty,
+                "example": column.example,
+            }
+            for name, column in tally.columns.columns.items()
         ],
         "first": [_shown(record) for record in imported.first],
         "format": imported.format.name,

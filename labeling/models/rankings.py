@@ -6,9 +6,9 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Length
 from django.db.models.lookups import LessThanOrEqual
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts import clock
 from labeling.models.guidelines import GuidelineVersion
 from labeling.models.projects import LONGEST_RATIONALE
 from labeling.models.tasks import Task
@@ -51,7 +51,7 @@ class Ranking(models.Model):
         default=False,
         help_text="Submitted after its slot had gone to someone else; kept all the same.",
     )
-    created_at = models.DateTimeField(default=timezone.now)
+    created_at = models.DateTimeField(default=clock.now)
 
     class Meta:
         ordering = ["-id"]
@@ -98,7 +98,7 @@ class Skip(models.Model):
         help_text="The order in which the reviewer saw the responses; see labeling.lettering.",
     )
     draft = models.JSONField(null=True, help_text="What was typed; it comes back on undo.")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=clock.now, editable=False)
 
     class Meta:
         constraints = [models.UniqueConstraint("task", "reviewer", name="skip_once")]

@@ -8,11 +8,11 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
+from accounts import clock
 from accounts.access import user_of
 from accounts.parameters import number
 from labeling import progress, rankings, revisions
@@ -66,7 +66,7 @@ def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
 def open_until(ranking: Ranking) -> datetime | None:
     """Until when it may be revised; None once it may not."""
     until = revisions.revisable_until(ranking)
-    return until if until and until > timezone.now() else None
+    return until if until and until > clock.now() else None
 
 
 @login_required
@@ -108,7 +108,7 @@ def _fields_of(ranking: Ranking) -> Fields:
 
 def as_draft(ranking: Ranking) -> dict[str, Any]:
     """The ranking as a draft that the page shows and lets its reviewer change."""
-    return {"fields": _fields_of(ranking), "at": int(timezone.now().timestamp() * 1000)}
+    return {"fields": _fields_of(ranking), "at": int(clock.now().timestamp() * 1000)}
 
 
 def _order_of(ranking: Ranking) -> list[int]:

@@ -125,7 +125,7 @@ def sheet_html(
 
 
 def _both(markdown: str) -> tuple[SafeString, SafeString]:
-    return text.render(markdown), text.exact(markdown) or SafeString()
+    return text.render(markdown), text.exact(markdown) or text.NOTHING
 
 
 @lru_cache(maxsize=TEXTS_AT_MOST)

@@ -1,0 +1,52 @@
+"""Times that several machines compare come from the database's clock."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from accounts import clock
+from labeling import rankings, skipping, undoing
+from tests.labeling.world import key, make_member, make_project, make_task, one_each
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def ten_minutes_slow(monkeypatch):
+    """This web server's clock; the database's is right."""
+    real = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: real() - timedelta(minutes=10))
+    monkeypatch.setattr(clock, "_measured_at", -clock.MEASURED_EVERY)
+    yield
+    monkeypatch.setattr(timezone, "now", real)
+    clock._measured_at = -clock.MEASURED_EVERY
+
+
+def test_it_tells_the_database_time_on_a_machine_whose_clock_is_slow(ten_minutes_slow):
+    assert clock.now() - timezone.now() == pytest.approx(
+        timedelta(minutes=10), abs=timedelta(seconds=5)
+    )
+
+
+def test_it_asks_once_a_minute_only(django_assert_num_queries):
+    clock.now()
+    with django_assert_num_queries(0):
+        clock.now()
+
+
+def test_the_undo_window_is_the_same_on_a_slow_web_server(ten_minutes_slow):
+    from labeling import queue
+
+    project = make_project()
+    task, reviewer = make_task(project), make_member(project)
+    slot = queue.claim(project=project, reviewer=reviewer)
+    submission = rankings.submit(
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+    )
+    left = undoing.undo_seconds(submission.ranking)
+    assert 0 < left <= undoing.UNDO_FOR.total_seconds()
+    back = undoing.undo(ranking=submission.ranking, reviewer=reviewer, draft={})
+    assert back.leased_until - clock.now() <= timedelta(minutes=project.lease_minutes)
+    queue.skip(slot_id=back.pk, project=project, reviewer=reviewer, reason="unclear", note="")
+    assert skipping.newest(project, reviewer) is not None
