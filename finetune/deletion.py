@@ -14,6 +14,7 @@ from finetune.models import Evaluation, EvaluationItem, Model
 from labeling.erasing import unfrozen
 from labeling.models import (
     Adjudication,
+    ColumnMapping,
     Criterion,
     FileImport,
     Finding,
@@ -76,6 +77,7 @@ TABLES: tuple[tuple[Any, str], ...] = (
     (Finding, "response__prompt__project"),
     (Response, "prompt__project"),
     (Prompt, "project"),
+    (ColumnMapping, "project"),
     (FileImport, "project"),
     (GuidelineConfirmation, "version__guideline__project"),
     (Criterion, "version__guideline__project"),

@@ -202,5 +202,9 @@ def _without(task: Task, response_id: int) -> NewTask | None:
     others = [pk for pk in places.values_list("response_id", flat=True) if pk not in gone]
     if len(others) < 2:
         return None
-    fields: dict[str, Any] = {"kind": task.kind, "rankings_wanted": task.rankings_wanted}
+    fields: dict[str, Any] = {
+        "kind": task.kind,
+        "rankings_wanted": task.rankings_wanted,
+        "file_import_id": task.file_import_id,
+    }
     return NewTask(task.prompt_id, others, task.priority, **fields)

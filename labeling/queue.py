@@ -51,6 +51,7 @@ class NewTask:
     kind: str = Task.Kind.RANKING
     held: bool = False
     """It gets no slots, so nobody gets it, until release_held."""
+    file_import_id: int | None = None
 
     def problem(self) -> str | None:
         count = len(self.response_ids)
@@ -142,7 +143,7 @@ def _write_tasks(project: Project, fresh: dict[str, NewTask], ids: dict[str, int
         tasks.append(
             (
                 pk, project.pk, task.prompt_id, task.kind, task.priority, wanted, task.held,
-                identity, now,
+                identity, now, task.file_import_id,
             )
         )  # fmt: skip
         places += [(pk, response, place) for place, response in enumerate(task.response_ids)]
@@ -150,7 +151,7 @@ def _write_tasks(project: Project, fresh: dict[str, NewTask], ids: dict[str, int
             slots += [(pk, number, project.pk, task.priority) for number in range(1, wanted + 1)]
     copy_rows(
         "labeling_task (id, project_id, prompt_id, kind, priority, rankings_wanted, held, identity,"
-        " created_at)",
+        " created_at, file_import_id)",
         tasks,
     )
     copy_rows("labeling_taskresponse (task_id, response_id, position)", places)

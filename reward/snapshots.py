@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts.models import User, audit
-from labeling.models import Project, Prompt, Ranking, Response, TaskResponse
+from labeling.models import FileImport, Project, Prompt, Ranking, Response, TaskResponse
 from labeling.out_of_use import without
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit
@@ -411,3 +411,15 @@ def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> l
     """The first rows of the file; reads no more than it needs of a split that comes late."""
     groups = read_groups(snapshot.file, rows_at_once=64)
     return list(islice((g for g in groups if split in (None, g.split)), count))
+
+
+def frozen_since(file_import: FileImport) -> str:
+    """Return why an import cannot be undone when a snapshot may hold what it brought, or ""."""
+    if file_import.finished_at is None:
+        return ""
+    later = Snapshot.objects.filter(
+        project=file_import.project_id, created_at__gte=file_import.finished_at
+    )
+    if (snapshot := later.first()) is None:
+        return ""
+    return f"Snapshot {snapshot} was frozen after this import, so it can no longer be undone."

@@ -127,10 +127,12 @@ def import_file(
     reviewers: str = NEW,
     any_criteria: bool = False,
     progress: Callable[[int], None] = lambda prompts: None,
+    file_import: int | None = None,
 ) -> Imported:
     """Import all of the file or nothing of it; again, and nothing is added.
 
-    `mapping`: what the user says the columns mean. Raises BadInput, and Unclear where the meaning
+    `mapping`: what the user says the columns mean. `file_import`: the id of the import's row, by
+    which it can be undone. Raises BadInput, and Unclear where the meaning
     of a column is uncertain and the user has not said it.
     """
     if mapping and format is None:
@@ -144,7 +146,7 @@ def import_file(
 
     def imported(scattered: bool) -> Imported:
         tally = Tally()
-        writer = Writer(project, tally, reviewers, any_criteria, progress)
+        writer = Writer(project, tally, reviewers, any_criteria, progress, file_import)
         if proposal is None:
             assert format.read is not None
             records = format.read(path, tally)

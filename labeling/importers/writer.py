@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 
 from accounts.models import User
 from labeling import findings, gold, rankings
+from labeling.erasing import unfrozen
 from labeling.importers.records import (
     BadInput,
     GoldRecord,
@@ -64,7 +65,8 @@ class Writer:
     """`reviewers`: "new" makes inactive users for the names in the file and refuses the name of an
     active person; "existing" books rankings to the people who have those names. `any_criteria`
     keeps ratings, from 1 to 10, also of criteria that the guideline does not have. `progress` is
-    called with the number of prompts read, after each batch.
+    called with the number of prompts read, after each batch. `file_import`: the id of the import,
+    kept with what it brings so that it can be undone.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class Writer:
         reviewers: str = NEW,
         any_criteria: bool = False,
         progress: Callable[[int], None] = lambda prompts: None,
+        file_import: int | None = None,
     ):
+        self.file_import = file_import
         self.progress = progress
         self.project = project
         self.tally = tally
@@ -111,9 +115,19 @@ class Writer:
         now = timezone.now()
         copy_rows(
             "labeling_prompt"
-            " (id, project_id, messages, content_hash, external_id, meta, created_at)",
+            " (id, project_id, messages, content_hash, external_id, meta, created_at,"
+            " file_import_id)",
             (
-                (ids[h], self.project.pk, Jsonb(r.messages), h, r.external_id, Jsonb(r.meta), now)
+                (
+                    ids[h],
+                    self.project.pk,
+                    Jsonb(r.messages),
+                    h,
+                    r.external_id,
+                    Jsonb(r.meta),
+                    now,
+                    self.file_import,
+                )
                 for h, r in fresh.items()
             ),
         )
@@ -141,7 +155,8 @@ class Writer:
         now = timezone.now()
         copy_rows(
             "labeling_response"
-            " (id, prompt_id, text, model_name, sampling, seed, external_id, identity, created_at)",
+            " (id, prompt_id, text, model_name, sampling, seed, external_id, identity, created_at,"
+            " file_import_id)",
             (
                 (
                     ids[key],
@@ -153,6 +168,7 @@ class Writer:
                     r.external_id,
                     key[1],
                     now,
+                    self.file_import,
                 )
                 for key, r in fresh.items()
             ),
@@ -169,7 +185,7 @@ class Writer:
         rows = [(one, task) for one in stored for task in one.record.tasks]
         added = findings.add_tasks(
             project=self.project,
-            tasks=[_new_task(*row) for row in rows],
+            tasks=[replace(_new_task(*row), file_import_id=self.file_import) for row in rows],
             ranked=[bool(task.rankings) for _, task in rows],
         )
         self.written.read["tasks"] += len(rows)
@@ -262,12 +278,14 @@ class Writer:
                     Ranking.Source.IMPORT.value,
                     key,
                     False,
+                    self.file_import,
                     min(one.ranking.created_at or now, now),
                 )
             )
         copy_rows(
             "labeling_ranking (id, task_id, reviewer_id, tiers, ratings, flags, cut, strength,"
-            " rationale, active_seconds, shown_order, source, idempotency_key, extra, created_at)",
+            " rationale, active_seconds, shown_order, source, idempotency_key, extra, file_import_id,"
+            " created_at)",
             rows,
         )
         _fill_slots(filled)
@@ -276,7 +294,7 @@ class Writer:
         """Onto a task that was there before."""
         content = one.content()
         try:
-            rankings.record(
+            ranking, _ = rankings.record(
                 task=Task.objects.get(pk=one.task_id),
                 reviewer=self.users[one.ranking.reviewer],
                 source=Ranking.Source.IMPORT,
@@ -290,6 +308,9 @@ class Writer:
             self.tally.left_out["rankings of tasks their reviewer had ranked before"] += 1
         else:
             self.written.new["rankings"] += 1
+            if self.file_import is not None:
+                with unfrozen():
+                    Ranking.objects.filter(pk=ranking.pk).update(file_import=self.file_import)
 
     # --- reviewers ---
 

@@ -24,7 +24,7 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
-from accounts.models import User
+from accounts.models import User, audit
 from labeling.importers.columns.mapping import Mapping
 from labeling.models import FileImport, Project
 
@@ -101,8 +101,22 @@ def map_columns(file_import: FileImport, mapping: Mapping) -> bool:
     return bool(rows)
 
 
+def start_undo(file_import: FileImport, by: User) -> bool:
+    """Have a worker take an import back; False when it is not there to be taken back."""
+    with transaction.atomic():
+        rows = FileImport.objects.filter(pk=file_import.pk, state=State.IMPORTED).update(
+            state=State.UNDOING, problem="", attempt=0, heartbeat_at=None
+        )
+        if rows:
+            audit(by, "undo of import requested", file_import.project, file=file_import.name)
+            _send_after_commit(file_import.pk)
+    return bool(rows)
+
+
 def cancel(file_import: FileImport) -> bool:
     """Stop the work on a file, or give up one that is ready; False when it has ended."""
+    if file_import.state == State.UNDOING:
+        return False
     waiting = Q(state__in=FileImport.OPEN) | Q(state__in=FileImport.ACTIVE, heartbeat_at=None)
     if _end(FileImport.objects.filter(waiting, pk=file_import.pk), State.CANCELLED):
         file_import.delete_file()
@@ -162,8 +176,10 @@ def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> Non
     """
     mine = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
     if cancelled:
+        _keep(mine)
         _end(mine, State.CANCELLED)
     elif problem:
+        _keep(mine, problem)
         _end(mine, State.FAILED, problem=problem)
     file_import = FileImport.objects.filter(pk=pk).first()
     if file_import and file_import.state in (State.IMPORTED, State.CANCELLED):
@@ -174,6 +190,7 @@ def reap() -> int:
     """Hand rows whose worker is silent to another worker; give up after MAX_ATTEMPTS."""
     silent = FileImport.objects.filter(_unowned(), state__in=FileImport.ACTIVE)
     tired = silent.filter(attempt__gte=MAX_ATTEMPTS)
+    _keep(tired, STOPPED)
     _end(tired, State.FAILED, problem=STOPPED)
     pks = list(silent.values_list("pk", flat=True))
     for pk in pks:
@@ -195,6 +212,13 @@ def claim(pk: int) -> int | None:
 
 def _end(rows: QuerySet[FileImport], state: str, **fields: Any) -> int:
     return rows.update(state=state, finished_at=Now(), heartbeat_at=None, **fields)
+
+
+def _keep(rows: QuerySet[FileImport], problem: str = "") -> int:
+    """Leave imports that were not undone as they are, with the time at which they were made."""
+    return rows.filter(state=State.UNDOING).update(
+        state=State.IMPORTED, heartbeat_at=None, cancel_requested=False, problem=problem
+    )
 
 
 class _Work:

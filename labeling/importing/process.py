@@ -31,7 +31,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     Does nothing when the row belongs to another claim by now.
     """
     from labeling.importers import BadInput, Unclear, proposed
-    from labeling.importing import mappings
+    from labeling.importing import mappings, undoing
     from labeling.models import FileImport
 
     row = (
@@ -42,7 +42,14 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     if row is None:
         return ""
     try:
-        (_check if row.state == FileImport.State.CHECKING else _import)(row, progress)
+        if row.state == FileImport.State.CHECKING:
+            _check(row, progress)
+        elif row.state == FileImport.State.IMPORTING:
+            _import(row, progress)
+        else:
+            undoing.undo(row)
+    except undoing.CannotUndo as obstacle:
+        return str(obstacle)
     except Unclear as unclear:
         _describe(row, unclear.proposal, state=FileImport.State.UNCLEAR, heartbeat_at=None)
     except BadInput as error:
@@ -120,6 +127,7 @@ def _read(row: Any, progress: Progress) -> Any:
         mapping=mappings.of(row),
         any_criteria=row.any_criteria,
         progress=progress,
+        file_import=row.pk,
     )
 
 

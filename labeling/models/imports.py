@@ -22,15 +22,23 @@ class FileImport(models.Model):
         READY = "ready", "Ready to import"
         IMPORTING = "importing", "Importing"
         IMPORTED = "imported", "Imported"
+        UNDOING = "undoing", "Undoing"
+        UNDONE = "undone", "Undone"
         FAILED = "failed", "Failed"
         CANCELLED = "cancelled", "Cancelled"
 
-    ACTIVE = (State.CHECKING, State.IMPORTING)
+    ACTIVE = (State.CHECKING, State.IMPORTING, State.UNDOING)
     OPEN = (State.UNCLEAR, State.READY, State.FAILED)
     """Checked, and the meaning of its columns may still be changed."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="file_imports")
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="Null: imported by the command.",
+    )
     key = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=200, help_text="As the sender named it.")
     size = models.BigIntegerField(help_text="Bytes.")
@@ -62,6 +70,8 @@ class FileImport(models.Model):
                         "ready",
                         "importing",
                         "imported",
+                        "undoing",
+                        "undone",
                         "failed",
                         "cancelled",
                     ]
@@ -76,7 +86,7 @@ class FileImport(models.Model):
             models.Index(
                 "heartbeat_at",
                 name="file_import_active",
-                condition=Q(state__in=["checking", "importing"]),
+                condition=Q(state__in=["checking", "importing", "undoing"]),
             )
         ]
 

@@ -5,6 +5,7 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
+from labeling.models.imports import FileImport
 from labeling.models.projects import Project, Withdrawable, digest
 
 
@@ -20,6 +21,15 @@ class Prompt(Withdrawable):
         max_length=200, blank=True, help_text="Its name where it came from."
     )
     meta = models.JSONField(default=dict, blank=True)
+    file_import = models.ForeignKey(
+        FileImport,
+        null=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="prompts",
+        db_index=False,
+        help_text="The import that brought it.",
+    )
     erased_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -34,7 +44,10 @@ class Prompt(Withdrawable):
         indexes = [
             models.Index(
                 "project", "id", name="prompt_withdrawn", condition=Q(withdrawn_at__isnull=False)
-            )
+            ),
+            models.Index(
+                "file_import", name="prompt_imported", condition=Q(file_import__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -57,6 +70,15 @@ class Response(Withdrawable):
     seed = models.BigIntegerField(null=True, blank=True)
     external_id = models.CharField(max_length=200, blank=True)
     erased_at = models.DateTimeField(null=True, editable=False)
+    file_import = models.ForeignKey(
+        FileImport,
+        null=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="responses",
+        db_index=False,
+        help_text="The import that brought it.",
+    )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -71,7 +93,10 @@ class Response(Withdrawable):
         indexes = [
             models.Index(
                 "prompt", "id", name="response_withdrawn", condition=Q(withdrawn_at__isnull=False)
-            )
+            ),
+            models.Index(
+                "file_import", name="response_imported", condition=Q(file_import__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

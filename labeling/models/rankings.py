@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import clock
 from labeling.models.guidelines import GuidelineVersion
+from labeling.models.imports import FileImport
 from labeling.models.projects import LONGEST_RATIONALE
 from labeling.models.tasks import Task
 
@@ -47,6 +48,15 @@ class Ranking(models.Model):
         "self", null=True, blank=True, on_delete=models.PROTECT, related_name="superseded_by"
     )
     superseded_at = models.DateTimeField(null=True, blank=True)
+    file_import = models.ForeignKey(
+        FileImport,
+        null=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="rankings",
+        db_index=False,
+        help_text="The import that brought it.",
+    )
     extra = models.BooleanField(
         default=False,
         help_text="Submitted after its slot had gone to someone else; kept all the same.",
@@ -69,6 +79,9 @@ class Ranking(models.Model):
         ]
         indexes = [
             models.Index("reviewer", F("id").desc(), name="ranking_history"),
+            models.Index(
+                "file_import", name="ranking_imported", condition=Q(file_import__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

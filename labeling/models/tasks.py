@@ -3,6 +3,7 @@ from collections.abc import Iterable
 from django.db import models
 from django.db.models import Q
 
+from labeling.models.imports import FileImport
 from labeling.models.projects import Project, Withdrawable, digest
 from labeling.models.prompts import Prompt, Response
 
@@ -44,6 +45,15 @@ class Task(Withdrawable):
         help_text="How many rankings sequential overlap could have asked for when it stopped "
         "asking. Null: it did not decide about this task.",
     )
+    file_import = models.ForeignKey(
+        FileImport,
+        null=True,
+        editable=False,
+        on_delete=models.SET_NULL,
+        related_name="tasks",
+        db_index=False,
+        help_text="The import that brought it.",
+    )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -62,6 +72,9 @@ class Task(Withdrawable):
         indexes = [
             models.Index("project", "id", name="task_held", condition=Q(held=True)),
             models.Index("project", "id", name="task_out_of_use", condition=Q(out_of_use=True)),
+            models.Index(
+                "file_import", name="task_imported", condition=Q(file_import__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

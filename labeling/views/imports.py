@@ -15,11 +15,12 @@ from labeling import text
 from labeling.access import led_project
 from labeling.importers import FORMATS
 from labeling.importers.columns.mapping import MEANINGS, Mapping
-from labeling.importing import lifecycle
+from labeling.importing import lifecycle, undoing
 from labeling.models import FileImport, Project
 
 LARGEST = 50 << 20
 AUTO = "auto"
+IMPORTED = FileImport.State.IMPORTED
 RECENT = 20
 
 
@@ -80,6 +81,9 @@ def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     if request.method == "POST":
         if "map" in request.POST:
             _map(request, file_import)
+        elif "undo" in request.POST:
+            if not lifecycle.start_undo(file_import, user_of(request)):
+                messages.info(request, "This import is not there to be undone.")
         elif "cancel" in request.POST:
             if not lifecycle.cancel(file_import):
                 messages.info(request, "There is nothing to cancel: the work on it has ended.")
@@ -92,6 +96,7 @@ def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         "file": file_import,
         "report": report,
         "anything": any(line["new"] for line in report.get("lines", [])),
+        "obstacle": undoing.obstacle(file_import) if file_import.state == IMPORTED else "",
         "columns": _columns(file_import),
         "meanings": MEANINGS.items(),
         "first": [_rendered(record) for record in report.get("first", [])],

@@ -102,6 +102,7 @@ def make_evaluation(
         "prompts": items,
         "reason": None,
     }
+    assert candidate.parent is not None
     evaluation = Evaluation.objects.create(
         project=candidate.project, run=make_run("evaluate"), candidate=candidate,
         baseline=candidate.parent, judge="a-rule", report={"win_rate": win_rate},

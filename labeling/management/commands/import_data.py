@@ -3,6 +3,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
+from django.db.models.functions import Now
 from django.utils.text import slugify
 
 from accounts.models import audit
@@ -16,7 +17,8 @@ from labeling.importers import (
 )
 from labeling.importers.columns.mapping import MEANINGS, Mapping
 from labeling.importers.writer import EXISTING, NEW
-from labeling.models import Project
+from labeling.importing.report import report
+from labeling.models import FileImport, Project
 
 TABLES = ("prompts", "responses", "tasks", "rankings")
 
@@ -85,14 +87,26 @@ class Command(BaseCommand):
         self._report(path, project, imported, options["dry_run"])
 
     def _import(self, path: Path, project: Project, options: dict[str, Any]) -> Imported:
+        batch = FileImport.objects.create(
+            project=project, name=path.name[:200], size=path.stat().st_size,
+            state=FileImport.State.IMPORTING,
+        )  # fmt: skip
         imported = import_file(
             path,
+            file_import=batch.pk,
             project=project,
             format=FORMATS.get(options["format"]),
             mapping=Mapping.parse(options["map"]) if options["map"] else None,
             reviewers=options["reviewers"],
             any_criteria=options["any_criteria"],
         )
+        FileImport.objects.filter(pk=batch.pk).update(
+            state=FileImport.State.IMPORTED,
+            format=imported.format.name,
+            report=report(imported),
+            finished_at=Now(),
+        )
+        self.batch = batch.pk
         audit(None, "file imported", project, file=path.name, new=dict(imported.written.new))
         return imported
 
@@ -129,6 +143,8 @@ class Command(BaseCommand):
                     say(f"{title}: {count} {reason}")
         if dry_run:
             say(self.style.WARNING("A dry run: nothing was kept."))
+        else:
+            say(f"Import {self.batch}. To take it back: manage.py undo_import {self.batch}")
 
 
 def _asked(path: Path, unclear: Unclear) -> str:
