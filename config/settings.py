@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from config.connections import OutageConnection
 from config.env import BASE_DIR, variable
-from config.local.urls import local_database_url, local_redis_url
+from config.local.urls import is_local_database, local_database_url, local_redis_url
 
 DEBUG = variable(
     "TIEBREAK_DEBUG", "0", "Show errors in the browser. Never on a public server."
@@ -83,7 +83,7 @@ if (
     not _secret_key
     and DATABASE_URL.text()
     and not DEBUG
-    and local_database_url(VAR_DIR) != DATABASE_URL.text()
+    and not is_local_database(VAR_DIR, DATABASE_URL.text())
 ):
     raise ImproperlyConfigured(
         "TIEBREAK_SECRET_KEY is not set. With a DATABASE_URL of your own, every web process needs "

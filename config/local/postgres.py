@@ -15,6 +15,7 @@ import psycopg
 
 from config.local.private import open_way_to, postgres_account
 from config.local.servers import Server, end, processes_in
+from config.local.urls import password_file
 from runs.rundir import write_atomically
 
 BINARIES = {"16": "pginstall", "18": "pginstall18"}
@@ -36,7 +37,7 @@ class Postgres(Server):
         super().__init__(var / "postgres" / "log")
         self.data = var / "postgres"
         self.socket = sockets / "postgres"
-        self.password_file = var / "local" / "postgres_password"
+        self.password_file = password_file(var)
         self.account = postgres_account(create=True)
 
     def prepare(self) -> None:

@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 
 
+def password_file(var_dir: Path) -> Path:
+    return var_dir / "local" / "postgres_password"
+
+
 def services_file(var_dir: Path) -> Path:
     return var_dir / "local" / "services.json"
 
@@ -24,3 +28,12 @@ def local_database_url(var_dir: Path) -> str:
 
 def local_redis_url(var_dir: Path) -> str:
     return _url(var_dir, "redis_url") or f"redis+socket://{var_dir}/sockets/redis.sock"
+
+
+def is_local_database(var_dir: Path, url: str) -> bool:
+    """Tell whether `url` is that of the local PostgreSQL, which need not be running."""
+    try:
+        password = password_file(var_dir).read_text().strip()
+    except FileNotFoundError:
+        return False
+    return f":{password}@" in url

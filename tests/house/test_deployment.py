@@ -95,6 +95,21 @@ def test_it_says_in_a_sentence_which_variable_is_wrong(
     assert sentence in result.stderr
 
 
+@pytest.mark.parametrize(("password", "accepted"), [("local-password", True), ("another", False)])
+def test_the_local_database_needs_no_secret_key_even_while_it_is_down(
+    tmp_path: Path, password: str, accepted: bool
+) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local/postgres_password").write_text("local-password")
+    url = f"postgresql://postgres:{password}@/tiebreak?host=%2Fnowhere"
+    environment = {"TIEBREAK_VAR": str(tmp_path), "DATABASE_URL": url, "TIEBREAK_SECRET_KEY": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", "import config.settings"],
+        cwd=BASE_DIR, env={**os.environ, **environment}, capture_output=True,
+    )  # fmt: skip
+    assert (result.returncode == 0) is accepted
+
+
 def test_it_reads_words_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     variable = Variable("TIEBREAK_TESTED", "a, b", "")
     assert variable.words() == ["a", "b"]

@@ -18,6 +18,11 @@ from django.core.management import CommandError, call_command
 from config.env import BASE_DIR
 
 
+def ignore_interrupts() -> None:
+    """What a shell without job control does to a background job."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Local:
     """A running `manage.py local` with a var/ folder of its own."""
 
@@ -33,6 +38,7 @@ class Local:
             stdout=subprocess.PIPE,
             stderr=self.errors.open("w"),
             text=True,
+            preexec_fn=ignore_interrupts,
         )
         self.said = ""
         self.site = self.wait_for(r"(http://\S+)")
@@ -56,9 +62,15 @@ class Local:
 @pytest.fixture
 def var(folder: Path) -> Iterator[Path]:
     yield folder / "var"
-    for process in psutil.process_iter(["cmdline"]):
-        if str(folder) in " ".join(process.info["cmdline"] or []):
-            process.wait(15)
+    left = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(folder) in " ".join(process.info["cmdline"] or [])
+    ]
+    _, alive = psutil.wait_procs(left, timeout=15)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def gone(processes: list[psutil.Process]) -> bool:

@@ -1,6 +1,5 @@
 import json
 import logging
-import signal
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from config.local.processes import (
     only_one,
     wait_for_web,
 )
-from config.management.commands.local import chosen_port, interrupt
+from config.management.commands.local import chosen_port, interrupt_on_signals
 from demo import people
 from demo.loop import PROMPTS, DemoError, Watcher, evaluation_of, run_loop
 from demo.progress import Steps
@@ -58,7 +57,7 @@ class Command(BaseCommand):
             )
         self.started = time.monotonic()
         self.steps = Steps(sys.stderr)
-        signal.signal(signal.SIGTERM, interrupt)
+        interrupt_on_signals()
         log = settings.VAR_DIR / "demo.log"
         try:
             with only_one() as note_port, log.open("a") as output:

@@ -32,7 +32,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, port: int, **options: Any) -> None:
-        signal.signal(signal.SIGTERM, interrupt)
+        interrupt_on_signals()
         try:
             with only_one() as note_port:
                 self.serve(port, note_port)
@@ -52,6 +52,15 @@ class Command(BaseCommand):
             self.stdout.write(f"Tiebreak is at http://127.0.0.1:{port}/ — Ctrl-C stops it.")
             self.stdout.write(f"Its data is under {settings.VAR_DIR}.")
             services.watch()
+
+
+def interrupt_on_signals() -> None:
+    """Stop on SIGTERM as on Ctrl-C, also where a shell has started this in the background.
+
+    Without job control, shells let background jobs ignore SIGINT, and Python would keep it so.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
 
 
 def interrupt(*_: object) -> None:

@@ -1,11 +1,10 @@
-import signal
 from typing import Any
 
 from django.conf import settings
 from django.core.management import BaseCommand, CommandError
 
 from config.local.processes import Services, scorer
-from config.management.commands.local import interrupt
+from config.management.commands.local import interrupt_on_signals
 from reward.wire import address
 
 
@@ -21,7 +20,7 @@ class Command(BaseCommand):
             address(settings.SCORER_SOCKET)
         except ValueError as error:
             raise CommandError(str(error)) from None
-        signal.signal(signal.SIGTERM, interrupt)
+        interrupt_on_signals()
         try:
             with Services([scorer()]) as services:
                 self.stdout.write(f"The scorer answers at {settings.SCORER_SOCKET}.")
