@@ -16,8 +16,8 @@ from labeling.text import storable
 
 FLAGS = {
     "unsafe": gettext_lazy("Unsafe"),
-    "off-task": gettext_lazy("Not about the prompt"),
-    "identity": gettext_lazy("Says which model it is"),
+    "off-task": gettext_lazy("Off-topic"),
+    "identity": gettext_lazy("Reveals its model"),
     "broken": gettext_lazy("Broken output"),
 }
 LONGEST_ACTIVE_SECONDS = 24 * 3600.0

@@ -18,7 +18,7 @@ class OutcomeForm(forms.Form):
     the page calls them.
     """
 
-    cut = forms.ChoiceField(required=False, label="The line: what lies below it is unacceptable")
+    cut = forms.ChoiceField(required=False, label="The line: responses below it are unacceptable")
     cause = forms.ChoiceField(
         label="Why did reviewers disagree?",
         choices=Adjudication.Cause.choices,

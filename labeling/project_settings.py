@@ -31,9 +31,9 @@ RANGES = {
     "lease_minutes": (1, 1440),
 }
 LABELS = {
-    "rankings_per_task": "Rankings a task",
-    "overlap": "Which tasks get more",
-    "rankings_at_most": "Rankings a task at most",
+    "rankings_per_task": "Rankings per task",
+    "overlap": "Overlap",
+    "rankings_at_most": "Maximum rankings per task",
     "allow_ties": "Allow ties",
     "allow_partial": "Allow leaving responses out",
     "min_rationale": "Shortest rationale (characters)",
@@ -42,7 +42,7 @@ LABELS = {
     "sees_others": "Who sees others' rankings",
     "sees_suggestions": "Who sees a reward model's scores",
     "gold_percent": "Share of gold (percent)",
-    "qualification_percent": "To qualify (percent right)",
+    "qualification_percent": "Pass mark (%)",
     "lease_minutes": "Reservation (minutes)",
 }
 MORE_HELP = {

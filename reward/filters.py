@@ -23,7 +23,7 @@ REASONS = {
     "relabelled": "From a task given out again to see what a change of the guideline did.",
     "too_fast": "Made in less active time than asked for.",
     "nothing_compared": "Places fewer than two responses, so it compares nothing.",
-    "ranked_anew": "Its task was ranked anew, and those rankings stand in its place.",
+    "ranked_anew": "Its task was ranked again, and those rankings replace it.",
     "adjudicated": "A lead decided its task, and the outcome stands in its place.",
 }
 """Why a ranking is left out, in the order in which the reasons are tried: each counts once.

@@ -144,7 +144,7 @@ class SnapshotForm(forms.Form):
     )
     relabelled = forms.BooleanField(
         required=False,
-        label="Tasks ranked anew",
+        label="Tasks ranked again",
         help_text="What was ranked again under a later guideline stands in for the first rankings. "
         "Otherwise it is left out, so that no task counts twice.",
     )

@@ -19,7 +19,7 @@ class RewardConfig(RecipeConfig):
     )
     learning_rate: float = option(
         2e-4,
-        "Peak step size. 1e-4 to 3e-4 suits LoRA; about ten times less when every weight is trained.",
+        "Peak learning rate. 1e-4 to 3e-4 suits LoRA; about ten times less when every weight is trained.",
         min=1e-8,
         max=1.0,
     )
@@ -73,7 +73,7 @@ class RewardConfig(RecipeConfig):
     )
     label_smoothing: float = option(
         0.0,
-        "Share of judgments taken to be slips: each win counts this much for the other side.",
+        "Assumed share of wrong judgments: each win counts this much for the other side.",
         min=0,
         max=0.49,
         advanced=True,
@@ -105,7 +105,7 @@ class RewardConfig(RecipeConfig):
     )
     heads: int = option(
         1,
-        "Scores that are learned side by side on one backbone, each from the prompts weighted anew. "
+        "Scores that are learned side by side on one backbone, each on a bootstrap sample of the prompts. "
         "The score is their mean, and how far they lie apart says how sure it is. Several cost "
         "hardly more than one; 8 is a good number.",
         min=1,
@@ -196,17 +196,17 @@ class RewardConfig(RecipeConfig):
         advanced=True,
     )
     warmup: float = option(
-        0.1, "Share of the steps in which the step size rises.", min=0, max=1, advanced=True
+        0.1, "Share of the steps in which the learning rate rises.", min=0, max=1, advanced=True
     )
     schedule: str = option(
         "cosine",
-        "How the step size falls after the warm-up.",
+        "How the learning rate falls after the warm-up.",
         choices=("cosine", "linear", "constant_with_warmup"),
         advanced=True,
     )
     weight_decay: float = option(0.0, "AdamW's weight decay.", min=0, max=1, advanced=True)
     max_grad_norm: float = option(
-        1.0, "Gradients longer than this are shortened to it.", min=1e-6, max=1e6, advanced=True
+        1.0, "Gradients are clipped to this norm.", min=1e-6, max=1e6, advanced=True
     )
     seed: int = option(
         0, "Same seed, same data, same machine: same model.", min=0, max=2**31 - 1, advanced=True

@@ -30,7 +30,7 @@ class GuidelineVersion(models.Model):
         max_length=300, blank=True, help_text="What changed, in a sentence reviewers will read."
     )
     requalify = models.BooleanField(
-        default=False, help_text="Publishing it ends every qualification: reviewers qualify anew."
+        default=False, help_text="Publishing it ends every qualification: reviewers qualify again."
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,

@@ -115,7 +115,7 @@ class Finding(models.Model):
     """Something in a response that a lead should see before any reviewer does."""
 
     class Kind(models.TextChoices):
-        IDENTITY = "identity", "Says which model it is"
+        IDENTITY = "identity", "Reveals its model"
         TRUNCATED = "truncated", "Looks cut off"
 
     response = models.ForeignKey(

@@ -59,7 +59,7 @@ class Ranking(models.Model):
     )
     extra = models.BooleanField(
         default=False,
-        help_text="Submitted after its slot had gone to someone else; kept all the same.",
+        help_text="Submitted after its slot had gone to someone else; kept anyway.",
     )
     created_at = models.DateTimeField(default=clock.now)
 

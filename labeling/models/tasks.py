@@ -15,7 +15,7 @@ class Task(Withdrawable):
         RANKING = "ranking", "Ranking"
         COMPARISON = "comparison", "Blind comparison of two models"
         GOLD = "gold", "Gold: the answer is known"
-        RELABEL = "relabel", "Ranked anew under another guideline"
+        RELABEL = "relabel", "Ranked again under another guideline"
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="tasks", db_index=False
@@ -30,7 +30,7 @@ class Task(Withdrawable):
     held = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Nobody gets it: a lead looks first at what was found in its responses.",
+        help_text="Hidden from reviewers until a lead has checked the findings in its responses.",
     )
     out_of_use = models.BooleanField(
         default=False,

@@ -49,7 +49,7 @@ def relabel(request: HttpRequest, slug: str) -> HttpResponse:
             count = sample.tasks.count()
             messages.success(
                 request,
-                f"{count} task{'s' if count > 1 else ''} will be ranked anew, first of all.",
+                f"{count} task{'s' if count > 1 else ''} will be ranked again, before all others.",
             )
             return redirect("project-relabel", slug)
         status = HTTPStatus.UNPROCESSABLE_ENTITY

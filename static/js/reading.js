@@ -203,7 +203,7 @@ function bar(text) {
   label.textContent = gettext("Marked: what one says and the other does not");
   const said = document.createElement("span");
   Object.assign(said, { className: "muted", textContent: text });
-  made.append(label, choice(0), choice(1), said, button("compare-end", gettext("Take the marks away"), stopComparing));
+  made.append(label, choice(0), choice(1), said, button("compare-end", gettext("Clear highlights"), stopComparing));
   return made;
 }
 

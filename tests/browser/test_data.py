@@ -50,7 +50,7 @@ def test_a_lead_imports_a_file_and_drops_a_response_that_says_who_it_is(
     page.get_by_role("link", name="Findings").click()
     assert faults_in_both_themes(page) == []
     page.get_by_role("button", name="Drop response B").click()
-    expect(page.get_by_role("heading", name="Nothing waits for you")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tasks waiting")).to_be_visible()
     review = visit(world.review, world.reviewer)
     expect(review.locator(".answer")).to_have_count(2)
     expect(review.get_by_text("ChatGPT")).to_have_count(0)

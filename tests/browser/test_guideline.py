@@ -32,6 +32,6 @@ def test_it_is_written_previewed_and_published_and_then_read_by_the_reviewer(vis
     version = GuidelineVersion.objects.get(number=2, guideline=guideline)
     assert (version.state, version.published_by) == ("published", lead)
     reviewer = visit(world.review, world.reviewer)
-    reviewer.get_by_role("button", name="I go by version 2 from here").click()
+    reviewer.get_by_role("button", name="Continue with version 2").click()
     expect(reviewer.locator("#guideline")).to_contain_text("Say who does what, by when.")
     expect(reviewer.locator("#guideline dt")).to_have_text("next-step")

@@ -122,7 +122,7 @@ def test_it_signs_in_shows_what_is_wrong_beside_the_form_and_signs_out(visit, wo
     expect(page.locator(".form-errors")).to_contain_text("correct username and password")
     page.get_by_label("Password").fill("a bent neck")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
+    expect(page.get_by_role("heading", name="Page not found")).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 

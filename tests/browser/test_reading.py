@@ -187,7 +187,7 @@ def test_it_compares_the_selected_with_the_next_and_any_two_that_are_chosen(visi
     assert compared.evaluate_all("all => all.map(one => one.dataset.letter)") == ["A", "B"]
     page.get_by_label("Second response to compare").select_option("C")
     assert compared.evaluate_all("all => all.map(one => one.dataset.letter)") == ["A", "C"]
-    page.get_by_role("button", name="Take the marks away").click()
+    page.get_by_role("button", name="Clear highlights").click()
     expect(compared).to_have_count(0)
 
 

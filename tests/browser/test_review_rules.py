@@ -291,7 +291,7 @@ def test_a_changed_guideline_is_shown_and_confirmed_before_going_on(visit, world
     expect(page.get_by_role("heading", name="The guideline changed")).to_be_visible()
     expect(page.locator(".diff ins")).to_contain_text("Be kind and brief.")
     assert Ranking.objects.get().guideline_version == old
-    page.get_by_role("button", name="I go by version 2 from here").click()
+    page.get_by_role("button", name="Continue with version 2").click()
     expect(page.locator(".guideline-title + span")).to_have_text("version 2")
     press(page, "d", "c", "b", "a", "Enter")
     assert sent(page, world, 2).guideline_version == new
@@ -306,7 +306,7 @@ def test_a_draft_outlives_the_change_of_the_guideline(visit, world):
         press(page, "c", "a")
     publish(world.project, "Be kind and brief.")
     page.reload()
-    page.get_by_role("button", name="I go by version 2 from here").click()
+    page.get_by_role("button", name="Continue with version 2").click()
     expect(page.locator(".ladder-tier")).to_have_count(2)
     assert slot_shown(page) == slot
 

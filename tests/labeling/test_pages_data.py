@@ -294,7 +294,7 @@ def held(project, lead) -> Task:
 def test_findings_are_shown_and_counted_on_the_overview(project, lead, held):
     client = signed_in(lead)
     page = client.get(reverse("project-findings", args=[project.slug])).content.decode()
-    assert "I am ChatGPT" in page and "Says which model it is" in page
+    assert "I am ChatGPT" in page and "Reveals its model" in page
     overview = client.get(reverse("project", args=[project.slug])).content.decode()
     assert "1 task held back" in overview
     assert (
@@ -318,7 +318,7 @@ def test_a_lead_decides(project, lead, held, choice, texts):
     number = held.pk if choice == "release" else Response.objects.get(text=LEAK).pk
     url = reverse("project-findings-decide", args=[project.slug])
     done = client.post(url, {choice: str(number)}, follow=True)
-    assert "Nothing waits for you" in done.content.decode()
+    assert "No tasks waiting" in done.content.decode()
     given = Task.objects.filter(pk__in=Slot.objects.values("task")).get()
     assert set(given.responses.values_list("text", flat=True)) == texts
 

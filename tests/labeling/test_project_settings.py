@@ -72,9 +72,7 @@ def test_only_leads_of_the_project_may_look_or_change(project, lead):
 def test_it_saves_what_was_changed_and_the_audit_trail_says_what_was_before(project, lead):
     changed = fields(project, overlap="sequential", rankings_at_most=4, allow_ties=False)
     answer = signed_in(lead).post(url(project), changed, follow=True)
-    assert "Saved: which tasks get more, rankings a task at most, allow ties." in (
-        answer.content.decode()
-    )
+    assert "Saved: overlap, maximum rankings per task, allow ties." in (answer.content.decode())
     project.refresh_from_db()
     assert (project.overlap, project.rankings_at_most, project.allow_ties) == (
         "sequential",

@@ -202,13 +202,13 @@ def test_a_lead_draws_a_sample_and_sees_what_it_shows(world):
     lead = make_lead(world.project)
     url = reverse("project-relabel", args=[world.project.slug])
     answer = signed_in(lead).post(url, {"size": 2, "before": 1, "seed": 0}, follow=True)
-    assert "2 tasks will be ranked anew" in answer.content.decode()
+    assert "2 tasks will be ranked again" in answer.content.decode()
     sample = RelabelSample.objects.get()
     assert sample.created_by == lead
     assert AuditEntry.objects.get(action="sample relabelled").details["tasks"] == 2
     world.rank_copies(sample)
     page = signed_in(lead).get(url).content.decode()
-    assert "how far the consensus moved" in page
+    assert "change of the consensus" in page
     assert "+100%" in page
 
 

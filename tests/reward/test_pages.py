@@ -348,9 +348,12 @@ def test_heads_that_disagree_are_shown_with_what_that_is_good_for(client, people
     model = make_reward_model(snapshot, report=report)
     client.force_login(people["trainer"])
     text = client.get(reverse("reward-model", args=[model.pk])).text
-    assert "Do its heads disagree" in text and "8 heads" in text and "93.4%" in text
+    assert "Disagreement between heads" in text and "8 heads" in text and "93.4%" in text
     plain = make_reward_model(snapshot, name="one head")
-    assert "Do its heads" not in client.get(reverse("reward-model", args=[plain.pk])).text
+    assert (
+        "Disagreement between heads"
+        not in client.get(reverse("reward-model", args=[plain.pk])).text
+    )
 
 
 def test_each_criterion_has_its_figures(client, people, snapshot):
@@ -392,7 +395,7 @@ def test_the_page_says_how_far_any_model_could_come(client, people, snapshot):
     client.force_login(people["trainer"])
     limit = {"value": 0.8831, "interval": [0.87, 0.8931], "reason": None}
     text = page_of(client, reported(snapshot, reviewer_agreement=SHARE, accuracy_limit=limit))
-    assert "no model can come beyond 89.3% or so" in text
+    assert "about 89.3% is the most any model can reach" in text
     assert "come beyond" not in page_of(client, reported(snapshot, reviewer_agreement=SHARE))
 
 
@@ -452,5 +455,5 @@ def test_the_worst_mistakes_can_be_read_and_their_text_is_inert(client, people, 
     client.force_login(people["trainer"])
     text = page_of(client, reported(snapshot, mistakes=[mistake]))
     assert "<strong>it</strong>" in text and "1,200 more characters" in text
-    assert "off by 2.50; the reviewers' evidence is 2 to 1 against it" in text
+    assert "off by 2.50; reviewers 2–1 against" in text
     assert "<script>alert" not in text and 'href="javascript' not in text

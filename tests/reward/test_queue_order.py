@@ -304,7 +304,7 @@ def test_the_page_shows_what_comes_next_and_a_lead_takes_it_back(project, model)
     page = client.get(address).content.decode()
     first = order.tasks.order_by("place").first()
     assert f"#{first.task_id}" in page and f"{first.gain:.2f}" in page
-    assert "20% of the prompts" in page and "Score and order anew" not in page
+    assert "20% of the prompts" in page and "Score and order again" not in page
     back = reverse("queue-order-put-back", args=[project.slug])
     assert client.get(back).status_code == 405
     assert client.post(back).status_code == 302

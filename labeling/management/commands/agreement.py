@@ -12,7 +12,7 @@ from labeling.statistics.bias import Meter
 
 TASKS = 10_000
 MEASURES = {
-    "same": "say exactly the same of a pair",
+    "same": "agree exactly on a pair",
     "strict": "same direction, where both are strict",
     "tau": "Kendall's tau-b",
     "alpha": "Krippendorff's alpha, ordinal",

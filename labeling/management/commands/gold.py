@@ -18,7 +18,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument("--json", action="store_true", help="one JSON object")
-        parser.add_argument("--retire", type=int, metavar="GOLD", help="give it out no more")
+        parser.add_argument("--retire", type=int, metavar="GOLD", help="stop giving it out")
         parser.add_argument("--make", type=int, metavar="TASK", help="make gold of this task")
         parser.add_argument(
             "--ranking",

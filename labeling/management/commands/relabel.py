@@ -74,7 +74,7 @@ class Command(BaseCommand):
             "gained, task by task": found.gained,
             "how far the consensus moved": found.moved,
             "how far two reviewers were apart before": found.by_chance,
-            "how far reviewers are from themselves": found.same_person,
+            "self-consistency": found.same_person,
         }
         if options["json"]:
             counts = {

@@ -45,7 +45,7 @@ class Command(BaseCommand):
         )  # fmt: skip
         parser.add_argument(
             "--relabelled", action="store_true",
-            help="what was ranked anew under a later guideline, in place of the first rankings",
+            help="tasks ranked again under a later guideline, in place of the first rankings",
         )  # fmt: skip
         parser.add_argument(
             "--weigh-reviewers", action="store_true",
