@@ -6,6 +6,8 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+from accounts.parameters import number
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -25,12 +27,12 @@ class Variable:
         return value in {"1", "true", "yes"}
 
     def number(self, minimum: int = 0) -> int:
-        value = self.text()
-        if not (value.isascii() and value.isdigit() and len(value) < 19) or int(value) < minimum:
+        value = number(self.text())
+        if value is None or value < minimum:
             raise ImproperlyConfigured(
-                f"{self.name} is {value!r}; it must be a whole number, at least {minimum}."
+                f"{self.name} is {self.text()!r}; it must be a whole number, at least {minimum}."
             )
-        return int(value)
+        return value
 
     def words(self) -> list[str]:
         return [word for part in self.text().split(",") if (word := part.strip())]

@@ -17,6 +17,7 @@ from django.utils.cache import patch_cache_control
 from django.utils.translation import gettext as _
 
 from accounts.api import Problem
+from accounts.parameters import number
 from labeling.views.imports import LARGEST
 
 SMALL = 3 << 20
@@ -66,9 +67,8 @@ def limit_bodies(
 
 def content_length(text: str) -> int:
     """Return the length that a header announces; more than any limit for one that makes no sense."""
-    if not text:
-        return 0
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 2**62
+    length = number(text or "0")
+    return 2**62 if length is None else length
 
 
 def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:

@@ -13,6 +13,7 @@ from django.utils.functional import cached_property
 
 from accounts.access import user_of
 from accounts.models import audit
+from accounts.parameters import number
 from labeling.models import Membership, Project
 
 COUNTED_AT_MOST = 2_000
@@ -163,11 +164,11 @@ class BigTableAdmin(OwnProjectsAdmin):
         term = search_term.strip().replace("\x00", "")
         if not term:
             return queryset, False
-        if term.isascii() and term.isdigit() and len(term) < 19:
-            found = queryset.none()
+        if (wanted := number(term)) is not None:
+            rows = queryset.none()
             for field in self.number_fields:
-                found = found | queryset.filter(**{field: int(term)})
-            return found, False
+                rows = rows | queryset.filter(**{field: wanted})
+            return rows, False
         for field in self.name_fields:
             if (named := queryset.filter(**{field: term})).exists():
                 return named, False

@@ -132,7 +132,6 @@ BY_PLACE = re.compile(
 
 OPTION = re.compile(r"^[\s>*-]*\(?([A-I])[).:]\s|\(([A-I])\)|\b(?:option|choice) ([A-I])\b", re.M)
 OPERATOR = r"\s*(?:[<>=≥≤≻≺≈~→]|->)+\s*"
-COMPARED = re.compile(OPERATOR)
 SENTENCE_START = re.compile(r"(?:^|[.!?:;…\n]|(?:^|\n)\s*[-*•])[\s\"“„(\[*_]*$")
 JOINED = r"\s*(?:,|/|&|and|or|und|oder)\s*"
 WRAPPERS = (("**", "**"), ("*", "*"), ('"', '"'), ("'", "'"), ("“", "”"), ("„", "“"), ("‘", "’"))

@@ -7,6 +7,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts.models import User
+from accounts.parameters import number
 
 
 class State(models.TextChoices):
@@ -33,11 +34,10 @@ class RunQuerySet(models.QuerySet["Run"]):
 
     def matching(self, text: str) -> "RunQuerySet":
         """Return the runs with this text in their name, or with this number or starter."""
-        found = Q(title__icontains=text) | Q(created_by__username__icontains=text)
-        number = text.removeprefix("#")
-        if number.isascii() and number.isdecimal() and len(number) <= 18:
-            found |= Q(pk=int(number))
-        return self.filter(found)
+        matching = Q(title__icontains=text) | Q(created_by__username__icontains=text)
+        if (pk := number(text.removeprefix("#"))) is not None:
+            matching |= Q(pk=pk)
+        return self.filter(matching)
 
 
 def projects_led_by(user: User) -> Any:
