@@ -202,6 +202,11 @@ def text_of(value: dict[str, Any], names: Iterable[str]) -> str:
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
+def name_of(value: Any) -> str:
+    """Return an id as text; 0 is one, None is none."""
+    return "" if value is None else str(value)
+
+
 def account(
     row: dict[str, Any], meaning: Mapping[str, str], tally: Tally, prefix: str = ""
 ) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_aware
 
-from labeling.importers.conversations import from_json
+from labeling.importers.conversations import from_json, name_of
 from labeling.importers.records import (
     BadInput,
     GoldRecord,
@@ -105,7 +105,7 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
         messages=check_messages(value.get("messages"), line),
         responses=responses,
         tasks=tasks,
-        external_id=str(value.get("id") or ""),
+        external_id=name_of(value.get("id")),
         meta=meta,
     )
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labeling.importers.conversations import Draft, account, as_messages, number, text_of
+from labeling.importers.conversations import Draft, account, as_messages, name_of, number, text_of
 from labeling.importers.records import BadInput, PromptRecord, Tally
 from labeling.importers.source import rows
 
@@ -64,7 +64,7 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
     if name is None:
         raise BadInput(f"data has no prompt; one of {', '.join(PROMPT)} is.", line)
     draft = Draft(
-        line, as_messages(data[name], line, name), external_id=str(task.get("id") or ""),
+        line, as_messages(data[name], line, name), external_id=name_of(task.get("id")),
         meta=_account(task, name, sides, tally),
     )  # fmt: skip
     places: dict[str, int] = {}
@@ -128,12 +128,14 @@ def _judge(
     line: int,
     tally: Tally,
 ) -> None:
-    if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
-        raise BadInput('an annotation must have a list of "result".', line)
+    if not isinstance(annotation, dict):
+        raise BadInput("an annotation must be an object.", line)
     tally.read["annotations"] += 1
     if annotation.get("was_cancelled"):
         tally.left_out["cancelled annotations"] += 1
         return
+    if not isinstance(annotation.get("result"), list):
+        raise BadInput('an annotation must have a list of "result".', line)
     orders = (_tiers(result, places, sides, line) for result in annotation["result"])
     tiers = next((order for order in orders if order), None)
     if not tiers:

@@ -7,6 +7,7 @@ docs/settings.md.
 
 import gzip
 import io
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ RATIO_FROM = 32 * MB
 COLUMNS = 1000
 VALUES_IN_A_ROW = 100_000
 FOOTER = 16 * MB
+WORKBOOK = 64 * MB
 
 
 def value_bytes() -> int:
@@ -82,6 +84,21 @@ class Unpacking(io.RawIOBase):
         self.unpacked.close()
         self.packed.close()
         super().close()
+
+
+def check_workbook(path: Path) -> None:
+    """Raise BadInput for an Excel file, a zip archive, that unpacks to too much or is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BadInput(f"{path.name} cannot be read as an Excel file: {error}.") from None
+    check_unpacked(size, path.stat().st_size)
+    if size > WORKBOOK:
+        raise BadInput(
+            f"{path.name} unpacks to more than {WORKBOOK // MB} MB, the most that an Excel file may "
+            "have, as it is read whole. Save the sheet as CSV."
+        )
 
 
 def check_parquet(path: Path, footer: pq.FileMetaData) -> None:

@@ -1,7 +1,7 @@
 """The values in a file, one after the other, with the line where each begins.
 
-`rows` reads JSON lines, one JSON array, CSV and Parquet, each also compressed with gzip, and tells
-them apart by their content. All are streamed: memory holds one value, of a Parquet file one batch.
+`rows` reads JSON lines, one JSON array, CSV and Parquet, each also compressed with gzip, and Excel
+files, and tells them apart by their content. All are streamed: memory holds one value, of a Parquet file one batch.
 `labeling.importers.limits` bounds what a file may unpack to.
 """
 
@@ -13,12 +13,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from python_calamine import CalamineError, CalamineWorkbook
 
 from labeling.importers import limits
 from labeling.importers.limits import Unpacking
@@ -26,9 +28,14 @@ from labeling.importers.records import BadInput
 
 CHUNK = 1 << 18
 ROWS_AT_ONCE = 256
+NOT_UTF8 = (
+    "this is not UTF-8 text. Programs on Windows often write windows-1252, and Excel's Unicode text "
+    "is utf-16: say so with --encoding, or choose it on the import page."
+)
 LINES_PER_ROW = 10
 """Lines that a row of a CSV file has at most on average; cells may hold line breaks."""
 GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
+EXCEL = b"PK\x03\x04"
 DELIMITERS = ",\t;|"
 SEPARATOR = re.compile(r'"?sep=(.)"?\s*')
 """The first line with which Excel is told the delimiter."""
@@ -43,7 +50,7 @@ class Row(int):
 
 
 class Cells(dict[str, Any]):
-    """A row of a CSV file, in which every value is a text."""
+    """A row of a table, in which a list or a chat can only be a text."""
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -57,6 +64,8 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     head = _head(path)
     if head.startswith(PARQUET):
         return parquet_rows(path)
+    if head.startswith(EXCEL):
+        return excel_rows(path)
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if not text:
         raise BadInput(f"{path.name} is empty.")
@@ -130,7 +139,7 @@ def _text_lines(file: IO[bytes]) -> Iterator[tuple[int, str]]:
         try:
             yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError:
-            raise BadInput("this is not UTF-8 text.", number) from None
+            raise BadInput(NOT_UTF8, number) from None
         number += 1
 
 
@@ -217,7 +226,7 @@ class _Array:
             return self.utf8.decode(chunk)
         except UnicodeDecodeError as error:
             line = self.line + lines_before + chunk[: error.start].count(b"\n")
-            raise BadInput("this is not UTF-8 text.", line) from None
+            raise BadInput(NOT_UTF8, line) from None
 
     def _value(self) -> Any:
         while True:
@@ -368,3 +377,38 @@ def _expanded(array: pa.Array) -> int:
     if pa.types.is_map(array.type):
         return _expanded(array.keys) + _expanded(array.items)
     return int(array.nbytes)
+
+
+def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row, {column: cell}) of the only sheet that holds data. Raises BadInput."""
+    limits.check_workbook(path)
+    try:
+        workbook = CalamineWorkbook.from_path(str(path))
+        sheets = [workbook.get_sheet_by_name(name) for name in workbook.sheet_names]
+    except (CalamineError, OSError) as error:
+        raise BadInput(f"{path.name} cannot be read as an Excel file: {error}.") from None
+    sheets = [sheet for sheet in sheets if sheet.height]
+    if len(sheets) != 1:
+        names = ", ".join(repr(sheet.name) for sheet in sheets) or "none"
+        raise BadInput(
+            f"{path.name} must have one sheet with data; these have: {names}. Save the sheet to be "
+            "imported as a file of its own."
+        )
+    rows_ = enumerate(sheets[0].iter_rows(), start=sheets[0].start[0] + 1)  # type: ignore[index]
+    _, header = next(rows_)
+    names_of_columns = _column_names([str(name) for name in header])
+    for number, cells in rows_:
+        values = [_cell(cell) for cell in cells]
+        if any(value is not None for value in values):
+            yield Row(number), Cells(zip(names_of_columns, values, strict=True))
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell as JSON would hold it. Excel keeps every number as one with a fraction."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if value in ("", None):
+        return None
+    return value if isinstance(value, bool | int | float | str) else str(value)

@@ -46,12 +46,17 @@ STOPPED = (
 
 def receive(
     chunks: Iterable[bytes], *, user: User, project: Project, name: str, format: str = "",
-    any_criteria: bool = False,
+    any_criteria: bool = False, encoding: str = "utf-8",
 ) -> FileImport:  # fmt: skip
     """Write the file to disk and have a worker check it. Leaves nothing behind if that fails."""
     delete_old_files()
     file_import = FileImport(
-        project=project, user=user, name=name[:200], format=format, any_criteria=any_criteria
+        project=project,
+        user=user,
+        name=name[:200],
+        format=format,
+        any_criteria=any_criteria,
+        encoding=encoding,
     )
     path = file_import.path
     path.parent.mkdir(parents=True, exist_ok=True)

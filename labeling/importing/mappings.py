@@ -1,31 +1,36 @@
 """What leads said the columns of a file mean, remembered for the next file of the same shape."""
 
+from pathlib import Path
+
 from labeling.importers import FORMATS, detect, first_rows
 from labeling.importers.columns.mapping import Mapping, normal
 from labeling.models import ColumnMapping, FileImport, digest
 
 
-def of(file_import: FileImport) -> Mapping | None:
-    """Return what a lead said of this file, or of the last one with the same columns."""
+def of(file_import: FileImport, path: Path) -> Mapping | None:
+    """Return what a lead said of this file, or of the last one with the same columns.
+
+    `path`: the file as UTF-8.
+    """
     if file_import.mapping:
         return Mapping.from_json(file_import.mapping)
-    if file_import.format or detect(file_import.path) is not FORMATS["columns"]:
+    if file_import.format or detect(path) is not FORMATS["columns"]:
         return None
-    known = ColumnMapping.objects.filter(project=file_import.project, shape=_shape(file_import))
+    known = ColumnMapping.objects.filter(project=file_import.project, shape=_shape(path))
     saved = known.first()
     return Mapping.from_json(saved.columns) if saved else None
 
 
-def remember(file_import: FileImport) -> None:
+def remember(file_import: FileImport, path: Path) -> None:
     """Keep what a lead said of this file for the next one."""
     if file_import.mapping:
         ColumnMapping.objects.update_or_create(
             project=file_import.project,
-            shape=_shape(file_import),
+            shape=_shape(path),
             defaults={"columns": file_import.mapping},
         )
 
 
-def _shape(file_import: FileImport) -> str:
-    names = {normal(name) for row in first_rows(file_import.path) for name in row}
+def _shape(path: Path) -> str:
+    names = {normal(name) for row in first_rows(path) for name in row}
     return digest(sorted(names))

@@ -31,6 +31,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     Does nothing when the row belongs to another claim by now.
     """
     from labeling.importers import BadInput, Unclear, proposed
+    from labeling.importers.encodings import as_utf8
     from labeling.importing import mappings, undoing
     from labeling.models import FileImport
 
@@ -51,10 +52,14 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     except undoing.CannotUndo as obstacle:
         return str(obstacle)
     except Unclear as unclear:
-        _describe(row, unclear.proposal, state=FileImport.State.UNCLEAR, heartbeat_at=None)
+        with as_utf8(row.path, row.encoding) as path:
+            _describe(
+                row, path, unclear.proposal, state=FileImport.State.UNCLEAR, heartbeat_at=None
+            )
     except BadInput as error:
-        with suppress(BadInput):  # the meaning of its columns may be why it is refused
-            _describe(row, proposed(row.path, mappings.of(row)))
+        # The meaning of its columns may be why it is refused.
+        with suppress(BadInput), as_utf8(row.path, row.encoding) as path:
+            _describe(row, path, proposed(path, mappings.of(row, path)))
         return str(error).replace(row.path.name, row.name)
     except FileNotFoundError:
         return f"{row.name} is no longer in {row.path.parent}. Send it again."
@@ -68,14 +73,14 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     return ""
 
 
-def _describe(row: Any, proposal: Any, **fields: Any) -> None:
+def _describe(row: Any, path: Path, proposal: Any, **fields: Any) -> None:
     """Keep the columns of the file, so that a lead can say what they mean."""
     from labeling.importers import first_rows
     from labeling.importing.report import columns
     from labeling.models import FileImport
 
     FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state).update(
-        report=columns(proposal, first_rows(row.path)), **fields
+        report=columns(proposal, first_rows(path)), **fields
     )
 
 
@@ -95,6 +100,7 @@ def _check(row: Any, progress: Progress) -> None:
 def _import(row: Any, progress: Progress) -> None:
     from accounts.models import audit
     from labeling.importers import refresh_statistics
+    from labeling.importers.encodings import as_utf8
     from labeling.importing import mappings
     from labeling.importing.report import report
     from labeling.models import FileImport
@@ -110,7 +116,8 @@ def _import(row: Any, progress: Progress) -> None:
         ):
             transaction.set_rollback(True)
             return
-        mappings.remember(row)
+        with as_utf8(row.path, row.encoding) as path:
+            mappings.remember(row, path)
         new = dict(imported.written.new)
         audit(row.user, "file imported", row.project, file=row.name, new=new)
     refresh_statistics(imported.written)
@@ -118,17 +125,19 @@ def _import(row: Any, progress: Progress) -> None:
 
 def _read(row: Any, progress: Progress) -> Any:
     from labeling.importers import FORMATS, import_file
+    from labeling.importers.encodings import as_utf8
     from labeling.importing import mappings
 
-    return import_file(
-        row.path,
-        project=row.project,
-        format=FORMATS.get(row.format),
-        mapping=mappings.of(row),
-        any_criteria=row.any_criteria,
-        progress=progress,
-        file_import=row.pk,
-    )
+    with as_utf8(row.path, row.encoding) as path:
+        return import_file(
+            path,
+            project=row.project,
+            format=FORMATS.get(row.format),
+            mapping=mappings.of(row, path),
+            any_criteria=row.any_criteria,
+            progress=progress,
+            file_import=row.pk,
+        )
 
 
 def limit(memory_mb: int, seconds: int) -> None:

@@ -43,6 +43,7 @@ class FileImport(models.Model):
     name = models.CharField(max_length=200, help_text="As the sender named it.")
     size = models.BigIntegerField(help_text="Bytes.")
     format = models.CharField(max_length=40, blank=True, help_text="Empty: detected.")
+    encoding = models.CharField(max_length=20, default="utf-8")
     mapping = models.JSONField(
         default=dict, help_text="What the lead says the columns mean: names by meaning."
     )

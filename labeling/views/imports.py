@@ -15,6 +15,7 @@ from labeling import text
 from labeling.access import led_project
 from labeling.importers import FORMATS
 from labeling.importers.columns.mapping import MEANINGS, Mapping
+from labeling.importers.encodings import ENCODINGS, UTF8
 from labeling.importing import lifecycle, undoing
 from labeling.models import FileImport, Project
 
@@ -26,12 +27,17 @@ RECENT = 20
 
 class UploadForm(forms.Form):
     file = forms.FileField(
-        help_text=f"JSON lines, a JSON array, CSV or Parquet, also .gz. At most {LARGEST >> 20} MB; "
+        help_text=f"JSON lines, a JSON array, CSV, Excel or Parquet, also .gz. At most {LARGEST >> 20} MB; "
         "for a larger one use the command.",
     )
     format = forms.ChoiceField(
         choices=[(AUTO, "Detect automatically"), *((f.name, f.title) for f in FORMATS.values())],
         initial=AUTO,
+    )
+    encoding = forms.ChoiceField(
+        choices=[(name, name) for name in ENCODINGS],
+        initial=UTF8,
+        help_text="Of a text file. Files that Windows programs save as CSV are often windows-1252.",
     )
     any_criteria = forms.BooleanField(
         required=False, label="Keep ratings of criteria that the guideline does not have"
@@ -65,6 +71,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
             name=sent["file"].name or "file",
             format="" if sent["format"] == AUTO else sent["format"],
             any_criteria=sent["any_criteria"],
+            encoding=sent["encoding"],
         )
         return redirect("project-import-look", project.slug, file_import.key)
     recent = FileImport.objects.filter(project=project).select_related("user")[:RECENT]

@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import zipfile
+from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +31,7 @@ PLAIN = [
 
 
 def saved(folder, values, name="data.jsonl"):
-    """A file with these rows: .jsonl, .json (one array), .csv, .parquet, each also with .gz."""
+    """A file with these rows: .jsonl, .json (one array), .csv, .parquet, each also with .gz, .xlsx."""
     path = folder / name
     content = encoded(values, name.removesuffix(".gz"))
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -45,6 +47,8 @@ def encoded(values, name) -> bytes:
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(values), sink)
         return sink.getvalue()
+    if name.endswith(".xlsx"):
+        return workbook(values)
     out = io.StringIO()
     cells = [
         {k: v if isinstance(v, str) else json.dumps(v) for k, v in one.items()} for one in values
@@ -66,3 +70,50 @@ def user(text):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
+
+
+def workbook(values, sheets=1) -> bytes:
+    """An Excel file as small as one can be, with the same table on each of its sheets."""
+    names = list(dict.fromkeys(name for value in values for name in value))
+    rows = [names, *([one.get(name) for name in names] for one in values)]
+    sheet = "".join("<row>" + "".join(map(_excel_cell, row)) + "</row>" for row in rows)
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    numbers = range(1, sheets + 1)
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types">'
+        '<Default Extension="xml" ContentType="application/xml"/></Types>',
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" '
+        f'Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>'
+        + "".join(f'<sheet name="S{n}" sheetId="{n}" r:id="r{n}"/>' for n in numbers)
+        + "</sheets></workbook>",
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">'
+        + "".join(
+            f'<Relationship Id="r{n}" Type="{office}/worksheet" Target="worksheets/s{n}.xml"/>'
+            for n in numbers
+        )
+        + "</Relationships>",
+        **{
+            f"xl/worksheets/s{n}.xml": f'<worksheet xmlns="{main}"><sheetData>{sheet}</sheetData>'
+            "</worksheet>"
+            for n in numbers
+        },
+    }
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in parts.items():
+            archive.writestr(path, content)
+    return out.getvalue()
+
+
+def _excel_cell(value) -> str:
+    if value is None:
+        return "<c/>"
+    if isinstance(value, bool):
+        return f'<c t="b"><v>{int(value)}</v></c>'
+    if isinstance(value, int | float):
+        return f"<c><v>{value}</v></c>"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f'<c t="inlineStr"><is><t xml:space="preserve">{escape(text)}</t></is></c>'

@@ -8,9 +8,10 @@ from labeling.importers import FORMATS, BadInput, Unclear, detect, import_file, 
 from labeling.importers.columns import reader
 from labeling.importers.columns.grouping import Scattered
 from labeling.importers.columns.mapping import Mapping
+from labeling.importers.encodings import as_utf8
 from labeling.importers.records import Tally
 from labeling.models import Prompt, Ranking
-from tests.labeling.import_files import assistant, saved, user
+from tests.labeling.import_files import assistant, saved, user, workbook
 from tests.labeling.test_import import run
 from tests.labeling.world import make_project
 
@@ -212,7 +213,7 @@ TYPED = {"numbers and truth values as responses", "responses that look like JSON
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - TYPED))
-@pytest.mark.parametrize("kind", ["a.json", "a.csv", "a.parquet", "a.jsonl.gz"])
+@pytest.mark.parametrize("kind", ["a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.xlsx"])
 def test_a_shape_reads_alike_from_every_kind_of_file(tmp_path, name, kind):
     rows, _, _ = SHAPES[name]
     expected = [one[:4] for one in read(saved(tmp_path, rows))[0]]
@@ -374,6 +375,43 @@ def test_metadata_that_differs_between_the_rows_of_a_prompt_is_counted(tmp_path)
     assert tally.left_out[reason] == 1
 
 
+def test_a_workbook_with_two_sheets_of_data_is_refused(tmp_path):
+    (path := tmp_path / "a.xlsx").write_bytes(workbook(row(prompt="Q?", response="x"), sheets=2))
+    with pytest.raises(BadInput, match="one sheet with data; these have: 'S1', 'S2'"):
+        read(path)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(BadInput, match="cannot be read as an Excel file"):
+        read(path)
+
+
+def test_numbers_and_truth_values_of_a_workbook_keep_their_kind(tmp_path):
+    rows = row(prompt="Q?", response_1="x", response_2="y", level=3, share=0.5, ok=True)
+    assert read(saved(tmp_path, rows, "a.xlsx"))[0][0][4] == {"level": 3, "share": 0.5, "ok": True}
+
+
+@pytest.mark.parametrize("encoding", ["windows-1252", "utf-16"])
+def test_a_text_that_is_not_utf_8_is_refused_with_a_proposal_and_read_when_it_is_named(
+    tmp_path, encoding
+):
+    content = "prompt;response_1;response_2\nGr\u00f6\u00dfe?;gro\u00df;klein\n"
+    (path := tmp_path / "a.csv").write_bytes(content.encode(encoding))
+    with pytest.raises(BadInput):
+        read(path)
+    if encoding == "windows-1252":
+        with pytest.raises(BadInput, match="Programs on Windows often write windows-1252"):
+            read(path)
+    with as_utf8(path, encoding) as copy:
+        [(chat, texts, _, _, _)], _ = read(copy)
+    assert chat == [("user", "Gr\u00f6\u00dfe?")] and texts == ["gro\u00df", "klein"]
+    assert not copy.exists()
+
+
+def test_a_wrong_encoding_is_refused(tmp_path):
+    (path := tmp_path / "a.csv").write_bytes(b"prompt,response\x81\n")
+    with pytest.raises(BadInput, match="not windows-1252 text"), as_utf8(path, "windows-1252"):
+        pass
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -389,6 +427,20 @@ def test_the_command_asks_and_takes_a_mapping(tmp_path):
     said = run(path, "--project", project.slug, "--map", "prompt=Frage", "--map", "response=a*")
     assert "Column note: metadata (1; '1')" in said and "Column a1: response" in said
     assert Prompt.objects.get().meta == {"note": 1}
+
+
+@pytest.mark.django_db
+def test_the_command_takes_an_encoding(tmp_path):
+    (path := tmp_path / "a.csv").write_bytes("prompt\nGr\u00f6\u00dfe?\n".encode("windows-1252"))
+    run(path, "--project", make_project().slug, "--encoding", "windows-1252")
+    assert Prompt.objects.get().messages[0]["content"] == "Gr\u00f6\u00dfe?"
+
+
+@pytest.mark.django_db
+def test_ids_of_zero_are_kept(tmp_path):
+    rows = [{"messages": [user("Q?")], "responses": ["x", "y"], "id": 0}]
+    import_file(saved(tmp_path, rows), project=make_project())
+    assert Prompt.objects.get().external_id == "0"
 
 
 @pytest.mark.django_db

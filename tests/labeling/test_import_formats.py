@@ -393,6 +393,16 @@ def test_an_older_export_and_the_columns_of_a_data_set_are_read(project, save):
     }
 
 
+def test_a_cancelled_annotation_without_a_result_is_counted(project, save):
+    task = {
+        "id": 0, "data": {"prompt": "A?", "text1": "x", "text2": "y"},
+        "annotations": [{"was_cancelled": True, "result": None}],
+    }  # fmt: skip
+    tally = imported(save([task]), project, "labelstudio").tally
+    assert tally.left_out["cancelled annotations"] == 1 and not Ranking.objects.exists()
+    assert Prompt.objects.get().external_id == "0"
+
+
 # --- all of them ---------------------------------------------------------------------------------
 
 EXAMPLES = {

@@ -12,6 +12,7 @@ import pytest
 
 from labeling.importers import BadInput, detect
 from labeling.importers.source import rows
+from tests.labeling.import_files import workbook
 
 MB = 1 << 20
 
@@ -102,6 +103,10 @@ BOMBS = {
             folder / "a.csv", b"prompt,response_1\n" + (b'"' + b"a" * 99 + b'\n",') * 50_000
         ),
         "this row is longer than 4 MB",
+    ),
+    "a workbook that unpacks to too much": (
+        lambda folder: written(folder / "a.xlsx", workbook([{"prompt": "a" * 40 * MB}])),
+        "100 times its size",
     ),
     "a number of millions of digits": (
         lambda folder: written(folder / "a.jsonl", b'{"prompt": "p", "n": ' + b"1" * 3 * MB + b"}"),

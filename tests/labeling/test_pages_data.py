@@ -45,7 +45,7 @@ def line(prompt="How?", responses=("So.", "Thus."), **fields) -> str:
 def sent(client: Client, project: Project, content, name="a.jsonl", **fields):
     file = SimpleUploadedFile(name, content if isinstance(content, bytes) else content.encode())
     url = reverse("project-import", args=[project.slug])
-    return client.post(url, {"file": file, "format": "auto", **fields})
+    return client.post(url, {"file": file, "format": "auto", "encoding": "utf-8", **fields})
 
 
 # --- who may -------------------------------------------------------------------------------------
@@ -226,6 +226,15 @@ def test_a_file_with_names_of_its_own_is_mapped_and_shown_as_reviewers_will_see_
     [ranking] = Task.objects.get().rankings.all()
     texts = dict(Response.objects.values_list("pk", "text"))
     assert [[texts[pk] for pk in tier] for tier in ranking.tiers] == [["Das."], ["Dies."]]
+
+
+def test_a_file_of_another_encoding_is_read_when_it_is_chosen(project, lead):
+    client = signed_in(lead)
+    content = "prompt;response_1;response_2\nGr\u00f6\u00dfe?;x;y\n".encode("windows-1252")
+    page, _ = checked(client, project, content, "a.csv")
+    assert "choose it on the import page" in page.content.decode()
+    page, _ = checked(client, project, content, "a.csv", encoding="windows-1252")
+    assert "Gr\u00f6\u00dfe?" in page.content.decode()
 
 
 def test_the_next_file_of_the_same_shape_needs_no_mapping(project, lead):

@@ -16,6 +16,7 @@ from labeling.importers import (
     refresh_statistics,
 )
 from labeling.importers.columns.mapping import MEANINGS, Mapping
+from labeling.importers.encodings import ENCODINGS, UTF8, as_utf8
 from labeling.importers.writer import EXISTING, NEW
 from labeling.importing.report import report
 from labeling.models import FileImport, Project
@@ -62,6 +63,12 @@ class Command(BaseCommand):
             f"several times. Meanings: {'; '.join(f'{k}: {v}' for k, v in MEANINGS.items())}.",
         )
         parser.add_argument(
+            "--encoding",
+            choices=ENCODINGS,
+            default=UTF8,
+            help="of a text file; windows-1252 is what many Windows programs write",
+        )
+        parser.add_argument(
             "--any-criteria",
             action="store_true",
             help="keep ratings, from 1 to 10, of criteria that the guideline does not have",
@@ -91,15 +98,16 @@ class Command(BaseCommand):
             project=project, name=path.name[:200], size=path.stat().st_size,
             state=FileImport.State.IMPORTING,
         )  # fmt: skip
-        imported = import_file(
-            path,
-            file_import=batch.pk,
-            project=project,
-            format=FORMATS.get(options["format"]),
-            mapping=Mapping.parse(options["map"]) if options["map"] else None,
-            reviewers=options["reviewers"],
-            any_criteria=options["any_criteria"],
-        )
+        with as_utf8(path, options["encoding"]) as text:
+            imported = import_file(
+                text,
+                file_import=batch.pk,
+                project=project,
+                format=FORMATS.get(options["format"]),
+                mapping=Mapping.parse(options["map"]) if options["map"] else None,
+                reviewers=options["reviewers"],
+                any_criteria=options["any_criteria"],
+            )
         FileImport.objects.filter(pk=batch.pk).update(
             state=FileImport.State.IMPORTED,
             format=imported.format.name,
