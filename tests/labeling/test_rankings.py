@@ -263,9 +263,13 @@ def test_a_stranger_cannot_answer_a_free_slot(project, task):
     assert not Ranking.objects.exists()
 
 
-def test_a_former_member_may_finish_what_they_hold(slot, reviewer, project):
+def test_a_former_member_holds_nothing_and_can_rank_no_more(slot, reviewer, project):
     Membership.objects.filter(user=reviewer).delete()
-    assert not submit(slot, reviewer).extra
+    slot.refresh_from_db()
+    assert slot.reviewer is None and slot.leased_until is None
+    with pytest.raises(rankings.InvalidRanking, match="do not belong to this project"):
+        submit(slot, reviewer)
+    assert not Ranking.objects.exists()
 
 
 # --- revisions -----------------------------------------------------------------------------------

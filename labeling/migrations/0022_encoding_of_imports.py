@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("labeling", "0020_imports_can_be_undone"),
+        ("labeling", "0021_plain_labels"),
     ]
 
     operations = [
