@@ -6,7 +6,7 @@ a project larger than its window, for a minute at least.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from labeling import window
 from labeling.agreement import Agreement, Agreements, Compared, Rating, rating_agreement
-from labeling.models import Project
+from labeling.models import Project, Task
 from labeling.statistics.bias import Meter, Sways, as_shown, cluster_numbers, speeds
 from labeling.statistics.bradley_terry import Leaderboard, leaderboard
 from labeling.statistics.consensus import Posterior, consensus_of_pairs
@@ -102,8 +102,20 @@ class Quality:
 
 
 def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quality:
-    """Over the tasks ranked last, where they have two rankings. Three queries; one when kept."""
-    return kept(project, "agreement", _quality, tasks_at_most=tasks_at_most)
+    """Return the agreement and the open disputes of the tasks ranked last.
+
+    Three queries, one when kept; one more where tasks are disputed, because a decision or a
+    withdrawal settles a dispute without a new ranking.
+    """
+    quality = kept(project, "agreement", _quality, tasks_at_most=tasks_at_most)
+    if not quality.disputes:
+        return quality
+    disputed = Task.objects.filter(pk__in=[dispute.task_id for dispute in quality.disputes])
+    still_open = set(
+        disputed.filter(adjudication=None, out_of_use=False).values_list("pk", flat=True)
+    )
+    disputes = [dispute for dispute in quality.disputes if dispute.task_id in still_open]
+    return replace(quality, disputes=disputes)
 
 
 def _quality(looked_at: Window) -> Quality:

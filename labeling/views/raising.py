@@ -7,6 +7,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.defaultfilters import pluralize
 from django.views.decorators.http import require_http_methods
 
 from accounts.access import user_of
@@ -106,5 +107,7 @@ def _added(request: HttpRequest, project: Project, form: RaiseForm) -> bool:
     except raising.CannotRaise as refused:
         messages.error(request, str(refused))
         return False
-    messages.success(request, f"Added {done.slots} slots to {done.tasks} tasks.")
+    slots = f"{done.slots} slot{pluralize(done.slots)}"
+    tasks = f"{done.tasks} task{pluralize(done.tasks)}"
+    messages.success(request, f"Added {slots} to {tasks}.")
     return True

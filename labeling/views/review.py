@@ -35,7 +35,7 @@ from labeling import (
     submissions,
     undoing,
 )
-from labeling.access import project_for
+from labeling.access import leads, project_for
 from labeling.confirmations import unconfirmed
 from labeling.forms import (
     Answer,
@@ -93,6 +93,8 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
     if slot is None:
         stage = assignment.stage(project=project, reviewer=reviewer)
         context = {**_bar(project, reviewer), "stage": stage}
+        if not published:
+            context["leads"] = leads(reviewer, project)
         if published and stage is None:
             context["left"] = staffing.nothing_left(project, reviewer)
             context["shortage"] = staffing.shortage(project)
@@ -133,7 +135,7 @@ def _undo_of(project: Project, ranking: Ranking | None, skip: Skip | None) -> Co
     """The address that takes back what was sent or skipped last, and for how many seconds more."""
     if skip is not None and (ranking is None or ranking.created_at < skip.created_at):
         url = reverse("review-undo-skip", args=[project.slug, skip.pk])
-        return {"url": url, "seconds": skipping.undo_seconds(skip)}
+        return {"url": url, "seconds": skipping.undo_seconds(skip), "skipped": True}
     if ranking is None or (sent := _undo_url(project, ranking)) is None:
         return None
     return {"url": sent, "seconds": undoing.undo_seconds(ranking)}

@@ -32,7 +32,10 @@ export class Flow {
   /** The page was loaded: send what an earlier one left, then prepare the next sheet. */
   start() {
     const undo = document.getElementById("undo-form");
-    if (undo) this.last = { entry: { name: "" }, undo: undo.action, until: Date.now() + undo.dataset.seconds * 1000 };
+    if (undo) {
+      const { seconds, skipped } = undo.dataset;
+      this.last = { entry: { name: "" }, undo: undo.action, until: Date.now() + seconds * 1000, skipped: skipped !== undefined };
+    }
     this.page.paintSent(this.last);
     const own = this.outbox.waiting().find((entry) => entry.slot === this.page.sheet.form.dataset.slot);
     if (own) this.wait(own, gettext("Sending what was kept in this browser…"));

@@ -5,6 +5,7 @@ import { Clock } from "./review-clock.js";
 import { Flow } from "./review-flow.js";
 import { listen } from "./review-keys.js";
 import { Sheet } from "./review-sheet.js";
+import { isTouchOnly } from "./review-words.js";
 
 const HINT = "tiebreak-hint-seen";
 const UNDO_NOTE = "sent-note";
@@ -45,7 +46,7 @@ const page = {
     this.begin(form);
     window.scrollTo(0, 0);
     document.getElementById("main").focus({ preventScroll: true });
-    if (sent) announce(gettext("Sent; Z takes it back. The next task is here."));
+    if (sent) announce(isTouchOnly() ? gettext("Sent. The next task is here.") : gettext("Sent; Z takes it back. The next task is here."));
     flow.prefetch();
   },
 
@@ -100,7 +101,8 @@ const page = {
     Object.assign(button, { type: "button", className: "button-quiet button-small", textContent: gettext("Undo") });
     button.append(" ", Object.assign(document.createElement("kbd"), { textContent: "z" }));
     button.addEventListener("click", () => flow.undo());
-    note.append(flow.outbox.has(last.entry) ? gettext("On its way.") : gettext("Sent."), " ", button);
+    const done = last.skipped ? gettext("Skipped.") : gettext("Sent.");
+    note.append(flow.outbox.has(last.entry) ? gettext("On its way.") : done, " ", button);
     this.sheet.form.querySelector("#sent-place").append(note);
     this.undoTimer = setTimeout(() => this.paintSent(flow.last), left);
   },

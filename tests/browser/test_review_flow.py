@@ -113,6 +113,7 @@ def test_a_skip_leads_to_the_sheet_that_was_prepared(visit, world):
     ahead = Slot.objects.get(ahead=True)
     press(page, "x", "Space", "Enter")
     expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(ahead.pk))
+    expect(page.locator("#sent-place")).to_contain_text("Skipped.")
 
 
 # --- nothing is lost -----------------------------------------------------------------------------

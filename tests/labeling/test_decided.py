@@ -4,8 +4,9 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import adjudication, gold, overlap, queue, rankings
+from labeling import adjudication, gold, overlap, quality, queue, rankings
 from labeling.models import Membership, Slot
+from labeling.withdrawing import withdraw
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_adjudication import dispute
 from tests.labeling.test_blindness import signed_in
@@ -67,6 +68,17 @@ def test_the_page_of_a_task_shows_its_decision(project, client):
     assert "Says nothing of rhymes." in shown
     assert str(decision.get_cause_display()) in shown
     assert decision.by.username in shown
+
+
+def test_a_decided_or_withdrawn_dispute_is_not_counted_as_disputed(project, client):
+    tasks = [dispute(project) for _ in range(3)]
+    assert len(quality.quality_of(project).disputes) == 3
+    decide(tasks[0])
+    assert len(quality.quality_of(project).disputes) == 2
+    withdraw(content=tasks[1], by=make_user(Role.TRAINER))
+    shown = page(client, "project-quality", project)
+    assert 'figure-value">1</span><span class="figure-label">of' in shown
+    assert [f">Task {task.pk}<" in shown for task in tasks] == [False, False, True]
 
 
 # --- rankings saved ------------------------------------------------------------------------------

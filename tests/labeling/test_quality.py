@@ -70,7 +70,7 @@ def test_each_part_of_an_empty_project_says_what_is_missing(project, show):
     assert words[show] in shown
 
 
-QUERIES = {"agreement": 12, "reviewers": 10, "parts": 8, "models": 9, "consensus": 10}
+QUERIES = {"agreement": 13, "reviewers": 10, "parts": 8, "models": 9, "consensus": 10}
 
 
 @pytest.mark.parametrize("show", SHOWN)
@@ -123,7 +123,7 @@ def test_it_leaves_out_gold_and_what_was_revised(project):
 def test_it_is_kept_until_the_next_ranking(project, django_assert_num_queries):
     opposed(project)
     first = quality.quality_of(project)
-    with django_assert_num_queries(1):
+    with django_assert_num_queries(2):
         assert quality.quality_of(project) == first
     opposed(project)
     assert quality.quality_of(project).tasks == 2
