@@ -96,7 +96,7 @@ def test_it_shows_the_measures_with_their_intervals(project):
     for measure in (found.tau, found.alpha):
         assert f">{measure.value:.2f}<" in shown
         assert f"{measure.low:.2f} to {measure.high:.2f}" in shown
-    assert f">{100 * found.same.value:.0f}%<" in shown
+    assert f">{100 * found.same.value:.1f}%<" in shown
 
 
 def test_it_looks_at_the_tasks_ranked_last_and_no_further(project):
@@ -154,7 +154,7 @@ def test_it_tells_leads_whom_to_look_at(project):
     shown = page.content.decode()
     assert "no better than guessing" in shown and "Shown first" in shown
     found = spammer["found"].reliability
-    assert f"{100 * found.low:.0f}% to {100 * found.high:.0f}%" in shown
+    assert f"{100 * found.low:.1f}% to {100 * found.high:.1f}%" in shown
 
 
 def test_a_meter_that_cannot_be_measured_says_why_on_the_page(project):
