@@ -10,7 +10,7 @@ from django.db.models import Q
 
 from formatting.numbers import percent, percent_range
 from labeling.models import Project, Response, Task
-from reward.training.report import no_better_than_length
+from reward.report_figures import no_better_than_length
 from runs import storage
 from runs.models import Run
 from runs.rundir import MOVED_BASE, write_atomically

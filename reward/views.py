@@ -23,6 +23,7 @@ from reward.learning_page import learning
 from reward.models import Snapshot
 from reward.preference import PreferenceError
 from reward.promotion import CannotMove
+from reward.report_figures import limit_to_tell, no_better_than_length
 from reward.report_page import (
     label_mistakes_line,
     length_rows,
@@ -32,7 +33,6 @@ from reward.report_page import (
 )
 from reward.samples import sample
 from reward.snapshots import Account, SnapshotError, freeze, ranking_ids, sample_groups, survey
-from reward.training.report import limit_to_tell, no_better_than_length
 
 PER_PAGE = 50
 SAMPLES = 3

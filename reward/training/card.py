@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from formatting.numbers import percent, percent_range
+from reward.report_figures import limit_to_tell, no_better_than_length
 from reward.training.model import split_reference
-from reward.training.report import limit_to_tell, no_better_than_length
 
 LOADING = """```python
 import torch

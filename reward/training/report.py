@@ -21,8 +21,6 @@ RESAMPLED_AT_ONCE = 2**22
 """Numbers of a bootstrap that are in memory together."""
 CHANCES = 100
 """Draws of outcomes that show what calibration error comes of chance."""
-NO_LIMIT = 0.995
-"""From here on a limit of accuracy is not worth telling."""
 FEW_PROMPTS = 10
 FEW_PAIRS = 20
 Z95 = 1.959963984540054
@@ -149,21 +147,6 @@ def agreeing_share(tallies: Sequence[Tally]) -> float | None:
     """Agreeing evidence over all evidence, without an interval; None without evidence."""
     evidence = sum(tally.evidence for tally in tallies)
     return sum(tally.agreeing for tally in tallies) / evidence if evidence else None
-
-
-def no_better_than_length(report: dict[str, Any]) -> bool:
-    """Whether always preferring the longer response would have been as accurate."""
-    own, longer = ((report.get(n) or {}).get("value") for n in ("accuracy", "longer_is_better"))
-    return own is not None and longer is not None and own <= longer
-
-
-def limit_to_tell(report: dict[str, Any]) -> float | None:
-    """The upper end of the limit's interval, if it limits anything."""
-    limit, accuracy = report.get("accuracy_limit") or {}, report.get("accuracy") or {}
-    if not limit.get("interval"):
-        return None
-    most = limit["interval"][1]
-    return most if (accuracy.get("value") or 0.0) < most < NO_LIMIT else None
 
 
 def accuracy_limit(agreement: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from reward.preference import Group, Judgment, strict_wins
+from reward.report_figures import limit_to_tell
 from reward.training import report
 from reward.training.report import Scored
 
@@ -129,10 +130,10 @@ def test_the_limit_follows_from_how_often_reviewers_agree():
 
 def test_a_limit_is_told_where_it_limits_something():
     limited = {"accuracy": {"value": 0.8}, "accuracy_limit": {"interval": [0.85, 0.9]}}
-    assert report.limit_to_tell(limited) == 0.9
-    assert report.limit_to_tell({**limited, "accuracy": {"value": 0.95}}) is None
-    assert report.limit_to_tell({**limited, "accuracy_limit": {"interval": [0.9, 1.0]}}) is None
-    assert report.limit_to_tell({"accuracy_limit": {"interval": None}}) is None
+    assert limit_to_tell(limited) == 0.9
+    assert limit_to_tell({**limited, "accuracy": {"value": 0.95}}) is None
+    assert limit_to_tell({**limited, "accuracy_limit": {"interval": [0.9, 1.0]}}) is None
+    assert limit_to_tell({"accuracy_limit": {"interval": None}}) is None
 
 
 def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):
