@@ -6,33 +6,18 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.contrib.auth.decorators import login_required
-from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods
 
-from accounts.access import user_of
+from accounts.access import administrator_required, user_of
 from accounts.models import User
 from finetune import deletion, erasing
 from finetune.deletion import CannotDelete
 from finetune.erasing import CannotErase
-from labeling.models import Project, Prompt, Response
-from labeling.text import shortened
-
-CONTENTS: dict[str, tuple[Any, str]] = {
-    "prompt": (Prompt.objects.select_related("project"), "project"),
-    "response": (Response.objects.select_related("prompt__project"), "prompt__project"),
-}
-
-
-def administrator_of(request: HttpRequest) -> User:
-    """Raises PermissionDenied for anyone but an active superuser."""
-    user = user_of(request)
-    if not (user.is_superuser and user.is_active):
-        raise PermissionDenied("Only an administrator may erase or delete.")
-    return user
+from labeling.models import Project, Response, Task
+from labeling.views.removal import content_of, excerpt_of
 
 
 class TypedForm(forms.Form):
@@ -79,27 +64,26 @@ def _confirmed(
     return render(request, template, {**context, "form": form}, status=status)
 
 
-@login_required
+@administrator_required
 @require_http_methods(["GET", "POST"])
 def erase_content(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpResponse:
     """Show what holds the content, then erase it for good."""
-    administrator = administrator_of(request)
-    if kind not in CONTENTS:
+    project = get_object_or_404(Project, slug=slug)
+    content = content_of(project, kind, pk)
+    if isinstance(content, Task):
         raise Http404("Only prompts and responses can be erased.")
-    rows, path = CONTENTS[kind]
-    content = get_object_or_404(rows, pk=pk, **{f"{path}__slug": slug})
-    prompt = content if kind == "prompt" else content.prompt
+    prompt = content.prompt if isinstance(content, Response) else content
 
     def act() -> str:
-        erasing.erase(content=content, by=administrator)
+        erasing.erase(content=content, by=user_of(request))
         return f"{kind.capitalize()} {pk} is erased."
 
     context = {
         "section": "projects",
-        "project": prompt.project,
+        "project": project,
         "kind": kind,
         "content": content,
-        "excerpt": shortened(content.text if kind == "response" else str(content), 300),
+        "excerpt": excerpt_of(content),
         "reach": erasing.reach_of(content),
     }
     done = reverse("project-prompt", args=[slug, prompt.pk])
@@ -109,14 +93,15 @@ def erase_content(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpRe
     )
 
 
-@login_required
+@administrator_required
 @require_http_methods(["GET", "POST"])
 def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
-    administrator = administrator_of(request)
+    """Show what a person wrote and made, then erase who they are for good."""
     person = get_object_or_404(User, pk=pk)
 
     def act() -> str:
-        return f"Erased. The account is now called {erasing.erase_person(user=person, by=administrator)}."
+        name = erasing.erase_person(user=person, by=user_of(request))
+        return f"Erased. The account is now called {name}."
 
     context = {"section": "projects", "person": person, "extent": erasing.person_of(person)}
     form = TypedForm(request.POST or None, word=person.username)
@@ -125,16 +110,16 @@ def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
     )
 
 
-@login_required
+@administrator_required
 @require_http_methods(["GET", "POST"])
 def delete_project(request: HttpRequest, slug: str) -> HttpResponse:
-    administrator = administrator_of(request)
+    """Show what a project holds, then delete it with all its files."""
     project = get_object_or_404(Project, slug=slug)
     form = DeleteProjectForm(request.POST or None, word=project.slug)
 
     def act() -> str:
         despite = bool(form.cleaned_data["promoted"])
-        deletion.delete(project=project, by=administrator, despite_promoted=despite)
+        deletion.delete(project=project, by=user_of(request), despite_promoted=despite)
         return f"{project} is deleted."
 
     context = {

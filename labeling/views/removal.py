@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[Any, str]] = {
 
 
 def content_of(project: Project, kind: str, pk: int) -> Content:
-    """Raises Http404."""
+    """Return the project's prompt, response or task. Raises Http404."""
     if kind not in KINDS:
         raise Http404("Only prompts, responses and tasks can be withdrawn.")
     rows, path = KINDS[kind]
@@ -65,7 +65,7 @@ def withdraw(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpRespons
         "leads": True,
         "kind": kind,
         "title": _title(content),
-        "excerpt": _excerpt(content),
+        "excerpt": excerpt_of(content),
         "effect": withdrawing.effect_of(content),
         "form": form,
         "back": _back(request, project, content),
@@ -90,7 +90,8 @@ def _title(content: Content) -> str:
     return f"{withdrawing.kind_of(content).capitalize()} {content.pk}"
 
 
-def _excerpt(content: Content) -> str:
+def excerpt_of(content: Content) -> str:
+    """Return the beginning of a response, or of the prompt of a task, for a confirmation page."""
     if isinstance(content, Response):
         return shortened(content.text, 300)
     return shortened(str(content.prompt if isinstance(content, Task) else content), 300)

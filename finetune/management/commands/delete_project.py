@@ -6,6 +6,7 @@ from finetune import deletion
 from finetune.deletion import CannotDelete
 from labeling import archiving
 from labeling.models import Project
+from reward.management.run_command import project_named
 
 
 class Command(BaseCommand):
@@ -26,9 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="only count")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        project = Project.objects.filter(slug=options["slug"]).first()
-        if project is None:
-            raise CommandError(f"There is no project {options['slug']!r}.")
+        project = project_named(options["slug"])
         if options["archive"] or options["restore"]:
             self._move(project, options)
             return

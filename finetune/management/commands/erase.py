@@ -2,6 +2,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from accounts.management.commands.token import user_named
 from accounts.models import User
 from finetune import erasing
 from finetune.erasing import CannotErase
@@ -28,20 +29,14 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="show what holds it, and stop")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        by = self._user(options["by"])
+        by = user_named(options["by"])
         try:
             if options["person"]:
-                self._erase_person(self._user(options["person"]), by, options)
+                self._erase_person(user_named(options["person"]), by, options)
             else:
                 self._erase_content(self._content(options), by, options)
         except CannotErase as error:
             raise CommandError(str(error)) from None
-
-    def _user(self, username: str) -> User:
-        user = User.objects.filter(username=username).first()
-        if user is None:
-            raise CommandError(f"There is no account {username!r}.")
-        return user
 
     def _content(self, options: dict[str, Any]) -> Prompt | Response:
         model, pk = (Prompt, options["prompt"]) if options["prompt"] else (
