@@ -12,7 +12,7 @@ from collections.abc import Callable
 import psycopg
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.template import loader
 from django.views.defaults import server_error as django_server_error
 
@@ -81,8 +81,9 @@ def unavailable(request: HttpRequest) -> HttpResponse:
     detail = "The database does not answer. Try again in a moment."
     response: HttpResponse
     if request.path.startswith("/api/"):
-        problem = {"title": "Service Unavailable", "status": 503, "detail": detail}
-        response = JsonResponse(problem, content_type="application/problem+json")
+        from accounts.api import Problem  # the logging configuration reads this module first
+
+        response = Problem(503, detail).response()
     elif request.accepts("text/html") and request.path != "/health/":
         response = HttpResponse(loader.render_to_string("503.html"))
     else:

@@ -140,7 +140,14 @@ def withdrawn_of(task_ids: Any) -> frozenset[int]:
 def without(
     tiers: Sequence[Sequence[int]], cut: int | None, gone: Collection[int]
 ) -> tuple[list[list[int]], int | None]:
-    """The order and line that are left of a ranking when these responses are taken out of it."""
+    """Return the order and line that are left of a ranking without these responses."""
     kept = [[pk for pk in tier if pk not in gone] for tier in tiers]
     left = [tier for tier in kept if tier]
     return left, None if cut is None else sum(bool(tier) for tier in kept[:cut])
+
+
+def among(
+    tiers: Sequence[Sequence[int]], cut: int | None, responses: Collection[int]
+) -> tuple[list[list[int]], int | None]:
+    """Return the order and line of a ranking among these responses, such as those of a page."""
+    return without(tiers, cut, {pk for tier in tiers for pk in tier}.difference(responses))

@@ -101,13 +101,18 @@ def _sentence(number: int, folder: Path | None) -> str | None:
             "permissions, then try again."
         )
     if number in NOT_THERE and folder and not folder.is_dir():
-        return (
-            f"The folder {where} is missing. Move it back, or set TIEBREAK_VAR or TIEBREAK_RUNS_DIR "
-            "to where it is now. `manage.py doctor` lists everything missing."
-        )
+        return missing_folder(folder)
     if number in BROKEN:
         return f"The disk of {where} reports an error. Look at the system's log, then try again."
     return None
+
+
+def missing_folder(folder: Path) -> str:
+    """Return the sentence about a folder that was moved or deleted."""
+    return (
+        f"The folder {folder} is missing. Move it back, or set TIEBREAK_VAR or TIEBREAK_RUNS_DIR "
+        "to where it is now. `manage.py doctor` lists everything missing."
+    )
 
 
 def _free(folder: Path | None) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from django.conf import settings
 
 from runs.checkpoints import sha256
+from runs.faults import missing_folder
 from runs.models import Artifact
 
 OUTPUT = re.compile(r"runs:(\d+)/output")
@@ -82,10 +83,7 @@ def check(value: str, *, digests: bool = False) -> None:
         return
     folder = Path(resolve(value))
     if not folder.is_dir():
-        raise MissingFiles(
-            f"The folder {folder} is missing. Move it back, or set TIEBREAK_VAR or "
-            "TIEBREAK_RUNS_DIR to where it is now. `manage.py doctor` lists everything missing."
-        )
+        raise MissingFiles(missing_folder(folder))
     if output := OUTPUT.fullmatch(value):
         problem = problem_of(Artifact.objects.filter(run_id=int(output[1])), digests=digests)
         if problem:

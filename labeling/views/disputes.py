@@ -29,7 +29,7 @@ from labeling.gold import copies_of
 from labeling.judgments import FLAGS
 from labeling.lettering import Lettering, letters_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
-from labeling.out_of_use import without
+from labeling.out_of_use import among
 from labeling.outcomes import OutcomeForm, ranks_of
 from labeling.response_names import field_by_name, page_names
 from labeling.text import exact, shortened
@@ -167,8 +167,7 @@ class _Case:
 
     def _left(self, order: Ranking | Adjudication) -> tuple[list[list[int]], int | None]:
         """Its tiers and line without the responses that were withdrawn since."""
-        gone = {pk for tier in order.tiers for pk in tier} - self.letters.keys()
-        return without(order.tiers, order.cut, gone)
+        return among(order.tiers, order.cut, self.letters)
 
     def _note_to_edit(self) -> str:
         """In the letters of this page, where that is certain."""

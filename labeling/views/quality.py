@@ -14,7 +14,7 @@ from labeling import charts, window
 from labeling.access import led_project
 from labeling.lettering import Lettering
 from labeling.models import Project, Ranking, Task, TaskResponse
-from labeling.out_of_use import without
+from labeling.out_of_use import among
 from labeling.quality import (
     Dispute,
     board_of,
@@ -95,7 +95,7 @@ def _shown(
         ],
         "rankings": [
             {
-                "order": as_order(*_left(ranking, letters), letters),
+                "order": as_order(*among(ranking.tiers, ranking.cut, letters), letters),
                 "note": lettering.show(ranking.rationale, ranking.shown_order, limit=300),
                 "simulated": ranking.source == ranking.Source.SIMULATION,
             }
@@ -180,11 +180,6 @@ def _standings(board: Leaderboard) -> list[dict[str, Any]]:
 def _heat(rate: float | None) -> int:
     """1 to 5, 3 around half; 0 for nothing."""
     return 0 if rate is None else min(5, int(rate * 5) + 1)
-
-
-def _left(ranking: Ranking, letters: dict[int, str]) -> tuple[list[list[int]], int | None]:
-    gone = {pk for tier in ranking.tiers for pk in tier} - letters.keys()
-    return without(ranking.tiers, ranking.cut, gone)
 
 
 def _consensus(project: Project, number: str | None) -> dict[str, Any]:

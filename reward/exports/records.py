@@ -24,7 +24,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
-from labeling.out_of_use import without
+from labeling.out_of_use import among
 from labeling.references import own_letters
 from reward.exports.shapes import MESSAGES, Row
 from reward.snapshots import pseudonyms
@@ -173,8 +173,7 @@ class Records:
         }
 
     def _ranking(self, ranking: Ranking, at: dict[int, int], own: frozenset[str]) -> Row:
-        gone = {pk for tier in ranking.tiers for pk in tier} - at.keys()
-        tiers, cut = without(ranking.tiers, ranking.cut, gone)
+        tiers, cut = among(ranking.tiers, ranking.cut, at)
         ratings, flags = (
             {str(at[int(pk)]): value for pk, value in of.items() if int(pk) in at}
             for of in (ranking.ratings, ranking.flags)
