@@ -16,7 +16,7 @@ View = Callable[Concatenate[HttpRequest, P], HttpResponseBase]
 
 
 def user_of(request: HttpRequest) -> User:
-    """The signed-in user. Raises PermissionDenied for a stranger."""
+    """Return the signed-in user. Raises PermissionDenied for anonymous visitors."""
     if not isinstance(request.user, User):
         raise PermissionDenied("Sign in first.")
     return request.user
@@ -33,15 +33,15 @@ def _allowed_when(rule: Callable[[User], bool], view: View[P]) -> View[P]:
 
 
 def lead_required(view: View[P]) -> View[P]:
-    """A stranger is asked to sign in; a reviewer is refused with 403."""
+    """Ask anonymous visitors to sign in; refuse reviewers with 403."""
     return _allowed_when(lambda user: user.can_lead, view)
 
 
 def trainer_required(view: View[P]) -> View[P]:
-    """A stranger is asked to sign in; a reviewer or a lead is refused with 403."""
+    """Ask anonymous visitors to sign in; refuse reviewers and leads with 403."""
     return _allowed_when(lambda user: user.can_train, view)
 
 
 def administrator_required(view: View[P]) -> View[P]:
-    """Ask a stranger to sign in; refuse everyone who is not an administrator with 403."""
+    """Ask anonymous visitors to sign in; refuse everyone but administrators with 403."""
     return _allowed_when(lambda user: user.is_active and user.is_superuser, view)

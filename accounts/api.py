@@ -1,6 +1,6 @@
 """What every part of the API shares: who calls it, and how it says no.
 
-The caller is the owner of the token in `Authorization: Bearer KEY`. A session is no way in, so a
+The caller is the owner of the token in `Authorization: Bearer KEY`. A session is not accepted, so a
 page of another site cannot use one. An error is application/problem+json (RFC 9457).
 """
 
@@ -14,7 +14,7 @@ from accounts.models import Token
 
 
 class Problem(Exception):  # noqa: N818
-    """The request ends here; `detail` is a sentence for whoever sent it."""
+    """The request ends here; `detail` is a sentence for its sender."""
 
     def __init__(self, status: int, detail: str, *, retry_after: int | None = None, **more: Any):
         super().__init__(detail)

@@ -94,7 +94,9 @@ def change(*, form: RoleForm, by: User) -> list[str]:
 def issue_link(*, person: User, by: User | None) -> str:
     """Return the path of a new one-time link; earlier links of the person end. Raises LinkError."""
     if not person.is_active:
-        raise LinkError(f"{person} may not sign in, so a link would be of no use. Activate them.")
+        raise LinkError(
+            f"{person} may not sign in, so a link would not work. Activate the account first."
+        )
     User.objects.filter(pk=person.pk).update(link_number=F("link_number") + 1)
     person.refresh_from_db()
     audit(by, "one-time link issued", person)

@@ -61,7 +61,7 @@ class Attempt:
 
 @contextmanager
 def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
-    """Count an attempt, and hold one of the turns to hash a password meanwhile.
+    """Count an attempt, and hold one of the turns to hash a password until it ends.
 
     The caller says `succeed()` when the password was right. Raises Throttled. Two queries, and two
     more after a success.

@@ -12,7 +12,7 @@ COOKIE = "timezone"
 _of_browser: ContextVar[bool] = ContextVar("zone_of_browser", default=False)
 
 KNOWN = frozenset(available_timezones()) - {"localtime", "Factory"}
-"""A cookie is a stranger's text: no name outside this list reaches the file system."""
+"""A cookie can hold anything: no name outside this list reaches the file system."""
 
 
 @lru_cache(maxsize=512)

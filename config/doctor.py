@@ -1,6 +1,6 @@
 """What is missing, altered or about to fail in an installation's files, each in a sentence.
 
-`manage.py doctor` prints it. Nothing here changes anything, and each examination stands alone.
+`manage.py doctor` prints it. Nothing here changes anything, and each check is independent.
 """
 
 import shutil

@@ -25,7 +25,7 @@ def health(request: HttpRequest) -> HttpResponse:
 
 def main(url: str) -> int:
     if not url.startswith(("http://", "https://")):
-        print(f"{url} is no web address.", file=sys.stderr)
+        print(f"{url} is not a web address.", file=sys.stderr)
         return 2
     host = os.environ.get("TIEBREAK_ALLOWED_HOSTS", "").split(",")[0].strip() or "localhost"
     # As a proxy in front would ask, so that neither the host's name nor plain HTTP is refused.

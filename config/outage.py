@@ -1,7 +1,7 @@
 """What the site does while its database is away: answer 503 quickly, and notice its return.
 
 A web request waits about two seconds at most for a database that does not answer. Once one request
-has waited in vain, the others ask first whether the server is there, which takes milliseconds when
+has timed out, the others ask first whether the server is there, which takes milliseconds when
 it refuses and half a second when it hangs.
 """
 

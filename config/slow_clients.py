@@ -30,7 +30,7 @@ CONNECTIONS = 1000
 BUFFERED_RESPONSE = 256 << 20
 """So much of a response waits, on disk, for its reader before the thread that makes it has to."""
 LINGER_SECONDS = 2
-"""For this time a refused body is still received and thrown away, so that its sender reads why."""
+"""A refused body is received and discarded for this time, so that its sender can read the reason."""
 
 HASHES_PASSWORD = re.compile(
     r"/login/|/admin/login/|/password/|/link/.*|/people/.*|/admin/accounts/user/.*"
@@ -88,7 +88,7 @@ class Request(HTTPRequestParser):
         return consumed
 
     def seconds(self) -> float:
-        """Return how long receiving it may take in all, as far as is known by now."""
+        """Return how long receiving it may take in all, as far as is known yet."""
         if not self.headers_finished:
             return settings.HEADER_SECONDS
         length = self.body_bytes_received if self.chunked else self.content_length

@@ -1,4 +1,4 @@
-"""The accounts of the demo: three for whoever tries it, and the simulated reviewers."""
+"""The accounts of the demo: three for people who try it, and the simulated reviewers."""
 
 import json
 import secrets

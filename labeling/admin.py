@@ -105,7 +105,7 @@ class ProjectAdmin(ProjectDeletionMixin, OwnProjectsAdmin):
             memberships.note(formset, user_of(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        """Make whoever creates a project its lead, as they would not see it otherwise."""
+        """Make the creator of a project its lead, as they would not see it otherwise."""
         super().save_related(request, form, formsets, change)
         if not change:
             projects.give_lead(project=form.instance, by=user_of(request))

@@ -1,7 +1,7 @@
 """Erasing content from the tables of this package, for good.
 
 Rows stay, so that rankings keep their tasks; what they said goes. finetune.erasing calls this, as
-snapshots, runs and evaluations hold copies: call that, not this. Whoever calls audits.
+snapshots, runs and evaluations hold copies: call that, not this. The caller writes the audit entry.
 """
 
 import re

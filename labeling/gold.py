@@ -5,7 +5,7 @@
     {"kind": "unacceptable", "a": 3}         response 3 lies below the line
 
 A gold task is a task of its own kind beside the one it was made from. It has no slots until it is
-given out (labeling.assignment), and its rankings measure reviewers: they are no training data.
+given out (labeling.assignment), and its rankings measure reviewers: they are not training data.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -305,7 +305,7 @@ def make(
 ) -> Gold:
     """Gold from a task: a copy that measures reviewers. Made again, a retired one comes back.
 
-    The task keeps its rankings and is given to nobody new, as whoever had the copy would know it.
+    The task keeps its rankings and is not given to more reviewers, because anyone who saw the copy would recognise it.
     Raises GoldError.
     """
     if task.kind == Task.Kind.GOLD:

@@ -109,7 +109,7 @@ def stand(project: Project, reviewer: User) -> Stand:
 def remaining(project: Project, reviewer: User) -> list[int]:
     """Gold tasks they can still get, in an order of their own. Costs by the project's gold alone.
 
-    Whoever ranked, skipped or holds a task of the same prompt would know it again.
+    Anyone who ranked, skipped or holds a task of the same prompt would recognise it.
     """
     with connection.cursor() as cursor:
         cursor.execute(_REMAINING, {"project": project.pk, "reviewer": reviewer.pk})

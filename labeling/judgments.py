@@ -51,7 +51,7 @@ class Content:
 
 
 def _sane_seconds(seconds: float) -> float:
-    """A wrong clock is no reason to refuse a ranking."""
+    """A wrong clock does not make a ranking invalid."""
     return min(max(seconds, 0.0), LONGEST_ACTIVE_SECONDS) if math.isfinite(seconds) else 0.0
 
 
@@ -109,7 +109,7 @@ def _tiers_problem(tiers: Any, responses: set[int], partial: bool) -> str | None
     if any(not tier for tier in tiers):
         return "A tier without a response says nothing; leave it out."
     if strangers := sorted(set(placed) - responses):
-        return f"These are no responses of this task: {', '.join(map(str, strangers))}."
+        return f"These responses do not belong to this task: {', '.join(map(str, strangers))}."
     if len(placed) != len(set(placed)):
         return "Each response has one place; one was placed twice."
     if missing := len(responses) - len(placed):

@@ -58,7 +58,7 @@ MORE_HELP = {
 
 
 class PolicyForm(forms.ModelForm):
-    """Says what is wrong beside the field, in a sentence, before the database would."""
+    """Shows errors next to their fields, as sentences, before the database would refuse."""
 
     class Meta:
         model = Project

@@ -36,7 +36,7 @@ class QualificationError(ValueError):
 
 
 def attempt_of(*, project: Project, reviewer: User) -> Qualification | None:
-    """The attempt that counts: the newest, unless a guideline since asks to qualify anew.
+    """The attempt that counts: the newest, unless a guideline since asks to qualify again.
 
     Two queries, one where there is no attempt.
     """
@@ -125,7 +125,7 @@ def begin(*, project: Project, reviewer: User) -> Qualification:
 
 
 def _forget_answers(project: Project, reviewer: User) -> None:
-    """So that the tasks can be answered anew. The rankings stay in the books, as superseded."""
+    """Let the tasks be answered again. The rankings are kept, marked superseded."""
     tasks = _tasks(project).values("task")
     slots = Slot.objects.filter(task__in=tasks, reviewer=reviewer).order_by("task", "number")
     held = list(slots.select_for_update().values_list("pk", flat=True))

@@ -151,7 +151,7 @@ def _apply(
     planned = plan(project=project, wanted=wanted, task=task)
     if expected is not None and expected != planned.slots:
         raise CannotRaise(
-            f"Nothing was added: it would add {planned.slots} slots by now, and not {expected}. "
+            f"Nothing was added: it would now add {planned.slots} slots instead of {expected}. "
             "Look at the numbers again, then confirm."
         )
     with connection.cursor() as cursor:

@@ -73,7 +73,7 @@ class Submission:
     duplicate: bool
     """It had been submitted before; nothing was written."""
     extra: bool
-    """The task had all the rankings it wanted by then; this one is kept beside them."""
+    """The task had all the rankings it wanted; this one is kept as well."""
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -374,7 +374,7 @@ def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Proj
 
 
 def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> list[int]:
-    """What the form of this slot showed, whoever has the slot by now."""
+    """Return what the form of this slot showed, even if someone else has the slot now."""
     if slot.reviewer_id == reviewer.pk and slot.shown_order:
         return slot.shown_order
     return shown_order_for(slot.task_id, slot.number, response_ids)

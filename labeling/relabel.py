@@ -1,4 +1,4 @@
-"""After a guideline changed: a sample of its tasks is ranked anew, and the two are compared.
+"""After a guideline changed: a sample of its tasks is ranked again, and the two are compared.
 
 The sample's tasks are copied, so that the same and other reviewers rank them as any task, under the
 guideline in force. The copies are tasks of their own kind: they measure, and enter a snapshot only
@@ -107,7 +107,7 @@ def draw(
     counts = candidates(project, earlier)
     if not counts:
         raise CannotRelabel(
-            f"No task has two rankings under version {earlier.number} that was not ranked anew "
+            f"No task has two rankings under version {earlier.number} that was not ranked again "
             "already, so there is nothing to compare."
         )
     chosen = sorted(random.Random(seed).sample(sorted(counts), min(size, len(counts))))

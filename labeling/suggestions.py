@@ -35,7 +35,7 @@ def register(source: Source) -> None:
 def suggestions_for(
     user: User, task: Task, response_ids: Sequence[int], *, judging: bool = False
 ) -> dict[int, Suggestion]:
-    """By response; empty for whoever may not see them, and then no score is read.
+    """By response; empty for people who may not see them, and then no score is read.
 
     Costs what the policy costs, and a query of each source. On a page where a task is judged, no
     query at all unless everyone may see them.

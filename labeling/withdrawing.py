@@ -81,7 +81,7 @@ def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
 def withdraw_prompts(
     *, project: Project, prompt_ids: Iterable[int], by: User | None, reason: str = ""
 ) -> int:
-    """Take many prompts out of use at once, as one action; how many were in use."""
+    """Take many prompts out of use as one action, and return how many were in use."""
     ids = list(prompt_ids)
     rows = Prompt.objects.filter(project=project, pk__in=ids, withdrawn_at=None)
     count = rows.count()

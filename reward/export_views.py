@@ -115,7 +115,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponseBase:
 @login_required
 @require_GET
 def about(request: HttpRequest, slug: str) -> HttpResponse:
-    """The card that the command writes beside the file. Reads everything."""
+    """The card that the command writes next to the file. Reads everything."""
     project = led_project(request, slug)
     form = ExportForm(request.GET, project=project)
     if not form.is_valid():

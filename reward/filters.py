@@ -173,4 +173,4 @@ def _day(name: str, text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise FilterError({name: f"{text!r} is no day such as 2026-02-28."}) from None
+        raise FilterError({name: f"{text!r} is not a date; use YYYY-MM-DD."}) from None

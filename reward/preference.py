@@ -101,7 +101,7 @@ class Group:
             for name in names:
                 entries = self.meta.get(name)
                 if entries is not None and not isinstance(entries, list):
-                    return f"has {name} in its meta that is no list"
+                    return f"has {name} in its meta that is not a list"
                 if entries is not None and len(entries) != len(listed):
                     return f"has {len(entries)} entries of {name} for {len(listed)} {what}"
         problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
@@ -264,7 +264,9 @@ def _read_groups(path: Path, rows_at_once: int) -> Iterator[Group]:
     file = pq.ParquetFile(path)
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
     if missing:
-        raise PreferenceError(f"{path} is no preference data: it lacks {', '.join(missing)}.")
+        raise PreferenceError(
+            f"{path} does not hold preference data: it lacks {', '.join(missing)}."
+        )
     with file:
         for batch in file.iter_batches(batch_size=rows_at_once, columns=SCHEMA.names):
             for row in batch.to_pylist():

@@ -35,7 +35,7 @@ from runs.kinds import CannotRun
 
 SHARE, SEED = 0.2, 0
 MOST_TASKS = 50_000
-"""Put in order at once: the first of the queue. What lies behind them stays there."""
+"""How many tasks are put in order at a time: the first of the queue. The others keep their places."""
 GREEDY = 1000
 RANKED_AT_ONCE = 2000
 

@@ -95,7 +95,7 @@ class RewardConfig(RecipeConfig):
     )
     cut_weight: float = option(
         0.0,
-        "How much the line under which all is unacceptable counts beside the order. It pulls "
+        "How much the line under which all is unacceptable counts compared with the order. It pulls "
         "scores above 0 for acceptable responses and below 0 for the others, so that scores of "
         "different prompts can be compared. 0: the order alone.",
         label="Weight of the line",
@@ -113,7 +113,7 @@ class RewardConfig(RecipeConfig):
     )
     criteria_weight: float = option(
         0.0,
-        "How much the ratings of single criteria count beside the order. Each rated criterion gets "
+        "How much the ratings of single criteria count compared with the order. Each rated criterion gets "
         "a score of its own, and a line in the report. 0: ratings are not used.",
         label="Weight of the criteria",
         min=0,

@@ -49,7 +49,7 @@ def asked_in(raw: Any) -> Asked:
     if raw.get("responses") is not None:
         texts = raw["responses"]
         if not isinstance(texts, list) or not texts:
-            raise ValueError("responses is no list of texts")
+            raise ValueError("responses is not a list of texts")
         return Asked(prompt, [text_in(text, "a response") for text in texts], many=True)
     if raw.get("response") is None:
         raise ValueError("it has a prompt, and neither response nor responses")
@@ -85,13 +85,15 @@ def _turn_in(turn: Any, name: str) -> dict[str, str]:
 
 
 def text_in(value: Any, name: str) -> str:
-    """Raises ValueError for what is no text, and for text that no encoding can write."""
+    """Raises ValueError for anything but text, and for text that no encoding can write."""
     if not isinstance(value, str):
-        raise ValueError(f"{name} is no text")
+        raise ValueError(f"{name} is not text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
+        raise ValueError(
+            f"{name} holds half of a surrogate pair, which is not a character"
+        ) from None
     return value
 
 

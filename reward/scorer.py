@@ -148,7 +148,7 @@ def _asked(model: RewardModel, rows: Sequence[Asked]) -> dict[str, Any]:
 
 
 def _problem(answer: dict[str, Any]) -> Exception:
-    """What the scorer says of its machine goes to the log; whoever asked need not know folders."""
+    """Log what the scorer says of its machine; clients need not know folders."""
     match answer["error"]:
         case "busy" | "late":
             return Unavailable("Too many requests wait for scores.", retry_after=5)

@@ -40,7 +40,7 @@ def receive(connection: socket.socket) -> dict[str, Any]:
         )
     message = json.loads(_exactly(connection, length))
     if not isinstance(message, dict):
-        raise ValueError("The message is no object.")
+        raise ValueError("The message is not an object.")
     return message
 
 

@@ -107,7 +107,7 @@ class Launch:
         return bool(self.inputs.errors or self.config.errors or self.about.errors)
 
     def start(self, by: User) -> Run | None:
-        """The queued run, or None with the errors beside their fields and nothing written."""
+        """The queued run, or None with the errors next to their fields and nothing written."""
         if not (self.inputs.is_valid() and self.about.is_valid()):
             self._check_settings_alone()
             return None

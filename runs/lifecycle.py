@@ -26,7 +26,7 @@ logger = logging.getLogger("tiebreak.runs")
 
 
 class LeaseLost(Exception):  # noqa: N818
-    """Somebody else has the run now, or nobody. Whoever catches this stops its recipe and leaves."""
+    """Another worker has the run now, or none. The catcher stops its recipe and returns."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def heartbeat(lease: Lease) -> None:
 def regain(lease: Lease, owner: str) -> Lease | None:
     """Take back a run that the reaper took and nobody has claimed since; None when there is none.
 
-    For a worker whose recipe has finished while the database was away: its lease ended meanwhile,
+    For a worker whose recipe has finished while the database was away: its lease ended in the meantime,
     and its results are as good as before. The attempt stays the same one.
     """
     reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error=_lost_too_often())

@@ -100,7 +100,7 @@ class RunDir:
             return json.loads(spec_file.read_text())
         except FileNotFoundError:
             raise RunDirError(
-                f"{spec_file} does not exist: {self.path} is no run directory."
+                f"{spec_file} does not exist: {self.path} is not a run directory."
             ) from None
         except json.JSONDecodeError as error:
             raise RunDirError(f"{spec_file} is not JSON: {error}.") from None

@@ -96,7 +96,7 @@ def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
             return _end(run, lambda: lifecycle.cancel(lease))
         attempt = Attempt(run, lease, run_dir)
         if workspace.is_finished(run_dir):
-            run_dir.message("An earlier attempt had finished; its results are taken over.")
+            run_dir.message("An earlier attempt had finished; its results are used.")
             return _take_over(run, kind, attempt)
         attempt.begin(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
         if slot:

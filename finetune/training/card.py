@@ -1,4 +1,4 @@
-"""The README.md beside an adapter: what it is, how it was made, and how to load it without Tiebreak."""
+"""The README.md next to an adapter: what it is, how it was made, and how to load it without Tiebreak."""
 
 from typing import Any
 

@@ -5,7 +5,7 @@
 reads   run.json (config: finetune.recipe_config.EvaluateConfig), data/prompts.parquet
 writes  output/answers.parquet (a row a prompt and sample, with both answers), output/report.json
 
-Who won is not decided here but by whoever reads the answers: people, a rule, or the reward model
+The verdict is not decided here but by the judges of the answers: people, a rule, or the reward model
 that the config may name, whose scores are written beside the answers. Both sides draw from common
 random numbers: the same prompt and sample number has the same seed, so a model compared with itself
 ties everywhere, and chance blurs a difference less. Left out: other metrics than length, because a

@@ -34,7 +34,7 @@ class ReadyDPOTrainer(DPOTrainer):
 
 
 class SortedBatches(Sampler[int]):
-    """Shuffles anew each epoch, then sorts each effective batch by length, the longest first.
+    """Shuffles each epoch, then sorts each effective batch by length, the longest first.
 
     A step sees the same rows as after plain shuffling, but its micro-batches hold rows of like
     length, which saves about a quarter in padding. The order follows from seed and epoch alone.

@@ -151,7 +151,7 @@ def _ranked(value: list[Any], places: dict[str, int], line: int) -> list[list[in
         if not isinstance(one, dict) or "value" not in one or "rank" not in one:
             return None
         if (place := _place(str(one["value"]), places)) is None:
-            raise BadInput(f"the ranking names {one['value']!r}, which is no field.", line)
+            raise BadInput(f"the ranking names {one['value']!r}, which is not a field.", line)
         if (rank := number(one["rank"])) is not None:
             ranked.append((rank, place))
     ranked.sort(key=lambda pair: pair[0])

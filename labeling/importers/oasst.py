@@ -70,9 +70,9 @@ class Node:
             raise BadInput(f"message {self.id} is by neither prompter nor assistant.", self.line)
         rank = message.get("rank")
         if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
-            raise BadInput(f"message {self.id} has a rank that is no whole number.", self.line)
+            raise BadInput(f"message {self.id} has a rank that is not a whole number.", self.line)
         if not isinstance(message.get("replies") or [], list):
-            raise BadInput(f"message {self.id} has replies that are no list.", self.line)
+            raise BadInput(f"message {self.id} has replies that are not a list.", self.line)
         if len(self.history) > DEEPEST:
             raise BadInput(f"the conversation is deeper than {DEEPEST} messages.", self.line)
         return self

@@ -136,7 +136,7 @@ def check_messages(messages: Any, line: int) -> list[dict[str, str]]:
         if message["role"] not in ROLES:
             raise BadInput(f"a role is one of {', '.join(ROLES)}; got {message['role']!r}.", line)
         if not isinstance(message["content"], str):
-            raise BadInput(f"the content of a {message['role']} message is no text.", line)
+            raise BadInput(f"the content of a {message['role']} message is not text.", line)
     if messages[-1]["role"] == "assistant":
         raise BadInput("the last message is the assistant's; there is nothing to answer.", line)
     return messages

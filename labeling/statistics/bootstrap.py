@@ -1,4 +1,4 @@
-"""Intervals by drawing whole clusters anew: what hangs together is drawn together.
+"""Bootstrap intervals that resample whole clusters: dependent rows are drawn together.
 
 The percentile bootstrap of Efron, over clusters as in Davison and Hinkley, "Bootstrap Methods and
 their Application" (1997), section 3.8.

@@ -73,7 +73,7 @@ def open_until(ranking: Ranking) -> datetime | None:
 @never_cache
 @require_http_methods(["GET", "POST"])
 def own_ranking(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Change one's own ranking: the old one stays in the books, the new one supersedes it."""
+    """Change one's own ranking: the old one is kept, superseded by the new one."""
     project = project_for(request, slug)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task__prompt", "task__project__current_version"),

@@ -39,7 +39,7 @@ class AddForm(forms.Form):
         name = self.cleaned_data["username"].strip()
         person = User.objects.filter(username=name).first()
         if person is None:
-            raise forms.ValidationError("Nobody has this user name. Create an account below.")
+            raise forms.ValidationError("Nobody has this user name. Create an account instead.")
         return person
 
 

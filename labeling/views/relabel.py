@@ -1,4 +1,4 @@
-"""Rank a sample anew after a guideline change, and see what the change did."""
+"""Rank a sample again after a guideline change, and measure its effect."""
 
 from http import HTTPStatus
 from typing import Any

@@ -420,7 +420,7 @@ def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
     """204 when it was kept; 409 with the reason when the reviewer no longer holds the slot."""
     project = project_for(request, slug)
     if (draft := read_draft(request.body)) is None:
-        return HttpResponse(_("This is no draft, or too long."), status=HTTPStatus.BAD_REQUEST)
+        return HttpResponse(_("Not a valid draft, or too long."), status=HTTPStatus.BAD_REQUEST)
     kept = queue.save_draft(
         slot_id=slot_id, project=project, reviewer=user_of(request), draft=draft
     )

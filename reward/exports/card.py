@@ -1,4 +1,4 @@
-"""What stands beside an exported file: what it is, what a tie became, what was left out.
+"""The card next to an exported file: what it is, what a tie became, what was left out.
 
 A file NAME.about.md, which loaders of data sets pass over.
 """
@@ -55,7 +55,7 @@ def text(name: str, plan: dict[str, Any], counts: dict[str, int], *, cuts: int =
     if cuts:
         times = "once" if cuts == 1 else f"{cuts} times"
         said.append(
-            f"It was cut off {times} and went on: rankings made meanwhile are in the later part."
+            f"It was cut off {times} and continued: rankings made in between are in the later part."
         )
     table = ["| | |", "|---|---:|", *(f"| {what_of(key)} | {n:,} |" for key, n in counts.items())]
     about = {"file": name, **plan, "counts": counts, "cuts": cuts}

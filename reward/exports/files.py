@@ -55,7 +55,7 @@ class Parts:
         if found["plan"] != self.plan:
             raise ExportError(
                 f"{self.folder} holds the beginning of another export to {self.path.name}. Add "
-                "--restart to begin anew, or repeat that one's options to go on with it."
+                "--restart to start over, or repeat that one's options to continue it."
             )
         self.cursor = {**found, "cuts": found["cuts"] + 1}
         return True

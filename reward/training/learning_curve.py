@@ -7,7 +7,7 @@ arXiv:1712.00409; Viering & Loog 2021, arXiv:2103.10948, on where it fails). Fou
 not pin down three numbers, so no single fit is believed: all curves on a grid are weighed by how
 well they explain the points (a Bayesian fit under flat priors), and intervals are theirs.
 
-Models are trained anew on each subset, with the settings of the run. Scores of heads on the frozen
+Models are trained from scratch on each subset, with the settings of the run. Scores of heads on the frozen
 backbone would be cheaper, and wrong: a backbone tuned on all rankings has seen what the subset is
 supposed to lack, and one that was not tuned learns another curve. Measured once, with a tiny Llama
 from an eighth to all of 480 prompts: trained anew 74.9 to 79.7 %; heads on the tuned backbone 81.2

@@ -326,7 +326,7 @@ def torch_dtype(name: str) -> torch.dtype:
 def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
     """The longest input the model can read, or `wanted` if that is less.
 
-    With rotary positions that are scaled anew from some length on, that length: one long text would
+    With rotary positions that are rescaled from some length on, that length: one long text would
     otherwise change the scores of all that are forwarded with it.
     """
     name, revision = split_reference(reference)

@@ -43,11 +43,11 @@ def output_folder(run: Path) -> Path:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """Raises RecipeError when the folder is no reward run's output."""
+    """Raises RecipeError when the folder is not the output of a reward run."""
     try:
         return json.loads((folder / "report.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise RecipeError(f"{folder} is no output of a reward run: {error}.") from None
+        raise RecipeError(f"{folder} is not the output of a reward run: {error}.") from None
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ class Door:
 
 
 def reply(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Whoever asked may have gone; that is theirs to know."""
+    """Send a reply; the client may have disconnected."""
     with suppress(OSError), connection:
         send(connection, message)
 
@@ -121,7 +121,7 @@ def refuse(connection: socket.socket, why: str, text: str) -> None:
 
 
 def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
-    """Answer until idle or too large; the caller then begins anew. `memory` is in MB."""
+    """Answer until idle or too large; the caller then restarts. `memory` is in MB."""
     shelf: Any = None
     door.open()
     while not (shelf and shelf.too_large()):
@@ -135,7 +135,7 @@ def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
             shelf = Shelf(models, memory_mb=memory)
         answer(shelf, question)
     else:
-        say(f"It holds more than {memory} MB; it begins anew.")
+        say(f"It holds more than {memory} MB; it restarts.")
     door.close()
     while question := door.next(0.01):
         answer(shelf, question)
@@ -196,7 +196,7 @@ def half_the_memory() -> int:
 
 
 def bound_memory(megabytes: int) -> None:
-    """Whoever would allocate more gets an error, and not the machine's last memory."""
+    """Limit this process's memory, so that it fails before the machine runs out."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 2**20, hard))
 

@@ -53,7 +53,7 @@ class Shelf:
         try:
             return self._answer(folder, conversations, stop)
         except AskerLeft:
-            return {"error": "late", "text": "Whoever asked has left."}
+            return {"error": "late", "text": "The client has disconnected."}
         except RecipeError as error:
             return {"error": "model", "text": str(error)}
         except Exception as error:
@@ -82,7 +82,7 @@ class Shelf:
         }
 
     def _scorer(self, folder: Path) -> Scorer:
-        """Raises RecipeError when there is no model. A folder that was written anew is read anew."""
+        """Raises RecipeError when there is no model. A folder that was rewritten is read again."""
         key = (str(folder), _written_at(folder))
         if key not in self.loaded:
             while len(self.loaded) >= self.models:

@@ -147,9 +147,9 @@ def test_of_more_than_nine_replies_nine_are_taken_evenly(project, save):
     ("root", "sentence"),
     [
         (said("narrator", "x"), "Line 2: message id x is by neither"),
-        (prompter("x", assistant("y", "first"), assistant("z", 1)), "rank that is no whole"),
+        (prompter("x", assistant("y", "first"), assistant("z", 1)), "rank that is not a whole"),
         ({"message_id": "1", "role": "prompter"}, '"text"'),
-        ({**prompter("x"), "replies": {"a": 1}}, "replies that are no list"),
+        ({**prompter("x"), "replies": {"a": 1}}, "replies that are not a list"),
         ("text", 'Line 2: a tree must be an object with a "prompt"'),
     ],
 )

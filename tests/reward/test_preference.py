@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_no_file(tmp_path):
         ({"rankings": [Judgment("r", [[11], [22]], strength=float("inf"))]}, "the strength inf"),
         ({"rankings": [Judgment("r", [[11], [22]], strength=-1.0)]}, "the strength -1.0"),
         ({"meta": {"ratings": [{}]}}, "1 entries of ratings for 2 rankings"),
-        ({"meta": {"simulated": True}}, "has simulated in its meta that is no list"),
+        ({"meta": {"simulated": True}}, "has simulated in its meta that is not a list"),
         ({"meta": {"ranking_ids": [7]}}, "1 entries of ranking_ids for 2 rankings"),
         ({"meta": {"response_models": ["a"]}}, "1 entries of response_models for 3 responses"),
     ],

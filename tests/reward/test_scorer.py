@@ -62,7 +62,7 @@ class Running:
             return receive(connection)
 
     def process(self):
-        """Has no command line for a moment when it begins anew."""
+        """Has no command line for a moment when it restarts."""
         leash = psutil.Process(self.service.process.pid)
         return wait_until(lambda: next(filter(serves, leash.children(recursive=True)), None))
 
@@ -179,7 +179,7 @@ def test_a_folder_without_a_model_is_refused_and_the_next_question_answered(
     running, models, tmp_path
 ):
     refused = running.ask(tmp_path, [[PROMPT, ["a"]]])
-    assert refused["error"] == "model" and "no output of a reward run" in refused["text"]
+    assert refused["error"] == "model" and "not the output of a reward run" in refused["text"]
     assert running.ask(models[0], [["nonsense", 3]])["error"] == "failed"
     assert "verdicts" in running.ask(models[0], [[PROMPT, ["a"]]])
 
@@ -256,7 +256,7 @@ def test_a_question_beyond_its_memory_is_refused_and_it_begins_anew(tmp_path, mo
         before = scorer.process().pid
         said = scorer.ask(models[0], [[PROMPT, ["x" * 400] * 16] for _ in range(128)])
         assert "verdicts" in said or "may use 400 MB" in said["text"]
-        wait_until(lambda: "begins anew" in scorer.log.read_text(), 20)
+        wait_until(lambda: "it restarts" in scorer.log.read_text(), 20)
         scorer.wait()
         assert scorer.process().pid == before
 

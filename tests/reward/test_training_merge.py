@@ -88,7 +88,7 @@ def test_a_merge_that_disagrees_leaves_nothing(finished, tmp_path, monkeypatch):
 def test_a_folder_that_exists_or_holds_no_reward_model_is_refused(finished, tmp_path):
     with pytest.raises(RecipeError, match="exists already"):
         merge(finished.output, tmp_path)
-    with pytest.raises(RecipeError, match="is no output of a reward run"):
+    with pytest.raises(RecipeError, match="is not the output of a reward run"):
         merge(tmp_path, tmp_path / "merged")
 
 

@@ -316,7 +316,7 @@ def test_more_responses_than_fit_a_row_score_as_if_alone(finished):
 
 
 def test_scoring_refuses_a_folder_without_a_reward_model(tmp_path):
-    with pytest.raises(RecipeError, match="is no output of a reward run"):
+    with pytest.raises(RecipeError, match="is not the output of a reward run"):
         Scorer(tmp_path)
 
 

@@ -227,7 +227,7 @@ def test_what_an_earlier_attempt_finished_is_taken_over_and_not_repeated(begin, 
     assert run.result["digest"] == digest_of(4)
     assert not (folder / "log.txt").exists()
     texts = [event.data["text"] for event in run.events.filter(event="message")]
-    assert texts == ["An earlier attempt had finished; its results are taken over."]
+    assert texts == ["An earlier attempt had finished; its results are used."]
 
 
 def test_results_that_could_not_be_taken_over_are_computed_again(begin):

@@ -18,7 +18,7 @@ class Command(BaseCommand):
         issue = verbs.add_parser("issue", help="print a new key")
         issue.add_argument("user", help="whose it is; it may do what they may")
         issue.add_argument("--name", required=True, help="what it is for")
-        revoke = verbs.add_parser("revoke", help="end a token at once")
+        revoke = verbs.add_parser("revoke", help="end a token immediately")
         revoke.add_argument("number", type=int)
         for verb in (issue, revoke):
             verb.add_argument("--dry-run", action="store_true", help="check, and write nothing")

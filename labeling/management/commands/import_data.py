@@ -156,7 +156,7 @@ class Command(BaseCommand):
 
 
 def _asked(path: Path, unclear: Unclear) -> str:
-    """Return the questions, each with what is said by now."""
+    """Return the questions, each with what is known so far."""
     proposal = unclear.proposal
     questions = "\n".join(f"- {text}" for text in proposal.questions.values())
     known = " ".join(

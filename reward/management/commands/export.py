@@ -19,7 +19,7 @@ class Command(BaseCommand):
         "they are now. Formats: "
         + "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
         + "; parquet and jsonl: kwise in such a file. The file's ending says whether it is JSON "
-        "lines or Parquet; beside it NAME.about.md says what it is and what was left out. An export "
+        "lines or Parquet; next to it, NAME.about.md says what it is and what was left out. An export "
         "that was cut off goes on where it was when it is started again. The last line printed is "
         "one JSON object with the counts. Status: 0 done, 1 nothing was written."
     )

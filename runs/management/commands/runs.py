@@ -23,9 +23,9 @@ class Command(BaseCommand):
   list       The newest runs, narrowed by --project, --kind, --state and --search.
   show       One run: state, progress, settings, result, the last messages.
   watch      Print what a run says until it ends. Ctrl-C stops watching, not the run.
-  cancel     A queued run ends at once. A running one writes a checkpoint first.
+  cancel     A queued run ends immediately. A running one writes a checkpoint first.
   requeue    Put a failed or cancelled run back into the queue; it goes on from its last
-             checkpoint, and its attempts are counted anew.
+             checkpoint, and its attempts are counted from 0.
 
 show and watch end with status 2 when the run failed or was cancelled.
 --json prints one JSON object a line instead of text for people."""
