@@ -45,7 +45,8 @@ DPO = RunKind(
     decided=frozenset({"model"}),
     folders=frozenset({"model"}),
     figure=dpo.figure,
-    shares=SHARES | {"held_out/accuracy", "held_out/accuracies", "rewards/accuracies"},
+    shares=SHARES
+    | {"held_out/accuracy", "held_out/accuracies", "rewards/accuracies", "mean_token_accuracy"},
     links=dpo.links,
 )
 

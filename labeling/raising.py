@@ -91,7 +91,7 @@ SELECT count(*) FROM (
 
 REASONS = {
     "withdrawn": "withdrawn",
-    "enough": "want or have as many already",
+    "enough": "with as many already",
     "decided": "decided by a lead",
     "parked": "not given out any more, as gold was made of them",
     "gold": "gold",

@@ -128,7 +128,7 @@ REWARD = RunKind(
     checked=checked,
     folders=frozenset({"base_model"}),
     figure=figure,
-    shares=SHARES | {"test_accuracy"},
+    shares=SHARES | {"test_accuracy", "train_agreement"},
     links=links,
     multi_gpu=True,
 )

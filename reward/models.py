@@ -125,6 +125,11 @@ class RewardModel(models.Model):
     def folder(self) -> Path:
         return Path(storage.resolve(self.path))
 
+    @property
+    def base_folder(self) -> str:
+        """The folder of its base, or the name of the base on Hugging Face."""
+        return storage.resolve(self.base)
+
     def folder_to_load(self) -> Path:
         """Return the folder, for a process that will load the model from it.
 
@@ -134,9 +139,8 @@ class RewardModel(models.Model):
         adapter = self.folder / "adapter_config.json"
         with suppress(OSError, ValueError, AttributeError):
             named = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
-            base = storage.resolve(self.base)
-            if named.startswith("/") and named != base and not Path(named).is_dir():
-                write_atomically(self.folder.parent / MOVED_BASE, base)
+            if named.startswith("/") and named != self.base_folder and not Path(named).is_dir():
+                write_atomically(self.folder.parent / MOVED_BASE, self.base_folder)
         return self.folder
 
     def figure(self, name: str) -> dict[str, Any]:

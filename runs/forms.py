@@ -10,7 +10,7 @@ from django.utils.functional import cached_property
 
 from accounts.models import User
 from accounts.parameters import number
-from runs import kinds, services
+from runs import kinds, services, storage
 from runs.kinds import RunKind
 from runs.models import Run, RunQuerySet, State, projects_led_by
 from runs.recipe_config import ConfigError, Option
@@ -145,7 +145,8 @@ def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
     run_id = number(query.get("from", ""))
     if run_id and (run := Run.objects.filter(pk=run_id, kind=kind.name).first()):
         initial = {**run.config, **run.inputs, "title": run.title, **initial}
-    return initial
+    folders = {name: storage.resolve(str(initial[name])) for name in kind.folders & initial.keys()}
+    return initial | folders
 
 
 class FilterForm(forms.Form):
@@ -184,7 +185,7 @@ class FilterForm(forms.Form):
         """Return the runs that the user may see and that match."""
         runs = Run.objects.visible_to(self.user)
         if text := self.chosen.get("q"):
-            runs = runs.matching(text)
+            runs = runs.matching(text, kinds=kinds.titled(text))
         if slug := self.chosen.get("project"):
             runs = runs.filter(project__slug=slug)
         exact = {name: self.chosen[name] for name in ("kind", "state") if name in self.chosen}

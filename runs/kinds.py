@@ -104,6 +104,11 @@ def get(name: str) -> RunKind:
         raise CannotRun(f"No kind of run is called {name!r}. Known are: {known}.") from None
 
 
+def titled(text: str) -> list[str]:
+    """Return the names of the kinds whose title contains the text, in either case."""
+    return [kind.name for kind in all_kinds() if text.casefold() in kind.title.casefold()]
+
+
 def all_kinds() -> list[RunKind]:
     """In the order in which they were registered, which is the order of the loop."""
     return list(_kinds.values())

@@ -1,4 +1,5 @@
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from django.conf import settings
@@ -32,9 +33,14 @@ class RunQuerySet(models.QuerySet["Run"]):
             return self
         return self.filter(project__in=projects_led_by(user))
 
-    def matching(self, text: str) -> "RunQuerySet":
-        """Return the runs with this text in their name, or with this number or starter."""
+    def matching(self, text: str, *, kinds: Collection[str]) -> "RunQuerySet":
+        """Return the runs with this text in their name, of these kinds, or of this number or starter.
+
+        A run without a name is shown under the title of its kind, so callers pass
+        `runs.kinds.titled(text)`, which this module cannot import.
+        """
         matching = Q(title__icontains=text) | Q(created_by__username__icontains=text)
+        matching |= Q(kind__in=kinds)
         if (pk := number(text.removeprefix("#"))) is not None:
             matching |= Q(pk=pk)
         return self.filter(matching)

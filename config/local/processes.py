@@ -25,6 +25,8 @@ POLL_SECONDS = 0.2
 FIRST_PORT = 8000
 LAST_PORT = 65535
 PORTS_TRIED = 100
+# Celery warns root of messages that are pickles; ours are JSON.
+NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 
 
 @dataclass
@@ -224,7 +226,8 @@ def worker() -> Service:
     return Service(
         "worker",
         [
-            sys.executable, "-m", "celery", "--app", "config", "--quiet", "worker", "--pool", "threads",
+            sys.executable, "-W", NO_ROOT_WARNING, "-m", "celery",
+            "--app", "config", "--quiet", "worker", "--pool", "threads",
             "--concurrency", "4", "--queues", "default,gpu", "--loglevel", "warning",
             "--without-gossip", "--without-mingle",
         ],

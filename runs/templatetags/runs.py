@@ -4,7 +4,7 @@ from typing import Any
 from django import template
 
 from formatting.numbers import UNKNOWN
-from runs import live
+from runs import live, storage
 from runs.models import Run, State
 
 register = template.Library()
@@ -119,9 +119,13 @@ def is_estimate(value: Any) -> bool:
 
 @register.filter
 def settings_of(run: Run) -> dict[str, Any]:
-    """The run's config under the labels of its form, in the order of its form."""
+    """Return the run's config under the labels of its form and in its order, paths in full."""
     kind = live.kind_of(run)
     labels = {option.name: option.label for option in kind.config_class.options()} if kind else {}
     order = [name for name in labels if name in run.config]
     order += sorted(set(run.config) - set(order))
-    return {labels.get(name, name): run.config[name] for name in order}
+    return {labels.get(name, name): _full(run.config[name]) for name in order}
+
+
+def _full(value: Any) -> Any:
+    return storage.resolve(value) if isinstance(value, str) else value

@@ -67,6 +67,12 @@ const CURVES = (() => {
     };
   }
 
+  // No axis beyond 100%: a curve that stays at 100% would otherwise sit in the middle of 0 to 200%.
+  function rangeOfShares(plot, low, high) {
+    const [from, to] = uPlot.rangeNum(low ?? 0, high ?? 1, 0.1, true);
+    return [Math.max(0, from), Math.min(1, to)];
+  }
+
   function options(names, width) {
     const axis = {
       stroke: colour("--muted"), font: "12px system-ui",
@@ -74,7 +80,7 @@ const CURVES = (() => {
     };
     return {
       width, height: 200,
-      scales: { x: { time: false } },
+      scales: { x: { time: false }, y: { range: shares.has(names[0]) ? rangeOfShares : undefined } },
       legend: { live: true },
       cursor: { sync: { key: "run" } },
       axes: [axis, { ...axis, size: 60, values: (_, ticks) => ticks.map(textOf(names[0])) }],

@@ -5,6 +5,8 @@ from accounts.models import Role
 from finetune import judges
 from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
 from finetune.models import Model
+from runs import storage
+from runs.models import Run
 from tests.finetune.factory import (
     make_adapter,
     make_base,
@@ -284,3 +286,25 @@ def test_archived_models_and_archived_projects_are_not_offered(adapter):
     adapter.project.save()
     assert not usable_models().filter(project=adapter.project).exists()
     assert f"reward_model:{reward_model.pk}" not in dict(judge_choices(adapter.project))
+
+
+def test_pages_show_the_folder_of_a_base_and_not_its_stored_form(client, people, project):
+    """A row has `checkout:demo/tiny_model`, which nobody can paste into a command."""
+    stored = "checkout:demo/tiny_model"
+    base = Model.objects.create(project=project, name="tiny", base=stored)
+    adapter = make_adapter(base, make_snapshot(project, prompts=4, test_fraction=0.4))
+    run = Run.objects.create(kind="reward", project=project, config={"base_model": stored})
+    client.force_login(people["trainer"])
+    launch = reverse("run-launch", args=["reward"])
+    addresses = [
+        reverse("models"),
+        reverse("model", args=[base.pk]),
+        reverse("model", args=[adapter.pk]),
+        reverse("run", args=[run.pk]),
+        f"{launch}?from={run.pk}",
+        f"{launch}?base_model={stored}",
+    ]
+    for address in addresses:
+        page = client.get(address).text
+        assert storage.resolve(stored) in page, address
+        assert stored not in page.replace(address, ""), address

@@ -66,7 +66,9 @@ show and watch end with status 2 when the run failed or was cancelled.
         names = {"project": "project__slug"}
         chosen = {names.get(name, name): value for name, value in exact.items() if value}
         runs = Run.objects.filter(**chosen).select_related("created_by", "project")
-        runs = (runs.matching(search) if search else runs)[: max(0, limit)]
+        if search:
+            runs = runs.matching(search, kinds=kinds.titled(search))
+        runs = runs[: max(0, limit)]
         for run in runs:
             self.say(described(run), line(run))
         if not runs and not self.as_json:
