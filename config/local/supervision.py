@@ -11,7 +11,7 @@ LONGEST_PAUSE_SECONDS = 60
 class Restarts:
     """The pauses between restarts of one process.
 
-    A process that ran for a while is started again immediately. After three short lives in a row
+    A process that ran for a while is started again immediately. After three quick failures in a row
     the pause doubles from one second to one minute, so that a process that cannot start does not
     keep the machine busy.
     """

@@ -135,20 +135,20 @@ def test_leads_see_which_tasks_are_gold_and_which_gold_was_made_of(project, clie
     assert gold.copies_of([original.pk, plain.pk, made.task_id]) == {original.pk: made.pk}
     listed = page(client, "project-data", project)
     assert listed.count(">gold</span>") == 1
-    assert listed.count(">gold made of it</span>") == 1
+    assert listed.count(">has a gold copy</span>") == 1
     assert ">gold</span>" in page(client, "project-task", project, made.task_id)
-    assert ">gold made of it</a>" in page(client, "project-task", project, original.pk)
-    assert ">gold made of it<" not in page(client, "project-task", project, plain.pk)
+    assert ">has a gold copy</a>" in page(client, "project-task", project, original.pk)
+    assert ">has a gold copy<" not in page(client, "project-task", project, plain.pk)
 
 
 def test_disputes_say_when_gold_was_made_of_the_task(project, client):
     task = dispute(project)
     a, b, *_ = ids(task)
     made = gold.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
-    assert "gold made of it" in page(client, "project-disputes", project)
-    assert "gold made of it" in page(client, "project-dispute", project, task.pk)
+    assert "has a gold copy" in page(client, "project-disputes", project)
+    assert "has a gold copy" in page(client, "project-dispute", project, task.pk)
     gold.retire(gold=made, by=None)
-    assert "gold made of it" not in page(client, "project-disputes", project)
+    assert "has a gold copy" not in page(client, "project-disputes", project)
 
 
 def test_reviewers_never_see_what_is_gold(project):

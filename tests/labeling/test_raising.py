@@ -182,7 +182,7 @@ def test_the_page_of_a_task_leads_to_the_form_for_that_task(project):
         ({"wanted": "3"}, "Look at the numbers again"),
         ({"wanted": "10", "slots": "9"}, "Select a valid choice"),
         ({"wanted": "3", "slots": "2", "task": "99999"}, "This project has no task 99999."),
-        ({}, "Show what it adds"),
+        ({}, ">Preview<"),
     ],
 )
 def test_what_the_lead_has_not_seen_is_not_added(project, sent, sentence):

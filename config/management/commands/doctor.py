@@ -18,7 +18,7 @@ Looks at: whether the folders can be written and have free space; whether the fi
 models and runs are there with the content that was recorded; whether bases given as folders are
 there; runs that wait for files that are gone; run directories that belong to no run.
 
-Changes nothing. Exit status: 0 nothing is wrong (warnings may be printed), 2 something is, 1 it could
+Changes nothing. Exit status: 0 no problems (warnings may be printed), 2 problems, 1 it could
 not look, such as when the database does not answer."""
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
