@@ -1,6 +1,10 @@
+import json
 from typing import Any
 
+from django import forms
 from django.contrib.auth.forms import PasswordChangeForm
+from django.core.exceptions import ValidationError
+from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest
 
 from accounts import throttle
@@ -18,3 +22,39 @@ class ThrottledPasswordChange(PasswordChangeForm):
             password = super().clean_old_password()
             attempt.succeed()
         return password
+
+
+class StrictJSONField(forms.JSONField):
+    """Refuses what Python's parser fails on, or accepts although PostgreSQL cannot store it.
+
+    Django catches a JSONDecodeError only: an integer of 4,301 digits and a nesting of thousands raise
+    others, and NaN, a null character or half a surrogate pair fail in the database.
+    """
+
+    def to_python(self, value: Any) -> Any:
+        try:
+            parsed = super().to_python(value)
+            texts = [json.dumps(parsed, allow_nan=False), *_texts(parsed)]
+            storable = all(text.encode() and "\0" not in text for text in texts if text)
+        except (ValueError, RecursionError):
+            storable, parsed = False, None
+        if not storable:
+            message = self.error_messages["invalid"]
+            raise ValidationError(message, code="invalid", params={"value": value})
+        return parsed
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        try:
+            self.to_python(data)
+        except ValidationError:
+            return InvalidJSONInput(data)  # shown again as it was typed
+        return super().bound_data(data, initial)
+
+
+def _texts(value: Any) -> list[str]:
+    """Return every text in parsed JSON, names included."""
+    if isinstance(value, dict):
+        return [text for pair in value.items() for part in pair for text in _texts(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in _texts(part)]
+    return [value] if isinstance(value, str) else []

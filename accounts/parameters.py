@@ -1,5 +1,7 @@
 """Reading what a form or an address says, which may be anything."""
 
+from django.utils.http import url_has_allowed_host_and_scheme
+
 
 def number(text: str, *, digits: int = 18) -> int | None:
     """Return a whole number, such as a row's id; None for anything else.
@@ -8,3 +10,12 @@ def number(text: str, *, digits: int = 18) -> int | None:
     18 digits fit PostgreSQL's bigint.
     """
     return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else None
+
+
+def local_path(text: str) -> str:
+    """Return the path of a page of ours to go to next; "" for anything else.
+
+    `redirect` takes text without a slash for the name of a view.
+    """
+    ours = text.startswith("/") and url_has_allowed_host_and_scheme(text, allowed_hosts=None)
+    return text if ours else ""

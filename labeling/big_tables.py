@@ -5,13 +5,14 @@ from typing import Any
 from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db import connection
-from django.db.models import BooleanField, F, Func, Model, QuerySet, TextField, Value
+from django.db.models import BooleanField, F, Func, JSONField, Model, QuerySet, TextField, Value
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import Left
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from accounts.access import user_of
+from accounts.forms import StrictJSONField
 from accounts.models import audit
 from accounts.parameters import number
 from labeling.models import Membership, Project
@@ -150,6 +151,7 @@ class BigTableAdmin(OwnProjectsAdmin):
     list_per_page = 50
     list_max_show_all = 0
     show_facets = admin.ShowFacets.NEVER
+    formfield_overrides = {JSONField: {"form_class": StrictJSONField}}
     ordering = ("-id",)
     sortable_by = ("id",)
     search_fields = ("id",)

@@ -3,11 +3,10 @@
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST
 
 from accounts.access import user_of
-from accounts.parameters import number
+from accounts.parameters import local_path, number
 from labeling.access import project_for
 from labeling.confirmations import Unconfirmed, confirm
 from labeling.guidelines import difference
@@ -37,7 +36,6 @@ def confirm_guideline(request: HttpRequest, slug: str) -> HttpResponse:
     version = number(request.POST.get("version", "")) or 0
     if not confirm(project=project, reviewer=user_of(request), version_id=version):
         raise Http404("The project has not published this version.")
-    target = request.POST.get("next", "")
-    if url_has_allowed_host_and_scheme(target, allowed_hosts=None):
+    if target := local_path(request.POST.get("next", "")):
         return redirect(target)
     return redirect("review", project.slug)

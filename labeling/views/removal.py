@@ -9,10 +9,10 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.access import user_of
+from accounts.parameters import local_path
 from labeling import archiving, withdrawing
 from labeling.access import led_project
 from labeling.models import Project, Prompt, Response, Task
@@ -99,8 +99,7 @@ def excerpt_of(content: Content) -> str:
 
 def _back(request: HttpRequest, project: Project, content: Content) -> str:
     """The page the lead came from, if it is one of ours; else the prompt's or the task's own."""
-    came_from = request.POST.get("back") or request.GET.get("back") or ""
-    if url_has_allowed_host_and_scheme(came_from, allowed_hosts=None):
+    if came_from := local_path(request.POST.get("back") or request.GET.get("back") or ""):
         return came_from
     if isinstance(content, Task):
         return reverse("project-task", args=[project.slug, content.pk])

@@ -1,51 +1,98 @@
-"""No address fails on parameters and form fields that no browser would send.
+"""No address fails on parameters, fields, cookies and bodies that no browser would send.
 
-The names come from the pages themselves (form fields and links) and from the source, so that a new
-parameter is tried without a change here.
+Which names an address reads is recorded while it answers, and its forms are read from the pages, so
+that a new parameter or field is tried without a change here. Everything a request writes is undone.
 """
 
+import json
 import logging
-import re
-from html import unescape
-from http.cookies import SimpleCookie
-from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from collections import defaultdict
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.db import transaction
+from django.db.models import JSONField
+from django.http import QueryDict
 from django.test import Client
-from django.utils.http import urlencode
 
-from config.env import BASE_DIR
-from tests.house.access_world import Side, make_people, make_side, routes
+from accounts.models import Token
+from accounts.zones import COOKIE as ZONE_COOKIE
+from config.limits import UPLOAD_COOKIE
+from tests.house.access_world import PARAMETER, Side, make_people, make_side, routes
 
 pytestmark = pytest.mark.django_db
 
-HOSTILE = {"null character": "\0"}
-READ_IN_SOURCE = re.compile(r"(?:GET|POST)(?:\.get(?:list)?\(|\[)\s*[\"'](\w+)[\"']")
-FIELD = re.compile(r"<(?:input|select|textarea|button)\b[^>]*\bname=\"([^\"]+)\"")
-LINK = re.compile(r"(?:href|action)=\"([^\"]*\?[^\"]*)\"")
-OF_THE_ADMIN = {
+HOSTILE = [
+    "\xb2", "9" * 25, "9" * 4301, "-1", "1e999", "nan", "a\0b", "x" * 30_000,
+    "0001-01-01", "9999-12-31", "\ufffd\u202e",
+]  # fmt: skip
+HIDDEN = ["\xb2", "9" * 25, "9" * 4301, "a\0b"]
+"""Those that are tried for each name alone."""
+SMALL_FORM = 6
+"""Fields of larger forms are tried together only."""
+SURROGATE = "%ED%A0%80"
+"""A lone surrogate as it would be sent; in JSON it is an escape."""
+LEFT_ALONE = {"csrfmiddlewaretoken", "_method"}
+ROTATIONS_OF_THE_ADMIN = 2
+JSON_FIELDS = {
+    field.name
+    for model in apps.get_models()
+    for field in model._meta.get_fields()
+    if isinstance(field, JSONField)
+}
+OF_THE_ADMIN = [
     "q", "p", "o", "e", "all", "_facets", "_popup", "_to_field", "_changelist_filters",
-    "id__exact", "id__in", "project__id__exact", "created_at__year", "created_at__month",
-    "created_at__day", "action", "_selected_action", "app_label", "model_name", "field_name", "term",
-}  # fmt: skip
-LEFT_ALONE = {"csrfmiddlewaretoken"}
+    "id__exact", "id__in", "project__id__exact", "created_at__year", "action", "_selected_action",
+    "app_label", "model_name", "field_name", "term",
+]  # fmt: skip
 
 
-def source_names() -> set[str]:
-    files = (
-        path
-        for app in ("accounts", "config", "labeling", "runs", "reward", "finetune")
-        for path in (BASE_DIR / app).rglob("*.py")
-    )
-    return {name for path in files for name in READ_IN_SOURCE.findall(Path(path).read_text())}
+class Forms(HTMLParser):
+    """Collects what a browser would send from each form of a page, by the form's address."""
 
+    def __init__(self, html: str, path: str) -> None:
+        super().__init__()
+        self.forms: dict[str, dict[str, str]] = {}
+        self.path, self.outside = path, {}
+        self.fields: dict[str, str] = self.outside
+        self.text = self.choices = ""
+        self.feed(html)
 
-def names_on(html: str) -> set[str]:
-    links = (parse_qsl(urlsplit(unescape(link)).query) for link in LINK.findall(html))
-    return {*map(unescape, FIELD.findall(html))} | {name for query in links for name, _ in query}
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        name, value = given.get("name", ""), given.get("value", "")
+        if tag == "form":
+            address = urlsplit(given.get("action", "")).path or self.path
+            self.fields = self.forms.setdefault(address, {})
+        elif tag == "textarea" and name:
+            self.text, self.fields[name] = name, ""
+        elif tag == "select":
+            self.choices = name
+        elif (
+            tag == "option"
+            and self.choices
+            and ("selected" in given or self.choices not in self.fields)
+        ):
+            self.fields[self.choices] = value
+        elif tag in ("input", "button") and name:
+            kept = given.get("type") not in ("radio", "checkbox") or "checked" in given
+            if kept or name not in self.fields:
+                self.fields[name] = value
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form":
+            self.fields = self.outside
+        elif tag == "textarea":
+            self.text = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.text:
+            self.fields[self.text] += data
 
 
 class Attacker:
@@ -53,59 +100,211 @@ class Attacker:
         self.side: Side = make_side()
         self.client = Client(raise_request_exception=False)
         self.sessions = {}
-        administrator = make_people()["administrator"]
-        for name, user in (("administrator", administrator), ("reviewer", self.side.reviewer)):
-            self.client.force_login(user)
-            self.sessions[name] = self.client.cookies[django_settings.SESSION_COOKIE_NAME].value
-        self.names = source_names()
+        people = make_people()
+        self.trainer = people["trainer"]
+        for name, user in (
+            ("administrator", people["administrator"]),
+            ("reviewer", self.side.reviewer),
+        ):
+            client = Client()
+            client.force_login(user)
+            self.sessions[name] = client.cookies[django_settings.SESSION_COOKIE_NAME].value
+        self.html, self.read, self.requests = "", set(), 0
+        self.failed: list[tuple[str, ...]] = []
 
-    def ask(self, person: str, method: str, path: str, **more: object) -> int:
-        """Return the status; everything that the request wrote is undone."""
-        session = {django_settings.SESSION_COOKIE_NAME: self.sessions.get(person, "")}
-        self.client.cookies = SimpleCookie(session | more.pop("cookies", {}))
+    def ask(self, method: str, route: str, *, path: str = "", query: str = "", **more: Any) -> int:
+        """Return the status; note it when the address failed."""
+        path = path or self.side.path(route)
+        reviewer = "/review/" in route
+        cookie = f"{django_settings.SESSION_COOKIE_NAME}={self.sessions['reviewer' if reviewer else 'administrator']}"
+        more.setdefault("HTTP_COOKIE", cookie)
+        self.html, self.requests = "", self.requests + 1
+        self.read.clear()
         with transaction.atomic():
-            reply = getattr(self.client, method)(path, **more)
-            if not reply.streaming:
-                self.html = reply.content.decode(errors="replace")
-            else:
-                list(reply.streaming_content)
+            reply = getattr(self.client, method)(path, QUERY_STRING=query, **more)
+            body = b"".join(reply.streaming_content) if reply.streaming else reply.content
             transaction.set_rollback(True)
-        return reply.status_code
+        if "html" in reply.get("Content-Type", ""):
+            self.html = body.decode(errors="replace")
+        self.client.cookies.clear()
+        status = reply.status_code
+        scores = route.startswith("api/v1/") and status == 503  # nothing scores here
+        if status >= 500 and not scores:
+            what = (
+                str(more.get("data") or more.get("HTTP_COOKIE") or "")
+                if method == "post"
+                else query
+            )
+            self.failed.append((str(status), method, route, path[:100], what[:150]))
+        return status
 
-    def names_of(self, person: str, route: str) -> list[str]:
-        self.html = ""
-        self.ask(person, "get", self.side.path(route))
-        more = OF_THE_ADMIN if route.startswith("admin/") else self.names
-        return sorted({*names_on(self.html), *more} - LEFT_ALONE)
+    def names(self, route: str) -> list[str]:
+        """Return the names of parameters that a GET of the address reads."""
+        names: set[str] = set()
+        for _ in range(3):
+            before = len(names)
+            self.ask("get", route, query=urlencode(dict.fromkeys(names, "1")))
+            names |= self.read - LEFT_ALONE
+            if len(names) == before:
+                break
+        return sorted(names)
 
 
 @pytest.fixture
-def attacker(settings, tmp_path):
-    settings.UPLOADS_DIR = tmp_path / "uploads"
-    settings.SNAPSHOTS_DIR = tmp_path / "snapshots"
-    settings.RUNS_DIR = tmp_path / "runs"
-    settings.SCORER_SOCKET = tmp_path / "no.sock"
+def attacker(settings: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Attacker]:
+    for name in ("UPLOADS_DIR", "SNAPSHOTS_DIR", "RUNS_DIR", "SCORER_SOCKET"):
+        setattr(settings, name, tmp_path / name.lower())
     logging.disable(logging.CRITICAL)
-    yield Attacker()
+    attacker = Attacker()
+
+    def recording(method: str) -> None:
+        plain = getattr(QueryDict, method)
+
+        def record(data: QueryDict, name: Any, *more: Any, **kwargs: Any) -> Any:
+            attacker.read.add(name)
+            return plain(data, name, *more, **kwargs)
+
+        monkeypatch.setattr(QueryDict, method, record)
+
+    for method in ("__getitem__", "__contains__", "getlist", "get"):
+        recording(method)
+    yield attacker
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE.keys())
-def test_no_page_fails_on_a_parameter_or_a_field(attacker, value):
-    failed = []
+def rotated(names: list[str], shift: int) -> dict[str, str]:
+    return {name: HOSTILE[(number + shift) % len(HOSTILE)] for number, name in enumerate(names)}
+
+
+def pages() -> list[str]:
+    return [route for route in routes() if not route.startswith(("admin/", "api/"))]
+
+
+def test_no_page_fails_on_a_parameter(attacker: Attacker) -> None:
+    for route in pages():
+        names = attacker.names(route)
+        for shift in range(len(HOSTILE)) if names else ():
+            attacker.ask("get", route, query=urlencode(rotated(names, shift)))
+        # Alone, too, since one bad value may keep a page from reading the next.
+        for name in names if len(names) > 1 else ():
+            for value in [*map(quote, HIDDEN), SURROGATE]:
+                attacker.ask("get", route, query=f"{name}={value}&{name}={value}")
+    assert not attacker.failed
+
+
+def test_no_page_fails_on_a_field(attacker: Attacker) -> None:
+    forms: dict[str, dict[str, str]] = defaultdict(dict)
+    addresses = {attacker.side.path(route): route for route in pages()}
+    for path, route in addresses.items():
+        attacker.ask("get", route)
+        for action, fields in Forms(attacker.html, path).forms.items():
+            forms[action].update(fields)
+    for path, route in addresses.items():
+        attacker.ask("post", route, data=forms[path])
+        names = sorted(({*forms[path]} | attacker.read) - LEFT_ALONE)
+        for shift in range(len(HOSTILE)) if names else ():
+            attacker.ask("post", route, data=rotated(names, shift))
+        # With all others as the page fills them in, since one bad value may hide the next.
+        for name in names if len(names) <= SMALL_FORM else ():
+            for value in HIDDEN:
+                attacker.ask("post", route, data={**forms[path], name: value})
+    assert not attacker.failed
+
+
+def test_no_page_fails_on_a_part_of_its_path(attacker: Attacker) -> None:
     for route in routes():
-        if route.startswith("api/"):
-            continue
-        person = "reviewer" if "/review/" in route else "administrator"
-        path, names = attacker.side.path(route), attacker.names_of(person, route)
-        sent = dict.fromkeys(names, value)
-        answers = {
-            "GET": attacker.ask(person, "get", f"{path}?{urlencode(sent)}"),
-            "POST": attacker.ask(person, "post", path, data=sent),
-        }
-        # One at a time too: a bad value may keep a page from reading the next parameter.
-        for name in () if route.startswith("admin/") else attacker.names & set(names):
-            alone = f"{path}?{urlencode({name: value})}"
-            answers[f"GET {name}"] = attacker.ask(person, "get", alone)
-        failed += [(way, route) for way, status in answers.items() if status >= 500]
-    assert not failed
+        given = attacker.side.path(route)
+        for match in PARAMETER.finditer(route):
+            before = attacker.side.path(route[: match.start()])
+            after = given[len(attacker.side.path(route[: match.end()])) :]
+            for value in [*(quote(value, safe="") for value in HOSTILE), SURROGATE]:
+                attacker.ask("get", route, path=before + value + after)
+    assert not attacker.failed
+
+
+def as_header(value: str) -> str:
+    """What a WSGI server makes of the bytes that a client sent."""
+    return value.encode().decode("latin-1")
+
+
+HEADERS = [
+    "HTTP_ACCEPT", "HTTP_ACCEPT_LANGUAGE", "HTTP_AUTHORIZATION", "HTTP_HOST", "HTTP_REFERER",
+    "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_X_CSRFTOKEN", "HTTP_HX_REQUEST",
+    "HTTP_ORIGIN", "HTTP_RANGE", "HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE", "CONTENT_LENGTH",
+    "CONTENT_TYPE", "REMOTE_ADDR",
+]  # fmt: skip
+
+
+def test_no_page_fails_on_a_cookie_or_a_header(attacker: Attacker) -> None:
+    session = django_settings.SESSION_COOKIE_NAME
+    known = f"{session}={attacker.sessions['administrator']}"
+    names = [
+        session, django_settings.CSRF_COOKIE_NAME, django_settings.LANGUAGE_COOKIE_NAME,
+        UPLOAD_COOKIE, ZONE_COOKIE, "messages", "",
+    ]  # fmt: skip
+    for value in [*map(as_header, HOSTILE), '"', "a=b;c", "\xff"]:
+        for name in names:
+            for route in ("people/", "login/"):
+                attacker.ask("get", route, HTTP_COOKIE=f"{known}; {name}={value}; {name}={value}")
+        attacker.ask("post", "login/", HTTP_COOKIE="; ".join(f"{n}={value}" for n in names))
+        for name in HEADERS:
+            for text in (value, f"Bearer {value}") if name == "HTTP_AUTHORIZATION" else (value,):
+                attacker.ask("get", "people/", **{name: text})
+                attacker.ask("post", "login/", **{name: text})
+                attacker.ask("post", "api/v1/score", **{name: text})
+    assert not attacker.failed
+
+
+JSON = [
+    *map(json.dumps, HOSTILE), *HOSTILE, r'"\ud800"', "-Infinity", "null", "true", "{}", "[]", "[[]]",
+    "[" * 100_000, '{"a":' * 100_000, '"',
+]  # fmt: skip
+TURNS = '[{"role": "user", "content": "?"}, {"role": %s, "content": %s}]'
+BODIES = {
+    "api/v1/score": [
+        "%s", "[%s]", '{"messages": %s}', '{"messages": [%s]}',
+        '{"messages": ' + TURNS.replace("%s", '"assistant"', 1) + "}",
+        '{"messages": ' + TURNS + "}", '{"messages": [], %s: 1}',
+    ],
+    "api/v1/best-of-n": [
+        '{"prompt": %s, "responses": ["a"]}', '{"prompt": "a", "responses": %s}',
+        '{"prompt": "a", "responses": ["a", %s]}', '{"prompt": ' + TURNS + ', "responses": ["a"]}',
+    ],
+    "p/<slug>/review/slot/<slot_id>/draft/": [
+        "%s", '{"fields": %s}', '{"fields": {"rationale": %s}}', '{"fields": {"rationale": [%s]}}',
+        '{"fields": {%s: ["a"]}}', '{"fields": {}, "at": %s}', '{"fields": {}, "active_seconds": %s}',
+    ],
+}  # fmt: skip
+
+
+def test_no_address_that_reads_json_fails_on_what_it_gets(attacker: Attacker) -> None:
+    key = Token.issue(user=attacker.trainer, name="hostile")[1]
+    project = f"project={attacker.side.project.slug}"
+    json_with_token: dict[str, Any] = {
+        "content_type": "application/json", "HTTP_AUTHORIZATION": f"Bearer {key}",
+    }  # fmt: skip
+    for route, bodies in BODIES.items():
+        for body in bodies:
+            for value in JSON:
+                text = body.replace("%s", value)
+                attacker.ask("post", route, query=project, data=text, **json_with_token)
+    whole = '{"messages": ' + TURNS % ('"assistant"', '"a"') + "}"
+    for value in [*map(quote, HOSTILE), SURROGATE]:
+        for query in (f"project={value}", f"{project}&model={value}"):
+            attacker.ask("post", "api/v1/score", query=query, data=whole, **json_with_token)
+    assert not attacker.failed
+
+
+def test_no_page_of_the_admin_fails_on_a_parameter_or_a_field(attacker: Attacker) -> None:
+    for route in routes():
+        if route.startswith("admin/"):
+            attacker.ask("get", route)
+            fields = Forms(attacker.html, attacker.side.path(route)).forms.values()
+            names = sorted({name for form in fields for name in form} - LEFT_ALONE)
+            json_names = [name for name in names if name in JSON_FIELDS]
+            for value in JSON if json_names else ():
+                attacker.ask("post", route, data=dict.fromkeys(json_names, value))
+            for shift in range(ROTATIONS_OF_THE_ADMIN):
+                attacker.ask("post", route, data=rotated(names, 7 * shift))
+                attacker.ask("get", route, query=urlencode(rotated(OF_THE_ADMIN, 7 * shift)))
+    assert not attacker.failed
