@@ -107,6 +107,7 @@ def test_it_serves_on_the_next_free_port_in_little_memory_and_stops_everything_o
             assert "set TIEBREAK_VAR to another folder" in second.stderr
         assert local.end(signal.SIGINT) == 0
         assert gone(family)
+        assert "SecurityWarning" not in local.errors.read_text(), "as root, Celery warns of pickles"
 
 
 def test_it_revives_a_dead_web_server_and_leaves_nothing_after_kill_9(var: Path) -> None:
