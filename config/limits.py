@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 from django.conf import settings
 from django.core import signing
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponseBadRequest, parse_cookie
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils.cache import patch_cache_control
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
+from django.views import defaults
 
 from accounts.api import Problem
 from accounts.parameters import number
@@ -84,21 +87,29 @@ def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:
     )
 
 
-def too_large(path: str) -> str:
-    """Return the sentence of a refusal."""
+def too_large(path: str, limit: int = SMALL) -> str:
+    """Return the sentence of a refusal. `limit` is that of a form, in bytes."""
     if UPLOAD_PATH.fullmatch(path):
         return _(
             "The file is larger than %(size)d MB, or the import page was not opened first. Open "
             "the page again, or import the file with manage.py import_data."
         ) % {"size": LARGEST >> 20}
-    return _("The request is larger than %(size)d MB. Send less at a time.") % {"size": SMALL >> 20}
+    size = number_format(f"{limit / (1 << 20):g}")
+    return _("The request is larger than %(size)s MB. Send less at a time.") % {"size": size}
 
 
-def _refused(request: HttpRequest) -> HttpResponseBase:
-    sentence = too_large(request.path_info)
+def _refused(request: HttpRequest, limit: int = SMALL) -> HttpResponseBase:
+    sentence = too_large(request.path_info, limit)
     if request.path_info.startswith("/api/"):
         return Problem(413, sentence).response()
     return render(request, "413.html", {"sentence": sentence}, status=413)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Handle requests that Django refuses, such as a form between its own limit and ours."""
+    if isinstance(exception, RequestDataTooBig):
+        return _refused(request, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+    return defaults.bad_request(request, exception)
 
 
 def refuse_null_characters(

@@ -6,6 +6,7 @@ from config.health import health
 from config.language import Catalog
 from config.views import home, projects
 
+handler400 = "config.limits.bad_request"
 handler500 = "config.outage.server_error"
 
 urlpatterns: list[URLPattern | URLResolver] = [

@@ -38,6 +38,26 @@ def test_a_large_body_is_refused_unparsed(client, path, monkeypatch):
     assert reply.status_code == 413 and b"larger than 3 MB" in reply.content
 
 
+@pytest.mark.parametrize("language", ["en", "de"])
+def test_a_form_above_the_limit_of_django_gets_the_page_of_a_large_request(lead, language):
+    """Django itself answers such a form with a bare page in English."""
+    reply = lead.post(
+        reverse("new-project"),
+        {"name": "a" * (SMALL - 1000)},
+        headers={"accept-language": language},
+    )
+    assert reply.status_code == 413
+    assert {"en": "Too large", "de": "Zu groß"}[language] in reply.text
+    assert {"en": "2.5 MB", "de": "2,5 MB"}[language] in reply.text
+
+
+def test_a_request_that_django_refuses_gets_a_page_of_ours(client):
+    reply = client.get("/login/", headers={"host": "elsewhere.example"})
+    assert reply.status_code == 400
+    assert "This request is not valid" in reply.text
+    assert "/static/css/" in reply.text
+
+
 def test_only_someone_signed_in_sends_a_file_to_the_import(client, project):
     address = reverse("project-import", args=[project.slug])
     assert client.post(address, {"file": file_of(SMALL)}).status_code == 413
