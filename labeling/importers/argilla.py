@@ -52,7 +52,7 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
         tally.read["records"] += 1
         nested = isinstance(record.get("fields"), dict)
         fields = record["fields"] if nested else _columns(record)
-        answers = _answers(record, tally) if nested else _answers_of_columns(record, tally)
+        answers = (_answers if nested else _answers_of_columns)(record, line, tally)
         yield from _draft(record, fields, answers, line, tally).records(tally)
 
 
@@ -60,32 +60,46 @@ def _columns(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if "." not in name}
 
 
-def _answers(record: dict[str, Any], tally: Tally) -> Answers:
+def _answers(record: dict[str, Any], line: int, tally: Tally) -> Answers:
     said = from_json(record["responses"]) or {}
     found: Answers = defaultdict(dict)
     if isinstance(said, list):
         for one in said:
-            if _counts(one.get("status"), tally):
-                for question, answer in (one.get("values") or {}).items():
-                    found[str(one.get("user_id"))][question] = answer.get("value")
+            if _counts(_object(one, line).get("status"), tally):
+                for question, answer in _object(one.get("values") or {}, line).items():
+                    value = _object(answer, line).get("value")
+                    found[str(one.get("user_id"))][question] = value
         return found
-    for question, answers in said.items():
-        for one in answers or []:
-            if _counts(one.get("status"), tally):
+    for question, answers in _object(said, line).items():
+        for one in _list(answers, line):
+            if _counts(_object(one, line).get("status"), tally):
                 found[str(one.get("user_id"))][question] = one.get("value")
     return found
 
 
-def _answers_of_columns(record: dict[str, Any], tally: Tally) -> Answers:
+def _answers_of_columns(record: dict[str, Any], line: int, tally: Tally) -> Answers:
     found: Answers = defaultdict(dict)
     for name in filter(COLUMN.fullmatch, record):
         if name.endswith(".responses"):
-            users = record.get(f"{name}.users") or []
-            states = record.get(f"{name}.status") or [None] * len(users)
-            answers = from_json(record[name]) or []
+            users = _list(record.get(f"{name}.users"), line)
+            states = _list(record.get(f"{name}.status"), line) or [None] * len(users)
+            answers = _list(record[name], line)
             for user, state, answer in zip(users, states, answers, strict=False):
                 if _counts(state, tally):
                     found[str(user)][name.removesuffix(".responses")] = answer
+    return found
+
+
+def _object(value: Any, line: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadInput(f"an answer must be an object; got {str(value)[:60]!r}.", line)
+    return value
+
+
+def _list(value: Any, line: int) -> list[Any]:
+    found = from_json(value) or []
+    if not isinstance(found, list):
+        raise BadInput(f"answers must be a list; got {str(value)[:60]!r}.", line)
     return found
 
 

@@ -275,11 +275,13 @@ class _Reading:
         self, answers: list[Answer], sides: list[str]
     ) -> tuple[list[Answer], Verdict | None]:
         self._models(answers)
-        chosen = [n for n, side in enumerate(sides) if side == "chosen" and answers[n].text]
-        rejected = [n for n, side in enumerate(sides) if side == "rejected" and answers[n].text]
+        chosen = [n for n, side in enumerate(sides) if side == "chosen" and answers[n].text.strip()]
+        rejected = [
+            n for n, side in enumerate(sides) if side == "rejected" and answers[n].text.strip()
+        ]
         if not chosen or not rejected:
             self.tally.left_out["pairs with only one side"] += 1
-            return [answer for answer in answers if answer.text], None
+            return [answer for answer in answers if answer.text.strip()], None
         return answers, Verdict([chosen, rejected])
 
     # --- responses ---
@@ -294,13 +296,13 @@ class _Reading:
             start, text = chat
             prompt = prompt or start
             if text is not None:
-                answers.append(Answer(text, self.columns["chat"][0]))
+                answers += self._filled([Answer(text, self.columns["chat"][0])])
         elif chats and not prompt:
             return self._whole_chats(chats)
         best_first = False
         for meaning in ("response", "best_first"):
             for name in self.columns[meaning]:
-                answers += self._read(name)
+                answers += self._filled(self._read(name))
                 best_first = best_first or meaning == "best_first"
         self._models(answers)
         self._marks(answers)
@@ -357,6 +359,11 @@ class _Reading:
         if isinstance(value, dict) and not values.is_message(value):
             return [self._one_of(value, name)]
         return [Answer(values.reply(value, self.line, name, self.tally), name)]
+
+    def _filled(self, answers: list[Answer]) -> list[Answer]:
+        kept = [answer for answer in answers if answer.text.strip()]
+        self.tally.left_out[NO_RESPONSE] += len(answers) - len(kept)
+        return kept
 
     def _one_of(self, part: Any, name: str) -> Answer:
         """Return one element of a list of responses, which may say its model, rank and score."""
