@@ -161,5 +161,6 @@ def _exact_first(columns: Dictionary[str, tuple[str, ...]]) -> list[tuple[str, s
 def natural(name: str) -> list[Any]:
     """Return a sort key by which answer_10 comes after answer_2."""
     return [
-        (0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
     ]
