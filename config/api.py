@@ -63,7 +63,7 @@ def too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponseBase:
 
 @api.exception_handler(HttpError)
 def refused(request: HttpRequest, error: HttpError) -> HttpResponseBase:
-    detail = "The request's body is no JSON." if error.status_code == 400 else f"{error}."
+    detail = "The request's body is not valid JSON." if error.status_code == 400 else f"{error}."
     return Problem(error.status_code, detail).response()
 
 

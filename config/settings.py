@@ -172,7 +172,7 @@ def _database(url: str) -> dict[str, Any]:
     try:
         parts = conninfo_to_dict(url)
     except ProgrammingError as error:
-        raise ImproperlyConfigured(f"DATABASE_URL is no PostgreSQL URL: {error}") from None
+        raise ImproperlyConfigured(f"DATABASE_URL is not a PostgreSQL URL: {error}") from None
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": parts.pop("dbname", "tiebreak"),

@@ -27,15 +27,16 @@ class Kept(Generic[T]):
         wraps(count)(self)
 
     def __call__(self, project: Project) -> T:
-        """As it was kept, a query; else counted now."""
-        found = caches["shared"].get(self._key(project))
-        return self.anew(project) if found is None else found
+        """Return the cached count, a query; without one, count now."""
+        cached = caches["shared"].get(self._key(project))
+        return self.recount(project) if cached is None else cached
 
-    def anew(self, project: Project) -> T:
-        found = self.count(project)
-        if self.size(found) >= LARGE:
-            caches["shared"].set(self._key(project), found, KEPT_SECONDS)
-        return found
+    def recount(self, project: Project) -> T:
+        """Count now, and cache a large count."""
+        counted = self.count(project)
+        if self.size(counted) >= LARGE:
+            caches["shared"].set(self._key(project), counted, KEPT_SECONDS)
+        return counted
 
     def _key(self, project: Project) -> str:
         return f"{self.count.__module__}.{self.count.__qualname__}:{project.pk}"

@@ -109,7 +109,7 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
 
 
 def forget(project: Project, reviewer: User) -> None:
-    """Count anew next time, in this process: something was taken back."""
+    """Count again next time, in this process: something was undone."""
     _kept.pop(_key(project, reviewer), None)
 
 
@@ -269,9 +269,9 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
 
 
 def count_large_projects() -> int:
-    """Count those anew whose counts are kept, for the pages to come; how many there are."""
+    """Refresh the cached counts of large projects, and return how many there are."""
     large = [project for project in Project.objects.filter(archived_at=None) if is_large(project)]
     for project in large:
-        of_project.anew(project)
-        by_reviewer.anew(project)
+        of_project.recount(project)
+        by_reviewer.recount(project)
     return len(large)

@@ -42,13 +42,13 @@ def attempt_of(*, project: Project, reviewer: User) -> Qualification | None:
     """
     attempts = Qualification.objects.filter(project=project, reviewer=reviewer)
     newest = attempts.select_related("version").order_by("-pk").first()
-    if newest is None or newest.version.number < asked_anew(project):
+    if newest is None or newest.version.number < requalifying_version(project):
         return None
     return newest
 
 
-def asked_anew(project: Project) -> int:
-    """The number of the newest version whose publishing ended every qualification; 0: there is none."""
+def requalifying_version(project: Project) -> int:
+    """Return the number of the newest version that ended every qualification; 0 without one."""
     versions = GuidelineVersion.objects.filter(
         guideline__project=project, requalify=True, state=GuidelineVersion.State.PUBLISHED
     )

@@ -40,7 +40,7 @@ class Asked:
 def asked_in(raw: Any) -> Asked:
     """Raises ValueError with a clause that says what is wrong with the row."""
     if not isinstance(raw, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if raw.get("messages") is not None:
         return asked_by_messages(raw["messages"])
     if raw.get("prompt") is None:
@@ -105,7 +105,7 @@ def is_parquet(path: Path) -> bool:
 
 
 def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Row number from 1 (for JSON, the line) and the row; a line that is no JSON is a ValueError.
+    """Row number from 1 (for JSON, the line) and the row; a line that is not JSON is a ValueError.
 
     Streams: memory stays the same for a file of any size. Raises RowsError when it cannot be read.
     """
@@ -130,7 +130,7 @@ def _json_in(line: str) -> Any:
         return json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         said = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deep"
-        return ValueError(f"this is no JSON: {said}")
+        return ValueError(f"this is not valid JSON: {said}")
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], Asked]]:

@@ -59,7 +59,7 @@ class EventTail:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The event of one line, in a form that PostgreSQL can store; None if it is no JSON object."""
+    """The event of one line, in a form that PostgreSQL can store; None if it is not a JSON object."""
     try:
         data = json.loads(line, parse_constant=lambda name: None)
     except ValueError:

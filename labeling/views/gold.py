@@ -77,8 +77,8 @@ def _counts(project: Project) -> dict[str, int]:
 def _attempts(project: Project) -> list[dict[str, Any]]:
     """Each reviewer's newest attempt, the failed ones first."""
     newest = qualification.newest_attempts(project)
-    anew = qualification.asked_anew(project)
-    rows = [{"attempt": one, "outdated": one.version.number < anew} for one in newest]
+    oldest = qualification.requalifying_version(project)
+    rows = [{"attempt": one, "outdated": one.version.number < oldest} for one in newest]
     return sorted(rows, key=lambda row: (row["outdated"], row["attempt"].state != "failed"))
 
 

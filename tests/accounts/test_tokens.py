@@ -79,7 +79,7 @@ def test_its_last_use_is_written_once_a_minute():
     assert token.last_used_at >= first
 
 
-def test_a_minutes_allowance_is_counted_and_begins_anew():
+def test_a_minutes_allowance_is_counted_and_restarts():
     token, _ = Token.issue(user=make_user(), name="a")
     now = int(timezone.now().timestamp()) // 60
     Token.objects.update(minute=now + 1000)  # any minute that is not this one

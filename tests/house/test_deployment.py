@@ -72,7 +72,7 @@ def test_it_names_the_folder_it_cannot_write(
         ({"TIEBREAK_RUN_LEASE_SECONDS": "soon"}, "must be a whole number, at least 2"),
         (
             {"DATABASE_URL": "mysql://x", "TIEBREAK_SECRET_KEY": "x" * 50},
-            "DATABASE_URL is no PostgreSQL URL",
+            "DATABASE_URL is not a PostgreSQL URL",
         ),
         (
             {"DATABASE_URL": "postgresql://db.example.org/x", "TIEBREAK_SECRET_KEY": ""},

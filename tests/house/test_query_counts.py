@@ -1,6 +1,6 @@
 """What each list page asks of the database is pinned: a page that asks more is a change to see.
 
-TIEBREAK_PIN_QUERIES=1 in the environment writes the counts anew.
+TIEBREAK_PIN_QUERIES=1 in the environment regenerates the counts.
 """
 
 import json

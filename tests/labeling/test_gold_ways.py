@@ -201,7 +201,7 @@ def test_the_admin_retires_and_neither_adds_nor_deletes(project):
     assert client.get(reverse("admin:labeling_qualification_changelist")).status_code == 200
 
 
-def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_anew(project):
+def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_again(project):
     client = signed_in(make_member(project, Role.LEAD))
     draft = guidelines.create_draft(project=project, by=None, text="New.", criteria=[])
     page = reverse("admin:labeling_guidelineversion_change", args=[draft.pk])

@@ -51,12 +51,12 @@ def test_the_worker_counts_large_projects_and_pages_read_what_it_kept(
     with django_assert_num_queries(1):
         assert progress.of_project(project).filled == 2
     monkeypatch.setattr(counts, "LARGE", 2)
-    progress.by_reviewer.anew(project)
+    progress.by_reviewer.recount(project)
     with django_assert_num_queries(1):
         assert [row.rankings for row in progress.by_reviewer(project)] == [2]
 
 
-def test_what_was_kept_for_too_long_is_counted_anew(monkeypatch):
+def test_what_was_kept_for_too_long_is_counted_again(monkeypatch):
     monkeypatch.setattr(counts, "LARGE", 2)
     monkeypatch.setattr(counts, "KEPT_SECONDS", -1)
     make_task(project := make_project())

@@ -82,7 +82,7 @@ def test_without_it_nobody_ranks_real_work_by_any_way(project, reviewer):
     assert not real.rankings.exists()
 
 
-def test_a_lead_allows_another_attempt_which_begins_anew(project, reviewer):
+def test_a_lead_allows_another_attempt_which_starts_over(project, reviewer):
     lead = make_member(project, "lead")
     with pytest.raises(QualificationError, match="has not failed"):
         qualification.allow_again(project=project, reviewer=reviewer, by=lead)
@@ -133,7 +133,7 @@ def test_what_is_before_them_when_it_ends_is_theirs_to_finish(project, reviewer)
     assert next_kind(project, reviewer) == "gold"
 
 
-def test_an_attempt_under_way_begins_anew_under_such_a_version(project, reviewer):
+def test_an_attempt_under_way_starts_over_under_such_a_version(project, reviewer):
     work(project, reviewer, 2)
     publish(project, requalify=True)
     assert len(work(project, reviewer, 4)) == 4  # all three again, and then real work

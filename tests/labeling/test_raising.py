@@ -156,7 +156,7 @@ def test_the_page_shows_the_slots_first_and_then_adds_them(project):
     client = signed_in(lead)
     page = client.get(url(project, "?wanted=3")).content.decode()
     assert "This adds 2 slots" in page
-    assert "complete only with more reviewers" in page
+    assert "cannot be completed without more reviewers" in page
     assert slots(task) == 1
     answer = client.post(url(project), {"wanted": "3", "slots": "2"})
     assert answer.url == reverse("project-data", args=[project.slug])

@@ -1,4 +1,4 @@
-"""After a guideline change a sample is ranked anew, and agreement is compared before and after."""
+"""After a guideline change a sample is ranked again, and agreement is compared before and after."""
 
 import io
 import json

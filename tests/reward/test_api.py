@@ -194,8 +194,8 @@ def test_a_request_of_another_form_is_told_where_it_is_wrong(caller, where, body
     assert caller.token.spent == 0, "it costs nothing"
 
 
-def test_what_is_no_json_too_large_or_elsewhere_is_a_problem_too(caller, settings):
-    refused(caller.post("score", "{"), 400, "no JSON")
+def test_a_body_that_is_not_json_or_too_large_is_a_problem_too(caller, settings):
+    refused(caller.post("score", "{"), 400, "not valid JSON")
     refused(caller.post("nowhere", {}), 404, "nothing at this address")
     answer = caller.client.get("/api/v1/score")
     refused(answer, 405, "Use POST")
@@ -299,7 +299,7 @@ def test_the_committed_document_is_what_the_api_says_of_itself(client):
     said = json.dumps(client.get("/api/v1/openapi.json").json(), indent=2, sort_keys=True) + "\n"
     if os.environ.get("TIEBREAK_PIN_OPENAPI"):
         SNAPSHOT.write_text(said)
-    assert SNAPSHOT.read_text() == said, "TIEBREAK_PIN_OPENAPI=1 writes it anew"
+    assert SNAPSHOT.read_text() == said, "TIEBREAK_PIN_OPENAPI=1 regenerates it"
 
 
 def test_every_operation_and_limit_is_documented():

@@ -252,7 +252,7 @@ def test_an_export_killed_while_it_tidies_up_can_be_repeated(
     assert file.read_bytes() == before and not list(tmp_path.glob(".*"))
 
 
-def test_a_cut_export_can_begin_anew(project, ranked, tmp_path):
+def test_a_cut_export_can_start_over(project, ranked, tmp_path):
     file = tmp_path / "x.jsonl"
     folder = tmp_path / ".x.jsonl.parts"
     folder.mkdir()

@@ -55,7 +55,7 @@ def test_a_row_may_have_each_of_the_three_shapes():
 @pytest.mark.parametrize(
     ("row", "clause"),
     [
-        ([1], "no JSON object"),
+        ([1], "not a JSON object"),
         ({}, "neither messages nor prompt"),
         ({"prompt": "a"}, "neither response nor responses"),
         ({"prompt": "a", "responses": []}, "responses is not a list of texts"),
@@ -74,7 +74,7 @@ def test_a_row_of_another_shape_is_refused_with_a_clause(row, clause):
 def test_every_wrong_row_is_told_with_its_number_up_to_ten(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "response": "b"}\n\n{"prompt": "a"}\n{nonsense\n')
-    with pytest.raises(RowsError, match=r"(?s)row 3: .*row 4: this is no JSON"):
+    with pytest.raises(RowsError, match=r"(?s)row 3: .*row 4: this is not valid JSON"):
         survey(path)
     with pytest.raises(RowsError) as refused:
         survey(written(path, [{}] * 30))

@@ -251,7 +251,7 @@ def test_an_idle_one_gives_its_memory_back_and_answers_on(tmp_path, models):
         assert scorer.process().pid == before
 
 
-def test_a_question_beyond_its_memory_is_refused_and_it_begins_anew(tmp_path, models):
+def test_a_question_beyond_its_memory_is_refused_and_it_restarts(tmp_path, models):
     with Running(tmp_path, "--memory", "400") as scorer:
         before = scorer.process().pid
         said = scorer.ask(models[0], [[PROMPT, ["x" * 400] * 16] for _ in range(128)])

@@ -1,4 +1,4 @@
-"""A lead's decision, or the rankings of a task ranked anew, in place of a task's rankings."""
+"""A lead's decision, or the rankings of a task ranked again, in place of a task's rankings."""
 
 import io
 from datetime import date
@@ -145,10 +145,10 @@ def test_outcomes_of_other_projects_stay_out(project):
     assert survey(project=project, filter=ADJUDICATED).outcomes == 0
 
 
-# --- tasks ranked anew ---------------------------------------------------------------------------
+# --- tasks ranked again ---------------------------------------------------------------------------
 
 
-def test_what_was_ranked_anew_is_left_out_so_that_no_task_counts_twice(project):
+def test_rankings_made_again_are_left_out_so_that_no_task_counts_twice(project):
     task = disputed(project)
     rank(relabel(task), make_user())
     account = survey(project=project, filter=SnapshotFilter())

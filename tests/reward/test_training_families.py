@@ -286,7 +286,7 @@ def test_positions_that_are_numbered_after_the_padding_are_not_there_to_read(tmp
     assert readable_tokens(str(path), make_tokenizer(), None) == 62
 
 
-def test_an_input_stays_below_the_length_from_which_positions_are_scaled_anew(tmp_path):
+def test_an_input_stays_below_the_length_from_which_positions_are_rescaled(tmp_path):
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
     config = tiny_config(

@@ -81,7 +81,7 @@ def test_groups_that_share_a_row_do_not_see_each_other():
     ]
 
 
-def test_packed_groups_stand_one_after_the_other_and_each_starts_anew():
+def test_packed_groups_follow_each_other_and_each_starts_at_zero():
     one = TokenGroup(np.array([7, 8]), [np.array([1]), np.array([3, 4])], np.zeros((2, 2)))
     two = TokenGroup(np.array([9]), [np.array([5, 6])], np.zeros((1, 1)))
     batch = Collator(0, "shared", packed=True)([one, two])

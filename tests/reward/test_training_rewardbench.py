@@ -79,7 +79,7 @@ def test_a_row_that_is_not_in_the_format_is_named(tmp_path, row, sentence):
 
 def test_files_that_cannot_be_read_are_refused_with_a_sentence(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{')
-    with pytest.raises(RecipeError, match="row 2: this is no JSON"):
+    with pytest.raises(RecipeError, match="row 2: this is not valid JSON"):
         list(read_rows(tmp_path / "bad.jsonl"))
     (tmp_path / "bad.parquet").write_text("not parquet")
     for name in ("bad.parquet", "nowhere.jsonl"):
