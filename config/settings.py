@@ -150,6 +150,12 @@ FORCE_SCRIPT_NAME = ""
 HEADER_SECONDS = variable(
     "TIEBREAK_HEADER_SECONDS", "10", "Time for a client to send the header of a request."
 ).number(minimum=1)
+BODY_SECONDS = variable(
+    "TIEBREAK_BODY_SECONDS", "20", "Time for a client to send a body, and 1 s more per 50 kB."
+).number(minimum=1)
+READ_SECONDS = variable(
+    "TIEBREAK_READ_SECONDS", "20", "A response read at less than 2 kB/s for so long is given up."
+).number(minimum=1)
 WSGI_APPLICATION = "config.wsgi.application"
 
 TEMPLATES = [

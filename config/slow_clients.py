@@ -19,13 +19,11 @@ from waitress.utilities import RequestEntityTooLarge
 
 from config import limits
 
-BODY_SECONDS = 20
 BODY_BYTES_PER_SECOND = 50_000
-"""A body has BODY_SECONDS, and one second more for this many bytes."""
+"""A body has settings.BODY_SECONDS, and one second more for this many bytes."""
 IDLE_SECONDS = 65
-READ_SECONDS = 20
 READ_BYTES_PER_SECOND = 2_000
-"""A response of which less is read over READ_SECONDS is given up."""
+"""A response of which less is read over settings.READ_SECONDS is given up."""
 CONNECTIONS = 1000
 BUFFERED_RESPONSE = 256 << 20
 """So much of a response waits, on disk, for its reader before the thread that makes it has to."""
@@ -92,7 +90,7 @@ class Request(HTTPRequestParser):
         if not self.headers_finished:
             return settings.HEADER_SECONDS
         length = self.body_bytes_received if self.chunked else self.content_length
-        return settings.HEADER_SECONDS + BODY_SECONDS + length / BODY_BYTES_PER_SECOND
+        return settings.HEADER_SECONDS + settings.BODY_SECONDS + length / BODY_BYTES_PER_SECOND
 
 
 class Connection(HTTPChannel):
@@ -120,7 +118,10 @@ class Connection(HTTPChannel):
         """Close the connection if it is too slow or has lingered. Called every second."""
         if self.lingers_until is not None:
             self.will_close = now > self.lingers_until
-        elif self._is_sent_too_slowly(now) or self._is_read_too_slowly(now):
+        elif self._is_read_too_slowly(now):
+            # Not by will_close, which waits until the socket takes more: this one never does.
+            super().handle_close()
+        elif self._is_sent_too_slowly(now):
             self.will_close = True
 
     def _is_sent_too_slowly(self, now: float) -> bool:
@@ -132,7 +133,7 @@ class Connection(HTTPChannel):
             self.unread_since = None
         elif self.unread_since is None:
             self.unread_since, self.sent_before = now, self.sent
-        elif now - self.unread_since > READ_SECONDS:
+        elif now - self.unread_since > settings.READ_SECONDS:
             rate = (self.sent - self.sent_before) / (now - self.unread_since)
             self.unread_since, self.sent_before = now, self.sent
             return rate < READ_BYTES_PER_SECOND

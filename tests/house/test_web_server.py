@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from config.env import BASE_DIR
@@ -14,6 +16,9 @@ from config.limits import SMALL
 from config.local.processes import free_port, wait_for_web
 
 THREADS = 2
+LIMITS = {
+    "TIEBREAK_HEADER_SECONDS": "2", "TIEBREAK_BODY_SECONDS": "1", "TIEBREAK_READ_SECONDS": "2",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def port():
             "--threads", str(THREADS), "--log-level", "critical", "--no-control-socket",
         ],
         cwd=BASE_DIR,
-        env={**os.environ, "TIEBREAK_HEADER_SECONDS": "2"},
+        env={**os.environ, **LIMITS},
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     wait_for_web(port, seconds=60)
@@ -91,6 +96,49 @@ def test_a_header_that_never_ends_is_given_up(port):
     with connect(port) as connection:
         connection.sendall(b"GET /health/ HTTP/1.1\r\nHost: localhost\r\n")
         assert until_closed(connection) == b""
+
+
+def test_a_body_that_comes_too_slowly_is_given_up_although_it_comes(port):
+    with connect(port) as connection:
+        connection.sendall(
+            b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600\r\n\r\n"
+        )
+        with pytest.raises(ConnectionError):
+            for _ in range(600):  # a minute, and it has three seconds
+                connection.sendall(b"a")
+                time.sleep(0.1)
+
+
+def test_a_body_that_comes_slowly_but_in_time_is_read(port):
+    with connect(port) as connection:
+        connection.sendall(
+            b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Content-Length: 10\r\n\r\n"
+        )
+        for _ in range(10):
+            connection.sendall(b"a")
+            time.sleep(0.1)
+        assert until_closed(connection).startswith(b"HTTP/1.1 403 ")  # without a CSRF token
+
+
+def test_a_response_that_nobody_reads_is_given_up(port):
+    page = len(ask(port, path="/i18n.js")[2])
+    count = 8_000_000 // page
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(b"GET /i18n.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
+        until = time.monotonic() + 30
+        while server_holds(connection):
+            assert time.monotonic() < until, "the connection is kept"
+            time.sleep(0.2)
+
+
+def server_holds(connection):
+    """Whether a process has the other end of the connection open."""
+    ours = connection.getsockname()
+    return any(c.pid and c.raddr == ours for c in psutil.net_connections("tcp"))
 
 
 @pytest.mark.parametrize("path", ["/login/", "/", "/api/v1/score", "/p/lamps/data/import/"])
