@@ -1,4 +1,4 @@
-"""The database's clock, for times that several machines compare: leases, undo windows, sessions.
+"""The database's clock, for times that several machines compare: leases, revisions, undo windows.
 
 Web servers' own clocks may be wrong by minutes. The difference is measured once a minute, so that
 asking for the time costs no query.

@@ -149,12 +149,12 @@ def client_address(request: HttpRequest | None) -> str:
 def network_of(address: str) -> str:
     """Return the address, or for IPv6 the /64 that one subscriber has. Empty when it is neither."""
     try:
-        found = ip_address(address)
+        parsed = ip_address(address)
     except ValueError:
         return ""
-    if found.version == 6:
-        found = found.ipv4_mapped or ip_network((found, 64), strict=False).network_address
-    return str(found)
+    if parsed.version == 6:
+        parsed = parsed.ipv4_mapped or ip_network((parsed, 64), strict=False).network_address
+    return str(parsed)
 
 
 def answer_429(
