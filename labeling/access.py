@@ -1,6 +1,7 @@
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
+from django.utils.translation import gettext as _
 
 from accounts.access import user_of
 from accounts.models import Role, User
@@ -50,7 +51,7 @@ def readable_project(request: HttpRequest, slug: str) -> Project:
         if project is None:
             raise
     if request.method not in {"GET", "HEAD"}:
-        raise PermissionDenied("This project is archived and read-only. Restore it first.")
+        raise PermissionDenied(_("This project is archived and read-only. Restore it first."))
     return project
 
 
@@ -61,5 +62,5 @@ def led_project(request: HttpRequest, slug: str) -> Project:
     """
     project = readable_project(request, slug)
     if not leads(user_of(request), project):
-        raise PermissionDenied("Only a lead of the project sees other people's rankings.")
+        raise PermissionDenied(_("Only leads of the project may see this page."))
     return project

@@ -6,6 +6,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET
 
 from accounts.access import user_of
@@ -36,7 +37,9 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     show_models = may_see_models(user, project, own.task)
     show_others = may_see_others(user, project, own.task)
     if not (show_models or show_others or may_see_suggestions(user, project, own.task)):
-        raise PermissionDenied("This project shows others' rankings and model names to leads only.")
+        raise PermissionDenied(
+            _("This project shows others' rankings and model names to leads only.")
+        )
     places = list(own.task.places.select_related("response").order_by("position"))
     shown = {response: place for place, response in enumerate(own.shown_order)}
     places.sort(key=lambda place: shown.get(place.response_id, len(shown) + place.position))

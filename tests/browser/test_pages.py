@@ -96,6 +96,12 @@ def test_it_never_scrolls_sideways_on_a_phone(visit, world, addresses):
         page.goto(address)
         if page.evaluate("document.documentElement.scrollWidth") > 390:
             wide.append(address)
+        stacked = ".table-wrap:has(.table-tasks)"
+        if page.evaluate(
+            "(them) => [...document.querySelectorAll(them)].some((e) => e.scrollWidth > e.clientWidth)",
+            stacked,
+        ):
+            wide.append(f"{address} {stacked}")
     assert wide == []
 
 

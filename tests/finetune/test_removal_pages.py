@@ -149,7 +149,9 @@ def test_an_archived_project_is_read_only_and_hidden_from_reviewers(project, lea
     assert "read-only" in page and "Restore project" in page
     assert client.get(reverse("project-data", args=[project.slug])).status_code == 200
     withdraw = reverse("project-withdraw", args=[project.slug, "task", task.pk])
-    assert client.post(withdraw).status_code == 403
+    refused = client.post(withdraw)
+    assert refused.status_code == 403
+    assert "archived and read-only. Restore it first." in refused.content.decode()
     assert signed_in(reviewer).get(overview).status_code == 404
     assert signed_in(reviewer).get(reverse("review", args=[project.slug])).status_code == 404
     assert project.name in client.get(reverse("projects")).content.decode()
