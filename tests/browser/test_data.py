@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from accounts.models import Role
 from labeling import rankings
-from labeling.models import Membership, Task
+from labeling.models import Membership, Ranking, Task
 from tests.browser.test_pages import faults_in_both_themes
 from tests.labeling.file_imports import work
 from tests.labeling.world import make_user, one_each
@@ -54,6 +54,49 @@ def test_a_lead_imports_a_file_and_drops_a_response_that_says_who_it_is(
     review = visit(world.review, world.reviewer)
     expect(review.locator(".answer")).to_have_count(2)
     expect(review.get_by_text("ChatGPT")).to_have_count(0)
+
+
+def test_a_lead_says_what_columns_mean_and_undoes_a_wrong_import(visit, world, lead, tmp_path):
+    (file := tmp_path / "lamps.csv").write_text(
+        "Frage;Antwort 1;Antwort 2;Rang 1;Rang 2\nWelche Lampe?;Die hohe.;Die rote.;2;1\n"
+    )
+    page = visit(f"/p/{world.project.slug}/data/import/", lead)
+    page.get_by_label("File").set_input_files(file)
+    page.get_by_role("button", name="Preview").click()
+    work()
+    expect(page.get_by_text("No column looks like a prompt")).to_be_visible()
+    for column, meaning in {
+        "Frage": "prompt", "Antwort 1": "response", "Antwort 2": "response",
+        "Rang 1": "score", "Rang 2": "score",
+    }.items():  # fmt: skip
+        page.get_by_label(f"Meaning of {column}").select_option(meaning)
+    assert faults_in_both_themes(page) == []
+    page.get_by_role("button", name="Check again with these meanings").click()
+    work()
+    expect(page.get_by_text("Ranking: A > B")).to_be_visible()
+    expect(page.get_by_text("Die hohe.").first).to_be_visible()
+    page.get_by_role("button", name="Import", exact=True).click()
+    work()
+    page.get_by_role("button", name="Undo this import").click()
+    work()
+    expect(page.get_by_text("This import was undone.")).to_be_visible()
+    assert not Ranking.objects.filter(task__project=world.project).exists()
+    page.get_by_role("link", name="Another file").click()
+    page.get_by_label("File").set_input_files(file)
+    page.get_by_role("button", name="Preview").click()
+    work()
+    for column in ("Rang 1", "Rang 2"):
+        page.get_by_label(f"Meaning of {column}").select_option("rank")
+    page.get_by_role("button", name="Check again with these meanings").click()
+    work()
+    expect(page.get_by_text("Ranking: B > A")).to_be_visible()
+    assert faults_in_both_themes(page) == []
+    page.get_by_role("button", name="Import", exact=True).click()
+    work()
+    expect(page.get_by_text("lamps.csv is imported")).to_be_visible()
+    ranking = Ranking.objects.get(task__project=world.project)
+    texts = dict(ranking.task.responses.values_list("pk", "text"))
+    assert [texts[pk] for [pk] in ranking.tiers] == ["Die rote.", "Die hohe."]
 
 
 def test_a_lead_counts_and_downloads_pairs(visit, world, lead, tmp_path):
