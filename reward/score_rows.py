@@ -115,7 +115,7 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 batches = file.iter_batches(batch_size=ROWS_AT_ONCE)
                 yield from enumerate((row for b in batches for row in b.to_pylist()), 1)
             return
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, _json_in(line)
@@ -127,10 +127,13 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _json_in(line: str) -> Any:
     try:
-        return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        said = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deep"
-        return ValueError(f"this is not valid JSON: {said}")
+        return json.loads(line, parse_constant=lambda name: None)  # NaN is not JSON
+    except json.JSONDecodeError as error:
+        return ValueError(f"not valid JSON: {error.msg}")
+    except RecursionError:
+        return ValueError("not valid JSON: it is nested too deeply")
+    except ValueError:
+        return ValueError("a number has too many digits")
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], Asked]]:

@@ -66,6 +66,8 @@ def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
     tallies: dict[str, list[Tally]] = {}
     chances: dict[str, list[float]] = {}
     left_out: Counter[str] = Counter()
+    for _ in read_rows(path):  # a wrong row at the end would cost the work on all before it
+        pass
     rows = read_rows(path)
     while batch := list(islice(rows, ROWS_AT_ONCE)):
         scores = scorer.score([(row.prompt, row.responses) for row in batch])

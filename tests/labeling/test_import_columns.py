@@ -163,6 +163,14 @@ SHAPES = {
         ASKED,
         SECOND_BETTER,
     ),
+    "Label Studio JSON_MIN": (
+        row(
+            id=7, prompt="Q?", response1="x", response2="y", comparison="right", annotator=3,
+            annotation_id=9, lead_time=4.5,
+        ),
+        ASKED,
+        SECOND_BETTER,
+    ),
     "scores in a list": (
         row(prompt="Q?", responses=["x", "y"], scores=[0.1, 0.9]),
         ASKED,

@@ -74,11 +74,21 @@ def test_a_row_of_another_shape_is_refused_with_a_clause(row, clause):
 def test_every_wrong_row_is_told_with_its_number_up_to_ten(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "response": "b"}\n\n{"prompt": "a"}\n{nonsense\n')
-    with pytest.raises(RowsError, match=r"(?s)row 3: .*row 4: this is not valid JSON"):
+    with pytest.raises(RowsError, match=r"(?s)row 3: .*row 4: not valid JSON"):
         survey(path)
     with pytest.raises(RowsError) as refused:
         survey(written(path, [{}] * 30))
     assert str(refused.value).count("\n") == 9
+
+
+def test_rows_are_read_with_a_byte_order_mark_and_with_numbers_that_are_not_json(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = '{"prompt": "a", "response": "b", "level": NaN, "note": "\\u2028\u2028"}\n'
+    path.write_text("\ufeff" + row, encoding="utf-8")
+    assert survey(path)["rows"] == 1
+    path.write_text('{"prompt": "a", "response": "b", "n": ' + "1" * 5000 + "}\n")
+    with pytest.raises(RowsError, match="row 1: a number has too many digits"):
+        survey(path)
 
 
 @pytest.mark.django_db

@@ -77,9 +77,20 @@ def test_a_row_that_is_not_in_the_format_is_named(tmp_path, row, sentence):
         list(read_rows(written(tmp_path / "rows.jsonl", [good, row])))
 
 
+def test_a_wrong_row_at_the_end_is_named_before_any_is_scored(tmp_path):
+    class Untouched:
+        def score(self, rows):
+            raise AssertionError("it began to score")
+
+    good = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    path = written(tmp_path / "rows.jsonl", [good] * 300 + [{"prompt": "a", "chosen": "b"}])
+    with pytest.raises(RecipeError, match="row 301: "):
+        evaluate(Untouched(), path)
+
+
 def test_files_that_cannot_be_read_are_refused_with_a_sentence(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{')
-    with pytest.raises(RecipeError, match="row 2: this is not valid JSON"):
+    with pytest.raises(RecipeError, match="row 2: not valid JSON"):
         list(read_rows(tmp_path / "bad.jsonl"))
     (tmp_path / "bad.parquet").write_text("not parquet")
     for name in ("bad.parquet", "nowhere.jsonl"):

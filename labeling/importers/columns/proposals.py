@@ -46,7 +46,7 @@ NUMBERED = re.compile(
 LABEL = ("label", "kto_tag", "kto", "desirable", "is_chosen", "thumbs_up")
 WINNER = (
     "winner", "better_response_id", "better_response", "preferred_response", "better", "choice",
-    "preference", "overall_preference_label", "vote", "verdict",
+    "preference", "overall_preference_label", "vote", "verdict", "comparison", "pairwise", "selected",
 )  # fmt: skip
 PREFERENCE = ("preference_strength", "overall_preference")
 RANK = re.compile(

@@ -30,6 +30,7 @@ MODEL = ("model", "model_name", "generator")
 RANK = ("rank",)
 SCORE = ("score", "overall_score", "rating", "reward")
 TIES = {"tie", "ties", "tied", "both", "equal", "draw", "same", "neither", "0.5"}
+SIDES = {"left": 0, "first": 0, "right": 1, "second": 1}
 BOTH_BAD = {"tie (bothbad)", "bothbad", "both_bad", "both bad", "neither is good"}
 OTHER_META = "rows whose metadata differs from that of the first row of their prompt"
 MOST_PROBLEMS = 10
@@ -534,6 +535,8 @@ def _named(said: str, answers: list[Answer]) -> int | None:
     columns = [answer.column.lower() for answer in answers]
     marks = [_mark(answer.column) for answer in answers]
     models = [answer.model.lower() for answer in answers]
+    if said in SIDES and len(answers) == 2:
+        return SIDES[said]
     for names in (columns, models, marks):
         if names.count(said) == 1:
             return names.index(said)
