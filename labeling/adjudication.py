@@ -1,4 +1,4 @@
-"""Tasks on which reviewers disagree, the furthest apart first, and what leads decide about them.
+"""Tasks on which reviewers disagree, largest disagreement first, and what leads decide about them.
 
 A decision has an outcome, an order like any ranking, and a cause: why reviewers disagreed. Deciding
 again replaces the decision; the audit trail keeps what was said before.
@@ -48,7 +48,7 @@ class OpenDispute:
 
 
 def open_disputes(project: Project, *, look_at: int = RANKINGS_LOOKED_AT) -> list[OpenDispute]:
-    """Undecided tasks among those of the newest `look_at` rankings, the furthest apart first.
+    """Undecided tasks among those of the newest `look_at` rankings, largest disagreement first.
 
     Two queries, bounded by `look_at`; some 0.05 s for 3,000 rankings.
     """

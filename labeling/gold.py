@@ -392,7 +392,7 @@ def change(
 
 
 def retire(*, gold: Gold, by: User | None) -> bool:
-    """Give it out no more, and measure nobody by it; False when it was retired before."""
+    """Stop giving it out and measuring by it; return False when it was retired before."""
     now = timezone.now()
     if not Gold.objects.filter(pk=gold.pk, retired_at=None).update(retired_at=now):
         return False

@@ -124,7 +124,7 @@ def _quality(looked_at: Window) -> Quality:
 
 
 def disputes_of(compared: Compared) -> list[Dispute]:
-    """The furthest apart first; of equals the newest."""
+    """Largest disagreement first; of equals the newest."""
     met = compared.meetings
     tasks = len(compared.pairs.tasks)
     pairs = np.bincount(met.task, met.compared, tasks)
@@ -202,7 +202,7 @@ def criteria_of(looked_at: Window) -> list[tuple[str, Agreement]]:
 
 @dataclass(frozen=True)
 class Reviewer:
-    """`reliability` is None for who met no one. Meters: see labeling.statistics.bias."""
+    """`reliability` is None for reviewers without shared tasks. Meters: see labeling.statistics.bias."""
 
     id: int
     rankings: int

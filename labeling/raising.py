@@ -66,7 +66,7 @@ SELECT reason, held, count(*), coalesce(sum(greatest(0, %(wanted)s - count)), 0)
 FROM ({_TASKS}) tasks GROUP BY reason, held
 """  # noqa: S608 - made of constants
 
-# The slots of a task lie side by side in the queue, at the back of the task's own priority: above
+# The slots of a task are next to each other in the queue, at the back of the task's own priority: above
 # it, sequential overlap would take them for its own and withdraw them once the task is clear.
 _RAISE = f"""
 WITH raised AS MATERIALIZED ({_TASKS}), updated AS (
@@ -80,7 +80,7 @@ WHERE raised.reason = '' AND NOT raised.held AND raised.id IN (SELECT id FROM up
 ORDER BY raised.id, missing.n
 """  # noqa: S608 - made of constants
 
-# Whatever else adds slots to a task, or releases it, locks its row as well.
+# Everything else that adds slots to a task, or releases it, locks its row as well.
 _LOCK = """
 SELECT count(*) FROM (
     SELECT FROM labeling_task
@@ -138,7 +138,7 @@ def apply(
     """
     try:
         return _apply(project, wanted, by, task, expected)
-    except IntegrityError:  # another slot was added to one of the tasks meanwhile
+    except IntegrityError:  # another slot was added to one of the tasks in between
         return _apply(project, wanted, by, task, expected)
 
 

@@ -146,7 +146,7 @@ def _submit_held(answer: _Answer) -> Submission | None:
     try:
         ranking = answer.ranking(extra=False)
     except InvalidRanking:
-        return None  # sent before, it may be a duplicate all the same
+        return None  # sent before, it may be a duplicate anyway
     if not submissions.fill_held(answer.slot, ranking):
         return None
     return _first_of_task(ranking)

@@ -172,7 +172,7 @@ class Comparison:
     by_chance: Interval
     """How far two reviewers under the version before are apart: what moves without a change."""
     same_person: Interval
-    """How far those who ranked both are from themselves."""
+    """Return the self-consistency of reviewers who ranked both."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def undo(*, skip_id: int, project: Project, reviewer: User) -> Slot:
     """
     try:
         return _undo(skip_id, project, reviewer)
-    except IntegrityError:  # another tab claimed a task meanwhile
+    except IntegrityError:  # another tab claimed a task in the meantime
         return _undo(skip_id, project, reviewer)
 
 

@@ -44,7 +44,7 @@ def undo_seconds(ranking: Ranking) -> int:
 
 
 def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any], attempts: int = 5) -> Slot:
-    """Take back what was just sent: its slot is the reviewer's again, with `draft` in it.
+    """Undo the ranking just sent: its slot is the reviewer's again, with `draft` in it.
 
     The task they have before them meanwhile becomes their next, and the one that was their next
     goes back. Raises InvalidRanking when it is too late; then nothing changed.

@@ -356,7 +356,7 @@ def _undo_url(project: Project, ranking: Ranking) -> str | None:
 @login_required
 @require_POST
 def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Take back what was just sent; it is before the reviewer again, as it was."""
+    """Undo the ranking just sent; the reviewer has the task again, as it was."""
     project, reviewer = project_for(request, slug), user_of(request)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task"),
@@ -371,7 +371,7 @@ def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
 @login_required
 @require_POST
 def undo_skip(request: HttpRequest, slug: str, skip_id: int) -> HttpResponse:
-    """Take back a skip; the task is in front of the reviewer again."""
+    """Undo a skip; the reviewer has the task again."""
     project, reviewer = project_for(request, slug), user_of(request)
     take_back = partial(skipping.undo, skip_id=skip_id, project=project, reviewer=reviewer)
     return _taken_back(request, project, take_back)
