@@ -7,12 +7,12 @@ from finetune.generation import ALL, NEW
 from finetune.models import Model
 from finetune.registry import checked_base
 from labeling.models import Project
-from reward.forms import SnapshotChoiceField, offer, usable_snapshots
+from reward.forms import OfferField, SnapshotChoiceField, offer, usable_snapshots
 from reward.models import RewardModel, Snapshot
 from reward.references import ReferenceProblem
 
 
-class ModelChoiceField(forms.ModelChoiceField):
+class ModelChoiceField(OfferField):
     def label_from_instance(self, obj: Any) -> str:
         mark = " (promoted)" if obj.state == Model.State.PROMOTED else ""
         return f"{obj.project}: {obj}{mark}"
@@ -28,6 +28,7 @@ class GenerateInputs(forms.Form):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,
+        none_yet="No models yet: add a base under Models first",
         help_text="Who answers, and with it whose project's prompts are answered.",
     )
     prompts = forms.ChoiceField(
@@ -115,6 +116,7 @@ class DPOInputs(SameProject):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,
+        none_yet="No base in this project yet: add one under Models first",
         help_text="The base that gets a new adapter.",
         error_messages={"invalid_choice": "Choose a base of the snapshot's project."},
     )
@@ -134,12 +136,16 @@ class EvaluateInputs(SameProject):
     anchor, others = "candidate", ("baseline", "snapshot")
 
     candidate = ModelChoiceField(
-        queryset=Model.objects.none(), empty_label=None, help_text="The adapter to judge."
+        queryset=Model.objects.none(),
+        empty_label=None,
+        none_yet="No adapters yet: fine-tune a model first",
+        help_text="The adapter to judge.",
     )
     baseline = ModelChoiceField(
         queryset=Model.objects.none(),
         required=False,
         empty_label="The model that the candidate was made from",
+        none_yet="",
         help_text="Answers the same prompts with the same seeds. It has the candidate's base.",
         error_messages={
             "invalid_choice": "Choose another model of the candidate's project and base, not the "

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 from django import forms
@@ -8,7 +9,33 @@ from reward.filters import FilterError, SnapshotFilter
 from reward.models import RewardModel, Snapshot
 
 
-class SnapshotChoiceField(forms.ModelChoiceField):
+class OfferIterator(forms.models.ModelChoiceIterator):
+    """Its choices, or one that says what to create first."""
+
+    def __iter__(self) -> Iterator[Any]:
+        offered = False
+        for choice in super().__iter__():
+            offered = True
+            yield choice
+        assert isinstance(self.field, OfferField)
+        if not offered:
+            yield "", self.field.none_yet
+
+
+class OfferField(forms.ModelChoiceField):
+    """A choice among rows. `none_yet` says what to create first where there is nothing to choose."""
+
+    iterator = OfferIterator
+
+    def __init__(self, *args: Any, none_yet: str, **kwargs: Any):
+        self.none_yet = none_yet
+        super().__init__(*args, **kwargs)
+
+
+class SnapshotChoiceField(OfferField):
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, none_yet="No snapshots yet: freeze one first", **kwargs)
+
     def label_from_instance(self, obj: Any) -> str:
         prompts = obj.counts.get("prompts", 0)
         return f"{obj.project}: snapshot {obj.pk}, {prompts} prompts, {obj.rankings} rankings"
@@ -41,7 +68,7 @@ class RewardInputs(forms.Form):
         return {"snapshot": self.cleaned_data["snapshot"].pk}
 
 
-class RewardModelChoiceField(forms.ModelChoiceField):
+class RewardModelChoiceField(OfferField):
     def label_from_instance(self, obj: Any) -> str:
         mark = " (promoted)" if obj.state == RewardModel.State.PROMOTED else ""
         return f"{obj.project}: {obj}{mark}"
@@ -58,6 +85,7 @@ class ScoreInputs(forms.Form):
     reward_model = RewardModelChoiceField(
         queryset=RewardModel.objects.none(),
         empty_label=None,
+        none_yet="No reward models yet: train one first",
         help_text="Who scores, and with it whose project's responses are scored. Those it has "
         "scored before are left out.",
     )

@@ -308,3 +308,31 @@ def test_pages_show_the_folder_of_a_base_and_not_its_stored_form(client, people,
         page = client.get(address).text
         assert storage.resolve(stored) in page, address
         assert stored not in page.replace(address, ""), address
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentences"),
+    [
+        ("reward", ["No snapshots yet: freeze one first"]),
+        ("score", ["No reward models yet: train one first"]),
+        ("generate", ["No models yet: add a base under Models first"]),
+        ("dpo", ["No snapshots yet: freeze one first", "No base in this project yet"]),
+        ("evaluate", ["No adapters yet: fine-tune a model first"]),
+    ],
+)
+def test_a_launch_form_with_nothing_to_choose_says_what_to_create_first(
+    client, people, kind, sentences
+):
+    client.force_login(people["trainer"])
+    page = client.get(reverse("run-launch", args=[kind]))
+    assert page.status_code == 200
+    assert all(sentence in page.text for sentence in sentences)
+
+
+def test_a_launch_form_with_something_to_choose_does_not(client, people, adapter):
+    client.force_login(people["trainer"])
+    for kind in ("reward", "generate", "dpo", "evaluate"):
+        page = client.get(reverse("run-launch", args=[kind])).text
+        assert " yet: " not in page, kind
+    refused = client.post(reverse("run-launch", args=["score"]), {"reward_model": ""})
+    assert refused.status_code == 422

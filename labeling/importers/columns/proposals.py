@@ -104,7 +104,7 @@ def propose(rows: Sequence[dict[str, Any]]) -> Proposal:
     if not guess.prompts() and not guess.whole_chats():
         guess.questions["prompt"] = (
             f"No column looks like a prompt; the columns are {', '.join(map(repr, names))}. Say "
-            "which column is the prompt, as prompt=COLUMN."
+            "which column is the prompt."
         )
     guess.responses()
     guess.judgments()
@@ -211,7 +211,7 @@ class _Guess:
             return  # what both chats begin with is the prompt
         self.questions["prompt"] = (
             f'No column holds the prompt of "{pair[0]}" and "{pair[1]}", which are texts. Say which '
-            "column does, as prompt=COLUMN. What two texts begin with is not taken for the prompt: "
+            "column does. What two texts begin with is not taken for the prompt: "
             "it would cut words out of answers."
         )
 

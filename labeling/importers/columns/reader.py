@@ -254,8 +254,7 @@ class _Reading:
         ]
         if len(chats) < 2 or len(chats) < len(given):
             raise BadInput(
-                "no column holds the prompt, and the responses are texts. Say which column does, "
-                "as prompt=COLUMN.",
+                "no column holds the prompt, and the responses are texts. Say which column does.",
                 self.line,
             )
         shared = min(same_start(chats[0], other) for other in chats[1:])
