@@ -36,6 +36,9 @@ Conversation = tuple[list[dict[str, str]], list[str]]
 TOGETHER = 16
 """Responses of one prompt in one row: the block mask grows with the square of the row."""
 
+CHARACTERS_A_TOKEN = 64
+"""A text of more characters a token, or more than the vocabulary's longest, is too long unread."""
+
 
 def output_folder(run: Path) -> Path:
     """A run directory's output/, or the folder itself."""
@@ -102,6 +105,8 @@ class Scorer:
         self.chat = ChatFormat(self.tokenizer)
         self.limit: int = made_as["training"]["max_tokens"]
         self.max_tokens = max_tokens
+        longest = max(map(len, self.tokenizer.get_vocab()), default=0)
+        self.characters_a_token = max(longest, CHARACTERS_A_TOKEN)
         self.collator = Collator(self.tokenizer.pad_token_id)
         self.wants_shared = made_as["training"]["layout"] == "shared"
         self._holds: bool | None = None
@@ -145,17 +150,26 @@ class Scorer:
     ) -> tuple[list[tuple[int, list[int]]], list[TokenGroup]]:
         places, groups = [], []
         for number, (prompt, responses) in enumerate(conversations):
+            readable = [k for k, text in enumerate(responses) if self._may_fit(prompt, text)]
+            if not readable:
+                continue
             try:
-                head, tails = self.chat.encode(prompt, responses)
+                head, ends = self.chat.encode(prompt, [responses[k] for k in readable])
             except ValueError:
                 continue
-            fits = [k for k, t in enumerate(tails) if len(t) and len(head) + len(t) <= self.limit]
+            tails = dict(zip(readable, ends, strict=True))
+            fits = [k for k, t in tails.items() if len(t) and len(head) + len(t) <= self.limit]
             for start in range(0, len(fits), TOGETHER):
                 together = fits[start : start + TOGETHER]
                 none = np.zeros((len(together), len(together)), dtype=np.float32)
                 places.append((number, together))
                 groups.append(TokenGroup(head, [tails[k] for k in together], none))
         return places, groups
+
+    def _may_fit(self, prompt: list[dict[str, str]], response: str) -> bool:
+        """Tell from the number of characters, since tokenizing a long text takes a second."""
+        characters = len(response) + sum(len(turn["content"]) for turn in prompt)
+        return characters <= self.limit * self.characters_a_token
 
     def _check_layout(self, groups: Sequence[TokenGroup]) -> None:
         """Both layouts are compared once, on the first prompt that has several responses."""

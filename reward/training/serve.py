@@ -2,7 +2,8 @@
 
     python -m reward.training.serve SOCKET
 
-A question names the folder of its model, so the model changes with the question; `--models` stay
+Questions take turns: a long one is answered in parts, and a new one is begun after each part, so that
+no client has to wait for another's long question. A question names the folder of its model, so the model changes with the question; `--models` stay
 loaded, the one longest unused leaves first. Nothing of torch is imported before the first question.
 After `--idle` seconds, and when it holds more than `--memory` MB, the process begins anew as a fresh
 one on the same socket, which gives all memory back; nobody who connects notices. On a machine without
@@ -22,8 +23,9 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,61 @@ from reward.wire import address, receive, send
 READ_SECONDS = 10
 READERS = 64
 CLOSE_SECONDS = 0.5
+TOGETHER = 16
+"""Responses of a prompt that the model reads at once; the same number as in score.py."""
+PART_CHARACTERS = 16_000
+"""Text of one part of a question. A part takes about a tenth of a second for a small model."""
+BEGUN = 8
+"""Questions that are answered in turns; more wait until one of these has ended."""
 ANEW = "TIEBREAK_SCORER_FDS"
 """Names the socket and the lock for the process that follows this one."""
 
 
+Conversation = tuple[list[dict[str, str]], list[str]]
+Piece = tuple[int, list[dict[str, str]], list[str]]
+
+
 @dataclass
 class Question:
+    """A question and what has been answered of it.
+
+    It is cut into pieces: a conversation's number, its prompt, and responses that the model reads
+    with the prompt in one pass.
+    """
+
     connection: socket.socket
     model: str
-    conversations: list[tuple[list[dict[str, str]], list[str]]]
+    conversations: list[Conversation]
     until: float  # by the monotonic clock
+    reply: dict[str, Any] = field(init=False)
+    pieces: deque[Piece] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pieces = deque(
+            (number, prompt, responses[start : start + TOGETHER])
+            for number, (prompt, responses) in enumerate(self.conversations)
+            for start in range(0, len(responses), TOGETHER)
+        )
+        self.reply = {"verdicts": [{} for _ in self.conversations], "forwarded": 0}
+
+    def next_part(self) -> list[Piece]:
+        """Take the next pieces, up to PART_CHARACTERS of text and at least one."""
+        part: list[Piece] = []
+        size = 0
+        while self.pieces and (not part or size < PART_CHARACTERS):
+            part.append(self.pieces.popleft())
+            _, prompt, responses = part[-1]
+            size += sum(len(turn["content"]) for turn in prompt) + sum(map(len, responses))
+        return part
+
+    def add(self, numbers: list[int], reply: dict[str, Any]) -> None:
+        """Note the answer to the pieces of the conversations with these numbers."""
+        for number, verdict in zip(numbers, reply["verdicts"], strict=True):
+            whole = self.reply["verdicts"][number]
+            for name, values in verdict.items():
+                whole[name] = whole.get(name, []) + values
+        self.reply["limit"] = reply["limit"]
+        self.reply["forwarded"] += reply["forwarded"]
 
     def asker_left(self) -> bool:
         """The other side has closed the connection, and reads no answer."""
@@ -110,6 +157,28 @@ class Door:
         return None
 
 
+class Turns:
+    """Whose turn it is: new questions and those begun alternate, the latter in a circle."""
+
+    def __init__(self, door: Door):
+        self.door = door
+        self.begun: deque[Question] = deque()
+        self.new_next = True
+
+    def next(self, seconds: float | None) -> Question | None:
+        """Return the question to work on; None when there was none for so long."""
+        if not self.begun:
+            return self.door.next(seconds)
+        if self.new_next and len(self.begun) < BEGUN and (question := self.door.next(0)):
+            self.new_next = False
+            return question
+        self.new_next = True
+        return self.begun.popleft()
+
+    def put_back(self, question: Question) -> None:
+        self.begun.append(question)
+
+
 def reply(connection: socket.socket, message: dict[str, Any]) -> None:
     """Send a reply; the client may have disconnected."""
     with suppress(OSError), connection:
@@ -123,9 +192,10 @@ def refuse(connection: socket.socket, why: str, text: str) -> None:
 def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
     """Answer until idle or too large; the caller then restarts. `memory` is in MB."""
     shelf: Any = None
+    turns = Turns(door)
     door.open()
     while not (shelf and shelf.too_large()):
-        question = door.next(idle if shelf else None)
+        question = turns.next(idle if shelf else None)
         if question is None:
             say(f"Nothing was asked for {idle:g} seconds; the model is unloaded.")
             break
@@ -133,19 +203,34 @@ def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
             from reward.training.served import Shelf
 
             shelf = Shelf(models, memory_mb=memory)
-        answer(shelf, question)
+        if not answer(shelf, question):
+            turns.put_back(question)
     else:
         say(f"It holds more than {memory} MB; it restarts.")
     door.close()
-    while question := door.next(0.01):
-        answer(shelf, question)
+    while question := turns.next(0.01):
+        if not answer(shelf, question):
+            turns.put_back(question)
 
 
-def answer(shelf: Any, question: Question) -> None:
+def answer(shelf: Any, question: Question) -> bool:
+    """Answer the next part of a question. Return whether that was the last, and was replied."""
     if shelf is None or not in_time(question):
-        return refuse(question.connection, "late", "It waited longer than it was given.")
-    said = shelf.answer(question.model, question.conversations, stop=question.asker_left)
-    return reply(question.connection, said)
+        refuse(question.connection, "late", "It waited longer than it was given.")
+        return True
+    part = question.next_part()
+    said = shelf.answer(
+        question.model,
+        [(prompt, responses) for _, prompt, responses in part],
+        stop=question.asker_left,
+    )
+    if "error" not in said:
+        question.add([number for number, _, _ in part], said)
+        if question.pieces:
+            return False
+        said = question.reply
+    reply(question.connection, said)
+    return True
 
 
 def in_time(question: Question) -> bool:

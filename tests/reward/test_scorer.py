@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import psutil
 import pytest
 from django.core.management import CommandError, call_command
@@ -16,8 +17,9 @@ from config.local.processes import Service, Services, scorers
 from reward import scorer as client
 from reward.models import RewardModel
 from reward.score_rows import Asked
+from reward.training.score import TOGETHER as TOGETHER_IN_SCORE
 from reward.training.score import Scorer
-from reward.training.serve import READERS, Door, Question, answer
+from reward.training.serve import PART_CHARACTERS, READERS, TOGETHER, Door, Question, Turns, answer
 from reward.training.served import AskerLeft, counted
 from reward.wire import address, receive, send
 from tests.reward.scored import make_scorer_folder
@@ -118,7 +120,7 @@ def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path)
 
 
 def test_work_for_whoever_has_left_is_dropped(models):
-    asked, kept = [], {}
+    asked, kept = [], {"verdicts": [], "limit": 512, "forwarded": 0}
     shelf = type(
         "Shelf", (), {"answer": lambda *question, **options: asked.append(options) or kept}
     )
@@ -345,3 +347,111 @@ def test_a_door_that_closes_keeps_who_was_let_in_and_leaves_the_rest_waiting(tmp
         again.close()
         early.close()
         late.close()
+
+
+# --- turns ----------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """Stands for the door: new questions arrive when the test says so."""
+
+    def __init__(self):
+        self.questions = []
+
+    def next(self, seconds):
+        return self.questions.pop(0) if self.questions else None
+
+
+class Echo:
+    """Stands for the model: a response's score is its first number."""
+
+    def __init__(self):
+        self.asked = []
+
+    def answer(self, model, conversations, *, stop):
+        self.asked.append(model)
+        scores = [[float(text.split()[0]) for text in texts] for _, texts in conversations]
+        verdicts = [{"scores": found, "uncertainties": found} for found in scores]
+        return {"verdicts": verdicts, "limit": 512, "forwarded": sum(map(len, scores))}
+
+
+@pytest.fixture
+def ask():
+    connections = []
+
+    def asked(model, conversations):
+        pair = socket.socketpair()
+        connections.extend(pair)
+        return pair[1], Question(pair[0], model, conversations, time.monotonic() + 60)
+
+    yield asked
+    for connection in connections:
+        connection.close()
+
+
+def work(turns, model):
+    question = turns.next(0)
+    if not answer(model, question):
+        turns.put_back(question)
+
+
+def test_a_short_question_waits_for_one_part_of_a_long_one(ask):
+    door, model = Waiting(), Echo()
+    turns = Turns(door)
+    long = [ask("long", [[PROMPT, [f"{n} {'x' * PART_CHARACTERS}"]] for n in range(20)])[1]]
+    door.questions = [*long]
+    for _ in range(3):
+        work(turns, model)
+    client, short = ask("short", [[PROMPT, ["7"]]])
+    door.questions = [short]
+    for _ in range(2):
+        work(turns, model)
+    assert receive(client)["verdicts"][0]["scores"] == [7.0]
+    assert model.asked.count("long") <= 4
+
+
+def test_long_questions_take_turns_and_new_ones_never_starve_them(ask):
+    door, model = Waiting(), Echo()
+    turns = Turns(door)
+    texts = [f"{n} {'x' * PART_CHARACTERS}" for n in range(5)]
+    clients = {}
+    for name in ("first", "second"):
+        clients[name], question = ask(name, [[PROMPT, [text]] for text in texts])
+        door.questions.append(question)
+    for _ in range(30):
+        door.questions.append(ask("short", [[PROMPT, ["7"]]])[1])
+        work(turns, model)
+    for asker in clients.values():
+        found = receive(asker)["verdicts"]
+        assert [verdict["scores"] for verdict in found] == [[float(n)] for n in range(5)]
+    order = [name for name in model.asked if name != "short"]
+    assert set(order[1:4]) == {"first", "second"}
+
+
+def test_the_answer_to_the_parts_is_the_answer_to_the_whole(ask):
+    client, question = ask("model", [[PROMPT, [str(n) for n in range(40)]], [PROMPT, ["99"]]])
+    assert TOGETHER == TOGETHER_IN_SCORE
+    assert [len(texts) for _, _, texts in question.pieces] == [16, 16, 8, 1]
+    while not answer(Echo(), question):
+        pass
+    reply = receive(client)
+    assert reply["verdicts"][0]["scores"] == list(map(float, range(40)))
+    assert reply["verdicts"][1]["uncertainties"] == [99.0]
+    assert (reply["forwarded"], reply["limit"]) == (41, 512)
+
+
+def test_a_text_that_cannot_fit_is_not_even_tokenized(models, monkeypatch):
+    scorer = Scorer(models[0])
+    read = []
+    encode = scorer.chat.encode
+    monkeypatch.setattr(scorer.chat, "encode", lambda p, rs: read.append(list(rs)) or encode(p, rs))
+    (verdict,) = scorer.judge([(PROMPT, ["x" * 200_000, "Red."])])
+    assert read == [["Red."]]
+    assert (
+        np.isnan(verdict.scores[0])
+        and verdict.scores[1] == scorer.judge([(PROMPT, ["Red."])])[0].scores[0]
+    )
+    assert np.isnan(
+        scorer.judge([([{"role": "user", "content": "x" * 200_000}], ["a"])])[0].scores[0]
+    )
+    assert len(read) == 2
