@@ -8,6 +8,8 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 
 from accounts.models import User
 
@@ -22,11 +24,11 @@ def user_of(request: HttpRequest) -> User:
     return request.user
 
 
-def _allowed_when(rule: Callable[[User], bool], view: View[P]) -> View[P]:
+def _allowed_when(rule: Callable[[User], bool], view: View[P], refusal: Promise) -> View[P]:
     @wraps(view)
     def guarded(request: HttpRequest, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
         if not rule(user_of(request)):
-            raise PermissionDenied
+            raise PermissionDenied(refusal)
         return view(request, *args, **kwargs)
 
     return login_required(guarded)
@@ -34,14 +36,18 @@ def _allowed_when(rule: Callable[[User], bool], view: View[P]) -> View[P]:
 
 def lead_required(view: View[P]) -> View[P]:
     """Ask anonymous visitors to sign in; refuse reviewers with 403."""
-    return _allowed_when(lambda user: user.can_lead, view)
+    return _allowed_when(lambda user: user.can_lead, view, _("Only leads may see this page."))
 
 
 def trainer_required(view: View[P]) -> View[P]:
     """Ask anonymous visitors to sign in; refuse reviewers and leads with 403."""
-    return _allowed_when(lambda user: user.can_train, view)
+    return _allowed_when(lambda user: user.can_train, view, _("Only trainers may see this page."))
 
 
 def administrator_required(view: View[P]) -> View[P]:
     """Ask anonymous visitors to sign in; refuse everyone but administrators with 403."""
-    return _allowed_when(lambda user: user.is_active and user.is_superuser, view)
+    return _allowed_when(
+        lambda user: user.is_active and user.is_superuser,
+        view,
+        _("Only administrators may see this page."),
+    )
