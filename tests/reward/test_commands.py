@@ -40,7 +40,7 @@ def test_snapshot_freezes_by_its_filter_and_tells_what_it_left_out(project):
     rank(task, make_user(), active_seconds=1)
     text = said("snapshot", project.slug, "--min-seconds", "5")
     snapshot = Snapshot.objects.get()
-    assert "- 1  Made in less active time than asked for." in text and "1 used" in text
+    assert "- 1  Made in less active time than asked for." in text and "1 ranking used" in text
     assert str(snapshot.file) in text
     filters = ["--reviewer", ann.username, "--guideline-version", str(version.number)]
     found = json.loads(said("snapshot", project.slug, *filters, "--json"))
@@ -49,7 +49,7 @@ def test_snapshot_freezes_by_its_filter_and_tells_what_it_left_out(project):
 
 def test_a_dry_run_of_snapshot_writes_nothing(project):
     rank(make_task(make_prompt(project)), make_user())
-    assert "1 used" in said("snapshot", project.slug, "--dry-run")
+    assert "1 ranking used" in said("snapshot", project.slug, "--dry-run")
     assert not Snapshot.objects.exists()
 
 

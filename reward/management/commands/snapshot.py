@@ -139,7 +139,9 @@ def told(counts: dict[str, Any]) -> list[str]:
     if counts["outcomes"]:
         lines.append(f"  + {counts['outcomes']}  outcomes of disputes, in place of rankings")
     total = counts["used"] + counts["outcomes"]
-    lines.append(f"{total} rankings used, {counts['simulated']} of them simulated")
+    lines.append(
+        f"{total} ranking{'s' * (total != 1)} used, {counts['simulated']} of them simulated"
+    )
     lines += [
         f"  {name}: {split.get('prompts', 0)} prompts, {split.get('rankings', 0)} rankings, "
         f"{split.get('pairs', 0)} strict pairs, {split.get('ties', 0)} ties"
