@@ -14,6 +14,8 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from accounts.api import BearerToken, Problem
+from accounts.models import Token
+from config.faults import storage_fault
 from config.outage import is_outage, state, unavailable
 from reward.api import router as scores
 
@@ -30,6 +32,7 @@ api = NinjaAPI(
 api.add_router("", scores)
 
 WRONG_TOLD = 10
+STORAGE = "The server's storage is full or unusable; its log says which folder. Tell the operator."
 OURS = {"body", "asked", "one", "many"}
 
 
@@ -77,6 +80,11 @@ def broken(request: HttpRequest, error: Exception) -> HttpResponseBase:
     if is_outage(error):
         state.note_away(error)
         return unavailable(request)
+    if fault := storage_fault(request, error):
+        status, sentence = fault
+        token = getattr(request, "auth", None)
+        leads = isinstance(token, Token) and token.user.can_lead
+        return Problem(status, sentence if leads else STORAGE).response()
     log.error("%s %s failed", request.method, request.path, exc_info=error)
     return Problem(500, "The server failed; its log says why.").response()
 

@@ -1,4 +1,4 @@
-"""Pages for faults of the server's storage, in place of an error 500."""
+"""Answers about faults of the server's storage, in place of an error 500."""
 
 import logging
 from collections.abc import Callable
@@ -25,12 +25,23 @@ class StorageFaults:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        sentence = storage_problem(exception, settings.VAR_DIR)
-        if sentence is None or not isinstance(exception, OSError):
+        fault = storage_fault(request, exception)
+        if fault is None:
             return None
-        logger.error("%s %s: %s", request.method, request.path, sentence)
+        status, sentence = fault
         leads = request.user.is_authenticated and request.user.can_lead
-        status = NO_SPACE if is_no_space(exception) else UNAVAILABLE
         return render(
             request, "storage_fault.html", {"problem": sentence if leads else ""}, status=status
         )
+
+
+def storage_fault(request: HttpRequest, error: Exception) -> tuple[int, str] | None:
+    """Return the status and the sentence for a fault of the storage; None for any other error.
+
+    The sentence names a folder of the server, so it is for leads. It is logged.
+    """
+    sentence = storage_problem(error, settings.VAR_DIR)
+    if sentence is None or not isinstance(error, OSError):
+        return None
+    logger.error("%s %s: %s", request.method, request.path, sentence)
+    return NO_SPACE if is_no_space(error) else UNAVAILABLE, sentence

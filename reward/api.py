@@ -39,6 +39,7 @@ NO = {
         429: "Another request of the token is being answered, or its minute is used up; Retry-After says when to go on",
         500: "The model cannot be used; the server's log says why",
         503: "No scores at the moment; Retry-After says when to ask again",
+        507: "The server's storage is full",
     }.items()
 }
 

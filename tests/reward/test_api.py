@@ -1,5 +1,6 @@
 """The API, asked over HTTP as a script would, with the real scorer behind it."""
 
+import errno
 import json
 import os
 import threading
@@ -293,6 +294,24 @@ def test_a_model_that_cannot_be_loaded_tells_its_folder_to_the_log_alone(warm, c
 
 
 # --- its document --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EACCES, 503)])
+def test_a_fault_of_the_storage_is_a_problem_with_a_sentence(
+    caller, monkeypatch, settings, number, status
+):
+    settings.SCORER_SOCKET = settings.VAR_DIR / "no.sock"
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number), str(settings.VAR_DIR / "file"))
+
+    monkeypatch.setattr("reward.scorer.judge", fail)
+    caller.client.raise_request_exception = False
+    said = refused(caller.post("score", conversation("Red.")), status, str(settings.VAR_DIR))
+    assert "\n" not in said["detail"]
+    monkeypatch.setattr("accounts.models.User.can_lead", False)
+    said = refused(caller.post("score", conversation("Red.")), status, "Tell the operator")
+    assert str(settings.VAR_DIR) not in said["detail"]
 
 
 def test_the_committed_document_is_what_the_api_says_of_itself(client):
