@@ -7,6 +7,7 @@ from playwright.sync_api import Page, expect
 
 from accounts.models import Role, User
 from labeling import rankings
+from labeling.adjudication import decide
 from labeling.models import Adjudication, Membership, Project, Ranking, Task
 from labeling.relabel import draw
 from labeling.response_names import page_names
@@ -143,11 +144,19 @@ def test_it_has_no_serious_fault_of_accessibility_and_fits_a_phone(visit, world,
     page.keyboard.press("?")
     found += faults_in_both_themes(page)
     phone = visit("/", lead, viewport={"width": 390, "height": 844}, is_mobile=True)
-    wide = []
+    decided, wide = disputed[1], []
+    decide(task=decided, by=lead, tiers=[[i] for i in ids(decided)], cause="guideline")
     for one in (address(world), f"{base}settings/", f"{base}relabel/", f"{base}quality/"):
         page.goto(base + one.removeprefix(base))
         found += faults_in_both_themes(page)
-    for one in (address(world), address(world, disputed[0]), f"{base}settings/", f"{base}relabel/"):
+    for one in (
+        address(world),
+        f"{address(world)}?show=decided",
+        address(world, disputed[0]),
+        f"{base}data/{decided.pk}/",
+        f"{base}settings/",
+        f"{base}relabel/",
+    ):
         phone.goto(one)
         if phone.evaluate("document.documentElement.scrollWidth") > 390:
             wide.append(one)
