@@ -67,7 +67,8 @@ def test_a_full_disk_leaves_no_part_of_an_upload(trainer, project, settings):
     file = SimpleUploadedFile("prompts.jsonl", b'{"prompt": "x"}\n' * 10_000)
     with files_limited_to(20_000):
         page = trainer.post(
-            reverse("project-import", args=[project.slug]), {"file": file, "format": "auto"}
+            reverse("project-import", args=[project.slug]),
+            {"file": file, "format": "auto", "encoding": "utf-8"},
         )
     assert page.status_code == 507
     assert "No space is left in " in page.content.decode()
