@@ -16,8 +16,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 GERMAN = {"locale": "de-DE"}
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd%]|<[^>]+>|&\w+;")
-# Names and texts of the tests' world, the product's own name, keys, the month of a date.
-DATA = """Tiebreak EN English DE Esc project user honesty Says what is true
+# Names and texts of the tests' world, the product's own name, keys, the time zone of a date.
+DATA = """Tiebreak UTC EN English DE Esc project user honesty Says what is true
     Be kind My goose lamp has a bent neck letter A new one Sorry We look into it No make demo"""
 
 EVERYTHING = """() => {

@@ -58,7 +58,7 @@ def test_it_says_what_is_left_out_and_sends_without_asking(visit, world):
     expect(page.locator("#review-status")).to_contain_text("compares at least two responses")
     press(page, "d")
     expect(page.locator("#review-status")).to_have_text(
-        "D is second. A and C are left out and compared with nothing: Enter submits."
+        "D is second. A and C are left out and compared with nothing. Enter submits."
     )
     press(page, "Enter")
     assert in_letters(sent(page, world, 1)) == ["B", "D"]
