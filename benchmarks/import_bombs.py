@@ -33,6 +33,10 @@ django.setup()
 from labeling.importers.records import BadInput
 from labeling.importers.source import rows
 usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
+def memory(name):
+    [line] = [one for one in open("/proc/self/status") if one.startswith(name)]
+    return int(line.split()[1])
+rest = memory("VmRSS")
 before, began, count, sentence = usage(), time.monotonic(), 0, ""
 try:
     for _ in rows(Path(sys.argv[1])):
@@ -43,7 +47,7 @@ after = usage()
 print(json.dumps({
     "rows_read": count, "refused": sentence, "wall_s": round(time.monotonic() - began, 2),
     "cpu_s": round(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, 2),
-    "peak_mb": round((after.ru_maxrss - before.ru_maxrss) / 1024),
+    "peak_mb": round((memory("VmHWM") - rest) / 1024),
 }))
 """
 

@@ -32,6 +32,7 @@ NOT_UTF8 = (
     "this is not UTF-8 text. Programs on Windows often write windows-1252, and Excel's Unicode text "
     "is utf-16: say so with --encoding, or choose it on the import page."
 )
+LINES_IN_A_ROW = 50_000
 LINES_PER_ROW = 10
 """Lines that a row of a CSV file has at most on average; cells may hold line breaks."""
 GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
@@ -289,7 +290,7 @@ class _RowLines:
         self.begin_row()
 
     def begin_row(self) -> None:
-        self.size = 0
+        self.size = self.count = 0
 
     def __iter__(self) -> "_RowLines":
         return self
@@ -298,7 +299,8 @@ class _RowLines:
         number, line = next(self.lines)
         limits.check_count(number // LINES_PER_ROW)
         self.size += len(line)
-        if self.size > self.longest:
+        self.count += 1
+        if self.size > self.longest or self.count > LINES_IN_A_ROW:
             raise limits.too_long("row", number)
         return line
 
