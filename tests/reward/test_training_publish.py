@@ -85,7 +85,7 @@ def test_a_card_says_what_scores_of_different_prompts_mean():
 def test_a_card_says_how_far_any_model_could_come():
     limit = {"value": 0.88, "interval": [0.86, 0.8931]}
     text = model_card(card_report(accuracy_limit=limit))
-    assert "none can come beyond 0.893 or so" in text and "ceiling" not in text
+    assert "about 89.3% is the most any model can reach" in text and "ceiling" not in text
 
 
 def test_a_card_without_figures_claims_none():
@@ -100,7 +100,7 @@ def test_a_figure_without_a_value_gives_its_reason():
     unknown = {"value": None, "interval": None, "reason": "Nobody compared.", **counts}
     table = held_out_table({"accuracy": known, "agreement": unknown})
     assert table[2:] == [
-        "| accuracy | 0.750 | 0.500 to 0.875 | 3 | 4 |",
+        "| accuracy | 75.0% | 50.0% to 87.5% | 3 | 4 |",
         "| agreement | – | Nobody compared. | 3 | 4 |",
         "",
     ]
