@@ -1,11 +1,13 @@
 """A real Chromium against a real server. A missing browser fails the run; it is never skipped."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import connection
 from django.test import Client
 from playwright.sync_api import Browser, Page, expect
 
@@ -72,6 +74,23 @@ def world(transactional_db: None) -> World:
     return World()
 
 
+def wait_for_requests(attempts: int = 100) -> None:
+    """Wait until no other connection has a transaction: one could deadlock with the flush that follows.
+
+    A page that closes may still send a last request, which the server then answers without a reader.
+    """
+    for _ in range(attempts):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND backend_type = 'client backend' AND pid <> pg_backend_pid() "
+                "AND xact_start IS NOT NULL"
+            )
+            if cursor.fetchone() == (0,):
+                return
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def visit(
     browser: Browser, live_server: Any, transactional_db: None
@@ -106,4 +125,5 @@ def visit(
     yield open_page
     for context in contexts:
         context.close()
+    wait_for_requests()
     assert complaints == []
