@@ -7,7 +7,7 @@ from typing import Any
 from django.db import IntegrityError, connection, transaction
 
 from accounts.models import User, audit
-from labeling.models import Membership, Project, Task
+from labeling.models import Project, Task
 from labeling.queue import OFF_QUEUE
 
 
@@ -176,8 +176,3 @@ def _check(project: Project, wanted: int) -> None:
 
 def _values(project: Project, wanted: int, task: Task | None) -> dict[str, Any]:
     return {"project": project.pk, "wanted": wanted, "task": task.pk if task else None}
-
-
-def people(project: Project) -> int:
-    """How many people can rank in the project; more rankings than that are never complete."""
-    return Membership.objects.filter(project=project, user__is_active=True).count()

@@ -6,7 +6,6 @@ not the ranking: sent late, it is kept like the others. labeling.out_of_use has 
 tasks and slots; labeling.erasing removes content for good.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,21 +74,6 @@ def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
     details = {kind_of(content): content.pk, "tasks": count, "reason": storable(reason)}
     audit(by, f"{kind_of(content)} withdrawn", project_of(content), **details)
     return True
-
-
-@transaction.atomic
-def withdraw_prompts(
-    *, project: Project, prompt_ids: Iterable[int], by: User | None, reason: str = ""
-) -> int:
-    """Take many prompts out of use as one action, and return how many were in use."""
-    ids = list(prompt_ids)
-    rows = Prompt.objects.filter(project=project, pk__in=ids, withdrawn_at=None)
-    count = rows.count()
-    tasks = _withdraw(rows, project, Task.objects.filter(prompt__in=ids), by, reason)
-    if tasks is None:
-        return 0
-    audit(by, "prompts withdrawn", project, prompts=count, tasks=tasks, reason=storable(reason))
-    return count
 
 
 @transaction.atomic

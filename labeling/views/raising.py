@@ -14,6 +14,7 @@ from accounts.access import user_of
 from labeling import raising
 from labeling.access import led_project
 from labeling.models import Project, Task
+from labeling.staffing import able_to_review
 
 
 class RaiseForm(forms.Form):
@@ -75,7 +76,7 @@ def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
             return redirect("project-task", slug, task.pk)
         return redirect("project-data", slug)
     plan = form.plan if form.is_bound and form.is_valid() else None
-    people = raising.people(project)
+    people = len(able_to_review(project))
     context = {
         "project": project,
         "section": "projects",

@@ -288,19 +288,6 @@ def test_a_late_ranking_adds_and_removes_no_slots_of_a_withdrawn_task(lead):
     assert task.slots.count() == 1
 
 
-def test_many_prompts_are_withdrawn_as_one_action(project, lead, reviewer):
-    tasks = [make_task(project) for _ in range(3)]
-    prompts = [task.prompt_id for task in tasks[:2]]
-    stranger = make_task(make_project())
-    count = withdrawing.withdraw_prompts(
-        project=project, prompt_ids=[*prompts, stranger.prompt_id], by=lead
-    )
-    assert count == 2
-    assert queue.claim(project=project, reviewer=reviewer).task_id == tasks[2].pk
-    assert not Task.objects.get(pk=stranger.pk).out_of_use
-    assert AuditEntry.objects.filter(action="prompts withdrawn").count() == 1
-
-
 def test_the_effect_counts_tasks_rankings_and_reservations(project, task, reviewer, lead):
     ranked(project, task)
     queue.claim(project=project, reviewer=reviewer)
