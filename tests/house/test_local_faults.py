@@ -57,8 +57,12 @@ class Site(Local):
 
     def servers(self, name: str) -> list[psutil.Process]:
         """The keeper's processes of this name, the main one first."""
-        children = self.keeper.children(recursive=True)
-        return [process for process in children if name in process.name()]
+        found = []
+        for process in self.keeper.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # a backend lives as long as its connection
+                if name in process.name():
+                    found.append(process)
+        return found
 
     def part(self, *words: str) -> psutil.Process | None:
         """The process of `manage.py local`, below its leash, with these words in its command line."""
@@ -94,7 +98,8 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     site = Site(next(made) / "var")
     yield site
     for process in site.servers(""):
-        process.resume()
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
     assert site.end(signal.SIGINT) == 0
     psutil.wait_procs([site.keeper], timeout=20)
     next(made, None)
@@ -108,11 +113,12 @@ def stopped(site: Site) -> Iterator[Callable[[str], None]]:
     def stop(name: str) -> None:
         suspended.extend(site.servers(name))
         for process in suspended:
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     yield stop
     for process in suspended:
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):
             process.resume()
     wait_until(site.works, "the site did not recover", 20)
 
@@ -163,7 +169,8 @@ def test_a_statement_that_waits_for_a_database_that_hangs_meanwhile_is_given_up(
         visitor.join()
         assert answers == [503]
         for process in site.servers("postgres"):
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def _one(site: Site, query: str) -> int:
