@@ -1,4 +1,4 @@
-"""What small files made to unpack to gigabytes cost before the import refuses them.
+"""The cost of refusing small files that unpack to gigabytes.
 
     python -m benchmarks.import_bombs
 
@@ -135,8 +135,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = [measure(name, Path(folder)) for name in FILES]
     hardware = {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1)}
-    found = {"name": "import_bombs", "commit": bench.commit(), "hardware": hardware}
-    print(json.dumps({**found, "cases": cases}))
+    result = {"name": "import_bombs", "commit": bench.commit(), "hardware": hardware}
+    print(json.dumps({**result, "cases": cases}))
 
 
 if __name__ == "__main__":

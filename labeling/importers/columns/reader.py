@@ -6,18 +6,27 @@ in the file. A row that holds several responses, or a preference between them, i
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labeling.importers.columns import values
+from labeling.importers.columns.answers import (
+    BOTH_BAD,
+    TIES,
+    Answer,
+    Row,
+    Verdict,
+    belongs,
+    mark_of,
+    named,
+)
+from labeling.importers.columns.drafts import draft_of
 from labeling.importers.columns.grouping import following, gathered
 from labeling.importers.columns.mapping import Mapping, Resolved
 from labeling.importers.conversations import (
-    Draft,
     Messages,
     finite,
-    in_tiers,
     number,
     same_start,
     signed,
@@ -29,48 +38,10 @@ TEXT = ("text", "response", "content", "answer", "output", "completion", "genera
 MODEL = ("model", "model_name", "generator")
 RANK = ("rank",)
 SCORE = ("score", "overall_score", "rating", "reward")
-TIES = {"tie", "ties", "tied", "both", "equal", "draw", "same", "neither", "0.5"}
-SIDES = {"left": 0, "first": 0, "right": 1, "second": 1}
-BOTH_BAD = {"tie (bothbad)", "bothbad", "both_bad", "both bad", "neither is good"}
-OTHER_META = "rows whose metadata differs from that of the first row of their prompt"
 MOST_PROBLEMS = 10
 APART = "pairs that differ in more than the last answer"
 NO_RESPONSE = "empty responses"
 UNREADABLE = "rows whose preference is empty"
-
-
-@dataclass
-class Answer:
-    """A response with what its own columns say of it."""
-
-    text: str
-    column: str
-    model: str = ""
-    label: bool | None = None
-    rank: float | None = None
-    score: float | None = None
-    ratings: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass
-class Row:
-    line: int
-    messages: Messages
-    answers: list[Answer]
-    verdict: "Verdict | None" = None
-    external_id: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
-    reviewer: str = ""
-    rationale: str = ""
-
-
-@dataclass
-class Verdict:
-    """A preference between the answers of one row: their places in tiers, best first."""
-
-    tiers: list[list[int]]
-    cut: int | None = None
-    strength: float | None = None
 
 
 def read(
@@ -83,7 +54,7 @@ def read(
     kept = _rows(path, tally, mapping)
     bring_together = gathered if scattered else following
     for rows in bring_together(kept, lambda row: row.messages if _alone(row) else None):
-        yield from _draft(rows, reviewer, tally).records(tally)
+        yield from draft_of(rows, reviewer, tally).records(tally)
 
 
 def _alone(row: Row) -> bool:
@@ -397,12 +368,12 @@ class _Reading:
         for place, answer in enumerate(answers):
             if answer.model:
                 continue
-            own = [model for name, model in single if _belongs(name, answer.column, place)]
+            own = [model for name, model in single if belongs(name, answer.column, place)]
             if place < len(flat):
                 answer.model = flat[place]
             elif own:
                 answer.model = own[0]
-            elif len(single) == 1 and not _mark(single[0][0]):
+            elif len(single) == 1 and not mark_of(single[0][0]):
                 answer.model = single[0][1]
 
     # --- what is said of the responses ---
@@ -418,7 +389,7 @@ class _Reading:
                     whose = (
                         answers
                         if len(answers) == 1
-                        else [a for n, a in enumerate(answers) if _belongs(name, a.column, n)]
+                        else [a for n, a in enumerate(answers) if belongs(name, a.column, n)]
                     )
                     for answer in whose:
                         setattr(answer, meaning, self._value(meaning, name, value))
@@ -481,7 +452,7 @@ class _Reading:
             return Verdict([everyone], cut=0)
         if said in TIES:
             return Verdict([everyone])
-        best = _named(said, answers)
+        best = named(said, answers)
         if best is None:
             columns = ", ".join(answer.column for answer in answers)
             raise BadInput(
@@ -511,85 +482,3 @@ def _meaning_of_key(key: str) -> str:
     if key in MODEL:
         return "model"
     return "rank" if key in RANK else "score" if key in SCORE else "response"
-
-
-def _mark(name: str) -> str:
-    """Return the number or letter with which a column says whose it is, or ""."""
-    found = re.search(r"(?:^|[_ -])([0-9]+|[a-i])(?:$|[_ -])", name, re.IGNORECASE) or re.search(
-        r"([0-9]+)$", name
-    )
-    return found[1].lower() if found else ""
-
-
-def _belongs(name: str, column: str, place: int) -> bool:
-    """Whether a column such as rank_2 or chosen_model says something of the response in another."""
-    if column.lower() in name.lower():
-        return True
-    return bool(_mark(name)) and _mark(name) == _mark(column)
-
-
-def _named(said: str, answers: list[Answer]) -> int | None:
-    """Return the place of the response that a text names: its column, number, letter or model."""
-    said = re.sub(r"\.0$", "", said)
-    columns = [answer.column.lower() for answer in answers]
-    marks = [_mark(answer.column) for answer in answers]
-    models = [answer.model.lower() for answer in answers]
-    if said in SIDES and len(answers) == 2:
-        return SIDES[said]
-    for names in (columns, models, marks):
-        if names.count(said) == 1:
-            return names.index(said)
-    mark = _mark(said)
-    return marks.index(mark) if mark and marks.count(mark) == 1 else None
-
-
-# --- a prompt ------------------------------------------------------------------------------------
-
-
-def _draft(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
-    first = rows[0]
-    draft = Draft(first.line, first.messages, external_id=first.external_id, meta=first.meta)
-    answers: dict[int, Answer] = {}
-    for row in rows:
-        places = []
-        for answer in row.answers:
-            before = len(draft.responses)
-            place = draft.place(answer.text, answer.model)
-            tally.left_out["responses said twice"] += len(draft.responses) == before
-            answers.setdefault(place, answer)
-            places.append(place)
-        if row.verdict is not None:
-            tiers = [[places[n] for n in tier] for tier in row.verdict.tiers]
-            draft.judge(
-                row.reviewer or reviewer,
-                tiers,
-                tally,
-                cut=row.verdict.cut,
-                strength=row.verdict.strength,
-                rationale=row.rationale,
-            )
-    tally.left_out[OTHER_META] += sum(row.meta != first.meta for row in rows)
-    if all(row.verdict is None for row in rows):
-        _judge_marks(draft, answers, first.reviewer or reviewer, tally)
-    return draft
-
-
-def _judge_marks(draft: Draft, answers: dict[int, Answer], reviewer: str, tally: Tally) -> None:
-    """Rank by what each response's own columns say."""
-    labels = {n: a.label for n, a in answers.items() if a.label is not None}
-    scores = {n: a.score for n, a in answers.items() if a.score is not None}
-    ranks = {n: -a.rank for n, a in answers.items() if a.rank is not None}
-    ratings = {n: a.ratings for n, a in answers.items() if a.ratings}
-    marked = ranks or scores or labels
-    if not marked:
-        return
-    if len(marked) < 2:
-        tally.left_out["judgments of a single response (nothing to compare it with)"] += 1
-        return
-    if labels and not ranks and not scores:
-        good = [n for n, label in labels.items() if label]
-        bad = [n for n, label in labels.items() if not label]
-        draft.judge(reviewer, [good, bad], tally, cut=1 if good else 0)
-        return
-    tiers = in_tiers(ranks or scores)
-    draft.judge(reviewer, tiers, tally, ratings=ratings, own_scales=True)

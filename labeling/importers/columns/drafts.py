@@ -1,0 +1,56 @@
+"""The prompt that rows of the file make together, with its responses and their ranking."""
+
+from labeling.importers.columns.answers import Answer, Row
+from labeling.importers.conversations import Draft, in_tiers
+from labeling.importers.records import Tally
+
+OTHER_META = "rows whose metadata differs from that of the first row of their prompt"
+
+
+def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
+    first = rows[0]
+    draft = Draft(first.line, first.messages, external_id=first.external_id, meta=first.meta)
+    answers: dict[int, Answer] = {}
+    for row in rows:
+        places = []
+        for answer in row.answers:
+            before = len(draft.responses)
+            place = draft.place(answer.text, answer.model)
+            tally.left_out["responses said twice"] += len(draft.responses) == before
+            answers.setdefault(place, answer)
+            places.append(place)
+        if row.verdict is not None:
+            tiers = [[places[n] for n in tier] for tier in row.verdict.tiers]
+            draft.judge(
+                row.reviewer or reviewer,
+                tiers,
+                tally,
+                cut=row.verdict.cut,
+                strength=row.verdict.strength,
+                rationale=row.rationale,
+            )
+    tally.left_out[OTHER_META] += sum(row.meta != first.meta for row in rows)
+    if all(row.verdict is None for row in rows):
+        _judge_marks(draft, answers, first.reviewer or reviewer, tally)
+    return draft
+
+
+def _judge_marks(draft: Draft, answers: dict[int, Answer], reviewer: str, tally: Tally) -> None:
+    """Rank by what each response's own columns say."""
+    labels = {n: a.label for n, a in answers.items() if a.label is not None}
+    scores = {n: a.score for n, a in answers.items() if a.score is not None}
+    ranks = {n: -a.rank for n, a in answers.items() if a.rank is not None}
+    ratings = {n: a.ratings for n, a in answers.items() if a.ratings}
+    marked = ranks or scores or labels
+    if not marked:
+        return
+    if len(marked) < 2:
+        tally.left_out["judgments of a single response (nothing to compare it with)"] += 1
+        return
+    if labels and not ranks and not scores:
+        good = [n for n, label in labels.items() if label]
+        bad = [n for n, label in labels.items() if not label]
+        draft.judge(reviewer, [good, bad], tally, cut=1 if good else 0)
+        return
+    tiers = in_tiers(ranks or scores)
+    draft.judge(reviewer, tiers, tally, ratings=ratings, own_scales=True)
