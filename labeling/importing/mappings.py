@@ -1,4 +1,4 @@
-"""What leads said the columns of a file mean, remembered for the next file of the same shape."""
+"""The meaning that leads gave to columns, kept for the next file with the same columns."""
 
 from pathlib import Path
 

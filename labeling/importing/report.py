@@ -1,4 +1,4 @@
-"""What a file holds and brought, as kept in FileImport.report and shown on its page."""
+"""The account of a file, as kept in FileImport.report and shown on its page."""
 
 from typing import Any, TypedDict
 

@@ -1,4 +1,4 @@
-"""Taking an import back: everything it brought goes, as long as nobody has worked with it."""
+"""Undo an import: delete what it added, as long as nobody has worked with it."""
 
 from collections.abc import Callable
 
@@ -24,15 +24,15 @@ from labeling.models import (
 )
 
 USES: list[Callable[[FileImport], str]] = []
-"""What packages above this one say that builds on an import: a sentence, or ""."""
+"""Checks of the packages above: each returns why an import cannot be undone, or ""."""
 
 
 class CannotUndo(Exception):  # noqa: N818 - it reads as what it is
-    """A sentence that says what stands in the way. Nothing was taken back."""
+    """An import cannot be undone; the text says why. Nothing was changed."""
 
 
 def obstacle(file_import: FileImport) -> str:
-    """Return why an import cannot be taken back, or ""."""
+    """Return why an import cannot be undone, or ""."""
     tasks = Task.objects.filter(file_import=file_import)
     others = Ranking.objects.filter(task__in=tasks).exclude(file_import=file_import)
     if count := others.count():
@@ -76,7 +76,7 @@ def undo(file_import: FileImport) -> None:
 
 
 def undo_now(file_import: FileImport) -> None:
-    """Take an import back in this process, for the command. Raises CannotUndo."""
+    """Undo an import in this process, for the command. Raises CannotUndo."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=FileImport.State.IMPORTED)
         if not rows.update(state=FileImport.State.UNDOING, token=F("token") + 1):

@@ -1,4 +1,4 @@
-"""What the columns of a file mean.
+"""The meaning of the columns of a file.
 
 A mapping names, for each meaning, the columns that have it; `*` in a name stands for anything, so
 `response=answer_*` names every column that begins with "answer_".

@@ -1,4 +1,4 @@
-"""What the columns of a file probably mean, from their names and the values of the first rows.
+"""Propose what the columns of a file mean, from their names and the values of the first rows.
 
 A proposal says what it is unsure of: those are questions for the user, who answers with a mapping.
 Nothing is imported while a question is open.

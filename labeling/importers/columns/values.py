@@ -1,4 +1,4 @@
-"""What a cell may hold: a text, a chat, a list, a number. No value is guessed at in silence.
+"""Read what a cell holds: a text, a chat, a list or a number. Nothing is guessed silently.
 
 A cell of a CSV file is always text, so a list or a chat stands in it as JSON, or as Python writes it
 when a data frame is saved. In every other kind of file a text is a text, even when it looks like
