@@ -123,6 +123,7 @@ def faults_under_load(count: int, *, tasks: int = 1500, seed: int = 0) -> dict[s
             "acknowledged": sum(len(reviewer.acknowledged) for reviewer in reviewers),
             "sent_again": sum(reviewer.sent_again for reviewer in reviewers),
             "slowest_page_after_return_s": round(max(pauses), 2),
+            "slowest_page_by_fault_s": _slowest(plan, pauses),
             "seconds": round(time.perf_counter() - began, 1),
             "broken": {
                 **check(site.database_url, reviewers),
@@ -131,6 +132,17 @@ def faults_under_load(count: int, *, tasks: int = 1500, seed: int = 0) -> dict[s
         }
     say(f"faults: {case}")
     return case
+
+
+def _slowest(plan: list[tuple[str, str]], pauses: list[float]) -> dict[str, float]:
+    """Return the longest pause, in seconds, of each kind of fault."""
+    kinds = sorted(set(plan))
+    return {
+        f"{part} {fault}": round(
+            max(p for kind, p in zip(plan, pauses, strict=True) if kind == (part, fault)), 2
+        )
+        for part, fault in kinds
+    }
 
 
 def _round(

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg_pool import ConnectionPool
 
 SILENT_SECONDS = 1.0
 PROBE_SECONDS = 0.5
@@ -89,6 +90,11 @@ def replace_spare_connections() -> None:
 
     for pool in list(DatabaseWrapper._connection_pools.values()):  # type: ignore[attr-defined]
         pool.drain()
+
+
+def keep_connecting(pool: ConnectionPool[Any]) -> None:
+    """Try again to connect. Without it, threads that already wait for a connection would wait in vain."""
+    pool.check()
 
 
 def database_answers() -> bool:

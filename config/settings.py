@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from config.connections import OutageConnection
+from config.connections import OutageConnection, keep_connecting
 from config.env import BASE_DIR, variable
 from config.local.urls import is_local_database, local_database_url, local_redis_url
 
@@ -196,9 +196,10 @@ def _database(url: str) -> dict[str, Any]:
                 "max_size": 16,
                 "timeout": 10,
                 "max_idle": 60,
-                # psycopg_pool doubles the pauses between its attempts until this many seconds have
-                # passed; the next request then starts over with a short one.
-                "reconnect_timeout": 2,
+                # psycopg_pool doubles the pauses between its attempts. Stop before the first long
+                # one, and start over: the site is back half a second after its database.
+                "reconnect_timeout": 0.5,
+                "reconnect_failed": keep_connecting,
             },
             "prepare_threshold": 5,
         },

@@ -2,15 +2,18 @@
 
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
+from django.conf import settings
 from django.db import OperationalError, connection
 from django.test import Client
 from psycopg import errors
+from psycopg_pool import ConnectionPool
 
 from config import outage
 
@@ -99,3 +102,30 @@ def test_the_server_is_asked_without_a_sign_in(monkeypatch: pytest.MonkeyPatch) 
     assert not outage.database_answers()
     monkeypatch.setitem(connection.settings_dict, "HOST", "")
     assert outage.database_answers(), "libpq decides where the server is; nothing is known of it"
+
+
+class SwitchedConnection(psycopg.Connection[Any]):
+    """A connection to a server that cannot be reached until `reachable` is set."""
+
+    reachable = threading.Event()
+
+    @classmethod
+    def connect(cls, *args: Any, **options: Any) -> Any:
+        if not cls.reachable.is_set():
+            raise psycopg.OperationalError("connection refused")
+        return super().connect(*args, **options)
+
+
+@pytest.mark.django_db
+def test_a_thread_that_waits_for_a_connection_gets_one_when_the_database_returns() -> None:
+    options = {**settings.DATABASES["default"]["OPTIONS"]["pool"]}
+    options["connection_class"] = SwitchedConnection
+    parameters = connection.get_connection_params()
+    names = ("host", "port", "user", "password", "dbname")
+    target = {name: parameters[name] for name in names if parameters.get(name)}
+    SwitchedConnection.reachable.clear()
+    with ConnectionPool(kwargs=target, open=True, **options) as pool:
+        returns = threading.Timer(2.0, SwitchedConnection.reachable.set)  # after two attempts
+        returns.start()
+        with pool.connection(timeout=30) as waiting:
+            assert waiting.execute("SELECT 1").fetchone() == (1,)
