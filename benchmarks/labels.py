@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.accelerator import commit, cpu_name
+from labeling.statistics.intervals import Z95
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit as fit_reliabilities
 from reward.preference import Group, Judgment
@@ -363,7 +364,7 @@ def run_seed(comparison: Comparison, seed: int) -> dict[tuple[str, str], float]:
 def case(signal: str, arm: str, figure: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
     without, using = np.array(pairs).T
     gains = using - without
-    half = 1.96 * gains.std(ddof=1) / np.sqrt(len(gains))
+    half = Z95 * gains.std(ddof=1) / np.sqrt(len(gains))
     return {
         "signal": signal,
         "setting": arm,

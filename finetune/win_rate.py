@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reward.training.report import resamples, share_interval
+from labeling.statistics.intervals import resamples, share_interval
 
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
 

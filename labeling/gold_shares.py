@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import sqrt
 from typing import Any
 
 from django.db.models import Count
@@ -11,12 +10,11 @@ from django.db.models import Count
 from accounts.models import User
 from labeling import gold
 from labeling.models import Gold, Project, Ranking, Skip
+from labeling.statistics.intervals import wilson
 
 ANSWERS_AT_MOST = 5000
 SUSPECT_FROM = 3
 """From so many answers on, a gold task that most people get wrong is suspect itself."""
-
-Z = 1.959964
 
 
 @dataclass
@@ -35,24 +33,17 @@ class Share:
     @property
     def interval(self) -> tuple[int, int]:
         """Low and high, in percent."""
-        low, high = wilson(self.right, self.asked)
+        low, high = self.bounds
         return round(100 * low), round(100 * high)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The same as shares."""
+        return wilson(self.right / self.asked if self.asked else 0.0, self.asked)
 
     @property
     def suspect(self) -> bool:
         return self.asked >= SUSPECT_FROM and 2 * self.right < self.asked
-
-
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927); 0 to 1 where nothing was asked."""
-    if not asked:
-        return 0.0, 1.0
-    share, z2 = right / asked, Z * Z
-    middle = share + z2 / (2 * asked)
-    half = Z * sqrt(share * (1 - share) / asked + z2 / (4 * asked * asked))
-    return max(0.0, (middle - half) / (1 + z2 / asked)), min(
-        1.0, (middle + half) / (1 + z2 / asked)
-    )
 
 
 @dataclass

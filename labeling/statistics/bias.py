@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from labeling.statistics.bootstrap import Bootstrap, by_cluster, numbered
+from labeling.statistics.intervals import Z95, wilson
 from labeling.statistics.pairs import Pairs
-
-Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     if count < 6:
         return 0.0, float("inf")
     if count > 1000:
-        reach = Z * sqrt(count) / 2
+        reach = Z95 * sqrt(count) / 2
         below = max(0, int(count / 2 - reach) - 1)
     else:
         below, tail = 0, 1.0
@@ -222,16 +221,8 @@ def as_shown(tiers: Sequence[Sequence[Sequence[int]]], shown: Sequence[Sequence[
     if not known:
         return Meter(None, None, None, 0, NOT_SHOWN)
     usual = luck / len(known)
-    low, high = wilson(same, len(known))
+    low, high = wilson(same / len(known), len(known))
     return Meter(same / len(known) - usual, low - usual, high - usual, len(known))
-
-
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """The interval of a share (Wilson, JASA 22, 1927)."""
-    share, square = right / count, Z * Z / count
-    middle = (share + square / 2) / (1 + square)
-    reach = Z * sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def cluster_numbers(tasks: Sequence[Any], prompts: dict[Any, Any]) -> np.ndarray:

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from labeling.statistics.intervals import Z95
 from labeling.statistics.pairs import Judgment, Pairs, couples, expand, runs_of
 
 # Pseudo-counts of pairs: as much as one ranking of four responses says.
@@ -36,7 +37,6 @@ STEPS_AT_MOST = 200
 LONGEST_STEP = 64.0
 TOLERANCE = 1e-5  # of log odds
 REVIEWERS_TOGETHER = 400
-Z = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Reliability:
 
     @property
     def low(self) -> float:
-        return self._bound(-Z)
+        return self._bound(-Z95)
 
     @property
     def high(self) -> float:
-        return self._bound(Z)
+        return self._bound(Z95)
 
     def _bound(self, z: float) -> float:
         """On the scale of log odds, so that it stays between 0 and 1."""

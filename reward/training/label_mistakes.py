@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 
 from labeling.agreement import pair_outcomes
+from labeling.statistics.intervals import wilson
 from reward.preference import Group, Judgment
 from reward.training.report import (
     Scored,
     agreeing_share,
     highest_accuracy,
     order_tally,
-    wilson,
 )
 
 MOST = 200

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from labeling.statistics.intervals import resamples
 from reward.preference import Group, strict_wins
 from reward.training.report import (
     FEW_PROMPTS,
@@ -30,7 +31,6 @@ from reward.training.report import (
     Tally,
     highest_accuracy,
     order_tally,
-    resamples,
     reviewer_agreement,
     share,
 )

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from labeling.statistics.intervals import resamples
 from reward.preference import strict_wins
-from reward.training.report import FEW_PAIRS, FEW_PROMPTS, Scored, resamples
+from reward.training.report import FEW_PAIRS, FEW_PROMPTS, Scored
 
 REPLICATES = 300
 PARTS = 3

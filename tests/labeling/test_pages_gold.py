@@ -227,7 +227,7 @@ def test_it_says_what_a_setting_does_with_the_gold_there_is(fields, purpose, sen
     [(8, 10, 0.4902, 0.9433), (0, 0, 0, 1), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1)],
 )
 def test_its_interval_is_wilsons(right, asked, low, high):
-    assert gold_shares.wilson(right, asked) == pytest.approx((low, high), abs=1e-4)
+    assert gold_shares.Share(right, asked).bounds == pytest.approx((low, high), abs=1e-4)
 
 
 def test_it_shows_the_share_right_by_task_and_by_reviewer_and_what_is_suspect(project, client):

@@ -115,7 +115,7 @@ def _line(share: Share) -> str:
 
 
 def _figures(share: Share) -> dict[str, Any]:
-    low, high = gold_shares.wilson(share.right, share.asked)
+    low, high = share.bounds
     return {"right": share.right, "asked": share.asked, "low": low, "high": high}
 
 
