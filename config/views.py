@@ -13,7 +13,7 @@ from finetune.models import Model
 from labeling import progress
 from labeling.access import leads
 from labeling.models import Project
-from labeling.quality import TASKS_FOR_A_GLANCE, quality_of
+from labeling.quality import quality_of
 from runs.models import Run
 
 PROJECTS_ON_HOME = 6
@@ -51,7 +51,7 @@ def _card(user: User, project: Project) -> dict[str, Any]:
     }
     if card["leads"]:
         card["progress"] = progress.of_project(project)
-        card["quality"] = quality_of(project, tasks_at_most=TASKS_FOR_A_GLANCE)
+        card["quality"] = quality_of(project)
     return card
 
 

@@ -4,22 +4,31 @@ A ranking is read as what it says about each pair of responses: better, worse or
 rankings of a task are compared on the pairs that both placed. Judgments of one task hang together,
 so intervals resample whole tasks (or whatever `clusters` names), never single pairs.
 
-Four measures. `same`: the share of pairs of which two reviewers say exactly the same. `strict`: of
-the pairs that both ordered, the share ordered the same way. `tau`: Kendall's tau-b of two rankings
-of a task, its mean over all couples of rankings. `alpha`: Krippendorff's, a unit being a pair of
-responses and the values −1, 0, +1; agreement beyond what chance gives.
+Four measures. `pairwise` is the one that every page and report shows first: of the pairs that two
+reviewers of a task both ordered, the share that they ordered the same way. A tie is not an order, so
+pairs that either of them tied are left out (setup S2 of Zheng et al., "Judging LLM-as-a-Judge with
+MT-Bench and Chatbot Arena", NeurIPS 2023). `exact` counts ties too: the share of pairs on which they
+agree exactly, better, worse or tied (setup S1). `tau` is Kendall's tau-b of two rankings of a task,
+its mean over all couples of rankings. `alpha` is Krippendorff's, with a pair of responses as the
+unit and the values −1, 0, +1: agreement beyond chance.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from formatting.numbers import percent, percent_range
 from labeling.statistics.alpha import NOMINAL, ORDINAL, alpha_of, coincidences, either_way
 from labeling.statistics.bootstrap import RESAMPLES, Bootstrap, by_cluster, numbered, ratio
+from labeling.statistics.intervals import ShareSums
 from labeling.statistics.meetings import Meetings, meetings
 from labeling.statistics.pairs import Judgment, Pairs, Tiers, expand
+
+PAIRWISE = "Pairwise agreement"
+"""The name of the headline figure, the same on every page and in every report."""
 
 Outcomes = np.ndarray  # (pairs, 2) int8; +1: the first of the pair is better, 0: tied, −1: worse
 
@@ -61,15 +70,15 @@ class Agreement:
 class Agreements:
     """`nominal` is alpha with every difference counting the same."""
 
-    same: Agreement
-    strict: Agreement
+    pairwise: Agreement
+    exact: Agreement
     tau: Agreement
     alpha: Agreement
     nominal: Agreement
     tasks: int
 
     def as_json(self) -> dict[str, Any]:
-        measures = ("same", "strict", "tau", "alpha", "nominal")
+        measures = ("pairwise", "exact", "tau", "alpha", "nominal")
         return {name: getattr(self, name).as_json() for name in measures} | {"tasks": self.tasks}
 
 
@@ -89,36 +98,80 @@ def _places(tiers: Tiers) -> dict[int, int]:
     return {response: place for place, tier in enumerate(tiers) for response in tier}
 
 
+def strict_counts(a: Tiers, b: Tiers) -> tuple[int, int]:
+    """Return how many pairs two rankings order the same way, and how many both order.
+
+    Plain Python, which is several times as fast as arrays for the few responses of a task.
+    """
+    first, second = _places(a), _places(b)
+    same = both = 0
+    for one, two in combinations(first.keys() & second.keys(), 2):
+        product = (first[one] - first[two]) * (second[one] - second[two])
+        both += product != 0
+        same += product > 0
+    return same, both
+
+
+def pairwise_of(sums: ShareSums) -> "Agreement":
+    """Return the headline from the counts of each prompt, as `strict_counts` has them."""
+    if sums.share is None:
+        return Agreement(None, None, None, 0, NO_STRICT)
+    return Agreement(sums.share, *sums.interval, int(sums.total))
+
+
+def headline(agreement: "Agreement", sample: str) -> dict[str, Any]:
+    """Return the headline as files and commands have it, with the words for its sample."""
+    return {"name": PAIRWISE, "sample": sample, **agreement.as_json()}
+
+
+def from_json(figure: Mapping[str, Any] | None) -> "Agreement | None":
+    """Return the agreement that `headline` wrote; None for none."""
+    if not figure:
+        return None
+    low, high = figure["interval"] or (None, None)
+    return Agreement(figure["value"], low, high, figure["compared"], figure["reason"])
+
+
+def in_words(figure: Mapping[str, Any]) -> str:
+    """Return what `headline` wrote as a sentence."""
+    if figure["value"] is None:
+        return f"{figure['name']} {figure['sample']}: none. {figure['reason']}"
+    value, interval = percent(figure["value"]), percent_range(figure["interval"])
+    return (
+        f"{figure['name']} {figure['sample']}: {value} ({interval}), {figure['compared']:,} pairs."
+    )
+
+
 # --- of groups of rankings -----------------------------------------------------------------------
 
 
-def pair_agreement(
+def exact_agreement(
     groups: Iterable[Sequence[Tiers]],
     *,
     clusters: Iterable[Hashable] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Agreement:
-    """Share of compared pairs on which two reviewers say exactly the same of <, = and >.
+    """Return the share of compared pairs on which two reviewers agree exactly: <, = or >.
 
     Each item of `groups` holds the rankings of one task by different reviewers. `clusters`, one
     key a group, joins groups that hang together (the tasks of one prompt) for the interval.
     """
-    return _of_groups(groups, clusters, resamples, seed).same()
+    return _of_groups(groups, clusters, resamples, seed).exact()
 
 
-def strict_agreement(
+def pairwise_agreement(
     groups: Iterable[Sequence[Tiers]],
     *,
     clusters: Iterable[Hashable] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Agreement:
-    """Share of same direction among the pairs that two reviewers both ordered strictly.
+    """Return the share ordered the same way, of the pairs that two reviewers both ordered.
 
-    The ceiling for a model's accuracy on strict pairs. Arguments as for `pair_agreement`.
+    The mark for a model's accuracy on strict pairs. Arguments as for `exact_agreement`.
     """
-    return _of_groups(groups, clusters, resamples, seed).strict()
+    return _of_groups(groups, clusters, resamples, seed).pairwise()
 
 
 def _of_groups(
@@ -170,8 +223,8 @@ class Compared:
         """Of the meetings in `rows`, or all."""
         part = self._part(rows)
         return Agreements(
-            self.same(rows),
-            self.strict(rows),
+            self.pairwise(rows),
+            self.exact(rows),
             self.tau(rows),
             self.alpha(rows),
             self.alpha(rows, NOMINAL),
@@ -183,13 +236,18 @@ class Compared:
         index = self.pairs.reviewers.index(reviewer)
         return self.everything((self.meetings.one == index) | (self.meetings.two == index))
 
-    def same(self, rows: np.ndarray | None = None) -> Agreement:
+    def pairwise(self, rows: np.ndarray | None = None) -> Agreement:
+        """Return the headline. Its interval depends on the sample alone, not on any draw."""
+        part = self._part(rows)
+        if not len(part):
+            return Agreement(None, None, None, 0, NO_COMPARISON)
+        counts = np.column_stack([part.strict_same, part.strict])
+        clusters = by_cluster(counts, self.cluster[part.task], max(1, self.bootstrap.clusters))
+        return pairwise_of(ShareSums.of(clusters.tolist()))
+
+    def exact(self, rows: np.ndarray | None = None) -> Agreement:
         part = self._part(rows)
         return self._share(part, part.same, part.compared, NO_COMPARISON)
-
-    def strict(self, rows: np.ndarray | None = None) -> Agreement:
-        part = self._part(rows)
-        return self._share(part, part.strict_same, part.strict, NO_STRICT)
 
     def tau(self, rows: np.ndarray | None = None) -> Agreement:
         part = self._part(rows)

@@ -1,7 +1,8 @@
-"""Where reviewers of a project agree, the tasks on which they do not, and whom to trust.
+"""How far the reviewers of a project agree, the tasks on which they do not, and whom to trust.
 
-Everything is computed from a window of the tasks ranked last, and kept until the next ranking; of
-a project larger than its window, for a minute at least.
+Everything is computed from the same window of the tasks ranked last, so that a figure is the same on
+every page. Results are cached until the next ranking; those of a project larger than the window, for
+at least a minute.
 """
 
 from collections import defaultdict
@@ -21,9 +22,9 @@ from labeling.statistics.bias import Meter, Sways, as_shown, cluster_numbers, sp
 from labeling.statistics.bradley_terry import Leaderboard, leaderboard
 from labeling.statistics.consensus import Posterior, consensus_of_pairs
 from labeling.statistics.reliability import Reliabilities, Reliability, fit_pairs
-from labeling.window import TASKS_AT_MOST, TASKS_FOR_A_GLANCE, Window
+from labeling.window import TASKS_AT_MOST, Window
 
-__all__ = ["TASKS_AT_MOST", "TASKS_FOR_A_GLANCE"]
+__all__ = ["TASKS_AT_MOST"]
 
 KEPT_SECONDS = 600
 REFRESHED_SECONDS = 60
@@ -94,11 +95,14 @@ class Quality:
 
     @property
     def agreement(self) -> Agreement:
-        return self.measures.same
+        """The headline: pairwise agreement."""
+        return self.measures.pairwise
 
     @property
-    def strict(self) -> Agreement:
-        return self.measures.strict
+    def sample(self) -> str:
+        """What the figures rest on, in words."""
+        newest = "the newest " if self.capped else ""
+        return f"{newest}{self.tasks:,} tasks with two rankings or more"
 
 
 def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quality:
@@ -107,7 +111,7 @@ def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quali
     Three queries, one when kept; one more where tasks are disputed, because a decision or a
     withdrawal settles a dispute without a new ranking.
     """
-    quality = kept(project, "agreement", _quality, tasks_at_most=tasks_at_most)
+    quality = kept(project, "pairwise", _quality, tasks_at_most=tasks_at_most)
     if not quality.disputes:
         return quality
     disputed = Task.objects.filter(pk__in=[dispute.task_id for dispute in quality.disputes])

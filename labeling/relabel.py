@@ -16,7 +16,7 @@ from django.db import transaction
 
 from accounts.models import User, audit
 from labeling.adjudication import distance
-from labeling.agreement import Agreement, Tiers, pair_agreement, pair_outcomes
+from labeling.agreement import Agreement, Tiers, pairwise_agreement, strict_counts
 from labeling.models import (
     GuidelineVersion,
     Project,
@@ -166,7 +166,7 @@ class Comparison:
     before: Agreement
     after: Agreement
     gained: Interval
-    """How much more reviewers agree after than before, task by task, −1 to 1."""
+    """The difference in pairwise agreement, after less before, averaged over tasks: −1 to 1."""
     moved: Interval
     """How far the consensus moved, 0 for the same order and 1 for the reverse."""
     by_chance: Interval
@@ -199,8 +199,8 @@ def comparison(sample: RelabelSample) -> Comparison:
         finished=len(ready),
         wanted=sum(wanted.values_list("rankings_wanted", flat=True)),
         made=sum(len(one.after) for one in both),
-        before=pair_agreement([list(one.before.values()) for one in ready], clusters=prompts),
-        after=pair_agreement([list(one.after.values()) for one in ready], clusters=prompts),
+        before=pairwise_agreement([list(one.before.values()) for one in ready], clusters=prompts),
+        after=pairwise_agreement([list(one.after.values()) for one in ready], clusters=prompts),
         gained=_mean(ready, _gain),
         moved=_mean(ready, _move),
         by_chance=_mean(ready, lambda one: distance(list(one.before.values()))),
@@ -222,8 +222,11 @@ def _gain(one: _Both) -> float | None:
 
 
 def _agreed(rankings: Sequence[Tiers]) -> float | None:
-    outcomes = np.concatenate([pair_outcomes(a, b) for a, b in combinations(rankings, 2)])
-    return float((outcomes[:, 0] == outcomes[:, 1]).mean()) if len(outcomes) else None
+    """Return the pairwise agreement on one task; None where no two rankings order a pair."""
+    same, both = map(
+        sum, zip(*(strict_counts(a, b) for a, b in combinations(rankings, 2)), strict=True)
+    )
+    return same / both if both else None
 
 
 def _move(one: _Both) -> float | None:

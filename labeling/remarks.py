@@ -51,7 +51,7 @@ def _quick(meter: Meter) -> Remark | None:
 
 
 def _ties(found: Reviewer) -> Remark | None:
-    many = found.agreement.same.pairs >= ENOUGH_PAIRS
+    many = found.agreement.exact.pairs >= ENOUGH_PAIRS
     if many and found.ties is not None and found.ties > MOSTLY_TIES:
         return "warn", "ties nearly everything"
     return None

@@ -15,7 +15,6 @@ from labeling.out_of_use import withdrawn_of, without
 from labeling.statistics.pairs import Judgment, Tiers
 
 TASKS_AT_MOST = 1000
-TASKS_FOR_A_GLANCE = 200
 RANKINGS_A_TASK = 3
 
 

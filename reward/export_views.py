@@ -121,7 +121,12 @@ def about(request: HttpRequest, slug: str) -> HttpResponse:
     if not form.is_valid():
         return choose(request, slug)
     export, suffix = form.export(), form.cleaned_data["suffix"]
-    text = card.text(f"{_name(export)}{suffix}", export.plan(suffix), export.count())
+    text = card.text(
+        f"{_name(export)}{suffix}",
+        export.plan(suffix),
+        export.count(),
+        agreement=export.agreement(),
+    )
     response = HttpResponse(text, content_type="text/markdown; charset=utf-8")
     response["Content-Disposition"] = f'attachment; filename="{_name(export)}.about.md"'
     return response

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import combinations, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,10 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts.models import User, audit
+from labeling.agreement import headline, pairwise_of, strict_counts
 from labeling.models import FileImport, Project, Prompt, Ranking, Response, TaskResponse
 from labeling.out_of_use import without
+from labeling.statistics.intervals import ShareSums
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit
 from reward.filters import FilterError, SnapshotFilter
@@ -77,6 +79,8 @@ class Account:
     guideline_versions: Counter[int | None] = field(default_factory=Counter)
     reviewers: set[int] = field(default_factory=set)
     simulated: int = 0
+    agreement: ShareSums = field(default_factory=ShareSums)
+    """Of the pairs that two reviewers of a task ordered, by prompt: the pairwise agreement."""
 
     def add(self, prompt: "JudgedPrompt") -> None:
         split = self.splits[prompt.split]
@@ -94,6 +98,7 @@ class Account:
             self.guideline_versions[ranking["guideline_version_id"]] += 1
             self.reviewers.add(ranking["reviewer_id"])
             self.simulated += _is_simulated(ranking)
+        self.agreement.add(*_agreeing(prompt.rankings))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, as Snapshot.counts keeps it."""
@@ -118,6 +123,7 @@ class Account:
             },
             "reviewers": len(self.reviewers),
             "simulated": self.simulated,
+            "pairwise_agreement": headline(pairwise_of(self.agreement), "of the whole snapshot"),
         }
 
 
@@ -333,6 +339,19 @@ def _meta(prompt: JudgedPrompt, models: list[str]) -> dict[str, Any]:
         if any(ranking[name] for ranking in prompt.rankings):
             meta[name] = [ranking[name] for ranking in prompt.rankings]
     return meta
+
+
+def _agreeing(rankings: list[dict[str, Any]]) -> tuple[int, int]:
+    """Count the pairs that two reviewers of one task order the same way, and that both order.
+
+    A lead's outcome of a dispute, which has no ranking id, is not a reviewer's.
+    """
+    same = both = 0
+    for a, b in combinations([row for row in rankings if row["id"] is not None], 2):
+        if a["task_id"] == b["task_id"]:
+            one, two = strict_counts(a["tiers"], b["tiers"])
+            same, both = same + one, both + two
+    return same, both
 
 
 def _is_simulated(ranking: dict[str, Any]) -> bool:

@@ -11,7 +11,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.access import lead_required, trainer_required, user_of
 from accounts.parameters import number
-from formatting.numbers import percent
+from formatting.numbers import percent, percent_range
+from labeling.agreement import from_json
 from labeling.models import GuidelineVersion, Project, Ranking
 from reward import promotion, queue_order
 from reward.access import led_projects, reward_model_for, snapshot_for
@@ -98,6 +99,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
         "splits": split_lines(found.counts),
         "versions": version_lines(found.counts),
         "sources": source_lines(found.counts),
+        "agreement": from_json(found.counts.get("pairwise_agreement")),
         "samples": samples,
         "problem": problem,
         "reward_models": found.reward_models.all(),
@@ -155,7 +157,7 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         "reward_model": found,
         "report": report,
-        "rows": report_rows(report),
+        "rows": report_rows(report, found.snapshot),
         "only_length": no_better_than_length(report),
         "doubts": found.doubts(),
         "reliability": reliability(calibration.get("bins") or []),
@@ -213,16 +215,15 @@ def moved(request: HttpRequest, model: Any, *, back: str) -> HttpResponse:
 # --- what the pages say --------------------------------------------------------------------------
 
 
-def report_rows(report: dict[str, Any]) -> list[Any]:
+def report_rows(report: dict[str, Any], snapshot: Snapshot | None = None) -> list[Any]:
     accuracy = report.get("accuracy") or {}
     note = f"{accuracy.get('pairs', 0):,} pairs of {accuracy.get('prompts', 0):,} held-out prompts"
     return [
         interval_row("The model agrees with a reviewer", accuracy, note=note, main=True),
         interval_row(
-            "Two reviewers agree with each other",
+            "Pairwise agreement of reviewers",
             report.get("reviewer_agreement"),
-            note="the mark to reach: one reviewer predicting another, whose own slips count too"
-            + limit_note(report),
+            note=agreement_note(report, snapshot),
         ),
         interval_row(
             "The longer response is preferred",
@@ -230,6 +231,17 @@ def report_rows(report: dict[str, Any]) -> list[Any]:
             note="what counting tokens would achieve",
         ),
     ]
+
+
+def agreement_note(report: dict[str, Any], snapshot: Snapshot | None) -> str:
+    """Name the sample of the agreement, and give the figure of the whole snapshot."""
+    sample = (report.get("reviewer_agreement") or {}).get("sample") or "held-out prompts"
+    whole = (snapshot.counts.get("pairwise_agreement") if snapshot else None) or {}
+    note = f"on {sample}, the mark to reach{limit_note(report)}"
+    if whole.get("value") is None:
+        return note
+    value, interval = percent(whole["value"]), percent_range(whole["interval"])
+    return f"{note}. Whole snapshot: {value} ({interval})"
 
 
 def limit_note(report: dict[str, Any]) -> str:
@@ -241,7 +253,7 @@ def criterion_rows(row: dict[str, Any]) -> list[Any]:
     return [
         interval_row("Its own score agrees with a reviewer", row["accuracy"], main=True),
         interval_row("The overall score does", row["overall_accuracy"]),
-        interval_row("Two reviewers agree with each other", row["reviewer_agreement"]),
+        interval_row("Pairwise agreement of reviewers", row["reviewer_agreement"]),
     ]
 
 

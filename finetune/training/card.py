@@ -35,7 +35,7 @@ def model_card(report: dict[str, Any]) -> str:
         *held_out_table(
             {
                 "implicit reward orders pairs as reviewers did": report["accuracy"],
-                "agreement between reviewers": report["reviewer_agreement"],
+                "pairwise agreement of reviewers": report["reviewer_agreement"],
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),

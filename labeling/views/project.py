@@ -10,7 +10,7 @@ from labeling import findings, progress, staffing
 from labeling.access import leads, readable_project
 from labeling.guidelines import difference
 from labeling.models import GuidelineVersion, Project
-from labeling.quality import TASKS_FOR_A_GLANCE, quality_of
+from labeling.quality import quality_of
 from labeling.text import render as render_text
 
 
@@ -28,7 +28,7 @@ def overview(request: HttpRequest, slug: str) -> HttpResponse:
     }
     if context["leads"]:
         context["progress"] = progress.of_project(project)
-        context["quality"] = quality_of(project, tasks_at_most=TASKS_FOR_A_GLANCE)
+        context["quality"] = quality_of(project)
         context["reviewers"] = progress.by_reviewer(project)
         context["findings"] = findings.counts(project)
         context["shortage"] = staffing.shortage(project)

@@ -14,7 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from labeling.agreement import headline
 from labeling.models import Project
+from labeling.quality import quality_of
 from reward.exports import card
 from reward.exports.files import Batch, ExportError, Parts, encoded, plain
 from reward.exports.records import RECORDS, Records
@@ -102,6 +104,16 @@ class Export:
             yield int(groups[-1].group_id), groups
         _account(counts, before, account)
 
+    def agreement(self) -> dict[str, Any] | None:
+        """Return the pairwise agreement of the snapshot, or what the project's pages show.
+
+        None for a snapshot that was frozen before it was kept.
+        """
+        if self.snapshot:
+            return self.snapshot.counts.get("pairwise_agreement")
+        quality = quality_of(self.project)
+        return headline(quality.agreement, f"of {quality.sample}")
+
     # --- files ---
 
     def count(self) -> dict[str, int]:
@@ -134,7 +146,9 @@ class Export:
             parts.add(batches, self.schema, counts)
         cuts = parts.cursor["cuts"]
         parts.finish(self.schema)
-        card.write(path, self.plan(path.suffix), plain(counts), cuts=cuts)
+        card.write(
+            path, self.plan(path.suffix), plain(counts), cuts=cuts, agreement=self.agreement()
+        )
         return plain(counts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from labeling.agreement import in_words
 from reward.exports.shapes import TIES
 from reward.filters import REASONS
 
@@ -34,15 +35,31 @@ def path_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}.about.md")
 
 
-def write(path: Path, plan: dict[str, Any], counts: dict[str, int], *, cuts: int = 0) -> Path:
+def write(
+    path: Path,
+    plan: dict[str, Any],
+    counts: dict[str, int],
+    *,
+    cuts: int = 0,
+    agreement: dict[str, Any] | None = None,
+) -> Path:
     card = path_of(path)
     draft = card.with_name(f".{card.name}.draft")
-    draft.write_text(text(path.name, plan, counts, cuts=cuts), encoding="utf-8")
+    draft.write_text(
+        text(path.name, plan, counts, cuts=cuts, agreement=agreement), encoding="utf-8"
+    )
     draft.replace(card)
     return card
 
 
-def text(name: str, plan: dict[str, Any], counts: dict[str, int], *, cuts: int = 0) -> str:
+def text(
+    name: str,
+    plan: dict[str, Any],
+    counts: dict[str, int],
+    *,
+    cuts: int = 0,
+    agreement: dict[str, Any] | None = None,
+) -> str:
     """Markdown that ends with the same as JSON."""
     said = [
         f"# {name}",
@@ -52,13 +69,15 @@ def text(name: str, plan: dict[str, Any], counts: dict[str, int], *, cuts: int =
         f"Ties: {TIES[plan['ties']] if plan['ties'] else KEPT}.",
         f"Reviewers: {PEOPLE[plan['reviewers']]}.",
     ]
+    if agreement:
+        said.append(in_words(agreement))
     if cuts:
         times = "once" if cuts == 1 else f"{cuts} times"
         said.append(
             f"It was cut off {times} and continued: rankings made in between are in the later part."
         )
     table = ["| | |", "|---|---:|", *(f"| {what_of(key)} | {n:,} |" for key, n in counts.items())]
-    about = {"file": name, **plan, "counts": counts, "cuts": cuts}
+    about = {"file": name, **plan, "counts": counts, "cuts": cuts, "pairwise_agreement": agreement}
     about["exported_at"] = timezone.now().isoformat(timespec="seconds")
     fenced = "```json\n" + json.dumps(about, indent=1, ensure_ascii=False) + "\n```"
     return "\n\n".join([*said, "\n".join(table), fenced]) + "\n"

@@ -75,7 +75,7 @@ def model_card(report: dict[str, Any]) -> str:
         *held_out_table(
             {
                 "accuracy on strict pairs": report["accuracy"],
-                "agreement between two reviewers": report["reviewer_agreement"],
+                "pairwise agreement of reviewers": report["reviewer_agreement"],
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
@@ -126,7 +126,7 @@ def _limit_line(report: dict[str, Any]) -> list[str]:
     if limit is None:
         return []
     return [
-        "A model at the agreement between two reviewers predicts a reviewer as well as another reviewer "
+        "A model at the pairwise agreement of reviewers predicts a reviewer as well as another reviewer "
         f"does. As reviewers differ, about {percent(limit)} is the most any model can reach.\n"
     ]
 

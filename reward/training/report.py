@@ -5,25 +5,21 @@ prompts, and, where a value is undefined, null with the `reason`. Pairs of one p
 independent, so intervals come from resampling prompts, never pairs.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from labeling.agreement import pair_outcomes
+from labeling.agreement import NO_STRICT, PAIRWISE, strict_counts
+from labeling.statistics.intervals import FEW_CLUSTERS, ShareSums, share_interval
 from reward.preference import Group, by_criterion, strict_wins, wins
 
-REPLICATES = 1000
-RESAMPLED_AT_ONCE = 2**22
-"""Numbers of a bootstrap that are in memory together."""
 CHANCES = 100
 """Draws of outcomes that show what calibration error comes of chance."""
-FEW_PROMPTS = 10
+FEW_PROMPTS = FEW_CLUSTERS
 FEW_PAIRS = 20
-Z95 = 1.959963984540054
 Evidence = Callable[[Group], np.ndarray]
 """`wins` or `strict_wins`.  → (K, K)"""
 
@@ -51,7 +47,7 @@ class Tally:
 def quality(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins) -> dict[str, Any]:
     """Everything the report says about held-out data. `evidence` is what calibration is judged by."""
     groups = [item.group for item in scored]
-    agreement = reviewer_agreement(groups, seed)
+    agreement = reviewer_agreement(groups)
     return {
         "accuracy": accuracy(scored, seed),
         "reviewer_agreement": agreement,
@@ -98,27 +94,44 @@ def tally(strict: np.ndarray, values: np.ndarray) -> Tally:
     return Tally(float((strict * right).sum()), float(strict.sum()), pairs)
 
 
-def reviewer_agreement(groups: Sequence[Group], seed: int = 0) -> dict[str, Any]:
-    """How often two reviewers who both strictly ordered two responses ordered them the same way."""
-    none = "No two reviewers strictly ordered the same two responses."
-    return share([agreement_tally(group) for group in groups], seed, none=none)
+def reviewer_agreement(groups: Sequence[Group]) -> dict[str, Any]:
+    """Return the pairwise agreement of labeling.agreement over these groups.
+
+    Rankings count with their weights, if they have any, as they do in `accuracy`.
+    """
+    found = pairwise([agreement_tally(group) for group in groups])
+    weights = {ranking.weight for group in groups for ranking in group.rankings}
+    weighted = ", rankings weighted" if len(weights) > 1 else ""
+    return {**found, "name": PAIRWISE, "sample": f"held-out prompts{weighted}"}
 
 
 def agreement_tally(group: Group) -> Tally:
     """Pairs are counted once for every two reviewers, with the mean of their weights.
 
-    That is the weight they have when each in turn is the one to be predicted, as in `accuracy`.
+    That is the weight they have when each in turn is the one to be predicted, as in `accuracy`. Two
+    rankings by one reviewer, of different tasks of the prompt, are not compared.
     """
     same = evidence = 0.0
     count = 0
     for a, b in combinations(group.rankings, 2):
-        outcomes = pair_outcomes(a.tiers, b.tiers)  # (pairs, 2)
-        strict = outcomes[(outcomes != 0).all(axis=1)]
+        if a.reviewer == b.reviewer:
+            continue
+        agreeing, both = strict_counts(a.tiers, b.tiers)
         weight = (a.weight + b.weight) / 2
-        same += weight * int((strict[:, 0] == strict[:, 1]).sum())
-        evidence += weight * len(strict)
-        count += len(strict)
+        same += weight * agreeing
+        evidence += weight * both
+        count += both
     return Tally(same, evidence, count)
+
+
+def pairwise(tallies: Sequence[Tally]) -> dict[str, Any]:
+    """Return the agreement of the tallies as the report has it, with the interval of the headline."""
+    sums = ShareSums.of((tally.agreeing, tally.evidence) for tally in tallies)
+    counts = {"pairs": sum(tally.pairs for tally in tallies), "prompts": sums.clusters}
+    if sums.share is None:
+        return {"value": None, "interval": None, "method": None, **counts, "reason": NO_STRICT}
+    figure = {"value": sums.share, "interval": list(sums.interval), "method": "wilson"}
+    return {**figure, **counts, "reason": None}
 
 
 def criteria(scored: Sequence[Scored], names: Sequence[str], seed: int = 0) -> list[dict[str, Any]]:
@@ -137,7 +150,7 @@ def criteria(scored: Sequence[Scored], names: Sequence[str], seed: int = 0) -> l
                 "criterion": name,
                 "accuracy": share(own, seed, none=none),
                 "overall_accuracy": share(overall, seed, none=none),
-                "reviewer_agreement": reviewer_agreement([group for group, _ in rated], seed),
+                "reviewer_agreement": reviewer_agreement([group for group, _ in rated]),
             }
         )
     return rows
@@ -186,44 +199,6 @@ def share(
     value = float(agreeing.sum() / evidence.sum())
     interval, method = share_interval(agreeing, evidence, seed)
     return {"value": value, "interval": interval, "method": method, **counts, "reason": None}
-
-
-def share_interval(
-    agreeing: np.ndarray, evidence: np.ndarray, seed: int
-) -> tuple[list[float], str]:
-    """95 % interval of Σ agreeing / Σ evidence.
-
-    A bootstrap over prompts. Where it would say nothing (few prompts, or all alike, so that each
-    resample is the sample) Wilson's interval stands in, with each prompt as one trial.
-    """
-    share_of_each = agreeing / evidence
-    if len(evidence) < FEW_PROMPTS or np.ptp(share_of_each) == 0:
-        return wilson(float(agreeing.sum() / evidence.sum()), len(evidence)), "wilson"
-    ratios = []
-    for counts in resamples(len(evidence), seed):
-        ratios.extend((counts @ agreeing) / (counts @ evidence))
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return [float(low), float(high)], "bootstrap"
-
-
-def resamples(count: int, seed: int, replicates: int = REPLICATES) -> Iterator[np.ndarray]:
-    """How often each of `count` prompts is drawn in each replicate.
-
-    → (n, count) each, `replicates` lines together and as many at once as memory is meant to hold
-    """
-    rng = np.random.default_rng(seed)
-    at_once = max(1, RESAMPLED_AT_ONCE // count)
-    for first in range(0, replicates, at_once):
-        size = min(at_once, replicates - first)
-        yield rng.multinomial(count, np.full(count, 1 / count), size=size)
-
-
-def wilson(value: float, trials: int) -> list[float]:
-    """Wilson's score interval (Wilson 1927) for a share of `trials`."""
-    spread = Z95**2 / trials
-    centre = (value + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * math.sqrt(value * (1 - value) / trials + spread / (4 * trials))
-    return [round(max(0.0, centre - half), 12), round(min(1.0, centre + half), 12)]
 
 
 # --- calibration ----------------------------------------------------------------------------------

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from reward.preference import Group, Judgment, by_criterion, rated_criteria, strict_wins
-from reward.training.report import Scored, Tally, agreement_tally, order_tally, share, tally
+from reward.training.report import (
+    Scored,
+    Tally,
+    agreement_tally,
+    order_tally,
+    pairwise,
+    share,
+    tally,
+)
 
 MOST = 20
 """Slices of a kind that are shown; those with the most pairs come first."""
@@ -49,8 +57,7 @@ def by_judgment(
             ceiling = [with_others(item.group, key, name) for item in scored]
         else:
             ceiling = [agreement_tally(group) for group, _ in parts]
-        none = "No two reviewers strictly ordered the same two responses."
-        rows.append(_row(name, own, seed, share(ceiling, seed, none=none)))
+        rows.append(_row(name, own, seed, pairwise(ceiling)))
     return largest(rows)
 
 
@@ -72,13 +79,12 @@ def with_others(group: Group, key: Callable[[Judgment], Hashable], name: Hashabl
 
 def by_rating(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
     """Of pairs that a reviewer rated differently by a criterion: whether the score orders them so."""
-    none = "No two reviewers rated the same two responses differently."
     rows = []
     for name in sorted(set().union(*(rated_criteria(item.group) for item in scored))):
         parts = [(by_criterion(item.group, name), item) for item in scored]
         own = [order_tally(group, item.scores) for group, item in parts]
         ceiling = [agreement_tally(group) for group, _ in parts]
-        rows.append(_row(name, own, seed, share(ceiling, seed, none=none)))
+        rows.append(_row(name, own, seed, pairwise(ceiling)))
     return largest(rows)
 
 

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from labeling.agreement import pair_agreement, pair_outcomes, strict_agreement
+from labeling.agreement import exact_agreement, pair_outcomes, pairwise_agreement
 
 
 def test_it_reads_each_pair_as_better_tied_or_worse_for_both_rankings():
@@ -26,29 +26,29 @@ def test_it_gives_the_share_worked_by_hand():
         [[[4], [5]], [[4], [5]], [[4, 5]]],
         [[[6], [7]]],
     ]
-    agreement = pair_agreement(groups)
+    agreement = exact_agreement(groups)
     assert (agreement.value, agreement.pairs) == (2 / 6, 6)
 
 
 def test_it_leaves_ties_out_of_the_strict_share():
     # Task 1: strict for both are 1/2 (same) and 1/3 (opposite). Task 2: only one pair of reviewers.
     groups = [[[[1], [2, 3]], [[3], [1], [2]]], [[[4], [5]], [[4], [5]], [[4, 5]]]]
-    agreement = strict_agreement(groups)
+    agreement = pairwise_agreement(groups)
     assert (agreement.value, agreement.pairs) == (2 / 3, 3)
 
 
 def test_it_says_why_a_share_is_undefined():
-    alone = pair_agreement([[[[1], [2]]]])
-    tied = strict_agreement([[[[1, 2]], [[1, 2]]]])
+    alone = exact_agreement([[[[1], [2]]]])
+    tied = pairwise_agreement([[[[1, 2]], [[1, 2]]]])
     assert alone.value is None and "No two reviewers" in alone.reason
     assert tied.value is None and "without a tie" in tied.reason
-    assert pair_agreement([]).value is None
+    assert exact_agreement([]).value is None
 
 
 def test_its_interval_holds_the_value_and_repeats_with_the_seed():
     rng = np.random.default_rng(1)
     groups = [[[[1], [2]], [[1], [2]] if rng.random() < 0.8 else [[2], [1]]] for _ in range(400)]
-    first, again = pair_agreement(groups), pair_agreement(groups)
+    first, again = exact_agreement(groups), exact_agreement(groups)
     assert first == again
     assert first.low < first.value < first.high
     # The normal approximation of a share of 400 independent pairs is ±1.96·√(p(1−p)/400).
@@ -58,24 +58,24 @@ def test_its_interval_holds_the_value_and_repeats_with_the_seed():
 
 def test_its_interval_is_wider_when_tasks_hang_together():
     groups = [[[[1], [2]], [[1], [2]] if (n // 20) % 3 else [[2], [1]]] for n in range(400)]
-    loose = pair_agreement(groups)
-    joined = pair_agreement(groups, clusters=[n // 20 for n in range(400)])
+    loose = exact_agreement(groups)
+    joined = exact_agreement(groups, clusters=[n // 20 for n in range(400)])
     assert joined.value == loose.value and joined.pairs == loose.pairs
     assert joined.high - joined.low > 2 * (loose.high - loose.low)
 
 
 def test_it_claims_to_know_nothing_from_one_task():
-    agreement = pair_agreement([[[[1], [2]], [[1], [2]]]])
+    agreement = exact_agreement([[[[1], [2]], [[1], [2]]]])
     assert (agreement.value, agreement.low, agreement.high) == (1, 0, 1)
 
 
 def test_it_wants_one_cluster_key_for_each_group():
     with pytest.raises(ValueError):
-        pair_agreement([[[[1], [2]], [[1], [2]]]], clusters=[])
+        exact_agreement([[[[1], [2]], [[1], [2]]]], clusters=[])
 
 
 def test_it_stays_quick_on_thousands_of_tasks():
     groups = [[[[1], [2], [3], [4]], [[2], [1, 3], [4]]] for _ in range(5000)]
     began = time.process_time()
-    pair_agreement(groups)
+    exact_agreement(groups)
     assert time.process_time() - began < 3

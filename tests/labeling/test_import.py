@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEntry, User
 from labeling import queue, rankings
-from labeling.agreement import pair_agreement
+from labeling.agreement import exact_agreement
 from labeling.importers import BadInput, detect, import_file
 from labeling.models import Prompt, Ranking, Response, Slot, Task
 from tests.labeling.world import make_member, make_project, make_user, publish
@@ -219,7 +219,7 @@ def test_the_agreement_is_the_files(project, save):
     groups = [[r.tiers for r in task.rankings.all()] for task in Task.objects.all()]
     votes = [[one[f"annotator{n}"] for n in (1, 2, 3)] for one in PAIRS]
     same = [a == b for three in votes for a, b in combinations(three, 2)]
-    agreement = pair_agreement(groups)
+    agreement = exact_agreement(groups)
     assert (agreement.value, agreement.pairs) == (sum(same) / len(same), len(same))
 
 

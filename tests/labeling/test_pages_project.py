@@ -111,7 +111,7 @@ def test_it_puts_the_most_disputed_task_first_blind_to_names(project):
         (upside_down.pk, 1.0),
         (tied.pk, 0.5),
     ]
-    assert found.agreement.value == pytest.approx(1 / 3)
+    assert found.agreement.value == pytest.approx(1 / 2)
     page = signed_in(make_lead(project)).get(reverse("project-quality", args=[project.slug]))
     shown = page.content.decode()
     disputes = shown[shown.index("Disputed") :]

@@ -96,7 +96,7 @@ def test_it_shows_the_measures_with_their_intervals(project):
     for measure in (found.tau, found.alpha):
         assert f">{measure.value:.2f}<" in shown
         assert f"{measure.low:.2f} to {measure.high:.2f}" in shown
-    assert f">{100 * found.same.value:.1f}%<" in shown
+    assert f">{100 * found.exact.value:.1f}%<" in shown
 
 
 def test_it_looks_at_the_tasks_ranked_last_and_no_further(project):
@@ -244,9 +244,9 @@ def test_it_compares_within_a_guideline_version_and_counts_by_week(project):
     rank(mixed, make_member(project), source=Ranking.Source.IMPORT)
     found = quality.parts_of(project)
     by_version = {part.label: part for part in found.versions}
-    assert by_version[1].agreement.same.value == 0 and by_version[1].agreement.tasks == 1
-    assert by_version[2].agreement.same.value == 1 and by_version[2].rankings == 3
-    assert by_version[0].agreement.same.value is None
+    assert by_version[1].agreement.exact.value == 0 and by_version[1].agreement.tasks == 1
+    assert by_version[2].agreement.exact.value == 1 and by_version[2].rankings == 3
+    assert by_version[0].agreement.exact.value is None
     [week] = found.weeks
     assert week.rankings == 6 and week.agreement.tasks == 3
     shown = page_of(project, "parts").content.decode()

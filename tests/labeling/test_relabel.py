@@ -247,7 +247,7 @@ def test_the_command_draws_and_shows(world):
     assert RelabelSample.objects.get().seed == 5
     assert "agreement after: not known yet" in command(world)
     world.rank_copies(RelabelSample.objects.get())
-    assert "agreement after: 1.000 (1.000 to 1.000)" in command(world)
+    assert "agreement after: 1.000 (0.439 to 1.000)" in command(world)
     assert json.loads(command(world, "--json"))["how far the consensus moved"][0] == 0.5
 
 

@@ -6,7 +6,8 @@ import pytest
 from labeling.agreement import Compared, Rating, rating_agreement
 from labeling.statistics import bradley_terry
 from labeling.statistics.alpha import alpha
-from labeling.statistics.bias import Sways, as_shown, median_interval, speeds, wilson
+from labeling.statistics.bias import Sways, as_shown, median_interval, speeds
+from labeling.statistics.intervals import wilson
 from labeling.statistics.kendall import tau_b
 from labeling.statistics.pairs import Judgment, expand
 from tests.labeling.simulated import HONEST, simulate
@@ -125,11 +126,11 @@ def test_alpha_is_about_zero_by_chance_and_one_in_full_agreement():
 
 def test_an_undefined_measure_says_why():
     alone = Compared([Judgment(1, "ann", [[1], [2]])]).everything()
-    for measure in (alone.same, alone.strict, alone.tau, alone.alpha):
+    for measure in (alone.exact, alone.pairwise, alone.tau, alone.alpha):
         assert measure.value is None and "No two reviewers" in measure.reason
     level = Compared([Judgment(1, who, [[1, 2]]) for who in ("ann", "bob")]).everything()
-    assert level.same.value == 1
-    assert "without a tie" in level.strict.reason
+    assert level.exact.value == 1
+    assert "without a tie" in level.pairwise.reason
     assert "tied everything" in level.tau.reason
     assert "called tied by everyone" in level.alpha.reason
 
@@ -142,9 +143,9 @@ def test_a_part_counts_its_own_meetings_only():
         Judgment(2, "cy", [[4], [3]]),
     ]
     compared = Compared(judgments)
-    assert compared.same().value == 0.5
-    assert compared.of_reviewer("bob").same.value == 1
-    assert compared.of_reviewer("cy").same.value == 0
+    assert compared.exact().value == 0.5
+    assert compared.of_reviewer("bob").exact.value == 1
+    assert compared.of_reviewer("cy").exact.value == 0
     assert compared.of_reviewer("ann").tasks == 2
 
 
@@ -152,7 +153,7 @@ def test_its_interval_covers_what_is_true():
     """Of 60 samples whose true value is known, the interval holds it in nine of ten or more."""
     judgments = simulate(99, kinds=[HONEST] * 6, tasks=3000).judgments
     truth = Compared(judgments, resamples=2)
-    covered = {"same": 0, "tau": 0, "alpha": 0}
+    covered = {"pairwise": 0, "exact": 0, "tau": 0, "alpha": 0}
     for seed in range(60):
         rng = np.random.default_rng(seed)
         tasks = set(rng.choice(3000, 150, replace=False).tolist())
@@ -267,7 +268,7 @@ def test_the_interval_of_a_median_is_that_of_the_binomial():
 
 def test_the_interval_of_a_share_is_wilsons():
     # Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=0.00005)
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=0.00005)
 
 
 def test_it_notices_who_gives_back_the_order_on_the_page():

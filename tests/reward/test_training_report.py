@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from labeling.statistics import intervals
 from reward.preference import Group, Judgment, strict_wins
 from reward.report_figures import limit_to_tell
 from reward.training import report
@@ -55,13 +56,13 @@ def test_agreement_weighs_reviewers_as_accuracy_does():
 
 def test_one_reviewer_has_no_agreement():
     found = report.reviewer_agreement([scored([[[0], [1]]], [0, 0]).group])
-    assert found["reason"] == "No two reviewers strictly ordered the same two responses."
+    assert found["reason"] == "No two reviewers both ordered the same pair without a tie."
     assert found["value"] is None and found["reason"]
 
 
 def test_wilson_agrees_with_a_published_example():
     # 8 of 10 successes: 0.490 to 0.943 (Brown, Cai & DasGupta 2001 use the same form).
-    assert report.wilson(0.8, 10) == pytest.approx([0.4902, 0.9433], abs=1e-4)
+    assert intervals.wilson(0.8, 10) == pytest.approx([0.4902, 0.9433], abs=1e-4)
 
 
 def test_a_few_perfect_prompts_do_not_claim_certainty():
@@ -137,9 +138,9 @@ def test_a_limit_is_told_where_it_limits_something():
 
 
 def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):
-    whole = np.concatenate(list(report.resamples(50, 3, 20)))
-    monkeypatch.setattr(report, "RESAMPLED_AT_ONCE", 150)
-    pieces = list(report.resamples(50, 3, 20))
+    whole = np.concatenate(list(intervals.resamples(50, 3, 20)))
+    monkeypatch.setattr(intervals, "RESAMPLED_AT_ONCE", 150)
+    pieces = list(intervals.resamples(50, 3, 20))
     assert [len(piece) for piece in pieces] == [3] * 6 + [2]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
 

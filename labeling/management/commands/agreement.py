@@ -5,15 +5,14 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
 from labeling import quality
-from labeling.agreement import Agreement
+from labeling.agreement import PAIRWISE, Agreement
 from labeling.models import Project
 from labeling.statistics import bradley_terry
 from labeling.statistics.bias import Meter
 
-TASKS = 10_000
 MEASURES = {
-    "same": "agree exactly on a pair",
-    "strict": "same direction, where both are strict",
+    "pairwise": PAIRWISE.lower(),
+    "exact": "exact agreement, ties included",
     "tau": "Kendall's tau-b",
     "alpha": "Krippendorff's alpha, ordinal",
     "nominal": "Krippendorff's alpha, nominal",
@@ -31,8 +30,11 @@ class Command(BaseCommand):
         parser.add_argument(
             "--tasks",
             type=int,
-            default=TASKS,
-            help=f"look at so many tasks at most, those ranked last; {TASKS:,} by default",
+            default=quality.TASKS_AT_MOST,
+            help=(
+                "the largest number of tasks to read, newest rankings first; "
+                f"{quality.TASKS_AT_MOST:,} by default, as on the pages"
+            ),
         )
         parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -50,8 +52,7 @@ class Command(BaseCommand):
 
     def _say(self, project: Project, found: dict[str, Any]) -> None:
         say = self.stdout.write
-        newest = "the newest " if found["capped"] else ""
-        say(f"{project.slug}: {newest}{found['tasks']} tasks with two rankings or more")
+        say(f"{project.slug}: {found['sample']}")
         say("Agreement")
         for name, title in MEASURES.items():
             say(f"  {title:40}{_figure(found['agreement'][name])}")
@@ -102,6 +103,7 @@ def report(project: Project, tasks: int) -> dict[str, Any]:
     )
     return {
         "project": project.slug,
+        "sample": agreed.sample,
         "tasks": agreed.tasks,
         "capped": agreed.capped,
         "agreement": agreed.measures.as_json(),

@@ -69,8 +69,8 @@ class Command(BaseCommand):
             raise CommandError(f"{project} has no sample yet. Draw one with --size.")
         found = comparison(sample)
         figures: dict[str, Agreement | Interval] = {
-            "agreement before": found.before,
-            "agreement after": found.after,
+            "pairwise agreement before": found.before,
+            "pairwise agreement after": found.after,
             "gained, task by task": found.gained,
             "how far the consensus moved": found.moved,
             "how far two reviewers were apart before": found.by_chance,

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
+from labeling.agreement import in_words
 from labeling.models import GuidelineVersion, Project
 from reward.filters import REASONS, SOURCES, FilterError, SnapshotFilter
 from reward.management.run_command import project_named
@@ -147,4 +148,5 @@ def told(counts: dict[str, Any]) -> list[str]:
         f"{split.get('pairs', 0)} strict pairs, {split.get('ties', 0)} ties"
         for name, split in counts["splits"].items()
     ]
+    lines.append(in_words(counts["pairwise_agreement"]))
     return lines
