@@ -31,7 +31,7 @@ from labeling.importers.columns.grouping import Scattered
 from labeling.importers.columns.mapping import Mapping
 from labeling.importers.columns.proposals import Proposal, propose
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import rows
+from labeling.importers.source import rows_and_problems
 from labeling.importers.writer import NEW, Writer, Written
 from labeling.models import Project
 
@@ -90,7 +90,7 @@ class Unclear(BadInput):
 
 def detect(path: Path) -> Format:
     """Return the format of the file, from its first value. Raises BadInput."""
-    first = _first_values(path, 1)[0]
+    first = _first_values(path, FIRST_ROWS)[0]
     for one in FORMATS.values():
         if one.recognises(first):
             return one
@@ -110,11 +110,19 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _first_values(path: Path, count: int) -> list[Any]:
-    found = rows(path)
+    """Return the first values that can be read. Raises BadInput when none of them can be."""
+    found = rows_and_problems(path)
+    first: list[Any] = []
     try:
-        return [value for _, value in islice(found, count)] or [None]
+        first.extend(value for _, value in islice(found, count))
+    except BadInput as problem:
+        first.append(problem)
     finally:
-        found.close()  # type: ignore[attr-defined]
+        found.close()
+    readable = [value for value in first if not isinstance(value, BadInput)]
+    if first and not readable:
+        raise first[0]
+    return readable or [None]
 
 
 @transaction.atomic

@@ -7,8 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from labeling.importers.records import (
-    ROLES,
-    BadInput,
+    Meaning,
     PromptRecord,
     RankingRecord,
     ResponseRecord,
@@ -27,73 +26,8 @@ Messages = list[dict[str, str]]
 NO_TASK = "prompts with fewer than two responses (no task)"
 ITS_OWN_TWIN = "judgments between a response and itself"
 NOTHING_TO_ANSWER = "conversations that end with the assistant, where a prompt was expected"
-
-
-def as_messages(value: Any, line: int, name: str) -> Messages:
-    """A text, a chat, or the JSON of a chat, as a chat. Raises BadInput."""
-    value = from_json(value)
-    if isinstance(value, str):
-        if not value.strip():
-            raise BadInput(f'"{name}" is empty.', line)
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise BadInput(f'"{name}" must be a text or a list of messages, not empty.', line)
-    return [_message(one, line, name) for one in value]
-
-
-def from_json(value: Any) -> Any:
-    """A cell of a CSV holds a list or an object as its JSON; any other value stays as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            found = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            return value
-        return found if _is_structure(found) else value
-    return value
-
-
-def _is_structure(value: Any) -> bool:
-    """A chat, a list of texts or an object: not a text such as "[1]" that happens to be JSON."""
-    return isinstance(value, dict) or (
-        isinstance(value, list) and bool(value) and all(isinstance(v, dict | str) for v in value)
-    )
-
-
-def _message(value: Any, line: int, name: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise BadInput(f'a message of "{name}" must be {{"role": …, "content": …}}.', line)
-    role = str(value.get("role") or value.get("from") or "").lower()
-    role = NAMES_OF_ROLES.get(role, role)
-    if role not in ROLES:
-        raise BadInput(f'a role in "{name}" is one of {", ".join(ROLES)}; got {role!r}.', line)
-    content = _joined(value.get("content", value.get("value")))
-    if content is None:
-        raise BadInput(f'a {role} message of "{name}" has no text.', line)
-    return {"role": role, "content": content}
-
-
-def _joined(content: Any) -> str | None:
-    """Text, or the texts of content in parts; None for anything else."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content:
-        return None
-    found = [part.get("text") if isinstance(part, dict) else None for part in content]
-    texts = [text for text in found if isinstance(text, str)]
-    return "\n\n".join(texts) if len(texts) == len(found) else None
-
-
-def as_reply(value: Any, line: int, name: str) -> str:
-    """One answer: a text, or a list of one assistant message. Raises BadInput."""
-    value = from_json(value)
-    if isinstance(value, dict):
-        value = [value]
-    if isinstance(value, str):
-        return value
-    said = as_messages(value, line, name)
-    if len(said) != 1 or said[0]["role"] != "assistant":
-        raise BadInput(f'"{name}" must be a text or one message by the assistant.', line)
-    return said[0]["content"]
+EMPTY = "empty responses"
+EMPTY_JUDGED = "rankings with fewer than two responses that are not empty"
 
 
 def can_be_answered(messages: Messages) -> bool:
@@ -142,12 +76,26 @@ class Draft:
         if not can_be_answered(self.messages):
             tally.left_out[NOTHING_TO_ANSWER] += 1
             return
+        self._drop_empty(tally)
         tally.read["responses"] += len(self.responses)
         tasks = self._tasks()
         tally.left_out[NO_TASK] += not tasks
         yield PromptRecord(
             self.line, self.messages, list(self.responses), tasks, self.external_id, self.meta
         )
+
+    def _drop_empty(self, tally: Tally) -> None:
+        """Remove responses without a text, which nobody could judge, from all rankings."""
+        kept = [response for response in self.responses if response.text.strip()]
+        if len(kept) == len(self.responses):
+            return
+        tally.left_out[EMPTY] += len(self.responses) - len(kept)
+        new = {self.responses[response]: place for place, response in enumerate(kept)}
+        self.responses = {response: place for place, response in enumerate(kept)}
+        rankings = [_renumbered(ranking, new) for ranking in self.rankings]
+        self.rankings = [ranking for ranking in rankings if sum(map(len, ranking.tiers)) > 1]
+        tally.left_out[EMPTY_JUDGED] += len(rankings) - len(self.rankings)
+        tally.read["rankings"] -= len(rankings) - len(self.rankings)
 
     def _tasks(self) -> list[TaskRecord]:
         """Of more than nine responses, several tasks as equal as possible."""
@@ -169,6 +117,18 @@ class Draft:
             cut = None if ranking.cut is None else sum(any(p in among for p in t) for t in above)
             kept = [tier for tier in tiers if tier]
             yield replace(ranking, tiers=kept, cut=cut) if sum(map(len, kept)) > 1 else None
+
+
+def _renumbered(ranking: RankingRecord, new: Mapping[int, int]) -> RankingRecord:
+    """Return the ranking with new places for its responses, without those that have none."""
+    tiers = [[new[place] for place in tier if place in new] for tier in ranking.tiers]
+    above = tiers[: ranking.cut] if ranking.cut is not None else []
+    return replace(
+        ranking,
+        tiers=[tier for tier in tiers if tier],
+        cut=None if ranking.cut is None else sum(map(bool, above)),
+        ratings={new[place]: rated for place, rated in ranking.ratings.items() if place in new},
+    )
 
 
 def in_tiers(scores: dict[int, float]) -> list[list[int]]:
@@ -208,13 +168,13 @@ def name_of(value: Any) -> str:
 
 
 def account(
-    row: dict[str, Any], meaning: Mapping[str, str], tally: Tally, prefix: str = ""
+    row: dict[str, Any], meaning: Meaning, tally: Tally, prefix: str = ""
 ) -> dict[str, Any]:
     """Count every column of a row and return those to be kept with its prompt.
 
     `meaning`: what a format does with the columns it knows; it keeps all others.
     """
-    tally.columns.add(row, {name: meaning.get(name, "metadata") for name in row}, prefix)
+    tally.columns.add(row, meaning, prefix, default="metadata")
     return {
         name: finite(value)
         for name, value in row.items()

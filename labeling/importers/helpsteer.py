@@ -13,26 +13,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labeling.importers.conversations import (
-    Draft,
-    account,
-    as_messages,
-    as_reply,
-    from_json,
-    number,
-    signed,
-    text_of,
-)
+from labeling.importers.columns import values
+from labeling.importers.conversations import Draft, account, number, signed, text_of
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import objects
+from labeling.importers.source import each_row
 
 REVIEWER = "helpsteer"
 MEANING = {
     "context": "prompt", "response1": "response", "response2": "response", "id": "id",
-    "overall_preference": "preference", "individual_preference": "preference",
+    "overall_preference": "preference",
+    "individual_preference": {"": "preference", "score": "preference", "reasoning": "rationale"},
 }  # fmt: skip
-OF_ONE = {"score": "preference", "reasoning": "rationale"}
 STRONGEST = 3
+OVERALL = "overall preferences next to individual ones, which are used instead"
 
 
 def recognises(first: Any) -> bool:
@@ -44,33 +37,42 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, row in objects(path):
-        tally.read["pairs"] += 1
-        draft = Draft(
-            line,
-            as_messages(row.get("context"), line, "context"),
-            external_id=text_of(row, ("id",)),
-            meta=account(row, MEANING, tally),
-        )
-        sides = [
-            draft.place(as_reply(row.get(side), line, side)) for side in ("response1", "response2")
-        ]
-        for reviewer, score, reasoning in _scores(row, line, tally):
-            tiers, strength = signed(sides[0], sides[1], score)
-            draft.judge(reviewer, tiers, tally, strength=strength, rationale=reasoning)
-        yield from draft.records(tally)
+    yield from each_row(path, tally, lambda line, row: _records(line, row, tally))
+
+
+def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRecord]:
+    tally.read["pairs"] += 1
+    meta = account(row, MEANING, tally)
+    context = values.chat_or_text(row, "context")
+    draft = Draft(
+        line,
+        values.messages(context, line, "context", tally),
+        external_id=text_of(row, ("id",)),
+        meta=meta,
+    )
+    sides = [
+        draft.place(values.reply(values.chat_or_text(row, side), line, side, tally))
+        for side in ("response1", "response2")
+    ]
+    for reviewer, score, reasoning in _scores(row, line, tally):
+        tiers, strength = signed(sides[0], sides[1], score)
+        draft.judge(reviewer, tiers, tally, strength=strength, rationale=reasoning)
+    yield from draft.records(tally)
 
 
 def _scores(row: dict[str, Any], line: int, tally: Tally) -> Iterator[tuple[str, float, str]]:
-    said = from_json(row.get("individual_preference")) or []
-    if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
+    given = values.structure(row, "individual_preference") or []
+    if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
         raise BadInput('"individual_preference" must be a list of objects.', line)
-    for place, one in enumerate(said, start=1):
-        tally.columns.add(one, OF_ONE, prefix="individual_preference[].")
-        reasoning = text_of(one, ("reasoning",))
-        yield f"{REVIEWER}-{place}", _score(one.get("score"), "score", line), reasoning
-    if not said and row.get("overall_preference") is not None:
-        yield REVIEWER, _score(row["overall_preference"], "overall_preference", line), ""
+    for count, item in enumerate(given, start=1):
+        reasoning = text_of(item, ("reasoning",))
+        yield f"{REVIEWER}-{count}", _score(item.get("score"), "score", line), reasoning
+    if row.get("overall_preference") is None:
+        return
+    if given:
+        tally.left_out[OVERALL] += 1
+        return
+    yield REVIEWER, _score(row["overall_preference"], "overall_preference", line), ""
 
 
 def _score(value: Any, name: str, line: int) -> float:

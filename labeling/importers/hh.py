@@ -13,7 +13,7 @@ from typing import Any
 
 from labeling.importers.conversations import Draft, Messages, account
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import objects
+from labeling.importers.source import each_row
 
 REVIEWER = "hh-rlhf"
 MEANING = {"chosen": "chosen", "rejected": "rejected"}
@@ -29,16 +29,21 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, row in objects(path):
-        tally.read["pairs"] += 1
-        chosen, rejected = (_turns(row.get(side), side, line) for side in ("chosen", "rejected"))
-        if chosen[:-1] != rejected[:-1] or chosen[-1]["role"] != "assistant":
-            tally.left_out["pairs whose transcripts part before the last turn"] += 1
-            continue
-        draft = Draft(line, chosen[:-1], meta=account(row, MEANING, tally))
-        sides = [[draft.place(side[-1]["content"])] for side in (chosen, rejected)]
-        draft.judge(REVIEWER, sides, tally)
-        yield from draft.records(tally)
+    yield from each_row(path, tally, lambda line, row: _records(line, row, tally))
+
+
+def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRecord]:
+    tally.read["pairs"] += 1
+    meta = account(row, MEANING, tally)
+    chosen, rejected = (_turns(row.get(side), side, line) for side in ("chosen", "rejected"))
+    ends = {chosen[-1]["role"], rejected[-1]["role"]}
+    if chosen[:-1] != rejected[:-1] or ends != {"assistant"}:
+        tally.left_out["pairs whose transcripts part before the last turn"] += 1
+        return
+    draft = Draft(line, chosen[:-1], meta=meta)
+    sides = [[draft.place(side[-1]["content"])] for side in (chosen, rejected)]
+    draft.judge(REVIEWER, sides, tally)
+    yield from draft.records(tally)
 
 
 def _turns(text: Any, side: str, line: int) -> Messages:

@@ -24,7 +24,8 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_aware
 
-from labeling.importers.conversations import from_json, name_of
+from labeling.importers.columns import values
+from labeling.importers.conversations import can_be_answered, name_of, number
 from labeling.importers.records import (
     BadInput,
     GoldRecord,
@@ -33,17 +34,12 @@ from labeling.importers.records import (
     ResponseRecord,
     Tally,
     TaskRecord,
-    check_messages,
 )
-from labeling.importers.source import rows
+from labeling.importers.source import each_row
 from labeling.models import Task
 from labeling.references import LETTERS
 
 LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority", "gold"}
-MEANING = {
-    "messages": "prompt", "responses": "response", "rankings": "ranking", "tasks": "ranking",
-    "gold": "ranking", "id": "id", "meta": "metadata", "priority": "priority",
-}  # fmt: skip
 RESPONSE = {"text", "model", "id", "external_id", "seed", "sampling"}
 TASK = {"responses", "rankings", "priority", "rankings_wanted", "kind", "gold"}
 GOLD = {"purpose", "constraints", "explanation"}
@@ -52,26 +48,36 @@ RANKING = {
     "shown_order", "created_at", "source", "guideline_version", "rationale_letters",
     "rationale_resolved",
 }  # fmt: skip
-ALIEN = {"response", "completion", "model", "model_name", "chosen", "rejected", "label", "tools"}
-"""Names by which a line with messages shows that it is of another format."""
-
+UNUSED = {"source", "guideline_version", "rationale_resolved"}
+OF_RANKING = {"": "ranking"} | dict.fromkeys(RANKING, "ranking") | dict.fromkeys(UNUSED, "unused")
+OF_RANKING |= {"reviewer": "reviewer", "rationale": "rationale", "ratings": "rating"}
+OF_GOLD = {"": "gold"} | dict.fromkeys(GOLD, "gold")
+OF_TASK = {
+    "": "task", "responses": "task", "rankings": OF_RANKING, "priority": "task",
+    "rankings_wanted": "task", "kind": "task", "gold": OF_GOLD,
+}  # fmt: skip
+MEANING = {
+    "messages": "prompt", "responses": {"": "response"} | dict.fromkeys(RESPONSE, "response"),
+    "rankings": OF_RANKING, "tasks": OF_TASK, "gold": OF_GOLD, "id": "id", "meta": "metadata",
+    "priority": "task",
+}  # fmt: skip
 REPLIES = {"assistant", "gpt"}
 KINDS = tuple(Task.Kind.values)
 
 
 def recognises(first: Any) -> bool:
-    if not isinstance(first, dict) or not isinstance(messages := first.get("messages"), list):
+    if not isinstance(first, dict):
+        return False
+    if not isinstance(messages := values.structure(first, "messages"), list):
         return False
     last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
-    return not ALIEN & first.keys() and last.get("role", last.get("from")) not in REPLIES
+    if last.get("role", last.get("from")) in REPLIES:
+        return False
+    return first.keys() <= LINE or ({"rankings", "tasks", "gold"} & first.keys() != set())
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, value in rows(path):
-        _known(value, LINE, "a line", line)
-        tally.read["lines"] += 1
-        tally.columns.add(value, MEANING)
-        yield _prompt(value, line, tally)
+    yield from each_row(path, tally, lambda line, value: [_prompt(value, line, tally)])
 
 
 def _known(value: Any, names: set[str], what: str, line: int) -> None:
@@ -84,11 +90,17 @@ def _known(value: Any, names: set[str], what: str, line: int) -> None:
 
 
 def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
+    _known(value, LINE, "a line", line)
+    tally.read["lines"] += 1
+    tally.columns.add({name: _parsed(item) for name, item in value.items()}, MEANING)
     responses = [_response(response, line) for response in _list(value, "responses", line)]
-    places = _places_by_name(value.get("responses") or [], line)
+    places = _places_by_name(_list(value, "responses", line), line)
     if value.get("tasks") is not None:
-        if value.get("rankings"):
-            raise BadInput('rankings stand in "tasks" or beside "responses", not in both.', line)
+        for name in ("rankings", "gold", "priority"):
+            if value.get(name) not in (None, []):
+                raise BadInput(
+                    f'a line with "tasks" has "{name}" in each task, not in itself.', line
+                )
         tasks = [_task(one, places, line) for one in _list(value, "tasks", line)]
     else:
         tasks = _only_task(value, places, line)
@@ -96,13 +108,13 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     tally.read["rankings"] += sum(len(task.rankings) for task in tasks)
     if golds := sum(task.gold is not None for task in tasks):
         tally.read["gold tasks"] += golds
-    if not isinstance(meta := from_json(value.get("meta")) or {}, dict):
+    if not isinstance(meta := _parsed(value.get("meta")) or {}, dict):
         raise BadInput('"meta" must be an object.', line)
     if not tasks:
         tally.left_out["lines with fewer than two responses (no task)"] += 1
     return PromptRecord(
         line=line,
-        messages=check_messages(value.get("messages"), line),
+        messages=_messages(value, line, tally),
         responses=responses,
         tasks=tasks,
         external_id=name_of(value.get("id")),
@@ -110,8 +122,24 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     )
 
 
+def _messages(value: dict[str, Any], line: int, tally: Tally) -> list[dict[str, str]]:
+    chat = _parsed(value.get("messages"))
+    if not isinstance(chat, list) or not chat:
+        raise BadInput('"messages" must be a list of {"role", "content"}, not empty.', line)
+    messages = [values.message(item, line, "messages", tally, "messages[].") for item in chat]
+    if not can_be_answered(messages):
+        raise BadInput("the last message is the assistant's; there is nothing to answer.", line)
+    return messages
+
+
+def _parsed(value: Any) -> Any:
+    """Return the list or object that a cell of a table holds as JSON; other values as they are."""
+    found = values.parsed(value) if isinstance(value, str) else None
+    return value if found is None else found
+
+
 def _list(value: dict[str, Any], name: str, line: int) -> list[Any]:
-    found = value.get(name) or []
+    found = _parsed(value.get(name)) or []
     if not isinstance(found, list):
         raise BadInput(f'"{name}" must be a list.', line)
     return found
@@ -123,7 +151,7 @@ def _response(value: Any, line: int) -> ResponseRecord:
     _known(value, RESPONSE, "a response", line)
     if not isinstance(value.get("text"), str):
         raise BadInput('each response must have a "text".', line)
-    seed, sampling = value.get("seed"), from_json(value.get("sampling")) or {}
+    seed, sampling = value.get("seed"), _parsed(value.get("sampling")) or {}
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise BadInput('the "seed" of a response is a whole number.', line)
     if not isinstance(sampling, dict):
@@ -165,6 +193,8 @@ def _only_task(value: dict[str, Any], places: Places, line: int) -> list[TaskRec
     if len(places) > 9:
         raise BadInput(f"a task ranks at most 9 responses; there are {len(places)}.", line)
     known = _gold(value, places, line)
+    if known and len(places) < 2:
+        raise BadInput("a gold task has at least two responses.", line)
     kind = Task.Kind.GOLD if known else Task.Kind.RANKING
     whole = TaskRecord(
         line, list(places.values()), made, _priority(value, line), None, kind.value, known
@@ -190,7 +220,7 @@ def _task(value: Any, places: Places, line: int) -> TaskRecord:
 
 def _gold(value: dict[str, Any], places: Places, line: int) -> GoldRecord | None:
     """What is known of the answer; labeling.gold says what is wrong with it."""
-    if (said := from_json(value.get("gold"))) is None:
+    if (said := _parsed(value.get("gold"))) is None:
         return None
     _known(said, GOLD, '"gold"', line)
     constraints = [
@@ -205,11 +235,11 @@ def _gold(value: dict[str, Any], places: Places, line: int) -> GoldRecord | None
 
 
 def _priority(value: dict[str, Any], line: int) -> int:
-    priority = value.get("priority")
-    if priority is None:
+    if value.get("priority") is None:
         return 5
-    if isinstance(priority, bool) or priority not in range(10):
-        raise BadInput(f'"priority" goes from 0 to 9; got {priority!r}.', line)
+    priority = number(value["priority"])
+    if priority is None or priority not in range(10):
+        raise BadInput(f'"priority" goes from 0 to 9; got {value["priority"]!r}.', line)
     return int(priority)
 
 
@@ -242,7 +272,7 @@ def _ranking(value: Any, places: Places, line: int) -> RankingRecord:
 def _shown_order(value: dict[str, Any], places: Places, line: int) -> list[int]:
     """As given, else from "rationale_letters", which say the same: {"A": 2, "B": 0, "C": 1}."""
     order = [_place(name, places, line) for name in _list(value, "shown_order", line)]
-    letters = from_json(value.get("rationale_letters")) or {}
+    letters = _parsed(value.get("rationale_letters")) or {}
     if not isinstance(letters, dict) or sorted(letters) != list(LETTERS[: len(letters)]):
         raise BadInput(
             '"rationale_letters" must be an object that gives each letter from A on a response.',
@@ -278,7 +308,7 @@ def _place(name: Any, places: Places, line: int) -> int:
 
 def _by_place(value: dict[str, Any], name: str, places: Places, line: int) -> dict[int, Any]:
     """Keys of a JSON object are text, also where the responses are counted."""
-    given = from_json(value.get(name)) or {}
+    given = _parsed(value.get(name)) or {}
     if not isinstance(given, dict):
         raise BadInput(f'"{name}" must be an object by response.', line)
     named = {str(key): place for key, place in places.items()}

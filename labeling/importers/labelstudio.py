@@ -1,13 +1,18 @@
-"""Label Studio's JSON export: tasks with their annotations.
+"""Label Studio's exports: tasks with their annotations as JSON, or one row for each annotation.
 
 Read are the results of Ranker (an order, or buckets), Pairwise (left or right) and Choices with the
 answer left, right or a tie. `completed_by` is the reviewer, named "labelstudio-" and their number;
-`lead_time` is the active time. A cancelled annotation is left out, and so is any other result.
+`lead_time` is the active time; texts written next to a ranking are its rationale. A cancelled
+annotation is left out, and so is any other result.
 
 The items of a Ranker are the list in `data` that has their ids. The sides of a pair are two texts in
 `data` whose names differ in their ending only: 1 and 2, a and b, left and right. With several
 buckets, each is a tier, in the order of the export; what stayed in "_" was not ranked. A ranking
 that gave a choice and a pairwise answer counts once.
+
+JSON_MIN and CSV have a row for each annotation, with the data of the task and a column for each
+result. They are read here when they hold a Ranker's items or a result that is an object; rows with
+plain texts are read as tables (labeling.importers.columns).
 """
 
 import re
@@ -15,9 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labeling.importers.conversations import Draft, account, as_messages, name_of, number, text_of
-from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import rows
+from labeling.importers.columns import values
+from labeling.importers.conversations import Draft, account, name_of, number, text_of
+from labeling.importers.records import NESTED, BadInput, Meaning, PromptRecord, Tally
+from labeling.importers.source import each_row
 
 PROMPT = (
     "prompt",
@@ -36,20 +42,100 @@ TIE = re.compile(r"\b(ties?|tied|equal(ly)?|same|both|neither|draw)\b")
 UNREAD = "annotations without a ranking, a pairwise answer or a choice between two"
 
 
+FURTHER = "results of an annotation next to the one that was read as its ranking"
+OTHER = "results of annotations that are neither a ranking nor a text"
+ITEM_TEXT = ("text", "body", "html", "content")
+
+RESULT = {"value": {"*": "unused", "ranker": "ranking", "selected": "ranking", "choices": "ranking", "text": "rationale"}}  # fmt: skip
+ANNOTATION: Meaning = {
+    "completed_by": {"": "reviewer", "id": "reviewer", "username": "reviewer", "email": "reviewer"},
+    "was_cancelled": "left out", "lead_time": "active time", "result": RESULT,
+}  # fmt: skip
+TASK: Meaning = {
+    "id": "id", "data": NESTED, "annotations": ANNOTATION, "completions": ANNOTATION,
+}  # fmt: skip
+FLAT: Meaning = {
+    "id": "id", "annotator": "reviewer", "lead_time": "active time", "annotation_id": "unused",
+    "created_at": "unused", "updated_at": "unused", "agreement": "unused",
+}  # fmt: skip
+"""Columns of JSON_MIN and CSV that are not data of the task."""
+
+
 def recognises(first: Any) -> bool:
-    return (
-        isinstance(first, dict)
-        and isinstance(first.get("data"), dict)
-        and isinstance(first.get("annotations", first.get("completions")), list)
+    if not isinstance(first, dict):
+        return False
+    if isinstance(values.structure(first, "data"), dict):
+        given = first.get("annotations", first.get("completions"))
+        return isinstance(values.parsed(given) if isinstance(given, str) else given, list)
+    return _is_flat(first) and any(
+        _items({name: value}) or _is_result(value) for name, value in _opened(first).items()
+    )
+
+
+def _is_flat(row: dict[str, Any]) -> bool:
+    """Whether a row has the columns that JSON_MIN and CSV add to the data of a task."""
+    return "id" in row and len({"annotation_id", "annotator", "lead_time"} & row.keys()) > 1
+
+
+def _opened(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row with the lists and objects in its cells."""
+    return {name: values.structure(row, name) for name in row}
+
+
+def _is_result(value: Any) -> bool:
+    """Whether a column holds results of Ranker or Pairwise, or several of Choices."""
+    results = value if isinstance(value, list) else [value]
+    return bool(results) and all(
+        isinstance(item, dict) and {"ranker", "selected", "choices"} & item.keys()
+        for item in results
     )
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, task in rows(path):
+    yield from each_row(path, tally, lambda line, task: _records(line, task, tally))
+
+
+def _records(line: int, task: dict[str, Any], tally: Tally) -> Iterator[PromptRecord]:
+    if _is_flat(task) and "data" not in task:
+        task = _task_of(task, tally)
+    else:
+        task = _opened(task)
         if not recognises(task):
             raise BadInput('a task must have "data" and "annotations".', line)
-        tally.read["tasks"] += 1
-        yield from _draft(task, line, tally).records(tally)
+        tally.columns.add(task, TASK)
+    tally.read["tasks"] += 1
+    yield from _draft(task, line, tally).records(tally)
+
+
+def _task_of(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
+    """Return a row of JSON_MIN or CSV as the task with one annotation that it stands for."""
+    opened = _opened(row)
+    data = {name: value for name, value in opened.items() if name not in FLAT}
+    names = {name for name in data if _is_result(data[name]) or _is_answer(name, data)}
+    results = {name: data.pop(name) for name in list(data) if name in names}
+    tally.columns.add({name: opened[name] for name in opened if name in FLAT}, FLAT)
+    tally.columns.add(results, {name: {"": "ranking", **RESULT["value"]} for name in results})
+    annotation = {
+        "completed_by": row.get("annotator"),
+        "lead_time": row.get("lead_time"),
+        "result": [
+            {"value": item if isinstance(item, dict) else {"choices": [item]}}
+            for value in results.values()
+            for item in (value if isinstance(value, list) else [value])
+        ],
+    }
+    return {"id": row.get("id"), "data": data, "annotations": [annotation], "flat": True}
+
+
+def _is_answer(name: str, data: dict[str, Any]) -> bool:
+    """Whether a column with a text is a choice between the two sides of a pair."""
+    value, sides = data[name], _sides(data)
+    return (
+        bool(sides)
+        and isinstance(value, str)
+        and name not in (*sides, *PROMPT)
+        and _choice(value, sides) is not None
+    )
 
 
 def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
@@ -61,18 +147,22 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
             line,
         )
     name = next((name for name in PROMPT if data.get(name) and name not in sides), None)
+    prefix = "" if task.get("flat") else "data."
+    meta = _account(data, name or "", sides, prefix, line, tally)
     if name is None:
         raise BadInput(f"data has no prompt; one of {', '.join(PROMPT)} is.", line)
     draft = Draft(
-        line, as_messages(data[name], line, name), external_id=name_of(task.get("id")),
-        meta=_account(task, name, sides, tally),
-    )  # fmt: skip
+        line,
+        values.messages(data[name], line, f"{prefix}{name}", tally),
+        external_id=name_of(task.get("id")),
+        meta=meta,
+    )
     places: dict[str, int] = {}
     for key, item in items.items():
-        texts = [item.get(part) for part in ("text", "body", "html", "content")]
-        text = next((t for t in texts if isinstance(t, str) and t), "") or text_of(item, ("title",))
-        model = text_of(item, ("model",)) or (text_of(item, ("title",)) if any(texts) else "")
-        places[key] = draft.place(text, model, key)
+        text, model = _text_and_model(item)
+        places[key] = draft.place(
+            text_of(item, (text,)), text_of(item, (model,)) if model else "", key
+        )
     for side in sides:
         places[side] = draft.place(
             str(data[side]), text_of(data, (f"model_{side}", f"{side}_model"))
@@ -82,18 +172,30 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
     return draft
 
 
+def _text_and_model(item: dict[str, Any]) -> tuple[str, str]:
+    """Return the keys of an item that hold its text and its model, "" for none."""
+    text = next((key for key in ITEM_TEXT if isinstance(item.get(key), str) and item[key]), "")
+    model = "model" if item.get("model") else "title" if text and item.get("title") else ""
+    return text or "title", model
+
+
 def _account(
-    task: dict[str, Any], prompt: str, sides: tuple[str, ...], tally: Tally
+    data: dict[str, Any], prompt: str, sides: tuple[str, ...], prefix: str, line: int, tally: Tally
 ) -> dict[str, Any]:
-    """Count the keys of a task and return those of its data that are kept with the prompt."""
-    read = {"id": "id", "data": "prompt", "annotations": "ranking", "completions": "ranking"}
-    tally.columns.add(task, read)
-    data = task["data"]
-    items = [name for name, value in data.items() if _items({name: value})]
+    """Count the keys of a task's data and return those that are kept with the prompt."""
+    listed = next((name for name in data if _items({name: data[name]})), None)
+    if listed and len(_items(data)) < len(data[listed]):
+        raise BadInput(f'two items of "{listed}" have the same id.', line)
     models = [name for side in sides for name in (f"model_{side}", f"{side}_model")]
-    meaning = {prompt: "prompt", **dict.fromkeys((*sides, *items), "response")}
+    meaning = {prompt: "prompt", **dict.fromkeys(sides, "response")}
     meaning |= dict.fromkeys(models, "model")
-    return account(data, meaning, tally, prefix="data.")
+    for item in data[listed] if listed else ():
+        text, model = _text_and_model(item)
+        of_item = {text: "response", "id": "response"} | ({model: "model"} if model else {})
+        tally.columns.add(item, of_item, f"{prefix}{listed}[].")
+    if listed:
+        meaning[listed] = "response"
+    return account(data, meaning, tally, prefix=prefix)
 
 
 def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -136,19 +238,38 @@ def _judge(
         return
     if not isinstance(annotation.get("result"), list):
         raise BadInput('an annotation must have a list of "result".', line)
-    orders = (_tiers(result, places, sides, line) for result in annotation["result"])
-    tiers = next((order for order in orders if order), None)
-    if not tiers:
+    orders, texts = [], []
+    for result in annotation["result"]:
+        order, text = _tiers(result, places, sides, line), _text(result)
+        orders += [order] if order else []
+        texts += [text] if text else []
+        tally.left_out[OTHER] += not order and not text
+    if not orders:
         tally.left_out[UNREAD] += 1
         return
-    seconds = number(annotation.get("lead_time")) or 0.0
-    draft.judge(_reviewer(annotation), tiers, tally, active_seconds=seconds)
+    tally.left_out[FURTHER] += len(orders) - 1
+    draft.judge(
+        _reviewer(annotation),
+        orders[0],
+        tally,
+        active_seconds=number(annotation.get("lead_time")) or 0.0,
+        rationale="\n\n".join(texts),
+    )
+
+
+def _text(result: Any) -> str:
+    """Return what a reviewer wrote in a text area."""
+    value = result.get("value") if isinstance(result, dict) else None
+    given = value.get("text") if isinstance(value, dict) else None
+    texts = given if isinstance(given, list) else [given]
+    return "\n".join(text for text in texts if isinstance(text, str) and text.strip())
 
 
 def _reviewer(annotation: dict[str, Any]) -> str:
     by = annotation.get("completed_by")
-    name = by.get("id", by.get("username")) if isinstance(by, dict) else by
-    return f"labelstudio-{name}" if name is not None else "labelstudio"
+    if isinstance(by, dict):
+        by = next((by[key] for key in ("id", "username", "email") if by.get(key) is not None), None)
+    return "labelstudio" if by in (None, "") else f"labelstudio-{by}"
 
 
 def _tiers(
@@ -162,14 +283,21 @@ def _tiers(
     said = value.get("selected") or value.get("choices")
     if not said or len(sides) != 2:
         return None
-    answer = " ".join(said if isinstance(said, list) else [str(said)]).lower().replace("_", " ")
-    first, second = places[sides[0]], places[sides[1]]
-    if answer in (sides[0].lower(), sides[1].lower()):
-        return [[first], [second]] if answer == sides[0].lower() else [[second], [first]]
-    if TIE.search(answer):
-        return [[first, second]]
-    hits = bool(FIRST.search(answer)), bool(SECOND.search(answer))
-    return {(True, False): [[first], [second]], (False, True): [[second], [first]]}.get(hits)
+    answer = " ".join(map(str, said)) if isinstance(said, list) else str(said)
+    if (choice := _choice(answer, sides)) is None:
+        return None
+    return [[places[sides[number]] for number in tier] for tier in choice]
+
+
+def _choice(answer: str, sides: tuple[str, ...]) -> list[list[int]] | None:
+    """Return tiers of 0 and 1, the two sides, from an answer in words; None when it names neither."""
+    if answer.lower() in (sides[0].lower(), sides[1].lower()):
+        return [[0], [1]] if answer.lower() == sides[0].lower() else [[1], [0]]
+    words = answer.lower().replace("_", " ")
+    if TIE.search(words):
+        return [[0, 1]]
+    hits = bool(FIRST.search(words)), bool(SECOND.search(words))
+    return {(True, False): [[0], [1]], (False, True): [[1], [0]]}.get(hits)
 
 
 def _ranked(ranker: Any, places: dict[str, int], line: int) -> list[list[int]]:
@@ -183,4 +311,6 @@ def _ranked(ranker: Any, places: dict[str, int], line: int) -> list[list[int]]:
     try:
         return [[places[str(key)] for key in tier] for tier in tiers]
     except KeyError as missing:
-        raise BadInput(f"the ranking names the item {missing}, which data has not.", line) from None
+        raise BadInput(
+            f"the ranking names the item {missing}, which is not in data.", line
+        ) from None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labeling.importers.records import (
+    NESTED,
     BadInput,
     PromptRecord,
     RankingRecord,
@@ -22,7 +23,7 @@ from labeling.importers.records import (
     Tally,
     TaskRecord,
 )
-from labeling.importers.source import rows
+from labeling.importers.source import each_row
 
 REVIEWER = "oasst"
 MOST = 9
@@ -31,9 +32,10 @@ DEEPEST = 200
 
 MEANING = {
     "message_id": "id", "text": "prompt or response", "role": "prompt or response",
-    "replies": "response", "rank": "rank", "lang": "metadata", "deleted": "left out",
-    "model_name": "model", "synthetic": "model",
+    "replies": NESTED, "rank": "rank", "lang": "metadata", "deleted": "left out", "model_name": "model",
+    "synthetic": "model",
 }  # fmt: skip
+"""Of each message of a tree, counted as `message.KEY`, whatever its depth."""
 
 
 def recognises(first: Any) -> bool:
@@ -45,11 +47,28 @@ def recognises(first: Any) -> bool:
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    for line, tree in rows(path):
-        if not isinstance(tree, dict) or not isinstance(tree.get("prompt"), dict):
-            raise BadInput('a tree must be an object with a "prompt".', line)
-        tally.read["trees"] += 1
-        yield from _places(Node(tree["prompt"], line, []), tally)
+    yield from each_row(path, tally, lambda line, tree: _records(line, tree, tally))
+
+
+def _records(line: int, tree: dict[str, Any], tally: Tally) -> Iterator[PromptRecord]:
+    if not isinstance(tree.get("prompt"), dict):
+        raise BadInput('a tree must be an object with a "prompt".', line)
+    tally.read["trees"] += 1
+    _account(tree, tally)
+    yield from _places(Node(tree["prompt"], line, []), tally)
+
+
+def _account(tree: dict[str, Any], tally: Tally) -> None:
+    """Count the keys of a tree and of all its messages, those that are left out included."""
+    tally.columns.add(tree, {"prompt": NESTED})
+    waiting = [tree["prompt"]]
+    while waiting:
+        message = waiting.pop()
+        if not isinstance(message, dict):
+            continue
+        replies = message.get("replies")
+        waiting += reversed(replies) if isinstance(replies, list) else []
+        tally.columns.add(message, MEANING, prefix="message.")
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,11 @@ class Node:
         ]
         kept = [node for node in below if not node.message.get("deleted")]
         tally.left_out["deleted messages, with what hangs below them"] += len(below) - len(kept)
-        return kept
+        empty = [
+            n for n in kept if n.message["role"] == "assistant" and not n.message["text"].strip()
+        ]
+        tally.left_out["empty replies, with what hangs below them"] += len(empty)
+        return [node for node in kept if all(node is not other for other in empty)]
 
 
 def _places(root: Node, tally: Tally) -> Iterator[PromptRecord]:
@@ -98,7 +121,6 @@ def _places(root: Node, tally: Tally) -> Iterator[PromptRecord]:
         replies = node.replies(tally)
         waiting += reversed(replies)
         tally.read["messages"] += 1
-        tally.columns.add(node.message, MEANING, prefix="message.")
         if node.message["role"] == "prompter":
             tally.read["prompter messages"] += 1
             if place := _place(node, replies, tally):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labeling.importers.conversations import number
 from labeling.importers.records import (
     BadInput,
     PromptRecord,
@@ -21,13 +22,14 @@ from labeling.importers.records import (
     Tally,
     TaskRecord,
 )
-from labeling.importers.source import rows
+from labeling.importers.source import each_row
 
 ANNOTATOR = re.compile(r"annotator\d+")
 MEANING = {
     "instruction": "prompt", "input": "prompt", "response1": "response", "response2": "response",
     "cmp_key": "model", "motivation_app": "metadata",
 }  # fmt: skip
+OTHER_META = "pairs whose metadata differs from that of the first pair of their prompt"
 
 
 def recognises(first: Any) -> bool:
@@ -54,8 +56,12 @@ class Place:
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
     places: dict[tuple[str, str], Place] = {}
-    for line, pair in rows(path):
+
+    def add(line: int, pair: dict[str, Any]) -> tuple[()]:
         _add(places, line, pair, tally)
+        return ()
+
+    list(each_row(path, tally, add))
     for place in places.values():
         yield PromptRecord(
             line=place.line,
@@ -66,20 +72,24 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
         )
 
 
-def _add(places: dict[tuple[str, str], Place], line: int, pair: Any, tally: Tally) -> None:
-    if not isinstance(pair, dict):
-        raise BadInput("a pair must be an object.", line)
+def _add(
+    places: dict[tuple[str, str], Place], line: int, pair: dict[str, Any], tally: Tally
+) -> None:
+    annotators = dict.fromkeys(filter(ANNOTATOR.fullmatch, pair), "preference")
+    tally.columns.add(pair, {**MEANING, **annotators})
     instruction, context = _text(pair, "instruction", line, tally), _input(pair, line, tally)
     texts = [_text(pair, name, line, tally) for name in ("response1", "response2")]
     models = _models(pair, line)
     tally.read["pairs"] += 1
-    annotators = dict.fromkeys(filter(ANNOTATOR.fullmatch, pair), "preference")
-    tally.columns.add(pair, {**MEANING, **annotators})
+    if not all(text.strip() for text in texts):
+        tally.left_out["pairs with an empty response"] += 1
+        return
     content = f"{instruction}\n\n{context}" if context else instruction
     place = places.setdefault(
         (instruction, context),
         Place(line, [{"role": "user", "content": content}], _meta(pair)),
     )
+    tally.left_out[OTHER_META] += place.meta != _meta(pair)
     first, second = (
         place.place_of(ResponseRecord(text, model))
         for text, model in zip(texts, models, strict=True)
@@ -87,7 +97,7 @@ def _add(places: dict[tuple[str, str], Place], line: int, pair: Any, tally: Tall
     if first == second:
         tally.left_out["pairs of a response with itself"] += 1
         return
-    judgments = list(_judgments(pair, first, second, line))
+    judgments = list(_judgments(pair, first, second, line, tally))
     tally.read["judgments"] += len(judgments)
     tally.read["ties among them"] += sum(len(judgment.tiers) == 1 for judgment in judgments)
     place.tasks.append(TaskRecord(line, [first, second], judgments))
@@ -117,13 +127,18 @@ def _models(pair: dict[str, Any], line: int) -> list[str]:
     return ["_".join(names[:half]), "_".join(names[half:])]
 
 
-def _judgments(pair: dict[str, Any], first: int, second: int, line: int) -> Iterator[RankingRecord]:
+def _judgments(
+    pair: dict[str, Any], first: int, second: int, line: int, tally: Tally
+) -> Iterator[RankingRecord]:
     orders = {1: [[first], [second]], 2: [[second], [first]], 0: [[first, second]]}
     for name in sorted(filter(ANNOTATOR.fullmatch, pair), key=lambda name: int(name[9:])):
-        value = pair[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value not in orders:
+        if (value := pair[name]) in (None, ""):
+            tally.left_out["votes that are empty"] += 1
+            continue
+        vote = number(value)
+        if vote is None or vote not in orders:
             raise BadInput(f"{name} must say 1, 2 or 0 for a tie; got {value!r}.", line)
-        yield RankingRecord(f"pandalm-{name}", orders[value])
+        yield RankingRecord(f"pandalm-{name}", orders[int(vote)])
 
 
 def _meta(pair: dict[str, Any]) -> dict[str, Any]:

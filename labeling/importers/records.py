@@ -13,6 +13,7 @@ class BadInput(ValueError):  # noqa: N818 - it reads as what it is
     """A sentence that says what is wrong, with the line where it stands. Nothing was written."""
 
     def __init__(self, sentence: str, line: int | None = None):
+        self.line = line
         word = getattr(line, "word", "Line")
         super().__init__(f"{word} {line}: {sentence}" if line else sentence)
 
@@ -82,18 +83,29 @@ class PromptRecord:
 EXAMPLE = 80
 """Characters of the example value of a column."""
 
+NESTED = "nested"
+"""The meaning of a value of which only the keys have one."""
+
+Meaning = Mapping[str, Any]
+"""The meaning of each key of an object: a word, or a Meaning where the value holds objects itself.
+
+In the latter, "" is the meaning of a value that is not an object, and "*" that of all other keys.
+"""
+
 
 @dataclass
 class Column:
-    """One column, or one key of nested objects as `column[].key`, over all rows that have it.
+    """One column, or one key of nested objects as `column.key` or `column[].key`, over all rows.
 
-    `filled` counts the rows in which it holds something, `empty` those in which it does not.
+    `filled` counts the values that hold something, `empty` those that do not. A value belongs to
+    the deepest column that contains it, so together the columns account for the whole file.
     """
 
     meaning: str
     filled: int = 0
     empty: int = 0
     example: str = ""
+    nested: bool = False
 
 
 @dataclass
@@ -102,17 +114,80 @@ class Columns:
 
     columns: dict[str, Column] = field(default_factory=dict)
 
-    def add(self, row: Mapping[str, Any], meaning: Mapping[str, str], prefix: str = "") -> None:
+    def add(
+        self, row: Mapping[str, Any], meaning: Meaning, prefix: str = "", default: str = "unused"
+    ) -> None:
+        """Count the keys of a row, or of an object in one, whose path begins with `prefix`."""
+        others = meaning.get("*", default)
         for name, value in row.items():
-            column = self.columns.get(prefix + name)
-            if column is None:
-                column = self.columns[prefix + name] = Column(meaning.get(name, "unused"))
-            if value is None or value in ("", [], {}):
-                column.empty += 1
-                continue
-            column.filled += 1
-            if not column.example:
-                column.example = str(value)[:EXAMPLE]
+            wanted = meaning.get(name, others)
+            if isinstance(wanted, str):
+                self.count(prefix + name, wanted, value, nested=bool(prefix))
+            else:
+                self._inside(prefix + name, wanted, value, nested=bool(prefix))
+
+    def _inside(self, path: str, meaning: Meaning, value: Any, *, nested: bool) -> None:
+        """Count a value and the keys of the objects in it."""
+        whole = meaning.get("", NESTED)
+        self.count(path, whole, value, nested=nested)
+        if isinstance(value, Mapping):
+            self.add(value, meaning, f"{path}.")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            for item in value:
+                if isinstance(item, Mapping):
+                    self.add(item, meaning, f"{path}[].")
+                else:
+                    self.count(f"{path}[]", whole, item, nested=True)
+
+    def count(self, path: str, meaning: str, value: Any, *, nested: bool = False) -> None:
+        column = self.columns.get(path)
+        if column is None:
+            column = self.columns[path] = Column(meaning, nested=nested)
+        if value is None or value in ("", [], {}):
+            column.empty += 1
+            return
+        column.filled += 1
+        if not column.example:
+            column.example = str(value)[:EXAMPLE]
+
+
+MOST_PROBLEMS = 10
+
+
+class SeveralProblems(BadInput):
+    """The problems of a file, one sentence a line."""
+
+    def __init__(self, problems: list[BadInput]):
+        self.problems = sorted(problems, key=lambda problem: problem.line or 0)
+        sentences = list(dict.fromkeys(map(str, self.problems)))
+        if self.complete:
+            sentences.append("There may be more.")
+        super().__init__("\n".join(sentences))
+
+    @property
+    def complete(self) -> bool:
+        """Whether no more problems are gathered."""
+        return len(self.problems) >= MOST_PROBLEMS
+
+
+@dataclass
+class Problems:
+    """What is wrong in a file, gathered so that a lead sees the first ten problems together."""
+
+    found: list[BadInput] = field(default_factory=list)
+
+    def add(self, problem: BadInput) -> None:
+        """Keep a problem. The tenth ends the reading: it raises BadInput with all of them."""
+        self.found.append(problem)
+        if len(self.found) >= MOST_PROBLEMS:
+            self.raise_any()
+
+    def raise_any(self) -> None:
+        """Raise BadInput with the problems so far, by line, if there are any."""
+        if not self.found:
+            return
+        found, self.found = self.found, []
+        raise SeveralProblems(found) from None
 
 
 @dataclass
@@ -124,6 +199,7 @@ class Tally:
     read: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
+    problems: Problems = field(default_factory=Problems)
 
 
 def check_messages(messages: Any, line: int) -> list[dict[str, str]]:

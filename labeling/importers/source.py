@@ -12,10 +12,10 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,7 @@ from python_calamine import CalamineError, CalamineWorkbook
 
 from labeling.importers import limits
 from labeling.importers.limits import Unpacking
-from labeling.importers.records import BadInput
+from labeling.importers.records import BadInput, Tally
 
 CHUNK = 1 << 18
 ROWS_AT_ONCE = 256
@@ -56,12 +56,14 @@ class Cells(dict[str, Any]):
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line, value) of each line, element or row of the file. Raises BadInput."""
-    for number, (line, value) in enumerate(_rows(path), start=1):
-        limits.check_count(number)
+    for line, value in rows_and_problems(path):
+        if isinstance(value, BadInput):
+            raise value
         yield line, value
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value), where the value is a BadInput if only this line is wrong."""
     head = _head(path)
     if head.startswith(PARQUET):
         return parquet_rows(path)
@@ -77,12 +79,44 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     return csv_rows(path)
 
 
-def objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`rows` of which each must be an object. Raises BadInput."""
-    for line, row in rows(path):
-        if not isinstance(row, dict):
-            raise BadInput("a row must be an object.", line)
-        yield line, row
+Read = TypeVar("Read")
+
+
+def each_row(
+    path: Path, tally: Tally, read: Callable[[int, dict[str, Any]], Iterable[Read]]
+) -> Iterator[Read]:
+    """Yield what `read` makes of each row. Raises BadInput at the end, with up to ten problems.
+
+    Reading goes on after a row that is wrong, so that all problems of a file are seen together;
+    the caller keeps nothing of a file that has any.
+    """
+    for line, row in _until_unreadable(path, tally):
+        try:
+            if isinstance(row, BadInput):
+                raise row
+            if not isinstance(row, dict):
+                raise BadInput("a row must be a JSON object.", line)
+            results = list(read(line, row))
+        except BadInput as problem:
+            tally.problems.add(problem)
+        else:
+            yield from results
+    tally.problems.raise_any()
+
+
+def _until_unreadable(path: Path, tally: Tally) -> Iterator[tuple[int, Any]]:
+    """Yield rows until the file ends or cannot be read any further, which is a problem too."""
+    try:
+        yield from rows_and_problems(path)
+    except BadInput as problem:
+        tally.problems.add(problem)
+
+
+def rows_and_problems(path: Path) -> Generator[tuple[int, Any], None, None]:
+    """Yield (line, value) as `rows` does, with a BadInput for a line that is wrong by itself."""
+    for number, (line, value) in enumerate(_rows(path), start=1):
+        limits.check_count(number)
+        yield line, value
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -126,12 +160,19 @@ def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of each line that is not blank. Raises BadInput."""
+    """Yield (line number, value or BadInput) of each line that is not blank. Raises BadInput."""
     with opened(path) as file:
         for number, line in _text_lines(file):
             limits.check_count(number)
             if line.strip():
-                yield number, _loads(line, number)
+                yield number, _value_or_problem(line, number)
+
+
+def _value_or_problem(line: str, number: int) -> Any:
+    try:
+        return _loads(line, number)
+    except BadInput as problem:
+        return problem
 
 
 def _text_lines(file: IO[bytes]) -> Iterator[tuple[int, str]]:
@@ -250,8 +291,8 @@ class _Array:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, {column: cell}) of each row; empty cells are None. Raises BadInput."""
+def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line number, {column: cell} or BadInput) of each row; empty cells are None."""
     with opened(path) as file:
         first = next(_text_lines(file), (1, ""))[1]
     told = SEPARATOR.fullmatch(first)
@@ -305,7 +346,8 @@ class _RowLines:
         return line
 
 
-def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, Any]]:
+    """Yield (line, cells, or a BadInput where there are too many or too few)."""
     before = reader.line_num
     for cells in reader:
         line, before = before + 1, reader.line_num
@@ -314,8 +356,9 @@ def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]
         while len(cells) > len(names) and not cells[-1]:  # a comma at the end of each line
             cells.pop()
         if len(cells) != len(names):
-            raise BadInput(f"there are {len(cells)} cells for {len(names)} columns.", line)
-        yield line, Cells({name: cell or None for name, cell in zip(names, cells, strict=True)})
+            yield line, BadInput(f"there are {len(cells)} cells for {len(names)} columns.", line)
+        else:
+            yield line, Cells({name: cell or None for name, cell in zip(names, cells, strict=True)})
 
 
 def _delimiter(line: str) -> str:

@@ -8,6 +8,7 @@ A task that brings rankings wants that many, so it is complete; one without goes
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from django.contrib.auth.hashers import make_password
@@ -26,6 +27,7 @@ from labeling.importers.records import (
     PromptRecord,
     RankingRecord,
     ResponseRecord,
+    SeveralProblems,
     Tally,
     TaskRecord,
 )
@@ -94,12 +96,31 @@ class Writer:
 
     def write(self, records: Iterable[PromptRecord]) -> Written:
         """Call it inside a transaction. Raises BadInput."""
-        for batch in _batches(records):
+        for batch in _batches(self._readable(records)):
             batch = [_storable(record, self.tally) for record in batch]
             stored = self._store_responses(batch, self._store_prompts(batch))
             self._store_tasks(stored)
             self.progress(self.written.read["prompts"])
+        self.tally.problems.raise_any()
         return self.written
+
+    def _readable(self, records: Iterable[PromptRecord]) -> Iterator[PromptRecord]:
+        """Yield the records; problems of reading wait for those of the content of other rows."""
+        try:
+            yield from records
+        except SeveralProblems as problem:
+            if problem.complete:
+                raise
+            self.tally.problems.found += problem.problems
+
+    def _accepts(self, step: Callable[[], object]) -> bool:
+        """Whether a step succeeds. Its problem is kept, to be raised with those of other rows."""
+        try:
+            step()
+        except BadInput as problem:
+            self.tally.problems.add(problem)
+            return False
+        return True
 
     # --- prompts and responses ---
 
@@ -182,7 +203,12 @@ class Writer:
     # --- tasks and rankings ---
 
     def _store_tasks(self, stored: list[_Stored]) -> None:
-        rows = [(one, task) for one in stored for task in one.record.tasks]
+        rows = [
+            (one, task)
+            for one in stored
+            for task in one.record.tasks
+            if self._accepts(partial(_new_task, one, task))
+        ]
         added = findings.add_tasks(
             project=self.project,
             tasks=[replace(_new_task(*row), file_import_id=self.file_import) for row in rows],
@@ -194,7 +220,7 @@ class Writer:
         self.written.held += Task.objects.filter(pk__in=fresh, held=True).count()
         for (one, task), (task_id, _) in zip(rows, added, strict=True):
             if task.gold is not None:
-                _store_gold(task_id, task.line, one.response_ids, task.gold)
+                self._accepts(partial(_store_gold, task_id, task.line, one.response_ids, task.gold))
         made = [
             _Made(one, task, task_id, ranking)
             for (one, task), (task_id, _) in zip(rows, added, strict=True)
@@ -204,9 +230,8 @@ class Writer:
         self._store_rankings(made, {task_id for task_id, created in added if created})
 
     def _store_rankings(self, made: list["_Made"], new_tasks: set[int]) -> None:
-        made = [self._rated(one) for one in made]
-        for one in made:
-            one.check(self._scales_of(one))
+        made = [self._rated(one) for one in made if one.ranking.reviewer in self.users]
+        made = [one for one in made if self._accepts(partial(one.check, self._scales_of(one)))]
         keyed: dict[Any, _Made] = {}
         for one in made:
             first = keyed.setdefault(one.key(self.users), one)
@@ -318,16 +343,19 @@ class Writer:
         missing = lines.keys() - self.users.keys()
         found = {user.username: user for user in User.objects.filter(username__in=missing)}
         for name in sorted(missing, key=lambda name: (lines[name], name)):
-            user = found.get(name)
-            if user is None and self.reviewers == EXISTING:
-                raise BadInput(f"nobody here has the user name {name!r}.", lines[name])
-            if user is not None and user.is_active and self.reviewers == NEW:
-                raise BadInput(
-                    f"the reviewer {name!r} has the user name of a person who works here. Rename "
-                    "the reviewer, or pass --reviewers existing if they are the same.",
-                    lines[name],
-                )
-            self.users[name] = user or self._make_user(name, lines[name])
+            self._accepts(partial(self._find_user, name, found.get(name), lines[name]))
+
+    def _find_user(self, name: str, user: User | None, line: int) -> None:
+        """Take the user of a reviewer's name, or make one. Raises BadInput."""
+        if user is None and self.reviewers == EXISTING:
+            raise BadInput(f"nobody here has the user name {name!r}.", line)
+        if user is not None and user.is_active and self.reviewers == NEW:
+            raise BadInput(
+                f"the reviewer {name!r} has the user name of a person who works here. Rename "
+                "the reviewer, or pass --reviewers existing if they are the same.",
+                line,
+            )
+        self.users[name] = user or self._make_user(name, line)
 
     def _make_user(self, name: str, line: int) -> User:
         try:

@@ -21,13 +21,17 @@ class Line(TypedDict):
 
 
 class ColumnLine(TypedDict):
-    """One column. `filled` and `empty` count rows; both are 0 before the whole file was read."""
+    """One column. `filled` and `empty` count rows; both are 0 before the whole file was read.
+
+    `nested`: a key of objects within a column.
+    """
 
     name: str
     meaning: str
     filled: int
     empty: int
     example: str
+    nested: bool
 
 
 class Shown(TypedDict):
@@ -63,6 +67,7 @@ def report(imported: Imported) -> Report:
                 "filled": column.filled,
                 "empty": column.empty,
                 "example": column.example,
+                "nested": column.nested,
             }
             for name, column in tally.columns.columns.items()
         ],
@@ -99,6 +104,7 @@ def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
                 "filled": 0,
                 "empty": 0,
                 "example": next((str(r[name])[:EXAMPLE] for r in rows if r.get(name)), ""),
+                "nested": False,
             }
             for name in names
         ],

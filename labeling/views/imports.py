@@ -135,7 +135,7 @@ def _columns(file_import: FileImport) -> list[dict[str, Any]]:
     report = file_import.report
     if not file_import.open or report.get("format", "columns") != "columns":
         return []
-    return [column for column in report.get("columns", []) if "[]." not in column["name"]]
+    return [column for column in report.get("columns", []) if not column.get("nested")]
 
 
 def _rendered(record: dict[str, Any]) -> dict[str, Any]:

@@ -315,8 +315,8 @@ def changed(**fields):
     [
         (changed(respones=[]), "a line has respones; it may have"),
         (changed(messages=[]), '"messages" must be a list'),
-        (changed(messages=[{"role": "user"}]), "each message must be"),
-        (changed(messages=[{"role": "boss", "content": "x"}]), "a role is one of"),
+        (changed(messages=[{"role": "user"}]), "a user message in .messages. has no text"),
+        (changed(messages=[{"role": "boss", "content": "x"}]), "a role in .messages. is one of"),
         (changed(messages=[*ASK, {"role": "assistant", "content": "x"}]), "nothing to answer"),
         (changed(responses=[{"text": "So."}]), "takes two"),
         (changed(responses=[{"text": str(n)} for n in range(10)]), "at most 9"),
@@ -335,7 +335,7 @@ def changed(**fields):
         ),
         (changed(priority=11), "0 to 9"),
         (changed(meta=[1]), '"meta" must be an object'),
-        ("text", "a line must be a JSON object"),
+        ("text", "a row must be a JSON object"),
     ],
 )
 def test_a_broken_line_is_refused_with_its_number(project, save, line, sentence):

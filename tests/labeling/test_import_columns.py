@@ -210,7 +210,7 @@ def test_a_shape_keeps_its_prompt_responses_and_preference(tmp_path, name):
     chat, texts, tiers, _, _ = records[0]
     assert chat == asked and tiers == preferred
     assert texts == {"[": ["[]", '{"a": 1}'], "4": ["42", "true"]}.get(texts[0][0], ["x", "y"])
-    accounted = {name for name in tally.columns.columns if "[]." not in name}
+    accounted = {name for name, column in tally.columns.columns.items() if not column.nested}
     assert accounted == {name for one in rows for name in one}
     counts = [one.filled + one.empty for name, one in tally.columns.columns.items()]
     assert all(0 < count <= max(len(rows), len(texts)) for count in counts)

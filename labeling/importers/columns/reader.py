@@ -32,13 +32,12 @@ from labeling.importers.conversations import (
     signed,
 )
 from labeling.importers.records import BadInput, PromptRecord, Tally
-from labeling.importers.source import Cells, objects
+from labeling.importers.source import Cells, each_row
 
 TEXT = ("text", "response", "content", "answer", "output", "completion", "generation", "value")
 MODEL = ("model", "model_name", "generator")
 RANK = ("rank",)
 SCORE = ("score", "overall_score", "rating", "reward")
-MOST_PROBLEMS = 10
 APART = "pairs that differ in more than the last answer"
 NO_RESPONSE = "empty responses"
 UNREADABLE = "rows whose preference is empty"
@@ -51,7 +50,7 @@ def read(
 
     Raises Scattered when rows of one prompt do not follow each other and `scattered` is not set.
     """
-    kept = _rows(path, tally, mapping)
+    kept = each_row(path, tally, lambda line, row: _row(line, row, mapping, tally))
     bring_together = gathered if scattered else following
     for rows in bring_together(kept, lambda row: row.messages if _alone(row) else None):
         yield from draft_of(rows, reviewer, tally).records(tally)
@@ -65,28 +64,12 @@ def _alone(row: Row) -> bool:
 # --- a row ---------------------------------------------------------------------------------------
 
 
-def _rows(path: Path, tally: Tally, mapping: Mapping) -> Iterator[Row]:
-    """Yield the rows; those that are wrong are named together at the end, up to ten of them."""
-    problems: list[str] = []
-    for line, value in objects(path):
-        try:
-            if (row := _row(line, value, mapping, tally)) is not None:
-                yield row
-        except BadInput as problem:
-            problems.append(str(problem))
-            if len(problems) == MOST_PROBLEMS:
-                problems.append("There may be more.")
-                break
-    if problems:
-        raise BadInput("\n".join(problems))
-
-
-def _row(line: int, row: dict[str, Any], mapping: Mapping, tally: Tally) -> Row | None:
+def _row(line: int, row: dict[str, Any], mapping: Mapping, tally: Tally) -> list[Row]:
     columns = mapping.of(row)
     tally.read["rows"] += 1
     tally.columns.add(row, columns.meaning)
     reading = _Reading(line, row, columns, tally)
-    return reading.row()
+    return [] if (found := reading.row()) is None else [found]
 
 
 @dataclass
@@ -338,25 +321,34 @@ class _Reading:
 
     def _one_of(self, part: Any, name: str) -> Answer:
         """Return one element of a list of responses, which may say its model, rank and score."""
-        if not isinstance(part, dict) or values.is_message(part):
-            return Answer(values.reply(part, self.line, name, self.tally), name)
+        if not isinstance(part, dict):
+            return Answer(values.reply(part, self.line, f"{name}[]", self.tally), name)
+        model = next((k for k in MODEL if part.get(k)), "")
+        rank = next((k for k in RANK if number(part.get(k)) is not None), "")
+        score = next((k for k in SCORE if number(part.get(k)) is not None), "")
+        meaning = {model: "model", rank: "rank", score: "score"}
+        marks = {k: part[k] for k in part if k in meaning}
+        self.tally.columns.add(marks, meaning, prefix=f"{name}[].")
+        return Answer(
+            self._text_of({k: part[k] for k in part if k not in marks}, name),
+            name,
+            model=str(part.get(model) or ""),
+            rank=number(part.get(rank)),
+            score=number(part.get(score)),
+        )
+
+    def _text_of(self, part: dict[str, Any], name: str) -> str:
+        """Return the text of an element of a list of responses, a message or another object."""
+        if values.is_message(part):
+            return values.reply(part, self.line, f"{name}[]", self.tally)
         key = next((key for key in TEXT if part.get(key) is not None), None)
         if key is None:
             raise BadInput(
                 f'a response in "{name}" has no text; it has {", ".join(part) or "nothing"}.',
                 self.line,
             )
-        answer = Answer(values.reply(part[key], self.line, name, self.tally), name)
-        answer.model = next((str(part[k]) for k in MODEL if part.get(k)), "")
-        answer.rank = next((n for k in RANK if (n := number(part.get(k))) is not None), None)
-        answer.score = next((n for k in SCORE if (n := number(part.get(k))) is not None), None)
-        read = {key, *MODEL, *RANK, *SCORE}
-        self.tally.columns.add(
-            part,
-            {k: _meaning_of_key(k) if k in read else "unused" for k in part},
-            prefix=f"{name}[].",
-        )
-        return answer
+        self.tally.columns.add(part, {key: "response"}, prefix=f"{name}[].")
+        return values.reply(part[key], self.line, f"{name}[].{key}", self.tally)
 
     def _models(self, answers: list[Answer]) -> None:
         names = self.columns["model"]
@@ -476,9 +468,3 @@ def _parts(value: Any) -> list[Any]:
     if value in (None, ""):
         return []
     return list(value) if _texts(value) else [value]
-
-
-def _meaning_of_key(key: str) -> str:
-    if key in MODEL:
-        return "model"
-    return "rank" if key in RANK else "score" if key in SCORE else "response"

@@ -18,8 +18,24 @@ LONGEST_REPR = 1 << 20
 """Python's parser takes about a hundred times the memory of what it parses."""
 ROLE = ("role", "from")
 CONTENT = ("content", "value", "text")
-TOOL_ROLES = {"function": "tool", "observation": "tool", "tool_response": "tool"}
+SPELLINGS = {
+    **NAMES_OF_ROLES,
+    **dict.fromkeys(("function", "observation", "tool_response", "ipython"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call", "ai", "chatbot"), "assistant"),
+}
+"""Roles as other tools write them."""
 CALLS = ("tool_calls", "function_call")
+TEXT_PARTS = ("text", "input_text", "output_text")
+PART_TEXT = ("text", "value", "content")
+CALL_PARTS = (
+    "tool_call",
+    "tool_calls",
+    "tool_use",
+    "function_call",
+    "tool_result",
+    "tool_response",
+)
+WRITTEN_CALLS = "tool calls, written as JSON into their message"
 DROPPED_PARTS = "images, audio and other parts of messages that are not text"
 
 
@@ -81,9 +97,11 @@ def as_text(value: Any) -> str | None:
 def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
     """Return a text as one message of the user, and a chat as its messages. Raises BadInput."""
     if isinstance(value, Mapping) and "messages" in value:
-        value = value["messages"]
+        others = {key: item for key, item in value.items() if key != "messages"}
+        tally.columns.add(others, {}, f"{name}.")
+        value, name = value["messages"], f"{name}.messages"
     if is_message(value):
-        value = [value]
+        return [message(value, line, name, tally, f"{name}.")]
     if (text := as_text(value)) is not None:
         if not text.strip():
             raise BadInput(f'"{name}" is empty.', line)
@@ -92,7 +110,7 @@ def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
         raise BadInput(f'"{name}" must be a text or a list of messages, not empty.', line)
     if all(isinstance(part, str) for part in value):
         return turns(value)
-    return [message(part, line, name, tally) for part in value]
+    return [message(part, line, name, tally, f"{name}[].") for part in value]
 
 
 def turns(texts: list[str]) -> Messages:
@@ -101,46 +119,64 @@ def turns(texts: list[str]) -> Messages:
     return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
-def message(value: Any, line: int, name: str, tally: Tally) -> dict[str, str]:
+def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[str, str]:
+    """Return a message as its role and text. Keys that are not used are counted under `path`."""
     if not isinstance(value, Mapping):
         raise BadInput(f'a message in "{name}" must be {{"role": …, "content": …}}.', line)
-    said = str(next((value[key] for key in ROLE if value.get(key)), "")).lower()
-    role = {**NAMES_OF_ROLES, **TOOL_ROLES, "function_call": "assistant"}.get(said, said)
+    keys = {
+        "role": next((key for key in ROLE if value.get(key)), "role"),
+        "content": next((key for key in CONTENT if value.get(key) is not None), "content"),
+        "calls": next((key for key in CALLS if value.get(key)), ""),
+    }
+    given = str(value.get(keys["role"]) or "").lower()
+    role = SPELLINGS.get(given, given)
     if role not in ROLES:
-        raise BadInput(f'a role in "{name}" is one of {", ".join(ROLES)}; got {said!r}.', line)
-    content = next((value[key] for key in CONTENT if value.get(key) is not None), None)
-    text = _joined(content, tally)
-    calls = next((value[key] for key in CALLS if value.get(key)), None)
-    if calls is not None:
-        tally.changed["tool calls, written as JSON into their message"] += 1
-        written = calls if isinstance(calls, str) else json.dumps(finite(calls), ensure_ascii=False)
+        raise BadInput(f'a role in "{name}" is one of {", ".join(ROLES)}; got {given!r}.', line)
+    text = _joined(value.get(keys["content"]), tally, path + keys["content"])
+    if keys["calls"]:
+        written = _written(value[keys["calls"]], tally)
         text = f"{text}\n\n{written}" if text else written
     if text is None:
         raise BadInput(f'a {role} message in "{name}" has no text.', line)
+    if others := value.keys() - keys.values():
+        tally.columns.add({key: value[key] for key in value if key in others}, {}, path)
     return {"role": role, "content": text}
 
 
-def _joined(content: Any, tally: Tally) -> str | None:
+def _written(calls: Any, tally: Tally) -> str:
+    """Return calls of tools as reviewers will see them."""
+    tally.changed[WRITTEN_CALLS] += 1
+    return calls if isinstance(calls, str) else json.dumps(finite(calls), ensure_ascii=False)
+
+
+def _joined(content: Any, tally: Tally, path: str) -> str | None:
     """Return the text of a message whose content may be in parts; None when it has no text."""
     if (text := as_text(content)) is not None:
         return text
     if not isinstance(content, list):
         return None
-    texts = []
-    for part in content:
-        text = part if isinstance(part, str) else None
-        if isinstance(part, Mapping):
-            text = next(
-                (part[k] for k in ("text", "value", "content") if isinstance(part.get(k), str)),
-                None,
-            )
-            if part.get("type", "text") not in ("text", "input_text", "output_text"):
-                text = None
-        if text is None:
-            tally.left_out[DROPPED_PARTS] += 1
-        else:
-            texts.append(text)
-    return "\n\n".join(texts) if texts else None
+    texts = [_text_of_part(part, tally, f"{path}[].") for part in content]
+    tally.left_out[DROPPED_PARTS] += texts.count(None)
+    kept = [text for text in texts if text is not None]
+    return "\n\n".join(kept) if kept else None
+
+
+def _text_of_part(part: Any, tally: Tally, path: str) -> str | None:
+    """Return the text of a part, or a call of a tool as JSON; None for images and the like."""
+    if not isinstance(part, Mapping):
+        return part if isinstance(part, str) else None
+    key = next((key for key in PART_TEXT if isinstance(part.get(key), str)), "")
+    kind = part.get("type") or "text"
+    if kind in CALL_PARTS and not key:
+        return _written({name: part[name] for name in part if name != "type"}, tally)
+    if kind not in TEXT_PARTS and kind not in CALL_PARTS:
+        key = ""
+    others = {name: part[name] for name in part if name not in ("type", key)}
+    if others:
+        tally.columns.add(others, {}, path)
+    if kind in CALL_PARTS:
+        return _written(part[key], tally)
+    return part[key] if key else None
 
 
 def reply(value: Any, line: int, name: str, tally: Tally) -> str:

@@ -1,0 +1,61 @@
+"""What a file holds, counted without the importers, to be compared with the account of an import."""
+
+import copy
+from collections import Counter
+
+
+def paths(value, path="") -> list[tuple[str, bool]]:
+    """Every (path, whether it is a leaf) of a row, as the account writes paths."""
+    if isinstance(value, dict) and value:
+        here = [] if path in ("",) or path.endswith("[]") else [(path, False)]
+        dot = f"{path}." if path else ""
+        return here + [found for key, item in value.items() for found in paths(item, f"{dot}{key}")]
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return [(path, False)] + [found for item in value for found in paths(item, f"{path}[]")]
+    return [(path, True)]
+
+
+def same(path: str) -> str:
+    return path
+
+
+def owner(path: str, columns) -> str | None:
+    """The deepest column of the account that contains a path."""
+    names = [n for n in columns if path == n or path.startswith((f"{n}.", f"{n}[]"))]
+    return max(names, key=len, default=None)
+
+
+def differences(rows, columns, normal=same) -> list[str]:
+    """Where the account of a file and the file differ; empty when each value is in it once."""
+    found = [(normal(path), leaf) for row in rows for path, leaf in paths(row)]
+    counts = Counter(path for path, _ in found)
+    wrong = [
+        f"{name}: {column.filled + column.empty} in the account, {counts[name]} in the file"
+        for name, column in columns.items()
+        if column.filled + column.empty != counts[name]
+    ]
+    missing = {path for path, leaf in found if leaf and owner(path, columns) is None}
+    return wrong + [f"{path}: not in the account" for path in sorted(missing)]
+
+
+def with_unknown_keys(rows, skip=()):
+    """The rows with an unknown key in every object, except in those below the paths in `skip`."""
+    rows = copy.deepcopy(rows)
+    for row in rows:
+        _insert(row, "", set(skip))
+    return rows
+
+
+def _insert(value, path, skip):
+    if path in skip:
+        return
+    if isinstance(value, dict):
+        for key, item in list(value.items()):
+            _insert(item, f"{path}.{key}" if path else key, skip)
+        value[UNKNOWN] = "an unknown value"
+    elif isinstance(value, list):
+        for item in value:
+            _insert(item, f"{path}[]", skip)
+
+
+UNKNOWN = "zz_unknown"
