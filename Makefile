@@ -1,7 +1,7 @@
 # make demo   set up and run the whole loop, then serve it   (ARGS=--exit: end after the loop)
 # make test   set up and run every test                      (ARGS="tests/runs -k lease": some)
 # make test-fast PYTHON=python3.13   the tests that need neither torch nor a browser, on that Python
-# make check  formatter, linter, types, import contracts, migrations, deploy check
+# make check  formatter, linter, types (Python and JavaScript), import contracts, migrations, deploy check
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -35,6 +35,7 @@ check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m mypy
+	$(BIN)/python -m tests.javascript
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	TIEBREAK_HTTPS=1 TIEBREAK_ALLOWED_HOSTS=rank.example.org $(BIN)/python manage.py check --deploy --fail-level WARNING
 
@@ -63,4 +64,4 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info tests/javascript/node_modules

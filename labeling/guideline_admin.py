@@ -38,7 +38,7 @@ class VersionForm(DraftForm):
 
     class Media:
         css = {"all": ["admin-guideline/editor.css"]}
-        js = ["admin-guideline/editor.js"]
+        js = [forms.Script("admin-guideline/editor.js", type="module")]
 
     def __init__(self, *args: Any, **kwargs: Any):
         url = reverse("admin:labeling_guidelineversion_preview")

@@ -1,10 +1,12 @@
 // Selects a field when it is clicked, and copies it where the browser lets a page do that.
-for (const field of document.querySelectorAll("[data-copy]")) {
+import { data, find, findAll } from "./dom.js";
+
+for (const field of findAll(document, "[data-copy]", HTMLInputElement)) {
   field.addEventListener("focus", () => field.select());
 }
 
-for (const button of document.querySelectorAll("[data-copy-button]")) {
-  const field = document.getElementById(button.dataset.copyButton);
+for (const button of findAll(document, "[data-copy-button]")) {
+  const field = find(document, `#${data(button, "copyButton")}`, HTMLInputElement);
   // Only pages served over HTTPS or from localhost have a clipboard.
   button.hidden = !navigator.clipboard;
   button.addEventListener("click", async () => {

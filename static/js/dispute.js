@@ -1,50 +1,68 @@
-// Settling a dispute on the keyboard. The form works without this script and stays the only truth
-// that is sent: the script reads its selects into rows, changes the rows, and writes them back.
+// Settling a dispute on the keyboard. The form works without this script, and only its fields are sent:
+// the script reads its selects into rows, changes the rows, and writes them back.
+import { closest, control, data, find, findAll } from "./dom.js";
 import { restoreExact, toggleExact } from "./exact.js";
 import { digitOf, keyOf } from "./keys.js";
 import { Ladder } from "./review-ladder.js";
 import { isTouchOnly, showStatus } from "./review-words.js";
 import * as order from "./order.js";
 
-const form = document.getElementById("outcome-form");
-const dock = document.getElementById("dock");
-const status = document.getElementById("case-status");
-const help = document.getElementById("help-dialog");
-const cards = new Map([...form.querySelectorAll("[data-response]")].map((card) => [card.dataset.response, card]));
-const starts = [...form.querySelectorAll("[data-start]")];
-const causes = [...form.querySelectorAll("[name=cause]")];
-const letterOf = (id) => (id === order.LINE ? "The line" : cards.get(id).dataset.letter);
+/** @typedef {import("./order.js").Id} Id */
+/** @typedef {import("./order.js").Row} Row */
+/** @typedef {{ rows: Row[], selected: Id | null }} Step a state that undo can return to */
+
+const form = find(document, "#outcome-form", HTMLFormElement);
+const dock = find(document, "#dock");
+const status = find(document, "#case-status");
+const lineStatus = find(document, "#line-words");
+const help = find(document, "#help-dialog", HTMLDialogElement);
+const submitButton = find(dock, "[data-do=submit]", HTMLButtonElement);
+const cards = new Map(findAll(form, "[data-response]").map((card) => [data(card, "response"), card]));
+const ids = [...cards.keys()];
+const starts = findAll(form, "[data-start]");
+const causes = findAll(form, "[name=cause]", HTMLInputElement);
+/** @type {Step & { tieNext: boolean, past: Step[] }} */
 const state = { rows: [], selected: null, tieNext: false, past: [] };
 
+/** @param {Id} id */
+function letterOf(id) {
+  const card = cards.get(id);
+  return card ? data(card, "letter") : "The line";
+}
+
+/** @param {string} text */
 function say(text, kind = "") {
-  showStatus(status, document.getElementById("line-words"), text, kind);
+  showStatus(status, lineStatus, text, kind);
 }
 
 const ready = () => (isTouchOnly() ? "Ready to record." : "Enter records it.");
 
-function readForm() {
-  const ranks = {};
-  for (const id of cards.keys()) ranks[id] = Number(form.elements[`rank-${id}`].value) || 0;
-  const cut = form.elements.cut.value;
-  return order.fromRanks(ranks, cut === "" ? null : Number(cut));
+/**
+ * Return the rows of an order given as the value of each field of the form.
+ * @param {(field: string) => string | null} valueOf
+ */
+function rowsOf(valueOf) {
+  const ranks = Object.fromEntries(ids.map((id) => [id, Number(valueOf(`rank-${id}`)) || 0]));
+  const cut = valueOf("cut");
+  return order.fromRanks(ranks, cut === null || cut === "" ? null : Number(cut));
 }
 
 function writeForm() {
   const { ranks, cut } = order.toRanks(state.rows);
-  for (const id of cards.keys()) form.elements[`rank-${id}`].value = ranks[id] ?? "";
-  form.elements.cut.value = cut ?? "";
+  for (const id of ids) control(form, `rank-${id}`).value = String(ranks[id] ?? "");
+  control(form, "cut").value = String(cut ?? "");
 }
 
 const missing = () => {
   const done = new Set(order.placed(state.rows));
-  return [...cards.keys()].filter((id) => !done.has(id));
+  return ids.filter((id) => !done.has(id));
 };
 
-/** What the line says of the responses, in words; empty without a line. */
+/** Return which responses are unacceptable, as a sentence; empty without a line. */
 function lineWords() {
   const below = order.unacceptable(state.rows);
   if (!below) return "";
-  const letters = [...cards.keys()].filter((id) => below.includes(id)).map(letterOf);
+  const letters = ids.filter((id) => below.includes(id)).map(letterOf);
   if (letters.length) return `Unacceptable: ${letters.join(", ")}.`;
   return missing().length ? "The next ones you place are unacceptable." : "Nothing is unacceptable.";
 }
@@ -54,26 +72,34 @@ function paint() {
   for (const [id, card] of cards) {
     const at = order.rowOf(state.rows, id);
     const rank = at < 0 ? 0 : order.tiersOf(state.rows.slice(0, at)).length + 1;
-    card.querySelector(".answer-rank").textContent = rank ? `${state.rows[at].length > 1 ? "=" : ""}${rank}` : "";
+    const tied = order.tierOf(state.rows, id).length > 1;
+    find(card, ".answer-rank").textContent = rank ? `${tied ? "=" : ""}${rank}` : "";
     card.dataset.placed = rank ? "yes" : "no";
     card.dataset.unacceptable = at >= 0 && line >= 0 && line < at ? "yes" : "no";
     card.dataset.selected = state.selected === id ? "yes" : "no";
   }
   ladder.paint(state);
-  document.getElementById("line-words").textContent = lineWords();
-  dock.querySelector("[data-do=tie]").setAttribute("aria-pressed", String(state.tieNext));
-  for (const name of ["better", "worse", "back"]) dock.querySelector(`[data-do=${name}]`).disabled = !state.selected;
-  dock.querySelector("[data-do=undo]").disabled = !state.past.length;
-  dock.querySelector("[data-do=submit]").dataset.ready = wanting() ? "no" : "yes";
+  lineStatus.textContent = lineWords();
+  dockButton("tie").setAttribute("aria-pressed", String(state.tieNext));
+  for (const name of ["better", "worse", "back"]) dockButton(name).disabled = !state.selected;
+  dockButton("undo").disabled = !state.past.length;
+  submitButton.dataset.ready = wanting() ? "no" : "yes";
 }
 
-/** What is still missing, as a sentence; empty when it can be recorded. */
+/** @param {string} name */
+const dockButton = (name) => find(dock, `[data-do=${name}]`, HTMLButtonElement);
+
+/** Return what is still missing, as a sentence; empty when the outcome can be recorded. */
 function wanting() {
   const rest = missing().map(letterOf);
   if (rest.length) return `${rest.join(", ")} ${rest.length > 1 ? "have" : "has"} no place yet.`;
-  return causes.some((one) => one.checked) ? "" : isTouchOnly() ? "Say why they disagreed." : "Say why they disagreed: R, then 1 to 5.";
+  return causes.some((cause) => cause.checked) ? "" : isTouchOnly() ? "Say why they disagreed." : "Say why they disagreed: R, then 1 to 5.";
 }
 
+/**
+ * @param {Row[]} rows
+ * @param {Id | null} selected
+ */
 function change(rows, selected, text = "") {
   if (JSON.stringify(rows) !== JSON.stringify(state.rows)) state.past.push({ rows: state.rows, selected: state.selected });
   Object.assign(state, { rows, selected, tieNext: false });
@@ -82,42 +108,65 @@ function change(rows, selected, text = "") {
   say([text, wanting() || ready()].filter(Boolean).join(" "));
 }
 
-const verbs = {
+/**
+ * Move the selected response one step, if one is selected.
+ * @param {-1 | 1} step
+ */
+function moveSelected(step) {
+  if (state.selected) change(order.move(state.rows, state.selected, step), state.selected);
+}
+
+function removeSelected() {
+  if (state.selected) change(order.without(state.rows, state.selected), null);
+}
+
+/**
+ * Start from one of the rankings.
+ * @param {number} index
+ */
+function startFrom(index) {
+  const link = starts[index];
+  if (!link) return;
+  const fields = new URLSearchParams(data(link, "start"));
+  for (const other of starts) {
+    const card = closest(other, ".said-one");
+    if (card) card.dataset.started = other === link ? "yes" : "no";
+  }
+  change(rowsOf((name) => fields.get(name)), null, `Started from ranking ${index + 1}.`);
+}
+
+/** @type {import("./review-ladder.js").LadderVerbs} */
+const ladderVerbs = {
   pick(id, tied) {
     if (tied || state.tieNext) change(order.tie(state.rows, id, state.selected), id);
     else if (order.rowOf(state.rows, id) < 0) change(order.place(state.rows, id), id);
-    else verbs.select(id);
+    else ladderVerbs.select(id);
   },
   select(id) {
     state.selected = id;
     paint();
     say(`${letterOf(id)} is selected.`);
   },
+  drop: (id, mate) => change(order.tie(state.rows, id, mate), id),
+  dropBefore: (id, index) => change(order.putBefore(state.rows, id, index), id),
+  takeBack: (id) => change(order.without(state.rows, id), null),
+};
+
+const verbs = {
   tie() {
-    state.tieNext = !state.tieNext && order.placed(state.rows).length > 0;
+    const placed = order.placed(state.rows);
+    const mate = placed.find((id) => id === state.selected) ?? placed.at(-1);
+    state.tieNext = !state.tieNext && mate !== undefined;
     paint();
-    const mate = order.placed(state.rows).includes(state.selected) ? state.selected : order.placed(state.rows).at(-1);
-    say(state.tieNext ? `The next one ties with ${letterOf(mate)}.` : "Place a response first, then tie the next one with it.");
+    say(state.tieNext && mate ? `The next one ties with ${letterOf(mate)}.` : "Place a response first, then tie the next one with it.");
   },
-  start(number) {
-    const link = starts[number];
-    if (!link) return;
-    const said = new URLSearchParams(link.dataset.start);
-    const ranks = Object.fromEntries([...cards.keys()].map((id) => [id, Number(said.get(`rank-${id}`)) || 0]));
-    const cut = said.get("cut");
-    for (const one of starts) one.closest(".said-one").dataset.started = one === link ? "yes" : "no";
-    change(order.fromRanks(ranks, cut === "" ? null : Number(cut)), null, `Started from ranking ${number + 1}.`);
-  },
-  better: () => state.selected && change(order.move(state.rows, state.selected, -1), state.selected),
-  worse: () => state.selected && change(order.move(state.rows, state.selected, 1), state.selected),
+  better: () => moveSelected(-1),
+  worse: () => moveSelected(1),
   line() {
     const rows = order.line(state.rows, state.selected, !missing().length);
     change(rows, rows.includes(order.LINE) ? order.LINE : null);
   },
-  back: () => state.selected && change(order.without(state.rows, state.selected), null),
-  drop: (id, mate) => change(order.tie(state.rows, id, mate), id),
-  dropBefore: (id, at) => change(order.putBefore(state.rows, id, at), id),
-  takeBack: (id) => change(order.without(state.rows, id), null),
+  back: () => removeSelected(),
   undo() {
     const step = state.past.pop();
     if (!step) return;
@@ -126,14 +175,22 @@ const verbs = {
     paint();
     say("Undone.");
   },
-  cause: () => (causes.find((one) => one.checked) ?? causes[0]).focus(),
-  note: () => form.elements.note.focus(),
-  submit: () => form.requestSubmit(dock.querySelector("[data-do=submit]")),
+  cause: () => (causes.find((cause) => cause.checked) ?? causes[0]).focus(),
+  note: () => control(form, "note").focus(),
+  submit: () => form.requestSubmit(submitButton),
   exact: () => say(toggleExact(form) ? "Every text is shown exactly as it was written." : "The texts are formatted."),
-  help: () => help.open || help.showModal(),
-  follow: (key) => form.querySelector(`[data-key=${key}]`)?.click(),
+  help() {
+    if (!help.open) help.showModal();
+  },
 };
 
+/** @type {Record<string, (() => void) | undefined>} by data-do */
+const buttonVerbs = verbs;
+
+/** @param {string} key */
+const followLink = (key) => findAll(form, `[data-key=${key}]`).at(0)?.click();
+
+/** @type {Record<string, (() => void) | undefined>} */
 const KEYS = {
   ArrowLeft: verbs.better,
   ArrowRight: verbs.worse,
@@ -146,44 +203,50 @@ const KEYS = {
   n: verbs.note,
   s: verbs.submit,
   w: verbs.exact,
-  x: () => verbs.follow("x"),
-  o: () => verbs.follow("o"),
+  x: () => followLink("x"),
+  o: () => followLink("o"),
   "?": verbs.help,
 };
 
-function verbOf(event) {
-  const inCauses = causes.includes(event.target);
-  if (event.key === "Escape") return () => event.target.blur();
+/**
+ * Return what a key does; null when it is left to the browser.
+ * @param {KeyboardEvent} event
+ */
+function actionOf(event) {
+  const { target } = event;
+  const inCauses = causes.some((cause) => cause === target);
+  if (event.key === "Escape") return () => target instanceof HTMLElement && target.blur();
   if (inCauses && event.key.startsWith("Arrow")) return null;
-  if (event.key === "Enter") return event.target.closest("button, a") ? null : verbs.submit;
+  if (event.key === "Enter") return closest(target, "button, a") ? null : verbs.submit;
   const key = keyOf(event);
   if (KEYS[key]) return KEYS[key]; // First: on some keyboards "-" is on a digit's key.
   const digit = digitOf(event);
-  if (digit && !event.shiftKey) return inCauses ? () => causes[digit - 1]?.click() : () => verbs.start(digit - 1);
-  const letter = /^[a-i]$/.test(key) && [...cards.keys()][key.charCodeAt(0) - 97];
-  return letter ? () => verbs.pick(letter, event.shiftKey) : null;
+  if (digit && !event.shiftKey) return inCauses ? () => causes[digit - 1]?.click() : () => startFrom(digit - 1);
+  const id = /^[a-i]$/.test(key) && ids[key.charCodeAt(0) - 97];
+  return id ? () => ladderVerbs.pick(id, event.shiftKey) : null;
 }
 
+/** @param {KeyboardEvent} event */
 function onKey(event) {
   if (event.defaultPrevented || event.isComposing || event.altKey || help.open) return;
   const command = event.ctrlKey || event.metaKey;
-  const typing = event.target.closest?.("textarea, select, input:not([type=radio])");
-  if (typing && event.key === "Escape") event.target.blur();
+  const field = closest(event.target, "textarea, select, input:not([type=radio])");
+  if (field && event.key === "Escape") field.blur();
   if (command && event.key === "Enter") verbs.submit();
-  else if (typing || command) return;
+  else if (field || command) return;
   else {
-    const verb = verbOf(event);
-    if (!verb) return;
-    verb();
+    const action = actionOf(event);
+    if (!action) return;
+    action();
   }
   event.preventDefault();
 }
 
-const ladder = new Ladder(document.getElementById("ladder"), { letterOf, ids: [...cards.keys()], verbs });
+const ladder = new Ladder(find(document, "#ladder"), { letterOf, ids, verbs: ladderVerbs });
 document.documentElement.classList.add("enhanced");
 dock.hidden = false;
 restoreExact(form);
-state.rows = readForm();
+state.rows = rowsOf((name) => control(form, name).value);
 paint();
 say(wanting() || ready());
 document.addEventListener("keydown", onKey);
@@ -193,22 +256,23 @@ form.addEventListener("submit", (event) => {
   say(`Not recorded yet. ${text}`, "bad");
   event.preventDefault();
 });
-for (const one of causes) {
-  one.addEventListener("change", () => {
+for (const cause of causes) {
+  cause.addEventListener("change", () => {
     paint();
     say(wanting() || ready());
   });
 }
 document.addEventListener("click", (event) => {
-  const start = event.target.closest("[data-start]");
+  const start = closest(event.target, "[data-start]");
   if (start && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
-    verbs.start(starts.indexOf(start));
+    startFrom(starts.indexOf(start));
     return;
   }
-  const button = event.target.closest("[data-do], .answer-place");
+  const button = closest(event.target, "[data-do], .answer-place");
   if (!button) return;
-  if (button.matches(".answer-place")) verbs.pick(button.closest("[data-response]").dataset.response, event.shiftKey);
-  else if (button.dataset.do !== "submit") verbs[button.dataset.do]();
+  const card = button.matches(".answer-place") ? closest(button, "[data-response]") : null;
+  if (card) ladderVerbs.pick(data(card, "response"), event.shiftKey);
+  else if (button.dataset.do !== "submit") buttonVerbs[data(button, "do")]?.();
   if (event.detail > 0) button.blur();
 });

@@ -1,26 +1,28 @@
-// Adds rows for criteria, the empty ones first. Without it, saving brings two more empty rows.
-const section = document.querySelector("[data-criteria]");
-const rows = section.querySelector("[data-rows]");
-const template = section.querySelector("[data-row]");
-const total = section.querySelector("[name$='-TOTAL_FORMS']");
-const most = Number(section.querySelector("[name$='-MAX_NUM_FORMS']").value);
-const button = section.querySelector("[data-add]");
+// Adds rows for criteria, using empty ones first. Without it, saving adds two more empty rows.
+import { find, findAll } from "./dom.js";
 
-function numbers() {
-  return [...rows.querySelectorAll("[name$='-ORDER']")].map((field) => Number(field.value) || 0);
-}
+const section = find(document, "[data-criteria]");
+const rows = find(section, "[data-rows]");
+const template = find(section, "[data-row]", HTMLTemplateElement);
+const total = find(section, "[name$='-TOTAL_FORMS']", HTMLInputElement);
+const most = Number(find(section, "[name$='-MAX_NUM_FORMS']", HTMLInputElement).value);
+const button = find(section, "[data-add]");
 
+/** @param {ParentNode} row */
+const orderField = (row) => find(row, "[name$='-ORDER']", HTMLInputElement);
+/** @param {ParentNode} row */
+const nameField = (row) => find(row, "[name$='-name']", HTMLInputElement);
+const allRows = () => findAll(rows, ":scope > .criterion");
+
+/** @param {ParentNode} row */
 function begin(row) {
-  row.querySelector("[name$='-ORDER']").value = String(Math.max(0, ...numbers()) + 1);
-  row.querySelector("[name$='-name']").focus();
+  const numbers = allRows().map((other) => Number(orderField(other).value) || 0);
+  orderField(row).value = String(Math.max(0, ...numbers) + 1);
+  nameField(row).focus();
 }
 
 function add() {
-  const names = [...rows.querySelectorAll("[name$='-name']")];
-  const unused = names
-    .filter((field) => field.value === "")
-    .map((field) => field.closest(".criterion"))
-    .find((row) => row.querySelector("[name$='-ORDER']").value === "");
+  const unused = allRows().find((row) => nameField(row).value === "" && orderField(row).value === "");
   if (unused) {
     begin(unused);
     return;
@@ -28,9 +30,10 @@ function add() {
   const index = Number(total.value);
   const copy = document.createElement("template");
   copy.innerHTML = template.innerHTML.replaceAll("__prefix__", String(index));
+  const row = find(copy.content, ".criterion");
   rows.append(copy.content);
   total.value = String(index + 1);
-  begin(rows.lastElementChild);
+  begin(row);
   button.hidden = index + 1 >= most;
 }
 

@@ -1,27 +1,37 @@
 // Follows a file that a worker is checking or importing, and reloads the page when that has ended.
-(() => {
-  const part = document.querySelector("[data-import-state]");
-  if (!(part instanceof HTMLElement)) return;
-  const prompts = part.querySelector("[data-import-prompts]");
-  const FAST = 500, SLOW = 5000;
-  let pause = FAST;
+import { data, find } from "./dom.js";
+
+const FIRST_PAUSE = 500, LONGEST_PAUSE = 5000;
+
+/** @param {HTMLElement} part */
+function follow(part) {
+  const prompts = find(part, "[data-import-prompts]");
+  let pause = FIRST_PAUSE;
 
   async function ask() {
     if (!document.hidden) {
       try {
-        const answer = await fetch(part.dataset.importState, {
+        const reply = await fetch(data(part, "importState"), {
           redirect: "manual", headers: { Accept: "application/json" }, signal: AbortSignal.timeout(10000),
         });
-        if (answer.type === "opaqueredirect" || answer.status === 403 || answer.status === 404) return;
-        const now = await answer.json();
-        if (now.state !== part.dataset.state) return location.reload();
-        prompts.textContent = now.prompts.toLocaleString();
-        pause = Math.min(SLOW, pause * 1.2);
+        if (reply.type === "opaqueredirect" || reply.status === 403 || reply.status === 404) return;
+        /** @type {{ state: string, prompts: number }} */
+        const file = await reply.json();
+        if (file.state !== part.dataset.state) {
+          location.reload();
+          return;
+        }
+        prompts.textContent = file.prompts.toLocaleString();
+        pause = Math.min(LONGEST_PAUSE, pause * 1.2);
       } catch {
-        pause = SLOW;
+        pause = LONGEST_PAUSE;
       }
     }
     setTimeout(ask, pause);
   }
+
   setTimeout(ask, pause);
-})();
+}
+
+const part = document.querySelector("[data-import-state]");
+if (part instanceof HTMLElement) follow(part);

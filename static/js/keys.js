@@ -2,18 +2,26 @@
 // Arabic, Thai, …) the key's position counts: the key that is C on an English keyboard means C.
 const LATIN = /^\p{Script=Latin}$/u;
 const LETTER = /^[\p{L}\p{M}]$/u;
+/** @type {Record<string, string | undefined>} */
 const SIGNS = { Minus: "-", Equal: "=" };
 
 /** Whether the last letter came from such a layout. It may have a comma or a quote on a letter's key,
  * which says nothing by itself: Dvorak has them there too. */
 let byPosition = false;
 
+/**
+ * Return what the key at this position writes on an English keyboard.
+ * @param {string} code
+ */
 function atPosition(code) {
   const letter = /^Key([A-Z])$/.exec(code);
   return letter ? letter[1].toLowerCase() : SIGNS[code];
 }
 
-/** The letter or sign in lower case, or the name of another key, such as "Enter". */
+/**
+ * Return the letter or sign in lower case, or the name of another key, such as "Enter".
+ * @param {KeyboardEvent} event
+ */
 export function keyOf(event) {
   const key = event.key === "؟" ? "?" : event.key.normalize("NFKC");
   if (LETTER.test(key)) byPosition = !LATIN.test(key);
@@ -22,7 +30,11 @@ export function keyOf(event) {
   return (foreign && atPosition(event.code)) || (key.length === 1 ? key.toLowerCase() : key);
 }
 
-/** The digit of a key of the top row or the number pad, whatever it writes; null for another key. */
+/**
+ * Return the digit of a key in the top row or on the number pad, whatever it writes; null for
+ * another key.
+ * @param {KeyboardEvent} event
+ */
 export function digitOf(event) {
   const digit = /^(?:Digit|Numpad)([0-9])$/.exec(event.code);
   return digit ? Number(digit[1]) : null;

@@ -1,6 +1,9 @@
 // Tells the server the browser's time zone, so that times and "today" are the reader's own. The
-// page that came before the server knew it is brought over here.
+// page that the server sent before it knew the zone is converted here.
+import { data, findAll } from "./dom.js";
+
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+/** @type {Record<string, Intl.DateTimeFormatOptions>} */
 const SHAPES = {
   day: { day: "numeric", month: "short", year: "numeric" },
   minute: { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
@@ -9,16 +12,18 @@ const SHAPES = {
   second: { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" },
 };
 
-function local(time) {
-  const language = time.closest("[lang]")?.lang || "en";
+/** @param {HTMLTimeElement} time */
+function showLocal(time) {
+  const language = time.closest("[lang]")?.getAttribute("lang") || "en";
   const at = new Date(time.dateTime);
+  /** @param {string} name */
   const shape = (name) => new Intl.DateTimeFormat(language === "en" ? "en-GB" : language, SHAPES[name]).format(at);
-  time.textContent = shape(time.dataset.moment);
+  time.textContent = shape(data(time, "moment"));
   time.title = `${shape("long")} ${zone}`;
 }
 
-const told = /(?:^|; )timezone=([^;]*)/.exec(document.cookie)?.[1];
-if (zone && told !== zone) {
+const sentZone = /(?:^|; )timezone=([^;]*)/.exec(document.cookie)?.[1];
+if (zone && sentZone !== zone) {
   document.cookie = `timezone=${zone}; path=/; max-age=${365 * 24 * 3600}; samesite=lax`;
-  document.querySelectorAll("time[data-moment]").forEach(local);
+  findAll(document, "time[data-moment]", HTMLTimeElement).forEach(showLocal);
 }

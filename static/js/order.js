@@ -2,12 +2,38 @@
 // which everything is unacceptable. Every function takes rows and returns new rows.
 export const LINE = "line";
 
-const isTier = (row) => row !== LINE;
-export const tiersOf = (rows) => rows.filter(isTier);
-export const placed = (rows) => tiersOf(rows).flat();
-export const rowOf = (rows, id) =>
-  id === LINE ? rows.indexOf(LINE) : rows.findIndex((row) => isTier(row) && row.includes(id));
+/** @typedef {string[]} Tier response ids */
+/** @typedef {Tier | typeof LINE} Row */
+/** @typedef {string} Id a response id, or LINE */
 
+/** @type {(row: Row) => row is Tier} */
+const isTier = (row) => row !== LINE;
+/** @param {Row[]} rows */
+export const tiersOf = (rows) => rows.filter(isTier);
+/** @param {Row[]} rows */
+export const placed = (rows) => tiersOf(rows).flat();
+
+/**
+ * Return the index of the row that holds `id`, or -1.
+ * @param {Row[]} rows
+ * @param {Id | null} id
+ */
+export const rowOf = (rows, id) =>
+  id === LINE ? rows.indexOf(LINE) : rows.findIndex((row) => isTier(row) && id !== null && row.includes(id));
+
+/**
+ * Return the tier that holds a placed response.
+ * @param {Row[]} rows
+ * @param {Id} id
+ * @returns {Tier}
+ */
+export const tierOf = (rows, id) => tiersOf(rows).find((tier) => tier.includes(id)) ?? [];
+
+/**
+ * @param {Row[]} rows
+ * @param {Id} id
+ * @returns {Row[]}
+ */
 export function without(rows, id) {
   if (id === LINE) return rows.filter(isTier);
   return rows
@@ -15,26 +41,45 @@ export function without(rows, id) {
     .filter((row) => row.length > 0);
 }
 
+/**
+ * Put a response into a tier of its own, after all others.
+ * @param {Row[]} rows
+ * @param {Id} id
+ * @returns {Row[]}
+ */
 export function place(rows, id) {
   return [...without(rows, id), [id]];
 }
 
-/** Put id into the tier that holds `other`, or into the last tier; alone when there is none. */
+/**
+ * Put `id` into the tier that holds `other`, or into the last tier; alone when there is none.
+ * @param {Row[]} rows
+ * @param {Id} id
+ * @param {Id | null} other
+ * @returns {Row[]}
+ */
 export function tie(rows, id, other) {
   const rest = without(rows, id);
-  const mate = rowOf(rest, other) >= 0 && other !== LINE ? other : placed(rest).at(-1);
+  const mate = other !== null && other !== LINE && rowOf(rest, other) >= 0 ? other : placed(rest).at(-1);
   if (mate === undefined) return [...rest, [id]];
   return rest.map((row) => (isTier(row) && row.includes(mate) ? [...row, id] : row));
 }
 
-/** One step better (-1) or worse (+1): out of a tie, across the line, or into the next tier; past it
- * where there are no ties. */
+/**
+ * Move one step better (-1) or worse (+1): out of a tie, across the line, or into the next tier;
+ * past it where there are no ties.
+ * @param {Row[]} rows
+ * @param {Id} id
+ * @param {-1 | 1} step
+ * @param {boolean} [ties]
+ * @returns {Row[]}
+ */
 export function move(rows, id, step, ties = true) {
   const at = rowOf(rows, id);
   const row = rows[at];
   if (at < 0) return rows;
   if (isTier(row) && row.length > 1) {
-    const rest = rows.map((other) => (other === row ? row.filter((one) => one !== id) : other));
+    const rest = rows.map((other) => (other === row ? row.filter((member) => member !== id) : other));
     rest.splice(step < 0 ? at : at + 1, 0, [id]);
     return rest;
   }
@@ -46,10 +91,17 @@ export function move(rows, id, step, ties = true) {
   return swapped;
 }
 
-/** Draw the line under the row of `selected`, or under everything; take it away when selected.
- * Where every response has a place (`complete`), a line under the last tier would make nothing
- * unacceptable, which nobody means who draws it: it goes above that tier. */
+/**
+ * Draw the line under the row of `selected`, or under everything; remove it when it is selected.
+ * Once every response has a place (`complete`), a line under the last tier would make nothing
+ * unacceptable, which no one who draws it intends: it goes above that tier.
+ * @param {Row[]} rows
+ * @param {Id | null} selected
+ * @param {boolean} complete
+ * @returns {Row[]}
+ */
 export function line(rows, selected, complete) {
+  /** @type {Row[]} */
   const rest = rows.filter(isTier);
   if (selected === LINE) return rest;
   const at = rowOf(rest, selected);
@@ -58,30 +110,43 @@ export function line(rows, selected, complete) {
   return rest;
 }
 
-/** The ids below the line; null without a line. */
+/**
+ * Return the ids below the line; null without a line.
+ * @param {Row[]} rows
+ */
 export function unacceptable(rows) {
   const at = rows.indexOf(LINE);
   return at < 0 ? null : placed(rows.slice(at));
 }
 
-/** Put id (a response or the line) as a row of its own before row number `at`. */
+/**
+ * Put `id`, a response or the line, as a row of its own before the row with index `at`.
+ * @param {Row[]} rows
+ * @param {Id} id
+ * @param {number} at
+ * @returns {Row[]}
+ */
 export function putBefore(rows, id, at) {
-  const marked = [...rows.slice(0, at), null, ...rows.slice(at)];
-  const rest = marked
-    .map((row) => (Array.isArray(row) ? row.filter((other) => other !== id) : row))
-    .filter((row) => row !== id && (row === null || row.length > 0));
-  return rest.map((row) => (row === null ? (id === LINE ? LINE : [id]) : row));
+  return [...without(rows.slice(0, at), id), id === LINE ? LINE : [id], ...without(rows.slice(at), id)];
 }
 
-/** Ranks need not be dense: equal ranks tie, `cut` is the rank below which the line runs. */
+/**
+ * Ranks need not be dense: equal ranks tie, `cut` is the rank below which the line runs.
+ * @param {Record<Id, number>} ranks  0 when the response has no place
+ * @param {number | null} cut
+ * @returns {Row[]}
+ */
 export function fromRanks(ranks, cut) {
   const numbers = [...new Set(Object.values(ranks).filter(Boolean))].sort((a, b) => a - b);
+  /** @type {Row[]} */
   const rows = numbers.map((n) => Object.keys(ranks).filter((id) => ranks[id] === n));
   if (cut !== null) rows.splice(numbers.filter((n) => n <= cut).length, 0, LINE);
   return rows;
 }
 
+/** @param {Row[]} rows */
 export function toRanks(rows) {
+  /** @type {Record<Id, number>} */
   const ranks = {};
   tiersOf(rows).forEach((tier, index) => tier.forEach((id) => (ranks[id] = index + 1)));
   return { ranks, cut: rows.includes(LINE) ? rows.indexOf(LINE) : null };

@@ -1,39 +1,55 @@
-// Marks in what is shown the words that another response has not. Marks are elements around text,
-// so that an underline and a screen reader can tell them; taking them away restores the text.
+// Marks the words of one response that another does not have. Marks are elements around text, so that
+// they can be underlined and announced by a screen reader; removing them restores the text.
 import { WORDS_AT_MOST, compare, wordsOf } from "./reading-words.js";
 
 const MARKS_AT_MOST = 3_000;
 
+/** @typedef {import("./reading-words.js").Word & { node: Text }} PlacedWord */
+/** @typedef {{ node: Text, start: number, end: number }} Range */
+
+/** @param {Node} root */
 function textNodes(root) {
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
-  const found = [];
-  while (walker.nextNode()) found.push(walker.currentNode);
-  return found;
+  /** @type {Text[]} */
+  const nodes = [];
+  while (walker.nextNode()) if (walker.currentNode instanceof Text) nodes.push(walker.currentNode);
+  return nodes;
 }
 
-/** The words of an element, each with its text node; at most WORDS_AT_MOST. */
+/**
+ * Return the words of an element, each with its text node; at most WORDS_AT_MOST.
+ * @param {Node} root
+ */
 function wordsIn(root) {
-  const found = [];
+  /** @type {PlacedWord[]} */
+  const words = [];
   for (const node of textNodes(root)) {
-    const room = WORDS_AT_MOST - found.length;
+    const room = WORDS_AT_MOST - words.length;
     if (room <= 0) break;
-    for (const word of wordsOf(node.data, room)) found.push({ ...word, node });
+    for (const word of wordsOf(node.data, room)) words.push({ ...word, node });
   }
-  return found;
+  return words;
 }
 
-/** Neighbours that differ share a mark when nothing but blanks lies between them. */
+/**
+ * Return the stretches to mark. Neighbours that differ share a mark when only blanks separate them.
+ * @param {PlacedWord[]} words
+ * @param {boolean[]} differs
+ */
 function ranges(words, differs) {
-  const found = [];
-  words.forEach((word, at) => {
-    if (!differs[at]) return;
-    const last = found.at(-1);
-    if (last && last.at === at - 1 && last.node === word.node) Object.assign(last, { at, end: word.end });
-    else found.push({ node: word.node, start: word.start, end: word.end, at });
+  /** @type {(Range & { last: number })[]} */
+  const stretches = [];
+  words.forEach((word, index) => {
+    if (!differs[index]) return;
+    const previous = stretches.at(-1);
+    if (previous && previous.last === index - 1 && previous.node === word.node) {
+      Object.assign(previous, { last: index, end: word.end });
+    } else stretches.push({ node: word.node, start: word.start, end: word.end, last: index });
   });
-  return found.slice(0, MARKS_AT_MOST);
+  return stretches.slice(0, MARKS_AT_MOST);
 }
 
+/** @param {Range} range */
 function wrap({ node, start, end }) {
   const middle = node.splitText(start);
   middle.splitText(end - start);
@@ -43,24 +59,31 @@ function wrap({ node, start, end }) {
   mark.append(middle);
 }
 
+/** @param {ParentNode} root */
 export function unmark(root) {
   for (const mark of root.querySelectorAll("mark.differs")) {
     const parent = mark.parentNode;
     mark.replaceWith(...mark.childNodes);
-    parent.normalize();
+    parent?.normalize();
   }
 }
 
-/** Marks both, and says how many words differ in each and which share is the same. */
+/**
+ * Mark both texts, and return how many words differ in each and which share is the same.
+ * @param {Node} left
+ * @param {Node} right
+ */
 export function markDifferences(left, right) {
   const words = { left: wordsIn(left), right: wordsIn(right) };
-  const texts = (side) => words[side].map((word) => word.text);
-  const differs = compare(texts("left"), texts("right"));
-  const count = {};
-  for (const side of ["left", "right"]) {
-    // From the end on: splitting a text node leaves what lies before it in place.
+  const differs = compare(words.left.map((word) => word.text), words.right.map((word) => word.text));
+  for (const side of /** @type {const} */ (["left", "right"])) {
+    // Backwards: splitting a text node does not move the text before the split.
     for (const range of ranges(words[side], differs[side]).reverse()) wrap(range);
-    count[side] = differs[side].filter(Boolean).length;
   }
-  return { ...count, same: differs.same, cut: Math.max(words.left.length, words.right.length) >= WORDS_AT_MOST };
+  return {
+    left: differs.left.filter(Boolean).length,
+    right: differs.right.filter(Boolean).length,
+    same: differs.same,
+    cut: Math.max(words.left.length, words.right.length) >= WORDS_AT_MOST,
+  };
 }

@@ -9,24 +9,37 @@ const ISLAND = 3;
 const ONE_BY_ONE = "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}";
 const WORD = new RegExp(`[${ONE_BY_ONE}]\\p{M}*|(?:(?![${ONE_BY_ONE}])[\\p{L}\\p{M}\\p{N}_'’])+|\\S`, "gu");
 
-/** The words of a text as {text, start, end}: runs of letters and digits, every other sign alone. */
+/** @typedef {{ text: string, start: number, end: number }} Word */
+/** @typedef {[number, number, number, number]} Region start and end in the left list, then in the right one */
+/** @typedef {Int32Array} Mates for each word on the left, the index of its equal on the right, or -1 */
+
+/**
+ * Return the words of a text: runs of letters and digits, every other sign alone.
+ * @param {string} text
+ * @returns {Word[]}
+ */
 export function wordsOf(text, atMost = WORDS_AT_MOST) {
-  const found = [];
+  const words = [];
   for (const match of text.matchAll(WORD)) {
-    if (found.length >= atMost) break;
-    found.push({ text: match[0], start: match.index, end: match.index + match[0].length });
+    if (words.length >= atMost) break;
+    words.push({ text: match[0], start: match.index, end: match.index + match[0].length });
   }
-  return found;
+  return words;
 }
 
-/** For two lists of strings: which of each the other has not, as arrays of booleans, and `same`,
- *  the share of the longer list that both have. */
+/**
+ * Compare two lists of strings: `left` and `right` say for each word whether the other list lacks
+ * it, `same` is the share of the longer list that both have.
+ * @param {string[]} left
+ * @param {string[]} right
+ */
 export function compare(left, right) {
   const mates = new Int32Array(left.length).fill(-1);
+  /** @type {Region[]} */
   const todo = [[0, left.length, 0, right.length]];
   let steps = STEPS_AT_MOST;
-  while (todo.length && steps > 0) {
-    const region = trimmed(left, right, todo.pop(), mates);
+  for (let next = todo.pop(); next && steps > 0; next = todo.pop()) {
+    const region = trimmed(left, right, next, mates);
     const [a, aEnd, b, bEnd] = region;
     steps -= aEnd - a + bEnd - b + 1;
     if (a === aEnd || b === bEnd) continue;
@@ -34,6 +47,7 @@ export function compare(left, right) {
     else todo.push(...around(region, anchors(left, right, region), mates));
   }
   dropIslands(mates, right.length);
+  /** @type {{ left: boolean[], right: boolean[] }} */
   const differs = { left: Array(left.length).fill(true), right: Array(right.length).fill(true) };
   let same = 0;
   mates.forEach((mate, at) => {
@@ -44,13 +58,27 @@ export function compare(left, right) {
   return { ...differs, same: same / Math.max(left.length, right.length, 1) };
 }
 
-/** The region without what both sides begin and end with; that is matched on the way. */
+/**
+ * Return the region without what both sides begin and end with, which is matched here.
+ * @param {string[]} left
+ * @param {string[]} right
+ * @param {Region} region
+ * @param {Mates} mates
+ * @returns {Region}
+ */
 function trimmed(left, right, [a, aEnd, b, bEnd], mates) {
   while (a < aEnd && b < bEnd && left[a] === right[b]) mates[a++] = b++;
   while (a < aEnd && b < bEnd && left[aEnd - 1] === right[bEnd - 1]) mates[--aEnd] = --bEnd;
   return [a, aEnd, b, bEnd];
 }
 
+/**
+ * Match a small region by its longest common subsequence.
+ * @param {string[]} left
+ * @param {string[]} right
+ * @param {Region} region
+ * @param {Mates} mates
+ */
 function exact(left, right, [a, aEnd, b, bEnd], mates) {
   const width = bEnd - b + 1;
   const best = new Uint16Array((aEnd - a + 1) * width);
@@ -68,15 +96,24 @@ function exact(left, right, [a, aEnd, b, bEnd], mates) {
   }
 }
 
-/** Pairs of places of words that occur once on both sides, in an order that both sides share. */
+/** @typedef {{ pair: [number, number], before: Pile | undefined }} Pile */
+
+/**
+ * Return the pairs of indexes of words that occur once on both sides, in an order both sides share.
+ * @param {string[]} left
+ * @param {string[]} right
+ * @param {Region} region
+ */
 function anchors(left, right, [a, aEnd, b, bEnd]) {
-  const places = new Map();
-  for (let i = a; i < aEnd; i++) places.set(left[i], places.has(left[i]) ? null : [i, -1]);
+  /** @type {Map<string, [number, number] | null>} */
+  const indexes = new Map();
+  for (let i = a; i < aEnd; i++) indexes.set(left[i], indexes.has(left[i]) ? null : [i, -1]);
   for (let j = b; j < bEnd; j++) {
-    const place = places.get(right[j]);
-    if (place) place[1] = place[1] === -1 ? j : -2;
+    const pair = indexes.get(right[j]);
+    if (pair) pair[1] = pair[1] === -1 ? j : -2;
   }
-  const pairs = [...places.values()].filter((place) => place && place[1] >= 0);
+  const pairs = [...indexes.values()].filter((pair) => pair !== null).filter((pair) => pair[1] >= 0);
+  /** @type {Pile[]} */
   const piles = [];
   for (const pair of pairs) {
     let low = 0;
@@ -88,12 +125,20 @@ function anchors(left, right, [a, aEnd, b, bEnd]) {
     }
     piles[low] = { pair, before: piles[low - 1] };
   }
+  /** @type {[number, number][]} */
   const chain = [];
   for (let pile = piles.at(-1); pile; pile = pile.before) chain.push(pile.pair);
   return chain.reverse();
 }
 
+/**
+ * Match the anchors, and return the regions around them.
+ * @param {Region} region
+ * @param {[number, number][]} chain
+ * @param {Mates} mates
+ */
 function around([a, aEnd, b, bEnd], chain, mates) {
+  /** @type {Region[]} */
   const gaps = [];
   for (const [i, j] of chain) {
     mates[i] = j;
@@ -105,8 +150,15 @@ function around([a, aEnd, b, bEnd], chain, mates) {
   return gaps;
 }
 
-/** A word or two that happen to be the same amid much that is not tell a reader nothing. */
+/** @typedef {{ start: number, end: number }} Run */
+
+/**
+ * Ignore a word or two that happen to be equal among many that are not: they tell a reader nothing.
+ * @param {Mates} mates
+ * @param {number} rightLength
+ */
 function dropIslands(mates, rightLength) {
+  /** @type {Run[]} */
   const runs = [];
   for (let i = 0; i < mates.length; i++) {
     if (mates[i] < 0) continue;
@@ -114,6 +166,7 @@ function dropIslands(mates, rightLength) {
     if (last && last.end === i && mates[i] === mates[i - 1] + 1) last.end = i + 1;
     else runs.push({ start: i, end: i + 1 });
   }
+  /** @type {(before: Run | undefined, after: Run | undefined) => number} */
   const gap = (before, after) => {
     const leftGap = (after?.start ?? mates.length) - (before?.end ?? 0);
     const rightGap = (after ? mates[after.start] : rightLength) - (before ? mates[before.end - 1] + 1 : 0);

@@ -1,6 +1,7 @@
-// Reading comfortably: long texts folded, earlier turns put away, responses scrolled together, and
-// what differs between two of them marked. The page says with "sheet:shown" which sheet it shows;
+// Reading comfortably: long texts folded, earlier turns hidden, responses scrolled together, and the
+// differences between two of them marked. The event "sheet:shown" says which sheet is on the page;
 // keys and buttons end in `reading`. A sheet is complete without all this.
+import { data, find, findAll, findOptional } from "./dom.js";
 import { restoreExact, toggleExact } from "./exact.js";
 import { markDifferences, unmark } from "./reading-marks.js";
 import { showStatus } from "./review-words.js";
@@ -10,40 +11,60 @@ const LONG_TALK = 0.6; // of the window's height; a longer prompt starts with it
 const TURNS_KEPT = 2;
 const SCROLL = "tiebreak-scroll";
 
-let form;
+/** @typedef {[HTMLElement, HTMLElement]} AnswerPair */
+
+let form = document.createElement("form"); // until a sheet is shown
+/** @type {AnswerPair | null} the responses being compared */
 let pair = null;
-const unfolded = new Set(); // by the comparison, and folded again after it
+/** @type {Set<HTMLElement>} unfolded for the comparison, and folded again after it */
+const unfolded = new Set();
 
-const answers = () => [...form.querySelectorAll(".answer[data-letter]")];
-const bodyOf = (answer) => answer.querySelector(".answer-body");
-const letterOf = (answer) => answer.dataset.letter;
+const answers = () => findAll(form, ".answer[data-letter]");
+/** @param {HTMLElement} answer */
+const bodyOf = (answer) => find(answer, ".answer-body");
+/** @param {HTMLElement} answer */
+const letterOf = (answer) => data(answer, "letter");
 
+/** @param {string} text */
 function say(text) {
-  showStatus(form.querySelector("#review-status"), form.querySelector("#line-words"), text);
+  showStatus(find(form, "#review-status"), findOptional(form, "#line-words"), text);
 }
 
+/**
+ * @param {string} className
+ * @param {string} label
+ * @param {() => void} onClick
+ */
 function button(className, label, onClick) {
-  const made = document.createElement("button");
-  Object.assign(made, { type: "button", className: `button-quiet button-small ${className}`, textContent: label });
-  made.addEventListener("click", onClick);
-  return made;
+  const created = document.createElement("button");
+  Object.assign(created, { type: "button", className: `button-quiet button-small ${className}`, textContent: label });
+  created.addEventListener("click", onClick);
+  return created;
 }
 
 // Long texts are folded
 
+/**
+ * @param {HTMLElement} body
+ * @param {boolean} folded
+ */
 function fold(body, folded) {
   body.classList.toggle("folded", folded);
-  const unfold = body.nextElementSibling;
-  unfold.textContent = folded ? gettext("Show all of it") : gettext("Fold it again");
-  unfold.setAttribute("aria-expanded", String(!folded));
+  const toggle = body.nextElementSibling;
+  if (!toggle) return;
+  toggle.textContent = folded ? gettext("Show all of it") : gettext("Fold it again");
+  toggle.setAttribute("aria-expanded", String(!folded));
 }
 
-/** A card is as high as its neighbour: what counts is where its text ends. */
+/**
+ * Return the height of the text itself: a card is as high as its neighbour.
+ * @param {HTMLElement} body
+ */
 const heightOf = (body) =>
   (body.lastElementChild?.getBoundingClientRect().bottom ?? 0) - body.getBoundingClientRect().top;
 
 function foldGiants() {
-  const texts = [...form.querySelectorAll(".answer-body, .prompt .message .prose")];
+  const texts = findAll(form, ".answer-body, .prompt .message .prose");
   const giants = texts.filter((body) => !body.dataset.foldable && heightOf(body) >= TALL);
   for (const body of giants) {
     body.dataset.foldable = "yes";
@@ -53,29 +74,34 @@ function foldGiants() {
 }
 
 function whole() {
-  const foldable = [...form.querySelectorAll("[data-foldable]")];
+  const foldable = findAll(form, "[data-foldable]");
   const folded = !foldable.some((body) => body.classList.contains("folded"));
   for (const body of foldable) fold(body, folded);
   if (!foldable.length) say(gettext("No text here is so long that it is folded."));
   else say(folded ? gettext("Long texts are folded.") : gettext("Every text is shown whole."));
 }
 
-// Earlier turns of a long conversation are put away
+// Earlier turns of a long conversation are hidden
 
-function putTurnsAway() {
-  const prompt = form.querySelector(".prompt");
-  const turns = prompt ? [...prompt.querySelectorAll(".message")] : [];
-  const earlier = turns.slice(0, -TURNS_KEPT);
+function hideTurns() {
+  const prompt = findOptional(form, ".prompt");
+  if (!prompt) return;
+  const earlier = findAll(prompt, ".message").slice(0, -TURNS_KEPT);
   if (!earlier.length || prompt.dataset.turns || prompt.scrollHeight < LONG_TALK * innerHeight) return;
   prompt.prepend(button("earlier", "", () => showTurns(prompt, earlier, prompt.dataset.turns === "away")));
   showTurns(prompt, earlier, false);
 }
 
+/**
+ * @param {HTMLElement} prompt
+ * @param {HTMLElement[]} earlier
+ * @param {boolean} shown
+ */
 function showTurns(prompt, earlier, shown) {
   const count = earlier.length;
   for (const turn of earlier) turn.hidden = !shown;
   prompt.dataset.turns = shown ? "shown" : "away";
-  const toggle = prompt.querySelector(".earlier");
+  const toggle = find(prompt, ".earlier");
   toggle.setAttribute("aria-expanded", String(shown));
   toggle.textContent = shown
     ? gettext("Put the earlier turns away")
@@ -84,30 +110,34 @@ function showTurns(prompt, earlier, shown) {
 }
 
 function turns() {
-  const toggle = form.querySelector(".prompt .earlier");
+  const toggle = findOptional(form, ".prompt .earlier");
   if (toggle) toggle.click();
   else say(gettext("The whole prompt is shown."));
 }
 
 // Responses scroll together, each as far through its own text as the others
 
-const setByUs = new WeakMap();
+/** @type {WeakMap<HTMLElement, number>} positions that `follow` itself set */
+const ownPositions = new WeakMap();
 
+/** @param {Event} event */
 function follow(event) {
   const leader = event.target;
-  if (form.dataset.scroll !== "together" || !leader.matches?.(".answer-body")) return;
-  if (Math.abs((setByUs.get(leader) ?? -9) - leader.scrollTop) < 2) return;
-  setByUs.delete(leader);
+  if (form.dataset.scroll !== "together" || !(leader instanceof HTMLElement)) return;
+  if (!leader.matches(".answer-body")) return;
+  if (Math.abs((ownPositions.get(leader) ?? -9) - leader.scrollTop) < 2) return;
+  ownPositions.delete(leader);
   const share = leader.scrollTop / Math.max(1, leader.scrollHeight - leader.clientHeight);
   for (const body of answers().map(bodyOf)) {
     if (body === leader) continue;
     const top = Math.round(share * (body.scrollHeight - body.clientHeight));
     if (Math.abs(body.scrollTop - top) < 1) continue;
-    setByUs.set(body, top);
+    ownPositions.set(body, top);
     body.scrollTop = top;
   }
 }
 
+/** @param {boolean} on */
 function scrollTogether(on) {
   form.dataset.scroll = on ? "together" : "apart";
   for (const answer of answers()) {
@@ -125,7 +155,7 @@ function scrollTogether(on) {
 function together() {
   const on = form.dataset.scroll !== "together";
   scrollTogether(on);
-  localStorage.setItem(SCROLL, form.dataset.scroll);
+  localStorage.setItem(SCROLL, on ? "together" : "apart");
   say(on ? gettext("The responses scroll together.") : gettext("Each response is shown at its full height."));
 }
 
@@ -133,19 +163,21 @@ function together() {
 
 function pairs() {
   const all = answers();
-  return all.flatMap((left, at) => all.slice(at + 1).map((right) => [left, right]));
+  return all.flatMap((left, index) => all.slice(index + 1).map((right) => /** @type {AnswerPair} */ ([left, right])));
 }
 
+/** @returns {AnswerPair} */
 function firstPair() {
   const all = answers();
-  const at = Math.max(0, all.findIndex((answer) => answer.dataset.selected === "yes"));
-  return [all[at], all[(at + 1) % all.length]];
+  const index = Math.max(0, all.findIndex((answer) => answer.dataset.selected === "yes"));
+  return [all[index], all[(index + 1) % all.length]];
 }
 
-function nextPair() {
+/** @param {AnswerPair} current */
+function pairAfter(current) {
   const all = pairs();
-  const at = all.findIndex((one) => pair && one.every((answer) => pair.includes(answer)));
-  return all[(at + 1) % all.length];
+  const index = all.findIndex((other) => other.every((answer) => current.includes(answer)));
+  return all[(index + 1) % all.length];
 }
 
 function differences() {
@@ -154,7 +186,7 @@ function differences() {
 }
 
 function nextDifferences() {
-  compare(pair ? nextPair() : firstPair());
+  compare(pair ? pairAfter(pair) : firstPair());
 }
 
 function stopComparing() {
@@ -173,11 +205,12 @@ function clear() {
   form.querySelector("[data-do=differences]")?.setAttribute("aria-pressed", "false");
 }
 
+/** @param {AnswerPair} answers */
 function compare([left, right]) {
-  if (!right || left === right) return;
+  if (left === right) return;
   clear();
   pair = [left, right];
-  const found = markDifferences(bodyOf(left), bodyOf(right));
+  const differences = markDifferences(bodyOf(left), bodyOf(right));
   for (const answer of pair) {
     answer.dataset.compared = "yes";
     if (!bodyOf(answer).classList.contains("folded")) continue;
@@ -185,41 +218,53 @@ function compare([left, right]) {
     unfolded.add(answer);
   }
   form.querySelector("[data-do=differences]")?.setAttribute("aria-pressed", "true");
-  const text = describe(found);
-  form.querySelector(".answers").before(bar(text));
+  const text = describe(differences);
+  find(form, ".answers").before(bar(pair, text));
   say(interpolate(gettext("%s and %s: %s"), [letterOf(left), letterOf(right), text]));
 }
 
+/** @param {ReturnType<typeof markDifferences>} differences */
 function describe({ left, right, same, cut }) {
   if (!left && !right) return gettext("They say the same, word for word.");
   const share = interpolate(gettext("%s % of the words are the same."), [Math.round(100 * same)]);
   return cut ? [share, gettext("Only the first 20,000 words are compared.")].join(" ") : share;
 }
 
-function bar(text) {
-  const made = document.createElement("div");
-  made.className = "compare cluster";
+/**
+ * @param {AnswerPair} compared
+ * @param {string} text
+ */
+function bar(compared, text) {
+  const element = document.createElement("div");
+  element.className = "compare cluster";
   const label = document.createElement("span");
   label.textContent = gettext("Marked: what one says and the other does not");
-  const said = document.createElement("span");
-  Object.assign(said, { className: "muted", textContent: text });
-  made.append(label, choice(0), choice(1), said, button("compare-end", gettext("Clear highlights"), stopComparing));
-  return made;
+  const summary = document.createElement("span");
+  Object.assign(summary, { className: "muted", textContent: text });
+  const end = button("compare-end", gettext("Clear highlights"), stopComparing);
+  element.append(label, choice(compared, 0), choice(compared, 1), summary, end);
+  return element;
 }
 
-function choice(side) {
-  const made = document.createElement("select");
-  made.setAttribute("aria-label", side ? gettext("Second response to compare") : gettext("First response to compare"));
+/**
+ * Return a select for one of the two responses.
+ * @param {AnswerPair} compared
+ * @param {0 | 1} side
+ */
+function choice(compared, side) {
+  const select = document.createElement("select");
+  select.setAttribute("aria-label", side ? gettext("Second response to compare") : gettext("First response to compare"));
   for (const answer of answers()) {
-    made.append(new Option(letterOf(answer), letterOf(answer), false, answer === pair[side]));
+    select.append(new Option(letterOf(answer), letterOf(answer), false, answer === compared[side]));
   }
-  made.addEventListener("change", () => {
-    const chosen = answers().find((answer) => letterOf(answer) === made.value);
-    const other = pair[1 - side] === chosen ? pair[side] : pair[1 - side];
+  select.addEventListener("change", () => {
+    const chosen = answers()[select.selectedIndex];
+    const otherSide = compared[side === 0 ? 1 : 0];
+    const other = otherSide === chosen ? compared[side] : otherSide;
     compare(side ? [other, chosen] : [chosen, other]);
-    form.querySelectorAll(".compare select")[side].focus();
+    findAll(form, ".compare select")[side].focus();
   });
-  return made;
+  return select;
 }
 
 // The texts as they were written
@@ -240,8 +285,8 @@ document.addEventListener("sheet:shown", (event) => {
   unfolded.clear();
   restoreExact(form);
   scrollTogether(localStorage.getItem(SCROLL) === "together");
-  putTurnsAway();
+  hideTurns();
   foldGiants();
-  const prompt = form.querySelector(".prompt");
+  const prompt = findOptional(form, ".prompt");
   if (prompt && prompt.scrollHeight > prompt.clientHeight + 1) prompt.tabIndex = 0; // it scrolls on a low page
 });

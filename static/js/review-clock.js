@@ -1,13 +1,20 @@
 // Active time: the page is visible and someone moved, typed or scrolled within the last minute.
 // While it is, the reservations of the task and of the next one are renewed too.
+import { control, data } from "./dom.js";
 import { post, whyLost } from "./review-draft.js";
 
 const IDLE = 60_000;
 const SIGNS = ["pointermove", "pointerdown", "keydown", "scroll", "wheel", "touchstart"];
 
 export class Clock {
+  /** @param {{ show: (seconds: number, running: boolean) => void }} options */
   constructor({ show }) {
-    Object.assign(this, { show, form: null, seconds: 0, lastSign: Date.now(), lastTick: Date.now() });
+    this.show = show;
+    /** @type {HTMLFormElement | null} */
+    this.form = null;
+    this.seconds = 0;
+    this.lastSign = Date.now();
+    this.lastTick = Date.now();
     // Capture: a text may scroll inside its own box, and that event does not bubble.
     for (const sign of SIGNS) {
       window.addEventListener(sign, () => (this.lastSign = Date.now()), { passive: true, capture: true });
@@ -16,10 +23,13 @@ export class Clock {
     setInterval(() => this.tick(), 1000);
   }
 
-  /** Count for this sheet from here on, from what it had before. */
+  /**
+   * Count for this sheet from now on, starting from what it had before.
+   * @param {HTMLFormElement} form
+   */
   attach(form) {
     this.form = form;
-    this.seconds = Number(form.elements.active_seconds.value) || 0;
+    this.seconds = Number(control(form, "active_seconds").value) || 0;
     this.lastTick = Date.now();
     this.show(this.seconds, this.running);
   }
@@ -34,18 +44,23 @@ export class Clock {
     if (this.running) this.seconds += Math.min(2, (now - this.lastTick) / 1000);
     this.lastTick = now;
     if (!this.form) return;
-    this.form.elements.active_seconds.value = this.seconds.toFixed(1);
+    control(this.form, "active_seconds").value = this.seconds.toFixed(1);
     this.show(this.seconds, this.running);
   }
 
-  /** `forms` gives the sheets to hold; onLost is told which one is no longer reserved, and why. */
+  /**
+   * Renew the reservations of `forms()`; `onLost` is told which one is no longer reserved, and why.
+   * @param {number} seconds
+   * @param {() => HTMLFormElement[]} forms
+   * @param {(form: HTMLFormElement, reason: import("./review-draft.js").LostReason) => void} onLost
+   */
   renewEvery(seconds, forms, onLost) {
     const renew = async () => {
       if (!this.running) return;
       for (const form of forms()) {
         try {
-          const answer = await post(form, form.dataset.renewUrl, {});
-          if (answer.status === 409) onLost(form, await whyLost(answer));
+          const response = await post(form, data(form, "renewUrl"), {});
+          if (response.status === 409) onLost(form, await whyLost(response));
         } catch {
           // No network: the next beat tries again, and the draft is kept in the browser.
         }

@@ -1,43 +1,74 @@
-// What a reviewer typed is kept twice: in this browser at once, on the server a moment later.
+// What a reviewer typed is kept twice: in this browser immediately, on the server a moment later.
+import { control, data, isControl } from "./dom.js";
+
 const DAY = 24 * 3600 * 1000;
 const WAIT = 800;
 const KEPT = /^(rank|rating|flag)-|^cut$|^rationale$|^strength$/;
 
+/** @typedef {Record<string, string[]>} Fields */
+/** @typedef {{ at: number, fields: Fields, active_seconds?: number }} Kept */
+
+/**
+ * Why the reviewer no longer holds a task, or what happened to the draft.
+ * @typedef {"ranked" | "skipped" | "withdrawn" | "expired"} LostReason
+ * @typedef {LostReason | "saved" | "unsaved" | "offline"} DraftState
+ */
+
+/** @param {HTMLFormElement} form */
 function fieldsOf(form) {
+  /** @type {Fields} */
   const fields = {};
   for (const [name, value] of new FormData(form)) {
-    if (KEPT.test(name)) (fields[name] ??= []).push(value);
+    if (KEPT.test(name)) (fields[name] ??= []).push(String(value));
   }
   return fields;
 }
 
+/**
+ * @param {HTMLFormElement} form
+ * @param {Fields} fields
+ */
 function fill(form, fields) {
-  for (const control of form.elements) {
-    if (!KEPT.test(control.name)) continue;
-    const values = fields[control.name] ?? [];
-    if (control.type === "radio" || control.type === "checkbox") {
-      control.checked = values.includes(control.value);
-    } else control.value = values[0] ?? "";
+  for (const element of form.elements) {
+    if (!isControl(element) || !KEPT.test(element.name)) continue;
+    const values = fields[element.name] ?? [];
+    if (element instanceof HTMLInputElement && ["radio", "checkbox"].includes(element.type)) {
+      element.checked = values.includes(element.value);
+    } else element.value = values[0] ?? "";
   }
 }
 
 export class Draft {
+  /**
+   * @param {HTMLFormElement} form
+   * @param {{ clock: import("./review-clock.js").Clock, onState: (state: DraftState) => void }} options
+   */
   constructor(form, { clock, onState }) {
-    Object.assign(this, { form, clock, onState, timer: null, open: true });
-    this.key = `tiebreak-draft-${form.dataset.draftKey}`;
+    this.form = form;
+    this.clock = clock;
+    this.onState = onState;
+    this.open = true;
+    this.timer = 0;
+    /** @type {Kept | null} */
+    this.draft = null;
+    this.key = `tiebreak-draft-${data(form, "draftKey")}`;
     this.restore();
-    this.leaving = () => this.timer && this.send();
-    this.returning = () => this.send();
+    this.leaving = () => void (this.timer && this.send());
+    this.returning = () => void this.send();
     window.addEventListener("pagehide", this.leaving);
     window.addEventListener("online", this.returning);
   }
 
-  /** Another sheet is shown: what is kept stays kept; the draft of a sheet that was not sent goes to the server. */
+  /**
+   * Another sheet is shown: what is kept stays kept; the draft of a sheet that was not sent goes to
+   * the server.
+   * @param {{ sent: boolean }} how
+   */
   close({ sent }) {
     this.open = false;
     if (this.timer && !sent) this.send();
     clearTimeout(this.timer);
-    this.timer = null;
+    this.timer = 0;
     window.removeEventListener("pagehide", this.leaving);
     window.removeEventListener("online", this.returning);
   }
@@ -51,14 +82,18 @@ export class Draft {
     const kept = this.read(this.key);
     if (kept.at > Number(this.form.dataset.draftAt || 0)) {
       fill(this.form, kept.fields);
-      const seconds = Math.max(Number(this.form.elements.active_seconds.value) || 0, kept.active_seconds || 0);
-      this.form.elements.active_seconds.value = seconds;
+      const seconds = control(this.form, "active_seconds");
+      seconds.value = String(Math.max(Number(seconds.value) || 0, kept.active_seconds || 0));
     }
   }
 
+  /**
+   * @param {string} key
+   * @returns {Kept}
+   */
   read(key) {
     try {
-      const kept = JSON.parse(localStorage.getItem(key));
+      const kept = JSON.parse(localStorage.getItem(key) ?? "null");
       return kept && kept.fields && kept.at ? kept : { at: 0, fields: {} };
     } catch {
       return { at: 0, fields: {} };
@@ -78,34 +113,44 @@ export class Draft {
 
   async send() {
     clearTimeout(this.timer);
-    this.timer = null;
+    this.timer = 0;
     if (!this.draft || !this.form.dataset.draftUrl) return;
     try {
-      const answer = await post(this.form, this.form.dataset.draftUrl, this.draft);
-      this.tell(answer.ok ? "saved" : answer.status === 409 ? await whyLost(answer) : "unsaved");
+      const response = await post(this.form, this.form.dataset.draftUrl, this.draft);
+      this.tell(response.ok ? "saved" : response.status === 409 ? await whyLost(response) : "unsaved");
     } catch {
       this.tell("offline");
     }
   }
 
-  tell(name) {
-    if (this.open) this.onState(name);
+  /** @param {DraftState} state */
+  tell(state) {
+    if (this.open) this.onState(state);
   }
 }
 
-/** Why the reviewer no longer holds the task: ranked, skipped or expired. */
-export async function whyLost(answer) {
-  const { reason } = await answer.json().catch(() => ({}));
+/**
+ * Return why the reviewer no longer holds the task.
+ * @param {Response} response
+ * @returns {Promise<LostReason>}
+ */
+export async function whyLost(response) {
+  const { reason } = await response.json().catch(() => ({}));
   return reason ?? "expired";
 }
 
+/**
+ * @param {HTMLFormElement} form
+ * @param {string} url
+ * @param {object} body
+ */
 export function post(form, url, body) {
   return fetch(url, {
     method: "POST",
     keepalive: true,
     headers: {
       "Content-Type": "application/json",
-      "X-CSRFToken": form.elements.csrfmiddlewaretoken.value,
+      "X-CSRFToken": control(form, "csrfmiddlewaretoken").value,
     },
     body: JSON.stringify(body),
   });

@@ -1,35 +1,43 @@
-// Nothing is left to rank: what an earlier page kept is sent, and Z takes back what was just sent.
+// Nothing is left to rank: send what an earlier page kept; Z takes back what was just sent.
+import { find, findOptional } from "./dom.js";
 import { keyOf } from "./keys.js";
 import { Notes } from "./review-notes.js";
-import { Outbox } from "./review-outbox.js";
+import { Outbox, troubleOf } from "./review-outbox.js";
 
-const root = document.getElementById("outbox-note");
-const { outbox: scope, reviewUrl, nextUrl } = root.dataset;
-const outbox = new Outbox({ scope, reviewUrl, nextUrl });
+const root = find(document, "#outbox-note");
+const outbox = new Outbox(root);
 const notes = new Notes(root);
+/** @type {import("./review-outbox.js").Trouble | null} */
 let trouble = null;
 
 async function flush() {
   for (let entry = outbox.waiting()[0]; entry; entry = outbox.waiting()[0]) {
-    const token = (await outbox.freshToken()).token ?? "";
-    const { kind, reply } = await outbox.send(entry, "", token);
-    trouble = ["offline", "unanswered", "signed-out"].includes(kind) ? kind : null;
+    const fresh = await outbox.freshToken();
+    const outcome = await outbox.send(entry, "", "token" in fresh ? fresh.token : "");
+    trouble = troubleOf(outcome);
     if (trouble) {
       setTimeout(flush, 5000);
       break;
     }
     outbox.remove(entry);
-    if (kind === "refused" || (kind === "sent" && reply.sheet && !outbox.waiting().length)) location.assign(reviewUrl);
-    if (kind === "sent" && reply.go) location.assign(reply.go);
-    if (kind === "sent" && reply.message) notes.tell(reply.message);
-    if (kind === "rejected") outbox.keep({ ...entry, refused: true });
+    if (outcome.kind === "refused") location.assign(outbox.reviewUrl);
+    if (outcome.kind === "sent") wasSent(outcome.reply);
+    if (outcome.kind === "rejected") outbox.keep({ ...entry, refused: true });
   }
   notes.paint({ outbox, trouble, retry: flush });
 }
 
+/** @param {import("./review-outbox.js").SentReply} reply */
+function wasSent(reply) {
+  if (reply.sheet && !outbox.waiting().length) location.assign(outbox.reviewUrl);
+  if (reply.go) location.assign(reply.go);
+  if (reply.message) notes.tell(reply.message);
+}
+
 window.addEventListener("online", flush);
 document.addEventListener("keydown", (event) => {
-  const form = document.querySelector("[data-undo]");
-  if (form && keyOf(event) === "z" && !event.target.closest("input, textarea, select")) form.requestSubmit();
+  const form = findOptional(document, "[data-undo]", HTMLFormElement);
+  const typing = event.target instanceof Element && event.target.closest("input, textarea, select");
+  if (form && keyOf(event) === "z" && !typing) form.requestSubmit();
 });
 flush();

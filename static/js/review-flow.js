@@ -1,7 +1,8 @@
 // From one sheet to the next without waiting. While one is read, the next is fetched; on submit it is
-// shown at once, and the ranking travels behind it. What the server refuses comes back as a sheet.
+// shown immediately, while the ranking is sent. What the server refuses comes back as a sheet.
+import { control, findOptional } from "./dom.js";
 import { Notes } from "./review-notes.js";
-import { Outbox, freshKey } from "./review-outbox.js";
+import { Outbox, freshKey, troubleOf } from "./review-outbox.js";
 import { isTouchOnly } from "./review-words.js";
 
 const RETRY = 5000;
@@ -9,32 +10,88 @@ const UNDO_FOR = 120_000;
 
 const undoHint = () => (isTouchOnly() ? "" : gettext("Z takes it back."));
 
+/** @typedef {import("./review-outbox.js").Entry} Entry */
+/** @typedef {import("./review-outbox.js").SentReply} SentReply */
+/** @typedef {import("./review-outbox.js").Trouble} Trouble */
+/** @typedef {import("./review-sheet.js").Sheet} Sheet */
+
+/**
+ * The ranking or skip that undo takes back. One from before the page was loaded has no entry and no
+ * form; `undo` is the address that undoes it, once the server has given one.
+ * @typedef {{
+ *   entry: Entry | null,
+ *   form: HTMLFormElement | null,
+ *   undo: string | null | undefined,
+ *   until: number,
+ *   skipped: boolean,
+ * }} LastSent
+ */
+
+/**
+ * What the flow needs from the page.
+ * @typedef {{
+ *   sheet: Sheet,
+ *   show(form: HTMLFormElement, how: { sent: boolean }): void,
+ *   paintSent(last: LastSent | null): void,
+ *   refresh(reply: import("./review-outbox.js").BarReply): void,
+ *   leave(address?: string): Promise<void>,
+ * }} FlowPage
+ */
+
+/**
+ * Return the form in the HTML of a sheet, or null.
+ * @param {string} html
+ */
 export function parsed(html) {
   const holder = document.createElement("template");
   holder.innerHTML = html;
-  return holder.content.querySelector("form");
+  return findOptional(holder.content, "form", HTMLFormElement);
 }
 
 export class Flow {
+  /**
+   * @param {FlowPage} page
+   * @param {HTMLElement} root  the place for notes; its data attributes name the addresses
+   */
   constructor(page, root) {
-    const { outbox: scope, reviewUrl, nextUrl } = root.dataset;
-    Object.assign(this, { page, root, reviewUrl, nextUrl, atHand: null, waiting: null, last: null, trouble: null, flight: null });
-    this.outbox = new Outbox({ scope, reviewUrl, nextUrl });
+    this.page = page;
+    this.root = root;
+    /** @type {HTMLFormElement | null} the next sheet, fetched and not shown yet */
+    this.atHand = null;
+    /** @type {Entry | null} the entry whose answer brings the next sheet */
+    this.waiting = null;
+    /** @type {Entry | null} the entry that is being sent */
+    this.sending = null;
+    /** @type {LastSent | null} */
+    this.last = null;
+    /** @type {Trouble | null} */
+    this.trouble = null;
+    /** @type {Promise<void> | null} */
+    this.flight = null;
+    this.fetching = false;
+    this.timer = 0;
+    this.outbox = new Outbox(root);
     this.notes = new Notes(root);
     window.addEventListener("online", () => this.flush());
-    document.addEventListener("visibilitychange", () => this.trouble && this.flush());
+    document.addEventListener("visibilitychange", () => {
+      if (this.trouble) this.flush();
+    });
+  }
+
+  get reviewUrl() {
+    return this.outbox.reviewUrl;
   }
 
   get token() {
-    return this.page.sheet.form.elements.csrfmiddlewaretoken.value;
+    return control(this.page.sheet.form, "csrfmiddlewaretoken").value;
   }
 
   /** The page was loaded: send what an earlier one left, then prepare the next sheet. */
   start() {
-    const undo = document.getElementById("undo-form");
+    const undo = findOptional(document, "#undo-form", HTMLFormElement);
     if (undo) {
-      const { seconds, skipped } = undo.dataset;
-      this.last = { entry: { name: "" }, undo: undo.action, until: Date.now() + seconds * 1000, skipped: skipped !== undefined };
+      const until = Date.now() + Number(undo.dataset.seconds) * 1000;
+      this.last = { entry: null, form: null, undo: undo.action, until, skipped: "skipped" in undo.dataset };
     }
     this.page.paintSent(this.last);
     const own = this.outbox.waiting().find((entry) => entry.slot === this.page.sheet.form.dataset.slot);
@@ -47,9 +104,9 @@ export class Flow {
     if (this.atHand || this.fetching) return;
     this.fetching = true;
     try {
-      const answer = await fetch(this.nextUrl);
-      const form = answer.ok && !answer.redirected && answer.status === 200 ? parsed(await answer.text()) : null;
-      this.keepAtHand(form);
+      const response = await fetch(this.outbox.nextUrl);
+      const found = response.status === 200 && !response.redirected;
+      this.keepAtHand(found ? parsed(await response.text()) : null);
     } catch {
       // No network: a submit then waits for its answer, which brings the next sheet.
     } finally {
@@ -57,6 +114,7 @@ export class Flow {
     }
   }
 
+  /** @param {HTMLFormElement | null} form */
   keepAtHand(form) {
     if (!form || this.atHand || form.dataset.slot === this.page.sheet.form.dataset.slot) return;
     if (this.outbox.waiting().some((entry) => entry.slot === form.dataset.slot)) return;
@@ -67,25 +125,30 @@ export class Flow {
 
   // Sending
 
+  /** @param {Sheet} sheet */
   send(sheet) {
-    if (this.waiting) return sheet.say([gettext("It is on its way."), undoHint()].join(" ").trim());
+    if (this.waiting) {
+      sheet.say([gettext("It is on its way."), undoHint()].join(" ").trim());
+      return;
+    }
     const entry = this.outbox.add(sheet.form);
-    this.last = { entry, form: sheet.form, undo: null, until: Date.now() + UNDO_FOR };
-    if (this.atHand) this.page.show(this.takeAtHand(), { sent: true });
+    this.last = { entry, form: sheet.form, undo: null, until: Date.now() + UNDO_FOR, skipped: false };
+    const next = this.atHand;
+    this.atHand = null;
+    if (next) this.page.show(next, { sent: true });
     else this.wait(entry, gettext("Sending…"));
     this.flush();
   }
 
-  takeAtHand() {
-    const form = this.atHand;
-    this.atHand = null;
-    return form;
-  }
-
-  wait(entry, words) {
+  /**
+   * Keep the sheet on the page until its entry is answered.
+   * @param {Entry} entry
+   * @param {string} text
+   */
+  wait(entry, text) {
     this.waiting = entry;
     this.page.sheet.form.dataset.sent = "1";
-    this.page.sheet.say(words);
+    this.page.sheet.say(text);
   }
 
   /** One at a time, oldest first, so that a ranking never overtakes the one before it. */
@@ -102,18 +165,21 @@ export class Flow {
     for (let entry = this.outbox.waiting()[0]; entry; entry = this.outbox.waiting()[0]) {
       const shown = this.waiting ? "" : this.page.sheet.form.dataset.slot;
       this.sending = entry;
-      const { kind, reply } = await this.outbox.send(entry, shown, this.token);
+      const outcome = await this.outbox.send(entry, shown ?? "", this.token);
       this.sending = null;
-      this.trouble = ["offline", "unanswered", "signed-out"].includes(kind) ? kind : null;
-      if (this.trouble) return this.later();
+      this.trouble = troubleOf(outcome);
+      if (this.trouble) {
+        this.retryLater();
+        return;
+      }
       this.outbox.remove(entry);
-      if (kind === "sent") this.sent(entry, reply);
-      else if (kind === "refused") this.refused(entry, reply);
+      if (outcome.kind === "sent") this.sent(entry, outcome.reply);
+      else if (outcome.kind === "refused") this.refused(outcome.reply.sheet);
       else this.rejected(entry);
     }
   }
 
-  later() {
+  retryLater() {
     this.timer = setTimeout(() => this.flush(), RETRY);
     if (this.waiting) this.page.sheet.say([gettext("Not sent yet: it is kept in this browser."), undoHint()].join(" ").trim(), "warn");
   }
@@ -123,56 +189,89 @@ export class Flow {
     this.page.paintSent(this.last);
   }
 
-  isWaiting(entry) {
-    return this.waiting?.name === entry.name;
+  /** @param {LastSent} last */
+  isUnsent(last) {
+    return last.entry !== null && this.outbox.has(last.entry);
   }
 
+  /**
+   * @param {Entry} entry
+   * @param {SentReply} reply
+   */
   sent(entry, reply) {
     localStorage.removeItem(`tiebreak-draft-${entry.draft}`);
-    if (this.last?.entry.name === entry.name) this.last.undo = reply.undo;
-    if (reply.go) return this.page.leave(reply.go);
+    if (this.last?.entry?.name === entry.name) this.last.undo = reply.undo;
+    if (reply.go) {
+      this.page.leave(reply.go);
+      return;
+    }
     if (reply.message) this.notes.tell(reply.message);
-    const more = this.outbox.waiting().length;
+    const more = this.outbox.waiting().length > 0;
     const form = reply.sheet ? parsed(reply.sheet) : null;
-    if (reply.confirm || (this.waiting && !form && !more)) return this.page.leave();
+    if (reply.confirm || (this.waiting && !form && !more)) {
+      this.page.leave();
+      return;
+    }
     this.page.refresh(reply);
     if (more) return;
-    if (!this.waiting) return this.keepAtHand(form);
-    this.waiting = null;
-    this.page.show(form, { sent: true });
+    if (this.waiting && form) {
+      this.waiting = null;
+      this.page.show(form, { sent: true });
+    } else this.keepAtHand(form);
   }
 
-  /** The reviewer is taken back to that sheet, with what they typed; the one they had comes next. */
-  refused(entry, reply) {
+  /**
+   * The reviewer returns to that sheet, with what they typed; the one they had comes next.
+   * @param {string} html
+   */
+  refused(html) {
     this.last = null;
-    this.comeBack(parsed(reply.sheet), gettext("This one was not taken; see what is wrong with it."));
-    this.page.sheet.form.querySelector("#errors")?.focus();
+    this.comeBack(parsed(html), gettext("This one was not taken; see what is wrong with it."));
+    findOptional(this.page.sheet.form, "#errors")?.focus();
   }
 
+  /** @param {Entry} entry */
   rejected(entry) {
     this.outbox.keep({ ...entry, refused: true });
-    if (this.isWaiting(entry)) this.page.leave();
+    if (this.waiting?.name === entry.name) this.page.leave();
   }
 
   // Back to a sheet that was sent
 
-  comeBack(form, words) {
+  /**
+   * @param {HTMLFormElement | null} form
+   * @param {string} text
+   */
+  comeBack(form, text) {
+    if (!form) {
+      this.page.leave();
+      return;
+    }
     const shown = this.page.sheet.form;
     if (!this.waiting && shown.dataset.slot !== form.dataset.slot) this.atHand = shown;
     this.waiting = null;
     this.page.show(form, { sent: false });
-    this.page.sheet.say(words);
+    this.page.sheet.say(text);
   }
 
   async undo() {
     const last = this.last;
-    if (!last || Date.now() > last.until) return this.page.sheet.say(gettext("There is nothing to undo."));
-    if (this.sending?.name === last.entry.name) await this.flight;
-    if (this.outbox.has(last.entry)) return this.undoUnsent(last);
-    if (!last.undo || this.last !== last) return this.page.sheet.say(gettext("This one cannot be taken back any more."));
+    if (!last || Date.now() > last.until) {
+      this.page.sheet.say(gettext("There is nothing to undo."));
+      return;
+    }
+    if (last.entry && this.sending?.name === last.entry.name) await this.flight;
+    if (last.entry && last.form && this.outbox.has(last.entry)) {
+      this.undoUnsent(last.entry, last.form);
+      return;
+    }
+    if (!last.undo || this.last !== last) {
+      this.page.sheet.say(gettext("This one cannot be taken back any more."));
+      return;
+    }
     this.last = null;
     const reply = await this.askBack(last.undo);
-    if (reply?.sheet) {
+    if (reply && "sheet" in reply) {
       this.page.refresh(reply);
       this.comeBack(parsed(reply.sheet), gettext("Taken back. Change it, and send it again."));
     } else if (reply) this.page.sheet.say(Object.values(reply.errors).join(" "), "warn");
@@ -183,23 +282,32 @@ export class Flow {
     this.paint();
   }
 
-  /** It may have arrived all the same, when only the answer was lost: a new key lets it be changed. */
-  undoUnsent(last) {
-    this.outbox.remove(last.entry);
+  /**
+   * It may have arrived anyway, when only the answer was lost: a new key lets it be changed.
+   * @param {Entry} entry
+   * @param {HTMLFormElement} form
+   */
+  undoUnsent(entry, form) {
+    this.outbox.remove(entry);
     this.last = null;
-    last.form.elements.idempotency_key.value = freshKey();
-    delete last.form.dataset.sent;
-    this.comeBack(last.form, gettext("Taken back before it was sent. Change it, and send it again."));
+    control(form, "idempotency_key").value = freshKey();
+    delete form.dataset.sent;
+    this.comeBack(form, gettext("Taken back before it was sent. Change it, and send it again."));
     this.paint();
   }
 
+  /**
+   * Undo on the server, and return its reply; null without a network.
+   * @param {string} url
+   * @returns {Promise<(SentReply & { sheet: string }) | { errors: Record<string, string> } | null>}
+   */
   async askBack(url) {
     try {
-      const answer = await fetch(url, {
+      const response = await fetch(url, {
         method: "POST",
         headers: { Accept: "application/json", "X-CSRFToken": this.token },
       });
-      return await answer.json();
+      return await response.json();
     } catch {
       return null;
     }

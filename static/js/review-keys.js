@@ -1,10 +1,24 @@
 // Every key of the ranking page. Letters a–i and digits 1–9 mean responses, or grades of a pair; the
 // rest is listed in the dialog that "?" opens. Nothing here runs while someone types, nor when keys
 // are switched off.
+import { closest, find, findAll, findOptional } from "./dom.js";
 import { digitOf, keyOf } from "./keys.js";
 
 const OFF = "tiebreak-keys-off";
 const TYPING = "textarea, select, input:not([type=radio], [type=checkbox])";
+
+/** @typedef {{ index: number, digit: boolean }} ResponseKey which response a key means, and whether it was a digit */
+/** @typedef {keyof typeof KEYS} Verb */
+/** @typedef {Record<Verb | "nextDifferences", () => void>} Verbs */
+
+/**
+ * What the keys do.
+ * @typedef {object} Actions
+ * @property {Verbs} verbs
+ * @property {(key: ResponseKey) => boolean} canKey
+ * @property {(key: ResponseKey, shift: boolean) => void} onKey
+ * @property {() => void} onPending  a rating changed
+ */
 
 export const KEYS = {
   tie: ["="],
@@ -30,70 +44,95 @@ export const KEYS = {
   help: ["?"],
 };
 
-const VERBS = Object.fromEntries(Object.entries(KEYS).flatMap(([verb, keys]) => keys.map((key) => [key, verb])));
+const VERBS = /** @type {Record<string, Verb | undefined>} */ (
+  Object.fromEntries(Object.entries(KEYS).flatMap(([verb, keys]) => keys.map((key) => [key, verb])))
+);
 
-/** Which response a key means, and whether it was a digit. */
-function meant(event) {
+/**
+ * @param {KeyboardEvent} event
+ * @returns {ResponseKey | null}
+ */
+function responseKey(event) {
   const digit = digitOf(event);
   if (digit) return { index: digit - 1, digit: true };
   const key = keyOf(event);
   return /^[a-i]$/.test(key) ? { index: key.charCodeAt(0) - 97, digit: false } : null;
 }
 
-/** Digits rate the criterion in focus and go on to the next one; 0 takes the rating away. */
+/**
+ * Digits rate the criterion in focus and go on to the next one; 0 removes the rating.
+ * @param {KeyboardEvent} event
+ * @param {() => void} onPending
+ */
 function rate(event, onPending) {
-  const group = event.target.closest(".rating");
+  const group = closest(event.target, ".rating");
+  const ratings = closest(group, ".ratings");
   const digit = VERBS[keyOf(event)] ? null : digitOf(event);
-  if (!group || digit === null) return false;
-  const input = [...group.querySelectorAll("input")].find((one) => Number(one.value) === digit);
+  if (!group || !ratings || digit === null) return false;
+  const input = findAll(group, "input", HTMLInputElement).find(({ value }) => Number(value) === digit);
   if (!input) return true;
   input.checked = true;
-  const groups = [...group.closest(".ratings").querySelectorAll(".rating")];
+  const groups = findAll(ratings, ".rating");
   const next = groups[groups.indexOf(group) + 1] ?? group;
-  (next.querySelector("input:checked") ?? input).focus();
+  (findOptional(next, "input:checked") ?? input).focus();
   onPending();
   return true;
 }
 
-function leaveField(event, verbs) {
-  if (event.key === "Escape") event.target.blur();
+/**
+ * @param {KeyboardEvent} event
+ * @param {HTMLElement} field
+ * @param {Verbs} verbs
+ */
+function leaveField(event, field, verbs) {
+  if (event.key === "Escape") field.blur();
   else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) verbs.submit();
   else return;
   event.preventDefault();
 }
 
-function act(event, verbs) {
-  const onControl = event.target.closest("button, a, summary, input");
-  const inRadios = event.target.matches("input[type=radio]");
-  if (event.key === "Enter" && onControl && !event.target.matches("input")) return null;
-  if (inRadios && event.key.startsWith("Arrow")) return null;
-  if (event.key === "Escape") return () => event.target.blur();
+/**
+ * Return what a key does when no one is typing; null when it is left to the browser.
+ * @param {KeyboardEvent} event
+ * @param {Actions} actions
+ */
+function actionOf(event, { verbs, canKey, onKey }) {
+  const { target } = event;
+  const input = target instanceof HTMLInputElement ? target : null;
+  if (event.key === "Enter" && !input && closest(target, "button, a, summary, input")) return null;
+  if (input?.type === "radio" && event.key.startsWith("Arrow")) return null;
+  if (event.key === "Escape") return () => target instanceof HTMLElement && target.blur();
   const verb = VERBS[keyOf(event)];
-  // Named keys go first: on some keyboards "-" lies on a digit.
+  // Named keys go first: on some keyboards "-" is on a digit's key.
   if (verb === "undo" && event.shiftKey) return verbs.redo;
   if (verb === "differences" && event.shiftKey) return verbs.nextDifferences;
   if (verb) return verbs[verb];
-  const response = meant(event);
-  return response && verbs.canKey(response) ? () => verbs.key(response, event.shiftKey) : null;
+  const response = responseKey(event);
+  return response && canKey(response) ? () => onKey(response, event.shiftKey) : null;
 }
 
-export function listen({ verbs, onPending }) {
-  const toggle = document.getElementById("keys-off");
+/** @param {Actions} actions */
+export function listen(actions) {
+  const toggle = find(document, "#keys-off", HTMLInputElement);
   toggle.checked = localStorage.getItem(OFF) === "1";
   toggle.addEventListener("change", () => localStorage.setItem(OFF, toggle.checked ? "1" : "0"));
 
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog[open]")) return;
-    if (event.target.closest?.(TYPING)) return leaveField(event, verbs);
+    const field = closest(event.target, TYPING);
+    if (field) {
+      leaveField(event, field, actions.verbs);
+      return;
+    }
     const command = event.ctrlKey || event.metaKey;
     if (event.repeat && !event.key.startsWith("Arrow")) return;
     if (toggle.checked && !command) return;
     if (command && !["z", "y", "Enter"].includes(keyOf(event))) return;
-    if (command && event.key === "Enter") verbs.submit();
-    else if (!rate(event, onPending)) {
-      const verb = act(event, verbs);
-      if (!verb) return;
-      verb();
+    if (command && event.key === "Enter") actions.verbs.submit();
+    else if (!rate(event, actions.onPending)) {
+      const action = actionOf(event, actions);
+      if (!action) return;
+      action();
     }
     event.preventDefault();
   });

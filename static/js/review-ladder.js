@@ -1,21 +1,57 @@
-// The ladder: the tiers from best to worst, the line, and the tray of what is not placed yet.
+// The ladder: the tiers from best to worst, the line, and the tray of responses not placed yet.
 // Chips are kept between paints, so that focus and a drag survive them.
 import { LINE, placed } from "./order.js";
 import { fill } from "./review-words.js";
 
+/** @typedef {import("./order.js").Id} Id */
+/** @typedef {import("./order.js").Row} Row */
+
+/**
+ * What chips and drops do.
+ * @typedef {object} LadderVerbs
+ * @property {(id: Id) => void} select
+ * @property {(id: Id, tied: boolean) => void} pick
+ * @property {(id: Id, mate: Id) => void} drop
+ * @property {(id: Id, index: number) => void} dropBefore
+ * @property {(id: Id) => void} takeBack
+ */
+
+/**
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {string} className
+ * @param {...(Node | string)} children
+ */
 function element(tag, className, ...children) {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.append(...children);
-  return made;
+  const created = document.createElement(tag);
+  created.className = className;
+  created.append(...children);
+  return created;
 }
 
 export class Ladder {
+  /**
+   * @param {HTMLElement} root
+   * @param {{ letterOf: (id: Id) => string, ids: Id[], verbs: LadderVerbs }} options
+   */
   constructor(root, { letterOf, ids, verbs }) {
-    Object.assign(this, { root, letterOf, ids, verbs, chips: new Map() });
-    for (const id of [...ids, LINE]) this.chips.set(id, this.makeChip(id));
+    this.root = root;
+    this.letterOf = letterOf;
+    this.ids = ids;
+    this.verbs = verbs;
+    /** @type {Id | null} */
+    this.dragged = null;
+    this.chips = new Map([...ids, LINE].map((id) => [id, this.makeChip(id)]));
   }
 
+  /** @param {Id} id */
+  chip(id) {
+    const chip = this.chips.get(id);
+    if (!chip) throw new RangeError(`The ladder has no chip ${id}.`);
+    return chip;
+  }
+
+  /** @param {Id} id */
   makeChip(id) {
     const chip = element("button", id === LINE ? "chip chip-line" : "chip", id === LINE ? gettext("unacceptable below") : this.letterOf(id));
     chip.type = "button";
@@ -26,8 +62,8 @@ export class Ladder {
       if (event.detail > 0) chip.blur();
     });
     chip.addEventListener("dragstart", (event) => {
-      event.dataTransfer.setData("text/plain", id);
-      event.dataTransfer.effectAllowed = "move";
+      event.dataTransfer?.setData("text/plain", id);
+      if (event.dataTransfer) event.dataTransfer.effectAllowed = "move";
       this.dragged = id;
       requestAnimationFrame(() => this.root.classList.add("dragging"));
     });
@@ -38,61 +74,74 @@ export class Ladder {
     return chip;
   }
 
-  target(made, onDrop) {
-    made.addEventListener("dragover", (event) => {
+  /**
+   * Let chips be dropped on an item.
+   * @param {HTMLElement} item
+   * @param {(id: Id) => void} onDrop
+   */
+  target(item, onDrop) {
+    item.addEventListener("dragover", (event) => {
       if (!this.dragged) return;
       event.preventDefault();
-      made.classList.add("over");
+      item.classList.add("over");
     });
-    made.addEventListener("dragleave", () => made.classList.remove("over"));
-    made.addEventListener("drop", (event) => {
+    item.addEventListener("dragleave", () => item.classList.remove("over"));
+    item.addEventListener("drop", (event) => {
       event.preventDefault();
       this.root.classList.remove("dragging");
       const id = this.dragged;
       this.dragged = null;
-      onDrop(id);
+      if (id) onDrop(id);
     });
-    return made;
+    return item;
   }
 
-  gap(at) {
-    const made = element("li", "ladder-gap");
-    made.setAttribute("aria-hidden", "true");
-    return this.target(made, (id) => this.verbs.dropBefore(id, at));
+  /** @param {number} index  of the row after the gap */
+  gap(index) {
+    const item = element("li", "ladder-gap");
+    item.setAttribute("aria-hidden", "true");
+    return this.target(item, (id) => this.verbs.dropBefore(id, index));
   }
 
+  /**
+   * @param {import("./order.js").Tier} row
+   * @param {number} rank
+   */
   tier(row, rank) {
     const number = element("span", "ladder-rank", String(rank));
-    const made = element("li", "ladder-tier", number, ...row.map((id) => this.chips.get(id)));
+    const item = element("li", "ladder-tier", number, ...row.map((id) => this.chip(id)));
     const label = row.length > 1 ? gettext("Rank %(rank)s, tied") : gettext("Rank %(rank)s");
-    made.setAttribute("aria-label", fill(label, { rank }));
-    return this.target(made, (id) => {
+    item.setAttribute("aria-label", fill(label, { rank }));
+    return this.target(item, (id) => {
       if (id === LINE) return;
       const mate = row.find((other) => other !== id);
       if (mate) this.verbs.drop(id, mate);
     });
   }
 
+  /** @param {Id[]} rest */
   tray(rest) {
     const label = element("span", "ladder-label", gettext("Not placed"));
-    const made = element("li", "ladder-tray", label, ...rest.map((id) => this.chips.get(id)));
-    return this.target(made, (id) => this.verbs.takeBack(id));
+    const item = element("li", "ladder-tray", label, ...rest.map((id) => this.chip(id)));
+    return this.target(item, (id) => this.verbs.takeBack(id));
   }
 
+  /** @param {{ rows: Row[], selected: Id | null, tieNext: boolean }} state */
   paint({ rows, selected, tieNext }) {
     const focused = [...this.chips.values()].find((chip) => chip === document.activeElement);
+    /** @type {HTMLElement[]} */
     const items = [this.gap(0)];
     let rank = 0;
-    rows.forEach((row, at) => {
-      items.push(row === LINE ? element("li", "ladder-line", this.chips.get(LINE)) : this.tier(row, ++rank));
-      items.push(this.gap(at + 1));
+    rows.forEach((row, index) => {
+      items.push(row === LINE ? element("li", "ladder-line", this.chip(LINE)) : this.tier(row, ++rank));
+      items.push(this.gap(index + 1));
     });
     const done = new Set(placed(rows));
     const rest = this.ids.filter((id) => !done.has(id));
     if (rest.length) items.push(this.tray(rest));
     this.root.replaceChildren(...items);
     this.root.classList.toggle("ladder-tie-next", tieNext);
-    for (const [id, chip] of this.chips) chip.setAttribute("aria-pressed", selected === id);
+    for (const [id, chip] of this.chips) chip.setAttribute("aria-pressed", String(selected === id));
     focused?.focus({ preventScroll: true });
   }
 }

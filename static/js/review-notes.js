@@ -1,55 +1,85 @@
-// What the reviewer has to know beside the sheet: what waits to be sent, what became of something
-// sent earlier, and that the last one can still be taken back.
+// What the reviewer has to know besides the sheet: what is waiting to be sent, and what happened to
+// something sent earlier.
+import { data } from "./dom.js";
 import { fill } from "./review-words.js";
 
+/** @typedef {import("./review-outbox.js").Entry} Entry */
+/** @typedef {import("./review-outbox.js").Outbox} Outbox */
+/** @typedef {import("./review-outbox.js").Trouble} Trouble */
+/** @typedef {{ outbox: Outbox, trouble: Trouble | null, retry: () => void }} State */
+
+/** @type {Record<Trouble, () => string>} */
 const WHY = {
   offline: () => gettext("There is no network."),
   unanswered: () => gettext("The server does not answer."),
   "signed-out": () => gettext("You are signed out."),
 };
 
+/**
+ * @param {string} text
+ * @param {() => void} onClick
+ */
 function button(text, onClick) {
-  const made = document.createElement("button");
-  Object.assign(made, { type: "button", className: "button button-small", textContent: text });
-  made.addEventListener("click", onClick);
-  return made;
+  const created = document.createElement("button");
+  Object.assign(created, { type: "button", className: "button button-small", textContent: text });
+  created.addEventListener("click", onClick);
+  return created;
 }
 
+/** @param {...(Node | string)} parts */
 function line(...parts) {
-  const made = document.createElement("p");
-  made.append(...parts.flatMap((part) => [part, " "]));
-  return made;
+  const paragraph = document.createElement("p");
+  paragraph.append(...parts.flatMap((part) => [part, " "]));
+  return paragraph;
 }
 
 export class Notes {
+  /** @param {HTMLElement} root */
   constructor(root) {
-    Object.assign(this, { root, messages: [] });
+    this.root = root;
+    /** @type {string[]} */
+    this.messages = [];
   }
 
+  /** @param {string} message */
   tell(message) {
     this.messages.push(message);
   }
 
-  /** `trouble` is why the last try failed, or null. */
-  paint({ outbox, trouble, retry }) {
+  /**
+   * `trouble` is why the last try failed, or null.
+   * @param {State} state
+   */
+  paint(state) {
+    const { outbox, trouble, retry } = state;
+    const repaint = () => this.paint(state);
     const waiting = outbox.waiting();
-    const lines = this.messages.map((message) => this.message(message, () => this.paint({ outbox, trouble, retry })));
+    const lines = this.messages.map((message) => this.message(message, repaint));
     if (trouble && waiting.length) lines.unshift(this.pending(waiting.length, trouble, retry));
-    for (const entry of outbox.entries().filter((one) => one.refused)) {
-      lines.push(this.rejected(entry, outbox, () => this.paint({ outbox, trouble, retry })));
+    for (const entry of outbox.entries().filter(({ refused }) => refused)) {
+      lines.push(this.rejected(entry, outbox, repaint));
     }
     this.root.replaceChildren(...lines);
     this.root.hidden = !lines.length;
   }
 
-  message(message, again) {
+  /**
+   * @param {string} message
+   * @param {() => void} repaint
+   */
+  message(message, repaint) {
     const close = () => {
       this.messages = this.messages.filter((other) => other !== message);
-      again();
+      repaint();
     };
     return line(message, button(gettext("All right"), close));
   }
 
+  /**
+   * @param {number} count
+   * @param {Trouble} trouble
+   * @param {() => void} retry
+   */
   pending(count, trouble, retry) {
     const text = ngettext(
       "%(count)s ranking is kept in this browser and waits to be sent. Keep working; it goes out by itself.",
@@ -59,17 +89,22 @@ export class Notes {
     const words = `${WHY[trouble]()} ${fill(text, { count })}`;
     if (trouble !== "signed-out") return line(words, button(gettext("Try now"), retry));
     const link = document.createElement("a");
-    link.href = `/login/?next=${encodeURIComponent(this.root.dataset.reviewUrl)}`;
+    link.href = `/login/?next=${encodeURIComponent(data(this.root, "reviewUrl"))}`;
     link.textContent = gettext("Sign in");
     return line(words, link);
   }
 
-  rejected(entry, outbox, again) {
+  /**
+   * @param {Entry} entry
+   * @param {Outbox} outbox
+   * @param {() => void} repaint
+   */
+  rejected(entry, outbox, repaint) {
     const at = new Date(entry.at).toLocaleString();
     const text = fill(gettext("The ranking you sent %(at)s was not taken: its task or your place in the project is gone."), { at });
     const drop = () => {
       outbox.remove(entry);
-      again();
+      repaint();
     };
     return line(text, button(gettext("Throw it away"), drop));
   }

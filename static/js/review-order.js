@@ -1,54 +1,87 @@
 // A ranking of three to nine: rows of tiers in a ladder, written into a rank select per response.
+import { control, data, find, findAll } from "./dom.js";
 import { Ladder } from "./review-ladder.js";
 import { fill, isTouchOnly, listed, ordinal } from "./review-words.js";
 import * as order from "./order.js";
 
+/** @typedef {import("./order.js").Id} Id */
+/** @typedef {import("./order.js").Row} Row */
+/** @typedef {{ rows: Row[], selected: Id | null }} OrderStep a state that undo can return to */
+
 export class Order {
+  /**
+   * @param {HTMLFormElement} form
+   * @param {import("./review-sheet.js").Sheet} sheet
+   */
   constructor(form, sheet) {
-    Object.assign(this, { form, sheet, rows: [], selected: null, tieNext: false });
+    this.form = form;
+    this.sheet = sheet;
+    /** @type {Row[]} */
+    this.rows = [];
+    /** @type {Id | null} */
+    this.selected = null;
+    this.tieNext = false;
     this.cards = sheet.cards;
     this.ties = form.dataset.ties === "yes";
-    this.ladder = new Ladder(form.querySelector("#ladder"), {
+    this.ladder = new Ladder(find(form, "#ladder"), {
       letterOf: (id) => this.letterOf(id), ids: [...this.cards.keys()], verbs: this,
     });
     this.read();
   }
 
+  /** @param {Id} id */
   letterOf(id) {
-    return id === order.LINE ? gettext("The line") : this.cards.get(id).dataset.letter;
+    return id === order.LINE ? gettext("The line") : data(this.sheet.card(id), "letter");
   }
 
   // The form and the rows
 
+  /** @param {Id} id */
+  rankField(id) {
+    return control(this.form, `rank-${id}`);
+  }
+
   read() {
+    /** @type {Record<Id, number>} */
     const ranks = {};
-    for (const id of this.cards.keys()) ranks[id] = Number(this.form.elements[`rank-${id}`].value) || 0;
-    const cut = this.form.elements.cut.value;
+    for (const id of this.cards.keys()) ranks[id] = Number(this.rankField(id).value) || 0;
+    const cut = control(this.form, "cut").value;
     this.rows = order.fromRanks(ranks, cut === "" ? null : Number(cut));
   }
 
   write() {
     const { ranks, cut } = order.toRanks(this.rows);
-    for (const id of this.cards.keys()) this.form.elements[`rank-${id}`].value = ranks[id] ?? "";
-    this.form.elements.cut.value = cut ?? "";
+    for (const id of this.cards.keys()) this.rankField(id).value = String(ranks[id] ?? "");
+    control(this.form, "cut").value = String(cut ?? "");
   }
 
+  /** @returns {OrderStep} */
   snapshot() {
     return { rows: this.rows, selected: this.selected };
   }
 
+  /** @param {OrderStep} step */
   restore(step) {
     Object.assign(this, step);
   }
 
+  /** @param {OrderStep} step */
   same(step) {
     return JSON.stringify(step.rows) === JSON.stringify(this.rows);
   }
 
-  /** Pairs [better, worse] of response ids. */
+  /**
+   * Return the pairs [better, worse] of response ids.
+   * @returns {[Id, Id][]}
+   */
   beats() {
     const tiers = order.tiersOf(this.rows);
-    return tiers.flatMap((tier, at) => tier.flatMap((a) => tiers.slice(at + 1).flat().map((b) => [a, b])));
+    /** @type {[Id, Id][]} */
+    const pairs = [];
+    tiers.forEach((tier, index) => {
+      for (const better of tier) for (const worse of tiers.slice(index + 1).flat()) pairs.push([better, worse]);
+    });
+    return pairs;
   }
 
   missing() {
@@ -71,7 +104,7 @@ export class Order {
     return fill(text, { letters: listed(rest) });
   }
 
-  /** What the status adds once it can be sent: what is left out is said, never asked. */
+  /** Return what the status adds once it can be sent: it names what is left out, without asking. */
   ready() {
     const rest = this.missing().map((id) => this.letterOf(id));
     if (!rest.length) return isTouchOnly() ? gettext("All placed: ready to submit.") : gettext("All placed: Enter submits.");
@@ -84,6 +117,7 @@ export class Order {
     return [fill(text, { letters: listed(rest) }), isTouchOnly() ? "" : gettext("Enter submits.")].join(" ").trim();
   }
 
+  /** @param {Id | null} id */
   describe(id) {
     if (!id) return gettext("The line is gone.");
     const at = order.rowOf(this.rows, id);
@@ -93,7 +127,7 @@ export class Order {
     const values = {
       letter: this.letterOf(id),
       place: ordinal(order.tiersOf(this.rows.slice(0, at)).length),
-      mates: listed(this.rows[at].filter((other) => other !== id).map((other) => this.letterOf(other))),
+      mates: listed(order.tierOf(this.rows, id).filter((other) => other !== id).map((other) => this.letterOf(other))),
     };
     if (line >= 0 && line < at) {
       if (values.mates) return fill(gettext("%(letter)s is %(place)s, tied with %(mates)s, unacceptable."), values);
@@ -103,7 +137,7 @@ export class Order {
     return fill(gettext("%(letter)s is %(place)s."), values);
   }
 
-  /** What the line says of the responses, in words; empty without a line. */
+  /** Return which responses are unacceptable, as a sentence; empty without a line. */
   describeLine() {
     const below = order.unacceptable(this.rows);
     if (!below) return "";
@@ -118,24 +152,29 @@ export class Order {
     for (const [id, card] of this.cards) {
       const at = order.rowOf(this.rows, id);
       const rank = at < 0 ? 0 : order.tiersOf(this.rows.slice(0, at)).length + 1;
-      const tied = at >= 0 && this.rows[at].length > 1;
-      card.querySelector(".answer-rank").textContent = rank ? `${tied ? "=" : ""}${rank}` : "";
+      const tied = order.tierOf(this.rows, id).length > 1;
+      find(card, ".answer-rank").textContent = rank ? `${tied ? "=" : ""}${rank}` : "";
       card.dataset.placed = rank ? "yes" : "no";
       card.dataset.unacceptable = at >= 0 && line >= 0 && line < at ? "yes" : "no";
       card.dataset.selected = this.selected === id ? "yes" : "no";
       const label = rank
         ? fill(gettext("Select: %(what)s"), { what: this.describe(id) })
         : fill(gettext("Place %(letter)s next"), { letter: this.letterOf(id) });
-      card.querySelector(".answer-place").setAttribute("aria-label", label);
+      find(card, ".answer-place").setAttribute("aria-label", label);
     }
     this.ladder.paint(this);
-    this.form.querySelector("#line-words").textContent = this.describeLine();
-    for (const button of this.form.querySelectorAll("[data-needs=selection]")) button.disabled = !this.selected;
-    this.form.querySelector("[data-do=tie]")?.setAttribute("aria-pressed", this.tieNext);
+    find(this.form, "#line-words").textContent = this.describeLine();
+    for (const button of findAll(this.form, "[data-needs=selection]", HTMLButtonElement)) button.disabled = !this.selected;
+    this.form.querySelector("[data-do=tie]")?.setAttribute("aria-pressed", String(this.tieNext));
   }
 
   // What a reviewer can do
 
+  /**
+   * @param {Row[]} rows
+   * @param {Id | null} selected
+   * @param {string} [text]
+   */
   change(rows, selected, text) {
     const before = this.snapshot();
     Object.assign(this, { rows, selected, tieNext: false });
@@ -146,17 +185,23 @@ export class Order {
     this.sheet.say(gettext("This project ranks without ties."));
   }
 
+  /**
+   * @param {Id} id
+   * @param {boolean} [tied]
+   */
   pick(id, tied) {
     if (tied || this.tieNext) this.tieWith(id);
     else if (order.rowOf(this.rows, id) < 0) this.change(order.place(this.rows, id), id);
     else this.select(id);
   }
 
+  /** @param {Id} id */
   tieWith(id) {
     if (!this.ties) this.noTies();
     else this.change(order.tie(this.rows, id, this.selected), id);
   }
 
+  /** @param {Id} id */
   select(id) {
     this.selected = id;
     this.paint();
@@ -164,12 +209,16 @@ export class Order {
   }
 
   tie() {
-    if (!this.ties) return this.noTies();
-    this.tieNext = !this.tieNext && order.placed(this.rows).length > 0;
+    if (!this.ties) {
+      this.noTies();
+      return;
+    }
+    const newest = order.placed(this.rows).at(-1);
+    const mate = this.selected && this.selected !== order.LINE ? this.selected : newest;
+    this.tieNext = !this.tieNext && newest !== undefined;
     this.paint();
-    const mate = this.selected && this.selected !== order.LINE ? this.selected : order.placed(this.rows).at(-1);
     this.sheet.say(
-      this.tieNext
+      this.tieNext && mate !== undefined
         ? fill(gettext("The next one ties with %(letter)s."), { letter: this.letterOf(mate) })
         : gettext("Place a response first, then tie the next one with it."),
     );
@@ -192,25 +241,39 @@ export class Order {
     if (this.selected) this.takeBack(this.selected);
   }
 
+  /** @param {Id} id */
   takeBack(id) {
     const letter = this.letterOf(id);
     const text = id === order.LINE ? gettext("The line is gone.") : fill(gettext("%(letter)s is back in the tray."), { letter });
     this.change(order.without(this.rows, id), null, text);
   }
 
+  /**
+   * @param {Id} id
+   * @param {Id} mate
+   */
   drop(id, mate) {
     if (!this.ties) this.change(order.putBefore(this.rows, id, order.rowOf(this.rows, mate)), id);
     else this.change(order.tie(this.rows, id, mate), id);
   }
 
+  /**
+   * @param {Id} id
+   * @param {number} at
+   */
   dropBefore(id, at) {
     this.change(order.putBefore(this.rows, id, at), id);
   }
 
+  /** @param {number} index */
   canKey(index) {
     return index < this.cards.size;
   }
 
+  /**
+   * @param {number} index
+   * @param {boolean} tied
+   */
   key(index, tied) {
     this.pick([...this.cards.keys()][index], tied);
   }

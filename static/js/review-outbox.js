@@ -1,9 +1,45 @@
-// What was submitted and has not reached the server yet. It lies in this browser, under the key that
-// makes sending it twice the same as once, until the server has said what became of it.
+// What was submitted and has not reached the server yet. It is kept in this browser, under the key that
+// makes sending it twice the same as sending it once, until the server has answered.
+import { control, data } from "./dom.js";
+
 const PREFIX = "tiebreak-outbox";
 const PATIENCE = 20_000;
 
-/** A random version 4 UUID; crypto.randomUUID exists on secure pages only. */
+/**
+ * A ranking that was submitted.
+ * @typedef {object} Entry
+ * @property {string} name  its key in localStorage
+ * @property {string | undefined} slot
+ * @property {string} body  the form, as it is sent
+ * @property {number} at  when it was submitted, in ms
+ * @property {string} draft  the key of its draft
+ * @property {boolean} [refused]  the server will never take it
+ */
+
+/** @typedef {"offline" | "unanswered" | "signed-out"} Trouble */
+/** @typedef {{ progress?: string, csrf: string }} BarReply */
+
+/**
+ * The server took a ranking. `sheet` is the next one, as HTML; `go` is a page to read first.
+ * @typedef {BarReply & { go?: string, message?: string, undo?: string | null, sheet?: string | null, confirm?: boolean }} SentReply
+ */
+
+/**
+ * What happened to an entry.
+ * @typedef {{ kind: "sent", reply: SentReply }
+ *   | { kind: "refused", reply: { sheet: string } }
+ *   | { kind: "rejected" }
+ *   | { kind: Trouble }} Outcome
+ */
+
+/**
+ * Return why an entry has to be sent again; null when the server has decided about it.
+ * @param {Outcome} outcome
+ */
+export const troubleOf = ({ kind }) =>
+  kind === "offline" || kind === "unanswered" || kind === "signed-out" ? kind : null;
+
+/** Return a random version 4 UUID; crypto.randomUUID exists on secure pages only. */
 export function freshKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
@@ -13,71 +49,104 @@ export function freshKey() {
 }
 
 export class Outbox {
-  constructor({ scope, reviewUrl, nextUrl }) {
-    Object.assign(this, { reviewUrl, nextUrl, prefix: `${PREFIX}/${scope}/`, memory: new Map() });
+  /** @param {HTMLElement} root  its data attributes name the outbox and the addresses */
+  constructor(root) {
+    this.reviewUrl = data(root, "reviewUrl");
+    this.nextUrl = data(root, "nextUrl");
+    this.prefix = `${PREFIX}/${data(root, "outbox")}/`;
+    /** @type {Map<string, Entry>} */
+    this.memory = new Map();
   }
 
-  /** Oldest first. */
+  /** Return the entries, oldest first. */
   entries() {
-    const kept = Object.keys(localStorage).filter((name) => name.startsWith(this.prefix)).map((name) => this.read(name));
-    return [...kept.filter(Boolean), ...this.memory.values()].sort((a, b) => a.at - b.at);
+    const names = Object.keys(localStorage).filter((name) => name.startsWith(this.prefix));
+    const kept = names.map((name) => this.read(name)).filter((entry) => entry !== null);
+    return [...kept, ...this.memory.values()].sort((a, b) => a.at - b.at);
   }
 
   waiting() {
     return this.entries().filter((entry) => !entry.refused);
   }
 
+  /**
+   * Return a stored entry; null for one that is not valid JSON.
+   * @param {string} name
+   * @returns {Entry | null}
+   */
   read(name) {
     try {
-      return { ...JSON.parse(localStorage.getItem(name)), name };
+      const entry = JSON.parse(localStorage.getItem(name) ?? "null");
+      return { ...entry, name };
     } catch {
       return null;
     }
   }
 
+  /** @param {HTMLFormElement} form */
   add(form) {
-    const body = new URLSearchParams(new FormData(form));
-    body.delete("csrfmiddlewaretoken");
-    const key = form.elements.idempotency_key.value;
-    const entry = { slot: form.dataset.slot, body: String(body), at: Date.now(), draft: form.dataset.draftKey };
-    entry.name = `${this.prefix}${entry.at}-${key}`;
+    const body = new URLSearchParams();
+    for (const [name, value] of new FormData(form)) {
+      if (name !== "csrfmiddlewaretoken") body.append(name, String(value));
+    }
+    const key = control(form, "idempotency_key").value;
+    const at = Date.now();
+    /** @type {Entry} */
+    const entry = {
+      name: `${this.prefix}${at}-${key}`, slot: form.dataset.slot, body: String(body), at, draft: data(form, "draftKey"),
+    };
     this.keep(entry);
     return entry;
   }
 
+  /** @param {Entry} entry */
   keep(entry) {
     try {
       localStorage.setItem(entry.name, JSON.stringify(entry));
     } catch {
-      this.memory.set(entry.name, entry); // A full or forbidden store: at least as long as the page lives.
+      this.memory.set(entry.name, entry); // A full or forbidden store: kept as long as the page is open.
     }
   }
 
+  /** @param {Entry} entry */
   has(entry) {
     return this.memory.has(entry.name) || localStorage.getItem(entry.name) !== null;
   }
 
+  /** @param {Entry} entry */
   remove(entry) {
     this.memory.delete(entry.name);
     localStorage.removeItem(entry.name);
   }
 
-  /** What became of it: sent, refused (with a reply), rejected, signed-out, offline or unanswered. */
+  /**
+   * Send an entry; `shown` is the slot of the sheet on the page.
+   * @param {Entry} entry
+   * @param {string} shown
+   * @param {string} token
+   * @returns {Promise<Outcome>}
+   */
   async send(entry, shown, token) {
-    let answer = await this.post(entry, shown, token);
-    if (answer.status === 403) {
+    let response = await this.post(entry, shown, token);
+    if (response?.status === 403) {
       const fresh = await this.freshToken();
-      if (fresh.kind) return fresh;
-      answer = await this.post(entry, shown, fresh.token);
+      if ("kind" in fresh) return fresh;
+      response = await this.post(entry, shown, fresh.token);
     }
-    if (answer.kind) return answer;
-    if (answer.redirected) return { kind: "signed-out" };
-    if (answer.status >= 500 || answer.status === 429) return { kind: "unanswered" };
-    const reply = await answer.json().catch(() => null);
-    if (answer.ok && reply) return { kind: "sent", reply };
-    return answer.status === 422 && reply?.sheet ? { kind: "refused", reply } : { kind: "rejected", reply };
+    if (!response) return { kind: "offline" };
+    if (response.redirected) return { kind: "signed-out" };
+    if (response.status >= 500 || response.status === 429) return { kind: "unanswered" };
+    const reply = await response.json().catch(() => null);
+    if (response.ok && reply) return { kind: "sent", reply };
+    return response.status === 422 && reply?.sheet ? { kind: "refused", reply } : { kind: "rejected" };
   }
 
+  /**
+   * Return the server's response; null without a network.
+   * @param {Entry} entry
+   * @param {string} shown
+   * @param {string} token
+   */
   async post(entry, shown, token) {
     try {
       return await fetch(this.reviewUrl, {
@@ -92,14 +161,15 @@ export class Outbox {
         body: `${entry.body}&shown=${shown}`,
       });
     } catch {
-      return { kind: "offline" };
+      return null;
     }
   }
 
+  /** @returns {Promise<{ token: string } | { kind: Trouble }>} */
   async freshToken() {
     try {
-      const answer = await fetch(this.nextUrl, { signal: AbortSignal.timeout(PATIENCE) });
-      const token = answer.headers.get("X-CSRFToken");
+      const response = await fetch(this.nextUrl, { signal: AbortSignal.timeout(PATIENCE) });
+      const token = response.headers.get("X-CSRFToken");
       return token ? { token } : { kind: "signed-out" };
     } catch {
       return { kind: "offline" };

@@ -1,43 +1,65 @@
 // Two responses: one of seven grades from "A is much better" to "B is much better", and whether
 // they are acceptable. The radios and the select of the form hold the answer.
+import { data, find, findAll } from "./dom.js";
 import { fill, isTouchOnly } from "./review-words.js";
 
+/** @typedef {{ chosen: string | null, cut: string }} PairStep a state that undo can return to */
+
 export class Pair {
+  /**
+   * @param {HTMLFormElement} form
+   * @param {import("./review-sheet.js").Sheet} sheet
+   */
   constructor(form, sheet) {
-    Object.assign(this, { form, sheet });
+    this.form = form;
+    this.sheet = sheet;
+    this.selected = null; // both responses are judged together
     this.cards = sheet.cards;
-    this.labels = [...form.querySelectorAll(".grade")];
-    this.radios = this.labels.map((label) => label.querySelector("input"));
-    form.querySelector("#dock-grades").append(form.querySelector("#grades"));
-    this.chosen = this.radios.find((radio) => radio.checked)?.value ?? null;
-    sheet.listen(form.querySelector("#grades"), "change", (event) => this.choose(event.target.value));
+    this.cutField = find(form, "[name=cut]", HTMLSelectElement);
+    this.labels = findAll(form, ".grade");
+    this.radios = this.labels.map((label) => find(label, "input", HTMLInputElement));
+    const grades = find(form, "#grades");
+    find(form, "#dock-grades").append(grades);
+    this.chosen = this.checkedGrade();
+    sheet.listen(grades, "change", () => this.choose(this.checkedGrade()));
   }
 
   get cut() {
-    return this.form.elements.cut.value;
+    return this.cutField.value;
+  }
+
+  checkedGrade() {
+    return this.radios.find((radio) => radio.checked)?.value ?? null;
   }
 
   read() {
-    this.chosen = this.radios.find((radio) => radio.checked)?.value ?? null;
+    this.chosen = this.checkedGrade();
   }
 
   write() {
     for (const radio of this.radios) radio.checked = radio.value === this.chosen;
   }
 
+  /** @returns {PairStep} */
   snapshot() {
     return { chosen: this.chosen, cut: this.cut };
   }
 
+  /** @param {PairStep} step */
   restore({ chosen, cut }) {
     this.chosen = chosen;
-    this.form.elements.cut.value = cut;
+    this.cutField.value = cut;
   }
 
+  /** @param {PairStep} step */
   same({ chosen, cut }) {
     return chosen === this.chosen && cut === this.cut;
   }
 
+  /**
+   * Return the pair [better, worse] of response ids, if one is better.
+   * @returns {[string, string][]}
+   */
   beats() {
     const grade = Number(this.chosen ?? 0);
     const [a, b] = this.cards.keys();
@@ -54,12 +76,12 @@ export class Pair {
   }
 
   describe() {
-    const label = this.labels.find((one) => one.dataset.grade === this.chosen);
+    const label = this.labels.find(({ dataset }) => dataset.grade === this.chosen);
     return label ? fill(gettext("%(words)s."), { words: label.title }) : gettext("Nothing is chosen.");
   }
 
   lineWords() {
-    return this.form.elements.cut.selectedOptions[0].textContent;
+    return this.cutField.selectedOptions[0].text;
   }
 
   paint() {
@@ -72,20 +94,24 @@ export class Pair {
       card.dataset.placed = this.chosen === null ? "no" : "yes";
       card.dataset.unacceptable = this.cut === "0" || (this.cut === "1" && lost) ? "yes" : "no";
       card.dataset.selected = won ? "yes" : "no";
-      card.querySelector(".answer-rank").textContent = this.chosen === null ? "" : won ? "1" : lost ? "2" : "=1";
-      const label = fill(gettext("%(letter)s is better, by one step more"), { letter: card.dataset.letter });
-      card.querySelector(".answer-place").setAttribute("aria-label", label);
+      find(card, ".answer-rank").textContent = this.chosen === null ? "" : won ? "1" : lost ? "2" : "=1";
+      const label = fill(gettext("%(letter)s is better, by one step more"), { letter: data(card, "letter") });
+      find(card, ".answer-place").setAttribute("aria-label", label);
     }
-    this.form.querySelector("#pair-line").textContent = this.lineWords();
+    find(this.form, "#pair-line").textContent = this.lineWords();
   }
 
+  /** @param {string | null} value */
   choose(value) {
     const before = this.snapshot();
     this.chosen = value;
     this.sheet.changed(before, this.describe());
   }
 
-  /** One step towards a response, skipping what the project does not offer. */
+  /**
+   * Go one step towards a response, skipping grades that the project does not offer.
+   * @param {-1 | 1} by
+   */
   step(by) {
     const values = this.radios.map((radio) => Number(radio.value));
     const now = this.chosen === null ? null : Number(this.chosen);
@@ -93,6 +119,7 @@ export class Pair {
     if (towards.length) this.choose(String(by < 0 ? Math.max(...towards) : Math.min(...towards)));
   }
 
+  /** @param {string} id */
   pick(id) {
     this.step(id === [...this.cards.keys()][0] ? -1 : 1);
   }
@@ -118,7 +145,7 @@ export class Pair {
     const cuts = ["", "1", "0"];
     const next = cuts[(cuts.indexOf(this.cut) + 1) % cuts.length];
     const before = this.snapshot();
-    this.form.elements.cut.value = next;
+    this.cutField.value = next;
     this.sheet.changed(before, fill(gettext("%(words)s."), { words: this.lineWords() }));
   }
 
@@ -126,11 +153,20 @@ export class Pair {
     if (this.chosen !== null) this.choose(null);
   }
 
+  /**
+   * @param {number} index
+   * @param {boolean} digit
+   */
   canKey(index, digit) {
     return index < (digit ? this.radios.length : 2);
   }
 
-  /** Digits choose a grade; the letters go one step towards A or B. */
+  /**
+   * Digits choose a grade; the letters go one step towards A or B.
+   * @param {number} index
+   * @param {boolean} tied
+   * @param {boolean} digit
+   */
   key(index, tied, digit) {
     if (digit) this.choose(this.radios[index].value);
     else if (tied) this.tie();

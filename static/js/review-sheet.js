@@ -1,5 +1,6 @@
-// One sheet: the form of one task. The form works without this script, and stays the only truth that
-// is sent; what a reviewer does goes through a model of it, Order or Pair, and is written back.
+// One sheet: the form of one task. The form works without this script, and only its fields are sent;
+// what a reviewer does goes through a model of it, Order or Pair, and is written back.
+import { control, data, find, findAll, findOptional } from "./dom.js";
 import { Draft } from "./review-draft.js";
 import { Order } from "./review-order.js";
 import { Pair } from "./review-pair.js";
@@ -7,38 +8,100 @@ import { fill, showStatus } from "./review-words.js";
 
 const NARROW = "(max-width: 64rem)";
 
+/** @typedef {import("./review-order.js").OrderStep | import("./review-pair.js").PairStep} Step */
+
+/**
+ * The ranking that a sheet holds, and what a reviewer can do to it.
+ * @typedef {{
+ *   selected: string | null,
+ *   paint(): void,
+ *   write(): void,
+ *   snapshot(): Step,
+ *   restore(step: Step): void,
+ *   same(step: Step): boolean,
+ *   refusal(): string | null,
+ *   ready(): string,
+ *   beats(): [string, string][],
+ *   pick(id: string, tied?: boolean): void,
+ *   tie(): void,
+ *   better(): void,
+ *   worse(): void,
+ *   line(): void,
+ *   back(): void,
+ *   canKey(index: number, digit: boolean): boolean,
+ *   key(index: number, tied: boolean, digit: boolean): void,
+ * }} Model
+ */
+
+/**
+ * What a sheet needs from the page that shows it.
+ * @typedef {{
+ *   clock: import("./review-clock.js").Clock,
+ *   send(sheet: Sheet, event: Event): void,
+ *   undoSent(): void,
+ * }} SheetPage
+ */
+
 export class Sheet {
+  /**
+   * @param {HTMLFormElement} form
+   * @param {SheetPage} page
+   */
   constructor(form, page) {
-    Object.assign(this, { form, page, past: [], future: [], closing: new AbortController() });
-    this.status = form.querySelector("#review-status");
-    this.cards = new Map([...form.querySelectorAll("[data-response]")].map((card) => [card.dataset.response, card]));
-    this.draft = new Draft(form, { clock: page.clock, onState: (name) => this.onDraft(name) });
+    this.form = form;
+    this.page = page;
+    /** @type {Step[]} */
+    this.past = [];
+    /** @type {Step[]} */
+    this.future = [];
+    this.closing = new AbortController();
+    this.status = find(form, "#review-status");
+    this.rationale = control(form, "rationale");
+    this.cards = new Map(findAll(form, "[data-response]").map((card) => [data(card, "response"), card]));
+    this.draft = new Draft(form, { clock: page.clock, onState: (state) => this.onDraft(state) });
+    /** @type {Model} */
     this.model = form.dataset.kind === "pair" ? new Pair(form, this) : new Order(form, this);
-    form.querySelector("#dock").hidden = false;
+    find(form, "#dock").hidden = false;
     form.dataset.layout = localStorage.getItem("tiebreak-layout") || "side";
     this.listen(form, "input", () => this.draft.save());
-    this.listen(form.elements.rationale, "input", () => this.showRationaleError(this.longRationale()));
+    this.listen(this.rationale, "input", () => this.showRationaleError(this.longRationale()));
     this.listen(form, "submit", (event) => this.submit(event));
     this.setUpGuideline();
     this.paint();
   }
 
-  /** As long as this sheet is shown. */
+  /**
+   * Listen as long as this sheet is shown.
+   * @param {EventTarget} target
+   * @param {string} name
+   * @param {(event: Event) => void} act
+   */
   listen(target, name, act) {
     target.addEventListener(name, act, { signal: this.closing.signal });
   }
 
+  /** @param {string} id */
+  card(id) {
+    const card = this.cards.get(id);
+    if (!card) throw new RangeError(`The sheet has no response ${id}.`);
+    return card;
+  }
+
+  /** @param {{ sent: boolean }} how */
   close({ sent }) {
     this.closing.abort();
     this.draft.close({ sent });
   }
 
+  /** @param {string} text */
   say(text, kind = "") {
-    showStatus(this.status, this.form.querySelector("#line-words"), text, kind);
+    showStatus(this.status, findOptional(this.form, "#line-words"), text, kind);
   }
 
-  onDraft(name) {
-    const words = {
+  /** @param {import("./review-draft.js").DraftState} state */
+  onDraft(state) {
+    /** @type {Partial<Record<typeof state, string>>} */
+    const warnings = {
       unsaved: gettext("The draft is kept in this browser only: the server did not take it."),
       offline: gettext("No network: your work is kept in this browser and sent when it returns."),
       ranked: gettext("You have sent this task already, in another tab. Reload the page to go on, or submit to replace that ranking."),
@@ -46,17 +109,22 @@ export class Sheet {
       withdrawn: gettext("A lead has withdrawn this task. You can still submit what you have; it is kept."),
       expired: gettext("Your reservation ran out. Everything is still here; submit it, or skip the task."),
     };
-    if (words[name]) this.say(words[name], "warn");
+    const warning = warnings[state];
+    if (warning) this.say(warning, "warn");
   }
 
   paint() {
     this.model.paint();
-    const dock = this.form.querySelector("#dock");
-    dock.querySelector("[data-do=submit]").dataset.ready = this.model.refusal() ? "no" : "yes";
-    dock.querySelector("[data-do=undo]").disabled = !this.past.length;
+    const dock = find(this.form, "#dock");
+    find(dock, "[data-do=submit]").dataset.ready = this.model.refusal() ? "no" : "yes";
+    find(dock, "[data-do=undo]", HTMLButtonElement).disabled = !this.past.length;
   }
 
-  /** The model changed; `before` is what an undo comes back to. */
+  /**
+   * The model changed; `before` is the state that an undo returns to.
+   * @param {Step} before
+   * @param {string} text
+   */
   changed(before, text) {
     if (!this.model.same(before)) {
       this.past.push(before);
@@ -65,6 +133,7 @@ export class Sheet {
     this.settle(text);
   }
 
+  /** @param {string} text */
   settle(text) {
     this.model.write();
     this.paint();
@@ -73,6 +142,12 @@ export class Sheet {
     this.say(text && !this.model.refusal() && ready ? `${text} ${ready}` : text);
   }
 
+  /**
+   * Go one step back or forth in the history; return whether there was one.
+   * @param {Step[]} from
+   * @param {Step[]} to
+   * @param {string} text
+   */
   travel(from, to, text) {
     const step = from.pop();
     if (!step) return false;
@@ -92,6 +167,7 @@ export class Sheet {
 
   // Sending
 
+  /** @param {Event} event */
   submit(event) {
     const refusal = this.model.refusal() ?? this.refuseRationale();
     if (refusal) {
@@ -102,7 +178,7 @@ export class Sheet {
 
   /** Counted as the server counts: by code point, without blanks around the text. */
   get rationaleLength() {
-    return [...this.form.elements.rationale.value.trim()].length;
+    return [...this.rationale.value.trim()].length;
   }
 
   shortRationale() {
@@ -119,33 +195,43 @@ export class Sheet {
     return fill(gettext("A rationale has at most %(longest)s characters; this one has %(written)s. Shorten it."), { longest, written });
   }
 
-  /** Why the rationale cannot be sent, shown at its field too; null when it can. */
+  /** Return why the rationale cannot be sent, and show it at its field; null when it can. */
   refuseRationale() {
     const problem = this.longRationale() || this.shortRationale();
     this.showRationaleError(problem);
     if (!problem) return null;
-    this.form.elements.rationale.focus();
+    this.rationale.focus();
     return problem;
   }
 
+  /** @param {string} text */
   showRationaleError(text) {
-    const field = this.form.querySelector("#rationale-field");
+    const field = find(this.form, "#rationale-field");
     field.classList.toggle("field-invalid", Boolean(text));
-    field.querySelector("#rationale-error").textContent = text;
-    this.form.elements.rationale.setAttribute("aria-invalid", String(Boolean(text)));
+    find(field, "#rationale-error").textContent = text;
+    this.rationale.setAttribute("aria-invalid", String(Boolean(text)));
   }
 
-  /** The sentence of the first pair that is ranked one way and rated, on the whole, the other. */
+  /**
+   * Return the rating of a response on a criterion; 0 without one.
+   * @param {string} id
+   * @param {string} criterion
+   */
+  rating(id, criterion) {
+    const selector = `[name="rating-${id}-${CSS.escape(criterion)}"]:checked`;
+    return Number(findOptional(this.form, selector, HTMLInputElement)?.value || 0);
+  }
+
+  /** Return a question about the first pair whose ratings all say the opposite of the ranking. */
   contradiction() {
-    const rated = (id, name) => Number(this.form.querySelector(`[name="rating-${id}-${CSS.escape(name)}"]:checked`)?.value || 0);
-    const names = [...new Set([...this.form.querySelectorAll(".rating")].map((one) => one.dataset.criterion))];
+    const names = [...new Set(findAll(this.form, ".rating").map((group) => data(group, "criterion")))];
     for (const [better, worse] of this.model.beats()) {
-      const both = names.filter((name) => rated(better, name) && rated(worse, name));
-      const higher = both.find((name) => rated(worse, name) > rated(better, name));
-      if (!higher || both.some((name) => rated(better, name) > rated(worse, name))) continue;
+      const both = names.filter((name) => this.rating(better, name) && this.rating(worse, name));
+      const higher = both.find((name) => this.rating(worse, name) > this.rating(better, name));
+      if (!higher || both.some((name) => this.rating(better, name) > this.rating(worse, name))) continue;
       return fill(
         gettext("You rated %(worse)s higher than %(better)s on %(criterion)s, but ranked %(better)s above %(worse)s. Send anyway?"),
-        { worse: this.cards.get(worse).dataset.letter, better: this.cards.get(better).dataset.letter, criterion: higher },
+        { worse: data(this.card(worse), "letter"), better: data(this.card(better), "letter"), criterion: higher },
       );
     }
     return null;
@@ -154,14 +240,15 @@ export class Sheet {
   // Moving about
 
   rate() {
-    const card = this.cards.get(this.model.selected) ?? this.cards.values().next().value;
-    const extras = card.querySelector(".answer-extras");
+    const [first] = this.cards.values();
+    const card = this.cards.get(this.model.selected ?? "") ?? first;
+    const extras = find(card, ".answer-extras", HTMLDetailsElement);
     extras.open = true;
-    (extras.querySelector("input:checked") ?? extras.querySelector("input"))?.focus();
+    (findOptional(extras, "input:checked") ?? findOptional(extras, "input"))?.focus();
   }
 
   note() {
-    this.form.elements.rationale.focus();
+    this.rationale.focus();
   }
 
   layout() {
@@ -171,11 +258,15 @@ export class Sheet {
     this.say(stacked ? gettext("Responses below each other.") : gettext("Responses side by side."));
   }
 
+  /**
+   * Go to the next (1) or previous (-1) response.
+   * @param {-1 | 1} step
+   */
   read(step) {
     const list = [...this.cards.values()];
-    const at = list.indexOf(document.activeElement?.closest("[data-response]"));
-    const next = list[Math.min(list.length - 1, Math.max(0, at + step))];
-    next.querySelector(".answer-place").focus({ preventScroll: true });
+    const current = list.findIndex((card) => card.contains(document.activeElement));
+    const next = list[Math.min(list.length - 1, Math.max(0, current + step))];
+    find(next, ".answer-place").focus({ preventScroll: true });
     next.scrollIntoView({ block: "start", behavior: "smooth" });
   }
 
@@ -188,12 +279,12 @@ export class Sheet {
   }
 
   guideline() {
-    const details = this.form.querySelector("#guideline");
+    const details = findOptional(this.form, "#guideline", HTMLDetailsElement);
     if (details) details.open = !details.open;
   }
 
   setUpGuideline() {
-    const details = this.form.querySelector("#guideline");
+    const details = findOptional(this.form, "#guideline", HTMLDetailsElement);
     if (!details || details.dataset.ready) return;
     details.dataset.ready = "yes";
     if (matchMedia(NARROW).matches) details.open = false;

@@ -1,5 +1,6 @@
 // Makes the ranking page quick: the form works without this script. The page shows one sheet at a
 // time; keys, buttons and drops end in the verbs below, and Flow brings the next sheet.
+import { closest, control, data, find, findAll, findOptional } from "./dom.js";
 import { reading } from "./reading.js";
 import { Clock } from "./review-clock.js";
 import { Flow } from "./review-flow.js";
@@ -7,117 +8,158 @@ import { listen } from "./review-keys.js";
 import { Sheet } from "./review-sheet.js";
 import { isTouchOnly } from "./review-words.js";
 
+/** @typedef {import("./review-flow.js").LastSent} LastSent */
+
 const HINT = "tiebreak-hint-seen";
 const UNDO_NOTE = "sent-note";
 
-function open(id) {
-  const dialog = document.getElementById(id);
+/** @param {string} id */
+const findDialog = (id) => find(document, `#${id}`, HTMLDialogElement);
+
+/** @param {string} id */
+function openDialog(id) {
+  const dialog = findDialog(id);
   if (!dialog.open) dialog.showModal();
 }
 
-const announcer = document.getElementById("announcer");
+const announcer = find(document, "#announcer");
+/** @param {string | null} text */
 const announce = (text) => (announcer.textContent = text);
 const mirror = new MutationObserver(([change]) => announce(change.target.textContent));
 
-const page = {
-  sheet: null,
-  asked: new Set(),
+/**
+ * @param {number} seconds
+ * @param {boolean} running
+ */
+function showTime(seconds, running) {
+  const output = find(document, "#active-time");
+  output.textContent = `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  output.dataset.running = String(running);
+}
 
-  clock: new Clock({
-    show(seconds, running) {
-      const output = document.getElementById("active-time");
-      output.textContent = `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-      output.dataset.running = running;
-    },
-  }),
-
-  /** Put this form in the place of the one that is shown. */
-  show(form, { sent }) {
-    const old = this.sheet;
-    const had = old.form;
-    old.close({ sent });
-    if (form !== had) {
-      this.keepGuideline(had, form);
-      const progress = form.querySelector("#review-progress");
-      progress.replaceChildren(...had.querySelector("#review-progress").childNodes);
-      form.elements.csrfmiddlewaretoken.value = had.elements.csrfmiddlewaretoken.value;
-      had.replaceWith(form);
-    }
-    this.begin(form);
-    window.scrollTo(0, 0);
-    document.getElementById("main").focus({ preventScroll: true });
-    if (sent) announce(isTouchOnly() ? gettext("Sent. The next task is here.") : gettext("Sent; Z takes it back. The next task is here."));
-    flow.prefetch();
-  },
-
-  begin(form) {
+class Page {
+  /** @param {HTMLFormElement} form */
+  constructor(form) {
+    /** @type {Set<string>} drafts whose contradiction was confirmed */
+    this.confirmed = new Set();
+    this.undoTimer = 0;
+    /** @type {((confirmed: boolean) => void) | null} */
+    this.answer = null;
+    this.clock = new Clock({ show: showTime });
+    this.flow = new Flow(this, find(document, "#outbox-note"));
     this.sheet = new Sheet(form, this);
+    this.present(form);
+  }
+
+  /**
+   * Replace the sheet on the page.
+   * @param {HTMLFormElement} form
+   * @param {{ sent: boolean }} how  whether the old one was sent
+   */
+  show(form, { sent }) {
+    const old = this.sheet.form;
+    this.sheet.close({ sent });
+    if (form !== old) {
+      this.keepGuideline(old, form);
+      find(form, "#review-progress").replaceChildren(...find(old, "#review-progress").childNodes);
+      control(form, "csrfmiddlewaretoken").value = control(old, "csrfmiddlewaretoken").value;
+      old.replaceWith(form);
+    }
+    this.sheet = new Sheet(form, this);
+    this.present(form);
+    window.scrollTo(0, 0);
+    find(document, "#main").focus({ preventScroll: true });
+    if (sent) announce(isTouchOnly() ? gettext("Sent. The next task is here.") : gettext("Sent; Z takes it back. The next task is here."));
+    this.flow.prefetch();
+  }
+
+  /** @param {HTMLFormElement} form */
+  present(form) {
     this.clock.attach(form);
     mirror.disconnect();
     mirror.observe(this.sheet.status, { childList: true, characterData: true, subtree: true });
-    const skip = document.getElementById("skip-form");
+    const skip = findOptional(document, "#skip-form", HTMLFormElement);
     if (skip && form.dataset.skipUrl) {
       skip.action = form.dataset.skipUrl;
       skip.reset();
     }
-    this.paintSent(flow.last);
-    this.showHint(form);
+    this.paintSent(this.flow.last);
+    this.showHint();
     document.dispatchEvent(new CustomEvent("sheet:shown", { detail: { form } }));
-  },
+  }
 
-  /** How to rank, for someone who has not ranked here yet and has not put the hint away. */
-  showHint(form) {
-    const hint = form.querySelector("#first-hint");
-    if (hint) hint.hidden = !flow.root.dataset.first || localStorage.getItem(HINT) === "1";
-  },
+  /** How to rank, for someone who has not ranked here yet and has not dismissed the hint. */
+  showHint() {
+    const hint = findOptional(this.sheet.form, "#first-hint");
+    if (hint) hint.hidden = !this.flow.root.dataset.first || localStorage.getItem(HINT) === "1";
+  }
 
   hideHint() {
     localStorage.setItem(HINT, "1");
-    this.showHint(this.sheet.form);
-  },
+    this.showHint();
+  }
 
-  /** The guideline stays where the reader had scrolled it, while it is the same one. */
-  keepGuideline(had, form) {
-    const kept = had.querySelector("#guideline");
-    const own = form.querySelector("#guideline");
+  /**
+   * While the guideline is the same, it stays where the reader has scrolled it.
+   * @param {HTMLFormElement} old
+   * @param {HTMLFormElement} form
+   */
+  keepGuideline(old, form) {
+    const kept = findOptional(old, "#guideline");
+    const own = findOptional(form, "#guideline");
     if (kept && own && kept.dataset.version === own.dataset.version) own.replaceWith(kept);
-    else if (kept && !own) form.querySelector(".review-work").before(kept);
-  },
+    else if (kept && !own) find(form, ".review-work").before(kept);
+  }
 
-  /** What a reply says of the bar. */
+  /**
+   * Take the progress and the fresh token from a reply.
+   * @param {import("./review-outbox.js").BarReply} reply
+   */
   refresh({ progress, csrf }) {
-    if (progress) document.getElementById("review-progress").innerHTML = progress;
-    for (const token of document.querySelectorAll("[name=csrfmiddlewaretoken]")) token.value = csrf;
-  },
+    if (progress) find(document, "#review-progress").innerHTML = progress;
+    for (const token of findAll(document, "[name=csrfmiddlewaretoken]", HTMLInputElement)) token.value = csrf;
+  }
 
+  /** @param {LastSent | null} last */
   paintSent(last) {
     clearTimeout(this.undoTimer);
     document.getElementById(UNDO_NOTE)?.remove();
     const left = last ? last.until - Date.now() : 0;
-    if (left <= 0 || flow.waiting) return;
+    if (!last || left <= 0 || this.flow.waiting) return;
     const note = document.createElement("span");
     note.id = UNDO_NOTE;
     const button = document.createElement("button");
     Object.assign(button, { type: "button", className: "button-quiet button-small", textContent: gettext("Undo") });
     button.append(" ", Object.assign(document.createElement("kbd"), { textContent: "z" }));
-    button.addEventListener("click", () => flow.undo());
+    button.addEventListener("click", () => this.flow.undo());
     const done = last.skipped ? gettext("Skipped.") : gettext("Sent.");
-    note.append(flow.outbox.has(last.entry) ? gettext("On its way.") : done, " ", button);
-    this.sheet.form.querySelector("#sent-place").append(note);
-    this.undoTimer = setTimeout(() => this.paintSent(flow.last), left);
-  },
+    note.append(this.flow.isUnsent(last) ? gettext("On its way.") : done, " ", button);
+    find(this.sheet.form, "#sent-place").append(note);
+    this.undoTimer = setTimeout(() => this.paintSent(this.flow.last), left);
+  }
 
-  undoSent: () => flow.undo(),
+  undoSent() {
+    this.flow.undo();
+  }
 
-  /** A sheet is complete: ask once when its ratings say the opposite, then send it. */
+  submit() {
+    const { form } = this.sheet;
+    form.requestSubmit(find(form, "[data-do=submit]"));
+  }
+
+  /**
+   * A sheet is complete: ask once when its ratings contradict the ranking, then send it.
+   * @param {Sheet} sheet
+   * @param {Event} event
+   */
   async send(sheet, event) {
-    const key = sheet.form.dataset.draftKey;
-    const question = this.asked.has(key) ? null : sheet.contradiction();
+    const key = data(sheet.form, "draftKey");
+    const question = this.confirmed.has(key) ? null : sheet.contradiction();
     if (question) {
       event.preventDefault();
       if (await this.ask(question)) {
-        this.asked.add(key);
-        sheet.form.requestSubmit(sheet.form.querySelector("[data-do=submit]"));
+        this.confirmed.add(key);
+        sheet.form.requestSubmit(find(sheet.form, "[data-do=submit]"));
       }
       return;
     }
@@ -125,7 +167,7 @@ const page = {
     if (sheet.form.dataset.slot) {
       event.preventDefault();
       localStorage.setItem(HINT, "1");
-      flow.send(sheet);
+      this.flow.send(sheet);
     } else if (!navigator.onLine) {
       event.preventDefault();
       sheet.say(gettext("There is no network. The revision is kept in this browser; send it again when it is back."), "bad");
@@ -133,54 +175,101 @@ const page = {
       event.preventDefault();
       sheet.say(gettext("Sending…"));
     } else sheet.form.dataset.sent = "1";
-  },
+  }
 
+  /**
+   * Ask whether to send anyway.
+   * @param {string} question
+   * @returns {Promise<boolean>}
+   */
   ask(question) {
-    const dialog = document.getElementById("ask-dialog");
-    document.getElementById("ask-text").textContent = question;
+    const dialog = findDialog("ask-dialog");
+    find(document, "#ask-text").textContent = question;
     dialog.returnValue = "";
     this.answer?.(false);
-    open("ask-dialog");
+    openDialog("ask-dialog");
     return new Promise((answer) => {
       this.answer = answer;
-      // A browser may tell of an earlier closing only after the question was asked again.
+      // A browser may report an earlier closing only after the question was asked again.
       dialog.onclose = () => dialog.open || answer(dialog.returnValue === "send");
     });
-  },
+  }
 
-  /** To wherever the server sends a reviewer now: another task, the changed guideline, or the end. */
-  async leave(address = flow.reviewUrl) {
-    if (!flow.waiting) await this.sheet.draft.send();
+  /** Go wherever the server sends a reviewer now: another task, the changed guideline, or the end. */
+  async leave(address = this.flow.reviewUrl) {
+    if (!this.flow.waiting) await this.sheet.draft.send();
     location.assign(address);
-  },
+  }
+}
+
+document.documentElement.classList.add("enhanced"); // first: the page measures its texts as they are shown
+const page = new Page(find(document, "#ranking-form", HTMLFormElement));
+const { flow } = page;
+
+/** @param {"tie" | "better" | "worse" | "line" | "back"} name */
+const onModel = (name) => () => {
+  if (!flow.waiting) page.sheet.model[name]();
 };
 
-const flow = new Flow(page, document.getElementById("outbox-note"));
+/** @param {"undo" | "redo" | "rate" | "note" | "next" | "previous" | "guideline" | "layout"} name */
+const onSheet = (name) => () => page.sheet[name]();
 
-const onModel = (name) => (...given) => !flow.waiting && page.sheet.model[name]?.(...given);
-const onSheet = (name) => (...given) => page.sheet[name](...given);
+/** @type {import("./review-keys.js").Verbs} */
 const verbs = {
   ...reading,
-  ...Object.fromEntries(["pick", "tie", "better", "worse", "line", "back"].map((name) => [name, onModel(name)])),
-  ...Object.fromEntries(["undo", "redo", "rate", "note", "next", "previous", "guideline", "layout"].map((name) => [name, onSheet(name)])),
-  submit: () => page.sheet.form.requestSubmit(page.sheet.form.querySelector("[data-do=submit]")),
-  skip: () => document.getElementById("skip-dialog") && open("skip-dialog"),
-  help: () => open("help-dialog"),
-  hideHint: () => page.hideHint(),
-  canKey: ({ index, digit }) => page.sheet.model.canKey(index, digit),
-  key: ({ index, digit }, shift) => !flow.waiting && page.sheet.model.key(index, shift, digit),
+  tie: onModel("tie"),
+  better: onModel("better"),
+  worse: onModel("worse"),
+  line: onModel("line"),
+  back: onModel("back"),
+  undo: onSheet("undo"),
+  redo: onSheet("redo"),
+  rate: onSheet("rate"),
+  note: onSheet("note"),
+  next: onSheet("next"),
+  previous: onSheet("previous"),
+  guideline: onSheet("guideline"),
+  layout: onSheet("layout"),
+  submit: () => page.submit(),
+  skip: () => {
+    if (document.getElementById("skip-dialog")) openDialog("skip-dialog");
+  },
+  help: () => openDialog("help-dialog"),
 };
 
-document.documentElement.classList.add("enhanced");
-page.begin(document.getElementById("ranking-form"));
-const skipDialog = document.getElementById("skip-dialog");
+/** @type {Record<string, (() => void) | undefined>} the verbs of buttons, by data-do */
+const buttonVerbs = { ...verbs, hideHint: () => page.hideHint() };
+
+/** @param {MouseEvent} event */
+function onClick(event) {
+  const button = closest(event.target, "[data-do], .answer-place");
+  if (!button) return;
+  const card = button.matches(".answer-place") ? closest(button, "[data-response]") : null;
+  if (card) {
+    if (!flow.waiting) page.sheet.model.pick(data(card, "response"), event.shiftKey);
+  } else if (button.dataset.do === "guideline") {
+    event.preventDefault();
+    verbs.guideline();
+    document.getElementById("guideline")?.scrollIntoView({ block: "start" });
+  } else if (button.dataset.do !== "submit") buttonVerbs[data(button, "do")]?.();
+  if (event.detail > 0 && !button.closest("dialog")) button.blur(); // so that Enter submits after a click
+}
+
+const skipDialog = findOptional(document, "#skip-dialog", HTMLDialogElement);
 if (skipDialog?.open) {
   skipDialog.close();
   skipDialog.showModal(); // the server refused the note
 }
-listen({ verbs, onPending: () => page.sheet.draft.save() });
+listen({
+  verbs,
+  canKey: ({ index, digit }) => page.sheet.model.canKey(index, digit),
+  onKey: ({ index, digit }, shift) => {
+    if (!flow.waiting) page.sheet.model.key(index, shift, digit);
+  },
+  onPending: () => page.sheet.draft.save(),
+});
 if (page.sheet.form.dataset.renewUrl) {
-  const forms = () => [page.sheet.form, flow.atHand].filter(Boolean);
+  const forms = () => [page.sheet.form, flow.atHand].filter((form) => form !== null);
   page.clock.renewEvery(Number(page.sheet.form.dataset.renewSeconds), forms, (form, reason) => {
     if (form === page.sheet.form) page.sheet.onDraft(reason);
     else if (form === flow.atHand) {
@@ -190,15 +279,7 @@ if (page.sheet.form.dataset.renewUrl) {
   });
   flow.start();
 }
-window.addEventListener("pageshow", () => flow.waiting || delete page.sheet.form.dataset.sent);
-document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-do], .answer-place");
-  if (!button) return;
-  if (button.matches(".answer-place")) verbs.pick(button.closest("[data-response]").dataset.response, event.shiftKey);
-  else if (button.dataset.do === "guideline") {
-    event.preventDefault();
-    verbs.guideline();
-    document.getElementById("guideline")?.scrollIntoView({ block: "start" });
-  } else if (button.dataset.do !== "submit") verbs[button.dataset.do]();
-  if (event.detail > 0 && !button.closest("dialog")) button.blur(); // so that Enter submits after a click
+window.addEventListener("pageshow", () => {
+  if (!flow.waiting) delete page.sheet.form.dataset.sent;
 });
+document.addEventListener("click", onClick);

@@ -1,23 +1,42 @@
-// Keeps the page of a run up to date: often while it moves and somebody looks, seldom while it
-// stands still, not at all when the page is hidden or the run has ended. A server that is away is
-// asked again, ever more patiently.
-(() => {
-  const page = document.querySelector("[data-run-live]");
-  const part = (name) => page.querySelector(`[data-run-${name}]`);
-  const FAST = 1000, CALM = 3000, SLOW = 10000, LONGEST_RETRY = 15000;
-  const CALM_AFTER = 20000, SLOW_AFTER = 120000;
+// Keeps the page of a run up to date: often while it changes and someone looks, rarely while it stands
+// still, not at all when the page is hidden or the run has ended. While the server does not answer,
+// the pause between two requests grows.
+import { data, find } from "./dom.js";
+import { drawCurves } from "./runs-curves.js";
 
+/**
+ * What the server says about a run that is not finished.
+ * @typedef {object} RunState
+ * @property {string} state
+ * @property {string} label
+ * @property {boolean} ended
+ * @property {boolean} cancelling
+ * @property {number} step
+ * @property {import("./runs-curves.js").Point[]} points  those after the last one the page has
+ * @property {string} status  HTML
+ * @property {string} messages  HTML
+ * @property {string} log
+ */
+
+const FAST = 1000, CALM = 3000, SLOW = 10000, LONGEST_RETRY = 15000;
+const CALM_AFTER = 20000, SLOW_AFTER = 120000;
+
+const page = find(document, "[data-run-live]");
+/** @param {string} name */
+const part = (name) => find(page, `[data-run-${name}]`);
+const curves = part("curves");
+const addPoints = drawCurves(
+  find(curves, "[data-curves]"), JSON.parse(find(document, "#points", HTMLScriptElement).text),
+);
+
+function followRun() {
   let last = Number(page.dataset.last);
   let state = page.dataset.state;
   let seen = "";
   let changedAt = Date.now();
   let failures = 0;
-  let timer = null;
+  let timer = 0;
   let asking = false;
-
-  const curves = part("curves");
-  CURVES.start(curves.querySelector("[data-curves]"), JSON.parse(document.getElementById("points").textContent));
-  if ("ended" in page.dataset) return;
 
   function pause() {
     if (failures) return Math.min(LONGEST_RETRY, FAST * 2 ** (failures - 1));
@@ -25,30 +44,24 @@
     return still < CALM_AFTER ? FAST : still < SLOW_AFTER ? CALM : SLOW;
   }
 
-  function later() {
+  function askLater() {
     clearTimeout(timer);
     if (!document.hidden) timer = setTimeout(ask, pause());
-  }
-
-  function say(text) {
-    const place = part("connection");
-    place.hidden = !text;
-    if (place.textContent !== text) place.textContent = text;
   }
 
   async function ask() {
     if (asking) return;
     asking = true;
     try {
-      const answer = await fetch(`${page.dataset.runLive}?after=${last}`, {
+      const reply = await fetch(`${data(page, "runLive")}?after=${last}`, {
         redirect: "manual", headers: { Accept: "application/json" }, signal: AbortSignal.timeout(10000),
       });
-      if (answer.type === "opaqueredirect" || answer.status === 403 || answer.status === 404) {
+      if (reply.type === "opaqueredirect" || reply.status === 403 || reply.status === 404) {
         say("You are signed out, or the run is gone. Reload the page.");
         return;
       }
-      if (!answer.ok) throw new Error(answer.status);
-      show(await answer.json());
+      if (!reply.ok) throw new Error(String(reply.status));
+      show(await reply.json());
       failures = 0;
       say("");
     } catch {
@@ -57,45 +70,68 @@
     } finally {
       asking = false;
     }
-    later();
+    askLater();
   }
 
-  function show(now) {
-    if (now.ended) return location.reload();
-    const moved = `${now.state} ${now.step} ${now.log.length} ${now.cancelling}`;
-    if (moved !== seen) [seen, changedAt] = [moved, Date.now()];
-    if (now.state !== state) {
-      part("announce").textContent = now.label;
-      state = now.state;
+  /** @param {RunState} run */
+  function show(run) {
+    if (run.ended) {
+      location.reload();
+      return;
     }
-    replace("status", now.status);
-    replace("messages", now.messages);
-    follow(part("log"), now.log || "Nothing was printed yet.");
-    if (now.points.length) {
-      last = now.points.at(-1).number;
+    const changing = `${run.state} ${run.step} ${run.log.length} ${run.cancelling}`;
+    if (changing !== seen) [seen, changedAt] = [changing, Date.now()];
+    if (run.state !== state) {
+      part("announce").textContent = run.label;
+      state = run.state;
+    }
+    replace("status", run.status);
+    replace("messages", run.messages);
+    showLog(part("log"), run.log || "Nothing was printed yet.");
+    const newest = run.points.at(-1);
+    if (newest) {
+      last = newest.number;
       curves.hidden = false;
-      CURVES.more(now.points);
+      addPoints(run.points);
     }
-  }
-
-  // Only what differs is touched, so that selected text stays selected.
-  function replace(name, html) {
-    const place = part(name);
-    if (place.dataset.shown !== html) {
-      place.innerHTML = html;
-      place.dataset.shown = html;
-    }
-  }
-
-  function follow(log, text) {
-    if (log.textContent === text) return;
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
-    log.textContent = text;
-    if (atEnd) log.scrollTop = log.scrollHeight;
   }
 
   part("log").scrollTop = part("log").scrollHeight;
   document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); else clearTimeout(timer); });
   window.addEventListener("online", ask);
-  later();
-})();
+  askLater();
+}
+
+/** @param {string} text */
+function say(text) {
+  const line = part("connection");
+  line.hidden = !text;
+  if (line.textContent !== text) line.textContent = text;
+}
+
+/**
+ * Only what differs is replaced, so that selected text stays selected.
+ * @param {string} name
+ * @param {string} html
+ */
+function replace(name, html) {
+  const element = part(name);
+  if (element.dataset.shown !== html) {
+    element.innerHTML = html;
+    element.dataset.shown = html;
+  }
+}
+
+/**
+ * Show the log; a reader at its end stays there.
+ * @param {HTMLElement} log
+ * @param {string} text
+ */
+function showLog(log, text) {
+  if (log.textContent === text) return;
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 24;
+  log.textContent = text;
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+if (!("ended" in page.dataset)) followRun();

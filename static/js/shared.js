@@ -1,13 +1,21 @@
 // The theme switch: the system's choice until a person picks one; kept in a cookie, so that the
 // server sends the right theme with the first byte.
+import { findAll } from "./dom.js";
+
+/** @typedef {"auto" | "light" | "dark"} Theme */
+
+/** @type {Record<Theme, string>} */
 const NAMES = { auto: gettext("Theme: as the system"), light: gettext("Theme: light"), dark: gettext("Theme: dark") };
+/** @type {Record<Theme, string>} */
 const SHAPES = {
   auto: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16M12 4v16M8.5 5v14M5.5 8v8",
   light: "M12 8a4 4 0 1 0 0 8 4 4 0 0 0 0-8M12 2v3M12 19v3M2 12h3M19 12h3M5 5l2 2M17 17l2 2M19 5l-2 2M7 17l-2 2",
   dark: "M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5",
 };
+/** @type {Record<Theme, Theme>} */
 const NEXT = { auto: "light", light: "dark", dark: "auto" };
 
+/** @param {Theme} theme */
 function icon(theme) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -21,6 +29,10 @@ function icon(theme) {
   return svg;
 }
 
+/**
+ * @param {HTMLElement} button
+ * @param {Theme} theme
+ */
 function show(button, theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
@@ -29,8 +41,15 @@ function show(button, theme) {
   button.title = NAMES[theme];
 }
 
+/** @returns {Theme} */
+function currentTheme() {
+  const { theme } = document.documentElement.dataset;
+  return theme === "light" || theme === "dark" ? theme : "auto";
+}
+
+/** @param {HTMLElement} button */
 function themeToggle(button) {
-  let theme = document.documentElement.dataset.theme ?? "auto";
+  let theme = currentTheme();
   show(button, theme);
   button.hidden = false;
   button.addEventListener("click", () => {
@@ -41,10 +60,10 @@ function themeToggle(button) {
   });
 }
 
-for (const button of document.querySelectorAll("[data-theme-toggle]")) themeToggle(button);
+for (const button of findAll(document, "[data-theme-toggle]")) themeToggle(button);
 
 // A form marked data-once sends one request however often its button is pressed.
-for (const form of document.querySelectorAll("form[data-once]")) {
+for (const form of findAll(document, "form[data-once]", HTMLFormElement)) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) event.preventDefault();
     form.dataset.sent = "1";
@@ -52,8 +71,8 @@ for (const form of document.querySelectorAll("form[data-once]")) {
   window.addEventListener("pageshow", () => delete form.dataset.sent);
 }
 
-// The tab of this page is in sight where the tabs do not fit.
-for (const tab of document.querySelectorAll(".subnav [aria-current], .site-nav [aria-current]")) {
+// Where the tabs do not fit, the tab of this page is scrolled into view.
+for (const tab of findAll(document, ".subnav [aria-current], .site-nav [aria-current]")) {
   const row = tab.parentElement;
-  row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
+  if (row) row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
 }

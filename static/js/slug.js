@@ -1,9 +1,12 @@
 // Proposes the address of a new project while its name is typed, until the address is edited by hand.
 // The server does the same for an empty field and makes it unique.
-const name = document.getElementById("id_name");
-const slug = document.getElementById("id_slug");
+import { find } from "./dom.js";
+
+const name = find(document, "#id_name", HTMLInputElement);
+const slug = find(document, "#id_slug", HTMLInputElement);
 const LONGEST = 55;
 
+/** @param {string} text */
 function proposed(text) {
   return text
     .normalize("NFKD")

