@@ -68,6 +68,7 @@ export class Ladder {
       requestAnimationFrame(() => this.root.classList.add("dragging"));
     });
     chip.addEventListener("dragend", () => {
+      this.dragged = null; // a drag that ended elsewhere; a later one from another window is not ours
       this.root.classList.remove("dragging");
       chip.blur(); // so that Enter submits
     });

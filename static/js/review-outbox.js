@@ -70,14 +70,14 @@ export class Outbox {
   }
 
   /**
-   * Return a stored entry; null for one that is not valid JSON.
+   * Return a stored entry; null for one that another tab has just removed, or that is damaged.
    * @param {string} name
    * @returns {Entry | null}
    */
   read(name) {
     try {
       const entry = JSON.parse(localStorage.getItem(name) ?? "null");
-      return { ...entry, name };
+      return typeof entry?.body === "string" ? { ...entry, name } : null;
     } catch {
       return null;
     }

@@ -115,6 +115,18 @@ def test_it_ranks_with_the_mouse_and_by_dragging(visit, world):
     assert in_letters(sent(page, world, 1)) == ["C", "AD", "B"]
 
 
+def test_something_dropped_after_a_cancelled_drag_moves_no_response(visit, world):
+    world.add_task()
+    page = visit(world.review, world.reviewer)
+    press(page, "a", "b")
+    chip, tray = page.locator(".ladder-tier .chip").first, page.locator(".ladder-tray")
+    chip.dispatch_event("dragstart")
+    chip.dispatch_event("dragend")
+    tray.dispatch_event("drop")
+    expect(page.locator(".ladder-tier .chip")).to_have_count(2)
+    expect(page.locator(".ladder-tray .chip")).to_have_count(2)
+
+
 def test_it_ranks_by_touch_on_a_phone(visit, world):
     world.add_task()
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}

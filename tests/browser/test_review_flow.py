@@ -173,6 +173,16 @@ def test_it_sends_at_the_next_page_load_what_an_earlier_page_kept(visit, world):
     assert slot_shown(page) != first
 
 
+def test_a_damaged_entry_does_not_keep_rankings_from_being_sent(visit, world):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    prefix = f"tiebreak-outbox/{world.reviewer.pk}/{world.project.slug}/"
+    page.evaluate("(prefix) => localStorage.setItem(prefix + '1-damaged', '5')", prefix)
+    press(page, "a", "b", "c", "d", "Enter")
+    assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
+    expect(page.locator("#outbox-note")).to_be_hidden()
+
+
 def test_it_sends_what_was_kept_also_when_nothing_is_left_to_rank(visit, world):
     many(world, 1)
     page = visit(world.review, world.reviewer)
