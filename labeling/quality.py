@@ -9,18 +9,21 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from itertools import starmap
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from django.core.cache import cache
 from django.utils import timezone
 
+from formatting.numbers import percent
 from labeling import window
-from labeling.agreement import Agreement, Agreements, Compared, Rating, rating_agreement
+from labeling.agreement import Agreement, Agreements, Rating, rating_agreement
 from labeling.models import Project, Task
 from labeling.statistics.bias import Meter, Sways, as_shown, cluster_numbers, speeds
 from labeling.statistics.bradley_terry import Leaderboard, leaderboard
 from labeling.statistics.consensus import Posterior, consensus_of_pairs
+from labeling.statistics.disputes import Verdicts, verdicts
 from labeling.statistics.reliability import Reliabilities, Reliability, fit_pairs
 from labeling.window import TASKS_AT_MOST, Window
 
@@ -51,7 +54,7 @@ def kept(
     held: Kept[Found] | None = cache.get(key)
     if held and now < held.at + timedelta(seconds=seconds):
         return held.found
-    mark = window.newest_ranking(project)
+    mark = window.mark(project)
     if held and (held.mark == mark or now < held.at + timedelta(seconds=held.seconds)):
         return held.found
     looked_at = window.load(project, tasks_at_most)
@@ -63,10 +66,10 @@ def kept(
 
 @dataclass(frozen=True)
 class Kept(Generic[Found]):
-    """`mark` is the newest ranking it knows; it holds for `seconds` whatever came since `at`."""
+    """A result for the state that `mark` names; it holds for `seconds` whatever came since `at`."""
 
     found: Found
-    mark: int
+    mark: window.Mark
     at: datetime
     seconds: int
 
@@ -76,14 +79,26 @@ class Kept(Generic[Found]):
 
 @dataclass(frozen=True)
 class Dispute:
-    """A task and how far its rankings are apart: 0 for the same order, 1 for the reverse."""
+    """A task on which reviewers disagree; `disputed` if more than their usual noise explains.
+
+    `distance` is 0 for the same order and 1 for the reverse; a tie against an order is half. How
+    likely noise alone is to bring such a disagreement about is its `p_value`.
+    """
 
     task_id: int
     distance: float
+    rankings: int
+    p_value: float
+    disputed: bool
 
     @property
     def percent(self) -> int:
         return round(100 * self.distance)
+
+    @property
+    def chance(self) -> str:
+        """The p-value for people, as a percentage."""
+        return "< 0.1%" if self.p_value < 0.001 else percent(self.p_value)
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,16 @@ class Quality:
     tasks: int
     capped: bool
     measures: Agreements
-    disputes: Sequence[Dispute]
+    differing: Sequence[Dispute]
+    """Undecided tasks on which anyone disagrees, the largest distance first."""
+    usual: float
+    """The usual rate at which two reviewers disagree on a pair, a tie against an order being half."""
+    learned: bool
+    """Whether the project has enough tasks to show its own usual rate."""
+
+    @property
+    def disputes(self) -> Sequence[Dispute]:
+        return [one for one in self.differing if one.disputed]
 
     @property
     def agreement(self) -> Agreement:
@@ -108,35 +132,32 @@ class Quality:
 def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quality:
     """Return the agreement and the open disputes of the tasks ranked last.
 
-    Three queries, one when kept; one more where tasks are disputed, because a decision or a
+    Three queries, one when cached; one more where reviewers differ, because a decision or a
     withdrawal settles a dispute without a new ranking.
     """
-    quality = kept(project, "pairwise", _quality, tasks_at_most=tasks_at_most)
-    if not quality.disputes:
+    quality = kept(project, "disputes", _quality, tasks_at_most=tasks_at_most)
+    if not quality.differing:
         return quality
-    disputed = Task.objects.filter(pk__in=[dispute.task_id for dispute in quality.disputes])
-    still_open = set(
-        disputed.filter(adjudication=None, out_of_use=False).values_list("pk", flat=True)
-    )
-    disputes = [dispute for dispute in quality.disputes if dispute.task_id in still_open]
-    return replace(quality, disputes=disputes)
+    tasks = Task.objects.filter(pk__in=[one.task_id for one in quality.differing])
+    still_open = set(tasks.filter(adjudication=None, out_of_use=False).values_list("pk", flat=True))
+    differing = [one for one in quality.differing if one.task_id in still_open]
+    return replace(quality, differing=differing)
 
 
 def _quality(looked_at: Window) -> Quality:
     measures = looked_at.compared.everything()
-    return Quality(measures.tasks, looked_at.capped, measures, disputes_of(looked_at.compared))
+    judged = verdicts(looked_at.compared.pairs.tasks, looked_at.compared.meetings)
+    differing = _differing(judged)
+    return Quality(
+        measures.tasks, looked_at.capped, measures, differing, judged.usual, judged.learned
+    )
 
 
-def disputes_of(compared: Compared) -> list[Dispute]:
-    """Largest disagreement first; of equals the newest."""
-    met = compared.meetings
-    tasks = len(compared.pairs.tasks)
-    pairs = np.bincount(met.task, met.compared, tasks)
-    apart = np.bincount(met.task, met.distance * met.compared, tasks)
-    found = [
-        Dispute(compared.pairs.tasks[task], float(apart[task] / pairs[task]))
-        for task in np.flatnonzero(apart > 0)
-    ]
+def _differing(judged: Verdicts) -> list[Dispute]:
+    """The largest distance first; of equals the newest."""
+    columns = (judged.distance, judged.rankings, judged.p_value, judged.disputed)
+    rows = zip(judged.tasks, *(column.tolist() for column in columns), strict=True)
+    found = [row for row in starmap(Dispute, rows) if row.distance > 0]
     return sorted(found, key=lambda dispute: (-dispute.distance, -dispute.task_id))
 
 

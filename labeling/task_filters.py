@@ -20,8 +20,7 @@ FILTERS = {
 def filtered(project: Project, name: str) -> QuerySet[Task]:
     """The project's tasks that a filter lets through; all of them for an unknown name.
 
-    open: still wanting a ranking. disputed: reviewers disagree and nobody has decided; of the newest
-    rankings, as the list of disputes. skipped: by someone. held: until a lead has checked what the
+    open: still wanting a ranking. disputed: an open dispute, as in the list of disputes. skipped: by someone. held: until a lead has checked what the
     scan found. withdrawn: out of use, or without one of its responses.
     """
     tasks = Task.objects.filter(project=project)

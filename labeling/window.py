@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from django.contrib.postgres.aggregates import ArrayAgg
-from django.db.models import Func, IntegerField, QuerySet
+from django.db.models import Count, Func, IntegerField, Max, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 
 from labeling.agreement import Compared
-from labeling.models import Project, Ranking, Slot, Task, TaskResponse
+from labeling.models import Project, Ranking, Response, Slot, Task, TaskResponse
 from labeling.out_of_use import withdrawn_of, without
 from labeling.statistics.pairs import Judgment, Tiers
 
@@ -97,9 +98,25 @@ def _filled(project: Project) -> QuerySet[Slot]:
     return Slot.objects.filter(project=project, ranking__isnull=False).order_by("-ranking_id")
 
 
-def newest_ranking(project: Project) -> int:
-    """The id of the ranking that came last, 0 for none: what is computed changes with it."""
-    return _filled(project).values_list("ranking_id", flat=True).first() or 0
+Mark = tuple[int, int, datetime | None] | None
+
+
+def mark(project: Project) -> Mark:
+    """Return what a result depends on: the newest ranking, and which responses are withdrawn.
+
+    None without rankings. One query.
+    """
+    gone = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
+    grouped = gone.order_by().values("prompt__project")
+    return (
+        _filled(project)
+        .values_list(
+            "ranking_id",
+            Coalesce(Subquery(grouped.annotate(n=Count("pk")).values("n")), 0),
+            Subquery(grouped.annotate(last=Max("withdrawn_at")).values("last")),
+        )
+        .first()
+    )
 
 
 def load(project: Project, tasks_at_most: int = TASKS_AT_MOST) -> Window:

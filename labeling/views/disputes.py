@@ -16,7 +16,6 @@ from accounts.access import user_of
 from labeling.access import led_project
 from labeling.adjudication import (
     CannotDecide,
-    OpenDispute,
     causes,
     decide,
     mark,
@@ -31,6 +30,7 @@ from labeling.lettering import Lettering, letters_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.out_of_use import among
 from labeling.outcomes import OutcomeForm, ranks_of
+from labeling.quality import Dispute, quality_of
 from labeling.response_names import field_by_name, page_names
 from labeling.text import exact, shortened
 from labeling.text import render as render_text
@@ -42,13 +42,18 @@ PAGE = 25
 @login_required
 @require_GET
 def disputes(request: HttpRequest, slug: str) -> HttpResponse:
-    """Open disputes, or with ?show=decided the decisions, the newest first."""
+    """Open disputes; ?show=all lists every disagreement, ?show=decided the newest decisions."""
     project = led_project(request, slug)
-    show = "decided" if request.GET.get("show") == "decided" else "open"
-    found = open_disputes(project)
+    show = request.GET.get("show", "open")
+    quality = quality_of(project)
     decided = Adjudication.objects.filter(task__project=project, task__out_of_use=False)
-    listed: Any = found if show == "open" else decided.select_related("by").order_by("-created_at")
-    page = Paginator(listed, PAGE).get_page(request.GET.get("page"))
+    lists: dict[str, Any] = {
+        "open": quality.disputes,
+        "all": quality.differing,
+        "decided": decided.select_related("by").order_by("-created_at"),
+    }
+    show = show if show in lists else "open"
+    page = Paginator(lists[show], PAGE).get_page(request.GET.get("page"))
     context = {
         "project": project,
         "section": "projects",
@@ -56,15 +61,16 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
         "show": show,
         "page": page,
         "rows": _rows(list(page.object_list)),
-        "first": found[0] if found else None,
+        "quality": quality,
+        "first": next(iter(lists[show]), None) if show != "decided" else None,
         "causes": causes(project),
-        "open_count": len(found),
+        "open_count": len(quality.disputes),
         "decided_count": decided.count(),
     }
     return render(request, "labeling/disputes.html", context)
 
 
-def _rows(listed: Sequence[OpenDispute | Adjudication]) -> list[dict[str, Any]]:
+def _rows(listed: Sequence[Dispute | Adjudication]) -> list[dict[str, Any]]:
     """Open disputes or decisions with the prompts of their tasks, and which have gold copies."""
     tasks = {one.task_id for one in listed}
     prompts = dict(
@@ -152,7 +158,7 @@ class _Case:
             field_by_name(name, self.names): self.request.POST[name] for name in self.request.POST
         }
 
-    def following(self) -> OpenDispute | None:
+    def following(self) -> Dispute | None:
         return next_after(self.disputes, self.task.pk)
 
     def initial(self) -> dict[str, Any]:

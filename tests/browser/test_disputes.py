@@ -50,7 +50,8 @@ def dispute(world: World, turned: int = 4) -> Task:
 def disputed(world: World) -> list[Task]:
     Project.objects.filter(pk=world.project.pk).update(rankings_per_task=2)
     world.project.refresh_from_db()
-    return [dispute(world), dispute(world, turned=2)]
+    second, first = dispute(world), dispute(world)  # equally far apart: the newest comes first
+    return [first, second]
 
 
 def address(world: World, task: Task | None = None) -> str:

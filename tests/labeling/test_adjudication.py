@@ -1,6 +1,10 @@
 """Leads settle disputes, blind to who said what; the outcome and its cause are kept and counted."""
 
+import json
+from io import StringIO
+
 import pytest
+from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 
@@ -8,6 +12,7 @@ from accounts.models import AuditEntry, Role, User
 from labeling import adjudication, rankings
 from labeling.adjudication import CannotDecide, causes, decide, distance, mark, open_disputes
 from labeling.models import Adjudication, Membership, Project, Ranking, Task
+from labeling.task_filters import filtered
 from tests.labeling.world import (
     ids,
     in_threads,
@@ -43,12 +48,13 @@ def rank(task: Task, tiers, **fields) -> Ranking:
     )[0]
 
 
-def dispute(project: Project, *, apart: int = 3, **fields) -> Task:
-    """Two rankings of three responses; the second has the last `apart` of them turned round."""
-    task = make_task(project)
+def dispute(project: Project, *, apart: int = 0, responses: int = 3, **fields) -> Task:
+    """Two rankings; the second has the last `apart` responses turned round, or all of them."""
+    task = make_task(project, responses)
     order = ids(task)
+    kept = responses - apart if apart else 0
     rank(task, [[i] for i in order], rationale="It names a day.", **fields)
-    rank(task, [[i] for i in order[: 3 - apart] + order[3 - apart :][::-1]], rationale="It rhymes.")
+    rank(task, [[i] for i in order[:kept] + order[kept:][::-1]], rationale="It rhymes.")
     return task
 
 
@@ -69,17 +75,30 @@ def project() -> Project:
 # --- which ---------------------------------------------------------------------------------------
 
 
-def test_it_lists_the_furthest_apart_first_and_no_task_that_agrees(project):
-    near, far = dispute(project, apart=2), dispute(project)
+def test_it_lists_what_noise_does_not_explain_and_all_disagreements_apart(project):
+    near, far, wide = (
+        dispute(project, apart=2, responses=5),
+        dispute(project, responses=7, apart=6),
+        dispute(project, responses=5),
+    )
     agreed = make_task(project)
     rank(agreed, one_each(agreed))
     rank(agreed, one_each(agreed))
-    assert [one.task_id for one in open_disputes(project)] == [far.pk, near.pk]
-    assert [one.percent for one in open_disputes(project)] == [100, 33]
-    page = signed_in(make_lead(project)).get(reverse("project-disputes", args=[project.slug]))
-    found = page.content.decode()
-    assert found.index(f"#{far.pk}<") < found.index(f"#{near.pk}<")
-    assert f"#{agreed.pk}<" not in found
+    assert [(one.task_id, one.percent) for one in open_disputes(project)] == [
+        (wide.pk, 100),
+        (far.pk, 71),
+    ]
+    client, address = (
+        signed_in(make_lead(project)),
+        reverse("project-disputes", args=[project.slug]),
+    )
+    found = client.get(address).text
+    assert found.index(f"#{wide.pk}<") < found.index(f"#{far.pk}<")
+    assert f"#{near.pk}<" not in found and f"#{agreed.pk}<" not in found
+    everything = client.get(address, {"show": "all"}).text
+    assert everything.index(f"#{far.pk}<") < everything.index(f"#{near.pk}<")
+    assert f"#{agreed.pk}<" not in everything
+    assert client.get(address, {"show": "nonsense"}).text.count(f"#{near.pk}<") == 0
 
 
 def test_a_tie_against_an_order_is_half_as_far_as_the_reverse():
@@ -96,12 +115,31 @@ def test_gold_is_no_dispute(project):
     assert signed_in(make_lead(project)).get(url(task)).status_code == 404
 
 
-def test_looking_for_disputes_costs_two_queries(project, django_assert_num_queries):
+def test_looking_for_disputes_costs_two_queries_once_cached(project, django_assert_num_queries):
     for _ in range(3):
         dispute(project)
-    with django_assert_num_queries(2):
-        assert len(open_disputes(project)) == 3
-    assert len(open_disputes(project, look_at=2)) == 1
+    for queries in (5, 2):
+        with django_assert_num_queries(queries):
+            assert len(open_disputes(project)) == 3
+
+
+def test_the_list_the_counts_the_filter_and_the_command_have_the_same_disputes(project):
+    disputed = {dispute(project, responses=5).pk for _ in range(2)}
+    dispute(project, responses=5, apart=2)
+    client = signed_in(make_lead(project))
+    assert {one.task_id for one in open_disputes(project)} == disputed
+    assert set(filtered(project, "disputed").values_list("pk", flat=True)) == disputed
+    page = client.get(reverse("project-quality", args=[project.slug])).text
+    assert (
+        '<span class="figure-value">2</span><span class="figure-label">of 3 tasks disputed' in page
+    )
+    listed = client.get(reverse("project-disputes", args=[project.slug])).text
+    assert 'Open <span class="muted">2</span>' in listed
+    assert 'All disagreements <span class="muted">3</span>' in listed
+    out = StringIO()
+    call_command("agreement", f"--project={project.slug}", "--json", stdout=out)
+    told = json.loads(out.getvalue())
+    assert (told["disputed"], told["differing"], told["tasks"]) == (2, 3, 3)
 
 
 def test_only_leads_of_the_project_may_look_or_decide(project):
@@ -162,7 +200,7 @@ def test_hostile_rationales_and_responses_are_inert(project):
 
 
 def test_it_records_the_outcome_and_its_cause_and_the_next_follows(project):
-    first, second = dispute(project), dispute(project, apart=2)
+    second, first = dispute(project), dispute(project)
     lead = make_lead(project)
     answer = signed_in(lead).post(url(first), outcome(first, cut="2"))
     assert answer.url == url(second)

@@ -97,7 +97,7 @@ def test_it_counts_a_skip_and_a_revision_once(project):
 
 
 def test_it_puts_the_most_disputed_task_first_blind_to_names(project):
-    calm, tied, upside_down = (make_task(project) for _ in range(3))
+    calm, tied, upside_down = (make_task(project, responses=5) for _ in range(3))
     a, b = make_member(project), make_member(project)
     for task, other in (
         (calm, one_each(calm)),
@@ -107,7 +107,8 @@ def test_it_puts_the_most_disputed_task_first_blind_to_names(project):
         rank(task, a)
         rank(task, b, other, rationale="It names a day.")
     found = quality_of(project)
-    assert [(d.task_id, d.distance) for d in found.disputes] == [
+    assert [d.task_id for d in found.disputes] == [upside_down.pk]
+    assert [(d.task_id, d.distance) for d in found.differing] == [
         (upside_down.pk, 1.0),
         (tied.pk, 0.5),
     ]
@@ -222,7 +223,7 @@ def test_it_escapes_hostile_text_on_every_page(project):
     bad = "<script>alert(1)</script>"
     prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": bad}])
     responses = [
-        Response.objects.create(prompt=prompt, text=f"{bad}{n}", model_name=bad) for n in range(2)
+        Response.objects.create(prompt=prompt, text=f"{bad}{n}", model_name=bad) for n in range(5)
     ]
     task, _ = queue.add_task(project=project, prompt=prompt, responses=responses)
     rank(task, make_member(project), rationale=bad)

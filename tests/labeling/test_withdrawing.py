@@ -21,6 +21,7 @@ from labeling import (
 )
 from labeling.models import Gold, Membership, Project, Ranking, Slot, Task
 from labeling.out_of_use import PARKED, without
+from labeling.quality import quality_of
 from labeling.queue import NewTask
 from labeling.rankings import InvalidRanking
 from tests.labeling.gold_world import make_gold
@@ -149,8 +150,8 @@ def test_a_task_goes_on_without_a_withdrawn_response(project, task, reviewer, le
     before.refresh_from_db()
     assert before.tiers == [[a], [b], [c]], "rankings are kept as they were made"
     assert [row.tiers for row in window.load(project).rows] == [[[a], [c]], [[c], [a]]]
-    [dispute] = adjudication.open_disputes(project)
-    assert dispute.distance == 1
+    [differing] = quality_of(project).differing
+    assert differing.distance == 1
     adjudication.decide(task=task, by=lead, tiers=[[a], [c]], cause="close")
     withdrawing.restore(content=task.responses.get(pk=b), by=lead)
     assert window.load(project).rows[0].tiers == [[a], [b], [c]]
@@ -171,14 +172,14 @@ def test_a_task_of_which_one_response_is_left_is_out_of_use(project, reviewer, l
     assert submit(slot, reviewer, [[b], [a]]).ranking.tiers == [[b], [a]], "as it was typed"
 
 
-def test_only_disagreement_about_a_withdrawn_response_is_no_dispute(project, task, lead):
+def test_a_difference_about_a_withdrawn_response_alone_is_no_longer_one(project, task, lead):
     a, b, c = ids(task)
     for tiers in ([[a], [b], [c]], [[c], [a], [b]]):
         member = make_member(project)
         submit(queue.claim(project=project, reviewer=member), member, tiers)
-    assert len(adjudication.open_disputes(project)) == 1
+    assert len(quality_of(project).differing) == 1
     withdrawing.withdraw(content=task.responses.get(pk=c), by=lead)
-    assert adjudication.open_disputes(project) == []
+    assert quality_of(project).differing == []
 
 
 def test_a_withdrawn_task_is_in_no_list_and_no_figure(project, task, lead):

@@ -4,6 +4,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
+from formatting.numbers import percent
 from labeling import quality
 from labeling.agreement import PAIRWISE, Agreement
 from labeling.models import Project
@@ -56,6 +57,10 @@ class Command(BaseCommand):
         say("Agreement")
         for name, title in MEASURES.items():
             say(f"  {title:40}{_figure(found['agreement'][name])}")
+        say(
+            f"  {'disputed tasks':40}{found['disputed']} of {found['tasks']}, at a usual "
+            f"disagreement of {percent(found['usual_disagreement'])}"
+        )
         for name in ("criteria", "versions", "weeks"):
             self._part(name, found[name])
         say("Reviewers: how often they are right about a pair, a tie counting half")
@@ -108,6 +113,8 @@ def report(project: Project, tasks: int) -> dict[str, Any]:
         "capped": agreed.capped,
         "agreement": agreed.measures.as_json(),
         "disputed": len(agreed.disputes),
+        "differing": len(agreed.differing),
+        "usual_disagreement": agreed.usual,
         "criteria": {name: found.as_json() for name, found in parts.criteria},
         "versions": {
             str(part.label or "none"): part.agreement.as_json() for part in parts.versions

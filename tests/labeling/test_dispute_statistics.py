@@ -1,0 +1,149 @@
+"""Disputes on simulated reviewers: noise is not called a dispute, and planted disputes are found."""
+
+import numpy as np
+import pytest
+
+from labeling.statistics.disputes import (
+    USUAL,
+    gain_of_reversing,
+    passing,
+    simulated,
+    verdicts,
+)
+from labeling.statistics.meetings import meetings
+from labeling.statistics.pairs import Judgment, expand
+
+TASKS, PLANTED = 300, 15
+
+
+def reviewed(
+    seed, *, noise, overlap, responses=4, planted=0, scale=0.0, spammers=0, tie=0.1, tasks=TASKS
+):
+    """Thurstone's reviewers, each with a noise of their own. In the first `planted` tasks every
+    other reviewer judges by the opposite taste. `scale` varies how far responses are apart.
+    """
+    rng = np.random.default_rng(seed)
+    own = rng.uniform(*noise, 10)
+    own[:spammers] = 50.0
+    judgments = []
+    for task in range(tasks):
+        worth = rng.normal(size=responses) * np.exp(scale * rng.normal())
+        people = rng.choice(10, rng.integers(*overlap, endpoint=True), replace=False)
+        for turn, person in enumerate(people):
+            camp = -1 if task < planted and turn % 2 else 1
+            seen = camp * worth + own[person] * rng.normal(size=responses)
+            judgments.append(Judgment(task, int(person), tiers_of(seen, task, tie)))
+    return judgments
+
+
+def tiers_of(seen, task, tie):
+    tiers: list[list[int]] = []
+    top = np.inf
+    for index in np.argsort(-seen):
+        if top - seen[index] >= tie:
+            tiers.append([])
+            top = seen[index]
+        tiers[-1].append(10 * task + int(index))
+    return tiers
+
+
+def judged(judgments):
+    pairs = expand(judgments)
+    found = verdicts(pairs.tasks, meetings(pairs))
+    return found, {
+        task for task, disputed in zip(found.tasks, found.disputed, strict=True) if disputed
+    }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"noise": (0.1, 0.4), "overlap": (4, 4)},
+        {"noise": (0.2, 1.5), "overlap": (4, 4)},
+        {"noise": (1.0, 3.0), "overlap": (3, 3)},
+        {"noise": (0.2, 1.5), "overlap": (2, 2), "responses": 2},
+        {"noise": (0.2, 1.5), "overlap": (2, 7)},
+        {"noise": (0.2, 0.8), "overlap": (4, 4), "spammers": 2},
+        {"noise": (0.2, 0.8), "overlap": (4, 4), "scale": 0.7},
+        {"noise": (0.2, 0.8), "overlap": (5, 5), "responses": 3, "tie": 0.6},
+    ],
+    ids=["sure", "mixed", "noisy", "two", "uneven", "spammers", "close and far", "ties"],
+)
+def test_at_most_one_task_in_twenty_is_disputed_where_none_is(options):
+    for seed in range(5):
+        found, disputed = judged(reviewed(seed, **options))
+        assert len(disputed) <= 0.05 * len(found), seed
+
+
+@pytest.mark.parametrize(
+    ("options", "power"),
+    [
+        ({"noise": (0.1, 0.5), "overlap": (4, 4)}, 0.6),
+        ({"noise": (0.2, 0.8), "overlap": (8, 8)}, 0.65),
+        ({"noise": (0.2, 0.8), "overlap": (6, 6), "responses": 6}, 0.85),
+        ({"noise": (0.3, 1.5), "overlap": (8, 8), "responses": 8}, 0.85),
+    ],
+)
+def test_tasks_on_which_reviewers_split_into_two_camps_are_found(options, power):
+    hits, false, named = 0, 0, 0
+    for seed in range(4):
+        _, disputed = judged(reviewed(seed, planted=PLANTED, **options))
+        hits += len([task for task in disputed if task < PLANTED])
+        false += len([task for task in disputed if task >= PLANTED])
+        named += len(disputed)
+    assert hits >= power * 4 * PLANTED
+    assert false <= 0.15 * named
+
+
+def test_more_rankings_find_more():
+    found = [
+        len(judged(reviewed(1, noise=(0.2, 0.8), overlap=(n, n), planted=PLANTED))[1])
+        for n in (2, 4, 8)
+    ]
+    assert found == sorted(found) and found[2] > 2 * found[0]
+
+
+def test_the_usual_rate_is_learned_from_the_other_tasks():
+    calm, _ = judged(reviewed(0, noise=(0.2, 0.8), overlap=(6, 6)))
+    some, _ = judged(reviewed(0, noise=(0.2, 0.8), overlap=(6, 6), planted=PLANTED))
+    assert calm.learned and some.usual == pytest.approx(calm.usual, abs=0.01)
+
+
+def test_a_small_project_is_judged_by_the_rate_that_is_usual_elsewhere():
+    calm = reviewed(0, noise=(0.1, 0.2), overlap=(2, 2), tasks=3)
+    reverse = [Judgment(9, 0, [[1], [2], [3], [4]]), Judgment(9, 1, [[4], [3], [2], [1]])]
+    found, disputed = judged([*calm, *reverse])
+    assert (found.usual, found.learned) == (USUAL, False)
+    assert disputed == {9}
+
+
+def test_two_opposite_rankings_of_two_responses_prove_nothing():
+    found, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(1, 1, [[2], [1]])])
+    assert disputed == set()
+    assert found.p_value[0] == pytest.approx(USUAL, abs=0.02)
+
+
+def test_reversing_a_camp_gains_what_it_gains_by_hand():
+    # 1 and 2 agree, 3 is the reverse of both: τ = 1, −1, −1, mean −⅓. With 3 reversed it is 1.
+    taus = np.zeros((2, 3, 3))
+    taus[0, 0, 1], taus[0, 0, 2], taus[0, 1, 2] = 1, -1, -1
+    taus[1] = 1
+    assert gain_of_reversing(taus) == pytest.approx([4 / 3, 0])
+
+
+def test_the_simulated_rate_of_disagreement_is_that_of_the_correlation():
+    distances, gains = simulated(4, 3, 10)  # ρ = 0.5: arccos(0.5)/π = ⅓
+    assert distances.mean() == pytest.approx(1 / 3, abs=0.005)
+    assert (np.diff(distances) >= 0).all() and gains.min() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_procedure_of_benjamini_and_hochberg_rejects_up_to_the_last_that_passes():
+    # At 10 % of four: 0.025, 0.05, 0.075, 0.1. The second fails its own, the third passes.
+    assert passing(np.array([0.9, 0.02, 0.06, 0.07])).tolist() == [False, True, True, True]
+    assert passing(np.array([0.04, 0.2])).tolist() == [True, False]
+    assert passing(np.array([])).tolist() == []
+
+
+def test_tasks_that_nobody_shares_are_not_judged():
+    found, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(2, 1, [[3], [4]])])
+    assert len(found) == 0 and disputed == set()
