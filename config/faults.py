@@ -30,9 +30,8 @@ class StorageFaults:
             return None
         status, sentence = fault
         leads = request.user.is_authenticated and request.user.can_lead
-        return render(
-            request, "storage_fault.html", {"problem": sentence if leads else ""}, status=status
-        )
+        context = {"problem": sentence if leads else "", "status": status}
+        return render(request, "storage_fault.html", context, status=status)
 
 
 def storage_fault(request: HttpRequest, error: Exception) -> tuple[int, str] | None:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from django.conf import settings
 from django.core import signing
 from django.core.exceptions import RequestDataTooBig
-from django.http import HttpRequest, HttpResponseBadRequest, parse_cookie
+from django.http import HttpRequest, HttpResponseNotAllowed, parse_cookie
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils import translation
 from django.utils.cache import patch_cache_control
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
@@ -88,7 +90,7 @@ def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def too_large(path: str, limit: int = SMALL) -> str:
-    """Return the sentence of a refusal. `limit` is that of a form, in bytes."""
+    """Return the sentence of a refusal, in the current language. `limit` is that of a form, in bytes."""
     if UPLOAD_PATH.fullmatch(path):
         return _(
             "The file is larger than %(size)d MB, or the import page was not opened first. Open "
@@ -96,6 +98,15 @@ def too_large(path: str, limit: int = SMALL) -> str:
         ) % {"size": LARGEST >> 20}
     size = number_format(f"{limit / (1 << 20):g}")
     return _("The request is larger than %(size)s MB. Send less at a time.") % {"size": size}
+
+
+def too_large_page(path: str, *, cookies: str, languages: str) -> str:
+    """Return the page of a refusal by the web server, from the headers Cookie and Accept-Language."""
+    request = HttpRequest()
+    request.COOKIES = parse_cookie(cookies)
+    request.META["HTTP_ACCEPT_LANGUAGE"] = languages
+    with translation.override(translation.get_language_from_request(request)):
+        return render_to_string("413.html", {"sentence": too_large(path)})
 
 
 def _refused(request: HttpRequest, limit: int = SMALL) -> HttpResponseBase:
@@ -120,11 +131,28 @@ def refuse_null_characters(
     def middleware(request: HttpRequest) -> HttpResponseBase:
         query = (text for name, values in request.GET.lists() for text in (name, *values))
         if "\0" in request.path_info or any("\0" in text for text in query):
-            return HttpResponseBadRequest(
-                _("The address contains a null character. Remove it."),
-                content_type="text/plain; charset=utf-8",
-            )
+            sentence = _("The address contains a null character. Remove it.")
+            if request.path_info.startswith("/api/"):
+                return Problem(400, sentence).response()
+            return render(request, "400.html", {"sentence": sentence}, status=400)
         return get_response(request)
+
+    return middleware
+
+
+def explain_wrong_method(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: a browser that opens the address of a form gets a page; Django's is empty."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        is_bare = isinstance(response, HttpResponseNotAllowed) and not response.content
+        if not (is_bare and request.accepts("text/html")):
+            return response
+        page = render(request, "405.html", status=405)
+        page["Allow"] = response["Allow"]
+        return page
 
     return middleware
 

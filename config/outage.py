@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.template import loader
+from django.utils import translation
 from django.views.defaults import server_error as django_server_error
 
 from config import connections
@@ -85,7 +86,11 @@ def unavailable(request: HttpRequest) -> HttpResponse:
 
         response = Problem(503, detail).response()
     elif request.accepts("text/html") and request.path != "/health/":
-        response = HttpResponse(loader.render_to_string("503.html"))
+        # LocaleMiddleware may not have run yet; the thread still has the language of the request
+        # that it answered before.
+        with translation.override(translation.get_language_from_request(request)):
+            address = request.get_full_path() if request.method == "GET" else ""
+            response = HttpResponse(loader.render_to_string("503.html", {"address": address}))
     else:
         response = HttpResponse(detail, content_type="text/plain")
     response.status_code = 503

@@ -30,6 +30,16 @@ BUFFERED_RESPONSE = 256 << 20
 LINGER_SECONDS = 2
 """A refused body is received and discarded for this time, so that its sender can read the reason."""
 
+PAGE_HEADERS = [
+    ("Cache-Control", "no-store"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+]
+"""Of a page that the server sends itself; on other pages they are set by middleware."""
+
 HASHES_PASSWORD = re.compile(
     r"/login/|/admin/login/|/password/|/link/.*|/people/.*|/admin/accounts/user/.*"
 )
@@ -39,20 +49,35 @@ LONGEST_PAUSE = 1.0
 
 
 class TooLarge(RequestEntityTooLarge):
-    """413, as JSON for the API."""
+    """413, as JSON for the API and as a page for browsers."""
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, headers: dict[str, str]):
         super().__init__(limits.too_large(path))
         self.path = path
+        self.headers = headers
 
     def to_response(self, ident: str | None = None) -> tuple[str, list[tuple[str, str]], bytes]:
-        if not self.path.startswith("/api/"):
+        if self.path.startswith("/api/"):
+            kind, body = self._problem()
+        elif "text/html" in self.headers.get("ACCEPT", ""):
+            kind, body = "text/html; charset=utf-8", self._page()
+        else:
             return super().to_response(ident)
+        headers = [("Content-Type", kind), ("Connection", "close"), *PAGE_HEADERS]
+        return f"{self.code} {self.reason}", headers, body
+
+    def _problem(self) -> tuple[str, bytes]:
         from accounts.api import Problem
 
-        reply = Problem(413, self.body).response()
-        headers = [("Content-Type", reply["Content-Type"]), ("Connection", "close")]
-        return "413 Request Entity Too Large", headers, reply.content
+        reply = Problem(self.code, self.body).response()
+        return reply["Content-Type"], reply.content
+
+    def _page(self) -> bytes:
+        return limits.too_large_page(
+            self.path,
+            cookies=self.headers.get("COOKIE", ""),
+            languages=self.headers.get("ACCEPT_LANGUAGE", ""),
+        ).encode()
 
 
 class Request(HTTPRequestParser):
@@ -82,7 +107,7 @@ class Request(HTTPRequestParser):
     def received(self, data: bytes) -> int:
         consumed = super().received(data)
         if type(self.error) is RequestEntityTooLarge:
-            self.error = TooLarge(self.path)
+            self.error = TooLarge(self.path, self.headers)
         return consumed
 
     def seconds(self) -> float:

@@ -100,8 +100,28 @@ def test_a_length_that_makes_no_sense_is_over_every_limit(text):
 @pytest.mark.parametrize("query", ["project=%00", "%00=1", "q=a%00b"])
 def test_an_address_with_a_null_character_is_refused_in_a_sentence(lead, query):
     reply = lead.get(f"/snapshots/?{query}")
-    assert (reply.status_code, reply["Content-Type"]) == (400, "text/plain; charset=utf-8")
-    assert b"null character" in reply.content
+    assert reply.status_code == 400
+    assert "<p>The address contains a null character. Remove it.</p>" in reply.text
+    problem = lead.get(f"/api/v1/score?{query}")
+    assert (problem.status_code, problem.json()["status"]) == (400, 400)
+
+
+@pytest.mark.parametrize(
+    ("language", "sentence"), [("en", "only receives forms"), ("de", "nur Formulare entgegen")]
+)
+def test_opening_the_address_of_a_form_explains_what_it_is(client, lead, language, sentence):
+    for visitor in (client, Client()):
+        reply = visitor.get(reverse("logout"), headers={"accept-language": language})
+        assert (reply.status_code, reply["Allow"]) == (405, "POST, OPTIONS")
+        assert sentence in reply.text
+        assert "Welcome" not in reply.text
+
+
+def test_a_program_that_uses_a_wrong_method_gets_no_page(lead):
+    bare = lead.get(reverse("logout"), headers={"accept": "application/json"})
+    assert (bare.status_code, bare.content) == (405, b"")
+    problem = lead.get("/api/v1/score")
+    assert (problem.status_code, problem.json()["status"]) == (405, 405)
 
 
 def test_pages_are_not_stored(lead, project):

@@ -12,6 +12,7 @@ import pytest
 from django.conf import settings
 from django.db import OperationalError, connection
 from django.test import Client
+from django.utils import translation
 from psycopg import errors
 from psycopg_pool import ConnectionPool
 
@@ -58,6 +59,21 @@ def test_a_page_without_a_database_is_a_sentence_with_503_and_no_traceback(
     [line] = [record for record in caplog.records if record.name == "tiebreak.outage"]
     assert line.levelno == logging.ERROR and line.exc_info is None
     assert not [record for record in caplog.records if record.name == "django.request"]
+
+
+@pytest.mark.django_db
+def test_the_page_of_an_outage_has_the_language_of_its_reader_and_a_link_to_reload(
+    visitor: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outage.state, "away", True)
+    monkeypatch.setattr(outage, "database_answers", lambda: False)
+    with translation.override("de"):  # left by the request before
+        english = visitor.get("/runs/?q=a&page=2", headers={"accept": "text/html"})
+    assert '<html lang="en"' in english.text
+    assert 'href="/runs/?q=a&amp;page=2"' in english.text
+    german = visitor.post("/", headers={"accept": "text/html", "accept-language": "de"})
+    assert '<html lang="de"' in german.text and "Gleich wieder da" in german.text
+    assert 'href="/"' not in german.text, "a form is not sent again"
 
 
 @pytest.mark.django_db

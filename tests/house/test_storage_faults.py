@@ -54,6 +54,17 @@ def test_a_full_disk_is_told_on_the_page_and_nothing_is_saved(trainer, project, 
 
 
 @pytest.mark.django_db
+def test_a_lead_who_reads_german_gets_the_whole_explanation_in_english(trainer, project):
+    trainer.defaults["HTTP_ACCEPT_LANGUAGE"] = "de"
+    with files_limited_to(100):
+        page = freeze(trainer, project)
+    body = page.text.partition("<main")[2]
+    assert ' lang="en"' in body.partition(">")[0]
+    assert "<h1>The server's storage has a problem</h1>" in body
+    assert "507" in body
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("folder", [READ_ONLY, Path(__file__) / "snapshots"])
 def test_an_unusable_folder_is_told_on_the_page(trainer, project, settings, folder):
     settings.SNAPSHOTS_DIR = folder

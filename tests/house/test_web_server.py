@@ -153,6 +153,26 @@ def test_a_large_body_is_refused_before_it_is_read(port, path):
         assert json.loads(reply.split(b"\r\n\r\n", 1)[1])["status"] == 413
 
 
+@pytest.mark.parametrize(
+    ("headers", "sentence"),
+    [
+        ("Accept-Language: de", "Zu groß"),
+        ("Cookie: django_language=de\r\nAccept-Language: en", "Zu groß"),
+        ("Accept-Language: fr", "Too large"),
+    ],
+)
+def test_a_browser_reads_a_page_in_its_language_about_a_large_body(port, headers, sentence):
+    with connect(port) as connection:
+        connection.sendall(
+            "POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n"
+            f"Accept: text/html\r\n{headers}\r\n\r\n".encode()
+        )
+        head, _, body = until_closed(connection).decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 413 ")
+    assert "Content-Type: text/html" in head and "default-src 'none'" in head
+    assert f"<h1>{sentence}</h1>" in body
+
+
 def test_a_client_that_sends_on_reads_why_it_was_refused(port):
     with connect(port) as connection:
         connection.sendall(
