@@ -55,7 +55,9 @@ def erase_prompt(*, prompt: Prompt, by: User) -> None:
         meta={},
         erased_at=timezone.now(),
     )
-    _erase_remarks(list(Task.objects.filter(prompt=prompt).values_list("pk", flat=True)))
+    tasks = Task.objects.filter(prompt=prompt)
+    tasks.update(external_id="")
+    _erase_remarks(list(tasks.values_list("pk", flat=True)))
 
 
 @transaction.atomic

@@ -206,5 +206,6 @@ def _without(task: Task, response_id: int) -> NewTask | None:
         "kind": task.kind,
         "rankings_wanted": task.rankings_wanted,
         "file_import_id": task.file_import_id,
+        "external_id": task.external_id,
     }
     return NewTask(task.prompt_id, others, task.priority, **fields)

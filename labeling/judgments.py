@@ -164,9 +164,9 @@ def _flags_problem(flags: Any, responses: set[str]) -> str | None:
     if not isinstance(flags, Mapping):
         return "Flags are given by response."
     for response, named in flags.items():
-        if str(response) not in responses or isinstance(named, str):
+        if str(response) not in responses or not isinstance(named, list | tuple | set):
             return f"There is no response {response} in this task to flag."
-        if unknown := [name for name in named if name not in FLAGS]:
+        if unknown := [name for name in named if not isinstance(name, str) or name not in FLAGS]:
             return f"There is no flag {unknown[0]!r}; there are {', '.join(FLAGS)}."
     return None
 

@@ -52,6 +52,7 @@ class NewTask:
     held: bool = False
     """It gets no slots, so nobody gets it, until release_held."""
     file_import_id: int | None = None
+    external_id: str = ""
 
     def problem(self) -> str | None:
         count = len(self.response_ids)
@@ -143,7 +144,7 @@ def _write_tasks(project: Project, fresh: dict[str, NewTask], ids: dict[str, int
         tasks.append(
             (
                 pk, project.pk, task.prompt_id, task.kind, task.priority, wanted, task.held,
-                identity, now, task.file_import_id,
+                identity, now, task.file_import_id, task.external_id,
             )
         )  # fmt: skip
         places += [(pk, response, place) for place, response in enumerate(task.response_ids)]
@@ -151,7 +152,7 @@ def _write_tasks(project: Project, fresh: dict[str, NewTask], ids: dict[str, int
             slots += [(pk, number, project.pk, task.priority) for number in range(1, wanted + 1)]
     copy_rows(
         "labeling_task (id, project_id, prompt_id, kind, priority, rankings_wanted, held, identity,"
-        " created_at, file_import_id)",
+        " created_at, file_import_id, external_id)",
         tasks,
     )
     copy_rows("labeling_taskresponse (task_id, response_id, position)", places)

@@ -21,8 +21,10 @@ from runs import faults
 from runs.rundir import atomically
 
 SPLITS = ("train", "test")
-PER_RESPONSE: tuple[str, ...] = ("response_models",)
-PER_RANKING: tuple[str, ...] = ("ratings", "flags", "ranking_ids", "adjudication_ids", "simulated")
+PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids")
+PER_RANKING: tuple[str, ...] = (
+    "ratings", "flags", "ranking_ids", "adjudication_ids", "simulated", "task_external_ids",
+)  # fmt: skip
 """What `meta` may hold as lists, with an entry for each response or each ranking, in their order."""
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

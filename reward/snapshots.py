@@ -8,7 +8,7 @@ rankings (reward.substitutes) when the filter asks for it.
 import hmac
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby, islice
 from operator import itemgetter
@@ -50,7 +50,7 @@ WEIGHED_BY = 30_000
 COLUMNS = (
     "id", "task_id", "task__prompt_id", "task__kind", "task__out_of_use", "reviewer_id", "reviewer__simulated",
     "guideline_version_id", "tiers", "cut", "strength", "ratings", "flags", "active_seconds",
-    "source", "superseded_at", "created_at",
+    "source", "superseded_at", "created_at", "task__external_id",
 )  # fmt: skip
 
 
@@ -288,24 +288,28 @@ def batches_of(
     pseudonym = pseudonyms(project)
     weight = reviewer_weights(project) if filter.weigh_reviewers else None
     for batch in _judged_prompts(project, filter, account, after):
-        messages = dict(
-            Prompt.objects.filter(pk__in=[p.prompt_id for p in batch]).values_list("pk", "messages")
+        prompts = Prompt.objects.only("messages", "external_id").in_bulk(
+            [prompt.prompt_id for prompt in batch]
         )
-        texts = {
-            pk: (text, model)
-            for pk, text, model in Response.objects.filter(
+        responses = {
+            response.pk: response
+            for response in Response.objects.filter(
                 pk__in=[pk for prompt in batch for pk in prompt.response_ids]
-            ).values_list("pk", "text", "model_name")
+            ).only("text", "model_name", "external_id")
         }
         yield [
             Group(
                 group_id=str(prompt.prompt_id),
-                prompt=messages[prompt.prompt_id],
+                prompt=prompts[prompt.prompt_id].messages,
                 response_ids=prompt.response_ids,
-                responses=[texts[pk][0] for pk in prompt.response_ids],
+                responses=[responses[pk].text for pk in prompt.response_ids],
                 rankings=[_judgment(ranking, pseudonym, weight) for ranking in prompt.rankings],
                 split=prompt.split,
-                meta=_meta(prompt, [texts[pk][1] for pk in prompt.response_ids]),
+                meta=_meta(
+                    prompt,
+                    prompts[prompt.prompt_id].external_id,
+                    [responses[pk] for pk in prompt.response_ids],
+                ),
             )
             for prompt in batch
         ]
@@ -323,14 +327,21 @@ def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms", weight: Weights 
     )
 
 
-def _meta(prompt: JudgedPrompt, models: list[str]) -> dict[str, Any]:
+def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response]) -> dict[str, Any]:
     """`ranking_ids`, `ratings` and `flags` follow the order of the row's rankings; an outcome of a
-    dispute has no ranking id, but one in `adjudication_ids`.
+    dispute has no ranking id, but one in `adjudication_ids`. Ids that imports brought are there
+    only where something has one, so that other rows keep their hash.
     """
     meta: dict[str, Any] = {
-        "response_models": models,
+        "response_models": [response.model_name for response in responses],
         "ranking_ids": [ranking["id"] for ranking in prompt.rankings],
     }
+    if external_id:
+        meta["prompt_external_id"] = external_id
+    if any(response.external_id for response in responses):
+        meta["response_external_ids"] = [response.external_id for response in responses]
+    if any(ranking["task__external_id"] for ranking in prompt.rankings):
+        meta["task_external_ids"] = [r["task__external_id"] for r in prompt.rankings]
     if any(_is_simulated(ranking) for ranking in prompt.rankings):
         meta["simulated"] = [_is_simulated(ranking) for ranking in prompt.rankings]
     if any(ranking["id"] is None for ranking in prompt.rankings):

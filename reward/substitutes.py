@@ -50,12 +50,20 @@ class Substitutes:
 def _outcomes(project: Project, filter: SnapshotFilter) -> dict[int, Row]:
     """By task, as rows of rankings without an id. The filter's versions and days hold for them."""
     decided = Adjudication.objects.filter(task__project=project).values(
-        "id", "task_id", "tiers", "cut", "by", "guideline_version_id", "created_at"
+        "id",
+        "task_id",
+        "tiers",
+        "cut",
+        "by",
+        "guideline_version_id",
+        "created_at",
+        "task__external_id",
     )
     return {
         row["task_id"]: {
             "id": None,
             "adjudication_id": row["id"],
+            "task__external_id": row["task__external_id"],
             "reviewer_id": row["by"],
             "reviewer__simulated": False,
             "guideline_version_id": row["guideline_version_id"],

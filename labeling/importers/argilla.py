@@ -290,7 +290,7 @@ def _counts(status: Any, tally: Tally) -> bool:
 
 def _draft(record: Record, line: int, tally: Tally) -> Draft:
     fields = record.fields
-    name = next((name for name in PROMPT if fields.get(name)), None)
+    name = next((name for name in PROMPT if values.holds(fields.get(name))), None)
     named = _responses(fields, name)
     meaning = {name or "": "prompt", **dict.fromkeys(named, "response")}
     kept = account(fields, meaning, tally, prefix=record.prefix)
@@ -324,7 +324,9 @@ def _draft(record: Record, line: int, tally: Tally) -> Draft:
 def _responses(fields: dict[str, Any], prompt: str | None) -> list[str]:
     """Return the names of the fields that are responses, which their names say if they can."""
     texts = [k for k, v in fields.items() if k != prompt and v and isinstance(v, str | list)]
-    return [key for key in texts if ANSWER.search(key)] or texts
+    answers = [k for k, v in fields.items() if k != prompt and v != "" and ANSWER.search(k)]
+    readable = [k for k in answers if k in texts or values.as_text(fields[k]) is not None]
+    return readable or texts
 
 
 def _is_reason(question: str, answer: Any) -> bool:

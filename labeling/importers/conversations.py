@@ -53,6 +53,7 @@ class Draft:
     responses: dict[ResponseRecord, int] = field(default_factory=dict)
     rankings: list[RankingRecord] = field(default_factory=list)
     external_id: str = ""
+    task_id: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
 
     def place(self, text: str, model: str = "", external_id: str = "") -> int:
@@ -105,7 +106,12 @@ class Draft:
         count = -(-len(places) // MOST)
         shares = [places[number::count] for number in range(count)]
         return [
-            TaskRecord(self.line, share, [r for r in self._rankings_of(share) if r])
+            TaskRecord(
+                self.line,
+                share,
+                [r for r in self._rankings_of(share) if r],
+                external_id=self.task_id,
+            )
             for share in shares
         ]
 
@@ -151,7 +157,7 @@ def number(value: Any) -> float | None:
         return None
     try:
         found = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if found - found == 0 else None
 
@@ -163,8 +169,13 @@ def text_of(value: dict[str, Any], names: Iterable[str]) -> str:
 
 
 def name_of(value: Any) -> str:
-    """Return an id as text; 0 is one, None is none."""
-    return "" if value is None else str(value)
+    """Return an id as text: 0 is one; 7.0, as data frames write it, is 7; None is none."""
+    value = finite(value)
+    if value is None or value in ("", [], {}):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def account(

@@ -25,7 +25,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_aware
 
 from labeling.importers.columns import values
-from labeling.importers.conversations import can_be_answered, name_of, number
+from labeling.importers.conversations import can_be_answered, finite, name_of, number
 from labeling.importers.records import (
     BadInput,
     GoldRecord,
@@ -41,7 +41,7 @@ from labeling.references import LETTERS
 
 LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority", "gold"}
 RESPONSE = {"text", "model", "id", "external_id", "seed", "sampling"}
-TASK = {"responses", "rankings", "priority", "rankings_wanted", "kind", "gold"}
+TASK = {"id", "responses", "rankings", "priority", "rankings_wanted", "kind", "gold"}
 GOLD = {"purpose", "constraints", "explanation"}
 RANKING = {
     "reviewer", "tiers", "cut", "strength", "ratings", "flags", "rationale", "active_seconds",
@@ -53,7 +53,7 @@ OF_RANKING = {"": "ranking"} | dict.fromkeys(RANKING, "ranking") | dict.fromkeys
 OF_RANKING |= {"reviewer": "reviewer", "rationale": "rationale", "ratings": "rating"}
 OF_GOLD = {"": "gold"} | dict.fromkeys(GOLD, "gold")
 OF_TASK = {
-    "": "task", "responses": "task", "rankings": OF_RANKING, "priority": "task",
+    "": "task", "id": "id", "responses": "task", "rankings": OF_RANKING, "priority": "task",
     "rankings_wanted": "task", "kind": "task", "gold": OF_GOLD,
 }  # fmt: skip
 MEANING = {
@@ -71,7 +71,7 @@ def recognises(first: Any) -> bool:
     if not isinstance(messages := values.structure(first, "messages"), list):
         return False
     last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
-    if last.get("role", last.get("from")) in REPLIES:
+    if str(last.get("role", last.get("from"))) in REPLIES:
         return False
     return first.keys() <= LINE or ({"rankings", "tasks", "gold"} & first.keys() != set())
 
@@ -108,7 +108,7 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     tally.read["rankings"] += sum(len(task.rankings) for task in tasks)
     if golds := sum(task.gold is not None for task in tasks):
         tally.read["gold tasks"] += golds
-    if not isinstance(meta := _parsed(value.get("meta")) or {}, dict):
+    if not isinstance(meta := finite(_parsed(value.get("meta"))) or {}, dict):
         raise BadInput('"meta" must be an object.', line)
     if not tasks:
         tally.left_out["lines with fewer than two responses (no task)"] += 1
@@ -146,21 +146,23 @@ def _list(value: dict[str, Any], name: str, line: int) -> list[Any]:
 
 
 def _response(value: Any, line: int) -> ResponseRecord:
-    if isinstance(value, str):
-        return ResponseRecord(value, "unknown")
+    if (text := values.as_text(value)) is not None:
+        return ResponseRecord(text, "unknown")
     _known(value, RESPONSE, "a response", line)
-    if not isinstance(value.get("text"), str):
+    if (text := values.as_text(value.get("text"))) is None:
         raise BadInput('each response must have a "text".', line)
-    seed, sampling = value.get("seed"), _parsed(value.get("sampling")) or {}
+    seed, sampling = value.get("seed"), finite(_parsed(value.get("sampling"))) or {}
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise BadInput('the "seed" of a response is a whole number.', line)
+    if seed is not None and seed.bit_length() > 63:
+        raise BadInput('the "seed" of a response has more than 64 bits.', line)
     if not isinstance(sampling, dict):
         raise BadInput('"sampling" must be an object.', line)
     name = value["external_id"] if value.get("external_id") is not None else value.get("id")
     return ResponseRecord(
-        value["text"],
+        text,
         str(value.get("model") or "unknown"),
-        "" if name is None else str(name),
+        name_of(name),
         seed,
         sampling,
     )
@@ -215,7 +217,8 @@ def _task(value: Any, places: Places, line: int) -> TaskRecord:
     made = [_ranking(one, places, line) for one in _list(value, "rankings", line)]
     known = _gold(value, places, line)
     kind = Task.Kind.GOLD.value if known else kind
-    return TaskRecord(line, responses, made, _priority(value, line), wanted, kind, known)
+    name = name_of(value.get("id"))
+    return TaskRecord(line, responses, made, _priority(value, line), wanted, kind, known, name)
 
 
 def _gold(value: dict[str, Any], places: Places, line: int) -> GoldRecord | None:
@@ -255,9 +258,9 @@ def _ranking(value: Any, places: Places, line: int) -> RankingRecord:
         for name in ("cut", "strength", "rationale", "active_seconds")
         if value.get(name) is not None
     }
-    seconds = fields.get("active_seconds", 0.0)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise BadInput('"active_seconds" must be a number.', line)
+    for name in ("strength", "active_seconds"):
+        if name in fields and (isinstance(fields[name], str) or number(fields[name]) is None):
+            raise BadInput(f'"{name}" must be a finite number; got {str(fields[name])[:40]}.', line)
     return RankingRecord(
         reviewer=reviewer.strip(),
         tiers=[[_place(name, places, line) for name in tier] for tier in tiers],
@@ -311,5 +314,9 @@ def _by_place(value: dict[str, Any], name: str, places: Places, line: int) -> di
     given = _parsed(value.get(name)) or {}
     if not isinstance(given, dict):
         raise BadInput(f'"{name}" must be an object by response.', line)
+    kind = dict if name == "ratings" else list
+    if not all(isinstance(content, kind) for content in given.values()):
+        what = "an object by criterion" if kind is dict else "a list"
+        raise BadInput(f'"{name}" of a response must be {what}.', line)
     named = {str(key): place for key, place in places.items()}
     return {_place(key, named, line): content for key, content in given.items()}

@@ -146,7 +146,9 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
             f"found neither a list of items with ids nor two texts in data: {', '.join(data)}.",
             line,
         )
-    name = next((name for name in PROMPT if data.get(name) and name not in sides), None)
+    name = next(
+        (name for name in PROMPT if values.holds(data.get(name)) and name not in sides), None
+    )
     prefix = "" if task.get("flat") else "data."
     meta = _account(data, name or "", sides, prefix, line, tally)
     if name is None:
@@ -165,7 +167,7 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
         )
     for side in sides:
         places[side] = draft.place(
-            str(data[side]), text_of(data, (f"model_{side}", f"{side}_model"))
+            values.as_text(data[side]) or "", text_of(data, (f"model_{side}", f"{side}_model"))
         )
     for annotation in task.get("annotations", task.get("completions")) or []:
         _judge(draft, annotation, places, sides, line, tally)
@@ -210,15 +212,14 @@ def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _sides(data: dict[str, Any]) -> tuple[str, ...]:
-    for first, second in ENDINGS:
-        for name in data:
-            other = name.removesuffix(first) + second
-            if (
-                name.endswith(first)
-                and isinstance(data[name], str)
-                and isinstance(data.get(other), str)
-            ):
-                return name, other
+    texts = {name for name, value in data.items() if isinstance(value, str)}
+    answers = {name for name, value in data.items() if values.as_text(value) is not None}
+    for names in (texts, answers):  # a number is an answer only where no texts are
+        for first, second in ENDINGS:
+            for name in data:
+                other = name.removesuffix(first) + second
+                if name.endswith(first) and {name, other} <= names:
+                    return name, other
     return ()
 
 

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from labeling.importers.columns import values
 from labeling.importers.records import (
     NESTED,
     BadInput,
@@ -81,11 +82,15 @@ class Node:
     def id(self) -> str:
         return str(self.message.get("message_id", ""))
 
+    @property
+    def text(self) -> str:
+        return values.as_text(self.message.get("text")) or ""
+
     def checked(self) -> "Node":
         message = self.message
-        if not isinstance(message, dict) or not isinstance(message.get("text"), str):
+        if not isinstance(message, dict) or values.as_text(message.get("text")) is None:
             raise BadInput('a message must be an object with a "text".', self.line)
-        if message.get("role") not in ROLES:
+        if not isinstance(message.get("role"), str) or message["role"] not in ROLES:
             raise BadInput(f"message {self.id} is by neither prompter nor assistant.", self.line)
         rank = message.get("rank")
         if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
@@ -97,7 +102,7 @@ class Node:
         return self
 
     def chat(self) -> list[dict[str, str]]:
-        said = {"role": ROLES[self.message["role"]], "content": self.message["text"]}
+        said = {"role": ROLES[self.message["role"]], "content": self.text}
         return [*self.history, said]
 
     def replies(self, tally: Tally) -> list["Node"]:
@@ -107,9 +112,7 @@ class Node:
         ]
         kept = [node for node in below if not node.message.get("deleted")]
         tally.left_out["deleted messages, with what hangs below them"] += len(below) - len(kept)
-        empty = [
-            n for n in kept if n.message["role"] == "assistant" and not n.message["text"].strip()
-        ]
+        empty = [n for n in kept if n.message["role"] == "assistant" and not n.text.strip()]
         tally.left_out["empty replies, with what hangs below them"] += len(empty)
         return [node for node in kept if all(node is not other for other in empty)]
 
@@ -177,4 +180,4 @@ def _tiers(ranked: list[Node]) -> list[list[int]]:
 def _response(reply: Node) -> ResponseRecord:
     message = reply.message
     writer = message.get("model_name") if message.get("synthetic") else None
-    return ResponseRecord(message["text"], str(writer or "human"), reply.id)
+    return ResponseRecord(reply.text, str(writer or "human"), reply.id)

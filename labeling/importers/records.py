@@ -68,6 +68,7 @@ class TaskRecord:
     rankings_wanted: int | None = None
     kind: str = "ranking"
     gold: GoldRecord | None = None
+    external_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class PromptRecord:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+OTHER_ID = "ids of prompts and tasks that are kept under another id, or without one"
 EXAMPLE = 80
 """Characters of the example value of a column."""
 

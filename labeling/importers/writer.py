@@ -21,7 +21,9 @@ from psycopg.types.json import Jsonb
 from accounts.models import User
 from labeling import findings, gold, rankings
 from labeling.erasing import unfrozen
+from labeling.importers.cleaning import storable_record
 from labeling.importers.records import (
+    OTHER_ID,
     BadInput,
     GoldRecord,
     PromptRecord,
@@ -33,7 +35,6 @@ from labeling.importers.records import (
 )
 from labeling.models import Criterion, Project, Prompt, Ranking, Response, Task, digest
 from labeling.queue import NewTask, copy_rows, reserve_ids
-from labeling.text import storable
 
 PROMPTS_AT_ONCE = 2000
 CHARACTERS_AT_ONCE = 8_000_000
@@ -41,6 +42,7 @@ CHARACTERS_AT_ONCE = 8_000_000
 EXISTING, NEW = "existing", "new"
 MOST_SLOTS = 9
 HIGHEST_RATING = 10
+OTHER_META = "prompts whose metadata differs from what is kept with the same prompt"
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Writer:
     def write(self, records: Iterable[PromptRecord]) -> Written:
         """Call it inside a transaction. Raises BadInput."""
         for batch in _batches(self._readable(records)):
-            batch = [_storable(record, self.tally) for record in batch]
+            batch = [storable_record(record, self.tally) for record in batch]
             stored = self._store_responses(batch, self._store_prompts(batch))
             self._store_tasks(stored)
             self.progress(self.written.read["prompts"])
@@ -126,12 +128,19 @@ class Writer:
 
     def _store_prompts(self, batch: list[PromptRecord]) -> list[int]:
         hashes = [digest(record.messages) for record in batch]
-        known = dict(
-            Prompt.objects.filter(project=self.project, content_hash__in=hashes).values_list(
-                "content_hash", "pk"
+        stored = Prompt.objects.filter(project=self.project, content_hash__in=hashes)
+        known = {
+            h: (pk, external_id, meta)
+            for h, pk, external_id, meta in stored.values_list(
+                "content_hash", "pk", "external_id", "meta"
             )
-        )
-        fresh = {h: r for h, r in zip(hashes, batch, strict=True) if h not in known}
+        }
+        fresh: dict[str, PromptRecord] = {}
+        for number, (h, record) in enumerate(zip(hashes, batch, strict=True)):
+            if h in known:
+                batch[number] = self._as_kept(record, *known[h][1:])
+            elif (first := fresh.setdefault(h, record)) is not record:
+                batch[number] = self._as_kept(record, first.external_id, first.meta)
         ids = dict(zip(fresh, reserve_ids("labeling_prompt", len(fresh)), strict=True))
         now = timezone.now()
         copy_rows(
@@ -153,7 +162,21 @@ class Writer:
             ),
         )
         self._count("prompts", hashes, fresh)
-        return [known.get(h) or ids[h] for h in hashes]
+        return [known[h][0] if h in known else ids[h] for h in hashes]
+
+    def _as_kept(self, record: PromptRecord, external_id: str, meta: Any) -> PromptRecord:
+        """Return a record of a prompt that is kept already; its own id goes to its tasks.
+
+        What differs from the prompt as it is kept, and finds no other place, is counted.
+        """
+        self.tally.left_out[OTHER_META] += bool(record.meta) and record.meta != meta
+        if record.external_id in ("", external_id):
+            return record
+        if any(task.external_id for task in record.tasks) or not record.tasks:
+            self.tally.left_out[OTHER_ID] += 1
+            return record
+        tasks = [replace(task, external_id=record.external_id) for task in record.tasks]
+        return replace(record, tasks=tasks)
 
     def _store_responses(self, batch: list[PromptRecord], prompts: list[int]) -> list[_Stored]:
         keys = [
@@ -215,6 +238,9 @@ class Writer:
             ranked=[bool(task.rankings) for _, task in rows],
         )
         self.written.read["tasks"] += len(rows)
+        self._note_other_ids(
+            [(pk, t.external_id) for (_, t), (pk, _) in zip(rows, added, strict=True)]
+        )
         fresh = [pk for pk, created in added if created]
         self.written.new["tasks"] += len(fresh)
         self.written.held += Task.objects.filter(pk__in=fresh, held=True).count()
@@ -228,6 +254,20 @@ class Writer:
         ]
         self._make_users({one.ranking.reviewer: one.task.line for one in reversed(made)})
         self._store_rankings(made, {task_id for task_id, created in added if created})
+
+    def _note_other_ids(self, named: list[tuple[int, str]]) -> None:
+        """Count the tasks whose id is not the one that is kept, as the same task was there before."""
+        wanted = [(pk, name) for pk, name in named if name]
+        kept = (
+            dict(
+                Task.objects.filter(pk__in=[pk for pk, _ in wanted]).values_list(
+                    "pk", "external_id"
+                )
+            )
+            if wanted
+            else {}
+        )
+        self.tally.left_out[OTHER_ID] += sum(kept[pk] != name for pk, name in wanted)
 
     def _store_rankings(self, made: list["_Made"], new_tasks: set[int]) -> None:
         made = [self._rated(one) for one in made if one.ranking.reviewer in self.users]
@@ -451,7 +491,12 @@ def _new_task(stored: _Stored, task: TaskRecord) -> NewTask:
     reviewers = {ranking.reviewer for ranking in task.rankings}
     wanted = max(len(reviewers), task.rankings_wanted or 0)
     return NewTask(
-        stored.prompt_id, ids, task.priority, min(wanted, MOST_SLOTS) or None, kind=task.kind
+        stored.prompt_id,
+        ids,
+        task.priority,
+        min(wanted, MOST_SLOTS) or None,
+        kind=task.kind,
+        external_id=task.external_id,
     )
 
 
@@ -485,35 +530,3 @@ def _fill_slots(filled: list[tuple[int, int, int, int]]) -> None:
             " WHERE slot.task_id = made.task AND slot.number = made.number",
             columns,
         )
-
-
-def _storable(record: PromptRecord, tally: Tally) -> PromptRecord:
-    """The record with what PostgreSQL cannot keep replaced, and counted."""
-    clean = PromptRecord(
-        record.line,
-        [{name: storable(text) for name, text in said.items()} for said in record.messages],
-        [
-            replace(
-                r,
-                text=storable(r.text),
-                model=storable(r.model)[:300],
-                external_id=storable(r.external_id)[:200],
-                sampling=_storable_json(dict(r.sampling)),
-            )
-            for r in record.responses
-        ],
-        record.tasks,
-        storable(record.external_id)[:200],
-        _storable_json(record.meta),
-    )
-    if (clean.messages, clean.responses) != (record.messages, record.responses):
-        tally.changed["prompts with characters that cannot be stored, replaced by U+FFFD"] += 1
-    return clean
-
-
-def _storable_json(value: Any) -> Any:
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return {storable(str(key)): _storable_json(item) for key, item in value.items()}
-    return [_storable_json(item) for item in value] if isinstance(value, list) else value

@@ -34,6 +34,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     from labeling.importers.encodings import as_utf8
     from labeling.importing import mappings, undoing
     from labeling.models import FileImport
+    from labeling.text import storable
 
     row = (
         FileImport.objects.select_related("project", "user")
@@ -60,7 +61,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
         # The meaning of its columns may be why it is refused.
         with suppress(BadInput), as_utf8(row.path, row.encoding) as path:
             _describe(row, path, proposed(path, mappings.of(row, path)))
-        return str(error).replace(row.path.name, row.name)
+        return storable(str(error)).replace(row.path.name, row.name)
     except FileNotFoundError:
         return f"{row.name} is no longer in {row.path.parent}. Send it again."
     except MemoryError:

@@ -1,8 +1,9 @@
 """The account of a file, as kept in FileImport.report and shown on its page."""
 
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from labeling.importers import Imported
+from labeling.importers.cleaning import storable_json
 from labeling.importers.columns.mapping import normal
 from labeling.importers.columns.proposals import Proposal
 from labeling.importers.records import EXAMPLE, PromptRecord
@@ -59,7 +60,7 @@ class Report(TypedDict, total=False):
 def report(imported: Imported) -> Report:
     """Return the account of an import. `read`, `left_out` and `changed` count in the file's words."""
     written, tally = imported.written, imported.tally
-    return {
+    account: Report = {
         "columns": [
             {
                 "name": name,
@@ -89,13 +90,14 @@ def report(imported: Imported) -> Report:
         "held": written.held,
         "reviewers": written.new["reviewers"],
     }
+    return _storable(account)
 
 
 def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
     """Return the columns of the first rows as they are read so far, and what a lead has to say."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     meaning = proposal.mapping.of(names).meaning
-    return {
+    account: Report = {
         "questions": list(proposal.questions.values()),
         "columns": [
             {
@@ -109,6 +111,12 @@ def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
             for name in names
         ],
     }
+    return _storable(account)
+
+
+def _storable(account: Report) -> Report:
+    """Names and examples come from the file, and hold whatever a file can hold."""
+    return cast(Report, storable_json(account))
 
 
 def _shown(record: PromptRecord) -> Shown:

@@ -54,6 +54,13 @@ class Task(Withdrawable):
         db_index=False,
         help_text="The import that brought it.",
     )
+    external_id = models.CharField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Its name where it came from.",
+    )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -43,7 +43,7 @@ _RANKING = pa.struct(
 )  # fmt: skip
 _TASK = pa.struct(
     [
-        ("responses", _PLACES), ("priority", pa.int64()), ("rankings_wanted", pa.int64()),
+        ("id", pa.string()), ("responses", _PLACES), ("priority", pa.int64()), ("rankings_wanted", pa.int64()),
         ("kind", pa.string()), ("gold", pa.string()), ("rankings", pa.list_(_RANKING)),
     ]
 )  # fmt: skip
@@ -161,6 +161,7 @@ class Records:
             ],
             "tasks": [
                 {
+                    "id": task.external_id,
                     "responses": [at[place.response_id] for place in places[task.pk]],
                     "priority": task.priority,
                     "rankings_wanted": task.rankings_wanted,

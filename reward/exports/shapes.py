@@ -25,6 +25,8 @@ MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])
 _SAID = [
     ("margin", pa.float64()), ("strength", pa.float64()), ("chosen_model", pa.string()),
     ("rejected_model", pa.string()), ("group_id", pa.string()), ("split", pa.string()),
+    ("prompt_id", pa.string()), ("chosen_id", pa.string()), ("rejected_id", pa.string()),
+    ("task_ids", pa.list_(pa.string())),
 ]  # fmt: skip
 PAIRS = pa.schema([("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES), *_SAID])
 IMPLICIT = pa.schema([("chosen", MESSAGES), ("rejected", MESSAGES), *_SAID])
@@ -32,6 +34,8 @@ UNPAIRED = pa.schema(
     [
         ("prompt", MESSAGES), ("completion", MESSAGES), ("label", pa.bool_()),
         ("model", pa.string()), ("group_id", pa.string()), ("split", pa.string()),
+        ("prompt_id", pa.string()), ("completion_id", pa.string()),
+        ("task_ids", pa.list_(pa.string())),
     ]
 )  # fmt: skip
 
@@ -70,7 +74,7 @@ def _margin(matrix: np.ndarray, better: int, worse: int) -> float:
 
 
 def _pair(group: Group, better: int, worse: int, margin: float) -> Row:
-    models = _models(group)
+    models, ids = _models(group), _ids(group)
     return {
         "prompt": group.prompt,
         "chosen": _answer(group, better),
@@ -81,6 +85,10 @@ def _pair(group: Group, better: int, worse: int, margin: float) -> Row:
         "rejected_model": models[worse],
         "group_id": group.group_id,
         "split": group.split,
+        "prompt_id": _prompt_id(group),
+        "chosen_id": ids[better],
+        "rejected_id": ids[worse],
+        "task_ids": _task_ids(group, better, worse),
     }
 
 
@@ -90,6 +98,27 @@ def _answer(group: Group, place: int) -> list[dict[str, str]]:
 
 def _models(group: Group) -> list[str]:
     return group.meta.get("response_models") or [""] * len(group.responses)
+
+
+def _prompt_id(group: Group) -> str:
+    """Return the id that an import gave the prompt, or ""."""
+    return str(group.meta.get("prompt_external_id") or "")
+
+
+def _ids(group: Group) -> list[str]:
+    return group.meta.get("response_external_ids") or [""] * len(group.responses)
+
+
+def _task_ids(group: Group, *responses: int) -> list[str]:
+    """Return the ids that imports gave the tasks of the rankings that place all these responses."""
+    named = group.meta.get("task_external_ids") or []
+    wanted = {group.response_ids[index] for index in responses}
+    ids = [
+        name
+        for name, ranking in zip(named, group.rankings, strict=False)
+        if name and wanted.issubset(pk for tier in ranking.tiers for pk in tier)
+    ]
+    return list(dict.fromkeys(ids))
 
 
 def _strength(group: Group, better: int) -> float | None:
@@ -117,7 +146,7 @@ def unpaired(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
     Each ranking has one vote. With a line: for what is above it, against what is below. Without: the
     share of the others that the response beats, less the share that beats it.
     """
-    models, votes = _models(group), votes_of(group, ties)
+    models, ids, votes = _models(group), _ids(group), votes_of(group, ties)
     for place in range(len(group.responses)):
         vote = votes[place]
         if not vote and ties != "both":
@@ -131,6 +160,9 @@ def unpaired(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
                 "model": models[place],
                 "group_id": group.group_id,
                 "split": group.split,
+                "prompt_id": _prompt_id(group),
+                "completion_id": ids[place],
+                "task_ids": _task_ids(group, place),
             }
 
 

@@ -1,6 +1,7 @@
 """A response of a row, what is said of it, and which response a name in the row means."""
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ class Answer:
     text: str
     column: str
     model: str = ""
+    external_id: str = ""
     label: bool | None = None
     rank: float | None = None
     score: float | None = None
@@ -40,6 +42,7 @@ class Row:
     answers: list[Answer]
     verdict: Verdict | None = None
     external_id: str = ""
+    task_id: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
     reviewer: str = ""
     rationale: str = ""
@@ -55,17 +58,22 @@ def mark_of(name: str) -> str:
 
 def belongs(name: str, column: str, place: int) -> bool:
     """Whether a column such as rank_2 or chosen_model says something of the response in another."""
-    if column.lower() in name.lower():
+    whole = rf"(?<![^\W_]){re.escape(column)}(?![^\W_])"
+    if re.search(whole, name, re.IGNORECASE):
         return True
     return bool(mark_of(name)) and mark_of(name) == mark_of(column)
 
 
+def _bare(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().lower()
+
+
 def named(said: str, answers: list[Answer]) -> int | None:
     """Return the place of the response that a text names: its column, number, letter or model."""
-    said = re.sub(r"\.0$", "", said)
-    columns = [answer.column.lower() for answer in answers]
+    said = _bare(re.sub(r"\.0$", "", said))
+    columns = [_bare(answer.column) for answer in answers]
     marks = [mark_of(answer.column) for answer in answers]
-    models = [answer.model.lower() for answer in answers]
+    models = [_bare(answer.model) for answer in answers]
     if said in SIDES and len(answers) == 2:
         return SIDES[said]
     for names in (columns, models, marks):

@@ -2,20 +2,27 @@
 
 from labeling.importers.columns.answers import Answer, Row
 from labeling.importers.conversations import Draft, in_tiers
-from labeling.importers.records import Tally
+from labeling.importers.records import OTHER_ID, Tally
 
 OTHER_META = "rows whose metadata differs from that of the first row of their prompt"
 
 
 def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
     first = rows[0]
-    draft = Draft(first.line, first.messages, external_id=first.external_id, meta=first.meta)
+    draft = Draft(
+        first.line,
+        first.messages,
+        external_id=first.external_id,
+        task_id=first.task_id,
+        meta=first.meta,
+    )
+    _name_answers(rows)
     answers: dict[int, Answer] = {}
     for row in rows:
         places = []
         for answer in row.answers:
             before = len(draft.responses)
-            place = draft.place(answer.text, answer.model)
+            place = draft.place(answer.text, answer.model, answer.external_id)
             tally.left_out["responses said twice"] += len(draft.responses) == before
             answers.setdefault(place, answer)
             places.append(place)
@@ -29,10 +36,30 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
                 strength=row.verdict.strength,
                 rationale=row.rationale,
             )
+    tally.left_out[OTHER_ID] += sum(_loses_id(row, first) for row in rows)
     tally.left_out[OTHER_META] += sum(row.meta != first.meta for row in rows)
     if all(row.verdict is None for row in rows):
         _judge_marks(draft, answers, first.reviewer or reviewer, tally)
     return draft
+
+
+def _loses_id(row: Row, first: Row) -> bool:
+    """Whether the row has an id that neither its prompt, its task nor its responses keep."""
+    ids = {answer.external_id for answer in row.answers}
+    return (row.external_id not in ("", first.external_id) and row.external_id not in ids) or (
+        row.task_id not in ("", first.task_id)
+    )
+
+
+def _name_answers(rows: list[Row]) -> None:
+    """Give ids that differ between the rows of a prompt to the responses that the rows hold."""
+    if len({row.external_id for row in rows}) < 2:
+        return
+    ids: dict[tuple[str, str], str] = {}
+    for row in rows:
+        for answer in row.answers:
+            if not answer.external_id:
+                answer.external_id = ids.setdefault((answer.text, answer.model), row.external_id)
 
 
 def _judge_marks(draft: Draft, answers: dict[int, Answer], reviewer: str, tally: Tally) -> None:

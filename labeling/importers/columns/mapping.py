@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labeling.importers.records import BadInput
+from labeling.text import storable
 
 MEANINGS = {
     "prompt": "the prompt, a text or a chat; several columns are joined",
@@ -31,7 +32,9 @@ MEANINGS = {
     "model": "the model that wrote the response",
     "reviewer": "who gave the preference",
     "rationale": "the reason for the preference",
-    "id": "the name of the prompt where it came from",
+    "id": "the id of the prompt where it came from",
+    "task_id": "the id of the comparison where it came from",
+    "response_id": "the id of a response where it came from, or a list of them",
     "metadata": "kept with the prompt",
     "unused": "not used",
 }
@@ -43,7 +46,7 @@ ROLE = {
     **dict.fromkeys(("response", "model"), "response"),
     **dict.fromkeys((*JUDGMENTS, "reviewer", "rationale"), "ranking"),
     "rating": "rating",
-    "id": "metadata",
+    **dict.fromkeys(("id", "task_id", "response_id"), "metadata"),
     "metadata": "metadata",
     "unused": "not used",
 }
@@ -63,7 +66,8 @@ def fits(name: str, pattern: str) -> bool:
 
 
 def normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name).strip()
+    """Return a column's name in one normal form, with only what the database can keep."""
+    return storable(unicodedata.normalize("NFC", name)).strip()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labeling.importers.columns import values
+from labeling.importers.columns.answers import belongs
 from labeling.importers.columns.mapping import (
     JUDGMENTS,
     LOOKS_LIKE_PREFERENCE,
@@ -61,7 +62,15 @@ MODEL = re.compile(
     r"(?:model|model_name|models|model_names|generator|model[_ ]?(?:name[_ ]?)?(?:[0-9]+|[a-i])|(?:chosen|rejected)_model)",
     re.IGNORECASE,
 )
-ID = ("id", "prompt_id", "question_id", "conversation_id", "example_id")
+ID = (
+    "prompt_id", "question_id", "id", "example_id", "conversation_id", "uuid", "uid", "sample_id",
+)  # fmt: skip
+TASK_ID = ("task_id", "comparison_id", "pair_id")
+RESPONSE_ID = re.compile(
+    r"(?:response|completion|answer|output|generation|reply|candidate|chosen|rejected)s?"
+    r"(?:[_ ]?(?:[0-9]{1,3}|[a-i]))?[_ ]ids?(?:[_ ]?(?:[0-9]{1,3}|[a-i]))?",
+    re.IGNORECASE,
+)
 REVIEWER = ("reviewer", "annotator", "annotator_id", "judge", "labeler", "user_id")
 RATIONALE = ("rationale", "reason", "preference_statement")
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -72,6 +81,7 @@ SECOND = re.compile(
     re.IGNORECASE,
 )
 """Columns that say more of a preference that another column gives: kept as metadata."""
+ANSWERS = ("response", "best_first", "chosen", "rejected", "chat")
 INDEX = re.compile(r"|Unnamed: \d+|index|__index_level_\d+__")
 
 
@@ -248,9 +258,25 @@ class _Guess:
             row.get(name) == row.get(self.columns["chosen"][0]) for row in self.rows
         )
 
+    def ids(self) -> None:
+        """Take ids: of the prompt, of the task, and of responses that a column's name points to."""
+        self.take("id", self.first(ID))
+        self.take("task_id", self.first(TASK_ID))
+        answers = [c for m in ANSWERS for c in self.columns.get(m, ())]
+        for name in self.matching(RESPONSE_ID):
+            owned = any(belongs(name, column, n) for n, column in enumerate(answers))
+            if owned or len(answers) == 1:
+                self.take("response_id", name)
+        if "id" not in self.left:
+            return
+        if len(answers) == 1 and not self._lists(answers[0]) and "response_id" not in self.columns:
+            self.take("response_id", self.left["id"])
+        elif "task_id" not in self.columns:
+            self.take("task_id", self.left["id"])
+
     def rest(self) -> None:
         self.take("model", *self.matching(MODEL))
-        self.take("id", self.first(ID))
+        self.ids()
         if JUDGMENTS & self.columns.keys():
             self.take("reviewer", self.first(REVIEWER))
             self.take("rationale", self.first(RATIONALE))

@@ -4,6 +4,7 @@ Rows that hold one response each belong together when they have the same prompt,
 in the file. A row that holds several responses, or a preference between them, is a task of its own.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from labeling.importers.columns.mapping import Mapping, Resolved
 from labeling.importers.conversations import (
     Messages,
     finite,
+    name_of,
     number,
     same_start,
     signed,
@@ -36,10 +38,12 @@ from labeling.importers.source import Cells, each_row
 
 TEXT = ("text", "response", "content", "answer", "output", "completion", "generation", "value")
 MODEL = ("model", "model_name", "generator")
+ID = ("id", "response_id", "answer_id", "completion_id", "output_id", "external_id", "uuid")
 RANK = ("rank",)
 SCORE = ("score", "overall_score", "rating", "reward")
 APART = "pairs that differ in more than the last answer"
 NO_RESPONSE = "empty responses"
+NO_OWNER = "ids that belong to none of the responses of their row"
 UNREADABLE = "rows whose preference is empty"
 
 
@@ -92,17 +96,25 @@ class _Reading:
             messages,
             answers,
             verdict,
-            external_id=self._text("id"),
+            external_id=self._id("id"),
+            task_id=self._id("task_id"),
             meta=self._meta(),
-            reviewer=self._text("reviewer"),
+            reviewer=self._id("reviewer"),
             rationale=self._text("rationale"),
         )
 
     def _text(self, meaning: str) -> str:
-        for name in self.columns[meaning]:
-            if (text := values.as_text(self.source.get(name))) not in (None, ""):
-                return str(text)
-        return ""
+        """Return the texts of all columns of a meaning; what is not a text as its JSON."""
+        parts = (finite(self.source.get(name)) for name in self.columns[meaning])
+        return "\n\n".join(
+            part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
+            for part in parts
+            if part not in (None, "", [], {})
+        )
+
+    def _id(self, meaning: str) -> str:
+        ids = (name_of(self.source.get(name)) for name in self.columns[meaning])
+        return " ".join(text for text in ids if text)
 
     def _meta(self) -> dict[str, Any]:
         """Return what is kept with the prompt: everything that is not empty."""
@@ -136,10 +148,21 @@ class _Reading:
         system = self._text("system")
         start: Messages = [{"role": "system", "content": system}] if system else []
         for name in self.columns["history"]:
-            for turn in values.structure(self.source, name) or []:
-                texts = turn if isinstance(turn, list) else [turn]
-                start += values.turns([str(text) for text in texts])
+            turns = values.structure(self.source, name) or []
+            if not isinstance(turns, list):
+                raise BadInput(f'"{name}" must be a list of turns; got {turns!r:.40}.', self.line)
+            for turn in turns:
+                start += self._turn(name, turn)
         return start
+
+    def _turn(self, name: str, turn: Any) -> Messages:
+        """Return one part of the history: a question with its answer, a message, or a text."""
+        if values.is_message(turn):
+            return [values.message(turn, self.line, name, self.tally)]
+        texts = values.texts(turn if isinstance(turn, list) else [turn])
+        if texts is None:
+            raise BadInput(f'a turn of "{name}" must hold texts; got {str(turn)[:40]}.', self.line)
+        return values.turns(texts)
 
     def _chat(self) -> tuple[Messages, str | None] | None:
         """Return a whole chat as its prompt and its last answer."""
@@ -169,7 +192,7 @@ class _Reading:
         given = [
             (name, side, part)
             for name, side in sides
-            for part in _parts(values.chat_or_text(self.source, name))
+            for part in self._parts(values.chat_or_text(self.source, name))
         ]
         prompt = self._prompt()
         if not prompt and (chat := self._chat()):
@@ -178,6 +201,16 @@ class _Reading:
             return self._shared_prompt(given)
         answers = [Answer(self._last(part, prompt, name), name) for name, _, part in given]
         return prompt, *self._ordered(answers, [side for _, side, _ in given])
+
+    def _parts(self, value: Any) -> list[Any]:
+        """Return the answers in one side of a pair: a list of texts is several of them."""
+        if value in (None, ""):
+            return []
+        texts = values.texts(value)
+        if texts is None:
+            return [value]
+        self.tally.left_out[NO_RESPONSE] += len(value) - len(texts)
+        return list(texts)
 
     def _last(self, value: Any, prompt: Messages, name: str) -> str:
         """Return the answer of a side, which may repeat the prompt before it."""
@@ -229,6 +262,7 @@ class _Reading:
         self, answers: list[Answer], sides: list[str]
     ) -> tuple[list[Answer], Verdict | None]:
         self._models(answers)
+        self._ids(answers)
         chosen = [n for n, side in enumerate(sides) if side == "chosen" and answers[n].text.strip()]
         rejected = [
             n for n, side in enumerate(sides) if side == "rejected" and answers[n].text.strip()
@@ -250,16 +284,18 @@ class _Reading:
             start, text = chat
             prompt = prompt or start
             if text is not None:
-                answers += self._filled([Answer(text, self.columns["chat"][0])])
+                answers.append(Answer(text, self.columns["chat"][0]))
         elif chats and not prompt:
             return self._whole_chats(chats)
         best_first = False
         for meaning in ("response", "best_first"):
             for name in self.columns[meaning]:
-                answers += self._filled(self._read(name))
+                answers += self._read(name)
                 best_first = best_first or meaning == "best_first"
         self._models(answers)
+        self._ids(answers)
         self._marks(answers)
+        answers = self._filled(answers)  # not before: lists of marks count empty responses too
         verdict = self._verdict(answers)
         if best_first and len(answers) > 1:
             verdict = Verdict([[n] for n in range(len(answers))])
@@ -298,6 +334,7 @@ class _Reading:
             return None
         answers = [Answer(chat[-1]["content"], name) for name, chat in chats]
         self._models(answers)
+        self._ids(answers)
         self._marks(answers)
         return [*self._before(), *first[:-1]], answers, self._verdict(answers)
 
@@ -309,7 +346,7 @@ class _Reading:
             return []
         listed = values.structure(self.source, name) if name.lower().endswith("s") else value
         if isinstance(listed, list) and not values.is_chat(listed):
-            return [self._one_of(part, name) for part in listed if part not in (None, "")]
+            return [self._one_of(part, name) for part in listed]
         if isinstance(value, dict) and not values.is_message(value):
             return [self._one_of(value, name)]
         return [Answer(values.reply(value, self.line, name, self.tally), name)]
@@ -321,18 +358,22 @@ class _Reading:
 
     def _one_of(self, part: Any, name: str) -> Answer:
         """Return one element of a list of responses, which may say its model, rank and score."""
+        if part is None:
+            return Answer("", name)
         if not isinstance(part, dict):
             return Answer(values.reply(part, self.line, f"{name}[]", self.tally), name)
+        own = next((k for k in ID if name_of(part.get(k))), "")
         model = next((k for k in MODEL if part.get(k)), "")
         rank = next((k for k in RANK if number(part.get(k)) is not None), "")
         score = next((k for k in SCORE if number(part.get(k)) is not None), "")
-        meaning = {model: "model", rank: "rank", score: "score"}
+        meaning = {own: "response_id", model: "model", rank: "rank", score: "score"}
         marks = {k: part[k] for k in part if k in meaning}
         self.tally.columns.add(marks, meaning, prefix=f"{name}[].")
         return Answer(
             self._text_of({k: part[k] for k in part if k not in marks}, name),
             name,
             model=str(part.get(model) or ""),
+            external_id=name_of(part.get(own)),
             rank=number(part.get(rank)),
             score=number(part.get(score)),
         )
@@ -353,7 +394,7 @@ class _Reading:
     def _models(self, answers: list[Answer]) -> None:
         names = self.columns["model"]
         listed = [values.structure(self.source, name) for name in names]
-        flat = [str(m) for v in listed if isinstance(v, list) for m in v]
+        flat = ["" if m is None else str(m) for v in listed if isinstance(v, list) for m in v]
         single = [
             (n, str(v)) for n, v in zip(names, listed, strict=True) if v and not isinstance(v, list)
         ]
@@ -367,6 +408,19 @@ class _Reading:
                 answer.model = own[0]
             elif len(single) == 1 and not mark_of(single[0][0]):
                 answer.model = single[0][1]
+
+    def _ids(self, answers: list[Answer]) -> None:
+        """Give each response the id that a column of its own, or a list in the same order, has."""
+        for name in self.columns["response_id"]:
+            value = values.structure(self.source, name)
+            owners = [a for n, a in enumerate(answers) if belongs(name, a.column, n)]
+            if isinstance(value, list):
+                self._spread(owners or answers, "external_id", name, value)
+                continue
+            owners = owners or (answers if len(answers) == 1 else [])
+            self.tally.left_out[NO_OWNER] += bool(name_of(value)) and not owners
+            for answer in owners:
+                answer.external_id = answer.external_id or name_of(value)
 
     # --- what is said of the responses ---
 
@@ -400,6 +454,8 @@ class _Reading:
                 setattr(answer, meaning, self._value(meaning, name, value))
 
     def _value(self, meaning: str, name: str, value: Any) -> Any:
+        if meaning == "external_id":
+            return name_of(value)
         if meaning == "label":
             said = str(value).strip().lower()
             if said in ("true", "1", "1.0", "yes"):
@@ -461,10 +517,3 @@ def _assistant(text: str) -> dict[str, str]:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
-
-
-def _parts(value: Any) -> list[Any]:
-    """Return the answers in one side of a pair: a list of texts is several of them."""
-    if value in (None, ""):
-        return []
-    return list(value) if _texts(value) else [value]

@@ -88,10 +88,25 @@ def is_chat(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a text, number or truth value as text; None for anything else."""
+    """Return a text, number or truth value as text; None for anything else, also for NaN."""
     if isinstance(value, str):
         return value
+    value = finite(value)
     return json.dumps(value) if isinstance(value, bool | int | float) else None
+
+
+def holds(value: Any) -> bool:
+    """Whether a value is there: 0 and false are, an empty text or list is not."""
+    return value is not None and value not in ("", [], {})
+
+
+def texts(value: Any) -> list[str] | None:
+    """Return the texts of a list of texts, numbers and truth values, without nulls; else None."""
+    if not isinstance(value, list):
+        return None
+    found = [as_text(item) for item in value if item is not None]
+    kept = [text for text in found if text is not None]
+    return kept if kept and len(kept) == len(found) else None
 
 
 def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:

@@ -20,6 +20,7 @@ from labeling.importers.encodings import ENCODINGS, UTF8, as_utf8
 from labeling.importers.writer import EXISTING, NEW
 from labeling.importing.report import report
 from labeling.models import FileImport, Project
+from labeling.text import storable, visible
 
 TABLES = ("prompts", "responses", "tasks", "rankings")
 
@@ -95,7 +96,7 @@ class Command(BaseCommand):
 
     def _import(self, path: Path, project: Project, options: dict[str, Any]) -> Imported:
         batch = FileImport.objects.create(
-            project=project, name=path.name[:200], size=path.stat().st_size,
+            project=project, name=storable(path.name)[:200], size=path.stat().st_size,
             state=FileImport.State.IMPORTING,
         )  # fmt: skip
         with as_utf8(path, options["encoding"]) as text:
@@ -115,7 +116,9 @@ class Command(BaseCommand):
             finished_at=Now(),
         )
         self.batch = batch.pk
-        audit(None, "file imported", project, file=path.name, new=dict(imported.written.new))
+        audit(
+            None, "file imported", project, file=storable(path.name), new=dict(imported.written.new)
+        )
         return imported
 
     def _project(self, options: dict[str, Any]) -> Project:
@@ -129,8 +132,11 @@ class Command(BaseCommand):
         return Project.objects.create(slug=slug, name=slug.replace("-", " ").capitalize())
 
     def _report(self, path: Path, project: Project, imported: Imported, dry_run: bool) -> None:
-        say = self.stdout.write
         written, tally = imported.written, imported.tally
+
+        def say(line: str) -> None:
+            self.stdout.write(visible(storable(line)))
+
         say(f"{path.name}, {imported.format.title}, into {project.slug}")
         say("In the file: " + _listed(tally.read))
         say(f"{'':12}{'in the file':>12}{'known':>10}{'new':>10}")
@@ -150,7 +156,7 @@ class Command(BaseCommand):
                 if count:
                     say(f"{title}: {count} {reason}")
         if dry_run:
-            say(self.style.WARNING("A dry run: nothing was kept."))
+            self.stdout.write(self.style.WARNING("A dry run: nothing was kept."))
         else:
             say(f"Import {self.batch}. To take it back: manage.py undo_import {self.batch}")
 
