@@ -74,6 +74,8 @@ def test_every_page_shows_the_same_pairwise_agreement(client, project, trainer, 
         assert value in text and interval in text, address
         if "show=parts" not in address:
             assert f"{interval}, {expected.pairs} pairs" in text, address
+        if "snapshot" not in address and "show=" not in address:
+            assert f"{expected.pairs} pairs, 24 tasks" in text, address
 
 
 def test_commands_and_exports_print_that_figure_too(client, project, trainer, expected, tmp_path):
