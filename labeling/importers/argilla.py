@@ -48,11 +48,11 @@ ABOUT = frozenset(
 )  # fmt: skip
 """Columns of a data set that are not fields of the record."""
 
-VALUE = {"value": "ranking", "user_id": "reviewer", "status": "left out"}
+VALUE = {"value": "ranking", "user_id": "reviewer", "status": "status"}
 ANSWERS: Meaning = {"": "ranking", "*": {"": "ranking", **VALUE}}
 """Of "responses" by question."""
 BY_USER: Meaning = {
-    "": "ranking", "user_id": "reviewer", "status": "left out",
+    "": "ranking", "user_id": "reviewer", "status": "status",
     "values": {"*": {"": "ranking", "value": "ranking"}},
 }  # fmt: skip
 """Of "responses" as a list with an element for each user."""
@@ -190,7 +190,7 @@ def _of_columns(row: dict[str, Any], line: int, tally: Tally) -> Record:
             for user, state, answer in zip(users, states, answers, strict=True):
                 if _counts(state, tally):
                     found[_user(user)][match[1]] = answer
-    kinds = {"users": "reviewer", "status": "left out", None: "ranking"}
+    kinds = {"users": "reviewer", "status": "status", None: "ranking"}
     meaning = {name: kinds[m[2]] for name in row if (m := COLUMN.fullmatch(name))}
     return _flat(row, {name for name in row if name in meaning}, meaning, found, tally)
 
@@ -237,7 +237,7 @@ def _of_classification(row: dict[str, Any], line: int, tally: Tally) -> Record:
             tally.left_out[DISCARDED] += 1
     meaning = {
         "id": "id", "inputs": NESTED, "annotation": "ranking", "annotation_agent": "reviewer",
-        "status": "left out",
+        "status": "status",
     }  # fmt: skip
     tally.left_out[SUGGESTIONS] += row.get("prediction") not in (None, "", [])
     rest = {key: item for key, item in row.items() if key != "metadata"}

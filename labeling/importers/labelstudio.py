@@ -49,7 +49,7 @@ ITEM_TEXT = ("text", "body", "html", "content")
 RESULT = {"value": {"*": "unused", "ranker": "ranking", "selected": "ranking", "choices": "ranking", "text": "rationale"}}  # fmt: skip
 ANNOTATION: Meaning = {
     "completed_by": {"": "reviewer", "id": "reviewer", "username": "reviewer", "email": "reviewer"},
-    "was_cancelled": "left out", "lead_time": "active time", "result": RESULT,
+    "was_cancelled": "status", "lead_time": "active time", "result": RESULT,
 }  # fmt: skip
 TASK: Meaning = {
     "id": "id", "data": NESTED, "annotations": ANNOTATION, "completions": ANNOTATION,

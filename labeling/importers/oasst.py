@@ -33,7 +33,7 @@ DEEPEST = 200
 
 MEANING = {
     "message_id": "id", "text": "prompt or response", "role": "prompt or response",
-    "replies": NESTED, "rank": "rank", "lang": "metadata", "deleted": "left out", "model_name": "model",
+    "replies": NESTED, "rank": "rank", "lang": "metadata", "deleted": "status", "model_name": "model",
     "synthetic": "model",
 }  # fmt: skip
 """Of each message of a tree, counted as `message.KEY`, whatever its depth."""

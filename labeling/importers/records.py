@@ -130,16 +130,17 @@ class Columns:
 
     def _inside(self, path: str, meaning: Meaning, value: Any, *, nested: bool) -> None:
         """Count a value and the keys of the objects in it."""
-        whole = meaning.get("", NESTED)
+        items = value if isinstance(value, list) else []
+        opened = isinstance(value, Mapping) or any(isinstance(item, Mapping) for item in items)
+        whole = meaning.get("", NESTED if opened or not value else "unused")
         self.count(path, whole, value, nested=nested)
         if isinstance(value, Mapping):
             self.add(value, meaning, f"{path}.")
-        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-            for item in value:
-                if isinstance(item, Mapping):
-                    self.add(item, meaning, f"{path}[].")
-                else:
-                    self.count(f"{path}[]", whole, item, nested=True)
+        for item in items if opened else ():
+            if isinstance(item, Mapping):
+                self.add(item, meaning, f"{path}[].")
+            else:
+                self.count(f"{path}[]", meaning.get("", "unused"), item, nested=True)
 
     def count(self, path: str, meaning: str, value: Any, *, nested: bool = False) -> None:
         column = self.columns.get(path)

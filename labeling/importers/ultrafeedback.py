@@ -29,7 +29,7 @@ SCORES = ("overall_score", "fine-grained_score", "fine_grained_score", "rating",
 COMPLETION = {
     "model": "model",
     "response": "response",
-    "annotations": {"": "rating", "*": {"": "unused", "Rating": "rating"}},
+    "annotations": {"": "rating", "*": {"Rating": "rating"}},
 }
 
 

@@ -230,11 +230,13 @@ class Writer:
             (one, task)
             for one in stored
             for task in one.record.tasks
-            if self._accepts(partial(_new_task, one, task))
+            if self._accepts(partial(_new_task, one, task, 0))
         ]
+        reviewers = _reviewers_by_task(rows)
+        new = [_new_task(*row, len(reviewers[_task_key(*row)])) for row in rows]
         added = findings.add_tasks(
             project=self.project,
-            tasks=[replace(_new_task(*row), file_import_id=self.file_import) for row in rows],
+            tasks=[replace(task, file_import_id=self.file_import) for task in new],
             ranked=[bool(task.rankings) for _, task in rows],
         )
         self.written.read["tasks"] += len(rows)
@@ -483,13 +485,25 @@ def _identity(response: ResponseRecord) -> str:
     return Response.identity_of(response.model, response.text, response.seed, response.external_id)
 
 
-def _new_task(stored: _Stored, task: TaskRecord) -> NewTask:
+def _task_key(stored: _Stored, task: TaskRecord) -> tuple[Any, ...]:
+    return stored.prompt_id, task.kind, *sorted(stored.response_ids[n] for n in task.responses)
+
+
+def _reviewers_by_task(rows: list[tuple[_Stored, TaskRecord]]) -> dict[Any, set[str]]:
+    """Return who ranks each task: a file may have a row for each reviewer of the same responses."""
+    found: dict[Any, set[str]] = {}
+    for row in rows:
+        names = {ranking.reviewer for ranking in row[1].rankings}
+        found.setdefault(_task_key(*row), set()).update(names)
+    return found
+
+
+def _new_task(stored: _Stored, task: TaskRecord, reviewers: int) -> NewTask:
     ids = [stored.response_ids[place] for place in task.responses]
     if len(set(ids)) < len(ids):
         sentence = "two responses are the same text by the same model. Give them ids, or drop one."
         raise BadInput(sentence, task.line)
-    reviewers = {ranking.reviewer for ranking in task.rankings}
-    wanted = max(len(reviewers), task.rankings_wanted or 0)
+    wanted = max(reviewers, task.rankings_wanted or 0)
     return NewTask(
         stored.prompt_id,
         ids,

@@ -172,7 +172,7 @@ WHOLE = {
 }
 """Objects whose keys are data: names of questions, buckets and functions."""
 
-NOT_USED = {"unused", "metadata", "left out", "suggestion"}
+NOT_USED = {"unused", "metadata", "nested"}
 
 
 def message_of_tree(path):

@@ -463,3 +463,25 @@ def test_every_format_is_documented_and_tried():
     text = (BASE_DIR / "docs" / "import-formats.md").read_text()
     assert set(FORMATS) == set(EXAMPLES) | {"oasst", "pandalm", "jsonl"}
     assert all(f"\n## {name}\n" in text for name in FORMATS)
+
+
+ROWS_OF_REVIEWERS = {
+    "columns": [
+        {"prompt": "A?", "answer1": "x", "answer2": "y", "winner": winner, "judge": judge}
+        for judge, winner in (("ada", "answer1"), ("bob", "answer2"), ("cleo", "tie"))
+    ],
+    "labelstudio": [
+        {"annotation_id": number, "annotator": number, "id": 1, "lead_time": 2.5, "prompt": "A?",
+         "answer1": "x", "answer2": "y", "best": {"selected": side}}
+        for number, side in ((3, "left"), (4, "right"), (5, "left"))
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS_OF_REVIEWERS)
+def test_rows_of_several_reviewers_of_one_task_fill_a_slot_each(project, save, name):
+    imported(save(ROWS_OF_REVIEWERS[name]), project, name)
+    task = Task.objects.get()
+    assert task.rankings_wanted == task.rankings.count() == 3
+    filled = task.slots.filter(ranking__isnull=False)
+    assert filled.values("ranking").distinct().count() == task.slots.count() == 3

@@ -77,6 +77,7 @@ HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity
 ONE_HOT = re.compile(r"winner_(?:model_)?(?:[a-i]|tie|both_?bad)")
 SECOND = re.compile(
     r"margin|(?:score|rating|reward)s?_(?:chosen|rejected)|(?:chosen|rejected)_(?:score|rating|reward)"
+    r"|preference_elaboration|three_most_similar_preferences|all_preferences_unprocessed"
     r"|safer_response_id|is_response_\d_safe|response_\d_severity_level",
     re.IGNORECASE,
 )

@@ -367,6 +367,7 @@ class _Reading:
         rank = next((k for k in RANK if number(part.get(k)) is not None), "")
         score = next((k for k in SCORE if number(part.get(k)) is not None), "")
         meaning = {own: "response_id", model: "model", rank: "rank", score: "score"}
+        meaning.pop("", None)  # the name of none of them
         marks = {k: part[k] for k in part if k in meaning}
         self.tally.columns.add(marks, meaning, prefix=f"{name}[].")
         return Answer(
