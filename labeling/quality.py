@@ -1,8 +1,7 @@
 """How far the reviewers of a project agree, the tasks on which they do not, and whom to trust.
 
 Everything is computed from the same window of the tasks ranked last, so that a figure is the same on
-every page. Results are cached until the next ranking; those of a project larger than the window, for
-at least a minute.
+every page. Results are cached until the next ranking; those over many tasks, for at least a minute.
 """
 
 from collections import defaultdict
@@ -31,6 +30,8 @@ __all__ = ["TASKS_AT_MOST"]
 
 KEPT_SECONDS = 600
 REFRESHED_SECONDS = 60
+LARGE = 200
+"""Tasks beyond which results are brought up to date once a minute only."""
 TRUSTED_SECONDS = 600
 WEEKS_AT_MOST = 26
 REVIEWERS_AT_MOST = 100
@@ -59,7 +60,9 @@ def kept(
         return held.found
     looked_at = window.load(project, tasks_at_most)
     found = compute(looked_at)
-    refreshed = REFRESHED_SECONDS if looked_at.capped else 0
+    # Half a second of work per thousand tasks is too much for every view after every ranking.
+    large = looked_at.capped or len(looked_at.prompts) > LARGE
+    refreshed = REFRESHED_SECONDS if large else 0
     cache.set(key, Kept(found, mark, now, refreshed), KEPT_SECONDS)
     return found
 

@@ -181,17 +181,23 @@ def _correlations(
         return np.full(len(cases), cos(pi * USUAL)), USUAL
     usual = float(cases.distance[calm].mean())
     typical = max(0.0, cos(pi * min(usual, 0.5))) ** 0.5  # a reviewer's correlation with the worth
-    reviewers = int(max(met.one.max(), met.two.max())) + 1
-    rows = np.flatnonzero(calm[cases.at])
     couples = np.bincount(cases.at, minlength=len(cases))
-    weight = np.tile(1 / couples[cases.at[rows]], 2)  # a task counts once
-    both = np.r_[met.one[rows], met.two[rows]]
-    apart = np.bincount(both, weight * np.tile(met.distance[rows], 2), reviewers)
-    seen = np.bincount(both, weight, reviewers)
+    reviewer = np.r_[met.one, met.two]  # (2M,), like everything below
+    task = np.tile(cases.at, 2)
+    weight = np.where(calm[task], 1 / couples[task], 0)  # a task counts once
+    apart = _of_other_tasks(reviewer, task, weight * np.tile(met.distance, 2))
+    seen = _of_other_tasks(reviewer, task, weight)
     rate = (apart + SHRUNK_BY * usual) / (seen + SHRUNK_BY)
     own = np.clip(np.cos(pi * np.minimum(rate, 0.5)) / max(typical, 1e-3), 0, 0.999)
-    together = np.bincount(cases.at, own[met.one] * own[met.two], len(cases))
-    return together / couples, usual
+    one, two = own.reshape(2, -1)
+    return np.bincount(cases.at, one * two, len(cases)) / couples, usual
+
+
+def _of_other_tasks(reviewer: np.ndarray, task: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return for each row what its reviewer's rows of other tasks sum up to."""
+    _, pair = np.unique(reviewer * (task.max() + 1) + task, return_inverse=True)
+    everything, here = np.bincount(reviewer, values), np.bincount(pair, values)
+    return np.asarray(everything[reviewer] - here[pair])
 
 
 # --- p-values ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 
 from labeling.statistics.disputes import (
     USUAL,
+    _of_other_tasks,
     gain_of_reversing,
     passing,
     simulated,
@@ -147,3 +148,9 @@ def test_the_procedure_of_benjamini_and_hochberg_rejects_up_to_the_last_that_pas
 def test_tasks_that_nobody_shares_are_not_judged():
     found, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(2, 1, [[3], [4]])])
     assert len(found) == 0 and disputed == set()
+
+
+def test_a_reviewer_is_judged_by_their_other_tasks():
+    # Reviewer 0 has 1 and 2 on task 0, and 4 on task 1; reviewer 1 has 8 on task 1.
+    found = _of_other_tasks(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), np.array([1, 2, 4, 8]))
+    assert found.tolist() == [4, 4, 3, 0]

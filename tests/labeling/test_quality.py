@@ -129,6 +129,19 @@ def test_it_is_kept_until_the_next_ranking(project, django_assert_num_queries):
     assert quality.quality_of(project).tasks == 2
 
 
+def test_results_over_many_tasks_are_brought_up_to_date_once_a_minute(project, monkeypatch):
+    monkeypatch.setattr("labeling.quality.LARGE", 2)
+    opposed(project, 2)
+    assert quality.quality_of(project).tasks == 2
+    opposed(project)
+    assert quality.quality_of(project).tasks == 3, "a small one at the next ranking"
+    opposed(project)
+    assert quality.quality_of(project).tasks == 3
+    later = timezone.now() + timedelta(seconds=quality.REFRESHED_SECONDS + 1)
+    monkeypatch.setattr("labeling.quality.timezone.now", lambda: later)
+    assert quality.quality_of(project).tasks == 4
+
+
 def test_a_large_project_is_brought_up_to_date_once_a_minute(project, monkeypatch):
     opposed(project, 2)
     before = quality.quality_of(project, tasks_at_most=1)
