@@ -24,7 +24,8 @@ class Steps:
     def begin(self, title: str) -> None:
         self.title = title
         self.began_at = self.drawn_at = self.clock()
-        self.moved_at: float | None = None
+        self.first: tuple[float, float] | None = None
+        self.last = (self.began_at, 0.0)
         if self.lively:
             self._draw(0.0, "")
         else:
@@ -33,11 +34,12 @@ class Steps:
     def update(self, share: float) -> None:
         """Note that this share of the step, from 0 to 1, is done."""
         now = self.clock()
-        if share > 0 and self.moved_at is None:
-            self.moved_at, self.moved_from = now, share
+        if share > self.last[1]:
+            self.last = (now, share)
+            self.first = self.first or self.last
         if self.lively and now - self.drawn_at >= REDRAW_SECONDS:
             self.drawn_at = now
-            self._draw(share, self._time_left(share, now))
+            self._draw(share, self._time_left(now))
 
     def done(self) -> None:
         seconds = duration(self.clock() - self.began_at)
@@ -52,12 +54,17 @@ class Steps:
         if self.lively:
             print(file=self.out, flush=True)
 
-    def _time_left(self, share: float, now: float) -> str:
-        """By the pace since the first progress: what came before, such as loading, is not repeated."""
-        if self.moved_at is None or share <= self.moved_from:
-            return duration(now - self.began_at)
-        pace = (now - self.moved_at) / (share - self.moved_from)
-        return f"{duration(pace * (1 - share))} left"
+    def _time_left(self, now: float) -> str:
+        """Return the time left, by the pace between the first progress and the last.
+
+        Time before the first progress, such as for loading, is not repeated. Between two reports of
+        progress the time counts down.
+        """
+        if self.first is None or self.last == self.first:
+            return f"{duration(now - self.began_at)} so far"
+        (first_at, first_share), (last_at, last_share) = self.first, self.last
+        pace = (last_at - first_at) / (last_share - first_share)
+        return f"{duration(max(0.0, pace * (1 - last_share) - (now - last_at)))} left"
 
     def _draw(self, share: float, text: str) -> None:
         filled = "█" * round(share * self.bar_columns)

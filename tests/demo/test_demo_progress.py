@@ -36,6 +36,24 @@ def test_a_terminal_shows_one_bar_per_step_with_the_time_left() -> None:
     assert max(len(part) for part in lines[0].split("\r\x1b[K")) <= 80
 
 
+def test_the_time_left_counts_down_while_nothing_is_reported() -> None:
+    terminal, clock = Terminal(), Clock()
+    steps = Steps(terminal, clock)
+    steps.begin("Training")
+    clock.now += 5
+    steps.update(0.0)
+    assert terminal.getvalue().endswith("0% 0:05 so far")
+    steps.update(0.2)
+    clock.now += 10
+    steps.update(0.4)
+    texts = []
+    for _ in range(4):
+        clock.now += 10
+        steps.update(0.4)
+        texts.append(terminal.getvalue().split("% ")[-1])
+    assert texts == ["0:20 left", "0:10 left", "0:00 left", "0:00 left"]
+
+
 def test_without_a_terminal_there_are_plain_lines() -> None:
     out, clock = StringIO(), Clock()
     steps = Steps(out, clock)
