@@ -1,6 +1,6 @@
 # make demo   set up and run the whole loop, then serve it   (ARGS=--exit: end after the loop)
 # make test   set up and run every test                      (ARGS="tests/runs -k lease": some)
-# make test-fast PYTHON=python3.13   the tests that need neither torch nor a browser, on that Python
+# make test-fast   the tests without browser, workers, other processes and torch   (PYTHON=python3.13: on that Python)
 # make check  formatter, linter, types (Python and JavaScript), import contracts, migrations, deploy check
 
 PYTHON ?= python3
@@ -28,7 +28,7 @@ FAST_VENV = .venv-fast/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.ver
 test-fast:
 	@test -d $(FAST_VENV) || $(PYTHON) -m venv $(FAST_VENV)
 	$(FAST_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	$(FAST_VENV)/bin/python -m pytest -m "not torch" $(FAST) $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder) $(ARGS)
+	$(FAST_VENV)/bin/python -m pytest -m "not browser and not processes and not slow and not torch and not worker" $(FAST) $(if $(DATABASE_URL)$(REDIS_URL),,--numprocesses 2 --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 check: setup-dev
 	$(BIN)/ruff format --check .
@@ -51,16 +51,16 @@ browser: setup-dev
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "Tiebreak needs Python 3.11 to 3.14; this is %d.%d. Try: make PYTHON=python3.12" % v)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing packages (a minute or two the first time) …"
-	$(PIP) --editable '.[train]'
+	@$(PIP) --editable '.[train]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing packages and test tools (a minute or two the first time) …"
-	$(PIP) --editable '.[train,dev]'
+	@$(PIP) --editable '.[train,dev]'
 	@touch $@ $(VENV)/.installed
 
 clean:

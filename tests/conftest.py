@@ -1,0 +1,43 @@
+"""Marks each test by what it needs besides PostgreSQL and Redis, so that `make test-fast` can leave it out.
+
+A test is marked by its folder, the name of its file or the fixtures that it asks for. What none of
+these shows is marked in the test's own file.
+"""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+MARKS_OF_FOLDERS = {"browser": "browser"}
+MARKS_OF_FIXTURES = {"browser": "browser", "celery_worker": "worker"}
+MARKS_OF_FILES = {"test_local_": "processes", "test_training_": "torch", "test_web_": "processes"}
+"""By the beginning of the file's name."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the tests of the recipes when they are left out: torch may be missing."""
+    left_out = "not torch" in config.option.markexpr
+    return True if left_out and mark_of_file(collection_path) == "torch" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before the choice of -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in marks_of(item):
+            item.add_marker(mark)
+
+
+def marks_of(item: pytest.Item) -> set[str]:
+    folder = item.path.relative_to(TESTS).parts[0]
+    fixtures = getattr(item, "fixturenames", ())
+    marks = {MARKS_OF_FOLDERS.get(folder), mark_of_file(item.path)}
+    marks |= {mark for name, mark in MARKS_OF_FIXTURES.items() if name in fixtures}
+    return {mark for mark in marks if mark}
+
+
+def mark_of_file(path: Path) -> str | None:
+    return next(
+        (mark for start, mark in MARKS_OF_FILES.items() if path.name.startswith(start)), None
+    )
