@@ -62,21 +62,24 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
         yield line, value
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value), where the value is a BadInput if only this line is wrong."""
+def kind_of(path: Path) -> str:
+    """Return what a file is by its content, a key of READERS. Raises BadInput."""
     head = _head(path)
     if head.startswith(PARQUET):
-        return parquet_rows(path)
+        return "parquet"
     if head.startswith(EXCEL):
-        return excel_rows(path)
+        return "excel"
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if not text:
         raise BadInput(f"{path.name} is empty.")
     if text.startswith(b"["):
-        return json_array(path)
-    if text.startswith(b"{") or not _has_header(text):
-        return json_lines(path)
-    return csv_rows(path)
+        return "array"
+    return "lines" if text.startswith(b"{") or not _has_header(text) else "csv"
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value), where the value is a BadInput if only this line is wrong."""
+    return READERS[kind_of(path)](path)
 
 
 Read = TypeVar("Read")
@@ -457,3 +460,12 @@ def _cell(value: Any) -> Any:
     if value in ("", None):
         return None
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+    "parquet": parquet_rows,
+    "excel": excel_rows,
+    "array": json_array,
+    "lines": json_lines,
+    "csv": csv_rows,
+}

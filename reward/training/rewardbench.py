@@ -2,7 +2,7 @@
 
     python -m reward.training.rewardbench RUN_DIR FILE.jsonl [--out report.json]
 
-FILE is JSONL or Parquet. A row has `prompt`, text or messages; `chosen` and `rejected`, each a text,
+FILE is JSONL or Parquet; `manage.py rewardbench` takes other files too. A row has `prompt`, text or messages; `chosen` and `rejected`, each a text,
 a list of texts, or a conversation that ends with the answer; and optionally `subset` and `id`. That
 is what RewardBench (Lambert et al. 2024, arXiv:2403.13787) and RewardBench 2 (Malik et al. 2025,
 arXiv:2506.01937) publish, and most preference sets too.
@@ -23,7 +23,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from formatting.numbers import percent, percent_range
-from reward.score_rows import RowsError, raw_rows
+from reward.rewardbench_rows import check_rows, read_rows
+from reward.score_rows import RowsError
 from reward.training.report import Tally, share
 from reward.training.score import Scorer, output_folder
 from reward.training.trainer_events import RecipeError, quiet_libraries, write_json
@@ -39,47 +39,22 @@ from reward.training.trainer_events import RecipeError, quiet_libraries, write_j
 ROWS_AT_ONCE = 256
 
 
-@dataclass(frozen=True)
-class Row:
-    """The chosen responses come first."""
-
-    subset: str
-    prompt: list[dict[str, str]]
-    responses: list[str]
-    chosen: int
-
-    @property
-    def chance(self) -> float:
-        """What scores drawn at random would get."""
-        return 1 / float(_choose(len(self.responses), self.chosen))
-
-
-def _choose(count: int, chosen: int) -> int:
-    total = 1
-    for k in range(chosen):
-        total = total * (count - k) // (k + 1)
-    return total
-
-
 def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Raises RecipeError with the line of a row that cannot be understood."""
+    """Raises RowsError with the numbers of rows that cannot be understood."""
     tallies: dict[str, list[Tally]] = {}
     chances: dict[str, list[float]] = {}
     left_out: Counter[str] = Counter()
-    for _ in read_rows(path):  # a wrong row at the end would cost the work on all before it
-        pass
+    check_rows(path)  # a wrong row at the end would cost the work on all before it
     rows = read_rows(path)
     while batch := list(islice(rows, ROWS_AT_ONCE)):
         scores = scorer.score([(row.prompt, row.responses) for row in batch])
         for row, found in zip(batch, scores, strict=True):
-            if np.isnan(found).any():
+            if not row.whole or np.isnan(found).any():
                 left_out[row.subset] += 1
                 continue
             tally = Tally(credit(found, row.chosen), 1.0, 1)
             tallies.setdefault(row.subset, []).append(tally)
             chances.setdefault(row.subset, []).append(row.chance)
-    if not tallies and not left_out:
-        raise RecipeError(f"{path} has no rows.")
     return summary(tallies, chances, left_out, seed)
 
 
@@ -130,68 +105,6 @@ def _figure(tallies: Sequence[Tally], seed: int, none: str) -> dict[str, Any]:
     }
 
 
-# --- reading --------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Streams. Raises RecipeError for a file or row that is not in the format, with its number."""
-    try:
-        for number, raw in raw_rows(path):
-            yield _row_numbered(path, number, raw)
-    except RowsError as error:
-        raise RecipeError(str(error)) from None
-
-
-def _row_numbered(path: Path, number: int, raw: Any) -> Row:
-    try:
-        if isinstance(raw, ValueError):
-            raise raw
-        return read_row(raw)
-    except ValueError as error:
-        raise RecipeError(f"{path}, row {number}: {error}.") from None
-
-
-def read_row(raw: Any) -> Row:
-    """Raises ValueError with a clause that says what is wrong."""
-    missing = [
-        name for name in ("chosen", "rejected") if not isinstance(raw, dict) or not raw.get(name)
-    ]
-    if missing:
-        raise ValueError(f"it has no {' and no '.join(missing)}")
-    prompt, chosen = _answers(raw.get("prompt"), raw["chosen"], "chosen")
-    prompt_too, rejected = _answers(raw.get("prompt"), raw["rejected"], "rejected")
-    if prompt != prompt_too:
-        raise ValueError("chosen and rejected answer different prompts")
-    return Row(str(raw.get("subset") or "all"), prompt, [*chosen, *rejected], len(chosen))
-
-
-def _answers(prompt: Any, value: Any, name: str) -> tuple[list[dict[str, str]], list[str]]:
-    """The prompt as messages, and the texts of one side."""
-    if isinstance(value, str):
-        return _messages(prompt), [value]
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        return _messages(prompt), value
-    turns = _messages(value, name)
-    if turns[-1]["role"] != "assistant":
-        raise ValueError(f"{name} is a conversation that does not end with an answer")
-    before, answer = turns[:-1], turns[-1]["content"]
-    return before or _messages(prompt), [answer]
-
-
-def _messages(value: Any, name: str = "prompt") -> list[dict[str, str]]:
-    if isinstance(value, str) and value:
-        return [{"role": "user", "content": value}]
-    sound = isinstance(value, list) and value and all(map(_is_turn, value))
-    if not sound:
-        raise ValueError(f"{name} is neither text nor messages")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
-
-
-def _is_turn(value: Any) -> bool:
-    fields = ("role", "content")
-    return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in fields)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -204,6 +117,7 @@ def main() -> int:
     try:
         if asked.out:
             make_room(asked.out)
+        check_rows(asked.file)  # before the model is loaded
         scorer = Scorer(output_folder(asked.run))
         found = {"file": asked.file.name, **evaluate(scorer, asked.file)}
         for row in [*found["subsets"], {"subset": "all rows", **found["accuracy"]}]:
@@ -211,7 +125,7 @@ def main() -> int:
         print(json.dumps(found, allow_nan=False))
         if asked.out:
             write_to(asked.out, found)
-    except RecipeError as error:
+    except (RecipeError, RowsError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -250,6 +250,10 @@ def judge(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
             said[numbers[0]] = verdict
         else:
             said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
+    for number, row in enumerate(rows):
+        unread = sorted(row.unread)
+        said[number].heads[unread] = np.nan
+        said[number].criteria[unread] = np.nan
     return [said[number] for number in range(len(rows))]
 
 

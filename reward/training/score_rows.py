@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from reward.score_columns import columns_of, legible
 from reward.score_rows import ROWS_AT_ONCE, RowsError, is_parquet, read_rows, survey
 from reward.training.score import Scorer, Verdict, judge, output_folder
 from reward.training.trainer_events import RecipeError, quiet_libraries
@@ -44,8 +45,9 @@ def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, i
     Raises RowsError with the number of a row that is wrong; nothing is written then.
     """
     counts = survey(source)
+    schema = columns_of(source) if target and is_parquet(target) else None
     scored = 0
-    with _writer(target, source, counts) as write:
+    with _writer(target, schema, counts) as write:
         rows = read_rows(source)
         while batch := list(islice(rows, ROWS_AT_ONCE)):
             verdicts = judge(scorer, [asked for _, _, asked in batch])
@@ -74,7 +76,7 @@ def _number(value: Any) -> float | None:
 
 
 @contextmanager
-def _writer(target: Path | None, source: Path, counts: dict[str, int]) -> Iterator[Any]:
+def _writer(target: Path | None, schema: pa.Schema | None, counts: dict[str, int]) -> Iterator[Any]:
     if target is None:
         yield lambda rows: _write_lines(sys.stdout, rows)
         sys.stdout.flush()
@@ -82,7 +84,7 @@ def _writer(target: Path | None, source: Path, counts: dict[str, int]) -> Iterat
     with atomically(target) as draft:
         try:
             if is_parquet(target):
-                with ParquetRows(draft, source, counts) as parquet:
+                with ParquetRows(draft, schema or pa.schema([]), counts) as parquet:
                     yield parquet.write
             else:
                 with draft.open("w", encoding="utf-8") as file:
@@ -94,22 +96,40 @@ def _writer(target: Path | None, source: Path, counts: dict[str, int]) -> Iterat
 
 def _write_lines(file: Any, rows: Iterable[Row]) -> None:
     for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        file.write(_line(row) + "\n")
+
+
+def _line(row: Row) -> str:
+    """Return a row as JSON, with half a surrogate pair as its escape and NaN as null."""
+    row = finite(row)
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(row, default=str)
+    return text
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list) else value
 
 
 class ParquetRows:
-    """Columns are those of a Parquet source, or what the first rows of a JSON one have."""
+    """Rows into a Parquet file with these columns and the scores."""
 
-    def __init__(self, path: Path, source: Path, counts: dict[str, int]):
+    def __init__(self, path: Path, schema: pa.Schema, counts: dict[str, int]):
         self.path = path
         self.added = [
             pa.field(name, kind)
             for shape, columns in KINDS.items() if counts[shape]
             for name, kind in columns.items()
         ]  # fmt: skip
-        self.schema = self._with_scores(pq.read_schema(source)) if is_parquet(source) else None
+        self.schema = self._with_scores(schema)
         self.writer: pq.ParquetWriter | None = None
-        self.written = 0
 
     def __enter__(self) -> "ParquetRows":
         return self
@@ -119,23 +139,9 @@ class ParquetRows:
             self.writer.close()
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Raises RowsError when a row does not fit the columns."""
-        rows = list(rows)
-        try:
-            if self.schema is None:
-                self.schema = self._with_scores(pa.Table.from_pylist(rows).schema)
-            more = {name for row in rows for name in row} - set(self.schema.names)
-            if more:
-                raise pa.ArrowInvalid(f"the first rows have no {', '.join(sorted(more))}")
-            batch = pa.RecordBatch.from_pylist(rows, schema=self.schema)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise RowsError(
-                f"Among the {len(rows)} rows after the first {self.written}, one does not fit the "
-                f"columns: {error}. Rows as different as these fit in JSON lines only."
-            ) from None
+        batch = pa.RecordBatch.from_pylist(list(map(legible, rows)), schema=self.schema)
         self.writer = self.writer or pq.ParquetWriter(self.path, self.schema)
         self.writer.write_batch(batch)
-        self.written += len(rows)
 
     def _with_scores(self, schema: pa.Schema) -> pa.Schema:
         names = {field.name for field in self.added}
@@ -153,6 +159,9 @@ def main() -> int:
     quiet_libraries()
     target = None if asked.target == "-" else Path(asked.target)
     try:
+        survey(asked.source)  # before the model is loaded
+        if target and is_parquet(target):
+            columns_of(asked.source)
         found = score_rows(Scorer(output_folder(asked.run)), asked.source, target)
     except (RecipeError, RowsError, OSError) as error:
         print(error, file=sys.stderr)

@@ -131,17 +131,20 @@ def test_a_model_of_one_head_has_no_uncertainty(scorer):
     assert figures(verdict, 1, many=True)["uncertainties"] == [None, None, None]
 
 
-def test_rows_that_fit_no_columns_leave_no_file_behind(scorer, tmp_path):
+def test_rows_that_fit_no_columns_are_refused_before_a_model_is_needed(scorer, tmp_path):
     rows = [{"prompt": "a", "response": "b", "n": n} for n in range(300)]
     source = written(tmp_path / "rows.jsonl", [*rows, {**rows[0], "n": "text"}])
-    with pytest.raises(RowsError, match="after the first 256, one does not fit the columns"):
-        score_rows(scorer, source, tmp_path / "out.parquet")
-    written(source, [*rows, {**rows[0], "m": 1}])
-    with pytest.raises(RowsError, match="the first rows have no m"):
-        score_rows(scorer, source, tmp_path / "out.parquet")
+    with pytest.raises(RowsError, match="row 301: 'n' holds 'text'"):
+        score_rows(None, source, tmp_path / "out.parquet")
+    written(source, [{**rows[0], "n": 2**70}])
+    with pytest.raises(RowsError, match="row 1: 'n' holds '1180591620717411303424'"):
+        score_rows(None, source, tmp_path / "out.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
-    score_rows(scorer, written(source, rows), tmp_path / "out.parquet")
-    assert pq.read_table(tmp_path / "out.parquet").schema.names[-2:] == ["score", "uncertainty"]
+    written(source, [*rows, {**rows[0], "m": 1, "n": 0.5, "note": "\ud83d"}])
+    score_rows(scorer, source, tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.names[-4:] == ["m", "note", "score", "uncertainty"]
+    assert table.to_pylist()[-1]["note"] == "\ufffd" and table.to_pylist()[-1]["n"] == 0.5
 
 
 @pytest.mark.django_db

@@ -9,10 +9,12 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 
+from reward.rewardbench_rows import read_row, read_rows
+from reward.score_rows import RowsError
 from reward.training import rewardbench
-from reward.training.rewardbench import credit, evaluate, read_row, read_rows
+from reward.training.rewardbench import credit, evaluate
 from reward.training.train import train
-from reward.training.trainer_events import RecipeError, StopSignal
+from reward.training.trainer_events import StopSignal
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import make_project
 from tests.reward.world import make_groups, make_run, tiny_llama
@@ -67,13 +69,13 @@ def test_a_prompt_may_be_messages_and_a_row_may_have_several_of_each():
         ({"prompt": "a", "chosen": "b"}, "it has no rejected"),
         ({"chosen": "a", "rejected": "b"}, "prompt is neither text nor messages"),
         ({"prompt": "a", "chosen": TURNS, "rejected": "b"}, "does not end with an answer"),
-        ({"prompt": "a", "chosen": [1], "rejected": "b"}, "chosen is neither text nor messages"),
+        ({"prompt": "a", "chosen": [{}], "rejected": "b"}, "chosen is neither text nor messages"),
         ("text", "it has no chosen"),
     ],
 )
 def test_a_row_that_is_not_in_the_format_is_named(tmp_path, row, sentence):
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
-    with pytest.raises(RecipeError, match=f"row 2: .*{sentence}"):
+    with pytest.raises(RowsError, match=f"row 2: .*{sentence}"):
         list(read_rows(written(tmp_path / "rows.jsonl", [good, row])))
 
 
@@ -84,19 +86,19 @@ def test_a_wrong_row_at_the_end_is_named_before_any_is_scored(tmp_path):
 
     good = {"prompt": "a", "chosen": "b", "rejected": "c"}
     path = written(tmp_path / "rows.jsonl", [good] * 300 + [{"prompt": "a", "chosen": "b"}])
-    with pytest.raises(RecipeError, match="row 301: "):
+    with pytest.raises(RowsError, match="row 301: "):
         evaluate(Untouched(), path)
 
 
 def test_files_that_cannot_be_read_are_refused_with_a_sentence(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{')
-    with pytest.raises(RecipeError, match="row 2: not valid JSON"):
+    with pytest.raises(RowsError, match="row 2: not valid JSON"):
         list(read_rows(tmp_path / "bad.jsonl"))
     (tmp_path / "bad.parquet").write_text("not parquet")
     for name in ("bad.parquet", "nowhere.jsonl"):
-        with pytest.raises(RecipeError, match="cannot be read"):
+        with pytest.raises(RowsError, match="cannot be read"):
             list(read_rows(tmp_path / name))
-    with pytest.raises(RecipeError, match="has no rows"):
+    with pytest.raises(RowsError, match="has no rows"):
         evaluate(CountsX(), written(tmp_path / "empty.jsonl", []))
 
 

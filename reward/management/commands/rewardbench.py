@@ -2,35 +2,44 @@ import json
 from pathlib import Path
 from typing import Any
 
-from django.core.management import BaseCommand, CommandParser
+from django.core.management import BaseCommand, CommandError, CommandParser
 
 from formatting.numbers import percent
+from labeling.importers.encodings import ENCODINGS, UTF8
+from reward.input_files import readable
 from reward.management.recipe_process import reward_model_numbered, run_module
+from reward.rewardbench_rows import read_row
+from reward.score_rows import RowsError
 
 
 class Command(BaseCommand):
     help = (
-        "Evaluate a reward model on a file in RewardBench's format: JSONL or Parquet with prompt, "
+        "Evaluate a reward model on a file in RewardBench's format: JSON, CSV, Excel or Parquet with prompt, "
         "chosen and rejected, as pairs or best-of-N."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("model", type=int, help="the number of the reward model")
-        parser.add_argument("file", type=Path, help="the file")
+        parser.add_argument("file", type=Path, help="any kind of file that import_data reads")
+        parser.add_argument("--encoding", choices=ENCODINGS, default=UTF8, help="of a text file")
         parser.add_argument("--json", action="store_true", help="one JSON object")
 
     def handle(self, **options: Any) -> None:
         found = reward_model_numbered(options["model"])
-        printed = run_module(
-            "rewardbench", str(found.folder_to_load()), str(options["file"].absolute())
-        )
-        figures = json.loads(printed.splitlines()[-1])
+        try:
+            with readable(options["file"].absolute(), options["encoding"], read_row) as path:
+                printed = run_module("rewardbench", str(found.folder_to_load()), str(path))
+        except RowsError as error:
+            raise CommandError(str(error)) from None
+        figures = {**json.loads(printed.splitlines()[-1]), "file": options["file"].name}
         if options["json"]:
             return self.stdout.write(json.dumps(figures))
         for row in [*figures["subsets"], {"subset": "All rows", **figures["accuracy"]}]:
             self.stdout.write(_line(row))
         if figures["left_out"]:
-            self.stdout.write(f"{figures['left_out']} rows are longer than the model can read.")
+            self.stdout.write(
+                f"{figures['left_out']} rows are longer than the model can read, or hold more than text."
+            )
         return None
 
 

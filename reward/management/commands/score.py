@@ -3,21 +3,25 @@ from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
 
+from labeling.importers.encodings import ENCODINGS, UTF8
+from reward.input_files import readable
 from reward.management.recipe_process import stream_module
 from reward.models import RewardModel
-from reward.score_rows import RowsError, survey
+from reward.score_columns import columns_of
+from reward.score_rows import RowsError, asked_of, is_parquet, survey
 from reward.scoring_model import NoModel, scoring_model
 
 
 class Command(BaseCommand):
     help = (
-        "Score the rows of a file with a reward model: JSON lines or Parquet of {messages}, {prompt, "
+        "Score the rows of a file with a reward model: JSON, CSV, Excel or Parquet of {messages}, {prompt, "
         "response} or {prompt, responses}. The rows come out with score and uncertainty, or scores "
         "and uncertainties. Every row is looked at first; a file is written whole or not at all."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", type=Path, help="JSON lines, or Parquet if its name ends so")
+        parser.add_argument("file", type=Path, help="any kind of file that import_data reads")
+        parser.add_argument("--encoding", choices=ENCODINGS, default=UTF8, help="of a text file")
         parser.add_argument(
             "--out", type=Path, metavar="FILE",
             help="JSON lines, or Parquet if its name ends so; by default JSON lines on stdout",
@@ -38,17 +42,22 @@ class Command(BaseCommand):
         name, folder = model_named(options["model"], options["project"])
         if out and out.exists() and not options["force"]:
             raise CommandError(f"{out} exists. Choose another file, or replace it with --force.")
+        if out and not out.absolute().parent.is_dir():
+            raise CommandError(f"There is no folder {out.absolute().parent}.")
         try:
-            counts = survey(source)
+            with readable(source, options["encoding"], asked_of) as path:
+                counts = survey(path)
+                if out and is_parquet(out):
+                    columns_of(path)
+                if options["dry_run"]:
+                    return self.stdout.write(
+                        f"{name} would score {counts['responses']} responses of "
+                        f"{counts['rows']} rows."
+                    )
+                target = str(out.absolute()) if out else "-"
+                found = stream_module("score_rows", folder, str(path), target, out=self.stdout)
         except RowsError as error:
             raise CommandError(str(error)) from None
-        if options["dry_run"]:
-            return self.stdout.write(
-                f"{name} would score {counts['responses']} responses of {counts['rows']} rows."
-            )
-        found = stream_module(
-            "score_rows", folder, str(source), str(out.absolute()) if out else "-", out=self.stdout
-        )
         return self.tell(name, found, out)
 
     def tell(self, name: str, found: dict[str, int], out: Path | None) -> None:
