@@ -14,6 +14,7 @@ from reward.models import RewardModel, Snapshot
 from reward.preference import PreferenceError, content_hash, read_groups
 from reward.recipe_config import RewardConfig
 from reward.references import ReferenceProblem, checked_reference
+from reward.report_figures import HEADLINE
 from runs import storage
 from runs.kinds import CannotRun, RunKind, register
 from runs.models import Run
@@ -97,9 +98,9 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 def headline(report: dict[str, Any]) -> dict[str, Any]:
     """The figures of a report that a list has room for."""
     return {
-        name: {key: report[name].get(key) for key in ("value", "interval", "reason")}
-        for name in ("accuracy", "reviewer_agreement", "longer_is_better")
-        if isinstance(report.get(name), dict)
+        name: {key: report[source].get(key) for key in ("value", "interval", "reason")}
+        for name, source in HEADLINE.items()
+        if isinstance(report.get(source), dict)
     }
 
 
@@ -113,7 +114,7 @@ def links(run: Run) -> list[tuple[str, str]]:
     return [(f"Report of {model}", reverse("reward-model", args=[model.pk]))] if model else []
 
 
-SHARES = frozenset({"accuracy", "reviewer_agreement", "longer_is_better"})
+SHARES = frozenset({*HEADLINE, "reviewer_agreement"})  # the last one in results of older runs
 
 REWARD = RunKind(
     name="reward",

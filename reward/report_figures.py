@@ -5,6 +5,13 @@ Needs neither torch nor Django: recipes import it, and so do models and views.
 
 from typing import Any
 
+HEADLINE = {
+    "accuracy": "accuracy",
+    "pairwise_agreement": "reviewer_agreement",
+    "longer_is_better": "longer_is_better",
+}
+"""The names of figures in a run's result, and of the parts of the report they come from."""
+
 NO_LIMIT = 0.995
 """From here on a limit of accuracy is not worth showing."""
 

@@ -15,6 +15,7 @@ import numpy as np
 from labeling.agreement import NO_STRICT, PAIRWISE, strict_counts
 from labeling.statistics.intervals import FEW_CLUSTERS, ShareSums, share_interval
 from reward.preference import Group, by_criterion, strict_wins, wins
+from reward.report_figures import HEADLINE
 
 CHANCES = 100
 """Draws of outcomes that show what calibration error comes of chance."""
@@ -63,8 +64,10 @@ def quality(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins) 
 
 def headline(report: dict[str, Any]) -> dict[str, Any]:
     """The figures of a report that a run's page shows first, for its result event."""
-    names = ("accuracy", "reviewer_agreement", "longer_is_better")
-    return {name: {key: report[name][key] for key in ("value", "interval")} for name in names}
+    return {
+        name: {key: report[source][key] for key in ("value", "interval")}
+        for name, source in HEADLINE.items()
+    }
 
 
 # --- accuracy, and how high it can be -------------------------------------------------------------

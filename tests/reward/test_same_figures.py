@@ -13,8 +13,10 @@ from accounts.models import Role
 from formatting.numbers import percent, percent_range
 from labeling.agreement import pairwise_agreement
 from labeling.models import Ranking
+from reward.kinds import SHARES, headline
 from reward.preference import Group, Judgment, read_groups
 from reward.snapshots import SnapshotFilter, freeze
+from reward.training.report import headline as recipe_headline
 from reward.training.report import reviewer_agreement
 from tests.finetune.factory import REPORT, make_reward_model
 from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
@@ -126,3 +128,10 @@ def test_two_rankings_of_one_reviewer_are_not_compared():
     other = Judgment("r2", [[1], [2]])
     found = reviewer_agreement([replace(group, rankings=[*twice, other])])
     assert (found["value"], found["pairs"]) == (0.5, 2)
+
+
+def test_the_result_of_a_run_has_the_figure_under_its_name():
+    for result in (headline(REPORT), recipe_headline(REPORT)):
+        assert set(result) == {"accuracy", "pairwise_agreement", "longer_is_better"}
+        assert result["pairwise_agreement"]["value"] == REPORT["reviewer_agreement"]["value"]
+        assert set(result) <= SHARES
