@@ -29,7 +29,17 @@ from labeling.importers.conversations import Draft, account, in_tiers, number, t
 from labeling.importers.records import NESTED, BadInput, Meaning, PromptRecord, Tally
 from labeling.importers.source import each_row
 
-PROMPT = ("prompt", "instruction", "question", "query", "input", "context", "chat", "messages")
+PROMPT = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "input",
+    "context",
+    "chat",
+    "messages",
+    "text",
+)
 ANSWER = re.compile(r"response|reply|generation|completion|answer|output|candidate", re.IGNORECASE)
 REASON = re.compile(r"comment|rationale|reason|explanation|feedback|why", re.IGNORECASE)
 UNREAD = "users' answers that rank or rate no responses"

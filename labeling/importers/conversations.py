@@ -1,6 +1,7 @@
 """What the formats of others have in common: how they write a chat, an answer and who is better."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -21,13 +22,26 @@ NAMES_OF_ROLES = {
     "model": "assistant", "chatgpt": "assistant", "function": "tool", "developer": "system",
 }  # fmt: skip
 
+TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
+"""Where a turn of a transcript begins, as Anthropic's data sets write them."""
+
 Messages = list[dict[str, str]]
 
 NO_TASK = "prompts with fewer than two responses (no task)"
+OF_ONE = "rankings of fewer than two responses"
 ITS_OWN_TWIN = "judgments between a response and itself"
 NOTHING_TO_ANSWER = "conversations that end with the assistant, where a prompt was expected"
 EMPTY = "empty responses"
 EMPTY_JUDGED = "rankings with fewer than two responses that are not empty"
+
+
+def transcript(text: str) -> Messages:
+    """Return the turns of a transcript, a text that begins with a TURN."""
+    _, *parts = TURN.split(text)
+    return [
+        {"role": "user" if role == "Human" else "assistant", "content": content.strip()}
+        for role, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def can_be_answered(messages: Messages) -> bool:
@@ -67,7 +81,7 @@ class Draft:
         kept = [list(dict.fromkeys(tier)) for tier in tiers]
         placed = [place for tier in kept for place in tier]
         if len(set(placed)) < len(placed) or len(placed) < 2:
-            tally.left_out[ITS_OWN_TWIN] += 1
+            tally.left_out[ITS_OWN_TWIN if len(placed) > 1 else OF_ONE] += 1
             return
         tally.read["rankings"] += 1
         self.rankings.append(RankingRecord(reviewer, [tier for tier in kept if tier], **more))

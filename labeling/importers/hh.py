@@ -6,19 +6,16 @@ The turns that both share are the prompt, and what the assistant says last are t
 ranked once by the reviewer "hh-rlhf". Transcripts that part before the last turn are left out.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labeling.importers.conversations import Draft, Messages, account
+from labeling.importers.conversations import TURN, Draft, Messages, account, transcript
 from labeling.importers.records import BadInput, PromptRecord, Tally
 from labeling.importers.source import each_row
 
 REVIEWER = "hh-rlhf"
 MEANING = {"chosen": "chosen", "rejected": "rejected"}
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
-ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
 def recognises(first: Any) -> bool:
@@ -49,8 +46,4 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
 def _turns(text: Any, side: str, line: int) -> Messages:
     if not isinstance(text, str) or not TURN.match(text):
         raise BadInput(f'"{side}" must be a text that begins with "Human:".', line)
-    _, *parts = TURN.split(text)
-    return [
-        {"role": ROLES[who], "content": said.strip()}
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    return transcript(text)

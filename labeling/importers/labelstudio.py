@@ -11,17 +11,18 @@ buckets, each is a tier, in the order of the export; what stayed in "_" was not 
 that gave a choice and a pairwise answer counts once.
 
 JSON_MIN and CSV have a row for each annotation, with the data of the task and a column for each
-result. They are read here when they hold a Ranker's items or a result that is an object; rows with
-plain texts are read as tables (labeling.importers.columns).
+result. They are read here when they hold a Ranker's items, a result that is an object, or a text
+that is a choice; other rows are read as tables (labeling.importers.columns).
 """
 
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from labeling.importers.columns import values
-from labeling.importers.conversations import Draft, account, name_of, number, text_of
+from labeling.importers.conversations import Draft, account, in_tiers, name_of, number, text_of
 from labeling.importers.records import NESTED, BadInput, Meaning, PromptRecord, Tally
 from labeling.importers.source import each_row
 
@@ -35,9 +36,15 @@ PROMPT = (
     "context",
     "text",
 )
-ENDINGS = (("1", "2"), ("a", "b"), ("A", "B"), ("left", "right"), ("one", "two"))
+ENDINGS = ("123456789", "abcdefghi", "ABCDEFGHI", ("left", "right"), ("one", "two", "three"))
 FIRST = re.compile(r"\b(left|first|1|a|one)\b")
 SECOND = re.compile(r"\b(right|second|2|b|two)\b")
+PLAIN = re.compile(
+    r"(?:the )?(?:(?:answer|response|reply|output|completion|option|text|model|candidate)[ _-]?\w{1,5}"
+    r"|left|right|first|second)(?: (?:one|side))?(?: (?:is|was)(?: \w+){0,3})?[.!]?",
+    re.IGNORECASE,
+)
+"""A choice between sides in words. A mere letter or number may as well be a grade."""
 TIE = re.compile(r"\b(ties?|tied|equal(ly)?|same|both|neither|draw)\b")
 UNREAD = "annotations without a ranking, a pairwise answer or a choice between two"
 
@@ -46,7 +53,7 @@ FURTHER = "results of an annotation next to the one that was read as its ranking
 OTHER = "results of annotations that are neither a ranking nor a text"
 ITEM_TEXT = ("text", "body", "html", "content")
 
-RESULT = {"value": {"*": "unused", "ranker": "ranking", "selected": "ranking", "choices": "ranking", "text": "rationale"}}  # fmt: skip
+RESULT = {"value": {"*": "unused", "ranker": "ranking", "selected": "ranking", "choices": "ranking", "rating": "ranking", "text": "rationale"}}  # fmt: skip
 ANNOTATION: Meaning = {
     "completed_by": {"": "reviewer", "id": "reviewer", "username": "reviewer", "email": "reviewer"},
     "was_cancelled": "status", "lead_time": "active time", "result": RESULT,
@@ -67,8 +74,10 @@ def recognises(first: Any) -> bool:
     if isinstance(values.structure(first, "data"), dict):
         given = first.get("annotations", first.get("completions"))
         return isinstance(values.parsed(given) if isinstance(given, str) else given, list)
+    opened = _opened(first)
     return _is_flat(first) and any(
-        _items({name: value}) or _is_result(value) for name, value in _opened(first).items()
+        _items({name: value}) or _is_result(value) or _is_answer(name, opened)
+        for name, value in opened.items()
     )
 
 
@@ -134,6 +143,7 @@ def _is_answer(name: str, data: dict[str, Any]) -> bool:
         bool(sides)
         and isinstance(value, str)
         and name not in (*sides, *PROMPT)
+        and bool(value in sides or PLAIN.fullmatch(value.strip()) or TIE.fullmatch(value.lower()))
         and _choice(value, sides) is not None
     )
 
@@ -146,13 +156,16 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
             f"found neither a list of items with ids nor two texts in data: {', '.join(data)}.",
             line,
         )
-    name = next(
-        (name for name in PROMPT if values.holds(data.get(name)) and name not in sides), None
-    )
+    filled = {n.lower(): n for n in data if values.holds(data[n]) and n not in sides}
+    name = next((filled[name] for name in PROMPT if name in filled), None)
     prefix = "" if task.get("flat") else "data."
     meta = _account(data, name or "", sides, prefix, line, tally)
     if name is None:
-        raise BadInput(f"data has no prompt; one of {', '.join(PROMPT)} is.", line)
+        raise BadInput(
+            f"none of data's values is the prompt: {', '.join(data)}. Name it one of "
+            f"{', '.join(PROMPT)}.",
+            line,
+        )
     draft = Draft(
         line,
         values.messages(data[name], line, f"{prefix}{name}", tally),
@@ -166,9 +179,8 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
             text_of(item, (text,)), text_of(item, (model,)) if model else "", key
         )
     for side in sides:
-        places[side] = draft.place(
-            values.as_text(data[side]) or "", text_of(data, (f"model_{side}", f"{side}_model"))
-        )
+        text = values.reply(data[side], line, f"{prefix}{side}", tally)
+        places[side] = draft.place(text, text_of(data, (f"model_{side}", f"{side}_model")))
     for annotation in task.get("annotations", task.get("completions")) or []:
         _judge(draft, annotation, places, sides, line, tally)
     return draft
@@ -212,15 +224,21 @@ def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _sides(data: dict[str, Any]) -> tuple[str, ...]:
-    texts = {name for name, value in data.items() if isinstance(value, str)}
-    answers = {name for name, value in data.items() if values.as_text(value) is not None}
-    for names in (texts, answers):  # a number is an answer only where no texts are
-        for first, second in ENDINGS:
-            for name in data:
-                other = name.removesuffix(first) + second
-                if name.endswith(first) and {name, other} <= names:
-                    return name, other
+    """Return the names of the responses: texts or chats whose names differ in their ending only."""
+    for endings in ENDINGS:
+        for name in data:
+            if not name.endswith(endings[0]):
+                continue
+            stem = name.removesuffix(endings[0])
+            names = [f"{stem}{ending}" for ending in endings]
+            sides = tuple(takewhile(lambda side: _is_response(data.get(side)), names))
+            if len(sides) > 1:
+                return sides
     return ()
+
+
+def _is_response(value: Any) -> bool:
+    return isinstance(value, str) or values.is_chat(value) or values.is_message(value)
 
 
 def _judge(
@@ -237,14 +255,16 @@ def _judge(
     if annotation.get("was_cancelled"):
         tally.left_out["cancelled annotations"] += 1
         return
-    if not isinstance(annotation.get("result"), list):
+    results = annotation.get("result") or []
+    if not isinstance(results, list):
         raise BadInput('an annotation must have a list of "result".', line)
-    orders, texts = [], []
-    for result in annotation["result"]:
+    orders, texts = _of_ratings(results, places, sides), []
+    for result in results:
         order, text = _tiers(result, places, sides, line), _text(result)
         orders += [order] if order else []
         texts += [text] if text else []
-        tally.left_out[OTHER] += not order and not text
+        rated = _rating(result, sides) is not None
+        tally.left_out[OTHER] += not order and not text and not rated
     if not orders:
         tally.left_out[UNREAD] += 1
         return
@@ -256,6 +276,33 @@ def _judge(
         active_seconds=number(annotation.get("lead_time")) or 0.0,
         rationale="\n\n".join(texts),
     )
+
+
+def _rating(result: Any, sides: tuple[str, ...]) -> tuple[str, float] | None:
+    """Return the side that a Rating is about, by the end of its name, and the rating."""
+    if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
+        return None
+    rating, name = number(result["value"].get("rating")), str(result.get("from_name") or "")
+    ends = [side for side in sides if name.lower().endswith((side.lower(), _mark(side)))]
+    return (ends[0], rating) if len(ends) == 1 and rating is not None else None
+
+
+def _of_ratings(
+    results: list[Any], places: dict[str, int], sides: tuple[str, ...]
+) -> list[list[list[int]]]:
+    """Return the order that ratings of at least two sides give, as the only element, if any."""
+    if any(_is_result(result.get("value")) for result in results if isinstance(result, dict)):
+        return []  # a ranking is a judgment of the order itself
+    rated = dict(filter(None, (_rating(result, sides) for result in results)))
+    scores = {places[side]: rating for side, rating in rated.items()}
+    return [in_tiers(scores)] if len(scores) > 1 else []
+
+
+def _mark(side: str) -> str:
+    """Return the ending by which a side differs from the others."""
+    return next(
+        (f"{ending}" for endings in ENDINGS for ending in endings if side.endswith(ending)), side
+    ).lower()
 
 
 def _text(result: Any) -> str:
@@ -282,7 +329,7 @@ def _tiers(
     if "ranker" in value:
         return _ranked(value["ranker"], places, line)
     said = value.get("selected") or value.get("choices")
-    if not said or len(sides) != 2:
+    if not said or not sides:
         return None
     answer = " ".join(map(str, said)) if isinstance(said, list) else str(said)
     if (choice := _choice(answer, sides)) is None:
@@ -291,14 +338,21 @@ def _tiers(
 
 
 def _choice(answer: str, sides: tuple[str, ...]) -> list[list[int]] | None:
-    """Return tiers of 0 and 1, the two sides, from an answer in words; None when it names neither."""
-    if answer.lower() in (sides[0].lower(), sides[1].lower()):
-        return [[0], [1]] if answer.lower() == sides[0].lower() else [[1], [0]]
-    words = answer.lower().replace("_", " ")
-    if TIE.search(words):
-        return [[0, 1]]
-    hits = bool(FIRST.search(words)), bool(SECOND.search(words))
-    return {(True, False): [[0], [1]], (False, True): [[1], [0]]}.get(hits)
+    """Return tiers of the sides' numbers from an answer in words; None when it names none of them."""
+    everyone = list(range(len(sides)))
+    words = re.sub(r"[\W_]+", " ", answer.lower()).strip()
+    whole = [n for n, side in enumerate(sides) if answer.lower() == side.lower()]
+    if TIE.search(words) and not whole:
+        return [everyone]
+    marks = [n for n, side in enumerate(sides) if re.search(rf"\b{_mark(side)}\b", words)]
+    marks += [n for n, side in enumerate(sides) if re.sub(r"[\W_]+", " ", side.lower()) in words]
+    if len(sides) == 2 and not marks:
+        marks = [n for n, pattern in enumerate((FIRST, SECOND)) if pattern.search(words)]
+    named = set(whole or marks)
+    if len(named) != 1:
+        return None
+    best = named.pop()
+    return [[best], [n for n in everyone if n != best]]
 
 
 def _ranked(ranker: Any, places: dict[str, int], line: int) -> list[list[int]]:

@@ -146,6 +146,10 @@ SHAPES = {
         {"messages": [*TOOLS, {**assistant("x"), "weight": 1}], "score": 2, "tools": [{"name": "look"}]},
         {"messages": [*TOOLS, assistant("y")], "score": 1, "tools": []},
     ],
+    "a history of messages": [
+        {"instruction": "Q?", "history": [{**user("a"), "time": 1}, assistant("b")], "chosen": "x",
+         "rejected": "y"},
+    ],
     "a ranked list of messages": [
         {"prompt": "Q?", "answers": [
             {"role": "assistant", "content": "x", "rank": 1, "model": "m", "tokens": 3},

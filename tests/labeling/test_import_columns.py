@@ -163,14 +163,6 @@ SHAPES = {
         ASKED,
         SECOND_BETTER,
     ),
-    "Label Studio JSON_MIN": (
-        row(
-            id=7, prompt="Q?", response1="x", response2="y", comparison="right", annotator=3,
-            annotation_id=9, lead_time=4.5,
-        ),
-        ASKED,
-        SECOND_BETTER,
-    ),
     "scores in a list": (
         row(prompt="Q?", responses=["x", "y"], scores=[0.1, 0.9]),
         ASKED,
@@ -459,3 +451,22 @@ def test_scattered_rows_become_one_ranking_and_again_nothing(tmp_path):
     assert import_file(path, project=project).written.new["rankings"] == 1
     assert not +import_file(path, project=project, format=FORMATS["columns"]).written.new
     assert Ranking.objects.get().cut == 1
+
+
+def test_a_prompt_that_is_an_open_transcript_is_a_chat(tmp_path):
+    prompt = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Q?\n\nAssistant: "
+    rows = row(prompt=prompt, answers=[{"answer": "x", "rank": 1}, {"answer": "y", "rank": 2}])
+    [(chat, _, tiers, _, _)], tally = read(saved(tmp_path, rows))
+    assert chat == [("user", "Hi"), ("assistant", "Hello."), ("user", "Q?")]
+    assert tiers == FIRST_BETTER and sum(tally.changed.values()) == 1
+    quoted = row(prompt="Human: Q?", response_1="x", response_2="y")
+    assert read(saved(tmp_path, quoted))[0][0][0] == [("user", "Human: Q?")]
+
+
+def test_the_model_of_one_side_is_not_taken_for_that_of_the_other(tmp_path):
+    from tests.labeling.test_import_fuzz import records_of
+
+    rows = row(instruction="Q?", **{"chosen-model": "m", "chosen-rating": 5}, **SIDES)
+    [record], _, _ = records_of(saved(tmp_path, rows))
+    assert [response.model for response in record.responses] == ["m", "unknown"]
+    assert record.meta == {"chosen-rating": 5}

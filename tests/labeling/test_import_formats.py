@@ -328,7 +328,7 @@ def test_pairwise_answers_and_choices_are_rankings(project, save, kind, value, t
     ("task", "sentence"),
     [
         ({"data": {"prompt": "A?"}, "annotations": []}, "neither a list of items"),
-        ({"data": {"x1": "A?", "x2": "B"}, "annotations": []}, "data has no prompt"),
+        ({"data": {"x1": "A?", "x2": "B"}, "annotations": []}, "none of data.s values is the prompt: x1, x2"),
         (
             {"data": {"prompt": "A?", "items": [{"id": "a", "body": "x"}]},
              "annotations": [annotation(1, result("ranker", {"ranker": ["z"]}))]},
@@ -485,3 +485,44 @@ def test_rows_of_several_reviewers_of_one_task_fill_a_slot_each(project, save, n
     assert task.rankings_wanted == task.rankings.count() == 3
     filled = task.slots.filter(ranking__isnull=False)
     assert filled.values("ranking").distinct().count() == task.slots.count() == 3
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.xlsx", "a.parquet"])
+@pytest.mark.parametrize(
+    ("column", "answer", "tiers"),
+    [
+        ("comparison", "right", [["y"], ["x"]]),
+        ("quality", "Answer 1", [["x"], ["y"]]),
+        ("best", "The second is better.", [["y"], ["x"]]),
+        ("best", "answer2", [["y"], ["x"]]),
+        ("best", "tie", [["x", "y"]]),
+    ],
+)
+def test_a_row_of_label_studio_with_a_choice_is_a_ranking(
+    project, save, column, answer, tiers, name
+):
+    row = {
+        "annotation_id": 9, "annotator": 3, "id": 7, "lead_time": 4.5, "prompt": "A?",
+        "answer1": "x", "answer2": "y", "topic": "left-handed lamps", "grade": "A", column: answer,
+    }  # fmt: skip
+    imported(save([row], name), project, "labelstudio")
+    assert judged() == {("A?", "labelstudio-3"): tiers}
+    assert Prompt.objects.get().meta == {"topic": "left-handed lamps", "grade": "A"}
+    assert Ranking.objects.get().active_seconds == 4.5
+
+
+def test_ratings_of_each_response_and_choices_among_several_are_rankings(project, save):
+    data = {"Question": "A?", "answer1": "x", "answer2": [assistant("y")], "answer3": "z"}
+    rated = [
+        {"from_name": f"rating_{number}", "type": "rating", "value": {"rating": rating}}
+        for number, rating in ((1, 2), (2, 5), (3, 2))
+    ]
+    task = {
+        "id": 1, "data": data,
+        "annotations": [annotation(1, *rated), annotation(2, result("choices", {"choices": ["Answer 3"]}))],
+    }  # fmt: skip
+    imported(save([task]), project, "labelstudio")
+    assert judged() == {
+        ("A?", "labelstudio-1"): [["y"], ["x", "z"]],
+        ("A?", "labelstudio-2"): [["z"], ["x", "y"]],
+    }

@@ -59,7 +59,7 @@ SCORE = re.compile(
     re.IGNORECASE,
 )
 MODEL = re.compile(
-    r"(?:model|model_name|models|model_names|generator|model[_ ]?(?:name[_ ]?)?(?:[0-9]+|[a-i])|(?:chosen|rejected)_model)",
+    r"(?:model|model_name|models|model_names|generator|model[_ ]?(?:name[_ ]?)?(?:[0-9]+|[a-i])|(?:chosen|rejected)[_-]model)",
     re.IGNORECASE,
 )
 ID = (
@@ -76,7 +76,7 @@ RATIONALE = ("rationale", "reason", "preference_statement")
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 ONE_HOT = re.compile(r"winner_(?:model_)?(?:[a-i]|tie|both_?bad)")
 SECOND = re.compile(
-    r"margin|(?:score|rating|reward)s?_(?:chosen|rejected)|(?:chosen|rejected)_(?:score|rating|reward)"
+    r"margin|(?:score|rating|reward)s?[_-](?:chosen|rejected)|(?:chosen|rejected)[_-](?:score|rating|reward)"
     r"|preference_elaboration|three_most_similar_preferences|all_preferences_unprocessed"
     r"|safer_response_id|is_response_\d_safe|response_\d_severity_level",
     re.IGNORECASE,

@@ -158,7 +158,7 @@ class _Reading:
     def _turn(self, name: str, turn: Any) -> Messages:
         """Return one part of the history: a question with its answer, a message, or a text."""
         if values.is_message(turn):
-            return [values.message(turn, self.line, name, self.tally)]
+            return [values.message(turn, self.line, name, self.tally, f"{name}[].")]
         texts = values.texts(turn if isinstance(turn, list) else [turn])
         if texts is None:
             raise BadInput(f'a turn of "{name}" must hold texts; got {str(turn)[:40]}.', self.line)
@@ -407,7 +407,7 @@ class _Reading:
                 answer.model = flat[place]
             elif own:
                 answer.model = own[0]
-            elif len(single) == 1 and not mark_of(single[0][0]):
+            elif len(single) == 1 and not _of_one_side(single[0][0]):
                 answer.model = single[0][1]
 
     def _ids(self, answers: list[Answer]) -> None:
@@ -510,6 +510,11 @@ class _Reading:
                 self.line,
             )
         return Verdict([[best], [n for n in everyone if n != best]])
+
+
+def _of_one_side(name: str) -> bool:
+    """Whether a column says something of one response only, by its number or its side."""
+    return bool(mark_of(name)) or bool(re.search("chosen|rejected", name, re.IGNORECASE))
 
 
 def _assistant(text: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from labeling.importers.conversations import NAMES_OF_ROLES, Messages, finite
+from labeling.importers.conversations import NAMES_OF_ROLES, TURN, Messages, finite, transcript
 from labeling.importers.records import ROLES, BadInput, Tally
 from labeling.importers.source import Cells
 
@@ -36,6 +36,7 @@ CALL_PARTS = (
     "tool_response",
 )
 WRITTEN_CALLS = "tool calls, written as JSON into their message"
+TRANSCRIPTS = "prompts that are transcripts (Human:, Assistant:), read as chats"
 DROPPED_PARTS = "images, audio and other parts of messages that are not text"
 
 
@@ -120,7 +121,13 @@ def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
     if (text := as_text(value)) is not None:
         if not text.strip():
             raise BadInput(f'"{name}" is empty.', line)
+        if TURN.match(text) and text.rstrip().endswith("\n\nAssistant:"):
+            tally.changed[TRANSCRIPTS] += 1
+            return transcript(text)[:-1]
         return [{"role": "user", "content": text}]
+    if isinstance(value, Mapping) and value:
+        keys = ", ".join(map(str, value))
+        raise BadInput(f'"{name}" must be a text or a chat; it is an object with {keys}.', line)
     if not isinstance(value, list) or not value:
         raise BadInput(f'"{name}" must be a text or a list of messages, not empty.', line)
     if all(isinstance(part, str) for part in value):
@@ -152,7 +159,8 @@ def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[s
         written = _written(value[keys["calls"]], tally)
         text = f"{text}\n\n{written}" if text else written
     if text is None:
-        raise BadInput(f'a {role} message in "{name}" has no text.', line)
+        parts = " but images or other parts" if isinstance(value.get(keys["content"]), list) else ""
+        raise BadInput(f'a {role} message in "{name}" has no text{parts}.', line)
     if others := value.keys() - keys.values():
         tally.columns.add({key: value[key] for key in value if key in others}, {}, path)
     return {"role": role, "content": text}
