@@ -17,7 +17,7 @@ import pyarrow as pa
 from labeling.agreement import headline
 from labeling.models import Project
 from labeling.quality import quality_of
-from reward.exports import card
+from reward.exports import card, left_out
 from reward.exports.files import Batch, ExportError, Parts, encoded, plain
 from reward.exports.records import RECORDS, Records
 from reward.exports.shapes import SHAPES, TIES
@@ -83,6 +83,9 @@ class Export:
         for cursor, groups in source(counts, after):
             kept = [group for group in groups if self.split in (None, group.split)]
             counts["prompts"] += len(kept)
+            if self.form != "kwise":
+                for group in kept:
+                    counts.update(left_out.of_group(group))
             counts["rankings"] += sum(len(group.rankings) for group in kept)
             counts["prompts_of_the_other_split"] += len(groups) - len(kept)
             yield cursor, [row for group in kept for row in shape(group, self.ties, counts)]
@@ -90,6 +93,9 @@ class Export:
     def _of_snapshot(self, counts: Counter[str], after: Any) -> Iterator[tuple[Any, list[Group]]]:
         if self.snapshot is None:
             return
+        if after is None:
+            for reason, count in left_out.of_snapshot(self.snapshot).items():
+                counts[LEFT_OUT + reason] = count
         groups = islice(read_groups(self.snapshot.file), after or 0, None)
         done = after or 0
         while batch := list(islice(groups, GROUPS_AT_ONCE)):
@@ -99,6 +105,8 @@ class Export:
     def _as_it_is_now(self, counts: Counter[str], after: Any) -> Iterator[tuple[Any, list[Group]]]:
         account = Account()
         before = {name: count for name, count in counts.items() if name.startswith(LEFT_OUT)}
+        if after is None:
+            counts.update(left_out.of_rankings(self.project))
         for groups in batches_of(self.project, SnapshotFilter(), account, after=after):
             _account(counts, before, account)
             yield int(groups[-1].group_id), groups

@@ -10,6 +10,7 @@ from typing import Any
 from django.utils import timezone
 
 from labeling.agreement import in_words
+from reward.exports import left_out
 from reward.exports.shapes import TIES
 from reward.filters import REASONS
 
@@ -23,6 +24,7 @@ COUNTS = {
     "pairs_given_both_ways": "pairs given both ways: neither response has won more",
     "responses_even": "responses left out: as much for them as against them",
     "rankings_superseded": "rankings left out: replaced by their reviewer's own revision",
+    **left_out.REASONS,
 }
 KEPT = "kept as they are: responses in one tier are tied"
 PEOPLE = {

@@ -26,6 +26,7 @@ from labeling.models import (
 )
 from labeling.out_of_use import among
 from labeling.references import own_letters
+from reward.exports import left_out
 from reward.exports.shapes import MESSAGES, Row
 from reward.snapshots import pseudonyms
 
@@ -78,7 +79,7 @@ class Records:
     def batches(self, counts: Counter[str], after: int | None) -> Iterator[tuple[int, list[Row]]]:
         """(the last prompt's id, rows)"""
         last = after or 0
-        counts.update(self._withdrawn() if after is None else {})
+        counts.update(left_out.of_everything(self.project) if after is None else {})
         while True:
             prompts = list(
                 Prompt.objects.filter(
@@ -89,17 +90,6 @@ class Records:
                 return
             last = prompts[-1].pk
             yield last, self._rows(prompts, counts)
-
-    def _withdrawn(self) -> dict[str, int]:
-        """How many prompts, responses and tasks are left out; nothing is said where none are."""
-        prompts = Prompt.objects.filter(project=self.project, withdrawn_at__isnull=False)
-        responses = Response.objects.filter(
-            prompt__project=self.project, withdrawn_at__isnull=False
-        )
-        tasks = Task.objects.filter(project=self.project, out_of_use=True)
-        rows = {"prompts": prompts, "responses": responses, "tasks": tasks}
-        counts = {f"{name}_withdrawn": found.count() for name, found in rows.items()}
-        return {name: count for name, count in counts.items() if count}
 
     def _rows(self, prompts: list[Prompt], counts: Counter[str]) -> list[Row]:
         ids = [prompt.pk for prompt in prompts]

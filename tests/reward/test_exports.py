@@ -13,10 +13,13 @@ from accounts.models import AuditEntry, User
 from labeling import queue
 from labeling.importers import import_file
 from labeling.judgments import FLAGS
-from labeling.models import Project, Prompt, Ranking, Response, Task
+from labeling.models import Project, Prompt, Ranking, Response, Skip, Task
 from labeling.rankings import record
 from reward.exports import FORMATS, TIES, Export, files
 from reward.exports.card import path_of
+from reward.exports.left_out import REASONS
+from reward.filters import SnapshotFilter
+from reward.snapshots import freeze
 from tests.labeling.world import make_project as make_guided_project
 from tests.reward.factory import make_project, make_prompt, make_task, make_user, rank, response_ids
 from tests.reward.test_commands import exported
@@ -131,6 +134,36 @@ def test_what_is_left_out_is_counted_by_its_reason(project, tmp_path):
     assert (counts["rankings"], counts["rankings_superseded"]) == (1, 1)
     [[kept]] = [task["rankings"] for row in lines(full) for task in row["tasks"]]
     assert kept["tiers"] == [[1], [0]]
+
+
+def test_values_and_content_without_a_place_in_the_format_are_counted(project, tmp_path):
+    prompt = make_prompt(project, "Ranked?")
+    task = make_task(prompt, ("a", "b"))
+    Response.objects.create(prompt=prompt, text="alone", model_name="m")
+    make_prompt(project, "Not ranked?")
+    Prompt.objects.filter(pk=prompt.pk).update(meta={"topic": "lamps"})
+    first = response_ids(task)[0]
+    rank(task, make_user(), ((0,), (1,)), rationale="Clear.", flags={str(first): ["broken"]})
+    Skip.objects.create(task=task, reviewer=make_user(), reason="unclear")
+    common = {"prompts_not_ranked": 1, "responses_not_ranked": 1, "rationales_left_out": 1,
+              "metadata_left_out": 1}  # fmt: skip
+    expected = {
+        "kwise": common, "pairs": {**common, "flags_left_out": 1}, "full": {"skips_left_out": 1},
+    }  # fmt: skip
+    for form, left in expected.items():
+        file = tmp_path / f"{form}.jsonl"
+        counts = exported("--project", project.slug, str(file), "--format", form)
+        assert {name: n for name, n in counts.items() if name in REASONS} == left
+        card = path_of(file).read_text()
+        assert all(f"| {REASONS[name]} | 1 |" in card for name in left)
+
+
+def test_an_export_of_a_snapshot_says_what_the_snapshot_left_out(project, ranked, tmp_path):
+    first = Ranking.objects.first()
+    Ranking.objects.filter(pk=first.pk).update(superseded_at="2026-01-01T00:00Z")
+    snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
+    counts = exported("--snapshot", str(snapshot.pk), str(tmp_path / "x.jsonl"))
+    assert counts["rankings_left_out_superseded"] == 1
 
 
 @pytest.mark.parametrize(
