@@ -40,11 +40,10 @@ MEANING = {
 
 
 def recognises(first: Any) -> bool:
-    return (
-        isinstance(first, dict)
-        and isinstance(first.get("prompt"), dict)
-        and ("message_tree_id" in first or "replies" in first["prompt"])
-    )
+    if not isinstance(first, dict):
+        return False
+    prompt = values.structure(first, "prompt")
+    return isinstance(prompt, dict) and ("message_tree_id" in first or "replies" in prompt)
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
@@ -52,7 +51,8 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
 
 
 def _records(line: int, tree: dict[str, Any], tally: Tally) -> Iterator[PromptRecord]:
-    if not isinstance(tree.get("prompt"), dict):
+    tree = {**tree, "prompt": values.structure(tree, "prompt")}
+    if not isinstance(tree["prompt"], dict):
         raise BadInput('a tree must be an object with a "prompt".', line)
     tally.read["trees"] += 1
     _account(tree, tally)

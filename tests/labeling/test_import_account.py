@@ -212,6 +212,17 @@ def test_the_products_own_lines_refuse_an_unknown_key(tmp_path):
             records_of(saved(tmp_path, [changed]))
 
 
+@pytest.mark.parametrize("kind", ["a.json", "a.csv", "a.xlsx"])
+@pytest.mark.parametrize("name", [n for n in SHAPES if n != "jsonl" and not n.startswith("table:")])
+def test_a_shape_gives_the_same_prompts_and_rankings_in_every_kind_of_file(tmp_path, name, kind):
+    expected, _, _ = records_of(saved(tmp_path, SHAPES[name]))
+    records, _, _ = records_of(saved(tmp_path, SHAPES[name], kind))
+    assert [one.messages for one in records] == [one.messages for one in expected]
+    assert [one.responses for one in records] == [one.responses for one in expected]
+    rankings = [[task.rankings for task in record.tasks] for record in records]
+    assert rankings == [[task.rankings for task in record.tasks] for record in expected]
+
+
 # --- what the account says is what is kept -------------------------------------------------------
 
 
