@@ -81,7 +81,11 @@ def start_import(file_import: FileImport) -> bool:
     """Have a worker import a checked file; False when it is not ready (a second click)."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=State.READY).update(
-            state=State.IMPORTING, attempt=0, heartbeat_at=None, prompts_read=0
+            state=State.IMPORTING,
+            attempt=0,
+            heartbeat_at=None,
+            prompts_read=0,
+            cancel_requested=False,  # one that came too late for the check
         )
         if rows:
             _send_after_commit(file_import.pk)
@@ -100,6 +104,7 @@ def map_columns(file_import: FileImport, mapping: Mapping) -> bool:
             heartbeat_at=None,
             finished_at=None,
             prompts_read=0,
+            cancel_requested=False,
         )
         if rows:
             _send_after_commit(file_import.pk)
@@ -237,6 +242,7 @@ class _Work:
         self.rows = FileImport.objects.filter(pk=pk, token=token)
         self.cancelled = False
         self.problem = ""
+        self.prompts = 0
         self.process = subprocess.Popen(
             [sys.executable, "-m", "labeling.importing.process", str(pk), str(token)],
             cwd=settings.BASE_DIR,
@@ -270,16 +276,16 @@ class _Work:
             self.process.wait()
 
     def _beat(self) -> bool:
-        """Renew the lease. Returns False when the work has to stop."""
-        if not self.rows.filter(state__in=FileImport.ACTIVE).update(heartbeat_at=Now()):
+        """Renew the lease and keep the progress. Returns False when the work has to stop."""
+        mine = self.rows.filter(state__in=FileImport.ACTIVE)
+        if not mine.update(heartbeat_at=Now(), prompts_read=self.prompts):
             return self.rows.exists()  # its process has just ended the step; else it lost the row
         self.cancelled = self.rows.filter(cancel_requested=True).exists()
         return not self.cancelled
 
     def _note(self, line: bytes) -> None:
         message = json.loads(line)
-        if "prompts" in message:
-            self.rows.update(prompts_read=message["prompts"])
+        self.prompts = message.get("prompts", self.prompts)
         self.problem = message.get("problem", self.problem)
 
 

@@ -94,7 +94,10 @@ def _check(row: Any, progress: Progress) -> None:
         imported = _read(row, progress)
         transaction.set_rollback(True)
     FileImport.objects.filter(pk=row.pk, token=row.token, state=row.state).update(
-        state=FileImport.State.READY, heartbeat_at=None, report=report(imported)
+        state=FileImport.State.READY,
+        heartbeat_at=None,
+        prompts_read=imported.written.read["prompts"],
+        report=report(imported),
     )
 
 
@@ -113,6 +116,7 @@ def _import(row: Any, progress: Progress) -> None:
             state=FileImport.State.IMPORTED,
             heartbeat_at=None,
             finished_at=Now(),
+            prompts_read=imported.written.read["prompts"],
             report=report(imported),
         ):
             transaction.set_rollback(True)

@@ -5,7 +5,7 @@ import json
 import pytest
 from django.urls import reverse
 
-from labeling.importing import lifecycle
+from labeling.importing import lifecycle, process
 from labeling.models import FileImport, Project, Prompt
 from tests.labeling.test_pages_data import line, sent
 from tests.labeling.test_pages_project import make_lead, signed_in
@@ -95,6 +95,17 @@ def test_a_file_is_cancelled_while_it_is_read(child, project):
     FileImport.objects.update(cancel_requested=True)
     lifecycle.execute(file_import.pk)
     assert in_state(file_import, "cancelled") and not file_import.path.exists()
+
+
+def test_a_cancellation_that_came_too_late_for_the_check_does_not_end_the_import(child, project):
+    file_import = received(project, line())
+    token = lifecycle.claim(file_import.pk)
+    assert lifecycle.cancel(FileImport.objects.get())
+    lifecycle.finish(file_import.pk, token, process.step(file_import.pk, token))
+    assert in_state(file_import, "ready")
+    assert lifecycle.start_import(file_import)
+    lifecycle.execute(file_import.pk)
+    assert in_state(file_import, "imported") and Prompt.objects.count() == 1
 
 
 def test_the_reading_process_ends_with_its_worker(child, project):
