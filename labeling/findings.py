@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from accounts.models import User, audit
 from labeling import queue
+from labeling.lookups import AnyOf
 from labeling.models import Finding, Project, Response, Task, TaskResponse
 from labeling.queue import NewTask
 from labeling.scan import scan
@@ -55,7 +56,7 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
     suspects: set[int] = set()
     for start in range(0, len(ids), RESPONSES_AT_ONCE):
         batch = ids[start : start + RESPONSES_AT_ONCE]
-        rows = Response.objects.filter(pk__in=batch).values_list(
+        rows = Response.objects.filter(AnyOf("pk", batch)).values_list(
             "pk", "text", "model_name", "sampling"
         )
         found = [
@@ -65,7 +66,7 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
         ]
         Finding.objects.bulk_create(found, ignore_conflicts=True)
         suspects |= set(
-            Finding.objects.filter(response__in=batch, kind__in=kinds)
+            Finding.objects.filter(AnyOf("response", batch), kind__in=kinds)
             .filter(Q(dismissed_at=None) | Q(dropped=True))
             .values_list("response_id", flat=True)
         )

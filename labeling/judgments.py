@@ -5,7 +5,7 @@ Every sentence is for the one who ranks: what is wrong, and what to do.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.utils.translation import gettext as _
@@ -41,8 +41,9 @@ class Content:
     def columns(self) -> dict[str, Any]:
         """The values as they are stored: keys of JSON as text, only what PostgreSQL can keep."""
         return {
-            **asdict(self),
             "tiers": [list(tier) for tier in self.tiers],
+            "cut": self.cut,
+            "strength": self.strength,
             "ratings": {str(key): dict(rated) for key, rated in self.ratings.items() if rated},
             "flags": {str(key): sorted(set(named)) for key, named in self.flags.items() if named},
             "rationale": storable(self.rationale),

@@ -14,6 +14,7 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import QuerySet
 
+from labeling.lookups import AnyOf
 from labeling.models import Prompt, Response, Slot, Task, TaskResponse
 
 PARKED = 20
@@ -118,10 +119,9 @@ def lock_additions(project_id: int) -> None:
 def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
     """For tasks just added. Two queries of partial indexes where nothing of theirs is withdrawn."""
     prompts = list(prompt_ids)
-    withdrawn = Prompt.objects.filter(pk__in=prompts, withdrawn_at__isnull=False).exists()
     if (
-        withdrawn
-        or Response.objects.filter(prompt__in=prompts, withdrawn_at__isnull=False).exists()
+        Prompt.objects.filter(AnyOf("pk", prompts), withdrawn_at__isnull=False).exists()
+        or Response.objects.filter(AnyOf("prompt", prompts), withdrawn_at__isnull=False).exists()
     ):
         refresh(task_ids)
 

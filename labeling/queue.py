@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from labeling.claims import LEASE, claimed
+from labeling.lookups import AnyOf
 from labeling.models import Project, Prompt, QueueCursor, Ranking, Response, Skip, Slot, Task
 from labeling.out_of_use import PARKED, follow_withdrawals, lock_additions, parked
 
@@ -108,7 +109,9 @@ def _add_batch(project: Project, batch: list[NewTask]) -> list[tuple[int, bool]]
         raise ValueError(problem)
     identities = [Task.identity_of(task.kind, task.response_ids) for task in batch]
     known = dict(
-        Task.objects.filter(project=project, identity__in=identities).values_list("identity", "pk")
+        Task.objects.filter(AnyOf("identity", identities), project=project).values_list(
+            "identity", "pk"
+        )
     )
     fresh = {
         identity: task

@@ -68,15 +68,16 @@ _MADE = r"(?:developed|created|trained|made|built|designed|programmed|fine-?tune
 _MADE_BY = rf"{_MADE}(?: and \w+)?(?: \w+)? by(?: the)?(?: (?:team|people|researchers|engineers) (?:at|from|of))? {_MAKER}"
 
 STEMS = (
-    "gpt", "openai", "open ai", "anthropic", "google", "deepmind", "meta", "facebook", "microsoft",
-    "mistral", "mixtral", "alibaba", "deepseek", "xai", "cohere", "stability", "lmsys", "laion",
+    "gpt", "openai", "open ai", "anthropic", "google", "deepmind", "facebook", "microsoft",
+    "mistral", "mixtral", "alibaba", "deepseek", "xai", "stability ai", "lmsys", "laion",
     "baidu", "moonshot", "zhipu", "databricks", "eleuther", "ai21", "inflection", "nvidia", "hugging",
-    "tii", "01.ai", "davinci", "bing", "copilot", "open assistant", "openassistant", "stablelm", "vicuna", "glm", "command r",
+    "tii", "01.ai", "davinci", "bing chat", "copilot", "open assistant", "openassistant", "stablelm", "vicuna", "glm", "command r",
     "phi-", "gemma", "qwen", "llama", "claude", "palm", "lamda", "ernie", "kimi", "nemotron", "wizardlm",
     "hermes", "tülu", "olmo", "gemini", "bard", "grok", "alpaca", "koala", "dolly", "falcon",
     "百度", "阿里", "智谱", "月之暗面", "深度求索", "通义", "文心", "豆包",
 )  # fmt: skip
-"""A text without any of these needs no closer look."""
+STEM_WORDS = re.compile(r"\b(?:meta|cohere)\b")
+"""A text without any of these needs no closer look. Words such as metal and coherent are no reason."""
 LEAKS = (
     re.compile(rf"{_I_AM}{_BETWEEN} ?{_ONLY_A_MODEL}"),
     re.compile(rf"{_I_AM}{_BETWEEN} {_MAKER}['’]s (?:\w+ ){{0,3}}{_AN_AI}"),
@@ -114,7 +115,7 @@ def identity_leak(text: str, model: str = "") -> str:
     read = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
     lower = read.lower()
     own = _own_name(model, lower)
-    if not own and not any(stem in lower for stem in STEMS):
+    if not own and not any(stem in lower for stem in STEMS) and not STEM_WORDS.search(lower):
         return ""
     for quoted in (FENCED, QUOTE_LINE, INLINE_CODE, QUOTED):
         read = quoted.sub(" ", read)

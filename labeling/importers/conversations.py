@@ -117,6 +117,9 @@ class Draft:
         places = list(range(len(self.responses)))
         if len(places) < 2:
             return []
+        if len(places) <= MOST:
+            rankings = [r for r in self.rankings if sum(map(len, r.tiers)) > 1]
+            return [TaskRecord(self.line, places, rankings, external_id=self.task_id)]
         count = -(-len(places) // MOST)
         shares = [places[number::count] for number in range(count)]
         return [
@@ -209,6 +212,8 @@ def account(
 
 def finite(value: Any) -> Any:
     """Return the value with None for NaN and infinity, which neither JSON nor a database keeps."""
+    if isinstance(value, str):  # nearly every cell
+        return value
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, Mapping):

@@ -20,6 +20,7 @@ from typing import IO, Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from django.conf import settings
 from python_calamine import CalamineError, CalamineWorkbook
 
 from labeling.importers import limits
@@ -165,8 +166,10 @@ def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield (line number, value or BadInput) of each line that is not blank. Raises BadInput."""
     with opened(path) as file:
+        most = settings.IMPORT_ROWS
         for number, line in _text_lines(file):
-            limits.check_count(number)
+            if number > most:
+                limits.check_count(number)
             if line.strip():
                 yield number, _value_or_problem(line, number)
 
@@ -207,7 +210,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 def _loads(line: str, number: int) -> Any:
     try:
-        return json.loads(line, parse_constant=_no_number)
+        return _DECODER.decode(line)
     except json.JSONDecodeError as error:
         raise BadInput(f"not valid JSON: {error.msg}.", number) from None
     except ValueError:  # Python refuses to read a number of so many digits
@@ -331,6 +334,7 @@ class _RowLines:
     def __init__(self, file: IO[bytes]):
         self.lines = _text_lines(file)
         self.longest = limits.value_bytes()
+        self.most = LINES_PER_ROW * settings.IMPORT_ROWS
         self.begin_row()
 
     def begin_row(self) -> None:
@@ -341,7 +345,8 @@ class _RowLines:
 
     def __next__(self) -> str:
         number, line = next(self.lines)
-        limits.check_count(number // LINES_PER_ROW)
+        if number > self.most:
+            limits.check_count(number // LINES_PER_ROW)
         self.size += len(line)
         self.count += 1
         if self.size > self.longest or self.count > LINES_IN_A_ROW:

@@ -8,7 +8,7 @@ A task that brings rankings wants that many, so it is complete; one without goes
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from django.contrib.auth.hashers import make_password
@@ -33,10 +33,11 @@ from labeling.importers.records import (
     Tally,
     TaskRecord,
 )
+from labeling.lookups import AnyOf
 from labeling.models import Criterion, Project, Prompt, Ranking, Response, Task, digest
 from labeling.queue import NewTask, copy_rows, reserve_ids
 
-PROMPTS_AT_ONCE = 2000
+PROMPTS_AT_ONCE = 1000
 CHARACTERS_AT_ONCE = 8_000_000
 """A batch of long texts has fewer prompts, so that memory stays bounded."""
 EXISTING, NEW = "existing", "new"
@@ -186,7 +187,7 @@ class Writer:
         known = {
             (prompt, identity): pk
             for prompt, identity, pk in Response.objects.filter(
-                prompt_id__in=set(prompts)
+                AnyOf("prompt", set(prompts))
             ).values_list("prompt_id", "identity", "pk")
         }
         fresh = {
@@ -245,7 +246,7 @@ class Writer:
         )
         fresh = [pk for pk, created in added if created]
         self.written.new["tasks"] += len(fresh)
-        self.written.held += Task.objects.filter(pk__in=fresh, held=True).count()
+        self.written.held += Task.objects.filter(AnyOf("pk", fresh), held=True).count()
         for (one, task), (task_id, _) in zip(rows, added, strict=True):
             if task.gold is not None:
                 self._accepts(partial(_store_gold, task_id, task.line, one.response_ids, task.gold))
@@ -281,7 +282,7 @@ class Writer:
                 self._note_second(first, one)
         self.written.read["rankings"] += len(keyed)
         known = set(
-            Ranking.objects.filter(idempotency_key__in=keyed).values_list(
+            Ranking.objects.filter(AnyOf("idempotency_key", keyed)).values_list(
                 "idempotency_key", flat=True
             )
         )
@@ -330,7 +331,7 @@ class Writer:
         now, taken = timezone.now(), Counter[int]()
         rows, filled = [], []
         for pk, (key, one) in zip(ids, fresh.items(), strict=True):
-            user, content = self.users[one.ranking.reviewer], one.content().columns()
+            user, content = self.users[one.ranking.reviewer], one.content.columns()
             taken[one.task_id] += 1
             filled.append((one.task_id, taken[one.task_id], user.pk, pk))
             rows.append(
@@ -359,7 +360,7 @@ class Writer:
 
     def _record_one(self, key: Any, one: "_Made") -> None:
         """Onto a task that was there before."""
-        content = one.content()
+        content = one.content
         try:
             ranking, _ = rankings.record(
                 task=Task.objects.get(pk=one.task_id),
@@ -428,7 +429,7 @@ class _Made:
 
     def check(self, scales: dict[str, int]) -> None:
         ids = [self.stored.response_ids[place] for place in self.task.responses]
-        if problems := rankings.problems(self.content(), ids, scales, partial=True):
+        if problems := rankings.problems(self.content, ids, scales, partial=True):
             who = f"the ranking by {self.ranking.reviewer} is refused"
             raise BadInput(f"{who}: {' '.join(problems.values())}", self.task.line)
 
@@ -439,6 +440,7 @@ class _Made:
     def shown_order(self) -> list[int]:
         return [self.stored.response_ids[place] for place in self.ranking.shown_order]
 
+    @cached_property
     def content(self) -> rankings.Content:
         ids, said = self.stored.response_ids, self.ranking
         return rankings.Content(

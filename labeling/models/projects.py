@@ -8,11 +8,12 @@ from django.db.models import Q, TextChoices
 
 from accounts.models import User
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, the same for the same value whatever the order of its keys."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 LONGEST_RATIONALE = 20_000

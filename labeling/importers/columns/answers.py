@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from labeling.importers.conversations import Messages
@@ -48,6 +49,7 @@ class Row:
     rationale: str = ""
 
 
+@lru_cache(maxsize=1000)
 def mark_of(name: str) -> str:
     """Return the number or letter with which a column says whose it is, or ""."""
     found = re.search(r"(?:^|[_ -])([0-9]+|[a-i])(?:$|[_ -])", name, re.IGNORECASE) or re.search(

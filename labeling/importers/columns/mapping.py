@@ -131,16 +131,20 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The columns of a row by meaning, in the order of their numbers, and the meaning by column."""
+    """The columns of a row by each meaning, in the order of their numbers, and the meaning by column.
+
+    `kept`: the columns that are kept with the prompt.
+    """
 
     by_meaning: dict[str, list[str]]
     meaning: dict[str, str]
+    kept: list[str]
 
     @classmethod
     def of(cls, mapping: Mapping, names: tuple[str, ...]) -> "Resolved":
         plain = {normal(name): name for name in names}
         meaning: dict[str, str] = {}
-        by_meaning: dict[str, list[str]] = {}
+        by_meaning: dict[str, list[str]] = {what: [] for what in MEANINGS}
         for what, pattern in _exact_first(mapping.columns):
             fitting = [n for shown, n in plain.items() if fits(shown, pattern)]
             for name in sorted(fitting, key=natural):
@@ -148,13 +152,11 @@ class Resolved:
                 if "*" in pattern and name in meaning:
                     continue
                 meaning.setdefault(name, what)
-                by_meaning.setdefault(what, []).append(name)
+                by_meaning[what].append(name)
         for name in names:
             meaning.setdefault(name, "metadata")
-        return cls(by_meaning, meaning)
-
-    def __getitem__(self, meaning: str) -> list[str]:
-        return self.by_meaning.get(meaning, [])
+        kept = [name for name, what in meaning.items() if what == "metadata"]
+        return cls(by_meaning, meaning, kept)
 
 
 def _exact_first(columns: Dictionary[str, tuple[str, ...]]) -> list[tuple[str, str]]:

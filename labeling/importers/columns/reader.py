@@ -24,7 +24,7 @@ from labeling.importers.columns.answers import (
 )
 from labeling.importers.columns.drafts import draft_of
 from labeling.importers.columns.grouping import following, gathered
-from labeling.importers.columns.mapping import Mapping, Resolved
+from labeling.importers.columns.mapping import Mapping
 from labeling.importers.conversations import (
     Messages,
     finite,
@@ -72,7 +72,7 @@ def _row(line: int, row: dict[str, Any], mapping: Mapping, tally: Tally) -> list
     columns = mapping.of(row)
     tally.read["rows"] += 1
     tally.columns.add(row, columns.meaning)
-    reading = _Reading(line, row, columns, tally)
+    reading = _Reading(line, row, columns.by_meaning, columns.kept, tally)
     return [] if (found := reading.row()) is None else [found]
 
 
@@ -80,7 +80,8 @@ def _row(line: int, row: dict[str, Any], mapping: Mapping, tally: Tally) -> list
 class _Reading:
     line: int
     source: dict[str, Any]
-    columns: Resolved
+    columns: dict[str, list[str]]
+    kept: list[str]
     tally: Tally
 
     def row(self) -> Row | None:
@@ -122,9 +123,7 @@ class _Reading:
             ("", [], {}, None) if isinstance(self.source, Cells) else ("", [], {})
         )
         return {
-            name: finite(self.source[name])
-            for name, meaning in self.columns.meaning.items()
-            if meaning == "metadata" and self.source[name] not in empty
+            name: finite(self.source[name]) for name in self.kept if self.source[name] not in empty
         }
 
     # --- the prompt ---
@@ -393,7 +392,8 @@ class _Reading:
         return values.reply(part[key], self.line, f"{name}[].{key}", self.tally)
 
     def _models(self, answers: list[Answer]) -> None:
-        names = self.columns["model"]
+        if not (names := self.columns["model"]):
+            return
         listed = [values.structure(self.source, name) for name in names]
         flat = ["" if m is None else str(m) for v in listed if isinstance(v, list) for m in v]
         single = [
