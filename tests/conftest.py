@@ -12,7 +12,16 @@ TESTS = Path(__file__).parent
 
 MARKS_OF_FOLDERS = {"browser": "browser"}
 MARKS_OF_FIXTURES = {"browser": "browser", "celery_worker": "worker"}
-MARKS_OF_FILES = {"test_local_": "processes", "test_training_": "torch", "test_web_": "processes"}
+MARKS_OF_FILES = {
+    "test_access_matrix": "slow",
+    "test_hostile_parameters": "slow",
+    "test_local_": "processes",
+    "test_queue_hammer": "slow",
+    "test_queue_machine": "slow",
+    "test_supervisor": "processes",
+    "test_training_": "torch",
+    "test_web_": "processes",
+}
 """By the beginning of the file's name."""
 
 

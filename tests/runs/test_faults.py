@@ -51,7 +51,12 @@ def write_safetensors(path: Path) -> None:
     save_file({"a": torch.rand(50_000)}, path)
 
 
-WRITERS = [write_plainly, write_arrow, write_torch, write_safetensors]
+WRITERS = [
+    write_plainly,
+    write_arrow,
+    pytest.param(write_torch, marks=pytest.mark.torch),
+    pytest.param(write_safetensors, marks=pytest.mark.torch),
+]
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -99,6 +99,7 @@ print(time.monotonic() - began)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_with_the_broker_down_the_run_waits_and_nobody_waits_long():
     environment = {

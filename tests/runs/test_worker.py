@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from django.db import connection
 
 from config.env import BASE_DIR
@@ -202,6 +203,7 @@ print(services.tell_worker(1), services.messages_waiting())
 """
 
 
+@pytest.mark.processes
 def test_a_broker_that_hangs_is_given_up(folder):
     """Without a limit, telling would wait until the broker goes on."""
     port = free_port(17000)
