@@ -148,7 +148,7 @@ def _record(row: dict[str, Any], line: int, tally: Tally) -> Record:
     rest = {key: item for key, item in row.items() if key not in ("responses", "metadata")}
     tally.columns.add(rest, {"id": "id", "external_id": "id", "fields": NESTED})
     tally.columns.add({"responses": responses}, {"responses": _meaning_of(responses)})
-    tally.left_out[SUGGESTIONS] += len(suggestions or ())
+    tally.left_out[SUGGESTIONS] += len(suggestions) if isinstance(suggestions, dict | list) else 0
     fields = _object(values.structure(row, "fields"), line)
     return Record(
         fields, _answers(responses, line, tally), _metadata(row, tally), _id(row), "fields."

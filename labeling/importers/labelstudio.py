@@ -356,13 +356,15 @@ def _choice(answer: str, sides: tuple[str, ...]) -> list[list[int]] | None:
 
 
 def _ranked(ranker: Any, places: dict[str, int], line: int) -> list[list[int]]:
-    if isinstance(ranker, list):
-        tiers = [[key] for key in ranker]
-    elif isinstance(ranker, dict):
-        buckets = [keys for name, keys in ranker.items() if name != "_" and keys]
-        tiers = [[key] for key in buckets[0]] if len(ranker) == 1 and buckets else buckets
-    else:
+    buckets = (
+        [keys for name, keys in ranker.items() if name != "_" and keys]
+        if isinstance(ranker, dict)
+        else [ranker]
+    )
+    if not all(isinstance(keys, list) for keys in buckets):
         raise BadInput('"ranker" must be a list of ids, or buckets of them.', line)
+    ordered = isinstance(ranker, list) or len(ranker) == 1
+    tiers = [[key] for key in buckets[0]] if ordered and buckets else buckets
     try:
         return [[places[str(key)] for key in tier] for tier in tiers]
     except KeyError as missing:

@@ -311,3 +311,42 @@ def test_an_empty_response_among_several_leaves_the_order_of_the_others(tmp_path
     texts = [response.text for response in record.responses]
     [[ranking]] = [task.rankings for task in record.tasks]
     assert [[texts[place] for place in tier] for tier in ranking.tiers] == [["y"], ["x"]]
+
+
+ODD = {
+    "a bucket that is not a list": [
+        {"id": 1, "data": {"prompt": "Q?", "items": [{"id": "a", "body": "x"}, {"id": "b", "body": "y"}]},
+         "annotations": [{"result": [result({"ranker": {"good": True, "bad": ["a"]}})]}]}
+    ],
+    "a ranker that is a number": [
+        {"id": 1, "data": {"prompt": "Q?", "items": [{"id": "a", "body": "x"}, {"id": "b", "body": "y"}]},
+         "annotations": [{"result": [result({"ranker": 3})]}]}
+    ],
+    "items with the same id": [
+        {"id": 1, "data": {"prompt": "Q?", "items": [{"id": 1, "body": "x"}, {"id": 1, "body": "y"}]},
+         "annotations": []}
+    ],
+    "lists of different lengths": [
+        {"instruction": "Q?", "generations": ["x", "y"], "ratings": [1], "model_names": ["m", "n"]}
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_row_that_contradicts_itself_is_refused(tmp_path, name):
+    with pytest.raises(BadInput, match=r"Line 1: .*(list|same id)"):
+        records_of(saved(tmp_path, ODD[name]))
+
+
+def test_suggestions_of_another_type_are_not_counted(tmp_path):
+    fields = {"prompt": "Q?", "reply-1": "x", "reply-2": "y"}
+    row = {"fields": fields, "responses": {}, "suggestions": True}
+    _, tally, _ = records_of(saved(tmp_path, [row]))
+    assert not +tally.left_out and tally.columns.columns["suggestions"].meaning == "unused"
+
+
+def test_a_response_that_is_an_object_is_counted_where_it_is(tmp_path):
+    rows = [{"prompt": "Q?", "response_1": {"text": "x", "tokens": 1}, "response_2": "y"}]
+    _, tally, _ = records_of(saved(tmp_path, rows))
+    assert differences(rows, tally.columns.columns) == []
+    assert tally.columns.columns["response_1.tokens"].meaning == "unused"

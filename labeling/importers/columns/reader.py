@@ -345,9 +345,9 @@ class _Reading:
             return []
         listed = values.structure(self.source, name) if name.lower().endswith("s") else value
         if isinstance(listed, list) and not values.is_chat(listed):
-            return [self._one_of(part, name) for part in listed]
+            return [self._one_of(part, name, f"{name}[]") for part in listed]
         if isinstance(value, dict) and not values.is_message(value):
-            return [self._one_of(value, name)]
+            return [self._one_of(value, name, name)]
         return [Answer(values.reply(value, self.line, name, self.tally), name)]
 
     def _filled(self, answers: list[Answer]) -> list[Answer]:
@@ -355,12 +355,12 @@ class _Reading:
         self.tally.left_out[NO_RESPONSE] += len(answers) - len(kept)
         return kept
 
-    def _one_of(self, part: Any, name: str) -> Answer:
+    def _one_of(self, part: Any, name: str, path: str) -> Answer:
         """Return one element of a list of responses, which may say its model, rank and score."""
         if part is None:
             return Answer("", name)
         if not isinstance(part, dict):
-            return Answer(values.reply(part, self.line, f"{name}[]", self.tally), name)
+            return Answer(values.reply(part, self.line, path, self.tally), name)
         own = next((k for k in ID if name_of(part.get(k))), "")
         model = next((k for k in MODEL if part.get(k)), "")
         rank = next((k for k in RANK if number(part.get(k)) is not None), "")
@@ -368,9 +368,9 @@ class _Reading:
         meaning = {own: "response_id", model: "model", rank: "rank", score: "score"}
         meaning.pop("", None)  # the name of none of them
         marks = {k: part[k] for k in part if k in meaning}
-        self.tally.columns.add(marks, meaning, prefix=f"{name}[].")
+        self.tally.columns.add(marks, meaning, prefix=f"{path}.")
         return Answer(
-            self._text_of({k: part[k] for k in part if k not in marks}, name),
+            self._text_of({k: part[k] for k in part if k not in marks}, name, path),
             name,
             model=str(part.get(model) or ""),
             external_id=name_of(part.get(own)),
@@ -378,18 +378,18 @@ class _Reading:
             score=number(part.get(score)),
         )
 
-    def _text_of(self, part: dict[str, Any], name: str) -> str:
+    def _text_of(self, part: dict[str, Any], name: str, path: str) -> str:
         """Return the text of an element of a list of responses, a message or another object."""
         if values.is_message(part):
-            return values.reply(part, self.line, f"{name}[]", self.tally)
+            return values.reply(part, self.line, path, self.tally)
         key = next((key for key in TEXT if part.get(key) is not None), None)
         if key is None:
             raise BadInput(
                 f'a response in "{name}" has no text; it has {", ".join(part) or "nothing"}.',
                 self.line,
             )
-        self.tally.columns.add(part, {key: "response"}, prefix=f"{name}[].")
-        return values.reply(part[key], self.line, f"{name}[].{key}", self.tally)
+        self.tally.columns.add(part, {key: "response"}, prefix=f"{path}.")
+        return values.reply(part[key], self.line, f"{path}.{key}", self.tally)
 
     def _models(self, answers: list[Answer]) -> None:
         if not (names := self.columns["model"]):
