@@ -6,7 +6,7 @@ import pytest
 
 from labeling.importers import BadInput, import_file
 from labeling.importing.report import report
-from labeling.models import Prompt, Response
+from labeling.models import Prompt, Ranking, Response
 from labeling.text import storable
 from tests.labeling.import_files import assistant, saved, user
 from tests.labeling.test_import import OWN, pair, prompter, tree
@@ -170,3 +170,24 @@ def test_an_odd_value_anywhere_is_read_or_refused_with_a_sentence(tmp_path, name
             except Exception as error:
                 raise AssertionError(where) from error
             json.dumps(report(imported), allow_nan=False).encode()
+
+
+# --- Unicode names in either normal form ---------------------------------------------------------
+
+
+def test_a_reviewer_and_a_winner_are_the_same_in_either_normal_form(tmp_path):
+    row = {
+        "prompt": "Q?",
+        "response_a": "x",
+        "response_b": "y",
+        "model_a": "Zo\u00eb",
+        "model_b": "m",
+    }
+    rows = [
+        {**row, "winner": "Zoe\u0308", "reviewer": "Rene\u0301"},
+        {**row, "prompt": "R?", "winner": "Zo\u00eb", "reviewer": "Ren\u00e9"},
+    ]
+    import_file(saved(tmp_path, rows), project=make_project())
+    best = [Response.objects.get(pk=ranking.tiers[0][0]).text for ranking in Ranking.objects.all()]
+    assert best == ["x", "x"]
+    assert {ranking.reviewer.username for ranking in Ranking.objects.all()} == {"Ren\u00e9"}
