@@ -4,6 +4,7 @@ A handful of queries, whatever the size of the project. Reasons without a case a
 """
 
 from collections import Counter
+from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
@@ -91,5 +92,5 @@ def _withdrawn(
     }
 
 
-def _counted(rows: "dict[str, QuerySet]") -> Counter[str]:  # type: ignore[type-arg]
+def _counted(rows: "dict[str, QuerySet[Any]]") -> Counter[str]:
     return +Counter({name: queryset.count() for name, queryset in rows.items()})
