@@ -10,4 +10,4 @@ RUN pip install --no-cache-dir --constraint constraints.txt --editable ".${EXTRA
 COPY . .
 USER tiebreak
 EXPOSE 8000
-CMD ["gunicorn", "config.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "config.server.BufferingWorker", "--workers", "2", "--threads", "4", "--no-control-socket"]
+CMD ["gunicorn", "config.wsgi:application", "--bind", "0.0.0.0:8000", "--worker-class", "config.web.server.BufferingWorker", "--workers", "2", "--threads", "4", "--no-control-socket"]

@@ -5,6 +5,6 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import sign_ins
+        from accounts.sign_in import audit
 
-        sign_ins.connect()
+        audit.connect()

@@ -3,9 +3,9 @@ from typing import Any
 from django.contrib.auth.backends import ModelBackend
 from django.http import HttpRequest
 
-from accounts import throttle
 from accounts.models import User
-from accounts.prepared import Prepared
+from accounts.sign_in import throttle
+from database.prepared import Prepared
 
 _ONE = Prepared(lambda pk: User.objects.filter(pk=pk), pk=int)
 

@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.forms.fields import InvalidJSONInput
 from django.http import HttpRequest
 
-from accounts import throttle
+from accounts.sign_in import throttle
 
 
 class ThrottledPasswordChange(PasswordChangeForm):

@@ -133,7 +133,7 @@ class Token(models.Model):
 
 
 class SignInAttempts(models.Model):
-    """How often a password was tried for an account, or from an address; see accounts.throttle."""
+    """How often a password was tried for an account, or from an address; see accounts.sign_in.throttle."""
 
     key = models.CharField(max_length=64, primary_key=True)
     count = models.PositiveIntegerField()

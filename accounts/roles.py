@@ -3,7 +3,7 @@
 On the product's pages the first line of each view decides, by the same roles: leads, trainers and
 administrators create projects, and the creator of one leads it; a membership says who leads or
 reviews in a project; trainers lead every project; administrators alone manage accounts. See
-docs/people.md. Which rows a lead sees in the admin is decided by labeling.big_tables.
+docs/people.md. Which rows a lead sees in the admin is decided by labeling.admin.big_tables.
 """
 
 from typing import Any

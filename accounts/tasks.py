@@ -1,6 +1,6 @@
 from celery import shared_task
 
-from accounts import throttle
+from accounts.sign_in import throttle
 
 
 @shared_task

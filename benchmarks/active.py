@@ -2,7 +2,7 @@
 
 A linear taste of known weights judges tasks of K responses, with the noise of Bradley and Terry; a
 linear model of the same features learns from the rankings. The waiting tasks are put in order by
-reward.selection, which is what the product runs, or drawn at random; both start from the same random
+reward.ordering.selection, which is what the product runs, or drawn at random; both start from the same random
 rankings. One order serves `--batch` rankings: 200 is what docs/active-learning.md advises, 20 what
 training without pause would give. What is measured is the share of pairs that are ordered as the
 truth orders them, on prompts that were never waiting: a random stream. A model is fitted to all the
@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accelerator import commit, cpu_name
-from reward import selection
-from reward.selection import Tasks
+from reward.ordering import selection
+from reward.ordering.selection import Tasks
 
-MEASURED = ("benchmarks/active.py", "reward/selection.py")
+MEASURED = ("benchmarks/active.py", "reward/ordering/selection.py")
 FEATURES, K = 32, 4
 FRESH = 3000
 FIRST, STEP, BUDGET = 40, 20, 600
@@ -153,7 +153,7 @@ def at_random(
 def most_to_learn(
     tasks: Tasks, waits: np.ndarray, ranked: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """As reward.queue_order does it."""
+    """As reward.ordering.queue does it."""
     waiting = tasks.some(waits)
     known = selection.prior(waiting) + selection.information(tasks.some(ranked))
     return waits[selection.in_order(waiting, known, most=count).chosen[:count]]

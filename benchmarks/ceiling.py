@@ -37,9 +37,9 @@ from benchmarks.accelerator import commit, hardware
 from demo import reviewers, rule
 from demo import world as shop
 from demo.build_model import SHIPPED
-from reward.preference import Group, Judgment, write_groups
-from reward.training.report import agreeing_share, order_tally
-from runs.rundir import RunDir, versions
+from recipes.preferences.groups import Group, Judgment, write_groups
+from recipes.rundir import RunDir, versions
+from reward.evaluation.report import agreeing_share, order_tally
 
 MEASURED = ("benchmarks/ceiling.py", "demo", "finetune/training/tiny_model.py", "reward")
 K = 4
@@ -144,7 +144,7 @@ def new_model(folder: Path) -> str:
     import torch
 
     from finetune.training import tiny_model
-    from reward.training.trainer_events import quiet_libraries
+    from recipes.runner import quiet_libraries
 
     quiet_libraries()
     chats = [[{"role": "user", "content": " ".join(["", *vocabulary(), *ASKERS])}]] * 4

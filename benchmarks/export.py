@@ -165,7 +165,7 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
 
     django.setup()
     from labeling.models import Project
-    from reward.exports import Export
+    from reward.preferences.exports import Export
 
     task = Export(project=Project.objects.get(slug=SLUG), form=options.form)
     before, began = highest_mb(), time.perf_counter()
@@ -193,7 +193,7 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
 
     from accounts.models import User
     from labeling.models import Project
-    from labeling.queue import NewTask, add_tasks
+    from labeling.queue.slots import NewTask, add_tasks
 
     call_command("migrate", verbosity=0)
     [rankings] = options.rankings

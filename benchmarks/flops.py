@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reward.training.tokens import TokenGroup
+from recipes.preferences.tokens import TokenGroup
 
 SHEETS = {
     "H200": 989e12,

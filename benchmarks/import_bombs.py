@@ -30,8 +30,8 @@ import json, resource, sys, time
 from pathlib import Path
 import django
 django.setup()
-from labeling.importers.records import BadInput
-from labeling.importers.source import rows
+from labeling.importing.records import BadInput
+from labeling.importing.source import rows
 usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
 def memory(name):
     [line] = [one for one in open("/proc/self/status") if one.startswith(name)]

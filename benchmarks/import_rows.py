@@ -57,13 +57,13 @@ from pathlib import Path
 import django
 django.setup()
 from labeling import importers
-from labeling.importers.records import Tally
+from labeling.importing.records import Tally
 path, tally = Path(sys.argv[1]), Tally()
 format = importers.detect(path)
 if format.read is not None:
     records = format.read(path, tally)
 else:
-    from labeling.importers.columns import reader
+    from labeling.importing.formats.columns import reader
     proposal = importers.proposed(path)
     records = reader.read(path, tally, proposal.mapping, proposal.reviewer)
 print(json.dumps({"prompts": sum(1 for _ in records)}))

@@ -27,23 +27,23 @@ from benchmarks.accelerator import commit, cpu_name
 from labeling.statistics.intervals import Z95
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit as fit_reliabilities
-from reward.preference import Group, Judgment
-from reward.recipe_config import RewardConfig
-from reward.reviewer_weights import Weights
-from reward.training.evidence import evidence, relative_to
-from reward.training.label_mistakes import folds_of, label_mistakes
-from reward.training.layout import Batch
-from reward.training.layout import evidence as batch_of
-from reward.training.objective import Objective
-from reward.training.report import Scored
-from reward.training.tokens import TokenGroup
+from recipes.layout.collate import Batch
+from recipes.layout.collate import evidence as batch_of
+from recipes.preferences.evidence import evidence, relative_to
+from recipes.preferences.groups import Group, Judgment
+from recipes.preferences.objective import Objective
+from recipes.preferences.tokens import TokenGroup
+from reward.evaluation.label_mistakes import folds_of, label_mistakes
+from reward.evaluation.report import Scored
+from reward.preferences.reviewer_weights import Weights
+from reward.settings import RewardConfig
 
 MEASURED = (
     "benchmarks/labels.py",
     "labeling/statistics",
-    "reward/preference.py",
-    "reward/recipe_config.py",
-    "reward/reviewer_weights.py",
+    "recipes/preferences/groups.py",
+    "reward/settings.py",
+    "reward/preferences/reviewer_weights.py",
     "reward/training",
 )
 FEATURES = 24

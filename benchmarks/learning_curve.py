@@ -25,10 +25,10 @@ import torch
 from benchmarks import labels
 from benchmarks.accelerator import commit, cpu_name
 from benchmarks.labels import MEASURED, World, fit, judged, order, perceived
-from reward.preference import Group, Judgment
-from reward.recipe_config import RewardConfig
-from reward.training.learning_curve import AHEAD, learning_curve, point, subsets
-from reward.training.report import Scored, accuracy
+from recipes.preferences.groups import Group, Judgment
+from reward.evaluation.learning_curve import AHEAD, learning_curve, point, subsets
+from reward.evaluation.report import Scored, accuracy
+from reward.settings import RewardConfig
 
 CONFIG = RewardConfig.from_dict({"base_model": "none"})
 OTHERS = 2000

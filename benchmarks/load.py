@@ -116,15 +116,15 @@ def load(tasks: int, reviewers: int) -> dict[str, int]:
 
 def make_project(tasks: int, reviewers: int) -> dict[str, Any]:
     from accounts.models import User
-    from labeling import guidelines
+    from labeling.guidelines import versions
     from labeling.models import GuidelineConfirmation, Membership, Project
 
     project = Project.objects.create(slug=SLUG, name="Bench", rankings_per_task=OVERLAP)
-    draft = guidelines.create_draft(
+    draft = versions.create_draft(
         project=project, by=None, text="Be **kind**.\n\n- Say what is true.\n- Be short.",
         criteria=[{"name": "honesty", "meaning": "Says what is true.", "scale": 5}],
     )  # fmt: skip
-    version = guidelines.publish(version=draft, by=None)
+    version = versions.publish(version=draft, by=None)
     people = User.objects.bulk_create(
         User(username=f"reviewer-{number}") for number in range(2 * reviewers)
     )

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from django.db import connections
 
         from benchmarks.load import load
-        from labeling.progress import count_large_projects
+        from labeling.reviewing.progress import count_large_projects
 
         call_command("migrate", verbosity=0)
         began = time.perf_counter()

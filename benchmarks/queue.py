@@ -222,16 +222,16 @@ def load(options: argparse.Namespace) -> int:
     from django.core.management import call_command
     from django.db import connection, transaction
 
-    from labeling import guidelines
+    from labeling.guidelines import versions
     from labeling.models import Project
-    from labeling.queue import NewTask, add_tasks
+    from labeling.queue.slots import NewTask, add_tasks
 
     call_command("migrate", verbosity=0)
     [count] = options.tasks
     with transaction.atomic():
         project = Project.objects.create(slug=SLUG, name="Bench", rankings_per_task=OVERLAP)
-        draft = guidelines.create_draft(project=project, by=None, text="Be kind.", criteria=[])
-        guidelines.publish(version=draft, by=None)
+        draft = versions.create_draft(project=project, by=None, text="Be kind.", criteria=[])
+        versions.publish(version=draft, by=None)
         make_people(options.reviewers, project)
         fill(project.pk, count)
         with connection.cursor() as cursor:
@@ -294,18 +294,19 @@ def review(options: argparse.Namespace) -> int:
 
 
 def work(project: Any, user: Any, seconds: float, most: int = sys.maxsize) -> dict[str, Any]:
-    from labeling import queue, rankings
+    from labeling.queue import slots
+    from labeling.rankings import recording
 
     claims: list[float] = []
     submits: list[float] = []
     began = time.perf_counter()
     while time.perf_counter() - began < seconds and len(submits) < most:
         start = time.perf_counter()
-        slot = queue.claim(project=project, reviewer=user)
+        slot = slots.claim(project=project, reviewer=user)
         claimed = time.perf_counter()
         if slot is None or slot.shown_order is None:
             raise SystemExit("the queue ran empty: use more tasks or shorter turns")
-        rankings.submit(
+        recording.submit(
             slot_id=slot.pk,
             reviewer=user,
             idempotency_key=uuid.uuid4(),

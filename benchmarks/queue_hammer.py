@@ -192,13 +192,13 @@ class Connection:
     old_forms: list[Any] = field(default_factory=list)
 
     def claim(self) -> None:
-        from labeling import queue
+        from labeling.queue import slots
 
-        slot = queue.claim(project=self.project, reviewer=self.reviewer)
+        slot = slots.claim(project=self.project, reviewer=self.reviewer)
         self.counts["claims"] += 1
         if slot is None:
             self.counts["empty"] += 1
-            queue.release_expired(project=self.project)
+            slots.release_expired(project=self.project)
             return
         moves = [
             (self.submit, 55), (self.submit_twice, 10), (self.run_out, 8), (self.submit_late, 7),
@@ -208,10 +208,10 @@ class Connection:
         move(slot)
 
     def send(self, slot: Any, key: uuid.UUID) -> Any:
-        from labeling import rankings
+        from labeling.rankings import recording
 
         order = slot.shown_order[:: 1 if key.int % 2 else -1]
-        sent = rankings.submit(
+        sent = recording.submit(
             slot_id=slot.pk, reviewer=self.reviewer, idempotency_key=key,
             tiers=[[response] for response in order], active_seconds=1.0,
         )  # fmt: skip
@@ -251,13 +251,13 @@ class Connection:
     def run_out(self, slot: Any) -> None:
         from django.utils import timezone
 
-        from labeling import queue
         from labeling.models import Slot
+        from labeling.queue import slots
 
         past = timezone.now() - timedelta(seconds=1)
         mine = Slot.objects.filter(pk=slot.pk, reviewer=self.reviewer, leased_until__isnull=False)
         mine.update(leased_until=past)
-        self.counts["expiries"] += queue.release_expired(project=self.project)
+        self.counts["expiries"] += slots.release_expired(project=self.project)
         self.old_forms.append(slot)
 
     def submit_late(self, slot: Any) -> None:
@@ -267,24 +267,24 @@ class Connection:
         self.send(late, uuid.uuid4())
 
     def lease_ahead(self, slot: Any) -> None:
-        from labeling import queue
+        from labeling.queue import slots
 
         self.counts["ahead"] += 1
-        following = queue.claim_ahead(project=self.project, reviewer=self.reviewer)
+        following = slots.claim_ahead(project=self.project, reviewer=self.reviewer)
         if following is not None and self.random.random() < 0.3:
             self.submit(following)
         self.submit(slot)
 
     def release(self, slot: Any) -> None:
-        from labeling import queue
+        from labeling.queue import slots
 
-        self.counts["releases"] += queue.release(slot_id=slot.pk, reviewer=self.reviewer)
+        self.counts["releases"] += slots.release(slot_id=slot.pk, reviewer=self.reviewer)
         self.old_forms.append(slot)
 
     def skip(self, slot: Any) -> None:
-        from labeling import queue
+        from labeling.queue import slots
 
-        self.counts["skips"] += queue.skip(
+        self.counts["skips"] += slots.skip(
             slot_id=slot.pk, reviewer=self.reviewer, reason="unclear"
         )
 
@@ -335,7 +335,7 @@ def world(seed: int, tasks: int) -> tuple[Any, list[Any]]:
     from django.db import connection, transaction
 
     from accounts.models import User
-    from labeling import guidelines
+    from labeling.guidelines import versions
     from labeling.models import Membership, Project
 
     slug = f"hammer-{seed}"
@@ -343,8 +343,8 @@ def world(seed: int, tasks: int) -> tuple[Any, list[Any]]:
         cursor.execute("SELECT pg_advisory_xact_lock(1)")
         if not Project.objects.filter(slug=slug).exists():
             project = Project.objects.create(slug=slug, name=slug, rankings_per_task=OVERLAP)
-            draft = guidelines.create_draft(project=project, by=None, text="Be kind.", criteria=[])
-            guidelines.publish(version=draft, by=None)
+            draft = versions.create_draft(project=project, by=None, text="Be kind.", criteria=[])
+            versions.publish(version=draft, by=None)
             for number in range(CONNECTIONS - TABS):
                 user = User.objects.create(username=f"{slug}-{number}")
                 Membership.objects.create(project=project, user=user)
@@ -355,7 +355,7 @@ def world(seed: int, tasks: int) -> tuple[Any, list[Any]]:
 
 def add(project: Any, tasks: int) -> None:
     from labeling.models import Prompt, Response
-    from labeling.queue import NewTask, add_tasks
+    from labeling.queue.slots import NewTask, add_tasks
 
     prompts = [
         Prompt(project=project, messages=[{"role": "user", "content": "?"}], content_hash=str(n))

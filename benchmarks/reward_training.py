@@ -55,15 +55,15 @@ from trl import RewardTrainer as TRLTrainer
 from benchmarks.accelerator import commit, hardware, peak_mb, reset_peak
 from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
 from benchmarks.reward_training_options import WAYS, parse
-from reward.training import attention
-from reward.training.compiling import compile_layers
-from reward.training.layout import Collator, StepCollator
-from reward.training.loss import bradley_terry
+from recipes.layout import attention
+from recipes.layout.collate import Collator, StepCollator
+from recipes.layout.compiling import compile_layers
+from recipes.preferences.loss import bradley_terry
+from recipes.preferences.tokens import TokenGroup
+from recipes.rundir import versions
+from recipes.runner import quiet_libraries
 from reward.training.model import RewardModel
-from reward.training.tokens import TokenGroup
 from reward.training.trainer import RewardTrainer
-from reward.training.trainer_events import quiet_libraries
-from runs.rundir import versions
 
 VOCABULARY = 2048
 PAD = 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from reward.training import attention
+from recipes.layout import attention
 
 RATIOS = {"cpu": [(128, 64), (128, 128), (64, 128)], "cuda": [(1024, 512), (512, 512), (512, 1024)]}
 """Prompt and response tokens, 2:1, 1:1 and 1:2."""

@@ -31,7 +31,7 @@ class WebServer:
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "gunicorn", "config.wsgi:application",
-                "--bind", f"127.0.0.1:{self.port}", "--worker-class", "config.server.BufferingWorker",
+                "--bind", f"127.0.0.1:{self.port}", "--worker-class", "config.web.server.BufferingWorker",
                 "--workers", str(self.workers), "--threads", str(self.threads),
                 "--log-level", "critical", "--no-control-socket", "--graceful-timeout", "5",
             ],
@@ -63,7 +63,7 @@ def sign_in(user: Any) -> str:
     """A session of theirs, as signing in makes it; its key."""
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 
-    from accounts.sessions import SessionStore
+    from accounts.sign_in.sessions import SessionStore
 
     session = SessionStore()
     session[SESSION_KEY] = str(user.pk)

@@ -14,11 +14,12 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from finetune.models import Model
+from recipes.preferences.groups import PreferenceError, content_hash, read_groups
 from reward.models import RewardModel, Snapshot
-from reward.preference import PreferenceError, content_hash, read_groups
-from runs import kinds, storage, workspace
+from runs import kinds, storage
 from runs.kinds import CannotRun
 from runs.models import ENDED, Run, State
+from runs.supervision import workspace
 
 LEAST_FREE = 2 << 30
 """Bytes below which a checkpoint of a small model may fail."""

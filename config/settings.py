@@ -9,9 +9,9 @@ from django.core.exceptions import ImproperlyConfigured
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from config.connections import OutageConnection, keep_connecting
 from config.env import BASE_DIR, variable
 from config.local.urls import is_local_database, local_database_url, local_redis_url
+from config.web.connections import OutageConnection, keep_connecting
 
 DEBUG = variable(
     "TIEBREAK_DEBUG", "0", "Show errors in the browser. Never on a public server."
@@ -125,7 +125,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "config.outage.OutageMiddleware",
+    "config.web.outage.OutageMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -133,16 +133,16 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "accounts.sessions.extend_active_sessions",
-    "accounts.throttle.answer_429",
-    "config.limits.limit_bodies",
-    "config.limits.refuse_null_characters",
-    "config.limits.keep_private",
+    "accounts.sign_in.sessions.extend_active_sessions",
+    "accounts.sign_in.throttle.answer_429",
+    "config.web.limits.limit_bodies",
+    "config.web.limits.refuse_null_characters",
+    "config.web.limits.keep_private",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
-    "config.limits.explain_wrong_method",
-    "config.faults.StorageFaults",
+    "config.web.limits.explain_wrong_method",
+    "config.web.faults.StorageFaults",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -252,7 +252,7 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
 
-FORM_RENDERER = "config.forms.Renderer"
+FORM_RENDERER = "config.web.forms.Renderer"
 
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("de", "Deutsch")]
@@ -282,7 +282,7 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = HTTPS
-SESSION_ENGINE = "accounts.sessions"
+SESSION_ENGINE = "accounts.sign_in.sessions"
 SESSION_IDLE_HOURS = variable(
     "TIEBREAK_SESSION_IDLE_HOURS", "12", "People are signed out after this time without activity."
 ).number(minimum=1)
@@ -391,7 +391,7 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["console"], "level": "WARNING"},
-    "filters": {"outages": {"()": "config.outage.OutagesWithoutTraceback"}},
+    "filters": {"outages": {"()": "config.web.outage.OutagesWithoutTraceback"}},
     "loggers": {
         "tiebreak": {"level": "INFO"},
         "django.request": {"filters": ["outages"]},

@@ -1,13 +1,13 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
-from config.api import urls as api
-from config.health import health
-from config.language import Catalog
-from config.views import home, projects
+from config.web.api import urls as api
+from config.web.health import health
+from config.web.language import Catalog
+from config.web.views import home, projects
 
-handler400 = "config.limits.bad_request"
-handler500 = "config.outage.server_error"
+handler400 = "config.web.limits.bad_request"
+handler500 = "config.web.outage.server_error"
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", home, name="home"),

@@ -9,7 +9,7 @@ class DemoConfig(AppConfig):
     def ready(self) -> None:
         from demo import rule
         from demo.project import is_demo
-        from finetune import judges
+        from finetune.evaluation import judges
 
         judges.register(
             JUDGE,

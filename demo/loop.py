@@ -21,12 +21,13 @@ from demo.apps import JUDGE
 from demo.people import ensure_people, simulated_reviewer
 from demo.progress import Steps
 from finetune.models import Evaluation
-from labeling import findings, rankings
+from labeling.importing import findings
 from labeling.models import Project, Ranking, Task
-from reward.filters import SnapshotFilter
+from labeling.rankings import recording
+from recipes.preferences.groups import read_groups
 from reward.models import Snapshot
-from reward.preference import read_groups
-from reward.snapshots import freeze
+from reward.preferences.filters import SnapshotFilter
+from reward.preferences.snapshots import freeze
 from runs import services
 from runs.models import ENDED, Run, State
 
@@ -172,7 +173,7 @@ def simulate_one(loop: Loop, task: Task, reviewer: reviewers.Reviewer, user: Use
     made = reviewers.rank(
         reviewer, task.prompt.messages, [response.text for response in shown], rng
     )
-    rankings.record(
+    recording.record(
         task=task,
         reviewer=user,
         source=Ranking.Source.SIMULATION,

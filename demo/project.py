@@ -8,7 +8,7 @@ from django.db import transaction
 from accounts.models import User
 from demo import rule, shop, world
 from finetune.models import Model
-from labeling import guidelines
+from labeling.guidelines import versions
 from labeling.models import Guideline, Membership, Project, Prompt, digest
 from runs import storage
 
@@ -48,7 +48,7 @@ def ensure_project(seed: int, people: Mapping[str, User]) -> Project:
 
 def publish_guideline(project: Project, lead: User) -> None:
     Guideline.objects.create(project=project, title="Answering letters")
-    draft = guidelines.create_draft(
+    draft = versions.create_draft(
         project=project,
         by=lead,
         text=rule.GUIDELINE.read_text(),
@@ -58,7 +58,7 @@ def publish_guideline(project: Project, lead: User) -> None:
         ],
         change_note="First version.",
     )
-    guidelines.publish(version=draft, by=lead)
+    versions.publish(version=draft, by=lead)
 
 
 def add_prompts(project: Project, count: int, seed: int) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from demo import rule
-from reward.preference import Group
-from reward.training.report import agreeing_share, order_tally
+from recipes.preferences.groups import Group
+from reward.evaluation.report import agreeing_share, order_tally
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@ from typing import Any
 
 from django import forms
 
-from finetune import judges
-from finetune.generation import ALL, NEW
+from finetune.engines.generation import ALL, NEW
+from finetune.evaluation import judges
 from finetune.models import Model
 from finetune.registry import checked_base
 from labeling.models import Project

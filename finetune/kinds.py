@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from finetune import dpo, evaluations, generation
+from finetune.engines import generation
+from finetune.evaluation import runs
 from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
-from finetune.recipe_config import DPOSettings, EvaluateConfig, GenerateConfig
+from finetune.methods import dpo
+from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig
 from reward.kinds import SHARES, snapshot_of
 from runs.kinds import RunKind, register
 
@@ -56,16 +58,16 @@ EVALUATE = RunKind(
     description="Lets a tuned model and its baseline answer held-out prompts, and counts who wins.",
     config_class=EvaluateConfig,
     module="finetune.training.evaluate",
-    prepare=evaluations.prepare,
-    finish=evaluations.finish,
+    prepare=runs.prepare,
+    finish=runs.finish,
     project_of=lambda inputs: generation.model_of(inputs, "candidate").project_id,
     inputs_form=EvaluateInputs,
-    from_inputs=evaluations.from_inputs,
+    from_inputs=runs.from_inputs,
     decided=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
     folders=frozenset({"model", "adapter", "baseline_adapter", "reward_model"}),
-    figure=evaluations.figure,
+    figure=runs.figure,
     shares=frozenset({"win_rate", "reward_win_rate", "truncated"}),
-    links=evaluations.links,
+    links=runs.links,
     multi_gpu=False,
 )
 

@@ -1,6 +1,7 @@
 from django.urls import URLPattern, path
 
-from finetune import removal_views, views
+from finetune import views
+from finetune.removal import views as removal_views
 
 urlpatterns: list[URLPattern] = [
     path(

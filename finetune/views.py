@@ -9,19 +9,19 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from accounts.access import lead_required, trainer_required, user_of
-from finetune import judges
 from finetune.access import evaluation_for, model_for
-from finetune.answers import answers_of, rendered
-from finetune.evaluations import ancestry, peoples_verdicts
+from finetune.evaluation import judges
+from finetune.evaluation.answers import answers_of, rendered
+from finetune.evaluation.runs import ancestry, peoples_verdicts
 from finetune.forms import AddModelForm
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base
 from formatting.numbers import percent
 from reward.access import led_projects
-from reward.charts import interval_row
-from reward.download_views import offered, sent
 from reward.models import RewardModel
-from reward.views import moved, version_lines
+from reward.pages.charts import interval_row
+from reward.pages.downloads import offered, sent
+from reward.pages.views import moved, version_lines
 
 PER_PAGE = 50
 ANSWERS_PER_PAGE = 10

@@ -1,12 +1,13 @@
 from celery import shared_task
 
-from labeling import progress, queue
 from labeling.importing import lifecycle
+from labeling.queue import slots
+from labeling.reviewing import progress
 
 
 @shared_task
 def release_expired_leases() -> int:
-    return queue.release_expired()
+    return slots.release_expired()
 
 
 @shared_task

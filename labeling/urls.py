@@ -1,25 +1,22 @@
 from django.urls import include, path
 
-from labeling.views import (
-    confirmation,
+from labeling.pages import (
     creation,
     data,
     disputes,
     findings,
     gold,
     guideline,
-    history,
     imports,
     members,
-    others,
     project,
     quality,
     raising,
     relabel,
     removal,
-    review,
     settings,
 )
+from labeling.reviewing import confirmation, history, others, views
 
 of_a_project = [
     path("", project.overview, name="project"),
@@ -58,23 +55,23 @@ of_a_project = [
     path("data/import/<uuid:key>/state/", imports.state, name="project-import-state"),
     path("findings/", findings.waiting, name="project-findings"),
     path("findings/decide/", findings.decide, name="project-findings-decide"),
-    path("review/", review.review, name="review"),
+    path("review/", views.review, name="review"),
     path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
     path("review/qualification/", gold.own_qualification, name="review-qualification"),
-    path("review/next/", review.next_sheet, name="review-next"),
+    path("review/next/", views.next_sheet, name="review-next"),
     path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
-    path("review/slot/<int:slot_id>/skip/", review.skip, name="review-skip"),
-    path("review/skip/<int:skip_id>/undo/", review.undo_skip, name="review-undo-skip"),
-    path("review/slot/<int:slot_id>/draft/", review.save_draft, name="review-draft"),
-    path("review/slot/<int:slot_id>/renew/", review.renew, name="review-renew"),
+    path("review/slot/<int:slot_id>/skip/", views.skip, name="review-skip"),
+    path("review/skip/<int:skip_id>/undo/", views.undo_skip, name="review-undo-skip"),
+    path("review/slot/<int:slot_id>/draft/", views.save_draft, name="review-draft"),
+    path("review/slot/<int:slot_id>/renew/", views.renew, name="review-renew"),
     path("review/history/", history.history, name="review-history"),
     path("review/history/<int:ranking_id>/", history.own_ranking, name="review-ranking"),
-    path("review/history/<int:ranking_id>/undo/", review.undo, name="review-undo"),
+    path("review/history/<int:ranking_id>/undo/", views.undo, name="review-undo"),
     path("review/history/<int:ranking_id>/others/", others.others, name="review-others"),
 ]
 
 urlpatterns = [
-    path("review/", review.start_review, name="start-review"),
+    path("review/", views.start_review, name="start-review"),
     path("projects/new/", creation.new_project, name="new-project"),
     path("p/<slug:slug>/", include(of_a_project)),
 ]

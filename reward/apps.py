@@ -5,12 +5,12 @@ class RewardConfig(AppConfig):
     name = "reward"
 
     def ready(self) -> None:
-        from labeling import suggestions
+        from labeling.core import suggestions
         from labeling.importing import undoing
         from reward.kinds import register_kinds
-        from reward.scores import SCORE
-        from reward.snapshots import frozen_since
-        from reward.suggestions import of_promoted
+        from reward.preferences.snapshots import frozen_since
+        from reward.scoring.scores import SCORE
+        from reward.scoring.suggestions import of_promoted
         from runs.kinds import register
 
         register_kinds()

@@ -5,8 +5,8 @@ from django import forms
 
 from accounts.models import User
 from labeling.models import GuidelineVersion, Project, Ranking
-from reward.filters import FilterError, SnapshotFilter
 from reward.models import RewardModel, Snapshot
+from reward.preferences.filters import FilterError, SnapshotFilter
 
 
 class OfferIterator(forms.models.ModelChoiceIterator):

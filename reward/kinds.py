@@ -9,17 +9,17 @@ from typing import Any
 from django.urls import reverse
 
 from formatting.numbers import percent
+from recipes.preferences.groups import PreferenceError, content_hash, read_groups
+from recipes.rundir import RunDir
+from recipes.settings import ConfigError
+from reward.evaluation.figures import HEADLINE
 from reward.forms import RewardInputs
 from reward.models import RewardModel, Snapshot
-from reward.preference import PreferenceError, content_hash, read_groups
-from reward.recipe_config import RewardConfig
 from reward.references import ReferenceProblem, checked_reference
-from reward.report_figures import HEADLINE
+from reward.settings import RewardConfig
 from runs import storage
 from runs.kinds import CannotRun, RunKind, register
 from runs.models import Run
-from runs.recipe_config import ConfigError
-from runs.rundir import RunDir
 
 
 def snapshot_of(inputs: dict[str, Any]) -> Snapshot:

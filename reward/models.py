@@ -10,10 +10,10 @@ from django.db.models import Q
 
 from formatting.numbers import percent, percent_range
 from labeling.models import Project, Response, Task
-from reward.report_figures import no_better_than_length
+from recipes.rundir import MOVED_BASE, write_atomically
+from reward.evaluation.figures import no_better_than_length
 from runs import storage
 from runs.models import Run
-from runs.rundir import MOVED_BASE, write_atomically
 
 
 def new_key() -> str:

@@ -1,14 +1,14 @@
 from django.urls import URLPattern, path
 
-from reward import download_views, export_views, mistake_views, order_views, views
+from reward.pages import downloads, exports, mistakes, order, views
 
 urlpatterns: list[URLPattern] = [
-    path("p/<slug:slug>/data/export/", export_views.choose, name="project-export"),
-    path("p/<slug:slug>/data/export/file/", export_views.download, name="project-export-file"),
-    path("p/<slug:slug>/data/export/about/", export_views.about, name="project-export-about"),
-    path("p/<slug:slug>/data/order/", order_views.show, name="queue-order"),
-    path("p/<slug:slug>/data/order/back/", order_views.put_back, name="queue-order-put-back"),
-    path("p/<slug:slug>/label-mistakes/", mistake_views.listed, name="project-label-mistakes"),
+    path("p/<slug:slug>/data/export/", exports.choose, name="project-export"),
+    path("p/<slug:slug>/data/export/file/", exports.download, name="project-export-file"),
+    path("p/<slug:slug>/data/export/about/", exports.about, name="project-export-about"),
+    path("p/<slug:slug>/data/order/", order.show, name="queue-order"),
+    path("p/<slug:slug>/data/order/back/", order.put_back, name="queue-order-put-back"),
+    path("p/<slug:slug>/label-mistakes/", mistakes.listed, name="project-label-mistakes"),
     path("snapshots/", views.snapshots, name="snapshots"),
     path("snapshots/new/", views.new_snapshot, name="new-snapshot"),
     path("snapshots/<int:pk>/", views.snapshot, name="snapshot"),
@@ -18,7 +18,7 @@ urlpatterns: list[URLPattern] = [
     *(
         path(
             f"models/reward/<int:pk>/{part}/",
-            download_views.download,
+            downloads.download,
             {"part": part},
             name=f"reward-model-{part}",
         )

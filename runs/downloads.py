@@ -14,8 +14,8 @@ from django.http.response import HttpResponseBase
 from django.utils.http import content_disposition_header
 from django.utils.text import slugify
 
-from runs import workspace
 from runs.models import Artifact, Run
+from runs.supervision import workspace
 
 CHUNK_BYTES = 1 << 20
 LONGEST_CARD_BYTES = 1 << 18

@@ -10,10 +10,10 @@ from django.utils.functional import cached_property
 
 from accounts.models import User
 from accounts.parameters import number
+from recipes.settings import ConfigError, Option
 from runs import kinds, services, storage
 from runs.kinds import RunKind
 from runs.models import Run, RunQuerySet, State, projects_led_by
-from runs.recipe_config import ConfigError, Option
 from runs.services import InvalidConfig
 
 

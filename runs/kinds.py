@@ -6,9 +6,9 @@ from typing import Any
 
 from django import forms
 
+from recipes.rundir import RunDir
+from recipes.settings import RecipeConfig
 from runs.models import Run
-from runs.recipe_config import RecipeConfig
-from runs.rundir import RunDir
 
 Inputs = dict[str, Any]
 Config = dict[str, Any]

@@ -14,10 +14,11 @@ from django.db.models.functions import Now
 from kombu.exceptions import OperationalError as BrokerError
 
 from accounts.models import User, audit
-from runs import kinds, lifecycle, slots, storage, supervisor, workspace
+from recipes.settings import ConfigError
+from runs import kinds, lifecycle, storage
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, State
-from runs.recipe_config import ConfigError
+from runs.supervision import slots, supervisor, workspace
 
 logger = logging.getLogger("tiebreak.runs")
 

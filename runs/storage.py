@@ -12,8 +12,8 @@ from pathlib import Path
 
 from django.conf import settings
 
-from runs.checkpoints import sha256
-from runs.faults import missing_folder
+from recipes.checkpoints import sha256
+from recipes.faults import missing_folder
 from runs.models import Artifact
 
 OUTPUT = re.compile(r"runs:(\d+)/output")

@@ -10,10 +10,11 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts.access import lead_required, trainer_required, user_of
 from accounts.parameters import number
-from runs import kinds, live, services, workspace
+from runs import kinds, live, services
 from runs.forms import FilterForm, Launch, initial_from
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, State
+from runs.supervision import workspace
 
 PAGE = 25
 LOG_TAIL = 6000

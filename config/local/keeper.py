@@ -18,7 +18,7 @@ from config.local.private import secure, socket_folder
 from config.local.redis import Redis
 from config.local.servers import Server
 from config.local.urls import services_file
-from runs.rundir import write_atomically
+from recipes.rundir import write_atomically
 
 POLL_SECONDS = 0.1
 

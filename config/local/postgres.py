@@ -16,7 +16,7 @@ import psycopg
 from config.local.private import open_way_to, postgres_account
 from config.local.servers import Server, end, processes_in
 from config.local.urls import password_file
-from runs.rundir import write_atomically
+from recipes.rundir import write_atomically
 
 BINARIES = {"16": "pginstall", "18": "pginstall18"}
 NEWEST = "18"

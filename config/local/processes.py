@@ -17,8 +17,8 @@ from django.conf import settings
 from config.env import BASE_DIR
 from config.local.services import LocalServicesError, keeper_log, revive_keeper
 from config.local.supervision import Restarts, sentence
-from reward.wire import address
-from runs.child import environment
+from reward.scoring.wire import address
+from runs.supervision.child import environment
 
 STOP_SECONDS = 20
 POLL_SECONDS = 0.2
@@ -33,7 +33,7 @@ NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 class Service:
     """A child process that is started again when it dies, and that dies when this process does.
 
-    It runs under runs.leash: closing the pipe ends it and everything it started immediately.
+    It runs under runs.supervision.leash: closing the pipe ends it and everything it started immediately.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Service:
                 [
                     sys.executable,
                     "-m",
-                    "runs.leash",
+                    "runs.supervision.leash",
                     str(held),
                     str(no_lock.fileno()),
                     *self.command,
@@ -216,7 +216,7 @@ def web(port: int) -> Service:
         "web",
         [
             sys.executable, "-m", "gunicorn", "config.wsgi:application", "--bind", f"127.0.0.1:{port}",
-            "--worker-class", "config.server.BufferingWorker", "--workers", "1", "--threads", "4", "--log-level", "warning",
+            "--worker-class", "config.web.server.BufferingWorker", "--workers", "1", "--threads", "4", "--log-level", "warning",
             "--graceful-timeout", "5", "--no-control-socket",
         ],
     )  # fmt: skip

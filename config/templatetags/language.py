@@ -3,7 +3,7 @@ from django.conf import settings
 from django.template.loader_tags import BLOCK_CONTEXT_KEY
 from django.utils import translation
 
-from config.language import catalog_url
+from config.web.language import catalog_url
 
 register = template.Library()
 

@@ -2,7 +2,7 @@
 
     python -m finetune.training.evaluate RUN_DIR
 
-reads   run.json (config: finetune.recipe_config.EvaluateConfig), data/prompts.parquet
+reads   run.json (config: finetune.settings.EvaluateConfig), data/prompts.parquet
 writes  output/answers.parquet (a row a prompt and sample, with both answers), output/report.json
 
 The verdict is not decided here but by the judges of the answers: people, a rule, or the reward model
@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.recipe_config import EvaluateConfig
-from finetune.sampled_text import ANSWERS, write_rows
+from finetune.engines.sampled_text import ANSWERS, write_rows
+from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
+from finetune.settings import EvaluateConfig
 from finetune.training.language_model import load_policy
 from finetune.training.sampling import (
     Answers,
@@ -31,16 +32,9 @@ from finetune.training.sampling import (
     prompts_of,
     sample_all,
 )
-from finetune.win_rate import mean_difference, outcome, win_rate
+from recipes.rundir import RunDir
+from recipes.runner import StopSignal, free_memory, provenance, run_recipe, write_json
 from reward.training.score import Scorer
-from reward.training.trainer_events import (
-    StopSignal,
-    free_memory,
-    provenance,
-    run_recipe,
-    write_json,
-)
-from runs.rundir import RunDir
 
 SIDES = ("baseline", "candidate")
 

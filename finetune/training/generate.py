@@ -2,7 +2,7 @@
 
     python -m finetune.training.generate RUN_DIR
 
-reads   run.json (config: finetune.recipe_config.GenerateConfig), data/prompts.parquet
+reads   run.json (config: finetune.settings.GenerateConfig), data/prompts.parquet
 writes  output/responses.parquet (prompt_id, prompt, response, sample, seed, meta), output/report.json
 
 Ancestral sampling with temperature and nucleus (Holtzman et al. 2019, arXiv:1904.09751), batched over
@@ -16,8 +16,8 @@ import sys
 import time
 from typing import Any
 
-from finetune.recipe_config import GenerateConfig
-from finetune.sampled_text import RESPONSES, write_rows
+from finetune.engines.sampled_text import RESPONSES, write_rows
+from finetune.settings import GenerateConfig
 from finetune.training.language_model import load_policy
 from finetune.training.sampling import (
     Answers,
@@ -30,8 +30,8 @@ from finetune.training.sampling import (
     prompts_of,
     sample_all,
 )
-from reward.training.trainer_events import StopSignal, run_recipe, write_json
-from runs.rundir import RunDir, versions
+from recipes.rundir import RunDir, versions
+from recipes.runner import StopSignal, run_recipe, write_json
 
 
 def generate(run_dir: RunDir, stop: StopSignal) -> None:

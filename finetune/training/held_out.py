@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from trl import DPOTrainer
 
-from finetune.pairs import Pair
-from finetune.recipe_config import DPOSettings
+from finetune.methods.pairs import Pair
+from finetune.settings import DPOSettings
 from finetune.training.logps import group_logps
-from reward.training import report as reports
-from reward.training.tokens import Prepared
-from reward.training.trainer_events import StopSignal
+from recipes.preferences.tokens import Prepared
+from recipes.runner import StopSignal
+from reward.evaluation import report as reports
 
 
 class HeldOut:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from reward.training.loading import read_adapter, read_config, read_tokenizer
+from recipes.models.loading import read_adapter, read_config, read_tokenizer
+from recipes.preferences.tokens import ChatFormat, plain_prompt
+from recipes.runner import RecipeError
 from reward.training.model import split_reference, torch_dtype
-from reward.training.tokens import ChatFormat, plain_prompt
-from reward.training.trainer_events import RecipeError
 
 Messages = list[dict[str, str]]
 

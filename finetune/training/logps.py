@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward.training.tokens import TokenGroup
-from reward.training.trainer_events import StopSignal
+from recipes.preferences.tokens import TokenGroup
+from recipes.runner import StopSignal
 
 FORWARD_TOKENS = 8192
 """Tokens forwarded at once when nothing is learned from them."""

@@ -21,18 +21,18 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from finetune.recipe_config import SamplingConfig
-from finetune.sampled_text import Prompt, SampledTextError, read_prompts
+from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts
+from finetune.settings import SamplingConfig
 from finetune.training.language_model import PolicyChat, readable_length
-from reward.training.trainer_events import (
+from recipes import checkpoints
+from recipes.rundir import RunDir
+from recipes.runner import (
     RecipeError,
     StopSignal,
     free_memory,
     is_out_of_memory,
     peak_memory_mb,
 )
-from runs import checkpoints
-from runs.rundir import RunDir
 
 FIRST_STAGE = 32
 """Tokens written before the first look at who has ended."""

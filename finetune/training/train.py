@@ -6,7 +6,7 @@ the adapter off, and its log-probabilities are computed once, each response once
 
 What it leaves out, and why:
 - truncation: a response that the model cannot read whole is left out, counted and reported
-- a weighted loss: TRL has none, so a pair with more evidence is shown more often (finetune/pairs.py)
+- a weighted loss: TRL has none, so a pair with more evidence is shown more often (finetune/methods/pairs.py)
 - dropout: DPO's reference has none, and a policy with it would differ before it learned anything
 - going on from an adapter: merge it first (finetune/training/merge.py), then train a new one
 - SFT on the chosen responses first: wanted when the base was never tuned to answer at all
@@ -16,7 +16,7 @@ Run it on any machine with a run directory, and again to go on after a stop:
     python -m finetune.training.train RUN_DIR
 
 RUN_DIR holds run.json, {"kind": "dpo", "config": {"model": "FOLDER or HUB NAME", …}} with the settings
-of DPOSettings in finetune/recipe_config.py, and data/*.parquet as reward/preference.py describes it. It
+of DPOSettings in finetune/settings.py, and data/*.parquet as recipes/preferences/groups.py describes it. It
 gets events.jsonl, checkpoints/ and, at the end, output/ with adapter (safetensors), tokenizer,
 report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTERM after a checkpoint.
 """
@@ -31,8 +31,8 @@ from peft import LoraConfig, TaskType
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from finetune.pairs import Pair, draw, select, strict_pairs
-from finetune.recipe_config import DPOSettings
+from finetune.methods.pairs import Pair, draw, select, strict_pairs
+from finetune.settings import DPOSettings
 from finetune.training.card import model_card
 from finetune.training.held_out import HeldOut
 from finetune.training.language_model import (
@@ -44,18 +44,10 @@ from finetune.training.language_model import (
 )
 from finetune.training.logps import group_logps
 from finetune.training.trainer import ReadyDPOTrainer, WatchHeldOut
-from reward.training import report as reports
-from reward.training.model import split_reference
-from reward.training.publish import publish
-from reward.training.tokens import Prepared, nothing_to_train_on, read_prepared
-from reward.training.trainer import (
-    common_arguments,
-    common_callbacks,
-    first_batch,
-    train_to_the_end,
-    training_figures,
-)
-from reward.training.trainer_events import (
+from recipes.preferences.tokens import Prepared, nothing_to_train_on, read_prepared
+from recipes.publishing import publish
+from recipes.rundir import RunDir
+from recipes.runner import (
     ProgressEvents,
     RecipeError,
     StopSignal,
@@ -63,7 +55,15 @@ from reward.training.trainer_events import (
     run_recipe,
     with_smaller_batches,
 )
-from runs.rundir import RunDir
+from reward.evaluation import report as reports
+from reward.training.model import split_reference
+from reward.training.trainer import (
+    common_arguments,
+    common_callbacks,
+    first_batch,
+    train_to_the_end,
+    training_figures,
+)
 
 Pairs = dict[str, list[tuple[int, Pair]]]
 """By split: (place of the prompt in `Prepared`, pair of its responses)."""

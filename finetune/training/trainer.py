@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import DPOTrainer
 
 from finetune.training.held_out import HeldOut
-from reward.training.trainer_events import ProgressEvents, Stopped
+from recipes.runner import ProgressEvents, Stopped
 
 WATCHED_GROUPS = 100
 """Held-out prompts scored during training; after the last step all are, as in the report."""

@@ -25,7 +25,7 @@ from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
 from accounts.models import User, audit
-from labeling.importers.columns.mapping import Mapping
+from labeling.importing.formats.columns.mapping import Mapping
 from labeling.models import FileImport, Project
 
 State = FileImport.State

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from labeling.importers import FORMATS, detect, first_rows
-from labeling.importers.columns.mapping import Mapping, normal
+from labeling.importing.formats.columns.mapping import Mapping, normal
+from labeling.importing.reading import FORMATS, detect, first_rows
 from labeling.models import ColumnMapping, FileImport, digest
 
 

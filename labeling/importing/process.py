@@ -30,11 +30,11 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
 
     Does nothing when the row belongs to another claim by now.
     """
-    from labeling.importers import BadInput, Unclear, proposed
-    from labeling.importers.encodings import as_utf8
+    from labeling.core.text import storable
     from labeling.importing import mappings, undoing
+    from labeling.importing.encodings import as_utf8
+    from labeling.importing.reading import BadInput, Unclear, proposed
     from labeling.models import FileImport
-    from labeling.text import storable
 
     row = (
         FileImport.objects.select_related("project", "user")
@@ -76,7 +76,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
 
 def _describe(row: Any, path: Path, proposal: Any, **fields: Any) -> None:
     """Keep the columns of the file, so that a lead can say what they mean."""
-    from labeling.importers import first_rows
+    from labeling.importing.reading import first_rows
     from labeling.importing.report import columns
     from labeling.models import FileImport
 
@@ -103,9 +103,9 @@ def _check(row: Any, progress: Progress) -> None:
 
 def _import(row: Any, progress: Progress) -> None:
     from accounts.models import audit
-    from labeling.importers import refresh_statistics
-    from labeling.importers.encodings import as_utf8
     from labeling.importing import mappings
+    from labeling.importing.encodings import as_utf8
+    from labeling.importing.reading import refresh_statistics
     from labeling.importing.report import report
     from labeling.models import FileImport
 
@@ -129,9 +129,9 @@ def _import(row: Any, progress: Progress) -> None:
 
 
 def _read(row: Any, progress: Progress) -> Any:
-    from labeling.importers import FORMATS, import_file
-    from labeling.importers.encodings import as_utf8
     from labeling.importing import mappings
+    from labeling.importing.encodings import as_utf8
+    from labeling.importing.reading import FORMATS, import_file
 
     with as_utf8(row.path, row.encoding) as path:
         return import_file(

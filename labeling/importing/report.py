@@ -2,11 +2,11 @@
 
 from typing import Any, TypedDict, cast
 
-from labeling.importers import Imported
-from labeling.importers.cleaning import storable_json
-from labeling.importers.columns.mapping import normal
-from labeling.importers.columns.proposals import Proposal
-from labeling.importers.records import EXAMPLE, PromptRecord
+from labeling.importing.cleaning import storable_json
+from labeling.importing.formats.columns.mapping import normal
+from labeling.importing.formats.columns.proposals import Proposal
+from labeling.importing.reading import Imported
+from labeling.importing.records import EXAMPLE, PromptRecord
 
 LONGEST_SHOWN = 2000
 TABLES = ("prompts", "responses", "tasks", "rankings")

@@ -7,7 +7,6 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
 from accounts.models import audit
-from labeling.erasing import unfrozen
 from labeling.models import (
     Adjudication,
     FileImport,
@@ -22,6 +21,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.removal.erasing import unfrozen
 
 USES: list[Callable[[FileImport], str]] = []
 """Checks of the packages above: each returns why an import cannot be undone, or ""."""

@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
             field=django.contrib.postgres.fields.ArrayField(
                 base_field=models.BigIntegerField(),
                 default=list,
-                help_text="The order in which the reviewer saw the responses; see labeling.lettering.",
+                help_text="The order in which the reviewer saw the responses; see labeling.core.lettering.",
                 size=None,
             ),
         ),

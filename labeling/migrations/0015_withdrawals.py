@@ -54,7 +54,7 @@ class Migration(migrations.Migration):
                 default=False,
                 editable=False,
                 help_text="The task or its prompt is withdrawn, or too few of its responses are "
-                "left. labeling.withdrawing.refresh writes it.",
+                "left. labeling.removal.withdrawing.refresh writes it.",
             ),
         ),
         migrations.AddField(

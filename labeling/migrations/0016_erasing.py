@@ -1,4 +1,4 @@
-"""Content can be erased: what is frozen otherwise may change inside labeling.erasing alone."""
+"""Content can be erased: what is frozen otherwise may change inside labeling.removal.erasing alone."""
 
 from django.db import migrations, models
 from django.db.models import Q

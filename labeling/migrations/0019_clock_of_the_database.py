@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-import accounts.clock
+import database.clock
 
 
 class Migration(migrations.Migration):
@@ -14,11 +14,11 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name="ranking",
             name="created_at",
-            field=models.DateTimeField(default=accounts.clock.now),
+            field=models.DateTimeField(default=database.clock.now),
         ),
         migrations.AlterField(
             model_name="skip",
             name="created_at",
-            field=models.DateTimeField(default=accounts.clock.now, editable=False),
+            field=models.DateTimeField(default=database.clock.now, editable=False),
         ),
     ]

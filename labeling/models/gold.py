@@ -8,7 +8,7 @@ from labeling.models.tasks import Task
 
 
 class Gold(models.Model):
-    """What is known of a task's answer, as constraints; see labeling.gold for their form."""
+    """What is known of a task's answer, as constraints; see labeling.gold.constraints for their form."""
 
     class Purpose(models.TextChoices):
         CHECK = "check", "Check, among real work"

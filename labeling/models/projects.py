@@ -21,7 +21,7 @@ LONGEST_RATIONALE = 20_000
 
 
 class Withdrawable(models.Model):
-    """Content that a lead can take out of use and bring back; see labeling.withdrawing."""
+    """Content that a lead can take out of use and bring back; see labeling.removal.withdrawing."""
 
     withdrawn_at = models.DateTimeField(null=True, editable=False)
     withdrawn_by = models.ForeignKey(
@@ -72,7 +72,7 @@ class Project(models.Model):
         SEQUENTIAL = "sequential", "More only where reviewers disagree"
 
     class Sees(TextChoices):
-        """Who sees what would sway a reviewer. Enforced by labeling.blindness."""
+        """Who sees what would sway a reviewer. Enforced by labeling.core.blindness."""
 
         LEADS = "leads", "Leads only"
         AFTER = "after", "Reviewers too, once they have ranked the task"

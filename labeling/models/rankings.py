@@ -8,7 +8,7 @@ from django.db.models.functions import Length
 from django.db.models.lookups import LessThanOrEqual
 from django.utils.translation import gettext_lazy as _
 
-from accounts import clock
+from database import clock
 from labeling.models.guidelines import GuidelineVersion
 from labeling.models.imports import FileImport
 from labeling.models.projects import LONGEST_RATIONALE
@@ -108,7 +108,7 @@ class Skip(models.Model):
     shown_order = ArrayField(
         models.BigIntegerField(),
         default=list,
-        help_text="The order in which the reviewer saw the responses; see labeling.lettering.",
+        help_text="The order in which the reviewer saw the responses; see labeling.core.lettering.",
     )
     draft = models.JSONField(null=True, help_text="What was typed; it comes back on undo.")
     created_at = models.DateTimeField(default=clock.now, editable=False)

@@ -107,7 +107,7 @@ class Slot(models.Model):
 class QueueCursor(models.Model):
     """How far a reviewer has come within a priority: earlier free slots are of tasks they had.
 
-    It makes a claim cost the same whatever the reviewer's history; see labeling.queue.
+    It makes a claim cost the same whatever the reviewer's history; see labeling.queue.slots.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE)

@@ -37,7 +37,7 @@ class Task(Withdrawable):
         db_default=False,
         editable=False,
         help_text="The task or its prompt is withdrawn, or too few of its responses are left. "
-        "labeling.withdrawing.refresh writes it.",
+        "labeling.removal.withdrawing.refresh writes it.",
     )
     stopped_below = models.PositiveSmallIntegerField(
         null=True,

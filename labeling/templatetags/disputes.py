@@ -3,10 +3,11 @@ from typing import Any
 from django import template
 
 from accounts.models import User
-from labeling import overlap, window
-from labeling.adjudication import causes, guideline_gaps, order_for
-from labeling.lettering import Lettered, Lettering, letters_of
+from labeling.core.lettering import Lettered, Lettering, letters_of
+from labeling.disputes.adjudication import causes, guideline_gaps, order_for
 from labeling.models import Adjudication, Project, Task
+from labeling.quality import window
+from labeling.rankings import overlap
 
 register = template.Library()
 

@@ -3,9 +3,9 @@ from typing import Any
 
 from django import template
 
+from labeling.core.text import shortened
 from labeling.models import Ranking
-from labeling.text import shortened
-from labeling.views.sheet import as_order
+from labeling.reviewing.sheet import as_order
 
 register = template.Library()
 

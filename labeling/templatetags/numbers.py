@@ -4,7 +4,7 @@ from typing import Any
 from django import template
 
 from formatting.numbers import percent
-from labeling import charts
+from labeling.core import charts
 
 register = template.Library()
 MINUS = "\N{MINUS SIGN}"

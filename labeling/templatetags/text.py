@@ -1,6 +1,6 @@
 from django import template
 
-from labeling import text
+from labeling.core import text
 
 register = template.Library()
 

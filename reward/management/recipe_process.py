@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.management import CommandError
 
 from reward.models import RewardModel
-from runs.child import environment
+from runs.supervision.child import environment
 
 
 def run_module(name: str, *arguments: str) -> str:

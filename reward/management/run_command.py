@@ -9,10 +9,10 @@ from django.core.management import BaseCommand, CommandError, CommandParser, cal
 from django.db import connection
 
 from labeling.models import Project
+from recipes.settings import Option
 from reward.models import Snapshot
 from runs import kinds, services
 from runs.models import Run, State
-from runs.recipe_config import Option
 from runs.services import InvalidConfig
 
 EXIT_NOT_SUCCEEDED = 2

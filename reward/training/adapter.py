@@ -10,7 +10,7 @@ from typing import Any
 from peft import LoraConfig, TaskType, get_peft_model
 from torch import nn
 
-from reward.recipe_config import RewardConfig
+from reward.settings import RewardConfig
 
 
 def with_adapter(

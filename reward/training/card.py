@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from formatting.numbers import percent, percent_range
-from reward.report_figures import limit_to_tell, no_better_than_length
+from reward.evaluation.figures import limit_to_tell, no_better_than_length
 from reward.training.model import split_reference
 
 LOADING = """```python

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward.training.layout import Collator
+from recipes.layout.collate import Collator
+from recipes.preferences.tokens import TokenGroup
+from recipes.runner import RecipeError
 from reward.training.model import RewardModel, outputs_of
 from reward.training.score import Scorer, Verdict
-from reward.training.tokens import TokenGroup
-from reward.training.trainer_events import RecipeError
 
 
 @lru_cache(maxsize=8)

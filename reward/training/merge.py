@@ -19,11 +19,11 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from recipes.publishing import whole_folder
+from recipes.runner import RecipeError, quiet_libraries, write_json
 from reward.training.card import model_card
 from reward.training.model import load_reward_model, load_tokenizer
-from reward.training.publish import whole_folder
 from reward.training.score import output_folder, read_report
-from reward.training.trainer_events import RecipeError, quiet_libraries, write_json
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference of two scores that rounding explains, relative to the largest score."""

@@ -19,14 +19,15 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from reward.recipe_config import RewardConfig
-from reward.training import attention, quantization
+from recipes.layout import attention
+from recipes.layout.collate import Batch, Collator, for_model
+from recipes.models import quantization
+from recipes.models.loading import read_adapter, read_config, read_tokenizer
+from recipes.preferences.tokens import TokenGroup
+from recipes.rundir import MOVED_BASE
+from recipes.runner import RecipeError
+from reward.settings import RewardConfig
 from reward.training.adapter import with_adapter
-from reward.training.layout import Batch, Collator, for_model
-from reward.training.loading import read_adapter, read_config, read_tokenizer
-from reward.training.tokens import TokenGroup
-from reward.training.trainer_events import RecipeError
-from runs.rundir import MOVED_BASE
 
 UNLIMITED = 10**9
 """Tokenizers without a limit say something beyond this."""

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from formatting.numbers import percent
-from reward.recipe_config import RewardConfig
-from reward.training import processes
-from reward.training.label_mistakes import folds_of, label_mistakes
-from reward.training.learning_curve import (
+from recipes import checkpoints, processes
+from recipes.preferences.tokens import Prepared
+from recipes.rundir import RunDir
+from recipes.runner import free_memory
+from reward.evaluation.label_mistakes import folds_of, label_mistakes
+from reward.evaluation.learning_curve import (
     Point,
     at_most,
     learning_curve,
@@ -26,11 +28,8 @@ from reward.training.learning_curve import (
     subsets,
     why_not_measured,
 )
-from reward.training.report import Scored, agreeing_share, order_tally
-from reward.training.tokens import Prepared
-from reward.training.trainer_events import free_memory
-from runs import checkpoints
-from runs.rundir import RunDir
+from reward.evaluation.report import Scored, agreeing_share, order_tally
+from reward.settings import RewardConfig
 
 TrainAndScore = Callable[[RunDir, Prepared], list[Scored]]
 """Trains on the `train` split in that folder; scores the `test` split."""

@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 
 from formatting.numbers import percent, percent_range
-from reward.rewardbench_rows import check_rows, read_rows
-from reward.score_rows import RowsError
-from reward.training.report import Tally, share
+from recipes.runner import RecipeError, quiet_libraries, write_json
+from reward.evaluation.report import Tally, share
+from reward.scoring.rewardbench_rows import check_rows, read_rows
+from reward.scoring.rows import RowsError
 from reward.training.score import Scorer, output_folder
-from reward.training.trainer_events import RecipeError, quiet_libraries, write_json
 
 ROWS_AT_ONCE = 256
 

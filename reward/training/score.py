@@ -2,7 +2,7 @@
 
     python -m reward.training.score RUN/output IN.parquet OUT.parquet
 
-IN is preference data (see reward/preference.py) or sampled text (`prompt`, `response` and whatever
+IN is preference data (see recipes/preferences/groups.py) or sampled text (`prompt`, `response` and whatever
 else). OUT has the same rows and columns in the same order, with `scores`, a list beside `responses`,
 or `score` added; a model of several heads adds `disagreements` or `disagreement` too, their standard
 deviation, and one that scores criteria `scores_NAME` or `score_NAME` for each. What is too long for the model gets null, never a score of a part of it.
@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from reward.score_rows import Asked
-from reward.training.families import check_shared, window_problem
-from reward.training.layout import Collator, cut
+from recipes import faults
+from recipes.layout.collate import Collator, cut
+from recipes.layout.families import check_shared, window_problem
+from recipes.preferences.tokens import ChatFormat, TokenGroup
+from recipes.rundir import atomically
+from recipes.runner import RecipeError, quiet_libraries
+from reward.scoring.rows import Asked
 from reward.training.model import load_reward_model, load_tokenizer, outputs_of
-from reward.training.tokens import ChatFormat, TokenGroup
-from reward.training.trainer_events import RecipeError, quiet_libraries
-from runs import faults
-from runs.rundir import atomically
 
 Conversation = tuple[list[dict[str, str]], list[str]]
 """A prompt as messages, and responses to it."""

@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reward.score_columns import columns_of, legible
-from reward.score_rows import ROWS_AT_ONCE, RowsError, is_parquet, read_rows, survey
+from recipes.rundir import atomically
+from recipes.runner import RecipeError, quiet_libraries
+from reward.scoring.columns import columns_of, legible
+from reward.scoring.rows import ROWS_AT_ONCE, RowsError, is_parquet, read_rows, survey
 from reward.training.score import Scorer, Verdict, judge, output_folder
-from reward.training.trainer_events import RecipeError, quiet_libraries
-from runs.rundir import atomically
 
 Row = dict[str, Any]
 ONE = pa.float32()

@@ -2,7 +2,7 @@
 
     python -m reward.training.scoring RUN_DIR
 
-reads   run.json (config: reward.score_config.ScoreConfig), data/responses.parquet: one prompt a row
+reads   run.json (config: reward.scoring.settings.ScoreConfig), data/responses.parquet: one prompt a row
         (prompt, response_ids, responses)
 writes  output/scores.parquet: one response a row (response_id, score, uncertainty, features), null
         where the model cannot read it whole; output/report.json
@@ -21,10 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reward.score_config import ScoreConfig
-from reward.training.features import FeatureScorer
-from reward.training.score import Verdict
-from reward.training.trainer_events import (
+from recipes import checkpoints, faults
+from recipes.rundir import RunDir, versions
+from recipes.runner import (
     RecipeError,
     StopSignal,
     free_memory,
@@ -33,8 +32,9 @@ from reward.training.trainer_events import (
     run_recipe,
     write_json,
 )
-from runs import checkpoints, faults
-from runs.rundir import RunDir, versions
+from reward.scoring.settings import ScoreConfig
+from reward.training.features import FeatureScorer
+from reward.training.score import Verdict
 
 PROMPTS_AT_ONCE = 256
 SCORES = pa.schema(

@@ -10,7 +10,7 @@ one on the same socket, which gives all memory back; nobody who connects notices
 a GPU `--memory` is also the most that it may allocate. `--waiting` questions may wait; one more is
 told that the scorer is busy, and one that waited longer than it said is dropped; so is one whose
 asker has left, even between two forward passes. A second process on the same socket waits in reserve
-until the first has ended. reward/wire.py has the messages.
+until the first has ended. reward/scoring/wire.py has the messages.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reward.wire import address, receive, send
+from reward.scoring.wire import address, receive, send
 
 READ_SECONDS = 10
 READERS = 64

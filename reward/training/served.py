@@ -12,16 +12,11 @@ from typing import Any
 import psutil
 import torch
 
-from reward.score_rows import Asked
+from recipes.runner import RecipeError, free_memory, is_out_of_memory, quiet_libraries
+from reward.scoring.rows import Asked
 from reward.training.score import Conversation, Scorer, Verdict, judge, output_folder
 from reward.training.score_rows import figures
 from reward.training.serve import bound_memory, say
-from reward.training.trainer_events import (
-    RecipeError,
-    free_memory,
-    is_out_of_memory,
-    quiet_libraries,
-)
 
 FEWEST_TOKENS = 512
 PROBE: Conversation = ([{"role": "user", "content": "a"}], ["b", "c"])
@@ -46,7 +41,7 @@ class Shelf:
     def answer(
         self, folder: str, conversations: Sequence[Conversation], *, stop: Callable[[], bool]
     ) -> dict[str, Any]:
-        """A message of reward/wire.py; raises nothing, so that one question cannot end the rest.
+        """A message of reward/scoring/wire.py; raises nothing, so that one question cannot end the rest.
 
         `stop` is asked before each forward pass.
         """

@@ -14,7 +14,7 @@ Run it on any machine with a run directory, and again to go on after a stop:
     python -m reward.training.train RUN_DIR
 
 RUN_DIR holds run.json, {"kind": "reward", "config": {"base_model": "FOLDER or HUB NAME", …}} with the
-settings of reward/recipe_config.py, and data/*.parquet as reward/preference.py describes it. It gets
+settings of reward/settings.py, and data/*.parquet as recipes/preferences/groups.py describes it. It gets
 events.jsonl, checkpoints/ and, at the end, output/ with adapter and head (safetensors), tokenizer,
 report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on
 SIGTERM after a checkpoint, 76 to be started again (several processes were out of memory).
@@ -30,47 +30,24 @@ from typing import Any
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
-from reward.preference import rated_criteria, read_folder, strict_wins, wins
-from reward.recipe_config import RewardConfig
-from reward.training import attention, processes
-from reward.training import report as reports
-from reward.training.card import model_card
-from reward.training.compiling import compile_layers
-from reward.training.evidence import evidence
-from reward.training.families import check_gradients, check_reading, check_shared
-from reward.training.layout import Collator, StepCollator, cut, describe
-from reward.training.mistakes import worst_mistakes
-from reward.training.model import (
-    UNLIMITED,
-    RewardModel,
-    load_tokenizer,
-    make_reward_model,
-    outputs_of,
-    readable_tokens,
-    torch_dtype,
-)
-from reward.training.objective import Objective
-from reward.training.parts import Parts
-from reward.training.publish import publish
-from reward.training.slices import length_slices, slices
-from reward.training.temperature import temperature
-from reward.training.tokens import (
+from recipes import processes
+from recipes.layout import attention
+from recipes.layout.collate import Collator, StepCollator, cut, describe
+from recipes.layout.compiling import compile_layers
+from recipes.layout.families import check_gradients, check_reading, check_shared
+from recipes.preferences.evidence import evidence
+from recipes.preferences.groups import rated_criteria, read_folder, strict_wins, wins
+from recipes.preferences.objective import Objective
+from recipes.preferences.tokens import (
     ChatFormat,
     Prepared,
     TokenGroup,
     nothing_to_train_on,
     read_prepared,
 )
-from reward.training.trainer import (
-    RewardTrainer,
-    WatchHeldOut,
-    common_arguments,
-    common_callbacks,
-    first_batch,
-    train_to_the_end,
-    training_figures,
-)
-from reward.training.trainer_events import (
+from recipes.publishing import publish
+from recipes.rundir import RunDir
+from recipes.runner import (
     ProgressEvents,
     RecipeError,
     StopSignal,
@@ -80,8 +57,32 @@ from reward.training.trainer_events import (
     run_recipe,
     with_smaller_batches,
 )
-from reward.training.uncertainty import disagreement
-from runs.rundir import RunDir
+from reward.evaluation import report as reports
+from reward.evaluation.calibration import temperature
+from reward.evaluation.confident_mistakes import worst_mistakes
+from reward.evaluation.slices import length_slices, slices
+from reward.evaluation.uncertainty import disagreement
+from reward.settings import RewardConfig
+from reward.training.card import model_card
+from reward.training.model import (
+    UNLIMITED,
+    RewardModel,
+    load_tokenizer,
+    make_reward_model,
+    outputs_of,
+    readable_tokens,
+    torch_dtype,
+)
+from reward.training.parts import Parts
+from reward.training.trainer import (
+    RewardTrainer,
+    WatchHeldOut,
+    common_arguments,
+    common_callbacks,
+    first_batch,
+    train_to_the_end,
+    training_figures,
+)
 
 SCORING_TOKENS = 8192
 """Tokens forwarded at once when nothing is learned from them; less where memory runs out."""

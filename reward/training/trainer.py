@@ -23,12 +23,12 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from reward.training import processes
-from reward.training.layout import Batch, StepCollator, for_model
-from reward.training.loss import agreement
-from reward.training.model import torch_dtype
-from reward.training.objective import Objective
-from reward.training.trainer_events import (
+from recipes import processes
+from recipes.layout.collate import Batch, StepCollator, for_model
+from recipes.preferences.loss import agreement
+from recipes.preferences.objective import Objective
+from recipes.rundir import RunDir
+from recipes.runner import (
     CompleteCheckpoints,
     ProgressEvents,
     RecipeError,
@@ -39,7 +39,7 @@ from reward.training.trainer_events import (
     peak_memory_mb,
     trainer_folder,
 )
-from runs.rundir import RunDir
+from reward.training.model import torch_dtype
 
 
 class RewardTrainer(Trainer):

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from accounts import clock
-from labeling import rankings, skipping, undoing
+from database import clock
+from labeling.rankings import recording, skip, undo
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -36,17 +36,17 @@ def test_it_asks_once_a_minute_only(django_assert_num_queries):
 
 
 def test_the_undo_window_is_the_same_on_a_slow_web_server(ten_minutes_slow):
-    from labeling import queue
+    from labeling.queue import slots
 
     project = make_project()
     task, reviewer = make_task(project), make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    submission = rankings.submit(
+    slot = slots.claim(project=project, reviewer=reviewer)
+    submission = recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
     )
-    left = undoing.undo_seconds(submission.ranking)
-    assert 0 < left <= undoing.UNDO_FOR.total_seconds()
-    back = undoing.undo(ranking=submission.ranking, reviewer=reviewer, draft={})
+    left = undo.undo_seconds(submission.ranking)
+    assert 0 < left <= undo.UNDO_FOR.total_seconds()
+    back = undo.undo(ranking=submission.ranking, reviewer=reviewer, draft={})
     assert back.leased_until - clock.now() <= timedelta(minutes=project.lease_minutes)
-    queue.skip(slot_id=back.pk, project=project, reviewer=reviewer, reason="unclear", note="")
-    assert skipping.newest(project, reviewer) is not None
+    slots.skip(slot_id=back.pk, project=project, reviewer=reviewer, reason="unclear", note="")
+    assert skip.newest(project, reviewer) is not None

@@ -3,7 +3,7 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 
 from accounts.models import Role, User
-from accounts.prepared import Prepared
+from database.prepared import Prepared
 from labeling.models import Membership
 from tests.labeling.world import make_project, make_user
 

@@ -19,7 +19,7 @@ IDLE, MAXIMUM = timedelta(hours=12), timedelta(hours=336)
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = timezone.now()
-        monkeypatch.setattr("accounts.sessions.timezone.now", lambda: self.now)
+        monkeypatch.setattr("accounts.sign_in.sessions.timezone.now", lambda: self.now)
 
     def forward(self, **time: float) -> None:
         self.now += timedelta(**time)

@@ -7,8 +7,8 @@ from django.contrib.auth import authenticate
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from accounts import throttle
 from accounts.models import Role, SignInAttempts, User
+from accounts.sign_in import throttle
 from tests.labeling.world import in_threads, make_user
 
 pytestmark = pytest.mark.django_db

@@ -12,8 +12,8 @@ from django.test import Client
 from playwright.sync_api import Browser, Page, expect
 
 from accounts.models import User
-from labeling import queue
 from labeling.models import Prompt, Response, Task
+from labeling.queue import slots
 from tests.browser.install import find_browser
 from tests.labeling.world import make_member, make_project
 
@@ -62,7 +62,7 @@ class World:
             Response.objects.create(prompt=asked, text=text, model_name=f"writer-{n}")
             for n, text in enumerate(texts or ("A new one.", "Sorry!", "We look into it.", "No."))
         ]
-        return queue.add_task(project=self.project, prompt=asked, responses=answers)[0]
+        return slots.add_task(project=self.project, prompt=asked, responses=answers)[0]
 
     @property
     def review(self) -> str:

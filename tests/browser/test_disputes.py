@@ -6,11 +6,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from accounts.models import Role, User
-from labeling import rankings
-from labeling.adjudication import decide
+from labeling.core.response_names import page_names
+from labeling.disputes.adjudication import decide
+from labeling.disputes.relabeling import draw
 from labeling.models import Adjudication, Membership, Project, Ranking, Task
-from labeling.relabel import draw
-from labeling.response_names import page_names
+from labeling.rankings import recording
 from tests.browser.conftest import World
 from tests.browser.test_pages import faults_in_both_themes
 from tests.labeling.world import ids, make_member, make_user, publish
@@ -35,7 +35,7 @@ def dispute(world: World, turned: int = 4) -> Task:
     order = ids(task)
     other = order[: 4 - turned] + order[4 - turned :][::-1]
     for placed, cut, why in ((order, 3, RATIONALES[0]), (other, None, RATIONALES[1])):
-        rankings.record(
+        recording.record(
             task=task,
             reviewer=make_member(world.project),
             source=Ranking.Source.REVIEW,

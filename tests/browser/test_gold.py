@@ -6,9 +6,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from accounts.models import Role
-from labeling import assignment, gold
+from labeling.gold import constraints as gold
 from labeling.models import Gold, Membership, Qualification, Ranking, Slot
-from labeling.progress import of_reviewer
+from labeling.reviewing import assignment
+from labeling.reviewing.progress import of_reviewer
 from tests.browser.conftest import World
 from tests.browser.desk import next_is_ready, press, slot_shown
 from tests.browser.test_pages import faults_in_both_themes

@@ -8,9 +8,10 @@ from playwright.sync_api import Page, expect
 
 from accounts.models import Role, User
 from finetune.models import EvaluationItem
-from labeling import queue, rankings
+from labeling.core.text import TAGS, storable
 from labeling.models import Membership, Prompt, Ranking, Response, Skip, Slot, Task
-from labeling.text import TAGS, storable
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.browser.conftest import World
 from tests.finetune.factory import make_base, make_evaluation, make_reward_model, make_snapshot
 from tests.hostile import CORPUS, GIANTS
@@ -89,7 +90,7 @@ def hostile_task(world: World, texts: list[str]) -> Task:
         Response.objects.create(prompt=prompt, text=text, model_name=f"{n} {text}"[:300])
         for n, text in enumerate([*texts, "A calm one."][:AT_ONCE])
     ]
-    return queue.add_task(
+    return slots.add_task(
         project=world.project, prompt=prompt, responses=answers, rankings_wanted=2
     )[0]
 
@@ -97,7 +98,7 @@ def hostile_task(world: World, texts: list[str]) -> Task:
 def rank_against(world: World, task: Task, rationale: str) -> list[Ranking]:
     """Two who disagree, so that the task is disputed."""
     return [
-        rankings.record(
+        recording.record(
             task=task,
             reviewer=reviewer,
             source=Ranking.Source.REVIEW,
@@ -126,7 +127,7 @@ def test_it_shows_the_whole_corpus_inert_to_the_reviewer(visit, world, viewport)
             page.keyboard.press(key)
         wrong += page.evaluate(INSPECT, sorted(TAGS))
         slot = Slot.objects.get(reviewer=world.reviewer, leased_until__isnull=False, ahead=False)
-        queue.skip(slot_id=slot.pk, reviewer=world.reviewer, reason=Skip.Reason.OTHER, note="")
+        slots.skip(slot_id=slot.pk, reviewer=world.reviewer, reason=Skip.Reason.OTHER, note="")
     assert wrong + watch.noted == []
     page.reload()
     expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()

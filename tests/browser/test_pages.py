@@ -5,8 +5,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from accounts.models import Role
-from labeling import rankings
 from labeling.models import Membership, Ranking
+from labeling.rankings import recording
 from tests.browser.conftest import World
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user
 
@@ -43,7 +43,7 @@ def addresses(world: World) -> list[str]:
     for number in range(3):
         task = world.add_task()
         for reviewer, order in ((world.reviewer, 1), (other, -1)):
-            rankings.record(
+            recording.record(
                 task=task,
                 reviewer=reviewer,
                 source=Ranking.Source.SIMULATION if number else Ranking.Source.REVIEW,

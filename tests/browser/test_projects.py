@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from accounts.models import Role
 from labeling.models import Project
-from labeling.projects import proposed_slug
+from labeling.projects.creation import proposed_slug
 from tests.labeling.world import make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -7,8 +7,9 @@ import pytest
 from django.utils import timezone
 from playwright.sync_api import Page, Route, expect
 
-from labeling import queue, rankings
 from labeling.models import Membership, Project, Ranking, Slot
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.browser.conftest import World
 from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
 from tests.labeling.world import ids, make_member
@@ -208,7 +209,7 @@ def test_a_draft_outlives_the_reservation(visit, world):
         press(page, "c", "a")
     page.goto("/")
     Slot.objects.filter(pk=first).update(leased_until=timezone.now() - timedelta(minutes=1))
-    assert queue.release_expired() == 1
+    assert slots.release_expired() == 1
     page.evaluate("localStorage.clear()")  # the server's copy alone
     page.goto(world.review)
     assert slot_shown(page) == first
@@ -295,7 +296,7 @@ def test_a_ranking_whose_slot_someone_else_filled_is_kept_and_that_is_said(visit
     next_is_ready(page)
     assert Slot.objects.get(pk=slot_shown(page)).task == task
     Slot.objects.filter(task=task).update(reviewer=None, leased_until=None, shown_order=None)
-    rankings.record(
+    recording.record(
         task=task, reviewer=make_member(world.project), source="review", tiers=[ids(task)]
     )
     press(page, "a", "b", "c", "d", "Enter")

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from labeling import guidelines
+from labeling.guidelines import versions
 from labeling.models import LONGEST_RATIONALE, GuidelineConfirmation, Project, Ranking
 from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
 from tests.labeling.world import make_member, publish
@@ -317,13 +317,13 @@ def test_ratings_are_checked_against_the_guideline_that_was_shown(visit, world):
     old = world.project.current_version
     press(page, "a", "b", "c", "d")
     rate(page, "A", 5)
-    draft = guidelines.create_draft(
+    draft = versions.create_draft(
         project=world.project,
         by=None,
         text="Be brief.",
         criteria=[{"name": "brevity", "meaning": "Is short.", "scale": 3}],
     )
-    guidelines.publish(version=draft, by=None)
+    versions.publish(version=draft, by=None)
     press(page, "s")
     expect(page.get_by_role("heading", name="The guideline changed")).to_be_visible()
     ranking = Ranking.objects.get()

@@ -9,7 +9,7 @@ from accounts.models import Role, User
 from finetune.models import Model
 from finetune.registry import add_base
 from reward.models import RewardModel
-from reward.snapshots import SnapshotFilter, freeze
+from reward.preferences.snapshots import SnapshotFilter, freeze
 from tests.reward.factory import make_project as bare_project
 from tests.reward.factory import make_prompt, make_task, make_user, rank
 from tests.tiny import make_model

@@ -5,7 +5,7 @@ import pytest
 
 from demo import reviewers, rule, world
 from demo.reviewers import CREW, Reviewer, rank
-from reward.preference import Group, Judgment
+from recipes.preferences.groups import Group, Judgment
 
 EXACT = Reviewer("Exact", noise=0.0, tie_below=1e-9, leniency=0.0, words_per_second=4.0)
 

@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from finetune.engines.sampled_text import ANSWERS, RESPONSES, write_rows
 from finetune.models import Evaluation, EvaluationItem, Model
-from finetune.sampled_text import ANSWERS, RESPONSES, write_rows
 from labeling.models import Project, Prompt
+from recipes.rundir import RunDir
 from reward.models import RewardModel, Snapshot
-from reward.snapshots import SnapshotFilter, freeze
-from runs import storage, workspace
+from reward.preferences.snapshots import SnapshotFilter, freeze
+from runs import storage
 from runs.models import Run, State
-from runs.rundir import RunDir
+from runs.supervision import workspace
 from tests.reward.factory import make_prompt, make_task, make_user, numbers, rank
 
 FIGURE = {"value": 0.8, "interval": [0.7, 0.9], "pairs": 40, "prompts": 20, "reason": None}

@@ -6,17 +6,17 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 
 from accounts.models import AuditEntry, Role, Token, User
-from finetune import erasing
-from finetune.erasing import CannotErase
 from finetune.models import Evaluation, EvaluationItem
-from labeling import prompts, withdrawing
+from finetune.removal import erasing
+from finetune.removal.erasing import CannotErase
 from labeling.models import Adjudication, Membership, Project, Prompt, Ranking, Skip
-from labeling.prompts import CannotEdit
+from labeling.removal import editing, withdrawing
+from labeling.removal.editing import CannotEdit
+from recipes.preferences.groups import content_hash, read_groups
 from reward.models import RewardModel
-from reward.preference import content_hash, read_groups
-from reward.snapshots import SnapshotFilter, freeze
-from runs import workspace
+from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs.models import Artifact, RunEvent, State
+from runs.supervision import workspace
 from tests.finetune.factory import laid_out, make_adapter, make_base, make_reward_model, make_run
 from tests.reward.factory import join, make_project, make_prompt, make_task, make_user, rank
 
@@ -193,7 +193,7 @@ def test_what_was_erased_is_neither_restored_nor_edited(project, task, admin):
     prompt = Prompt.objects.get(pk=task.prompt_id)
     assert not withdrawing.restore(content=prompt, by=admin)
     with pytest.raises(CannotEdit, match="erased"):
-        prompts.edit(prompt=prompt, messages=[{"role": "user", "content": "x"}], by=admin)
+        editing.edit(prompt=prompt, messages=[{"role": "user", "content": "x"}], by=admin)
     with pytest.raises(CannotErase, match="already"):
         erasing.erase(content=prompt, by=admin)
 

@@ -1,12 +1,12 @@
 import pytest
 from django.utils import timezone
 
-from finetune import evaluations, judges
-from finetune.judges import UnknownJudge
+from finetune.engines.sampled_text import read_prompts
+from finetune.evaluation import judges, runs
+from finetune.evaluation.judges import UnknownJudge
 from finetune.models import Evaluation
-from finetune.sampled_text import read_prompts
 from labeling.models import Prompt, Ranking, Task
-from reward.preference import read_groups
+from recipes.preferences.groups import read_groups
 from runs.kinds import CannotRun
 from tests.finetune.factory import (
     laid_out,
@@ -61,19 +61,19 @@ def ids(snapshot, split):
 
 def test_only_held_out_prompts_are_answered(candidate, snapshot):
     run, run_dir = run_of(candidate)
-    found = evaluations.prepare(run, run_dir)
+    found = runs.prepare(run, run_dir)
     written = {prompt.prompt_id for prompt in read_prompts(run_dir.data / "prompts.parquet")}
     assert written == ids(snapshot, "test")
     assert found["seen_in_training"] == 0
 
 
 def test_a_prompt_that_a_side_was_trained_on_is_left_out_and_counted(candidate, snapshot):
-    from reward.snapshots import SnapshotFilter, freeze
+    from reward.preferences.snapshots import SnapshotFilter, freeze
 
     other_split = SnapshotFilter(test_fraction=0.5, seed=5)
     other = freeze(project=snapshot.project, filter=other_split, by=None)
     run, run_dir = run_of(candidate, snapshot=other.pk)
-    found = evaluations.prepare(run, run_dir)
+    found = runs.prepare(run, run_dir)
     written = {prompt.prompt_id for prompt in read_prompts(run_dir.data / "prompts.parquet")}
     assert written == ids(other, "test") - ids(snapshot, "train")
     assert found["seen_in_training"] == len(ids(other, "test") & ids(snapshot, "train")) > 0
@@ -83,7 +83,7 @@ def test_nothing_held_out_is_refused(candidate):
     unsplit = make_snapshot(candidate.project, prompts=1, test_fraction=0.0)
     run, run_dir = run_of(candidate, snapshot=unsplit.pk)
     with pytest.raises(CannotRun, match="has no held-out prompt"):
-        evaluations.prepare(run, run_dir)
+        runs.prepare(run, run_dir)
 
 
 def test_verdicts_win_rate_and_lengths_become_rows(candidate):
@@ -97,7 +97,7 @@ def test_verdicts_win_rate_and_lengths_become_rows(candidate):
             for p, (b, c) in zip(prompts, pairs, strict=True)
         ],
     )
-    result = evaluations.finish(run, run_dir)
+    result = runs.finish(run, run_dir)
     evaluation = Evaluation.objects.get(pk=result["evaluation"])
     assert list(evaluation.items.values_list("verdict", flat=True)) == [1.0, 0.5, 0.0]
     rate = evaluation.report["win_rate"]
@@ -109,7 +109,7 @@ def test_verdicts_win_rate_and_lengths_become_rows(candidate):
 def test_a_reward_model_judges_by_the_scores_of_the_recipe(candidate, snapshot):
     judge = make_reward_model(snapshot)
     inputs = inputs_of(candidate, judge=f"reward_model:{judge.pk}")
-    assert evaluations.from_inputs(inputs)["reward_model"] == judge.path
+    assert runs.from_inputs(inputs)["reward_model"] == judge.path
     run, run_dir = run_of(candidate, judge=f"reward_model:{judge.pk}")
     one, two = make_prompt(candidate.project), make_prompt(candidate.project)
     scored = {"baseline": "b", "candidate": "c", "baseline_score": 0.5}
@@ -120,7 +120,7 @@ def test_a_reward_model_judges_by_the_scores_of_the_recipe(candidate, snapshot):
             {"of": two, **scored, "candidate_score": None},
         ],
     )
-    result = evaluations.finish(run, run_dir)
+    result = runs.finish(run, run_dir)
     assert result["unscored"] == 1 and result["win_rate"]["value"] == 1.0
     assert Evaluation.objects.get().reward_model == judge
 
@@ -132,7 +132,7 @@ def test_when_the_judge_can_score_nothing_no_evaluation_is_made(candidate, snaps
         run_dir, [{"of": make_prompt(candidate.project), "baseline": "b", "candidate": "c"}]
     )
     with pytest.raises(CannotRun, match="could score none"):
-        evaluations.finish(run, run_dir)
+        runs.finish(run, run_dir)
     assert not Evaluation.objects.exists()
 
 
@@ -146,12 +146,12 @@ def test_people_are_asked_blindly_and_their_verdict_is_read_back(candidate):
             {"of": prompts[1], "baseline": "same", "candidate": "same "},
         ],
     )
-    result = evaluations.finish(run, run_dir)
+    result = runs.finish(run, run_dir)
     assert result["comparisons"] == 1
     evaluation = Evaluation.objects.get()
     item = evaluation.items.get(prompt=prompts[0])
     assert item.task.kind == Task.Kind.COMPARISON
-    assert evaluations.peoples_verdicts(evaluation) is None
+    assert runs.peoples_verdicts(evaluation) is None
     ours = item.candidate_response_id
     (theirs,) = item.task.responses.exclude(pk=ours).values_list("pk", flat=True)
     for tiers in ([[ours], [theirs]], [[ours, theirs]], [[theirs], [ours]], [[ours], [theirs]]):
@@ -159,7 +159,7 @@ def test_people_are_asked_blindly_and_their_verdict_is_read_back(candidate):
     Ranking.objects.create(
         task=item.task, reviewer=make_user(), tiers=[[theirs], [ours]], superseded_at=timezone.now()
     )
-    people = evaluations.peoples_verdicts(evaluation)
+    people = runs.peoples_verdicts(evaluation)
     assert (people["wins"], people["ties"], people["losses"]) == (2, 1, 1)
 
 
@@ -170,7 +170,7 @@ def test_neither_ids_nor_places_tell_which_answer_is_the_candidates(candidate):
     ]
     run, run_dir = run_of(candidate, comparisons=True)
     publish_answers(run_dir, rows)
-    evaluations.finish(run, run_dir)
+    runs.finish(run, run_dir)
     stored_first, placed_first = [], []
     for item in Evaluation.objects.get().items.select_related("task"):
         order = list(item.task.places.order_by("position").values_list("response_id", flat=True))
@@ -194,11 +194,11 @@ def test_parts_that_do_not_belong_together_are_refused(candidate, snapshot):
         ({"snapshot": 0}, "There is no snapshot 0"),
     ):
         with pytest.raises(CannotRun, match=sentence):
-            evaluations.from_inputs(inputs_of(candidate, **changes))
+            runs.from_inputs(inputs_of(candidate, **changes))
 
 
 def test_the_answers_come_from_the_models_of_the_inputs(candidate):
-    assert evaluations.from_inputs(inputs_of(candidate)) == {
+    assert runs.from_inputs(inputs_of(candidate)) == {
         "model": candidate.base,
         "adapter": candidate.adapter,
         "baseline_adapter": None,
@@ -221,6 +221,6 @@ def test_prompts_of_the_items_are_never_deleted_under_them(candidate):
     prompt = make_prompt(candidate.project)
     run, run_dir = run_of(candidate)
     publish_answers(run_dir, [{"of": prompt, "baseline": "a", "candidate": "bc"}])
-    evaluations.finish(run, run_dir)
+    runs.finish(run, run_dir)
     with pytest.raises(ProtectedError):
         Prompt.objects.get(pk=prompt.pk).delete()

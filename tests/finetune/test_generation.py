@@ -1,8 +1,8 @@
 import pytest
 
-from finetune import generation
-from finetune.generation import share_out
-from finetune.sampled_text import read_prompts
+from finetune.engines import generation
+from finetune.engines.generation import share_out
+from finetune.engines.sampled_text import read_prompts
 from labeling.models import Response, Slot, Task
 from runs.kinds import CannotRun
 from tests.finetune.factory import laid_out, make_base, make_run, publish_responses

@@ -5,14 +5,14 @@ from collections import Counter
 import pytest
 
 from accounts.models import AuditEntry, Role
-from finetune import judges
+from finetune.evaluation import judges
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base, default_model
 from labeling.models import Ranking, Response, Task
-from labeling.rankings import record
+from labeling.rankings.recording import record
 from reward.models import RewardModel
+from reward.preferences.snapshots import SnapshotFilter, freeze, ranking_ids
 from reward.promotion import promote
-from reward.snapshots import SnapshotFilter, freeze, ranking_ids
 from runs import services
 from runs.models import Run, State
 from tests.reward.factory import make_project, make_prompt, make_user

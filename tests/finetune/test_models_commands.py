@@ -3,7 +3,7 @@ import json
 import pytest
 from django.core.management import CommandError, call_command
 
-from finetune import judges
+from finetune.evaluation import judges
 from finetune.models import Model
 from runs.models import Run
 from tests.finetune.factory import (

@@ -2,7 +2,7 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import Role
-from finetune import judges
+from finetune.evaluation import judges
 from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
 from finetune.models import Model
 from runs import storage

@@ -5,8 +5,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEntry, Role
-from finetune import dpo
 from finetune.forms import AddModelForm
+from finetune.methods import dpo
 from finetune.models import Model
 from finetune.registry import add_base, default_model
 from labeling.models import Project

@@ -9,13 +9,14 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from finetune import deletion
-from finetune.deletion import TABLES, CannotDelete
 from finetune.models import Model
-from labeling import archiving, queue
+from finetune.removal import deletion
+from finetune.removal.deletion import TABLES, CannotDelete
 from labeling.models import Membership, Project, Prompt, Ranking, Response, Slot
+from labeling.projects import archiving
+from labeling.queue import slots
 from reward.models import Snapshot
-from reward.snapshots import SnapshotFilter, freeze
+from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs.models import Run, State
 from tests.finetune.factory import laid_out, make_adapter, make_base, make_reward_model, make_run
 from tests.labeling.test_pages_project import signed_in
@@ -138,7 +139,7 @@ def test_the_command_refuses_what_the_page_refuses(task, lead):
 
 def test_an_archived_project_is_read_only_and_hidden_from_reviewers(project, lead):
     task, reviewer = make_guided_task(project), make_member(project)
-    queue.claim(project=project, reviewer=reviewer)
+    slots.claim(project=project, reviewer=reviewer)
     client, url = signed_in(lead), reverse("project-archive", args=[project.slug])
     assert client.get(url).status_code == 405
     assert signed_in(reviewer).post(url).status_code == 403
@@ -233,7 +234,7 @@ def test_only_administrators_delete_projects(project, full, lead):
 
 
 def test_every_table_that_belongs_to_a_project_is_deleted():
-    """A new table must be added to finetune.deletion.TABLES."""
+    """A new table must be added to finetune.removal.deletion.TABLES."""
     deleted = {model for model, _path in TABLES} | {Project}
     belonging = {
         model

@@ -16,8 +16,8 @@ from finetune.training import train as recipe
 from finetune.training.language_model import PolicyChat, add_adapter, load_model, load_tokenizer
 from finetune.training.train import train
 from finetune.training.trainer import SortedBatches
-from reward.training.trainer_events import RecipeError, StopSignal, newest_checkpoint, run_recipe
-from runs.rundir import STOPPED
+from recipes.rundir import STOPPED
+from recipes.runner import RecipeError, StopSignal, newest_checkpoint, run_recipe
 from tests.finetune.training_runs import (
     dpo_run,
     groups_that_like_b,

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from finetune.sampled_text import Prompt
+from finetune.engines.sampled_text import Prompt
 from finetune.training import evaluate as recipe
 from finetune.training import merge as merging
 from finetune.training import sampling
@@ -17,7 +17,7 @@ from finetune.training.evaluate import evaluate
 from finetune.training.language_model import add_adapter, load_model
 from finetune.training.merge import merge
 from finetune.training.sampling import sample_seed
-from reward.training.trainer_events import RecipeError, StopSignal
+from recipes.runner import RecipeError, StopSignal
 from tests.finetune.training_runs import (
     messages,
     progress,

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from finetune.recipe_config import GenerateConfig
-from finetune.sampled_text import Prompt, SampledTextError, read_prompts, write_prompts
+from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts, write_prompts
+from finetune.settings import GenerateConfig
 from finetune.training import sampling
 from finetune.training.generate import generate
 from finetune.training.language_model import PolicyChat, load_for_sampling, load_tokenizer
 from finetune.training.sampling import draw, plan, sample_batch, sample_seed
-from reward.training.trainer_events import RecipeError, Stopped, StopSignal, run_recipe
+from recipes.runner import RecipeError, Stopped, StopSignal, run_recipe
 from tests.finetune.training_runs import (
     interrupt_when,
     messages,

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from finetune.pairs import Pair, draw, select, strict_pairs
+from finetune.methods.pairs import Pair, draw, select, strict_pairs
 from tests.finetune.training_runs import ranked_group
 
 

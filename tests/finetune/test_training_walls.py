@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from finetune.recipe_config import DPOSettings, EvaluateConfig, GenerateConfig
-from runs.recipe_config import ConfigError, RecipeConfig, option
+from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig
+from recipes.settings import ConfigError, RecipeConfig, option
 
 CONFIGS = (GenerateConfig, DPOSettings, EvaluateConfig)
 
@@ -23,7 +23,10 @@ def loaded_by(*modules, say="0"):
 
 def test_settings_pairs_and_win_rates_load_without_torch_or_django():
     _, found = loaded_by(
-        "finetune.recipe_config", "finetune.win_rate", "finetune.pairs", "finetune.sampled_text"
+        "finetune.settings",
+        "finetune.evaluation.win_rate",
+        "finetune.methods.pairs",
+        "finetune.engines.sampled_text",
     )
     assert not found & {"torch", "transformers", "trl", "peft", "django", "celery"}
 

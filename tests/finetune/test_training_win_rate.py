@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.win_rate import mean_difference, outcome, win_rate
+from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
 
 
 def test_a_tie_is_half_a_win():

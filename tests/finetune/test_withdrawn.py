@@ -5,15 +5,16 @@ from collections import Counter
 
 import pytest
 
-from finetune import evaluations, generation
-from finetune.answers import answers_of
+from finetune.engines import generation
+from finetune.evaluation import runs
+from finetune.evaluation.answers import answers_of
 from finetune.models import Evaluation, EvaluationItem
-from labeling import withdrawing
 from labeling.models import Project, Response, Task
-from reward.exports import Export
-from reward.preference import read_groups
-from reward.scores import unscored
-from reward.snapshots import SnapshotFilter, freeze
+from labeling.removal import withdrawing
+from recipes.preferences.groups import read_groups
+from reward.preferences.exports import Export
+from reward.preferences.snapshots import SnapshotFilter, freeze
+from reward.scoring.scores import unscored
 from tests.finetune.factory import (
     make_adapter,
     make_base,
@@ -123,11 +124,11 @@ def test_an_evaluation_chooses_no_withdrawn_prompt():
         "snapshot": snapshot.pk,
         "judge": f"reward_model:{make_reward_model(snapshot).pk}",
     }
-    parts = evaluations.parts_of(evaluations_inputs)
-    before, _ = evaluations.held_out_prompts(parts)
+    parts = runs.parts_of(evaluations_inputs)
+    before, _ = runs.held_out_prompts(parts)
     gone = Task.objects.get(prompt=int(before[0].prompt_id)).prompt
     withdrawing.withdraw(content=gone, by=None)
-    after, _ = evaluations.held_out_prompts(parts)
+    after, _ = runs.held_out_prompts(parts)
     assert [p.prompt_id for p in after] == [p.prompt_id for p in before[1:]]
 
 
@@ -153,8 +154,8 @@ def test_an_evaluation_shows_no_answers_to_withdrawn_prompts_and_counts_no_verdi
             task=compared,
             candidate_response_id=response_ids(compared)[0],
         )
-    assert evaluations.peoples_verdicts(evaluation)["value"] == 1.0
+    assert runs.peoples_verdicts(evaluation)["value"] == 1.0
     withdrawing.withdraw(content=other.prompt, by=None)
-    assert evaluations.peoples_verdicts(evaluation) is None
+    assert runs.peoples_verdicts(evaluation) is None
     shown = answers_of(evaluation, "")
     assert [item.prompt for item in shown.items] == [task.prompt] and shown.counts[0][2] == 1

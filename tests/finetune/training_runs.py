@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune.sampled_text import Prompt, write_prompts
-from reward.preference import Group, Judgment, write_groups
-from runs.rundir import RunDir
+from finetune.engines.sampled_text import Prompt, write_prompts
+from recipes.preferences.groups import Group, Judgment, write_groups
+from recipes.rundir import RunDir
 
 
 def user(text: str) -> list[dict[str, str]]:

@@ -11,9 +11,11 @@ from django.urls import get_resolver
 from django.utils import timezone
 
 from accounts.models import Role, Token, User, audit
-from labeling import qualification, queue, rankings
+from labeling.gold import qualification
 from labeling.importing import lifecycle
 from labeling.models import Gold, Membership, Project, Ranking, Skip, Slot, Task
+from labeling.queue import slots
+from labeling.rankings import recording
 from reward.models import RewardModel
 from runs import kinds
 from runs.models import Run, RunEvent
@@ -85,10 +87,10 @@ def make_side() -> Side:
     project = make_project(rankings_per_task=2, revision_hours=1)
     reviewer, lead = make_member(project), make_member(project, Membership.Role.LEAD)
     for task in (make_task(project), make_task(project)):
-        slot = queue.claim(project=project, reviewer=reviewer)
+        slot = slots.claim(project=project, reviewer=reviewer)
         assert slot is not None and slot.task_id == task.pk
         if not Ranking.objects.filter(reviewer=reviewer).exists():
-            rankings.submit(
+            recording.submit(
                 slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
             )
     ranking = Ranking.objects.get(reviewer=reviewer)

@@ -14,8 +14,9 @@ from django.test import Client
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
-from config import checks, health
+from config import checks
 from config.env import BASE_DIR, Variable
+from config.web import health
 
 
 def ids(messages: list) -> list[str]:

@@ -22,7 +22,7 @@ from django.test import Client
 
 from accounts.models import Token
 from accounts.zones import COOKIE as ZONE_COOKIE
-from config.limits import UPLOAD_COOKIE
+from config.web.limits import UPLOAD_COOKIE
 from tests.house.access_world import PARAMETER, Side, make_people, make_side, routes
 
 pytestmark = pytest.mark.django_db

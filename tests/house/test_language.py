@@ -8,7 +8,7 @@ from django.test import Client
 from django.utils.translation import override
 
 from config.env import BASE_DIR
-from config.language import FINGERPRINT
+from config.web.language import FINGERPRINT
 
 pytestmark = pytest.mark.django_db
 

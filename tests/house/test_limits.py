@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from django.test import Client
 from django.urls import reverse
 
-from config.limits import SMALL, UPLOAD, content_length, largest_body, was_signed_in
+from config.web.limits import SMALL, UPLOAD, content_length, largest_body, was_signed_in
 from labeling.models import Membership
 from tests.labeling.world import make_member, make_project
 

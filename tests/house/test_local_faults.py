@@ -69,7 +69,9 @@ class Site(Local):
         for process in self.family():
             with suppress(psutil.Error):  # it may have ended by now
                 line = process.cmdline()
-                if "runs.leash" not in line and all(word in " ".join(line) for word in words):
+                if "runs.supervision.leash" not in line and all(
+                    word in " ".join(line) for word in words
+                ):
                     return process
         return None
 

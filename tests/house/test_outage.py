@@ -16,7 +16,7 @@ from django.utils import translation
 from psycopg import errors
 from psycopg_pool import ConnectionPool
 
-from config import outage
+from config.web import outage
 
 
 @pytest.fixture(autouse=True)

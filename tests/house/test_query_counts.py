@@ -16,7 +16,8 @@ from django.urls import get_resolver
 
 from accounts.models import Role
 from benchmarks.pages import OF_A_PROJECT, OF_ALL, addresses
-from labeling import queue, rankings
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.labeling.world import key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
@@ -28,8 +29,8 @@ def fill(project, people):
     for _ in range(2):
         task = make_task(project, rankings_wanted=len(people))
         for person in people:
-            slot = queue.claim(project=project, reviewer=person)
-            rankings.submit(
+            slot = slots.claim(project=project, reviewer=person)
+            recording.submit(
                 slot_id=slot.pk, reviewer=person, idempotency_key=key(), tiers=one_each(task)
             )
 

@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_no_part_of_an_upload(trainer, project, settings):
 
 @pytest.mark.django_db
 def test_reviewers_read_no_names_of_folders(rf):
-    from config.faults import StorageFaults
+    from config.web.faults import StorageFaults
 
     request = rf.get("/")
     request.user = make_user()

@@ -132,7 +132,7 @@ def test_it_explains_every_command(path: Path) -> None:
     assert " ".join(command.help.split())[:30] in " ".join(said.split())
 
 
-TRUSTED = {"labeling/text.py", "reward/charts.py"}
+TRUSTED = {"labeling/core/text.py", "reward/pages/charts.py"}
 
 
 def test_it_marks_text_as_safe_in_one_place_only() -> None:

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from config.env import BASE_DIR
-from config.limits import SMALL
 from config.local.processes import free_port, wait_for_web
+from config.web.limits import SMALL
 
 THREADS = 2
 LIMITS = {
@@ -27,7 +27,7 @@ def port():
     process = subprocess.Popen(
         [
             sys.executable, "-m", "gunicorn", "config.wsgi:application",
-            "--bind", f"127.0.0.1:{port}", "--worker-class", "config.server.BufferingWorker",
+            "--bind", f"127.0.0.1:{port}", "--worker-class", "config.web.server.BufferingWorker",
             "--threads", str(THREADS), "--log-level", "critical", "--no-control-socket",
         ],
         cwd=BASE_DIR,

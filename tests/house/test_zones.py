@@ -11,9 +11,11 @@ from django.utils import timezone
 
 from accounts.zones import BrowserZone, is_of_browser
 from config.env import BASE_DIR
-from labeling import progress, queue, rankings
 from labeling.models import Ranking
-from reward.filters import SnapshotFilter
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.reviewing import progress
+from reward.preferences.filters import SnapshotFilter
 from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
@@ -73,8 +75,8 @@ def test_today_is_the_day_of_the_reader(monkeypatch):
     project = make_project()
     make_task(project)
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    rankings.submit(
+    slot = slots.claim(project=project, reviewer=reviewer)
+    recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
     )
     sent = datetime(2026, 11, 3, 22, 0, tzinfo=UTC)
@@ -97,8 +99,8 @@ def test_counts_of_today_are_kept_for_each_zone():
     project = make_project()
     make_task(project)
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    ranking = rankings.submit(
+    slot = slots.claim(project=project, reviewer=reviewer)
+    ranking = recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
     ).ranking
     progress.after_ranking(project, reviewer, ranking)

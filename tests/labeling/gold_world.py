@@ -3,8 +3,10 @@
 from typing import Any
 
 from accounts.models import User
-from labeling import assignment, gold, rankings
+from labeling.gold import constraints
 from labeling.models import Gold, Project, Ranking, Slot
+from labeling.rankings import recording
+from labeling.reviewing import assignment
 from tests.labeling.world import ids, key, make_task
 
 
@@ -14,7 +16,7 @@ def make_gold(
     """Of a task of its own: the first response belongs above the second."""
     task = make_task(project, **fields)
     first, second, *_ = ids(task)
-    return gold.make(
+    return constraints.make(
         task=task,
         constraints=[{"kind": "above", "a": first, "b": second}],
         purpose=purpose,
@@ -25,7 +27,7 @@ def make_gold(
 def answer(slot: Slot, reviewer: User, *, right: bool = True) -> Ranking:
     """In the task's own order, which is right, or the other way round."""
     order = ids(slot.task) if right else ids(slot.task)[::-1]
-    return rankings.submit(
+    return recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=[[i] for i in order]
     ).ranking
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labeling.importers import detect, import_file
+from labeling.importing.reading import detect, import_file
 
 PLAIN = [
     {

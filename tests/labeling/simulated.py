@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from accounts.models import User
-from labeling import rankings
 from labeling.models import Project, Ranking
+from labeling.rankings import recording
 from labeling.statistics.pairs import Judgment
 from tests.labeling.world import ids, make_member, make_task
 
@@ -104,7 +104,7 @@ def store(
         task, stored = tasks[task_number]  # type: ignore[misc]
         if person not in people:
             people[person] = make_member(project)
-        rankings.record(
+        recording.record(
             task=task,
             reviewer=people[person],
             source=source,

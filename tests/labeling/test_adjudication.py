@@ -9,10 +9,18 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
-from labeling import adjudication, rankings
-from labeling.adjudication import CannotDecide, causes, decide, distance, mark, open_disputes
+from labeling.disputes import adjudication
+from labeling.disputes.adjudication import (
+    CannotDecide,
+    causes,
+    decide,
+    distance,
+    mark,
+    open_disputes,
+)
 from labeling.models import Adjudication, Membership, Project, Ranking, Task
-from labeling.task_filters import filtered
+from labeling.pages.task_filters import filtered
+from labeling.rankings import recording
 from tests.labeling.world import (
     ids,
     in_threads,
@@ -43,7 +51,7 @@ def signed_in(user: User) -> Client:
 
 
 def rank(task: Task, tiers, **fields) -> Ranking:
-    return rankings.record(
+    return recording.record(
         task=task, reviewer=make_member(task.project), source="review", tiers=tiers, **fields
     )[0]
 

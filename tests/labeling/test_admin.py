@@ -7,9 +7,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, Token, User
-from labeling import guidelines, rankings
-from labeling.big_tables import EstimatingPaginator, estimated_rows
+from labeling.admin.big_tables import EstimatingPaginator, estimated_rows
+from labeling.guidelines import versions
 from labeling.models import Guideline, GuidelineVersion, Prompt, Response, Slot, Task
+from labeling.rankings import recording
 from tests.labeling.world import (
     make_many,
     make_member,
@@ -83,11 +84,9 @@ QUERIES = {
 def fill(project):
     for number in range(3):
         task, reviewer = make_task(project), make_member(project)
-        rankings.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+        recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
         task.skips.create(reviewer=make_member(project), reason="other")
-        guidelines.create_draft(
-            project=make_project(published=False), by=None, text="", criteria=[]
-        )
+        versions.create_draft(project=make_project(published=False), by=None, text="", criteria=[])
         Token.issue(user=reviewer, name=str(number))
 
 
@@ -157,7 +156,7 @@ def test_tasks_and_responses_are_found_by_the_words_of_their_prompt(client, proj
 
 def test_rankings_are_found_by_reviewer_and_task(client, project):
     task, reviewer = make_task(project), make_member(project)
-    made, _ = rankings.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    made, _ = recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
     url = page("labeling_ranking_changelist")
     assert results(client.get(url, {"q": reviewer.username})) == {made.pk}
     assert results(client.get(url, {"q": str(task.pk)})) == {made.pk}
@@ -174,7 +173,7 @@ def test_the_search_uses_its_index(project):
             " @@ websearch_to_tsquery('simple', 'unheard')"
         )
         assert "prompt_words" in str(cursor.fetchall())
-    from labeling.big_tables import with_words
+    from labeling.admin.big_tables import with_words
 
     sql = with_words(Prompt.objects.all(), "messages", "unheard").only("pk")
     assert "prompt_words" in sql.explain()
@@ -182,7 +181,7 @@ def test_the_search_uses_its_index(project):
 
 def test_a_large_table_is_estimated_and_a_filtered_one_counted(project, monkeypatch):
     make_many(project, 30)
-    monkeypatch.setattr("labeling.big_tables.COUNTED_AT_MOST", 10)
+    monkeypatch.setattr("labeling.admin.big_tables.COUNTED_AT_MOST", 10)
     assert estimated_rows(Task) == Task.objects.count()
     assert EstimatingPaginator(Task.objects.order_by("-pk"), 10).count == estimated_rows(Task)
     assert EstimatingPaginator(Task.objects.filter(project=project).order_by("pk"), 10).count == 11
@@ -200,7 +199,7 @@ def test_what_a_model_wrote_is_escaped_and_cut(root, project):
         text=ATTACK, model_name=ATTACK[:60]
     )
     Prompt.objects.filter(pk=task.prompt_id).update(messages=[{"role": "user", "content": ATTACK}])
-    made, _ = rankings.record(
+    made, _ = recording.record(
         task=task, reviewer=make_member(project), source="import", tiers=one_each(task),
         rationale=ATTACK,
     )  # fmt: skip
@@ -223,7 +222,7 @@ def test_what_a_model_wrote_is_escaped_and_cut(root, project):
 def test_no_page_needs_inline_scripts_or_styles(root, project):
     task = make_task(project)
     version = project.current_version
-    draft = guidelines.draft_from(version=version, by=None)
+    draft = versions.draft_from(version=version, by=None)
     for url in (
         page("index"),
         page("labeling_task_changelist"),
@@ -307,7 +306,7 @@ def test_a_new_draft_starts_from_a_version(client, project):
 
 
 def test_a_second_draft_is_refused_beside_the_field(client, project):
-    guidelines.draft_from(version=project.current_version, by=None)
+    versions.draft_from(version=project.current_version, by=None)
     form = {"guideline": project.guideline.pk, "text": "x", **criteria_form()}
     html = client.post(page("labeling_guidelineversion_add"), form).content.decode()
     assert "Version 2 is a draft already" in html
@@ -324,7 +323,7 @@ def test_the_preview_renders_and_sanitises(client):
 
 @pytest.mark.parametrize("name", ["preview", "publish", "draft", "difference"])
 def test_the_pages_of_a_guideline_are_for_its_leads(project, name):
-    draft = guidelines.draft_from(version=project.current_version, by=None)
+    draft = versions.draft_from(version=project.current_version, by=None)
     url = page(f"labeling_guidelineversion_{name}", *([] if name == "preview" else [draft.pk]))
     for stranger in (Client(), signed_in(make_member(project))):
         assert "/login/" in stranger.post(url, {"text": "x"}).url
@@ -334,7 +333,7 @@ def test_the_pages_of_a_guideline_are_for_its_leads(project, name):
 
 def test_a_lead_of_another_project_sees_and_changes_nothing(project):
     elsewhere = signed_in(make_member(make_project(), Role.LEAD))
-    draft = guidelines.draft_from(version=project.current_version, by=None)
+    draft = versions.draft_from(version=project.current_version, by=None)
     task = make_task(project)
     for name, pk in (("guidelineversion", draft.pk), ("task", task.pk), ("project", project.pk)):
         assert elsewhere.get(page(f"labeling_{name}_change", pk)).status_code == 302
@@ -414,7 +413,9 @@ def test_a_changed_priority_reaches_the_slots(client, project):
 
 def test_deleting_content_leads_to_the_page_that_withdraws_it(trainer, root, project):
     task = make_task(project)
-    rankings.record(task=task, reviewer=make_member(project), source="import", tiers=one_each(task))
+    recording.record(
+        task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
+    )
     for kind, pk in (
         ("task", task.pk),
         ("prompt", task.prompt_id),
@@ -453,7 +454,7 @@ def test_deleting_a_project_leads_to_its_own_pages(trainer, root, project):
 
 def test_deleting_an_account_with_rankings_leads_to_erasing_its_person(root, project):
     task, reviewer = make_task(project), make_member(project)
-    rankings.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
     url = page("accounts_user_delete", reviewer.pk)
     assert root.get(url).url == reverse("erase-person", args=[reviewer.pk])
 

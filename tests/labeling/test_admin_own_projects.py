@@ -13,9 +13,11 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from labeling import gold, guidelines, rankings
-from labeling.big_tables import OwnChoicesMixin, OwnProjectsAdmin
+from labeling.admin.big_tables import OwnChoicesMixin, OwnProjectsAdmin
+from labeling.gold import constraints
+from labeling.guidelines import versions
 from labeling.models import Membership, Project, Prompt, Response
+from labeling.rankings import recording
 from tests.labeling.world import (
     ids,
     make_member,
@@ -55,11 +57,11 @@ def fill(project: Project) -> None:
     Prompt.objects.filter(pk=task.prompt_id).update(
         messages=[{"role": "user", "content": f"Words of {project.name}"}]
     )
-    rankings.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
     task.skips.create(reviewer=make_member(project), reason="other")
-    guidelines.draft_from(version=project.current_version, by=None)
+    versions.draft_from(version=project.current_version, by=None)
     first, second, *_ = ids(task)
-    gold.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
+    constraints.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
     version = project.current_version
     project.qualifications.create(reviewer=reviewer, version=version)
 

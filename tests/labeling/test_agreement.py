@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from labeling.agreement import exact_agreement, pair_outcomes, pairwise_agreement
+from labeling.statistics.agreement import exact_agreement, pair_outcomes, pairwise_agreement
 
 
 def test_it_reads_each_pair_as_better_tied_or_worse_for_both_rankings():

@@ -2,8 +2,9 @@
 
 import pytest
 
-from labeling import arrangement, queue, rankings
 from labeling.models import QueueCursor, Slot, Task
+from labeling.queue import arrangement, slots
+from labeling.rankings import recording
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -18,8 +19,8 @@ def served(project, reviewer, count):
     """The tasks a reviewer is given, each ranked at once."""
     given = []
     for _ in range(count):
-        slot = queue.claim(project=project, reviewer=reviewer)
-        rankings.submit(
+        slot = slots.claim(project=project, reviewer=reviewer)
+        recording.submit(
             slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
         )
         given.append(slot.task_id)
@@ -53,7 +54,7 @@ def test_a_task_keeps_its_slots_together_and_its_priority(project):
 
 def test_a_slot_that_someone_holds_does_not_move(project):
     a, b = make_task(project), make_task(project)
-    held = queue.claim(project=project, reviewer=make_member(project))
+    held = slots.claim(project=project, reviewer=make_member(project))
     arrangement.rearrange(project=project, task_ids=[b.pk, a.pk])
     after = Slot.objects.get(pk=held.pk)
     assert (after.position, after.reviewer_id) == (held.position, held.reviewer_id)
@@ -78,9 +79,9 @@ def test_only_tasks_that_nobody_has_begun_are_waiting(project):
     ranked, open_now, drafted, waits, urgent = (make_task(project) for _ in range(5))
     make_task(project, held=True)
     make_task(project, kind=Task.Kind.COMPARISON)
-    queue.set_priority(task=urgent, priority=9)
+    slots.set_priority(task=urgent, priority=9)
     someone = make_member(project)
-    rankings.record(
+    recording.record(
         task=ranked, reviewer=make_member(project), source="import", tiers=one_each(ranked)
     )
     Slot.objects.filter(task=drafted, number=1).update(draft={}, draft_by=someone)

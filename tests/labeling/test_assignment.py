@@ -2,10 +2,13 @@ from itertools import pairwise
 
 import pytest
 
-from labeling import assignment, gold, gold_schedule, queue, rankings
+from labeling.gold import constraints, schedule
 from labeling.models import Gold, Ranking, Slot
-from labeling.progress import of_reviewer
-from labeling.rankings import InvalidRanking
+from labeling.queue import slots as queue
+from labeling.rankings import recording
+from labeling.rankings.recording import InvalidRanking
+from labeling.reviewing import assignment
+from labeling.reviewing.progress import of_reviewer
 from tests.labeling.gold_world import answer, make_gold, work
 from tests.labeling.world import (
     ids,
@@ -66,8 +69,7 @@ def test_it_gives_as_much_gold_as_the_project_asks_and_never_in_clusters():
 @pytest.mark.parametrize("percent", [1, 3, 10, 30, 50])
 def test_its_gaps_have_the_mean_that_was_asked_for(percent):
     gaps = [
-        gold_schedule.gap(percent=percent, project_id=1, reviewer_id=2, task_id=n)
-        for n in range(4000)
+        schedule.gap(percent=percent, project_id=1, reviewer_id=2, task_id=n) for n in range(4000)
     ]
     assert sum(gaps) / len(gaps) == pytest.approx(100 / percent, rel=0.02)
     assert min(gaps) >= 2 and max(gaps) <= 150 / percent + 1
@@ -78,7 +80,7 @@ def test_it_gives_every_reviewer_an_order_and_a_rhythm_of_their_own():
     for _ in range(6):
         make_gold(project)
     reviewers = [make_member(project) for _ in range(4)]
-    orders = {tuple(gold_schedule.remaining(project, one)) for one in reviewers}
+    orders = {tuple(schedule.remaining(project, one)) for one in reviewers}
     assert len(orders) > 1 and len({frozenset(order) for order in orders}) == 1
 
 
@@ -107,11 +109,13 @@ def test_it_gives_no_gold_to_someone_who_ranked_the_same_prompt_before():
     project = make_project(gold_percent=50)
     reviewer, other = make_member(project), make_member(project)
     task = make_task(project)
-    rankings.record(task=task, reviewer=reviewer, source="import", tiers=[[i] for i in ids(task)])
+    recording.record(task=task, reviewer=reviewer, source="import", tiers=[[i] for i in ids(task)])
     make_gold(project)
-    known = gold.make(task=task, constraints=gold.constraints_from([[i] for i in ids(task)], None))
-    assert known.task_id not in gold_schedule.remaining(project, reviewer)
-    assert known.task_id in gold_schedule.remaining(project, other)
+    known = constraints.make(
+        task=task, constraints=constraints.constraints_from([[i] for i in ids(task)], None)
+    )
+    assert known.task_id not in schedule.remaining(project, reviewer)
+    assert known.task_id in schedule.remaining(project, other)
 
 
 def test_it_leases_gold_ahead_like_any_other_task():

@@ -5,8 +5,10 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import Role, User
-from labeling import blindness, queue, rankings
+from labeling.core import blindness
 from labeling.models import GuidelineConfirmation, Membership, Project, Ranking
+from labeling.queue import slots
+from labeling.rankings import recording
 from labeling.urls import of_a_project
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
 
@@ -43,7 +45,7 @@ class World:
         }
 
     def rank(self, task, order: int, rationale: str) -> Ranking:
-        return rankings.record(
+        return recording.record(
             task=task,
             reviewer=make_member(self.project),
             source="review",
@@ -147,7 +149,7 @@ def test_nobody_opens_what_others_said_through_a_ranking_that_is_not_theirs():
 def test_no_page_of_a_reviewer_names_a_model_or_shows_another_order_before_they_ranked(policy):
     world = World(sees_models=policy, sees_others=policy)
     slug, reviewer = world.project.slug, world.people["reviewer"]
-    slot = queue.claim(project=world.project, reviewer=reviewer)
+    slot = slots.claim(project=world.project, reviewer=reviewer)
     assert slot.task_id in {world.task.pk, world.other.pk}
     for name in ("project", "project-guideline", "review", "review-history"):
         page = page_of(reviewer, name, slug)
@@ -196,7 +198,7 @@ def test_the_ranking_page_shows_what_others_said_only_when_the_policy_is_always(
 def test_a_tie_is_a_tie_to_others_too():
     world = World(sees_others="after")
     third = make_member(world.project)
-    rankings.record(task=world.task, reviewer=third, source="review", tiers=[ids(world.task)])
+    recording.record(task=world.task, reviewer=third, source="review", tiers=[ids(world.task)])
     page = page_of(world.own.reviewer, "review-others", world.project.slug, world.own.pk)
     assert "A tied with B tied with C" in page
     assert len(one_each(world.task)) == 3

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from labeling import charts
+from labeling.core import charts
 from labeling.templatetags.numbers import coefficient, percent, points, times
 
 

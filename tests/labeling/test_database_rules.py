@@ -6,7 +6,7 @@ import pytest
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
-from labeling import guidelines, queue, rankings
+from labeling.guidelines import versions as guidelines
 from labeling.models import (
     LONGEST_RATIONALE,
     Criterion,
@@ -19,6 +19,8 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -36,9 +38,9 @@ def check_now() -> None:
 
 def make_ranking(task: Task, reviewer=None) -> Ranking:
     reviewer = reviewer or make_member(task.project)
-    return rankings.record(task=task, reviewer=reviewer, source="simulation", tiers=one_each(task))[
-        0
-    ]
+    return recording.record(
+        task=task, reviewer=reviewer, source="simulation", tiers=one_each(task)
+    )[0]
 
 
 def test_a_published_guideline_version_cannot_be_changed_or_deleted():
@@ -105,9 +107,9 @@ def test_a_task_holds_responses_of_its_own_prompt_only():
     project = make_project()
     task, other = make_task(project), make_task(project)
     with refused("another prompt"), transaction.atomic():
-        queue.add_tasks(
+        slots.add_tasks(
             project=project,
-            tasks=[queue.NewTask(task.prompt_id, [ids(task)[0], ids(other)[0]])],
+            tasks=[slots.NewTask(task.prompt_id, [ids(task)[0], ids(other)[0]])],
         )
         check_now()
 
@@ -207,7 +209,7 @@ def test_a_reviewer_has_one_current_ranking_of_a_task():
 def test_an_unknown_key_is_not_taken_for_a_known_one():
     task = make_task(make_project(rankings_per_task=2))
     first = make_ranking(task)
-    second = rankings.record(
+    second = recording.record(
         task=task,
         reviewer=make_member(task.project),
         source="simulation",

@@ -4,9 +4,13 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import adjudication, gold, overlap, quality, queue, rankings
+from labeling.disputes import adjudication
+from labeling.gold import constraints
 from labeling.models import Membership, Slot
-from labeling.withdrawing import withdraw
+from labeling.quality import measures
+from labeling.queue import slots
+from labeling.rankings import overlap, recording
+from labeling.removal.withdrawing import withdraw
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_adjudication import dispute
 from tests.labeling.test_blindness import signed_in
@@ -74,9 +78,9 @@ def test_the_page_of_a_task_shows_its_decision(project, client):
 
 def test_a_decided_or_withdrawn_dispute_is_not_counted_as_disputed(project, client):
     tasks = [dispute(project) for _ in range(3)]
-    assert len(quality.quality_of(project).disputes) == 3
+    assert len(measures.quality_of(project).disputes) == 3
     decide(tasks[0])
-    assert len(quality.quality_of(project).disputes) == 2
+    assert len(measures.quality_of(project).disputes) == 2
     withdraw(content=tasks[1], by=make_user(Role.TRAINER))
     shown = page(client, "project-quality", project)
     assert 'figure-value">1</span><span class="figure-label">of' in shown
@@ -88,7 +92,9 @@ def test_a_decided_or_withdrawn_dispute_is_not_counted_as_disputed(project, clie
 
 def ranked(task, order=1):
     tiers = [[i] for i in ids(task)[::order]]
-    rankings.record(task=task, reviewer=make_member(task.project), source="simulation", tiers=tiers)
+    recording.record(
+        task=task, reviewer=make_member(task.project), source="simulation", tiers=tiers
+    )
 
 
 def test_tasks_that_a_lead_decided_are_not_counted_as_saved():
@@ -121,7 +127,7 @@ def test_a_task_that_turns_out_unclear_saved_nothing():
     ranked(task)
     ranked(task)
     assert overlap.saved(project).saved == 1
-    queue.add_slot(task=task)
+    slots.add_slot(task=task)
     ranked(task)
     found = overlap.saved(project)
     assert (found.tasks, found.saved) == (1, 0)
@@ -134,7 +140,7 @@ def test_leads_see_which_tasks_are_gold_and_which_gold_was_made_of(project, clie
     made = make_gold(project)
     original = made.task.prompt.tasks.exclude(pk=made.task_id).get()
     plain = make_task(project)
-    assert gold.copies_of([original.pk, plain.pk, made.task_id]) == {original.pk: made.pk}
+    assert constraints.copies_of([original.pk, plain.pk, made.task_id]) == {original.pk: made.pk}
     listed = page(client, "project-data", project)
     assert listed.count(">gold</span>") == 1
     assert listed.count(">has a gold copy</span>") == 1
@@ -146,10 +152,10 @@ def test_leads_see_which_tasks_are_gold_and_which_gold_was_made_of(project, clie
 def test_disputes_say_when_gold_was_made_of_the_task(project, client):
     task = dispute(project)
     a, b, *_ = ids(task)
-    made = gold.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
+    made = constraints.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
     assert "has a gold copy" in page(client, "project-disputes", project)
     assert "has a gold copy" in page(client, "project-dispute", project, task.pk)
-    gold.retire(gold=made, by=None)
+    constraints.retire(gold=made, by=None)
     assert "has a gold copy" not in page(client, "project-disputes", project)
 
 
@@ -167,7 +173,7 @@ def test_reviewers_never_see_what_is_gold(project):
 def reserved(project):
     task = make_task(project, rankings_wanted=1)
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     assert slot.task == task
     return slot, reviewer
 
@@ -193,22 +199,22 @@ def deactivate(reviewer):
 def test_what_a_removed_reviewer_had_reserved_goes_to_others(project, remove):
     slot, reviewer = reserved(project)
     other = make_member(project)
-    assert queue.claim(project=project, reviewer=other) is None
+    assert slots.claim(project=project, reviewer=other) is None
     remove(reviewer)
     slot.refresh_from_db()
     assert (slot.reviewer, slot.leased_until, slot.ahead) == (None, None, False)
-    assert queue.claim(project=project, reviewer=other).pk == slot.pk
+    assert slots.claim(project=project, reviewer=other).pk == slot.pk
 
 
 def test_removing_a_reviewer_keeps_their_rankings_and_what_they_hold_elsewhere(project):
     slot, reviewer = reserved(project)
-    rankings.submit(
+    recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
     )
     elsewhere = make_project(rankings_per_task=1)
     Membership.objects.create(project=elsewhere, user=reviewer)
     make_task(elsewhere)
-    held = queue.claim(project=elsewhere, reviewer=reviewer)
+    held = slots.claim(project=elsewhere, reviewer=reviewer)
     Membership.objects.get(user=reviewer, project=project).delete()
     slot.refresh_from_db()
     assert slot.reviewer == reviewer and slot.ranking is not None

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from accounts.models import AuditEntry
-from labeling import findings, queue
-from labeling.importers import import_file
+from labeling.importing import findings
+from labeling.importing.reading import import_file
 from labeling.models import Finding, Membership, Prompt, Response, Slot, Task
-from labeling.queue import NewTask
+from labeling.queue import slots
+from labeling.queue.slots import NewTask
 from tests.labeling.world import make_member, make_project
 
 pytestmark = pytest.mark.django_db
@@ -46,7 +47,7 @@ def response_of(text) -> int:
 
 
 def claimed(project):
-    slot = queue.claim(project=project, reviewer=make_member(project))
+    slot = slots.claim(project=project, reviewer=make_member(project))
     return slot and slot.task
 
 

@@ -1,8 +1,9 @@
 import pytest
 
-from labeling import gold, queue
-from labeling.gold import GoldError
+from labeling.gold import constraints as gold
+from labeling.gold.constraints import GoldError
 from labeling.models import Gold, Ranking, Slot, Task
+from labeling.queue import slots
 from tests.labeling.gold_world import answer, make_gold
 from tests.labeling.world import ids, make_member, make_project, make_task
 
@@ -118,11 +119,11 @@ def test_it_gives_the_task_it_was_made_from_to_nobody_new_and_keeps_a_late_answe
     project = make_project(rankings_per_task=2)
     task = make_task(project)
     first, other = make_member(project), make_member(project)
-    slot = queue.claim(project=project, reviewer=first)
+    slot = slots.claim(project=project, reviewer=first)
     gold.make(task=task, constraints=[above(*ids(task)[:2])])
-    assert queue.claim(project=project, reviewer=other) is None
+    assert slots.claim(project=project, reviewer=other) is None
     Slot.objects.filter(pk=slot.pk).update(leased_until="2020-01-01T00:00Z")
-    assert queue.claim(project=project, reviewer=other) is None  # nor when that lease runs out
+    assert slots.claim(project=project, reviewer=other) is None  # nor when that lease runs out
     assert answer(slot, first).extra is False
 
 
@@ -155,7 +156,7 @@ def test_it_measures_earlier_answers_by_constraints_that_were_changed():
     project = make_project(gold_percent=50)
     one = make_gold(project)
     first, second, _third = ids(one.task)
-    slot = queue.lease_new_slot(task=one.task, reviewer=make_member(project))
+    slot = slots.lease_new_slot(task=one.task, reviewer=make_member(project))
     ranking = answer(slot, slot.reviewer)
     assert gold.check(ranking, one).right
     gold.change(

@@ -2,9 +2,10 @@
 
 import pytest
 
-from labeling import assignment, queue
-from labeling.progress import by_reviewer, done_today, of_project
-from labeling.quality import quality_of
+from labeling.quality.measures import quality_of
+from labeling.queue import slots
+from labeling.reviewing import assignment
+from labeling.reviewing.progress import by_reviewer, done_today, of_project
 from tests.labeling.gold_world import answer, make_gold, work
 from tests.labeling.world import make_member, make_project, make_task
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.django_db
 
 def answered(one, *reviewers, right=True):
     for reviewer in reviewers:
-        answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
+        answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
 
 
 def test_it_enters_no_agreement_and_no_dispute():
@@ -33,7 +34,7 @@ def test_it_enters_no_progress_and_no_list_of_reviewers():
     counted = of_project(project)
     assert (counted.tasks, counted.slots, counted.filled) == (2, 1, 0)  # and the task it is made of
     assert by_reviewer(project) == []
-    answer(queue.claim(project=project, reviewer=reviewer), reviewer)
+    answer(slots.claim(project=project, reviewer=reviewer), reviewer)
     assert of_project(project).percent == 100
     assert task.slots.filter(ranking__isnull=False).exists()
     assert [row.rankings for row in by_reviewer(project)] == [1]
@@ -53,6 +54,6 @@ def test_the_days_count_holds_checks_and_neither_training_nor_qualification():
 def test_the_list_of_tasks_left_holds_no_slot_of_gold_given_back():
     project = make_project()
     one, reviewer = make_gold(project), make_member(project)
-    slot = queue.lease_new_slot(task=one.task, reviewer=reviewer)
-    queue.release(slot_id=slot.pk, reviewer=reviewer)
+    slot = slots.lease_new_slot(task=one.task, reviewer=reviewer)
+    slots.release(slot_id=slot.pk, reviewer=reviewer)
     assert assignment.current(project=project, reviewer=make_member(project)) is None

@@ -11,10 +11,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import gold, gold_schedule, guidelines, qualification, queue
-from labeling.importers import import_file
-from labeling.importers.records import BadInput
+from labeling.gold import constraints, qualification, schedule
+from labeling.guidelines import versions
+from labeling.importing.reading import import_file
+from labeling.importing.records import BadInput
 from labeling.models import Adjudication, Gold, GuidelineVersion, Slot, Task
+from labeling.queue import slots
 from tests.labeling.gold_world import answer, make_gold
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user
 
@@ -58,7 +60,7 @@ def test_a_line_with_gold_becomes_gold_and_no_work_for_the_queue(project, tmp_pa
     ]
     assert (one.purpose, one.explanation, one.project) == ("training", "It names a day.", project)
     assert Task.objects.get().kind == "gold" and not Slot.objects.exists()
-    gold.retire(gold=one, by=None)
+    constraints.retire(gold=one, by=None)
     imported(project, tmp_path, LINE)  # again: what is known already stays as it is
     assert Gold.objects.get().retired_at and Task.objects.count() == 1
 
@@ -97,9 +99,9 @@ def test_a_line_whose_gold_cannot_be_refuses_the_file(project, tmp_path, said, s
 def test_gold_that_is_held_for_a_lead_is_given_to_nobody():
     project = make_project(gold_percent=50)
     one, reviewer = make_gold(project), make_member(project)
-    assert gold_schedule.remaining(project, reviewer) == [one.task_id]
+    assert schedule.remaining(project, reviewer) == [one.task_id]
     Task.objects.filter(pk=one.task_id).update(held=True)
-    assert gold_schedule.remaining(project, reviewer) == []
+    assert schedule.remaining(project, reviewer) == []
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def test_the_command_shows_how_gold_is_answered(project):
     one = make_gold(project)
     reviewers = [make_member(project) for _ in range(3)]
     for number, reviewer in enumerate(reviewers):
-        slot = queue.lease_new_slot(task=one.task, reviewer=reviewer)
+        slot = slots.lease_new_slot(task=one.task, reviewer=reviewer)
         answer(slot, reviewer, right=not number)
     assert "1 of 3 right, 6% to 79%, suspect" in run(project)
     said = json.loads(run(project, "--json"))
@@ -136,7 +138,7 @@ def test_the_command_makes_gold_of_what_was_adjudicated_or_ranked_and_retires_it
     run(project, "--make", str(task.pk), "--purpose", "qualification")
     one = Gold.objects.get()
     assert one.purpose == "qualification" and one.constraints[0]["a"] == first[0]
-    slot = queue.claim(project=project, reviewer=lead)
+    slot = slots.claim(project=project, reviewer=lead)
     ranking = answer(slot, lead)
     run(project, "--make", str(other.pk), "--ranking", str(ranking.pk))
     assert Gold.objects.count() == 2
@@ -203,7 +205,7 @@ def test_the_admin_retires_and_neither_adds_nor_deletes(project):
 
 def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_again(project):
     client = signed_in(make_member(project, Role.LEAD))
-    draft = guidelines.create_draft(project=project, by=None, text="New.", criteria=[])
+    draft = versions.create_draft(project=project, by=None, text="New.", criteria=[])
     page = reverse("admin:labeling_guidelineversion_change", args=[draft.pk])
     data = {
         "guideline": draft.guideline_id, "text": "New.", "change_note": "", "requalify": "on",

@@ -5,7 +5,7 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
-from labeling import guidelines
+from labeling.guidelines import versions
 from labeling.models import GuidelineVersion, Membership, Project
 from tests.labeling.world import make_member, make_project, publish
 
@@ -148,7 +148,7 @@ def test_a_draft_that_somebody_else_saved_is_not_replaced_in_silence(client, pro
 def test_a_text_survives_the_publishing_of_its_draft_by_somebody_else(client, project):
     client.post(address(project, "edit"), form("", "First."))
     seen = seen_on(client, project)
-    guidelines.publish(version=GuidelineVersion.objects.get(), by=None)
+    versions.publish(version=GuidelineVersion.objects.get(), by=None)
     answer = client.post(address(project, "edit"), form(seen, "Mine."))
     assert answer.status_code == 422 and "published or deleted" in answer.content.decode()
     client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
@@ -220,7 +220,7 @@ def test_only_what_was_read_is_published(client, project):
 def test_nothing_is_published_without_a_draft_or_a_text(client, project):
     answer = client.get(address(project, "publish"), follow=True).content.decode()
     assert "There is no draft to publish." in answer
-    guidelines.create_draft(project=project, by=None, text=" ", criteria=[])
+    versions.create_draft(project=project, by=None, text=" ", criteria=[])
     page = client.get(address(project, "publish"))
     assert "cannot be published" in page.content.decode()
     client.post(address(project, "publish"), {"seen": page.context["seen"]})
@@ -229,7 +229,7 @@ def test_nothing_is_published_without_a_draft_or_a_text(client, project):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_only_leads_of_the_project_write_its_guideline(project, name):
-    guidelines.create_draft(project=project, by=None, text="Be kind.", criteria=[])
+    versions.create_draft(project=project, by=None, text="Be kind.", criteria=[])
     elsewhere = make_member(make_project(), Membership.Role.LEAD)
     for person, status in ((make_member(project), 403), (elsewhere, 404)):
         client = signed_in(person)

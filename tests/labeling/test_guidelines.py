@@ -1,8 +1,8 @@
 import pytest
 
 from accounts.models import AuditEntry, Role
-from labeling import guidelines
-from labeling.guidelines import GuidelineError, difference
+from labeling.guidelines import versions
+from labeling.guidelines.versions import GuidelineError, difference
 from labeling.models import GuidelineVersion
 from tests.labeling.world import in_threads, make_project, make_user, publish
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.django_db
 
 
 def draft(project, text="Be kind.", criteria=(), **fields):
-    return guidelines.create_draft(project=project, by=None, text=text, criteria=criteria, **fields)
+    return versions.create_draft(project=project, by=None, text=text, criteria=criteria, **fields)
 
 
 def lines(old, new, **options):
@@ -24,7 +24,7 @@ def test_it_drafts_then_publishes_and_moves_the_pointer():
     project, lead = make_project(published=False), make_user(Role.LEAD)
     version = draft(project, criteria=[{"name": "wit", "meaning": "Is funny.", "scale": 3}])
     assert (version.number, version.state, project.current_version) == (1, "draft", None)
-    published = guidelines.publish(version=version, by=lead)
+    published = versions.publish(version=version, by=lead)
     project.refresh_from_db()
     assert project.current_version == published
     assert published.published_by == lead and published.published_at is not None
@@ -43,17 +43,17 @@ def test_it_publishes_a_version_once_and_never_an_empty_one():
     project = make_project(published=False)
     empty = draft(project, text=" \n")
     with pytest.raises(GuidelineError, match="empty"):
-        guidelines.publish(version=empty, by=None)
+        versions.publish(version=empty, by=None)
     GuidelineVersion.objects.filter(pk=empty.pk).update(text="Be kind.")
-    version = guidelines.publish(version=empty, by=None)
+    version = versions.publish(version=empty, by=None)
     with pytest.raises(GuidelineError, match="published already"):
-        guidelines.publish(version=version, by=None)
+        versions.publish(version=version, by=None)
     assert AuditEntry.objects.filter(action="guideline published").count() == 1
 
 
 def test_a_new_draft_says_what_its_version_said():
     project = make_project()
-    new = guidelines.draft_from(version=project.current_version, by=None)
+    new = versions.draft_from(version=project.current_version, by=None)
     assert (new.number, new.text) == (2, "Be kind.")
     assert new.criteria.values_list("name", "scale").get() == ("honesty", 5)
     project.refresh_from_db()
@@ -63,7 +63,7 @@ def test_a_new_draft_says_what_its_version_said():
 @pytest.mark.django_db(transaction=True)
 def test_publishing_at_the_same_moment_publishes_once():
     version = draft(make_project(published=False))
-    results = in_threads(*[lambda: guidelines.publish(version=version, by=None)] * 4)
+    results = in_threads(*[lambda: versions.publish(version=version, by=None)] * 4)
     assert sum(isinstance(result, GuidelineError) for result in results) == 3
 
 
@@ -81,7 +81,7 @@ def test_the_difference_shows_criteria_and_shortens_what_stayed():
     project = make_project(published=False)
     text = "\n".join(f"Line {n}." for n in range(40))
     old = publish(project, text)
-    new = guidelines.draft_from(version=old, by=None)
+    new = versions.draft_from(version=old, by=None)
     new.criteria.update(scale=7)
     shown = lines(old, new)
     assert shown[0] == ("gap", "")

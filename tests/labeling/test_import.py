@@ -7,10 +7,11 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEntry, User
-from labeling import queue, rankings
-from labeling.agreement import exact_agreement
-from labeling.importers import BadInput, detect, import_file
+from labeling.importing.reading import BadInput, detect, import_file
 from labeling.models import Prompt, Ranking, Response, Slot, Task
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.statistics.agreement import exact_agreement
 from tests.labeling.world import make_member, make_project, make_user, publish
 
 pytestmark = pytest.mark.django_db
@@ -301,7 +302,7 @@ def test_lines_without_rankings_are_work_for_reviewers(project, save):
     prompt_only = {"messages": [{"role": "user", "content": "Who?"}]}
     tally = import_file(save([unranked, prompt_only]), project=project).tally
     assert Prompt.objects.count() == 2
-    slot = queue.claim(project=project, reviewer=make_member(project))
+    slot = slots.claim(project=project, reviewer=make_member(project))
     assert slot.task.rankings_wanted == project.rankings_per_task == 2
     assert +tally.left_out == {"lines with fewer than two responses (no task)": 1}
 
@@ -386,7 +387,7 @@ def test_what_a_person_ranked_before_stays(project, save):
     import_file(save([changed(rankings=[])]), project=project)
     task = Task.objects.get()
     first, second = task.places.order_by("position").values_list("response_id", flat=True)
-    own, _ = rankings.record(task=task, reviewer=ada, source="simulation", tiers=[[first, second]])
+    own, _ = recording.record(task=task, reviewer=ada, source="simulation", tiers=[[first, second]])
     imported = import_file(save([OWN]), project=project, reviewers="existing")
     assert imported.written.new["rankings"] == 1 and bob.rankings.count() == 1
     assert +imported.tally.left_out == {"rankings of tasks their reviewer had ranked before": 1}

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from labeling.importers import BadInput
+from labeling.importing.reading import BadInput
 from tests.labeling.accounts_of_files import (
     UNKNOWN,
     differences,

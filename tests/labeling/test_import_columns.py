@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from labeling.importers import FORMATS, BadInput, Unclear, detect, import_file, proposed
-from labeling.importers.columns import reader
-from labeling.importers.columns.grouping import Scattered
-from labeling.importers.columns.mapping import Mapping
-from labeling.importers.encodings import as_utf8
-from labeling.importers.records import Tally
+from labeling.importing.encodings import as_utf8
+from labeling.importing.formats.columns import reader
+from labeling.importing.formats.columns.grouping import Scattered
+from labeling.importing.formats.columns.mapping import Mapping
+from labeling.importing.reading import FORMATS, BadInput, Unclear, detect, import_file, proposed
+from labeling.importing.records import Tally
 from labeling.models import Prompt, Ranking
 from tests.labeling.import_files import assistant, saved, user, workbook
 from tests.labeling.test_import import run

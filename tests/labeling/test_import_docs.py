@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 from config.env import BASE_DIR
-from labeling.importers import FORMATS
-from labeling.importers.columns.mapping import Mapping
+from labeling.importing.formats.columns.mapping import Mapping
+from labeling.importing.reading import FORMATS
 from tests.labeling.test_import_fuzz import records_of
 
 PAGE = (BASE_DIR / "docs" / "import-formats.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 from django.core.management import CommandError
 
 from config.env import BASE_DIR
-from labeling.importers import FORMATS, BadInput, import_file
+from labeling.importing.reading import FORMATS, BadInput, import_file
 from labeling.models import Project, Prompt, Ranking, Response, Slot, Task
 from tests.labeling.import_files import PLAIN, assistant, imported, saved, user
 from tests.labeling.test_import import OWN, changed, run

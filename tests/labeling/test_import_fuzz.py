@@ -5,11 +5,11 @@ import json
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 
-from labeling.importers import BadInput, detect, proposed
-from labeling.importers.columns import reader
-from labeling.importers.columns.grouping import Scattered
-from labeling.importers.columns.mapping import MEANINGS, Mapping
-from labeling.importers.records import Tally
+from labeling.importing.formats.columns import reader
+from labeling.importing.formats.columns.grouping import Scattered
+from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
+from labeling.importing.reading import BadInput, detect, proposed
+from labeling.importing.records import Tally
 from tests.labeling.import_files import saved
 from tests.labeling.test_import_columns import read
 

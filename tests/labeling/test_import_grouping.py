@@ -2,7 +2,7 @@
 
 import pytest
 
-from labeling.importers.columns.grouping import Scattered, _Hashes, following
+from labeling.importing.formats.columns.grouping import Scattered, _Hashes, following
 
 
 def test_a_key_that_comes_back_among_many_is_noticed():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labeling.importers import BadInput
+from labeling.importing.reading import BadInput
 from labeling.models import Project, Ranking, Response
 from tests.labeling.import_files import imported, saved
 from tests.labeling.world import make_project

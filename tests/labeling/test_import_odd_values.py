@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from labeling.importers import BadInput, import_file
+from labeling.core.text import storable
+from labeling.importing.reading import BadInput, import_file
 from labeling.importing.report import report
 from labeling.models import Prompt, Ranking, Response
-from labeling.text import storable
 from tests.labeling.import_files import assistant, saved, user
 from tests.labeling.test_import import OWN, pair, prompter, tree
 from tests.labeling.test_import import assistant as reply

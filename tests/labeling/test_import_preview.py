@@ -2,8 +2,8 @@
 
 import pytest
 
-from labeling.importers.columns.mapping import Mapping
 from labeling.importing import lifecycle
+from labeling.importing.formats.columns.mapping import Mapping
 from labeling.models import FileImport, Prompt, Ranking, Response, Task
 from tests.labeling.file_imports import work
 from tests.labeling.import_files import encoded

@@ -5,8 +5,8 @@ import json
 import pytest
 from django.core.management import CommandError
 
-from labeling.importers import BadInput, import_file
 from labeling.importing import lifecycle
+from labeling.importing.reading import BadInput, import_file
 from labeling.models import FileImport, Prompt
 from tests.labeling.file_imports import work
 from tests.labeling.import_files import saved, user

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.import_rows import SHAPES, compared, write_file
-from labeling.importers import import_file
+from labeling.importing.reading import import_file
 from labeling.models import Prompt, Ranking, Response, Task
 from tests.labeling.world import make_project
 

@@ -8,9 +8,10 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from labeling import queue, rankings
 from labeling.importing import undoing
 from labeling.models import FileImport, Finding, Prompt, Ranking, Response, Slot, Task
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.labeling.file_imports import work
 from tests.labeling.test_findings import LEAK
 from tests.labeling.test_import import run
@@ -71,10 +72,10 @@ def test_an_import_whose_task_was_ranked_is_kept(project):
     client = signed_in(make_lead(project))
     imported(client, project, line())
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     before = counts()
     assert "has one of its tasks open" in undone(client, project)
-    rankings.submit(
+    recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
     )
     page = undone(client, project)
@@ -86,7 +87,7 @@ def test_what_other_tasks_use_stays(project):
     client = signed_in(make_lead(project))
     imported(client, project, line(responses=["x", "y", "z"]))
     kept = Response.objects.filter(text__in=["x", "y"])
-    queue.add_task(project=project, prompt=Prompt.objects.get(), responses=list(kept))
+    slots.add_task(project=project, prompt=Prompt.objects.get(), responses=list(kept))
     undone(client, project)
     assert set(Response.objects.values_list("text", flat=True)) == {"x", "y"}
     assert Prompt.objects.count() == 1 and Task.objects.count() == 1
@@ -100,13 +101,13 @@ def test_a_ranking_of_a_task_that_was_there_before_is_taken_back_alone(project):
     undone(client, project)
     assert not Ranking.objects.exists() and Task.objects.count() == 1
     assert not Slot.objects.exclude(ranking=None, reviewer=None).exists()
-    slot = queue.claim(project=project, reviewer=make_member(project))
+    slot = slots.claim(project=project, reviewer=make_member(project))
     assert slot is not None
 
 
 def test_an_import_that_a_snapshot_may_hold_is_kept(project):
-    from reward.filters import SnapshotFilter
-    from reward.snapshots import freeze
+    from reward.preferences.filters import SnapshotFilter
+    from reward.preferences.snapshots import freeze
 
     client = signed_in(make_lead(project))
     content = "".join(line(f"{n}?", **RANKED) for n in range(4))

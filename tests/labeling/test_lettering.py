@@ -7,9 +7,12 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import adjudication, gold, queue, rankings
-from labeling.lettering import Lettering, letters_of, resolved
+from labeling.core.lettering import Lettering, letters_of, resolved
+from labeling.disputes import adjudication
+from labeling.gold import constraints
 from labeling.models import Adjudication, Ranking, Skip
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user
 
@@ -23,7 +26,7 @@ def words(page: str) -> str:
 
 def ranked(task, order, rationale, reviewer=None):
     """By someone who saw the responses in `order`, and ranked them so."""
-    return rankings.record(
+    return recording.record(
         task=task,
         reviewer=reviewer or make_member(task.project),
         source=Ranking.Source.REVIEW,
@@ -98,7 +101,7 @@ def test_reviewers_read_others_in_the_letters_they_ranked_in(task):
 
 def test_reviewers_read_others_on_the_ranking_page_in_its_letters(task):
     reviewer = make_member(task.project)
-    here = queue.claim(project=task.project, reviewer=reviewer).shown_order
+    here = slots.claim(project=task.project, reviewer=reviewer).shown_order
     order = here[1:] + here[:1]
     ranked(task, order, SAYS)
     check(page_of(reviewer, "review", task.project.slug), order, here)
@@ -106,7 +109,7 @@ def test_reviewers_read_others_on_the_ranking_page_in_its_letters(task):
 
 def test_the_gold_page_shows_rationales_in_its_own_letters(task, lead):
     a, b, _ = ids(task)
-    made = gold.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}], by=lead)
+    made = constraints.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}], by=lead)
     order = ids(task)[1:] + ids(task)[:1]
     ranked(made.task, order, SAYS)
     check(page_of(lead, "project-gold-detail", task.project.slug, made.pk), order, ids(task))
@@ -114,7 +117,7 @@ def test_the_gold_page_shows_rationales_in_its_own_letters(task, lead):
 
 def test_the_explanation_of_a_training_task_is_in_the_letters_of_its_reader(task, lead):
     a, b, _ = ids(task)
-    made = gold.make(
+    made = constraints.make(
         task=task,
         constraints=[{"kind": "above", "a": a, "b": b}],
         purpose="training",
@@ -176,9 +179,9 @@ def test_a_note_in_doubt_that_is_saved_unchanged_keeps_its_authors_letters(task,
 
 def test_the_note_of_a_skip_keeps_the_letters_its_author_saw(task, lead):
     reviewer = make_member(task.project)
-    slot = queue.claim(project=task.project, reviewer=reviewer)
+    slot = slots.claim(project=task.project, reviewer=reviewer)
     order = ids(task)[1:] + ids(task)[:1]
-    queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="broken", note="C is cut off.")
+    slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="broken", note="C is cut off.")
     assert Skip.objects.get().shown_order == slot.shown_order
     Skip.objects.update(shown_order=order)
     page = page_of(lead, "project-task", task.project.slug, task.pk)
@@ -203,7 +206,7 @@ def test_the_same_order_needs_no_translation_and_no_mark(task, lead):
 
 
 def test_an_imported_rationale_without_an_order_stays_as_written_and_says_so(task, lead):
-    rankings.record(
+    recording.record(
         task=task, reviewer=make_member(task.project), source=Ranking.Source.IMPORT,
         tiers=[[i] for i in ids(task)], rationale=SAYS,
     )  # fmt: skip
@@ -243,12 +246,12 @@ def test_a_rationale_in_a_file_names_the_place_of_each_response():
 
 def test_a_revision_keeps_the_order_its_letters_follow(task):
     reviewer = make_member(task.project)
-    slot = queue.claim(project=task.project, reviewer=reviewer)
-    first = rankings.submit(
+    slot = slots.claim(project=task.project, reviewer=reviewer)
+    first = recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), rationale="C is best.",
         tiers=[[i] for i in ids(task)],
     ).ranking  # fmt: skip
-    second = rankings.revise(
+    second = recording.revise(
         ranking=first, reviewer=reviewer, idempotency_key=key(), rationale="B is best.",
         tiers=[[i] for i in ids(task)[::-1]],
     ).ranking  # fmt: skip

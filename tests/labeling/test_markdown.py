@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from labeling.markdown import PUNCTUATION
-from labeling.text import MARKDOWN_LIMIT, exact, excerpt, render, visible
+from labeling.core.markdown import PUNCTUATION
+from labeling.core.text import MARKDOWN_LIMIT, exact, excerpt, render, visible
 from tests.labeling.test_text import HOSTILE, Page, assert_inert
 
 

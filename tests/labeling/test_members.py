@@ -7,8 +7,9 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
-from labeling import memberships, queue
 from labeling.models import Membership, Project
+from labeling.projects import memberships
+from labeling.queue import slots
 from tests.labeling.world import make_member, make_project, make_task, make_user
 
 pytestmark = pytest.mark.django_db
@@ -124,19 +125,19 @@ def test_a_role_that_cannot_be_is_refused(client, project, role):
 def test_a_member_is_removed_and_their_reservation_is_free_again(client, project, lead):
     reviewer = make_member(project)
     make_task(project, rankings_wanted=1)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     page = post(client, address("member-remove", project, reviewer.pk))
     assert "Their rankings stay" in page and role_of(reviewer, project) is None
     assert entry("member removed")[1]["person"] == reviewer.username
     assert signed_in(reviewer).get(address("members", project)).status_code == 404
-    assert queue.claim(project=project, reviewer=lead).pk == slot.pk
+    assert slots.claim(project=project, reviewer=lead).pk == slot.pk
     assert client.post(address("member-remove", project, reviewer.pk)).status_code == 404
 
 
 def test_removing_a_member_in_the_admin_frees_their_reservation_too(client, project, lead):
     reviewer = make_member(project)
     make_task(project, rankings_wanted=1)
-    queue.claim(project=project, reviewer=reviewer)
+    slots.claim(project=project, reviewer=reviewer)
     form = {name: str(value) for name, value in vars(project).items() if value is not False}
     form.pop("archived_at")
     form |= {"memberships-TOTAL_FORMS": "2", "memberships-INITIAL_FORMS": "2"}
@@ -149,7 +150,7 @@ def test_removing_a_member_in_the_admin_frees_their_reservation_too(client, proj
             form[f"memberships-{number}-DELETE"] = "on"
     client.post(reverse("admin:labeling_project_change", args=[project.pk]), form)
     assert role_of(reviewer, project) is None
-    assert queue.claim(project=project, reviewer=lead) is not None
+    assert slots.claim(project=project, reviewer=lead) is not None
 
 
 def test_the_last_lead_stays_unless_a_trainer_says_otherwise(client, project, lead):

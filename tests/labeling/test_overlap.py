@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from django.core.cache import cache
 
-from labeling import overlap, queue, rankings
 from labeling.models import Project, Ranking, Slot, Task
-from labeling.overlap import best_is, is_clear, learned, sides_of_pairs
+from labeling.queue import slots as queue
+from labeling.rankings import overlap, recording
+from labeling.rankings.overlap import best_is, is_clear, learned, sides_of_pairs
 from labeling.statistics.pairs import Judgment
 from labeling.statistics.reliability import Reliabilities, Reliability, fit
 from tests.labeling.world import ids, in_threads, key, make_member, make_project, make_task
@@ -21,7 +22,7 @@ def sequential(**fields) -> Project:
 
 def rank(task: Task, order: int = 1, **fields) -> Ranking:
     tiers = [[i] for i in ids(task)[::order]]
-    return rankings.record(
+    return recording.record(
         task=task, reviewer=make_member(task.project), source="simulation", tiers=tiers, **fields
     )[0]
 
@@ -144,7 +145,7 @@ def test_a_submitted_ranking_counts_and_the_third_is_given_out():
     for reviewer, order in zip(people[:2], (1, -1), strict=True):
         slot = queue.claim(project=project, reviewer=reviewer)
         tiers = [[i] for i in ids(task)[::order]]
-        rankings.submit(slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=tiers)
+        recording.submit(slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=tiers)
     assert queue.claim(project=project, reviewer=people[0]) is None
     assert queue.claim(project=project, reviewer=people[2]).task_id == task.pk
 
@@ -156,7 +157,7 @@ def test_a_revision_that_settles_it_withdraws_what_nobody_has_begun():
     rank(task)
     second = rank(task, -1)
     assert slots(task) == [True, True, False]
-    rankings.revise(
+    recording.revise(
         ranking=second,
         reviewer=second.reviewer,
         idempotency_key=key(),
@@ -174,7 +175,7 @@ def test_a_revision_does_not_take_a_task_from_the_one_who_has_it_open():
     rank(task)
     second = rank(task, -1)
     third = queue.claim(project=project, reviewer=make_member(project))
-    rankings.revise(
+    recording.revise(
         ranking=second,
         reviewer=second.reviewer,
         idempotency_key=key(),
@@ -188,7 +189,7 @@ def test_a_revision_that_disturbs_it_asks_a_third():
     task = make_task(sequential())
     rank(task)
     second = rank(task)
-    rankings.revise(
+    recording.revise(
         ranking=second,
         reviewer=second.reviewer,
         idempotency_key=key(),
@@ -208,7 +209,7 @@ def test_two_who_submit_at_the_same_time_add_one_slot():
 
         def send(slot: Slot, reviewer, order: int, task: Task = task):
             tiers = [[i] for i in ids(task)[::order]]
-            return rankings.submit(
+            return recording.submit(
                 slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=tiers
             )
 
@@ -230,7 +231,7 @@ def test_a_crowd_at_work_at_once_gives_each_task_what_it_needs_and_no_more():
         rng, sent = np.random.default_rng(seed), 0
         while slot := queue.claim(project=project, reviewer=reviewer):
             order = ids(slot.task)[:: 1 if rng.random() < 0.6 else -1]
-            rankings.submit(
+            recording.submit(
                 slot_id=slot.pk,
                 reviewer=reviewer,
                 idempotency_key=key(),
@@ -281,7 +282,7 @@ def test_it_learns_how_reviewers_of_the_project_err(django_assert_num_queries):
         task = make_task(project, responses=2)
         for reviewer, order in zip(people, (1, -1 if number % 2 else 1), strict=True):
             tiers = [[i] for i in ids(task)[::order]]
-            rankings.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)
+            recording.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)
     cache.clear()
     assert learned(project).typical.right < 0.7
     with django_assert_num_queries(0):
@@ -289,7 +290,7 @@ def test_it_learns_how_reviewers_of_the_project_err(django_assert_num_queries):
     task = make_task(project, responses=2)
     for reviewer in people:
         tiers = [[i] for i in ids(task)]
-        rankings.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)
+        recording.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)
     assert slots(task) == [True, True, False]  # two who agree are not enough any more
 
 

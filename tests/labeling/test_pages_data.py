@@ -150,7 +150,7 @@ def test_the_page_says_which_tasks_would_be_held(project, lead):
 
 
 def test_the_file_may_not_be_too_large(project, lead, monkeypatch, folder):
-    monkeypatch.setattr("labeling.views.imports.LARGEST", 10)
+    monkeypatch.setattr("labeling.pages.imports.LARGEST", 10)
     page = sent(signed_in(lead), project, line())
     assert page.status_code == 413
     assert "manage.py import_data" in page.content.decode() and not folder.exists()

@@ -7,9 +7,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import assignment, gold_shares, queue, rankings
+from labeling.gold import shares as gold_shares
 from labeling.models import Adjudication, Gold, Qualification, Ranking, Slot
-from labeling.views.skeleton import sheet_html
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.reviewing import assignment
+from labeling.reviewing.skeleton import sheet_html
 from tests.labeling.gold_world import answer, make_gold, work
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user, one_each
 
@@ -57,7 +60,7 @@ def rows(*said, purpose="check", explanation="", **more):
 
 
 def answered(one, reviewer, *, right=True):
-    return answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
+    return answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
 
 
 # --- who may -------------------------------------------------------------------------------------
@@ -144,7 +147,7 @@ def test_it_starts_from_what_was_ranked_or_adjudicated(project, lead, client):
     task = make_task(project)
     reviewer = make_member(project)
     tiers = one_each(task)
-    ranking, _ = rankings.record(task=task, reviewer=reviewer, source="import", tiers=tiers, cut=2)
+    ranking, _ = recording.record(task=task, reviewer=reviewer, source="import", tiers=tiers, cut=2)
     Adjudication.objects.create(task=task, tiers=tiers[::-1], cut=None, cause="mistake", by=lead)
     page = client.get(url("project-gold-make", project, task.pk) + f"?from=ranking-{ranking.pk}")
     assert [start["name"] for start in page.context["starts"]] == [
@@ -268,7 +271,7 @@ def test_retired_gold_measures_no_reviewer(project, client):
 
 
 def test_it_lists_page_by_page(project, client, monkeypatch):
-    monkeypatch.setattr("labeling.views.gold.PAGE", 2)
+    monkeypatch.setattr("labeling.pages.gold.PAGE", 2)
     golds = [make_gold(project) for _ in range(3)]
     first = client.get(url("project-gold", project))
     assert [row["gold"].pk for row in first.context["rows"]] == [golds[2].pk, golds[1].pk]
@@ -413,7 +416,7 @@ def test_where_others_are_shown_gold_shows_no_more_of_them_than_any_task(policy)
         answered(one, make_member(project))
     browser = signed_in(reviewer)
     browser.post(url("review-guideline", project), {"version": project.current_version_id})
-    queue.lease_new_slot(task=one.task, reviewer=reviewer)
+    slots.lease_new_slot(task=one.task, reviewer=reviewer)
     before = browser.get(url("review", project)).content.decode()
     ranking = answer(Slot.objects.get(reviewer=reviewer), reviewer)
     after = browser.get(url("review-others", project, ranking.pk))

@@ -3,10 +3,11 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import Role, User
-from labeling import queue, rankings
 from labeling.models import Membership, Project, Prompt, Ranking, Response, Task
-from labeling.progress import by_reviewer, of_project, of_reviewer
-from labeling.quality import quality_of
+from labeling.quality.measures import quality_of
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.reviewing.progress import by_reviewer, of_project, of_reviewer
 from tests.labeling.world import (
     ids,
     key,
@@ -37,7 +38,9 @@ def make_lead(project: Project) -> User:
 
 def rank(task: Task, reviewer: User, tiers=None, **fields) -> Ranking:
     fields.setdefault("source", Ranking.Source.REVIEW)
-    return rankings.record(task=task, reviewer=reviewer, tiers=tiers or one_each(task), **fields)[0]
+    return recording.record(task=task, reviewer=reviewer, tiers=tiers or one_each(task), **fields)[
+        0
+    ]
 
 
 @pytest.fixture
@@ -73,7 +76,7 @@ def test_it_counts_what_is_there_and_what_waits(project):
     }
     own = of_reviewer(project, reviewer)
     assert (own.today, own.waiting, own.capped) == (1, 2, False)
-    queue.claim(project=project, reviewer=reviewer)
+    slots.claim(project=project, reviewer=reviewer)
     assert of_reviewer(project, reviewer).waiting == 2
     assert of_reviewer(project, other).today == 0  # a program's work is not their day
 
@@ -81,7 +84,7 @@ def test_it_counts_what_is_there_and_what_waits(project):
 def test_it_counts_a_skip_and_a_revision_once(project):
     reviewer = make_member(project)
     ranking = rank(make_task(project), reviewer, active_seconds=20)
-    rankings.revise(
+    recording.revise(
         ranking=ranking,
         reviewer=reviewer,
         idempotency_key=key(),
@@ -89,8 +92,8 @@ def test_it_counts_a_skip_and_a_revision_once(project):
         active_seconds=40,
     )
     make_task(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="other")
+    slot = slots.claim(project=project, reviewer=reviewer)
+    slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="other")
     [row] = by_reviewer(project)
     assert (row.rankings, row.seconds, row.skips) == (1, 40, 1)
     assert of_reviewer(project, reviewer).waiting == 0
@@ -143,7 +146,7 @@ def test_it_explains_why_there_is_no_agreement_yet(project):
 
 
 def test_it_browses_tasks_by_id_and_searches_prompts(project, monkeypatch):
-    monkeypatch.setattr("labeling.views.data.PAGE", 2)
+    monkeypatch.setattr("labeling.pages.data.PAGE", 2)
     tasks = [make_task(project) for _ in range(5)]
     client, url = signed_in(make_lead(project)), reverse("project-data", args=[project.slug])
 
@@ -182,9 +185,9 @@ def test_it_shows_a_task_of_its_project_only(project):
 def test_it_shows_reviewers_published_guidelines_and_leads_the_draft_too(project):
     publish(project, "Be kind. Be **brief**.")
     reviewer, lead = make_member(project), make_lead(project)
-    from labeling import guidelines
+    from labeling.guidelines import versions
 
-    guidelines.create_draft(project=project, by=lead, text="Secret plans.", criteria=[])
+    versions.create_draft(project=project, by=lead, text="Secret plans.", criteria=[])
     url = reverse("project-guideline", args=[project.slug])
     page = signed_in(reviewer).get(url)
     assert "<strong>brief</strong>" in page.content.decode()
@@ -225,7 +228,7 @@ def test_it_escapes_hostile_text_on_every_page(project):
     responses = [
         Response.objects.create(prompt=prompt, text=f"{bad}{n}", model_name=bad) for n in range(5)
     ]
-    task, _ = queue.add_task(project=project, prompt=prompt, responses=responses)
+    task, _ = slots.add_task(project=project, prompt=prompt, responses=responses)
     rank(task, make_member(project), rationale=bad)
     rank(task, make_member(project), one_each(task)[::-1], rationale=bad)
     client = signed_in(make_lead(project))

@@ -5,9 +5,11 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from labeling import prompts, queue, rankings, withdrawing
 from labeling.models import Membership, Prompt, Ranking, Response, Task
-from labeling.prompts import CannotEdit
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.removal import editing, withdrawing
+from labeling.removal.editing import CannotEdit
 from tests.labeling.test_pages_project import signed_in
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
 
@@ -121,7 +123,7 @@ def test_a_ranking_sent_after_its_task_was_withdrawn_is_kept_and_its_reviewer_to
     accept, project, lead, task
 ):
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     withdrawing.withdraw(content=task.prompt, by=lead)
     ranks = {f"rank-{pk}": str(n) for n, pk in enumerate(ids(task), 1)}
     answer = signed_in(reviewer).post(
@@ -142,8 +144,8 @@ def test_a_ranking_sent_after_its_task_was_withdrawn_is_kept_and_its_reviewer_to
 
 def test_reviewers_do_not_meet_what_is_withdrawn_in_their_history(project, lead, task):
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    made = rankings.submit(
+    slot = slots.claim(project=project, reviewer=reviewer)
+    made = recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
     )
     Prompt.objects.filter(pk=task.prompt_id).update(
@@ -176,15 +178,15 @@ def test_tasks_are_filtered_by_what_leads_look_for(project, lead):
     for reverse_order in (False, True):
         member = make_member(project)
         tiers = one_each(disputed)
-        rankings.record(
+        recording.record(
             task=disputed,
             reviewer=member,
             source="simulation",
             tiers=tiers[::-1] if reverse_order else tiers,
         )
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
+    slot = slots.claim(project=project, reviewer=reviewer)
+    slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
     withdrawing.withdraw(content=withdrawn, by=lead)
     withdrawing.withdraw(content=smaller.responses.first(), by=lead)
     client = signed_in(lead)
@@ -234,8 +236,10 @@ def test_a_prompt_is_not_edited_by_others(project, lead, task):
 
 def test_a_ranked_prompt_keeps_its_text(project, lead, task):
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    rankings.submit(slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task))
+    slot = slots.claim(project=project, reviewer=reviewer)
+    recording.submit(
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+    )
     answer = send_edit(signed_in(lead), project, task.prompt, "Other words")
     assert answer.status_code == 422 and "has been ranked" in answer.content.decode()
     assert Prompt.objects.get(pk=task.prompt_id).messages == task.prompt.messages
@@ -243,10 +247,10 @@ def test_a_ranked_prompt_keeps_its_text(project, lead, task):
 
 def test_a_prompt_somebody_is_reading_keeps_its_text(project, lead, task):
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
+    slots.mark_shown(slot_id=slot.pk, reviewer=reviewer)
     with pytest.raises(CannotEdit, match="working on this prompt"):
-        prompts.edit(prompt=task.prompt, messages=[{"role": "user", "content": "Other"}], by=lead)
+        editing.edit(prompt=task.prompt, messages=[{"role": "user", "content": "Other"}], by=lead)
 
 
 @pytest.mark.parametrize(
@@ -259,12 +263,12 @@ def test_a_prompt_somebody_is_reading_keeps_its_text(project, lead, task):
 )
 def test_a_prompt_that_cannot_be_answered_is_refused(project, lead, task, messages, sentence):
     with pytest.raises(CannotEdit, match=sentence):
-        prompts.edit(prompt=task.prompt, messages=messages, by=lead)
+        editing.edit(prompt=task.prompt, messages=messages, by=lead)
     assert Prompt.objects.get(pk=task.prompt_id).messages == task.prompt.messages
 
 
 def test_a_prompt_does_not_become_another_of_the_project(project, lead, task):
     other = make_task(project)
     with pytest.raises(CannotEdit, match=f"Prompt {other.prompt_id} "):
-        prompts.edit(prompt=task.prompt, messages=other.prompt.messages, by=lead)
+        editing.edit(prompt=task.prompt, messages=other.prompt.messages, by=lead)
     assert Task.objects.count() == 2

@@ -9,8 +9,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import queue
-from labeling.forms import read_draft
 from labeling.models import (
     LONGEST_RATIONALE,
     GuidelineConfirmation,
@@ -21,6 +19,8 @@ from labeling.models import (
     Slot,
     Task,
 )
+from labeling.queue import slots
+from labeling.rankings.forms import read_draft
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user, publish
 
 pytestmark = pytest.mark.django_db
@@ -192,7 +192,7 @@ def test_it_makes_one_ranking_of_a_form_sent_twice(desk, slot):
 def test_it_refuses_a_slot_of_another_project_and_a_stranger(desk, slot):
     elsewhere = make_project()
     make_task(elsewhere)
-    foreign = queue.claim(project=elsewhere, reviewer=make_member(elsewhere))
+    foreign = slots.claim(project=elsewhere, reviewer=make_member(elsewhere))
     assert desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(foreign)).status_code == 404
     assert desk.as_(desk.stranger).post(desk.url("review"), desk.answer(slot)).status_code == 404
     assert desk.as_(desk.reviewer).post(desk.url("review"), {"slot": "x"}).status_code == 404
@@ -202,7 +202,7 @@ def test_it_refuses_a_slot_of_another_project_and_a_stranger(desk, slot):
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 def test_no_slot_of_someone_else_shows_its_sheet(desk, slot, accept):
     tasks = [make_task(desk.project, rankings_wanted=2) for _ in range(3)]
-    queue.claim(project=desk.project, reviewer=desk.other)
+    slots.claim(project=desk.project, reviewer=desk.other)
     for user in (desk.other, make_member(desk.project, "lead"), make_user(Role.TRAINER)):
         client = desk.as_(user)
         for number in Slot.objects.exclude(reviewer=user).values_list("pk", flat=True):
@@ -214,9 +214,9 @@ def test_no_slot_of_someone_else_shows_its_sheet(desk, slot, accept):
 
 
 def test_someone_whose_reservation_ran_out_keeps_their_sheet(desk, slot):
-    queue.release(slot_id=slot.pk, reviewer=desk.reviewer)
+    slots.release(slot_id=slot.pk, reviewer=desk.reviewer)
     Slot.objects.exclude(pk=slot.pk).delete()
-    assert queue.claim(project=desk.project, reviewer=desk.other) == slot
+    assert slots.claim(project=desk.project, reviewer=desk.other) == slot
     reply = desk.as_(desk.reviewer).post(desk.url("review"), {"slot": slot.pk})
     assert reply.status_code == 422 and b"Answer 1" in reply.content
 

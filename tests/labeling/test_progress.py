@@ -4,8 +4,11 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from labeling import counts, progress, queue, rankings
+from labeling.core import counts
 from labeling.models import Ranking
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.reviewing import progress
 from labeling.tasks import count_large_projects
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
@@ -13,8 +16,8 @@ pytestmark = pytest.mark.django_db
 
 
 def rank(project, reviewer) -> Ranking:
-    slot = queue.claim(project=project, reviewer=reviewer)
-    return rankings.submit(
+    slot = slots.claim(project=project, reviewer=reviewer)
+    return recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
     ).ranking
 

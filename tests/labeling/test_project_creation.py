@@ -6,7 +6,7 @@ from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
 from labeling.models import Membership, Project
-from labeling.projects import proposed_slug
+from labeling.projects.creation import proposed_slug
 from tests.labeling.world import make_project, make_user
 
 pytestmark = pytest.mark.django_db
@@ -93,7 +93,7 @@ def test_the_slug_is_proposed_from_the_name(name, slug):
 
 
 def test_a_slug_that_is_taken_in_the_meantime_is_an_error_next_to_the_field(monkeypatch):
-    monkeypatch.setattr("labeling.projects.proposed_slug", lambda name: "raced")
+    monkeypatch.setattr("labeling.projects.creation.proposed_slug", lambda name: "raced")
     monkeypatch.setattr(Project, "validate_unique", lambda self, exclude=None: None)
     Project.objects.create(slug="raced", name="First")
     answer = signed_in(make_user(Role.LEAD)).post(PAGE, form())

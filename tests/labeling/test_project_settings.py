@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
 from labeling.models import Membership, Project
-from labeling.project_settings import FIELDS, PolicyForm
+from labeling.projects.settings import FIELDS, PolicyForm
 from tests.labeling.world import make_member, make_project, make_task, make_user
 
 pytestmark = pytest.mark.django_db

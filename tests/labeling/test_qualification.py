@@ -1,10 +1,14 @@
 import pytest
 
 from accounts.models import AuditEntry
-from labeling import assignment, guidelines, qualification, queue, rankings, undoing
+from labeling.gold import qualification
+from labeling.gold.qualification import QualificationError, attempt_of
+from labeling.guidelines import versions
 from labeling.models import Qualification, Ranking
-from labeling.qualification import QualificationError, attempt_of
-from labeling.rankings import InvalidRanking
+from labeling.queue import slots
+from labeling.rankings import recording, undo
+from labeling.rankings.recording import InvalidRanking
+from labeling.reviewing import assignment
 from tests.labeling.gold_world import answer, make_gold, work
 from tests.labeling.world import in_threads, key, make_member, make_project, make_task, one_each
 
@@ -32,10 +36,10 @@ def next_kind(project, reviewer):
 
 
 def publish(project, *, requalify=False):
-    draft = guidelines.create_draft(project=project, by=None, text="New.", criteria=[])
+    draft = versions.create_draft(project=project, by=None, text="New.", criteria=[])
     draft.requalify = requalify
     draft.save(update_fields=["requalify"])
-    guidelines.publish(version=draft, by=None)
+    versions.publish(version=draft, by=None)
     project.refresh_from_db()
 
 
@@ -67,7 +71,7 @@ def test_a_skipped_task_is_not_right(project, reviewer):
     work(project, reviewer, 1)
     for _ in range(2):
         slot = assignment.current(project=project, reviewer=reviewer)
-        queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
+        slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
     assert next_kind(project, reviewer) is None
     attempt = attempt_of(project=project, reviewer=reviewer)
     assert (attempt.state, attempt.right, attempt.asked) == ("failed", 1, 3)
@@ -112,7 +116,7 @@ def test_a_version_that_says_so_ends_it_and_another_does_not(project, reviewer):
     work(project, reviewer, 3)
     publish(project)
     assert next_kind(project, reviewer) == "ranking"
-    queue.release(
+    slots.release(
         slot_id=assignment.current(project=project, reviewer=reviewer).pk, reviewer=reviewer
     )
     publish(project, requalify=True)
@@ -179,9 +183,9 @@ def test_two_tabs_begin_and_end_one_attempt(project, reviewer):
 def test_there_is_no_way_back_once_it_was_shown_or_counted(purpose):
     project = make_project(qualification_percent=50)
     one, reviewer = make_gold(project, purpose), make_member(project)
-    ranking = answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)
-    assert rankings.revisable_until(ranking) is None and not undoing.can_undo(ranking)
+    ranking = answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)
+    assert recording.revisable_until(ranking) is None and not undo.can_undo(ranking)
     better = {"tiers": one_each(one.task), "idempotency_key": key()}
     with pytest.raises(InvalidRanking):
-        rankings.revise(ranking=ranking, reviewer=reviewer, **better)
+        recording.revise(ranking=ranking, reviewer=reviewer, **better)
     assert Ranking.objects.count() == 1

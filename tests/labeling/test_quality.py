@@ -9,8 +9,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import Role, User
-from labeling import quality, rankings, window
 from labeling.models import Membership, Ranking, Response, Task
+from labeling.quality import measures, window
+from labeling.rankings import recording
 from labeling.statistics.bias import Meter
 from labeling.statistics.reliability import Reliability
 from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
@@ -91,7 +92,7 @@ def test_each_part_runs_as_many_queries_for_twenty_tasks_as_for_two(
 
 def test_it_shows_the_measures_with_their_intervals(project):
     store(simulate(0, kinds=[HONEST] * 4, tasks=30), project)
-    found = quality.quality_of(project).measures
+    found = measures.quality_of(project).measures
     shown = page_of(project).content.decode()
     for measure in (found.tau, found.alpha):
         assert f">{measure.value:.2f}<" in shown
@@ -101,9 +102,9 @@ def test_it_shows_the_measures_with_their_intervals(project):
 
 def test_it_looks_at_the_tasks_ranked_last_and_no_further(project):
     tasks, _ = opposed(project, 4)
-    found = quality.quality_of(project, tasks_at_most=2)
+    found = measures.quality_of(project, tasks_at_most=2)
     assert found.capped and {d.task_id for d in found.disputes} == {t.pk for t in tasks[2:]}
-    everything = quality.quality_of(project, tasks_at_most=4)
+    everything = measures.quality_of(project, tasks_at_most=4)
     assert not everything.capped and everything.tasks == 4
     looked_at = window.load(project, 2)
     assert looked_at.capped and len(looked_at.rows) == 4
@@ -112,44 +113,44 @@ def test_it_looks_at_the_tasks_ranked_last_and_no_further(project):
 def test_it_leaves_out_gold_and_what_was_revised(project):
     [task], people = opposed(project)
     Task.objects.filter(pk=opposed(project)[0][0].pk).update(kind=Task.Kind.GOLD)
-    assert quality.quality_of(project).tasks == 1
+    assert measures.quality_of(project).tasks == 1
     [ranking] = Ranking.objects.filter(task=task, reviewer=people[1])
-    rankings.revise(
+    recording.revise(
         ranking=ranking, reviewer=people[1], idempotency_key=key(), tiers=one_each(task)
     )
-    assert quality.quality_of(project).agreement.value == 1
+    assert measures.quality_of(project).agreement.value == 1
 
 
 def test_it_is_kept_until_the_next_ranking(project, django_assert_num_queries):
     opposed(project)
-    first = quality.quality_of(project)
+    first = measures.quality_of(project)
     with django_assert_num_queries(2):
-        assert quality.quality_of(project) == first
+        assert measures.quality_of(project) == first
     opposed(project)
-    assert quality.quality_of(project).tasks == 2
+    assert measures.quality_of(project).tasks == 2
 
 
 def test_results_over_many_tasks_are_brought_up_to_date_once_a_minute(project, monkeypatch):
-    monkeypatch.setattr("labeling.quality.LARGE", 2)
+    monkeypatch.setattr("labeling.quality.measures.LARGE", 2)
     opposed(project, 2)
-    assert quality.quality_of(project).tasks == 2
+    assert measures.quality_of(project).tasks == 2
     opposed(project)
-    assert quality.quality_of(project).tasks == 3, "a small one at the next ranking"
+    assert measures.quality_of(project).tasks == 3, "a small one at the next ranking"
     opposed(project)
-    assert quality.quality_of(project).tasks == 3
-    later = timezone.now() + timedelta(seconds=quality.REFRESHED_SECONDS + 1)
-    monkeypatch.setattr("labeling.quality.timezone.now", lambda: later)
-    assert quality.quality_of(project).tasks == 4
+    assert measures.quality_of(project).tasks == 3
+    later = timezone.now() + timedelta(seconds=measures.REFRESHED_SECONDS + 1)
+    monkeypatch.setattr("labeling.quality.measures.timezone.now", lambda: later)
+    assert measures.quality_of(project).tasks == 4
 
 
 def test_a_large_project_is_brought_up_to_date_once_a_minute(project, monkeypatch):
     opposed(project, 2)
-    before = quality.quality_of(project, tasks_at_most=1)
+    before = measures.quality_of(project, tasks_at_most=1)
     [newest], _ = opposed(project)
-    assert quality.quality_of(project, tasks_at_most=1) == before
-    later = timezone.now() + timedelta(seconds=quality.REFRESHED_SECONDS + 1)
-    monkeypatch.setattr("labeling.quality.timezone.now", lambda: later)
-    assert quality.quality_of(project, tasks_at_most=1).disputes[0].task_id == newest.pk
+    assert measures.quality_of(project, tasks_at_most=1) == before
+    later = timezone.now() + timedelta(seconds=measures.REFRESHED_SECONDS + 1)
+    monkeypatch.setattr("labeling.quality.measures.timezone.now", lambda: later)
+    assert measures.quality_of(project, tasks_at_most=1).disputes[0].task_id == newest.pk
 
 
 # --- reviewers -----------------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def test_a_meter_that_cannot_be_measured_says_why_on_the_page(project):
 
 
 def test_its_remarks_need_a_whole_interval():
-    from labeling.remarks import remarks
+    from labeling.quality.remarks import remarks
     from tests.labeling.test_statistics import Compared, Judgment
 
     def reviewer(**fields):
@@ -189,7 +190,7 @@ def test_its_remarks_need_a_whole_interval():
             "id": 1, "rankings": 9, "agreement": agreement, "reliability": None, "ties": 0.1,
             "position": nothing, "length": nothing, "speed": nothing, "as_shown": nothing,
         }  # fmt: skip
-        return quality.Reviewer(**defaults | fields)
+        return measures.Reviewer(**defaults | fields)
 
     assert remarks(reviewer()) == []
     assert remarks(reviewer(reliability=Reliability(0.8, 0.1, 0.5, 0.02))) == []
@@ -228,7 +229,7 @@ def test_it_measures_haste_in_work_on_the_page_alone(project):
             rank(task, person, active_seconds=[60, 60, 6][number])
     other = make_task(project)
     rank(other, people[2], active_seconds=9000, source=Ranking.Source.IMPORT)
-    found = {one.id: one.speed for one in quality.people_of(project).reviewers}
+    found = {one.id: one.speed for one in measures.people_of(project).reviewers}
     assert found[people[2].pk].value == pytest.approx(0.1)
     assert found[people[2].pk].count == 8
     assert found[people[0].pk].value == pytest.approx(60 / 33)
@@ -236,12 +237,12 @@ def test_it_measures_haste_in_work_on_the_page_alone(project):
 
 def test_it_knows_whom_to_trust_for_those_who_ask_often(project, django_assert_num_queries):
     people = store(simulate(1, kinds=[HONEST] * 4, tasks=40), project)
-    trusted = quality.reliabilities_of(project)
+    trusted = measures.reliabilities_of(project)
     assert set(trusted.of) == {person.pk for person in people.values()}
     assert trusted["a stranger"] == trusted.typical
     opposed(project)
     with django_assert_num_queries(0):
-        assert quality.reliabilities_of(project) == trusted
+        assert measures.reliabilities_of(project) == trusted
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def test_it_compares_within_a_guideline_version_and_counts_by_week(project):
         rank(new, person)
     rank(mixed, people[0])
     rank(mixed, make_member(project), source=Ranking.Source.IMPORT)
-    found = quality.parts_of(project)
+    found = measures.parts_of(project)
     by_version = {part.label: part for part in found.versions}
     assert by_version[1].agreement.exact.value == 0 and by_version[1].agreement.tasks == 1
     assert by_version[2].agreement.exact.value == 1 and by_version[2].rankings == 3
@@ -300,7 +301,7 @@ def test_it_gives_alpha_for_each_criterion(project):
     for number, person in enumerate(people):
         rated = {r: {"honesty": ratings[n][number]} for n, r in enumerate(ids(task))}
         rank(task, person, ratings=rated)
-    [(name, found)] = quality.parts_of(project).criteria
+    [(name, found)] = measures.parts_of(project).criteria
     # Values 5 5, 4 4, 1 2; n = 6; mid-ranks of 1, 2, 4, 5: 0.5, 1.5, 3, 5.
     # Observed: 2·(1)² = 2. Expected, over ordered pairs, n_c n_k δ²: 2·(1·1·1 + 1·2·6.25 +
     # 1·2·20.25 + 1·2·2.25 + 1·2·12.25 + 2·2·4) = 198. alpha = 1 − 5·2/198.
@@ -378,7 +379,7 @@ def said(*args: str) -> str:
 def test_the_command_reports_what_the_page_shows(project):
     people = store(simulate(2, kinds=[HONEST] * 4, tasks=25), project)
     found = json.loads(said("--project", project.slug, "--json"))
-    shown = quality.quality_of(project)
+    shown = measures.quality_of(project)
     assert found["agreement"]["alpha"]["value"] == shown.measures.alpha.value
     assert found["agreement"]["tau"]["interval"] == [
         shown.measures.tau.low,

@@ -7,8 +7,10 @@ from django.db.models import Count
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from labeling import claims, queue, rankings
 from labeling.models import QueueCursor, Skip, Slot, Task
+from labeling.queue import claims
+from labeling.queue import slots as queue
+from labeling.rankings import recording
 from labeling.tasks import release_expired_leases
 from tests.labeling.world import (
     ids,
@@ -24,8 +26,8 @@ from tests.labeling.world import (
 pytestmark = pytest.mark.django_db
 
 
-def rank(slot: Slot, reviewer) -> rankings.Submission:
-    return rankings.submit(
+def rank(slot: Slot, reviewer) -> recording.Submission:
+    return recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
     )
 

@@ -4,9 +4,10 @@ from itertools import permutations
 
 import pytest
 
-from labeling import queue, rankings
-from labeling.display import shown_order_for
 from labeling.models import Slot
+from labeling.queue import slots
+from labeling.queue.display_order import shown_order_for
+from labeling.rankings import recording
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
 SIZES = range(2, 10)
@@ -49,10 +50,10 @@ def test_a_lease_stores_the_order_that_its_number_says(k):
     project = make_project(rankings_per_task=min(2 * k + 1, 9))
     task = make_task(project, responses=k)
     for _ in range(project.rankings_per_task):
-        slot = queue.claim(project=project, reviewer=make_member(project))
+        slot = slots.claim(project=project, reviewer=make_member(project))
         assert slot.shown_order == shown_order_for(task.pk, slot.number, ids(task))
     for _ in range(3 * k):
-        slot = queue.lease_new_slot(task=task, reviewer=make_member(project))
+        slot = slots.lease_new_slot(task=task, reviewer=make_member(project))
         assert slot.shown_order == shown_order_for(task.pk, slot.number, ids(task))
 
 
@@ -60,12 +61,12 @@ def test_a_lease_stores_the_order_that_its_number_says(k):
 def test_a_late_extra_keeps_the_order_its_form_showed():
     project = make_project(rankings_per_task=1)
     task, late, quick = make_task(project, responses=5), make_member(project), make_member(project)
-    slot = queue.claim(project=project, reviewer=late)
+    slot = slots.claim(project=project, reviewer=late)
     shown = slot.shown_order
-    queue.release(slot_id=slot.pk, reviewer=late)
+    slots.release(slot_id=slot.pk, reviewer=late)
     for reviewer in (quick, late):
-        queue.claim(project=project, reviewer=reviewer)
-        sent = rankings.submit(
+        slots.claim(project=project, reviewer=reviewer)
+        sent = recording.submit(
             slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
         )
     assert sent.extra and sent.ranking.shown_order == shown
@@ -75,12 +76,12 @@ def test_a_late_extra_keeps_the_order_its_form_showed():
 def test_a_late_answer_that_takes_another_slot_keeps_the_order_its_form_showed():
     project = make_project(rankings_per_task=2)
     task, late = make_task(project, responses=4), make_member(project)
-    slot = queue.claim(project=project, reviewer=late)
+    slot = slots.claim(project=project, reviewer=late)
     shown = slot.shown_order
-    queue.release(slot_id=slot.pk, reviewer=late)
+    slots.release(slot_id=slot.pk, reviewer=late)
     Slot.objects.filter(pk=slot.pk).update(position=1)
-    assert queue.claim(project=project, reviewer=make_member(project)).pk == slot.pk
-    sent = rankings.submit(
+    assert slots.claim(project=project, reviewer=make_member(project)).pk == slot.pk
+    sent = recording.submit(
         slot_id=slot.pk, reviewer=late, idempotency_key=key(), tiers=one_each(task)
     )
     filled = Slot.objects.get(ranking=sent.ranking)

@@ -22,8 +22,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from labeling import queue, rankings
 from labeling.models import Ranking, Skip, Slot, Task
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.labeling.world import ids, in_threads, make_member, make_project, make_task
 
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "20"))
@@ -123,7 +124,7 @@ class Machine(RuleBasedStateMachine):
             project=self.project, reviewer=reviewer, leased_until__isnull=False
         )
         before = {slot.ahead: slot.pk for slot in leases}
-        slot = queue.claim(project=self.project, reviewer=reviewer)
+        slot = slots.claim(project=self.project, reviewer=reviewer)
         if False in before:
             assert slot is not None and slot.pk == before[False]
         elif True in before:
@@ -132,12 +133,12 @@ class Machine(RuleBasedStateMachine):
         assert slot is None or (slot.reviewer_id == reviewer.pk and not slot.ahead)
         self.open_form(reviewer, slot)
         if show and slot is not None:
-            queue.mark_shown(slot_id=slot.pk, reviewer=reviewer)
+            slots.mark_shown(slot_id=slot.pk, reviewer=reviewer)
 
     @rule(who=who)
     def claim_ahead(self, who):
         reviewer = self.reviewers[who]
-        slot = queue.claim_ahead(project=self.project, reviewer=reviewer)
+        slot = slots.claim_ahead(project=self.project, reviewer=reviewer)
         if slot is not None:
             assert slot.ahead and slot.shown_at is None
             current = Slot.objects.get(
@@ -151,8 +152,8 @@ class Machine(RuleBasedStateMachine):
         reviewer = self.reviewers[who]
         mine = {"project": self.project, "reviewer": reviewer}
         for slot in in_threads(
-            lambda: queue.claim(**mine),
-            lambda: queue.claim_ahead(**mine),
+            lambda: slots.claim(**mine),
+            lambda: slots.claim_ahead(**mine),
         ):
             assert not isinstance(slot, Exception), slot
             self.open_form(reviewer, slot)
@@ -161,7 +162,7 @@ class Machine(RuleBasedStateMachine):
     def give_gold(self, who, ahead):
         reviewer = self.reviewers[who]
         try:
-            slot = queue.lease_new_slot(task=self.gold, reviewer=reviewer, ahead=ahead)
+            slot = slots.lease_new_slot(task=self.gold, reviewer=reviewer, ahead=ahead)
         except ValueError:
             assert self.gold.rankings.filter(reviewer=reviewer, superseded_at=None).exists()
         else:
@@ -171,15 +172,15 @@ class Machine(RuleBasedStateMachine):
     def want_one_more(self, which):
         task = self.tasks[which % len(self.tasks)]
         if not task.held and task.slots.count() < 5:
-            queue.add_slot(task=task)
+            slots.add_slot(task=task)
 
     @rule()
     def release_held(self):
-        queue.release_held(project=self.project, task_ids=[task.pk for task in self.tasks])
+        slots.release_held(project=self.project, task_ids=[task.pk for task in self.tasks])
 
     @rule(which=which, priority=st.integers(0, 9))
     def set_priority(self, which, priority):
-        queue.set_priority(task=self.tasks[which % len(self.tasks)], priority=priority)
+        slots.set_priority(task=self.tasks[which % len(self.tasks)], priority=priority)
 
     # --- what comes back -------------------------------------------------------------------------
 
@@ -188,13 +189,13 @@ class Machine(RuleBasedStateMachine):
         order = form.shown_order
         tiers = [order] if turn == 0 else [[one] for one in order[turn % 2 :] + order[: turn % 2]]
         try:
-            sent = rankings.submit(
+            sent = recording.submit(
                 slot_id=form.slot_id,
                 reviewer=form.reviewer,
                 idempotency_key=key or form.key,
                 tiers=tiers,
             )
-        except rankings.InvalidRanking as invalid:
+        except recording.InvalidRanking as invalid:
             assert "tiers" not in invalid.errors
             return None
         self.acknowledge(sent.ranking)
@@ -259,13 +260,13 @@ class Machine(RuleBasedStateMachine):
         ids_ = sorted(self.acknowledged)
         ranking = Ranking.objects.get(pk=ids_[which % len(ids_)])
         try:
-            sent = rankings.revise(
+            sent = recording.revise(
                 ranking=ranking,
                 reviewer=ranking.reviewer,
                 idempotency_key=uuid.uuid4(),
                 tiers=[[one] for one in ids(ranking.task)],
             )
-        except rankings.InvalidRanking:
+        except recording.InvalidRanking:
             return
         self.acknowledge(sent.ranking)
 
@@ -274,14 +275,14 @@ class Machine(RuleBasedStateMachine):
         if not self.forms:
             return
         form = self.form(which)
-        queue.release(slot_id=form.slot_id, reviewer=form.reviewer)
+        slots.release(slot_id=form.slot_id, reviewer=form.reviewer)
 
     @rule(which=which)
     def skip(self, which):
         if not self.forms:
             return
         form = self.form(which)
-        if queue.skip(slot_id=form.slot_id, reviewer=form.reviewer, reason="other"):
+        if slots.skip(slot_id=form.slot_id, reviewer=form.reviewer, reason="other"):
             assert Skip.objects.filter(task=form.task_id, reviewer=form.reviewer).exists()
 
     @rule(which=which, renew=st.booleans())
@@ -290,9 +291,9 @@ class Machine(RuleBasedStateMachine):
             return
         form = self.form(which)
         if renew:
-            queue.renew(slot_id=form.slot_id, reviewer=form.reviewer)
+            slots.renew(slot_id=form.slot_id, reviewer=form.reviewer)
         else:
-            queue.save_draft(slot_id=form.slot_id, reviewer=form.reviewer, draft={"x": 1})
+            slots.save_draft(slot_id=form.slot_id, reviewer=form.reviewer, draft={"x": 1})
 
     @rule(which=which, free=st.booleans())
     def run_out(self, which, free):
@@ -302,7 +303,7 @@ class Machine(RuleBasedStateMachine):
         leases = Slot.objects.filter(pk=self.form(which).slot_id, leased_until__isnull=False)
         leases.update(leased_until=past)
         if free:
-            queue.release_expired(project=self.project)
+            slots.release_expired(project=self.project)
 
     # --- what must hold --------------------------------------------------------------------------
 

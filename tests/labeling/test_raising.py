@@ -7,8 +7,12 @@ from django.core.management import CommandError, call_command
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from labeling import adjudication, overlap, queue, raising, rankings, withdrawing
+from labeling.disputes import adjudication
 from labeling.models import Adjudication, Slot, Task
+from labeling.queue import raising
+from labeling.queue import slots as queue
+from labeling.rankings import overlap, recording
+from labeling.removal import withdrawing
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import (
@@ -51,7 +55,7 @@ def test_a_finished_task_is_offered_to_others_again(project):
     task = make_task(project)
     first, second = make_member(project), make_member(project)
     slot = queue.claim(project=project, reviewer=first)
-    rankings.submit(slot_id=slot.pk, reviewer=first, idempotency_key=key(), tiers=one_each(task))
+    recording.submit(slot_id=slot.pk, reviewer=first, idempotency_key=key(), tiers=one_each(task))
     assert queue.claim(project=project, reviewer=second) is None
     raising.apply(project=project, wanted=2, by=None)
     assert queue.claim(project=project, reviewer=second).task == task
@@ -73,9 +77,11 @@ def test_gold_and_what_it_was_made_of_stay_as_they_are(project):
 
 def test_a_task_that_was_complete_when_gold_was_made_of_it_stays_as_it_is(project):
     task = make_task(project)
-    rankings.record(task=task, reviewer=make_member(project), source="review", tiers=one_each(task))
+    recording.record(
+        task=task, reviewer=make_member(project), source="review", tiers=one_each(task)
+    )
     adjudicated = [{"kind": "above", "a": ids(task)[0], "b": ids(task)[1]}]
-    from labeling import gold
+    from labeling.gold import constraints as gold
 
     gold.make(task=task, constraints=adjudicated)
     assert raising.plan(project=project, wanted=3).left_out == {"gold": 1, "parked": 1}
@@ -120,7 +126,7 @@ def test_with_sequential_overlap_added_slots_stay_and_the_limit_holds():
         raising.plan(project=project, wanted=4)
     assert raising.apply(project=project, wanted=3, by=None).slots == 1
     for _ in range(2):
-        rankings.record(
+        recording.record(
             task=task, reviewer=make_member(project), source="review", tiers=one_each(task)
         )
     overlap.after_ranking(task)

@@ -5,9 +5,12 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from labeling import guidelines, queue, rankings, revisions, undoing
+from labeling.guidelines import versions
 from labeling.models import Gold, Membership, Project, Ranking, Slot
-from labeling.rankings import InvalidRanking
+from labeling.queue import slots
+from labeling.rankings import recording, revision_window
+from labeling.rankings import undo as undoing
+from labeling.rankings.recording import InvalidRanking
 from tests.labeling.gold_world import make_gold
 from tests.labeling.world import (
     ids,
@@ -40,18 +43,18 @@ def reviewer(project):
 
 @pytest.fixture
 def slot(project, task, reviewer):
-    return queue.claim(project=project, reviewer=reviewer)
+    return slots.claim(project=project, reviewer=reviewer)
 
 
 def submit(slot, reviewer, **content):
     content.setdefault("idempotency_key", key())
     content.setdefault("tiers", one_each(slot.task))
-    return rankings.submit(slot_id=slot.pk, reviewer=reviewer, **content)
+    return recording.submit(slot_id=slot.pk, reviewer=reviewer, **content)
 
 
 def lapse(slot):
     Slot.objects.filter(pk=slot.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
-    assert queue.release_expired() == 1
+    assert slots.release_expired() == 1
 
 
 def test_it_fills_the_slot_with_everything_that_was_said(slot, task, reviewer, project):
@@ -102,7 +105,7 @@ A, B, C, ALIEN = "a", "b", "c", "alien"
         ("ratings", {"ratings": {ALIEN: {"honesty": 3}}}),
         ("flags", {"flags": {A: ["nonsense"]}}),
         ("flags", {"flags": {ALIEN: ["unsafe"]}}),
-        ("rationale", {"rationale": "x" * (rankings.LONGEST_RATIONALE + 1)}),
+        ("rationale", {"rationale": "x" * (recording.LONGEST_RATIONALE + 1)}),
     ],
 )
 def test_it_refuses_what_makes_no_sense_and_writes_nothing(slot, task, reviewer, field, content):
@@ -126,7 +129,7 @@ def test_it_refuses_what_makes_no_sense_and_writes_nothing(slot, task, reviewer,
 
 def test_it_takes_a_strength_for_one_of_two(project, reviewer):
     task = make_task(project, responses=2)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     first, second = ids(task)
     for tiers, strength in (([[first, second]], 1), ([[first], [second]], 4)):
         with pytest.raises(InvalidRanking):
@@ -143,14 +146,14 @@ def test_it_says_when_no_guideline_is_published():
     project = make_project(published=False)
     make_task(project)
     reviewer = make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     with pytest.raises(InvalidRanking, match="no published guideline"):
         submit(slot, reviewer)
 
 
 def test_it_says_when_the_slot_is_gone(reviewer):
     with pytest.raises(InvalidRanking, match="no longer there"):
-        rankings.submit(slot_id=10**9, reviewer=reviewer, idempotency_key=key(), tiers=[])
+        recording.submit(slot_id=10**9, reviewer=reviewer, idempotency_key=key(), tiers=[])
 
 
 # --- twice ---------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def test_a_key_of_someone_else_or_of_another_task_is_refused(project, slot, revi
     same = key()
     submit(slot, reviewer, idempotency_key=same)
     make_task(project)
-    other = queue.claim(project=project, reviewer=reviewer)
+    other = slots.claim(project=project, reviewer=reviewer)
     with pytest.raises(InvalidRanking, match="another task"):
         submit(other, reviewer, idempotency_key=same)
     colleague = make_member(project)
@@ -214,7 +217,7 @@ def test_a_late_answer_fills_the_slot_while_it_is_free(slot, reviewer):
 def test_a_late_answer_is_kept_as_an_extra_when_the_slot_is_taken(project, slot, reviewer):
     lapse(slot)
     colleague = make_member(project)
-    taken = queue.claim(project=project, reviewer=colleague)
+    taken = slots.claim(project=project, reviewer=colleague)
     made = submit(slot, reviewer)
     assert made.extra and made.ranking.extra and made.ranking.shown_order == slot.shown_order
     taken.refresh_from_db()
@@ -227,7 +230,7 @@ def test_a_late_answer_takes_another_free_slot_before_it_becomes_an_extra():
     project = make_project(rankings_per_task=2)
     task = make_task(project)
     reviewer, colleague = make_member(project), make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     lapse(slot)
     Slot.objects.filter(pk=slot.pk).update(
         reviewer=colleague, leased_until=timezone.now() + timedelta(minutes=5)
@@ -240,9 +243,9 @@ def test_an_answer_to_the_old_slot_fills_the_one_held_now():
     project = make_project(rankings_per_task=2)
     make_task(project)
     reviewer = make_member(project)
-    old = queue.claim(project=project, reviewer=reviewer)
+    old = slots.claim(project=project, reviewer=reviewer)
     lapse(old)
-    new = queue.claim(project=project, reviewer=reviewer)
+    new = slots.claim(project=project, reviewer=reviewer)
     made = submit(old, reviewer)
     new.refresh_from_db()
     assert new.pk != old.pk and new.ranking == made.ranking and not made.extra
@@ -250,10 +253,10 @@ def test_an_answer_to_the_old_slot_fills_the_one_held_now():
 
 def test_an_extra_ranking_keeps_its_reviewer_from_the_task(project, slot, reviewer):
     lapse(slot)
-    taken = queue.claim(project=project, reviewer=make_member(project))
+    taken = slots.claim(project=project, reviewer=make_member(project))
     submit(slot, reviewer)
-    queue.release(slot_id=taken.pk, reviewer=taken.reviewer)
-    assert queue.claim(project=project, reviewer=reviewer) is None
+    slots.release(slot_id=taken.pk, reviewer=taken.reviewer)
+    assert slots.claim(project=project, reviewer=reviewer) is None
 
 
 def test_a_stranger_cannot_answer_a_free_slot(project, task):
@@ -267,7 +270,7 @@ def test_a_former_member_holds_nothing_and_can_rank_no_more(slot, reviewer, proj
     Membership.objects.filter(user=reviewer).delete()
     slot.refresh_from_db()
     assert slot.reviewer is None and slot.leased_until is None
-    with pytest.raises(rankings.InvalidRanking, match="do not belong to this project"):
+    with pytest.raises(recording.InvalidRanking, match="do not belong to this project"):
         submit(slot, reviewer)
     assert not Ranking.objects.exists()
 
@@ -280,7 +283,7 @@ def test_a_revision_supersedes_under_todays_guideline(project, slot, task, revie
     version = publish(project, "Be kinder.")
     same = key()
     for duplicate in (False, True):
-        made = rankings.revise(
+        made = recording.revise(
             ranking=old, reviewer=reviewer, idempotency_key=same, tiers=[ids(task)]
         )
         assert made.duplicate is duplicate
@@ -295,7 +298,7 @@ def test_a_revision_supersedes_under_todays_guideline(project, slot, task, revie
 def test_only_its_reviewer_revises_a_ranking(project, slot, reviewer, task):
     old = submit(slot, reviewer).ranking
     with pytest.raises(InvalidRanking, match="Only the reviewer"):
-        rankings.revise(
+        recording.revise(
             ranking=old, reviewer=make_member(project), idempotency_key=key(), tiers=[ids(task)]
         )
     assert Ranking.objects.count() == 1
@@ -306,7 +309,7 @@ def test_only_its_reviewer_revises_a_ranking(project, slot, reviewer, task):
 
 def test_a_recorded_ranking_fills_a_slot_and_repeats_without_effect(task, reviewer):
     for created in (True, False):
-        made, new = rankings.record(
+        made, new = recording.record(
             task=task, reviewer=reviewer, source="import", tiers=one_each(task)
         )
         assert new is created
@@ -315,14 +318,14 @@ def test_a_recorded_ranking_fills_a_slot_and_repeats_without_effect(task, review
 
 def test_a_recorded_ranking_gets_a_slot_when_all_are_taken(project, task):
     for number in (1, 2):
-        rankings.record(
+        recording.record(
             task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
         )
         assert task.slots.filter(ranking__isnull=False).count() == number
 
 
 def test_a_simulated_ranking_names_the_guideline(project, task, reviewer):
-    made, _ = rankings.record(
+    made, _ = recording.record(
         task=task,
         reviewer=reviewer,
         source="simulation",
@@ -337,10 +340,10 @@ def test_a_simulated_ranking_names_the_guideline(project, task, reviewer):
 def test_a_second_recorded_ranking_by_one_reviewer_is_refused(task, reviewer):
     for expected in (None, "has ranked"):
         if expected is None:
-            rankings.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+            recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
             continue
         with pytest.raises(InvalidRanking, match=expected):
-            rankings.record(
+            recording.record(
                 task=task,
                 reviewer=reviewer,
                 source="import",
@@ -352,13 +355,13 @@ def test_a_second_recorded_ranking_by_one_reviewer_is_refused(task, reviewer):
 def test_a_partial_ranking_is_recorded_only_when_it_says_so(task, reviewer):
     some = one_each(task)[:2]
     with pytest.raises(InvalidRanking, match="place"):
-        rankings.record(task=task, reviewer=reviewer, source="import", tiers=some)
-    made, _ = rankings.record(
+        recording.record(task=task, reviewer=reviewer, source="import", tiers=some)
+    made, _ = recording.record(
         task=task, reviewer=reviewer, source="import", tiers=some, partial=True
     )
     assert made.tiers == some
     with pytest.raises(InvalidRanking, match="at least two"):
-        rankings.record(
+        recording.record(
             task=make_task(task.project),
             reviewer=reviewer,
             source="import",
@@ -398,13 +401,15 @@ def test_it_asks_for_the_shortest_rationale_of_the_project(slot, reviewer):
 def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, reviewer):
     Project.objects.update(revision_hours=2)
     first = submit(slot, reviewer).ranking
-    until = revisions.revisable_until(Ranking.objects.get(pk=first.pk))
+    until = revision_window.revisable_until(Ranking.objects.get(pk=first.pk))
     assert until == first.created_at + timedelta(hours=2)
     again = {"reviewer": reviewer, "idempotency_key": key()}
-    second = rankings.revise(ranking=first, tiers=[ids(task)], **again).ranking
-    assert revisions.revisable_until(second) == until  # counted from the first, not the revision
-    [listed] = revisions.with_first_sent(Ranking.objects.filter(pk=second.pk))
-    assert revisions.revisable_until(listed) == until
+    second = recording.revise(ranking=first, tiers=[ids(task)], **again).ranking
+    assert (
+        revision_window.revisable_until(second) == until
+    )  # counted from the first, not the revision
+    [listed] = revision_window.with_first_sent(Ranking.objects.filter(pk=second.pk))
+    assert revision_window.revisable_until(listed) == until
 
     task = make_task(project)
     old = Ranking.objects.create(
@@ -414,7 +419,7 @@ def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, 
         created_at=timezone.now() - timedelta(hours=3),
     )
     with pytest.raises(InvalidRanking, match="no longer be revised"):
-        rankings.revise(ranking=old, tiers=[ids(task)], reviewer=reviewer, idempotency_key=key())
+        recording.revise(ranking=old, tiers=[ids(task)], reviewer=reviewer, idempotency_key=key())
     assert Ranking.objects.get(task=task) == old
 
 
@@ -435,7 +440,7 @@ def test_it_is_stamped_with_the_version_that_was_shown(project, slot, reviewer):
 
 def test_a_version_of_another_project_or_a_draft_is_not_believed(project, slot, reviewer):
     alien = make_project().current_version
-    draft = guidelines.draft_from(version=project.current_version, by=None)
+    draft = versions.draft_from(version=project.current_version, by=None)
     for said in (alien.pk, draft.pk, 10**9):
         made = submit(slot, reviewer, guideline_version=said, rationale=str(said))
         assert made.ranking.guideline_version == project.current_version
@@ -468,14 +473,14 @@ def test_the_task_at_hand_comes_next_and_the_one_ahead_goes_back(project, slot, 
     ranking = submit(slot, reviewer).ranking
     make_task(project)
     make_task(project)
-    current = queue.claim(project=project, reviewer=reviewer)
-    ahead = queue.claim_ahead(project=project, reviewer=reviewer)
+    current = slots.claim(project=project, reviewer=reviewer)
+    ahead = slots.claim_ahead(project=project, reviewer=reviewer)
     undo(ranking, reviewer)
-    assert queue.claim(project=project, reviewer=reviewer) == slot
-    assert queue.claim_ahead(project=project, reviewer=reviewer) == current
+    assert slots.claim(project=project, reviewer=reviewer) == slot
+    assert slots.claim_ahead(project=project, reviewer=reviewer) == current
     ahead.refresh_from_db()
     assert (ahead.reviewer, ahead.leased_until, ahead.ahead) == (None, None, False)
-    assert queue.claim(project=project, reviewer=make_member(project)) == ahead
+    assert slots.claim(project=project, reviewer=make_member(project)) == ahead
 
 
 def test_a_late_retry_of_what_was_taken_back_does_not_bring_it_back(slot, reviewer):
@@ -496,7 +501,7 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
     monkeypatch.undo()
-    revised = rankings.revise(
+    revised = recording.revise(
         ranking=ranking, reviewer=reviewer, idempotency_key=key(), tiers=[ids(task)]
     ).ranking
     for one in (ranking, revised):
@@ -507,7 +512,7 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
 
 def test_once_the_answer_was_shown_there_is_no_way_back(project, reviewer):
     one = make_gold(project, Gold.Purpose.TRAINING)
-    ranking = submit(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer).ranking
+    ranking = submit(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer).ranking
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
 
@@ -538,10 +543,10 @@ def test_two_tabs_take_back_two_rankings_at_once(reviewer):
         make_task(project)
     for _ in range(4):
         sent = [
-            submit(queue.claim(project=project, reviewer=reviewer), reviewer).ranking
+            submit(slots.claim(project=project, reviewer=reviewer), reviewer).ranking
             for _ in range(2)
         ]
-        queue.claim(project=project, reviewer=reviewer)
+        slots.claim(project=project, reviewer=reviewer)
         done = in_threads(*[lambda ranking=ranking: undo(ranking, reviewer) for ranking in sent])
         assert all(isinstance(one, Slot) for one in done), done
         leases = Slot.objects.filter(reviewer=reviewer, leased_until__isnull=False)

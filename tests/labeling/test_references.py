@@ -2,7 +2,7 @@
 
 import pytest
 
-from labeling.references import own_letters, read
+from labeling.core.letter_references import own_letters, read
 
 
 def marked(text, count=4, own=frozenset()):

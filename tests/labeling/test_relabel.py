@@ -9,9 +9,10 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
-from labeling import queue, rankings
+from labeling.disputes.relabeling import CannotRelabel, comparison, consensus, draw
 from labeling.models import Membership, Project, Ranking, RelabelledTask, RelabelSample, Task
-from labeling.relabel import CannotRelabel, comparison, consensus, draw
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.labeling.world import (
     ids,
     make_member,
@@ -39,7 +40,7 @@ def signed_in(user: User) -> Client:
 
 def rank(task: Task, reviewer: User, order: int = 1) -> Ranking:
     tiers = [[i] for i in ids(task)[::order]]
-    return rankings.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)[0]
+    return recording.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)[0]
 
 
 class World:
@@ -87,7 +88,7 @@ def test_it_copies_a_sample_that_is_given_out_first_and_again_to_the_same_people
         assert (one.copy.rankings_wanted, one.copy.slots.count()) == (2, 2)
     copies = set(sample.tasks.values_list("copy", flat=True))
     for reviewer in (*world.people, make_member(world.project))[:2]:
-        assert queue.claim(project=world.project, reviewer=reviewer).task_id in copies
+        assert slots.claim(project=world.project, reviewer=reviewer).task_id in copies
 
 
 def test_the_same_seed_draws_the_same_tasks(world):

@@ -7,9 +7,9 @@ import pytest
 from django.db import connection
 
 from accounts.models import Role
-from labeling.judgments import FLAGS
+from labeling.core.response_names import page_names
 from labeling.models import GuidelineConfirmation, Membership, Ranking, Slot
-from labeling.response_names import page_names
+from labeling.rankings.content import FLAGS
 from tests.labeling.test_pages_review import Desk
 from tests.labeling.world import ids, make_task, make_user
 

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from labeling.models import Project
-from labeling.views import skeleton
+from labeling.reviewing import skeleton
 from tests.labeling.world import make_member, make_project, make_task
 
 pytestmark = pytest.mark.django_db
@@ -36,7 +36,7 @@ def next_sheet(client, project):
 def both_ways(client, project, monkeypatch):
     short = next_sheet(client, project)
     with monkeypatch.context() as patched:
-        patched.setattr("labeling.views.review.sheet_html", lambda *_: None)
+        patched.setattr("labeling.reviewing.views.sheet_html", lambda *_: None)
         return short, next_sheet(client, project)
 
 

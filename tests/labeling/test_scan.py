@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from labeling.importing.scan import identity_leak, scan, truncation
 from labeling.models import Finding
-from labeling.scan import identity_leak, scan, truncation
 
 LEAKS = [
     "As an AI language model developed by OpenAI, I do not have personal opinions.",

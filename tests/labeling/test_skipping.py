@@ -7,9 +7,10 @@ from django.db.models import F
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from labeling import queue, rankings
 from labeling.models import Ranking, Skip, Slot
-from labeling.undoing import UNDO_FOR
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.rankings.undo import UNDO_FOR
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import key, make_member, make_project, make_task, make_user, one_each
@@ -28,10 +29,10 @@ def reviewer(project):
 
 
 def skipped(project, reviewer, draft=None):
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     if draft:
-        queue.save_draft(slot_id=slot.pk, reviewer=reviewer, draft=draft)
-    assert queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
+        slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft=draft)
+    assert slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
     return Skip.objects.latest("id")
 
 
@@ -42,7 +43,7 @@ def url(skip):
 def test_a_reviewer_takes_a_skip_back_with_what_they_had_typed(project, reviewer):
     task = make_task(project)
     draft = {"fields": {"rationale": ["Half a th"]}, "at": 1}
-    shown = queue.claim(project=project, reviewer=reviewer).shown_order
+    shown = slots.claim(project=project, reviewer=reviewer).shown_order
     skip = skipped(project, reviewer, draft)
     answer = signed_in(reviewer).post(url(skip))
     assert answer.url == reverse("review", args=[project.slug])
@@ -50,7 +51,7 @@ def test_a_reviewer_takes_a_skip_back_with_what_they_had_typed(project, reviewer
     assert (slot.reviewer, slot.draft, slot.shown_order) == (reviewer, draft, shown)
     assert not Skip.objects.exists()
     assert "Half a th" in signed_in(reviewer).get(answer.url).content.decode()
-    sent = rankings.submit(
+    sent = recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
     )
     assert not sent.extra
@@ -59,7 +60,7 @@ def test_a_reviewer_takes_a_skip_back_with_what_they_had_typed(project, reviewer
 def test_the_page_gets_the_sheet_and_what_was_in_front_comes_next(project, reviewer):
     first, second = make_task(project), make_task(project)
     skip = skipped(project, reviewer)
-    assert queue.claim(project=project, reviewer=reviewer).task == second
+    assert slots.claim(project=project, reviewer=reviewer).task == second
     answer = signed_in(reviewer).post(url(skip), headers={"Accept": "application/json"})
     assert f'data-slot="{Slot.objects.get(task=first).pk}"' in answer.json()["sheet"]
     leases = Slot.objects.filter(reviewer=reviewer).values_list("task", "ahead")
@@ -78,8 +79,8 @@ def test_the_review_page_offers_to_take_back_the_skip(project, reviewer, tasks):
 def test_a_ranking_sent_after_the_skip_is_what_the_page_takes_back(project, reviewer):
     make_task(project), make_task(project)
     skip = skipped(project, reviewer)
-    slot = queue.claim(project=project, reviewer=reviewer)
-    rankings.submit(
+    slot = slots.claim(project=project, reviewer=reviewer)
+    recording.submit(
         slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
     )
     page = signed_in(reviewer).get(reverse("review", args=[project.slug])).content.decode()
@@ -106,7 +107,7 @@ def test_a_task_that_others_have_taken_stays_skipped(project, reviewer):
     make_task(project)
     skip = skipped(project, reviewer)
     other = make_member(project)
-    taken = queue.claim(project=project, reviewer=other)
+    taken = slots.claim(project=project, reviewer=other)
     answer = signed_in(reviewer).post(url(skip), headers={"Accept": "application/json"})
     assert answer.status_code == 409
     assert Skip.objects.exists()
@@ -128,8 +129,8 @@ def test_nobody_takes_back_the_skip_of_another(project, reviewer):
 @pytest.mark.parametrize("purpose", ["training", "qualification"])
 def test_a_skip_in_training_or_qualification_stands(project, reviewer, purpose):
     gold = make_gold(project, purpose)
-    slot = queue.lease_new_slot(task=gold.task, reviewer=reviewer)
-    queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
+    slot = slots.lease_new_slot(task=gold.task, reviewer=reviewer)
+    slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
     skip = Skip.objects.get()
     answer = signed_in(reviewer).post(url(skip), headers={"Accept": "application/json"})
     assert answer.status_code == 409
@@ -149,12 +150,12 @@ def test_a_lead_lifts_a_skip_and_the_task_is_offered_again(project, reviewer):
     task = make_task(project)
     skip = skipped(project, reviewer)
     Skip.objects.update(created_at=F("created_at") - timedelta(days=9))
-    assert queue.claim(project=project, reviewer=reviewer) is None
+    assert slots.claim(project=project, reviewer=reviewer) is None
     client = signed_in(make_user(Role.TRAINER))
     page = client.get(reverse("project-task", args=[project.slug, task.pk])).content.decode()
     assert f'action="{lift_url(skip)}"' in page
     assert client.post(lift_url(skip)).status_code == 302
-    assert queue.claim(project=project, reviewer=reviewer).task == task
+    assert slots.claim(project=project, reviewer=reviewer).task == task
     entry = AuditEntry.objects.get(action="skip lifted")
     assert entry.details["reviewer"] == reviewer.username
     assert client.post(lift_url(skip)).status_code == 404

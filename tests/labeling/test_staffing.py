@@ -5,8 +5,11 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from labeling import qualification, queue, rankings, staffing
+from labeling.gold import qualification
 from labeling.models import Membership, Project, Qualification, Ranking, Slot, Task
+from labeling.projects import staffing
+from labeling.queue import slots
+from labeling.rankings import recording
 from tests.labeling.test_pages_review import Desk
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
@@ -21,7 +24,7 @@ def page_of(project: Project, user, name: str = "review") -> str:
 
 def rank_all(project: Project, reviewer) -> None:
     for task in Task.objects.filter(project=project):
-        rankings.record(
+        recording.record(
             task=task, reviewer=reviewer, source=Ranking.Source.REVIEW, tiers=one_each(task)
         )
 
@@ -57,7 +60,7 @@ def test_the_empty_queue_counts_what_others_have_reserved_and_what_is_held_back(
     make_task(project)
     make_task(project, held=True)
     ada, bo = make_member(project), make_member(project)
-    assert queue.claim(project=project, reviewer=bo) is not None
+    assert slots.claim(project=project, reviewer=bo) is not None
     html = page_of(project, ada)
     assert "1 task is reserved by someone else" in html
     assert "1 task is held back until a lead has checked it" in html
@@ -102,9 +105,9 @@ def test_who_skipped_ranked_left_or_failed_can_give_no_ranking():
     project = make_project(rankings_per_task=2)
     task = make_task(project)
     ada, bo, cy = (make_member(project) for _ in range(3))
-    slot = queue.claim(project=project, reviewer=ada)
+    slot = slots.claim(project=project, reviewer=ada)
     assert slot is not None and staffing.shortage(project).tasks == 0
-    queue.skip(slot_id=slot.pk, reviewer=ada, reason="unclear")
+    slots.skip(slot_id=slot.pk, reviewer=ada, reason="unclear")
     assert staffing.shortage(project).tasks == 0
     rank_all(project, bo)
     assert staffing.shortage(project).tasks == 0  # one slot is left, for cy

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from labeling.agreement import Compared, Rating, rating_agreement
 from labeling.statistics import bradley_terry
+from labeling.statistics.agreement import Compared, Rating, rating_agreement
 from labeling.statistics.alpha import alpha
 from labeling.statistics.bias import Sways, as_shown, median_interval, speeds
 from labeling.statistics.intervals import wilson

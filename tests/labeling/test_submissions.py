@@ -1,8 +1,9 @@
 import pytest
 from django.utils import timezone
 
-from labeling import queue, rankings, submissions
 from labeling.models import Project, Ranking, Slot
+from labeling.queue import slots
+from labeling.rankings import fast_path, recording
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -21,7 +22,7 @@ def reviewer(project):
 @pytest.fixture
 def slot(project, reviewer):
     make_task(project, responses=3)
-    return queue.claim(project=project, reviewer=reviewer)
+    return slots.claim(project=project, reviewer=reviewer)
 
 
 def unsaved(slot, reviewer):
@@ -37,12 +38,12 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
     task, places = slot.task, ids(slot.task)
     project = Project.objects.select_related("current_version").get()
     with django_assert_num_queries(1):
-        found = submissions.slot_to_answer(project, slot.pk, reviewer)
+        found = fast_path.slot_to_answer(project, slot.pk, reviewer)
         assert (found, found.task, found.project) == (slot, task, project)
-        assert rankings.responses_of(found) == places
+        assert recording.responses_of(found) == places
     content = {"idempotency_key": key(), "tiers": one_each(slot.task)}
     with django_assert_num_queries(3):  # a savepoint around it, inside a test's transaction
-        made = rankings.submit(slot_id=slot.pk, reviewer=reviewer, found=found, **content)
+        made = recording.submit(slot_id=slot.pk, reviewer=reviewer, found=found, **content)
     assert (made.duplicate, made.extra) == (False, False)
     stored = Ranking.objects.get()
     for field in Ranking._meta.concrete_fields:
@@ -50,21 +51,21 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
 
 
 def test_a_slot_of_another_project_is_not_there(slot, reviewer):
-    assert submissions.slot_to_answer(make_project(), slot.pk, reviewer) is None
+    assert fast_path.slot_to_answer(make_project(), slot.pk, reviewer) is None
 
 
 def test_a_slot_is_there_for_its_reviewer_and_earlier_reviewers_only(slot, project, reviewer):
     other = make_member(project)
-    assert submissions.slot_to_answer(project, slot.pk, other) is None
-    queue.release(slot_id=slot.pk, reviewer=reviewer)
-    assert submissions.slot_to_answer(project, slot.pk, other) is None
-    assert submissions.slot_to_answer(project, slot.pk, reviewer) == slot
+    assert fast_path.slot_to_answer(project, slot.pk, other) is None
+    slots.release(slot_id=slot.pk, reviewer=reviewer)
+    assert fast_path.slot_to_answer(project, slot.pk, other) is None
+    assert fast_path.slot_to_answer(project, slot.pk, reviewer) == slot
 
 
 def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
-    queue.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"tiers": []})
+    slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"tiers": []})
     ranking = unsaved(slot, reviewer)
-    assert submissions.fill_held(slot, ranking)
+    assert fast_path.fill_held(slot, ranking)
     slot.refresh_from_db()
     assert (slot.ranking, slot.reviewer, slot.leased_until) == (ranking, reviewer, None)
     assert (slot.ahead, slot.draft, slot.draft_by) == (False, None, None)
@@ -75,15 +76,15 @@ def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
 def test_it_writes_nothing_when_the_slot_is_not_held_any_more(slot, project, reviewer, now):
     ranking = unsaved(slot, reviewer)
     if now == "filled":
-        assert submissions.fill_held(slot, unsaved(slot, reviewer))
+        assert fast_path.fill_held(slot, unsaved(slot, reviewer))
     elif now == "gone":
         Slot.objects.all().delete()
     else:
-        queue.release(slot_id=slot.pk, reviewer=reviewer)
+        slots.release(slot_id=slot.pk, reviewer=reviewer)
         if now == "someone else's":
-            assert queue.claim(project=project, reviewer=make_member(project)) == slot
+            assert slots.claim(project=project, reviewer=make_member(project)) == slot
     before = list(Slot.objects.values()), Ranking.objects.count()
-    assert not submissions.fill_held(slot, ranking)
+    assert not fast_path.fill_held(slot, ranking)
     assert (list(Slot.objects.values()), Ranking.objects.count()) == before
 
 
@@ -95,12 +96,12 @@ def test_it_writes_nothing_for_a_task_its_reviewer_has_ranked_or_a_key_that_was_
     Ranking.objects.create(
         task=slot.task, reviewer=reviewer, tiers=ranking.tiers, idempotency_key=key()
     )
-    assert not submissions.fill_held(slot, ranking)
+    assert not fast_path.fill_held(slot, ranking)
     Ranking.objects.update(superseded_at=timezone.now())
     Ranking.objects.create(
         task=other, reviewer=reviewer, tiers=[ids(other)], idempotency_key=ranking.idempotency_key
     )
-    assert not submissions.fill_held(slot, ranking)
+    assert not fast_path.fill_held(slot, ranking)
     assert Ranking.objects.count() == 2
     assert Slot.objects.get(pk=slot.pk).ranking is None
 
@@ -109,5 +110,5 @@ def test_where_overlap_looks_at_each_ranking_the_slots_of_the_task_are_locked(sl
     Project.objects.update(overlap=Project.Overlap.SEQUENTIAL, rankings_at_most=3)
     slot = Slot.objects.select_related("task__project").get(pk=slot.pk)
     content = {"idempotency_key": key(), "tiers": one_each(slot.task)}
-    rankings.submit(slot_id=slot.pk, reviewer=reviewer, **content)
+    recording.submit(slot_id=slot.pk, reviewer=reviewer, **content)
     assert Slot.objects.filter(task=slot.task).count() == 2

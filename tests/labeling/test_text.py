@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labeling.text import CONTAINERS, MARKDOWN_LIMIT, TAGS, render, shortened, storable, visible
+from labeling.core.text import (
+    CONTAINERS,
+    MARKDOWN_LIMIT,
+    TAGS,
+    render,
+    shortened,
+    storable,
+    visible,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",

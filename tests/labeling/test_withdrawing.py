@@ -3,27 +3,21 @@
 import pytest
 
 from accounts.models import AuditEntry
-from labeling import (
-    adjudication,
-    findings,
-    gold,
-    gold_shares,
-    overlap,
-    progress,
-    queue,
-    rankings,
-    relabel,
-    skipping,
-    staffing,
-    undoing,
-    window,
-    withdrawing,
-)
+from labeling.disputes import adjudication, relabeling
+from labeling.gold import constraints, shares
+from labeling.importing import findings
 from labeling.models import Gold, Membership, Project, Ranking, Slot, Task
-from labeling.out_of_use import PARKED, without
-from labeling.quality import quality_of
-from labeling.queue import NewTask
-from labeling.rankings import InvalidRanking
+from labeling.projects import staffing
+from labeling.quality import window
+from labeling.quality.measures import quality_of
+from labeling.queue import slots
+from labeling.queue.out_of_use import PARKED, without
+from labeling.queue.slots import NewTask
+from labeling.rankings import overlap, recording, undo
+from labeling.rankings import skip as skipping
+from labeling.rankings.recording import InvalidRanking
+from labeling.removal import withdrawing
+from labeling.reviewing import progress
 from tests.labeling.gold_world import make_gold
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
@@ -51,7 +45,7 @@ def reviewer(project):
 
 
 def submit(slot, reviewer, tiers=None, **content):
-    return rankings.submit(
+    return recording.submit(
         slot_id=slot.pk,
         reviewer=reviewer,
         idempotency_key=key(),
@@ -63,7 +57,7 @@ def submit(slot, reviewer, tiers=None, **content):
 def ranked(project, task, *, reverse=False):
     """A ranking of the task by a new member."""
     member = make_member(project)
-    slot = queue.claim(project=project, reviewer=member)
+    slot = slots.claim(project=project, reviewer=member)
     assert slot.task_id == task.pk
     tiers = one_each(task)
     return submit(slot, member, tiers[::-1] if reverse else tiers).ranking
@@ -79,14 +73,14 @@ def test_what_is_withdrawn_is_offered_to_nobody_until_it_is_restored(
 ):
     content = contents_of(task)[kind]
     assert withdrawing.withdraw(content=content, by=lead, reason="Spam.")
-    assert queue.claim(project=project, reviewer=reviewer) is None
+    assert slots.claim(project=project, reviewer=reviewer) is None
     assert progress.of_reviewer(project, reviewer).waiting == 0
     assert progress.of_project(project).tasks == progress.of_project(project).slots == 0
     content.refresh_from_db()
     assert (content.withdrawn_by, content.withdrawn_reason) == (lead, "Spam.")
     assert not withdrawing.withdraw(content=content, by=lead)
     assert withdrawing.restore(content=content, by=lead)
-    assert queue.claim(project=project, reviewer=reviewer).task_id == task.pk
+    assert slots.claim(project=project, reviewer=reviewer).task_id == task.pk
     assert progress.of_project(project).slots == 2
     assert not withdrawing.restore(content=content, by=lead)
     actions = list(AuditEntry.objects.order_by("id").values_list("action", "user"))
@@ -94,7 +88,7 @@ def test_what_is_withdrawn_is_offered_to_nobody_until_it_is_restored(
 
 
 def test_a_restored_prompt_leaves_a_task_withdrawn_on_its_own_out_of_use(project, task, lead):
-    other = queue.add_task(
+    other = slots.add_task(
         project=project, prompt=task.prompt, responses=list(task.responses.all())[:2]
     )[0]
     withdrawing.withdraw(content=task, by=lead)
@@ -106,12 +100,12 @@ def test_a_restored_prompt_leaves_a_task_withdrawn_on_its_own_out_of_use(project
 
 
 def test_a_reservation_ends_and_what_was_typed_is_kept_as_a_ranking(project, task, reviewer, lead):
-    slot = queue.claim(project=project, reviewer=reviewer)
-    queue.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {}})
+    slot = slots.claim(project=project, reviewer=reviewer)
+    slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {}})
     withdrawing.withdraw(content=task.prompt, by=lead)
-    assert queue.claim(project=project, reviewer=reviewer) is None, "also not by its draft"
-    assert not queue.renew(slot_id=slot.pk, reviewer=reviewer)
-    assert queue.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {"a": []}})
+    assert slots.claim(project=project, reviewer=reviewer) is None, "also not by its draft"
+    assert not slots.renew(slot_id=slot.pk, reviewer=reviewer)
+    assert slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {"a": []}})
     made = submit(slot, reviewer, rationale="Typed for ten minutes.")
     assert (made.extra, made.duplicate) == (False, False)
     assert Ranking.objects.get().rationale == "Typed for ten minutes."
@@ -123,11 +117,11 @@ def test_a_reservation_ends_and_what_was_typed_is_kept_as_a_ranking(project, tas
 
 
 def test_an_unfinished_draft_comes_back_with_the_task(project, task, reviewer, lead):
-    slot = queue.claim(project=project, reviewer=reviewer)
-    queue.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {"rationale": ["Hm"]}})
+    slot = slots.claim(project=project, reviewer=reviewer)
+    slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {"rationale": ["Hm"]}})
     withdrawing.withdraw(content=task, by=lead)
     withdrawing.restore(content=task, by=lead)
-    again = queue.claim(project=project, reviewer=reviewer)
+    again = slots.claim(project=project, reviewer=reviewer)
     assert (again.pk, again.draft) == (slot.pk, {"fields": {"rationale": ["Hm"]}})
 
 
@@ -141,10 +135,10 @@ def test_someone_who_never_had_a_withdrawn_task_cannot_rank_it(project, task, re
 
 def test_a_task_goes_on_without_a_withdrawn_response(project, task, reviewer, lead):
     before = ranked(project, task)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     a, b, c = ids(task)
     withdrawing.withdraw(content=task.responses.get(pk=b), by=lead)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     assert sorted(slot.shown_order) == [a, c]
     submit(slot, reviewer, [[c], [a]])
     before.refresh_from_db()
@@ -160,15 +154,15 @@ def test_a_task_goes_on_without_a_withdrawn_response(project, task, reviewer, le
 def test_a_new_lease_shows_what_is_left(project, task, reviewer, lead):
     a, b, c = ids(task)
     withdrawing.withdraw(content=task.responses.get(pk=a), by=lead)
-    assert sorted(queue.claim(project=project, reviewer=reviewer).shown_order) == [b, c]
+    assert sorted(slots.claim(project=project, reviewer=reviewer).shown_order) == [b, c]
 
 
 def test_a_task_of_which_one_response_is_left_is_out_of_use(project, reviewer, lead):
     task = make_task(project, responses=2)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     a, b = ids(task)
     withdrawing.withdraw(content=task.responses.get(pk=b), by=lead)
-    assert queue.claim(project=project, reviewer=reviewer) is None
+    assert slots.claim(project=project, reviewer=reviewer) is None
     assert submit(slot, reviewer, [[b], [a]]).ranking.tiers == [[b], [a]], "as it was typed"
 
 
@@ -176,7 +170,7 @@ def test_a_difference_about_a_withdrawn_response_alone_is_no_longer_one(project,
     a, b, c = ids(task)
     for tiers in ([[a], [b], [c]], [[c], [a], [b]]):
         member = make_member(project)
-        submit(queue.claim(project=project, reviewer=member), member, tiers)
+        submit(slots.claim(project=project, reviewer=member), member, tiers)
     assert len(quality_of(project).differing) == 1
     withdrawing.withdraw(content=task.responses.get(pk=c), by=lead)
     assert quality_of(project).differing == []
@@ -190,19 +184,19 @@ def test_a_withdrawn_task_is_in_no_list_and_no_figure(project, task, lead):
     assert adjudication.open_disputes(project) == []
     assert window.load(project).rows == []
     assert overlap.saved(project).tasks == 0
-    assert relabel.candidates(project, first.guideline_version) == {}
+    assert relabeling.candidates(project, first.guideline_version) == {}
     with pytest.raises(adjudication.CannotDecide):
         adjudication.decide(task=task, by=lead, tiers=one_each(task), cause="close")
 
 
 def test_a_ranking_of_a_withdrawn_task_is_neither_revised_nor_taken_back(project, task, lead):
     ranking = ranked(project, task)
-    assert undoing.can_undo(ranking)
+    assert undo.can_undo(ranking)
     withdrawing.withdraw(content=task, by=lead)
     ranking = Ranking.objects.get()
-    assert not undoing.can_undo(ranking)
+    assert not undo.can_undo(ranking)
     with pytest.raises(InvalidRanking, match="withdrawn"):
-        rankings.revise(
+        recording.revise(
             ranking=ranking,
             reviewer=ranking.reviewer,
             idempotency_key=key(),
@@ -215,15 +209,15 @@ def test_undo_brings_a_task_back_without_a_response_withdrawn_since(project, tas
     ranking = ranked(project, task)
     a, b, c = ids(task)
     withdrawing.withdraw(content=task.responses.get(pk=a), by=lead)
-    slot = undoing.undo(
+    slot = undo.undo(
         ranking=Ranking.objects.get(pk=ranking.pk), reviewer=ranking.reviewer, draft={}
     )
     assert sorted(slot.shown_order) == [b, c]
 
 
 def test_a_skip_of_a_withdrawn_task_is_not_undone(project, task, reviewer, lead):
-    slot = queue.claim(project=project, reviewer=reviewer)
-    queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
+    slot = slots.claim(project=project, reviewer=reviewer)
+    slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
     skip = skipping.newest(project, reviewer)
     withdrawing.withdraw(content=task, by=lead)
     assert skipping.newest(project, reviewer) is None
@@ -241,21 +235,21 @@ def test_the_empty_queue_does_not_count_what_is_withdrawn(project, reviewer, lea
 def test_gold_is_out_of_use_without_one_of_its_responses(project, reviewer, lead):
     made = make_gold(project, purpose=Gold.Purpose.TRAINING)
     ask = {"project": project, "reviewer": reviewer, "purpose": Gold.Purpose.TRAINING}
-    assert gold.course(**ask).total == 1
+    assert constraints.course(**ask).total == 1
     response = made.task.responses.first()
     withdrawing.withdraw(content=response, by=lead)
-    assert gold.course(**ask).total == 0
+    assert constraints.course(**ask).total == 0
     with pytest.raises(ValueError, match="withdrawn"):
-        queue.lease_new_slot(task=made.task, reviewer=reviewer)
-    assert list(gold_shares._answers(project)) == []
+        slots.lease_new_slot(task=made.task, reviewer=reviewer)
+    assert list(shares._answers(project)) == []
     withdrawing.restore(content=response, by=lead)
-    assert gold.course(**ask).total == 1
+    assert constraints.course(**ask).total == 1
 
 
 def test_gold_is_not_made_of_what_is_withdrawn(project, task, lead):
     withdrawing.withdraw(content=task.responses.first(), by=lead)
-    with pytest.raises(gold.GoldError, match="withdrawn"):
-        gold.make(task=task, constraints=[], by=lead)
+    with pytest.raises(constraints.GoldError, match="withdrawn"):
+        constraints.make(task=task, constraints=[], by=lead)
     assert not Gold.objects.exists()
 
 
@@ -265,16 +259,16 @@ def test_tasks_added_to_a_withdrawn_prompt_are_out_of_use(project, task, reviewe
         project=project, tasks=[NewTask(task.prompt_id, ids(task)[:2])]
     )
     assert new and Task.objects.get(pk=added).out_of_use
-    assert queue.claim(project=project, reviewer=reviewer) is None
+    assert slots.claim(project=project, reviewer=reviewer) is None
 
 
 def test_a_slot_added_or_released_while_withdrawn_waits_too(project, task, reviewer, lead):
     held = make_task(project, held=True)
     for one in (task, held):
         withdrawing.withdraw(content=one, by=lead)
-    queue.add_slot(task=task)
-    queue.release_held(project=project, task_ids=[held.pk])
-    assert queue.claim(project=project, reviewer=reviewer) is None
+    slots.add_slot(task=task)
+    slots.release_held(project=project, task_ids=[held.pk])
+    assert slots.claim(project=project, reviewer=reviewer) is None
     for one in (task, held):
         withdrawing.restore(content=one, by=lead)
     assert sorted(Slot.objects.values_list("priority", flat=True)) == [5, 5, 5, 5, 6]
@@ -283,7 +277,7 @@ def test_a_slot_added_or_released_while_withdrawn_waits_too(project, task, revie
 def test_a_late_ranking_adds_and_removes_no_slots_of_a_withdrawn_task(lead):
     project = make_project(rankings_per_task=1, overlap=Project.Overlap.SEQUENTIAL)
     task, reviewer = make_task(project), make_member(project)
-    slot = queue.claim(project=project, reviewer=reviewer)
+    slot = slots.claim(project=project, reviewer=reviewer)
     withdrawing.withdraw(content=task, by=None)
     submit(slot, reviewer)
     assert task.slots.count() == 1
@@ -291,7 +285,7 @@ def test_a_late_ranking_adds_and_removes_no_slots_of_a_withdrawn_task(lead):
 
 def test_the_effect_counts_tasks_rankings_and_reservations(project, task, reviewer, lead):
     ranked(project, task)
-    queue.claim(project=project, reviewer=reviewer)
+    slots.claim(project=project, reviewer=reviewer)
     response = task.responses.first()
     effect = withdrawing.effect_of(response)
     assert (effect.tasks, effect.smaller) == (0, 1)

@@ -9,9 +9,9 @@ from typing import Any
 from django.db import close_old_connections, connection
 
 from accounts.models import Role, User
-from labeling import guidelines, queue
-from labeling.importers.records import PromptRecord, ResponseRecord, Tally, TaskRecord
-from labeling.importers.writer import Writer
+from labeling.guidelines import versions
+from labeling.importing.records import PromptRecord, ResponseRecord, Tally, TaskRecord
+from labeling.importing.writer import Writer
 from labeling.models import (
     GuidelineConfirmation,
     GuidelineVersion,
@@ -21,6 +21,7 @@ from labeling.models import (
     Response,
     Task,
 )
+from labeling.queue import slots
 
 _numbers: Iterator[int] = count(1)
 
@@ -49,13 +50,13 @@ def make_project(*, published: bool = True, **fields: Any) -> Project:
 
 
 def publish(project: Project, text: str = "Be kind.") -> GuidelineVersion:
-    draft = guidelines.create_draft(
+    draft = versions.create_draft(
         project=project,
         by=None,
         text=text,
         criteria=[{"name": "honesty", "meaning": "Says what is true.", "scale": 5}],
     )
-    version = guidelines.publish(version=draft, by=None)
+    version = versions.publish(version=draft, by=None)
     project.refresh_from_db()
     return version
 
@@ -68,7 +69,7 @@ def make_task(project: Project, responses: int = 3, **fields: Any) -> Task:
         Response.objects.create(prompt=prompt, text=f"Answer {n}.", model_name=f"model-{n}")
         for n in range(responses)
     ]
-    return queue.add_task(project=project, prompt=prompt, responses=answers, **fields)[0]
+    return slots.add_task(project=project, prompt=prompt, responses=answers, **fields)[0]
 
 
 def make_many(project: Project, count: int, ranked_by: User | None = None) -> None:

@@ -7,10 +7,10 @@ import sys
 
 import torch
 
-from reward.training import processes
+from recipes import processes
+from recipes.runner import run_recipe
 from reward.training.model import RewardModel
 from reward.training.train import train
-from reward.training.trainer_events import run_recipe
 
 forward = RewardModel.forward
 

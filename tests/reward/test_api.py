@@ -11,12 +11,12 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Role, Token
-from config.api import api
 from config.env import BASE_DIR
+from config.web.api import api
 from labeling.models import Membership
-from reward import scorer as scorer_client
 from reward.models import RewardModel
 from reward.promotion import promote
+from reward.scoring import scorer as scorer_client
 from reward.training.score import Scorer
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import join, make_project, make_user
@@ -305,7 +305,7 @@ def test_a_fault_of_the_storage_is_a_problem_with_a_sentence(
     def fail(*_):
         raise OSError(number, os.strerror(number), str(settings.VAR_DIR / "file"))
 
-    monkeypatch.setattr("reward.scorer.judge", fail)
+    monkeypatch.setattr("reward.scoring.scorer.judge", fail)
     caller.client.raise_request_exception = False
     said = refused(caller.post("score", conversation("Red.")), status, str(settings.VAR_DIR))
     assert "\n" not in said["detail"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.ceiling import WORLDS, ceiling_of, main
-from reward.preference import Group, Judgment
+from recipes.preferences.groups import Group, Judgment
 
 
 def test_the_ceiling_is_what_the_truth_itself_would_score():

@@ -1,7 +1,7 @@
 import pytest
 
 from formatting.numbers import percent
-from reward.charts import curve, interval_row, reliability
+from reward.pages.charts import curve, interval_row, reliability
 
 
 def test_an_interval_lies_on_an_axis_of_percent():

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from django.core.management import CommandError, call_command
 
+from recipes.preferences.groups import read_groups
 from reward.models import Snapshot
-from reward.preference import read_groups
 from runs.models import Run
 from tests.finetune.factory import make_snapshot
 from tests.reward.factory import (

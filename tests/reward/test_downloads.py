@@ -8,8 +8,8 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from runs import workspace
 from runs.models import Run
+from runs.supervision import workspace
 from tests.finetune.factory import make_adapter, make_base, make_reward_model, make_snapshot
 from tests.reward.factory import join, make_project, make_user
 from tests.reward.test_pages import LOOKING, statuses

@@ -5,10 +5,10 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from labeling.importers import import_file
-from labeling.importers.columns.mapping import Mapping
+from labeling.importing.formats.columns.mapping import Mapping
+from labeling.importing.reading import import_file
 from labeling.models import Prompt, Response, Task
-from reward.exports import FORMATS, Export
+from reward.preferences.exports import FORMATS, Export
 from tests.labeling.import_files import saved, user
 from tests.labeling.world import make_project
 from tests.reward.test_commands import exported

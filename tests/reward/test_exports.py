@@ -10,16 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import AuditEntry, User
-from labeling import queue
-from labeling.importers import import_file
-from labeling.judgments import FLAGS
+from labeling.importing.reading import import_file
 from labeling.models import Project, Prompt, Ranking, Response, Skip, Task
-from labeling.rankings import record
-from reward.exports import FORMATS, TIES, Export, files
-from reward.exports.card import path_of
-from reward.exports.left_out import REASONS
-from reward.filters import SnapshotFilter
-from reward.snapshots import freeze
+from labeling.queue import slots
+from labeling.rankings.content import FLAGS
+from labeling.rankings.recording import record
+from reward.preferences.exports import FORMATS, TIES, Export, files
+from reward.preferences.exports.card import path_of
+from reward.preferences.exports.left_out import REASONS
+from reward.preferences.filters import SnapshotFilter
+from reward.preferences.snapshots import freeze
 from tests.labeling.world import make_project as make_guided_project
 from tests.reward.factory import make_project, make_prompt, make_task, make_user, rank, response_ids
 from tests.reward.test_commands import exported
@@ -231,8 +231,8 @@ class Killed(Exception):
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("form", ["pairs", "full"])
 def test_a_cut_export_goes_on_where_it_was(project, tmp_path, monkeypatch, capsys, form, suffix):
-    from reward import snapshots
-    from reward.exports import records
+    from reward.preferences import snapshots
+    from reward.preferences.exports import records
 
     monkeypatch.setattr(files, "ROWS_A_PART", 3)
     for module in (snapshots, records):
@@ -378,7 +378,7 @@ def build(tasks) -> Project:
             Response.objects.create(prompt=prompt, text=words, model_name=f"m{n}", seed=n)
             for n, words in enumerate(one["texts"])
         ]
-        task, _ = queue.add_task(
+        task, _ = slots.add_task(
             project=project, prompt=prompt, responses=responses, priority=one["priority"]
         )
         ids = [response.pk for response in responses]

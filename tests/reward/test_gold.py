@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from labeling import gold, queue
-from labeling.importers import import_file
+from labeling.gold import constraints
+from labeling.importing.reading import import_file
 from labeling.models import Gold
-from reward.snapshots import SnapshotError, SnapshotFilter, freeze, survey
+from labeling.queue import slots
+from reward.preferences.snapshots import SnapshotError, SnapshotFilter, freeze, survey
 from tests.labeling.gold_world import answer, make_gold
 from tests.labeling.world import ids, make_member, make_project, make_task
 from tests.reward.test_commands import exported
@@ -22,7 +23,7 @@ def project():
 
 def answered(one):
     reviewer = make_member(one.project)
-    return answer(queue.lease_new_slot(task=one.task, reviewer=reviewer), reviewer)
+    return answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer)
 
 
 @pytest.mark.parametrize("purpose", Gold.Purpose.values)
@@ -37,9 +38,9 @@ def test_a_snapshot_leaves_gold_out_and_says_so(project, purpose):
 def test_a_snapshot_keeps_the_rankings_of_the_task_that_gold_was_made_of(project):
     task = make_task(project)
     reviewer = make_member(project)
-    answer(queue.claim(project=project, reviewer=reviewer), reviewer)
+    answer(slots.claim(project=project, reviewer=reviewer), reviewer)
     first, second, _third = ids(task)
-    one = gold.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
+    one = constraints.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
     answered(one)
     account = survey(project=project, filter=SnapshotFilter())
     assert (account.used, dict(account.left_out)) == (1, {"gold": 1})
@@ -49,7 +50,7 @@ def test_full_records_bring_gold_out_and_in_again(project, tmp_path):
     one = make_gold(project, "training", "It names a day.")
     answered(one)
     retired = make_gold(project)
-    gold.retire(gold=retired, by=None)
+    constraints.retire(gold=retired, by=None)
     file = tmp_path / "full.jsonl"
     exported("--project", project.slug, str(file), "--format", "full")
     rows = [json.loads(line) for line in file.read_text().splitlines()]

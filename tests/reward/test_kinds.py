@@ -1,8 +1,8 @@
 import pytest
 
+from recipes.preferences.groups import read_groups
 from reward import kinds
 from reward.models import RewardModel
-from reward.preference import read_groups
 from runs.kinds import CannotRun
 from tests.finetune.factory import REPORT, laid_out, make_run, make_snapshot, publish
 from tests.reward.factory import make_project

@@ -8,7 +8,7 @@ from django.urls import reverse
 
 from accounts.models import Role
 from labeling.models import Adjudication
-from reward.learning_page import answer, learning, plot
+from reward.pages.learning_curve import answer, learning, plot
 from reward.training.card import _learning_line
 from tests.finetune.factory import FIGURE, REPORT, make_reward_model
 from tests.reward.factory import join, make_project, make_prompt, make_task, make_user, rank
@@ -123,7 +123,7 @@ def rankings(project):
 
 @pytest.fixture
 def snapshot(project, rankings):
-    from reward.snapshots import SnapshotFilter, freeze
+    from reward.preferences.snapshots import SnapshotFilter, freeze
 
     return freeze(project=project, filter=SnapshotFilter(), by=None)
 

@@ -155,7 +155,7 @@ def test_with_several_projects_it_asks_of_which(client, people, ranked):
 def test_text_of_models_is_inert_on_the_page_of_a_snapshot(client, people, project):
     texts = ("<script>alert(1)</script>", "**bold** <img src=x onerror=alert(1)>")
     rank(make_task(make_prompt(project, "<iframe>"), texts), make_user(), ((0,), (1,)))
-    from reward.snapshots import SnapshotFilter, freeze
+    from reward.preferences.snapshots import SnapshotFilter, freeze
 
     snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
     client.force_login(people["lead"])
@@ -208,7 +208,7 @@ def test_numbers_in_charts_keep_their_point_in_every_language(client, people, sn
 
 
 def test_simulated_rankings_are_marked_wherever_they_are_shown(client, people, project):
-    from reward.snapshots import SnapshotFilter, freeze
+    from reward.preferences.snapshots import SnapshotFilter, freeze
 
     rank(make_task(make_prompt(project)), make_user(simulated=True), source="simulation")
     snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reward.preference import (
+from recipes.preferences.groups import (
     Group,
     Judgment,
     PreferenceError,

@@ -10,13 +10,15 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from labeling import queue, rankings
 from labeling.models import Membership, Slot, Task
-from reward import queue_order, scores
-from reward.filters import SnapshotFilter
+from labeling.queue import slots
+from labeling.rankings import recording
 from reward.models import OrderedTask, QueueOrder, RandomStream, ResponseScore
-from reward.queue_order import CannotOrder
-from reward.snapshots import freeze
+from reward.ordering import queue as queue_order
+from reward.ordering.queue import CannotOrder
+from reward.preferences.filters import SnapshotFilter
+from reward.preferences.snapshots import freeze
+from reward.scoring import scores
 from runs.kinds import CannotRun
 from tests.finetune.factory import laid_out, make_reward_model, make_snapshot
 from tests.labeling.world import make_member, make_project, make_task, make_user, one_each
@@ -101,9 +103,9 @@ def test_the_reviewer_is_given_the_tasks_in_that_order(project, model):
     reviewer = make_member(project)
     given = []
     for _ in range(Task.objects.filter(project=project).count()):
-        slot = queue.claim(project=project, reviewer=reviewer)
+        slot = slots.claim(project=project, reviewer=reviewer)
         given.append(slot.task_id)
-        queue.skip(slot_id=slot.pk, reviewer=reviewer, reason="other")
+        slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="other")
     ordered = list(order.tasks.order_by("place").values_list("task_id", flat=True))
     assert [pk for pk in given if pk in ordered] == ordered
 
@@ -126,7 +128,7 @@ def test_what_was_ranked_already_teaches_less(project, model):
     assert order.tasks.get(task=first).place < order.tasks.get(task=second).place
     for _ in range(4):
         task = score(model, make_task(project, responses=2), 3.0, direction=0)
-        rankings.record(
+        recording.record(
             task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
         )
     order = queue_order.put_in_order(model=model, by=None)
@@ -136,7 +138,7 @@ def test_what_was_ranked_already_teaches_less(project, model):
 def test_a_task_that_was_begun_or_has_no_scores_stays_out_of_it(project, model):
     begun, unscored, *others = tasks_outside_the_stream(project, model, 5)
     ResponseScore.objects.filter(response=unscored.responses.first()).delete()
-    rankings.record(
+    recording.record(
         task=begun, reviewer=make_member(project), source="import", tiers=one_each(begun)
     )
     place = queued(project).index(unscored.pk)
@@ -214,7 +216,7 @@ def test_without_anything_to_order_the_queue_and_the_order_in_force_stay(project
 def test_what_a_snapshot_holds_out_lies_in_the_stream(project, model):
     tasks = make_scored(project, model, 30)
     for task in tasks:
-        rankings.record(
+        recording.record(
             task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
         )
     RandomStream.objects.create(project=project, share=0.3, seed=0)

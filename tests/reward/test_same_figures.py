@@ -11,13 +11,13 @@ from django.urls import reverse
 
 from accounts.models import Role
 from formatting.numbers import percent, percent_range
-from labeling.agreement import pairwise_agreement
 from labeling.models import Ranking
+from labeling.statistics.agreement import pairwise_agreement
+from recipes.preferences.groups import Group, Judgment, read_groups
+from reward.evaluation.report import headline as recipe_headline
+from reward.evaluation.report import reviewer_agreement
 from reward.kinds import SHARES, headline
-from reward.preference import Group, Judgment, read_groups
-from reward.snapshots import SnapshotFilter, freeze
-from reward.training.report import headline as recipe_headline
-from reward.training.report import reviewer_agreement
+from reward.preferences.snapshots import SnapshotFilter, freeze
 from tests.finetune.factory import REPORT, make_reward_model
 from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
 from tests.labeling.world import make_project, make_user

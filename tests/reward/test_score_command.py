@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from reward.models import RewardModel
-from reward.score_rows import RowsError, asked_in, survey
+from reward.scoring.rows import RowsError, asked_in, survey
 from reward.training.score import Scorer, judge, score_file
 from reward.training.score_rows import figures, score_rows
 from tests.finetune.factory import make_reward_model, make_snapshot

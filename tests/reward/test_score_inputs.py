@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from django.core.management import CommandError, call_command
 
-from reward.rewardbench_rows import check_rows, read_row
-from reward.score_rows import RowsError, asked_of, survey
+from reward.scoring.rewardbench_rows import check_rows, read_row
+from reward.scoring.rows import RowsError, asked_of, survey
 from reward.training.score import Scorer, judge
 from reward.training.score_rows import score_rows
 from tests.finetune.factory import make_reward_model, make_snapshot
@@ -178,7 +178,7 @@ def test_a_row_of_rewardbench_may_hold_numbers_nulls_parts_and_either_normal_for
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.django_db
 def test_rewardbench_reads_every_kind_of_file(tmp_path, kind):
-    from reward.input_files import readable
+    from reward.scoring.input_files import readable
 
     best_of = [{"prompt": "a", "chosen": ["b"], "rejected": ["c", "d"]}] * 2
     with readable(saved(tmp_path, best_of, kind), "utf-8", read_row) as path:

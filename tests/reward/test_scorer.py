@@ -14,14 +14,14 @@ from django.core.management import CommandError, call_command
 
 from config.env import BASE_DIR
 from config.local.processes import Service, Services, scorers
-from reward import scorer as client
 from reward.models import RewardModel
-from reward.score_rows import Asked
+from reward.scoring import scorer as client
+from reward.scoring.rows import Asked
+from reward.scoring.wire import address, receive, send
 from reward.training.score import TOGETHER as TOGETHER_IN_SCORE
 from reward.training.score import Scorer
 from reward.training.serve import PART_CHARACTERS, READERS, TOGETHER, Door, Question, Turns, answer
 from reward.training.served import AskerLeft, counted
-from reward.wire import address, receive, send
 from tests.reward.scored import make_scorer_folder
 from tests.worker import wait_until
 

@@ -13,8 +13,8 @@ from django.utils import timezone
 
 from accounts.models import Role
 from labeling.models import Response
-from reward import scores
 from reward.models import ResponseScore, RewardModel
+from reward.scoring import scores
 from reward.training.scoring import SCORES
 from runs.kinds import CannotRun
 from runs.models import Run

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from reward import selection
-from reward.selection import Tasks
+from reward.ordering import selection
+from reward.ordering.selection import Tasks
 
 
 def make_tasks(count: int, k: int = 4, dims: int = 6, seed: int = 0) -> Tasks:

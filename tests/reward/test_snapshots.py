@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 
 from accounts.models import AuditEntry
 from labeling.models import Project, Ranking, Task
-from reward import snapshots
+from recipes.preferences.groups import read_groups
 from reward.models import Snapshot
-from reward.preference import read_groups
-from reward.snapshots import FilterError, SnapshotError, SnapshotFilter, freeze, ranking_ids, survey
+from reward.preferences import snapshots
+from reward.preferences.snapshots import (
+    FilterError,
+    SnapshotError,
+    SnapshotFilter,
+    freeze,
+    ranking_ids,
+    survey,
+)
 from tests.reward.factory import (
     make_project,
     make_prompt,

@@ -10,9 +10,9 @@ from django.urls import reverse
 
 from accounts.models import Role
 from labeling.models import Adjudication, GuidelineVersion, RelabelledTask, RelabelSample, Task
+from recipes.preferences.groups import read_groups
 from reward.forms import RewardInputs
-from reward.preference import read_groups
-from reward.snapshots import SnapshotFilter, freeze, pseudonyms, ranking_ids, survey
+from reward.preferences.snapshots import SnapshotFilter, freeze, pseudonyms, ranking_ids, survey
 from tests.reward.factory import (
     join,
     make_project,

@@ -7,10 +7,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling import queue, rankings
+from labeling.core.suggestions import suggestions_for
 from labeling.models import Membership, Project
-from labeling.suggestions import suggestions_for
-from labeling.views import skeleton
+from labeling.queue import slots
+from labeling.rankings import recording
+from labeling.reviewing import skeleton
 from reward.models import ResponseScore, RewardModel
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
@@ -45,8 +46,8 @@ class World:
         return answer.content.decode() if answer.status_code == 200 else str(answer.status_code)
 
     def rank(self):
-        slot = queue.claim(project=self.project, reviewer=self.reviewer)
-        return rankings.submit(
+        slot = slots.claim(project=self.project, reviewer=self.reviewer)
+        return recording.submit(
             slot_id=slot.pk,
             reviewer=self.reviewer,
             idempotency_key=key(),

@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.layout.collate import Collator
+from recipes.layout.compiling import compile_layers
+from recipes.runner import StopSignal
 from reward.training import train as recipe
-from reward.training.compiling import compile_layers
-from reward.training.layout import Collator
 from reward.training.model import outputs_of
-from reward.training.trainer_events import StopSignal
 from tests.reward.test_training_equality import assert_same
 from tests.reward.test_training_layout import UNEVEN, reward_model
 from tests.reward.world import make_groups, make_run, tiny_llama

@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from reward.preference import Group, Judgment, read_groups
-from reward.training import report as reports
-from reward.training.report import Scored
+from recipes.preferences.groups import Group, Judgment, read_groups
+from recipes.runner import RecipeError, StopSignal
+from reward.evaluation import report as reports
+from reward.evaluation.report import Scored
 from reward.training.score import Scorer, score_file
 from reward.training.train import train
-from reward.training.trainer_events import RecipeError, StopSignal
 from tests.reward.world import make_groups, make_run, tiny_llama
 
 torch.set_num_threads(1)

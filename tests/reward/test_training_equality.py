@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from reward.preference import Group, Judgment
-from reward.recipe_config import RewardConfig
-from reward.training.evidence import bootstrap, evidence
-from reward.training.layout import Collator, for_model
+from recipes.layout.collate import Collator, for_model
+from recipes.preferences.evidence import bootstrap, evidence
+from recipes.preferences.groups import Group, Judgment
+from recipes.preferences.objective import Objective
+from recipes.preferences.tokens import ChatFormat, prepare
+from recipes.runner import Stopped, StopSignal
+from reward.settings import RewardConfig
 from reward.training.model import load_tokenizer, make_reward_model
-from reward.training.objective import Objective
-from reward.training.tokens import ChatFormat, prepare
 from reward.training.train import train
-from reward.training.trainer_events import Stopped, StopSignal
 from tests.reward.world import make_groups, make_run, tiny_llama
 
 torch.set_num_threads(1)

@@ -8,17 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from reward.recipe_config import RewardConfig
-from reward.training import attention, families
+from recipes.layout import attention, families
+from recipes.layout.collate import Collator
+from recipes.layout.families import check_gradients, check_reading, check_shared, window_problem
+from recipes.preferences.loss import bradley_terry
+from recipes.preferences.tokens import ChatFormat
+from recipes.runner import RecipeError, StopSignal
+from reward.settings import RewardConfig
 from reward.training.card import model_card
-from reward.training.families import (
-    check_gradients,
-    check_reading,
-    check_shared,
-    window_problem,
-)
-from reward.training.layout import Collator
-from reward.training.loss import bradley_terry
 from reward.training.merge import merge
 from reward.training.model import (
     RewardModel,
@@ -29,10 +26,8 @@ from reward.training.model import (
     score_groups,
 )
 from reward.training.score import Scorer
-from reward.training.tokens import ChatFormat
 from reward.training.train import train
 from reward.training.trainer import settled
-from reward.training.trainer_events import RecipeError, StopSignal
 from tests.reward.test_training_layout import UNEVEN, reward_model, token_group
 from tests.reward.world import make_groups, make_run, messages
 from tests.tiny import make_encoder, make_model, make_tokenizer, tiny_config

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
-from reward.training import attention, flex
-from reward.training.layout import Collator, block_mask
+from recipes.layout import attention, flex
+from recipes.layout.collate import Collator, block_mask
 from tests.reward.test_training_layout import reward_model, token_group
 from tests.tiny import tiny_config
 

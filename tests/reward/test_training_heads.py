@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reward.preference import Group, Judgment, read_groups
-from reward.training.evidence import bootstrap
-from reward.training.report import Scored
+from recipes.preferences.evidence import bootstrap
+from recipes.preferences.groups import Group, Judgment, read_groups
+from recipes.runner import StopSignal
+from reward.evaluation.report import Scored
+from reward.evaluation.uncertainty import auc, disagreement, pairs_of
 from reward.training.score import Scorer, score_file
 from reward.training.train import train
-from reward.training.trainer_events import StopSignal
-from reward.training.uncertainty import auc, disagreement, pairs_of
 from tests.reward.world import make_groups, make_run, tiny_llama
 
 torch.set_num_threads(1)

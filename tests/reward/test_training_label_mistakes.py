@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.labels import simulate_mistakes
-from reward.preference import Group, Judgment
-from reward.training.label_mistakes import (
+from recipes.preferences.groups import Group, Judgment
+from reward.evaluation.confident_mistakes import worst_mistakes
+from reward.evaluation.label_mistakes import (
     MOST,
     SURE,
     doubts_of,
@@ -15,8 +16,7 @@ from reward.training.label_mistakes import (
     label_mistakes,
     probabilities,
 )
-from reward.training.mistakes import worst_mistakes
-from reward.training.report import Scored
+from reward.evaluation.report import Scored
 
 
 def item(number, rankings, scores) -> Scored:

@@ -4,17 +4,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from reward.preference import Group, Judgment
-from reward.recipe_config import RewardConfig
-from reward.training.layout import Collator, StepCollator, block_mask, cut, describe
-from reward.training.loss import bradley_terry
+from recipes.layout.collate import Collator, StepCollator, block_mask, cut, describe
+from recipes.preferences.groups import Group, Judgment
+from recipes.preferences.loss import bradley_terry
+from recipes.preferences.tokens import ChatFormat, TokenGroup, prepare
+from reward.settings import RewardConfig
 from reward.training.model import (
     load_tokenizer,
     make_reward_model,
     readable_tokens,
     score_groups,
 )
-from reward.training.tokens import ChatFormat, TokenGroup, prepare
 from reward.training.train import score_all
 from tests.tiny import SPECIAL, make_model, make_tokenizer
 

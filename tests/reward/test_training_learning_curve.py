@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from benchmarks.learning_curve import KINDS, case, main, simulate
-from reward.preference import read_folder, strict_wins
-from reward.recipe_config import RewardConfig
-from reward.training.learning_curve import (
+from recipes.preferences.groups import read_folder, strict_wins
+from recipes.runner import StopSignal
+from recipes.settings import ConfigError
+from reward.evaluation.learning_curve import (
     Point,
     halvings,
     highest_accuracy,
     learning_curve,
     subsets,
 )
-from reward.training.report import Tally
+from reward.evaluation.report import Tally
+from reward.settings import RewardConfig
 from reward.training.train import train
-from reward.training.trainer_events import StopSignal
-from runs.recipe_config import ConfigError
 from tests.reward.world import make_groups, make_run, tiny_llama
 
 

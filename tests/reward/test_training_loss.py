@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from reward.training.loss import agreement, bradley_terry
+from recipes.preferences.loss import agreement, bradley_terry
 
 torch.set_num_threads(1)
 

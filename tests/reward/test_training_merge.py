@@ -11,11 +11,11 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 
+from recipes.runner import RecipeError, StopSignal
 from reward.training import merge as merging
 from reward.training.merge import merge, with_one_label
 from reward.training.score import Scorer
 from reward.training.train import train
-from reward.training.trainer_events import RecipeError, StopSignal
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import make_project
 from tests.reward.world import make_groups, make_run, tiny_llama

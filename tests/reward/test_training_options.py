@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from reward.recipe_config import RewardConfig
+from recipes.rundir import RunDir
+from recipes.settings import ConfigError
+from reward.settings import RewardConfig
 from reward.training.trainer import common_arguments
-from runs.recipe_config import ConfigError
-from runs.rundir import RunDir
 
 ROWS, EPOCHS, BATCH = 20, 2, 2  # 20 steps
 PEAK = 0.1

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from reward.recipe_config import RewardConfig
+from recipes.preferences.tokens import Prepared, TokenGroup
+from recipes.rundir import RunDir
+from recipes.runner import StopSignal
+from reward.evaluation.report import Scored
+from reward.settings import RewardConfig
 from reward.training.parts import Parts
-from reward.training.report import Scored
-from reward.training.tokens import Prepared, TokenGroup
 from reward.training.train import train
-from reward.training.trainer_events import StopSignal
-from runs.rundir import RunDir
 from tests.reward.world import make_group, make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)

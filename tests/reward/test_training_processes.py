@@ -12,12 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from reward.kinds import REWARD
-from reward.training import processes
-from reward.training.parts import Part
-from reward.training.train import train
-from reward.training.trainer import train_to_the_end
-from reward.training.trainer_events import (
+from recipes import processes
+from recipes.rundir import AGAIN, ENDED, STOPPED, RunDir
+from recipes.runner import (
     Again,
     RecipeError,
     StopSignal,
@@ -25,8 +22,11 @@ from reward.training.trainer_events import (
     run_recipe,
     with_smaller_batches,
 )
-from runs import child, workspace
-from runs.rundir import AGAIN, ENDED, STOPPED, RunDir
+from reward.kinds import REWARD
+from reward.training.parts import Part
+from reward.training.train import train
+from reward.training.trainer import train_to_the_end
+from runs.supervision import child, workspace
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)

@@ -5,9 +5,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from recipes.publishing import verify_saved
+from recipes.runner import RecipeError
 from reward.training.card import front_matter, held_out_table, loading, model_card
-from reward.training.publish import verify_saved
-from reward.training.trainer_events import RecipeError
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])

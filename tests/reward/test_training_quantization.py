@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from reward.recipe_config import RewardConfig
-from reward.training import quantization
+from recipes.models import quantization
+from recipes.runner import RecipeError
+from recipes.settings import ConfigError
+from reward.settings import RewardConfig
 from reward.training.model import load_tokenizer, make_reward_model
-from reward.training.trainer_events import RecipeError
-from runs.recipe_config import ConfigError
 from tests.reward.test_training_layout import reward_model
 from tests.tiny import make_encoder, make_model
 

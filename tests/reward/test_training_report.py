@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from labeling.statistics import intervals
-from reward.preference import Group, Judgment, strict_wins
-from reward.report_figures import limit_to_tell
-from reward.training import report
-from reward.training.report import Scored
+from recipes.preferences.groups import Group, Judgment, strict_wins
+from reward.evaluation import report
+from reward.evaluation.figures import limit_to_tell
+from reward.evaluation.report import Scored
 
 
 def scored(tiers_by_reviewer, scores, lengths=None, number=0, weights=None) -> Scored:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reward.preference import Group, Judgment, strict_wins
-from reward.training.mistakes import LONGEST, worst_mistakes
-from reward.training.report import Scored, accuracy
-from reward.training.slices import length_slices, slices
-from reward.training.temperature import comparisons, fit, temperature
+from recipes.preferences.groups import Group, Judgment, strict_wins
+from reward.evaluation.calibration import comparisons, fit, temperature
+from reward.evaluation.confident_mistakes import LONGEST, worst_mistakes
+from reward.evaluation.report import Scored, accuracy
+from reward.evaluation.slices import length_slices, slices
 
 
 def item(number, tiers, scores, lengths=None, **judgment) -> Scored:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 
-from reward.rewardbench_rows import read_row, read_rows
-from reward.score_rows import RowsError
+from recipes.runner import StopSignal
+from reward.scoring.rewardbench_rows import read_row, read_rows
+from reward.scoring.rows import RowsError
 from reward.training import rewardbench
 from reward.training.rewardbench import credit, evaluate
 from reward.training.train import train
-from reward.training.trainer_events import StopSignal
 from tests.finetune.factory import make_reward_model, make_snapshot
 from tests.reward.factory import make_project
 from tests.reward.world import make_groups, make_run, tiny_llama

@@ -16,22 +16,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from reward.preference import read_groups
-from reward.recipe_config import RewardConfig
+from recipes.preferences.groups import read_groups
+from recipes.preferences.objective import Objective
+from recipes.rundir import MOVED_BASE, STOPPED, RunDir, RunDirError
+from recipes.runner import ProgressEvents, RecipeError, Stopped, StopSignal, run_recipe
+from reward.evaluation.report import Scored, accuracy
+from reward.settings import RewardConfig
 from reward.training.model import RewardModel, load_tokenizer, make_reward_model
-from reward.training.objective import Objective
-from reward.training.report import Scored, accuracy
 from reward.training.score import Scorer, score_file
 from reward.training.train import step_collator, train
 from reward.training.trainer import RewardTrainer, WatchHeldOut
-from reward.training.trainer_events import (
-    ProgressEvents,
-    RecipeError,
-    Stopped,
-    StopSignal,
-    run_recipe,
-)
-from runs.rundir import MOVED_BASE, STOPPED, RunDir, RunDirError
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)

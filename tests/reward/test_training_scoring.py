@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from reward.scores import TO_SCORE
+from recipes.rundir import RunDir
+from recipes.runner import Stopped, StopSignal
+from reward.scoring.scores import TO_SCORE
 from reward.training import scoring
 from reward.training.features import FeatureScorer, projection
 from reward.training.score import Scorer
 from reward.training.scoring import score_all
 from reward.training.train import train
-from reward.training.trainer_events import Stopped, StopSignal
-from runs.rundir import RunDir
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)

@@ -6,14 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from reward.preference import Group, Judgment, by_criterion, line, rated_criteria, strengths
-from reward.recipe_config import RewardConfig
-from reward.training import loss
-from reward.training.evidence import evidence, mean_weight, tie_share
-from reward.training.layout import EVIDENCE, for_model
-from reward.training.layout import evidence as batch_of
-from reward.training.objective import Objective
-from reward.training.tokens import ChatFormat, TokenGroup, prepare
+from recipes.layout.collate import EVIDENCE, for_model
+from recipes.layout.collate import evidence as batch_of
+from recipes.preferences import loss
+from recipes.preferences.evidence import evidence, mean_weight, tie_share
+from recipes.preferences.groups import (
+    Group,
+    Judgment,
+    by_criterion,
+    line,
+    rated_criteria,
+    strengths,
+)
+from recipes.preferences.objective import Objective
+from recipes.preferences.tokens import ChatFormat, TokenGroup, prepare
+from reward.settings import RewardConfig
 from tests.tiny import make_tokenizer
 
 torch.set_num_threads(1)

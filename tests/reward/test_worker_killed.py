@@ -4,10 +4,10 @@ import torch
 from safetensors.torch import load_file
 
 from accounts.models import Role
-from reward.snapshots import SnapshotFilter, freeze
+from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs import services
 from runs.models import Run, State
-from runs.workspace import run_dir_of
+from runs.supervision.workspace import run_dir_of
 from tests.reward.factory import make_project, make_prompt, make_task, make_user, rank
 from tests.tiny import make_model
 from tests.worker import celery_worker, runs_dir, wait_for_end, wait_until

@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from reward.preference import Group, Judgment, write_groups
-from runs.rundir import RunDir
+from recipes.preferences.groups import Group, Judgment, write_groups
+from recipes.rundir import RunDir
 from tests.tiny import make_model
 
 LETTERS = "abxyz "

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from runs.rundir import AGAIN, ENDED, STOPPED, RunDir, write_atomically
+from recipes.rundir import AGAIN, ENDED, STOPPED, RunDir, write_atomically
 
 stopping = False
 

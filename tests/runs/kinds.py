@@ -6,11 +6,11 @@ from typing import Any
 
 from django import forms
 
+from recipes.rundir import RunDir
+from recipes.settings import RecipeConfig, option
 from runs import kinds
 from runs.kinds import CannotRun, RunKind
 from runs.models import Run
-from runs.recipe_config import RecipeConfig, option
-from runs.rundir import RunDir
 
 TROUBLES = (
     "none", "error", "silent", "traceback", "memory", "segfault", "deaf", "grandchild",

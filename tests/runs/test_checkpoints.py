@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runs import checkpoints
-from runs.rundir import RunDir
+from recipes import checkpoints
+from recipes.rundir import RunDir
 
 NAMES = "checkpoint-*"
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from config.env import BASE_DIR, VARIABLES
-from runs.environment import allowed, for_recipe
+from runs.supervision.environment import allowed, for_recipe
 
 
 def test_no_variable_of_the_product_reaches_a_recipe():

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from runs.events import EventTail, mend
+from recipes.rundir import RunDir
 from runs.lifecycle import Lease, record
 from runs.models import Run, RunEvent
-from runs.rundir import RunDir
+from runs.supervision.events import EventTail, mend
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_mending_cuts_off_only_the_half_line(run_dir):
 
 
 def test_a_very_long_line_is_still_one_event(run_dir, monkeypatch):
-    monkeypatch.setattr("runs.events.BATCH_BYTES", 50)
+    monkeypatch.setattr("runs.supervision.events.BATCH_BYTES", 50)
     append(run_dir, line(text="x" * 500) + b"\n" + line(text="y") + b"\n")
     tail = EventTail(1, run_dir)
     assert [len(e.data["text"]) for e in [*tail.read(), *tail.read()]] == [500, 1]

@@ -11,10 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finetune.sampled_text import PROMPTS, Prompt, SampledTextError, read_prompts, write_prompts
-from reward.preference import PreferenceError, read_groups, write_groups
-from runs import faults, services
-from runs.faults import storage_problem
+from finetune.engines.sampled_text import (
+    PROMPTS,
+    Prompt,
+    SampledTextError,
+    read_prompts,
+    write_prompts,
+)
+from recipes import faults
+from recipes.faults import storage_problem
+from recipes.preferences.groups import PreferenceError, read_groups, write_groups
+from runs import services
 from runs.models import State
 from tests.finetune.training_runs import groups_that_like_b
 

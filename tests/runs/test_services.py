@@ -7,9 +7,10 @@ import pytest
 from django.db import transaction
 
 from accounts.models import AuditEntry
-from runs import kinds, services, slots
+from runs import kinds, services
 from runs.models import Run, State
 from runs.services import InvalidConfig
+from runs.supervision import slots
 from tests.worker import database_url, empty_queues, wait_for_end, wait_until
 
 KINDS = "tests.runs.kinds"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from django.apps import apps
 
-from runs import kinds, services, storage, workspace
+from runs import kinds, services, storage
 from runs.models import Artifact, Run, State
 from runs.services import InvalidConfig
+from runs.supervision import workspace
 from tests.runs.kinds import COUNTING
 from tests.runs.test_lifecycle import in_state
 

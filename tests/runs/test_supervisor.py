@@ -17,8 +17,9 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 
-from runs import child, kinds, lifecycle, services, workspace
+from runs import kinds, lifecycle, services
 from runs.models import Run, State
+from runs.supervision import child, workspace
 from tests.worker import database_url, wait_until
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]

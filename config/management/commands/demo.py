@@ -21,7 +21,7 @@ from demo import people
 from demo.loop import PROMPTS, DemoError, Watcher, evaluation_of, run_loop
 from demo.progress import Steps
 from demo.project import slug_of
-from runs.rundir import write_atomically
+from recipes.rundir import write_atomically
 from runs.services import InvalidConfig
 
 FEWEST_PROMPTS = 20

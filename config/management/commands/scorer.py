@@ -5,7 +5,7 @@ from django.core.management import BaseCommand, CommandError
 
 from config.local.processes import Services, scorer
 from config.management.commands.local import interrupt_on_signals
-from reward.wire import address
+from reward.scoring.wire import address
 
 
 class Command(BaseCommand):

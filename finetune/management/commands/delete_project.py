@@ -2,10 +2,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from finetune import deletion
-from finetune.deletion import CannotDelete
-from labeling import archiving
+from finetune.removal import deletion
+from finetune.removal.deletion import CannotDelete
 from labeling.models import Project
+from labeling.projects import archiving
 from reward.management.run_command import project_named
 
 

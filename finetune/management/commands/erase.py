@@ -4,10 +4,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.management.commands.token import user_named
 from accounts.models import User
-from finetune import erasing
-from finetune.erasing import CannotErase
-from labeling import withdrawing
+from finetune.removal import erasing
+from finetune.removal.erasing import CannotErase
 from labeling.models import Prompt, Response
+from labeling.removal import withdrawing
 
 
 class Command(BaseCommand):

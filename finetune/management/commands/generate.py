@@ -2,7 +2,7 @@ from typing import Any
 
 from django.core.management import CommandError, CommandParser
 
-from finetune.generation import ALL, NEW
+from finetune.engines.generation import ALL, NEW
 from finetune.management.models_named import model_named
 from finetune.registry import default_model
 from reward.management.run_command import RunCommand, project_named

@@ -5,10 +5,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
 from formatting.numbers import percent
-from labeling import quality
-from labeling.agreement import PAIRWISE, Agreement
 from labeling.models import Project
+from labeling.quality import measures
 from labeling.statistics import bradley_terry
+from labeling.statistics.agreement import PAIRWISE, Agreement
 from labeling.statistics.bias import Meter
 
 MEASURES = {
@@ -31,10 +31,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--tasks",
             type=int,
-            default=quality.TASKS_AT_MOST,
+            default=measures.TASKS_AT_MOST,
             help=(
                 "the largest number of tasks to read, newest rankings first; "
-                f"{quality.TASKS_AT_MOST:,} by default, as on the pages"
+                f"{measures.TASKS_AT_MOST:,} by default, as on the pages"
             ),
         )
         parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -96,11 +96,11 @@ def _figure(found: dict[str, Any]) -> str:
 
 def report(project: Project, tasks: int) -> dict[str, Any]:
     """Everything that the quality page shows, as JSON has it."""
-    agreed = quality.quality_of(project, tasks_at_most=tasks)
-    parts = quality.parts_of(project, tasks_at_most=tasks)
-    people = quality.people_of(project, tasks_at_most=tasks)
-    consensus = quality.consensus_in(project, tasks_at_most=tasks)
-    board = quality.board_of(project, tasks_at_most=tasks)
+    agreed = measures.quality_of(project, tasks_at_most=tasks)
+    parts = measures.parts_of(project, tasks_at_most=tasks)
+    people = measures.people_of(project, tasks_at_most=tasks)
+    consensus = measures.consensus_in(project, tasks_at_most=tasks)
+    board = measures.board_of(project, tasks_at_most=tasks)
     names = dict(
         User.objects.filter(pk__in=[one.id for one in people.reviewers]).values_list(
             "pk", "username"
@@ -142,7 +142,7 @@ def report(project: Project, tasks: int) -> dict[str, Any]:
     }
 
 
-def _reviewer(one: quality.Reviewer, name: str) -> dict[str, Any]:
+def _reviewer(one: measures.Reviewer, name: str) -> dict[str, Any]:
     meters: dict[str, Meter] = {
         "position_bias": one.position,
         "length_bias": one.length,

@@ -4,8 +4,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from labeling import gold, gold_shares
-from labeling.gold_shares import Share
+from labeling.gold import constraints
+from labeling.gold import shares as gold_shares
+from labeling.gold.shares import Share
 from labeling.models import Adjudication, Gold, Project, Ranking, Task
 
 
@@ -57,12 +58,12 @@ class Command(BaseCommand):
             raise CommandError(f"There is no task {options['make']} in {project.slug}.")
         said = self._known(task, options["ranking"])
         try:
-            gold.make(
+            constraints.make(
                 task=task,
-                constraints=gold.constraints_from(said.tiers, said.cut),
+                constraints=constraints.constraints_from(said.tiers, said.cut),
                 purpose=options["purpose"],
             )
-        except gold.GoldError as error:
+        except constraints.GoldError as error:
             raise CommandError(f"No gold was made. {error}") from None
 
     def _known(self, task: Task, number: int | None) -> Ranking | Adjudication:
@@ -80,7 +81,7 @@ class Command(BaseCommand):
         one = Gold.objects.filter(project=project, pk=number).first()
         if one is None:
             raise CommandError(f"There is no gold {number} in {project.slug}.")
-        if not gold.retire(gold=one, by=None):
+        if not constraints.retire(gold=one, by=None):
             raise CommandError(f"Gold {number} was retired before.")
 
     def _show(self, project: Project, *, as_json: bool) -> None:

@@ -7,7 +7,10 @@ from django.db.models.functions import Now
 from django.utils.text import slugify
 
 from accounts.models import audit
-from labeling.importers import (
+from labeling.core.text import storable, visible
+from labeling.importing.encodings import ENCODINGS, UTF8, as_utf8
+from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
+from labeling.importing.reading import (
     FORMATS,
     BadInput,
     Imported,
@@ -15,12 +18,9 @@ from labeling.importers import (
     import_file,
     refresh_statistics,
 )
-from labeling.importers.columns.mapping import MEANINGS, Mapping
-from labeling.importers.encodings import ENCODINGS, UTF8, as_utf8
-from labeling.importers.writer import EXISTING, NEW
 from labeling.importing.report import report
+from labeling.importing.writer import EXISTING, NEW
 from labeling.models import FileImport, Project
-from labeling.text import storable, visible
 
 TABLES = ("prompts", "responses", "tasks", "rankings")
 

@@ -3,8 +3,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from labeling import raising
 from labeling.models import Project, Task
+from labeling.queue import raising
 
 
 class Command(BaseCommand):

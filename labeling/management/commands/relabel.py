@@ -4,9 +4,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from labeling.agreement import Agreement
+from labeling.disputes.relabeling import CannotRelabel, Interval, comparison, draw
 from labeling.models import Project, RelabelSample
-from labeling.relabel import CannotRelabel, Interval, comparison, draw
+from labeling.statistics.agreement import Agreement
 
 
 class Command(BaseCommand):

@@ -5,9 +5,17 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from accounts.models import audit
-from reward.exports import FORMATS, SPLITS, SUFFIXES, TIES, Export, ExportError, PreferenceError
-from reward.exports.card import path_of
 from reward.management.run_command import add_snapshot_arguments, project_named, snapshot_named
+from reward.preferences.exports import (
+    FORMATS,
+    SPLITS,
+    SUFFIXES,
+    TIES,
+    Export,
+    ExportError,
+    PreferenceError,
+)
+from reward.preferences.exports.card import path_of
 
 OLD_NAMES = {"parquet": ".parquet", "jsonl": ".jsonl"}
 """Formats that name a kind of file: K-wise rows in it."""

@@ -4,10 +4,10 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from reward import queue_order
 from reward.management.recipe_process import reward_model_numbered
 from reward.management.run_command import project_named
 from reward.models import QueueOrder
+from reward.ordering import queue
 
 
 class Command(BaseCommand):
@@ -36,7 +36,7 @@ class Command(BaseCommand):
             with transaction.atomic():
                 order = self._done(project, options)
                 transaction.set_rollback(options["dry_run"])
-        except queue_order.CannotOrder as error:
+        except queue.CannotOrder as error:
             raise CommandError(str(error)) from None
         if options["json"]:
             return self.stdout.write(json.dumps(told(order)))
@@ -44,15 +44,15 @@ class Command(BaseCommand):
 
     def _done(self, project: Any, options: dict[str, Any]) -> QueueOrder | None:
         if options["put_back"]:
-            if queue_order.put_back(project=project, by=None) is None:
-                raise queue_order.CannotOrder(f"No order of {project} is in force.")
+            if queue.put_back(project=project, by=None) is None:
+                raise queue.CannotOrder(f"No order of {project} is in force.")
             return None
         if options["model"] is None:
             return QueueOrder.objects.filter(project=project, undone_at=None).first()
         model = reward_model_numbered(options["model"])
         if model.project_id != project.pk:
             raise CommandError(f"{model} belongs to {model.project}, not to {project}.")
-        return queue_order.put_in_order(model=model, by=None, share=options["random_share"])
+        return queue.put_in_order(model=model, by=None, share=options["random_share"])
 
 
 def told(order: QueueOrder | None) -> dict[str, Any] | None:

@@ -5,11 +5,11 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from formatting.numbers import percent
-from labeling.importers.encodings import ENCODINGS, UTF8
-from reward.input_files import readable
+from labeling.importing.encodings import ENCODINGS, UTF8
 from reward.management.recipe_process import reward_model_numbered, run_module
-from reward.rewardbench_rows import read_row
-from reward.score_rows import RowsError
+from reward.scoring.input_files import readable
+from reward.scoring.rewardbench_rows import read_row
+from reward.scoring.rows import RowsError
 
 
 class Command(BaseCommand):

@@ -3,13 +3,13 @@ from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
 
-from labeling.importers.encodings import ENCODINGS, UTF8
-from reward.input_files import readable
+from labeling.importing.encodings import ENCODINGS, UTF8
 from reward.management.recipe_process import stream_module
 from reward.models import RewardModel
-from reward.score_columns import columns_of
-from reward.score_rows import RowsError, asked_of, is_parquet, survey
-from reward.scoring_model import NoModel, scoring_model
+from reward.scoring.columns import columns_of
+from reward.scoring.input_files import readable
+from reward.scoring.promoted import NoModel, scoring_model
+from reward.scoring.rows import RowsError, asked_of, is_parquet, survey
 
 
 class Command(BaseCommand):

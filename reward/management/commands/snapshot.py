@@ -5,11 +5,11 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
-from labeling.agreement import in_words
 from labeling.models import GuidelineVersion, Project
-from reward.filters import REASONS, SOURCES, FilterError, SnapshotFilter
+from labeling.statistics.agreement import in_words
 from reward.management.run_command import project_named
-from reward.snapshots import SnapshotError, freeze, survey
+from reward.preferences.filters import REASONS, SOURCES, FilterError, SnapshotFilter
+from reward.preferences.snapshots import SnapshotError, freeze, survey
 
 
 class Command(BaseCommand):

@@ -1,0 +1,1 @@
+"""Signing in: sessions, the throttle for wrong passwords, and audit entries."""

@@ -1,0 +1,93 @@
+"""Sessions in the database that end after a time without activity, and at the latest after a maximum.
+
+Each request reads one session, so the SQL of that query is built once.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends import db
+from django.contrib.sessions.models import Session
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils import timezone
+
+from database.prepared import Prepared
+
+SIGNED_IN_AT = "signed_in_at"
+SLACK = timedelta(minutes=5)
+"""How far the stored end of a session may lag behind, so that few requests write it."""
+
+_BY_KEY = Prepared(lambda key: Session.objects.filter(session_key=key), key=str)
+
+
+class SessionStore(db.SessionStore):
+    """`expire_date` of the row is the idle limit; the cookie lives until the absolute maximum."""
+
+    ends_at: datetime | None = None
+
+    def _get_session_from_db(self) -> Session | None:
+        session = _BY_KEY.first(key=self.session_key)
+        if session is None or session.expire_date <= timezone.now():
+            self._session_key = None
+            return None
+        self.ends_at = session.expire_date
+        return session
+
+    def create_model_instance(self, data: dict[str, Any]) -> Any:
+        if SESSION_KEY in data:
+            data.setdefault(SIGNED_IN_AT, int(timezone.now().timestamp()))
+        session: Any = super().create_model_instance(data)
+        session.expire_date = self.ends_at = _end_of(data)
+        return session
+
+    def extend(self) -> None:
+        """Postpone the idle limit of someone who is signed in. Costs one query every five minutes."""
+        if SESSION_KEY not in self:
+            return
+        if SIGNED_IN_AT not in self:  # a session from before there was a limit
+            self[SIGNED_IN_AT] = int(timezone.now().timestamp())
+            return
+        end = _end_of(self)
+        if self.ends_at is not None and abs(end - self.ends_at) >= SLACK:
+            Session.objects.filter(session_key=self.session_key).update(expire_date=end)
+            self.ends_at = end
+
+
+def _end_of(data: Any) -> datetime:
+    """Return when the session ends if nothing more happens."""
+    now = timezone.now()
+    started = data.get(SIGNED_IN_AT)
+    signed_in_at = datetime.fromtimestamp(started, UTC) if started else now
+    return min(
+        now + timedelta(hours=settings.SESSION_IDLE_HOURS),
+        signed_in_at + timedelta(hours=settings.SESSION_MAX_HOURS),
+    )
+
+
+def extend_active_sessions(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: a person's request postpones the idle limit; a page that polls does not."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        session: Any = request.session
+        idle = not session.accessed or _is_polling(request) or response.status_code >= 500
+        if not idle and not session.modified:
+            session.extend()
+        return response
+
+    return middleware
+
+
+def _is_polling(request: HttpRequest) -> bool:
+    """Tell whether a script fetched this rather than a person.
+
+    What a person submits through a script is a POST. Browsers send the header over HTTPS and to
+    localhost only; without it every request counts as activity.
+    """
+    return request.method == "GET" and request.headers.get("Sec-Fetch-Dest") == "empty"

@@ -1,0 +1,1 @@
+"""The web server: its limits, its error pages, and its behaviour during an outage."""

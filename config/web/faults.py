@@ -1,0 +1,46 @@
+"""Answers about faults of the server's storage, in place of an error 500."""
+
+import logging
+from collections.abc import Callable
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from recipes.faults import is_no_space, storage_problem
+
+logger = logging.getLogger("tiebreak.storage")
+
+NO_SPACE = 507  # Insufficient Storage
+UNAVAILABLE = 503
+
+
+class StorageFaults:
+    """Middleware that answers a full disk or an unwritable folder with a page that says so."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        fault = storage_fault(request, exception)
+        if fault is None:
+            return None
+        status, sentence = fault
+        leads = request.user.is_authenticated and request.user.can_lead
+        context = {"problem": sentence if leads else "", "status": status}
+        return render(request, "storage_fault.html", context, status=status)
+
+
+def storage_fault(request: HttpRequest, error: Exception) -> tuple[int, str] | None:
+    """Return the status and the sentence for a fault of the storage; None for any other error.
+
+    The sentence names a folder of the server, so it is for leads. It is logged.
+    """
+    sentence = storage_problem(error, settings.VAR_DIR)
+    if sentence is None or not isinstance(error, OSError):
+        return None
+    logger.error("%s %s: %s", request.method, request.path, sentence)
+    return NO_SPACE if is_no_space(error) else UNAVAILABLE, sentence

@@ -1,0 +1,171 @@
+"""What a request may be, and what may be kept of a response.
+
+How large a body may be is decided from its address, before it is read. The web server asks first;
+the middleware asks again, for other servers and for what only the application knows: whether
+somebody is signed in.
+"""
+
+import re
+from collections.abc import Callable
+
+from django.conf import settings
+from django.core import signing
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponseNotAllowed, parse_cookie
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils import translation
+from django.utils.cache import patch_cache_control
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
+from django.views import defaults
+
+from accounts.api import Problem
+from accounts.parameters import number
+from labeling.pages.imports import LARGEST
+
+SMALL = 3 << 20
+"""For every form and for the API, whose own limit of 2.5 MB has a better message."""
+UPLOAD = LARGEST + (1 << 20)
+UPLOAD_PATH = re.compile(r"/p/[-\w]+/data/import/")
+UPLOAD_COOKIE = "tiebreak_upload"
+"""A signed cookie of those who opened an import page while signed in. It lets the web server, which
+has no database, refuse an upload of a stranger before reading it."""
+_SALT = "config.web.limits.upload"
+
+
+def largest_body(path: str, *, may_upload: bool) -> int:
+    """Return the largest body accepted at the address, in bytes."""
+    return UPLOAD if may_upload and UPLOAD_PATH.fullmatch(path) else SMALL
+
+
+def was_signed_in(cookies: str) -> bool:
+    """Tell whether a Cookie header shows that its sender opened an import page while signed in."""
+    value = parse_cookie(cookies).get(UPLOAD_COOKIE, "")
+    try:
+        signing.TimestampSigner(salt=_SALT).unsign(value, max_age=settings.SESSION_COOKIE_AGE)
+    except signing.BadSignature:
+        return False
+    return True
+
+
+def limit_bodies(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: answer 413 before anything parses a body that is too large."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        length = content_length(request.META.get("CONTENT_LENGTH", ""))
+        if length > SMALL and length > largest_body(
+            request.path_info, may_upload=request.user.is_authenticated
+        ):
+            return _refused(request)
+        response = get_response(request)
+        match = request.resolver_match
+        if match and match.url_name == "project-import" and response.status_code == 200:
+            _allow_upload(request, response)
+        return response
+
+    return middleware
+
+
+def content_length(text: str) -> int:
+    """Return the length that a header announces; more than any limit for one that makes no sense."""
+    length = number(text or "0")
+    return 2**62 if length is None else length
+
+
+def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:
+    value = signing.TimestampSigner(salt=_SALT).sign(str(request.user.pk))
+    response.set_cookie(
+        UPLOAD_COOKIE,
+        value,
+        max_age=settings.SESSION_COOKIE_AGE,
+        path=request.path,
+        secure=settings.HTTPS,
+        httponly=True,
+        samesite="Lax",
+    )
+
+
+def too_large(path: str, limit: int = SMALL) -> str:
+    """Return the sentence of a refusal, in the current language. `limit` is that of a form, in bytes."""
+    if UPLOAD_PATH.fullmatch(path):
+        return _(
+            "The file is larger than %(size)d MB, or the import page was not opened first. Open "
+            "the page again, or import the file with manage.py import_data."
+        ) % {"size": LARGEST >> 20}
+    size = number_format(f"{limit / (1 << 20):g}")
+    return _("The request is larger than %(size)s MB. Send less at a time.") % {"size": size}
+
+
+def too_large_page(path: str, *, cookies: str, languages: str) -> str:
+    """Return the page of a refusal by the web server, from the headers Cookie and Accept-Language."""
+    request = HttpRequest()
+    request.COOKIES = parse_cookie(cookies)
+    request.META["HTTP_ACCEPT_LANGUAGE"] = languages
+    with translation.override(translation.get_language_from_request(request)):
+        return render_to_string("413.html", {"sentence": too_large(path)})
+
+
+def _refused(request: HttpRequest, limit: int = SMALL) -> HttpResponseBase:
+    sentence = too_large(request.path_info, limit)
+    if request.path_info.startswith("/api/"):
+        return Problem(413, sentence).response()
+    return render(request, "413.html", {"sentence": sentence}, status=413)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Handle requests that Django refuses, such as a form between its own limit and ours."""
+    if isinstance(exception, RequestDataTooBig):
+        return _refused(request, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+    return defaults.bad_request(request, exception)
+
+
+def refuse_null_characters(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: no text in PostgreSQL can hold one, so an address with one names nothing."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        query = (text for name, values in request.GET.lists() for text in (name, *values))
+        if "\0" in request.path_info or any("\0" in text for text in query):
+            sentence = _("The address contains a null character. Remove it.")
+            if request.path_info.startswith("/api/"):
+                return Problem(400, sentence).response()
+            return render(request, "400.html", {"sentence": sentence}, status=400)
+        return get_response(request)
+
+    return middleware
+
+
+def explain_wrong_method(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: a browser that opens the address of a form gets a page; Django's is empty."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        is_bare = isinstance(response, HttpResponseNotAllowed) and not response.content
+        if not (is_bare and request.accepts("text/html")):
+            return response
+        page = render(request, "405.html", status=405)
+        page["Allow"] = response["Allow"]
+        return page
+
+    return middleware
+
+
+def keep_private(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: browsers and proxies store no page, but those that say how long they are good."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        if not response.has_header("Cache-Control"):
+            patch_cache_control(response, no_store=True, private=True)
+        return response
+
+    return middleware

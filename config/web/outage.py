@@ -1,0 +1,114 @@
+"""What the site does while its database is away: answer 503 quickly, and notice its return.
+
+A web request waits about two seconds at most for a database that does not answer. Once one request
+has timed out, the others ask first whether the server is there, which takes milliseconds when
+it refuses and half a second when it hangs.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+
+import psycopg
+from django.conf import settings
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.template import loader
+from django.utils import translation
+from django.views.defaults import server_error as django_server_error
+
+from config.web import connections
+from config.web.connections import database_answers, limited_waiting
+
+log = logging.getLogger("tiebreak.outage")
+
+POOL_SECONDS = 2
+RETRY_AFTER_SECONDS = 2
+
+
+def limit_waiting() -> None:
+    """Let this process wait for a connection as a web server should. Call it before the first query."""
+    settings.DATABASES["default"]["OPTIONS"]["pool"]["timeout"] = POOL_SECONDS
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Whether the error, one of Django's, means that the database is away."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    cause = error.__cause__
+    return not isinstance(cause, psycopg.Error) or connections.is_outage(cause)
+
+
+class State:
+    """Whether the database was away when a request last asked for it. One per process."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    def note_away(self, error: BaseException | None) -> None:
+        if not self.away:
+            log.error("The database does not answer: %s", str(error).strip())
+        self.away = True
+
+    def still_away(self) -> bool:
+        """Costs nothing while the database was there the last time; else one probe."""
+        if self.away and database_answers():
+            log.warning("The database answers again.")
+            self.away = False
+        return self.away
+
+
+state = State()
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+class OutageMiddleware:
+    """Limits how long a request waits for the database, and spares it the wait during an outage."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if state.still_away():
+            return unavailable(request)
+        with limited_waiting():
+            return self.get_response(request)
+
+
+def unavailable(request: HttpRequest) -> HttpResponse:
+    """The answer without a database: a page for people, a sentence or a problem for programs."""
+    detail = "The database does not answer. Try again in a moment."
+    response: HttpResponse
+    if request.path.startswith("/api/"):
+        from accounts.api import Problem  # the logging configuration reads this module first
+
+        response = Problem(503, detail).response()
+    elif request.accepts("text/html") and request.path != "/health/":
+        # LocaleMiddleware may not have run yet; the thread still has the language of the request
+        # that it answered before.
+        with translation.override(translation.get_language_from_request(request)):
+            address = request.get_full_path() if request.method == "GET" else ""
+            response = HttpResponse(loader.render_to_string("503.html", {"address": address}))
+    else:
+        response = HttpResponse(detail, content_type="text/plain")
+    response.status_code = 503
+    response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The handler of unforeseen errors: 503 while the database is away, else 500."""
+    error = sys.exc_info()[1]
+    if is_outage(error):
+        state.note_away(error)
+        return unavailable(request)
+    return django_server_error(request)
+
+
+class OutagesWithoutTraceback(logging.Filter):
+    """Drops the record of each request that fails in an outage; State logs one line about it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and is_outage(record.exc_info[1]))

@@ -1,0 +1,1 @@
+"""Helpers for the database: prepared statements and its clock."""

@@ -1,0 +1,102 @@
+"""Prompts to answer and sampled answers as plain files. Needs pyarrow, neither Django nor torch.
+
+prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the answers wanted
+responses.parquet  prompt_id, prompt, response, sample, seed, meta (JSON: truncated, tokens)
+answers.parquet    one row for each prompt and sample, with the answers of both sides
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recipes import faults
+from recipes.preferences.groups import MESSAGES
+from recipes.rundir import atomically
+
+PROMPTS = pa.schema([("prompt_id", pa.string()), ("prompt", MESSAGES), ("n", pa.int64())])
+
+RESPONSES = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt", MESSAGES),
+        ("response", pa.string()),
+        ("sample", pa.int64()),
+        ("seed", pa.int64()),
+        ("meta", pa.string()),
+    ]
+)
+
+ANSWERS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt", MESSAGES),
+        ("sample", pa.int64()),
+        ("seed", pa.int64()),
+        ("baseline", pa.string()),
+        ("candidate", pa.string()),
+        ("baseline_tokens", pa.int64()),
+        ("candidate_tokens", pa.int64()),
+        ("baseline_truncated", pa.bool_()),
+        ("candidate_truncated", pa.bool_()),
+        ("baseline_score", pa.float64()),
+        ("candidate_score", pa.float64()),
+    ]
+)
+
+
+class SampledTextError(ValueError):
+    """A file that does not hold what it should; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A chat to answer. `n` is how many answers are wanted of it; None leaves that to the run."""
+
+    prompt_id: str
+    messages: list[dict[str, str]]
+    n: int | None = None
+
+
+def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> int:
+    rows = [{"prompt_id": p.prompt_id, "prompt": p.messages, "n": p.n} for p in prompts]
+    write_rows(path, rows, PROMPTS)
+    return len(rows)
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Raises SampledTextError when a column is missing, an id occurs twice or a chat is empty."""
+    prompts = [
+        Prompt(row["prompt_id"], row["prompt"], row.get("n"))
+        for row in read_rows(path, required=("prompt_id", "prompt"))
+    ]
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.prompt_id in seen:
+            raise SampledTextError(f"{path} holds the prompt {prompt.prompt_id} twice.")
+        if not prompt.messages:
+            raise SampledTextError(f"{path}: the prompt {prompt.prompt_id} has no messages.")
+        seen.add(prompt.prompt_id)
+    return prompts
+
+
+def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """Every row, in memory. Raises SampledTextError when the file or a required column is missing."""
+    try:
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+    except faults.TABLE_ERRORS as error:
+        raise SampledTextError(faults.table_problem(path, error)) from None
+    missing = [name for name in required if name not in table.column_names]
+    if missing:
+        raise SampledTextError(f"{path} lacks the column {', '.join(missing)}.")
+    return rows
+
+
+def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """The file appears whole or not at all; what a row leaves out is null."""
+    with atomically(Path(path)) as draft:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft, compression="zstd")

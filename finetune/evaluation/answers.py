@@ -1,0 +1,66 @@
+"""Both models' answers side by side, as a page shows them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count
+from django.utils.safestring import SafeString
+
+from finetune.models import Evaluation, EvaluationItem
+from labeling.core.text import render
+
+VERDICTS = {"won": 1.0, "lost": 0.0, "tied": 0.5}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The items of an evaluation with one verdict, or all, and how many there are of each."""
+
+    verdict: str
+    items: Any
+    counts: list[tuple[str, str, int]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    item: EvaluationItem
+    outcome: str
+    messages: list[tuple[str, SafeString]]
+    baseline: SafeString
+    candidate: SafeString
+    baseline_words: int
+    candidate_words: int
+
+
+def answers_of(evaluation: Evaluation, verdict: str) -> Shown:
+    """The answers to prompts that are not withdrawn. Costs one query for the counts; `items` is not
+    evaluated yet.
+    """
+    in_use = evaluation.items.filter(prompt__withdrawn_at=None)
+    counted = in_use.order_by().values("verdict").annotate(count=Count("pk"))
+    by_verdict = {row["verdict"]: row["count"] for row in counted}
+    counts = [("", "All", sum(by_verdict.values()))]
+    counts += [
+        (name, name.capitalize(), by_verdict.get(value, 0)) for name, value in VERDICTS.items()
+    ]
+    items = in_use.select_related("prompt").order_by("id")
+    if verdict in VERDICTS:
+        return Shown(verdict, items.filter(verdict=VERDICTS[verdict]), counts)
+    return Shown("", items, counts)
+
+
+def rendered(items: Iterable[EvaluationItem]) -> list[Pair]:
+    names = {value: name for name, value in VERDICTS.items()}
+    return [
+        Pair(
+            item=item,
+            outcome=names[item.verdict],
+            messages=[(m["role"], render(m["content"])) for m in item.prompt.messages],
+            baseline=render(item.baseline_text),
+            candidate=render(item.candidate_text),
+            baseline_words=len(item.baseline_text.split()),
+            candidate_words=len(item.candidate_text.split()),
+        )
+        for item in items
+    ]

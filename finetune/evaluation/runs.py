@@ -1,0 +1,315 @@
+"""Two models' answers to held-out prompts, from the prompts that are fair to the verdicts."""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.urls import reverse
+
+from finetune.engines.generation import limit_of, model_of, project_of, store_responses
+from finetune.engines.sampled_text import Prompt as PromptToAnswer
+from finetune.engines.sampled_text import SampledTextError, read_rows, write_prompts
+from finetune.evaluation import judges
+from finetune.evaluation.judges import Judge, UnknownJudge
+from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
+from finetune.models import Evaluation, EvaluationItem, Model
+from formatting.numbers import percent
+from labeling.core.text import storable
+from labeling.importing.findings import add_tasks
+from labeling.models import Finding, Prompt, Ranking, Task
+from labeling.queue.slots import NewTask
+from recipes.preferences.groups import PreferenceError, read_groups
+from recipes.rundir import RunDir
+from reward.kinds import read_report, snapshot_of
+from reward.models import Snapshot
+from runs.kinds import CannotRun
+from runs.models import Run
+
+EQUAL = 1e-9
+"""Scores closer than this are a tie."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an evaluation's inputs name."""
+
+    candidate: Model
+    baseline: Model
+    judge: Judge
+    snapshot: Snapshot
+
+
+def parts_of(inputs: Mapping[str, Any]) -> Parts:
+    """Raises CannotRun, also when the parts do not belong together."""
+    project = project_of(inputs)
+    candidate, baseline = model_of(inputs, "candidate"), model_of(inputs, "baseline")
+    snapshot = snapshot_of(dict(inputs))
+    for part in (candidate, baseline, snapshot):
+        if part.project_id != project.pk:
+            raise CannotRun(f"{part} belongs to {part.project}, not to {project}.")
+    if not candidate.adapter:
+        raise CannotRun(f"{candidate} is not an adapter: there is nothing tuned to evaluate.")
+    if candidate == baseline:
+        raise CannotRun(f"{candidate} would be compared with itself. Choose another baseline.")
+    if candidate.base != baseline.base:
+        raise CannotRun(
+            f"Both sides must build on the same base: {candidate} builds on {candidate.base}, "
+            f"{baseline} on {baseline.base}."
+        )
+    try:
+        judge = judges.get(str(inputs.get("judge", "")))
+    except UnknownJudge as error:
+        raise CannotRun(str(error)) from None
+    if not judge.fits(project):
+        raise CannotRun(f"{judge.title} is not a judge for {project}: it fits another project.")
+    return Parts(candidate, baseline, judge, snapshot)
+
+
+def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    parts = parts_of(inputs)
+    reward_model = parts.judge.reward_model
+    limit_of(inputs)
+    return {
+        "model": parts.candidate.base,
+        "adapter": parts.candidate.adapter,
+        "baseline_adapter": parts.baseline.adapter or None,
+        "reward_model": reward_model.path if reward_model else None,
+    }
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    parts = parts_of(run.inputs)
+    if parts.judge.reward_model:
+        parts.judge.reward_model.folder_to_load()
+    try:
+        prompts, seen = held_out_prompts(parts)
+    except PreferenceError as error:
+        raise CannotRun(f"A snapshot cannot be read: {error}") from error
+    if not prompts:
+        raise CannotRun(
+            f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models have not been "
+            f"trained on ({seen} were). Freeze one with a share held out and the same seed."
+        )
+    prompts = prompts[: limit_of(run.inputs)]
+    write_prompts(run_dir.data / "prompts.parquet", prompts)
+    return {
+        "snapshot_hash": parts.snapshot.content_hash,
+        "prompts_written": len(prompts),
+        "seen_in_training": seen,
+    }
+
+
+def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
+    """The test prompts of the snapshot that neither side learned from, and how many were left out."""
+    learned = trained_on((parts.candidate, parts.baseline))
+    if parts.judge.reward_model:
+        learned |= _train_ids([parts.judge.reward_model.snapshot])
+    held_out = [
+        PromptToAnswer(group.group_id, group.prompt)
+        for group in read_groups(parts.snapshot.file)
+        if group.split == "test"
+    ]
+    withdrawn = withdrawn_prompts(parts.snapshot.project_id)
+    held_out = [prompt for prompt in held_out if prompt.prompt_id not in withdrawn]
+    unseen = [prompt for prompt in held_out if prompt.prompt_id not in learned]
+    return unseen, len(held_out) - len(unseen)
+
+
+def withdrawn_prompts(project_id: int) -> set[str]:
+    """Ids as snapshots have them. A query of a partial index."""
+    found = Prompt.objects.filter(project=project_id, withdrawn_at__isnull=False)
+    return {str(pk) for pk in found.values_list("pk", flat=True)}
+
+
+def trained_on(models: Iterable[Model]) -> set[str]:
+    """Ids of the prompts in the train split of every snapshot the models or their parents saw."""
+    snapshots = {m.snapshot for model in models for m in ancestry(model) if m.snapshot}
+    return _train_ids(snapshots)
+
+
+def ancestry(model: Model) -> Iterator[Model]:
+    """The model, its parent, and so on. A query for each step."""
+    step: Model | None = model
+    while step is not None:
+        yield step
+        step = step.parent
+
+
+def _train_ids(snapshots: Iterable[Snapshot]) -> set[str]:
+    return {
+        group.group_id
+        for snapshot in snapshots
+        for group in read_groups(snapshot.file)
+        if group.split == "train"
+    }
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    parts, recipe_report = parts_of(run.inputs), read_report(run_dir)
+    try:
+        rows = read_rows(run_dir.output / "answers.parquet", required=("baseline", "candidate"))
+    except SampledTextError as error:
+        raise CannotRun(str(error)) from error
+    items, unscored = judged(rows, parts.judge)
+    if not items:
+        raise CannotRun("The judge could score none of the answers, so there is no verdict.")
+    report = {
+        **summary(items, rows, run.config["seed"]),
+        "unscored": unscored,
+        "seen_in_training": run_dir.spec()["inputs"].get("seen_in_training", 0),
+        "left_out": recipe_report.get("left_out", {}),
+        "judge": parts.judge.title,
+        "snapshot": parts.snapshot.pk,
+    }
+    evaluation = Evaluation.objects.create(
+        project=parts.candidate.project,
+        run=run,
+        candidate=parts.candidate,
+        baseline=parts.baseline,
+        judge=parts.judge.name,
+        reward_model=parts.judge.reward_model,
+        report=report,
+    )
+    for item in items:
+        item.evaluation = evaluation
+    if run.inputs.get("comparisons"):
+        report["comparisons"] = add_comparisons(parts, items, rows, run)
+        evaluation.save(update_fields=["report"])
+    EvaluationItem.objects.bulk_create(items, batch_size=1000)
+    return {"evaluation": evaluation.pk, **report}
+
+
+def judged(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
+    """Unsaved items for the answers that have a score on both sides, and how many have not."""
+    items = []
+    for row in rows:
+        baseline, candidate = scores_of(row, judge)
+        if baseline is None or candidate is None:
+            continue
+        items.append(
+            EvaluationItem(
+                prompt_id=int(row["prompt_id"]),
+                sample=row["sample"],
+                baseline_text=storable(row["baseline"]),
+                candidate_text=storable(row["candidate"]),
+                baseline_score=baseline,
+                candidate_score=candidate,
+                verdict=outcome(candidate, baseline, tie_within=EQUAL),
+            )
+        )
+    return items, len(rows) - len(items)
+
+
+def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | None]:
+    """Of the baseline's answer and of the candidate's."""
+    if judge.score is None:
+        return row["baseline_score"], row["candidate_score"]
+    baseline = judge.score(row["prompt"], row["baseline"])
+    return float(baseline), float(judge.score(row["prompt"], row["candidate"]))
+
+
+def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Win rate with its interval by prompt, and beside it the lengths and how many were cut off."""
+    lengths = (
+        (row["prompt_id"], row["candidate_tokens"] or 0, row["baseline_tokens"] or 0)
+        for row in rows
+    )
+    return {
+        "win_rate": win_rate(((item.prompt_id, item.verdict) for item in items), seed=seed),
+        "tokens": mean_difference(lengths, seed=seed),
+        "truncated": {
+            side: sum(bool(row[f"{side}_truncated"]) for row in rows) / len(rows)
+            for side in ("candidate", "baseline")
+        },
+        "identical": sum(item.baseline_text == item.candidate_text for item in items),
+    }
+
+
+# --- people --------------------------------------------------------------------------------------
+
+
+def add_comparisons(
+    parts: Parts, items: list[EvaluationItem], rows: list[dict[str, Any]], run: Run
+) -> int:
+    """Queue a blind comparison of each prompt's first answers, and return how many there are.
+
+    Answers that are the same text, or empty, get none: nobody could choose. The two are stored in
+    random order, so that neither ids nor positions say which model wrote which.
+    """
+    seeds = {(int(row["prompt_id"]), row["sample"]): row["seed"] for row in rows}
+    chosen = [item for item in items if item.sample == 0 and _can_be_told_apart(item)]
+    prompts = Prompt.objects.in_bulk({item.prompt_id for item in chosen})
+    tasks = []
+    for item in chosen:
+        sides = [
+            (parts.baseline, item.baseline_text),
+            (parts.candidate, item.candidate_text),
+        ]
+        random.shuffle(sides)
+        prompt, seed = prompts[item.prompt_id], seeds[item.prompt_id, item.sample]
+        stored = {
+            model: store_responses(
+                prompt, model.name, {"run": run.pk}, [{"response": text, "seed": seed}]
+            )[0]
+            for model, text in sides
+        }
+        item.candidate_response = stored[parts.candidate]
+        order = [response.pk for response in stored.values()]
+        random.shuffle(order)  # a text that was stored before keeps its id
+        tasks.append(NewTask(item.prompt_id, order, kind=Task.Kind.COMPARISON))
+    # Cut off answers are what is compared; one that names its model would not be blind.
+    added = add_tasks(project=parts.candidate.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
+    for item, (task_id, _) in zip(chosen, added, strict=True):
+        item.task_id = task_id
+    return len(chosen)
+
+
+def _can_be_told_apart(item: EvaluationItem) -> bool:
+    baseline, candidate = item.baseline_text.strip(), item.candidate_text.strip()
+    return bool(baseline and candidate) and baseline != candidate
+
+
+def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
+    """The win rate by the current rankings of the blind comparisons; None without any.
+
+    `simulated` of them were made by programs. Costs two queries.
+    """
+    candidates = dict(
+        evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")
+    )
+    found = Ranking.objects.filter(
+        task__in=candidates, task__out_of_use=False, superseded_at=None
+    ).order_by("id")
+    rankings = [
+        ranking
+        for ranking in found.select_related("task", "reviewer")
+        if sum(map(len, ranking.tiers)) == 2
+    ]
+    if not rankings:
+        return None
+    verdicts = [(r.task.prompt_id, verdict_of(r.tiers, candidates[r.task_id])) for r in rankings]
+    simulated = sum(r.source == r.Source.SIMULATION or r.reviewer.simulated for r in rankings)
+    return {**win_rate(verdicts), "simulated": simulated}
+
+
+def verdict_of(tiers: list[list[int]], candidate: int) -> float:
+    if len(tiers) == 1:
+        return 0.5
+    return 1.0 if candidate in tiers[0] else 0.0
+
+
+def figure(result: dict[str, Any]) -> str:
+    value = (result.get("win_rate") or {}).get("value")
+    return "" if value is None else f"{percent(value)} won"
+
+
+def links(run: Run) -> list[tuple[str, str]]:
+    found = Evaluation.objects.filter(run=run).first()
+    return [("Both models' answers", reverse("evaluation", args=[found.pk]))] if found else []

@@ -1,0 +1,1 @@
+"""Erasing content and deleting projects, with their models and files."""

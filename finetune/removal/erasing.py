@@ -1,0 +1,189 @@
+"""Erasing a prompt, a response or a person for good, wherever the product holds a copy.
+
+Only administrators may. The audit trail keeps who erased what kind of thing and when, never what it
+said. docs/removing-data.md says what cannot be reached: backups, files that were exported, and what
+models have learned.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+
+from accounts.models import User, audit
+from finetune.models import Evaluation, EvaluationItem, Model
+from labeling.models import Adjudication, Project, Prompt, Ranking, Response, Skip
+from labeling.removal import erasing, withdrawing
+from labeling.removal.erasing import ERASED
+from reward.models import RewardModel, Snapshot
+from reward.preferences.erasing import (
+    Gone,
+    clean_folder,
+    rewrite_snapshot,
+    scrubbed,
+    snapshots_with,
+)
+from runs.models import ENDED, Artifact, Run, RunEvent
+from runs.supervision import workspace
+
+Content = Prompt | Response
+
+
+class CannotErase(Exception):  # noqa: N818 - it reads as what it is
+    """A sentence for the administrator. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where the content is, for the confirmation page."""
+
+    snapshots: list[Snapshot]
+    runs: list[Run]
+    """Runs that read one of the snapshots. Others of the project are searched too."""
+    models: list[Model | RewardModel]
+    responses: int
+    rankings: int
+
+
+def reach_of(content: Content) -> Reach:
+    """Reads two columns of every snapshot of the project."""
+    gone = Gone.of(content)
+    project = withdrawing.project_of(content)
+    snapshots = snapshots_with(gone, project.pk)
+    reward_models = RewardModel.objects.filter(snapshot__in=snapshots)
+    models = Model.objects.filter(snapshot__in=snapshots)
+    made_by = Q(reward_model__in=reward_models) | Q(model__in=models)
+    read = Q(project=project, inputs__snapshot__in=[snapshot.pk for snapshot in snapshots])
+    rankings = Ranking.objects.filter(task__in=withdrawing.tasks_of(content))
+    return Reach(
+        snapshots,
+        list(Run.objects.filter(read | made_by).distinct()),
+        [*reward_models, *models],
+        len(gone.response_ids),
+        rankings.count(),
+    )
+
+
+def active_runs(project: Project) -> list[Run]:
+    return list(Run.objects.filter(project=project).exclude(state__in=ENDED).order_by("pk"))
+
+
+@transaction.atomic
+def erase(*, content: Content, by: User) -> None:
+    """Erase a prompt with its responses, or one response. It is withdrawn as well.
+
+    Reads and may rewrite every file of the project's snapshots and runs. Raises CannotErase for
+    anyone but an administrator, and while a run of the project could be reading it.
+    """
+    _check_administrator(by)
+    project = withdrawing.project_of(content)
+    # Starting a run of the project waits, or is seen here.
+    Project.objects.select_for_update().get(pk=project.pk)
+    if active := active_runs(project):
+        numbers = ", ".join(f"#{run.pk}" for run in active)
+        raise CannotErase(
+            f"Runs of {project} are not finished and may be reading it: {numbers}. Cancel them or "
+            "wait until they have ended."
+        )
+    gone = Gone.of(content)
+    if content.erased_at is not None:
+        raise CannotErase("It was erased already.")
+    snapshots = snapshots_with(gone, project.pk)
+    if isinstance(content, Prompt):
+        erasing.erase_prompt(prompt=content, by=by)
+    else:
+        erasing.erase_response(response=content, by=by)
+    _erase_from_evaluations(project, gone)
+    for snapshot in snapshots:
+        rewrite_snapshot(snapshot, gone)
+    runs = _erase_from_runs(project, gone)
+    kind = withdrawing.kind_of(content)
+    audit(
+        by,
+        f"{kind} erased",
+        project,
+        **{kind: content.pk},
+        snapshots=[snapshot.pk for snapshot in snapshots],
+        runs=runs,
+    )
+
+
+def _erase_from_evaluations(project: Project, gone: Gone) -> None:
+    items = EvaluationItem.objects.filter(evaluation__project=project, prompt=int(gone.prompt_id))
+    if gone.whole_prompt:
+        items.update(baseline_text=ERASED, candidate_text=ERASED)
+        return
+    for side in ("baseline_text", "candidate_text"):
+        items.filter(**{f"{side}__in": gone.texts}).update(**{side: ERASED})
+
+
+def _erase_from_runs(project: Project, gone: Gone) -> list[int]:
+    """The runs whose files, events or results held it."""
+    changed = []
+    for run in Run.objects.filter(project=project).order_by("pk"):
+        folder = workspace.run_dir_of(run)
+        files = clean_folder(folder.path, gone) if folder.path.is_dir() else []
+        if any(folder.output in path.parents for path in files):
+            for artifact in workspace.artifacts(run, folder):
+                Artifact.objects.filter(run=run, name=artifact.name).update(
+                    bytes=artifact.bytes, sha256=artifact.sha256
+                )
+        rows = _scrub(RunEvent.objects.filter(run=run), "data", gone)
+        rows += _scrub([run], "result", gone)
+        rows += _scrub(RewardModel.objects.filter(run=run), "report", gone)
+        rows += _scrub(Evaluation.objects.filter(run=run), "report", gone)
+        if files or rows:
+            changed.append(run.pk)
+    return changed
+
+
+def _scrub(rows: Iterable[Any], name: str, gone: Gone) -> int:
+    count = 0
+    for row in rows:
+        before = getattr(row, name)
+        after = scrubbed(before, gone)
+        if after != before:
+            setattr(row, name, after)
+            row.save(update_fields=[name])
+            count += 1
+    return count
+
+
+# --- people --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Person:
+    """What erasing a person touches."""
+
+    rankings: int
+    rationales: int
+    notes: int
+
+
+def person_of(user: User) -> Person:
+    rankings = Ranking.objects.filter(reviewer=user)
+    notes = Skip.objects.filter(reviewer=user).exclude(note="").count()
+    notes += Adjudication.objects.filter(by=user).exclude(note="").count()
+    return Person(rankings.count(), rankings.exclude(rationale="").count(), notes)
+
+
+@transaction.atomic
+def erase_person(*, user: User, by: User) -> str:
+    """Erase a person's name, address, sign-in and words; return the account's new name.
+
+    Raises CannotErase for anyone but an administrator, and for one's own account.
+    """
+    _check_administrator(by)
+    if user.pk == by.pk:
+        raise CannotErase("You cannot erase the account you are signed in with.")
+    name = erasing.erase_person(user=user)
+    audit(by, "person erased", User(username=name), account=user.pk)
+    return name
+
+
+def _check_administrator(by: User) -> None:
+    if not (by.is_superuser and by.is_active):
+        raise CannotErase("Only an administrator (superuser) may erase.")

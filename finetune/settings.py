@@ -1,0 +1,232 @@
+"""The settings of generation, DPO and evaluation, with the defaults a specialist would start from."""
+
+from dataclasses import MISSING, dataclass
+
+from recipes.settings import RecipeConfig, option
+
+DTYPES = ("auto", "float32", "bfloat16")
+
+MODEL_HELP = "A Hugging Face causal language model: its name on the hub, optionally with @revision, or a folder."
+DTYPE_HELP = "Number format. auto: bfloat16 on a GPU that has it, else float32."
+SEED_HELP = "The same seed with the same settings and data gives the same result."
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(RecipeConfig):
+    """How text is sampled from a model."""
+
+    temperature: float = option(
+        1.0,
+        "How freely to sample. 1 is the model's own distribution; 0 always takes the likeliest token.",
+        min=0.0,
+        max=5.0,
+    )
+    top_p: float = option(
+        0.95,
+        "Sample from the smallest set of tokens that holds this much probability; 1 keeps them all.",
+        min=0.01,
+        max=1.0,
+        label="Top-p",
+    )
+    max_new_tokens: int = option(
+        256,
+        "Where a response is cut off if the model does not end it. Cut responses are marked.",
+        min=1,
+        max=32768,
+        label="Longest response (tokens)",
+    )
+    max_prompt_tokens: int | None = option(
+        None,
+        "Leave out longer prompts. Empty: only those that, with the response, the model cannot read.",
+        min=1,
+        label="Longest prompt (tokens)",
+    )
+    seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1)
+    batch_size: int = option(
+        64,
+        "Sequences sampled at the same time. Halved by itself when memory does not suffice.",
+        min=1,
+        max=4096,
+        advanced=True,
+    )
+    dtype: str = option("auto", DTYPE_HELP, choices=DTYPES, advanced=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(SamplingConfig):
+    """Sample responses to prompts, for people to rank."""
+
+    model: str = option(MISSING, MODEL_HELP)
+    adapter: str | None = option(
+        None, "A LoRA adapter on top of the model: a folder, or a name on the hub. Empty: none."
+    )
+    samples_per_prompt: int = option(
+        4,
+        "Responses to sample for each prompt. Four gives six comparisons for one ranking.",
+        min=1,
+        max=64,
+        label="Responses per prompt",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings(RecipeConfig):
+    """Fine-tune a LoRA adapter on preferences by Direct Preference Optimization."""
+
+    model: str = option(MISSING, MODEL_HELP + " The adapter is trained on top of it.")
+    beta: float = option(
+        0.1,
+        "How closely to stay with the original model. Higher stays closer.",
+        min=0.001,
+        max=10.0,
+        label="Beta (β)",
+    )
+    loss_type: str = option(
+        "sigmoid",
+        "sigmoid is DPO as published. ipo does not push pairs apart without end when labels are clean.",
+        choices=("sigmoid", "ipo"),
+        label="Loss",
+    )
+    epochs: int = option(
+        1, "How often each pair is seen. DPO overfits quickly: one to three.", min=1, max=50
+    )
+    learning_rate: float = option(
+        1e-4,
+        "The highest learning rate. LoRA wants about ten times that of full fine-tuning; small models more.",
+        min=1e-8,
+        max=1.0,
+    )
+    schedule: str = option(
+        "cosine",
+        "How the learning rate falls after the warm-up.",
+        choices=("cosine", "linear", "constant_with_warmup"),
+        advanced=True,
+    )
+    warmup: float = option(
+        0.1,
+        "The share of the steps over which the learning rate rises from zero.",
+        min=0.0,
+        max=0.9,
+        label="Warm-up",
+        advanced=True,
+    )
+    weight_decay: float = option(
+        0.0, "Pulls the adapter's weights towards zero.", min=0.0, max=1.0, advanced=True
+    )
+    max_grad_norm: float = option(
+        1.0, "Larger gradients are scaled down to this norm.", min=0.01, max=1000.0, advanced=True
+    )
+    batch_size: int = option(
+        32, "Pairs per update of the weights.", min=1, max=4096, label="Batch (pairs)"
+    )
+    micro_batch_size: int = option(
+        8,
+        "Pairs forwarded at the same time, to save memory. Halved by itself when memory does not "
+        "suffice. The batch must be a multiple of it.",
+        min=1,
+        max=4096,
+        advanced=True,
+    )
+    max_length: int = option(
+        1024,
+        "Longest prompt and response together. Pairs that are longer are left out, and counted.",
+        min=8,
+        max=1_000_000,
+        label="Longest sequence (tokens)",
+    )
+    max_pairs_per_prompt: int = option(
+        10,
+        "At most this many pairs of one prompt, the clearest first, so that a prompt with nine "
+        "responses does not drown the others.",
+        min=1,
+        max=36,
+    )
+    min_margin: float = option(
+        0.0,
+        "Leave out pairs that reviewers nearly tie on. The margin is the share of wins minus the "
+        "share of losses: 1 when all agree, 0 for a tie. Ties are always left out.",
+        min=0.0,
+        max=1.0,
+    )
+    weighting: str = option(
+        "evidence",
+        "evidence shows a pair more often the more its reviewers agree; equal shows each alike.",
+        choices=("evidence", "equal"),
+        label="Weight of a pair",
+        advanced=True,
+    )
+    lora_r: int = option(
+        16,
+        "Size of the adapter. More can learn more, and overfit more.",
+        min=1,
+        max=1024,
+        label="LoRA rank",
+    )
+    lora_alpha: int = option(
+        32,
+        "Scale of the adapter; twice the rank is usual.",
+        min=1,
+        max=4096,
+        label="LoRA alpha",
+        advanced=True,
+    )
+    lora_targets: str = option(
+        "all-linear",
+        "Which layers get an adapter: all-linear, or names of layers with commas (q_proj,v_proj).",
+        label="LoRA layers",
+        advanced=True,
+    )
+    evaluations: int = option(
+        4,
+        "How often to look at the held-out pairs during training. They are always looked at at the end.",
+        min=0,
+        max=100,
+        advanced=True,
+    )
+    checkpoint_steps: int = option(
+        0,
+        "Updates between two checkpoints; a run goes on from the last one after a crash. 0: ten times "
+        "a run.",
+        min=0,
+        max=100_000,
+        label="Checkpoint every",
+        advanced=True,
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "Compute activations twice instead of keeping them: less memory, about a quarter slower.",
+        advanced=True,
+    )
+    dtype: str = option("auto", DTYPE_HELP, choices=DTYPES, advanced=True)
+    seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1)
+
+    def conflicts(self) -> dict[str, str]:
+        if self.batch_size % min(self.micro_batch_size, self.batch_size):
+            text = f"The batch of {self.batch_size} must be a multiple of it."
+            return {"micro_batch_size": text}
+        if not [name for name in self.lora_targets.split(",") if name.strip()]:
+            return {"lora_targets": "Name at least one layer, or write all-linear."}
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(SamplingConfig):
+    """Let a tuned model and its baseline answer the same held-out prompts with the same seeds."""
+
+    model: str = option(MISSING, MODEL_HELP + " Both sides build on it.")
+    adapter: str = option(MISSING, "The LoRA adapter to judge: a folder, or a name on the hub.")
+    baseline_adapter: str | None = option(
+        None, "Compare with this adapter. Empty: with the model itself."
+    )
+    samples_per_prompt: int = option(
+        1,
+        "Answers per prompt and side. More narrow the interval, though less than more prompts do.",
+        min=1,
+        max=64,
+        label="Answers per prompt",
+    )
+    reward_model: str | None = option(
+        None,
+        "A reward model that scores both sides: a folder. It saw these reviewers' rankings, so read "
+        "its opinion beside people's. Empty: none.",
+    )

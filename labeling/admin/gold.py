@@ -1,0 +1,102 @@
+"""Gold and qualifications in the admin: to look at, to change what is known, to retire."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from accounts.access import user_of
+from labeling.admin.big_tables import BigTableAdmin, FrozenMixin
+from labeling.core.text import shortened
+from labeling.gold import constraints as gold
+from labeling.models import Gold, Qualification
+
+
+def _letters(one: Gold) -> dict[int, str]:
+    places = one.task.places.order_by("position").values_list("response_id", flat=True)
+    return gold.letters_of(list(places))
+
+
+class GoldForm(forms.ModelForm):
+    class Meta:
+        model = Gold
+        fields = ("purpose", "constraints", "explanation")
+
+    def clean_constraints(self) -> Any:
+        constraints = self.cleaned_data["constraints"]
+        if sentence := gold.problem(constraints, _letters(self.instance)):
+            raise ValidationError(sentence)
+        return constraints
+
+
+@admin.register(Gold)
+class GoldAdmin(BigTableAdmin):
+    """It is made from a task, on the project's own pages: nothing is added here."""
+
+    form = GoldForm
+    list_display = ("id", "said", "project", "purpose", "retired_at", "created_at")
+    list_filter = ("project", "purpose", ("retired_at", admin.EmptyFieldListFilter))
+    list_select_related = ("project", "task__prompt")
+    number_fields = ("id", "task_id")
+    messages_path = "task__prompt__messages"
+    readonly_fields = (
+        "task_link", "project", "known", "created_by", "created_at", "retired_at",
+    )  # fmt: skip
+    fields = (
+        "task_link", "project", "known", "purpose", "constraints", "explanation",
+        "created_by", "created_at", "retired_at",
+    )  # fmt: skip
+    actions = ("retire",)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        gold.change(
+            gold=obj,
+            constraints=obj.constraints,
+            purpose=obj.purpose,
+            explanation=obj.explanation,
+            by=user_of(request),
+        )
+
+    @admin.display(description="Prompt")
+    def said(self, one: Gold) -> str:
+        return shortened(str(one.task.prompt), 100)
+
+    @admin.display(description="Task")
+    def task_link(self, one: Gold) -> SafeString:
+        address = reverse("project-gold-detail", args=[one.project.slug, one.pk])
+        return format_html('<a href="{}">{}</a>', address, shortened(str(one.task.prompt), 160))
+
+    @admin.display(description="What is known")
+    def known(self, one: Gold) -> SafeString:
+        letters = _letters(one)
+        named = ", ".join(f"{letter} is response {pk}" for pk, letter in letters.items())
+        said = [(sentence,) for sentence in gold.sentences(one.constraints, letters)]
+        return format_html("{}<p>{}</p>", format_html_join("", "<div>{}</div>", said), named)
+
+    @admin.action(description="Retire the selected gold")
+    def retire(self, request: HttpRequest, golds: QuerySet[Gold]) -> None:
+        retired = sum(gold.retire(gold=one, by=user_of(request)) for one in golds)
+        self.message_user(request, f"{retired} retired.", messages.SUCCESS)
+
+
+@admin.register(Qualification)
+class QualificationAdmin(FrozenMixin, BigTableAdmin):
+    list_display = (
+        "id", "reviewer", "project", "version", "state", "right", "asked", "ended_at",
+    )  # fmt: skip
+    list_filter = ("state", "project")
+    list_select_related = ("reviewer", "project", "version__guideline")
+    name_fields = ("reviewer__username",)
+    search_help_text = "The number of an attempt, or a reviewer's user name."

@@ -1,0 +1,1 @@
+"""Text, letters, charts and access: what every other part of labeling uses."""

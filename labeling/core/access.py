@@ -1,0 +1,66 @@
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest
+from django.utils.translation import gettext as _
+
+from accounts.access import user_of
+from accounts.models import Role, User
+from database.prepared import Prepared
+from labeling.models import Membership, Project
+
+
+def _visible_to(user: User, slug: str) -> QuerySet[Project]:
+    return Project.objects.visible_to(user).filter(slug=slug).select_related("current_version")
+
+
+_ANY = Prepared(lambda slug: _visible_to(User(role=Role.TRAINER), slug), slug=str)
+_OWN = Prepared(lambda user, slug: _visible_to(User(pk=user), slug), user=int, slug=str)
+
+
+def project_for(request: HttpRequest, slug: str) -> Project:
+    """The project with its guideline version, when the signed-in user may see it. One query.
+
+    Raises PermissionDenied or Http404.
+    """
+    user = user_of(request)
+    project = _ANY.first(slug=slug) if user.can_train else _OWN.first(user=user.pk, slug=slug)
+    if project is None:
+        raise Http404(f"There is no project {slug} to see.")
+    return project
+
+
+def leads(user: User, project: Project) -> bool:
+    """Whether the user sees other people's rankings of this project. Costs a query at most."""
+    if user.can_train or not user.can_lead:
+        return user.can_train
+    leading = Membership.objects.filter(user=user, project=project, role=Membership.Role.LEAD)
+    return leading.exists()
+
+
+def readable_project(request: HttpRequest, slug: str) -> Project:
+    """The project, also an archived one for those who lead it, who may look but change nothing.
+
+    Raises PermissionDenied or Http404.
+    """
+    try:
+        return project_for(request, slug)
+    except Http404:
+        user = user_of(request)
+        archived = Project.objects.archived_led_by(user).filter(slug=slug)
+        project = archived.select_related("current_version").first()
+        if project is None:
+            raise
+    if request.method not in {"GET", "HEAD"}:
+        raise PermissionDenied(_("This project is archived and read-only. Restore it first."))
+    return project
+
+
+def led_project(request: HttpRequest, slug: str) -> Project:
+    """The project, when the user leads it; to look at also when it is archived.
+
+    Raises PermissionDenied for its reviewers, else Http404.
+    """
+    project = readable_project(request, slug)
+    if not leads(user_of(request), project):
+        raise PermissionDenied(_("Only leads of the project may see this page."))
+    return project

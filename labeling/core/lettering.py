@@ -1,0 +1,147 @@
+"""What people wrote about responses, in the letters of the page that shows it.
+
+Each reviewer and each page letters the responses of a task in an order of its own. Text that names
+responses by letter is stored as it was written, with the order its author saw. A page shows it
+translated and marked; where a letter could mean something else, it shows the text as written, and
+which response each letter stands for.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from string import ascii_uppercase
+
+from django.utils.safestring import SafeString
+
+from labeling.core.letter_references import CANDIDATE, own_letters, read
+from labeling.core.text import render, render_lettered, shortened, visible
+from labeling.models import Task
+
+Letters = Mapping[int, str]
+"""Response id to the letter that the page gives it."""
+
+
+def letters_of(order: Sequence[int]) -> dict[int, str]:
+    """Letters for responses in the order shown."""
+    return dict(zip(order, ascii_uppercase, strict=False))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of plain text; with `written`, a letter of the page and what its author wrote."""
+
+    text: str
+    written: str = ""
+
+
+@dataclass(frozen=True)
+class Lettered:
+    """A text for templates/labeling/lettered.html. `parts` is empty for an empty text."""
+
+    parts: Sequence[Part] = ()
+    original: str = ""
+    """The text as written, when `parts` are translated."""
+
+    legend: Sequence[tuple[str, str]] = ()
+    """Each letter of the author and the letter here; empty for a response that is not here."""
+
+    unknown: bool = False
+    """It seems to name responses, and the order that its author saw was not recorded."""
+
+    @property
+    def translated(self) -> bool:
+        return bool(self.original)
+
+    @property
+    def in_doubt(self) -> bool:
+        return bool(self.legend) and not self.original
+
+
+@dataclass(frozen=True)
+class Lettering:
+    """How a page letters the responses of one task. `own`: see references.own_letters."""
+
+    letters: Letters
+    own: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def of(cls, task: Task, letters: Letters, texts: Iterable[str] = ()) -> "Lettering":
+        """`texts`: the responses, where the page has them. Runs no query for a loaded prompt."""
+        prompt = "\n".join(str(message["content"]) for message in task.prompt.messages)
+        return cls(letters, own_letters(prompt, texts))
+
+    def show(self, text: str, order: Sequence[int] | None, *, limit: int = 0) -> Lettered:
+        """`text`, written by someone who saw the responses in `order`, for this page.
+
+        `limit`: one line of about so many characters; 0 is the whole text with its line breaks.
+        """
+        if not text.strip():
+            return Lettered()
+        plain = Lettered([Part(shortened(text, limit) if limit else visible(text))])
+        legend = [
+            (letter, self.letters.get(response, ""))
+            for response, letter in letters_of(order or ()).items()
+        ]
+        if all(written == here for written, here in legend) and legend:
+            return plain
+        reading = read(text, len(legend) or len(self.letters), self.own)
+        if not legend:
+            named = bool(reading.spans) or (reading.doubt and bool(CANDIDATE.search(text)))
+            return Lettered(plain.parts, unknown=named)
+        here = dict(legend)
+        if reading.doubt or not all(here.get(text[at]) for at in reading.spans):
+            return Lettered(plain.parts, legend=legend)
+        if not reading.spans:
+            return plain
+        parts = _cut(text, reading.spans, here)
+        return Lettered(_one_line(parts, limit) if limit else parts, visible(text), legend)
+
+    def show_markdown(self, text: str, order: Sequence[int]) -> tuple[SafeString, Lettered]:
+        """The same for Markdown: the HTML, and the legend to show with it."""
+        note = self.show(text, order)
+        if not note.translated:
+            return render(text), note
+        here = dict(note.legend)
+        spans = read(text, len(here), self.own).spans
+        return render_lettered(text, {at: (here[text[at]], text[at]) for at in spans}), note
+
+    def rewritten(self, text: str, order: Sequence[int]) -> str:
+        """The text in the letters of the page, to be edited there; as written where in doubt."""
+        return "".join(part.text for part in self.show(text, order).parts)
+
+
+def _cut(text: str, spans: Sequence[int], here: Mapping[str, str]) -> list[Part]:
+    parts, start = [], 0
+    for at in spans:
+        parts += [Part(visible(text[start:at])), Part(here[text[at]], text[at])]
+        start = at + 1
+    return [part for part in [*parts, Part(visible(text[start:]))] if part.text]
+
+
+def _one_line(parts: Sequence[Part], limit: int) -> list[Part]:
+    """The parts up to `limit` characters, with line breaks and runs of spaces as one space."""
+    line: list[Part] = []
+    for part in parts:
+        text = " ".join(f"|{part.text}|".split())[1:-1] if not part.written else part.text
+        if len(text) > limit:
+            return [*line, Part(text[: max(0, limit - 1)] + "…")]
+        line.append(Part(text, part.written))
+        limit -= len(text)
+    return line
+
+
+def resolved(
+    text: str, order: Sequence[int], places: Mapping[int, int], own: frozenset[str]
+) -> str:
+    """For files: the text with the place of the response after each letter, "C [0] is best".
+
+    Empty where a letter is in doubt, or no letter names a response.
+    """
+    here = {letter: places.get(response) for response, letter in letters_of(order).items()}
+    reading = read(text, len(here), own)
+    if not reading.spans or any(here.get(text[at]) is None for at in reading.spans):
+        return ""
+    cut = [0, *(at + 1 for at in reading.spans), len(text)]
+    pieces = [text[start:end] for start, end in pairwise(cut)]
+    marks = [f" [{here[text[at]]}]" for at in reading.spans]
+    return "".join(piece + mark for piece, mark in zip(pieces, [*marks, ""], strict=True))

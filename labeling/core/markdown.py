@@ -1,0 +1,340 @@
+"""A Markdown parser that hides nothing of what a model wrote. labeling.core.text makes its output safe.
+
+CommonMark drops much on purpose: backslashes, entities, link definitions, titles and addresses, info
+strings, the numbers of a list. A reviewer must see these, so here they stay visible. What becomes a
+format (bold, a heading, a bullet, a table) does so only where it cannot be anything else: the stars
+in 2*3*4, f(*args) and /*.py are text. Formulas between LaTeX delimiters are left as they are.
+"""
+
+import re
+from collections.abc import Callable, MutableMapping, Sequence
+from html import escape, unescape
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.ruler import RuleOptionsType
+from markdown_it.rules_block import StateBlock, blockquote, heading, list_block, table
+from markdown_it.rules_inline import StateInline, autolink, image, link
+from markdown_it.rules_inline.emphasis import tokenize as emphasis
+from markdown_it.rules_inline.strikethrough import tokenize as strikethrough
+from markdown_it.token import Token
+
+PUNCTUATION = set("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+
+Env = MutableMapping[str, Any]
+
+
+# --- inline --------------------------------------------------------------------------------------
+
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]"
+)
+"""Scripts without spaces between words, where emphasis may begin and end inside a word."""
+
+BEFORE = set("([{\"'“‘«„¿¡-–—*_~")
+AFTER = set(")]}\"'”’»,.;:!?…-–—*_~")
+INSIDE = set("([{\"'“‘«„¿¡#$@&`*_~+-)]}”’».,!?:;%…")
+
+
+def _joins(character: str, allowed: set[str]) -> bool:
+    """Whether emphasis may begin or end next to this character, which is outside it."""
+    if not character or character.isspace() or character in allowed:
+        return True
+    return bool(UNSPACED.match(character)) or not (character.isalnum() or character.isascii())
+
+
+def _is_content(inner: str, outer: str) -> bool:
+    """Whether emphasis may have `inner` at its edge; a sign only next to a blank or another mark."""
+    if inner.isalnum() or not inner.isascii():
+        return True
+    return inner in INSIDE and (not outer or outer.isspace() or outer in "*_~")
+
+
+def _is_name(src: str, start: int, end: int) -> bool:
+    """Whether the run at `start` belongs to a name, as in _x_ and __init__, and stresses no words."""
+    run = src[start:end]
+    if "_" not in run:
+        return False
+    close = src.find(run, end)
+    words = src[end:close]
+    ends = (
+        close > 0
+        and not words[-1:].isspace()
+        and src[close + len(run) : close + len(run) + 1] != "_"
+    )
+    return not ends or not any(map(str.isspace, words))
+
+
+def _cautious(rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInline, bool], bool]:
+    """The rule of a delimiter run, which then opens or closes only at the edge of words."""
+
+    def tokenize(state: StateInline, silent: bool) -> bool:
+        start, before = state.pos, len(state.delimiters)
+        if not rule(state, silent):
+            return False
+        left = state.src[start - 1] if start else ""
+        right = state.src[state.pos : state.pos + 1]
+        opens = _joins(left, BEFORE) and _is_content(right, left)
+        opens = opens and not _is_name(state.src, start, state.pos)
+        closes = _joins(right, AFTER) and _is_content(left, right)
+        for delimiter in state.delimiters[before:]:
+            delimiter.open = delimiter.open and opens
+            delimiter.close = delimiter.close and closes
+        return True
+
+    return tokenize
+
+
+def _escape(state: StateInline, silent: bool) -> bool:
+    """A backslash and the sign after it, both shown; the sign is then no markup."""
+    following = state.src[state.pos + 1 : state.pos + 2]
+    if state.src[state.pos] != "\\" or following not in PUNCTUATION:
+        return False
+    if not silent:
+        state.pending += "\\" + following
+    state.pos += 2
+    return True
+
+
+INLINE_FORMULAS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
+
+
+def _formula_end(src: str, start: int) -> int:
+    """Where the formula that begins at `start` ends; -1 when none does."""
+    if close := INLINE_FORMULAS.get(src[start : start + 2]):
+        end = src.find(close, start + 2)
+        return end + 2 if end >= 0 else -1
+    if src[start] != "$" or src[start + 1 : start + 2].isspace():
+        return -1
+    end = src.find("$", start + 1)
+    if end <= start + 1 or src[end - 1].isspace() or src[end + 1 : end + 2].isdigit():
+        return -1  # two amounts of money
+    return end + 1
+
+
+def _formula(state: StateInline, silent: bool) -> bool:
+    if state.src[state.pos] not in "\\$":
+        return False
+    end = _formula_end(state.src, state.pos)
+    if not 0 < end <= state.posMax:
+        return False
+    if not silent:
+        state.push("formula", "", 0).content = state.src[state.pos : end]
+    state.pos = end
+    return True
+
+
+def _keeping_tail(
+    rule: Callable[[StateInline, bool], bool], label: int, *, nested: bool
+) -> Callable[[StateInline, bool], bool]:
+    """The rule of a link or image, which notes the address and title as they were written."""
+
+    def tokenize(state: StateInline, silent: bool) -> bool:
+        start = state.pos
+        if not rule(state, silent):
+            return False
+        if not silent:
+            end = state.md.helpers.parseLinkLabel(state, start + label, nested)
+            state.tokens[-1].meta = {"tail": state.src[end + 1 : state.pos]}
+        return True
+
+    return tokenize
+
+
+def _autolink(state: StateInline, silent: bool) -> bool:
+    start = state.pos
+    if not autolink(state, silent):
+        return False
+    if not silent:
+        state.tokens[-2].content = state.src[start : state.pos]
+    return True
+
+
+# --- blocks --------------------------------------------------------------------------------------
+
+FORMULA_LINES = 200
+FORMULA = re.compile(r"\\\[|\$\$|\\begin\{([A-Za-z]+\*?)\}")
+ODD_NUMBER = re.compile(r"\d{4}|0\d")
+"""A year, or a number whose zeros a list would drop."""
+
+
+def _line(state: StateBlock, line: int) -> str:
+    return state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+
+
+def _formula_block(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
+    """Lines from one that opens a formula to the one that closes it."""
+    opening = FORMULA.match(_line(state, start_line))
+    if opening is None or state.is_code_block(start_line):
+        return False
+    close = f"\\end{{{opening[1]}}}" if opening[1] else {"\\[": "\\]", "$$": "$$"}[opening[0]]
+    for line in range(start_line, min(end_line, start_line + FORMULA_LINES)):
+        text = _line(state, line)[opening.end() if line == start_line else 0 :]
+        if text and state.sCount[line] < state.blkIndent:
+            return False
+        _, found, rest = text.partition(close)
+        if found:
+            break
+    else:
+        return False
+    if rest.strip() not in {"", ".", ",", ";", ":"}:
+        return False
+    if not silent:
+        token = state.push("formula_block", "", 0)
+        token.content = state.getLines(start_line, line + 1, state.blkIndent, False)
+        token.map = [start_line, line + 1]
+        state.line = line + 1
+    return True
+
+
+def _heading(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
+    """A heading with a text, whose closing signs stay: "# C #"."""
+    text = _line(state, start_line).lstrip("#").strip()
+    if not text or not heading(state, start_line, end_line, silent):
+        return False
+    if not silent:
+        state.tokens[-2].content = text
+    return True
+
+
+def _list(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
+    if ODD_NUMBER.match(_line(state, start_line)):
+        return False
+    return list_block(state, start_line, end_line, silent)
+
+
+def _blockquote(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
+    """A quote, but not the prompt of a Python console."""
+    if _line(state, start_line).startswith(">>>"):
+        return False
+    return blockquote(state, start_line, end_line, silent)
+
+
+def _cells(line: str) -> list[str]:
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())]
+    return cells[cells[0] == "" : len(cells) - (cells[-1] == "" and len(cells) > 1)]
+
+
+def _table(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
+    """A table whose rows have no more cells than its header: the rest would be dropped."""
+    before = len(state.tokens)
+    if not table(state, start_line, end_line, silent):
+        return False
+    if silent:
+        return True
+    columns = len(_cells(_line(state, start_line)))
+    body = range(start_line + 2, state.line)
+    if any(len(_cells(_line(state, line))) > columns for line in body):
+        del state.tokens[before:]
+        state.line = start_line
+        return False
+    cells: list[str] = []
+    for token in state.tokens[before:]:
+        if token.type == "tr_open" and token.map:
+            cells = _cells(_line(state, token.map[0]))
+        elif token.type == "inline":
+            token.content = cells.pop(0) if cells else ""
+    return True
+
+
+# --- rendering -----------------------------------------------------------------------------------
+
+
+class _Renderer(RendererHTML):
+    def image(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        """An image is a request to a stranger's server: name it and link to it instead."""
+        token = tokens[idx]
+        name = f"[image: {token.content or 'no description'}]"
+        href = str(token.attrs["src"])
+        return f'<a href="{escape(href)}">{escape(name)}</a>{_address(token, href)}'
+
+    def hardbreak(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return "<br>\n"
+
+    def softbreak(self, tokens: Sequence[Token], idx: int, options: object, env: Env) -> str:
+        return "<br>\n" if env.get("breaks") else "\n"
+
+    def heading_open(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return f"<{_below_the_page(tokens[idx].tag)}>"
+
+    def heading_close(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return f"</{_below_the_page(tokens[idx].tag)}>\n"
+
+    def list_item_open(
+        self, tokens: Sequence[Token], idx: int, options: object, env: object
+    ) -> str:
+        """The number as it was written: 1, 3, 5 must not become 1, 2, 3."""
+        number = tokens[idx].info
+        return f'<li value="{int(number)}">' if number.isdigit() else "<li>"
+
+    def fence(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        info = tokens[idx].info.strip()
+        label = f"<p><small>{escape(info)}</small></p>\n" if info else ""
+        return f"{label}<pre><code>{escape(tokens[idx].content)}</code></pre>\n"
+
+    def formula(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return escape(tokens[idx].content).replace("\n", "<br>\n")
+
+    def formula_block(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        return f"<p>{self.formula(tokens, idx, options, env)}</p>\n"
+
+    def link_close(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
+        opening = next(i for i in range(idx, -1, -1) if tokens[i].type == "link_open")
+        return "</a>" + _address(tokens[idx], str(tokens[opening].attrs["href"]))
+
+
+def _address(token: Token, href: str) -> str:
+    """Where a link leads, as it was written; a host in other letters also as a browser asks for it."""
+    tail = str(token.meta.get("tail", ""))
+    written = f" {escape(tail)}" if tail else ""
+    return f"{written} → {escape(href)}" if "xn--" in href and "xn--" not in tail else written
+
+
+def _below_the_page(tag: str) -> str:
+    """The page's own headings are h1 and h2."""
+    return f"h{min(6, int(tag[1]) + 2)}"
+
+
+def make_parser() -> MarkdownIt:
+    options = {"html": False, "linkify": False, "maxNesting": 50}
+    parser = MarkdownIt("commonmark", options, renderer_cls=_Renderer)
+    parser.enable(["table", "strikethrough"])
+    parser.disable(["entity", "reference", "lheading"])
+    inline, block = parser.inline.ruler, parser.block.ruler
+    inline.at("escape", _escape)
+    inline.before("escape", "formula", _formula)
+    inline.at("emphasis", _cautious(emphasis))
+    inline.at("strikethrough", _cautious(strikethrough))
+    inline.at("link", _keeping_tail(link, 0, nested=True))
+    inline.at("image", _keeping_tail(image, 1, nested=False))
+    inline.at("autolink", _autolink)
+    ends: RuleOptionsType = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    block.before("table", "formula_block", _formula_block, ends)
+    block.at("table", _table, {"alt": ["paragraph", "reference"]})
+    block.at("heading", _heading, {"alt": ["paragraph", "reference", "blockquote"]})
+    block.at("list", _list, {"alt": ["paragraph", "reference", "blockquote"]})
+    block.at("blockquote", _blockquote, ends)
+    return parser
+
+
+# --- the check -----------------------------------------------------------------------------------
+
+_TAG = re.compile("<[^>]*>")
+_NUMBER = re.compile(r'<li value="(\d+)">')
+
+
+def text_of(html: str) -> str:
+    """What a reader sees of the parser's output, the numbers of lists too."""
+    return unescape(_TAG.sub("", _NUMBER.sub(r" \1 ", html)))
+
+
+def hides(source: str, html: str) -> bool:
+    """Whether a character of the source is missing from what a reader sees.
+
+    Blanks and ASCII punctuation aside, which may have become a format; not when nothing else is left.
+    """
+    seen = text_of(html)
+    rest = iter(seen)
+    kept = (c for c in source if not c.isspace() and c not in PUNCTUATION)
+    return not seen.strip() or not all(character in rest for character in kept)

@@ -1,0 +1,223 @@
+"""Text of strangers, made safe to keep and to show. Nothing else in the product marks text as safe.
+
+What a model wrote may be an attack on the page or on the reader's eyes: markup, links with a false
+name, images that report home, direction overrides, characters of no width. Markdown is rendered
+without HTML, the result goes through an allowlist, and the Content-Security-Policy stands behind.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from html import escape
+
+import nh3
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
+from markdown_it.rules_core import StateCore
+from markdown_it.token import Token
+
+from labeling.core.markdown import hides, make_parser
+
+MARKDOWN_LIMIT = 30_000
+"""Longer texts are shown as they are, not as Markdown, so that none holds a page up."""
+
+SHOWN_LIMIT = 2_000_000
+
+BLOCK = 4_000
+"""A long text comes in blocks of so many characters; a browser lays out those in sight only."""
+
+TABLE_LIMIT = 10_000
+"""So many cells; short rows are filled up to the header's width, so a small text can hold many."""
+
+BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
+CONTAINERS = {"ul", "ol", "blockquote", "table"}
+TAGS = BLOCKS | CONTAINERS | {"a", "br", "code", "em", "hr", "pre", "s", "samp", "strong"}
+TAGS |= {"i", "small", "thead", "tbody", "tr"}
+
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"  # control characters but tab, newline, return
+    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u2028\u2029\u2060-\u206f\u3164\ufeff"
+    "\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\u202a-\u202e\u2066-\u2069"  # direction overrides, embeddings and isolates
+    "\U000e0000-\U000e01ef\ufff9-\ufffb]"  # tags and supplementary variation selectors
+    "|(?<=[\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?=[\x00-\x7f]|$)"
+    "|(?<=[\u200c\u200d\ufe00-\ufe0f])[\u200c\u200d\ufe00-\ufe0f](?![\u2600-\u27bf\U0001f000-\U0001faff])"
+    "|(?<=[\x00-\x22\x24-\x29\x2b-\x2f\x3a-\x7f])[\ufe00-\ufe0f]"  # not in keycaps: 1\ufe0f\u20e3
+    "|(?<=[\x00-\x7f])[\u061c\u200e\u200f](?=[\x00-\x7f])"  # marks of direction amid ASCII
+)
+STACKED = re.compile(
+    "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{6})"
+    "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
+)
+LETTER = re.compile("\ue000([A-I])([A-I])\ue001")
+"""A letter of the page and the one written, between characters that mean nothing by themselves."""
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """The text with what PostgreSQL cannot keep (NUL, half a surrogate pair) replaced by U+FFFD."""
+    return UNSTORABLE.sub("\ufffd", text)
+
+
+def visible(text: str) -> str:
+    """The text with invisible and direction-changing characters written out as ⟦U+202E⟧.
+
+    Joiners between letters that are not ASCII stay: emoji and several scripts need them. Of accents
+    piled upon one letter, which would cover the lines above, the first six stay.
+    """
+    shown = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    return STACKED.sub(lambda match: f"{match[1]}⟦{len(match[0]) - 6} more accents⟧", shown)
+
+
+def shortened(text: str, limit: int = 120) -> str:
+    """One line of at most `limit` characters, for lists. Plain text: escape it as usual."""
+    line = visible(" ".join(text[: limit * 4].split()))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def excerpt(text: str, limit: int = 120) -> str:
+    """`shortened` for a response in a list; "(empty)" for one that shows nothing."""
+    return shortened(text, limit) if text.strip() else _("(empty)")
+
+
+def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
+    """Return Markdown as inert HTML: no scripts, images, styles or relative links, headings from h3.
+
+    A single newline shows as one, as models mean it; `line_breaks=False` is for text that people
+    wrap by hand. Every visible character of the source is shown or has become a format; a text of
+    which Markdown would hide any is shown as it is. Bounded in time: see MARKDOWN_LIMIT.
+    """
+    if not markdown.strip():
+        return _clean(f"<p><em>{escape(_('(empty)'))}</em></p>")
+    text = _readable(markdown)
+    if len(text) > MARKDOWN_LIMIT or _table_cells(text) > TABLE_LIMIT:
+        return _clean(_verbatim(text) + _left_out(markdown))
+    html = _parser.render(text, {"breaks": line_breaks})
+    return _clean(_verbatim(text) if hides(text, html) else html)
+
+
+NOTHING = SafeString()
+
+
+def exact(markdown: str) -> SafeString | None:
+    """Return the text exactly as it was written, with blanks at the ends of lines marked.
+
+    None where `render` shows it like that already, because it is long.
+    """
+    if not markdown:
+        return render(markdown)
+    text = _readable(markdown)
+    if len(text) > MARKDOWN_LIMIT:
+        return None
+    marked = BLANKS.sub(lambda match: f"<i>{match[0]}</i>", escape(text))
+    return _clean(f"<samp>{marked}</samp>")
+
+
+BLANKS = re.compile(r"[^\S\n]+$", re.MULTILINE)
+
+
+def _readable(text: str) -> str:
+    return visible(storable(text[:SHOWN_LIMIT]).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _verbatim(text: str) -> str:
+    return "".join(f"<samp>{escape(block)}</samp>" for block in _blocks(text))
+
+
+def _left_out(text: str) -> str:
+    more = len(text) - SHOWN_LIMIT
+    return f"<p>… {more:,} more characters are not shown.</p>" if more > 0 else ""
+
+
+def _clean(html: str) -> SafeString:
+    return mark_safe(_cleaner.clean(html))  # noqa: S308 - the one place, after the allowlist
+
+
+def render_lettered(markdown: str, letters: Mapping[int, tuple[str, str]]) -> SafeString:
+    """Markdown in which some letters are replaced and marked.
+
+    `letters`: the position of each in the text, with the letter to show and the one written.
+    """
+    plain = markdown.replace("\ue000", "\ufffd").replace("\ue001", "\ufffd")
+    pieces = [
+        f"\ue000{''.join(letters[at])}\ue001" if at in letters else character
+        for at, character in enumerate(plain)
+    ]
+    html = LETTER.sub(_abbreviation, str(render("".join(pieces))))
+    return mark_safe(html)  # noqa: S308 - each match is two letters from A to I
+
+
+def _abbreviation(match: re.Match[str]) -> str:
+    title = _("written as %(letter)s") % {"letter": match[2]}
+    return f'<abbr class="letter" title="{escape(title)}">{match[1]}</abbr>'
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The whole text in pieces that end with a line or a word where there is one."""
+    start = 0
+    while start < len(text):
+        end = start + BLOCK
+        if end < len(text):
+            at = max(text.rfind("\n", start, end), text.rfind(" ", start + BLOCK // 2, end))
+            end = at + 1 if at > start else end
+        yield text[start:end]
+        start = end
+
+
+def _table_cells(text: str) -> int:
+    """At most so many, whatever the parser makes of it."""
+    rows = [line.count("|") for line in text.split("\n") if "|" in line]
+    return len(rows) * max(rows, default=0)
+
+
+def _direct_containers(state: StateCore) -> None:
+    """A list, a quote or a table runs as its first letter does: its marks, bars and columns too.
+
+    `dir="auto"` cannot say so there: it looks past descendants that have a direction of their own.
+    """
+    undirected: list[Token] = []
+    for token in state.tokens:
+        if token.tag in CONTAINERS and token.nesting == 1:
+            undirected.append(token)
+        elif token.type == "inline" and undirected and (direction := _direction(token.content)):
+            for container in undirected:
+                container.attrSet("dir", direction)
+            undirected = []
+
+
+def _direction(text: str) -> str | None:
+    for character in text:
+        kind = unicodedata.bidirectional(character)
+        if kind in {"L", "R", "AL"}:
+            return "ltr" if kind == "L" else "rtl"
+    return None
+
+
+_parser = make_parser()
+_parser.core.ruler.push("direct_containers", _direct_containers)
+
+_cleaner = nh3.Cleaner(
+    tags=TAGS,
+    attributes={
+        "*": set(),
+        "a": {"href"},
+        "ol": {"start", "dir"},
+        "li": {"value"},
+        "ul": {"dir"},
+        "blockquote": {"dir"},
+        "table": {"dir"},
+    },
+    set_tag_attribute_values={
+        **{tag: {"dir": "auto"} for tag in BLOCKS},
+        "pre": {"dir": "auto", "tabindex": "0"},
+        "table": {"tabindex": "0"},
+        "code": {"dir": "auto"},
+        "samp": {"dir": "auto"},
+        "a": {"target": "_blank"},
+    },
+    url_schemes={"http", "https", "mailto"},
+    url_relative="deny",
+    link_rel="noopener nofollow ugc",
+    strip_comments=True,
+)

@@ -1,0 +1,1 @@
+"""Tasks on which reviewers disagree, and the decisions of leads."""

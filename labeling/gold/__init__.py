@@ -1,0 +1,1 @@
+"""Gold tasks, whose answer is known, and the qualification of reviewers by them."""

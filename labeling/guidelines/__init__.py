@@ -1,0 +1,1 @@
+"""Guidelines: their versions, their forms, and their confirmation by reviewers."""

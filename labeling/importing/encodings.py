@@ -1,0 +1,35 @@
+"""Text files that are not UTF-8: written again as UTF-8 before they are read."""
+
+import codecs
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from labeling.importing.records import BadInput
+from labeling.importing.source import CHUNK, opened
+
+UTF8 = "utf-8"
+ENCODINGS = (UTF8, "windows-1252", "utf-16")
+
+
+@contextmanager
+def as_utf8(path: Path, encoding: str) -> Iterator[Path]:
+    """Give the path of the file in UTF-8: the file itself, or a copy for as long as this lasts.
+
+    Raises BadInput when the file is not text of this encoding.
+    """
+    if encoding == UTF8:
+        yield path
+        return
+    with TemporaryDirectory(prefix="tiebreak-import-") as folder:
+        copy = Path(folder) / path.name
+        try:
+            with opened(path) as source, copy.open("w", encoding=UTF8, newline="") as target:
+                decoder = codecs.getincrementaldecoder(encoding)()
+                while chunk := source.read(CHUNK):
+                    target.write(decoder.decode(chunk))
+                target.write(decoder.decode(b"", final=True))
+        except UnicodeError as error:
+            raise BadInput(f"{path.name} is not {encoding} text: {error}.") from None
+        yield copy

@@ -1,0 +1,1 @@
+"""The readers of file formats that have a structure of their own."""

@@ -1,0 +1,429 @@
+"""Records exported from Argilla 1 and 2, as JSON of records or as the columns of a data set.
+
+    {"id", "fields": {"prompt": …, "reply-1": …, "reply-2": …},
+     "responses": {"ranking": [{"value": [{"value": "reply-2", "rank": 1}, …], "user_id": …}]}}
+
+Argilla 1 writes "responses" as [{"user_id", "status", "values": {"ranking": {"value": …}}}]. Its
+data sets have a column of [{"user_id", "value", "status"}] for each question, those of Argilla 2
+the columns "ranking.responses", "ranking.responses.users" and "ranking.responses.status". The
+records of Argilla's first text classification have "inputs" and an "annotation".
+
+Every user's answer to a RankingQuestion is a ranking; equal ranks are a tie. Where there is none, a
+user's RatingQuestions, one for each response, become a ranking, equal ratings a tie. With two
+responses, a LabelQuestion whose answer names one of them is read too. Reviewers are "argilla-" and
+the user's id. Discarded answers and drafts are left out, and so are suggestions, which are those of
+a model.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from labeling.importing.formats.columns import values
+from labeling.importing.formats.columns.answers import TIES
+from labeling.importing.formats.conversations import Draft, account, in_tiers, number, text_of
+from labeling.importing.records import NESTED, BadInput, Meaning, PromptRecord, Tally
+from labeling.importing.source import each_row
+
+PROMPT = (
+    "prompt",
+    "instruction",
+    "question",
+    "query",
+    "input",
+    "context",
+    "chat",
+    "messages",
+    "text",
+)
+ANSWER = re.compile(r"response|reply|generation|completion|answer|output|candidate", re.IGNORECASE)
+REASON = re.compile(r"comment|rationale|reason|explanation|feedback|why", re.IGNORECASE)
+UNREAD = "users' answers that rank or rate no responses"
+FURTHER = "answers of users to questions next to the one that was read as their ranking"
+DISCARDED = "discarded answers and drafts"
+SUGGESTIONS = "suggestions of models (not the judgment of a person)"
+SUGGESTION = re.compile(r"(.+)[.-]suggestion(?:[.-](?:metadata|score|agent|type))?")
+COLUMN = re.compile(r"(.+)\.responses(?:\.(users|status))?")
+ABOUT = frozenset(
+    {
+        "id", "external_id", "status", "_server_id", "inserted_at", "updated_at", "created_at",
+        "vectors", "metadata", "suggestions", "responses", "event_timestamp", "metrics",
+        "search_keywords", "multi_label", "explanation", "prediction", "prediction_agent",
+        "annotation", "annotation_agent",
+    }
+)  # fmt: skip
+"""Columns of a data set that are not fields of the record."""
+
+VALUE = {"value": "ranking", "user_id": "reviewer", "status": "status"}
+ANSWERS: Meaning = {"": "ranking", "*": {"": "ranking", **VALUE}}
+"""Of "responses" by question."""
+BY_USER: Meaning = {
+    "": "ranking", "user_id": "reviewer", "status": "status",
+    "values": {"*": {"": "ranking", "value": "ranking"}},
+}  # fmt: skip
+"""Of "responses" as a list with an element for each user."""
+
+Answers = dict[str, dict[str, Any]]
+"""user → question → answer"""
+
+
+@dataclass
+class Record:
+    """A record in any of the shapes: its texts by name, and what each user said."""
+
+    fields: dict[str, Any]
+    answers: Answers
+    metadata: dict[str, Any]
+    external_id: str
+    prefix: str = ""
+    """Of the fields' names in the file."""
+
+
+def recognises(first: Any) -> bool:
+    return isinstance(first, dict) and bool(_shape(first))
+
+
+def _shape(row: dict[str, Any]) -> str:
+    """Return the name of a record's shape, or ""."""
+    if isinstance(values.structure(row, "fields"), dict) and "responses" in row:
+        return "record"
+    if any(name.endswith(".responses.users") for name in row):
+        return "columns"
+    if (
+        isinstance(values.structure(row, "inputs"), dict)
+        and {"annotation", "prediction"} & row.keys()
+    ):
+        return "classification"
+    if any(name.endswith("-suggestion-metadata") for name in row) or _questions(row):
+        return "questions"
+    return ""
+
+
+def _questions(row: dict[str, Any]) -> list[str]:
+    """Return the columns that hold users' answers as Argilla 1 writes them in a data set."""
+    return [
+        name
+        for name in row
+        if f"{name}-suggestion" in row or _are_answers(values.structure(row, name))
+    ]
+
+
+def _are_answers(value: Any) -> bool:
+    if isinstance(value, dict):  # a sequence of objects is an object of lists in some data sets
+        return {"user_id", "value", "status"} <= value.keys()
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and {"user_id", "value"} <= item.keys() for item in value)
+    )
+
+
+def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
+    yield from each_row(path, tally, lambda line, row: _records(line, row, tally))
+
+
+def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRecord]:
+    readers = {
+        "record": _record, "columns": _of_columns, "questions": _of_questions,
+        "classification": _of_classification,
+    }  # fmt: skip
+    shape = _shape(row)
+    if not shape:
+        raise BadInput('a record must have "fields" and "responses".', line)
+    tally.read["records"] += 1
+    record = readers[shape](row, line, tally)
+    yield from _draft(record, line, tally).records(tally)
+
+
+# --- the shapes ----------------------------------------------------------------------------------
+
+
+def _record(row: dict[str, Any], line: int, tally: Tally) -> Record:
+    responses = values.structure(row, "responses") or {}
+    suggestions = values.structure(row, "suggestions")
+    rest = {key: item for key, item in row.items() if key not in ("responses", "metadata")}
+    tally.columns.add(rest, {"id": "id", "external_id": "id", "fields": NESTED})
+    tally.columns.add({"responses": responses}, {"responses": _meaning_of(responses)})
+    tally.left_out[SUGGESTIONS] += len(suggestions) if isinstance(suggestions, dict | list) else 0
+    fields = _object(values.structure(row, "fields"), line)
+    return Record(
+        fields, _answers(responses, line, tally), _metadata(row, tally), _id(row), "fields."
+    )
+
+
+def _meaning_of(responses: Any) -> Meaning:
+    return BY_USER if isinstance(responses, list) else ANSWERS
+
+
+def _answers(responses: Any, line: int, tally: Tally) -> Answers:
+    found: Answers = defaultdict(dict)
+    if isinstance(responses, list):
+        for item in responses:
+            given = _object(item, line)
+            if _counts(given.get("status"), tally):
+                for question, answer in _object(given.get("values") or {}, line).items():
+                    found[_user(given.get("user_id"))][question] = _object(answer, line).get(
+                        "value"
+                    )
+        return found
+    for question, answers in _object(responses, line).items():
+        _collect(found, question, _list(answers, line), line, tally)
+    return found
+
+
+def _collect(found: Answers, question: str, answers: list[Any], line: int, tally: Tally) -> None:
+    for item in answers:
+        given = _object(item, line)
+        if _counts(given.get("status"), tally):
+            found[_user(given.get("user_id"))][question] = given.get("value")
+
+
+def _of_columns(row: dict[str, Any], line: int, tally: Tally) -> Record:
+    """Read Argilla 2's data set: "q.responses", "q.responses.users" and "q.responses.status"."""
+    found: Answers = defaultdict(dict)
+    for name in row:
+        match = COLUMN.fullmatch(name)
+        if match and not match[2]:
+            answers = _list(values.structure(row, name), line)
+            users = _list(values.structure(row, f"{name}.users"), line)
+            states = _list(values.structure(row, f"{name}.status"), line) or [None] * len(users)
+            if not len(users) == len(states) == len(answers):
+                raise BadInput(
+                    f'"{name}" has {len(answers)} answers for {len(users)} users and '
+                    f"{len(states)} states.",
+                    line,
+                )
+            for user, state, answer in zip(users, states, answers, strict=True):
+                if _counts(state, tally):
+                    found[_user(user)][match[1]] = answer
+    kinds = {"users": "reviewer", "status": "status", None: "ranking"}
+    meaning = {name: kinds[m[2]] for name in row if (m := COLUMN.fullmatch(name))}
+    return _flat(row, {name for name in row if name in meaning}, meaning, found, tally)
+
+
+def _of_questions(row: dict[str, Any], line: int, tally: Tally) -> Record:
+    """Read Argilla 1's data set: a column of users' answers for each question."""
+    found: Answers = defaultdict(dict)
+    questions = _questions(row)
+    for name in questions:
+        answers = values.structure(row, name) or []
+        if isinstance(answers, dict):
+            keys = list(answers)
+            lists = [_list(answers[key], line) for key in keys]
+            answers = [dict(zip(keys, item, strict=False)) for item in zip(*lists, strict=False)]
+        _collect(found, name, _list(answers, line), line, tally)
+    meaning = {name: {"": "ranking", **VALUE} for name in questions}
+    return _flat(row, set(questions), meaning, found, tally)
+
+
+def _flat(
+    row: dict[str, Any], judged: set[str], meaning: Meaning, answers: Answers, tally: Tally
+) -> Record:
+    """Return the record of a row in which fields are columns next to the answers."""
+    suggested = {name for name in row if SUGGESTION.fullmatch(name) and name not in judged}
+    tally.left_out[SUGGESTIONS] += sum(
+        row[name] not in (None, "", [])
+        for name in suggested
+        if name.endswith(("-suggestion", ".suggestion"))
+    )
+    about = (judged | suggested | (ABOUT & row.keys())) - {"metadata"}
+    named: Meaning = {**meaning, "id": "id", "external_id": "id"}
+    tally.columns.add({name: values.structure(row, name) for name in row if name in about}, named)
+    fields = type(row)({k: v for k, v in row.items() if k not in about and k != "metadata"})
+    return Record(fields, answers, _metadata(row, tally), _id(row))
+
+
+def _of_classification(row: dict[str, Any], line: int, tally: Tally) -> Record:
+    """Read a record of Argilla's first text classification, whose label names a response."""
+    answers: Answers = {}
+    if row.get("annotation") not in (None, "", []):
+        if row.get("status") in (None, "Validated", "Default"):
+            answers = {_user(row.get("annotation_agent")): {"annotation": row["annotation"]}}
+        else:
+            tally.left_out[DISCARDED] += 1
+    meaning = {
+        "id": "id", "inputs": NESTED, "annotation": "ranking", "annotation_agent": "reviewer",
+        "status": "status",
+    }  # fmt: skip
+    tally.left_out[SUGGESTIONS] += row.get("prediction") not in (None, "", [])
+    rest = {key: item for key, item in row.items() if key != "metadata"}
+    tally.columns.add(rest, meaning)
+    fields = _object(values.structure(row, "inputs"), line)
+    return Record(fields, answers, _metadata(row, tally), _id(row), "inputs.")
+
+
+def _metadata(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
+    """Return the metadata of a record, which a data set holds as JSON in a text."""
+    if "metadata" not in row:
+        return {}
+    value = values.structure(row, "metadata")
+    tally.columns.add({"metadata": value}, {"metadata": "metadata"})
+    if isinstance(value, dict):
+        return {**value}
+    return {} if value in (None, "", []) else {"metadata": value}
+
+
+def _user(name: Any) -> str:
+    return "argilla" if name in (None, "") else f"argilla-{name}"
+
+
+def _id(row: dict[str, Any]) -> str:
+    return text_of(row, ("external_id", "id"))
+
+
+def _object(value: Any, line: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadInput(f"an answer must be an object; got {str(value)[:60]!r}.", line)
+    return value
+
+
+def _list(value: Any, line: int) -> list[Any]:
+    found = value or []
+    if not isinstance(found, list):
+        raise BadInput(f"answers must be a list; got {str(value)[:60]!r}.", line)
+    return found
+
+
+def _counts(status: Any, tally: Tally) -> bool:
+    if status in (None, "submitted"):
+        return True
+    tally.left_out[DISCARDED] += 1
+    return False
+
+
+# --- the prompt and its rankings -----------------------------------------------------------------
+
+
+def _draft(record: Record, line: int, tally: Tally) -> Draft:
+    fields = record.fields
+    name = next((name for name in PROMPT if values.holds(fields.get(name))), None)
+    named = _responses(fields, name)
+    meaning = {name or "": "prompt", **dict.fromkeys(named, "response")}
+    kept = account(fields, meaning, tally, prefix=record.prefix)
+    if name is None:
+        raise BadInput(f"no field is the prompt; one of {', '.join(PROMPT)} is.", line)
+    draft = Draft(
+        line,
+        values.messages(values.chat_or_text(fields, name), line, record.prefix + name, tally),
+        external_id=record.external_id,
+        meta={**record.metadata, **kept},
+    )
+    places = {
+        key: draft.place(
+            values.reply(values.chat_or_text(fields, key), line, record.prefix + key, tally),
+            str(record.metadata.get(f"{key}_model") or ""),
+        )
+        for key in named
+    }
+    for user, given in record.answers.items():
+        tally.read["users' answers"] += 1
+        tiers, used = _tiers(given, places, line)
+        if not tiers:
+            tally.left_out[UNREAD] += 1
+            continue
+        reasons = {q: a for q, a in given.items() if q not in used and _is_reason(q, a)}
+        tally.left_out[FURTHER] += len(given.keys() - used - reasons.keys())
+        draft.judge(user, tiers, tally, rationale="\n\n".join(reasons.values()))
+    return draft
+
+
+def _responses(fields: dict[str, Any], prompt: str | None) -> list[str]:
+    """Return the names of the fields that are responses, which their names say if they can."""
+    texts = [k for k, v in fields.items() if k != prompt and v and isinstance(v, str | list)]
+    answers = [k for k, v in fields.items() if k != prompt and v != "" and ANSWER.search(k)]
+    readable = [k for k in answers if k in texts or values.as_text(fields[k]) is not None]
+    return readable or texts
+
+
+def _is_reason(question: str, answer: Any) -> bool:
+    return isinstance(answer, str) and bool(REASON.search(question))
+
+
+def _tiers(
+    given: dict[str, Any], places: dict[str, int], line: int
+) -> tuple[list[list[int]] | None, set[str]]:
+    """Return the order that a user's answers give, and the questions it comes from."""
+    for question, value in given.items():
+        value = _listed(value)
+        if isinstance(value, list) and len(value) > 1 and (tiers := _ranked(value, places, line)):
+            return tiers, {question}
+    scores = {
+        question: (place, score)
+        for question, value in given.items()
+        if (score := number(value)) is not None and (place := _place(question, places)) is not None
+    }
+    if len(scores) > 1:
+        return in_tiers(dict(scores.values())), set(scores)
+    for question, value in given.items():
+        label = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if (
+            isinstance(label, str)
+            and not REASON.search(question)
+            and len(set(places.values())) == 2
+        ):
+            if label.strip().lower() in TIES:
+                return [list(places.values())], {question}
+            if (best := _labelled(label, places)) is not None:
+                return [[best], [place for place in places.values() if place != best]], {question}
+    return None, set()
+
+
+def _listed(value: Any) -> Any:
+    """Return a ranking as a list of objects; some data sets have an object of lists."""
+    value = values.parsed(value) or value if isinstance(value, str) else value
+    if isinstance(value, dict) and {"value", "rank"} <= value.keys():
+        names, ranks = value["value"], value["rank"]
+        if isinstance(names, list) and isinstance(ranks, list) and len(names) == len(ranks):
+            return [{"value": n, "rank": r} for n, r in zip(names, ranks, strict=True)]
+    return value
+
+
+def _ranked(value: list[Any], places: dict[str, int], line: int) -> list[list[int]] | None:
+    """Return tiers from [{"value", "rank"}, …], or from just the names in order."""
+    if all(isinstance(item, str) for item in value):
+        if all(_place(name, places) is None for name in value):
+            return None  # labels of another kind
+        value = [{"value": name, "rank": count} for count, name in enumerate(value)]
+    ranked = []
+    for item in value:
+        if not isinstance(item, dict) or "value" not in item or "rank" not in item:
+            return None
+        if (place := _place(str(item["value"]), places)) is None:
+            raise BadInput(f"the ranking names {item['value']!r}, which is not a field.", line)
+        if (rank := number(item["rank"])) is not None:
+            ranked.append((rank, place))
+    ranked.sort(key=lambda pair: pair[0])
+    return [[place for _, place in tied] for _, tied in groupby(ranked, key=lambda pair: pair[0])]
+
+
+def _labelled(label: str, places: dict[str, int]) -> int | None:
+    """Return the place of the only field that a label names, by its name or its number."""
+    wanted = _bare(label)
+    exact = [place for key, place in places.items() if _bare(key) == wanted]
+    within = [place for key, place in places.items() if _bare(key) in wanted]
+    counted = [p for key, p in places.items() if re.findall(r"\d+", key)[-1:] == [wanted]]
+    return next((found[0] for found in (exact, within, counted) if len(found) == 1), None)
+
+
+def _place(name: str, places: dict[str, int]) -> int | None:
+    """Return the place of a field by its name, however spelled; a question may add words to it."""
+    if name in places:
+        return places[name]
+    wanted = _bare(name)
+    exact = [place for key, place in places.items() if _bare(key) == wanted]
+    within = [place for key, place in places.items() if _bare(key) in wanted]
+    digits = re.findall(r"\d+", name)
+    counted = [
+        place
+        for key, place in places.items()
+        if digits and re.findall(r"\d+", key)[-1:] == digits[-1:]
+    ]
+    return next((found[0] for found in (exact, within, counted) if len(found) == 1), None)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())

@@ -1,0 +1,83 @@
+"""The prompt that rows of the file make together, with its responses and their ranking."""
+
+from labeling.importing.formats.columns.answers import Answer, Row
+from labeling.importing.formats.conversations import Draft, in_tiers
+from labeling.importing.records import OTHER_ID, Tally
+
+OTHER_META = "rows whose metadata differs from that of the first row of their prompt"
+
+
+def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
+    first = rows[0]
+    draft = Draft(
+        first.line,
+        first.messages,
+        external_id=first.external_id,
+        task_id=first.task_id,
+        meta=first.meta,
+    )
+    _name_answers(rows)
+    answers: dict[int, Answer] = {}
+    for row in rows:
+        places = []
+        for answer in row.answers:
+            before = len(draft.responses)
+            place = draft.place(answer.text, answer.model, answer.external_id)
+            tally.left_out["responses said twice"] += len(draft.responses) == before
+            answers.setdefault(place, answer)
+            places.append(place)
+        if row.verdict is not None:
+            tiers = [[places[n] for n in tier] for tier in row.verdict.tiers]
+            draft.judge(
+                row.reviewer or reviewer,
+                tiers,
+                tally,
+                cut=row.verdict.cut,
+                strength=row.verdict.strength,
+                rationale=row.rationale,
+            )
+    tally.left_out[OTHER_ID] += sum(_loses_id(row, first) for row in rows)
+    tally.left_out[OTHER_META] += sum(row.meta != first.meta for row in rows)
+    if all(row.verdict is None for row in rows):
+        _judge_marks(draft, answers, first.reviewer or reviewer, tally)
+    return draft
+
+
+def _loses_id(row: Row, first: Row) -> bool:
+    """Whether the row has an id that neither its prompt, its task nor its responses keep."""
+    ids = {answer.external_id for answer in row.answers}
+    return (row.external_id not in ("", first.external_id) and row.external_id not in ids) or (
+        row.task_id not in ("", first.task_id)
+    )
+
+
+def _name_answers(rows: list[Row]) -> None:
+    """Give ids that differ between the rows of a prompt to the responses that the rows hold."""
+    if len({row.external_id for row in rows}) < 2:
+        return
+    ids: dict[tuple[str, str], str] = {}
+    for row in rows:
+        for answer in row.answers:
+            if not answer.external_id:
+                answer.external_id = ids.setdefault((answer.text, answer.model), row.external_id)
+
+
+def _judge_marks(draft: Draft, answers: dict[int, Answer], reviewer: str, tally: Tally) -> None:
+    """Rank by what each response's own columns say."""
+    labels = {n: a.label for n, a in answers.items() if a.label is not None}
+    scores = {n: a.score for n, a in answers.items() if a.score is not None}
+    ranks = {n: -a.rank for n, a in answers.items() if a.rank is not None}
+    ratings = {n: a.ratings for n, a in answers.items() if a.ratings}
+    marked = ranks or scores or labels
+    if not marked:
+        return
+    if len(marked) < 2:
+        tally.left_out["judgments of a single response (nothing to compare it with)"] += 1
+        return
+    if labels and not ranks and not scores:
+        good = [n for n, label in labels.items() if label]
+        bad = [n for n, label in labels.items() if not label]
+        draft.judge(reviewer, [good, bad], tally, cut=1 if good else 0)
+        return
+    tiers = in_tiers(ranks or scores)
+    draft.judge(reviewer, tiers, tally, ratings=ratings, own_scales=True)

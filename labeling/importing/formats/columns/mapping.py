@@ -1,0 +1,172 @@
+"""The meaning of the columns of a file.
+
+A mapping names, for each meaning, the columns that have it; `*` in a name stands for anything, so
+`response=answer_*` names every column that begins with "answer_".
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from collections.abc import Mapping as Dictionary
+from dataclasses import dataclass, field
+from typing import Any
+
+from labeling.core.text import storable
+from labeling.importing.records import BadInput
+
+MEANINGS = {
+    "prompt": "the prompt, a text or a chat; several columns are joined",
+    "system": "the system message",
+    "history": "earlier turns, as pairs of a question and an answer",
+    "chat": "a whole chat, whose last answer is a response",
+    "response": "a response, or a list of responses",
+    "chosen": "the response that was preferred",
+    "rejected": "the response that was not preferred, or a list of them",
+    "best_first": "a list of responses, the best first",
+    "label": "whether the response is wanted: true or false",
+    "rank": "the rank of each response, 1 the best",
+    "score": "the score of each response, the highest the best",
+    "winner": "which response is better, or a tie",
+    "preference": "how much better the second response is: below 0 the first is better",
+    "rating": "a rating of the response by the criterion of that name",
+    "model": "the model that wrote the response",
+    "reviewer": "who gave the preference",
+    "rationale": "the reason for the preference",
+    "id": "the id of the prompt where it came from",
+    "task_id": "the id of the comparison where it came from",
+    "response_id": "the id of a response where it came from, or a list of them",
+    "metadata": "kept with the prompt",
+    "unused": "not used",
+}
+JUDGMENTS = frozenset(
+    {"chosen", "rejected", "best_first", "label", "rank", "score", "winner", "preference"}
+)
+ROLE = {
+    **dict.fromkeys(("prompt", "system", "history", "chat"), "prompt"),
+    **dict.fromkeys(("response", "model"), "response"),
+    **dict.fromkeys((*JUDGMENTS, "reviewer", "rationale"), "ranking"),
+    "rating": "rating",
+    **dict.fromkeys(("id", "task_id", "response_id"), "metadata"),
+    "metadata": "metadata",
+    "unused": "not used",
+}
+"""What the account of an import calls each meaning."""
+
+LOOKS_LIKE_PREFERENCE = re.compile(
+    r"(?:^|[_\W])(?:label|rank|ranking|ranks|score|scores|winner|chosen|rejected|preferred|better|safer|"
+    r"preference|vote|votes|reward|rating|ratings|kto_tag|judg[e]?ment|verdict|win|elo)(?:$|[_\W\d])",
+    re.IGNORECASE,
+)
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a column's name is the pattern, in which `*` stands for anything."""
+    wanted = ".*".join(map(re.escape, pattern.split("*")))
+    return name == pattern or re.fullmatch(wanted, name, re.DOTALL) is not None
+
+
+def normal(name: str) -> str:
+    """Return a column's name in one normal form, with only what the database can keep."""
+    return storable(unicodedata.normalize("NFC", name)).strip()
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """`columns`: the names or patterns of the columns of each meaning."""
+
+    columns: Dictionary[str, tuple[str, ...]]
+    resolved: dict[tuple[str, ...], "Resolved"] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @classmethod
+    def parse(cls, pairs: Iterable[str]) -> "Mapping":
+        """Read MEANING=COLUMN pairs, as `--map` takes them. Raises BadInput."""
+        columns: dict[str, tuple[str, ...]] = {}
+        for pair in pairs:
+            meaning, equals, name = pair.partition("=")
+            if not equals or not name.strip():
+                raise BadInput(f"{pair!r} must be MEANING=COLUMN, such as prompt=question.")
+            if meaning.strip() not in MEANINGS:
+                raise BadInput(
+                    f"{meaning.strip()!r} is not a meaning; it is one of {', '.join(MEANINGS)}."
+                )
+            meaning = meaning.strip()
+            columns[meaning] = (*columns.get(meaning, ()), normal(name))
+        return cls(columns)
+
+    def over(self, proposed: "Mapping") -> "Mapping":
+        """Return the proposal with what this mapping says instead.
+
+        A column that this mapping names loses its proposed meaning; a meaning that it gives to
+        other columns is taken from the proposed ones.
+        """
+        named = [name for names in self.columns.values() for name in names]
+        kept = {
+            meaning: tuple(
+                name for name in names if not any(fits(name, pattern) for pattern in named)
+            )
+            for meaning, names in proposed.columns.items()
+            if meaning not in self.columns or meaning in ("metadata", "unused", "rating")
+        }
+        merged = {**{m: n for m, n in kept.items() if n}}
+        for meaning, names in self.columns.items():
+            merged[meaning] = (*merged.get(meaning, ()), *names)
+        return Mapping(merged)
+
+    def of(self, names: Iterable[str]) -> "Resolved":
+        """Return the meaning of each of these columns. Cached by the names."""
+        key = tuple(names)
+        if key not in self.resolved:
+            self.resolved[key] = Resolved.of(self, key)
+        return self.resolved[key]
+
+    def to_json(self) -> dict[str, list[str]]:
+        return {meaning: list(names) for meaning, names in self.columns.items()}
+
+    @classmethod
+    def from_json(cls, value: Dictionary[str, list[str]]) -> "Mapping":
+        return cls({meaning: tuple(names) for meaning, names in value.items()})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The columns of a row by each meaning, in the order of their numbers, and the meaning by column.
+
+    `kept`: the columns that are kept with the prompt.
+    """
+
+    by_meaning: dict[str, list[str]]
+    meaning: dict[str, str]
+    kept: list[str]
+
+    @classmethod
+    def of(cls, mapping: Mapping, names: tuple[str, ...]) -> "Resolved":
+        plain = {normal(name): name for name in names}
+        meaning: dict[str, str] = {}
+        by_meaning: dict[str, list[str]] = {what: [] for what in MEANINGS}
+        for what, pattern in _exact_first(mapping.columns):
+            fitting = [n for shown, n in plain.items() if fits(shown, pattern)]
+            for name in sorted(fitting, key=natural):
+                # A pattern takes what is left; a column named twice has two meanings.
+                if "*" in pattern and name in meaning:
+                    continue
+                meaning.setdefault(name, what)
+                by_meaning[what].append(name)
+        for name in names:
+            meaning.setdefault(name, "metadata")
+        kept = [name for name, what in meaning.items() if what == "metadata"]
+        return cls(by_meaning, meaning, kept)
+
+
+def _exact_first(columns: Dictionary[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    pairs = [(meaning, name) for meaning, names in columns.items() for name in names]
+    return sorted(pairs, key=lambda pair: "*" in pair[1])
+
+
+def natural(name: str) -> list[Any]:
+    """Return a sort key by which answer_10 comes after answer_2."""
+    return [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
+    ]

@@ -1,0 +1,218 @@
+"""Read what a cell holds: a text, a chat, a list or a number. Nothing is guessed silently.
+
+A cell of a CSV file is always text, so a list or a chat stands in it as JSON, or as Python writes it
+when a data frame is saved. In every other kind of file a text is a text, even when it looks like
+JSON.
+"""
+
+import ast
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from labeling.importing.formats.conversations import (
+    NAMES_OF_ROLES,
+    TURN,
+    Messages,
+    finite,
+    transcript,
+)
+from labeling.importing.records import ROLES, BadInput, Tally
+from labeling.importing.source import Cells
+
+LONGEST_REPR = 1 << 20
+"""Python's parser takes about a hundred times the memory of what it parses."""
+ROLE = ("role", "from")
+CONTENT = ("content", "value", "text")
+SPELLINGS = {
+    **NAMES_OF_ROLES,
+    **dict.fromkeys(("function", "observation", "tool_response", "ipython"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call", "ai", "chatbot"), "assistant"),
+}
+"""Roles as other tools write them."""
+CALLS = ("tool_calls", "function_call")
+TEXT_PARTS = ("text", "input_text", "output_text")
+PART_TEXT = ("text", "value", "content")
+CALL_PARTS = (
+    "tool_call",
+    "tool_calls",
+    "tool_use",
+    "function_call",
+    "tool_result",
+    "tool_response",
+)
+WRITTEN_CALLS = "tool calls, written as JSON into their message"
+TRANSCRIPTS = "prompts that are transcripts (Human:, Assistant:), read as chats"
+DROPPED_PARTS = "images, audio and other parts of messages that are not text"
+
+
+def parsed(text: str) -> Any:
+    """Return the list or object that a text is as JSON or in Python's notation, else None."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        return finite(json.loads(text))
+    except (ValueError, RecursionError):
+        pass
+    if len(text) > LONGEST_REPR:
+        return None
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
+    return finite(found) if isinstance(found, list | dict) else None
+
+
+def structure(row: Mapping[str, Any], name: str) -> Any:
+    """Return a column that should hold a list or object; a text of one is parsed."""
+    value = finite(row.get(name))
+    if isinstance(value, str) and (found := parsed(value)) is not None:
+        return found
+    return value
+
+
+def chat_or_text(row: Mapping[str, Any], name: str) -> Any:
+    """Return a column that should hold a text or a chat. A text is parsed only if CSV made it one."""
+    value = finite(row.get(name))
+    if isinstance(row, Cells) and isinstance(value, str):
+        found = parsed(value)
+        return found if is_chat(found) or is_message(found) else value
+    return value
+
+
+def is_message(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and any(isinstance(value.get(name), str) for name in ROLE)
+        and any(name in value for name in (*CONTENT, *CALLS))
+    )
+
+
+def is_chat(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = value.get("messages")
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
+def as_text(value: Any) -> str | None:
+    """Return a text, number or truth value as text; None for anything else, also for NaN."""
+    if isinstance(value, str):
+        return value
+    value = finite(value)
+    return json.dumps(value) if isinstance(value, bool | int | float) else None
+
+
+def holds(value: Any) -> bool:
+    """Whether a value is there: 0 and false are, an empty text or list is not."""
+    return value is not None and value not in ("", [], {})
+
+
+def texts(value: Any) -> list[str] | None:
+    """Return the texts of a list of texts, numbers and truth values, without nulls; else None."""
+    if not isinstance(value, list):
+        return None
+    found = [as_text(item) for item in value if item is not None]
+    kept = [text for text in found if text is not None]
+    return kept if kept and len(kept) == len(found) else None
+
+
+def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
+    """Return a text as one message of the user, and a chat as its messages. Raises BadInput."""
+    if isinstance(value, Mapping) and "messages" in value:
+        others = {key: item for key, item in value.items() if key != "messages"}
+        tally.columns.add(others, {}, f"{name}.")
+        value, name = value["messages"], f"{name}.messages"
+    if is_message(value):
+        return [message(value, line, name, tally, f"{name}.")]
+    if (text := as_text(value)) is not None:
+        if not text.strip():
+            raise BadInput(f'"{name}" is empty.', line)
+        if TURN.match(text) and text.rstrip().endswith("\n\nAssistant:"):
+            tally.changed[TRANSCRIPTS] += 1
+            return transcript(text)[:-1]
+        return [{"role": "user", "content": text}]
+    if isinstance(value, Mapping) and value:
+        keys = ", ".join(map(str, value))
+        raise BadInput(f'"{name}" must be a text or a chat; it is an object with {keys}.', line)
+    if not isinstance(value, list) or not value:
+        raise BadInput(f'"{name}" must be a text or a list of messages, not empty.', line)
+    if all(isinstance(part, str) for part in value):
+        return turns(value)
+    return [message(part, line, name, tally, f"{name}[].") for part in value]
+
+
+def turns(texts: list[str]) -> Messages:
+    """Return texts that take turns as a chat that begins with the user."""
+    roles = ("user", "assistant")
+    return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[str, str]:
+    """Return a message as its role and text. Keys that are not used are counted under `path`."""
+    if not isinstance(value, Mapping):
+        raise BadInput(f'a message in "{name}" must be {{"role": …, "content": …}}.', line)
+    keys = {
+        "role": next((key for key in ROLE if value.get(key)), "role"),
+        "content": next((key for key in CONTENT if value.get(key) is not None), "content"),
+        "calls": next((key for key in CALLS if value.get(key)), ""),
+    }
+    given = str(value.get(keys["role"]) or "").lower()
+    role = SPELLINGS.get(given, given)
+    if role not in ROLES:
+        raise BadInput(f'a role in "{name}" is one of {", ".join(ROLES)}; got {given!r}.', line)
+    text = _joined(value.get(keys["content"]), tally, path + keys["content"])
+    if keys["calls"]:
+        written = _written(value[keys["calls"]], tally)
+        text = f"{text}\n\n{written}" if text else written
+    if text is None:
+        parts = " but images or other parts" if isinstance(value.get(keys["content"]), list) else ""
+        raise BadInput(f'a {role} message in "{name}" has no text{parts}.', line)
+    if others := value.keys() - keys.values():
+        tally.columns.add({key: value[key] for key in value if key in others}, {}, path)
+    return {"role": role, "content": text}
+
+
+def _written(calls: Any, tally: Tally) -> str:
+    """Return calls of tools as reviewers will see them."""
+    tally.changed[WRITTEN_CALLS] += 1
+    return calls if isinstance(calls, str) else json.dumps(finite(calls), ensure_ascii=False)
+
+
+def _joined(content: Any, tally: Tally, path: str) -> str | None:
+    """Return the text of a message whose content may be in parts; None when it has no text."""
+    if (text := as_text(content)) is not None:
+        return text
+    if not isinstance(content, list):
+        return None
+    texts = [_text_of_part(part, tally, f"{path}[].") for part in content]
+    tally.left_out[DROPPED_PARTS] += texts.count(None)
+    kept = [text for text in texts if text is not None]
+    return "\n\n".join(kept) if kept else None
+
+
+def _text_of_part(part: Any, tally: Tally, path: str) -> str | None:
+    """Return the text of a part, or a call of a tool as JSON; None for images and the like."""
+    if not isinstance(part, Mapping):
+        return part if isinstance(part, str) else None
+    key = next((key for key in PART_TEXT if isinstance(part.get(key), str)), "")
+    kind = part.get("type") or "text"
+    if kind in CALL_PARTS and not key:
+        return _written({name: part[name] for name in part if name != "type"}, tally)
+    if kind not in TEXT_PARTS and kind not in CALL_PARTS:
+        key = ""
+    others = {name: part[name] for name in part if name not in ("type", key)}
+    if others:
+        tally.columns.add(others, {}, path)
+    if kind in CALL_PARTS:
+        return _written(part[key], tally)
+    return part[key] if key else None
+
+
+def reply(value: Any, line: int, name: str, tally: Tally) -> str:
+    """Return one answer: a text, or the only message of the assistant. Raises BadInput."""
+    if (text := as_text(value)) is not None:
+        return text
+    found = messages(value, line, name, tally)
+    if len(found) != 1 or found[0]["role"] != "assistant":
+        raise BadInput(f'"{name}" must be a text or one message by the assistant.', line)
+    return found[0]["content"]

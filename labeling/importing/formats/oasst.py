@@ -1,0 +1,183 @@
+"""Open Assistant conversation trees: one JSON tree a line, as the project published them.
+
+A prompter's message with its history is a prompt. When at least two of its replies carry a `rank`
+(0 is best) they make a task, ranked once, by the reviewer "oasst": the published rank is already
+the merged opinion of several people. Equal ranks are a tie. A reply without a rank was not judged:
+it is kept as a response of the prompt but is no part of the task, so that every ranking places
+every response of its task. Of more than nine ranked replies, nine are taken evenly from best to
+worst. Deleted messages, and what hangs below them, are left out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from labeling.importing.formats.columns import values
+from labeling.importing.records import (
+    NESTED,
+    BadInput,
+    PromptRecord,
+    RankingRecord,
+    ResponseRecord,
+    Tally,
+    TaskRecord,
+)
+from labeling.importing.source import each_row
+
+REVIEWER = "oasst"
+MOST = 9
+ROLES = {"prompter": "user", "assistant": "assistant"}
+DEEPEST = 200
+
+MEANING = {
+    "message_id": "id", "text": "prompt or response", "role": "prompt or response",
+    "replies": NESTED, "rank": "rank", "lang": "metadata", "deleted": "status", "model_name": "model",
+    "synthetic": "model",
+}  # fmt: skip
+"""Of each message of a tree, counted as `message.KEY`, whatever its depth."""
+
+
+def recognises(first: Any) -> bool:
+    if not isinstance(first, dict):
+        return False
+    prompt = values.structure(first, "prompt")
+    return isinstance(prompt, dict) and ("message_tree_id" in first or "replies" in prompt)
+
+
+def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
+    yield from each_row(path, tally, lambda line, tree: _records(line, tree, tally))
+
+
+def _records(line: int, tree: dict[str, Any], tally: Tally) -> Iterator[PromptRecord]:
+    tree = {**tree, "prompt": values.structure(tree, "prompt")}
+    if not isinstance(tree["prompt"], dict):
+        raise BadInput('a tree must be an object with a "prompt".', line)
+    tally.read["trees"] += 1
+    _account(tree, tally)
+    yield from _places(Node(tree["prompt"], line, []), tally)
+
+
+def _account(tree: dict[str, Any], tally: Tally) -> None:
+    """Count the keys of a tree and of all its messages, those that are left out included."""
+    tally.columns.add(tree, {"prompt": NESTED})
+    waiting = [tree["prompt"]]
+    while waiting:
+        message = waiting.pop()
+        if not isinstance(message, dict):
+            continue
+        replies = message.get("replies")
+        waiting += reversed(replies) if isinstance(replies, list) else []
+        tally.columns.add(message, MEANING, prefix="message.")
+
+
+@dataclass(frozen=True)
+class Node:
+    message: dict[str, Any]
+    line: int
+    history: list[dict[str, str]]
+
+    @property
+    def id(self) -> str:
+        return str(self.message.get("message_id", ""))
+
+    @property
+    def text(self) -> str:
+        return values.as_text(self.message.get("text")) or ""
+
+    def checked(self) -> "Node":
+        message = self.message
+        if not isinstance(message, dict) or values.as_text(message.get("text")) is None:
+            raise BadInput('a message must be an object with a "text".', self.line)
+        if not isinstance(message.get("role"), str) or message["role"] not in ROLES:
+            raise BadInput(f"message {self.id} is by neither prompter nor assistant.", self.line)
+        rank = message.get("rank")
+        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
+            raise BadInput(f"message {self.id} has a rank that is not a whole number.", self.line)
+        if not isinstance(message.get("replies") or [], list):
+            raise BadInput(f"message {self.id} has replies that are not a list.", self.line)
+        if len(self.history) > DEEPEST:
+            raise BadInput(f"the conversation is deeper than {DEEPEST} messages.", self.line)
+        return self
+
+    def chat(self) -> list[dict[str, str]]:
+        said = {"role": ROLES[self.message["role"]], "content": self.text}
+        return [*self.history, said]
+
+    def replies(self, tally: Tally) -> list["Node"]:
+        below = [
+            Node(reply, self.line, self.chat()).checked()
+            for reply in self.message.get("replies") or []
+        ]
+        kept = [node for node in below if not node.message.get("deleted")]
+        tally.left_out["deleted messages, with what hangs below them"] += len(below) - len(kept)
+        empty = [n for n in kept if n.message["role"] == "assistant" and not n.text.strip()]
+        tally.left_out["empty replies, with what hangs below them"] += len(empty)
+        return [node for node in kept if all(node is not other for other in empty)]
+
+
+def _places(root: Node, tally: Tally) -> Iterator[PromptRecord]:
+    waiting = [root.checked()]
+    while waiting:
+        node = waiting.pop()
+        replies = node.replies(tally)
+        waiting += reversed(replies)
+        tally.read["messages"] += 1
+        if node.message["role"] == "prompter":
+            tally.read["prompter messages"] += 1
+            if place := _place(node, replies, tally):
+                yield place
+
+
+def _place(node: Node, replies: list[Node], tally: Tally) -> PromptRecord | None:
+    ranked = sorted(
+        (reply for reply in replies if reply.message.get("rank") is not None),
+        key=lambda reply: reply.message["rank"],
+    )
+    if len(ranked) < 2:
+        tally.left_out[_why_not(len(replies), len(ranked))] += 1
+        return None
+    tally.read["ranked replies"] += len(ranked)
+    task = _evenly(ranked)
+    aside = [reply for reply in replies if all(reply is not other for other in task)]
+    unranked = sum(reply.message.get("rank") is None for reply in aside)
+    tally.left_out["replies without a rank at a ranked place (kept as responses)"] += unranked
+    more = len(aside) - unranked
+    tally.left_out[f"ranked replies beyond {MOST} (kept as responses)"] += more
+    return PromptRecord(
+        line=node.line,
+        messages=node.chat(),
+        responses=[_response(reply) for reply in task + aside],
+        tasks=[
+            TaskRecord(node.line, list(range(len(task))), [RankingRecord(REVIEWER, _tiers(task))])
+        ],
+        external_id=node.id,
+        meta={"lang": node.message["lang"]} if node.message.get("lang") else {},
+    )
+
+
+def _why_not(replies: int, ranked: int) -> str:
+    if not replies:
+        return "prompter messages nobody replied to"
+    if replies == 1:
+        return "prompter messages with a single reply"
+    return f"prompter messages with several replies but {'one rank' if ranked else 'no rank'}"
+
+
+def _evenly(ranked: list[Node]) -> list[Node]:
+    if len(ranked) <= MOST:
+        return ranked
+    step = (len(ranked) - 1) / (MOST - 1)
+    return [ranked[round(place * step)] for place in range(MOST)]
+
+
+def _tiers(ranked: list[Node]) -> list[list[int]]:
+    places = groupby(range(len(ranked)), key=lambda place: ranked[place].message["rank"])
+    return [list(tied) for _, tied in places]
+
+
+def _response(reply: Node) -> ResponseRecord:
+    message = reply.message
+    writer = message.get("model_name") if message.get("synthetic") else None
+    return ResponseRecord(reply.text, str(writer or "human"), reply.id)

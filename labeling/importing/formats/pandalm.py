@@ -1,0 +1,145 @@
+"""The PandaLM test set: one JSON array of pairs, each judged by several annotators.
+
+Pairs of one instruction and input share a prompt, with one response for each model and text. Each
+pair is a task of its own, ranked by each annotator: 1 or 2 is the better response, 0 a tie. So
+nothing is lost or doubled: what one annotator said about the pairs of a prompt need not be
+transitive, and a single order could not hold it. A snapshot joins the tasks of a prompt into one
+group whose wins are those of the file.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labeling.importing.formats.conversations import number
+from labeling.importing.records import (
+    BadInput,
+    PromptRecord,
+    RankingRecord,
+    ResponseRecord,
+    Tally,
+    TaskRecord,
+)
+from labeling.importing.source import each_row
+
+ANNOTATOR = re.compile(r"annotator\d+")
+MEANING = {
+    "instruction": "prompt", "input": "prompt", "response1": "response", "response2": "response",
+    "cmp_key": "model", "motivation_app": "metadata",
+}  # fmt: skip
+OTHER_META = "pairs whose metadata differs from that of the first pair of their prompt"
+
+
+def recognises(first: Any) -> bool:
+    return (
+        isinstance(first, dict)
+        and {"instruction", "response1", "response2"} <= first.keys()
+        and any(map(ANNOTATOR.fullmatch, first))
+    )
+
+
+@dataclass
+class Place:
+    """A prompt while its pairs are gathered."""
+
+    line: int
+    messages: list[dict[str, str]]
+    meta: dict[str, Any]
+    responses: dict[ResponseRecord, int] = field(default_factory=dict)
+    tasks: list[TaskRecord] = field(default_factory=list)
+
+    def place_of(self, response: ResponseRecord) -> int:
+        return self.responses.setdefault(response, len(self.responses))
+
+
+def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
+    places: dict[tuple[str, str], Place] = {}
+
+    def add(line: int, pair: dict[str, Any]) -> tuple[()]:
+        _add(places, line, pair, tally)
+        return ()
+
+    list(each_row(path, tally, add))
+    for place in places.values():
+        yield PromptRecord(
+            line=place.line,
+            messages=place.messages,
+            responses=list(place.responses),
+            tasks=place.tasks,
+            meta=place.meta,
+        )
+
+
+def _add(
+    places: dict[tuple[str, str], Place], line: int, pair: dict[str, Any], tally: Tally
+) -> None:
+    annotators = dict.fromkeys(filter(ANNOTATOR.fullmatch, pair), "preference")
+    tally.columns.add(pair, {**MEANING, **annotators})
+    instruction, context = _text(pair, "instruction", line, tally), _input(pair, line, tally)
+    texts = [_text(pair, name, line, tally) for name in ("response1", "response2")]
+    models = _models(pair, line)
+    tally.read["pairs"] += 1
+    if not all(text.strip() for text in texts):
+        tally.left_out["pairs with an empty response"] += 1
+        return
+    content = f"{instruction}\n\n{context}" if context else instruction
+    place = places.setdefault(
+        (instruction, context),
+        Place(line, [{"role": "user", "content": content}], _meta(pair)),
+    )
+    tally.left_out[OTHER_META] += place.meta != _meta(pair)
+    first, second = (
+        place.place_of(ResponseRecord(text, model))
+        for text, model in zip(texts, models, strict=True)
+    )
+    if first == second:
+        tally.left_out["pairs of a response with itself"] += 1
+        return
+    judgments = list(_judgments(pair, first, second, line, tally))
+    tally.read["judgments"] += len(judgments)
+    tally.read["ties among them"] += sum(len(judgment.tiers) == 1 for judgment in judgments)
+    place.tasks.append(TaskRecord(line, [first, second], judgments))
+
+
+def _text(pair: dict[str, Any], name: str, line: int, tally: Tally) -> str:
+    """The published file has the answers "True" and "False" as JSON's true and false."""
+    value = pair.get(name)
+    if isinstance(value, bool | int | float):
+        tally.changed["texts that were a number or true or false, kept as text"] += 1
+        return str(value)
+    if not isinstance(value, str):
+        raise BadInput(f'"{name}" must be text.', line)
+    return value
+
+
+def _input(pair: dict[str, Any], line: int, tally: Tally) -> str:
+    return _text(pair, "input", line, tally) if pair.get("input") is not None else ""
+
+
+def _models(pair: dict[str, Any], line: int) -> list[str]:
+    """`cmp_key` names both models, joined by an underscore."""
+    names = str(pair.get("cmp_key") or "response1_response2").split("_")
+    if len(names) % 2:
+        raise BadInput(f'"cmp_key" must name two models: {"_".join(names)!r} does not.', line)
+    half = len(names) // 2
+    return ["_".join(names[:half]), "_".join(names[half:])]
+
+
+def _judgments(
+    pair: dict[str, Any], first: int, second: int, line: int, tally: Tally
+) -> Iterator[RankingRecord]:
+    orders = {1: [[first], [second]], 2: [[second], [first]], 0: [[first, second]]}
+    for name in sorted(filter(ANNOTATOR.fullmatch, pair), key=lambda name: int(name[9:])):
+        if (value := pair[name]) in (None, ""):
+            tally.left_out["votes that are empty"] += 1
+            continue
+        vote = number(value)
+        if vote is None or vote not in orders:
+            raise BadInput(f"{name} must say 1, 2 or 0 for a tie; got {value!r}.", line)
+        yield RankingRecord(f"pandalm-{name}", orders[int(vote)])
+
+
+def _meta(pair: dict[str, Any]) -> dict[str, Any]:
+    return {"application": pair["motivation_app"]} if pair.get("motivation_app") else {}

@@ -1,0 +1,121 @@
+"""Limits on what one file may make this machine do, so that a small file cannot fill its memory.
+
+A file can hold far more than its size suggests: gzip stores a thousand equal bytes in one, and
+Parquet stores a column of equal values in a few bytes. Each limit is a setting; see
+docs/settings.md.
+"""
+
+import gzip
+import io
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+from django.conf import settings
+
+from labeling.importing.records import BadInput
+
+MB = 1 << 20
+RATIO = 100
+"""Text compresses 3 to 30 times. Beyond this ratio a file was made to be small."""
+RATIO_FROM = 32 * MB
+COLUMNS = 1000
+VALUES_IN_A_ROW = 100_000
+FOOTER = 16 * MB
+WORKBOOK = 64 * MB
+
+
+def value_bytes() -> int:
+    """The most bytes that one line, element or row may have."""
+    return int(settings.IMPORT_VALUE_MB) * MB
+
+
+def too_long(what: str, line: int) -> BadInput:
+    return BadInput(
+        f"this {what} is longer than {settings.IMPORT_VALUE_MB} MB, the most that one may have. "
+        "Remove or shorten it; TIEBREAK_IMPORT_VALUE_MB sets the limit.",
+        line,
+    )
+
+
+def check_count(number: int) -> None:
+    """Raise BadInput when a file has more rows than allowed."""
+    if number > settings.IMPORT_ROWS:
+        raise BadInput(
+            f"the file has more than {settings.IMPORT_ROWS:,} rows, the most that one import may "
+            "have. Split it; TIEBREAK_IMPORT_ROWS sets the limit."
+        )
+
+
+def check_unpacked(size: int, packed: int) -> None:
+    """Raise BadInput when `size` bytes came out of `packed` and that is more than allowed."""
+    if size > settings.IMPORT_UNPACKED_MB * MB:
+        raise BadInput(
+            f"the file unpacks to more than {settings.IMPORT_UNPACKED_MB} MB. Split it; "
+            "TIEBREAK_IMPORT_UNPACKED_MB sets the limit."
+        )
+    if size >= RATIO_FROM and size > RATIO * max(packed, 1):
+        raise BadInput(
+            f"the file unpacks to more than {RATIO} times its size, as no file of texts does. "
+            "Unpack it first if this is intended."
+        )
+
+
+class Unpacking(io.RawIOBase):
+    """A gzip file as it is read, with the unpacked bytes counted against the limits."""
+
+    def __init__(self, path: Path):
+        self.packed: IO[bytes] = path.open("rb")
+        self.unpacked = gzip.GzipFile(fileobj=self.packed)
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self.unpacked.read(len(buffer))
+        self.size += len(chunk)
+        check_unpacked(self.size, self.packed.tell())
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def close(self) -> None:
+        self.unpacked.close()
+        self.packed.close()
+        super().close()
+
+
+def check_workbook(path: Path) -> None:
+    """Raise BadInput for an Excel file, a zip archive, that unpacks to too much or is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BadInput(f"{path.name} cannot be read as an Excel file: {error}.") from None
+    check_unpacked(size, path.stat().st_size)
+    if size > WORKBOOK:
+        raise BadInput(
+            f"{path.name} unpacks to more than {WORKBOOK // MB} MB, the most that an Excel file may "
+            "have, as it is read whole. Save the sheet as CSV."
+        )
+
+
+def check_parquet(path: Path, footer: pq.FileMetaData) -> None:
+    """Raise BadInput for a Parquet file whose footer promises more than the limits allow.
+
+    The footer is not trusted with the rest: rows are measured again as they are decoded.
+    """
+    check_count(footer.num_rows)
+    if footer.num_columns > COLUMNS:
+        raise BadInput(f"{path.name} has {footer.num_columns:,} columns; at most {COLUMNS:,}.")
+    unpacked = 0
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            unpacked += column.total_uncompressed_size
+            if column.num_values > VALUES_IN_A_ROW * max(group.num_rows, 1):
+                raise BadInput(
+                    f"{path.name} has {column.num_values:,} values of {column.path_in_schema!r} in "
+                    f"{group.num_rows:,} row(s); at most {VALUES_IN_A_ROW:,} per row."
+                )
+    check_unpacked(unpacked, path.stat().st_size)

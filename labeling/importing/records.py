@@ -1,0 +1,221 @@
+"""What every format is read into. A format's module yields these; the writer stores them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class BadInput(ValueError):  # noqa: N818 - it reads as what it is
+    """A sentence that says what is wrong, with the line where it stands. Nothing was written."""
+
+    def __init__(self, sentence: str, line: int | None = None):
+        self.line = line
+        word = getattr(line, "word", "Line")
+        super().__init__(f"{word} {line}: {sentence}" if line else sentence)
+
+
+@dataclass(frozen=True)
+class ResponseRecord:
+    text: str
+    model: str
+    external_id: str = ""
+    seed: int | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class RankingRecord:
+    """`tiers`, `shown_order` and the keys of `ratings` and `flags` are places in the prompt's
+    responses. `own_scales`: ratings of criteria that the guideline lacks are left out, not refused.
+    """
+
+    reviewer: str
+    tiers: list[list[int]]
+    cut: int | None = None
+    strength: float | None = None
+    ratings: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    flags: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    rationale: str = ""
+    active_seconds: float = 0.0
+    shown_order: Sequence[int] = ()
+    created_at: datetime | None = None
+    own_scales: bool = False
+
+
+@dataclass(frozen=True)
+class GoldRecord:
+    """`a` and `b` of a constraint are places in the prompt's responses; see labeling.gold.constraints."""
+
+    constraints: list[Any]
+    purpose: str
+    explanation: str
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """`responses` are places in the prompt's responses. None for `rankings_wanted`: as many as it
+    brings, else as many as the project says.
+    """
+
+    line: int
+    responses: list[int]
+    rankings: list[RankingRecord]
+    priority: int = 5
+    rankings_wanted: int | None = None
+    kind: str = "ranking"
+    gold: GoldRecord | None = None
+    external_id: str = ""
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    line: int
+    messages: list[dict[str, str]]
+    responses: list[ResponseRecord]
+    tasks: list[TaskRecord]
+    external_id: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+OTHER_ID = "ids of prompts and tasks that are kept under another id, or without one"
+EXAMPLE = 80
+"""Characters of the example value of a column."""
+
+NESTED = "nested"
+"""The meaning of a value of which only the keys have one."""
+
+Meaning = Mapping[str, Any]
+"""The meaning of each key of an object: a word, or a Meaning where the value holds objects itself.
+
+In the latter, "" is the meaning of a value that is not an object, and "*" that of all other keys.
+"""
+
+
+@dataclass
+class Column:
+    """One column, or one key of nested objects as `column.key` or `column[].key`, over all rows.
+
+    `filled` counts the values that hold something, `empty` those that do not. A value belongs to
+    the deepest column that contains it, so together the columns account for the whole file.
+    """
+
+    meaning: str
+    filled: int = 0
+    empty: int = 0
+    example: str = ""
+    nested: bool = False
+
+
+@dataclass
+class Columns:
+    """The account of every column: what it meant, how often it was there, and an example."""
+
+    columns: dict[str, Column] = field(default_factory=dict)
+
+    def add(
+        self, row: Mapping[str, Any], meaning: Meaning, prefix: str = "", default: str = "unused"
+    ) -> None:
+        """Count the keys of a row, or of an object in one, whose path begins with `prefix`."""
+        others = meaning.get("*", default)
+        for name, value in row.items():
+            wanted = meaning.get(name, others)
+            if isinstance(wanted, str):
+                self.count(prefix + name, wanted, value, nested=bool(prefix))
+            else:
+                self._inside(prefix + name, wanted, value, nested=bool(prefix))
+
+    def _inside(self, path: str, meaning: Meaning, value: Any, *, nested: bool) -> None:
+        """Count a value and the keys of the objects in it."""
+        items = value if isinstance(value, list) else []
+        opened = isinstance(value, Mapping) or any(isinstance(item, Mapping) for item in items)
+        whole = meaning.get("", NESTED if opened or not value else "unused")
+        self.count(path, whole, value, nested=nested)
+        if isinstance(value, Mapping):
+            self.add(value, meaning, f"{path}.")
+        for item in items if opened else ():
+            if isinstance(item, Mapping):
+                self.add(item, meaning, f"{path}[].")
+            else:
+                self.count(f"{path}[]", meaning.get("", "unused"), item, nested=True)
+
+    def count(self, path: str, meaning: str, value: Any, *, nested: bool = False) -> None:
+        column = self.columns.get(path)
+        if column is None:
+            column = self.columns[path] = Column(meaning, nested=nested)
+        if value is None or value in ("", [], {}):
+            column.empty += 1
+            return
+        column.filled += 1
+        if not column.example:
+            column.example = str(value)[:EXAMPLE]
+
+
+MOST_PROBLEMS = 10
+
+
+class SeveralProblems(BadInput):
+    """The problems of a file, one sentence a line."""
+
+    def __init__(self, problems: list[BadInput]):
+        self.problems = sorted(problems, key=lambda problem: problem.line or 0)
+        sentences = list(dict.fromkeys(map(str, self.problems)))
+        if self.complete:
+            sentences.append("There may be more.")
+        super().__init__("\n".join(sentences))
+
+    @property
+    def complete(self) -> bool:
+        """Whether no more problems are gathered."""
+        return len(self.problems) >= MOST_PROBLEMS
+
+
+@dataclass
+class Problems:
+    """What is wrong in a file, gathered so that a lead sees the first ten problems together."""
+
+    found: list[BadInput] = field(default_factory=list)
+
+    def add(self, problem: BadInput) -> None:
+        """Keep a problem. The tenth ends the reading: it raises BadInput with all of them."""
+        self.found.append(problem)
+        if len(self.found) >= MOST_PROBLEMS:
+            self.raise_any()
+
+    def raise_any(self) -> None:
+        """Raise BadInput with the problems so far, by line, if there are any."""
+        if not self.found:
+            return
+        found, self.found = self.found, []
+        raise SeveralProblems(found) from None
+
+
+@dataclass
+class Tally:
+    """What a file held, told in its own words, so that it can be reconciled line by line."""
+
+    columns: Columns = field(default_factory=Columns)
+
+    read: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    problems: Problems = field(default_factory=Problems)
+
+
+def check_messages(messages: Any, line: int) -> list[dict[str, str]]:
+    """The chat, when it is one that can be answered. Raises BadInput."""
+    if not isinstance(messages, list) or not messages:
+        raise BadInput('"messages" must be a list of {"role", "content"}, not empty.', line)
+    for message in messages:
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            raise BadInput('each message must be {"role": …, "content": …}.', line)
+        if message["role"] not in ROLES:
+            raise BadInput(f"a role is one of {', '.join(ROLES)}; got {message['role']!r}.", line)
+        if not isinstance(message["content"], str):
+            raise BadInput(f"the content of a {message['role']} message is not text.", line)
+    if messages[-1]["role"] == "assistant":
+        raise BadInput("the last message is the assistant's; there is nothing to answer.", line)
+    return messages

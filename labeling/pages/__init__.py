@@ -1,0 +1,1 @@
+"""The pages of a project for its leads and members."""

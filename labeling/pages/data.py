@@ -1,0 +1,171 @@
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from accounts.access import user_of
+from accounts.parameters import number
+from labeling.core.access import led_project
+from labeling.core.lettering import Lettering, letters_of
+from labeling.core.suggestions import suggestions_for
+from labeling.core.text import exact, shortened
+from labeling.core.text import render as render_text
+from labeling.gold import constraints
+from labeling.models import Adjudication, Skip, Slot, Task
+from labeling.pages import task_filters
+from labeling.rankings import skip as skipping
+from labeling.rankings.recording import InvalidRanking
+from labeling.reviewing.sheet import as_order, conversation
+
+PAGE = 50
+
+
+@login_required
+@require_GET
+def data(request: HttpRequest, slug: str) -> HttpResponse:
+    """Tasks, newest first. Pages by id, so that the last page costs what the first one does."""
+    project = led_project(request, slug)
+    search = request.GET.get("q", "").replace("\0", "").strip()[:200]
+    before = number(request.GET.get("before", ""))
+    show = request.GET.get("show", "")
+    found = _searched(task_filters.filtered(project, show), search)
+    if before is not None:
+        found = found.filter(pk__lt=before)
+    tasks = list(found.select_related("prompt").order_by("-pk")[: PAGE + 1])
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "search": search,
+        "show": show if show in task_filters.FILTERS else "",
+        "filters": task_filters.FILTERS,
+        "rows": _rows(tasks[:PAGE]),
+        "older": tasks[PAGE - 1].pk if len(tasks) > PAGE else None,
+        "begun": before is not None,
+    }
+    return render(request, "labeling/data.html", context)
+
+
+def _searched(tasks: QuerySet[Task], search: str) -> QuerySet[Task]:
+    """By words of the prompt, by its external id, or by the number of the task."""
+    if not search:
+        return tasks
+    named = Q(prompt__messages__icontains=search) | Q(prompt__external_id=search)
+    if (task_id := number(search.removeprefix("#"))) is not None:
+        named |= Q(pk=task_id)
+    return tasks.filter(named)
+
+
+def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
+    ids = [task.pk for task in tasks]
+    counts = {
+        row["task_id"]: row
+        for row in Slot.objects.filter(task__in=ids)
+        .values("task_id")
+        .annotate(wanted=Count("pk"), filled=Count("ranking"), leased=Count("leased_until"))
+    }
+    sizes = dict(
+        Task.objects.filter(pk__in=ids).annotate(size=Count("places")).values_list("pk", "size")
+    )
+    golds = constraints.copies_of(ids)
+    nothing = {"wanted": 0, "filled": 0, "leased": 0}
+    return [
+        {
+            "task": task,
+            "prompt": shortened(str(task.prompt.messages[-1]["content"]), 140),
+            "responses": sizes[task.pk],
+            "gold": golds.get(task.pk),
+            **counts.get(task.pk, nothing),
+        }
+        for task in tasks
+    ]
+
+
+@login_required
+@require_GET
+def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
+    project = led_project(request, slug)
+    shown = get_object_or_404(
+        Task.objects.select_related("prompt__withdrawn_by", "project", "withdrawn_by"),
+        pk=task_id,
+        project=project,
+    )
+    places = list(shown.places.select_related("response__withdrawn_by").order_by("position"))
+    letters = letters_of([place.response_id for place in places])
+    lettering = Lettering.of(shown, letters, [place.response.text for place in places])
+    scores = suggestions_for(user_of(request), shown, list(letters))
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "task": shown,
+        "messages_of_prompt": conversation(shown.prompt.messages),
+        "responses": [
+            {
+                "letter": letters[place.response_id],
+                "response": place.response,
+                "model": place.response.model_name,
+                "suggestion": scores.get(place.response_id),
+                "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
+            }
+            for place in places
+        ],
+        "rankings": _rankings(shown, lettering),
+        "decision": _decision(shown, lettering),
+        "gold_copy": constraints.copies_of([shown.pk]).get(shown.pk),
+        "slots": list(shown.slots.select_related("reviewer").order_by("number")),
+        "skips": [
+            {"skip": skip, "note": lettering.show(skip.note, skip.shown_order)}
+            for skip in shown.skips.select_related("reviewer")
+        ],
+    }
+    return render(request, "labeling/task.html", context)
+
+
+def _decision(task: Task, lettering: Lettering) -> dict[str, Any] | None:
+    decided = Adjudication.objects.filter(task=task)
+    decision = decided.select_related("by", "guideline_version").first()
+    if decision is None:
+        return None
+    return {
+        "decision": decision,
+        "order": as_order(decision.tiers, decision.cut, lettering.letters),
+        "note": lettering.show(decision.note, decision.shown_order),
+    }
+
+
+def _rankings(task: Task, lettering: Lettering) -> list[dict[str, Any]]:
+    rankings = task.rankings.select_related("reviewer", "guideline_version").order_by("id")
+    return [
+        {
+            "ranking": ranking,
+            "order": as_order(ranking.tiers, ranking.cut, lettering.letters),
+            "note": lettering.show(ranking.rationale, ranking.shown_order, limit=300),
+        }
+        for ranking in rankings
+    ]
+
+
+@login_required
+@require_POST
+def lift_skip(request: HttpRequest, slug: str, task_id: int, skip_id: int) -> HttpResponse:
+    """Let the task be offered again to the reviewer who skipped it."""
+    project = led_project(request, slug)
+    skip = get_object_or_404(
+        Skip.objects.select_related("task", "reviewer"),
+        pk=skip_id,
+        task=task_id,
+        task__project=project,
+    )
+    try:
+        skipping.lift(skip=skip, by=user_of(request))
+    except InvalidRanking as invalid:
+        messages.error(request, str(invalid))
+    else:
+        messages.success(request, f"The task can be offered to {skip.reviewer} again.")
+    return redirect("project-task", project.slug, task_id)

@@ -1,0 +1,249 @@
+"""Where leads settle what reviewers disagree on, blind to who said what."""
+
+import random
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods
+
+from accounts.access import user_of
+from labeling.core.access import led_project
+from labeling.core.blindness import may_see_models
+from labeling.core.lettering import Lettering, letters_of
+from labeling.core.response_names import field_by_name, page_names
+from labeling.core.text import exact, shortened
+from labeling.core.text import render as render_text
+from labeling.disputes.adjudication import (
+    CannotDecide,
+    causes,
+    decide,
+    mark,
+    next_after,
+    open_disputes,
+    order_for,
+)
+from labeling.disputes.outcomes import OutcomeForm, ranks_of
+from labeling.gold.constraints import copies_of
+from labeling.models import Adjudication, Project, Prompt, Ranking, Task
+from labeling.quality.measures import Dispute, quality_of
+from labeling.queue.out_of_use import among
+from labeling.rankings.content import FLAGS
+from labeling.reviewing.sheet import as_order, conversation
+
+PAGE = 25
+
+
+@login_required
+@require_GET
+def disputes(request: HttpRequest, slug: str) -> HttpResponse:
+    """Open disputes; ?show=all lists every disagreement, ?show=decided the newest decisions."""
+    project = led_project(request, slug)
+    show = request.GET.get("show", "open")
+    quality = quality_of(project)
+    decided = Adjudication.objects.filter(task__project=project, task__out_of_use=False)
+    lists: dict[str, Any] = {
+        "open": quality.disputes,
+        "all": quality.differing,
+        "decided": decided.select_related("by").order_by("-created_at"),
+    }
+    show = show if show in lists else "open"
+    page = Paginator(lists[show], PAGE).get_page(request.GET.get("page"))
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "show": show,
+        "page": page,
+        "rows": _rows(list(page.object_list)),
+        "quality": quality,
+        "first": next(iter(lists[show]), None) if show != "decided" else None,
+        "causes": causes(project),
+        "open_count": len(quality.disputes),
+        "decided_count": decided.count(),
+    }
+    return render(request, "labeling/disputes.html", context)
+
+
+def _rows(listed: Sequence[Dispute | Adjudication]) -> list[dict[str, Any]]:
+    """Open disputes or decisions with the prompts of their tasks, and which have gold copies."""
+    tasks = {one.task_id for one in listed}
+    prompts = dict(
+        Prompt.objects.filter(tasks__in=tasks).values_list("tasks", "messages__-1__content")
+    )
+    golds = copies_of(tasks)
+    return [
+        {
+            "dispute": one,
+            "prompt": shortened(str(prompts.get(one.task_id, "")), 140),
+            "gold": golds.get(one.task_id),
+        }
+        for one in listed
+    ]
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
+    """One of them. `from` is the number of the ranking that the outcome starts from."""
+    project = led_project(request, slug)
+    task = get_object_or_404(
+        Task.objects.select_related("prompt", "project__current_version").exclude(
+            kind=Task.Kind.GOLD
+        ),
+        pk=task_id,
+        project=project,
+        out_of_use=False,
+    )
+    case = _Case(request, project, task)
+    if request.method == "POST":
+        return _decided(request, case)
+    form = OutcomeForm(initial=case.initial(), letters=case.letters, names=case.names)
+    return case.shown(form)
+
+
+def _decided(request: HttpRequest, case: "_Case") -> HttpResponse:
+    form = OutcomeForm(case.posted(), letters=case.letters, names=case.names)
+    following = case.following()
+    if form.is_valid():
+        try:
+            decide(
+                task=case.task,
+                by=user_of(request),
+                shown_order=case.order_of(form.cleaned_data["note"]),
+                **form.outcome(),
+            )
+        except CannotDecide as refused:
+            form.refuse(refused)
+        else:
+            messages.success(request, f"The outcome of task {case.task.pk} is recorded.")
+            if following:
+                return redirect("project-dispute", case.project.slug, following.task_id)
+            return redirect("project-disputes", case.project.slug)
+    return case.shown(form, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+class _Case:
+    """What the page of a dispute shows. Letters and rankings are shuffled, the same on reload:
+    a place must not give away the model or the reviewer.
+    """
+
+    def __init__(self, request: HttpRequest, project: Project, task: Task):
+        self.request, self.project, self.task = request, project, task
+        self.user = user_of(request)
+        places = {
+            place.response_id: place
+            for place in task.places.filter(withdrawn=False)
+            .select_related("response")
+            .order_by("position")
+        }
+        order = order_for(task.pk, self.user, list(places))
+        self.places = [places[response] for response in order]
+        self.letters = letters_of(order)
+        texts = [place.response.text for place in self.places]
+        self.lettering = Lettering.of(task, self.letters, texts)
+        self.names = page_names(task.pk, self.letters)
+        self.rankings = list(task.rankings.filter(superseded_at=None).order_by("id"))
+        random.Random(f"{task.pk}:{self.user.pk}").shuffle(self.rankings)
+        self.decision = Adjudication.objects.filter(task=task).select_related("by").first()
+        self.disputes = open_disputes(project)
+
+    def posted(self) -> dict[str, str]:
+        return {
+            field_by_name(name, self.names): self.request.POST[name] for name in self.request.POST
+        }
+
+    def following(self) -> Dispute | None:
+        return next_after(self.disputes, self.task.pk)
+
+    def initial(self) -> dict[str, Any]:
+        start = self._started_from()
+        order = start or self.decision
+        said = {
+            "seen": mark(self.decision),
+            "cause": self.decision.cause if self.decision else "",
+            "note": self._note_to_edit(),
+        }
+        return said | (ranks_of(*self._left(order), self.names) if order else {})
+
+    def _left(self, order: Ranking | Adjudication) -> tuple[list[list[int]], int | None]:
+        """Its tiers and line without the responses that were withdrawn since."""
+        return among(order.tiers, order.cut, self.letters)
+
+    def _note_to_edit(self) -> str:
+        """In the letters of this page, where that is certain."""
+        if self.decision is None:
+            return ""
+        return self.lettering.rewritten(self.decision.note, self.decision.shown_order)
+
+    def order_of(self, note: str) -> list[int]:
+        """The order that the letters of a note follow: an unchanged note keeps its author's."""
+        if self.decision is not None and note == self.decision.note:
+            return self.decision.shown_order
+        return list(self.letters)
+
+    def _started_from(self) -> Ranking | None:
+        said = self.request.GET.get("from", "")
+        number = int(said) if said in set("123456789") else 0
+        return self.rankings[number - 1] if 1 <= number <= len(self.rankings) else None
+
+    def shown(self, form: OutcomeForm, status: int = HTTPStatus.OK) -> HttpResponse:
+        places = [dispute.task_id for dispute in self.disputes]
+        at = places.index(self.task.pk) if self.task.pk in places else None
+        context = {
+            "project": self.project,
+            "section": "projects",
+            "leads": True,
+            "task": self.task,
+            "decision": self.decision,
+            "dispute": None if at is None else self.disputes[at],
+            "number": None if at is None else at + 1,
+            "left": len(self.disputes),
+            "following": self.following(),
+            "gold": copies_of([self.task.pk]).get(self.task.pk),
+            "messages_of_prompt": conversation(self.task.prompt.messages),
+            "responses": self._responses(form),
+            "rankings": [self._ranking(ranking) for ranking in self.rankings],
+            "form": form,
+            "note": self.lettering.show(self.decision.note, self.decision.shown_order)
+            if self.decision
+            else None,
+            "version": self.project.current_version,
+        }
+        return render(self.request, "labeling/dispute.html", context, status=status)
+
+    def _responses(self, form: OutcomeForm) -> list[dict[str, Any]]:
+        judging = self.decision is None
+        named = may_see_models(self.user, self.project, self.task, judging=judging)
+        return [
+            {
+                "name": self.names[place.response_id],
+                "letter": self.letters[place.response_id],
+                "model": place.response.model_name if named else "",
+                "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
+                "field": form[f"rank-{self.names[place.response_id]}"],
+            }
+            for place in self.places
+        ]
+
+    def _ranking(self, ranking: Ranking) -> dict[str, Any]:
+        flags = [
+            f"{self.letters[int(response)]}: {str(FLAGS.get(flag, flag)).lower()}"
+            for response, flagged in ranking.flags.items()
+            if int(response) in self.letters
+            for flag in flagged
+        ]
+        tiers, cut = self._left(ranking)
+        return {
+            "order": as_order(tiers, cut, self.letters),
+            "ranks": ranks_of(tiers, cut, self.names),
+            "note": self.lettering.show(ranking.rationale, ranking.shown_order),
+            "flags": flags,
+            "simulated": ranking.source == Ranking.Source.SIMULATION,
+        }

@@ -1,0 +1,75 @@
+from string import ascii_uppercase
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from accounts.access import user_of
+from accounts.parameters import number
+from labeling.core.access import led_project
+from labeling.core.text import render as render_text
+from labeling.importing import findings
+from labeling.models import Task
+from labeling.reviewing.sheet import conversation
+
+
+@login_required
+@require_GET
+def waiting(request: HttpRequest, slug: str) -> HttpResponse:
+    """Held tasks, oldest first. Pages by id; what a page costs does not depend on how many."""
+    project = led_project(request, slug)
+    tasks, after = findings.page_of(project, after=number(request.GET.get("after", "")))
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "counts": findings.counts(project),
+        "tasks": [_shown(task) for task in tasks],
+        "after": after,
+        "begun": "after" in request.GET,
+    }
+    return render(request, "labeling/findings.html", context)
+
+
+def _shown(task: Task) -> dict[str, Any]:
+    return {
+        "task": task,
+        "prompt": conversation(task.prompt.messages)[-1],
+        "responses": [
+            {
+                "letter": ascii_uppercase[place.position],
+                "response": place.response,
+                "html": render_text(place.response.text),
+                "open": [f for f in place.response.findings.all() if f.dismissed_at is None],
+            }
+            for place in sorted(task.places.all(), key=lambda place: place.position)
+        ],
+    }
+
+
+@login_required
+@require_POST
+def decide(request: HttpRequest, slug: str) -> HttpResponse:
+    """`release` a task, or `dismiss` or `drop` a response, each by its number."""
+    project = led_project(request, slug)
+    by = user_of(request)
+    if (row_id := number(request.POST.get("release", ""))) is not None:
+        findings.release(project=project, task_id=row_id, by=by)
+        said = f"Task {row_id} is given out."
+    elif (row_id := number(request.POST.get("dismiss", ""))) is not None:
+        released = findings.dismiss(project=project, response_id=row_id, by=by)
+        said = f"Dismissed. {_tasks(released)} given out."
+    elif (row_id := number(request.POST.get("drop", ""))) is not None:
+        dropped = findings.drop(project=project, response_id=row_id, by=by)
+        said = f"Dropped. {_tasks(dropped.replaced)} go on without it, {dropped.ended} ended."
+    else:
+        said = "Nothing was chosen."
+    messages.success(request, said)
+    return redirect("project-findings", project.slug)
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task{'' if count == 1 else 's'}"

@@ -1,0 +1,305 @@
+"""The lead's pages for gold: what there is, how it is answered, and how it is made."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from accounts.access import user_of
+from accounts.models import User
+from accounts.parameters import number
+from labeling.core.access import led_project, project_for
+from labeling.core.lettering import Lettering
+from labeling.core.text import exact, shortened
+from labeling.core.text import render as render_text
+from labeling.gold import constraints as golds
+from labeling.gold import qualification
+from labeling.gold import shares as gold_shares
+from labeling.gold.constraints import GoldError, Letters
+from labeling.gold.form import GoldForm, rows_of, with_more_rows
+from labeling.models import Adjudication, Gold, Project, Ranking, Task
+from labeling.reviewing import assignment
+from labeling.reviewing.sheet import as_order, conversation
+
+PAGE = 50
+ANSWERS_SHOWN = 50
+STARTS_SHOWN = 9
+
+
+def _context(project: Project, **more: Any) -> dict[str, Any]:
+    return {"project": project, "section": "projects", "leads": True, **more}
+
+
+@login_required
+@require_GET
+def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
+    """Newest first, by id. Eleven queries, and the sums of gold_shares."""
+    project = led_project(request, slug)
+    retired = request.GET.get("retired") == "1"
+    before = number(request.GET.get("before", ""))
+    found = Gold.objects.filter(project=project, retired_at__isnull=not retired)
+    shown = found.filter(pk__lt=before) if before is not None else found
+    page = list(shown.select_related("task__prompt").order_by("-pk")[: PAGE + 1])
+    shares = gold_shares.shares(project)
+    context = _context(
+        project,
+        rows=[_row(one, shares) for one in page[:PAGE]],
+        older=page[PAGE - 1].pk if len(page) > PAGE else None,
+        begun=before is not None,
+        retired=retired,
+        counts=_counts(project),
+        needed=qualification.needed(project),
+        reviewers=sorted(shares.by_reviewer.items(), key=lambda item: item[1].percent),
+        capped=shares.capped,
+        answers_at_most=gold_shares.ANSWERS_AT_MOST,
+        attempts=_attempts(project),
+    )
+    return render(request, "labeling/gold_list.html", context)
+
+
+def _row(one: Gold, shares: gold_shares.Shares) -> dict[str, Any]:
+    return {
+        "gold": one,
+        "prompt": shortened(str(one.task.prompt), 140),
+        "share": shares.by_gold[one.pk],
+        "skips": shares.skips.get(one.pk, 0),
+    }
+
+
+def _counts(project: Project) -> dict[str, int]:
+    """Gold in use, by purpose."""
+    used = Gold.objects.filter(project=project, retired_at=None).values_list("purpose", flat=True)
+    purposes = list(used)
+    return {purpose: purposes.count(purpose) for purpose in Gold.Purpose.values}
+
+
+def _attempts(project: Project) -> list[dict[str, Any]]:
+    """Each reviewer's newest attempt, the failed ones first."""
+    newest = qualification.newest_attempts(project)
+    oldest = qualification.requalifying_version(project)
+    rows = [{"attempt": one, "outdated": one.version.number < oldest} for one in newest]
+    return sorted(rows, key=lambda row: (row["outdated"], row["attempt"].state != "failed"))
+
+
+# --- one of them ---------------------------------------------------------------------------------
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
+    project = led_project(request, slug)
+    one = get_object_or_404(
+        Gold.objects.select_related("task__prompt", "created_by"), pk=gold_id, project=project
+    )
+    form, rows, sentence = _filled(request, one.task, one.constraints, one)
+    if form.is_bound and sentence is None:
+        try:
+            golds.change(
+                gold=one, constraints=rows.constraints(), by=user_of(request), **form.cleaned_data
+            )
+        except GoldError as error:
+            sentence = str(error)
+        else:
+            messages.success(request, "Saved. Answers given before are measured by it too.")
+            return redirect("project-gold-detail", project.slug, one.pk)
+    letters = golds.letters_of(_ids(one.task))
+    context = _context(
+        project,
+        gold=one,
+        rules=golds.sentences(one.constraints, letters),
+        answers=_answers(one, letters, _texts(one.task)),
+        share=gold_shares.share_of(one),
+        **_sheet(one.task, form, rows, sentence),
+    )
+    return render(request, "labeling/gold_detail.html", context, status=422 if sentence else 200)
+
+
+def _texts(task: Task) -> list[str]:
+    return list(task.responses.values_list("text", flat=True))
+
+
+def _answers(one: Gold, letters: Letters, texts: list[str]) -> list[dict[str, Any]]:
+    lettering = Lettering.of(one.task, letters, texts)
+    answers = one.task.rankings.filter(superseded_at=None).select_related("reviewer")
+    return [
+        {
+            "ranking": answer,
+            "order": as_order(answer.tiers, answer.cut, dict(letters)),
+            "result": golds.check(answer, one, letters),
+            "note": lettering.show(answer.rationale, answer.shown_order, limit=300),
+        }
+        for answer in answers.order_by("-pk")[:ANSWERS_SHOWN]
+    ]
+
+
+@login_required
+@require_POST
+def gold_retire(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
+    project = led_project(request, slug)
+    one = get_object_or_404(Gold, pk=gold_id, project=project)
+    if golds.retire(gold=one, by=user_of(request)):
+        messages.success(request, "Retired: nobody gets it any more, and nobody is measured by it.")
+    return redirect("project-gold-detail", project.slug, one.pk)
+
+
+# --- making it -----------------------------------------------------------------------------------
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
+    project = led_project(request, slug)
+    task = get_object_or_404(Task.objects.select_related("prompt"), pk=task_id, project=project)
+    if task.kind == Task.Kind.GOLD and hasattr(task, "gold"):
+        return redirect("project-gold-detail", project.slug, task.gold.pk)
+    letters = golds.letters_of(_ids(task))
+    starts = _starts(task, letters)
+    chosen = next((one for one in starts if one["name"] == request.GET.get("from")), None)
+    form, rows, sentence = _filled(request, task, chosen["constraints"] if chosen else [])
+    if form.is_bound and sentence is None:
+        try:
+            made = golds.make(
+                task=task, constraints=rows.constraints(), by=user_of(request), **form.cleaned_data
+            )
+        except GoldError as error:
+            sentence = str(error)
+        else:
+            messages.success(request, f"Gold {made.pk} is made.")
+            return redirect("project-gold-detail", project.slug, made.pk)
+    context = _context(project, starts=starts, chosen=chosen, **_sheet(task, form, rows, sentence))
+    return render(request, "labeling/gold_make.html", context, status=422 if sentence else 200)
+
+
+def _starts(task: Task, letters: Letters) -> list[dict[str, Any]]:
+    """What others said of the task, each a start for the constraints: adjudicated first."""
+    found: list[tuple[str, str, Any]] = [
+        ("adjudication", "What was adjudicated", one)
+        for one in Adjudication.objects.filter(task=task)
+    ]
+    rankings = task.rankings.filter(superseded_at=None).select_related("reviewer").order_by("pk")
+    found += [
+        (f"ranking-{one.pk}", f"What {one.reviewer} sent", one) for one in rankings[:STARTS_SHOWN]
+    ]
+    return [
+        {
+            "name": name,
+            "title": title,
+            "order": as_order(one.tiers, one.cut, dict(letters)),
+            "constraints": golds.constraints_from(one.tiers, one.cut),
+        }
+        for name, title, one in found
+    ]
+
+
+def _ids(task: Task) -> list[int]:
+    return list(task.places.order_by("position").values_list("response_id", flat=True))
+
+
+def _filled(
+    request: HttpRequest, task: Task, constraints: list[Any], one: Gold | None = None
+) -> tuple[GoldForm, Any, str | None]:
+    """The form with what was sent or what is known, and what is wrong with what was sent."""
+    letters = golds.letters_of(_ids(task))
+    if request.method == "POST" and "more" not in request.POST:
+        form, rows = GoldForm(request.POST), rows_of(constraints, letters, request.POST)
+        valid = form.is_valid() & rows.is_valid()
+        return form, rows, None if valid else "Not saved yet: see what is marked."
+    sent = with_more_rows(request.POST) if request.method == "POST" else None
+    known = {
+        "purpose": one.purpose if one else Gold.Purpose.CHECK.value,
+        "explanation": one.explanation if one else "",
+    }
+    typed = {name: sent[name] for name in known if name in sent} if sent else {}
+    return GoldForm(initial=known | typed), rows_of(constraints, letters, sent), None
+
+
+def _sheet(task: Task, form: GoldForm, rows: Any, sentence: str | None) -> dict[str, Any]:
+    """What both forms show: the prompt, the responses in the task's order, and the rows."""
+    places = list(task.places.select_related("response").order_by("position"))
+    letters = golds.letters_of([place.response_id for place in places])
+    return {
+        "task": task,
+        "form": form,
+        "rules_form": rows,
+        "sentence": sentence,
+        "messages_of_prompt": conversation(task.prompt.messages),
+        "responses": [
+            {
+                "letter": letters[place.response_id],
+                "model": place.response.model_name,
+                "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
+            }
+            for place in places
+        ],
+    }
+
+
+# --- qualification -------------------------------------------------------------------------------
+
+
+@login_required
+@require_POST
+def allow_again(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
+    project = led_project(request, slug)
+    reviewer = get_object_or_404(User, pk=user_id)
+    try:
+        qualification.allow_again(project=project, reviewer=reviewer, by=user_of(request))
+    except qualification.QualificationError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"{reviewer} may try again, from the first task on.")
+    return redirect("project-gold", project.slug)
+
+
+# --- what a reviewer reads of it -----------------------------------------------------------------
+
+
+@login_required
+@require_GET
+def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
+    """The reviewer's own answer to a training task, beside what is known of it."""
+    project = project_for(request, slug)
+    ranking = get_object_or_404(
+        Ranking.objects.select_related("task__prompt"),
+        pk=ranking_id,
+        reviewer=user_of(request),
+        task__project=project,
+    )
+    if (found := golds.feedback(ranking)) is None or ranking.task.out_of_use:
+        return redirect("review", project.slug)
+    own = _ids(ranking.task)
+    letters = golds.letters_of(ranking.shown_order or own)
+    texts = dict(ranking.task.responses.values_list("pk", "text"))
+    lettering = Lettering.of(ranking.task, letters, texts.values())
+    explanation, note = lettering.show_markdown(found.explanation, own)
+    context = {
+        "project": project,
+        "section": "review",
+        "feedback": found,
+        "explanation": explanation,
+        "note": note,
+        "order": as_order(ranking.tiers, ranking.cut, letters),
+        "messages_of_prompt": conversation(ranking.task.prompt.messages),
+        "responses": [
+            {"letter": letter, "html": render_text(texts[pk]), "exact": exact(texts[pk])}
+            for pk, letter in letters.items()
+        ],
+        "stage": assignment.stage(project=project, reviewer=user_of(request)),
+    }
+    return render(request, "labeling/feedback.html", context)
+
+
+@login_required
+@require_GET
+def own_qualification(request: HttpRequest, slug: str) -> HttpResponse:
+    """How the reviewer's own attempt ended."""
+    project = project_for(request, slug)
+    attempt = qualification.attempt_of(project=project, reviewer=user_of(request))
+    if attempt is None or attempt.state != qualification.PASSED:
+        return redirect("review", project.slug)
+    context = {"project": project, "section": "review", "attempt": attempt}
+    return render(request, "labeling/qualified.html", context)

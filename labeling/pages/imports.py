@@ -1,0 +1,161 @@
+import uuid
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.defaultfilters import filesizeformat
+from django.views.decorators.http import require_GET, require_http_methods
+
+from accounts.access import user_of
+from labeling.core import text
+from labeling.core.access import led_project
+from labeling.importing import lifecycle, undoing
+from labeling.importing.encodings import ENCODINGS, UTF8
+from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
+from labeling.importing.reading import FORMATS
+from labeling.models import FileImport, Project
+
+LARGEST = 50 << 20
+AUTO = "auto"
+IMPORTED = FileImport.State.IMPORTED
+RECENT = 20
+
+
+class UploadForm(forms.Form):
+    file = forms.FileField(
+        help_text=f"JSON lines, a JSON array, CSV, Excel or Parquet, also .gz. At most {LARGEST >> 20} MB; "
+        "for a larger one use the command.",
+    )
+    format = forms.ChoiceField(
+        choices=[(AUTO, "Detect automatically"), *((f.name, f.title) for f in FORMATS.values())],
+        initial=AUTO,
+    )
+    encoding = forms.ChoiceField(
+        choices=[(name, name) for name in ENCODINGS],
+        initial=UTF8,
+        help_text="Of a text file. Files that Windows programs save as CSV are often windows-1252.",
+    )
+    any_criteria = forms.BooleanField(
+        required=False, label="Keep ratings of criteria that the guideline does not have"
+    )
+
+    too_large = False
+
+    def clean_file(self) -> UploadedFile:
+        file: UploadedFile = self.cleaned_data["file"]
+        if (file.size or 0) > LARGEST:
+            self.too_large = True
+            raise forms.ValidationError(
+                f"The file has {filesizeformat(file.size or 0)}; this page takes {LARGEST >> 20} MB. "
+                "Import it with manage.py import_data, or compress it with gzip."
+            )
+        return file
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def choose(request: HttpRequest, slug: str) -> HttpResponse:
+    """Take a file, have it checked, and show what it holds on the next page."""
+    project = led_project(request, slug)
+    form = UploadForm(request.POST or None, request.FILES or None)
+    if request.method == "POST" and form.is_valid():
+        sent = form.cleaned_data
+        file_import = lifecycle.receive(
+            sent["file"].chunks(),
+            user=user_of(request),
+            project=project,
+            name=sent["file"].name or "file",
+            format="" if sent["format"] == AUTO else sent["format"],
+            any_criteria=sent["any_criteria"],
+            encoding=sent["encoding"],
+        )
+        return redirect("project-import-look", project.slug, file_import.key)
+    recent = FileImport.objects.filter(project=project).select_related("user")[:RECENT]
+    context = {**_about(project), "form": form, "formats": FORMATS.values(), "recent": recent}
+    return render(request, "labeling/import.html", context, status=413 if form.too_large else 200)
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
+    """Show what a file holds, or how far a worker is with it; POST imports it or gives it up."""
+    project = led_project(request, slug)
+    file_import = get_object_or_404(FileImport, project=project, key=key)
+    if request.method == "POST":
+        if "map" in request.POST:
+            _map(request, file_import)
+        elif "undo" in request.POST:
+            if not lifecycle.start_undo(file_import, user_of(request)):
+                messages.info(request, "This import is not there to be undone.")
+        elif "cancel" in request.POST:
+            if not lifecycle.cancel(file_import):
+                messages.info(request, "There is nothing to cancel: the work on it has ended.")
+        elif not lifecycle.start_import(file_import):
+            messages.info(request, "This file is not waiting to be imported.")
+        return redirect("project-import-look", project.slug, key)
+    report = file_import.report
+    context = {
+        **_about(project),
+        "file": file_import,
+        "report": report,
+        "anything": any(line["new"] for line in report.get("lines", [])),
+        "obstacle": undoing.obstacle(file_import) if file_import.state == IMPORTED else "",
+        "columns": _columns(file_import),
+        "meanings": MEANINGS.items(),
+        "first": [_rendered(record) for record in report.get("first", [])],
+    }
+    return render(request, "labeling/import_look.html", context)
+
+
+@login_required
+@require_GET
+def state(request: HttpRequest, slug: str, key: uuid.UUID) -> JsonResponse:
+    """Return the state of a file for the script of its page."""
+    project = led_project(request, slug)
+    file_import = get_object_or_404(FileImport, project=project, key=key)
+    return JsonResponse({"state": file_import.state, "prompts": file_import.prompts_read})
+
+
+def _map(request: HttpRequest, file_import: FileImport) -> None:
+    """Take the chosen meaning of each column."""
+    chosen: dict[str, list[str]] = {}
+    for number, column in enumerate(_columns(file_import)):
+        meaning = request.POST.get(f"meaning-{number}", "")
+        chosen.setdefault(meaning if meaning in MEANINGS else "unused", []).append(column["name"])
+    if not lifecycle.map_columns(file_import, Mapping.from_json(chosen)):
+        messages.info(request, "The columns of this file can no longer be changed.")
+
+
+def _columns(file_import: FileImport) -> list[dict[str, Any]]:
+    """Return the columns whose meaning can be chosen: those of rows, not keys within a column."""
+    report = file_import.report
+    if not file_import.open or report.get("format", "columns") != "columns":
+        return []
+    return [column for column in report.get("columns", []) if not column.get("nested")]
+
+
+def _rendered(record: dict[str, Any]) -> dict[str, Any]:
+    """Return one of the first prompts with its texts as reviewers will see them."""
+    letters = "ABCDEFGHI"
+    return {
+        "messages": [(m["role"], text.render(m["content"])) for m in record["messages"]],
+        "responses": [
+            (letters[number], text.render(response["text"]))
+            for number, response in enumerate(record["responses"][: len(letters)])
+        ],
+        "rankings": [
+            " > ".join(
+                " = ".join(letters[place] for place in tier if place < len(letters))
+                for tier in ranking["tiers"]
+            )
+            for ranking in record["rankings"]
+        ],
+    }
+
+
+def _about(project: Project) -> dict[str, Any]:
+    return {"project": project, "section": "projects", "leads": True, "largest": LARGEST >> 20}

@@ -1,0 +1,94 @@
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from accounts.access import user_of
+from labeling.core.access import leads, readable_project
+from labeling.core.text import render as render_text
+from labeling.guidelines.versions import difference
+from labeling.importing import findings
+from labeling.models import GuidelineVersion, Project
+from labeling.projects import staffing
+from labeling.quality.measures import quality_of
+from labeling.reviewing import progress
+
+
+@login_required
+@require_GET
+def overview(request: HttpRequest, slug: str) -> HttpResponse:
+    project = readable_project(request, slug)
+    user = user_of(request)
+    context: dict[str, Any] = {
+        "project": project,
+        "section": "projects",
+        "leads": leads(user, project),
+        "own": progress.of_reviewer(project, user),
+        "version": project.current_version,
+    }
+    if context["leads"]:
+        context["progress"] = progress.of_project(project)
+        context["quality"] = quality_of(project)
+        context["reviewers"] = progress.by_reviewer(project)
+        context["findings"] = findings.counts(project)
+        context["shortage"] = staffing.shortage(project)
+        context["totals"] = _totals(context["reviewers"])
+    return render(request, "labeling/project.html", context)
+
+
+def _totals(rows: list[progress.ReviewerRow]) -> dict[str, int]:
+    return {
+        name: sum(getattr(row, name) for row in rows)
+        for name in ("rankings", "simulated", "imported")
+    }
+
+
+@login_required
+@require_GET
+def guideline(request: HttpRequest, slug: str) -> HttpResponse:
+    project = readable_project(request, slug)
+    is_lead = leads(user_of(request), project)
+    versions = _versions(project, drafts=is_lead)
+    shown = _chosen(versions, request.GET.get("version", ""), project)
+    before = _before(versions, shown)
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": is_lead,
+        "versions": versions,
+        "draft": next((v for v in versions if v.state == GuidelineVersion.State.DRAFT), None),
+        "version": shown,
+        "html": render_text(shown.text, line_breaks=False) if shown else "",
+        "criteria": list(shown.criteria.all()) if shown else [],
+        "before": before,
+        "difference": difference(before, shown) if before and shown else [],
+    }
+    return render(request, "labeling/guideline.html", context)
+
+
+def _versions(project: Project, *, drafts: bool) -> list[GuidelineVersion]:
+    """Newest first. Reviewers see published ones only."""
+    versions = GuidelineVersion.objects.filter(guideline__project=project).order_by("-number")
+    if not drafts:
+        versions = versions.filter(state=GuidelineVersion.State.PUBLISHED)
+    return list(versions.select_related("guideline", "published_by"))
+
+
+def _chosen(
+    versions: list[GuidelineVersion], number: str, project: Project
+) -> GuidelineVersion | None:
+    if not number:
+        current = [v for v in versions if v.pk == project.current_version_id]
+        return next(iter(current or versions), None)
+    chosen = [version for version in versions if str(version.number) == number]
+    if not chosen:
+        raise Http404(f"There is no version {number[:20]} of this guideline.")
+    return chosen[0]
+
+
+def _before(
+    versions: list[GuidelineVersion], shown: GuidelineVersion | None
+) -> GuidelineVersion | None:
+    return next((v for v in versions if shown and v.number < shown.number), None)

@@ -1,0 +1,215 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from accounts.models import User
+from labeling.core import charts
+from labeling.core.access import led_project
+from labeling.core.lettering import Lettering
+from labeling.core.text import excerpt, shortened
+from labeling.models import Project, Ranking, Task, TaskResponse
+from labeling.quality import window
+from labeling.quality.measures import (
+    Dispute,
+    board_of,
+    consensus_in,
+    parts_of,
+    people_of,
+    quality_of,
+)
+from labeling.quality.remarks import remarks
+from labeling.queue.out_of_use import among
+from labeling.reviewing.sheet import as_order
+from labeling.statistics.bradley_terry import Leaderboard
+
+DISPUTES_A_PAGE = 10
+VERDICTS_A_PAGE = 25
+MIDDLE, NARROWEST = 1000.0, 200.0
+
+
+@login_required
+@require_GET
+def quality(request: HttpRequest, slug: str) -> HttpResponse:
+    """One part at a time, by `show`. What it costs is bounded by labeling.quality.window."""
+    project = led_project(request, slug)
+    show = request.GET.get("show", "agreement")
+    if show not in VIEWS:
+        raise Http404("There is no such part of the quality page.")
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "show": show,
+        "views": [(name, title) for name, (title, _) in VIEWS.items()],
+        "template": f"labeling/quality_{show}.html",
+        **VIEWS[show][1](project, request.GET.get("page")),
+    }
+    return render(request, "labeling/quality.html", context)
+
+
+# --- agreement, and what is disputed -------------------------------------------------------------
+
+
+def _agreement(project: Project, number: str | None) -> dict[str, Any]:
+    found = quality_of(project)
+    page = Paginator(found.disputes, DISPUTES_A_PAGE).get_page(number)
+    return {"quality": found, "page": page, "disputes": _side_by_side(list(page.object_list))}
+
+
+def _side_by_side(disputes: list[Dispute]) -> list[dict[str, Any]]:
+    """Each dispute's rankings in letters, blind to who made them. Three queries."""
+    numbers = [dispute.task_id for dispute in disputes]
+    tasks = Task.objects.select_related("prompt").in_bulk(numbers)
+    places: dict[int, list[TaskResponse]] = {task: [] for task in numbers}
+    left = TaskResponse.objects.filter(task__in=numbers, withdrawn=False)
+    for place in left.select_related("response"):
+        places[place.task_id].append(place)
+    rankings: dict[int, list[Ranking]] = {task: [] for task in numbers}
+    current = Ranking.objects.filter(task__in=numbers, superseded_at=None)
+    for ranking in current.order_by("id"):
+        rankings[ranking.task_id].append(ranking)
+    return [
+        _shown(dispute, tasks[dispute.task_id], places[dispute.task_id], rankings[dispute.task_id])
+        for dispute in disputes
+        if dispute.task_id in tasks and not tasks[dispute.task_id].out_of_use
+    ]
+
+
+def _shown(
+    dispute: Dispute, task: Task, places: list[TaskResponse], rankings: list[Ranking]
+) -> dict[str, Any]:
+    letters = {place.response_id: ascii_uppercase[place.position] for place in places}
+    lettering = Lettering.of(task, letters, [place.response.text for place in places])
+    return {
+        "task_id": dispute.task_id,
+        "percent": dispute.percent,
+        "prompt": _prompt_line(task, 220),
+        "responses": [
+            (letters[place.response_id], excerpt(place.response.text, 400)) for place in places
+        ],
+        "rankings": [
+            {
+                "order": as_order(*among(ranking.tiers, ranking.cut, letters), letters),
+                "note": lettering.show(ranking.rationale, ranking.shown_order, limit=300),
+                "simulated": ranking.source == ranking.Source.SIMULATION,
+            }
+            for ranking in rankings
+        ],
+    }
+
+
+def _prompt_line(task: Task, length: int) -> str:
+    return shortened(str(task.prompt.messages[-1]["content"]), length)
+
+
+# --- reviewers -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What labeling.core.charts draws."""
+
+    value: float
+    low: float
+    high: float
+
+
+def _reviewers(project: Project, number: str | None) -> dict[str, Any]:
+    people = people_of(project)
+    users = User.objects.in_bulk([one.id for one in people.reviewers])
+    rows = []
+    for one in people.reviewers:
+        found = one.reliability
+        rows.append(
+            {
+                "name": users[one.id].username,
+                "is_program": users[one.id].simulated,
+                "found": one,
+                "trust": found and Bounds(found.quality, found.low, found.high),
+                "remarks": remarks(one),
+            }
+        )
+    return {"people": people, "reviewers": rows}
+
+
+# --- parts, models, consensus --------------------------------------------------------------------
+
+
+def _parts(project: Project, number: str | None) -> dict[str, Any]:
+    parts = parts_of(project)
+    weeks = [(part.label, part.agreement.alpha) for part in parts.weeks]
+    return {"parts": parts, "trend": charts.trend(weeks)}
+
+
+def _models(project: Project, number: str | None) -> dict[str, Any]:
+    found = board_of(project)
+    reach = max(
+        [NARROWEST]
+        + [abs(end - MIDDLE) for one in found.board.standings for end in (one.low, one.high)]
+    )
+    return {
+        "found": found,
+        "board": found.board,
+        "rows": _standings(found.board),
+        "lowest": MIDDLE - reach,
+        "highest": MIDDLE + reach,
+    }
+
+
+def _standings(board: Leaderboard) -> list[dict[str, Any]]:
+    return [
+        {
+            "place": place + 1,
+            "one": one,
+            "figure": Bounds(one.rating, one.low, one.high),
+            "cells": [
+                {"rate": rate, "met": met, "heat": _heat(rate)}
+                for rate, met in zip(board.rates[place], board.met[place], strict=True)
+            ],
+        }
+        for place, one in enumerate(board.standings)
+    ]
+
+
+def _heat(rate: float | None) -> int:
+    """1 to 5, 3 around half; 0 for nothing."""
+    return 0 if rate is None else min(5, int(rate * 5) + 1)
+
+
+def _consensus(project: Project, number: str | None) -> dict[str, Any]:
+    found = consensus_in(project)
+    page = Paginator(found.verdicts, VERDICTS_A_PAGE).get_page(number)
+    numbers = [verdict.task_id for verdict in page.object_list]
+    tasks = Task.objects.select_related("prompt").in_bulk(numbers)
+    orders = window.orders_of(numbers)
+    rows = [
+        {
+            "verdict": verdict,
+            "prompt": _prompt_line(tasks[verdict.task_id], 140),
+            "order": as_order(verdict.tiers, None, _letters(orders[verdict.task_id])),
+        }
+        for verdict in page.object_list
+        if verdict.task_id in tasks and not tasks[verdict.task_id].out_of_use
+    ]
+    return {"consensus": found, "page": page, "rows": rows}
+
+
+def _letters(responses: Sequence[int]) -> dict[int, str]:
+    return dict(zip(responses, ascii_uppercase, strict=False))
+
+
+Part = Callable[[Project, str | None], dict[str, Any]]
+VIEWS: dict[str, tuple[str, Part]] = {
+    "agreement": ("Agreement and disputes", _agreement),
+    "reviewers": ("Reviewers", _reviewers),
+    "parts": ("Criteria, versions, time", _parts),
+    "models": ("Models", _models),
+    "consensus": ("Consensus", _consensus),
+}

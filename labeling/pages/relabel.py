@@ -1,0 +1,82 @@
+"""Rank a sample again after a guideline change, and measure its effect."""
+
+from http import HTTPStatus
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods
+
+from accounts.access import user_of
+from labeling.core.access import led_project
+from labeling.disputes.relabeling import TASKS_AT_MOST, CannotRelabel, comparison, draw
+from labeling.models import GuidelineVersion, Project, RelabelSample
+
+SAMPLES_SHOWN = 5
+
+
+class SampleForm(forms.Form):
+    size = forms.IntegerField(
+        label="Tasks", min_value=1, max_value=TASKS_AT_MOST, initial=50,
+        help_text="Each is given out again, to as many reviewers as ranked it before.",
+    )  # fmt: skip
+    before = forms.TypedChoiceField(
+        label="Ranked under", coerce=int, help_text="The copies are ranked under the one in force."
+    )
+    seed = forms.IntegerField(
+        min_value=0, max_value=2**31 - 1, initial=0, help_text="The same seed draws the same tasks."
+    )
+
+    def __init__(self, *args: Any, versions: list[GuidelineVersion], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        before = self.fields["before"]
+        assert isinstance(before, forms.ChoiceField)
+        before.choices = [(one.number, f"Version {one.number}") for one in versions]
+
+
+@login_required
+@require_http_methods(["GET", "POST"])
+def relabel(request: HttpRequest, slug: str) -> HttpResponse:
+    project = led_project(request, slug)
+    versions = _earlier(project)
+    form = SampleForm(request.POST or None, versions=versions)
+    status = HTTPStatus.OK
+    if request.method == "POST":
+        if form.is_valid() and (sample := _drawn(request, project, form)):
+            count = sample.tasks.count()
+            messages.success(
+                request,
+                f"{count} task{'s' if count > 1 else ''} will be ranked again, before all others.",
+            )
+            return redirect("project-relabel", slug)
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
+    samples = RelabelSample.objects.filter(project=project).select_related("before", "after")
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "form": form,
+        "versions": versions,
+        "samples": [(one, comparison(one)) for one in samples[:SAMPLES_SHOWN]],
+    }
+    return render(request, "labeling/relabel.html", context, status=status)
+
+
+def _drawn(request: HttpRequest, project: Project, form: SampleForm) -> RelabelSample | None:
+    try:
+        return draw(project=project, by=user_of(request), **form.cleaned_data)
+    except CannotRelabel as error:
+        form.add_error(None, str(error))
+        return None
+
+
+def _earlier(project: Project) -> list[GuidelineVersion]:
+    """Published versions that are no longer in force, newest first."""
+    published = GuidelineVersion.objects.filter(
+        guideline__project=project, state=GuidelineVersion.State.PUBLISHED
+    )
+    current = project.current_version_id
+    return [version for version in published.order_by("-number") if version.pk != current]

@@ -1,0 +1,1 @@
+"""Projects: creating, configuring, staffing and archiving them."""

@@ -1,0 +1,69 @@
+"""How a project begins: its form, the slug proposed from its name, its first lead."""
+
+from itertools import count
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils.text import slugify
+
+from accounts.models import User, audit
+from labeling.models import Membership, Project
+from labeling.projects.memberships import LEAD
+from labeling.projects.settings import PolicyForm
+
+SLUG_LENGTH = 60
+FIRST_SETTINGS = ("rankings_per_task", "allow_ties", "min_rationale")
+"""Settings that are asked for at the start. The others have defaults and a page of their own."""
+
+
+class ProjectForm(PolicyForm):
+    """A new project: its name first; an empty slug is proposed from the name."""
+
+    class Meta(PolicyForm.Meta):
+        fields = ("name", "slug", "description", *FIRST_SETTINGS)
+        labels = {"slug": "Address"}
+        help_texts = {
+            "slug": "Short, in addresses and commands: lower-case letters, digits and hyphens. "
+            "Leave it empty to take it from the name. It cannot be changed later.",
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.fields["slug"].required = False
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean()
+        if "slug" in values and "name" in values and not values["slug"]:
+            values["slug"] = proposed_slug(values["name"])
+        return values
+
+
+def proposed_slug(name: str) -> str:
+    """Return a free slug made from the name: `lamps`, then `lamps-2`. One query."""
+    base = slugify(name)[: SLUG_LENGTH - 5].strip("-_") or "project"
+    taken = set(Project.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+    names = (base if number == 1 else f"{base}-{number}" for number in count(1))
+    return next(slug for slug in names if slug not in taken)
+
+
+def create(*, form: ProjectForm, by: User) -> Project | None:
+    """Write the project of a valid form, led by its creator.
+
+    Returns None, with an error next to the slug, when someone else took the slug in the meantime.
+    """
+    try:
+        with transaction.atomic():
+            project: Project = form.save()
+            audit(by, "project added", project, slug=project.slug)
+            give_lead(project=project, by=by)
+    except IntegrityError:
+        form.add_error("slug", "Another project was just created at this address.")
+        return None
+    return project
+
+
+def give_lead(*, project: Project, by: User) -> None:
+    """Make the creator of a project its lead, unless they gave themselves a role already."""
+    _, created = Membership.objects.get_or_create(project=project, user=by, defaults={"role": LEAD})
+    if created:
+        audit(by, "member added", project, person=by.username, role=LEAD)

@@ -1,0 +1,123 @@
+"""What a project asks of its reviewers: every policy field, in one form for leads and the admin."""
+
+from typing import Any
+
+from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import transaction
+
+from accounts.models import User, audit
+from labeling.models import Project
+from labeling.rankings.content import LONGEST_RATIONALE
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Project": ("name", "description"),
+    "How many rankings": ("rankings_per_task", "overlap", "rankings_at_most", "certainty"),
+    "What a ranking is": ("allow_ties", "allow_partial", "min_rationale", "revision_hours"),
+    "Who sees what": ("sees_models", "sees_others", "sees_suggestions"),
+    "Gold and qualification": ("gold_percent", "qualification_percent"),
+    "The queue": ("lease_minutes",),
+}
+FIELDS = tuple(name for names in SECTIONS.values() for name in names)
+FIELDSETS: list[tuple[str, Any]] = [(name, {"fields": names}) for name, names in SECTIONS.items()]
+
+RANGES = {
+    "rankings_per_task": (1, 9),
+    "rankings_at_most": (1, 9),
+    "min_rationale": (0, LONGEST_RATIONALE),
+    "revision_hours": (0, 8760),
+    "gold_percent": (0, 50),
+    "qualification_percent": (0, 100),
+    "lease_minutes": (1, 1440),
+}
+LABELS = {
+    "rankings_per_task": "Rankings per task",
+    "overlap": "Overlap",
+    "rankings_at_most": "Maximum rankings per task",
+    "allow_ties": "Allow ties",
+    "allow_partial": "Allow leaving responses out",
+    "min_rationale": "Shortest rationale (characters)",
+    "revision_hours": "Time for revisions (hours)",
+    "sees_models": "Who sees model names",
+    "sees_others": "Who sees others' rankings",
+    "sees_suggestions": "Who sees a reward model's scores",
+    "gold_percent": "Share of gold (percent)",
+    "qualification_percent": "Pass mark (%)",
+    "lease_minutes": "Reservation (minutes)",
+}
+MORE_HELP = {
+    "name": "As reviewers read it. The address stays.",
+    "description": "A sentence or two for the people who work in it.",
+    "rankings_per_task": "Existing tasks are unchanged; raise theirs under Data.",
+    "overlap": "Decided after each ranking; a finished task is looked at again when someone "
+    "revises.",
+    "certainty": "Between 0.5 and 1. At 0.9, two careful reviewers who agree are enough, and a "
+    "third is asked when they do not.",
+    "sees_others": "Never who they are.",
+}
+
+
+class PolicyForm(forms.ModelForm):
+    """Shows errors next to their fields, as sentences, before the database would refuse."""
+
+    class Meta:
+        model = Project
+        fields = FIELDS
+        widgets = {"description": forms.Textarea(attrs={"rows": 3})}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for name, label in LABELS.items():
+            if field := self.fields.get(name):
+                field.label = label
+        for name, help_text in MORE_HELP.items():
+            if field := self.fields.get(name):
+                field.help_text = f"{field.help_text} {help_text}".strip()
+        for name, (low, high) in RANGES.items():
+            if field := self.fields.get(name):
+                said = f"From {low:,} to {high:,}."
+                field.validators += [MinValueValidator(low, said), MaxValueValidator(high, said)]
+                field.widget.attrs |= {"min": low, "max": high}
+        if certainty := self.fields.get("certainty"):
+            certainty.widget.attrs |= {"min": 0.51, "max": 0.999, "step": "any"}
+
+    def clean_certainty(self) -> float:
+        certainty: float = self.cleaned_data["certainty"]
+        if not 0.5 < certainty < 1:
+            raise forms.ValidationError(
+                "More than 0.5 and less than 1: at 0.5 nothing would be asked twice, and nothing "
+                "is ever certain."
+            )
+        return certainty
+
+    def clean(self) -> dict[str, Any]:
+        values = super().clean() or {}
+        few, many = values.get("rankings_per_task"), values.get("rankings_at_most")
+        sequential = values.get("overlap") == Project.Overlap.SEQUENTIAL
+        if sequential and few and many and many < few:
+            self.add_error(
+                "rankings_at_most",
+                f"A task begins with {few} rankings, so it cannot get at most {many}.",
+            )
+        return values
+
+
+@transaction.atomic
+def change(*, project: Project, form: PolicyForm, by: User) -> list[str]:
+    """Save what a valid form changed, and nothing else; the names of the fields, audited."""
+    changed = [name for name in form.changed_data if name in FIELDS]
+    if changed:
+        form.instance.save(update_fields=changed)
+        note(project, form, by)
+    return changed
+
+
+def note(project: Project, form: forms.ModelForm, by: User) -> None:
+    """The audit entry of a form that was saved: each changed policy field, before and after."""
+    changes = {
+        name: [form.initial.get(name), form.cleaned_data[name]]
+        for name in form.changed_data
+        if name in FIELDS
+    }
+    if changes:
+        audit(by, "project settings changed", project, changes=changes)

@@ -1,0 +1,128 @@
+"""Whether the people of a project can give the rankings that its tasks still want."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection
+
+from accounts.models import User
+from labeling.core.counts import kept_when_large
+from labeling.gold import qualification
+from labeling.models import Membership, Project, Task
+from labeling.queue.slots import OFF_QUEUE
+
+COUNTED_AT_MOST = 1000
+
+
+def able_to_review(project: Project) -> set[int]:
+    """The ids of the members who may rank: active people who have not failed the qualification."""
+    members = Membership.objects.filter(project=project, user__is_active=True)
+    able = set(members.filter(user__simulated=False).values_list("user", flat=True))
+    if project.qualification_percent:
+        attempts = qualification.newest_attempts(project)
+        able -= {one.reviewer_id for one in attempts if one.state == qualification.FAILED}
+    return able
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Tasks that want more rankings than the people of the project can still give them."""
+
+    tasks: int
+    reviewers: int
+    """How many more reviewers the worst of them needs."""
+    open_tasks: int
+
+
+# A task's open slots against the people who have neither ranked nor skipped it.
+_SHORTAGE = """
+WITH wanting AS (
+    SELECT task_id, count(*) AS slots FROM labeling_slot
+    WHERE project_id = %(project)s AND ranking_id IS NULL AND priority < %(off_queue)s
+    GROUP BY task_id
+), had AS (
+    SELECT task_id, count(*) AS people FROM (
+        SELECT ranking.task_id, ranking.reviewer_id FROM labeling_ranking ranking
+        JOIN wanting ON wanting.task_id = ranking.task_id
+        WHERE ranking.superseded_at IS NULL AND ranking.reviewer_id = ANY(%(able)s::bigint[])
+        UNION
+        SELECT skip.task_id, skip.reviewer_id FROM labeling_skip skip
+        JOIN wanting ON wanting.task_id = skip.task_id
+        WHERE skip.reviewer_id = ANY(%(able)s::bigint[])
+    ) each_once GROUP BY task_id
+), compared AS (
+    SELECT wanting.slots - (cardinality(%(able)s::bigint[]) - coalesce(had.people, 0)) AS missing
+    FROM wanting LEFT JOIN had ON had.task_id = wanting.task_id
+)
+SELECT count(*) FILTER (WHERE missing > 0), coalesce(max(missing), 0), count(*) FROM compared
+"""
+
+
+def _open_tasks(shortage: Shortage) -> int:
+    return shortage.open_tasks
+
+
+@kept_when_large(_open_tasks)
+def shortage(project: Project) -> Shortage:
+    """Two queries, or three with a qualification; some minutes old for a large project."""
+    values = {
+        "project": project.pk,
+        "off_queue": OFF_QUEUE,
+        "able": sorted(able_to_review(project)),
+    }
+    tasks, missing, open_tasks = _row(_SHORTAGE, values)
+    return Shortage(tasks, max(0, missing), open_tasks)
+
+
+@dataclass(frozen=True)
+class NothingLeft:
+    """Why a reviewer gets no task. Each number is at most COUNTED_AT_MOST."""
+
+    reserved: int
+    """Tasks that they could rank, all of whose open slots are reserved by others."""
+    for_others: int
+    """Tasks with a free slot that they have ranked or skipped."""
+    held: int
+    """Tasks that a lead has to check before anyone gets them."""
+    any_tasks: bool
+
+
+_NOTHING_LEFT = """
+SELECT
+    (SELECT count(*) FROM (
+        SELECT DISTINCT slot.task_id FROM labeling_slot slot
+        WHERE slot.project_id = %(project)s AND slot.leased_until IS NOT NULL
+          AND slot.reviewer_id <> %(reviewer)s AND slot.priority < %(off_queue)s
+          AND NOT EXISTS (SELECT FROM labeling_ranking ranking
+              WHERE ranking.task_id = slot.task_id AND ranking.reviewer_id = %(reviewer)s
+                AND ranking.superseded_at IS NULL)
+          AND NOT EXISTS (SELECT FROM labeling_skip skip
+              WHERE skip.task_id = slot.task_id AND skip.reviewer_id = %(reviewer)s)
+        LIMIT %(limit)s) reserved),
+    (SELECT count(*) FROM (
+        SELECT DISTINCT slot.task_id FROM labeling_slot slot
+        WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
+          AND slot.priority < %(off_queue)s
+        LIMIT %(limit)s) free)
+"""
+
+
+def nothing_left(project: Project, reviewer: User) -> NothingLeft:
+    """Three queries, for a reviewer to whom the queue has just given nothing."""
+    values = {
+        "project": project.pk,
+        "reviewer": reviewer.pk,
+        "off_queue": OFF_QUEUE,
+        "limit": COUNTED_AT_MOST,
+    }
+    reserved, for_others = _row(_NOTHING_LEFT, values)
+    tasks = Task.objects.filter(project=project, out_of_use=False).exclude(kind=Task.Kind.GOLD)
+    held = tasks.filter(held=True)[:COUNTED_AT_MOST].count()
+    return NothingLeft(reserved, for_others, held, tasks.exists())
+
+
+def _row(sql: str, values: dict[str, Any]) -> tuple[Any, ...]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        row: tuple[Any, ...] = cursor.fetchone()
+    return row

@@ -1,0 +1,147 @@
+"""The rankings that a quality page looks at: those of the tasks ranked last, never all of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import NamedTuple
+
+from django.contrib.postgres.aggregates import ArrayAgg
+from django.db.models import Count, Func, IntegerField, Max, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
+from labeling.models import Project, Ranking, Response, Slot, Task, TaskResponse
+from labeling.queue.out_of_use import withdrawn_of, without
+from labeling.statistics.agreement import Compared
+from labeling.statistics.pairs import Judgment, Tiers
+
+TASKS_AT_MOST = 1000
+RANKINGS_A_TASK = 3
+
+
+class Row(NamedTuple):
+    """A current ranking. `version` is the guideline's number, None for an import."""
+
+    ranking: int
+    task: int
+    prompt: int
+    reviewer: int
+    tiers: Tiers
+    ratings: dict[str, dict[str, int]]
+    shown: Sequence[int]
+    seconds: float
+    source: str
+    at: datetime
+    version: int | None
+
+
+COLUMNS = (
+    "id",
+    "task",
+    "task__prompt",
+    "reviewer",
+    "tiers",
+    "ratings",
+    "shown_order",
+    "active_seconds",
+    "source",
+    "created_at",
+    "guideline_version__number",
+)
+
+
+class Answer(NamedTuple):
+    """A response as statistics need it. `length` is in bytes of UTF-8: reading no text is quick."""
+
+    length: int
+    model: str
+
+
+class Bytes(Func):
+    function = "octet_length"
+    output_field = IntegerField()
+
+
+@dataclass(frozen=True)
+class Window:
+    """`rows` are in the order in which they came; `capped` says that older tasks were left out.
+
+    Gold tasks are not there: their answers are known, and many reviewers get the same.
+    """
+
+    rows: Sequence[Row]
+    capped: bool
+
+    @cached_property
+    def judgments(self) -> list[Judgment]:
+        return [Judgment(row.task, row.reviewer, row.tiers) for row in self.rows]
+
+    @cached_property
+    def compared(self) -> Compared:
+        return Compared(self.judgments, self.prompts)
+
+    @cached_property
+    def prompts(self) -> dict[int, int]:
+        return {row.task: row.prompt for row in self.rows}
+
+    @cached_property
+    def answers(self) -> dict[int, Answer]:
+        """By response id. One query."""
+        return answers_of(list(self.prompts))
+
+
+def _filled(project: Project) -> QuerySet[Slot]:
+    """Slots with a ranking, the newest ranking first: an index has this order for each project.
+
+    The rare ranking that no slot holds, an extra, comes with those of its task.
+    """
+    return Slot.objects.filter(project=project, ranking__isnull=False).order_by("-ranking_id")
+
+
+Mark = tuple[int, int, datetime | None] | None
+
+
+def mark(project: Project) -> Mark:
+    """Return what a result depends on: the newest ranking, and which responses are withdrawn.
+
+    None without rankings. One query.
+    """
+    gone = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
+    grouped = gone.order_by().values("prompt__project")
+    return (
+        _filled(project)
+        .values_list(
+            "ranking_id",
+            Coalesce(Subquery(grouped.annotate(n=Count("pk")).values("n")), 0),
+            Subquery(grouped.annotate(last=Max("withdrawn_at")).values("last")),
+        )
+        .first()
+    )
+
+
+def load(project: Project, tasks_at_most: int = TASKS_AT_MOST) -> Window:
+    """Three queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
+    at_most = RANKINGS_A_TASK * tasks_at_most
+    counted = _filled(project).filter(task__out_of_use=False).exclude(task__kind=Task.Kind.GOLD)
+    newest = counted.values_list("task", flat=True)
+    found = list(newest[: at_most + 1])
+    recent = list(dict.fromkeys(found[:at_most]))
+    current = Ranking.objects.filter(task__in=recent[:tasks_at_most], superseded_at=None)
+    rows = [Row(*row) for row in current.order_by("id").values_list(*COLUMNS)]
+    if gone := withdrawn_of(recent[:tasks_at_most]):
+        rows = [row._replace(tiers=without(row.tiers, None, gone)[0]) for row in rows]
+    capped = len(found) > at_most or len(recent) > tasks_at_most
+    return Window(rows, capped)
+
+
+def answers_of(tasks: Sequence[int]) -> dict[int, Answer]:
+    places = TaskResponse.objects.filter(task__in=tasks)
+    found = places.values_list("response", Bytes("response__text"), "response__model_name")
+    return {response: Answer(length, model) for response, length, model in found}
+
+
+def orders_of(tasks: Sequence[int]) -> dict[int, list[int]]:
+    """The responses of each task in its own order, for letters. One query."""
+    rows = TaskResponse.objects.filter(task__in=tasks).order_by().values("task")
+    listed = rows.annotate(ids=ArrayAgg("response", order_by="position"))
+    return dict(listed.values_list("task", "ids"))

@@ -1,0 +1,204 @@
+"""The statement that gives a slot out.
+
+What a claim costs does not depend on how much there is. Free slots are read in the order of a
+partial index, from where the reviewer's cursor stands. Behind the cursor lie only slots of tasks
+they had, so a reviewer of 50,000 tasks does not step over them again. The cursor never passes a
+slot that was merely locked. It can pass one that was not committed yet, or came back by a deleted
+skip: when a reviewer finds nothing, labeling.queue.slots lets the cursors start over, now and then.
+"""
+
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+from django.db import IntegrityError, OperationalError, connection, transaction
+from psycopg.errors import DeadlockDetected
+from psycopg.types.numeric import Int8
+
+from accounts.models import User
+from database.statements import columns, fetch, from_columns
+from labeling.models import Project, Slot
+from labeling.queue.display_order import SHOWN_ORDER
+from labeling.queue.out_of_use import PARKED
+
+CURSOR_STEP = 32
+"""How many free slots a claim may step over before the cursor is written."""
+
+_HAD = """CASE
+    WHEN (SELECT 1 FROM labeling_ranking ranking
+      WHERE ranking.task_id = slot.task_id AND ranking.reviewer_id = %(reviewer)s
+        AND ranking.superseded_at IS NULL LIMIT 1) IS NOT NULL THEN true
+    WHEN (SELECT 1 FROM labeling_skip skip
+      WHERE skip.task_id = slot.task_id AND skip.reviewer_id = %(reviewer)s LIMIT 1) IS NOT NULL
+      THEN true
+    ELSE false END"""
+# Scalar subqueries, as the planner cannot turn those into a join over the whole history. In a CASE,
+# as it then expects half of the slots to pass and reads them in order; from the subqueries alone it
+# expects next to none, and sorts all the free slots of the project to find one.
+
+_CURSOR = """coalesce((SELECT place.position FROM labeling_queuecursor place
+    WHERE place.project_id = %(project)s AND place.reviewer_id = %(reviewer)s
+      AND place.priority = band.priority), 0)"""
+
+_FREE = """FROM labeling_slot slot
+    WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
+      AND slot.priority = band.priority"""
+
+_COLUMNS = columns(Slot)
+
+_NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT seen.task_id FROM seen))"
+
+# generate_series feeds a nested loop, so that bands are read from the highest down and no further
+# than the first that has something: no lower band is read or locked.
+#
+# The reviewer's leases are locked in one order, and `held` is what they are once the lock is there:
+# one may have been filled while this waited. Its task, which was `seen`, is not offered again,
+# though this statement cannot see the ranking.
+#
+# The cursor stays before the slots of tasks the reviewer only holds: they may give them back.
+CLAIM = f"""
+WITH seen AS MATERIALIZED (
+    SELECT slot.task_id FROM labeling_slot slot
+    WHERE slot.project_id = %(project)s AND slot.reviewer_id = %(reviewer)s
+      AND slot.leased_until IS NOT NULL
+), held AS MATERIALIZED (
+    SELECT slot.id, slot.ahead FROM labeling_slot slot
+    WHERE slot.project_id = %(project)s AND slot.reviewer_id = %(reviewer)s
+      AND slot.leased_until IS NOT NULL
+    ORDER BY slot.id FOR UPDATE OF slot
+), unfinished AS MATERIALIZED (
+    SELECT slot.id FROM labeling_slot slot
+    WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
+      AND slot.draft_by_id = %(reviewer)s AND slot.priority < {PARKED}
+      AND NOT EXISTS (SELECT FROM held WHERE held.ahead = %(ahead)s)
+      AND (NOT %(ahead)s OR EXISTS (SELECT FROM held))
+      AND {_NOT_MINE} AND NOT {_HAD}
+    ORDER BY slot.id LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
+), stays AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM held WHERE NOT held.ahead)
+        OR CASE WHEN %(ahead)s THEN NOT %(promote)s ELSE EXISTS (SELECT FROM unfinished) END
+        AS ahead
+), mine AS (
+    UPDATE labeling_slot SET
+        leased_until = now() + %(lease)s,
+        ahead = ahead AND (SELECT stays.ahead FROM stays),
+        shown_at = CASE WHEN id = %(shown)s AND NOT (ahead AND (SELECT stays.ahead FROM stays))
+            THEN coalesce(shown_at, now()) ELSE shown_at END
+    WHERE id = ANY (ARRAY(SELECT held.id FROM held))
+    RETURNING *
+), wanted AS MATERIALIZED (
+    SELECT WHERE NOT EXISTS (SELECT FROM unfinished) AND CASE WHEN %(ahead)s
+        THEN EXISTS (SELECT FROM mine) AND NOT EXISTS (SELECT FROM mine WHERE mine.ahead)
+        ELSE NOT EXISTS (SELECT FROM mine) END
+), open AS MATERIALIZED (
+    SELECT band.priority, free.position
+    FROM generate_series(9, 0, -1) AS band(priority)
+    CROSS JOIN LATERAL (
+        SELECT slot.position {_FREE} AND slot.position > {_CURSOR} AND NOT {_HAD}
+        ORDER BY slot.position LIMIT 1
+    ) free
+    WHERE EXISTS (SELECT FROM wanted)
+    LIMIT 1
+), fresh AS MATERIALIZED (
+    SELECT free.id
+    FROM generate_series((SELECT priority FROM open), 0, -1) AS band(priority)
+    CROSS JOIN LATERAL (
+        SELECT slot.id {_FREE} AND slot.position >= CASE
+            WHEN band.priority = (SELECT priority FROM open) THEN (SELECT position FROM open)
+            ELSE {_CURSOR} + 1 END
+          AND {_NOT_MINE} AND NOT {_HAD}
+        ORDER BY slot.position LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
+    ) free
+    LIMIT 1
+), passed AS (
+    INSERT INTO labeling_queuecursor AS place
+        (project_id, reviewer_id, priority, position, rescanned_at)
+    SELECT %(project)s, %(reviewer)s, band.priority, upto.position, now()
+    FROM generate_series(9, coalesce((SELECT priority FROM open), 0), -1) AS band(priority)
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN band.priority = (SELECT priority FROM open)
+            THEN (SELECT position - 1 FROM open)
+            ELSE (SELECT max(slot.position) {_FREE}) END AS position
+    ) upto
+    WHERE EXISTS (SELECT FROM wanted) AND upto.position >= {_CURSOR} + %(step)s
+    ON CONFLICT (project_id, reviewer_id, priority)
+        DO UPDATE SET position = greatest(place.position, EXCLUDED.position)
+), taken AS (
+    UPDATE labeling_slot slot SET
+        reviewer_id = %(reviewer)s,
+        leased_until = now() + %(lease)s,
+        ahead = %(ahead)s,
+        shown_order = {SHOWN_ORDER},
+        shown_at = CASE WHEN slot.draft_by_id = %(reviewer)s THEN slot.shown_at END,
+        draft = CASE WHEN slot.draft_by_id = %(reviewer)s THEN slot.draft END,
+        draft_by_id = CASE WHEN slot.draft_by_id = %(reviewer)s THEN slot.draft_by_id END
+    WHERE slot.id = coalesce((SELECT id FROM unfinished), (SELECT id FROM fresh))
+    RETURNING slot.*
+)
+SELECT {_COLUMNS} FROM mine UNION ALL SELECT {_COLUMNS} FROM taken
+"""  # noqa: S608 - made of constants
+
+
+LEASE = f"""
+UPDATE labeling_slot slot SET
+    reviewer_id = %(reviewer)s,
+    leased_until = now() + project.lease_minutes * interval '1 minute',
+    ahead = %(ahead)s,
+    shown_order = {SHOWN_ORDER}
+FROM labeling_project project
+WHERE slot.id = %(id)s AND project.id = slot.project_id AND slot.reviewer_id IS NULL
+RETURNING slot.*
+"""  # noqa: S608 - made of constants
+
+
+def claimed(
+    project: Project,
+    reviewer: User,
+    *,
+    ahead: bool,
+    promote: bool = False,
+    shown: int = 0,
+    attempts: int = 5,
+) -> dict[bool, Slot]:
+    """The reviewer's leases, by whether they are ahead, after one of the missing kind was leased.
+
+    `promote`: without a current lease the one ahead becomes current, and another is leased ahead.
+    `shown`: this slot is noted as seen, if it is the current one by then.
+
+    Two claims of one reviewer at once: a constraint stops one, or PostgreSQL does when each waits
+    for the other at that constraint; it then finds the other's. A claim
+    waits for an answer to one of the leases that is being written: never call it in the
+    transaction that writes an answer, as two of those could wait for each other.
+    """
+    parameters = parameters_of(project, reviewer, ahead=ahead, promote=promote, shown=shown)
+    for attempt in range(1, attempts + 1):
+        try:
+            with transaction.atomic() if connection.in_atomic_block else nullcontext():
+                slots = [from_columns(Slot, row) for row in fetch(CLAIM, parameters)]
+                return {slot.ahead: slot for slot in slots}
+        except (IntegrityError, OperationalError) as error:
+            lost = isinstance(error, IntegrityError) or isinstance(
+                error.__cause__, DeadlockDetected
+            )
+            if attempt == attempts or not lost:
+                raise
+    return {}
+
+
+def parameters_of(
+    project: Project,
+    reviewer: User,
+    *,
+    ahead: bool = False,
+    promote: bool = False,
+    shown: int = 0,
+) -> dict[str, Any]:
+    return {
+        "project": Int8(project.pk),
+        "reviewer": Int8(reviewer.pk),
+        "lease": timedelta(minutes=project.lease_minutes),
+        "step": CURSOR_STEP,
+        "ahead": ahead,
+        "promote": promote,
+        "shown": Int8(shown),
+    }

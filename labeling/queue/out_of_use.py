@@ -1,0 +1,153 @@
+"""Which tasks are out of use because something of theirs is withdrawn, and what that does to slots.
+
+A task is out of use while it or its prompt is withdrawn, or while fewer than two of its responses
+are left. Gold is out of use as soon as it lacks any response, as its answer names them.
+
+The slots of such a task keep their rows, so that the rankings in them, unfinished drafts and the
+names of past reviewers survive. Their priority is raised by PARKED. A claim reads the priorities 9
+to 0, one after the other, so it never meets them and costs the same as before.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import QuerySet
+
+from database.lookups import AnyOf
+from labeling.models import Prompt, Response, Slot, Task, TaskResponse
+
+PARKED = 20
+"""Added to the priority of every slot of a task that is out of use."""
+
+_PLACES = """
+UPDATE labeling_taskresponse place SET withdrawn = NOT place.withdrawn
+FROM labeling_response response
+WHERE response.id = place.response_id AND place.task_id = ANY(%(tasks)s)
+  AND place.withdrawn <> (response.withdrawn_at IS NOT NULL)
+"""
+
+_TASKS = """
+UPDATE labeling_task task SET out_of_use = state.out_of_use
+FROM (
+    SELECT own.id, own.withdrawn_at IS NOT NULL OR prompt.withdrawn_at IS NOT NULL
+        OR count(*) FILTER (WHERE NOT place.withdrawn)
+            < CASE WHEN own.kind = 'gold' THEN count(*) ELSE 2 END AS out_of_use
+    FROM labeling_task own
+    JOIN labeling_prompt prompt ON prompt.id = own.prompt_id
+    JOIN labeling_taskresponse place ON place.task_id = own.id
+    WHERE own.id = ANY(%(tasks)s)
+    GROUP BY own.id, prompt.id
+) state
+WHERE state.id = task.id AND task.out_of_use <> state.out_of_use
+RETURNING task.id
+"""
+
+# A free slot that comes back goes to the back of its priority: cursors may have passed its place.
+_SLOTS = f"""
+UPDATE labeling_slot slot SET
+    priority = slot.priority + CASE WHEN task.out_of_use THEN {PARKED} ELSE -{PARKED} END,
+    position = CASE WHEN task.out_of_use OR slot.ranking_id IS NOT NULL THEN slot.position
+        ELSE nextval('labeling_queue_position') END,
+    reviewer_id = CASE WHEN slot.ranking_id IS NOT NULL THEN slot.reviewer_id END,
+    leased_until = NULL,
+    ahead = false
+FROM labeling_task task
+WHERE task.id = slot.task_id AND task.id = ANY(%(tasks)s)
+  AND (slot.priority >= {PARKED}) <> task.out_of_use
+"""  # noqa: S608 - made of constants
+
+# Reviewers who have such a task open see it without the response when they load the page again.
+_SHOWN = """
+UPDATE labeling_slot slot SET shown_order = ARRAY(
+    SELECT place.response_id FROM labeling_taskresponse place
+    WHERE place.task_id = slot.task_id AND NOT place.withdrawn
+    ORDER BY array_position(slot.shown_order, place.response_id) NULLS LAST, place.position)
+WHERE slot.task_id = ANY(%(tasks)s) AND slot.leased_until IS NOT NULL
+"""
+
+
+@transaction.atomic
+def refresh(task_ids: Iterable[int]) -> list[int]:
+    """Make tasks and their slots follow what is withdrawn; return the tasks that changed.
+
+    Ends the reservations of tasks that go out of use. Six statements, however many tasks.
+    """
+    tasks = sorted(set(task_ids))
+    lock(tasks)
+    with connection.cursor() as cursor:
+        cursor.execute(_PLACES, {"tasks": tasks})
+        places_changed = cursor.rowcount
+        cursor.execute(_TASKS, {"tasks": tasks})
+        changed = [pk for (pk,) in cursor.fetchall()]
+        cursor.execute(_SLOTS, {"tasks": tasks})
+        if places_changed:
+            cursor.execute(_SHOWN, {"tasks": tasks})
+    return changed
+
+
+def lock(tasks: list[int]) -> None:
+    """Lock these tasks' slots before anything of theirs is withdrawn.
+
+    In the order in which others lock: submitting takes slots, then the task (queue.add_slot); leasing
+    gold takes the task, then a slot. The reverse order could deadlock.
+    """
+    rows: list[QuerySet[Any]] = [
+        Task.objects.filter(pk__in=tasks, kind=Task.Kind.GOLD)
+        .order_by("pk")
+        .select_for_update(no_key=True),
+        Slot.objects.filter(task__in=tasks)
+        .order_by("task", "number")
+        .select_for_update(of=("self",)),
+    ]
+    for locked in rows:
+        list(locked.values_list("pk", flat=True))
+
+
+def lock_additions(project_id: int) -> None:
+    """Let tasks be added to a project, and its prompts and responses be withdrawn, in turn.
+
+    Held until the transaction ends. Otherwise a task added at the same moment would stay in use.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('labeling.add_tasks', %s))",
+            [project_id],
+        )
+
+
+def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
+    """For tasks just added. Two queries of partial indexes where nothing of theirs is withdrawn."""
+    prompts = list(prompt_ids)
+    if (
+        Prompt.objects.filter(AnyOf("pk", prompts), withdrawn_at__isnull=False).exists()
+        or Response.objects.filter(AnyOf("prompt", prompts), withdrawn_at__isnull=False).exists()
+    ):
+        refresh(task_ids)
+
+
+def parked(task: Task, priority: int) -> int:
+    """The priority of a new slot of the task."""
+    return priority + PARKED if task.out_of_use else priority
+
+
+def withdrawn_of(task_ids: Any) -> frozenset[int]:
+    """The withdrawn responses of these tasks: numbers, or a subquery of them. A query."""
+    places = TaskResponse.objects.filter(task__in=task_ids, withdrawn=True)
+    return frozenset(places.values_list("response_id", flat=True))
+
+
+def without(
+    tiers: Sequence[Sequence[int]], cut: int | None, gone: Collection[int]
+) -> tuple[list[list[int]], int | None]:
+    """Return the order and line that are left of a ranking without these responses."""
+    kept = [[pk for pk in tier if pk not in gone] for tier in tiers]
+    left = [tier for tier in kept if tier]
+    return left, None if cut is None else sum(bool(tier) for tier in kept[:cut])
+
+
+def among(
+    tiers: Sequence[Sequence[int]], cut: int | None, responses: Collection[int]
+) -> tuple[list[list[int]], int | None]:
+    """Return the order and line of a ranking among these responses, such as those of a page."""
+    return without(tiers, cut, {pk for tier in tiers for pk in tier}.difference(responses))

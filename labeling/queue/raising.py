@@ -1,0 +1,178 @@
+"""More rankings for tasks that exist already: a lead sees how many slots that adds, then adds them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import IntegrityError, connection, transaction
+
+from accounts.models import User, audit
+from labeling.models import Project, Task
+from labeling.queue.slots import OFF_QUEUE
+
+
+class CannotRaise(ValueError):  # noqa: N818 - it reads as what it is
+    """A sentence for the lead. Nothing was written."""
+
+
+@dataclass(frozen=True)
+class Raise:
+    """What raising adds, or has added."""
+
+    wanted: int
+    tasks: int
+    slots: int
+    later: int
+    """Slots that held tasks get once they are released."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Tasks that stay as they are, by the reason."""
+
+
+# The first reason that holds. A gold copy of a task is found by its prompt and its responses.
+_TASKS = f"""
+SELECT task.id, task.held, task.priority, task.rankings_wanted, slots.count, slots.highest,
+    CASE
+        WHEN task.kind = 'gold' THEN 'gold'
+        WHEN task.kind = 'comparison' THEN 'comparison'
+        WHEN task.kind = 'relabel' THEN 'relabel'
+        WHEN task.out_of_use THEN 'withdrawn'
+        WHEN task.rankings_wanted >= %(wanted)s AND (task.held OR slots.count >= %(wanted)s)
+            THEN 'enough'
+        WHEN EXISTS (SELECT FROM labeling_adjudication decision WHERE decision.task_id = task.id)
+            THEN 'decided'
+        WHEN slots.off_queue OR EXISTS (
+            SELECT FROM labeling_gold gold JOIN labeling_task copy ON copy.id = gold.task_id
+            WHERE gold.retired_at IS NULL AND copy.prompt_id = task.prompt_id
+              AND ARRAY(SELECT place.response_id FROM labeling_taskresponse place
+                  WHERE place.task_id = copy.id ORDER BY place.response_id)
+                = ARRAY(SELECT place.response_id FROM labeling_taskresponse place
+                  WHERE place.task_id = task.id ORDER BY place.response_id)
+        ) THEN 'parked'
+        ELSE ''
+    END AS reason
+FROM labeling_task task
+CROSS JOIN LATERAL (
+    SELECT count(*) AS count, coalesce(max(number), 0) AS highest,
+        coalesce(bool_or(ranking_id IS NULL AND priority >= {OFF_QUEUE}), false) AS off_queue
+    FROM labeling_slot WHERE task_id = task.id
+    OFFSET 0
+) slots
+WHERE task.project_id = %(project)s AND (%(task)s::bigint IS NULL OR task.id = %(task)s)
+"""  # noqa: S608 - made of constants
+
+_COUNT = f"""
+SELECT reason, held, count(*), coalesce(sum(greatest(0, %(wanted)s - count)), 0)
+FROM ({_TASKS}) tasks GROUP BY reason, held
+"""  # noqa: S608 - made of constants
+
+# The slots of a task are next to each other in the queue, at the back of the task's own priority: above
+# it, sequential overlap would take them for its own and withdraw them once the task is clear.
+_RAISE = f"""
+WITH raised AS MATERIALIZED ({_TASKS}), updated AS (
+    UPDATE labeling_task task SET rankings_wanted = greatest(task.rankings_wanted, %(wanted)s)
+    FROM raised WHERE raised.id = task.id AND raised.reason = '' RETURNING task.id
+)
+INSERT INTO labeling_slot (task_id, number, project_id, priority)
+SELECT raised.id, raised.highest + missing.n, %(project)s, raised.priority
+FROM raised CROSS JOIN LATERAL generate_series(1, %(wanted)s - raised.count) missing(n)
+WHERE raised.reason = '' AND NOT raised.held AND raised.id IN (SELECT id FROM updated)
+ORDER BY raised.id, missing.n
+"""  # noqa: S608 - made of constants
+
+# Everything else that adds slots to a task, or releases it, locks its row as well.
+_LOCK = """
+SELECT count(*) FROM (
+    SELECT FROM labeling_task
+    WHERE project_id = %(project)s AND (%(task)s::bigint IS NULL OR id = %(task)s)
+    ORDER BY id FOR NO KEY UPDATE
+) locked
+"""
+
+REASONS = {
+    "withdrawn": "withdrawn",
+    "enough": "with as many already",
+    "decided": "decided by a lead",
+    "parked": "not given out any more, as gold was made of them",
+    "gold": "gold",
+    "comparison": "blind comparisons, whose number is fixed",
+    "relabel": "ranked again under another guideline, as often as the original",
+}
+
+
+def plan(*, project: Project, wanted: int, task: Task | None = None) -> Raise:
+    """What raising would add: for one task, or for all of the project. One query.
+
+    Raises CannotRaise for a number that the project does not allow.
+    """
+    _check(project, wanted)
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT, _values(project, wanted, task))
+        rows = cursor.fetchall()
+    raised = [(held, tasks, int(slots)) for reason, held, tasks, slots in rows if not reason]
+    left_out = Counter[str]()
+    for reason, _held, tasks, _slots in rows:
+        if reason:
+            left_out[reason] += tasks
+    return Raise(
+        wanted=wanted,
+        tasks=sum(tasks for _held, tasks, _slots in raised),
+        slots=sum(slots for held, _tasks, slots in raised if not held),
+        later=sum(slots for held, _tasks, slots in raised if held),
+        left_out=left_out,
+    )
+
+
+def apply(
+    *,
+    project: Project,
+    wanted: int,
+    by: User | None,
+    task: Task | None = None,
+    expected: int | None = None,
+) -> Raise:
+    """Add the slots and say what was added. Running it again adds nothing.
+
+    `expected` is the number of slots the lead was shown. Raises CannotRaise when it has changed
+    since, and for a number that the project does not allow.
+    """
+    try:
+        return _apply(project, wanted, by, task, expected)
+    except IntegrityError:  # another slot was added to one of the tasks in between
+        return _apply(project, wanted, by, task, expected)
+
+
+@transaction.atomic
+def _apply(
+    project: Project, wanted: int, by: User | None, task: Task | None, expected: int | None
+) -> Raise:
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK, _values(project, wanted, task))
+    planned = plan(project=project, wanted=wanted, task=task)
+    if expected is not None and expected != planned.slots:
+        raise CannotRaise(
+            f"Nothing was added: it would now add {planned.slots} slots instead of {expected}. "
+            "Look at the numbers again, then confirm."
+        )
+    with connection.cursor() as cursor:
+        cursor.execute(_RAISE, _values(project, wanted, task))
+        added = cursor.rowcount
+    if planned.tasks:
+        subject = task or project
+        audit(by, "rankings raised", subject, wanted=wanted, tasks=planned.tasks, slots=added)
+    return Raise(wanted, planned.tasks, added, planned.later, planned.left_out)
+
+
+def _check(project: Project, wanted: int) -> None:
+    if not 1 <= wanted <= 9:
+        raise CannotRaise(f"A task wants 1 to 9 rankings, not {wanted}.")
+    sequential = project.overlap == Project.Overlap.SEQUENTIAL
+    if sequential and wanted > project.rankings_at_most:
+        raise CannotRaise(
+            f"With sequential overlap a task gets at most {project.rankings_at_most} rankings. "
+            "Raise that in the settings first."
+        )
+
+
+def _values(project: Project, wanted: int, task: Task | None) -> dict[str, Any]:
+    return {"project": project.pk, "wanted": wanted, "task": task.pk if task else None}

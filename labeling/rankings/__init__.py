@@ -1,0 +1,1 @@
+"""Rankings: submitted, revised, undone, and collected until a task has enough."""

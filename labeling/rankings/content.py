@@ -1,0 +1,188 @@
+"""What a reviewer says about a task, and what is wrong with it.
+
+Every sentence is for the one who ranks: what is wrong, and what to do.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from labeling.core.text import storable
+from labeling.models import LONGEST_RATIONALE, Project
+
+FLAGS = {
+    "unsafe": gettext_lazy("Unsafe"),
+    "off-task": gettext_lazy("Off-topic"),
+    "identity": gettext_lazy("Reveals its model"),
+    "broken": gettext_lazy("Broken output"),
+}
+LONGEST_ACTIVE_SECONDS = 24 * 3600.0
+STRONGEST = 3
+
+Errors = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a reviewer says about a task. See Ranking for the meaning of each."""
+
+    tiers: Sequence[Sequence[int]]
+    cut: int | None = None
+    strength: float | None = None
+    ratings: Mapping[Any, Mapping[str, int]] = field(default_factory=dict)
+    flags: Mapping[Any, Sequence[str]] = field(default_factory=dict)
+    rationale: str = ""
+    active_seconds: float = 0.0
+
+    def columns(self) -> dict[str, Any]:
+        """The values as they are stored: keys of JSON as text, only what PostgreSQL can keep."""
+        return {
+            "tiers": [list(tier) for tier in self.tiers],
+            "cut": self.cut,
+            "strength": self.strength,
+            "ratings": {str(key): dict(rated) for key, rated in self.ratings.items() if rated},
+            "flags": {str(key): sorted(set(named)) for key, named in self.flags.items() if named},
+            "rationale": storable(self.rationale),
+            "active_seconds": _sane_seconds(self.active_seconds),
+        }
+
+
+def _sane_seconds(seconds: float) -> float:
+    """A wrong clock does not make a ranking invalid."""
+    return min(max(seconds, 0.0), LONGEST_ACTIVE_SECONDS) if math.isfinite(seconds) else 0.0
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a project asks of a ranking. The default asks for nothing but sense."""
+
+    ties: bool = True
+    partial: bool = False
+    min_rationale: int = 0
+
+    @classmethod
+    def of(cls, project: Project) -> "Policy":
+        return cls(project.allow_ties, project.allow_partial, project.min_rationale)
+
+
+ANYTHING = Policy()
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def problems(
+    content: Content,
+    response_ids: Collection[int],
+    scales: Mapping[str, int],
+    *,
+    partial: bool = False,
+    policy: Policy = ANYTHING,
+) -> Errors:
+    """What is wrong with a ranking of these responses, by field. `scales`: criterion → highest."""
+    partial = partial or policy.partial
+    found = {
+        "tiers": _tiers_problem(content.tiers, set(response_ids), partial)
+        or (None if policy.ties else _ties_problem(content.tiers)),
+        "cut": _cut_problem(content),
+        "strength": _strength_problem(content, len(response_ids)),
+        "ratings": _ratings_problem(content.ratings, {str(i) for i in response_ids}, scales),
+        "flags": _flags_problem(content.flags, {str(i) for i in response_ids}),
+        "rationale": _rationale_problem(content.rationale, policy.min_rationale),
+    }
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _tiers_problem(tiers: Any, responses: set[int], partial: bool) -> str | None:
+    if not isinstance(tiers, Sequence) or not all(isinstance(t, list | tuple) for t in tiers):
+        return "Tiers are a list of lists of response ids, best first."
+    placed = [response for tier in tiers for response in tier]
+    if not all(map(_whole, placed)):
+        return "Tiers hold response ids, which are whole numbers."
+    if any(not tier for tier in tiers):
+        return "A tier without a response says nothing; leave it out."
+    if strangers := sorted(set(placed) - responses):
+        return f"These responses do not belong to this task: {', '.join(map(str, strangers))}."
+    if len(placed) != len(set(placed)):
+        return "Each response has one place; one was placed twice."
+    if missing := len(responses) - len(placed):
+        if not partial:
+            return _("Give every response a place: %(missing)d of %(all)d have none yet.") % {
+                "missing": missing,
+                "all": len(responses),
+            }
+        if len(placed) < 2:
+            return _("A ranking compares at least two responses.")
+    return None
+
+
+def _ties_problem(tiers: Sequence[Sequence[int]]) -> str | None:
+    if all(len(tier) == 1 for tier in tiers):
+        return None
+    return _("This project ranks without ties. Give every response a place of its own.")
+
+
+def _cut_problem(content: Content) -> str | None:
+    if content.cut is None or (_whole(content.cut) and 0 <= content.cut <= len(content.tiers)):
+        return None
+    return f"The line counts the tiers above it, 0 to {len(content.tiers)}; got {content.cut}."
+
+
+def _strength_problem(content: Content, responses: int) -> str | None:
+    strength = content.strength
+    if strength is None:
+        return None
+    if responses != 2 or len(content.tiers) != 2:
+        return "Only one response that beats one other has a strength."
+    if isinstance(strength, bool) or not isinstance(strength, int | float):
+        return "A strength is a number."
+    return None if 1 <= strength <= STRONGEST else f"A strength goes from 1 to {STRONGEST}."
+
+
+def _ratings_problem(ratings: Any, responses: set[str], scales: Mapping[str, int]) -> str | None:
+    if not isinstance(ratings, Mapping):
+        return "Ratings are given by response."
+    for response, rated in ratings.items():
+        if str(response) not in responses or not isinstance(rated, Mapping):
+            return f"There is no response {response} in this task to rate."
+        for name, rating in rated.items():
+            if name not in scales:
+                return f"The guideline has no criterion {name!r} to rate."
+            if not _whole(rating) or not 1 <= rating <= scales[name]:
+                return f"A rating of {name} goes from 1 to {scales[name]}; got {rating!r}."
+    return None
+
+
+def _flags_problem(flags: Any, responses: set[str]) -> str | None:
+    if not isinstance(flags, Mapping):
+        return "Flags are given by response."
+    for response, named in flags.items():
+        if str(response) not in responses or not isinstance(named, list | tuple | set):
+            return f"There is no response {response} in this task to flag."
+        if unknown := [name for name in named if not isinstance(name, str) or name not in FLAGS]:
+            return f"There is no flag {unknown[0]!r}; there are {', '.join(FLAGS)}."
+    return None
+
+
+def _rationale_problem(rationale: object, shortest: int) -> str | None:
+    if not isinstance(rationale, str):
+        return "A rationale is text."
+    if (written := len(rationale)) > LONGEST_RATIONALE:
+        return _(
+            "A rationale has at most %(longest)d characters; this one has %(written)d. Shorten it."
+        ) % {"longest": LONGEST_RATIONALE, "written": written}
+    written = len(rationale.strip())
+    if written < shortest:
+        return _("Say why in at least %(shortest)d characters; so far there are %(written)d.") % {
+            "shortest": shortest,
+            "written": written,
+        }
+    return None

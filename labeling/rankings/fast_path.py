@@ -1,0 +1,92 @@
+"""What almost every submit is, in two statements: read the slot, fill the slot its reviewer holds.
+
+labeling.rankings.recording decides whether that is all there is to do; whatever is not so plain goes there.
+"""
+
+from contextlib import nullcontext
+from functools import lru_cache
+
+from django.db import IntegrityError, connection, transaction
+from psycopg.types.numeric import Int8
+
+from accounts.models import User
+from database.statements import columns, fetch, from_columns
+from labeling.models import Project, Ranking, Slot, Task
+
+_SLOT = f"""
+SELECT ARRAY(SELECT place.response_id FROM labeling_taskresponse place
+        WHERE place.task_id = slot.task_id AND (task.out_of_use OR NOT place.withdrawn)
+        ORDER BY place.position),
+    {columns(Slot, "slot")}, {columns(Task, "task")}
+FROM labeling_slot slot JOIN labeling_task task ON task.id = slot.task_id
+WHERE slot.id = %(slot)s AND slot.project_id = %(project)s
+  AND (slot.reviewer_id = %(reviewer)s OR %(reviewer)s = ANY(slot.had_by))
+"""  # noqa: S608 - made of constants
+
+
+def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> Slot | None:
+    """Return the slot with its task, and the task's responses as `response_ids`. One query.
+
+    None for a slot that the reviewer neither holds nor held: a refused answer shows its sheet
+    again, so any other slot's number would be a way to read tasks ahead, gold included.
+    """
+    rows = fetch(
+        _SLOT,
+        {"slot": Int8(slot_id), "project": Int8(project.pk), "reviewer": Int8(reviewer.pk)},
+    )
+    if not rows:
+        return None
+    [[response_ids, *values]] = rows
+    width = len(Slot._meta.concrete_fields)
+    slot = from_columns(Slot, values[:width])
+    slot.task, slot.project = from_columns(Task, values[width:]), project
+    slot.task.project = project
+    slot.response_ids = response_ids  # type: ignore[attr-defined]
+    return slot
+
+
+# The lock makes two answers to one slot take turns: the slower one finds it filled.
+_FILL = """
+WITH held AS MATERIALIZED (
+    SELECT slot.id FROM labeling_slot slot
+    WHERE slot.id = %(slot)s AND slot.task_id = %(task_id)s AND slot.reviewer_id = %(reviewer_id)s
+      AND slot.ranking_id IS NULL
+    FOR UPDATE
+), made AS (
+    INSERT INTO labeling_ranking ({names}) SELECT {values} FROM held
+    RETURNING id, shown_order
+)
+UPDATE labeling_slot slot SET
+    leased_until = NULL, ahead = false, ranking_id = made.id, shown_order = made.shown_order,
+    draft = NULL, draft_by_id = NULL
+FROM held, made WHERE slot.id = held.id
+RETURNING made.id
+"""
+
+
+@lru_cache
+def _fill() -> str:
+    fields = [field for field in Ranking._meta.concrete_fields if not field.primary_key]
+    names = ", ".join(str(field.column) for field in fields)
+    values = ", ".join(f"%({field.attname})s::{field.db_type(connection)}" for field in fields)
+    return _FILL.replace("{names}", names).replace("{values}", values)
+
+
+def fill_held(slot: Slot, ranking: Ranking) -> bool:
+    """Save the new ranking into the slot, if its reviewer holds it and has not ranked the task.
+
+    Otherwise nothing is written. It goes by the rows as they are, not by what `slot` says.
+    """
+    values = {
+        field.attname: field.get_db_prep_save(getattr(ranking, field.attname), connection)
+        for field in Ranking._meta.concrete_fields
+    }
+    try:
+        with transaction.atomic() if connection.in_atomic_block else nullcontext():
+            rows = fetch(_fill(), {**values, "slot": Int8(slot.pk)})
+    except IntegrityError:  # sent before, or ranked by another way: who asks now looks closer
+        return False
+    if rows:
+        [[ranking.pk]] = rows
+        ranking._state.adding = False
+    return bool(rows)

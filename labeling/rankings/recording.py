@@ -1,0 +1,447 @@
+"""Rankings come in here, from the page, from files and from simulations; nothing else makes them.
+
+A ranking is never lost and never doubled. The key that comes with it makes a second click, a
+reload and a retry the same ranking. One that arrives after its slot went to someone else takes
+another free slot of the task, and failing that is kept as an extra.
+"""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db import transaction
+from django.db.models import OuterRef, Q
+from django.utils.translation import gettext as _
+
+from accounts.models import User
+from database import clock
+from labeling.models import (
+    Criterion,
+    GuidelineVersion,
+    Project,
+    Ranking,
+    Slot,
+    Task,
+    TaskResponse,
+)
+from labeling.queue.display_order import shown_order_for
+from labeling.queue.out_of_use import parked
+from labeling.queue.slots import NextPosition
+from labeling.rankings import fast_path, overlap
+from labeling.rankings.content import (
+    ANYTHING,
+    LONGEST_RATIONALE,
+    Content,
+    Errors,
+    Policy,
+    problems,
+)
+from labeling.rankings.revision_window import revisable_until
+
+__all__ = [
+    "LONGEST_RATIONALE",
+    "Content",
+    "Errors",
+    "InvalidRanking",
+    "Submission",
+    "problems",
+    "record",
+    "revisable_until",
+    "revise",
+    "submit",
+    "version_shown",
+]
+
+NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
+
+LEFT = Q(withdrawn=False) | Q(task__out_of_use=True)
+"""Responses to rank. A ranking sent late for a withdrawn task is kept as it was typed."""
+
+_RESPONSE_IDS = ArraySubquery(
+    TaskResponse.objects.filter(LEFT, task=OuterRef("task"))
+    .order_by("position")
+    .values("response_id")
+)
+
+
+class InvalidRanking(ValueError):  # noqa: N818 - it reads as what it is
+    """`errors` maps a field to a sentence for the one who ranked. Nothing was written."""
+
+    def __init__(self, errors: Errors):
+        super().__init__(" ".join(errors.values()))
+        self.errors = errors
+
+
+@dataclass(frozen=True)
+class Submission:
+    ranking: Ranking
+    duplicate: bool
+    """It had been submitted before; nothing was written."""
+    extra: bool
+    """The task had all the rankings it wanted; this one is kept as well."""
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def submit(
+    *,
+    slot_id: int,
+    reviewer: User,
+    idempotency_key: uuid.UUID,
+    tiers: Sequence[Sequence[int]],
+    cut: int | None = None,
+    strength: float | None = None,
+    ratings: Mapping[Any, Mapping[str, int]] | None = None,
+    flags: Mapping[Any, Sequence[str]] | None = None,
+    rationale: str = "",
+    active_seconds: float = 0.0,
+    guideline_version: int | None = None,
+    found: Slot | None = None,
+) -> Submission:
+    """Fill the slot. The same key again, or the same answer again, changes nothing.
+
+    `guideline_version` is the one the reviewer had before them, by id; without it, the current one.
+    `found` is what submissions.slot_to_answer returned for the slot, and saves a query.
+    A different answer to a task the reviewer has ranked already (a second tab) supersedes the
+    first, while it may be revised. Late answers: see the module. Raises InvalidRanking.
+    """
+    content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
+    slot = found or (
+        Slot.objects.select_related("task__project__current_version")
+        .annotate(response_ids=_RESPONSE_IDS)
+        .filter(pk=slot_id)
+        .first()
+    )
+    if slot is None:
+        raise InvalidRanking({"slot": _("This task is no longer there.")})
+    answer = _Answer(slot, reviewer, content, idempotency_key, guideline_version)
+    return _submit_held(answer) or _submit_locked(answer)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    slot: Slot
+    reviewer: User
+    content: Content
+    key: uuid.UUID
+    guideline_version: int | None
+
+    def ranking(self, *, extra: bool) -> Ranking:
+        """Not saved yet. Raises InvalidRanking."""
+        project, response_ids = self.slot.task.project, responses_of(self.slot)
+        return _checked(
+            self.slot.task,
+            self.reviewer,
+            self.content,
+            response_ids=response_ids,
+            version=version_shown(project, self.guideline_version),
+            policy=Policy.of(project),
+            idempotency_key=self.key,
+            shown_order=_shown_order(self.slot, self.reviewer, response_ids),
+            source=Ranking.Source.REVIEW,
+            extra=extra,
+        )
+
+
+def _submit_held(answer: _Answer) -> Submission | None:
+    """In one statement, when the slot is held and no rule looks at the task's other rankings."""
+    if overlap.looks_at(answer.slot.task):
+        return None
+    try:
+        ranking = answer.ranking(extra=False)
+    except InvalidRanking:
+        return None  # sent before, it may be a duplicate anyway
+    if not fast_path.fill_held(answer.slot, ranking):
+        return None
+    return _first_of_task(ranking)
+
+
+@transaction.atomic
+def _submit_locked(answer: _Answer) -> Submission:
+    task, reviewer = answer.slot.task, answer.reviewer
+    slots = lock_slots(task)
+    if earlier := _earlier(task, reviewer, answer.key):
+        said = answer.guideline_version
+        return _again(earlier, task, reviewer, answer.key, answer.content, said)
+    held = _slot_to_fill(slots, reviewer, answer.slot.pk, task.project)
+    ranking = answer.ranking(extra=held is None)
+    ranking.save(force_insert=True)
+    if held is not None:
+        _fill(held, ranking)
+    overlap.after_ranking(task)
+    return _first_of_task(ranking)
+
+
+def _first_of_task(ranking: Ranking) -> Submission:
+    ranking.first_sent = ranking.created_at  # type: ignore[attr-defined]  # see revisable_until
+    return Submission(ranking, duplicate=False, extra=ranking.extra)
+
+
+def responses_of(slot: Slot) -> list[int]:
+    """In the task's own order. No query for a slot of submissions.slot_to_answer."""
+    found = getattr(slot, "response_ids", None)
+    return _response_ids(slot.task) if found is None else found
+
+
+@transaction.atomic
+def revise(
+    *,
+    ranking: Ranking,
+    reviewer: User,
+    idempotency_key: uuid.UUID,
+    tiers: Sequence[Sequence[int]],
+    cut: int | None = None,
+    strength: float | None = None,
+    ratings: Mapping[Any, Mapping[str, int]] | None = None,
+    flags: Mapping[Any, Sequence[str]] | None = None,
+    rationale: str = "",
+    active_seconds: float = 0.0,
+    guideline_version: int | None = None,
+) -> Submission:
+    """Supersede one's own ranking while the project's window is open; the old one stays.
+
+    Raises InvalidRanking.
+    """
+    content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
+    if ranking.reviewer_id != reviewer.pk:
+        raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
+    lock_slots(ranking.task)
+    earlier = _earlier(ranking.task, reviewer, idempotency_key)
+    if earlier is None:
+        raise InvalidRanking({"ranking": _("This ranking is no longer there.")})
+    return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
+
+
+@transaction.atomic
+def record(
+    *,
+    task: Task,
+    reviewer: User,
+    source: str,
+    tiers: Sequence[Sequence[int]],
+    cut: int | None = None,
+    strength: float | None = None,
+    ratings: Mapping[Any, Mapping[str, int]] | None = None,
+    flags: Mapping[Any, Sequence[str]] | None = None,
+    rationale: str = "",
+    active_seconds: float = 0.0,
+    shown_order: Sequence[int] = (),
+    idempotency_key: uuid.UUID | None = None,
+    partial: bool = False,
+    scales: Mapping[str, int] | None = None,
+) -> tuple[Ranking, bool]:
+    """A ranking made elsewhere or by a program, and whether it is new. Raises InvalidRanking.
+
+    `scales` says what ratings are checked against, in place of the guideline's criteria. It takes the reviewer's own or a free slot, and adds one when every slot is taken. An import
+    names no guideline version; a simulation was made under the current one.
+    """
+    content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
+    key = idempotency_key or key_of(task.pk, reviewer.pk, source)
+    slots = lock_slots(task)
+    if earlier := _earlier(task, reviewer, key):
+        if earlier.idempotency_key != key or earlier.task_id != task.pk:
+            raise InvalidRanking({"reviewer": f"{reviewer} has ranked {task} already."})
+        return earlier, False
+    imported = source == Ranking.Source.IMPORT
+    ranking = _write(
+        task,
+        reviewer,
+        content,
+        response_ids=_response_ids(task, imported=imported),
+        version=None if imported else current_version(task.project),
+        idempotency_key=key,
+        shown_order=list(shown_order),
+        source=source,
+        partial=partial,
+        scales=scales,
+    )
+    free = [slot for slot in slots if slot.reviewer_id is None]
+    held = [slot for slot in slots if _holds(slot, reviewer)]
+    _fill(next(iter(held + free), None) or _another_slot(task, slots), ranking)
+    overlap.after_ranking(task)
+    return ranking, True
+
+
+def key_of(*parts: object) -> uuid.UUID:
+    """The same key for the same parts, so that doing it again does nothing."""
+    return uuid.uuid5(NAMESPACE, "\x1f".join(map(str, parts)))
+
+
+def version_shown(project: Project, said: int | None) -> GuidelineVersion:
+    """The version a form was shown under, when the project has published it; else the current one.
+
+    Costs no query for the current one. Raises InvalidRanking while none is published.
+    """
+    current = project.current_version or current_version(project)
+    if said in (None, current.pk):
+        return current
+    published = GuidelineVersion.objects.filter(
+        pk=said, guideline__project=project, state=GuidelineVersion.State.PUBLISHED
+    )
+    return published.first() or current
+
+
+def current_version(project: Project) -> GuidelineVersion:
+    """As the database has it now. Raises InvalidRanking while no guideline is published."""
+    pointer = Project.objects.filter(pk=project.pk).values("current_version")
+    version = GuidelineVersion.objects.filter(pk__in=pointer).first()
+    if version is None:
+        raise InvalidRanking(
+            {
+                "guideline": _(
+                    "This project has no published guideline yet. Ask a lead to publish one."
+                )
+            }
+        )
+    return version
+
+
+def lock_slots(task: Task) -> list[Slot]:
+    """All of them, in one order, so that whatever happens to a task happens one at a time."""
+    return list(Slot.objects.filter(task=task).order_by("number").select_for_update())
+
+
+def _earlier(task: Task, reviewer: User, key: uuid.UUID) -> Ranking | None:
+    """What this key wrote, else the reviewer's current ranking of the task."""
+    own = Q(task=task, reviewer=reviewer, superseded_at=None)
+    found = list(Ranking.objects.filter(Q(idempotency_key=key) | own))
+    return next((r for r in found if r.idempotency_key == key), next(iter(found), None))
+
+
+def _again(
+    earlier: Ranking,
+    task: Task,
+    reviewer: User,
+    key: uuid.UUID,
+    content: Content,
+    guideline_version: int | None,
+) -> Submission:
+    if earlier.idempotency_key == key:
+        if (earlier.reviewer_id, earlier.task_id) != (reviewer.pk, task.pk):
+            sentence = _("This form was sent before, for another task or by someone else.")
+            raise InvalidRanking({"idempotency_key": sentence})
+        return Submission(earlier, duplicate=True, extra=earlier.extra)
+    columns = content.columns() | {"active_seconds": earlier.active_seconds}
+    if all(getattr(earlier, name) == value for name, value in columns.items()):
+        return Submission(earlier, duplicate=True, extra=earlier.extra)
+    if task.out_of_use:
+        raise InvalidRanking(
+            {"ranking": _("A lead has withdrawn this task. Your ranking is kept.")}
+        )
+    if (until := revisable_until(earlier)) is None or until < clock.now():
+        raise InvalidRanking(
+            {"ranking": _("You have ranked this task, and it can no longer be revised.")}
+        )
+    project = Project.objects.select_related("current_version").get(pk=task.project_id)
+    return _supersede(earlier, key, content, task, version_shown(project, guideline_version))
+
+
+def _supersede(
+    old: Ranking, key: uuid.UUID, content: Content, task: Task, version: GuidelineVersion
+) -> Submission:
+    Ranking.objects.filter(pk=old.pk).update(superseded_at=clock.now())
+    ranking = _write(
+        task,
+        old.reviewer,
+        content,
+        response_ids=_response_ids(task),
+        version=version,
+        policy=Policy.of(task.project),
+        idempotency_key=key,
+        shown_order=old.shown_order,
+        source=Ranking.Source.REVIEW,
+        extra=old.extra,
+        supersedes=old,
+    )
+    Slot.objects.filter(ranking=old).update(ranking=ranking)
+    overlap.after_ranking(task)
+    return Submission(ranking, duplicate=False, extra=ranking.extra)
+
+
+def _holds(slot: Slot, reviewer: User) -> bool:
+    return slot.reviewer_id == reviewer.pk and slot.ranking_id is None
+
+
+def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Project) -> Slot | None:
+    """The one they hold, else the one they had, else any free one of the task.
+
+    Raises InvalidRanking for someone who holds no slot and never held one, or who has left.
+    """
+    if held := next((slot for slot in slots if _holds(slot, reviewer)), None):
+        return held
+    if not Project.objects.visible_to(reviewer).filter(pk=project.pk).exists():
+        raise InvalidRanking({"slot": _("You do not belong to this project any more.")})
+    if not any(reviewer.pk in (slot.had_by or ()) for slot in slots):
+        raise InvalidRanking({"slot": _("This task was not given to you. Ask for the next one.")})
+    free = [slot for slot in slots if slot.reviewer_id is None]
+    return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
+
+
+def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> list[int]:
+    """Return what the form of this slot showed, even if someone else has the slot now."""
+    if slot.reviewer_id == reviewer.pk and slot.shown_order:
+        return slot.shown_order
+    return shown_order_for(slot.task_id, slot.number, response_ids)
+
+
+def _response_ids(task: Task, *, imported: bool = False) -> list[int]:
+    """In the task's own order. An import may also rank what is withdrawn."""
+    places = TaskResponse.objects.filter(Q() if imported else LEFT, task=task).order_by("position")
+    return list(places.values_list("response_id", flat=True))
+
+
+def _write(task: Task, reviewer: User, content: Content, **columns: Any) -> Ranking:
+    ranking = _checked(task, reviewer, content, **columns)
+    ranking.save(force_insert=True)
+    return ranking
+
+
+def _checked(
+    task: Task,
+    reviewer: User,
+    content: Content,
+    *,
+    response_ids: Collection[int],
+    version: GuidelineVersion | None,
+    partial: bool = False,
+    scales: Mapping[str, int] | None = None,
+    policy: Policy = ANYTHING,
+    **columns: Any,
+) -> Ranking:
+    if scales is None:
+        rated = Criterion.objects.filter(version=version) if content.ratings and version else ()
+        scales = {criterion.name: criterion.scale for criterion in rated}
+    if errors := problems(content, response_ids, scales, partial=partial, policy=policy):
+        raise InvalidRanking(errors)
+    return Ranking(
+        task=task,
+        reviewer=reviewer,
+        guideline_version=version,
+        **content.columns(),
+        **columns,
+    )
+
+
+def _fill(slot: Slot, ranking: Ranking) -> None:
+    Slot.objects.filter(pk=slot.pk).update(
+        reviewer=ranking.reviewer_id,
+        leased_until=None,
+        ahead=False,
+        ranking=ranking,
+        shown_order=ranking.shown_order,
+        draft=None,
+        draft_by=None,
+    )
+
+
+def _another_slot(task: Task, slots: list[Slot]) -> Slot:
+    return Slot.objects.create(
+        task=task,
+        number=max((slot.number for slot in slots), default=0) + 1,
+        project_id=task.project_id,
+        priority=parked(task, task.priority),
+        position=NextPosition(),
+    )

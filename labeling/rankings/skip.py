@@ -1,0 +1,114 @@
+"""Taking a skip back: by the reviewer a moment later, by a lead at any time."""
+
+from datetime import timedelta
+
+from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
+
+from accounts.models import User, audit
+from database import clock
+from labeling.models import Gold, Project, QueueCursor, Skip, Slot, Task
+from labeling.queue.out_of_use import withdrawn_of
+from labeling.queue.slots import OFF_QUEUE
+from labeling.rankings.recording import InvalidRanking, lock_slots
+from labeling.rankings.undo import UNDO_FOR, make_room
+
+
+def newest(project: Project, reviewer: User) -> Skip | None:
+    """The reviewer's newest skip, while it can be undone. One query by an index."""
+    since = clock.now() - UNDO_FOR
+    recent = Skip.objects.filter(reviewer=reviewer, task__project=project, created_at__gt=since)
+    skip = recent.select_related("task").order_by("-id").first()
+    return skip if skip is not None and can_undo(skip) else None
+
+
+def can_undo(skip: Skip) -> bool:
+    """As long as a ranking can be undone, and like one never in training or qualification."""
+    return undo_seconds(skip) > 0 and not _is_settled(skip)
+
+
+def undo_seconds(skip: Skip) -> int:
+    """For how much longer it can be undone; 0 or less when it cannot."""
+    return int((skip.created_at + UNDO_FOR - clock.now()).total_seconds())
+
+
+def _is_settled(skip: Skip) -> bool:
+    if skip.task.out_of_use:
+        return True
+    if skip.task.kind != Task.Kind.GOLD:
+        return False
+    return Gold.objects.filter(task=skip.task_id).exclude(purpose=Gold.Purpose.CHECK).exists()
+
+
+def undo(*, skip_id: int, project: Project, reviewer: User) -> Slot:
+    """Give the reviewer the task back, with what they had typed.
+
+    What is in front of them becomes their next, as when a ranking is undone. Raises InvalidRanking
+    when it is too late or the task has no free slot any more; then nothing changed.
+    """
+    try:
+        return _undo(skip_id, project, reviewer)
+    except IntegrityError:  # another tab claimed a task in the meantime
+        return _undo(skip_id, project, reviewer)
+
+
+@transaction.atomic
+def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
+    own = Skip.objects.filter(reviewer=reviewer, task__project=project)
+    task_id = own.filter(pk=skip_id).values_list("task", flat=True).first()
+    slots = lock_slots(Task(pk=task_id)) if task_id else []
+    skip = own.filter(pk=skip_id).select_related("task").select_for_update(of=("self",)).first()
+    if skip is None or not can_undo(skip):
+        raise InvalidRanking(
+            {"skip": _("It is too late to undo this skip. Ask a lead to lift it.")}
+        )
+    slot = next((slot for slot in slots if _is_free(slot, skip.task)), None)
+    if slot is None:
+        raise InvalidRanking({"skip": _("Other reviewers have taken this task since.")})
+    make_room(project.pk, reviewer)
+    slot.reviewer, slot.ahead = reviewer, False
+    slot.leased_until = clock.now() + timedelta(minutes=project.lease_minutes)
+    withdrawn = withdrawn_of([slot.task_id])
+    order = skip.shown_order or slot.shown_order or []
+    slot.shown_order = [pk for pk in order if pk not in withdrawn]
+    slot.shown_at = clock.now()
+    slot.draft, slot.draft_by = skip.draft, reviewer if skip.draft else None
+    slot.save(
+        update_fields=[
+            "reviewer", "ahead", "leased_until", "shown_order", "shown_at", "draft", "draft_by",
+        ]
+    )  # fmt: skip
+    skip.delete()
+    return slot
+
+
+def _is_free(slot: Slot, task: Task) -> bool:
+    """Nobody has it or has begun it, and it is still given out. Gold is always off the queue."""
+    given_out = slot.priority < OFF_QUEUE or task.kind == Task.Kind.GOLD
+    return (
+        slot.reviewer_id is None
+        and slot.draft_by_id is None
+        and given_out
+        and not (task.held or task.out_of_use)
+    )
+
+
+@transaction.atomic
+def lift(*, skip: Skip, by: User) -> None:
+    """Let the task be offered to its reviewer again, from their next claim on.
+
+    Raises InvalidRanking for a skip in training or qualification, or one lifted before.
+    """
+    if _is_settled(skip):
+        raise InvalidRanking(
+            {
+                "skip": "This skip counted in training or qualification. Allow another attempt instead."
+            }
+        )
+    deleted, _rows = Skip.objects.filter(pk=skip.pk).delete()
+    if not deleted:
+        raise InvalidRanking({"skip": "This skip was taken back before."})
+    cursors = QueueCursor.objects.filter(project=skip.task.project_id, reviewer=skip.reviewer_id)
+    cursors.update(position=0)
+    details = {"reviewer": skip.reviewer.username, "reason": skip.reason, "note": skip.note}
+    audit(by, "skip lifted", skip.task, **details)

@@ -1,0 +1,1 @@
+"""Withdrawing, editing and erasing prompts, responses and tasks."""

@@ -1,0 +1,70 @@
+"""Changing a prompt that nobody has ranked."""
+
+from typing import Any
+
+from django.db import transaction
+
+from accounts.models import User, audit
+from labeling.core.text import storable
+from labeling.importing.records import BadInput, check_messages
+from labeling.models import Prompt, Ranking, Slot, Task, digest
+from labeling.queue import out_of_use
+
+
+class CannotEdit(ValueError):  # noqa: N818 - it reads as what it is
+    """A sentence for the lead. Nothing was written."""
+
+
+def obstacle_to_editing(prompt: Prompt) -> str:
+    """Why the prompt cannot be edited now, as a sentence; empty when it can. Two queries."""
+    if prompt.erased_at is not None:
+        return "This prompt was erased."
+    if Ranking.objects.filter(task__prompt=prompt).exists():
+        return (
+            "This prompt has been ranked, and its rankings are about the text as it was. Withdraw "
+            "it, and import the corrected prompt as a new one."
+        )
+    slots = Slot.objects.filter(task__prompt=prompt)
+    reading = slots.filter(leased_until__isnull=False, shown_at__isnull=False)
+    if reading.exists() or slots.filter(draft_by__isnull=False).exists():
+        return (
+            "A reviewer is working on this prompt. Wait until they have finished, or withdraw it "
+            "first."
+        )
+    return ""
+
+
+@transaction.atomic
+def edit(*, prompt: Prompt, messages: Any, by: User | None) -> bool:
+    """Replace the text of a prompt; False when it is the same already.
+
+    Reservations that nobody has seen yet are kept: they show the new text. Raises CannotEdit.
+    """
+    out_of_use.lock(list(Task.objects.filter(prompt=prompt).values_list("pk", flat=True)))
+    prompt = Prompt.objects.select_for_update(no_key=True).get(pk=prompt.pk)
+    if obstacle := obstacle_to_editing(prompt):
+        raise CannotEdit(obstacle)
+    messages = _checked(messages)
+    if messages == prompt.messages:
+        return False
+    if twin := _twin_of(prompt, messages):
+        raise CannotEdit(f"Prompt {twin} of this project has exactly this text already.")
+    prompt.messages = messages
+    prompt.save(update_fields=["messages", "content_hash"])
+    for response in prompt.responses.all():
+        response.scores.all().delete()  # of reward models, given the text as it was
+    audit(by, "prompt edited", prompt.project, prompt=prompt.pk)
+    return True
+
+
+def _checked(messages: Any) -> list[dict[str, str]]:
+    try:
+        checked = check_messages(messages, 0)
+    except BadInput as error:
+        raise CannotEdit(str(error)) from None
+    return [{name: storable(text) for name, text in one.items()} for one in checked]
+
+
+def _twin_of(prompt: Prompt, messages: list[dict[str, str]]) -> int | None:
+    others = Prompt.objects.filter(project=prompt.project_id, content_hash=digest(messages))
+    return others.exclude(pk=prompt.pk).values_list("pk", flat=True).first()

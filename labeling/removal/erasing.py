@@ -1,0 +1,152 @@
+"""Erasing content from the tables of this package, for good.
+
+Rows stay, so that rankings keep their tasks; what they said goes. finetune.removal.erasing calls this, as
+snapshots, runs and evaluations hold copies: call that, not this. The caller writes the audit entry.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import connection, transaction
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
+from django.utils import timezone
+
+from accounts.models import AuditEntry, Token, User
+from labeling.models import (
+    Adjudication,
+    Finding,
+    Gold,
+    Membership,
+    Prompt,
+    Ranking,
+    Response,
+    Skip,
+    Slot,
+    Task,
+    digest,
+)
+from labeling.removal import withdrawing
+
+ERASED = "[erased]"
+ERASED_MESSAGES = [{"role": "user", "content": ERASED}]
+
+
+@contextmanager
+def unfrozen() -> Iterator[None]:
+    """Let the current transaction change what triggers keep: rankings and published guidelines."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('tiebreak.erasing', 'on', true)")
+        yield
+        cursor.execute("SELECT set_config('tiebreak.erasing', 'off', true)")
+
+
+@transaction.atomic
+def erase_prompt(*, prompt: Prompt, by: User) -> None:
+    """Erase the prompt, all its responses, and every remark about its tasks."""
+    withdrawing.withdraw(content=prompt, by=by)
+    for response in prompt.responses.all():
+        _blank_response(response, by)
+    Prompt.objects.filter(pk=prompt.pk).update(
+        messages=ERASED_MESSAGES,
+        content_hash=digest([ERASED, "prompt", prompt.pk]),
+        external_id="",
+        meta={},
+        erased_at=timezone.now(),
+    )
+    tasks = Task.objects.filter(prompt=prompt)
+    tasks.update(external_id="")
+    _erase_remarks(list(tasks.values_list("pk", flat=True)))
+
+
+@transaction.atomic
+def erase_response(*, response: Response, by: User) -> None:
+    """Erase the response and every remark about its tasks, as those may quote it."""
+    _blank_response(response, by)
+    _erase_remarks(
+        list(Task.objects.filter(places__response=response).values_list("pk", flat=True))
+    )
+
+
+def _blank_response(response: Response, by: User) -> None:
+    """The name of the model that wrote it stays, for the statistics of models."""
+    withdrawing.withdraw(content=response, by=by)
+    Response.objects.filter(pk=response.pk).update(
+        text=ERASED,
+        identity=digest([ERASED, "response", response.pk]),
+        external_id="",
+        sampling={},
+        seed=None,
+        erased_at=timezone.now(),
+    )
+    response.scores.all().delete()
+    Finding.objects.filter(response=response).update(excerpt="")
+
+
+def _erase_remarks(task_ids: list[int]) -> None:
+    """Rationales, notes, explanations and drafts about these tasks; those in the audit trail too."""
+    Slot.objects.filter(task__in=task_ids).update(draft=None, draft_by=None)
+    with unfrozen():
+        Ranking.objects.filter(task__in=task_ids).exclude(rationale="").update(rationale="")
+    Skip.objects.filter(task__in=task_ids).update(note="", draft=None)
+    Adjudication.objects.filter(task__in=task_ids).update(note="")
+    Gold.objects.filter(task__in=task_ids).update(explanation="")
+    subjects = [f"Task {Task(pk=pk)}" for pk in task_ids]
+    _erase_notes(AuditEntry.objects.filter(action="dispute decided", subject__in=subjects))
+
+
+def _erase_notes(entries: QuerySet[AuditEntry]) -> None:
+    for entry in entries:
+        for details in (entry.details, entry.details.get("before") or {}):
+            if details.get("note"):
+                details["note"] = ""
+        entry.save(update_fields=["details"])
+
+
+@transaction.atomic
+def erase_person(*, user: User) -> str:
+    """Erase what identifies a person and what they wrote in their own words; return the new name.
+
+    The account stays under a number, without a way to sign in, because rankings belong to it. Their
+    orders, ratings and flags stay: they are labels, and snapshots hold them under a pseudonym.
+    """
+    name = f"erased-{user.pk}"
+    with unfrozen():
+        Ranking.objects.filter(reviewer=user).exclude(rationale="").update(rationale="")
+    Skip.objects.filter(reviewer=user).update(note="", draft=None)
+    Adjudication.objects.filter(by=user).update(note="")
+    _erase_notes(AuditEntry.objects.filter(action="dispute decided", user=user))
+    Slot.objects.filter(draft_by=user).update(draft=None, draft_by=None)
+    Slot.objects.filter(reviewer=user, leased_until__isnull=False).update(
+        reviewer=None, leased_until=None, ahead=False, draft=None, draft_by=None
+    )
+    Membership.objects.filter(user=user).delete()
+    Token.objects.filter(user=user).delete()
+    _rename_in_audit(user.username, name)
+    User.objects.filter(pk=user.pk).update(
+        username=name,
+        first_name="",
+        last_name="",
+        email="",
+        password="!",  # noqa: S106 - no password matches it
+        is_active=False,
+        is_staff=False,
+        is_superuser=False,
+    )
+    return name
+
+
+def _rename_in_audit(before: str, after: str) -> None:
+    """Entries are about the same account under its new name."""
+    word = re.compile(rf"(?<![\w.@+-]){re.escape(before)}(?![\w.@+-])")
+    text = Cast("details", TextField())
+    entries = AuditEntry.objects.annotate(text=text).filter(
+        Q(subject__contains=before) | Q(text__contains=before)
+    )
+    for entry in entries:
+        entry.subject = word.sub(after, entry.subject)
+        entry.details = {
+            key: after if value == before else value for key, value in entry.details.items()
+        }
+        entry.save(update_fields=["subject", "details"])

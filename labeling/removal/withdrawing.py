@@ -1,0 +1,125 @@
+"""Withdrawing prompts, responses and tasks, and restoring them.
+
+Nothing is deleted. What is withdrawn leaves the queue, disputes, gold, statistics, exports and every
+later snapshot; its rankings stay and are marked. A reviewer who has it open loses the reservation,
+not the ranking: sent late, it is kept like the others. labeling.queue.out_of_use has the consequences for
+tasks and slots; labeling.removal.erasing removes content for good.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Count, Q, QuerySet
+from django.utils import timezone
+
+from accounts.models import User, audit
+from labeling.core.text import storable
+from labeling.models import Project, Prompt, Ranking, Response, Slot, Task
+from labeling.queue import out_of_use
+
+Content = Prompt | Response | Task
+LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What withdrawing content would do: tasks that go out of use, and what happens to theirs."""
+
+    tasks: int
+    smaller: int
+    """Tasks that go on without the response."""
+    rankings: int
+    """Current rankings of these tasks. They are kept."""
+    reservations: int
+
+
+def kind_of(content: Content) -> str:
+    return type(content).__name__.lower()
+
+
+def project_of(content: Content) -> Project:
+    return content.prompt.project if isinstance(content, Response) else content.project
+
+
+def tasks_of(content: Content) -> QuerySet[Task]:
+    """The tasks that hold it."""
+    if isinstance(content, Task):
+        return Task.objects.filter(pk=content.pk)
+    if isinstance(content, Prompt):
+        return Task.objects.filter(prompt=content)
+    return Task.objects.filter(places__response=content)
+
+
+def effect_of(content: Content) -> Effect:
+    """For a confirmation page. Four queries."""
+    tasks = tasks_of(content).filter(out_of_use=False)
+    smaller = 0
+    if isinstance(content, Response):
+        left = Count("places", filter=Q(places__withdrawn=False))
+        sizes = Task.objects.filter(pk__in=tasks.values("pk")).annotate(left=left)
+        smaller = sizes.exclude(kind=Task.Kind.GOLD).filter(left__gt=2).count()
+    leases = Slot.objects.filter(task__in=tasks, leased_until__isnull=False)
+    rankings = Ranking.objects.filter(task__in=tasks, superseded_at=None)
+    return Effect(tasks.count() - smaller, smaller, rankings.count(), leases.count())
+
+
+@transaction.atomic
+def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
+    """Take it out of use; False when it was withdrawn already."""
+    rows = type(content)._default_manager.filter(pk=content.pk)
+    count = _withdraw(rows, project_of(content), tasks_of(content), by, reason)
+    if count is None:
+        return False
+    details = {kind_of(content): content.pk, "tasks": count, "reason": storable(reason)}
+    audit(by, f"{kind_of(content)} withdrawn", project_of(content), **details)
+    return True
+
+
+@transaction.atomic
+def restore(*, content: Content, by: User | None) -> bool:
+    """Bring it back; False when it was not withdrawn, or was erased.
+
+    Its tasks return to the queue unless something else of theirs is still withdrawn.
+    """
+    project = project_of(content)
+    out_of_use.lock_additions(project.pk)
+    tasks = _locked(tasks_of(content))
+    rows: Any = type(content)._default_manager.filter(pk=content.pk, withdrawn_at__isnull=False)
+    if not isinstance(content, Task):
+        rows = rows.filter(erased_at=None)
+    if not rows.update(withdrawn_at=None, withdrawn_by=None, withdrawn_reason=""):
+        return False
+    changed = out_of_use.refresh(tasks)
+    kind = kind_of(content)
+    audit(by, f"{kind} restored", project, **{kind: content.pk}, tasks=len(changed))
+    return True
+
+
+def _withdraw(
+    rows: Any, project: Project, tasks: QuerySet[Task], by: User | None, reason: str
+) -> int | None:
+    """How many tasks went out of use; None when all rows were withdrawn already."""
+    out_of_use.lock_additions(project.pk)
+    ids = _locked(tasks)
+    values = {
+        "withdrawn_at": timezone.now(),
+        "withdrawn_by": by,
+        "withdrawn_reason": storable(reason)[:LONGEST_REASON],
+    }
+    if rows.model is Task:
+        in_use = rows.filter(withdrawn_at=None)
+        before = in_use.filter(out_of_use=False).count()
+        if not in_use.update(**values, out_of_use=True):
+            return None
+        out_of_use.refresh(ids)
+        return before
+    if not rows.filter(withdrawn_at=None).update(**values):
+        return None
+    return len(out_of_use.refresh(ids))
+
+
+def _locked(tasks: QuerySet[Task]) -> list[int]:
+    ids = list(tasks.values_list("pk", flat=True))
+    out_of_use.lock(ids)
+    return ids

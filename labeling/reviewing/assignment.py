@@ -1,0 +1,156 @@
+"""What a reviewer gets next: training, then qualification, then gold when it is due, then the queue.
+
+The ranking page asks here and nowhere else; the queue moves the slots. Where a project has no
+training, gives out no gold and asks for no qualification, that costs one query more than the queue.
+"""
+
+from dataclasses import dataclass
+
+from psycopg.types.numeric import Int8
+
+from accounts.models import User
+from database.statements import fetch
+from labeling.gold import constraints, qualification, schedule
+from labeling.gold.constraints import Course
+from labeling.models import Gold, Project, Qualification, Slot, Task
+from labeling.queue import slots
+
+TRAINING, QUALIFYING = Gold.Purpose.TRAINING, Gold.Purpose.QUALIFICATION
+
+
+_TRAINS = """
+SELECT EXISTS (SELECT FROM labeling_gold gold WHERE gold.project_id = %(project)s
+    AND gold.purpose = 'training' AND gold.retired_at IS NULL)
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What comes before real work, and how far the reviewer is with it.
+
+    `course.next` is None where nothing more is given: the attempt was failed, or there are no tasks.
+    """
+
+    purpose: str
+    course: Course
+    attempt: Qualification | None = None
+
+    @property
+    def number(self) -> int:
+        """Which of the tasks is before them, from 1."""
+        return self.course.done + 1
+
+    @property
+    def failed(self) -> bool:
+        return self.attempt is not None and self.attempt.state == qualification.FAILED
+
+
+def stage(*, project: Project, reviewer: User) -> Stage | None:
+    """None when real work is next. Begins and ends a qualification. One to six queries."""
+    if project.current_version_id is None:
+        return None
+    course = constraints.course(project=project, reviewer=reviewer, purpose=TRAINING)
+    if course.next is not None:
+        return Stage(TRAINING, course)
+    if not project.qualification_percent:
+        return None
+    attempt = qualification.ensure(project=project, reviewer=reviewer)
+    if attempt.state == qualification.PASSED:
+        return None
+    course = constraints.course(project=project, reviewer=reviewer, purpose=QUALIFYING)
+    if attempt.state == qualification.FAILED:
+        course = Course(course.done, course.total, None)
+    return Stage(QUALIFYING, course, attempt)
+
+
+def stage_of(slot: Slot) -> Stage | None:
+    """The stage that a slot before its reviewer belongs to; None for real work and checks alike."""
+    if slot.task.kind != Task.Kind.GOLD or slot.reviewer is None:
+        return None
+    purpose = Gold.objects.filter(task=slot.task_id).values_list("purpose", flat=True).first()
+    if purpose not in (TRAINING, QUALIFYING):
+        return None
+    return Stage(
+        purpose, constraints.course(project=slot.project, reviewer=slot.reviewer, purpose=purpose)
+    )
+
+
+def current(*, project: Project, reviewer: User) -> Slot | None:
+    """The slot the reviewer works on, leased to them; None when there is nothing for them.
+
+    What is before them stays, also when a qualification ended meanwhile: their work is not lost.
+    """
+    if project.current_version_id is None:
+        return None
+    if not _governed(project):
+        return slots.claim(project=project, reviewer=reviewer)
+    leases = _leases(project, reviewer)
+    if False not in leases:
+        if (before := stage(project=project, reviewer=reviewer)) is not None:
+            return _course_slot(before, leases.get(True), reviewer)
+        if True not in leases:
+            _lease_check(project, reviewer, ahead=False)
+    return slots.claim(project=project, reviewer=reviewer)
+
+
+def ahead(*, project: Project, reviewer: User) -> Slot | None:
+    """The slot they get after the current one, leased but not seen yet; None without a current.
+
+    Nothing is leased ahead during training and qualification: what comes next is not known before
+    they have answered.
+    """
+    if project.current_version_id is None:
+        return None
+    if _governed(project):
+        leases = _leases(project, reviewer)
+        if False not in leases or stage_of(leases[False]) is not None:
+            return None
+        if stage(project=project, reviewer=reviewer) is not None:
+            return None
+        if True not in leases:
+            _lease_check(project, reviewer, ahead=True)
+    return slots.claim_ahead(project=project, reviewer=reviewer)
+
+
+def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
+    """What current and ahead say, for a page that shows the slot `shown` by now; see queue.advance.
+
+    That slot is noted as seen if it is the current one. Two queries where only the queue decides.
+    """
+    if project.current_version_id is not None and not _governed(project):
+        return slots.advance(project=project, reviewer=reviewer, shown=shown)
+    slot = current(project=project, reviewer=reviewer)
+    if slot is None:
+        return None, None
+    if slot.pk == shown:
+        slots.mark_shown(slot_id=shown, reviewer=reviewer)
+    return slot, ahead(project=project, reviewer=reviewer)
+
+
+def _governed(project: Project) -> bool:
+    """Whether more than the queue decides. A query at most."""
+    if project.gold_percent or project.qualification_percent:
+        return True
+    [[training]] = fetch(_TRAINS, {"project": Int8(project.pk)})
+    return training
+
+
+def _leases(project: Project, reviewer: User) -> dict[bool, Slot]:
+    """By whether it is leased ahead. A query."""
+    held = Slot.objects.filter(project=project, reviewer=reviewer, leased_until__isnull=False)
+    return {slot.ahead: slot for slot in held.select_related("task", "project", "reviewer")}
+
+
+def _course_slot(before: Stage, unseen: Slot | None, reviewer: User) -> Slot | None:
+    if unseen is not None:
+        slots.release(slot_id=unseen.pk, reviewer=reviewer)
+    if before.course.next is None:
+        return None
+    return slots.lease_new_slot(task=before.course.next.task, reviewer=reviewer)
+
+
+def _lease_check(project: Project, reviewer: User, *, ahead: bool) -> None:
+    """Lease a gold task when one is due, which the queue then finds as any other lease."""
+    task_id = schedule.due(project, reviewer)
+    if task_id is not None:
+        slots.lease_new_slot(task=Task.objects.get(pk=task_id), reviewer=reviewer, ahead=ahead)

@@ -1,0 +1,168 @@
+"""A reviewer's own rankings: what was sent, and its revision while the window is open."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods
+
+from accounts.access import user_of
+from accounts.parameters import number
+from database import clock
+from labeling.core.access import project_for
+from labeling.core.blindness import may_see_models, may_see_others, may_see_suggestions
+from labeling.core.response_names import fields_by_id, page_names
+from labeling.guidelines.confirmations import unconfirmed
+from labeling.models import Project, Ranking
+from labeling.rankings import recording, revision_window
+from labeling.rankings.content import Errors, Policy
+from labeling.rankings.forms import Fields, fields_of, fields_of_ranking, first, read_answer
+from labeling.reviewing import progress
+from labeling.reviewing.confirmation import confirmation_page
+from labeling.reviewing.sheet import Sheet
+
+PAGE = 50
+
+
+@login_required
+@require_GET
+def history(request: HttpRequest, slug: str) -> HttpResponse:
+    project = project_for(request, slug)
+    own = revision_window.with_first_sent(
+        Ranking.objects.filter(
+            reviewer=user_of(request),
+            task__project=project,
+            task__out_of_use=False,
+            superseded_at=None,
+        )
+    ).select_related("task__prompt", "task__project")
+    before = number(request.GET.get("before", ""))
+    if before is not None:
+        own = own.filter(pk__lt=before)
+    found = list(own.order_by("-id")[: PAGE + 1])
+    context = {
+        "project": project,
+        "section": "review",
+        "progress": progress.of_reviewer(project, user_of(request)),
+        "rows": [{"ranking": one, "until": open_until(one)} for one in found[:PAGE]],
+        "older": found[PAGE - 1].pk if len(found) > PAGE else None,
+        "newer": before is not None,
+        "sees_others": _may_see_more(request, project, found[0]) if found else False,
+    }
+    return render(request, "labeling/history.html", context)
+
+
+def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
+    """Whether the policy shows what others or a reward model said, or names, of what one ranked."""
+    policies = (may_see_others, may_see_models, may_see_suggestions)
+    return any(may(user_of(request), project, own.task) for may in policies)
+
+
+def open_until(ranking: Ranking) -> datetime | None:
+    """Until when it may be revised; None once it may not."""
+    until = revision_window.revisable_until(ranking)
+    return until if until and until > clock.now() else None
+
+
+@login_required
+@never_cache
+@require_http_methods(["GET", "POST"])
+def own_ranking(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
+    """Change one's own ranking: the old one is kept, superseded by the new one."""
+    project = project_for(request, slug)
+    ranking = get_object_or_404(
+        Ranking.objects.select_related("task__prompt", "task__project__current_version"),
+        pk=ranking_id,
+        reviewer=user_of(request),
+        task__project=project,
+        superseded_at=None,
+    )
+    if request.method == "POST":
+        return _revised(request, project, ranking)
+    if open_until(ranking) is None:
+        messages.info(request, _("This ranking can no longer be revised."))
+        return redirect("review-history", project.slug)
+    if asked := unconfirmed(project=project, reviewer=user_of(request)):
+        return confirmation_page(request, project, asked)
+    return _form(request, project, ranking, _fields_of(ranking))
+
+
+def _fields_of(ranking: Ranking) -> Fields:
+    fields = fields_of_ranking(
+        ranking.tiers,
+        ranking.cut,
+        ranking.ratings,
+        ranking.flags,
+        ranking.rationale,
+        strength=ranking.strength,
+        shown_order=ranking.shown_order,
+    )
+    fields["active_seconds"] = [str(ranking.active_seconds)]
+    return fields
+
+
+def as_draft(ranking: Ranking) -> dict[str, Any]:
+    """The ranking as a draft that the page shows and lets its reviewer change."""
+    return {"fields": _fields_of(ranking), "at": int(clock.now().timestamp() * 1000)}
+
+
+def _order_of(ranking: Ranking) -> list[int]:
+    """What is left of the task's responses, in the order they were shown."""
+    places = ranking.task.places.filter(withdrawn=False).order_by("position")
+    own = list(places.values_list("response_id", flat=True))
+    left = [pk for pk in ranking.shown_order if pk in own]
+    return left if len(left) == len(own) else own
+
+
+def _form(
+    request: HttpRequest,
+    project: Project,
+    ranking: Ranking,
+    fields: Fields,
+    errors: Errors | None = None,
+) -> HttpResponse:
+    said = number(first(fields, "guideline_version"))
+    sheet = Sheet(
+        task=ranking.task,
+        shown_order=_order_of(ranking),
+        version=recording.version_shown(project, said),
+        fields=fields,
+        errors=errors,
+        policy=Policy.of(project),
+    )
+    context = {
+        "project": project,
+        "section": "review",
+        "ranking": ranking,
+        "sheet": sheet,
+        "draft_key": f"{ranking.reviewer_id}-ranking-{ranking.pk}",
+        "draft_at": 0,
+    }
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if errors else HTTPStatus.OK
+    return render(request, "labeling/review.html", context, status=status)
+
+
+def _revised(request: HttpRequest, project: Project, ranking: Ranking) -> HttpResponse:
+    names = page_names(ranking.task_id, _order_of(ranking))
+    fields = fields_by_id(fields_of(request.POST), names)
+    version = recording.version_shown(project, number(first(fields, "guideline_version")))
+    answer = read_answer(
+        fields,
+        shown_order=_order_of(ranking),
+        criteria=version.criteria.all(),
+        policy=Policy.of(project),
+    )
+    try:
+        if answer.errors:
+            raise recording.InvalidRanking(answer.errors)
+        recording.revise(ranking=ranking, reviewer=user_of(request), **answer.content())
+    except recording.InvalidRanking as invalid:
+        return _form(request, project, ranking, fields, invalid.errors)
+    messages.success(request, _("The revision replaces what you had sent."))
+    return redirect("review-history", project.slug)

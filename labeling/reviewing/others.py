@@ -1,0 +1,82 @@
+"""What others said of a task, for a reviewer who has ranked it, as far as the project's policy goes."""
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET
+
+from accounts.access import user_of
+from labeling.core.access import leads, project_for
+from labeling.core.blindness import (
+    may_see_models,
+    may_see_others,
+    may_see_suggestions,
+    others_of,
+)
+from labeling.core.lettering import Lettering, letters_of
+from labeling.core.suggestions import suggestions_for
+from labeling.core.text import exact
+from labeling.core.text import render as render_text
+from labeling.models import Ranking
+from labeling.reviewing.sheet import as_order, conversation
+
+
+@login_required
+@require_GET
+def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
+    """Beside one's own current ranking. Who the others are is never sent. Six queries or so."""
+    project = project_for(request, slug)
+    user = user_of(request)
+    own = get_object_or_404(
+        Ranking.objects.select_related("task__prompt", "task__project"),
+        pk=ranking_id,
+        reviewer=user,
+        task__project=project,
+        task__out_of_use=False,
+        superseded_at=None,
+    )
+    show_models = may_see_models(user, project, own.task)
+    show_others = may_see_others(user, project, own.task)
+    if not (show_models or show_others or may_see_suggestions(user, project, own.task)):
+        raise PermissionDenied(
+            _("This project shows others' rankings and model names to leads only.")
+        )
+    places = list(own.task.places.select_related("response").order_by("position"))
+    shown = {response: place for place, response in enumerate(own.shown_order)}
+    places.sort(key=lambda place: shown.get(place.response_id, len(shown) + place.position))
+    letters = letters_of([place.response_id for place in places])
+    lettering = Lettering.of(own.task, letters, [place.response.text for place in places])
+    scores = suggestions_for(user, own.task, list(letters))
+    said = others_of(own.task, user).order_by("?")
+    context = {
+        "project": project,
+        "section": "review",
+        "leads": leads(user, project),
+        "ranking": own,
+        "own": _shown(own, lettering),
+        "show_others": show_others,
+        "others": [_shown(ranking, lettering) for ranking in (said if show_others else ())],
+        "messages_of_prompt": conversation(own.task.prompt.messages),
+        "responses": [
+            {
+                "letter": letters[place.response_id],
+                "model": place.response.model_name if show_models else "",
+                "suggestion": scores.get(place.response_id),
+                "html": render_text(place.response.text),
+                "exact": exact(place.response.text),
+            }
+            for place in places
+        ],
+    }
+    return render(request, "labeling/others.html", context)
+
+
+def _shown(ranking: Ranking, lettering: Lettering) -> dict[str, Any]:
+    return {
+        "order": as_order(ranking.tiers, ranking.cut, lettering.letters),
+        "note": lettering.show(ranking.rationale, ranking.shown_order),
+    }

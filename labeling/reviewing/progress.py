@@ -1,0 +1,277 @@
+"""How far a project and a reviewer have come. Counts are derived in SQL, and bounded."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from typing import Any
+
+from django.db import connection
+from django.db.models import Avg, Count, Max, Q
+from django.utils import timezone
+from psycopg.types.numeric import Int8
+
+from accounts.models import User
+from database import clock
+from database.statements import fetch
+from labeling.core.counts import is_large, kept_when_large
+from labeling.gold import schedule
+from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
+from labeling.queue.slots import OFF_QUEUE
+
+COUNTED_AT_MOST = 1000
+
+# Reads a bounded stretch of free slots from the cursors on, band by band: behind the cursors lie
+# only tasks the reviewer had. Scalar subqueries, as in labeling.queue.slots.
+_WAITING = """
+SELECT count(DISTINCT open.task_id) FILTER (WHERE
+        (SELECT 1 FROM labeling_ranking ranking WHERE ranking.task_id = open.task_id
+            AND ranking.reviewer_id = %(reviewer)s AND ranking.superseded_at IS NULL
+            LIMIT 1) IS NULL
+        AND (SELECT 1 FROM labeling_skip skip WHERE skip.task_id = open.task_id
+            AND skip.reviewer_id = %(reviewer)s LIMIT 1) IS NULL
+        AND (SELECT 1 FROM labeling_slot mine WHERE mine.task_id = open.task_id
+            AND mine.reviewer_id = %(reviewer)s LIMIT 1) IS NULL),
+    count(*)
+FROM generate_series(9, 0, -1) AS band(priority)
+CROSS JOIN LATERAL (
+    SELECT slot.task_id FROM labeling_slot slot
+    WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL
+      AND slot.priority = band.priority
+      AND slot.position > coalesce((SELECT place.position FROM labeling_queuecursor place
+          WHERE place.project_id = %(project)s AND place.reviewer_id = %(reviewer)s
+            AND place.priority = band.priority), 0)
+    ORDER BY slot.position LIMIT %(limit)s
+) open
+"""
+
+
+@dataclass(frozen=True)
+class ReviewerProgress:
+    today: int
+    waiting: int
+    capped: bool
+    minutes: int | None
+    """What the waiting tasks take at the reviewer's own pace; None without enough to go by."""
+
+    def after(self, rankings: int) -> "ReviewerProgress":
+        """As it is when they have ranked so many more, and nobody else did anything."""
+        waiting = max(0, self.waiting - rankings)
+        minutes = self.minutes
+        if minutes is not None and self.waiting:
+            minutes = max(1, round(minutes * waiting / self.waiting))
+        return replace(self, today=self.today + rankings, waiting=waiting, minutes=minutes)
+
+
+KEPT_SECONDS = 30
+KEPT_AT_MOST = 2000
+Key = tuple[int, int, str, date]
+_kept: OrderedDict[Key, tuple[float, ReviewerProgress, int, int]] = OrderedDict()
+"""Until when (time.monotonic), the count, the rankings since then, and the newest of them."""
+
+_SINCE = """
+SELECT count(*) FILTER (WHERE
+    (SELECT task.project_id FROM labeling_task task WHERE task.id = ranking.task_id) = %(project)s
+    AND (SELECT 1 FROM labeling_gold gold WHERE gold.task_id = ranking.task_id
+        AND gold.purpose <> 'check' LIMIT 1) IS NULL)
+FROM labeling_ranking ranking
+WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
+  AND ranking.superseded_at IS NULL AND ranking.supersedes_id IS NULL
+  AND ranking.source = 'review'
+"""
+"""A revision takes the place of a ranking that was counted."""
+
+
+def _key(project: Project, reviewer: User) -> Key:
+    """A count is of one day, and a day is of one time zone."""
+    zone = timezone.get_current_timezone_name()
+    return project.pk, reviewer.pk, zone, timezone.localdate()
+
+
+def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
+    """of_reviewer, counted on from less than KEPT_SECONDS ago. One short query, now and then five.
+
+    What others did meanwhile, and what was taken back in another process, shows after that time.
+    """
+    key = _key(project, reviewer)
+    kept = _kept.get(key)
+    if kept is not None and kept[0] > time.monotonic():
+        until, counted, since, newest = kept
+        values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
+        since += fetch(_SINCE, values)[0][0]
+        _kept[key] = (until, counted, since, max(newest, ranking.pk))
+        return counted.after(since)
+    counted = of_reviewer(project, reviewer)
+    _kept[key] = (time.monotonic() + KEPT_SECONDS, counted, 0, ranking.pk)
+    while len(_kept) > KEPT_AT_MOST:
+        _kept.popitem(last=False)
+    return counted
+
+
+def forget(project: Project, reviewer: User) -> None:
+    """Count again next time, in this process: something was undone."""
+    _kept.pop(_key(project, reviewer), None)
+
+
+def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
+    """What they ranked today and how many tasks wait for them. Four queries, each bounded.
+
+    Gold among real work counts like any other, and costs two more; else the count would tell it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _WAITING,
+            {"project": project.pk, "reviewer": reviewer.pk, "limit": COUNTED_AT_MOST},
+        )
+        tasks, slots = cursor.fetchone()
+    held = Slot.objects.filter(
+        project=project, reviewer=reviewer, leased_until__isnull=False
+    ).count()
+    waiting = tasks + held + schedule.upcoming(project, reviewer, tasks)
+    seconds = pace(project, reviewer)
+    return ReviewerProgress(
+        today=done_today(project, reviewer),
+        waiting=waiting,
+        capped=slots >= COUNTED_AT_MOST,
+        minutes=None if seconds is None else max(1, round(seconds * waiting / 60)),
+    )
+
+
+_PACE = """
+SELECT count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY recent.active_seconds)
+FROM (
+    SELECT task_id, active_seconds FROM labeling_ranking
+    WHERE reviewer_id = %(reviewer)s AND source = 'review' AND active_seconds > 0
+    ORDER BY id DESC LIMIT %(limit)s
+) recent JOIN labeling_task task ON task.id = recent.task_id AND task.project_id = %(project)s
+"""
+PACE_FROM = 50
+PACE_NEEDS = 3
+
+
+def pace(project: Project, reviewer: User) -> float | None:
+    """The median active seconds of their newest rankings; None when there are only a few."""
+    with connection.cursor() as cursor:
+        cursor.execute(_PACE, {"project": project.pk, "reviewer": reviewer.pk, "limit": PACE_FROM})
+        count, median = cursor.fetchone()
+    return median if count >= PACE_NEEDS else None
+
+
+def done_today(project: Project, reviewer: User) -> int:
+    """Training and qualification are no day's work; a gold check counts, else the count would tell."""
+    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    newest = Ranking.objects.filter(reviewer=reviewer).order_by("-id")[:COUNTED_AT_MOST]
+    ranked = Ranking.objects.filter(
+        pk__in=newest.values("pk"),
+        created_at__gte=midnight,
+        superseded_at=None,
+        source=Ranking.Source.REVIEW,
+        task__project=project,
+    )
+    before_real_work = [Gold.Purpose.TRAINING, Gold.Purpose.QUALIFICATION]
+    return ranked.exclude(task__gold__purpose__in=before_real_work).count()
+
+
+@dataclass(frozen=True)
+class ProjectProgress:
+    tasks: int
+    slots: int
+    filled: int
+    leased: int
+
+    @property
+    def percent(self) -> int:
+        return round(100 * self.filled / self.slots) if self.slots else 0
+
+
+def _slots(found: ProjectProgress) -> int:
+    return found.slots
+
+
+@kept_when_large(_slots)
+def of_project(project: Project) -> ProjectProgress:
+    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks.
+
+    Some minutes old where it is large; see labeling.core.counts.
+    """
+    slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
+        all=Count("pk"),
+        filled=Count("pk", filter=Q(ranking__isnull=False)),
+        leased=Count("pk", filter=Q(leased_until__gt=clock.now())),
+    )
+    return ProjectProgress(
+        tasks=Task.objects.filter(project=project, out_of_use=False)
+        .exclude(kind=Task.Kind.GOLD)
+        .count(),
+        slots=slots["all"],
+        filled=slots["filled"],
+        leased=slots["leased"],
+    )
+
+
+@dataclass(frozen=True)
+class ReviewerRow:
+    username: str
+    is_program: bool
+    rankings: int
+    simulated: int
+    imported: int
+    seconds: float | None
+    skips: int
+    newest: datetime | None
+
+
+ROWS_AT_MOST = 100
+
+
+def _rankings(rows: list[ReviewerRow]) -> int:
+    return sum(row.rankings for row in rows)
+
+
+@kept_when_large(_rankings)
+def by_reviewer(project: Project) -> list[ReviewerRow]:
+    """The reviewers with the most current rankings; their answers to gold are counted elsewhere.
+
+    Reads every ranking of the project; some minutes old where those are many (labeling.core.counts).
+    """
+    rows: Any = (
+        Ranking.objects.filter(task__project=project, task__out_of_use=False, superseded_at=None)
+        .exclude(task__kind=Task.Kind.GOLD)
+        .values("reviewer", "reviewer__username", "reviewer__simulated")
+        .annotate(
+            rankings=Count("pk"),
+            simulated=Count("pk", filter=Q(source=Ranking.Source.SIMULATION)),
+            imported=Count("pk", filter=Q(source=Ranking.Source.IMPORT)),
+            seconds=Avg("active_seconds", filter=Q(active_seconds__gt=0)),
+            newest=Max("created_at"),
+        )
+        .order_by("-rankings", "reviewer__username")[:ROWS_AT_MOST]
+    )
+    skips = dict(
+        Skip.objects.filter(task__project=project, task__out_of_use=False)
+        .values("reviewer")
+        .annotate(count=Count("pk"))
+        .values_list("reviewer", "count")
+    )
+    return [
+        ReviewerRow(
+            row["reviewer__username"],
+            row["reviewer__simulated"],
+            row["rankings"],
+            row["simulated"],
+            row["imported"],
+            row["seconds"],
+            skips.get(row["reviewer"], 0),
+            row["newest"],
+        )
+        for row in rows
+    ]
+
+
+def count_large_projects() -> int:
+    """Refresh the cached counts of large projects, and return how many there are."""
+    large = [project for project in Project.objects.filter(archived_at=None) if is_large(project)]
+    for project in large:
+        of_project.recount(project)
+        by_reviewer.recount(project)
+    return len(large)

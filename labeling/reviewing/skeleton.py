@@ -1,0 +1,205 @@
+"""A sheet's HTML without running its template: what all sheets of a project share is kept.
+
+The template is rendered once for each shape (project, guideline version, number of responses, roles
+of the messages, language, …) with marks where the task's own values go; a sheet is then the pieces
+between the marks, joined with those values. The template stays the only place that knows the page.
+It costs a query and the Markdown of the task, a tenth of the template's time.
+"""
+
+import json
+import re
+import secrets
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from django.http import HttpRequest
+from django.middleware.csrf import get_token
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString
+from django.utils.translation import get_language
+
+from accounts.access import user_of
+from database.statements import fetch
+from labeling.core import text
+from labeling.core.response_names import page_names
+from labeling.models import Project, Slot, Task
+from labeling.rankings.content import Policy
+from labeling.reviewing.assignment import stage_of
+from labeling.reviewing.sheet import ROLES, Message, Sheet
+
+KEPT_SECONDS = 60
+SHAPES_AT_MOST = 200
+TEXTS_AT_MOST = 1024
+LONGEST_KEPT_TEXT = 4000
+
+_SHEET = """
+SELECT task.kind, prompt.messages, place.response_id, response.text
+FROM labeling_task task
+JOIN labeling_prompt prompt ON prompt.id = task.prompt_id
+JOIN labeling_taskresponse place ON place.task_id = task.id AND NOT place.withdrawn
+JOIN labeling_response response ON response.id = place.response_id
+WHERE task.id = %(task)s
+"""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Values no text of anybody's can hold, as they are drawn when the process starts."""
+
+    slot: int
+    reviewer: int
+    responses: Sequence[int]
+    key: str
+    csrf: str
+    message: str
+    exact_message: str
+    response: str
+    exact_response: str
+
+    @classmethod
+    def draw(cls) -> "Marks":
+        base = secrets.randbelow(10**16) + 10**17
+        word = secrets.token_hex(12)
+        return cls(
+            base, base + 1, range(base + 2, base + 11),
+            f"k{word}", f"c{word}", f"m{word}-", f"em{word}-", f"r{word}-", f"er{word}-",
+        )  # fmt: skip
+
+    def pattern(self) -> re.Pattern[str]:
+        numbers = "|".join(str(n) for n in (self.slot, self.reviewer, *self.responses))
+        texts = "|".join(
+            (self.exact_message, self.exact_response, self.message, self.response)
+        )  # the longer ones first: they end with the others
+        return re.compile(rf"({numbers}|{self.key}|{self.csrf}|(?:{texts})\d+_)")
+
+
+MARKS = Marks.draw()
+_PATTERN = MARKS.pattern()
+_shapes: OrderedDict[Hashable, tuple[float, list[str]]] = OrderedDict()
+
+
+ContextOf = Callable[[HttpRequest, Project, Sheet], dict[str, Any]]
+
+
+def sheet_html(
+    request: HttpRequest, project: Project, slot: Slot, context_of: ContextOf
+) -> str | None:
+    """What review_sheet.html makes of a fresh slot; None where only the template can say it.
+
+    That is for a draft, for training and qualification, and where the project shows reviewers more than the responses.
+    """
+    shown = (project.sees_models, project.sees_others, project.sees_suggestions)
+    shown_to_all = Project.Sees.ALWAYS in shown
+    if slot.draft is not None or project.current_version is None or shown_to_all:
+        return None
+    rows = fetch(_SHEET, {"task": slot.task_id})
+    kind, messages, texts = rows[0][0], rows[0][1], {row[2]: row[3] for row in rows}
+    order = slot.shown_order or []
+    if sorted(order) != sorted(texts) or (kind == Task.Kind.GOLD and stage_of(slot)):
+        return None  # a check goes the short way, as any other task does: its time must not tell it
+    messages = json.loads(messages) if isinstance(messages, str) else messages
+    values: dict[str, str] = {
+        str(MARKS.slot): str(slot.pk),
+        str(MARKS.reviewer): str(user_of(request).pk),
+        MARKS.key: str(uuid.uuid4()),
+        MARKS.csrf: get_token(request),
+    }
+    for number, message in enumerate(messages):
+        values[f"{MARKS.message}{number}_"], values[f"{MARKS.exact_message}{number}_"] = _html(
+            message["content"]
+        )
+    names = page_names(slot.task_id, order)
+    for number, response in enumerate(order):
+        values[str(MARKS.responses[number])] = names[response]
+        values[f"{MARKS.response}{number}_"], values[f"{MARKS.exact_response}{number}_"] = _html(
+            texts[response]
+        )
+    roles = tuple(message["role"] for message in messages)
+    pieces = _shape(request, project, len(order), roles, context_of)
+    return "".join(values.get(piece, piece) for piece in pieces)
+
+
+def _both(markdown: str) -> tuple[SafeString, SafeString]:
+    return text.render(markdown), text.exact(markdown) or text.NOTHING
+
+
+@lru_cache(maxsize=TEXTS_AT_MOST)
+def _kept(markdown: str, language: str) -> tuple[SafeString, SafeString]:
+    """Kept by language too: an empty text says so in words."""
+    return _both(markdown)
+
+
+def _html(markdown: str) -> tuple[SafeString, SafeString]:
+    """The text rendered and as it was written. A response is shown as often as its task is ranked,
+    shortly one after the other."""
+    if len(markdown) > LONGEST_KEPT_TEXT:
+        return _both(markdown)
+    return _kept(markdown, get_language() or "")
+
+
+def _shape(
+    request: HttpRequest, project: Project, k: int, roles: tuple[str, ...], context_of: ContextOf
+) -> list[str]:
+    """The template's text, split at the marks; every other piece is a mark."""
+    key = (
+        project.pk, project.slug, project.name, project.simulated, project.lease_minutes,
+        Policy.of(project), project.current_version_id, k, roles, get_language(),
+        request.COOKIES.get("guideline") == "closed",
+    )  # fmt: skip
+    until, pieces = _shapes.get(key, (0.0, []))
+    if until < time.monotonic():
+        pieces = _PATTERN.split(_marked(request, project, k, roles, context_of))
+        _shapes[key] = (time.monotonic() + KEPT_SECONDS, pieces)
+        while len(_shapes) > SHAPES_AT_MOST:
+            _shapes.popitem(last=False)
+    return pieces
+
+
+def _marked(
+    request: HttpRequest, project: Project, k: int, roles: tuple[str, ...], context_of: ContextOf
+) -> str:
+    task = Task(project=project, kind=Task.Kind.RANKING)
+    sheet = Sheet(
+        task=task,
+        shown_order=MARKS.responses[:k],
+        version=project.current_version,
+        fields={"idempotency_key": [MARKS.key]},
+        policy=Policy.of(project),
+        slot=Slot(pk=MARKS.slot, project=project, task=task, reviewer_id=MARKS.reviewer),
+    )
+    sheet.names = {mark: str(mark) for mark in MARKS.responses}
+    sheet.messages = [
+        Message(
+            role,
+            str(ROLES.get(role, role)),
+            _mark(MARKS.message, number),
+            _mark(MARKS.exact_message, number),
+        )
+        for number, role in enumerate(roles)
+    ]
+    sheet.cards = [
+        replace(
+            sheet.card(number, MARKS.responses[number], ""),
+            html=_mark(MARKS.response, number),
+            exact=_mark(MARKS.exact_response, number),
+        )
+        for number in range(k)
+    ]
+    context = {
+        **context_of(request, project, sheet),
+        "draft_key": f"{MARKS.reviewer}-slot-{MARKS.slot}",
+        "request": request,
+        "user": request.user,
+        "csrf_token": MARKS.csrf,
+    }
+    return render_to_string("labeling/review_sheet.html", context)
+
+
+def _mark(kind: str, number: int) -> Any:
+    """Letters and digits, which no escaping changes."""
+    return f"{kind}{number}_"

@@ -1,0 +1,175 @@
+"""Checkpoints that can be trusted: verified before use, and on the disk before they have a name.
+
+Each checkpoint has a manifest with the size and the SHA-256 of every file: `manifest.json` in a
+folder, `.NAME.manifest` next to a single file. A checkpoint without a valid manifest, or one that
+differs from it, is never resumed from: it is set aside, a warning names it, and the newest good one
+before it is used.
+
+    put_in_place(written, run_dir.checkpoints / "checkpoint-40")
+    checkpoint = newest_good(run_dir, "checkpoint-*")
+
+Needs neither Django nor torch.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from recipes.rundir import RunDir, atomically, fsync_path, write_atomically
+
+MANIFEST = "manifest.json"
+DAMAGED = ".damaged-"
+"""Begins the name of a damaged checkpoint that was set aside; the next good one replaces it."""
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def put_in_place(written: Path, final: Path) -> None:
+    """Rename the folder `written` to `final`, with a manifest and every byte of it on the disk.
+
+    The order matters after a power failure: data, manifest, folders, and only then the name.
+    """
+    files = {name: _entry(written / name) for name in _names(written)}
+    for name in files:
+        fsync_path(written / name)
+    write_atomically(written / MANIFEST, json.dumps({"files": files}, indent=1))
+    for folder in {written, *((written / name).parent for name in files)}:
+        fsync_path(folder)
+    shutil.rmtree(final, ignore_errors=True)
+    written.rename(final)
+    fsync_path(final.parent)
+    forget_damaged(final.parent)
+
+
+@contextmanager
+def sealed(path: Path) -> Iterator[Path]:
+    """A draft to write, which becomes the file `path` with a manifest when the block ends well."""
+    with atomically(path) as draft:
+        yield draft
+        write_atomically(_manifest_of(path), json.dumps({"files": {path.name: _entry(draft)}}))
+    fsync_path(path.parent)
+
+
+def forget_damaged(folder: Path) -> None:
+    for path in folder.glob(f"{DAMAGED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def by_age(run_dir: RunDir, pattern: str) -> list[Path]:
+    """Return the folders of that name, oldest first, verified or not.
+
+    What a killed writer left is hidden; a name without a step is not ours.
+    """
+    paths = [path for path in run_dir.checkpoints.glob(pattern) if step_of(path) is not None]
+    return sorted(paths, key=lambda path: step_of(path) or 0)
+
+
+def step_of(path: Path) -> int | None:
+    digits = path.stem.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else None
+
+
+def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
+    """Return the newest checkpoint that is what its manifest says. Reads every byte of it.
+
+    Damaged ones are set aside with a warning each.
+    """
+    for path in reversed(by_age(run_dir, pattern)):
+        problem = problem_of(path)
+        if problem is None:
+            return path
+        _set_aside(path)
+        run_dir.message(
+            f"{path.name} is damaged: {problem}. An earlier checkpoint is used instead, if there is "
+            "one. Check the disk if this happens again.",
+            level="warning",
+        )
+    return None
+
+
+def is_good(run_dir: RunDir, path: Path) -> bool:
+    """Whether the file is there and unchanged. A damaged one is removed, with a warning."""
+    if not path.exists():
+        return False
+    problem = problem_of(path)
+    if problem is None:
+        return True
+    path.unlink(missing_ok=True)  # one of several processes may have been faster
+    run_dir.message(
+        f"{path.name} is damaged: {problem}. This part is computed again. Check the disk if this "
+        "happens again.",
+        level="warning",
+    )
+    return False
+
+
+def problem_of(path: Path) -> str | None:
+    """What makes a checkpoint unusable, as a clause; None when it is good."""
+    folder, manifest = (
+        (path, path / MANIFEST) if path.is_dir() else (path.parent, _manifest_of(path))
+    )
+    try:
+        files = json.loads(manifest.read_bytes())["files"]
+        expected = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except FileNotFoundError:
+        return "it has no manifest"
+    except OSError as error:
+        return f"its manifest cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest is not valid"
+    if not expected:
+        return "its manifest names no files"
+    problems = (_file_problem(folder, name, *entry) for name, entry in sorted(expected.items()))
+    return next(filter(None, problems), None)
+
+
+def _file_problem(folder: Path, name: str, size: Any, digest: Any) -> str | None:
+    path = folder / name
+    try:
+        actual = path.stat().st_size
+        if actual != size:
+            return f"{name} has {actual} bytes instead of {size}"
+        if sha256(path) != digest:
+            return f"{name} was changed after it was written"
+    except FileNotFoundError:
+        return f"{name} is missing"
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    return None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(
+        os.path.relpath(path, folder)
+        for path in folder.rglob("*")
+        if path.is_file() and path != folder / MANIFEST
+    )
+
+
+def _manifest_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.manifest")
+
+
+def _set_aside(path: Path) -> None:
+    target = path.with_name(f"{DAMAGED}{path.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    with suppress(FileNotFoundError):  # one of several processes may have been faster
+        path.rename(target)

@@ -1,0 +1,222 @@
+"""What a family of models allows, and the proof on the run's first batch.
+
+A decoder may share a prompt between its responses if nothing but attention carries anything from
+one token to the next, if it takes positions from outside, and if it looks back far enough. What its
+configuration and its layers say is believed where it forbids; where it allows, two measurements
+decide. Whoever fails is laid out plainly, which every family reads right.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from recipes.layout import attention
+from recipes.layout.collate import Collator
+from recipes.models.quantization import is_quantized
+from recipes.preferences.tokens import TokenGroup
+from recipes.runner import RecipeError, is_out_of_memory
+from reward.training.model import RewardModel, evaluating, features_of, inputs_of, outputs_of
+
+ATTENDING = frozenset({"full_attention", "attention", "global", "global_attention"})
+LOOKING_BACK = frozenset({"sliding_attention", "chunked_attention", "local", "local_attention"})
+"""Kinds of layers by the names that configurations give them; every other kind keeps a state."""
+RECURRENT = ("mamba", "ssm", "rwkv", "recurrent", "deltanet", "shortconv", "retention")
+"""Parts of the names of layers that keep a state, for families that do not list their layers."""
+
+ALIKE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""How far features may lie apart between the layouts, relative to their size; rounding is 1e-6 in
+float32, and up to 1e-2 in bfloat16 after many layers."""
+UNMOVED = {torch.float32: 1e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
+"""How far features may move when another response changes; by sums of the same numbers, not at all."""
+
+
+def check_shared(
+    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, *, longest: int
+) -> str | None:
+    """Why the shared layout must not be used here, or None when both layouts read these groups alike.
+
+    `longest` is the longest input of all that will follow, in tokens. Forwards the groups three
+    times without gradients, in evaluation mode, drawing no random numbers.
+    """
+    problem = built_otherwise(model) or window_problem(model.config, longest)
+    if problem:
+        return problem
+    plain = features_of(model, groups, Collator(pad_id, "plain"))
+    return _or_dense(model, partial(_measured, model, groups, pad_id, plain))
+
+
+def check_gradients(
+    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, dtype: torch.dtype
+) -> str | None:
+    """Why the shared layout must not be trained through, or None when both layouts give the smallest
+    of these groups the same gradients. `dtype` is that of the forward pass.
+
+    Weights and random numbers stay as they were, and no gradient is left.
+    """
+    group = [min(groups, key=TokenGroup.size)]
+    plain = _gradients(model, group, Collator(pad_id, "plain"), dtype)
+    return _or_dense(model, partial(_compared, model, group, pad_id, dtype, plain))
+
+
+def _or_dense(model: RewardModel, look: Callable[[], str | None]) -> str | None:
+    """What `look` finds; an attention that has a problem is given up for the dense mask first."""
+    problem = look()
+    if problem and model.attends != attention.DENSE:
+        model.attends = attention.DENSE
+        problem = look()
+    return problem
+
+
+def _compared(
+    model: RewardModel,
+    group: Sequence[TokenGroup],
+    pad_id: int,
+    dtype: torch.dtype,
+    plain: torch.Tensor,
+) -> str | None:
+    collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
+    try:
+        shared = _gradients(model, group, collator, dtype)
+    except Exception as error:  # a kernel's compiler has errors of its own
+        model.zero_grad(set_to_none=True)
+        if is_out_of_memory(error):
+            raise
+        return f"its backward pass fails ({type(error).__name__}: {str(error)[:200]})"
+    difference = ((shared - plain).norm() / plain.norm().clamp(min=1e-30)).item()
+    if not difference <= 2 * ALIKE.get(dtype, ALIKE[torch.bfloat16]):
+        return f"its gradients differ by {difference:.2%} between the two layouts"
+    return None
+
+
+def _gradients(
+    model: RewardModel, group: Sequence[TokenGroup], collator: Collator, dtype: torch.dtype
+) -> torch.Tensor:
+    """Of a weighted sum of the scores, without dropout.  → all of them in a row, float32"""
+    mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
+    with evaluating(model), mixed:
+        outputs = model(**inputs_of(model, group, collator))["outputs"]  # (1, K, N + C)
+        places = torch.arange(outputs.shape[1], device=outputs.device)
+        weights = (1 - 2 * (places % 2)) / (1 + places)  # 1, -½, ⅓, …
+        (outputs.float() * weights[None, :, None]).sum().backward()
+    found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return torch.cat(found)
+
+
+def precision(model: RewardModel) -> torch.dtype:
+    """What its layers compute in; quantized ones in bfloat16, whatever lies beside them."""
+    return torch.bfloat16 if is_quantized(model.classifier) else model.classifier.dtype
+
+
+def built_otherwise(model: RewardModel) -> str | None:
+    """What in the model itself rules sharing out."""
+    if not model.reads_last_token:
+        return "it is an encoder, whose prompt reads differently before each response"
+    layers = getattr(model.config.get_text_config(), "layer_types", None) or []
+    for kind in sorted(set(layers) - ATTENDING - LOOKING_BACK):
+        return f"it has {kind} layers, which carry a state from one response to the next"
+    for module in model.classifier.modules():
+        name = type(module).__name__
+        if isinstance(module, nn.Conv1d) or any(part in name.lower() for part in RECURRENT):
+            return f"its {name} layers carry a state from one response to the next"
+    return None
+
+
+def window_problem(config: Any, longest: int) -> str | None:
+    """A block mask replaces the family's own, so a window that would have hidden something is lost."""
+    text = config.get_text_config()
+    layers = getattr(text, "layer_types", None)
+    if layers and not LOOKING_BACK & set(layers):
+        return None
+    for name in ("sliding_window", "attention_chunk_size"):
+        window = getattr(text, name, None)
+        if window and longest > window:
+            return f"it looks back only {window} tokens and inputs have up to {longest}"
+    return None
+
+
+def _measured(
+    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
+) -> str | None:
+    collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
+    kind = precision(model)
+    try:
+        shared = features_of(model, groups, collator)
+        beside_another = features_of(model, [_first_changed(g, pad_id) for g in groups], collator)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        return f"it fails in the shared layout ({type(error).__name__}: {str(error)[:200]})"
+    present = _present(groups)
+    difference = _apart(shared, plain, present)
+    if not difference <= ALIKE.get(kind, ALIKE[torch.bfloat16]):
+        return f"its last layer differs by {difference:.2%} between the two layouts"
+    moved = _apart(beside_another, shared, present & (torch.arange(present.shape[1]) > 0))
+    if not moved <= UNMOVED.get(kind, UNMOVED[torch.bfloat16]):
+        return f"its last layer moves by {moved:.2%} when another response changes"
+    return None
+
+
+def _present(groups: Sequence[TokenGroup]) -> torch.Tensor:
+    """→ (G, K) bool"""
+    counts = torch.tensor([len(group.responses) for group in groups])
+    return torch.arange(int(counts.max())) < counts[:, None]
+
+
+def _apart(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> float:
+    """The largest distance of two features relative to their length.  (G, K, H) → NaN if one is"""
+    ours, theirs = ours[where], theirs[where]
+    if not len(ours):
+        return 0.0
+    size = theirs.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+    return ((ours - theirs).norm(dim=-1) / size).max().item()
+
+
+def _first_changed(group: TokenGroup, pad_id: int) -> TokenGroup:
+    """The same lengths with other tokens in the first response: those of the prompt, turned around."""
+    first, *others = group.responses
+    found = group.prompt[::-1]
+    other = found[[n % len(found) for n in range(len(first))]] if len(found) else first * 0 + pad_id
+    return replace(group, responses=[other, *others])
+
+
+def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int) -> None:
+    """Raises RecipeError unless the plain layout gives the scores that the model itself gives.
+
+    Other tools will call it so, and where they do, nothing of this package is there to help. Forwards
+    one group twice without gradients, in evaluation mode.
+    """
+    if not model.reads_last_token:
+        return
+    few, collator = groups[:1], Collator(pad_id, "plain")
+    ours = outputs_of(model, few, collator).nan_to_num()  # what is not finite is refused later
+    theirs = own_outputs(model, few, collator).nan_to_num()
+    difference = (ours - theirs).abs().max().item()
+    allowed = ALIKE.get(precision(model), ALIKE[torch.bfloat16])
+    if not difference <= allowed * max(1.0, theirs.abs().max().item()):
+        raise RecipeError(
+            f"Models of the family {model.config.model_type} cannot be trained here: its own "
+            f"classifier reads a text's score elsewhere than at its last token (they differ by "
+            f"{difference:.3g}). Choose another base model."
+        )
+
+
+@torch.no_grad()
+def own_outputs(
+    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
+) -> torch.Tensor:
+    """By the classifier's own forward, in evaluation mode.  → (G, K, N + C)"""
+    inputs = inputs_of(model, groups, collator)
+    kind = model.classifier.dtype
+    mixed = torch.autocast(model.device.type, kind, enabled=kind != torch.float32)
+    with evaluating(model), mixed:  # beside a backbone of half precision the head is in float32
+        said = model.ordinary(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            use_cache=False,
+        )
+    return said.logits.float().cpu()[inputs["rows"].cpu()]

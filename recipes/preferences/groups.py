@@ -1,0 +1,333 @@
+"""Preference data as plain files: one row is one prompt with all its responses and all its judgments.
+
+Needs pyarrow and numpy, neither Django nor torch, so that the web, the recipes and a notebook read
+the same files. Nothing here expands a ranking to pairs: `wins` is what a loss needs.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recipes import faults
+from recipes.rundir import atomically
+
+SPLITS = ("train", "test")
+PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids")
+PER_RANKING: tuple[str, ...] = (
+    "ratings", "flags", "ranking_ids", "adjudication_ids", "simulated", "task_external_ids",
+)  # fmt: skip
+"""What `meta` may hold as lists, with an entry for each response or each ranking, in their order."""
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+SCHEMA = pa.schema(
+    [
+        ("group_id", pa.string()),
+        ("prompt", MESSAGES),
+        ("response_ids", pa.list_(pa.int64())),
+        ("responses", pa.list_(pa.string())),
+        (
+            "rankings",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("reviewer", pa.string()),
+                        ("tiers", pa.list_(pa.list_(pa.int64()))),
+                        ("cut", pa.int64()),
+                        ("strength", pa.float64()),
+                        ("weight", pa.float64()),
+                        ("guideline_version", pa.int64()),
+                    ]
+                )
+            ),
+        ),
+        ("split", pa.string()),
+        ("meta", pa.string()),
+    ]
+)
+
+
+class PreferenceError(ValueError):
+    """A row or file that is not preference data; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """One reviewer's weak order over a group's responses.
+
+    `tiers` holds response ids, best first; ties share a tier; what is absent was not compared.
+    `cut` is the number of tiers above the line under which all is unacceptable (None: no line).
+    `strength` belongs to graded pairs only (1 to 3). `reviewer` is a pseudonym.
+    """
+
+    reviewer: str
+    tiers: list[list[int]]
+    cut: int | None = None
+    strength: float | None = None
+    weight: float = 1.0
+    guideline_version: int | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    group_id: str
+    prompt: list[dict[str, str]]
+    response_ids: list[int]
+    responses: list[str]
+    rankings: list[Judgment]
+    split: str = "train"
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def problem(self) -> str | None:
+        """What makes this row unusable, as a clause that follows its name; None when it is sound."""
+        known = set(self.response_ids)
+        if len(known) != len(self.response_ids):
+            return "lists a response id twice"
+        if len(self.response_ids) != len(self.responses):
+            return f"has {len(self.response_ids)} response ids for {len(self.responses)} responses"
+        if self.split not in SPLITS:
+            return f"has the split {self.split!r}, which is neither train nor test"
+        for names, listed, what in (
+            (PER_RESPONSE, self.responses, "responses"),
+            (PER_RANKING, self.rankings, "rankings"),
+        ):
+            for name in names:
+                entries = self.meta.get(name)
+                if entries is not None and not isinstance(entries, list):
+                    return f"has {name} in its meta that is not a list"
+                if entries is not None and len(entries) != len(listed):
+                    return f"has {len(entries)} entries of {name} for {len(listed)} {what}"
+        problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
+        return next((problem for problem in problems if problem), None)
+
+
+def _judgment_problem(ranking: Judgment, known: set[int]) -> str | None:
+    placed = [response for tier in ranking.tiers for response in tier]
+    if len(set(placed)) != len(placed):
+        return f"has a ranking by {ranking.reviewer} that places a response twice"
+    if not set(placed) <= known:
+        strangers = sorted(set(placed) - known)
+        return f"has a ranking by {ranking.reviewer} of responses it does not hold: {strangers}"
+    if not (math.isfinite(ranking.weight) and ranking.weight >= 0):
+        return f"has a ranking by {ranking.reviewer} with the weight {ranking.weight}"
+    if ranking.strength is not None and not (
+        math.isfinite(ranking.strength) and ranking.strength > 0
+    ):
+        return f"has a ranking by {ranking.reviewer} with the strength {ranking.strength}"
+    if ranking.cut is not None and not 0 <= ranking.cut <= len(ranking.tiers):
+        return f"has a ranking by {ranking.reviewer} whose line lies outside its tiers"
+    return None
+
+
+def wins(group: Group) -> np.ndarray:
+    """Evidence that response i beats response j, in the order of `response_ids`.
+
+    Summed over rankings: the ranking's weight where i is in a better tier, half of it each way on
+    a tie, nothing where the two were not compared.  → (K, K) float64, zero diagonal
+    """
+    return _count_wins(group, tie_share=0.5)
+
+
+def strict_wins(group: Group) -> np.ndarray:
+    """Like `wins`, but a tie counts for nobody.  → (K, K) float64"""
+    return _count_wins(group, tie_share=0.0)
+
+
+def strengths(group: Group) -> np.ndarray:
+    """How strongly i beats j where the judgment was graded: the weighted mean; 0 where none was.  → (K, K)"""
+    graded = [r for r in group.rankings if r.strength is not None]
+    marked = replace(
+        group, rankings=[replace(r, weight=r.weight * (r.strength or 0.0)) for r in graded]
+    )
+    total, weight = strict_wins(marked), strict_wins(replace(group, rankings=graded))
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+
+
+def line(group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of reviewers who put each response above their line, and below it.  → (K,), (K,)
+
+    A reviewer who drew no line, and a response that was not placed, say nothing.
+    """
+    place = {response: index for index, response in enumerate(group.response_ids)}
+    above, below = np.zeros(len(place)), np.zeros(len(place))
+    for ranking in group.rankings:
+        if ranking.cut is None:
+            continue
+        for number, tier in enumerate(ranking.tiers):
+            side = above if number < ranking.cut else below
+            side[[place[response] for response in tier]] += ranking.weight
+    return above, below
+
+
+def rated_criteria(group: Group) -> set[str]:
+    """The keys of the criteria that some ranking of the group rates."""
+    rated = group.meta.get("ratings") or []
+    return {name for ranking in rated for ratings in ranking.values() for name in ratings}
+
+
+def by_criterion(group: Group, criterion: str) -> Group:
+    """The group as if its reviewers had ranked by this criterion alone: a tier for each rating given.
+
+    Only the order of one reviewer's ratings counts, since one's 4 is another's 3.
+    """
+    rated = group.meta.get("ratings") or [{}] * len(group.rankings)
+    pairs = zip(group.rankings, rated, strict=True)
+    return replace(
+        group, rankings=[_by_criterion(r, given, group, criterion) for r, given in pairs]
+    )
+
+
+def _by_criterion(
+    ranking: Judgment, rated: dict[str, dict[str, float]], group: Group, criterion: str
+) -> Judgment:
+    given = {i: rated.get(str(i), {}).get(criterion) for i in group.response_ids}
+    levels = sorted({level for level in given.values() if level is not None}, reverse=True)
+    tiers = [[i for i, value in given.items() if value == level] for level in levels]
+    return replace(ranking, tiers=tiers, cut=None, strength=None)
+
+
+def _count_wins(group: Group, tie_share: float) -> np.ndarray:
+    place = {response: index for index, response in enumerate(group.response_ids)}
+    matrix = np.zeros((len(place), len(place)))
+    for ranking in group.rankings:
+        tiers = [[place[response] for response in tier] for tier in ranking.tiers]
+        for tied in tiers:
+            for i, j in combinations(tied, 2):
+                matrix[i, j] += tie_share * ranking.weight
+                matrix[j, i] += tie_share * ranking.weight
+        for better, worse in combinations(tiers, 2):
+            matrix[np.ix_(better, worse)] += ranking.weight
+    return matrix
+
+
+def keep_responses(group: Group, kept: Sequence[int]) -> Group:
+    """The group with only the responses whose ids are in `kept`; emptied tiers disappear."""
+    ids = set(kept)
+    places = [place for place, number in enumerate(group.response_ids) if number in ids]
+    listed = {name: group.meta[name] for name in PER_RESPONSE if group.meta.get(name)}
+    return replace(
+        group,
+        response_ids=[group.response_ids[place] for place in places],
+        responses=[group.responses[place] for place in places],
+        rankings=[_keep_in_judgment(ranking, ids) for ranking in group.rankings],
+        meta={**group.meta, **{n: [row[p] for p in places] for n, row in listed.items()}},
+    )
+
+
+def _keep_in_judgment(ranking: Judgment, ids: set[int]) -> Judgment:
+    tiers = [[response for response in tier if response in ids] for tier in ranking.tiers]
+    cut = None if ranking.cut is None else sum(1 for tier in tiers[: ranking.cut] if tier)
+    return replace(ranking, tiers=[tier for tier in tiers if tier], cut=cut)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int = 1024) -> int:
+    """Write the groups as Parquet and return how many there were; memory holds `rows_at_once` of them.
+
+    The file appears whole or not at all. Raises PreferenceError for a row that `problem` objects to.
+    """
+    source, count = iter(groups), 0
+    with (
+        atomically(Path(path)) as draft,
+        pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer,
+    ):
+        while rows := [to_row(group) for group in islice(source, rows_at_once)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            count += len(rows)
+    return count
+
+
+def read_groups(path: str | Path, *, rows_at_once: int = 1024) -> Iterator[Group]:
+    """Yield the groups of one Parquet file in order, streamed.
+
+    Raises PreferenceError when the file is missing, damaged or not Parquet, lacks a column, or holds
+    an unsound row.
+    """
+    try:
+        yield from _read_groups(Path(path), rows_at_once)
+    except PreferenceError:
+        raise
+    except faults.TABLE_ERRORS as error:
+        raise PreferenceError(faults.table_problem(path, error)) from None
+
+
+def _read_groups(path: Path, rows_at_once: int) -> Iterator[Group]:
+    file = pq.ParquetFile(path)
+    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+    if missing:
+        raise PreferenceError(
+            f"{path} does not hold preference data: it lacks {', '.join(missing)}."
+        )
+    with file:
+        for batch in file.iter_batches(batch_size=rows_at_once, columns=SCHEMA.names):
+            for row in batch.to_pylist():
+                yield _from_row(row)
+
+
+def read_folder(folder: str | Path) -> Iterator[Group]:
+    """The groups of every *.parquet in the folder, file names in order."""
+    for path in sorted(Path(folder).glob("*.parquet")):
+        yield from read_groups(path)
+
+
+def to_row(group: Group) -> dict[str, Any]:
+    """A row of SCHEMA. Raises PreferenceError for an unsound group."""
+    _check(group)
+    return {
+        "group_id": group.group_id,
+        "prompt": [{"role": m["role"], "content": m["content"]} for m in group.prompt],
+        "response_ids": group.response_ids,
+        "responses": group.responses,
+        "rankings": [vars(ranking) for ranking in group.rankings],
+        "split": group.split,
+        "meta": json.dumps(group.meta, ensure_ascii=False, sort_keys=True),
+    }
+
+
+def _from_row(row: dict[str, Any]) -> Group:
+    fields = {**row, "rankings": [Judgment(**ranking) for ranking in row["rankings"] or []]}
+    group = Group(**{**fields, "meta": json.loads(row["meta"] or "{}")})
+    _check(group)
+    return group
+
+
+def _check(group: Group) -> None:
+    if problem := group.problem():
+        raise PreferenceError(f"Group {group.group_id} {problem}.")
+
+
+# --- identity ------------------------------------------------------------------------------------
+
+
+def content_hash(groups: Iterable[Group]) -> str:
+    """SHA-256 over what the rows say, whatever their order, row groups or compression.
+
+    The order of a row's rankings, and of the ids inside a tier, means nothing and is ignored too.
+    """
+    digests = sorted(hashlib.sha256(_canonical(group)).digest() for group in groups)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _canonical(group: Group) -> bytes:
+    row = to_row(group)
+    rankings = []
+    for ranking in row["rankings"]:
+        tiers = [sorted(tier) for tier in ranking["tiers"]]
+        numbers = {name: _as_float(ranking[name]) for name in ("strength", "weight")}
+        rankings.append(json.dumps({**ranking, **numbers, "tiers": tiers}, sort_keys=True))
+    return json.dumps({**row, "rankings": sorted(rankings)}, sort_keys=True).encode()
+
+
+def _as_float(value: float | None) -> float | None:
+    return None if value is None else float(value)

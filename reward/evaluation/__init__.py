@@ -1,0 +1,1 @@
+"""Figures about a reward model, computed with numpy alone: accuracy, calibration, bias, mistakes."""

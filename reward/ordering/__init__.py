@@ -1,0 +1,1 @@
+"""The order of waiting tasks by what ranking them would teach a reward model."""

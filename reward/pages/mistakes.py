@@ -1,0 +1,106 @@
+"""Rankings that were probably entered wrongly, for leads to decide, blind to who said what."""
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
+from django.db.models import F
+from django.db.models.fields.json import KeyTransform
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET
+
+from formatting.numbers import percent
+from labeling.core.access import led_project
+from labeling.core.text import shortened
+from labeling.models import Adjudication, Project, Ranking
+from reward.models import RewardModel
+
+PAGE = 25
+MODELS_AT_MOST = 20
+
+
+@login_required
+@require_GET
+def listed(request: HttpRequest, slug: str) -> HttpResponse:
+    """The list of one reward model: ?model, or the newest that has any. Six queries."""
+    project = led_project(request, slug)
+    models = _models(project)
+    asked = request.GET.get("model", "")
+    model = next((one for one in models if str(one["pk"]) == asked), None)
+    model = (
+        model or next((one for one in models if one["likely"]), None) or next(iter(models), None)
+    )
+    rows = _rows_of(model) if model else []
+    page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "model": model,
+        "models": models,
+        "page": page,
+        "rows": _shown(project, list(page.object_list)),
+        "more": max(0, (model["likely"] or 0) - len(rows)) if model else 0,
+    }
+    return render(request, "reward/label_mistakes.html", context)
+
+
+def _models(project: Project) -> list[Any]:
+    """The newest with a list, without the rest of their reports."""
+
+    def part(name: str) -> KeyTransform:
+        return KeyTransform(name, KeyTransform("label_mistakes", "report"))
+
+    found = RewardModel.objects.filter(project=project, report__has_key="label_mistakes")
+    parts = {name: part(name) for name in ("likely", "rankings", "checked", "reason", "sure")}
+    rows: Any = found.order_by("-pk").values("pk", "name", **parts)[:MODELS_AT_MOST]
+    return [{**row, "sure_percent": percent(row["sure"] or 0, 0)} for row in rows]
+
+
+def _rows_of(model: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = KeyTransform("rows", KeyTransform("label_mistakes", "report"))
+    return RewardModel.objects.filter(pk=model["pk"]).values_list(rows, flat=True).get() or []
+
+
+def _shown(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What became of each ranking since; one that is not the project's own is not looked up."""
+    ids = [row["ranking_id"] for row in rows if row["ranking_id"] is not None]
+    rankings = (
+        Ranking.objects.filter(task__project=project)
+        .annotate(asked=F("task__prompt__messages__-1__content"), out_of_use=F("task__out_of_use"))
+        .defer("rationale")
+        .in_bulk(ids)
+    )
+    tasks = {ranking.task_id for ranking in rankings.values()}
+    decided = set(Adjudication.objects.filter(task__in=tasks).values_list("task", flat=True))
+    return [_shown_one(row, rankings.get(row["ranking_id"]), decided) for row in rows]
+
+
+def _shown_one(row: dict[str, Any], ranking: Any, decided: set[int]) -> dict[str, Any]:
+    state = ""
+    if ranking and ranking.out_of_use:
+        return {**_bare(row), "state": "withdrawn"}
+    if ranking and ranking.superseded_at:
+        state = "revised since"
+    elif ranking and ranking.task_id in decided:
+        state = "decided"
+    return {
+        **_bare(row),
+        "task_id": ranking and ranking.task_id,
+        "prompt": shortened(str(ranking.asked or ""), 140) if ranking else "",
+        "state": state,
+    }
+
+
+def _bare(row: dict[str, Any]) -> dict[str, Any]:
+    """What the report has of a ranking, without a link to it or a word of its prompt."""
+    return {
+        "task_id": None,
+        "prompt": "",
+        "group_id": row["group_id"],
+        "probability": "over 99%" if row["probability"] > 0.99 else percent(row["probability"], 0),
+        "contradicted": row["contradicted"],
+        "pairs": row["pairs"],
+        "others": row["other_rankings"],
+    }

@@ -1,0 +1,85 @@
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count, Exists, OuterRef, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_GET, require_POST
+
+from accounts.access import user_of
+from labeling.core.access import led_project
+from labeling.core.text import shortened
+from labeling.models import Project, Slot, Task
+from reward.forms import usable_reward_models
+from reward.models import OrderedTask, QueueOrder, RandomStream, RewardModel
+from reward.ordering import queue
+
+NEXT = 20
+MODELS = 20
+
+
+@login_required
+@require_GET
+def show(request: HttpRequest, slug: str) -> HttpResponse:
+    """Which order is in force and what comes first in it. Eight queries, whatever there is."""
+    project = led_project(request, slug)
+    order = QueueOrder.objects.filter(project=project, undone_at=None)
+    in_force = order.select_related("reward_model", "created_by").first()
+    stream = queue.stream_of(project)
+    context = {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "order": in_force,
+        "rows": next_rows(in_force) if in_force else [],
+        "stream": stream,
+        "models": models_on_stream(project, stream),
+        "to_launch": usable_reward_models().filter(project=project).first(),
+        "can_train": user_of(request).can_train,
+    }
+    return render(request, "reward/queue_order.html", context)
+
+
+@login_required
+@require_POST
+def put_back(request: HttpRequest, slug: str) -> HttpResponse:
+    project = led_project(request, slug)
+    if queue.put_back(project=project, by=user_of(request)):
+        messages.success(request, "What still waits stands as it stood before.")
+    else:
+        messages.info(request, "No order is in force, so nothing was taken back.")
+    return redirect("queue-order", project.slug)
+
+
+def next_rows(order: QueueOrder) -> list[dict[str, Any]]:
+    """The first of the order that still wait for someone."""
+    free = Slot.objects.filter(task=OuterRef("task"), reviewer=None, ranking=None)
+    waiting = OrderedTask.objects.filter(
+        Exists(free), order=order, task__out_of_use=False
+    ).order_by("place")
+    rows = list(waiting.select_related("task__prompt")[:NEXT])
+    filled = dict(
+        Task.objects.filter(pk__in=[row.task_id for row in rows])
+        .annotate(filled=Count("slots", filter=Q(slots__ranking__isnull=False)))
+        .values_list("pk", "filled")
+    )
+    return [
+        {
+            "ordered": row,
+            "prompt": shortened(str(row.task.prompt.messages[-1]["content"]), 140),
+            "filled": filled[row.task_id],
+        }
+        for row in rows
+    ]
+
+
+def models_on_stream(project: Project, stream: RandomStream | None) -> list[RewardModel]:
+    """The newest reward models whose report is of prompts that no model chose."""
+    if stream is None:
+        return []
+    newest = RewardModel.objects.filter(project=project).exclude(state="archived")
+    return [
+        model for model in newest.select_related("snapshot")[:MODELS]
+        if queue.holds_out_random(model.snapshot, stream)
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Snapshots of rankings and their exports."""

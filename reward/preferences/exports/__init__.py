@@ -1,0 +1,169 @@
+"""A project's rankings as files for other tools, and as records to import again.
+
+rows   one moment of the database, read once, 256 prompts in memory
+ties   TIES says what a tie becomes, and the card beside the file repeats it
+left   whatever gives no row is counted, in the card and by the command
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from labeling.models import Project
+from labeling.quality.measures import quality_of
+from labeling.statistics.agreement import headline
+from recipes.preferences.groups import SPLITS, Group, PreferenceError, read_groups
+from reward.models import Snapshot
+from reward.preferences.exports import card, left_out
+from reward.preferences.exports.files import Batch, ExportError, Parts, encoded, plain
+from reward.preferences.exports.records import RECORDS, Records
+from reward.preferences.exports.shapes import SHAPES, TIES
+from reward.preferences.filters import SnapshotFilter
+from reward.preferences.snapshots import Account, batches_of
+
+__all__ = ["FORMATS", "SPLITS", "SUFFIXES", "TIES", "Export", "ExportError", "PreferenceError"]
+
+FORMATS = {
+    "kwise": "one row a prompt with all its responses and rankings",
+    "pairs": "TRL preference: prompt, chosen and rejected as messages, margin, group_id",
+    "pairs-implicit": "the same without a prompt; chosen and rejected begin with it",
+    "unpaired": "TRL unpaired preference: prompt, completion, label",
+    "full": "everything, for import_data: prompts, responses, tasks and current rankings",
+}
+SUFFIXES = {".jsonl": "JSON lines", ".parquet": "Parquet"}
+GROUPS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What to export. `snapshot`: that one, else the project's rankings as they are now."""
+
+    project: Project
+    snapshot: Snapshot | None = None
+    form: str = "kwise"
+    ties: str = "half"
+    split: str | None = None
+    names: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        return RECORDS if self.form == "full" else SHAPES[self.form][1]
+
+    def plan(self, suffix: str) -> dict[str, Any]:
+        return {
+            "project": self.project.slug,
+            "snapshot": self.snapshot.pk if self.snapshot else None,
+            "format": self.form,
+            "file": SUFFIXES[suffix],
+            "ties": self.ties if self.form not in ("kwise", "full") else None,
+            "split": self.split,
+            "reviewers": "names" if self.names else "pseudonyms",
+        }
+
+    # --- rows ---
+
+    def batches(self, counts: Counter[str], after: Any = None) -> Iterator[Batch]:
+        """(how far it is now, rows) from `after` on; `counts` keeps step with each batch."""
+        source = self._records if self.form == "full" else self._shaped
+        for cursor, rows in source(counts, after):
+            counts["rows"] += len(rows)
+            yield cursor, rows
+
+    def _records(self, counts: Counter[str], after: Any) -> Iterator[Batch]:
+        yield from Records(self.project, names=self.names).batches(counts, after)
+
+    def _shaped(self, counts: Counter[str], after: Any) -> Iterator[Batch]:
+        shape = SHAPES[self.form][0]
+        source = self._of_snapshot if self.snapshot else self._as_it_is_now
+        for cursor, groups in source(counts, after):
+            kept = [group for group in groups if self.split in (None, group.split)]
+            counts["prompts"] += len(kept)
+            if self.form != "kwise":
+                for group in kept:
+                    counts.update(left_out.of_group(group))
+            counts["rankings"] += sum(len(group.rankings) for group in kept)
+            counts["prompts_of_the_other_split"] += len(groups) - len(kept)
+            yield cursor, [row for group in kept for row in shape(group, self.ties, counts)]
+
+    def _of_snapshot(self, counts: Counter[str], after: Any) -> Iterator[tuple[Any, list[Group]]]:
+        if self.snapshot is None:
+            return
+        if after is None:
+            for reason, count in left_out.of_snapshot(self.snapshot).items():
+                counts[LEFT_OUT + reason] = count
+        groups = islice(read_groups(self.snapshot.file), after or 0, None)
+        done = after or 0
+        while batch := list(islice(groups, GROUPS_AT_ONCE)):
+            done += len(batch)
+            yield done, batch
+
+    def _as_it_is_now(self, counts: Counter[str], after: Any) -> Iterator[tuple[Any, list[Group]]]:
+        account = Account()
+        before = {name: count for name, count in counts.items() if name.startswith(LEFT_OUT)}
+        if after is None:
+            counts.update(left_out.of_rankings(self.project))
+        for groups in batches_of(self.project, SnapshotFilter(), account, after=after):
+            _account(counts, before, account)
+            yield int(groups[-1].group_id), groups
+        _account(counts, before, account)
+
+    def agreement(self) -> dict[str, Any] | None:
+        """Return the pairwise agreement of the snapshot, or what the project's pages show.
+
+        None for a snapshot that was frozen before it was kept.
+        """
+        if self.snapshot:
+            return self.snapshot.counts.get("pairwise_agreement")
+        quality = quality_of(self.project)
+        return headline(quality.agreement, f"of {quality.sample}")
+
+    # --- files ---
+
+    def count(self) -> dict[str, int]:
+        """What it would write and leave out. Reads everything."""
+        counts: Counter[str] = Counter(rows=0)
+        for _ in self.batches(counts):
+            pass
+        return plain(counts)
+
+    def stream(self, suffix: str, ended: Callable[[dict[str, int]], None]) -> Iterator[bytes]:
+        """The file in pieces; `ended` gets the counts after the last."""
+        counts: Counter[str] = Counter(rows=0)
+        rows = (row for _, batch in self.batches(counts) for row in batch)
+        yield from encoded(rows, self.schema, suffix)
+        ended(plain(counts))
+
+    def write(
+        self, path: Path, *, restart: bool = False, resumed: Callable[[dict[str, int]], None]
+    ) -> dict[str, int]:
+        """To `path`, with a card beside it; goes on where an export of the same plan was cut.
+
+        `resumed` is called with the counts so far when it does. Raises ExportError, OSError.
+        """
+        parts = Parts(path, self.plan(path.suffix))
+        if parts.begin(restart=restart):
+            resumed(parts.cursor["counts"])
+        counts = Counter({"rows": 0, **parts.cursor["counts"]})
+        batches = self.batches(counts, parts.cursor["after"])
+        while not parts.is_complete:
+            parts.add(batches, self.schema, counts)
+        cuts = parts.cursor["cuts"]
+        parts.finish(self.schema)
+        card.write(
+            path, self.plan(path.suffix), plain(counts), cuts=cuts, agreement=self.agreement()
+        )
+        return plain(counts)
+
+
+LEFT_OUT = "rankings_left_out_"
+
+
+def _account(counts: Counter[str], before: dict[str, int], account: Account) -> None:
+    for reason, count in account.left_out.items():
+        name = LEFT_OUT + reason
+        counts[name] = before.get(name, 0) + count

@@ -1,0 +1,199 @@
+"""The rows that a group of ranked responses becomes, in each form.
+
+`pairs`, `pairs-implicit` and `unpaired` are TRL's preference types, conversational. A pair is decided
+by all rankings of its prompt together, an unpaired label likewise. What gives no row is counted.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recipes.preferences.groups import SCHEMA, Group, Judgment, strict_wins, to_row, wins
+
+TIES = {
+    "half": "a tie is half a win each way; where neither response has won more, there is no row",
+    "skip": "a tie counts for nobody; where neither response has won more, there is no row",
+    "both": "a tie is half a win each way; two responses that are even give a row each way, margin 0",
+}
+"""What becomes of ties in pairs and labels. K-wise and full rows keep each tie as it is."""
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_SAID = [
+    ("margin", pa.float64()), ("strength", pa.float64()), ("chosen_model", pa.string()),
+    ("rejected_model", pa.string()), ("group_id", pa.string()), ("split", pa.string()),
+    ("prompt_id", pa.string()), ("chosen_id", pa.string()), ("rejected_id", pa.string()),
+    ("task_ids", pa.list_(pa.string())),
+]  # fmt: skip
+PAIRS = pa.schema([("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES), *_SAID])
+IMPLICIT = pa.schema([("chosen", MESSAGES), ("rejected", MESSAGES), *_SAID])
+UNPAIRED = pa.schema(
+    [
+        ("prompt", MESSAGES), ("completion", MESSAGES), ("label", pa.bool_()),
+        ("model", pa.string()), ("group_id", pa.string()), ("split", pa.string()),
+        ("prompt_id", pa.string()), ("completion_id", pa.string()),
+        ("task_ids", pa.list_(pa.string())),
+    ]
+)  # fmt: skip
+
+Row = dict[str, Any]
+Shape = Callable[[Group, str, Counter[str]], Iterator[Row]]
+
+
+def kwise(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
+    yield to_row(group)
+
+
+def pairs(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
+    """`margin` is the share of the evidence that the winner has more than the loser, 0 to 1.
+
+    `strength` is the mean graded strength, 1 to 3, of the rankings that put the winner first.
+    """
+    compared = wins(group)
+    matrix = strict_wins(group) if ties == "skip" else compared
+    for i, j in combinations(range(len(group.responses)), 2):
+        if not compared[i, j] + compared[j, i]:
+            counts["pairs_never_compared"] += 1
+        elif matrix[i, j] == matrix[j, i]:
+            if ties == "both":
+                counts["pairs_given_both_ways"] += 1
+                yield from (_pair(group, i, j, 0.0), _pair(group, j, i, 0.0))
+            else:
+                counts["pairs_tied"] += 1
+        else:
+            better, worse = (i, j) if matrix[i, j] > matrix[j, i] else (j, i)
+            yield _pair(group, better, worse, _margin(matrix, better, worse))
+
+
+def _margin(matrix: np.ndarray, better: int, worse: int) -> float:
+    won, lost = matrix[better, worse], matrix[worse, better]
+    return round(float((won - lost) / (won + lost)), 6)
+
+
+def _pair(group: Group, better: int, worse: int, margin: float) -> Row:
+    models, ids = _models(group), _ids(group)
+    return {
+        "prompt": group.prompt,
+        "chosen": _answer(group, better),
+        "rejected": _answer(group, worse),
+        "margin": margin,
+        "strength": _strength(group, better) if margin else None,
+        "chosen_model": models[better],
+        "rejected_model": models[worse],
+        "group_id": group.group_id,
+        "split": group.split,
+        "prompt_id": _prompt_id(group),
+        "chosen_id": ids[better],
+        "rejected_id": ids[worse],
+        "task_ids": _task_ids(group, better, worse),
+    }
+
+
+def _answer(group: Group, place: int) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": group.responses[place]}]
+
+
+def _models(group: Group) -> list[str]:
+    return group.meta.get("response_models") or [""] * len(group.responses)
+
+
+def _prompt_id(group: Group) -> str:
+    """Return the id that an import gave the prompt, or ""."""
+    return str(group.meta.get("prompt_external_id") or "")
+
+
+def _ids(group: Group) -> list[str]:
+    return group.meta.get("response_external_ids") or [""] * len(group.responses)
+
+
+def _task_ids(group: Group, *responses: int) -> list[str]:
+    """Return the ids that imports gave the tasks of the rankings that place all these responses."""
+    named = group.meta.get("task_external_ids") or []
+    wanted = {group.response_ids[index] for index in responses}
+    ids = [
+        name
+        for name, ranking in zip(named, group.rankings, strict=False)
+        if name and wanted.issubset(pk for tier in ranking.tiers for pk in tier)
+    ]
+    return list(dict.fromkeys(ids))
+
+
+def _strength(group: Group, better: int) -> float | None:
+    said = [
+        ranking.strength
+        for ranking in group.rankings
+        if ranking.strength is not None and group.response_ids[better] in ranking.tiers[0]
+    ]
+    return round(sum(said) / len(said), 6) if said and len(group.responses) == 2 else None
+
+
+def pairs_implicit(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
+    for pair in pairs(group, ties, counts):
+        prompt = pair.pop("prompt")
+        yield {
+            **pair,
+            "chosen": [*prompt, *pair["chosen"]],
+            "rejected": [*prompt, *pair["rejected"]],
+        }
+
+
+def unpaired(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
+    """A response is wanted when the rankings say so on balance.
+
+    Each ranking has one vote. With a line: for what is above it, against what is below. Without: the
+    share of the others that the response beats, less the share that beats it.
+    """
+    models, ids, votes = _models(group), _ids(group), votes_of(group, ties)
+    for place in range(len(group.responses)):
+        vote = votes[place]
+        if not vote and ties != "both":
+            counts["responses_even"] += 1
+            continue
+        for label in (True, False) if not vote else (vote > 0,):
+            yield {
+                "prompt": group.prompt,
+                "completion": _answer(group, place),
+                "label": bool(label),
+                "model": models[place],
+                "group_id": group.group_id,
+                "split": group.split,
+                "prompt_id": _prompt_id(group),
+                "completion_id": ids[place],
+                "task_ids": _task_ids(group, place),
+            }
+
+
+def votes_of(group: Group, ties: str) -> np.ndarray:
+    """The balance for each response, rounded so that what cancels out is 0.  → (K,) float64"""
+    place = {response: index for index, response in enumerate(group.response_ids)}
+    total = np.zeros(len(place))
+    for ranking in group.rankings:
+        for response, vote in _votes(ranking, ties).items():
+            total[place[response]] += ranking.weight * vote
+    return total.round(9)
+
+
+def _votes(ranking: Judgment, ties: str) -> dict[int, float]:
+    """A response in a tier of its own with nothing to beat or lose to has no vote."""
+    sizes = [len(tier) for tier in ranking.tiers]
+    votes: dict[int, float] = {}
+    for index, tier in enumerate(ranking.tiers):
+        below, above = sum(sizes[index + 1 :]), sum(sizes[:index])
+        others = below + above + (0 if ties == "skip" else len(tier) - 1)
+        for response in tier:
+            if ranking.cut is not None:
+                votes[response] = 1.0 if index < ranking.cut else -1.0
+            elif others:
+                votes[response] = (below - above) / others
+    return votes
+
+
+SHAPES: dict[str, tuple[Shape, pa.Schema]] = {
+    "kwise": (kwise, SCHEMA),
+    "pairs": (pairs, PAIRS),
+    "pairs-implicit": (pairs_implicit, IMPLICIT),
+    "unpaired": (unpaired, UNPAIRED),
+}

@@ -1,0 +1,59 @@
+"""A few rows of a snapshot as a page shows them, all text inert."""
+
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from django.utils.safestring import SafeString
+
+from labeling.core.text import render
+from recipes.preferences.groups import Group, Judgment
+
+
+@dataclass(frozen=True)
+class SampleResponse:
+    letter: str
+    html: SafeString
+    model: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    group_id: str
+    split: str
+    messages: list[tuple[str, SafeString]]
+    responses: list[SampleResponse]
+    rankings: list[tuple[str, str, bool]]
+
+
+def letter(place: int) -> str:
+    """A to Z, then A1, B1 …"""
+    round_, index = divmod(place, 26)
+    return ascii_uppercase[index] + (str(round_) if round_ else "")
+
+
+def sample(group: Group) -> Sample:
+    letters = {pk: letter(place) for place, pk in enumerate(group.response_ids)}
+    models = group.meta.get("response_models") or [""] * len(group.responses)
+    simulated = group.meta.get("simulated") or [False] * len(group.rankings)
+    return Sample(
+        group_id=group.group_id,
+        split=group.split,
+        messages=[(m["role"], render(m["content"])) for m in group.prompt],
+        responses=[
+            SampleResponse(letters[pk], render(text), model)
+            for pk, text, model in zip(group.response_ids, group.responses, models, strict=True)
+        ],
+        rankings=[
+            (ranking.reviewer, order_in_letters(ranking, letters), by_program)
+            for ranking, by_program in zip(group.rankings, simulated, strict=True)
+        ],
+    )
+
+
+def order_in_letters(ranking: Judgment, letters: dict[int, str]) -> str:
+    """`B > A = C | D`: better than, tied with, and the line under which all is unacceptable."""
+    tiers = [" = ".join(sorted(letters[pk] for pk in tier)) for tier in ranking.tiers]
+    if ranking.cut is None:
+        return " > ".join(tiers)
+    above, below = tiers[: ranking.cut], tiers[ranking.cut :]
+    return f"{' > '.join(above)} | {' > '.join(below)}".strip()

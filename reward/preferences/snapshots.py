@@ -1,0 +1,455 @@
+"""Freezing rankings: from the database to one Parquet file that never changes.
+
+All rankings of the project are read once, by one statement, so that the file and its account show
+one moment. Memory holds one batch of prompts, 32 bytes for each prompt, and what stands in for
+rankings (reward.preferences.substitutes) when the filter asks for it.
+"""
+
+import hmac
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.parquet as pq
+from django.conf import settings
+from django.db import transaction
+
+from accounts.models import User, audit
+from labeling.models import FileImport, Project, Prompt, Ranking, Response, TaskResponse
+from labeling.queue.out_of_use import without
+from labeling.statistics.agreement import headline, pairwise_of, strict_counts
+from labeling.statistics.intervals import ShareSums
+from labeling.statistics.pairs import Judgment as Statement
+from labeling.statistics.reliability import fit
+from recipes import faults
+from recipes.preferences.groups import (
+    Group,
+    Judgment,
+    PreferenceError,
+    content_hash,
+    read_groups,
+    write_groups,
+)
+from reward.models import PseudonymKey, Snapshot
+from reward.preferences.filters import FilterError, SnapshotFilter
+from reward.preferences.reviewer_weights import Weights
+from reward.preferences.substitutes import Substitutes
+
+__all__ = ["Account", "FilterError", "SnapshotError", "SnapshotFilter", "freeze", "survey"]
+
+PROMPTS_AT_ONCE = 256
+RANKINGS_AT_ONCE = 2000
+WEIGHED_BY = 30_000
+
+COLUMNS = (
+    "id", "task_id", "task__prompt_id", "task__kind", "task__out_of_use", "reviewer_id", "reviewer__simulated",
+    "guideline_version_id", "tiers", "cut", "strength", "ratings", "flags", "active_seconds",
+    "source", "superseded_at", "created_at", "task__external_id",
+)  # fmt: skip
+
+
+class SnapshotError(Exception):
+    """There is nothing to freeze; the text says why and what to do."""
+
+
+@dataclass
+class Account:
+    """What a snapshot holds and what it leaves out. `considered` = `used` + the sum of `left_out`.
+
+    `outcomes` counts leads' decisions that stand in for rankings; they are beside `used`.
+    """
+
+    considered: int = 0
+    used: int = 0
+    outcomes: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    responses_withdrawn: int = 0
+    """Responses missing from rows of which other responses are used."""
+    splits: dict[str, Counter[str]] = field(
+        default_factory=lambda: {"train": Counter(), "test": Counter()}
+    )
+    sizes: Counter[int] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    guideline_versions: Counter[int | None] = field(default_factory=Counter)
+    reviewers: set[int] = field(default_factory=set)
+    simulated: int = 0
+    agreement: ShareSums = field(default_factory=ShareSums)
+    """Of the pairs that two reviewers of a task ordered, by prompt: the pairwise agreement."""
+
+    def add(self, prompt: "JudgedPrompt") -> None:
+        split = self.splits[prompt.split]
+        split["prompts"] += 1
+        split["responses"] += len(prompt.response_ids)
+        self.sizes[len(prompt.response_ids)] += 1
+        for ranking in prompt.rankings:
+            split["rankings"] += 1
+            split.update(_pairs(ranking["tiers"]))
+            if ranking["id"] is None:
+                self.outcomes += 1
+                continue
+            self.used += 1
+            self.sources[ranking["source"]] += 1
+            self.guideline_versions[ranking["guideline_version_id"]] += 1
+            self.reviewers.add(ranking["reviewer_id"])
+            self.simulated += _is_simulated(ranking)
+        self.agreement.add(*_agreeing(prompt.rankings))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, as Snapshot.counts keeps it."""
+        return {
+            "considered": self.considered,
+            "used": self.used,
+            "outcomes": self.outcomes,
+            "left_out": dict(sorted(self.left_out.items())),
+            "responses_withdrawn": self.responses_withdrawn,
+            **{
+                name: sum(split[name] for split in self.splits.values())
+                for name in ("prompts", "responses", "pairs", "ties")
+            },
+            "splits": {name: dict(sorted(split.items())) for name, split in self.splits.items()},
+            "sizes": {str(size): count for size, count in sorted(self.sizes.items())},
+            "sources": dict(sorted(self.sources.items())),
+            "guideline_versions": {
+                str(version or "none"): count
+                for version, count in sorted(
+                    self.guideline_versions.items(), key=lambda item: item[0] or 0
+                )
+            },
+            "reviewers": len(self.reviewers),
+            "simulated": self.simulated,
+            "pairwise_agreement": headline(pairwise_of(self.agreement), "of the whole snapshot"),
+        }
+
+
+@dataclass
+class JudgedPrompt:
+    """A prompt with the rankings that are used; its responses are those of the tasks they judge."""
+
+    prompt_id: int
+    split: str
+    rankings: list[dict[str, Any]]
+    response_ids: list[int]
+
+
+def survey(*, project: Project, filter: SnapshotFilter) -> Account:
+    """What `freeze` would find. Reads every ranking of the project and no text; writes nothing."""
+    account = Account()
+    for _ in _judged_prompts(project, filter, account):
+        pass
+    return account
+
+
+def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snapshot:
+    """Write the project's current rankings to a file and return its row.
+
+    The same filter over the same rankings returns the row that exists already. Reads every ranking
+    of the project. Raises SnapshotError when nothing is left to freeze.
+    """
+    folder = Path(settings.SNAPSHOTS_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    account = Account()
+    with faults.writing(folder), TemporaryDirectory(prefix=".draft-", dir=folder) as drafts:
+        draft = Path(drafts) / "preferences.parquet"
+        if not write_groups(draft, groups_of(project, filter, account)):
+            raise SnapshotError(nothing_to_freeze(project, account))
+        digest = content_hash(read_groups(draft))
+        draft.replace(folder / f"{digest}.parquet")
+    return _record(project, filter, by, digest, account)
+
+
+def nothing_to_freeze(project: Project, account: Account) -> str:
+    if not account.considered:
+        return f"{project} has no rankings yet. Let people rank some tasks first."
+    return (
+        f"None of the {account.considered} rankings of {project} passes the filter. Look at what "
+        "it leaves out and why, and ask for more."
+    )
+
+
+@transaction.atomic
+def _record(
+    project: Project, filter: SnapshotFilter, by: User | None, digest: str, account: Account
+) -> Snapshot:
+    snapshot, created = Snapshot.objects.get_or_create(
+        project=project,
+        content_hash=digest,
+        filter=filter.to_dict(),
+        erased_at=None,
+        defaults={"path": f"{digest}.parquet", "counts": account.to_dict(), "created_by": by},
+    )
+    if created:
+        audit(by, "snapshot frozen", snapshot, rankings=account.used)
+    return snapshot
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _rankings(project: Project, after: int | None = None) -> Iterator[dict[str, Any]]:
+    """Every ranking ever made in the project, prompt by prompt, through a server-side cursor."""
+    rows = Ranking.objects.filter(task__project=project).order_by("task__prompt_id", "id")
+    if after is not None:
+        rows = rows.filter(task__prompt_id__gt=after)
+    return rows.values(*COLUMNS).iterator(chunk_size=RANKINGS_AT_ONCE)
+
+
+def _used_by_prompt(
+    project: Project, filter: SnapshotFilter, account: Account, after: int | None
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    substitutes = Substitutes(project, filter)
+    gone = withdrawn_responses(project)
+    for prompt_id, rankings in groupby(_rankings(project, after), itemgetter("task__prompt_id")):
+        let_through = []
+        for ranking in rankings:
+            account.considered += 1
+            ranking = _left(ranking, gone)
+            if reason := filter.objection_to(ranking):
+                account.left_out[reason] += 1
+            else:
+                let_through.append(ranking)
+        if used := substitutes.of_prompt(let_through, account.left_out):
+            yield prompt_id, [_left(ranking, gone) for ranking in used]
+
+
+def withdrawn_responses(project: Project) -> frozenset[int]:
+    """A query of a partial index."""
+    found = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
+    return frozenset(found.values_list("pk", flat=True))
+
+
+def _left(ranking: dict[str, Any], gone: frozenset[int]) -> dict[str, Any]:
+    """The ranking without what it says of withdrawn responses."""
+    if gone.isdisjoint(pk for tier in ranking["tiers"] for pk in tier):
+        return ranking
+    tiers, cut = without(ranking["tiers"], ranking["cut"], gone)
+    said = {
+        name: {pk: value for pk, value in ranking[name].items() if int(pk) not in gone}
+        for name in ("ratings", "flags")
+    }
+    return {**ranking, **said, "tiers": tiers, "cut": cut}
+
+
+def _judged_prompts(
+    project: Project, filter: SnapshotFilter, account: Account, after: int | None = None
+) -> Iterator[list[JudgedPrompt]]:
+    used = _used_by_prompt(project, filter, account, after)
+    while batch := dict(islice(used, PROMPTS_AT_ONCE)):
+        hashes = dict(Prompt.objects.filter(pk__in=batch).values_list("pk", "content_hash"))
+        responses = _responses_of_tasks(
+            {r["task_id"] for rs in batch.values() for r in rs}, account
+        )
+        prompts = [
+            JudgedPrompt(
+                prompt_id,
+                filter.split_of(hashes[prompt_id]),
+                rankings,
+                sorted(set().union(*(responses[r["task_id"]] for r in rankings))),
+            )
+            for prompt_id, rankings in batch.items()
+        ]
+        for prompt in prompts:
+            account.add(prompt)
+        yield prompts
+
+
+def _responses_of_tasks(task_ids: Iterable[int], account: Account) -> dict[int, set[int]]:
+    """What is left of each task's responses; the withdrawn ones are counted."""
+    found: dict[int, set[int]] = {task_id: set() for task_id in task_ids}
+    withdrawn = set()
+    places = TaskResponse.objects.filter(task_id__in=found).order_by()
+    for task_id, response_id, gone in places.values_list("task_id", "response_id", "withdrawn"):
+        if gone:
+            withdrawn.add(response_id)
+        else:
+            found[task_id].add(response_id)
+    account.responses_withdrawn += len(withdrawn)
+    return found
+
+
+def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Iterator[Group]:
+    """The rows that `freeze` would write, streamed; `account` is complete after the last."""
+    for batch in batches_of(project, filter, account):
+        yield from batch
+
+
+def batches_of(
+    project: Project, filter: SnapshotFilter, account: Account, *, after: int | None = None
+) -> Iterator[list[Group]]:
+    """The same in batches of at most 256, from the prompts with a higher id than `after` on.
+
+    After each batch, `account` covers what came before it and no more.
+    """
+    pseudonym = pseudonyms(project)
+    weight = reviewer_weights(project) if filter.weigh_reviewers else None
+    for batch in _judged_prompts(project, filter, account, after):
+        prompts = Prompt.objects.only("messages", "external_id").in_bulk(
+            [prompt.prompt_id for prompt in batch]
+        )
+        responses = {
+            response.pk: response
+            for response in Response.objects.filter(
+                pk__in=[pk for prompt in batch for pk in prompt.response_ids]
+            ).only("text", "model_name", "external_id")
+        }
+        yield [
+            Group(
+                group_id=str(prompt.prompt_id),
+                prompt=prompts[prompt.prompt_id].messages,
+                response_ids=prompt.response_ids,
+                responses=[responses[pk].text for pk in prompt.response_ids],
+                rankings=[_judgment(ranking, pseudonym, weight) for ranking in prompt.rankings],
+                split=prompt.split,
+                meta=_meta(
+                    prompt,
+                    prompts[prompt.prompt_id].external_id,
+                    [responses[pk] for pk in prompt.response_ids],
+                ),
+            )
+            for prompt in batch
+        ]
+
+
+def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms", weight: Weights | None) -> Judgment:
+    """A lead's outcome of a dispute has no ranking id, and weighs as a typical ranking does."""
+    return Judgment(
+        reviewer=pseudonym(ranking["reviewer_id"]),
+        tiers=ranking["tiers"],
+        cut=ranking["cut"],
+        strength=ranking["strength"],
+        weight=weight(ranking["reviewer_id"]) if weight and ranking["id"] else 1.0,
+        guideline_version=ranking["guideline_version_id"],
+    )
+
+
+def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response]) -> dict[str, Any]:
+    """`ranking_ids`, `ratings` and `flags` follow the order of the row's rankings; an outcome of a
+    dispute has no ranking id, but one in `adjudication_ids`. Ids that imports brought are there
+    only where something has one, so that other rows keep their hash.
+    """
+    meta: dict[str, Any] = {
+        "response_models": [response.model_name for response in responses],
+        "ranking_ids": [ranking["id"] for ranking in prompt.rankings],
+    }
+    if external_id:
+        meta["prompt_external_id"] = external_id
+    if any(response.external_id for response in responses):
+        meta["response_external_ids"] = [response.external_id for response in responses]
+    if any(ranking["task__external_id"] for ranking in prompt.rankings):
+        meta["task_external_ids"] = [r["task__external_id"] for r in prompt.rankings]
+    if any(_is_simulated(ranking) for ranking in prompt.rankings):
+        meta["simulated"] = [_is_simulated(ranking) for ranking in prompt.rankings]
+    if any(ranking["id"] is None for ranking in prompt.rankings):
+        meta["adjudication_ids"] = [r.get("adjudication_id") for r in prompt.rankings]
+    for name in ("ratings", "flags"):
+        if any(ranking[name] for ranking in prompt.rankings):
+            meta[name] = [ranking[name] for ranking in prompt.rankings]
+    return meta
+
+
+def _agreeing(rankings: list[dict[str, Any]]) -> tuple[int, int]:
+    """Count the pairs that two reviewers of one task order the same way, and that both order.
+
+    A lead's outcome of a dispute, which has no ranking id, is not a reviewer's.
+    """
+    same = both = 0
+    for a, b in combinations([row for row in rankings if row["id"] is not None], 2):
+        if a["task_id"] == b["task_id"]:
+            one, two = strict_counts(a["tiers"], b["tiers"])
+            same, both = same + one, both + two
+    return same, both
+
+
+def _is_simulated(ranking: dict[str, Any]) -> bool:
+    return ranking["source"] == Ranking.Source.SIMULATION or ranking["reviewer__simulated"]
+
+
+def _pairs(tiers: list[list[int]]) -> Counter[str]:
+    """How many pairs a ranking orders strictly, and how many it ties."""
+    placed = sum(map(len, tiers))
+    ties = sum(len(tier) * (len(tier) - 1) // 2 for tier in tiers)
+    return Counter(pairs=placed * (placed - 1) // 2 - ties, ties=ties)
+
+
+def reviewer_weights(project: Project) -> Weights:
+    """From the 30,000 rankings made last, whatever the filter says; a query, and some seconds.
+
+    Not from what quality pages keep: the same rankings must give the same snapshot.
+    """
+    current = Ranking.objects.filter(
+        task__project=project, task__out_of_use=False, superseded_at=None
+    ).order_by("-id")
+    gone = withdrawn_responses(project)
+    said = current.values_list("task_id", "reviewer_id", "tiers")[:WEIGHED_BY]
+    return Weights(
+        fit(
+            sorted(
+                Statement(task, reviewer, without(tiers, None, gone)[0])
+                for task, reviewer, tiers in said
+            )
+        )
+    )
+
+
+# --- pseudonyms and the way back -----------------------------------------------------------------
+
+
+class Pseudonyms:
+    """Names for reviewers that only the database's own key can lead back to a person."""
+
+    def __init__(self, key: str):
+        self.key = key.encode()
+        self.known: dict[int, str] = {}
+
+    def __call__(self, reviewer_id: int) -> str:
+        if reviewer_id not in self.known:
+            digest = hmac.digest(self.key, str(reviewer_id).encode(), "sha256")
+            self.known[reviewer_id] = f"r-{digest.hex()[:12]}"
+        return self.known[reviewer_id]
+
+
+def pseudonyms(project: Project) -> Pseudonyms:
+    """The project's own: the same in each of its snapshots, different from any other project's."""
+    key, _ = PseudonymKey.objects.get_or_create(project=project)
+    return Pseudonyms(key.key)
+
+
+def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
+    """Yield the rankings a snapshot was made of, row by row. Reads one column of the file, streamed.
+
+    Raises PreferenceError when the file is missing or damaged.
+    """
+    try:
+        yield from _ranking_ids(snapshot)
+    except faults.TABLE_ERRORS as error:
+        raise PreferenceError(faults.table_problem(snapshot.file, error)) from None
+
+
+def _ranking_ids(snapshot: Snapshot) -> Iterator[int]:
+    with pq.ParquetFile(snapshot.file) as file:
+        for batch in file.iter_batches(batch_size=1024, columns=["meta"]):
+            for meta in batch.column(0).to_pylist():
+                yield from (pk for pk in json.loads(meta)["ranking_ids"] if pk is not None)
+
+
+def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> list[Group]:
+    """The first rows of the file; reads no more than it needs of a split that comes late."""
+    groups = read_groups(snapshot.file, rows_at_once=64)
+    return list(islice((g for g in groups if split in (None, g.split)), count))
+
+
+def frozen_since(file_import: FileImport) -> str:
+    """Return why an import cannot be undone when a snapshot may hold what it brought, or ""."""
+    if file_import.finished_at is None:
+        return ""
+    later = Snapshot.objects.filter(
+        project=file_import.project_id, created_at__gte=file_import.finished_at
+    )
+    if (snapshot := later.first()) is None:
+        return ""
+    return f"Snapshot {snapshot} was frozen after this import, so it can no longer be undone."

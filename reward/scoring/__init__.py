@@ -1,0 +1,1 @@
+"""Scores of a reward model: stored for a project, and served over the API."""

@@ -1,0 +1,73 @@
+"""Files that the scoring recipes do not read themselves, given to them as JSON lines.
+
+The recipes know no Django, and read JSON lines and Parquet. The commands also take what imports
+take: one JSON array, CSV, Excel, gzip, and other encodings.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from labeling.importing.encodings import UTF8, as_utf8
+from labeling.importing.formats.columns import values
+from labeling.importing.records import BadInput
+from labeling.importing.source import GZIP, Cells, kind_of, rows_and_problems
+from reward.scoring.rows import RowsError, check, is_parquet, raw_rows
+
+CHATS = ("messages", "conversations", "prompt", "response", "chosen", "rejected")
+
+
+@contextmanager
+def readable(path: Path, encoding: str, read: Callable[[Any], Any]) -> Iterator[Path]:
+    """Give the path of a file of JSON lines or Parquet with the same rows, each looked at first.
+
+    `read` raises ValueError with a clause for a wrong row. Raises RowsError with the number of
+    every wrong row, ten at most.
+    """
+    try:
+        with as_utf8(path, encoding) as text:
+            if encoding == UTF8 and _is_plain(text):
+                check(path, raw_rows(path), read)
+                yield path
+                return
+            with TemporaryDirectory(prefix="tiebreak-score-") as folder:
+                copy = Path(folder) / "rows.jsonl"
+                with copy.open("w") as file:
+                    check(path, _written(text, file), read)
+                yield copy
+    except (BadInput, OSError) as error:
+        raise RowsError(f"{path} cannot be read: {str(error).rstrip('.')}.") from None
+
+
+def _is_plain(path: Path) -> bool:
+    if is_parquet(path):
+        return True
+    with path.open("rb") as file:
+        return file.read(2) != GZIP and kind_of(path) == "lines"
+
+
+def _written(path: Path, file: Any) -> Iterator[tuple[int, Any]]:
+    """Yield each row after writing it as a line of JSON."""
+    for number, raw in rows_and_problems(path):
+        if isinstance(raw, BadInput):
+            yield number, raw
+            continue
+        row = _from_cells(raw) if isinstance(raw, Cells) else raw
+        file.write(json.dumps(row, default=str) + "\n")
+        file.flush()
+        yield number, row
+
+
+def _from_cells(row: Cells) -> dict[str, Any]:
+    """Return a row of a table with the chats and lists that its cells hold as text."""
+    read = {name: values.chat_or_text(row, name) for name in CHATS if name in row}
+    lists = {n: values.structure(row, n) for n in ("responses", "chosen", "rejected") if n in row}
+    if isinstance(lists.get("responses"), list):
+        read["responses"] = lists["responses"]
+    sides = [lists.get("chosen"), lists.get("rejected")]
+    if all(values.texts(side) for side in sides):  # best of n: both are lists, or neither is
+        read["chosen"], read["rejected"] = sides
+    return {**row, **read}

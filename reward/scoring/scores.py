@@ -1,0 +1,186 @@
+"""A reward model's scores of a project's responses: the kind of run that makes them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from django.db.models import Exists, OuterRef, QuerySet
+from django.urls import reverse
+
+from labeling.models import Response
+from recipes import faults
+from recipes.preferences.groups import MESSAGES
+from recipes.rundir import RunDir, atomically
+from reward.forms import ScoreInputs
+from reward.kinds import read_report
+from reward.models import ResponseScore, RewardModel
+from reward.ordering import queue
+from reward.scoring.settings import ScoreConfig
+from runs.kinds import CannotRun, RunKind
+from runs.models import Run
+
+ROWS_AT_ONCE = 2000
+PROMPTS_AT_ONCE = 500
+TO_SCORE = pa.schema(
+    [
+        ("prompt", MESSAGES),
+        ("response_ids", pa.list_(pa.int64())),
+        ("responses", pa.list_(pa.string())),
+    ]
+)
+
+
+def model_of(inputs: Mapping[str, Any]) -> RewardModel:
+    """Raises CannotRun."""
+    number: Any = inputs.get("reward_model")
+    try:
+        found = RewardModel.objects.select_related("project").get(pk=number)
+    except (RewardModel.DoesNotExist, TypeError, ValueError):
+        raise CannotRun(f"There is no reward model {number}.") from None
+    if found.project.archived_at:
+        raise CannotRun(f"{found.project} is archived, so nothing of it is scored.")
+    return found
+
+
+def unscored(model: RewardModel) -> QuerySet[Response]:
+    """The project's responses of which the model has said nothing yet."""
+    said = ResponseScore.objects.filter(reward_model=model, response=OuterRef("pk"))
+    return Response.objects.filter(
+        ~Exists(said),
+        prompt__project=model.project_id,
+        prompt__withdrawn_at=None,
+        withdrawn_at=None,
+    )
+
+
+def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    model = model_of(inputs)
+    queue.check_inputs(model.project, inputs)
+    if not inputs.get("order") and not unscored(model).exists():
+        raise CannotRun(f"{model} has scored every response of {model.project} already.")
+    return {"reward_model": model.path}
+
+
+def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    """Streams what has no score yet; what was scored before is left alone."""
+    model = model_of(run.inputs)
+    model.folder_to_load()
+    counts = {"responses_to_score": 0}
+    with (
+        atomically(run_dir.data / "responses.parquet") as draft,
+        pq.ParquetWriter(draft, TO_SCORE) as writer,
+    ):
+        for batch in _in_batches(_prompts(unscored(model))):
+            counts["responses_to_score"] += sum(len(row["response_ids"]) for row in batch)
+            writer.write_table(pa.Table.from_pylist(batch, schema=TO_SCORE))
+    return counts
+
+
+def _prompts(responses: QuerySet[Response]) -> Iterator[dict[str, Any]]:
+    rows = responses.order_by("prompt_id", "id").values_list(
+        "prompt_id", "pk", "text", "prompt__messages"
+    )
+    for _, together in groupby(rows.iterator(chunk_size=ROWS_AT_ONCE), itemgetter(0)):
+        found = list(together)
+        yield {
+            "prompt": found[0][3],
+            "response_ids": [row[1] for row in found],
+            "responses": [row[2] for row in found],
+        }
+
+
+def _in_batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == PROMPTS_AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
+    model, report = model_of(run.inputs), read_report(run_dir)
+    stored = store(model, run_dir.output / "scores.parquet")
+    result = {name: report[name] for name in ("scored", "unread")}
+    result |= {"reward_model": model.pk, "stored": stored}
+    if run.inputs.get("order"):
+        try:
+            order = queue.put_in_order(
+                model=model,
+                by=run.created_by,
+                share=run.inputs.get("random_share"),
+            )
+        except queue.CannotOrder as error:
+            return {**result, "order": str(error)}
+        result |= {"order": order.pk, **order.counts}
+    return result
+
+
+def store(model: RewardModel, path: Path) -> int:
+    """Rows for the scores in a file, and how many are new; responses that are gone since are not kept."""
+    before = ResponseScore.objects.filter(reward_model=model).count()
+    for batch in _score_rows(path):
+        rows = {row["response_id"]: row for row in batch}
+        there = Response.objects.filter(pk__in=rows, prompt__project=model.project_id)
+        ResponseScore.objects.bulk_create(
+            [
+                ResponseScore(
+                    reward_model=model,
+                    response_id=pk,
+                    score=rows[pk]["score"],
+                    uncertainty=rows[pk]["uncertainty"],
+                    features=rows[pk]["features"],
+                )
+                for pk in there.values_list("pk", flat=True)
+            ],
+            ignore_conflicts=True,
+        )
+    return ResponseScore.objects.filter(reward_model=model).count() - before
+
+
+def _score_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Raises CannotRun when the file is missing or damaged."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+                yield batch.to_pylist()
+    except faults.TABLE_ERRORS as error:
+        raise CannotRun(faults.table_problem(path, error)) from error
+
+
+def figure(result: dict[str, Any]) -> str:
+    return f"{result['scored']:,} responses" if "scored" in result else ""
+
+
+def links(run: Run) -> list[tuple[str, str]]:
+    model = RewardModel.objects.filter(pk=run.result.get("reward_model")).first()
+    if model is None:
+        return []
+    return [
+        (f"Scores and queue of {model.project}", reverse("queue-order", args=[model.project.slug]))
+    ]
+
+
+SCORE = RunKind(
+    name="score",
+    title="Scores",
+    description="Lets a reward model score every response of its project, and puts the waiting "
+    "tasks in the order of what ranking them would teach.",
+    config_class=ScoreConfig,
+    module="reward.training.scoring",
+    prepare=prepare,
+    finish=finish,
+    project_of=lambda inputs: model_of(inputs).project_id,
+    inputs_form=ScoreInputs,
+    from_inputs=from_inputs,
+    decided=frozenset({"reward_model"}),
+    folders=frozenset({"reward_model"}),
+    figure=figure,
+    links=links,
+)

@@ -1,0 +1,102 @@
+"""Copies a run's events.jsonl into the database: by line number, so that twice is once."""
+
+import json
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from recipes.rundir import RunDir
+from runs.models import RunEvent
+
+BATCH_BYTES = 4_000_000
+"""Read at once, so that a recipe that writes fast cannot fill the worker's memory."""
+
+
+class EventTail:
+    """Follows one file. Only whole lines are read; a line that is no event keeps its number."""
+
+    def __init__(self, run_id: int, run_dir: RunDir, *, after: int = 0):
+        """`after` is the number of the last line that was copied before."""
+        self.run_id = run_id
+        self.path = run_dir.events_file
+        self.after = after
+        self.offset = 0
+        self.number = 0
+        self.progress: tuple[int, int] | None = None
+        self.result: dict[str, Any] = {}
+        self.error = ""
+
+    def read(self) -> list[RunEvent]:
+        """The events that are new since the last call, at most a few megabytes of them."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(BATCH_BYTES)
+            if b"\n" not in data:
+                data += file.readline()
+        whole = data[: data.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        found = [self._event(line) for line in whole.split(b"\n")[:-1]]
+        return [event for event in found if event is not None and event.number > self.after]
+
+    def _event(self, line: bytes) -> RunEvent | None:
+        self.number += 1
+        data = parse(line)
+        if data is None:
+            return None
+        at, name = moment(data.pop("at", None)), str(data.pop("event", ""))[:20]
+        self._remember(name, data)
+        return RunEvent(run_id=self.run_id, number=self.number, at=at, event=name, data=data)
+
+    def _remember(self, name: str, data: dict[str, Any]) -> None:
+        if name == "progress":
+            self.progress = whole_number(data.get("step")), whole_number(data.get("total"))
+        elif name == "result" and isinstance(data.get("result"), dict):
+            self.result = data["result"]
+        elif name == "message" and data.get("level") == "error" and self.number > self.after:
+            self.error = str(data.get("text", ""))
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The event of one line, in a form that PostgreSQL can store; None if it is not a JSON object."""
+    try:
+        data = json.loads(line, parse_constant=lambda name: None)
+    except ValueError:
+        return None
+    return storable(data) if isinstance(data, dict) else None
+
+
+def storable(value: Any) -> Any:
+    """Without NUL, half characters and infinities, which jsonb refuses."""
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [storable(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(key): storable(item) for key, item in value.items()}
+    return value
+
+
+def moment(text: Any) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return datetime.now(UTC)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def whole_number(value: Any) -> int:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return min(max(0, int(value)), 2**31 - 1) if known else 0
+
+
+def mend(run_dir: RunDir) -> None:
+    """Cut off the half line that a killed writer left, so that the next event starts a line."""
+    if not run_dir.events_file.exists():
+        return
+    with run_dir.events_file.open("r+b") as file:
+        data = file.read()
+        file.truncate(data.rfind(b"\n") + 1)

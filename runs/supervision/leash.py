@@ -1,0 +1,102 @@
+"""Holds a recipe on a leash: when its supervisor goes, however it goes, the recipe goes at once.
+
+    python -m runs.supervision.leash PIPE LOCK COMMAND…
+
+PIPE is the read end of a pipe whose other end the supervisor alone holds. A byte in it passes
+SIGTERM to the command; its end, which even kill -9 of the supervisor brings, kills the command and
+everything the command started. LOCK is the descriptor of the run directory's lock; the command
+inherits it, so the lock is free when the last writer is gone. The exit status is the command's, or
+128 plus the number of the signal that ended it.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+LINUX = sys.platform == "linux"
+KILL_SECONDS = 10
+
+
+def prctl(option: int, value: int) -> None:
+    if LINUX:
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def die_with_leash() -> None:
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def children() -> list[int]:
+    """Direct children. As the subreaper, that becomes every descendant whose parent has died."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat") if LINUX else ():
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == os.getpid() and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def kill_everything(command: subprocess.Popen[bytes]) -> None:
+    """Kill the command's group, then what left the group (torchrun gives each rank a session)."""
+    deadline = time.monotonic() + KILL_SECONDS
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(command.pid, signal.SIGKILL)
+    while (left := children()) and time.monotonic() < deadline:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def wake_on(*signals: int) -> int:
+    """A descriptor that becomes readable, with the signal's number in it, when one arrives."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in signals:
+        signal.signal(number, lambda number, frame: None)
+    return reader
+
+
+def attend(command: subprocess.Popen[bytes], pipe: int, woken: int) -> None:
+    """Return when the command has ended, or has to."""
+    flags: Any = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while os.waitid(os.P_PID, command.pid, flags) is None:
+        ready, _, _ = select.select([pipe, woken], [], [])
+        if woken in ready and signal.SIGTERM in os.read(woken, 512):
+            return
+        if pipe in ready:
+            if not os.read(pipe, 512):
+                return
+            command.send_signal(signal.SIGTERM)
+
+
+def main(pipe: int, lock: int, command_line: list[str]) -> int:
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    woken = wake_on(signal.SIGCHLD, signal.SIGTERM)
+    command = subprocess.Popen(
+        command_line,
+        start_new_session=True,
+        pass_fds=[lock],
+        preexec_fn=die_with_leash,  # safe: this process has one thread
+    )
+    attend(command, pipe, woken)
+    kill_everything(command)
+    status = command.wait()
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

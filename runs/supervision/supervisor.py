@@ -1,0 +1,374 @@
+"""Carries one claimed run from its claim to its end. Runs in a thread of a worker or in a command.
+
+Prepare the directory, start the recipe on its leash, then look every tick: copy events, renew the
+lease, notice a cancel, a lost lease or a worker that shuts down. It never touches CUDA, and it
+outlives a database that goes away for a while: the recipe trains on meanwhile.
+"""
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
+from functools import partial
+from typing import TypeVar
+
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db.models import Max
+
+from recipes import faults
+from recipes.rundir import AGAIN, STOPPED, RunDir
+from runs import kinds, lifecycle
+from runs.kinds import CannotRun
+from runs.lifecycle import Lease, LeaseLost
+from runs.models import Run
+from runs.supervision import workspace
+from runs.supervision.child import Child, command_for
+from runs.supervision.events import EventTail, mend
+from runs.supervision.slots import Slot
+
+logger = logging.getLogger("tiebreak.runs")
+T = TypeVar("T")
+
+TICK_SECONDS = 0.2
+LOOK_SECONDS = 1.0
+LOG_TAIL_BYTES = 4000
+PATIENCE_SECONDS = 3600
+
+SHUTTING_DOWN = threading.Event()
+"""Set when this process was asked to end. Its recipes write a checkpoint and go back to the queue."""
+
+
+class Wish(Enum):
+    """Why a recipe was asked to stop."""
+
+    CANCEL = "cancel"
+    SHUTDOWN = "shutdown"
+
+
+def owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}:{threading.get_native_id()}"
+
+
+def supervise(lease: Lease, slot: Slot | None = None) -> None:
+    """Return when the run is no longer this worker's, for whatever reason.
+
+    `slot` is told which process trains.
+    """
+    run = Run.objects.get(pk=lease.run_id)
+    logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
+    try:
+        sentence = _carry(run, lease, slot)
+        if sentence:
+            _end(run, lambda: lifecycle.fail(lease, sentence))
+    except LeaseLost:
+        logger.warning("Run %s: the lease was lost; somebody else has it.", run.pk)
+
+
+def _carry(run: Run, lease: Lease, slot: Slot | None) -> str:
+    """Return the sentence to fail with; empty when the run has ended already."""
+    try:
+        _attempt(run, lease, slot)
+    except CannotRun as error:
+        return str(error)
+    except (LeaseLost, OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        logger.exception("Run %s", run.pk)
+        if sentence := faults.storage_problem(error, workspace.run_dir_of(run).path):
+            return sentence
+        return f"Supervising the run failed: {type(error).__name__}: {error}"
+    return ""
+
+
+def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
+    kind = kinds.get(run.kind)
+    with ExitStack() as stack:
+        with heartbeats(lease):
+            waiting = partial(_check_cancel, lease)
+            lock = stack.enter_context(workspace.locked(run, waiting))
+            run_dir = _explained(run, "Preparing", lambda: workspace.prepare(run, kind))
+        if lifecycle.cancel_requested(lease):
+            return _end(run, lambda: lifecycle.cancel(lease))
+        attempt = Attempt(run, lease, run_dir)
+        if workspace.is_finished(run_dir):
+            run_dir.message("An earlier attempt had finished; its results are used.")
+            return _take_over(run, kind, attempt)
+        attempt.begin(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
+        if slot:
+            slot.note(lease, leash_pid=attempt.child.leash_pid)
+    status = attempt.attend()
+    if status == 0:
+        workspace.mark_finished(run_dir)
+        return _take_over(run, kind, attempt)
+    attempt.copy_rest()
+    return _end(run, attempt.ending(status))
+
+
+def _take_over(run: Run, kind: kinds.RunKind, attempt: "Attempt") -> None:
+    """Publish what a finished recipe left. Waits for the database, however long the lease was.
+
+    When it was away for longer than that, the reaper took the run; then it is taken back, unless
+    somebody else has claimed it. They find the directory finished and publish it themselves.
+    """
+    attempt.run_dir.stage("Checking and storing the results")
+    try:
+        attempt.copy_rest()
+        _publish(run, attempt.lease, attempt.run_dir, kind, attempt.tail)
+    except LeaseLost:
+        regained = retry_until_available(lambda: lifecycle.regain(attempt.lease, owner()))
+        if regained is None:
+            raise
+        attempt.lease = regained
+        try:
+            attempt.copy_rest()
+            _publish(run, regained, attempt.run_dir, kind, attempt.tail)
+        except CannotRun as error:
+            sentence = str(error)
+            _end(run, lambda: lifecycle.fail(regained, sentence))
+
+
+def _check_cancel(lease: Lease) -> None:
+    """Raises CannotRun when cancelling was asked for; ending the run then ends it as cancelled."""
+    try:
+        if lifecycle.cancel_requested(lease):
+            raise CannotRun("It was cancelled while it waited.")
+    except (OperationalError, InterfaceError) as error:
+        forget_connection(error)
+
+
+def _publish(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail: EventTail) -> None:
+    with heartbeats(lease):
+        found = workspace.artifacts(run, run_dir)
+
+    def finish(current: Run) -> dict[str, object]:
+        try:
+            made = _explained(run, "Taking over the results", lambda: kind.finish(current, run_dir))
+        except CannotRun:
+            workspace.forget_finished(run_dir)  # continuing the run starts its recipe again
+            raise
+        return made or tail.result
+
+    _end(run, lambda: lifecycle.succeed(lease, artifacts=found, finish=finish))
+
+
+def _end(run: Run, move: Callable[[], None]) -> None:
+    retry_until_available(move)
+    run.refresh_from_db()
+    logger.info("Run %s (%s): %s. %s", run.pk, run.kind, run.state, run.error)
+
+
+def _explained(run: Run, what: str, work: Callable[[], T]) -> T:
+    """Turn an unforeseen error of a kind's code into a sentence, with the traceback in the log."""
+    try:
+        return work()
+    except (CannotRun, LeaseLost, OperationalError, InterfaceError):
+        raise
+    except Exception as error:
+        logger.exception("Run %s: %s failed.", run.pk, what)
+        run_dir = workspace.run_dir_of(run)
+        with suppress(OSError), workspace.log_of(run_dir).open("a") as log:
+            traceback.print_exc(file=log)
+        if sentence := faults.storage_problem(error, run_dir.path):
+            raise CannotRun(sentence) from error
+        detail = str(error).strip().partition("\n")[0]
+        raise CannotRun(f"{what} failed: {type(error).__name__}: {detail}") from error
+
+
+class Attempt:
+    """One start of the recipe, from its first line in the log to its exit status."""
+
+    def __init__(self, run: Run, lease: Lease, run_dir: RunDir):
+        self.run = run
+        self.lease = lease
+        self.run_dir = run_dir
+        self.log = workspace.log_of(run_dir)
+        self.wish: Wish | None = None
+        self.killed = False
+        copied = run.events.aggregate(last=Max("number"))["last"] or 0
+        self.tail = EventTail(run.pk, run_dir, after=copied)
+        self._beat_at = self._look_at = 0.0
+        self._kill_at = float("inf")
+
+    def begin(self, command: list[str], lock: int) -> None:
+        mend(self.run_dir)
+        workspace.forget_endings(self.run_dir)
+        self.copy_events()
+        self.tail.error = ""
+        with heartbeats(self.lease):
+            resumed_from = workspace.goes_on_from(self.run_dir)
+        if resumed_from:
+            self.run_dir.message(f"Attempt {self.run.attempt} resumed from {resumed_from}.")
+        elif self.run.attempt > 1:
+            self.run_dir.message(
+                f"Attempt {self.run.attempt} starts from the beginning: it has no usable checkpoint."
+            )
+        self.run_dir.stage("Starting the recipe")
+        with self.log.open("a") as log:
+            print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)
+        self.log_start = self.log.stat().st_size
+        self.child = Child(command, log=self.log, lock=lock)
+        workspace.note_holder(lock, self.child.leash_pid)
+
+    def attend(self) -> int:
+        """Wait for the recipe's end, and kill it if anything goes wrong here. The exit status."""
+        try:
+            while (status := self.child.ended(TICK_SECONDS)) is None:
+                self._tick()
+        except BaseException:
+            self.child.kill()
+            raise
+        if status in (0, STOPPED, AGAIN):
+            return status
+        return workspace.ending_told(self.run_dir) or status
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        try:
+            if now >= self._beat_at:
+                lifecycle.heartbeat(self.lease)
+                self._beat_at = now + settings.RUN_LEASE_SECONDS / 3
+            if now >= self._look_at:
+                self._look_at = now + LOOK_SECONDS
+                self.copy_events()
+                if lifecycle.cancel_requested(self.lease):
+                    self._stop(Wish.CANCEL)
+        except (OperationalError, InterfaceError) as error:
+            forget_connection(error)
+        if SHUTTING_DOWN.is_set():
+            self._stop(Wish.SHUTDOWN)
+        if now >= self._kill_at:
+            self.killed = True
+            self._kill_at = float("inf")
+            self.child.kill()
+
+    def _stop(self, wish: Wish) -> None:
+        if self.wish is None:
+            self._kill_at = time.monotonic() + settings.RUN_GRACE_SECONDS
+            self.child.ask_to_stop()
+        if self.wish is not Wish.CANCEL:
+            self.wish = wish
+
+    def copy_events(self) -> bool:
+        """Whether there was anything to copy. A batch that the database refused is read again."""
+        offset, number = self.tail.offset, self.tail.number
+        events = self.tail.read()
+        if not events:
+            return self.tail.offset != offset
+        try:
+            lifecycle.record(self.lease, events, self.tail.progress)
+        except (DatabaseError, LeaseLost):
+            self.tail.offset, self.tail.number = offset, number
+            raise
+        return True
+
+    def copy_rest(self) -> None:
+        """Copy what is left, and wait for the database to take it. Raises LeaseLost."""
+        while retry_until_available(self.copy_events):
+            pass
+
+    def ending(self, status: int) -> Callable[[], None]:
+        """How a run ends whose recipe did not end well."""
+        if self.wish is Wish.CANCEL:
+            return lambda: lifecycle.cancel(self.lease)
+        if self.wish is Wish.SHUTDOWN:
+            return lambda: lifecycle.requeue(self.lease, counted=False)
+        if status == STOPPED and self.run.attempt < settings.RUN_MAX_ATTEMPTS:
+            return lambda: lifecycle.requeue(self.lease, counted=True)
+        if status == AGAIN:
+            return lambda: lifecycle.requeue(self.lease, counted=False)
+        sentence = self._why(status)
+        return lambda: lifecycle.fail(self.lease, sentence)
+
+    def _why(self, status: int) -> str:
+        if self.tail.error:
+            return self.tail.error
+        if sentence := faults.disk_is_full(self.run_dir.path):
+            return sentence
+        last = self._last_words()
+        if status == 128 + signal.SIGKILL:
+            return (
+                "The system killed the recipe (SIGKILL), most often because the machine ran out of "
+                "memory. Lower the batch size or the longest sequence, or choose a smaller model."
+            )
+        if status == STOPPED:
+            return f"The recipe was stopped from outside {self.run.attempt} times."
+        if status > 128 and status - 128 in signal.valid_signals():
+            return f"The recipe crashed with {signal.Signals(status - 128).name}. {last}".strip()
+        words = f"Its last words: {last}" if last else "It said nothing."
+        return f"The recipe ended with status {status}. {words}"
+
+    def _last_words(self) -> str:
+        text = workspace.log_tail(self.log, LOG_TAIL_BYTES, after=self.log_start)
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1][:1000] if lines else ""
+
+
+# --- the database may go away ---------------------------------------------------------------------
+
+
+def forget_connection(error: Exception) -> None:
+    """After a broken connection: let the next query make a new one.
+
+    The spare ones in the pool are most likely broken too. Tested one by one as they are asked for,
+    with psycopg's growing pauses between, they could outlast a lease.
+    """
+    if connection.in_atomic_block:
+        raise error
+    logger.warning("The database does not answer: %s", str(error).strip())
+    connection.close()
+    connection.pool.check()  # type: ignore[attr-defined]  # of the PostgreSQL backend
+
+
+def retry_until_available(write: Callable[[], T]) -> T:
+    """Repeat a write until the database takes it, for an hour at most or until shutdown.
+
+    Raises the database's error after that. Nothing is lost: the run directory keeps the results,
+    and the next attempt publishes them.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return write()
+        except (OperationalError, InterfaceError) as error:
+            forget_connection(error)
+            if time.monotonic() > until or SHUTTING_DOWN.wait(1):
+                raise
+
+
+@contextmanager
+def heartbeats(lease: Lease) -> Iterator[None]:
+    """Renew the lease from a thread while this one is busy for long.
+
+    Inside a transaction of the caller nobody else can see the row, so nothing has to be renewed.
+    """
+    if connection.in_atomic_block:
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_beat_until, args=(lease, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _beat_until(lease: Lease, done: threading.Event) -> None:
+    try:
+        while not done.wait(settings.RUN_LEASE_SECONDS / 3):
+            try:
+                lifecycle.heartbeat(lease)
+            except (OperationalError, InterfaceError) as error:
+                forget_connection(error)
+    except LeaseLost:
+        logger.warning("Run %s: the lease was lost.", lease.run_id)
+    finally:
+        connection.close()

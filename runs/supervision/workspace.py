@@ -1,0 +1,269 @@
+"""The run directory of a run row: laid out once, locked while an attempt writes, hashed at the end."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from recipes import checkpoints
+from recipes.rundir import ENDED, RunDir, versions, write_atomically
+from runs import storage
+from runs.kinds import CannotRun, RunKind
+from runs.models import Artifact, Run
+
+PREPARED = ".prepared"
+LOCK = ".lock"
+FINISHED = ".finished"
+"""Marks a directory whose recipe has done all its work, so that no later attempt repeats it."""
+STALE_SECONDS = 3
+
+
+def run_dir_of(run: Run) -> RunDir:
+    return RunDir(settings.RUNS_DIR / str(run.pk))
+
+
+def _commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=settings.BASE_DIR, capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def prepare(run: Run, kind: RunKind) -> RunDir:
+    """Lay out the run directory and let the kind fill `data/`; later attempts find it as it is.
+
+    Raises CannotRun: when a file that the run needs is missing or altered, and when the folder is
+    of a run with the same number in another database. What a crash in the middle left is thrown
+    away and made again.
+    """
+    run_dir, marker = run_dir_of(run), run.created_at.isoformat()
+    prepared = run_dir.path / PREPARED
+    if prepared.exists():
+        if prepared.read_text() != marker:
+            raise CannotRun(
+                f"{run_dir.path} belongs to a run of another database. Move it away, or set "
+                "TIEBREAK_RUNS_DIR to a folder of this database's own."
+            )
+        _update_folders(run, kind, run_dir)
+        return run_dir
+    for folder in (run_dir.data, run_dir.checkpoints, run_dir.output):
+        shutil.rmtree(folder, ignore_errors=True)
+    for file in (run_dir.path / "run.json", run_dir.events_file):
+        file.unlink(missing_ok=True)
+    spec = {
+        "kind": run.kind,
+        "run_id": run.pk,
+        "config": located(run, kind),
+        "inputs": run.inputs,
+        "versions": {"tiebreak": _commit(), **versions()},
+    }
+    RunDir.create(run_dir.path, spec)
+    more = kind.prepare(run, run_dir)
+    if more:
+        spec["inputs"] = {**run.inputs, **more}
+        _write_spec(run_dir, spec)
+    write_atomically(prepared, marker)
+    return run_dir
+
+
+def _write_spec(run_dir: RunDir, spec: dict[str, Any]) -> None:
+    write_atomically(run_dir.path / "run.json", json.dumps(spec, indent=2, sort_keys=True) + "\n")
+
+
+def located(run: Run, kind: RunKind) -> dict[str, Any]:
+    """Return the config with absolute folders, as a recipe reads it. Hashes what runs published.
+
+    Raises CannotRun when one is missing or altered.
+    """
+    config = dict(run.config)
+    for name in kind.folders & config.keys():
+        if config[name]:
+            try:
+                storage.check(config[name], digests=True)
+            except storage.MissingFiles as problem:
+                raise CannotRun(str(problem)) from None
+            config[name] = storage.resolve(config[name])
+    return config
+
+
+def _update_folders(run: Run, kind: RunKind, run_dir: RunDir) -> None:
+    """Between two attempts, var/ may have moved."""
+    spec = run_dir.spec()
+    config = located(run, kind)
+    changed = {name: config[name] for name in kind.folders & config.keys()}
+    if any(spec["config"].get(name) != value for name, value in changed.items()):
+        _write_spec(run_dir, {**spec, "config": {**spec["config"], **changed}})
+
+
+def last_checkpoint(run_dir: RunDir) -> int | None:
+    """Return the step of the newest good checkpoint. Reads every byte of it if it is a folder."""
+    for path in reversed(checkpoints.by_age(run_dir, "[!.]*")):
+        if path.is_file() or checkpoints.problem_of(path) is None:
+            return checkpoints.step_of(path)
+    return None
+
+
+def goes_on_from(run_dir: RunDir) -> str:
+    """Return what a restarted recipe has already, for a sentence; empty where it has nothing.
+
+    Reads every byte of the newest checkpoint.
+    """
+    step = last_checkpoint(run_dir)
+    if step is not None:
+        return f"step {step}"
+    done = 0
+    for part in run_dir.parts():
+        if part.is_done():
+            done += 1
+        elif (step := last_checkpoint(part)) is not None:
+            return f"step {step} of {part.path.relative_to(run_dir.path)}"
+    return f"the {done} part{'s' if done > 1 else ''} that it had done" if done else ""
+
+
+def has_checkpoint(run_dir: RunDir) -> bool:
+    """Return whether a restarted recipe may find something to resume from. Reads no checkpoint."""
+    folders = [run_dir, *run_dir.parts()]
+    written = any(checkpoints.by_age(folder, "[!.]*") for folder in folders)
+    return written or any(part.is_done() for part in run_dir.parts())
+
+
+def forget_endings(run_dir: RunDir) -> None:
+    for left in run_dir.path.glob(f"{ENDED}*"):
+        left.unlink(missing_ok=True)
+
+
+def ending_told(run_dir: RunDir) -> int | None:
+    """The exit status of the first of several processes that ended early, if they left one."""
+    for file in run_dir.path.glob(f"{ENDED}*"):
+        with suppress(OSError, ValueError):
+            return int(file.read_text())
+    return None
+
+
+def mark_finished(run_dir: RunDir) -> None:
+    if run_dir.output.is_dir():
+        write_atomically(run_dir.path / FINISHED, "")
+
+
+def is_finished(run_dir: RunDir) -> bool:
+    return (run_dir.path / FINISHED).exists() and run_dir.output.is_dir()
+
+
+def forget_finished(run_dir: RunDir) -> None:
+    (run_dir.path / FINISHED).unlink(missing_ok=True)
+
+
+def log_of(run_dir: RunDir) -> Path:
+    return run_dir.path / "log.txt"
+
+
+def log_tail(path: Path, size: int, *, after: int = 0) -> str:
+    """Return the last `size` bytes of a log as text, of what was written after byte `after`.
+
+    Empty when there is no log, or none that can be read.
+    """
+    with suppress(OSError), path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(after, end - size))
+        return file.read().decode("utf-8", "replace").replace("\0", "")
+    return ""
+
+
+# --- one attempt at a time ------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
+    """Yield the lock's descriptor; the lock lasts until the last process that inherits it has ended.
+
+    A holder on this machine that outlives its lease is killed. `waiting` is called about once a
+    second meanwhile, and ends the wait by raising. Raises CannotRun when the lock is not free in
+    the end.
+    """
+    folder = run_dir_of(run).path
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _lock_within(descriptor, STALE_SECONDS, waiting):
+            _kill_holder(descriptor)
+            if not _lock_within(descriptor, 4 * STALE_SECONDS, waiting):
+                raise CannotRun(
+                    f"An earlier attempt still writes to {folder}, perhaps on another machine. "
+                    "End it, then continue the run."
+                )
+        note_holder(descriptor, None)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def note_holder(descriptor: int, leash_pid: int | None) -> None:
+    note = json.dumps({"host": socket.gethostname(), "leash": leash_pid}).encode()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, note, 0)
+
+
+def _lock_within(descriptor: int, seconds: float, waiting: Callable[[], None]) -> bool:
+    deadline = time.monotonic() + seconds
+    call_at = 0.0
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            if time.monotonic() >= call_at:
+                waiting()
+                call_at = time.monotonic() + 1
+            time.sleep(0.05)
+        else:
+            return True
+
+
+def _kill_holder(descriptor: int) -> None:
+    """The leash takes SIGTERM as the order to kill its recipe. It holds the lock, so it lives."""
+    try:
+        holder = json.loads(os.pread(descriptor, 1000, 0) or b"{}")
+    except ValueError:
+        return
+    if holder.get("host") == socket.gethostname() and holder.get("leash"):
+        with suppress(ProcessLookupError):
+            os.kill(holder["leash"], signal.SIGTERM)
+
+
+# --- what came out --------------------------------------------------------------------------------
+
+
+def artifacts(run: Run, run_dir: RunDir) -> list[Artifact]:
+    """Unsaved rows, one for each file or folder in `output/`. Reads every byte of it.
+
+    Raises CannotRun when nothing was published.
+    """
+    if not run_dir.output.is_dir():
+        raise CannotRun("The recipe ended without an error, but published no output.")
+    return [_artifact(run, path) for path in sorted(run_dir.output.iterdir())]
+
+
+def _artifact(run: Run, path: Path) -> Artifact:
+    files = storage.files_of(path)
+    return Artifact(
+        run=run,
+        name=path.name,
+        path=storage.stored(path),
+        bytes=sum(file.stat().st_size for file in files),
+        sha256=storage.digest_of(path, files),
+    )
