@@ -296,6 +296,7 @@ def review(options: argparse.Namespace) -> int:
 def work(project: Any, user: Any, seconds: float, most: int = sys.maxsize) -> dict[str, Any]:
     from labeling.queue import slots
     from labeling.rankings import recording
+    from labeling.rankings.content import Content
 
     claims: list[float] = []
     submits: list[float] = []
@@ -310,8 +311,7 @@ def work(project: Any, user: Any, seconds: float, most: int = sys.maxsize) -> di
             slot_id=slot.pk,
             reviewer=user,
             idempotency_key=uuid.uuid4(),
-            tiers=[[response] for response in slot.shown_order],
-            active_seconds=1.0,
+            content=Content([[response] for response in slot.shown_order], active_seconds=1.0),
         )
         claims.append((claimed - start) * 1000)
         submits.append((time.perf_counter() - claimed) * 1000)

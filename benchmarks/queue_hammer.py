@@ -209,11 +209,12 @@ class Connection:
 
     def send(self, slot: Any, key: uuid.UUID) -> Any:
         from labeling.rankings import recording
+        from labeling.rankings.content import Content
 
         order = slot.shown_order[:: 1 if key.int % 2 else -1]
         sent = recording.submit(
             slot_id=slot.pk, reviewer=self.reviewer, idempotency_key=key,
-            tiers=[[response] for response in order], active_seconds=1.0,
+            content=Content([[response] for response in order], active_seconds=1.0),
         )  # fmt: skip
         ranking = sent.ranking
         self.acknowledged.append((ranking.pk, ranking.task_id, ranking.reviewer_id))

@@ -2,7 +2,7 @@
 
 Three contenders take the same steps on the same rankings, from the same weights, on the same machine:
 
-    trl      TRL's RewardTrainer on all K(K-1)/2 pairs of each ranking
+    trl      TRL's GroupTrainer on all K(K-1)/2 pairs of each ranking
     padded   our trainer, each response forwarded once with its own copy of the prompt
     ours     our trainer, the prompt forwarded once for all its responses, several prompts a row
 
@@ -49,8 +49,8 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from trl import GroupTrainer as TRLTrainer
 from trl import RewardConfig as TRLConfig
-from trl import RewardTrainer as TRLTrainer
 
 from benchmarks.accelerator import commit, hardware, peak_mb, reset_peak
 from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
@@ -62,8 +62,8 @@ from recipes.preferences.loss import bradley_terry
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import versions
 from recipes.runner import quiet_libraries
+from recipes.trainer import GroupTrainer
 from reward.training.model import RewardModel
-from reward.training.trainer import RewardTrainer
 
 VOCABULARY = 2048
 PAD = 0
@@ -359,7 +359,7 @@ def fits(count: int, rows: Sequence[Any], longest: int, options: argparse.Namesp
 
 
 def our_trainer(way: str) -> Callable:
-    def make(model: Any, groups: list[TokenGroup], options: Any, folder: str) -> RewardTrainer:
+    def make(model: Any, groups: list[TokenGroup], options: Any, folder: str) -> GroupTrainer:
         args = TrainingArguments(
             **common_arguments(options, folder),
             per_device_train_batch_size=len(groups),
@@ -367,7 +367,7 @@ def our_trainer(way: str) -> Callable:
             label_names=["labels"],
         )
         ours, collator = our_model(model, way)
-        return RewardTrainer(
+        return GroupTrainer(
             model=ours,
             args=args,
             train_dataset=groups * 2,

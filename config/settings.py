@@ -379,7 +379,7 @@ API_CHARACTERS = variable(
 CELERY_BEAT_SCHEDULE = {
     "reap-runs": {"task": "runs.tasks.reap", "schedule": max(1, RUN_LEASE_SECONDS // 3)},
     "release-leases": {"task": "labeling.tasks.release_expired_leases", "schedule": 30},
-    "reap-file-imports": {"task": "labeling.tasks.reap_file_imports", "schedule": 10},
+    "reap-file-imports": {"task": "labeling.importing.tasks.reap_file_imports", "schedule": 10},
     "forget-sign-ins": {"task": "accounts.tasks.forget_old_sign_ins", "schedule": 3600},
     "count-large-projects": {"task": "labeling.tasks.count_large_projects", "schedule": 300},
 }

@@ -24,6 +24,7 @@ from finetune.models import Evaluation
 from labeling.importing import findings
 from labeling.models import Project, Ranking, Task
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from recipes.preferences.groups import read_groups
 from reward.models import Snapshot
 from reward.preferences.filters import SnapshotFilter
@@ -177,12 +178,14 @@ def simulate_one(loop: Loop, task: Task, reviewer: reviewers.Reviewer, user: Use
         task=task,
         reviewer=user,
         source=Ranking.Source.SIMULATION,
-        tiers=[[shown[index].pk for index in tier] for tier in made.tiers],
-        cut=made.cut,
-        ratings={str(shown[index].pk): given for index, given in enumerate(made.ratings)},
-        rationale=made.rationale,
+        content=Content(
+            [[shown[index].pk for index in tier] for tier in made.tiers],
+            cut=made.cut,
+            ratings={str(shown[index].pk): given for index, given in enumerate(made.ratings)},
+            rationale=made.rationale,
+            active_seconds=made.active_seconds,
+        ),
         shown_order=[response.pk for response in shown],
-        active_seconds=made.active_seconds,
         idempotency_key=uuid.uuid5(NAMESPACE, f"{task.pk}/{user.pk}"),
     )
 

@@ -3,12 +3,9 @@
 from dataclasses import MISSING, dataclass
 
 from recipes.settings import RecipeConfig, option
-
-DTYPES = ("auto", "float32", "bfloat16")
+from recipes.training_settings import DTYPE_HELP, DTYPES, SEED_HELP, TrainingSettings
 
 MODEL_HELP = "A Hugging Face causal language model: its name on the hub, optionally with @revision, or a folder."
-DTYPE_HELP = "Number format. auto: bfloat16 on a GPU that has it, else float32."
-SEED_HELP = "The same seed with the same settings and data gives the same result."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +67,7 @@ class GenerateConfig(SamplingConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(RecipeConfig):
+class DPOSettings(TrainingSettings):
     """Fine-tune a LoRA adapter on preferences by Direct Preference Optimization."""
 
     model: str = option(MISSING, MODEL_HELP + " The adapter is trained on top of it.")
@@ -87,42 +84,14 @@ class DPOSettings(RecipeConfig):
         choices=("sigmoid", "ipo"),
         label="Loss",
     )
-    epochs: int = option(
-        1, "How often each pair is seen. DPO overfits quickly: one to three.", min=1, max=50
-    )
-    learning_rate: float = option(
-        1e-4,
-        "The highest learning rate. LoRA wants about ten times that of full fine-tuning; small models more.",
-        min=1e-8,
-        max=1.0,
-    )
-    schedule: str = option(
-        "cosine",
-        "How the learning rate falls after the warm-up.",
-        choices=("cosine", "linear", "constant_with_warmup"),
-        advanced=True,
-    )
-    warmup: float = option(
-        0.1,
-        "The share of the steps over which the learning rate rises from zero.",
-        min=0.0,
-        max=0.9,
-        label="Warm-up",
-        advanced=True,
-    )
-    weight_decay: float = option(
-        0.0, "Pulls the adapter's weights towards zero.", min=0.0, max=1.0, advanced=True
-    )
-    max_grad_norm: float = option(
-        1.0, "Larger gradients are scaled down to this norm.", min=0.01, max=1000.0, advanced=True
-    )
     batch_size: int = option(
-        32, "Pairs per update of the weights.", min=1, max=4096, label="Batch (pairs)"
+        32, "Pairs per optimizer step.", label="Pairs per step", min=1, max=4096
     )
     micro_batch_size: int = option(
         8,
-        "Pairs forwarded at the same time, to save memory. Halved by itself when memory does not "
-        "suffice. The batch must be a multiple of it.",
+        "Pairs per forward pass, to save memory; must divide the pairs per step. Halved "
+        "automatically when memory runs out.",
+        label="Pairs per forward pass",
         min=1,
         max=4096,
         advanced=True,
@@ -155,21 +124,6 @@ class DPOSettings(RecipeConfig):
         label="Weight of a pair",
         advanced=True,
     )
-    lora_r: int = option(
-        16,
-        "Size of the adapter. More can learn more, and overfit more.",
-        min=1,
-        max=1024,
-        label="LoRA rank",
-    )
-    lora_alpha: int = option(
-        32,
-        "Scale of the adapter; twice the rank is usual.",
-        min=1,
-        max=4096,
-        label="LoRA alpha",
-        advanced=True,
-    )
     lora_targets: str = option(
         "all-linear",
         "Which layers get an adapter: all-linear, or names of layers with commas (q_proj,v_proj).",
@@ -183,27 +137,10 @@ class DPOSettings(RecipeConfig):
         max=100,
         advanced=True,
     )
-    checkpoint_steps: int = option(
-        0,
-        "Updates between two checkpoints; a run goes on from the last one after a crash. 0: ten times "
-        "a run.",
-        min=0,
-        max=100_000,
-        label="Checkpoint every",
-        advanced=True,
-    )
-    gradient_checkpointing: bool = option(
-        False,
-        "Compute activations twice instead of keeping them: less memory, about a quarter slower.",
-        advanced=True,
-    )
-    dtype: str = option("auto", DTYPE_HELP, choices=DTYPES, advanced=True)
-    seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1)
 
     def conflicts(self) -> dict[str, str]:
-        if self.batch_size % min(self.micro_batch_size, self.batch_size):
-            text = f"The batch of {self.batch_size} must be a multiple of it."
-            return {"micro_batch_size": text}
+        if conflicts := super().conflicts():
+            return conflicts
         if not [name for name in self.lora_targets.split(",") if name.strip()]:
             return {"lora_targets": "Name at least one layer, or write all-linear."}
         return {}

@@ -1,8 +1,12 @@
+"""The background tasks of labeling. Celery finds those that this module defines or imports."""
+
 from celery import shared_task
 
-from labeling.importing import lifecycle
+from labeling.importing.tasks import read_file, reap_file_imports
 from labeling.queue import slots
 from labeling.reviewing import progress
+
+__all__ = ["count_large_projects", "read_file", "reap_file_imports", "release_expired_leases"]
 
 
 @shared_task
@@ -13,13 +17,3 @@ def release_expired_leases() -> int:
 @shared_task
 def count_large_projects() -> int:
     return progress.count_large_projects()
-
-
-@shared_task
-def read_file(file_import_id: int) -> None:
-    lifecycle.execute(file_import_id)
-
-
-@shared_task
-def reap_file_imports() -> int:
-    return lifecycle.reap()

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from recipes.rundir import RunDir
-from recipes.runner import RecipeError, write_json
+from recipes.errors import RecipeError
+from recipes.rundir import RunDir, write_json
 
 
 def publish(run_dir: RunDir, model: Any, tokenizer: Any, report: dict[str, Any], card: str) -> None:

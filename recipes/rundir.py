@@ -23,6 +23,8 @@ STOPPED = 75
 """Exit status of a recipe that wrote a checkpoint and stopped because it was asked to."""
 
 AGAIN = 76
+TRAINER_FOLDER = ".tmp-trainer"
+"""Where Trainer writes, inside checkpoints/. Nothing in it is ever resumed from."""
 """Exit status of a recipe that goes on when it is started again, having noted what to do otherwise."""
 
 ENDED = ".ended-"
@@ -194,3 +196,7 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -11,6 +11,7 @@ each field in a sentence.
     config = TrainConfig.from_dict({"epochs": 2})     # raises ConfigError, with .errors by field
 """
 
+import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -70,8 +71,15 @@ class Option:
 class RecipeConfig:
     @classmethod
     def options(cls) -> list[Option]:
+        """Return the settings, those that the class itself declares before those it inherits."""
         hints = typing.get_type_hints(cls)
-        return [_option(item, hints[item.name]) for item in fields(cls)]
+        own = inspect.get_annotations(cls)
+        ordered = sorted(fields(cls), key=lambda item: item.name not in own)
+        return [_option(item, hints[item.name]) for item in ordered]
+
+    @classmethod
+    def label_of(cls, name: str) -> str:
+        return next(item.label for item in cls.options() if item.name == name)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -2,11 +2,12 @@
 
 from dataclasses import MISSING, dataclass
 
-from recipes.settings import RecipeConfig, option
+from recipes.settings import option
+from recipes.training_settings import PreferenceSettings, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardConfig(RecipeConfig):
+class RewardConfig(TrainingSettings, PreferenceSettings):
     base_model: str = option(
         MISSING,
         "The model to start from: a folder, a Hugging Face name, or name@revision.",
@@ -23,22 +24,6 @@ class RewardConfig(RecipeConfig):
         min=1e-8,
         max=1.0,
     )
-    batch_size: int = option(
-        16,
-        "Prompts (with all their responses) behind one step of the optimizer.",
-        label="Prompts per step",
-        min=1,
-        max=4096,
-    )
-    micro_batch_size: int = option(
-        4,
-        "Prompts forwarded at once. Changes memory and speed, and the result no more than another "
-        "draw of LoRA's dropout does; must divide the prompts per step. Halved by itself when memory "
-        "runs out.",
-        label="Prompts at once",
-        min=1,
-        max=4096,
-    )
     tokens_at_once: int | None = option(
         None,
         "Most tokens forwarded at once, besides the number of prompts. The prompts of a step are "
@@ -54,53 +39,6 @@ class RewardConfig(RecipeConfig):
         "where the attention leaves out what is masked, which is on the CPU and with FlexAttention; "
         "elsewhere a long row costs more than the padding.",
         choices=("auto", "always", "never"),
-        advanced=True,
-    )
-    strength: str = option(
-        "ignore",
-        "How a graded judgment (slightly, clearly, much better) is used. margin asks for a gap in "
-        "score that grows with the strength; soft takes the strength as how sure the judgment is.",
-        choices=("ignore", "margin", "soft"),
-        label="Graded strength",
-        advanced=True,
-    )
-    strength_scale: float = option(
-        1.0,
-        "The gap in score that one step of strength stands for.",
-        min=0,
-        max=10,
-        advanced=True,
-    )
-    label_smoothing: float = option(
-        0.0,
-        "Assumed share of wrong judgments: each win counts this much for the other side.",
-        min=0,
-        max=0.49,
-        advanced=True,
-    )
-    reviewer_weights: str = option(
-        "full",
-        "How the weights of rankings count. full: everywhere, so that a prompt judged only by "
-        "doubtful reviewers teaches less. within: only against other rankings of the same prompt. "
-        "ignore: all rankings weigh the same.",
-        choices=("full", "within", "ignore"),
-        advanced=True,
-    )
-    ties: str = option(
-        "half",
-        "What a tie means. half: half a win for each side. davidson and rao_kupper: an outcome of "
-        "its own, likely where the scores are close; how wide that is follows from the share of ties.",
-        choices=("half", "davidson", "rao_kupper"),
-        advanced=True,
-    )
-    cut_weight: float = option(
-        0.0,
-        "How much the line under which all is unacceptable counts compared with the order. It pulls "
-        "scores above 0 for acceptable responses and below 0 for the others, so that scores of "
-        "different prompts can be compared. 0: the order alone.",
-        label="Weight of the line",
-        min=0,
-        max=100,
         advanced=True,
     )
     heads: int = option(
@@ -147,9 +85,6 @@ class RewardConfig(RecipeConfig):
         min=0,
         max=1024,
     )
-    lora_alpha: int = option(
-        32, "LoRA scale; twice the rank is usual.", label="LoRA alpha", min=1, max=4096
-    )
     lora_dropout: float = option(
         0.05,
         "Dropout inside the LoRA matrices. What it drops depends on how prompts are laid out; at 0 "
@@ -173,12 +108,6 @@ class RewardConfig(RecipeConfig):
         choices=("auto", "plain"),
         advanced=True,
     )
-    dtype: str = option(
-        "auto",
-        "Number format of the forward pass. auto: bfloat16 on a GPU that has it, else float32.",
-        choices=("auto", "float32", "bfloat16"),
-        advanced=True,
-    )
     quantize: str = option(
         "none",
         "How the frozen weights are held. nf4: four bits each, which fits a model four times as large "
@@ -186,45 +115,16 @@ class RewardConfig(RecipeConfig):
         choices=("none", "nf4"),
         advanced=True,
     )
-    gradient_checkpointing: bool = option(
-        False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
-    )
     compile: bool = option(
         False,
         "Compile the model's layers with torch.compile: fewer passes over memory, after a minute or "
         "so of compiling. Pays on a GPU in runs that are longer than that.",
         advanced=True,
     )
-    warmup: float = option(
-        0.1, "Share of the steps in which the learning rate rises.", min=0, max=1, advanced=True
-    )
-    schedule: str = option(
-        "cosine",
-        "How the learning rate falls after the warm-up.",
-        choices=("cosine", "linear", "constant_with_warmup"),
-        advanced=True,
-    )
-    weight_decay: float = option(0.0, "AdamW's weight decay.", min=0, max=1, advanced=True)
-    max_grad_norm: float = option(
-        1.0, "Gradients are clipped to this norm.", min=1e-6, max=1e6, advanced=True
-    )
-    seed: int = option(
-        0, "Same seed, same data, same machine: same model.", min=0, max=2**31 - 1, advanced=True
-    )
-    checkpoint_steps: int = option(
-        0,
-        "Steps between checkpoints. 0: twenty times a run, and at the end.",
-        label="Checkpoint every",
-        min=0,
-        advanced=True,
-    )
 
     def conflicts(self) -> dict[str, str]:
-        if self.batch_size % self.micro_batch_size:
-            text = (
-                f"{self.micro_batch_size} does not divide the {self.batch_size} prompts per step."
-            )
-            return {"micro_batch_size": text}
+        if conflicts := super().conflicts():
+            return conflicts
         if self.learning_curve in (1, 2):
             return {"learning_curve": "A curve needs 3 halvings or more; 0 leaves it out."}
         if self.label_mistakes == 1:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reward.training.card import front_matter, held_out_table, loading
+from recipes.card import front_matter, held_out_table, loading
 
 LOADING = """```python
 from peft import PeftModel

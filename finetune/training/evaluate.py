@@ -32,8 +32,10 @@ from finetune.training.sampling import (
     prompts_of,
     sample_all,
 )
-from recipes.rundir import RunDir
-from recipes.runner import StopSignal, free_memory, provenance, run_recipe, write_json
+from recipes.memory import free_memory
+from recipes.rundir import RunDir, write_json
+from recipes.runner import provenance, run_recipe
+from recipes.stopping import StopSignal
 from reward.training.score import Scorer
 
 SIDES = ("baseline", "candidate")

@@ -30,8 +30,9 @@ from finetune.training.sampling import (
     prompts_of,
     sample_all,
 )
-from recipes.rundir import RunDir, versions
-from recipes.runner import StopSignal, run_recipe, write_json
+from recipes.rundir import RunDir, versions, write_json
+from recipes.runner import run_recipe
+from recipes.stopping import StopSignal
 
 
 def generate(run_dir: RunDir, stop: StopSignal) -> None:

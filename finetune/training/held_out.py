@@ -9,7 +9,7 @@ from finetune.methods.pairs import Pair
 from finetune.settings import DPOSettings
 from finetune.training.logps import group_logps
 from recipes.preferences.tokens import Prepared
-from recipes.runner import StopSignal
+from recipes.stopping import StopSignal
 from reward.evaluation import report as reports
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from recipes.errors import RecipeError
 from recipes.models.loading import read_adapter, read_config, read_tokenizer
+from recipes.models.references import split_reference, torch_dtype
 from recipes.preferences.tokens import ChatFormat, plain_prompt
-from recipes.runner import RecipeError
-from reward.training.model import split_reference, torch_dtype
 
 Messages = list[dict[str, str]]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from recipes.preferences.tokens import TokenGroup
-from recipes.runner import StopSignal
+from recipes.stopping import StopSignal
 
 FORWARD_TOKENS = 8192
 """Tokens forwarded at once when nothing is learned from them."""

@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finetune.training.language_model import add_adapter, load_model, load_tokenizer
+from recipes.errors import RecipeError
 from recipes.publishing import whole_folder
-from recipes.runner import RecipeError, quiet_libraries
+from recipes.runner import quiet_libraries
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 """Largest difference of two log-probabilities that rounding explains."""

@@ -25,14 +25,10 @@ from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts
 from finetune.settings import SamplingConfig
 from finetune.training.language_model import PolicyChat, readable_length
 from recipes import checkpoints
+from recipes.errors import RecipeError
+from recipes.memory import free_memory, is_out_of_memory, peak_memory_mb
 from recipes.rundir import RunDir
-from recipes.runner import (
-    RecipeError,
-    StopSignal,
-    free_memory,
-    is_out_of_memory,
-    peak_memory_mb,
-)
+from recipes.stopping import StopSignal
 
 FIRST_STAGE = 32
 """Tokens written before the first look at who has ended."""

@@ -44,26 +44,23 @@ from finetune.training.language_model import (
 )
 from finetune.training.logps import group_logps
 from finetune.training.trainer import ReadyDPOTrainer, WatchHeldOut
+from recipes.errors import RecipeError
+from recipes.memory import with_smaller_batches
+from recipes.models.references import split_reference
 from recipes.preferences.tokens import Prepared, nothing_to_train_on, read_prepared
 from recipes.publishing import publish
 from recipes.rundir import RunDir
-from recipes.runner import (
-    ProgressEvents,
-    RecipeError,
-    StopSignal,
-    provenance,
-    run_recipe,
-    with_smaller_batches,
-)
-from reward.evaluation import report as reports
-from reward.training.model import split_reference
-from reward.training.trainer import (
+from recipes.runner import provenance, run_recipe
+from recipes.stopping import StopSignal
+from recipes.trainer import (
     common_arguments,
     common_callbacks,
     first_batch,
     train_to_the_end,
     training_figures,
 )
+from recipes.trainer_callbacks import ProgressEvents
+from reward.evaluation import report as reports
 
 Pairs = dict[str, list[tuple[int, Pair]]]
 """By split: (place of the prompt in `Prepared`, pair of its responses)."""

@@ -12,7 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import DPOTrainer
 
 from finetune.training.held_out import HeldOut
-from recipes.runner import ProgressEvents, Stopped
+from recipes.errors import Stopped
+from recipes.trainer_callbacks import ProgressEvents
 
 WATCHED_GROUPS = 100
 """Held-out prompts scored during training; after the last step all are, as in the report."""

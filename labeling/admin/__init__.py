@@ -14,10 +14,10 @@ from accounts.models import User
 from labeling.admin import gold, guidelines
 from labeling.admin.big_tables import BigTableAdmin, FrozenMixin, OwnProjectsAdmin
 from labeling.admin.removal import ProjectDeletionMixin, WithdrawnMixin
+from labeling.core.chats import chat_problem
 from labeling.core.lettering import letters_of
 from labeling.core.text import excerpt, render, shortened, storable
 from labeling.importing import findings
-from labeling.importing.records import BadInput, check_messages
 from labeling.models import (
     Membership,
     Project,
@@ -117,11 +117,10 @@ class ProjectAdmin(ProjectDeletionMixin, OwnProjectsAdmin):
 
 class PromptForm(forms.ModelForm):
     def clean_messages(self) -> Any:
-        try:
-            said = check_messages(self.cleaned_data["messages"], 0)
-        except BadInput as error:
-            raise ValidationError(str(error)) from None
-        return [{name: storable(text) for name, text in message.items()} for message in said]
+        messages = self.cleaned_data["messages"]
+        if problem := chat_problem(messages):
+            raise ValidationError(problem)
+        return [{name: storable(text) for name, text in message.items()} for message in messages]
 
 
 class ResponseInline(FrozenInline):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from string import ascii_uppercase
+from typing import Any
 
 from django.utils.safestring import SafeString
 
@@ -145,3 +146,13 @@ def resolved(
     pieces = [text[start:end] for start, end in pairwise(cut)]
     marks = [f" [{here[text[at]]}]" for at in reading.spans]
     return "".join(piece + mark for piece, mark in zip(pieces, [*marks, ""], strict=True))
+
+
+def as_order(
+    tiers: Sequence[Sequence[Any]], cut: int | None, letters: Mapping[int, str]
+) -> list[Any]:
+    """Return the tiers with letters in place of ids, and "line" where the cut is."""
+    rows: list[Any] = [[letters.get(i, "?") for i in tier] for tier in tiers]
+    if cut is not None:
+        rows.insert(cut, "line")
+    return rows

@@ -152,7 +152,7 @@ def delete_old_files() -> None:
 
 
 def _send_after_commit(pk: int) -> None:
-    from labeling.tasks import read_file
+    from labeling.importing.tasks import read_file
 
     transaction.on_commit(lambda: _send(read_file, pk))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-ROLES = ("system", "user", "assistant", "tool")
+from labeling.core.chats import chat_problem
 
 
 class BadInput(ValueError):  # noqa: N818 - it reads as what it is
@@ -206,16 +206,7 @@ class Tally:
 
 
 def check_messages(messages: Any, line: int) -> list[dict[str, str]]:
-    """The chat, when it is one that can be answered. Raises BadInput."""
-    if not isinstance(messages, list) or not messages:
-        raise BadInput('"messages" must be a list of {"role", "content"}, not empty.', line)
-    for message in messages:
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            raise BadInput('each message must be {"role": …, "content": …}.', line)
-        if message["role"] not in ROLES:
-            raise BadInput(f"a role is one of {', '.join(ROLES)}; got {message['role']!r}.", line)
-        if not isinstance(message["content"], str):
-            raise BadInput(f"the content of a {message['role']} message is not text.", line)
-    if messages[-1]["role"] == "assistant":
-        raise BadInput("the last message is the assistant's; there is nothing to answer.", line)
+    """Return the chat if a model could answer it. Raises BadInput."""
+    if problem := chat_problem(messages):
+        raise BadInput(problem, line)
     return messages

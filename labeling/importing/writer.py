@@ -362,7 +362,6 @@ class Writer:
 
     def _record_one(self, key: Any, one: "_Made") -> None:
         """Onto a task that was there before."""
-        content = one.content
         try:
             ranking, _ = recording.record(
                 task=Task.objects.get(pk=one.task_id),
@@ -372,7 +371,7 @@ class Writer:
                 partial=True,
                 scales=self._scales_of(one),
                 shown_order=one.shown_order(),
-                **vars(content),
+                content=one.content,
             )
         except recording.InvalidRanking:
             self.tally.left_out["rankings of tasks their reviewer had ranked before"] += 1

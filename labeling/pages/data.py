@@ -10,7 +10,8 @@ from django.views.decorators.http import require_GET, require_POST
 from accounts.access import user_of
 from accounts.parameters import number
 from labeling.core.access import led_project
-from labeling.core.lettering import Lettering, letters_of
+from labeling.core.chats import conversation
+from labeling.core.lettering import Lettering, as_order, letters_of
 from labeling.core.suggestions import suggestions_for
 from labeling.core.text import exact, shortened
 from labeling.core.text import render as render_text
@@ -19,7 +20,6 @@ from labeling.models import Adjudication, Skip, Slot, Task
 from labeling.pages import task_filters
 from labeling.rankings import skip as skipping
 from labeling.rankings.recording import InvalidRanking
-from labeling.reviewing.sheet import as_order, conversation
 
 PAGE = 50
 

@@ -15,7 +15,8 @@ from django.views.decorators.http import require_GET, require_http_methods
 from accounts.access import user_of
 from labeling.core.access import led_project
 from labeling.core.blindness import may_see_models
-from labeling.core.lettering import Lettering, letters_of
+from labeling.core.chats import conversation
+from labeling.core.lettering import Lettering, as_order, letters_of
 from labeling.core.response_names import field_by_name, page_names
 from labeling.core.text import exact, shortened
 from labeling.core.text import render as render_text
@@ -34,7 +35,6 @@ from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.quality.measures import Dispute, quality_of
 from labeling.queue.out_of_use import among
 from labeling.rankings.content import FLAGS
-from labeling.reviewing.sheet import as_order, conversation
 
 PAGE = 25
 

@@ -10,10 +10,10 @@ from django.views.decorators.http import require_GET, require_POST
 from accounts.access import user_of
 from accounts.parameters import number
 from labeling.core.access import led_project
+from labeling.core.chats import conversation
 from labeling.core.text import render as render_text
 from labeling.importing import findings
 from labeling.models import Task
-from labeling.reviewing.sheet import conversation
 
 
 @login_required

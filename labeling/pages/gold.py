@@ -12,7 +12,8 @@ from accounts.access import user_of
 from accounts.models import User
 from accounts.parameters import number
 from labeling.core.access import led_project, project_for
-from labeling.core.lettering import Lettering
+from labeling.core.chats import conversation
+from labeling.core.lettering import Lettering, as_order
 from labeling.core.text import exact, shortened
 from labeling.core.text import render as render_text
 from labeling.gold import constraints as golds
@@ -22,7 +23,6 @@ from labeling.gold.constraints import GoldError, Letters
 from labeling.gold.form import GoldForm, rows_of, with_more_rows
 from labeling.models import Adjudication, Gold, Project, Ranking, Task
 from labeling.reviewing import assignment
-from labeling.reviewing.sheet import as_order, conversation
 
 PAGE = 50
 ANSWERS_SHOWN = 50

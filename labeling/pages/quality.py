@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET
 from accounts.models import User
 from labeling.core import charts
 from labeling.core.access import led_project
-from labeling.core.lettering import Lettering
+from labeling.core.lettering import Lettering, as_order
 from labeling.core.text import excerpt, shortened
 from labeling.models import Project, Ranking, Task, TaskResponse
 from labeling.quality import window
@@ -26,7 +26,6 @@ from labeling.quality.measures import (
 )
 from labeling.quality.remarks import remarks
 from labeling.queue.out_of_use import among
-from labeling.reviewing.sheet import as_order
 from labeling.statistics.bradley_terry import Leaderboard
 
 DISPUTES_A_PAGE = 10

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from accounts.access import user_of
 from accounts.parameters import local_path
 from labeling.core.access import led_project
+from labeling.core.chats import conversation
 from labeling.core.text import render as render_text
 from labeling.core.text import shortened
 from labeling.models import Project, Prompt, Response, Task
@@ -21,7 +22,6 @@ from labeling.projects import archiving
 from labeling.removal import withdrawing
 from labeling.removal.editing import CannotEdit, edit, obstacle_to_editing
 from labeling.removal.withdrawing import LONGEST_REASON, Content
-from labeling.reviewing.sheet import conversation
 
 KINDS: dict[str, tuple[Any, str]] = {
     "prompt": (Prompt.objects.select_related("project"), "project"),

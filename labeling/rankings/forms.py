@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy
 from accounts.parameters import number
 from labeling.core.text import storable
 from labeling.models import Criterion, Skip
-from labeling.rankings.content import ANYTHING, FLAGS, STRONGEST, Errors, Policy
+from labeling.rankings.content import ANYTHING, FLAGS, STRONGEST, Content, Errors, Policy
 
 LONGEST_DRAFT_BYTES = 200_000
 
@@ -26,21 +26,12 @@ Fields = dict[str, list[str]]
 
 @dataclass
 class Answer:
-    """What the form said, in the words of labeling.rankings.recording.submit."""
+    """A ranking form as it was sent. `errors` maps the name of a field to a sentence."""
 
-    tiers: list[list[int]]
-    cut: int | None
-    strength: float | None
-    ratings: dict[str, dict[str, int]]
-    flags: dict[str, list[str]]
-    rationale: str
-    active_seconds: float
+    content: Content
     idempotency_key: uuid.UUID
     guideline_version: int | None = None
     errors: Errors = field(default_factory=dict)
-
-    def content(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "errors"}
 
 
 def fields_of(data: QueryDict) -> Fields:
@@ -127,7 +118,7 @@ def read_answer(
     else:
         tiers, used = _ranked(fields, shown_order, policy, errors)
         strength = None
-    return Answer(
+    content = Content(
         tiers=tiers,
         cut=_cut(first(fields, "cut"), used, errors),
         strength=strength,
@@ -139,6 +130,9 @@ def read_answer(
         },
         rationale=storable(first(fields, "rationale").replace("\r\n", "\n")),
         active_seconds=_seconds(first(fields, "active_seconds")),
+    )
+    return Answer(
+        content,
         idempotency_key=_key(first(fields, "idempotency_key"), errors),
         guideline_version=number(first(fields, "guideline_version")),
         errors=errors,

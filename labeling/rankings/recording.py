@@ -90,25 +90,18 @@ def submit(
     *,
     slot_id: int,
     reviewer: User,
+    content: Content,
     idempotency_key: uuid.UUID,
-    tiers: Sequence[Sequence[int]],
-    cut: int | None = None,
-    strength: float | None = None,
-    ratings: Mapping[Any, Mapping[str, int]] | None = None,
-    flags: Mapping[Any, Sequence[str]] | None = None,
-    rationale: str = "",
-    active_seconds: float = 0.0,
     guideline_version: int | None = None,
     found: Slot | None = None,
 ) -> Submission:
-    """Fill the slot. The same key again, or the same answer again, changes nothing.
+    """Fill the slot. Sending the same key or the same content again changes nothing.
 
-    `guideline_version` is the one the reviewer had before them, by id; without it, the current one.
-    `found` is what submissions.slot_to_answer returned for the slot, and saves a query.
-    A different answer to a task the reviewer has ranked already (a second tab) supersedes the
-    first, while it may be revised. Late answers: see the module. Raises InvalidRanking.
+    `guideline_version` is the id of the version that the reviewer saw; None means the current one.
+    `found` is the slot as `fast_path.slot_to_answer` returned it, which saves a query. Different
+    content for a task that the reviewer has ranked already (in a second tab) supersedes the first
+    ranking while it may be revised. Raises InvalidRanking.
     """
-    content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     slot = found or (
         Slot.objects.select_related("task__project__current_version")
         .annotate(response_ids=_RESPONSE_IDS)
@@ -191,21 +184,14 @@ def revise(
     *,
     ranking: Ranking,
     reviewer: User,
+    content: Content,
     idempotency_key: uuid.UUID,
-    tiers: Sequence[Sequence[int]],
-    cut: int | None = None,
-    strength: float | None = None,
-    ratings: Mapping[Any, Mapping[str, int]] | None = None,
-    flags: Mapping[Any, Sequence[str]] | None = None,
-    rationale: str = "",
-    active_seconds: float = 0.0,
     guideline_version: int | None = None,
 ) -> Submission:
     """Supersede one's own ranking while the project's window is open; the old one stays.
 
     Raises InvalidRanking.
     """
-    content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     if ranking.reviewer_id != reviewer.pk:
         raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
     lock_slots(ranking.task)
@@ -221,24 +207,18 @@ def record(
     task: Task,
     reviewer: User,
     source: str,
-    tiers: Sequence[Sequence[int]],
-    cut: int | None = None,
-    strength: float | None = None,
-    ratings: Mapping[Any, Mapping[str, int]] | None = None,
-    flags: Mapping[Any, Sequence[str]] | None = None,
-    rationale: str = "",
-    active_seconds: float = 0.0,
+    content: Content,
     shown_order: Sequence[int] = (),
     idempotency_key: uuid.UUID | None = None,
     partial: bool = False,
     scales: Mapping[str, int] | None = None,
 ) -> tuple[Ranking, bool]:
-    """A ranking made elsewhere or by a program, and whether it is new. Raises InvalidRanking.
+    """Store a ranking that was made elsewhere or by a program; return it, and whether it is new.
 
-    `scales` says what ratings are checked against, in place of the guideline's criteria. It takes the reviewer's own or a free slot, and adds one when every slot is taken. An import
-    names no guideline version; a simulation was made under the current one.
+    It fills the reviewer's own slot or a free one, and adds a slot when every slot is taken. An
+    import has no guideline version; a simulation has the current one. `scales` replaces the
+    guideline's criteria in the check of the ratings. Raises InvalidRanking.
     """
-    content = Content(tiers, cut, strength, ratings or {}, flags or {}, rationale, active_seconds)
     key = idempotency_key or key_of(task.pk, reviewer.pk, source)
     slots = lock_slots(task)
     if earlier := _earlier(task, reviewer, key):

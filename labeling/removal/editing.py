@@ -5,8 +5,8 @@ from typing import Any
 from django.db import transaction
 
 from accounts.models import User, audit
+from labeling.core.chats import chat_problem
 from labeling.core.text import storable
-from labeling.importing.records import BadInput, check_messages
 from labeling.models import Prompt, Ranking, Slot, Task, digest
 from labeling.queue import out_of_use
 
@@ -58,11 +58,9 @@ def edit(*, prompt: Prompt, messages: Any, by: User | None) -> bool:
 
 
 def _checked(messages: Any) -> list[dict[str, str]]:
-    try:
-        checked = check_messages(messages, 0)
-    except BadInput as error:
-        raise CannotEdit(str(error)) from None
-    return [{name: storable(text) for name, text in one.items()} for one in checked]
+    if problem := chat_problem(messages):
+        raise CannotEdit(problem)
+    return [{name: storable(text) for name, text in message.items()} for message in messages]
 
 
 def _twin_of(prompt: Prompt, messages: list[dict[str, str]]) -> int | None:

@@ -161,7 +161,13 @@ def _revised(request: HttpRequest, project: Project, ranking: Ranking) -> HttpRe
     try:
         if answer.errors:
             raise recording.InvalidRanking(answer.errors)
-        recording.revise(ranking=ranking, reviewer=user_of(request), **answer.content())
+        recording.revise(
+            ranking=ranking,
+            reviewer=user_of(request),
+            content=answer.content,
+            idempotency_key=answer.idempotency_key,
+            guideline_version=answer.guideline_version,
+        )
     except recording.InvalidRanking as invalid:
         return _form(request, project, ranking, fields, invalid.errors)
     messages.success(request, _("The revision replaces what you had sent."))

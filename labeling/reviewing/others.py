@@ -17,12 +17,12 @@ from labeling.core.blindness import (
     may_see_suggestions,
     others_of,
 )
-from labeling.core.lettering import Lettering, letters_of
+from labeling.core.chats import conversation
+from labeling.core.lettering import Lettering, as_order, letters_of
 from labeling.core.suggestions import suggestions_for
 from labeling.core.text import exact
 from labeling.core.text import render as render_text
 from labeling.models import Ranking
-from labeling.reviewing.sheet import as_order, conversation
 
 
 @login_required

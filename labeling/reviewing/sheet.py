@@ -1,16 +1,16 @@
 """What the ranking page shows: the prompt, the responses as they were shuffled, what was typed."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from string import ascii_uppercase
-from typing import Any
 
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, pgettext_lazy
+from django.utils.translation import gettext_lazy
 
+from labeling.core.chats import Message, conversation
 from labeling.core.response_names import page_names
 from labeling.core.text import exact, render
 from labeling.guidelines.versions import criteria_of
@@ -18,11 +18,6 @@ from labeling.models import Criterion, GuidelineVersion, Response, Slot, Task
 from labeling.rankings.content import ANYTHING, FLAGS, LONGEST_RATIONALE, Errors, Policy
 from labeling.rankings.forms import Fields, first
 
-ROLES = {
-    "system": gettext_lazy("Instructions"),
-    "user": gettext_lazy("Prompt"),
-    "assistant": pgettext_lazy("who speaks", "Model"),
-}
 GRADES = (
     ("-3", gettext_lazy("A is much better")),
     ("-2", gettext_lazy("A is better")),
@@ -32,14 +27,6 @@ GRADES = (
     ("2", gettext_lazy("B is better")),
     ("3", gettext_lazy("B is much better")),
 )
-
-
-@dataclass(frozen=True)
-class Message:
-    role: str
-    speaker: str
-    html: SafeString
-    exact: SafeString | None
 
 
 @dataclass(frozen=True)
@@ -70,18 +57,6 @@ class Card:
     @property
     def has_extras(self) -> bool:
         return any(rating.value for rating in self.ratings) or any(on for *_, on in self.flags)
-
-
-def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
-    return [
-        Message(
-            m["role"],
-            str(ROLES.get(m["role"], m["role"])),
-            render(m["content"]),
-            exact(m["content"]),
-        )
-        for m in messages
-    ]
 
 
 class Sheet:
@@ -203,13 +178,3 @@ class Sheet:
     @cached_property
     def guideline_html(self) -> SafeString | None:
         return render(self.version.text, line_breaks=False) if self.version else None
-
-
-def as_order(
-    tiers: Sequence[Sequence[Any]], cut: int | None, letters: Mapping[int, str]
-) -> list[Any]:
-    """The tiers with letters for ids and a "line" where the cut runs, ready for a template."""
-    rows: list[Any] = [[letters.get(i, "?") for i in tier] for tier in tiers]
-    if cut is not None:
-        rows.insert(cut, "line")
-    return rows

@@ -26,11 +26,12 @@ from django.utils.translation import get_language
 from accounts.access import user_of
 from database.statements import fetch
 from labeling.core import text
+from labeling.core.chats import SPEAKERS, Message
 from labeling.core.response_names import page_names
 from labeling.models import Project, Slot, Task
 from labeling.rankings.content import Policy
 from labeling.reviewing.assignment import stage_of
-from labeling.reviewing.sheet import ROLES, Message, Sheet
+from labeling.reviewing.sheet import Sheet
 
 KEPT_SECONDS = 60
 SHAPES_AT_MOST = 200
@@ -176,7 +177,7 @@ def _marked(
     sheet.messages = [
         Message(
             role,
-            str(ROLES.get(role, role)),
+            str(SPEAKERS.get(role, role)),
             _mark(MARKS.message, number),
             _mark(MARKS.exact_message, number),
         )

@@ -232,7 +232,12 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
         if answer.errors:
             raise recording.InvalidRanking(answer.errors)
         submission = recording.submit(
-            slot_id=slot.pk, reviewer=reviewer, found=slot, **answer.content()
+            slot_id=slot.pk,
+            reviewer=reviewer,
+            content=answer.content,
+            idempotency_key=answer.idempotency_key,
+            guideline_version=answer.guideline_version,
+            found=slot,
         )
     except recording.InvalidRanking as invalid:
         return _refused(request, project, _sheet(project, slot, fields, invalid.errors))

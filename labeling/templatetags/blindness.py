@@ -3,10 +3,10 @@ from typing import Any
 from django import template
 
 from labeling.core.blindness import may_see_models, may_see_others, others_of
-from labeling.core.lettering import Lettering, letters_of
+from labeling.core.lettering import Lettering, as_order, letters_of
 from labeling.core.suggestions import Suggestion, suggestions_for
 from labeling.models import Project, Response
-from labeling.reviewing.sheet import Sheet, as_order
+from labeling.reviewing.sheet import Sheet
 
 register = template.Library()
 

@@ -3,9 +3,9 @@ from typing import Any
 
 from django import template
 
+from labeling.core.lettering import as_order
 from labeling.core.text import shortened
 from labeling.models import Ranking
-from labeling.reviewing.sheet import as_order
 
 register = template.Library()
 

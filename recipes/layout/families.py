@@ -16,10 +16,10 @@ from torch import nn
 
 from recipes.layout import attention
 from recipes.layout.collate import Collator
+from recipes.layout.forward import SharedPromptModel, evaluating, features_of, inputs_of
+from recipes.memory import is_out_of_memory
 from recipes.models.quantization import is_quantized
 from recipes.preferences.tokens import TokenGroup
-from recipes.runner import RecipeError, is_out_of_memory
-from reward.training.model import RewardModel, evaluating, features_of, inputs_of, outputs_of
 
 ATTENDING = frozenset({"full_attention", "attention", "global", "global_attention"})
 LOOKING_BACK = frozenset({"sliding_attention", "chunked_attention", "local", "local_attention"})
@@ -35,7 +35,7 @@ UNMOVED = {torch.float32: 1e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 
 
 def check_shared(
-    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, *, longest: int
+    model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, *, longest: int
 ) -> str | None:
     """Why the shared layout must not be used here, or None when both layouts read these groups alike.
 
@@ -50,7 +50,7 @@ def check_shared(
 
 
 def check_gradients(
-    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, dtype: torch.dtype
+    model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, dtype: torch.dtype
 ) -> str | None:
     """Why the shared layout must not be trained through, or None when both layouts give the smallest
     of these groups the same gradients. `dtype` is that of the forward pass.
@@ -62,7 +62,7 @@ def check_gradients(
     return _or_dense(model, partial(_compared, model, group, pad_id, dtype, plain))
 
 
-def _or_dense(model: RewardModel, look: Callable[[], str | None]) -> str | None:
+def _or_dense(model: SharedPromptModel, look: Callable[[], str | None]) -> str | None:
     """What `look` finds; an attention that has a problem is given up for the dense mask first."""
     problem = look()
     if problem and model.attends != attention.DENSE:
@@ -72,7 +72,7 @@ def _or_dense(model: RewardModel, look: Callable[[], str | None]) -> str | None:
 
 
 def _compared(
-    model: RewardModel,
+    model: SharedPromptModel,
     group: Sequence[TokenGroup],
     pad_id: int,
     dtype: torch.dtype,
@@ -93,7 +93,7 @@ def _compared(
 
 
 def _gradients(
-    model: RewardModel, group: Sequence[TokenGroup], collator: Collator, dtype: torch.dtype
+    model: SharedPromptModel, group: Sequence[TokenGroup], collator: Collator, dtype: torch.dtype
 ) -> torch.Tensor:
     """Of a weighted sum of the scores, without dropout.  → all of them in a row, float32"""
     mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
@@ -107,12 +107,12 @@ def _gradients(
     return torch.cat(found)
 
 
-def precision(model: RewardModel) -> torch.dtype:
+def precision(model: SharedPromptModel) -> torch.dtype:
     """What its layers compute in; quantized ones in bfloat16, whatever lies beside them."""
     return torch.bfloat16 if is_quantized(model.classifier) else model.classifier.dtype
 
 
-def built_otherwise(model: RewardModel) -> str | None:
+def built_otherwise(model: SharedPromptModel) -> str | None:
     """What in the model itself rules sharing out."""
     if not model.reads_last_token:
         return "it is an encoder, whose prompt reads differently before each response"
@@ -140,7 +140,7 @@ def window_problem(config: Any, longest: int) -> str | None:
 
 
 def _measured(
-    model: RewardModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
+    model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
     collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
     kind = precision(model)
@@ -182,41 +182,3 @@ def _first_changed(group: TokenGroup, pad_id: int) -> TokenGroup:
     found = group.prompt[::-1]
     other = found[[n % len(found) for n in range(len(first))]] if len(found) else first * 0 + pad_id
     return replace(group, responses=[other, *others])
-
-
-def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int) -> None:
-    """Raises RecipeError unless the plain layout gives the scores that the model itself gives.
-
-    Other tools will call it so, and where they do, nothing of this package is there to help. Forwards
-    one group twice without gradients, in evaluation mode.
-    """
-    if not model.reads_last_token:
-        return
-    few, collator = groups[:1], Collator(pad_id, "plain")
-    ours = outputs_of(model, few, collator).nan_to_num()  # what is not finite is refused later
-    theirs = own_outputs(model, few, collator).nan_to_num()
-    difference = (ours - theirs).abs().max().item()
-    allowed = ALIKE.get(precision(model), ALIKE[torch.bfloat16])
-    if not difference <= allowed * max(1.0, theirs.abs().max().item()):
-        raise RecipeError(
-            f"Models of the family {model.config.model_type} cannot be trained here: its own "
-            f"classifier reads a text's score elsewhere than at its last token (they differ by "
-            f"{difference:.3g}). Choose another base model."
-        )
-
-
-@torch.no_grad()
-def own_outputs(
-    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
-) -> torch.Tensor:
-    """By the classifier's own forward, in evaluation mode.  → (G, K, N + C)"""
-    inputs = inputs_of(model, groups, collator)
-    kind = model.classifier.dtype
-    mixed = torch.autocast(model.device.type, kind, enabled=kind != torch.float32)
-    with evaluating(model), mixed:  # beside a backbone of half precision the head is in float32
-        said = model.ordinary(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-        )
-    return said.logits.float().cpu()[inputs["rows"].cpu()]

@@ -11,8 +11,8 @@ from typing import Any
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer
 
+from recipes.errors import RecipeError
 from recipes.models import chat_template
-from recipes.runner import RecipeError
 
 
 def read_config(name: str, revision: str | None, **options: Any) -> Any:

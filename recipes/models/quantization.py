@@ -12,13 +12,13 @@ import torch
 from peft import prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig
 
-from recipes.runner import RecipeError
-from reward.settings import RewardConfig
+from recipes.errors import RecipeError
+from recipes.training_settings import QuantizationSettings
 
 LOCAL_RANK = "LOCAL_RANK"
 
 
-def loading(config: RewardConfig, dtype: torch.dtype) -> dict[str, Any]:
+def loading(config: QuantizationSettings, dtype: torch.dtype) -> dict[str, Any]:
     """What `from_pretrained` takes for the settings' `quantize`; nothing for none.
 
     Raises RecipeError where it cannot be done on this machine.
@@ -59,7 +59,7 @@ def own_gpu() -> int:
     return int(os.environ.get(LOCAL_RANK, 0))
 
 
-def ready_to_train(base: Any, config: RewardConfig) -> None:
+def ready_to_train(base: Any, config: QuantizationSettings) -> None:
     """Norms and embeddings in float32, as QLoRA trains; gradients reach the layers' inputs."""
     if not hasattr(base, "score"):
         raise RecipeError(

@@ -27,7 +27,7 @@ from recipes.preferences.groups import (
     strict_wins,
     wins,
 )
-from reward.settings import RewardConfig
+from recipes.training_settings import ObjectiveSettings
 
 Signals = dict[str, np.ndarray]
 
@@ -43,7 +43,7 @@ def plain_evidence(group: Group) -> Evidence:
     return Evidence(wins(group).astype(np.float32), {})
 
 
-def evidence(group: Group, config: RewardConfig, criteria: Sequence[str] = ()) -> Evidence:
+def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = ()) -> Evidence:
     """What the settings make of a group's judgments. `weight` is not yet relative to the others'."""
     if config.reviewer_weights == "ignore":
         group = unweighted(group)
@@ -65,7 +65,7 @@ def evidence(group: Group, config: RewardConfig, criteria: Sequence[str] = ()) -
     return Evidence(matrix.astype(np.float32), _as_float32(signals))
 
 
-def _wins(group: Group, config: RewardConfig) -> np.ndarray:
+def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
     """Ties in it only if they are half a win; smoothing gives ε of each win to the other side."""
     count = wins if config.ties == "half" else strict_wins
     matrix = count(group)

@@ -1,16 +1,15 @@
 """What a run minimises: the settings' choice among the losses of loss.py, group by group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 
-from recipes.layout.collate import Batch
 from recipes.preferences import loss
 from recipes.preferences.evidence import tie_share, unweighted
 from recipes.preferences.groups import Group
-from reward.settings import RewardConfig
+from recipes.training_settings import ObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Objective:
     heads: int = 1
 
     @classmethod
-    def of(cls, config: RewardConfig, groups: Sequence[Group]) -> Self:
+    def of(cls, config: ObjectiveSettings, groups: Sequence[Group]) -> Self:
         """The width of ties follows from their share in `groups`, those that are trained on.
 
         Among all their pairs, not only those of equal scores, which nobody knows yet: it is narrow
@@ -35,7 +34,7 @@ class Objective:
         width = widths[config.ties](tie_share(counted)) if config.ties in widths else 0.0
         return cls(config.ties, width, config.cut_weight, config.criteria_weight, config.heads)
 
-    def losses(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def losses(self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Of each group, the mean over heads. The batch is as `layout.evidence` makes it.
 
         outputs (G, K, N + C) → (G,) float32
@@ -55,7 +54,7 @@ class Objective:
             losses = losses + self.criteria_weight * lost.mean(dim=0)
         return losses * batch["weight"] if "weight" in batch else losses
 
-    def _order(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _order(self, scores: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         wins = batch["wins"]
         graded = loss.Graded(batch["graded"], batch["margins"]) if "graded" in batch else None
         if self.ties == "half":

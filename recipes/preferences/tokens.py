@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import TemplateError
 
+from recipes.errors import RecipeError
 from recipes.models.chat_template import TemplateTooCostly, time_limit
 from recipes.preferences.evidence import (
     Evidence,
@@ -23,7 +24,6 @@ from recipes.preferences.evidence import (
 )
 from recipes.preferences.groups import Group, PreferenceError, keep_responses, read_folder, wins
 from recipes.rundir import RunDir
-from recipes.runner import RecipeError
 
 PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 SENTINELS = ("\u2022first", "\u25e6second")

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from recipes.errors import RecipeError
 from recipes.layout.collate import Collator
 from recipes.preferences.tokens import TokenGroup
-from recipes.runner import RecipeError
 from reward.training.model import RewardModel, outputs_of
 from reward.training.score import Scorer, Verdict
 

@@ -19,8 +19,10 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
+from recipes.errors import RecipeError
 from recipes.publishing import whole_folder
-from recipes.runner import RecipeError, quiet_libraries, write_json
+from recipes.rundir import write_json
+from recipes.runner import quiet_libraries
 from reward.training.card import model_card
 from reward.training.model import load_reward_model, load_tokenizer
 from reward.training.score import output_folder, read_report

@@ -6,8 +6,7 @@ is the score, and after them the rated criteria. `RewardModel` only adds the sha
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from recipes.errors import RecipeError
 from recipes.layout import attention
-from recipes.layout.collate import Batch, Collator, for_model
+from recipes.layout.collate import Batch, Collator
+from recipes.layout.forward import evaluating, inputs_of
 from recipes.models import quantization
 from recipes.models.loading import read_adapter, read_config, read_tokenizer
+from recipes.models.references import split_reference, torch_dtype
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import MOVED_BASE
-from recipes.runner import RecipeError
 from reward.settings import RewardConfig
 from reward.training.adapter import with_adapter
 
@@ -309,21 +310,6 @@ def _refuse_fresh(folder: Path, fresh: Sequence[str], saved: Sequence[str]) -> N
         )
 
 
-def split_reference(reference: str) -> tuple[str, str | None]:
-    """`repo@revision` → (repo, revision); a folder's name may hold an @."""
-    if Path(reference).is_dir() or "@" not in reference:
-        return reference, None
-    name, revision = reference.rsplit("@", 1)
-    return name, revision
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    if name == "auto":
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if bf16 else torch.float32
-    return getattr(torch, name)
-
-
 def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
     """The longest input the model can read, or `wanted` if that is less.
 
@@ -366,29 +352,3 @@ def outputs_of(
     inputs = inputs_of(model, groups, collator)
     with evaluating(model):
         return model(**inputs)["outputs"].float().cpu()
-
-
-@torch.no_grad()
-def features_of(
-    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
-) -> torch.Tensor:
-    """What a decoder's head reads, in evaluation mode.  → (G, K, H) float32 on the CPU"""
-    inputs = inputs_of(model, groups, collator)
-    del inputs["present"]
-    with evaluating(model):
-        return model.features(**inputs).float().cpu()
-
-
-def inputs_of(model: RewardModel, groups: Sequence[TokenGroup], collator: Collator) -> Batch:
-    batch = for_model(collator(groups))
-    return {name: values.to(model.device) for name, values in batch.items()}
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -16,9 +16,9 @@ import numpy as np
 
 from formatting.numbers import percent
 from recipes import checkpoints, processes
+from recipes.memory import free_memory
 from recipes.preferences.tokens import Prepared
 from recipes.rundir import RunDir
-from recipes.runner import free_memory
 from reward.evaluation.label_mistakes import folds_of, label_mistakes
 from reward.evaluation.learning_curve import (
     Point,

@@ -30,7 +30,9 @@ from typing import Any
 import numpy as np
 
 from formatting.numbers import percent, percent_range
-from recipes.runner import RecipeError, quiet_libraries, write_json
+from recipes.errors import RecipeError
+from recipes.rundir import write_json
+from recipes.runner import quiet_libraries
 from reward.evaluation.report import Tally, share
 from reward.scoring.rewardbench_rows import check_rows, read_rows
 from reward.scoring.rows import RowsError

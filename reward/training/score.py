@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 import torch
 
 from recipes import faults
+from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, cut
 from recipes.layout.families import check_shared, window_problem
 from recipes.preferences.tokens import ChatFormat, TokenGroup
 from recipes.rundir import atomically
-from recipes.runner import RecipeError, quiet_libraries
+from recipes.runner import quiet_libraries
 from reward.scoring.rows import Asked
 from reward.training.model import load_reward_model, load_tokenizer, outputs_of
 

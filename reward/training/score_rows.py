@@ -25,8 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recipes.errors import RecipeError
 from recipes.rundir import atomically
-from recipes.runner import RecipeError, quiet_libraries
+from recipes.runner import quiet_libraries
 from reward.scoring.columns import columns_of, legible
 from reward.scoring.rows import ROWS_AT_ONCE, RowsError, is_parquet, read_rows, survey
 from reward.training.score import Scorer, Verdict, judge, output_folder

@@ -22,16 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recipes import checkpoints, faults
-from recipes.rundir import RunDir, versions
-from recipes.runner import (
-    RecipeError,
-    StopSignal,
-    free_memory,
-    is_out_of_memory,
-    peak_memory_mb,
-    run_recipe,
-    write_json,
-)
+from recipes.errors import RecipeError
+from recipes.memory import free_memory, is_out_of_memory, peak_memory_mb
+from recipes.rundir import RunDir, versions, write_json
+from recipes.runner import run_recipe
+from recipes.stopping import StopSignal
 from reward.scoring.settings import ScoreConfig
 from reward.training.features import FeatureScorer
 from reward.training.score import Verdict

@@ -12,7 +12,9 @@ from typing import Any
 import psutil
 import torch
 
-from recipes.runner import RecipeError, free_memory, is_out_of_memory, quiet_libraries
+from recipes.errors import RecipeError
+from recipes.memory import free_memory, is_out_of_memory
+from recipes.runner import quiet_libraries
 from reward.scoring.rows import Asked
 from reward.training.score import Conversation, Scorer, Verdict, judge, output_folder
 from reward.training.score_rows import figures

@@ -31,10 +31,13 @@ import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from recipes import processes
+from recipes.errors import RecipeError
 from recipes.layout import attention
 from recipes.layout.collate import Collator, StepCollator, cut, describe
 from recipes.layout.compiling import compile_layers
-from recipes.layout.families import check_gradients, check_reading, check_shared
+from recipes.layout.families import check_gradients, check_shared
+from recipes.memory import free_memory, is_out_of_memory, with_smaller_batches
+from recipes.models.references import torch_dtype
 from recipes.preferences.evidence import evidence
 from recipes.preferences.groups import rated_criteria, read_folder, strict_wins, wins
 from recipes.preferences.objective import Objective
@@ -47,16 +50,18 @@ from recipes.preferences.tokens import (
 )
 from recipes.publishing import publish
 from recipes.rundir import RunDir
-from recipes.runner import (
-    ProgressEvents,
-    RecipeError,
-    StopSignal,
-    free_memory,
-    is_out_of_memory,
-    provenance,
-    run_recipe,
-    with_smaller_batches,
+from recipes.runner import provenance, run_recipe
+from recipes.stopping import StopSignal
+from recipes.trainer import (
+    GroupTrainer,
+    WatchHeldOut,
+    common_arguments,
+    common_callbacks,
+    first_batch,
+    train_to_the_end,
+    training_figures,
 )
+from recipes.trainer_callbacks import ProgressEvents
 from reward.evaluation import report as reports
 from reward.evaluation.calibration import temperature
 from reward.evaluation.confident_mistakes import worst_mistakes
@@ -71,18 +76,9 @@ from reward.training.model import (
     make_reward_model,
     outputs_of,
     readable_tokens,
-    torch_dtype,
 )
 from reward.training.parts import Parts
-from reward.training.trainer import (
-    RewardTrainer,
-    WatchHeldOut,
-    common_arguments,
-    common_callbacks,
-    first_batch,
-    train_to_the_end,
-    training_figures,
-)
+from reward.training.reading import check_reading
 
 SCORING_TOKENS = 8192
 """Tokens forwarded at once when nothing is learned from them; less where memory runs out."""
@@ -100,12 +96,12 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     prepared = read_data(run_dir, config, chat, limit, criteria)
     tell_data(run_dir, prepared, chat, limit)
 
-    def fit(folder: RunDir, data: Prepared) -> tuple[RewardTrainer, str | None, str]:
+    def fit(folder: RunDir, data: Prepared) -> tuple[GroupTrainer, str | None, str]:
         objective = Objective.of(config, data.groups["train"])
 
         def attempt(
             micro_batch_size: int, accumulation: int
-        ) -> tuple[RewardTrainer, str | None, str]:
+        ) -> tuple[GroupTrainer, str | None, str]:
             set_seed(config.seed)
             folder.stage("Loading the model")
             model = make_reward_model(config, tokenizer, criteria=len(criteria))
@@ -175,7 +171,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     run_dir.emit("result", result={**reports.headline(report), **result})
 
 
-def tell_final_accuracy(run_dir: RunDir, trainer: RewardTrainer, report: dict[str, Any]) -> None:
+def tell_final_accuracy(run_dir: RunDir, trainer: GroupTrainer, report: dict[str, Any]) -> None:
     """End the curve of held-out accuracy at the number of the report."""
     value, state = report["accuracy"]["value"], trainer.state
     if value is not None:
@@ -259,10 +255,10 @@ def make_trainer(
     steps: StepCollator,
     stop: StopSignal,
     objective: Objective,
-) -> RewardTrainer:
+) -> GroupTrainer:
     rows, batch = len(prepared.tokens["train"]), (config.batch_size, 1)
     events = ProgressEvents(run_dir)
-    trainer = RewardTrainer(
+    trainer = GroupTrainer(
         objective=objective,
         model=model,
         args=TrainingArguments(

@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from database import clock
 from labeling.rankings import recording, skip, undo
+from labeling.rankings.content import Content
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -42,7 +43,7 @@ def test_the_undo_window_is_the_same_on_a_slow_web_server(ten_minutes_slow):
     task, reviewer = make_task(project), make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     submission = recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(one_each(task))
     )
     left = undo.undo_seconds(submission.ranking)
     assert 0 < left <= undo.UNDO_FOR.total_seconds()

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from accounts.models import Role
 from labeling.models import Membership, Ranking, Task
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.browser.test_pages import faults_in_both_themes
 from tests.labeling.file_imports import work
 from tests.labeling.world import make_user, one_each
@@ -101,7 +102,9 @@ def test_a_lead_says_what_columns_mean_and_undoes_a_wrong_import(visit, world, l
 
 def test_a_lead_counts_and_downloads_pairs(visit, world, lead, tmp_path):
     task: Task = world.add_task("The better one.", "The other.")
-    recording.record(task=task, reviewer=world.reviewer, source="review", tiers=one_each(task))
+    recording.record(
+        task=task, reviewer=world.reviewer, source="review", content=Content(one_each(task))
+    )
     page = visit(f"/p/{world.project.slug}/data/export/", lead)
     page.get_by_label("TRL pairs: prompt").check()
     page.get_by_role("button", name="Count").click()

@@ -11,6 +11,7 @@ from labeling.disputes.adjudication import decide
 from labeling.disputes.relabeling import draw
 from labeling.models import Adjudication, Membership, Project, Ranking, Task
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.browser.conftest import World
 from tests.browser.test_pages import faults_in_both_themes
 from tests.labeling.world import ids, make_member, make_user, publish
@@ -39,9 +40,7 @@ def dispute(world: World, turned: int = 4) -> Task:
             task=task,
             reviewer=make_member(world.project),
             source=Ranking.Source.REVIEW,
-            tiers=[[i] for i in placed],
-            cut=cut,
-            rationale=why,
+            content=Content([[i] for i in placed], cut=cut, rationale=why),
         )
     return task
 

@@ -12,6 +12,7 @@ from labeling.core.text import TAGS, storable
 from labeling.models import Membership, Prompt, Ranking, Response, Skip, Slot, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.browser.conftest import World
 from tests.finetune.factory import make_base, make_evaluation, make_reward_model, make_snapshot
 from tests.hostile import CORPUS, GIANTS
@@ -102,8 +103,7 @@ def rank_against(world: World, task: Task, rationale: str) -> list[Ranking]:
             task=task,
             reviewer=reviewer,
             source=Ranking.Source.REVIEW,
-            tiers=[[i] for i in ids(task)[::order]],
-            rationale=rationale[:20_000],
+            content=Content([[i] for i in ids(task)[::order]], rationale=rationale[:20_000]),
             shown_order=ids(task),
         )[0]
         for reviewer, order in ((world.reviewer, 1), (make_member(world.project), -1))

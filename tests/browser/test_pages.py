@@ -7,6 +7,7 @@ from playwright.sync_api import Page, expect
 from accounts.models import Role
 from labeling.models import Membership, Ranking
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.browser.conftest import World
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user
 
@@ -47,9 +48,9 @@ def addresses(world: World) -> list[str]:
                 task=task,
                 reviewer=reviewer,
                 source=Ranking.Source.SIMULATION if number else Ranking.Source.REVIEW,
-                tiers=[[i] for i in ids(task)[::order]],
-                cut=2,
-                rationale="It names a day.",
+                content=Content(
+                    [[i] for i in ids(task)[::order]], cut=2, rationale="It names a day."
+                ),
                 shown_order=ids(task),
             )
     world.add_task("Short.", "| a | b |\n|---|---|\n| 1 | 2 |\n\n" + "A long line. " * 60)

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, Route, expect
 from labeling.models import Membership, Project, Ranking, Slot
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.browser.conftest import World
 from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
 from tests.labeling.world import ids, make_member
@@ -297,7 +298,10 @@ def test_a_ranking_whose_slot_someone_else_filled_is_kept_and_that_is_said(visit
     assert Slot.objects.get(pk=slot_shown(page)).task == task
     Slot.objects.filter(task=task).update(reviewer=None, leased_until=None, shown_order=None)
     recording.record(
-        task=task, reviewer=make_member(world.project), source="review", tiers=[ids(task)]
+        task=task,
+        reviewer=make_member(world.project),
+        source="review",
+        content=Content([ids(task)]),
     )
     press(page, "a", "b", "c", "d", "Enter")
     expect(page.locator("#outbox-note")).to_contain_text("kept as an extra one")

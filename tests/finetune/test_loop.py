@@ -9,6 +9,7 @@ from finetune.evaluation import judges
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base, default_model
 from labeling.models import Ranking, Response, Task
+from labeling.rankings.content import Content
 from labeling.rankings.recording import record
 from reward.models import RewardModel
 from reward.preferences.snapshots import SnapshotFilter, freeze, ranking_ids
@@ -58,7 +59,9 @@ def test_from_a_base_once_around_to_a_promoted_adapter_and_back_to_each_ranking(
     for task in Task.objects.all():
         ids = task.responses.order_by("-text").values_list("pk", flat=True)
         for reviewer in reviewers:
-            record(task=task, reviewer=reviewer, source="import", tiers=[[pk] for pk in ids])
+            record(
+                task=task, reviewer=reviewer, source="import", content=Content([[pk] for pk in ids])
+            )
 
     chosen = SnapshotFilter(test_fraction=0.4)
     snapshot = freeze(project=project, filter=chosen, by=trainer)

@@ -16,8 +16,11 @@ from finetune.training import train as recipe
 from finetune.training.language_model import PolicyChat, add_adapter, load_model, load_tokenizer
 from finetune.training.train import train
 from finetune.training.trainer import SortedBatches
+from recipes.errors import RecipeError
 from recipes.rundir import STOPPED
-from recipes.runner import RecipeError, StopSignal, newest_checkpoint, run_recipe
+from recipes.runner import run_recipe
+from recipes.stopping import StopSignal
+from recipes.trainer_callbacks import newest_checkpoint
 from tests.finetune.training_runs import (
     dpo_run,
     groups_that_like_b,

@@ -17,7 +17,8 @@ from finetune.training.evaluate import evaluate
 from finetune.training.language_model import add_adapter, load_model
 from finetune.training.merge import merge
 from finetune.training.sampling import sample_seed
-from recipes.runner import RecipeError, StopSignal
+from recipes.errors import RecipeError
+from recipes.stopping import StopSignal
 from tests.finetune.training_runs import (
     messages,
     progress,

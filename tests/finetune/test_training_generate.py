@@ -16,7 +16,9 @@ from finetune.training import sampling
 from finetune.training.generate import generate
 from finetune.training.language_model import PolicyChat, load_for_sampling, load_tokenizer
 from finetune.training.sampling import draw, plan, sample_batch, sample_seed
-from recipes.runner import RecipeError, Stopped, StopSignal, run_recipe
+from recipes.errors import RecipeError, Stopped
+from recipes.runner import run_recipe
+from recipes.stopping import StopSignal
 from tests.finetune.training_runs import (
     interrupt_when,
     messages,

@@ -16,6 +16,7 @@ from labeling.importing import lifecycle
 from labeling.models import Gold, Membership, Project, Ranking, Skip, Slot, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from reward.models import RewardModel
 from runs import kinds
 from runs.models import Run, RunEvent
@@ -91,7 +92,10 @@ def make_side() -> Side:
         assert slot is not None and slot.task_id == task.pk
         if not Ranking.objects.filter(reviewer=reviewer).exists():
             recording.submit(
-                slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+                slot_id=slot.pk,
+                reviewer=reviewer,
+                idempotency_key=key(),
+                content=Content(one_each(task)),
             )
     ranking = Ranking.objects.get(reviewer=reviewer)
     known = make_gold(project, Gold.Purpose.CHECK)

@@ -18,6 +18,7 @@ from accounts.models import Role
 from benchmarks.pages import OF_A_PROJECT, OF_ALL, addresses
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
@@ -31,7 +32,10 @@ def fill(project, people):
         for person in people:
             slot = slots.claim(project=project, reviewer=person)
             recording.submit(
-                slot_id=slot.pk, reviewer=person, idempotency_key=key(), tiers=one_each(task)
+                slot_id=slot.pk,
+                reviewer=person,
+                idempotency_key=key(),
+                content=Content(one_each(task)),
             )
 
 

@@ -14,6 +14,7 @@ from config.env import BASE_DIR
 from labeling.models import Ranking
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.reviewing import progress
 from reward.preferences.filters import SnapshotFilter
 from tests.labeling.test_blindness import signed_in
@@ -77,7 +78,10 @@ def test_today_is_the_day_of_the_reader(monkeypatch):
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     )
     sent = datetime(2026, 11, 3, 22, 0, tzinfo=UTC)
     monkeypatch.setattr(timezone, "now", lambda: datetime(2026, 11, 3, 23, 30, tzinfo=UTC))
@@ -101,7 +105,10 @@ def test_counts_of_today_are_kept_for_each_zone():
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     ranking = recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     ).ranking
     progress.after_ranking(project, reviewer, ranking)
     kept = len(progress._kept)

@@ -6,6 +6,7 @@ from accounts.models import User
 from labeling.gold import constraints
 from labeling.models import Gold, Project, Ranking, Slot
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.reviewing import assignment
 from tests.labeling.world import ids, key, make_task
 
@@ -28,7 +29,10 @@ def answer(slot: Slot, reviewer: User, *, right: bool = True) -> Ranking:
     """In the task's own order, which is right, or the other way round."""
     order = ids(slot.task) if right else ids(slot.task)[::-1]
     return recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=[[i] for i in order]
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content([[i] for i in order]),
     ).ranking
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from accounts.models import User
 from labeling.models import Project, Ranking
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.statistics.pairs import Judgment
 from tests.labeling.world import ids, make_member, make_task
 
@@ -108,8 +109,7 @@ def store(
             task=task,
             reviewer=people[person],
             source=source,
-            tiers=[[stored[i % 10] for i in tier] for tier in judgment.tiers],
             shown_order=[stored[i % 10] for i in shown],
-            **fields,
+            content=Content([[stored[i % 10] for i in tier] for tier in judgment.tiers], **fields),
         )
     return people

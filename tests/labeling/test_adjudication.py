@@ -21,6 +21,7 @@ from labeling.disputes.adjudication import (
 from labeling.models import Adjudication, Membership, Project, Ranking, Task
 from labeling.pages.task_filters import filtered
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import (
     ids,
     in_threads,
@@ -52,7 +53,10 @@ def signed_in(user: User) -> Client:
 
 def rank(task: Task, tiers, **fields) -> Ranking:
     return recording.record(
-        task=task, reviewer=make_member(task.project), source="review", tiers=tiers, **fields
+        task=task,
+        reviewer=make_member(task.project),
+        source="review",
+        content=Content(tiers, **fields),
     )[0]
 
 

@@ -11,6 +11,7 @@ from labeling.admin.big_tables import EstimatingPaginator, estimated_rows
 from labeling.guidelines import versions
 from labeling.models import Guideline, GuidelineVersion, Prompt, Response, Slot, Task
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import (
     make_many,
     make_member,
@@ -84,7 +85,9 @@ QUERIES = {
 def fill(project):
     for number in range(3):
         task, reviewer = make_task(project), make_member(project)
-        recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+        recording.record(
+            task=task, reviewer=reviewer, source="import", content=Content(one_each(task))
+        )
         task.skips.create(reviewer=make_member(project), reason="other")
         versions.create_draft(project=make_project(published=False), by=None, text="", criteria=[])
         Token.issue(user=reviewer, name=str(number))
@@ -156,7 +159,9 @@ def test_tasks_and_responses_are_found_by_the_words_of_their_prompt(client, proj
 
 def test_rankings_are_found_by_reviewer_and_task(client, project):
     task, reviewer = make_task(project), make_member(project)
-    made, _ = recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    made, _ = recording.record(
+        task=task, reviewer=reviewer, source="import", content=Content(one_each(task))
+    )
     url = page("labeling_ranking_changelist")
     assert results(client.get(url, {"q": reviewer.username})) == {made.pk}
     assert results(client.get(url, {"q": str(task.pk)})) == {made.pk}
@@ -200,8 +205,7 @@ def test_what_a_model_wrote_is_escaped_and_cut(root, project):
     )
     Prompt.objects.filter(pk=task.prompt_id).update(messages=[{"role": "user", "content": ATTACK}])
     made, _ = recording.record(
-        task=task, reviewer=make_member(project), source="import", tiers=one_each(task),
-        rationale=ATTACK,
+        task=task, reviewer=make_member(project), source="import", content=Content(one_each(task), rationale=ATTACK),
     )  # fmt: skip
     urls = [url for _, url in lists("labeling_prompt", "labeling_response", "labeling_task",
                                     "labeling_ranking", "labeling_slot")]  # fmt: skip
@@ -414,7 +418,7 @@ def test_a_changed_priority_reaches_the_slots(client, project):
 def test_deleting_content_leads_to_the_page_that_withdraws_it(trainer, root, project):
     task = make_task(project)
     recording.record(
-        task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
+        task=task, reviewer=make_member(project), source="import", content=Content(one_each(task))
     )
     for kind, pk in (
         ("task", task.pk),
@@ -454,7 +458,7 @@ def test_deleting_a_project_leads_to_its_own_pages(trainer, root, project):
 
 def test_deleting_an_account_with_rankings_leads_to_erasing_its_person(root, project):
     task, reviewer = make_task(project), make_member(project)
-    recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    recording.record(task=task, reviewer=reviewer, source="import", content=Content(one_each(task)))
     url = page("accounts_user_delete", reviewer.pk)
     assert root.get(url).url == reverse("erase-person", args=[reviewer.pk])
 

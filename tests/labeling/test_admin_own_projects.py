@@ -18,6 +18,7 @@ from labeling.gold import constraints
 from labeling.guidelines import versions
 from labeling.models import Membership, Project, Prompt, Response
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import (
     ids,
     make_member,
@@ -57,7 +58,7 @@ def fill(project: Project) -> None:
     Prompt.objects.filter(pk=task.prompt_id).update(
         messages=[{"role": "user", "content": f"Words of {project.name}"}]
     )
-    recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    recording.record(task=task, reviewer=reviewer, source="import", content=Content(one_each(task)))
     task.skips.create(reviewer=make_member(project), reason="other")
     versions.draft_from(version=project.current_version, by=None)
     first, second, *_ = ids(task)

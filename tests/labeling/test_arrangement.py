@@ -5,6 +5,7 @@ import pytest
 from labeling.models import QueueCursor, Slot, Task
 from labeling.queue import arrangement, slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -21,7 +22,10 @@ def served(project, reviewer, count):
     for _ in range(count):
         slot = slots.claim(project=project, reviewer=reviewer)
         recording.submit(
-            slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+            slot_id=slot.pk,
+            reviewer=reviewer,
+            idempotency_key=key(),
+            content=Content(one_each(slot.task)),
         )
         given.append(slot.task_id)
     return given
@@ -82,7 +86,10 @@ def test_only_tasks_that_nobody_has_begun_are_waiting(project):
     slots.set_priority(task=urgent, priority=9)
     someone = make_member(project)
     recording.record(
-        task=ranked, reviewer=make_member(project), source="import", tiers=one_each(ranked)
+        task=ranked,
+        reviewer=make_member(project),
+        source="import",
+        content=Content(one_each(ranked)),
     )
     Slot.objects.filter(task=drafted, number=1).update(draft={}, draft_by=someone)
     Slot.objects.filter(task=open_now, number=1).update(

@@ -6,6 +6,7 @@ from labeling.gold import constraints, schedule
 from labeling.models import Gold, Ranking, Slot
 from labeling.queue import slots as queue
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.rankings.recording import InvalidRanking
 from labeling.reviewing import assignment
 from labeling.reviewing.progress import of_reviewer
@@ -109,7 +110,9 @@ def test_it_gives_no_gold_to_someone_who_ranked_the_same_prompt_before():
     project = make_project(gold_percent=50)
     reviewer, other = make_member(project), make_member(project)
     task = make_task(project)
-    recording.record(task=task, reviewer=reviewer, source="import", tiers=[[i] for i in ids(task)])
+    recording.record(
+        task=task, reviewer=reviewer, source="import", content=Content([[i] for i in ids(task)])
+    )
     make_gold(project)
     known = constraints.make(
         task=task, constraints=constraints.constraints_from([[i] for i in ids(task)], None)

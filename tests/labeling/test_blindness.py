@@ -9,6 +9,7 @@ from labeling.core import blindness
 from labeling.models import GuidelineConfirmation, Membership, Project, Ranking
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.urls import of_a_project
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
 
@@ -49,8 +50,7 @@ class World:
             task=task,
             reviewer=make_member(self.project),
             source="review",
-            tiers=[[i] for i in ids(task)[::order]],
-            rationale=rationale,
+            content=Content([[i] for i in ids(task)[::order]], rationale=rationale),
             shown_order=ids(task),
         )[0]
 
@@ -198,7 +198,9 @@ def test_the_ranking_page_shows_what_others_said_only_when_the_policy_is_always(
 def test_a_tie_is_a_tie_to_others_too():
     world = World(sees_others="after")
     third = make_member(world.project)
-    recording.record(task=world.task, reviewer=third, source="review", tiers=[ids(world.task)])
+    recording.record(
+        task=world.task, reviewer=third, source="review", content=Content([ids(world.task)])
+    )
     page = page_of(world.own.reviewer, "review-others", world.project.slug, world.own.pk)
     assert "A tied with B tied with C" in page
     assert len(one_each(world.task)) == 3

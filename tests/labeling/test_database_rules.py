@@ -21,6 +21,7 @@ from labeling.models import (
 )
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -39,7 +40,7 @@ def check_now() -> None:
 def make_ranking(task: Task, reviewer=None) -> Ranking:
     reviewer = reviewer or make_member(task.project)
     return recording.record(
-        task=task, reviewer=reviewer, source="simulation", tiers=one_each(task)
+        task=task, reviewer=reviewer, source="simulation", content=Content(one_each(task))
     )[0]
 
 
@@ -213,7 +214,7 @@ def test_an_unknown_key_is_not_taken_for_a_known_one():
         task=task,
         reviewer=make_member(task.project),
         source="simulation",
-        tiers=one_each(task),
+        content=Content(one_each(task)),
         idempotency_key=key(),
     )[0]
     assert first.pk != second.pk

@@ -10,6 +10,7 @@ from labeling.models import Membership, Slot
 from labeling.quality import measures
 from labeling.queue import slots
 from labeling.rankings import overlap, recording
+from labeling.rankings.content import Content
 from labeling.removal.withdrawing import withdraw
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_adjudication import dispute
@@ -93,7 +94,7 @@ def test_a_decided_or_withdrawn_dispute_is_not_counted_as_disputed(project, clie
 def ranked(task, order=1):
     tiers = [[i] for i in ids(task)[::order]]
     recording.record(
-        task=task, reviewer=make_member(task.project), source="simulation", tiers=tiers
+        task=task, reviewer=make_member(task.project), source="simulation", content=Content(tiers)
     )
 
 
@@ -209,7 +210,10 @@ def test_what_a_removed_reviewer_had_reserved_goes_to_others(project, remove):
 def test_removing_a_reviewer_keeps_their_rankings_and_what_they_hold_elsewhere(project):
     slot, reviewer = reserved(project)
     recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     )
     elsewhere = make_project(rankings_per_task=1)
     Membership.objects.create(project=elsewhere, user=reviewer)

@@ -11,6 +11,7 @@ from labeling.importing.reading import BadInput, detect, import_file
 from labeling.models import Prompt, Ranking, Response, Slot, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.statistics.agreement import exact_agreement
 from tests.labeling.world import make_member, make_project, make_user, publish
 
@@ -387,7 +388,9 @@ def test_what_a_person_ranked_before_stays(project, save):
     import_file(save([changed(rankings=[])]), project=project)
     task = Task.objects.get()
     first, second = task.places.order_by("position").values_list("response_id", flat=True)
-    own, _ = recording.record(task=task, reviewer=ada, source="simulation", tiers=[[first, second]])
+    own, _ = recording.record(
+        task=task, reviewer=ada, source="simulation", content=Content([[first, second]])
+    )
     imported = import_file(save([OWN]), project=project, reviewers="existing")
     assert imported.written.new["rankings"] == 1 and bob.rankings.count() == 1
     assert +imported.tally.left_out == {"rankings of tasks their reviewer had ranked before": 1}

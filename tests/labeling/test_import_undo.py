@@ -12,6 +12,7 @@ from labeling.importing import undoing
 from labeling.models import FileImport, Finding, Prompt, Ranking, Response, Slot, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.file_imports import work
 from tests.labeling.test_findings import LEAK
 from tests.labeling.test_import import run
@@ -76,7 +77,10 @@ def test_an_import_whose_task_was_ranked_is_kept(project):
     before = counts()
     assert "has one of its tasks open" in undone(client, project)
     recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     )
     page = undone(client, project)
     assert "that the import did not bring" in page and ">Undo this import</button>" not in page

@@ -13,6 +13,7 @@ from labeling.gold import constraints
 from labeling.models import Adjudication, Ranking, Skip
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user
 
@@ -30,8 +31,7 @@ def ranked(task, order, rationale, reviewer=None):
         task=task,
         reviewer=reviewer or make_member(task.project),
         source=Ranking.Source.REVIEW,
-        tiers=[[response] for response in order],
-        rationale=rationale,
+        content=Content([[response] for response in order], rationale=rationale),
         shown_order=order,
     )[0]
 
@@ -208,7 +208,7 @@ def test_the_same_order_needs_no_translation_and_no_mark(task, lead):
 def test_an_imported_rationale_without_an_order_stays_as_written_and_says_so(task, lead):
     recording.record(
         task=task, reviewer=make_member(task.project), source=Ranking.Source.IMPORT,
-        tiers=[[i] for i in ids(task)], rationale=SAYS,
+        content=Content([[i] for i in ids(task)], rationale=SAYS),
     )  # fmt: skip
     page = page_of(lead, "project-task", task.project.slug, task.pk)
     assert SAYS in page
@@ -248,11 +248,9 @@ def test_a_revision_keeps_the_order_its_letters_follow(task):
     reviewer = make_member(task.project)
     slot = slots.claim(project=task.project, reviewer=reviewer)
     first = recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), rationale="C is best.",
-        tiers=[[i] for i in ids(task)],
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(rationale="C is best.", tiers=[[i] for i in ids(task)]),
     ).ranking  # fmt: skip
     second = recording.revise(
-        ranking=first, reviewer=reviewer, idempotency_key=key(), rationale="B is best.",
-        tiers=[[i] for i in ids(task)[::-1]],
+        ranking=first, reviewer=reviewer, idempotency_key=key(), content=Content(rationale="B is best.", tiers=[[i] for i in ids(task)[::-1]]),
     ).ranking  # fmt: skip
     assert first.shown_order == second.shown_order == slot.shown_order

@@ -7,6 +7,7 @@ from django.core.cache import cache
 from labeling.models import Project, Ranking, Slot, Task
 from labeling.queue import slots as queue
 from labeling.rankings import overlap, recording
+from labeling.rankings.content import Content
 from labeling.rankings.overlap import best_is, is_clear, learned, sides_of_pairs
 from labeling.statistics.pairs import Judgment
 from labeling.statistics.reliability import Reliabilities, Reliability, fit
@@ -23,7 +24,10 @@ def sequential(**fields) -> Project:
 def rank(task: Task, order: int = 1, **fields) -> Ranking:
     tiers = [[i] for i in ids(task)[::order]]
     return recording.record(
-        task=task, reviewer=make_member(task.project), source="simulation", tiers=tiers, **fields
+        task=task,
+        reviewer=make_member(task.project),
+        source="simulation",
+        content=Content(tiers, **fields),
     )[0]
 
 
@@ -145,7 +149,9 @@ def test_a_submitted_ranking_counts_and_the_third_is_given_out():
     for reviewer, order in zip(people[:2], (1, -1), strict=True):
         slot = queue.claim(project=project, reviewer=reviewer)
         tiers = [[i] for i in ids(task)[::order]]
-        recording.submit(slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=tiers)
+        recording.submit(
+            slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(tiers)
+        )
     assert queue.claim(project=project, reviewer=people[0]) is None
     assert queue.claim(project=project, reviewer=people[2]).task_id == task.pk
 
@@ -161,7 +167,7 @@ def test_a_revision_that_settles_it_withdraws_what_nobody_has_begun():
         ranking=second,
         reviewer=second.reviewer,
         idempotency_key=key(),
-        tiers=[[i] for i in ids(task)],
+        content=Content([[i] for i in ids(task)]),
     )
     assert slots(task) == [True, True]
     task.refresh_from_db()
@@ -179,7 +185,7 @@ def test_a_revision_does_not_take_a_task_from_the_one_who_has_it_open():
         ranking=second,
         reviewer=second.reviewer,
         idempotency_key=key(),
-        tiers=[[i] for i in ids(task)],
+        content=Content([[i] for i in ids(task)]),
     )
     assert Slot.objects.get(pk=third.pk).reviewer_id == third.reviewer_id
 
@@ -193,7 +199,7 @@ def test_a_revision_that_disturbs_it_asks_a_third():
         ranking=second,
         reviewer=second.reviewer,
         idempotency_key=key(),
-        tiers=[[i] for i in ids(task)[::-1]],
+        content=Content([[i] for i in ids(task)[::-1]]),
     )
     assert slots(task) == [True, True, False]
 
@@ -210,7 +216,7 @@ def test_two_who_submit_at_the_same_time_add_one_slot():
         def send(slot: Slot, reviewer, order: int, task: Task = task):
             tiers = [[i] for i in ids(task)[::order]]
             return recording.submit(
-                slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=tiers
+                slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(tiers)
             )
 
         in_threads(
@@ -235,7 +241,7 @@ def test_a_crowd_at_work_at_once_gives_each_task_what_it_needs_and_no_more():
                 slot_id=slot.pk,
                 reviewer=reviewer,
                 idempotency_key=key(),
-                tiers=[[i] for i in order],
+                content=Content([[i] for i in order]),
             )
             sent += 1
         return sent
@@ -282,7 +288,9 @@ def test_it_learns_how_reviewers_of_the_project_err(django_assert_num_queries):
         task = make_task(project, responses=2)
         for reviewer, order in zip(people, (1, -1 if number % 2 else 1), strict=True):
             tiers = [[i] for i in ids(task)[::order]]
-            recording.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)
+            recording.record(
+                task=task, reviewer=reviewer, source="simulation", content=Content(tiers)
+            )
     cache.clear()
     assert learned(project).typical.right < 0.7
     with django_assert_num_queries(0):
@@ -290,7 +298,7 @@ def test_it_learns_how_reviewers_of_the_project_err(django_assert_num_queries):
     task = make_task(project, responses=2)
     for reviewer in people:
         tiers = [[i] for i in ids(task)]
-        recording.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)
+        recording.record(task=task, reviewer=reviewer, source="simulation", content=Content(tiers))
     assert slots(task) == [True, True, False]  # two who agree are not enough any more
 
 

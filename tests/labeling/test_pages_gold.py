@@ -11,6 +11,7 @@ from labeling.gold import shares as gold_shares
 from labeling.models import Adjudication, Gold, Qualification, Ranking, Slot
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.reviewing import assignment
 from labeling.reviewing.skeleton import sheet_html
 from tests.labeling.gold_world import answer, make_gold, work
@@ -147,7 +148,9 @@ def test_it_starts_from_what_was_ranked_or_adjudicated(project, lead, client):
     task = make_task(project)
     reviewer = make_member(project)
     tiers = one_each(task)
-    ranking, _ = recording.record(task=task, reviewer=reviewer, source="import", tiers=tiers, cut=2)
+    ranking, _ = recording.record(
+        task=task, reviewer=reviewer, source="import", content=Content(tiers, cut=2)
+    )
     Adjudication.objects.create(task=task, tiers=tiers[::-1], cut=None, cause="mistake", by=lead)
     page = client.get(url("project-gold-make", project, task.pk) + f"?from=ranking-{ranking.pk}")
     assert [start["name"] for start in page.context["starts"]] == [

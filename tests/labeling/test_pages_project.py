@@ -7,6 +7,7 @@ from labeling.models import Membership, Project, Prompt, Ranking, Response, Task
 from labeling.quality.measures import quality_of
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.reviewing.progress import by_reviewer, of_project, of_reviewer
 from tests.labeling.world import (
     ids,
@@ -37,10 +38,9 @@ def make_lead(project: Project) -> User:
 
 
 def rank(task: Task, reviewer: User, tiers=None, **fields) -> Ranking:
-    fields.setdefault("source", Ranking.Source.REVIEW)
-    return recording.record(task=task, reviewer=reviewer, tiers=tiers or one_each(task), **fields)[
-        0
-    ]
+    source = fields.pop("source", Ranking.Source.REVIEW)
+    content = Content(tiers or one_each(task), **fields)
+    return recording.record(task=task, reviewer=reviewer, source=source, content=content)[0]
 
 
 @pytest.fixture
@@ -88,8 +88,7 @@ def test_it_counts_a_skip_and_a_revision_once(project):
         ranking=ranking,
         reviewer=reviewer,
         idempotency_key=key(),
-        tiers=[ids(ranking.task)],
-        active_seconds=40,
+        content=Content([ids(ranking.task)], active_seconds=40),
     )
     make_task(project)
     slot = slots.claim(project=project, reviewer=reviewer)

@@ -8,6 +8,7 @@ from accounts.models import AuditEntry, Role
 from labeling.models import Membership, Prompt, Ranking, Response, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.removal import editing, withdrawing
 from labeling.removal.editing import CannotEdit
 from tests.labeling.test_pages_project import signed_in
@@ -146,7 +147,7 @@ def test_reviewers_do_not_meet_what_is_withdrawn_in_their_history(project, lead,
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     made = recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(one_each(task))
     )
     Prompt.objects.filter(pk=task.prompt_id).update(
         messages=[{"role": "user", "content": "Peculiar words."}]
@@ -182,7 +183,7 @@ def test_tasks_are_filtered_by_what_leads_look_for(project, lead):
             task=disputed,
             reviewer=member,
             source="simulation",
-            tiers=tiers[::-1] if reverse_order else tiers,
+            content=Content(tiers[::-1] if reverse_order else tiers),
         )
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
@@ -238,7 +239,7 @@ def test_a_ranked_prompt_keeps_its_text(project, lead, task):
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(one_each(task))
     )
     answer = send_edit(signed_in(lead), project, task.prompt, "Other words")
     assert answer.status_code == 422 and "has been ranked" in answer.content.decode()

@@ -8,6 +8,7 @@ from labeling.core import counts
 from labeling.models import Ranking
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.reviewing import progress
 from labeling.tasks import count_large_projects
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
@@ -18,7 +19,10 @@ pytestmark = pytest.mark.django_db
 def rank(project, reviewer) -> Ranking:
     slot = slots.claim(project=project, reviewer=reviewer)
     return recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     ).ranking
 
 

@@ -7,6 +7,7 @@ from labeling.guidelines import versions
 from labeling.models import Qualification, Ranking
 from labeling.queue import slots
 from labeling.rankings import recording, undo
+from labeling.rankings.content import Content
 from labeling.rankings.recording import InvalidRanking
 from labeling.reviewing import assignment
 from tests.labeling.gold_world import answer, make_gold, work
@@ -185,7 +186,7 @@ def test_there_is_no_way_back_once_it_was_shown_or_counted(purpose):
     one, reviewer = make_gold(project, purpose), make_member(project)
     ranking = answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)
     assert recording.revisable_until(ranking) is None and not undo.can_undo(ranking)
-    better = {"tiers": one_each(one.task), "idempotency_key": key()}
+    better = {"content": Content(one_each(one.task)), "idempotency_key": key()}
     with pytest.raises(InvalidRanking):
         recording.revise(ranking=ranking, reviewer=reviewer, **better)
     assert Ranking.objects.count() == 1

@@ -12,6 +12,7 @@ from accounts.models import Role, User
 from labeling.models import Membership, Ranking, Response, Task
 from labeling.quality import measures, window
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.statistics.bias import Meter
 from labeling.statistics.reliability import Reliability
 from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
@@ -116,7 +117,7 @@ def test_it_leaves_out_gold_and_what_was_revised(project):
     assert measures.quality_of(project).tasks == 1
     [ranking] = Ranking.objects.filter(task=task, reviewer=people[1])
     recording.revise(
-        ranking=ranking, reviewer=people[1], idempotency_key=key(), tiers=one_each(task)
+        ranking=ranking, reviewer=people[1], idempotency_key=key(), content=Content(one_each(task))
     )
     assert measures.quality_of(project).agreement.value == 1
 

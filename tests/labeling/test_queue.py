@@ -11,6 +11,7 @@ from labeling.models import QueueCursor, Skip, Slot, Task
 from labeling.queue import claims
 from labeling.queue import slots as queue
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.tasks import release_expired_leases
 from tests.labeling.world import (
     ids,
@@ -28,7 +29,10 @@ pytestmark = pytest.mark.django_db
 
 def rank(slot: Slot, reviewer) -> recording.Submission:
     return recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     )
 
 

@@ -10,6 +10,7 @@ from django.utils import timezone
 from labeling.models import QueueCursor, Slot, Task
 from labeling.queue import slots as queue
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import (
     in_threads,
     key,
@@ -43,7 +44,10 @@ def both(project, reviewer):
 
 def rank(slot, reviewer):
     return recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     )
 
 
@@ -258,7 +262,7 @@ def test_releasing_twice_or_from_another_project_does_nothing(project):
 
 def test_a_held_task_with_an_imported_ranking_gets_only_what_it_lacks(project, reviewer):
     task = make_task(project, held=True)
-    recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+    recording.record(task=task, reviewer=reviewer, source="import", content=Content(one_each(task)))
     queue.release_held(project=project, task_ids=[task.pk])
     assert sorted(task.slots.values_list("number", "ranking__reviewer")) == [
         (1, reviewer.pk),

@@ -8,6 +8,7 @@ from labeling.models import Slot
 from labeling.queue import slots
 from labeling.queue.display_order import shown_order_for
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
 SIZES = range(2, 10)
@@ -67,7 +68,10 @@ def test_a_late_extra_keeps_the_order_its_form_showed():
     for reviewer in (quick, late):
         slots.claim(project=project, reviewer=reviewer)
         sent = recording.submit(
-            slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+            slot_id=slot.pk,
+            reviewer=reviewer,
+            idempotency_key=key(),
+            content=Content(one_each(task)),
         )
     assert sent.extra and sent.ranking.shown_order == shown
 
@@ -82,7 +86,7 @@ def test_a_late_answer_that_takes_another_slot_keeps_the_order_its_form_showed()
     Slot.objects.filter(pk=slot.pk).update(position=1)
     assert slots.claim(project=project, reviewer=make_member(project)).pk == slot.pk
     sent = recording.submit(
-        slot_id=slot.pk, reviewer=late, idempotency_key=key(), tiers=one_each(task)
+        slot_id=slot.pk, reviewer=late, idempotency_key=key(), content=Content(one_each(task))
     )
     filled = Slot.objects.get(ranking=sent.ranking)
     assert filled.pk != slot.pk

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 from labeling.models import Ranking, Skip, Slot, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import ids, in_threads, make_member, make_project, make_task
 
 EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "20"))
@@ -193,7 +194,7 @@ class Machine(RuleBasedStateMachine):
                 slot_id=form.slot_id,
                 reviewer=form.reviewer,
                 idempotency_key=key or form.key,
-                tiers=tiers,
+                content=Content(tiers),
             )
         except recording.InvalidRanking as invalid:
             assert "tiers" not in invalid.errors
@@ -264,7 +265,7 @@ class Machine(RuleBasedStateMachine):
                 ranking=ranking,
                 reviewer=ranking.reviewer,
                 idempotency_key=uuid.uuid4(),
-                tiers=[[one] for one in ids(ranking.task)],
+                content=Content([[one] for one in ids(ranking.task)]),
             )
         except recording.InvalidRanking:
             return

@@ -12,6 +12,7 @@ from labeling.models import Adjudication, Slot, Task
 from labeling.queue import raising
 from labeling.queue import slots as queue
 from labeling.rankings import overlap, recording
+from labeling.rankings.content import Content
 from labeling.removal import withdrawing
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_blindness import signed_in
@@ -55,7 +56,9 @@ def test_a_finished_task_is_offered_to_others_again(project):
     task = make_task(project)
     first, second = make_member(project), make_member(project)
     slot = queue.claim(project=project, reviewer=first)
-    recording.submit(slot_id=slot.pk, reviewer=first, idempotency_key=key(), tiers=one_each(task))
+    recording.submit(
+        slot_id=slot.pk, reviewer=first, idempotency_key=key(), content=Content(one_each(task))
+    )
     assert queue.claim(project=project, reviewer=second) is None
     raising.apply(project=project, wanted=2, by=None)
     assert queue.claim(project=project, reviewer=second).task == task
@@ -78,7 +81,7 @@ def test_gold_and_what_it_was_made_of_stay_as_they_are(project):
 def test_a_task_that_was_complete_when_gold_was_made_of_it_stays_as_it_is(project):
     task = make_task(project)
     recording.record(
-        task=task, reviewer=make_member(project), source="review", tiers=one_each(task)
+        task=task, reviewer=make_member(project), source="review", content=Content(one_each(task))
     )
     adjudicated = [{"kind": "above", "a": ids(task)[0], "b": ids(task)[1]}]
     from labeling.gold import constraints as gold
@@ -127,7 +130,10 @@ def test_with_sequential_overlap_added_slots_stay_and_the_limit_holds():
     assert raising.apply(project=project, wanted=3, by=None).slots == 1
     for _ in range(2):
         recording.record(
-            task=task, reviewer=make_member(project), source="review", tiers=one_each(task)
+            task=task,
+            reviewer=make_member(project),
+            source="review",
+            content=Content(one_each(task)),
         )
     overlap.after_ranking(task)
     assert slots(task) == 3, "two who agree make it clear, and the lead asked for three"

@@ -10,6 +10,7 @@ from labeling.models import Gold, Membership, Project, Ranking, Slot
 from labeling.queue import slots
 from labeling.rankings import recording, revision_window
 from labeling.rankings import undo as undoing
+from labeling.rankings.content import Content
 from labeling.rankings.recording import InvalidRanking
 from tests.labeling.gold_world import make_gold
 from tests.labeling.world import (
@@ -47,9 +48,18 @@ def slot(project, task, reviewer):
 
 
 def submit(slot, reviewer, **content):
-    content.setdefault("idempotency_key", key())
+    others = {
+        "idempotency_key": key(),
+        **{
+            name: content.pop(name)
+            for name in ("idempotency_key", "guideline_version")
+            if name in content
+        },
+    }
     content.setdefault("tiers", one_each(slot.task))
-    return recording.submit(slot_id=slot.pk, reviewer=reviewer, **content)
+    return recording.submit(
+        slot_id=slot.pk, reviewer=reviewer, content=Content(**content), **others
+    )
 
 
 def lapse(slot):
@@ -153,7 +163,9 @@ def test_it_says_when_no_guideline_is_published():
 
 def test_it_says_when_the_slot_is_gone(reviewer):
     with pytest.raises(InvalidRanking, match="no longer there"):
-        recording.submit(slot_id=10**9, reviewer=reviewer, idempotency_key=key(), tiers=[])
+        recording.submit(
+            slot_id=10**9, reviewer=reviewer, idempotency_key=key(), content=Content([])
+        )
 
 
 # --- twice ---------------------------------------------------------------------------------------
@@ -284,7 +296,7 @@ def test_a_revision_supersedes_under_todays_guideline(project, slot, task, revie
     same = key()
     for duplicate in (False, True):
         made = recording.revise(
-            ranking=old, reviewer=reviewer, idempotency_key=same, tiers=[ids(task)]
+            ranking=old, reviewer=reviewer, idempotency_key=same, content=Content([ids(task)])
         )
         assert made.duplicate is duplicate
     old.refresh_from_db()
@@ -299,7 +311,10 @@ def test_only_its_reviewer_revises_a_ranking(project, slot, reviewer, task):
     old = submit(slot, reviewer).ranking
     with pytest.raises(InvalidRanking, match="Only the reviewer"):
         recording.revise(
-            ranking=old, reviewer=make_member(project), idempotency_key=key(), tiers=[ids(task)]
+            ranking=old,
+            reviewer=make_member(project),
+            idempotency_key=key(),
+            content=Content([ids(task)]),
         )
     assert Ranking.objects.count() == 1
 
@@ -310,7 +325,7 @@ def test_only_its_reviewer_revises_a_ranking(project, slot, reviewer, task):
 def test_a_recorded_ranking_fills_a_slot_and_repeats_without_effect(task, reviewer):
     for created in (True, False):
         made, new = recording.record(
-            task=task, reviewer=reviewer, source="import", tiers=one_each(task)
+            task=task, reviewer=reviewer, source="import", content=Content(one_each(task))
         )
         assert new is created
     assert made.guideline_version is None and task.slots.get().ranking == made
@@ -319,7 +334,10 @@ def test_a_recorded_ranking_fills_a_slot_and_repeats_without_effect(task, review
 def test_a_recorded_ranking_gets_a_slot_when_all_are_taken(project, task):
     for number in (1, 2):
         recording.record(
-            task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
+            task=task,
+            reviewer=make_member(project),
+            source="import",
+            content=Content(one_each(task)),
         )
         assert task.slots.filter(ranking__isnull=False).count() == number
 
@@ -329,7 +347,7 @@ def test_a_simulated_ranking_names_the_guideline(project, task, reviewer):
         task=task,
         reviewer=reviewer,
         source="simulation",
-        tiers=one_each(task),
+        content=Content(one_each(task)),
         shown_order=ids(task)[::-1],
         idempotency_key=uuid.uuid4(),
     )
@@ -340,14 +358,16 @@ def test_a_simulated_ranking_names_the_guideline(project, task, reviewer):
 def test_a_second_recorded_ranking_by_one_reviewer_is_refused(task, reviewer):
     for expected in (None, "has ranked"):
         if expected is None:
-            recording.record(task=task, reviewer=reviewer, source="import", tiers=one_each(task))
+            recording.record(
+                task=task, reviewer=reviewer, source="import", content=Content(one_each(task))
+            )
             continue
         with pytest.raises(InvalidRanking, match=expected):
             recording.record(
                 task=task,
                 reviewer=reviewer,
                 source="import",
-                tiers=one_each(task),
+                content=Content(one_each(task)),
                 idempotency_key=key(),
             )
 
@@ -355,9 +375,9 @@ def test_a_second_recorded_ranking_by_one_reviewer_is_refused(task, reviewer):
 def test_a_partial_ranking_is_recorded_only_when_it_says_so(task, reviewer):
     some = one_each(task)[:2]
     with pytest.raises(InvalidRanking, match="place"):
-        recording.record(task=task, reviewer=reviewer, source="import", tiers=some)
+        recording.record(task=task, reviewer=reviewer, source="import", content=Content(some))
     made, _ = recording.record(
-        task=task, reviewer=reviewer, source="import", tiers=some, partial=True
+        task=task, reviewer=reviewer, source="import", content=Content(some), partial=True
     )
     assert made.tiers == some
     with pytest.raises(InvalidRanking, match="at least two"):
@@ -365,7 +385,7 @@ def test_a_partial_ranking_is_recorded_only_when_it_says_so(task, reviewer):
             task=make_task(task.project),
             reviewer=reviewer,
             source="import",
-            tiers=[],
+            content=Content([]),
             partial=True,
         )
 
@@ -404,7 +424,7 @@ def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, 
     until = revision_window.revisable_until(Ranking.objects.get(pk=first.pk))
     assert until == first.created_at + timedelta(hours=2)
     again = {"reviewer": reviewer, "idempotency_key": key()}
-    second = recording.revise(ranking=first, tiers=[ids(task)], **again).ranking
+    second = recording.revise(ranking=first, content=Content([ids(task)]), **again).ranking
     assert (
         revision_window.revisable_until(second) == until
     )  # counted from the first, not the revision
@@ -419,7 +439,9 @@ def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, 
         created_at=timezone.now() - timedelta(hours=3),
     )
     with pytest.raises(InvalidRanking, match="no longer be revised"):
-        recording.revise(ranking=old, tiers=[ids(task)], reviewer=reviewer, idempotency_key=key())
+        recording.revise(
+            ranking=old, content=Content([ids(task)]), reviewer=reviewer, idempotency_key=key()
+        )
     assert Ranking.objects.get(task=task) == old
 
 
@@ -502,7 +524,7 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
         undo(ranking, reviewer)
     monkeypatch.undo()
     revised = recording.revise(
-        ranking=ranking, reviewer=reviewer, idempotency_key=key(), tiers=[ids(task)]
+        ranking=ranking, reviewer=reviewer, idempotency_key=key(), content=Content([ids(task)])
     ).ranking
     for one in (ranking, revised):
         with pytest.raises(InvalidRanking, match="too late"):

@@ -13,6 +13,7 @@ from labeling.disputes.relabeling import CannotRelabel, comparison, consensus, d
 from labeling.models import Membership, Project, Ranking, RelabelledTask, RelabelSample, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.world import (
     ids,
     make_member,
@@ -40,7 +41,9 @@ def signed_in(user: User) -> Client:
 
 def rank(task: Task, reviewer: User, order: int = 1) -> Ranking:
     tiers = [[i] for i in ids(task)[::order]]
-    return recording.record(task=task, reviewer=reviewer, source="simulation", tiers=tiers)[0]
+    return recording.record(
+        task=task, reviewer=reviewer, source="simulation", content=Content(tiers)
+    )[0]
 
 
 class World:

@@ -10,6 +10,7 @@ from accounts.models import AuditEntry, Role
 from labeling.models import Ranking, Skip, Slot
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.rankings.undo import UNDO_FOR
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_blindness import signed_in
@@ -52,7 +53,7 @@ def test_a_reviewer_takes_a_skip_back_with_what_they_had_typed(project, reviewer
     assert not Skip.objects.exists()
     assert "Half a th" in signed_in(reviewer).get(answer.url).content.decode()
     sent = recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(task)
+        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), content=Content(one_each(task))
     )
     assert not sent.extra
 
@@ -81,7 +82,10 @@ def test_a_ranking_sent_after_the_skip_is_what_the_page_takes_back(project, revi
     skip = skipped(project, reviewer)
     slot = slots.claim(project=project, reviewer=reviewer)
     recording.submit(
-        slot_id=slot.pk, reviewer=reviewer, idempotency_key=key(), tiers=one_each(slot.task)
+        slot_id=slot.pk,
+        reviewer=reviewer,
+        idempotency_key=key(),
+        content=Content(one_each(slot.task)),
     )
     page = signed_in(reviewer).get(reverse("review", args=[project.slug])).content.decode()
     assert url(skip) not in page

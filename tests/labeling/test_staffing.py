@@ -10,6 +10,7 @@ from labeling.models import Membership, Project, Qualification, Ranking, Slot, T
 from labeling.projects import staffing
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from tests.labeling.test_pages_review import Desk
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
@@ -25,7 +26,10 @@ def page_of(project: Project, user, name: str = "review") -> str:
 def rank_all(project: Project, reviewer) -> None:
     for task in Task.objects.filter(project=project):
         recording.record(
-            task=task, reviewer=reviewer, source=Ranking.Source.REVIEW, tiers=one_each(task)
+            task=task,
+            reviewer=reviewer,
+            source=Ranking.Source.REVIEW,
+            content=Content(one_each(task)),
         )
 
 

@@ -4,6 +4,7 @@ from django.utils import timezone
 from labeling.models import Project, Ranking, Slot
 from labeling.queue import slots
 from labeling.rankings import fast_path, recording
+from labeling.rankings.content import Content
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
@@ -41,7 +42,7 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
         found = fast_path.slot_to_answer(project, slot.pk, reviewer)
         assert (found, found.task, found.project) == (slot, task, project)
         assert recording.responses_of(found) == places
-    content = {"idempotency_key": key(), "tiers": one_each(slot.task)}
+    content = {"idempotency_key": key(), "content": Content(one_each(slot.task))}
     with django_assert_num_queries(3):  # a savepoint around it, inside a test's transaction
         made = recording.submit(slot_id=slot.pk, reviewer=reviewer, found=found, **content)
     assert (made.duplicate, made.extra) == (False, False)
@@ -109,6 +110,6 @@ def test_it_writes_nothing_for_a_task_its_reviewer_has_ranked_or_a_key_that_was_
 def test_where_overlap_looks_at_each_ranking_the_slots_of_the_task_are_locked(slot, reviewer):
     Project.objects.update(overlap=Project.Overlap.SEQUENTIAL, rankings_at_most=3)
     slot = Slot.objects.select_related("task__project").get(pk=slot.pk)
-    content = {"idempotency_key": key(), "tiers": one_each(slot.task)}
+    content = {"idempotency_key": key(), "content": Content(one_each(slot.task))}
     recording.submit(slot_id=slot.pk, reviewer=reviewer, **content)
     assert Slot.objects.filter(task=slot.task).count() == 2

@@ -15,6 +15,7 @@ from labeling.queue.out_of_use import PARKED, without
 from labeling.queue.slots import NewTask
 from labeling.rankings import overlap, recording, undo
 from labeling.rankings import skip as skipping
+from labeling.rankings.content import Content
 from labeling.rankings.recording import InvalidRanking
 from labeling.removal import withdrawing
 from labeling.reviewing import progress
@@ -49,8 +50,7 @@ def submit(slot, reviewer, tiers=None, **content):
         slot_id=slot.pk,
         reviewer=reviewer,
         idempotency_key=key(),
-        tiers=tiers or one_each(slot.task),
-        **content,
+        content=Content(tiers or one_each(slot.task), **content),
     )
 
 
@@ -200,7 +200,7 @@ def test_a_ranking_of_a_withdrawn_task_is_neither_revised_nor_taken_back(project
             ranking=ranking,
             reviewer=ranking.reviewer,
             idempotency_key=key(),
-            tiers=one_each(task)[::-1],
+            content=Content(one_each(task)[::-1]),
         )
     assert Ranking.objects.count() == 1
 

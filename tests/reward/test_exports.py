@@ -13,7 +13,7 @@ from accounts.models import AuditEntry, User
 from labeling.importing.reading import import_file
 from labeling.models import Project, Prompt, Ranking, Response, Skip, Task
 from labeling.queue import slots
-from labeling.rankings.content import FLAGS
+from labeling.rankings.content import FLAGS, Content
 from labeling.rankings.recording import record
 from reward.preferences.exports import FORMATS, TIES, Export, files
 from reward.preferences.exports.card import path_of
@@ -389,9 +389,16 @@ def build(tasks) -> Project:
                 "tiers": [[ids[place] for place in tier] for tier in said["tiers"]],
                 "ratings": {ids[place]: rated for place, rated in said["ratings"].items()},
                 "flags": {ids[place]: named for place, named in said["flags"].items()},
-                "shown_order": [ids[place] for place in said["shown_order"]],
             }
-            record(task=task, reviewer=reviewer, source="simulation", partial=True, **places)
+            order = [ids[place] for place in places.pop("shown_order")]
+            record(
+                task=task,
+                reviewer=reviewer,
+                source="simulation",
+                partial=True,
+                content=Content(**places),
+                shown_order=order,
+            )
     return project
 
 

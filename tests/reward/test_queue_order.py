@@ -13,6 +13,7 @@ from accounts.models import AuditEntry, Role
 from labeling.models import Membership, Slot, Task
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from reward.models import OrderedTask, QueueOrder, RandomStream, ResponseScore
 from reward.ordering import queue as queue_order
 from reward.ordering.queue import CannotOrder
@@ -129,7 +130,10 @@ def test_what_was_ranked_already_teaches_less(project, model):
     for _ in range(4):
         task = score(model, make_task(project, responses=2), 3.0, direction=0)
         recording.record(
-            task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
+            task=task,
+            reviewer=make_member(project),
+            source="import",
+            content=Content(one_each(task)),
         )
     order = queue_order.put_in_order(model=model, by=None)
     assert order.tasks.get(task=second).place < order.tasks.get(task=first).place
@@ -139,7 +143,7 @@ def test_a_task_that_was_begun_or_has_no_scores_stays_out_of_it(project, model):
     begun, unscored, *others = tasks_outside_the_stream(project, model, 5)
     ResponseScore.objects.filter(response=unscored.responses.first()).delete()
     recording.record(
-        task=begun, reviewer=make_member(project), source="import", tiers=one_each(begun)
+        task=begun, reviewer=make_member(project), source="import", content=Content(one_each(begun))
     )
     place = queued(project).index(unscored.pk)
     order = queue_order.put_in_order(model=model, by=None)
@@ -217,7 +221,10 @@ def test_what_a_snapshot_holds_out_lies_in_the_stream(project, model):
     tasks = make_scored(project, model, 30)
     for task in tasks:
         recording.record(
-            task=task, reviewer=make_member(project), source="import", tiers=one_each(task)
+            task=task,
+            reviewer=make_member(project),
+            source="import",
+            content=Content(one_each(task)),
         )
     RandomStream.objects.create(project=project, share=0.3, seed=0)
     stream = queue_order.stream_of(project)

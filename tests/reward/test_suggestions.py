@@ -11,6 +11,7 @@ from labeling.core.suggestions import suggestions_for
 from labeling.models import Membership, Project
 from labeling.queue import slots
 from labeling.rankings import recording
+from labeling.rankings.content import Content
 from labeling.reviewing import skeleton
 from reward.models import ResponseScore, RewardModel
 from tests.finetune.factory import make_reward_model, make_snapshot
@@ -51,7 +52,7 @@ class World:
             slot_id=slot.pk,
             reviewer=self.reviewer,
             idempotency_key=key(),
-            tiers=one_each(slot.task),
+            content=Content(one_each(slot.task)),
         ).ranking
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from recipes.layout.collate import Collator
 from recipes.layout.compiling import compile_layers
-from recipes.runner import StopSignal
+from recipes.stopping import StopSignal
 from reward.training import train as recipe
 from reward.training.model import outputs_of
 from tests.reward.test_training_equality import assert_same

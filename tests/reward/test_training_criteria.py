@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from recipes.errors import RecipeError
 from recipes.preferences.groups import Group, Judgment, read_groups
-from recipes.runner import RecipeError, StopSignal
+from recipes.stopping import StopSignal
 from reward.evaluation import report as reports
 from reward.evaluation.report import Scored
 from reward.training.score import Scorer, score_file

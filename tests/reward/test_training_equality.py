@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from recipes.errors import Stopped
 from recipes.layout.collate import Collator, for_model
 from recipes.preferences.evidence import bootstrap, evidence
 from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import ChatFormat, prepare
-from recipes.runner import Stopped, StopSignal
+from recipes.stopping import StopSignal
 from reward.settings import RewardConfig
 from reward.training.model import load_tokenizer, make_reward_model
 from reward.training.train import train

@@ -8,12 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from recipes.errors import RecipeError
 from recipes.layout import attention, families
 from recipes.layout.collate import Collator
-from recipes.layout.families import check_gradients, check_reading, check_shared, window_problem
+from recipes.layout.families import check_gradients, check_shared, window_problem
 from recipes.preferences.loss import bradley_terry
 from recipes.preferences.tokens import ChatFormat
-from recipes.runner import RecipeError, StopSignal
+from recipes.stopping import StopSignal
+from recipes.trainer import settled
 from reward.settings import RewardConfig
 from reward.training.card import model_card
 from reward.training.merge import merge
@@ -25,9 +27,9 @@ from reward.training.model import (
     readable_tokens,
     score_groups,
 )
+from reward.training.reading import check_reading
 from reward.training.score import Scorer
 from reward.training.train import train
-from reward.training.trainer import settled
 from tests.reward.test_training_layout import UNEVEN, reward_model, token_group
 from tests.reward.world import make_groups, make_run, messages
 from tests.tiny import make_encoder, make_model, make_tokenizer, tiny_config

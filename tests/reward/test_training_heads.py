@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from recipes.preferences.evidence import bootstrap
 from recipes.preferences.groups import Group, Judgment, read_groups
-from recipes.runner import StopSignal
+from recipes.stopping import StopSignal
 from reward.evaluation.report import Scored
 from reward.evaluation.uncertainty import auc, disagreement, pairs_of
 from reward.training.score import Scorer, score_file

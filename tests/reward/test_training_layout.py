@@ -9,12 +9,7 @@ from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.loss import bradley_terry
 from recipes.preferences.tokens import ChatFormat, TokenGroup, prepare
 from reward.settings import RewardConfig
-from reward.training.model import (
-    load_tokenizer,
-    make_reward_model,
-    readable_tokens,
-    score_groups,
-)
+from reward.training.model import load_tokenizer, make_reward_model, readable_tokens, score_groups
 from reward.training.train import score_all
 from tests.tiny import SPECIAL, make_model, make_tokenizer
 

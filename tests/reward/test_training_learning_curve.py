@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.learning_curve import KINDS, case, main, simulate
 from recipes.preferences.groups import read_folder, strict_wins
-from recipes.runner import StopSignal
 from recipes.settings import ConfigError
+from recipes.stopping import StopSignal
 from reward.evaluation.learning_curve import (
     Point,
     halvings,

@@ -11,7 +11,8 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 
-from recipes.runner import RecipeError, StopSignal
+from recipes.errors import RecipeError
+from recipes.stopping import StopSignal
 from reward.training import merge as merging
 from reward.training.merge import merge, with_one_label
 from reward.training.score import Scorer

@@ -9,8 +9,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from recipes.rundir import RunDir
 from recipes.settings import ConfigError
+from recipes.trainer import common_arguments
 from reward.settings import RewardConfig
-from reward.training.trainer import common_arguments
 
 ROWS, EPOCHS, BATCH = 20, 2, 2  # 20 steps
 PEAK = 0.1

@@ -15,7 +15,7 @@ import torch
 
 from recipes.preferences.tokens import Prepared, TokenGroup
 from recipes.rundir import RunDir
-from recipes.runner import StopSignal
+from recipes.stopping import StopSignal
 from reward.evaluation.report import Scored
 from reward.settings import RewardConfig
 from reward.training.parts import Parts

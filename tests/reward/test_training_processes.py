@@ -13,19 +13,15 @@ import torch
 from safetensors.torch import load_file
 
 from recipes import processes
+from recipes.errors import RecipeError, RestartRequired
+from recipes.memory import is_out_of_memory, with_smaller_batches
 from recipes.rundir import AGAIN, ENDED, STOPPED, RunDir
-from recipes.runner import (
-    Again,
-    RecipeError,
-    StopSignal,
-    is_out_of_memory,
-    run_recipe,
-    with_smaller_batches,
-)
+from recipes.runner import run_recipe
+from recipes.stopping import StopSignal
+from recipes.trainer import train_to_the_end
 from reward.kinds import REWARD
 from reward.training.parts import Part
 from reward.training.train import train
-from reward.training.trainer import train_to_the_end
 from runs.supervision import child, workspace
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
@@ -195,9 +191,9 @@ def test_what_fits_is_noted_for_the_whole_run_and_lowered_until_nothing_is_left(
     def start(folder: RunDir) -> None:
         with_smaller_batches(attempt, batch_size=8, micro_batch_size=8, run_dir=folder)
 
-    with pytest.raises(Again, match="with 4 examples at a time in process 2 of 2"):
+    with pytest.raises(RestartRequired, match="with 4 examples at a time in process 2 of 2"):
         start(Part(run_dir, "one", "One", set()))
-    with pytest.raises(Again, match="goes on with 1 and 8 accumulation steps"):
+    with pytest.raises(RestartRequired, match="goes on with 1 and 8 accumulation steps"):
         start(Part(run_dir, "two", "Two", set()))
     with pytest.raises(RecipeError, match="even with one example at a time"):
         start(run_dir)

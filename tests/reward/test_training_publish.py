@@ -5,9 +5,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from recipes.card import front_matter, held_out_table, loading
+from recipes.errors import RecipeError
 from recipes.publishing import verify_saved
-from recipes.runner import RecipeError
-from reward.training.card import front_matter, held_out_table, loading, model_card
+from reward.training.card import model_card
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed"])

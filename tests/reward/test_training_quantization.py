@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from recipes.errors import RecipeError
 from recipes.models import quantization
-from recipes.runner import RecipeError
 from recipes.settings import ConfigError
 from reward.settings import RewardConfig
 from reward.training.model import load_tokenizer, make_reward_model

@@ -9,7 +9,7 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 
-from recipes.runner import StopSignal
+from recipes.stopping import StopSignal
 from reward.scoring.rewardbench_rows import read_row, read_rows
 from reward.scoring.rows import RowsError
 from reward.training import rewardbench

@@ -16,16 +16,19 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from recipes.errors import RecipeError, Stopped
 from recipes.preferences.groups import read_groups
 from recipes.preferences.objective import Objective
 from recipes.rundir import MOVED_BASE, STOPPED, RunDir, RunDirError
-from recipes.runner import ProgressEvents, RecipeError, Stopped, StopSignal, run_recipe
+from recipes.runner import run_recipe
+from recipes.stopping import StopSignal
+from recipes.trainer import GroupTrainer, WatchHeldOut
+from recipes.trainer_callbacks import ProgressEvents
 from reward.evaluation.report import Scored, accuracy
 from reward.settings import RewardConfig
 from reward.training.model import RewardModel, load_tokenizer, make_reward_model
 from reward.training.score import Scorer, score_file
 from reward.training.train import step_collator, train
-from reward.training.trainer import RewardTrainer, WatchHeldOut
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)
@@ -376,7 +379,7 @@ def test_a_loss_is_judged_once_a_step_and_stops_it_whichever_part_was_at_fault(
 
 def test_many_tokens_are_counted_to_the_last_one(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
-    trainer = RewardTrainer(model=torch.nn.Linear(1, 1), args=args)
+    trainer = GroupTrainer(model=torch.nn.Linear(1, 1), args=args)
     trainer._tokens = torch.tensor(2**24 + 1)  # more than float32 can count
     trainer.log({"loss": 1.0})
     assert trainer.state.log_history[-1]["num_tokens"] == 2**24 + 1

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from recipes.errors import Stopped
 from recipes.rundir import RunDir
-from recipes.runner import Stopped, StopSignal
+from recipes.stopping import StopSignal
 from reward.scoring.scores import TO_SCORE
 from reward.training import scoring
 from reward.training.features import FeatureScorer, projection

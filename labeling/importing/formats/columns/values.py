@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from labeling.core.chats import ROLES
 from labeling.importing.formats.conversations import (
     NAMES_OF_ROLES,
     TURN,
@@ -17,7 +18,7 @@ from labeling.importing.formats.conversations import (
     finite,
     transcript,
 )
-from labeling.importing.records import ROLES, BadInput, Tally
+from labeling.importing.records import BadInput, Tally
 from labeling.importing.source import Cells
 
 LONGEST_REPR = 1 << 20

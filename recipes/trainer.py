@@ -24,25 +24,24 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from recipes import processes
+from recipes.errors import RecipeError, Stopped
 from recipes.layout.collate import Batch, StepCollator, for_model
+from recipes.memory import peak_memory_mb
+from recipes.models.references import torch_dtype
 from recipes.preferences.loss import agreement
 from recipes.preferences.objective import Objective
 from recipes.rundir import RunDir
-from recipes.runner import (
+from recipes.stopping import StopSignal
+from recipes.trainer_callbacks import (
     CompleteCheckpoints,
     ProgressEvents,
-    RecipeError,
     RefuseNonFinite,
-    Stopped,
-    StopSignal,
     newest_checkpoint,
-    peak_memory_mb,
     trainer_folder,
 )
-from reward.training.model import torch_dtype
 
 
-class RewardTrainer(Trainer):
+class GroupTrainer(Trainer):
     """Steps on the mean of the groups' losses over the whole effective batch.
 
     Trainer's batch is a whole step, from a `StepCollator`; its parts are forwarded one after the other

@@ -1,0 +1,60 @@
+"""Chats as they are stored in `Prompt.messages`: a list of {"role", "content"}."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy, pgettext_lazy
+
+from labeling.core.text import exact, render
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def chat_problem(messages: Any) -> str:
+    """Return why no model could answer the chat, as a sentence; empty when one could."""
+    if not isinstance(messages, list) or not messages:
+        return '"messages" must be a list of {"role", "content"}, not empty.'
+    for message in messages:
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            return 'each message must be {"role": …, "content": …}.'
+        if message["role"] not in ROLES:
+            return f"a role is one of {', '.join(ROLES)}; got {message['role']!r}."
+        if not isinstance(message["content"], str):
+            return f"the content of a {message['role']} message is not text."
+    if messages[-1]["role"] == "assistant":
+        return "the last message is the assistant's; there is nothing to answer."
+    return ""
+
+
+# --- on pages --------------------------------------------------------------------------------------
+
+SPEAKERS = {
+    "system": gettext_lazy("Instructions"),
+    "user": gettext_lazy("Prompt"),
+    "assistant": pgettext_lazy("who speaks", "Model"),
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat, rendered, and its exact text where rendering changes it."""
+
+    role: str
+    speaker: str
+    html: SafeString
+    exact: SafeString | None
+
+
+def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
+    """Return the turns of a chat as a page shows them."""
+    return [
+        Message(
+            m["role"],
+            str(SPEAKERS.get(m["role"], m["role"])),
+            render(m["content"]),
+            exact(m["content"]),
+        )
+        for m in messages
+    ]

@@ -1,0 +1,36 @@
+"""The parts that all model cards share: front matter, figures on held-out prompts, loading code."""
+
+from typing import Any
+
+import yaml
+
+from formatting.numbers import percent, percent_range
+from recipes.models.references import split_reference
+
+
+def front_matter(front: dict[str, Any], base: str) -> str:
+    """What model hubs read, with the base model's name unless that is a folder of this machine."""
+    if not base.startswith(("/", ".")):
+        front = {**front, "base_model": split_reference(base)[0]}
+    return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n"
+
+
+def held_out_table(figures: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines of Markdown, one for each figure of the report, and an empty one to end the table."""
+    head = ["| | value | 95% interval | prompts | pairs |", "|---|---|---|---|---|"]
+    return [*head, *(_row(name, figure) for name, figure in figures.items()), ""]
+
+
+def loading(code: str, base: str) -> str:
+    """The code with the base model's name, and its revision if it was pinned, filled in."""
+    name, revision = split_reference(base)
+    pinned = f', revision="{revision}"' if revision else ""
+    return code.replace('"{base}"', f'"{name}"{pinned}')
+
+
+def _row(name: str, figure: dict[str, Any]) -> str:
+    counts = f"{figure['prompts']} | {figure['pairs']}"
+    if figure["value"] is None:
+        return f"| {name} | – | {figure['reason']} | {counts} |"
+    value, interval = percent(figure["value"]), percent_range(figure["interval"])
+    return f"| {name} | {value} | {interval} | {counts} |"

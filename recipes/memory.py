@@ -1,0 +1,86 @@
+"""Memory of a training process: how much it took, and what to do when it runs out."""
+
+import gc
+import resource
+import sys
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import torch
+
+from recipes import processes
+from recipes.errors import RecipeError, RestartRequired
+from recipes.rundir import RunDir
+
+
+def peak_memory_mb() -> float:
+    """The most this process ever held: of the accelerator where there is one, else of main memory."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "cublas_status_alloc_failed",  # of cuBLAS's own workspace
+    )
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def with_smaller_batches(
+    attempt: Callable[[int, int], Any], *, batch_size: int, micro_batch_size: int, run_dir: RunDir
+) -> Any:
+    """Call `attempt(micro_batch_size, accumulation)`; out of memory halves the first, doubles the second.
+
+    The effective batch, and so the result up to rounding, stays what was asked for. `attempt` is
+    called again from the start and has to pick up its own newest checkpoint. Several processes
+    cannot do so, as the others wait for the one that failed: they note the smaller number and raise
+    RestartRequired. Raises RecipeError when not even a micro-batch of one fits.
+    """
+    micro_batch = min(micro_batch_size, batch_size)
+    if processes.count() > 1:
+        micro_batch = min(micro_batch, processes.micro_batch_that_fits(run_dir) or micro_batch)
+    while batch_size % micro_batch:
+        micro_batch -= 1
+    while True:
+        try:
+            return attempt(micro_batch, batch_size // micro_batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # No process ever forwards more than its share of a step.
+        present = min(micro_batch, ceil(batch_size / processes.count()))
+        if present == 1:
+            raise RecipeError(
+                "Out of memory even with one example at a time. Lower the maximum length, turn "
+                "on gradient checkpointing, or choose a smaller model."
+            )
+        smaller = next(n for n in range(present // 2, 0, -1) if batch_size % n == 0)
+        going_on = (
+            f"with {smaller} and {batch_size // smaller} accumulation steps, so each update still "
+            f"sees {batch_size}."
+        )
+        if processes.count() > 1:
+            processes.note_micro_batch(run_dir, smaller)
+            raise RestartRequired(
+                f"Out of memory with {present} examples at a time in process {processes.rank() + 1} "
+                f"of {processes.count()}. Started again, the run goes on {going_on}"
+            )
+        run_dir.message(
+            f"Out of memory with {present} examples at a time; going on {going_on}", level="warning"
+        )
+        micro_batch = smaller
+        free_memory()
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,20 @@
+"""References to models, and the number formats they are loaded in."""
+
+from pathlib import Path
+
+import torch
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """`repo@revision` → (repo, revision); a folder's name may hold an @."""
+    if Path(reference).is_dir() or "@" not in reference:
+        return reference, None
+    name, revision = reference.rsplit("@", 1)
+    return name, revision
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    if name == "auto":
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if bf16 else torch.float32
+    return getattr(torch, name)

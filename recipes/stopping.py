@@ -1,0 +1,24 @@
+"""Stopping a recipe between two steps."""
+
+import signal
+from types import FrameType
+
+from recipes.errors import Stopped
+
+
+class StopSignal:
+    """Remembers that SIGTERM arrived, so that the loop can end at a moment of its own choosing."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def check(self) -> None:
+        """Raises Stopped if the run was asked to stop."""
+        if self.requested:
+            raise Stopped

@@ -1,0 +1,154 @@
+"""Callbacks for `transformers.Trainer`: complete checkpoints, progress events, finite gradients.
+
+They know nothing about what is trained.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from recipes import checkpoints, processes
+from recipes.errors import RecipeError
+from recipes.memory import peak_memory_mb
+from recipes.rundir import TRAINER_FOLDER, RunDir
+from recipes.stopping import StopSignal
+
+CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-*"
+
+
+def newest_checkpoint(run_dir: RunDir) -> Path | None:
+    """Return the checkpoint to resume from, the same in every process. Reads all of it.
+
+    Damaged ones are set aside and named in a warning.
+    """
+    if processes.rank() and processes.exchanging():
+        return processes.as_first(None)
+    return processes.as_first(checkpoints.newest_good(run_dir, CHECKPOINTS))
+
+
+def trainer_folder(run_dir: RunDir) -> Path:
+    """An empty folder for `TrainingArguments.output_dir`; what a killed process left in it goes."""
+    folder = run_dir.checkpoints / TRAINER_FOLDER
+    if processes.rank():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+class CompleteCheckpoints(TrainerCallback):
+    """Moves each checkpoint out of Trainer's folder once it is whole, and keeps the newest `keep`.
+
+    Trainer writes a checkpoint file by file under its final name, so a kill in between would leave
+    one that looks complete; a rename cannot. Its manifest shows damage of a later date.
+    """
+
+    def __init__(self, run_dir: RunDir, *, stop: StopSignal, keep: int = 2):
+        self.run_dir = run_dir
+        self.stop = stop
+        self.keep = keep
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if processes.any_of(self.stop.requested) and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        processes.wait()  # each writes the state of its random numbers
+        if not state.is_world_process_zero:
+            return
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        written = Path(str(args.output_dir)) / name
+        checkpoints.put_in_place(written, self.run_dir.checkpoints / name)
+        for old in checkpoints.by_age(self.run_dir, CHECKPOINTS)[: -self.keep]:
+            shutil.rmtree(old)
+
+
+class ProgressEvents(TrainerCallback):
+    """Turns Trainer's logs into progress events.
+
+    `num_tokens` in the logs, or else Trainer's own count of input tokens, gives the tokens/s.
+    """
+
+    NOT_METRICS = frozenset({"loss", "epoch", "num_tokens", "num_input_tokens_seen"})
+    SUMMARY = "train_runtime"
+    """In the one line that Trainer logs at the end, which is no step."""
+
+    def __init__(self, run_dir: RunDir):
+        self.run_dir = run_dir
+        self.loss = 0.0
+        self.tokens = 0.0
+        self.since = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.since = time.monotonic()
+        self.tokens = float(state.num_input_tokens_seen)
+        if state.is_world_process_zero:
+            self.run_dir.stage("Training")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not state.is_world_process_zero or logs is None or self.SUMMARY in logs:
+            return
+        self.loss = float(logs.get("loss", self.loss))
+        metrics = {
+            name: float(value)
+            for name, value in logs.items()
+            if name not in self.NOT_METRICS and isinstance(value, int | float)
+        }
+        tokens = float(logs.get("num_tokens", state.num_input_tokens_seen))
+        self.emit(state, metrics, tokens_per_s=self._rate(tokens))
+
+    def emit(self, state: TrainerState, metrics: dict[str, float], **fields: float) -> None:
+        self.run_dir.emit(
+            "progress",
+            step=state.global_step,
+            total=state.max_steps,
+            epoch=round(float(state.epoch or 0.0), 4),
+            loss=self.loss,
+            metrics=metrics,
+            memory_mb=peak_memory_mb(),
+            **fields,
+        )
+
+    def _rate(self, tokens: float) -> float:
+        now = time.monotonic()
+        seconds, self.since = now - self.since, now
+        # TRL counts from the start of the process, Trainer from the start of the run.
+        done, self.tokens = max(0.0, tokens - self.tokens), tokens
+        return round(done / max(seconds, 1e-6), 1)
+
+
+class RefuseNonFinite(TrainerCallback):
+    """Ends the run before a gradient that is not a number can reach the weights.
+
+    Reads the norm of the gradients once a step: one synchronisation with the accelerator.
+    """
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise RecipeError(
+                f"The gradient was not finite at step {state.global_step + 1}, so training ended "
+                "before it could spoil the weights. Lower the learning rate or train in float32."
+            )
