@@ -2,7 +2,7 @@
 
 Three contenders take the same steps on the same rankings, from the same weights, on the same machine:
 
-    trl      TRL's GroupTrainer on all K(K-1)/2 pairs of each ranking
+    trl      TRL's RewardTrainer on all K(K-1)/2 pairs of each ranking
     padded   our trainer, each response forwarded once with its own copy of the prompt
     ours     our trainer, the prompt forwarded once for all its responses, several prompts a row
 
@@ -49,8 +49,8 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from trl import GroupTrainer as TRLTrainer
 from trl import RewardConfig as TRLConfig
+from trl import RewardTrainer as TRLTrainer
 
 from benchmarks.accelerator import commit, hardware, peak_mb, reset_peak
 from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
