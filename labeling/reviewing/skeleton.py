@@ -3,7 +3,9 @@
 The template is rendered once for each shape (project, guideline version, number of responses, roles
 of the messages, language, …) with marks where the task's own values go; a sheet is then the pieces
 between the marks, joined with those values. The template stays the only place that knows the page.
-It costs a query and the Markdown of the task, a tenth of the template's time.
+It costs a query and the Markdown of the task, a tenth of the template's time. Without this module,
+`benchmarks.queue --http` stored 66 rankings/s instead of 151 (two turns each, side by side on 2
+cores), and the goal is 200.
 """
 
 import json
