@@ -37,21 +37,21 @@ def is_path(name: str) -> bool:
     return name.split("/")[0] in FOLDERS and re.fullmatch(r"[\w./-]+", name) is not None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_page_and_a_heading(page: Path) -> None:
-    for link in LINK.findall(prose(page)):
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_every_link_leads_to_a_page_and_a_heading(document: Path) -> None:
+    for link in LINK.findall(prose(document)):
         if link.startswith("http"):
             continue
         name, _, anchor = link.partition("#")
-        target = (page.parent / name).resolve() if name else page
-        assert target.exists(), f"{page.name} links to {name}, which does not exist"
-        assert not anchor or anchor in anchors(target), f"{page.name}: no heading for {link}"
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), f"{document.name} links to {name}, which does not exist"
+        assert not anchor or anchor in anchors(target), f"{document.name}: no heading for {link}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_that_the_documentation_names_exists(page: Path) -> None:
-    missing = [name for name in files_named(page) if not (BASE_DIR / name).exists()]
-    assert not missing, f"{page.name} names {missing}"
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_every_file_that_the_documentation_names_exists(document: Path) -> None:
+    missing = [name for name in files_named(document) if not (BASE_DIR / name).exists()]
+    assert not missing, f"{document.name} names {missing}"
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ PACKAGES = [
     "accounts",
     "benchmarks",
     "config",
+    "database",
     "demo",
     "finetune",
     "formatting",
     "labeling",
+    "recipes",
     "reward",
     "runs",
 ]
