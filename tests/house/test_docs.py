@@ -1,4 +1,4 @@
-"""Links and names of files in the documentation."""
+"""Links, names of files and language of the documentation."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.env import BASE_DIR
+from tests.house.plain_english import count
 
 PAGES = [
     *(BASE_DIR / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -79,3 +80,9 @@ def test_the_architecture_page_shows_every_package() -> None:
     assert diagram
     names = re.findall(r'"(\w+)"', packages[1])
     assert [name for name in names if not re.search(rf"\b{name}\b", diagram[0])] == []
+
+
+def test_the_documentation_is_in_plain_english() -> None:
+    total = count([str(page.relative_to(BASE_DIR)) for page in PAGES])
+    assert total.words > 10_000
+    assert total.rate() <= 2, "python -m tests.house.plain_english lists the phrasings to replace"
