@@ -94,6 +94,7 @@ OneOrMany = Annotated[
     response=Score | list[Score],
     summary="Score",
     url_name="api-score",
+    operation_id="reward_api_score",  # generated clients name their functions after it
     openapi_extra={"responses": NO},
 )
 def score(
@@ -121,6 +122,7 @@ def score(
     response=Best,
     summary="Best of n",
     url_name="api-best-of-n",
+    operation_id="reward_api_best_of_n",
     openapi_extra={"responses": NO},
 )
 def best_of_n(
