@@ -85,7 +85,7 @@ def test_no_wait_queues_and_leaves(capsys, adapter):
     [
         (["generate", "nowhere"], "There is no project 'nowhere'"),
         (["generate", "PROJECT", "--model", "0"], "There is no model 0"),
-        (["generate", "PROJECT", "--set", "color=red"], "There is no setting 'color'. There are: model, adapter, samples_per_prompt, temp"),
+        (["generate", "PROJECT", "--set", "color=red"], "There is no setting 'color'. There are: samples_per_prompt, temp"),
         (["generate", "PROJECT", "--set", "seed"], "has no value"),
         (["finetune", "--project", "PROJECT", "--set", "beta=-1"], "beta: Must be at least"),
         (["evaluate", "0", "--judge", "x"], "There is no model 0"),
