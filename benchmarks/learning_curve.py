@@ -97,24 +97,30 @@ def simulate(
         ],
         seed=seed,
     )
-    now, rows = accuracy(said[-1][kind.held_out :])["value"], []
+    now, rows = accuracy_of(said[-1][kind.held_out :]), []
     for forecast in found["forecast"]:
         later = say(range(forecast["times"] * kind.prompts))
         (low, high), (less, more) = forecast["interval"], forecast["gain"]["interval"]
-        same = accuracy(later[: kind.held_out])["value"]
-        others = accuracy(later[kind.held_out :])["value"]
+        on_same = accuracy_of(later[: kind.held_out])
+        on_others = accuracy_of(later[kind.held_out :])
         rows.append({
             "times": forecast["times"],
             "now": now,
             "forecast": forecast["value"],
             "width": high - low,
-            "others": others,
-            "held_others": low <= others <= high,
-            "held_same": low <= same <= high,
-            "held_gain": less <= others - now <= more,
+            "others": on_others,
+            "held_others": low <= on_others <= high,
+            "held_same": low <= on_same <= high,
+            "held_gain": less <= on_others - now <= more,
             "width_of_gain": more - less,
         })  # fmt: skip
     return rows
+
+
+def accuracy_of(scored: list[Scored]) -> float:
+    value = accuracy(scored)["value"]
+    assert value is not None
+    return value
 
 
 def case(kind: Kind, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,17 +4,13 @@ from django.db.models import Q
 from formatting.numbers import percent, percent_range
 from labeling.models import Project, Prompt, Response, Task
 from reward.models import RewardModel, Snapshot
+from reward.promotion import Promotable, promotion_constraints
 from runs import storage
 from runs.models import Run
 
 
-class Model(models.Model):
-    """A language model: a base, and for what was made here the adapter and the run it came from."""
-
-    class State(models.TextChoices):
-        CANDIDATE = "candidate", "Candidate"
-        PROMOTED = "promoted", "Promoted"
-        ARCHIVED = "archived", "Archived"
+class Model(Promotable):
+    """A language model: a base, or an adapter on a base with the run that made it."""
 
     name = models.CharField(max_length=120)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="models")
@@ -27,19 +23,12 @@ class Model(models.Model):
         Snapshot, null=True, blank=True, on_delete=models.PROTECT, related_name="models"
     )
     parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT)
-    state = models.CharField(max_length=16, choices=State, default=State.CANDIDATE)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint(
-                "project", condition=Q(state="promoted"), name="model_one_promoted"
-            ),
-            models.CheckConstraint(
-                name="model_state_known",
-                condition=Q(state__in=["candidate", "promoted", "archived"]),
-            ),
+            *promotion_constraints("model"),
             models.CheckConstraint(
                 name="model_adapter_has_a_run",
                 condition=Q(adapter="") | Q(run__isnull=False),

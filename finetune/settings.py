@@ -2,6 +2,7 @@
 
 from dataclasses import MISSING, dataclass
 
+from recipes.preferences.pairs import PairOptions
 from recipes.settings import RecipeConfig, option
 from recipes.training_settings import DTYPE_HELP, DTYPES, SEED_HELP, TrainingSettings
 
@@ -104,14 +105,14 @@ class DPOSettings(TrainingSettings):
         label="Longest sequence (tokens)",
     )
     max_pairs_per_prompt: int = option(
-        10,
+        PairOptions.max_per_prompt,
         "At most this many pairs of one prompt, the clearest first, so that a prompt with nine "
         "responses does not drown the others.",
         min=1,
         max=36,
     )
     min_margin: float = option(
-        0.0,
+        PairOptions.min_margin,
         "Leave out pairs that reviewers nearly tie on. The margin is the share of wins minus the "
         "share of losses: 1 when all agree, 0 for a tie. Ties are always left out.",
         min=0.0,

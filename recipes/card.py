@@ -1,5 +1,6 @@
 """The parts that all model cards share: front matter, figures on held-out prompts, loading code."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -15,7 +16,7 @@ def front_matter(front: dict[str, Any], base: str) -> str:
     return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n"
 
 
-def held_out_table(figures: dict[str, dict[str, Any]]) -> list[str]:
+def held_out_table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines of Markdown, one for each figure of the report, and an empty one to end the table."""
     head = ["| | value | 95% interval | prompts | pairs |", "|---|---|---|---|---|"]
     return [*head, *(_row(name, figure) for name, figure in figures.items()), ""]
@@ -28,7 +29,7 @@ def loading(code: str, base: str) -> str:
     return code.replace('"{base}"', f'"{name}"{pinned}')
 
 
-def _row(name: str, figure: dict[str, Any]) -> str:
+def _row(name: str, figure: Mapping[str, Any]) -> str:
     counts = f"{figure['prompts']} | {figure['pairs']}"
     if figure["value"] is None:
         return f"| {name} | – | {figure['reason']} | {counts} |"

@@ -1,7 +1,7 @@
 """A trained model becomes the run's output: written, read back and compared, then shown as a whole."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from recipes.errors import RecipeError
 from recipes.rundir import RunDir, write_json
 
 
-def publish(run_dir: RunDir, model: Any, tokenizer: Any, report: dict[str, Any], card: str) -> None:
+def publish(
+    run_dir: RunDir, model: Any, tokenizer: Any, report: Mapping[str, Any], card: str
+) -> None:
     """The adapter, or the whole model where there is none, with all that goes beside it."""
     with run_dir.publish() as draft:
         model.save_pretrained(draft)

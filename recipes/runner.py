@@ -12,10 +12,10 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from recipes import faults, processes
 from recipes.errors import RecipeError, RestartRequired, Stopped
+from recipes.report import Provenance
 from recipes.rundir import AGAIN, STOPPED, TRAINER_FOLDER, RunDir, RunDirError, versions
 from recipes.settings import ConfigError, RecipeConfig
 from recipes.stopping import StopSignal
@@ -74,7 +74,7 @@ def quiet_libraries() -> None:
     logging.getLogger("trl").setLevel(logging.ERROR)
 
 
-def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> dict[str, Any]:
+def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Provenance:
     """The end of a report: what the run was made from. `started` is by the monotonic clock."""
     return {
         "config": config.to_dict(),

@@ -30,6 +30,7 @@ from recipes.memory import peak_memory_mb
 from recipes.models.references import torch_dtype
 from recipes.preferences.loss import agreement
 from recipes.preferences.objective import Objective
+from recipes.report import TrainingFigures
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
 from recipes.trainer_callbacks import (
@@ -296,7 +297,7 @@ def settled(curve: Sequence[tuple[int, float]]) -> float | None:
     return sum(last) / len(last) if last else None
 
 
-def training_figures(trainer: Trainer, max_tokens: int) -> dict[str, Any]:
+def training_figures(trainer: Trainer, max_tokens: int) -> TrainingFigures:
     """What the report says about the training itself, once it has ended."""
     curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
     return {

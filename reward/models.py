@@ -2,7 +2,6 @@ import json
 import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -12,6 +11,8 @@ from formatting.numbers import percent, percent_range
 from labeling.models import Project, Response, Task
 from recipes.rundir import MOVED_BASE, write_atomically
 from reward.evaluation.figures import no_better_than_length
+from reward.evaluation.schema import RewardReport
+from reward.promotion import Promotable, promotion_constraints
 from runs import storage
 from runs.models import Run
 
@@ -21,7 +22,7 @@ def new_key() -> str:
 
 
 class PseudonymKey(models.Model):
-    """What turns a project's reviewers into the pseudonyms of its snapshots. It never changes."""
+    """The key for the pseudonyms of a project's reviewers in its snapshots. It never changes."""
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="+")
     key = models.CharField(max_length=64, default=new_key, editable=False)
@@ -31,7 +32,7 @@ class PseudonymKey(models.Model):
 
 
 class Snapshot(models.Model):
-    """Frozen preference data. Same filter and same labels give the same `content_hash`."""
+    """Frozen preference data. The same filter on the same rankings gives the same `content_hash`."""
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="snapshots")
     filter = models.JSONField(default=dict, help_text="What was asked for; see SnapshotFilter.")
@@ -70,9 +71,9 @@ class Snapshot(models.Model):
 
     @property
     def rankings(self) -> int:
-        """How many orders it holds: the rankings used, and the outcomes of disputes.
+        """Return the number of rankings used, outcomes of disputes included.
 
-        Pages, forms and training reports all mean this number by "rankings".
+        Pages, forms and training reports use "rankings" for this number.
         """
         return self.counts.get("used", 0) + self.counts.get("outcomes", 0)
 
@@ -86,16 +87,11 @@ class Snapshot(models.Model):
 
     @property
     def simulated(self) -> int:
-        """How many of its rankings were made by programs."""
+        """Return how many of the rankings were made by programs."""
         return self.counts.get("simulated", 0)
 
 
-class RewardModel(models.Model):
-    class State(models.TextChoices):
-        CANDIDATE = "candidate", "Candidate"
-        PROMOTED = "promoted", "Promoted"
-        ARCHIVED = "archived", "Archived"
-
+class RewardModel(Promotable):
     name = models.CharField(max_length=120)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="reward_models")
     base = models.CharField(max_length=300, help_text="repo, repo@revision or a folder.")
@@ -103,20 +99,11 @@ class RewardModel(models.Model):
     run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="reward_model")
     snapshot = models.ForeignKey(Snapshot, on_delete=models.PROTECT, related_name="reward_models")
     report = models.JSONField(default=dict)
-    state = models.CharField(max_length=16, choices=State, default=State.CANDIDATE)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["-id"]
-        constraints = [
-            models.UniqueConstraint(
-                "project", condition=Q(state="promoted"), name="reward_model_one_promoted"
-            ),
-            models.CheckConstraint(
-                name="reward_model_state_known",
-                condition=Q(state__in=["candidate", "promoted", "archived"]),
-            ),
-        ]
+        constraints = promotion_constraints("reward_model")
 
     def __str__(self) -> str:
         return self.name
@@ -127,34 +114,32 @@ class RewardModel(models.Model):
 
     @property
     def base_folder(self) -> str:
-        """The folder of its base, or the name of the base on Hugging Face."""
+        """Return the folder of the base, or its name on Hugging Face."""
         return storage.resolve(self.base)
 
     def folder_to_load(self) -> Path:
-        """Return the folder, for a process that will load the model from it.
+        """Return the folder, ready for a process that loads the model from it.
 
-        The adapter names its base by the path it had in training. Where that has moved, its place
-        now is noted next to the folder, which itself stays what was published.
+        The adapter names its base by the path at the time of training. If the base has moved, a note
+        next to the folder has its new path. The folder itself is never changed.
         """
         adapter = self.folder / "adapter_config.json"
         with suppress(OSError, ValueError, AttributeError):
-            named = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
-            if named.startswith("/") and named != self.base_folder and not Path(named).is_dir():
+            base = json.loads(adapter.read_text()).get("base_model_name_or_path") or ""
+            if base.startswith("/") and base != self.base_folder and not Path(base).is_dir():
                 write_atomically(self.folder.parent / MOVED_BASE, self.base_folder)
         return self.folder
 
-    def figure(self, name: str) -> dict[str, Any]:
-        return self.report.get(name) or {}
-
     def doubts(self) -> list[str]:
-        """Return the reasons in its own report not to rely on it, each as a sentence. No query."""
-        accuracy = self.figure("accuracy")
-        low, high = accuracy.get("interval") or (0.0, 1.0)
-        if accuracy.get("value") is None:
-            reason = accuracy.get("reason") or "the report has no accuracy."
+        """Return the reasons in the report not to rely on the model, each as a sentence. No query."""
+        report: RewardReport = self.report
+        accuracy = report.get("accuracy")
+        if accuracy is None or accuracy["value"] is None:
+            reason = (accuracy and accuracy["reason"]) or "the report has no accuracy."
             return [f"Its accuracy on held-out prompts is unknown: {reason}"]
-        if no_better_than_length(self.report):
+        if no_better_than_length(report):
             return ["It is no better than always preferring the longer response."]
+        low, high = accuracy["interval"] or (0.0, 1.0)
         if low <= 0.5:
             return [
                 f"It is not shown to be better than chance: the interval of its accuracy, "
@@ -164,22 +149,25 @@ class RewardModel(models.Model):
 
     @property
     def accuracy_text(self) -> str:
-        value = self.figure("accuracy").get("value")
-        return percent(value)
+        report: RewardReport = self.report
+        accuracy = report.get("accuracy")
+        return percent(accuracy and accuracy["value"])
 
     @property
     def accuracy_interval(self) -> str:
-        interval = self.figure("accuracy").get("interval")
-        return percent_range(interval)
+        report: RewardReport = self.report
+        accuracy = report.get("accuracy")
+        return percent_range(accuracy and accuracy["interval"])
 
     @property
     def agreement_text(self) -> str:
-        value = self.figure("reviewer_agreement").get("value")
-        return percent(value)
+        report: RewardReport = self.report
+        agreement = report.get("reviewer_agreement")
+        return percent(agreement and agreement["value"])
 
 
 class ResponseScore(models.Model):
-    """What a reward model says of a response. Without a score, it could not read it whole."""
+    """A reward model's score of a response; null if the response is too long for the model."""
 
     reward_model = models.ForeignKey(
         RewardModel, on_delete=models.CASCADE, related_name="scores", db_index=False
@@ -207,8 +195,9 @@ class ResponseScore(models.Model):
 
 
 class RandomStream(models.Model):
-    """The prompts of a project whose tasks no model ever puts in order, so that what is measured on
-    them is unbiased: a share of all, by their text alone. It never changes.
+    """A share of a project's prompts whose tasks are never ordered by a model. It never changes.
+
+    The share is chosen by the text of the prompts alone, so measurements on it are unbiased.
     """
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="random_stream")
@@ -232,7 +221,7 @@ class RandomStream(models.Model):
 
 
 class QueueOrder(models.Model):
-    """One time that a project's waiting tasks were put in the order of what ranking them would teach."""
+    """An ordering of a project's waiting tasks by expected information."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="queue_orders")
     reward_model = models.ForeignKey(
@@ -258,7 +247,7 @@ class QueueOrder(models.Model):
 
 
 class OrderedTask(models.Model):
-    """Where a task stood before, for the way back, and why it stands where it does."""
+    """The position of a task before the ordering, to undo it, and in the ordering."""
 
     order = models.ForeignKey(
         QueueOrder, on_delete=models.CASCADE, related_name="tasks", db_index=False

@@ -1,72 +1,122 @@
-"""One promoted model of a kind in a project; the rest are candidates or archived.
+"""The states of a model in its project, shared by reward models and language models."""
 
-Works on reward models, and on the language models of the app above, which have the same states.
-"""
+from typing import TYPE_CHECKING, Any, Self
 
-from typing import Any
-
-from django.db import transaction
+from django.db import models, transaction
+from django.db.models import Q
 
 from accounts.models import User, audit
 from labeling.models import Project
 
-CANDIDATE, PROMOTED, ARCHIVED = "candidate", "promoted", "archived"
-
 
 class CannotMove(Exception):  # noqa: N818
-    """The model stays where it is; the text says why."""
+    """A refusal to change a model's state; the text gives the reason."""
 
 
-@transaction.atomic
-def promote(row: Any, *, by: User | None, despite_doubts: bool = False) -> Any | None:
-    """Promote the model, and return the one it replaces, which becomes a candidate again.
+class Promotable(models.Model):
+    """A model of a project that can be a candidate, promoted or archived.
 
-    Raises CannotMove for an archived model, and for one with `doubts` unless `despite_doubts`
-    confirms them. Promoting the promoted one changes nothing.
+    One of each kind is promoted per project; `promotion_constraints` has the database enforce that.
     """
-    row = _locked(row)
-    if row.state == PROMOTED:
-        return None
-    if row.state == ARCHIVED:
-        raise CannotMove(f"{row} is archived. Restore it first.")
-    doubts = row.doubts()
-    if doubts and not despite_doubts:
-        raise CannotMove(" ".join(doubts))
-    details = {"doubts": doubts}
-    before = type(row)._default_manager.filter(project=row.project, state=PROMOTED).first()
-    if before:
-        _move(before, CANDIDATE)
-        details["instead_of"] = before.pk
-    _move(row, PROMOTED)
-    audit(by, "promoted", row, id=row.pk, **details)
-    return before
+
+    class State(models.TextChoices):
+        CANDIDATE = "candidate", "Candidate"
+        PROMOTED = "promoted", "Promoted"
+        ARCHIVED = "archived", "Archived"
+
+    state = models.CharField(max_length=16, choices=State, default=State.CANDIDATE)
+
+    if TYPE_CHECKING:  # subclasses declare the field, each with its own related_name
+        project: Any
+        project_id: int
+
+    class Meta:
+        abstract = True
+
+    def doubts(self) -> list[str]:
+        """Return the reasons not to promote this model, each as a sentence."""
+        raise NotImplementedError
+
+    @transaction.atomic
+    def promote(self, *, by: User | None, despite_doubts: bool = False) -> Self | None:
+        """Promote this model and return the one it replaces, which becomes a candidate again.
+
+        Promoting the promoted model changes nothing. Raises CannotMove for an archived model, and
+        for one with doubts unless `despite_doubts` confirms them.
+        """
+        self._lock_state()
+        if self.state == self.State.PROMOTED:
+            return None
+        if self.state == self.State.ARCHIVED:
+            raise CannotMove(f"{self} is archived. Restore it first.")
+        doubts = self.doubts()
+        if doubts and not despite_doubts:
+            raise CannotMove(" ".join(doubts))
+        details: dict[str, Any] = {"doubts": doubts}
+        promoted = type(self)._default_manager.filter(state=self.State.PROMOTED)
+        previous = promoted.filter(project=self.project_id).first()
+        if previous:
+            previous._set_state(self.State.CANDIDATE)
+            details["instead_of"] = previous.pk
+        self._set_state(self.State.PROMOTED)
+        audit(by, "promoted", self, id=self.pk, **details)
+        return previous
+
+    @transaction.atomic
+    def archive(self, *, by: User | None) -> None:
+        """Remove this model from the choices in forms. Raises CannotMove for the promoted one."""
+        self._lock_state()
+        if self.state == self.State.PROMOTED:
+            raise CannotMove(f"{self} is promoted. Promote another one first.")
+        if self.state != self.State.ARCHIVED:
+            self._set_state(self.State.ARCHIVED)
+            audit(by, "archived", self, id=self.pk)
+
+    @transaction.atomic
+    def restore(self, *, by: User | None) -> None:
+        """Make an archived model a candidate again."""
+        self._lock_state()
+        if self.state == self.State.ARCHIVED:
+            self._set_state(self.State.CANDIDATE)
+            audit(by, "restored", self, id=self.pk)
+
+    def _lock_state(self) -> None:
+        """Read the state again under the project's lock, so that promotions run one at a time."""
+        Project.objects.select_for_update(no_key=True).get(pk=self.project_id)
+        self.refresh_from_db(fields=["state"])
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        self.save(update_fields=["state"])
 
 
-@transaction.atomic
-def archive(row: Any, *, by: User | None) -> None:
-    """Take it out of the choices. Raises CannotMove for the promoted one."""
-    row = _locked(row)
-    if row.state == PROMOTED:
-        raise CannotMove(f"{row} is promoted. Promote another one first.")
-    if row.state != ARCHIVED:
-        _move(row, ARCHIVED)
-        audit(by, "archived", row, id=row.pk)
+def promotion_constraints(prefix: str) -> list[models.BaseConstraint]:
+    """Return the constraints of a Promotable's table, their names beginning with `prefix`."""
+    return [
+        models.UniqueConstraint(
+            "project", condition=Q(state="promoted"), name=f"{prefix}_one_promoted"
+        ),
+        models.CheckConstraint(
+            name=f"{prefix}_state_known",
+            condition=Q(state__in=["candidate", "promoted", "archived"]),
+        ),
+    ]
 
 
-@transaction.atomic
-def restore(row: Any, *, by: User | None) -> None:
-    row = _locked(row)
-    if row.state == ARCHIVED:
-        _move(row, CANDIDATE)
-        audit(by, "restored", row, id=row.pk)
+MOVED = {
+    "promote": "is promoted",
+    "archive": "is archived",
+    "restore": "is a candidate again",
+}
+"""The methods that change a state, and what to say afterwards."""
 
 
-def _locked(row: Any) -> Any:
-    """The row as it is now. The project's lock makes two promotions wait for each other."""
-    Project.objects.select_for_update(no_key=True).get(pk=row.project_id)
-    return type(row)._default_manager.select_related("project").get(pk=row.pk)
-
-
-def _move(row: Any, state: str) -> None:
-    row.state = state
-    row.save(update_fields=["state"])
+def move(model: Promotable, to: str, *, by: User | None, despite_doubts: bool = False) -> str:
+    """Call the method of MOVED named `to` and return a sentence about it. Raises CannotMove."""
+    if to == "promote":
+        model.promote(by=by, despite_doubts=despite_doubts)
+    elif to == "archive":
+        model.archive(by=by)
+    else:
+        model.restore(by=by)
+    return f"{model} {MOVED[to]}."

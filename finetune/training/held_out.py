@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from trl import DPOTrainer
 
-from finetune.methods.pairs import Pair
 from finetune.settings import DPOSettings
 from finetune.training.logps import group_logps
+from recipes.preferences.pairs import Pair
 from recipes.preferences.tokens import Prepared
 from recipes.stopping import StopSignal
 from reward.evaluation import report as reports

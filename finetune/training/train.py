@@ -6,7 +6,7 @@ the adapter off, and its log-probabilities are computed once, each response once
 
 What it leaves out, and why:
 - truncation: a response that the model cannot read whole is left out, counted and reported
-- a weighted loss: TRL has none, so a pair with more evidence is shown more often (finetune/methods/pairs.py)
+- a weighted loss: TRL has none, so a pair with more evidence is shown more often (finetune/methods/resampling.py)
 - dropout: DPO's reference has none, and a policy with it would differ before it learned anything
 - going on from an adapter: merge it first (finetune/training/merge.py), then train a new one
 - SFT on the chosen responses first: wanted when the base was never tuned to answer at all
@@ -23,6 +23,7 @@ report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTE
 
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from peft import LoraConfig, TaskType
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from finetune.methods.pairs import Pair, draw, select, strict_pairs
+from finetune.methods.resampling import draw
 from finetune.settings import DPOSettings
 from finetune.training.card import model_card
 from finetune.training.held_out import HeldOut
@@ -47,6 +48,7 @@ from finetune.training.trainer import ReadyDPOTrainer, WatchHeldOut
 from recipes.errors import RecipeError
 from recipes.memory import with_smaller_batches
 from recipes.models.references import split_reference
+from recipes.preferences.pairs import Pair, PairOptions, pairs_of
 from recipes.preferences.tokens import Prepared, nothing_to_train_on, read_prepared
 from recipes.publishing import publish
 from recipes.rundir import RunDir
@@ -125,23 +127,25 @@ def read_data(
 ) -> tuple[Prepared, Pairs]:
     """Raises RecipeError when there is no pair to train on, with the reasons."""
     prepared = read_prepared(run_dir, chat, limit)
+    options = pair_options(config)
     pairs: Pairs = {}
     for split, groups in prepared.groups.items():
-        pairs[split] = []
-        for place, group in enumerate(groups):
-            found = strict_pairs(group, prepared.left_out)
-            if split == "train":
-                found = select(
-                    group,
-                    found,
-                    prepared.left_out,
-                    min_margin=config.min_margin,
-                    at_most=config.max_pairs_per_prompt,
-                )
-            pairs[split] += [(place, pair) for pair in found]
+        left_out: Counter[str] = Counter()
+        pairs[split] = [
+            (index, pair)
+            for index, group in enumerate(groups)
+            for pair in pairs_of(group, options, left_out)
+        ]
+        for name, reason in options.reasons().items():
+            if left_out[name]:
+                prepared.left_out[split, "pairs", reason] += left_out[name]
     if not pairs["train"]:
         raise nothing_to_train_on(run_dir, prepared, "a readable pair with a winner")
     return prepared, pairs
+
+
+def pair_options(config: DPOSettings) -> PairOptions:
+    return PairOptions(min_margin=config.min_margin, max_per_prompt=config.max_pairs_per_prompt)
 
 
 def training_rows(prepared: Prepared, pairs: Pairs, config: DPOSettings) -> np.ndarray:

@@ -23,6 +23,7 @@ from recipes.preferences.evidence import (
     unweighted,
 )
 from recipes.preferences.groups import Group, PreferenceError, keep_responses, read_folder, wins
+from recipes.report import LeftOut
 from recipes.rundir import RunDir
 
 PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
@@ -199,7 +200,7 @@ class Prepared:
         for groups in self.tokens.values():
             groups[:] = [_reweighted(group, 1 / mean) for group in groups]
 
-    def account(self) -> list[dict[str, Any]]:
+    def account(self) -> list[LeftOut]:
         """What was left out and why, as rows for the report."""
         return [
             {"split": split, "what": what, "why": why, "count": count}

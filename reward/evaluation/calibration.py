@@ -1,85 +1,83 @@
-"""A temperature for the scores, so that σ((r_i - r_j) / T) is how often i really wins. Pure numpy.
+"""Temperature scaling, so that σ((r_i - r_j) / T) is the probability that i wins. Pure numpy.
 
-Guo et al. 2017 (arXiv:1706.04599), for pairs. The order of responses does not change. Fitted on
-held-out prompts; what it is worth is measured on prompts that it was not fitted on.
+Guo et al. 2017 (arXiv:1706.04599), applied to pairs. The order of responses does not change. The
+temperature is fitted on held-out prompts and evaluated by cross-fitting.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from recipes.preferences.groups import wins
 from reward.evaluation.report import FEW_PAIRS, FEW_PROMPTS, Evidence, Scored, ece
+from reward.evaluation.schema import Temperature
 
 COLDEST, HOTTEST = 0.02, 50.0
-"""In units of the typical gap in score: a model that was hardly trained has tiny ones."""
+"""Bounds in units of the typical gap in score, which is tiny after little training."""
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Every ordered pair with evidence: the gap in score and the weight of wins at it. Both (n,)"""
+    """The gap in score and the weight of wins of each ordered pair with evidence. Both (n,)."""
 
     gaps: np.ndarray
     weights: np.ndarray
 
     def typical_gap(self) -> float:
-        """Root mean square; 1 where all scores are equal."""
+        """Return the root mean square of the gaps; 1 if all scores are equal."""
         if not self.weights.sum():
             return 1.0
         return float(np.sqrt(self.weights @ self.gaps**2 / self.weights.sum())) or 1.0
 
     def log_loss(self, temperature: float) -> float:
-        """Mean of -log σ(gap / T) over the evidence."""
+        """Return the mean of -log σ(gap / T) over the evidence."""
         lost = np.logaddexp(0, -self.gaps / temperature)
         return float(self.weights @ lost / self.weights.sum())
 
 
-def temperature(
-    scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins
-) -> dict[str, Any]:
-    """`value` is fitted on all held-out prompts. The figures before and after are by cross-fitting.
+def temperature(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins) -> Temperature:
+    """Fit a temperature on all held-out prompts, and return it with the errors before and after.
 
-    Each fold of the prompts is judged with the temperature that the other folds ask for, so `after`
-    is what to expect on new prompts.
+    The errors after scaling are cross-fitted: each fold of the prompts is scaled by the temperature
+    of the other folds, so `after` is what to expect on new prompts.
     """
     used = [item for item in scored if evidence(item.group).any()]
-    found = comparisons(used, evidence)
-    if len(used) < max(FOLDS, FEW_PROMPTS) or len(found.gaps) < FEW_PAIRS:
+    pairs = comparisons(used, evidence)
+    if len(used) < max(FOLDS, FEW_PROMPTS) or len(pairs.gaps) < FEW_PAIRS:
         reason = f"A temperature needs {FEW_PROMPTS} held-out prompts and {FEW_PAIRS} comparisons."
         return {"value": None, "before": None, "after": None, "reason": reason}
     cooled = cross_fitted(used, seed, evidence)
-    value = fit(found)
-    before, after = found.log_loss(1.0), comparisons(cooled, evidence).log_loss(1.0)
-    off, still_off = ece(used, evidence), ece(cooled, evidence)
-    why = at_a_bound(value / found.typical_gap())
-    if why is None and (after >= before or (still_off or 0.0) > (off or 0.0)):
+    value = fit(pairs)
+    before, after = pairs.log_loss(1.0), comparisons(cooled, evidence).log_loss(1.0)
+    ece_before, ece_after = ece(used, evidence), ece(cooled, evidence)
+    why = at_a_bound(value / pairs.typical_gap())
+    if why is None and (after >= before or (ece_after or 0.0) > (ece_before or 0.0)):
         why = (
-            "The fitted temperature made the probabilities no truer on prompts that it was not fitted "
-            "on, so none is given."
+            "The fitted temperature did not improve the probabilities on prompts that it was not "
+            "fitted on, so none is given."
         )
     return {
         "value": None if why else value,
-        "before": {"ece": off, "log_loss": before},
-        "after": {"ece": still_off, "log_loss": after},
+        "before": {"ece": ece_before, "log_loss": before},
+        "after": {"ece": ece_after, "log_loss": after},
         "folds": FOLDS,
         "reason": why,
     }
 
 
 def at_a_bound(value: float) -> str | None:
-    """Why no temperature is best, where the fit ran to an end of its range."""
+    """Return why no temperature is best if the fit ended at a bound of its range."""
     if value >= HOTTEST / 1.01:
-        return "A wider gap in score was no surer sign here, so no temperature is best."
+        return "Larger gaps in score did not win more often here, so no temperature is best."
     if value <= COLDEST * 1.01:
         return "The model was right about every pair, so no temperature is best."
     return None
 
 
 def cross_fitted(scored: Sequence[Scored], seed: int, evidence: Evidence = wins) -> list[Scored]:
-    """Scores divided by a temperature that was fitted without their prompt."""
+    """Return the scores divided by a temperature that was fitted without their prompt."""
     folds = np.random.default_rng(seed).permutation(len(scored)) % FOLDS
     fitted = [
         fit(comparisons([s for s, f in zip(scored, folds, strict=True) if f != number], evidence))
@@ -101,14 +99,17 @@ def comparisons(scored: Sequence[Scored], evidence: Evidence = wins) -> Comparis
     return Comparisons(np.concatenate(gaps), np.concatenate(weights))
 
 
-def fit(found: Comparisons) -> float:
-    """The temperature of least log loss; convex in 1 / T, so golden sections find it."""
-    scale = found.typical_gap()
+def fit(pairs: Comparisons) -> float:
+    """Return the temperature with the least log loss.
+
+    The loss is convex in 1 / T, so a golden-section search finds the minimum.
+    """
+    scale = pairs.typical_gap()
     low, high = 1 / (HOTTEST * scale), 1 / (COLDEST * scale)
     golden = (np.sqrt(5) - 1) / 2
     for _ in range(60):
         a, b = high - golden * (high - low), low + golden * (high - low)
-        if found.log_loss(1 / a) < found.log_loss(1 / b):
+        if pairs.log_loss(1 / a) < pairs.log_loss(1 / b):
             high = b
         else:
             low = a

@@ -1,31 +1,33 @@
-"""What a written report of a reward model says, for pages, commands and the model card.
+"""Conclusions from a report, for pages, commands and model cards.
 
-Needs neither torch nor Django: recipes import it, and so do models and views.
+Needs neither torch nor Django: recipes, models and views import it.
 """
 
-from typing import Any
+from reward.evaluation.schema import Quality
 
 HEADLINE = {
     "accuracy": "accuracy",
     "pairwise_agreement": "reviewer_agreement",
     "longer_is_better": "longer_is_better",
 }
-"""The names of figures in a run's result, and of the parts of the report they come from."""
+"""The names of figures in a run's result, and the keys of the report that they come from."""
 
 NO_LIMIT = 0.995
-"""From here on a limit of accuracy is not worth showing."""
+"""A limit of accuracy from here on is not worth showing."""
 
 
-def no_better_than_length(report: dict[str, Any]) -> bool:
-    """Return whether always preferring the longer response would have been as accurate."""
-    own, longer = ((report.get(n) or {}).get("value") for n in ("accuracy", "longer_is_better"))
-    return own is not None and longer is not None and own <= longer
+def no_better_than_length(report: Quality) -> bool:
+    """Return whether always preferring the longer response is as accurate as the model."""
+    accuracy, longer = report.get("accuracy"), report.get("longer_is_better")
+    own, rule = accuracy and accuracy["value"], longer and longer["value"]
+    return own is not None and rule is not None and own <= rule
 
 
-def limit_to_tell(report: dict[str, Any]) -> float | None:
-    """Return the upper end of the limit's interval, if it limits anything."""
-    limit, accuracy = report.get("accuracy_limit") or {}, report.get("accuracy") or {}
-    if not limit.get("interval"):
+def limit_to_show(report: Quality) -> float | None:
+    """Return the upper end of the interval of the accuracy limit, if it limits the model."""
+    limit, accuracy = report.get("accuracy_limit"), report.get("accuracy")
+    if not limit or not limit["interval"]:
         return None
-    most = limit["interval"][1]
-    return most if (accuracy.get("value") or 0.0) < most < NO_LIMIT else None
+    highest = limit["interval"][1]
+    own = (accuracy and accuracy["value"]) or 0.0
+    return highest if own < highest < NO_LIMIT else None

@@ -1,25 +1,24 @@
-"""What more rankings would be worth: accuracy over nested subsets, and where that curve leads.
+"""The learning curve: accuracy over nested subsets of the rankings, and its extrapolation. Pure numpy.
 
-The curve is an inverse power law of the number n of rankings, acc(n) = a - b · n^-c, which fits how
-classifiers learn from labels (Figueroa et al. 2012, "Predicting sample size required for
-classification performance", BMC Medical Informatics 12:8) and how networks do (Hestness et al. 2017,
+The curve is an inverse power law of the number n of rankings, acc(n) = a - b · n^-c, which describes
+classifiers trained on labels (Figueroa et al. 2012, "Predicting sample size required for
+classification performance", BMC Medical Informatics 12:8) and neural networks (Hestness et al. 2017,
 arXiv:1712.00409; Viering & Loog 2021, arXiv:2103.10948, on where it fails). Four or five points do
-not pin down three numbers, so no single fit is believed: all curves on a grid are weighed by how
-well they explain the points (a Bayesian fit under flat priors), and intervals are theirs.
+not determine three parameters. Instead of a single fit, all curves on a grid are weighted by how well
+they explain the points (a Bayesian fit under flat priors), which also gives the intervals.
 
-Models are trained from scratch on each subset, with the settings of the run. Scores of heads on the frozen
-backbone would be cheaper, and wrong: a backbone tuned on all rankings has seen what the subset is
-supposed to lack, and one that was not tuned learns another curve. Measured once, with a tiny Llama
-from an eighth to all of 480 prompts: trained anew 74.9 to 79.7 %; heads on the tuned backbone 81.2
-to 79.9 %, as if rankings were worth nothing; on the untuned 81.6 to 82.9 %. Since training anew
-nearly doubles the cost of a run, it is off unless asked for.
+A model is trained from scratch on each subset, with the settings of the run. Training heads on a frozen
+backbone would be cheaper but wrong: a backbone tuned on all rankings has seen those outside the subset,
+and an untuned one has a different curve. In a measurement with a tiny Llama, from an eighth to all of
+480 prompts, training from scratch gave 74.9 to 79.7 %, heads on the tuned backbone 81.2 to 79.9 % (as
+if more rankings were useless), and heads on the untuned backbone 81.6 to 82.9 %. Training from scratch
+nearly doubles the cost of a run, so the curve is off by default.
 
-Pure numpy; reward/training/parts.py trains.
+reward/training/parts.py trains the models.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,12 +33,20 @@ from reward.evaluation.report import (
     reviewer_agreement,
     share,
 )
+from reward.evaluation.schema import (
+    BandPoint,
+    CurvePoint,
+    Estimate,
+    Forecast,
+    LearningCurve,
+    OnePoint,
+)
 
 POINTS_AT_LEAST = 4
 SMALLEST = 8
-"""Prompts of the smallest subset: what a few prompts teach is luck."""
+"""Prompts of the smallest subset. Results of fewer are mostly chance."""
 FARTHEST = 8
-"""Times as many rankings as there are: no curve is followed further."""
+"""No curve is extrapolated beyond this many times the rankings."""
 AHEAD = (2, 4)
 ONE_POINT = 0.01
 UNLIKELY = 0.2
@@ -47,12 +54,12 @@ DRAWS = 4000
 STEEPEST, FLATTEST = 1.5, 0.1
 TYPICAL_GAIN = 0.1
 NOISES = (0.001, 0.003, 0.006, 0.012, 0.025, 0.05)
-"""Standard deviations, from one training to the next, of the accuracy with all rankings."""
+"""Standard deviations of the accuracy between trainings on all rankings."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """How a model trained on so many rankings does on the held-out prompts, in one order for all."""
+    """The result of a model trained on a subset: a tally for each held-out prompt, in the same order."""
 
     rankings: int
     prompts: int
@@ -60,15 +67,15 @@ class Point:
 
 
 def halvings(prompts: int, times: int) -> list[int]:
-    """Sizes of the subsets, in prompts, the smallest first; too small ones are not worth training."""
+    """Return the sizes of the subsets in prompts, from the smallest, without those below SMALLEST."""
     sizes = [prompts // 2**time for time in range(times, 0, -1)]
     return [size for size in sizes if size >= SMALLEST]
 
 
 def subsets(prompts: int, times: int, seed: int) -> list[list[int]]:
-    """Places of the prompts of each subset, the smallest first; none where no forecast could come of it.
+    """Return the indices of each subset's prompts, the smallest first; [] if too few for a forecast.
 
-    Every subset is the beginning of one order of the prompts, so each holds the smaller ones.
+    Each subset is the beginning of one random order of the prompts, so it contains the smaller ones.
     """
     sizes = halvings(prompts, times)
     if len(sizes) + 1 < POINTS_AT_LEAST:
@@ -84,22 +91,20 @@ def point(train: Sequence[Group], scored: Sequence[Scored]) -> Point:
 
 def learning_curve(
     points: Sequence[Point], *, at_most: float = 1.0, seed: int = 0
-) -> dict[str, Any]:
-    """The measured points, and what follows from them; the last is of all rankings.
+) -> LearningCurve:
+    """Return the measured points and the forecast. The last point is that of all rankings.
 
     `at_most` is an accuracy that no model can exceed (see `highest_accuracy`).
     """
-    measured = [
+    measured: list[CurvePoint] = [
         {"rankings": p.rankings, "prompts": p.prompts, "accuracy": share(p.tallies, seed)}
         for p in points
     ]
-    found: dict[str, Any] = {"points": measured, "forecast": [], "one_point": None}
-    reason = why_not(points)
-    if reason:
-        return {**found, "reason": reason}
+    if reason := why_no_forecast(points):
+        return {"points": measured, "forecast": [], "one_point": None, "reason": reason}
     curves = Curves.of(points, at_most=at_most, seed=seed)
     return {
-        **found,
+        "points": measured,
         "band": curves.band(),
         "forecast": [curves.forecast(times) for times in AHEAD],
         "one_point": curves.one_point(),
@@ -108,12 +113,13 @@ def learning_curve(
     }
 
 
-def why_not(points: Sequence[Point]) -> str | None:
+def why_no_forecast(points: Sequence[Point]) -> str | None:
+    """Return the reason not to extrapolate these points, or None."""
     if reason := _too_few_held_out(sum(tally.evidence > 0 for tally in points[-1].tallies)):
         return reason
     if len(points) < POINTS_AT_LEAST:
         return (
-            f"A forecast needs {POINTS_AT_LEAST} sizes, the smallest of {SMALLEST} prompts or more: "
+            f"A forecast needs {POINTS_AT_LEAST} subsets, the smallest with {SMALLEST} prompts or more: "
             f"{SMALLEST * 2 ** (POINTS_AT_LEAST - 1)} prompts to train on. There are "
             f"{points[-1].prompts}."
         )
@@ -121,6 +127,7 @@ def why_not(points: Sequence[Point]) -> str | None:
 
 
 def why_not_measured(held_out: Sequence[Group]) -> str | None:
+    """Return the reason not to train on subsets, or None."""
     return _too_few_held_out(sum(bool(strict_wins(group).any()) for group in held_out))
 
 
@@ -128,13 +135,13 @@ def _too_few_held_out(prompts: int) -> str | None:
     if prompts >= FEW_PROMPTS:
         return None
     return (
-        f"A learning curve needs {FEW_PROMPTS} held-out prompts with strictly ordered responses to "
-        f"be measured on; there are {prompts}."
+        f"A learning curve needs {FEW_PROMPTS} held-out prompts with strictly ordered responses; there "
+        f"are {prompts}."
     )
 
 
 def at_most(held_out: Sequence[Group]) -> float:
-    """The most that any model can reach, where two reviewers' agreement says so; else 1."""
+    """Return the highest accuracy that any model can reach, given the agreement; 1 if unknown."""
     interval = reviewer_agreement(held_out)["interval"]
     return highest_accuracy(interval[1]) if interval else 1.0
 
@@ -144,10 +151,10 @@ def at_most(held_out: Sequence[Group]) -> float:
 
 @dataclass(frozen=True)
 class Curves:
-    """Draws from all curves acc = now + gain · (1 - (n / all)^-exponent), as likely as the points say.
+    """Posterior draws of curves acc = now + gain · (1 - (n / all)^-exponent). All arrays (DRAWS,).
 
     That is a - b·n^-c with c the exponent, b = gain · all^c and a = now + gain. `all` is the number
-    of rankings that there are; all arrays (DRAWS,).
+    of rankings in the data.
     """
 
     rankings: int
@@ -169,7 +176,7 @@ class Curves:
         exponent = np.linspace(FLATTEST, STEEPEST, 15)
         grid = np.meshgrid(now, gain, exponent, indexing="ij")
         n, g, c = (axis.ravel() for axis in grid)
-        # The steps of the grid of gains are unequal; a large gain to come is unlikely beforehand.
+        # The grid of gains has unequal steps. Large gains are unlikely a priori.
         prior = np.log(np.where(g < 0.095, 1.0, 4.0)) - g / TYPICAL_GAIN
         possible = (n + g <= max(at_most, values[-1])) & (n <= 1)
         n, g, c, prior = n[possible], g[possible], c[possible], prior[possible]
@@ -183,28 +190,33 @@ class Curves:
         return cls(everything, points[0].rankings, n[at], g[at], c[at], noise, shocks)
 
     def at(self, times: float) -> np.ndarray:
-        """The accuracy to expect with `times` as many rankings."""
+        """Return the expected accuracy with `times` as many rankings."""
         return self.now + self.gain * (1 - times**-self.exponent)
 
-    def band(self, steps: int = 25) -> list[dict[str, Any]]:
-        """From the smallest subset to the farthest forecast, for the plot."""
+    def band(self, steps: int = 25) -> list[BandPoint]:
+        """Return the curve from the smallest subset to the farthest forecast, for the plot."""
         times = np.geomspace(self.smallest / self.rankings, max(AHEAD), steps)
-        return [{"rankings": round(t * self.rankings), **_figure(self.at(t))} for t in times]
+        return [{"rankings": round(t * self.rankings), **_estimate(self.at(t))} for t in times]
 
-    def forecast(self, times: int) -> dict[str, Any]:
-        """What a training on `times` as many would be measured at, on many held-out prompts.
+    def forecast(self, times: int) -> Forecast:
+        """Return the accuracy to expect on many held-out prompts after training on `times` as many.
 
-        `gain` is how much more that is than what this training would be measured at there: most of
-        the error of the few held-out prompts is in both.
+        `gain` is the difference from this training's accuracy on the same prompts. Its interval is
+        narrower, since most of the error from having few held-out prompts is common to both.
         """
         later = self.at(times) + self.noise / np.sqrt(times) * self.shocks[0]
-        found = _figure(later)
-        found["interval"] = [max(0.0, found["interval"][0]), min(1.0, found["interval"][1])]
-        gain = _figure(later - self.now - self.noise * self.shocks[1])
-        return {"times": times, "rankings": times * self.rankings, **found, "gain": gain}
+        estimate = _estimate(later)
+        low, high = estimate["interval"]
+        return {
+            "times": times,
+            "rankings": times * self.rankings,
+            "value": estimate["value"],
+            "interval": [max(0.0, low), min(1.0, high)],
+            "gain": _estimate(later - self.now - self.noise * self.shocks[1]),
+        }
 
-    def one_point(self) -> dict[str, Any]:
-        """How many more rankings would add a point to the expected accuracy."""
+    def one_point(self) -> OnePoint:
+        """Return how many more rankings would add a point to the expected accuracy."""
         left = np.clip(1 - ONE_POINT / np.maximum(self.gain, 1e-12), 0.0, None)
         with np.errstate(divide="ignore", over="ignore"):
             times = np.where(left > 0, left ** (-1 / self.exponent), np.inf)
@@ -216,17 +228,17 @@ class Curves:
         chance = float(np.isfinite(more).mean())
         if np.isfinite(value):
             return {"rankings": round(value), "interval": ends, "chance": chance, "reason": None}
-        said = (
+        conclusion = (
             f"Even {FARTHEST} times as many rankings are not expected to add a point"
             if chance < UNLIKELY
-            else f"These subsets cannot tell whether {FARTHEST} times as many rankings add a point"
+            else f"These subsets do not show whether {FARTHEST} times as many rankings add a point"
         )
-        reason = f"{said}: the chance is {chance:.0%}."
+        reason = f"{conclusion}: the probability is {chance:.0%}."
         return {"rankings": None, "interval": ends, "chance": chance, "reason": reason}
 
 
 def measured(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies, and their covariance over the choice of held-out prompts.  → (S,), (S, S)
+    """Return accuracies, and their covariance over the choice of held-out prompts.  → (S,), (S, S)
 
     All points are measured on the same prompts, so most of their error is common to all.
     """
@@ -244,13 +256,13 @@ def measured(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarray
 def _likelihood(
     misses: np.ndarray, covariance: np.ndarray, noise: float, ratios: np.ndarray
 ) -> np.ndarray:
-    """Log density of the points' errors. A training on fewer rankings varies more.  (M, S) → (M,)"""
+    """Return the log density of the errors; fewer rankings have a larger variance.  (M, S) → (M,)"""
     total = covariance + np.diag(noise**2 / ratios)
     _, log_determinant = np.linalg.slogdet(total)
     squared = np.einsum("ms,st,mt->m", misses, np.linalg.inv(total), misses)
     return -0.5 * (squared + log_determinant)
 
 
-def _figure(values: np.ndarray) -> dict[str, Any]:
+def _estimate(values: np.ndarray) -> Estimate:
     low, middle, high = np.quantile(values, [0.025, 0.5, 0.975])
     return {"value": float(middle), "interval": [float(low), float(high)]}

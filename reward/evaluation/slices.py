@@ -1,7 +1,7 @@
-"""Accuracy on parts of the held-out data. Pure numpy; every figure has its interval and its counts.
+"""Accuracy on parts of the held-out data. Pure numpy.
 
-With twenty slices one differs by chance: an interval that leaves out the overall accuracy is a
-question to ask, not an answer.
+Among twenty slices, about one 95 % interval excludes the overall accuracy by chance. Such an interval
+is a reason to look closer, not a conclusion.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -26,14 +26,15 @@ from reward.evaluation.report import (
     share,
     tally,
 )
+from reward.evaluation.schema import LengthSlices, Share, Slice, Slices
 
 MOST = 20
-"""Slices of a kind that are shown; those with the most pairs come first."""
+"""Maximum slices of a kind; those with the most pairs are kept."""
 SAME_LENGTH = 1.1
-"""Lengths in tokens whose ratio stays under this are the same."""
+"""Two lengths in tokens count as equal if their ratio is below this."""
 
 
-def slices(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
+def slices(scored: Sequence[Scored], seed: int = 0) -> Slices:
     return {
         "guideline_version": by_judgment(scored, lambda r: r.guideline_version, seed),
         "reviewer": by_judgment(scored, lambda r: r.reviewer, seed, against_others=True),
@@ -48,15 +49,15 @@ def by_judgment(
     seed: int,
     *,
     against_others: bool = False,
-) -> list[dict[str, Any]]:
-    """Of the judgments alone that share a key, with the agreement between reviewers beside it.
+) -> list[Slice]:
+    """Return a slice for each value of `key`, from the judgments with that value alone.
 
-    `against_others` takes the agreement of the key's judgments with all others, as a single
-    reviewer has no one to agree with.
+    The agreement is that between reviewers in the slice. With `against_others` it is that of the
+    slice's judgments with all others, since a single reviewer has nobody to agree with.
     """
-    found = {key(ranking) for item in scored for ranking in item.group.rankings}
+    names = {key(ranking) for item in scored for ranking in item.group.rankings}
     rows = []
-    for name in found:
+    for name in names:
         parts = [(only(item.group, key, name), item) for item in scored]
         own = [order_tally(group, item.scores) for group, item in parts]
         if against_others:
@@ -72,7 +73,7 @@ def only(group: Group, key: Callable[[Judgment], Hashable], name: Hashable) -> G
 
 
 def with_others(group: Group, key: Callable[[Judgment], Hashable], name: Hashable) -> Tally:
-    """One against each other reviewer: the agreement of all, less that of the others alone."""
+    """Return the agreement of one reviewer with the others: that of all, less that among the others."""
     everyone = agreement_tally(group)
     others = agreement_tally(replace(group, rankings=[r for r in group.rankings if key(r) != name]))
     own = agreement_tally(only(group, key, name))
@@ -83,8 +84,8 @@ def with_others(group: Group, key: Callable[[Judgment], Hashable], name: Hashabl
     )
 
 
-def by_rating(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
-    """Of pairs that a reviewer rated differently by a criterion: whether the score orders them so."""
+def by_rating(scored: Sequence[Scored], seed: int) -> list[Slice]:
+    """Return a slice for each criterion, from pairs whose ratings by it differ."""
     rows = []
     for name in sorted(set().union(*(rated_criteria(item.group) for item in scored))):
         parts = [(by_criterion(item.group, name), item) for item in scored]
@@ -94,29 +95,30 @@ def by_rating(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
     return largest(rows)
 
 
-def by_model(scored: Sequence[Scored], seed: int) -> list[dict[str, Any]]:
-    """Of pairs with a response of the model on one side or both; a pair of two models is in both."""
+def by_model(scored: Sequence[Scored], seed: int) -> list[Slice]:
+    """Return a slice for each model that wrote responses, from pairs with one of them or two.
+
+    A pair of responses by two models is in both slices.
+    """
     written = [item.group.meta.get("response_models") or [] for item in scored]
     rows = []
     for name in {model for models in written for model in models}:
         tallies = []
         for item, models in zip(scored, written, strict=True):
             if len(models) == len(item.scores):
-                of_it = np.array([model == name for model in models])
-                among = of_it[:, None] | of_it[None, :]
+                own = np.array([model == name for model in models])
+                among = own[:, None] | own[None, :]
                 tallies.append(tally(strict_wins(item.group) * among, item.scores))
         rows.append(_row(name, tallies, seed, None))
     return largest(rows)
 
 
-def _row(
-    name: Hashable, tallies: Sequence[Tally], seed: int, agreement: dict[str, Any] | None
-) -> dict[str, Any]:
+def _row(name: Any, tallies: Sequence[Tally], seed: int, agreement: Share | None) -> Slice:
     return {"name": name, "accuracy": share(tallies, seed), "reviewer_agreement": agreement}
 
 
-def largest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those with the most pairs, and no slice without any."""
+def largest(rows: Sequence[Slice]) -> list[Slice]:
+    """Return the slices with the most pairs, without empty ones."""
     used = [row for row in rows if row["accuracy"]["pairs"]]
     return sorted(used, key=lambda row: (-row["accuracy"]["pairs"], str(row["name"])))[:MOST]
 
@@ -124,19 +126,27 @@ def largest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 # --- length ---------------------------------------------------------------------------------------
 
 
-def length_slices(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
-    """Accuracy where length cannot decide, where the longer response won, and where the shorter did.
+def length_slices(scored: Sequence[Scored], seed: int = 0) -> LengthSlices:
+    """Return the accuracy on pairs of equal length, where the longer one won, and where the shorter did.
 
-    Each pair is in one of them: `contested` has those of which reviewers preferred the longer one
-    as well as the shorter one. A model that likes length beyond its worth is right on `longer_won`
-    and wrong on `shorter_won`; `balanced` gives both the same weight.
+    Each pair is in one slice; `contested` has pairs on which some reviewers preferred the longer
+    response and others the shorter one. A model that overrates length is right on `longer_won` and
+    wrong on `shorter_won`; `balanced` weighs both equally.
     """
     tallies = [length_tallies(item) for item in scored]
-    names = ("matched", "longer_won", "shorter_won", "contested")
-    found = {name: share([each[name] for each in tallies], seed) for name in names}
-    longer, shorter = found["longer_won"]["value"], found["shorter_won"]["value"]
-    balanced = None if longer is None or shorter is None else (longer + shorter) / 2
-    return {**found, "balanced": balanced}
+
+    def of(name: str) -> Share:
+        return share([tally[name] for tally in tallies], seed)
+
+    longer_won, shorter_won = of("longer_won"), of("shorter_won")
+    longer, shorter = longer_won["value"], shorter_won["value"]
+    return {
+        "matched": of("matched"),
+        "longer_won": longer_won,
+        "shorter_won": shorter_won,
+        "contested": of("contested"),
+        "balanced": None if longer is None or shorter is None else (longer + shorter) / 2,
+    }
 
 
 def length_tallies(item: Scored) -> dict[str, Tally]:
@@ -144,7 +154,7 @@ def length_tallies(item: Scored) -> dict[str, Tally]:
     long, short = item.lengths[:, None], item.lengths[None, :]  # of i, of j
     matched = np.maximum(long, short) < SAME_LENGTH * np.minimum(long, short)
     strict = strict_wins(item.group)
-    contested = ~matched & (strict > 0) & (strict.T > 0)  # (K, K), both ways round
+    contested = ~matched & (strict > 0) & (strict.T > 0)  # (K, K), evidence in both directions
     clear = ~matched & ~contested
     return {
         "matched": tally(strict * matched, item.scores),

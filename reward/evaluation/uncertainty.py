@@ -1,15 +1,15 @@
-"""Whether the heads of a reward model disagree where it is wrong. Pure numpy."""
+"""The disagreement of a reward model's heads, as a sign of its mistakes. Pure numpy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Any
 
 import numpy as np
 
 from labeling.statistics.intervals import resamples
 from recipes.preferences.groups import strict_wins
 from reward.evaluation.report import FEW_PAIRS, FEW_PROMPTS, Scored
+from reward.evaluation.schema import Disagreement, Figure, SpreadPart
 
 REPLICATES = 300
 PARTS = 3
@@ -20,31 +20,32 @@ class Pairs:
     """Strictly ordered pairs of held-out prompts, all (pairs,)."""
 
     spread: np.ndarray  # standard deviation over the heads of r_i - r_j
-    gap: np.ndarray  # |r_i - r_j| of the mean
-    right: np.ndarray  # evidence for the side that the mean prefers
-    wrong: np.ndarray  # evidence for the other; equal scores are half right
-    prompt: np.ndarray  # which prompt it belongs to
+    gap: np.ndarray  # |r_i - r_j| of the mean score
+    right: np.ndarray  # evidence for the response with the higher mean score
+    wrong: np.ndarray  # evidence for the other response; equal scores are half right
+    prompt: np.ndarray  # index of the prompt
 
 
-def disagreement(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
-    """How far the heads lie apart, and how well that, or a small gap alone, finds wrong pairs.
+def disagreement(scored: Sequence[Scored], seed: int = 0) -> Disagreement:
+    """Return the spread of the heads, and how well it finds pairs that are ordered wrongly.
 
-    `finds_mistakes` is the probability that a pair ordered wrongly shows more of it than one ordered
-    rightly (area under the ROC curve): ½ is chance. Heads are worth their name where `spread` or
-    `relative`, the spread over the gap, do better than `small_gap`, for which one head is enough.
+    `finds_mistakes` is the probability that a wrongly ordered pair has a larger value than a rightly
+    ordered one (area under the ROC curve); ½ is chance. Several heads are worth their cost if `spread`
+    or `relative` (the spread divided by the gap) is better than `small_gap`, which needs one head.
     """
     pairs = pairs_of(scored)
     heads = next((s.heads.shape[1] for s in scored if s.heads is not None), 0)
-    counts = {"heads": heads, "pairs": len(pairs.gap), "prompts": len(set(pairs.prompt.tolist()))}
-    signs = {
-        "spread": pairs.spread,
-        "relative": pairs.spread / np.maximum(pairs.gap, 1e-9),
-        "small_gap": -pairs.gap,
-    }
+    relative = pairs.spread / np.maximum(pairs.gap, 1e-9)
     return {
-        **counts,
+        "heads": heads,
+        "pairs": len(pairs.gap),
+        "prompts": len(set(pairs.prompt.tolist())),
         "mean_spread": float(pairs.spread.mean()) if len(pairs.gap) else None,
-        "finds_mistakes": {name: _found(values, pairs, seed) for name, values in signs.items()},
+        "finds_mistakes": {
+            "spread": _auc_figure(pairs.spread, pairs, seed),
+            "relative": _auc_figure(relative, pairs, seed),
+            "small_gap": _auc_figure(-pairs.gap, pairs, seed),
+        },
         "parts": parts(pairs),
     }
 
@@ -66,41 +67,44 @@ def pairs_of(scored: Sequence[Scored]) -> Pairs:
     return Pairs(columns[0], columns[1], columns[2], columns[3], columns[4].astype(int))
 
 
-def _found(values: np.ndarray, pairs: Pairs, seed: int) -> dict[str, Any]:
+def _auc_figure(values: np.ndarray, pairs: Pairs, seed: int) -> Figure:
     if not pairs.wrong.sum() or not pairs.right.sum():
         reason = (
             "No pair was ordered wrongly." if pairs.right.sum() else "No pair was ordered rightly."
         )
         return {"value": None, "interval": None, "reason": reason}
     value = auc(values, pairs.right, pairs.wrong)
-    _, place = np.unique(pairs.prompt, return_inverse=True)
-    count = int(place.max()) + 1
+    _, prompt = np.unique(pairs.prompt, return_inverse=True)
+    count = int(prompt.max()) + 1
     if count < FEW_PROMPTS or len(values) < FEW_PAIRS:
         reason = f"An interval needs {FEW_PROMPTS} prompts and {FEW_PAIRS} pairs."
         return {"value": value, "interval": None, "reason": reason}
-    found = []
+    replicates = []
     for drawn in chain.from_iterable(resamples(count, seed, REPLICATES)):
-        right, wrong = pairs.right * drawn[place], pairs.wrong * drawn[place]
+        right, wrong = pairs.right * drawn[prompt], pairs.wrong * drawn[prompt]
         if right.sum() and wrong.sum():
-            found.append(auc(values, right, wrong))
-    low, high = np.quantile(found, [0.025, 0.975])
+            replicates.append(auc(values, right, wrong))
+    low, high = np.quantile(replicates, [0.025, 0.975])
     return {"value": value, "interval": [float(low), float(high)], "reason": None}
 
 
 def auc(values: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> float:
-    """The probability that a wrong one has the larger value, equal ones by half; by weight of evidence."""
-    _, place = np.unique(values, return_inverse=True)
-    rights, wrongs = np.bincount(place, weights=right), np.bincount(place, weights=wrong)
+    """Return the probability that a wrong pair has a larger value than a right one, ties by half.
+
+    Pairs are weighted by their evidence.
+    """
+    _, indices = np.unique(values, return_inverse=True)
+    rights, wrongs = np.bincount(indices, weights=right), np.bincount(indices, weights=wrong)
     below = np.cumsum(rights) - rights
     return float((wrongs * (below + rights / 2)).sum() / (right.sum() * wrong.sum()))
 
 
-def parts(pairs: Pairs) -> list[dict[str, Any]]:
-    """Accuracy where the heads agree most, less and least, in parts of the same number of pairs."""
+def parts(pairs: Pairs) -> list[SpreadPart]:
+    """Return the accuracy in equal parts of the pairs, from the least spread to the most."""
     order = np.argsort(pairs.spread, kind="stable")
     if len(order) < PARTS * FEW_PAIRS:
         return []
-    rows = []
+    rows: list[SpreadPart] = []
     for chosen in np.array_split(order, PARTS):
         right, wrong = pairs.right[chosen].sum(), pairs.wrong[chosen].sum()
         rows.append(

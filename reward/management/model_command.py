@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from reward.management.run_command import project_named
-from reward.promotion import CannotMove, archive, promote, restore
+from reward.promotion import CannotMove, Promotable, move
 
 
 class ModelCommand(BaseCommand):
@@ -41,7 +41,7 @@ class ModelCommand(BaseCommand):
 
     def handle(self, *, verb: str, **options: Any) -> None:
         try:
-            getattr(self, verb)(options)
+            getattr(self, verb)({**options, "verb": verb})
         except CannotMove as error:
             raise CommandError(str(error)) from None
 
@@ -58,21 +58,26 @@ class ModelCommand(BaseCommand):
     def promote(self, options: dict[str, Any]) -> None:
         model = self.named(options["model"])
         if options["dry_run"]:
-            return self.stdout.write(" ".join(model.doubts()) or f"{model} can be promoted.")
-        promote(model, by=None, despite_doubts=options["despite_doubts"])
-        return self.stdout.write(f"{model} is promoted.")
+            self.stdout.write(" ".join(model.doubts()) or f"{model} can be promoted.")
+        else:
+            self._move(model, options)
 
     def archive(self, options: dict[str, Any]) -> None:
-        self._move(archive, "is archived", options)
+        self._move_or_show(options)
 
     def restore(self, options: dict[str, Any]) -> None:
-        self._move(restore, "is a candidate", options)
+        self._move_or_show(options)
 
-    def _move(self, verb: Any, done: str, options: dict[str, Any]) -> None:
+    def _move_or_show(self, options: dict[str, Any]) -> None:
         model = self.named(options["model"])
-        if not options["dry_run"]:
-            verb(model, by=None)
-        self.stdout.write(f"{model} {'is ' + model.state if options['dry_run'] else done}.")
+        if options["dry_run"]:
+            self.stdout.write(f"{model} is {model.state}.")
+        else:
+            self._move(model, options)
+
+    def _move(self, model: Promotable, options: dict[str, Any]) -> None:
+        despite_doubts = options.get("despite_doubts", False)
+        self.stdout.write(move(model, options["verb"], by=None, despite_doubts=despite_doubts))
 
     def named(self, number: int) -> Any:
         """Return the model with this number. Raises CommandError, which lists those that exist."""

@@ -1,4 +1,4 @@
-"""The geometry of charts that templates draw as SVG. Numbers leave as text, whatever the locale."""
+"""The geometry of charts that templates draw as SVG. Numbers are text, so the locale cannot change them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class IntervalRow:
 def interval_row(
     label: str, figure: Mapping[str, Any] | None, *, note: str = "", main: bool = False
 ) -> IntervalRow:
-    """`figure` is {"value", "interval", "reason"}, as reports have it; its reason stands for a value."""
+    """Return the row of a report's figure. Without a value, the row shows the figure's reason."""
     figure = figure or {}
     value, interval = figure.get("value"), figure.get("interval")
     if value is None:
-        reason = figure.get("reason") or "Not known."
+        reason = figure.get("reason") or "Unknown."
         return IntervalRow(label, "–", reason, note, None, None, None, None, main)
     low, high = interval or (value, value)
     return IntervalRow(
@@ -38,15 +38,15 @@ def interval_row(
         value=percent(value),
         interval=percent_range(interval) or figure.get("reason") or "",
         note=note,
-        at=_place(value),
-        low=_place(low),
-        high=_place(high),
-        width=_place(high - low),
+        at=_position(value),
+        low=_position(low),
+        high=_position(high),
+        width=_position(high - low),
         main=main,
     )
 
 
-def _place(share: float) -> str:
+def _position(share: float) -> str:
     return f"{100 * min(1.0, max(0.0, share)):.2f}%"
 
 
@@ -77,7 +77,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Both axes: how sure the model was, how often it was right; from `floor` to 100%."""
+    """A chart of observed over predicted shares of wins, both axes from `floor` to 100%."""
 
     bins: list[Bin]
     ticks: list[Tick]
@@ -91,7 +91,7 @@ class Reliability:
 
 
 def reliability(bins: Iterable[Mapping[str, Any]]) -> Reliability | None:
-    """From report["calibration"]["bins"]; None when every bin is empty."""
+    """Return the chart of the calibration bins of a report; None if all are empty."""
     used = [row for row in bins if row["pairs"] and row["observed"] is not None]
     if not used:
         return None
@@ -136,7 +136,7 @@ def _number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """`first` and `last` are means over a tenth of the points, as a single step is a few prompts."""
+    """A line. `first` and `last` are means over a tenth of the points, since single steps are noisy."""
 
     points: str
     first: str
@@ -147,19 +147,19 @@ class Curve:
 def curve(
     points: Iterable[Iterable[float]], *, width: int = 600, height: int = 120
 ) -> Curve | None:
-    """A line through (step, value); None for fewer than two points."""
+    """Return a line through (step, value) points; None for fewer than two."""
     rows = [tuple(point) for point in points]
     if len(rows) < 2:
         return None
     steps, values = [row[0] for row in rows], [row[1] for row in rows]
     low, high, tenth = min(values), max(values), max(1, len(values) // 10)
     span, length = (high - low) or 1.0, (steps[-1] - steps[0]) or 1
-    places = (
+    positions = (
         (width * (s - steps[0]) / length, 4 + (height - 8) * (1 - (v - low) / span))
         for s, v in rows
     )
     return Curve(
-        points=" ".join(f"{a:.1f},{b:.1f}" for a, b in places),
+        points=" ".join(f"{a:.1f},{b:.1f}" for a, b in positions),
         first=f"{fmean(values[:tenth]):.4g}",
         last=f"{fmean(values[-tenth:]):.4g}",
         steps=int(steps[-1]),

@@ -1,4 +1,4 @@
-"""Downloads of a model's files. They work on reward models, and on the adapters of the app above."""
+"""Downloads of the files of reward models and adapters."""
 
 from typing import Any
 
@@ -26,10 +26,10 @@ def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
 
 
 def sent(request: HttpRequest, model: Any, part: str, *, back: str) -> HttpResponseBase:
-    """Return the download, or the page named `back` with a sentence where a file is missing."""
+    """Return the download, or a redirect to the page `back` with a message if a file is missing."""
     try:
         if model.run is None:
-            raise FileMissing(f"{model} was not made here, so it has no files to download.")
+            raise FileMissing(f"{model} was not trained here, so it has no files to download.")
         response = _response(model.run, part, downloads.folder_name(model.name, model.run))
     except FileMissing as problem:
         messages.error(request, str(problem))
@@ -45,7 +45,7 @@ def _response(run: Run, part: str, name: str) -> HttpResponseBase:
 
 
 def offered(model: Any) -> dict[str, Any] | None:
-    """Return what the page of a model says about its files; None for a base. Costs a query."""
+    """Return the context for the files of a model; None for a base. Costs a query."""
     if model.run is None:
         return None
     files = list(model.run.artifacts.all())

@@ -11,6 +11,7 @@ from accounts.access import user_of
 from accounts.models import audit
 from labeling.core.access import led_project
 from labeling.models import Project
+from recipes.preferences.pairs import PairOptions
 from reward.models import Snapshot
 from reward.preferences.exports import FORMATS, SPLITS, SUFFIXES, TIES, Export, card
 
@@ -18,70 +19,97 @@ TITLES = {
     "kwise": "K-wise", "pairs": "TRL pairs", "pairs-implicit": "TRL pairs, implicit prompt",
     "unpaired": "TRL unpaired", "full": "Full records",
 }  # fmt: skip
-WHAT = {
-    "kwise": "one row a prompt with all its responses and rankings",
+DESCRIPTIONS = {
+    "kwise": "one row per prompt with all its responses and rankings",
     "pairs": "prompt, chosen and rejected as messages, margin, group",
-    "pairs-implicit": "the same, the prompt inside chosen and rejected",
+    "pairs-implicit": "the same, with the prompt inside chosen and rejected",
     "unpaired": "prompt, completion, label",
-    "full": "prompts, responses, tasks and current rankings, to import again",
+    "full": "prompts, responses, tasks and current rankings, for importing again",
 }
 TYPES = {".jsonl": "application/x-ndjson", ".parquet": "application/vnd.apache.parquet"}
-NOW = "Its rankings as they are now"
+DEFAULTS = {
+    "ties": PairOptions.ties,
+    "min_margin": PairOptions.min_margin,
+    "max_pairs": PairOptions.max_per_prompt,
+}
+NOW = "Current rankings"
 
 
 class ExportForm(forms.Form):
     form = forms.ChoiceField(
-        label="What",
-        choices=[(name, f"{TITLES[name]}: {WHAT[name]}") for name in FORMATS],
+        label="Format",
+        choices=[(name, f"{TITLES[name]}: {DESCRIPTIONS[name]}") for name in FORMATS],
         widget=forms.RadioSelect,
     )
-    suffix = forms.ChoiceField(label="File", choices=list(SUFFIXES.items()))
+    suffix = forms.ChoiceField(label="File type", choices=list(SUFFIXES.items()))
     snapshot = forms.ModelChoiceField(
         queryset=Snapshot.objects.none(),
         required=False,
         empty_label=NOW,
-        help_text="A snapshot never changes. Full records are of the rankings as they are now.",
+        help_text="A snapshot never changes. Full records always use the current rankings.",
     )
     ties = forms.ChoiceField(
-        label="Ties, in pairs and labels",
-        choices=[(name, what[:1].upper() + what[1:]) for name, what in TIES.items()],
+        label="Ties in pairs and labels",
+        choices=[(name, text[:1].upper() + text[1:]) for name, text in TIES.items()],
         widget=forms.RadioSelect,
     )
+    min_margin = forms.FloatField(
+        required=False,
+        min_value=0,
+        max_value=1,
+        label="Minimum margin",
+        help_text="Training pairs with a smaller margin are left out.",
+    )
+    max_pairs = forms.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=36,
+        label="Maximum pairs per prompt",
+        help_text="The clearest training pairs are kept. Empty: all. By default the pairs are those "
+        "that DPO trains on.",
+    )
+    keep_identical = forms.BooleanField(
+        required=False, label="Keep pairs of two responses with the same text"
+    )
     split = forms.ChoiceField(
-        required=False, choices=[("", "Both sides"), *((s, f"Only {s}") for s in SPLITS)]
+        required=False, choices=[("", "Train and test"), *((s, f"Only {s}") for s in SPLITS)]
     )
     names = forms.BooleanField(
-        required=False, label="Full records: name reviewers instead of pseudonyms"
+        required=False, label="Full records: user names instead of pseudonyms"
     )
 
-    def __init__(self, given: QueryDict | None, *, project: Project):
-        initial = {"form": "kwise", "suffix": ".jsonl", "ties": "half"}
-        super().__init__({**initial, **given.dict()} if given else None, initial=initial)
+    def __init__(self, query: QueryDict | None, *, project: Project):
+        initial = {"form": "kwise", "suffix": ".jsonl", **DEFAULTS}
+        super().__init__({**initial, **query.dict()} if query else None, initial=initial)
         self.project = project
         self.fields["snapshot"].queryset = Snapshot.objects.filter(project=project)  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:
-        sent = super().clean() or {}
-        if sent.get("form") == "full":
+        values = super().clean() or {}
+        if values.get("form") == "full":
             for name in ("snapshot", "split"):
-                if sent.get(name):
-                    self.add_error(name, "Full records are of the whole project as it is now.")
-        elif sent.get("names"):
+                if values.get(name):
+                    self.add_error(name, "Full records hold the whole project as it is now.")
+        elif values.get("names"):
             self.add_error("names", "Only full records can name reviewers.")
-        return sent
+        return values
 
     def export(self) -> Export:
-        sent = self.cleaned_data
+        values = self.cleaned_data
         return Export(
-            project=self.project, snapshot=sent["snapshot"], form=sent["form"], ties=sent["ties"],
-            split=sent["split"] or None, names=sent["names"],
+            project=self.project, snapshot=values["snapshot"], form=values["form"],
+            pairs=PairOptions(
+                ties=values["ties"], keep_identical=values["keep_identical"],
+                min_margin=values["min_margin"] or 0.0, max_per_prompt=values["max_pairs"],
+            ),
+            split=values["split"] or None, names=values["names"],
         )  # fmt: skip
 
 
 @login_required
 @require_GET
 def choose(request: HttpRequest, slug: str) -> HttpResponse:
-    """The form; with a choice in the address also what it gives, which reads everything."""
+    """Show the form, and with a choice in the address also the counts, which read everything."""
     project = led_project(request, slug)
     form = ExportForm(request.GET or None, project=project)
     context: dict[str, Any] = {
@@ -90,7 +118,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
     }  # fmt: skip
     if form.is_bound and form.is_valid():
         counts = form.export().count()
-        context["counts"] = [(card.what_of(name), n) for name, n in counts.items() if n]
+        context["counts"] = [(card.label_of(name), n) for name, n in counts.items() if n]
         context["rows"] = counts["rows"]
     return render(request, "reward/export.html", context)
 
@@ -98,7 +126,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_GET
 def download(request: HttpRequest, slug: str) -> HttpResponseBase:
-    """Streamed, as it is read; memory holds 256 prompts."""
+    """Stream the file while it is read. Memory holds 256 prompts."""
     project = led_project(request, slug)
     form = ExportForm(request.GET, project=project)
     if not form.is_valid():
@@ -115,7 +143,7 @@ def download(request: HttpRequest, slug: str) -> HttpResponseBase:
 @login_required
 @require_GET
 def about(request: HttpRequest, slug: str) -> HttpResponse:
-    """The card that the command writes next to the file. Reads everything."""
+    """Send the card that the command writes next to the file. Reads everything."""
     project = led_project(request, slug)
     form = ExportForm(request.GET, project=project)
     if not form.is_valid():

@@ -1,17 +1,24 @@
-"""What the page of a reward model makes of its learning curve: a plot and two sentences."""
+"""The learning curve on the page of a reward model: a plot, a table and a sentence."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log
-from typing import Any
 
 from formatting.numbers import percent, percent_range
+from reward.evaluation.schema import (
+    BandPoint,
+    CurvePoint,
+    Forecast,
+    LearningCurve,
+    OnePoint,
+    RewardReport,
+)
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 400, 12, 216
 TICKS_AT_MOST = 6
 CLOSE = 34
-"""Labels of the axis nearer to each other than this, in pixels, would run together."""
+"""Minimum distance of two labels on the axis, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Mark:
     y: str
     low: str
     high: str
-    said: str
+    title: str
 
 
 @dataclass(frozen=True)
@@ -32,23 +39,23 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Place:
+class AxisLabel:
     x: str
     label: str
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Accuracy over the number of rankings, on a logarithmic axis. All places as text."""
+    """Accuracy over the number of rankings, on a logarithmic axis. Positions are text."""
 
     marks: list[Mark]
     band: str
     fitted: str
-    followed: str
+    extrapolated: str
     now: str
     ceiling: str | None
     levels: list[Level]
-    places: list[Place]
+    axis_labels: list[AxisLabel]
     left: int = LEFT
     right: int = RIGHT
     top: int = TOP
@@ -59,7 +66,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Row:
-    said: str
+    label: str
     rankings: int
     accuracy: str
     interval: str
@@ -74,45 +81,45 @@ class Learning:
     reason: str
 
 
-def learning(report: Mapping[str, Any]) -> Learning | None:
-    """None where the run was not asked for a curve."""
-    found = report.get("learning_curve")
-    if not found:
+def learning(report: RewardReport) -> Learning | None:
+    """Return what the page shows of the learning curve; None for a run without one."""
+    curve = report.get("learning_curve")
+    if not curve:
         return None
-    ceiling = (report.get("reviewer_agreement") or {}).get("value")
+    agreement = report.get("reviewer_agreement")
     return Learning(
-        plot=plot(found, ceiling),
-        rows=[*map(_measured, found["points"]), *map(_forecast, found["forecast"])],
-        answer=answer(found["one_point"]),
-        reason=found["reason"] or "",
+        plot=plot(curve, agreement and agreement["value"]),
+        rows=[*map(_measured, curve["points"]), *map(_forecast, curve["forecast"])],
+        answer=answer(curve["one_point"]),
+        reason=curve["reason"] or "",
     )
 
 
-def answer(one_point: Mapping[str, Any] | None) -> str:
-    """How many more rankings a point costs, in words."""
+def answer(one_point: OnePoint | None) -> str:
+    """Return a sentence with the number of rankings that one more point of accuracy costs."""
     if not one_point:
         return ""
     if one_point["rankings"] is None:
-        return one_point["reason"]
+        return one_point["reason"] or ""
     low, high = one_point["interval"]
     ends = f"between {low:,} and {high:,}" if high is not None else f"{low:,} or more"
     return (
-        f"About {one_point['rankings']:,} more rankings for one point of accuracy ({ends}, by 95% of "
-        "the curves that explain the points)."
+        f"One more point of accuracy needs about {one_point['rankings']:,} more rankings ({ends} with "
+        "95% probability)."
     )
 
 
-def _measured(point: Mapping[str, Any]) -> Row:
+def _measured(point: CurvePoint) -> Row:
     accuracy = point["accuracy"]
     value = percent(accuracy["value"])
-    said = f"trained on {point['prompts']:,} prompts"
-    return Row(said, point["rankings"], value, _interval(accuracy["interval"]), "")
+    label = f"Trained on {point['prompts']:,} prompts"
+    return Row(label, point["rankings"], value, _interval(accuracy["interval"]), "")
 
 
-def _forecast(row: Mapping[str, Any]) -> Row:
+def _forecast(row: Forecast) -> Row:
     low, high = row["gain"]["interval"]
     return Row(
-        said=f"forecast for {row['times']} times as many",
+        label=f"Forecast for {row['times']} times as many",
         rankings=row["rankings"],
         accuracy=percent(row["value"]),
         interval=_interval(row["interval"]),
@@ -127,12 +134,12 @@ def _interval(ends: Sequence[float] | None) -> str:
 # --- the plot -------------------------------------------------------------------------------------
 
 
-def plot(found: Mapping[str, Any], ceiling: float | None = None) -> Plot | None:
-    """None for fewer than two measured points."""
-    points = [p for p in found["points"] if p["accuracy"]["value"] is not None]
+def plot(curve: LearningCurve, ceiling: float | None = None) -> Plot | None:
+    """Return the plot; None for fewer than two measured points."""
+    points = [p for p in curve["points"] if p["accuracy"]["value"] is not None]
     if len(points) < 2:
         return None
-    band = found.get("band") or []
+    band = curve.get("band") or []
     axes = Axes.over(points, band, ceiling)
     now = points[-1]["rankings"]
     before = [row for row in band if row["rankings"] <= now]
@@ -141,11 +148,13 @@ def plot(found: Mapping[str, Any], ceiling: float | None = None) -> Plot | None:
         marks=[axes.mark(point) for point in points],
         band=axes.area(band),
         fitted=axes.line(before),
-        followed=axes.line(after),
+        extrapolated=axes.line(after),
         now=axes.x(now),
         ceiling=None if ceiling is None else axes.y(ceiling),
         levels=axes.levels(),
-        places=axes.places([row["rankings"] for row in [*points, *found["forecast"]]]),
+        axis_labels=axes.labels(
+            [p["rankings"] for p in points] + [f["rankings"] for f in curve["forecast"]]
+        ),
     )
 
 
@@ -158,9 +167,8 @@ class Axes:
 
     @classmethod
     def over(
-        cls, points: Iterable[Mapping[str, Any]], band: Iterable[Mapping[str, Any]],
-        ceiling: float | None,
-    ) -> "Axes":  # fmt: skip
+        cls, points: Iterable[CurvePoint], band: Iterable[BandPoint], ceiling: float | None
+    ) -> "Axes":
         rows = [(p["rankings"], p["accuracy"]["interval"]) for p in points]
         rows += [(row["rankings"], row["interval"]) for row in band]
         ends = [end for _, interval in rows for end in interval or []]
@@ -184,18 +192,16 @@ class Axes:
         share = (accuracy - self.low) / ((self.high - self.low) or 1)
         return f"{BOTTOM - (BOTTOM - TOP) * min(1.0, max(0.0, share)):.1f}"
 
-    def mark(self, point: Mapping[str, Any]) -> Mark:
-        accuracy = point["accuracy"]
-        low, high = accuracy["interval"] or [accuracy["value"]] * 2
-        said = f"{point['rankings']:,} rankings: {percent(accuracy['value'])}, {_interval([low, high])}"
-        return Mark(
-            self.x(point["rankings"]), self.y(accuracy["value"]), self.y(low), self.y(high), said
-        )
+    def mark(self, point: CurvePoint) -> Mark:
+        value = point["accuracy"]["value"] or 0.0
+        low, high = point["accuracy"]["interval"] or [value, value]
+        title = f"{point['rankings']:,} rankings: {percent(value)}, {_interval([low, high])}"
+        return Mark(self.x(point["rankings"]), self.y(value), self.y(low), self.y(high), title)
 
-    def line(self, band: Sequence[Mapping[str, Any]]) -> str:
+    def line(self, band: Sequence[BandPoint]) -> str:
         return " ".join(f"{self.x(row['rankings'])},{self.y(row['value'])}" for row in band)
 
-    def area(self, band: Sequence[Mapping[str, Any]]) -> str:
+    def area(self, band: Sequence[BandPoint]) -> str:
         upper = [f"{self.x(row['rankings'])},{self.y(row['interval'][1])}" for row in band]
         lower = [f"{self.x(row['rankings'])},{self.y(row['interval'][0])}" for row in band]
         return " ".join([*upper, *reversed(lower)])
@@ -207,10 +213,10 @@ class Axes:
         values = [(first + number) * step for number in range(count)]
         return [Level(self.y(value), percent(value, 0)) for value in values]
 
-    def places(self, rankings: Iterable[int]) -> list[Place]:
-        """The largest first, so that those in each other's way at the small end go unnamed."""
-        chosen: list[int] = []
-        for one in sorted(set(rankings), reverse=True):
-            if not chosen or self._x(chosen[-1]) - self._x(one) >= CLOSE:
-                chosen.append(one)
-        return [Place(self.x(one), f"{one:,}") for one in reversed(chosen)]
+    def labels(self, rankings: Iterable[int]) -> list[AxisLabel]:
+        """Return the labels of the axis. Where two would overlap, the smaller number has none."""
+        labelled: list[int] = []
+        for number in sorted(set(rankings), reverse=True):
+            if not labelled or self._x(labelled[-1]) - self._x(number) >= CLOSE:
+                labelled.append(number)
+        return [AxisLabel(self.x(number), f"{number:,}") for number in reversed(labelled)]

@@ -1,4 +1,4 @@
-"""Rankings that were probably entered wrongly, for leads to decide, blind to who said what."""
+"""Rankings that are probably mistakes, for leads to decide. Reviewers are not named."""
 
 from typing import Any
 
@@ -23,14 +23,12 @@ MODELS_AT_MOST = 20
 @login_required
 @require_GET
 def listed(request: HttpRequest, slug: str) -> HttpResponse:
-    """The list of one reward model: ?model, or the newest that has any. Six queries."""
+    """Show the list of one reward model: ?model, or the newest with any. Costs six queries."""
     project = led_project(request, slug)
     models = _models(project)
-    asked = request.GET.get("model", "")
-    model = next((one for one in models if str(one["pk"]) == asked), None)
-    model = (
-        model or next((one for one in models if one["likely"]), None) or next(iter(models), None)
-    )
+    chosen = [model for model in models if str(model["pk"]) == request.GET.get("model")]
+    with_rows = [model for model in models if model["likely"]]
+    model = next(iter([*chosen, *with_rows, *models]), None)
     rows = _rows_of(model) if model else []
     page = Paginator(rows, PAGE).get_page(request.GET.get("page"))
     context = {
@@ -40,21 +38,21 @@ def listed(request: HttpRequest, slug: str) -> HttpResponse:
         "model": model,
         "models": models,
         "page": page,
-        "rows": _shown(project, list(page.object_list)),
+        "rows": _table_rows(project, list(page.object_list)),
         "more": max(0, (model["likely"] or 0) - len(rows)) if model else 0,
     }
     return render(request, "reward/label_mistakes.html", context)
 
 
 def _models(project: Project) -> list[Any]:
-    """The newest with a list, without the rest of their reports."""
+    """Return the newest models with a list, without the rest of their reports."""
 
     def part(name: str) -> KeyTransform:
         return KeyTransform(name, KeyTransform("label_mistakes", "report"))
 
-    found = RewardModel.objects.filter(project=project, report__has_key="label_mistakes")
+    models = RewardModel.objects.filter(project=project, report__has_key="label_mistakes")
     parts = {name: part(name) for name in ("likely", "rankings", "checked", "reason", "sure")}
-    rows: Any = found.order_by("-pk").values("pk", "name", **parts)[:MODELS_AT_MOST]
+    rows: Any = models.order_by("-pk").values("pk", "name", **parts)[:MODELS_AT_MOST]
     return [{**row, "sure_percent": percent(row["sure"] or 0, 0)} for row in rows]
 
 
@@ -63,21 +61,26 @@ def _rows_of(model: dict[str, Any]) -> list[dict[str, Any]]:
     return RewardModel.objects.filter(pk=model["pk"]).values_list(rows, flat=True).get() or []
 
 
-def _shown(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What became of each ranking since; one that is not the project's own is not looked up."""
+def _table_rows(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the table, each with the current state of its ranking.
+
+    Rankings of other projects are not looked up.
+    """
     ids = [row["ranking_id"] for row in rows if row["ranking_id"] is not None]
     rankings = (
         Ranking.objects.filter(task__project=project)
-        .annotate(asked=F("task__prompt__messages__-1__content"), out_of_use=F("task__out_of_use"))
+        .annotate(
+            prompt_text=F("task__prompt__messages__-1__content"), out_of_use=F("task__out_of_use")
+        )
         .defer("rationale")
         .in_bulk(ids)
     )
     tasks = {ranking.task_id for ranking in rankings.values()}
     decided = set(Adjudication.objects.filter(task__in=tasks).values_list("task", flat=True))
-    return [_shown_one(row, rankings.get(row["ranking_id"]), decided) for row in rows]
+    return [_table_row(row, rankings.get(row["ranking_id"]), decided) for row in rows]
 
 
-def _shown_one(row: dict[str, Any], ranking: Any, decided: set[int]) -> dict[str, Any]:
+def _table_row(row: dict[str, Any], ranking: Any, decided: set[int]) -> dict[str, Any]:
     state = ""
     if ranking and ranking.out_of_use:
         return {**_bare(row), "state": "withdrawn"}
@@ -88,13 +91,13 @@ def _shown_one(row: dict[str, Any], ranking: Any, decided: set[int]) -> dict[str
     return {
         **_bare(row),
         "task_id": ranking and ranking.task_id,
-        "prompt": shortened(str(ranking.asked or ""), 140) if ranking else "",
+        "prompt": shortened(str(ranking.prompt_text or ""), 140) if ranking else "",
         "state": state,
     }
 
 
 def _bare(row: dict[str, Any]) -> dict[str, Any]:
-    """What the report has of a ranking, without a link to it or a word of its prompt."""
+    """Return the figures of a row, without a link to the ranking and the text of its prompt."""
     return {
         "task_id": None,
         "prompt": "",

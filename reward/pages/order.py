@@ -22,7 +22,7 @@ MODELS = 20
 @login_required
 @require_GET
 def show(request: HttpRequest, slug: str) -> HttpResponse:
-    """Which order is in force and what comes first in it. Eight queries, whatever there is."""
+    """Show the current order and its first tasks. Costs eight queries."""
     project = led_project(request, slug)
     order = QueueOrder.objects.filter(project=project, undone_at=None)
     in_force = order.select_related("reward_model", "created_by").first()
@@ -46,14 +46,14 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
 def put_back(request: HttpRequest, slug: str) -> HttpResponse:
     project = led_project(request, slug)
     if queue.put_back(project=project, by=user_of(request)):
-        messages.success(request, "What still waits stands as it stood before.")
+        messages.success(request, "The waiting tasks are back in their earlier order.")
     else:
-        messages.info(request, "No order is in force, so nothing was taken back.")
+        messages.info(request, "No order is in force, so nothing changed.")
     return redirect("queue-order", project.slug)
 
 
 def next_rows(order: QueueOrder) -> list[dict[str, Any]]:
-    """The first of the order that still wait for someone."""
+    """Return the first tasks of the order that are still waiting for a reviewer."""
     free = Slot.objects.filter(task=OuterRef("task"), reviewer=None, ranking=None)
     waiting = OrderedTask.objects.filter(
         Exists(free), order=order, task__out_of_use=False
@@ -75,7 +75,7 @@ def next_rows(order: QueueOrder) -> list[dict[str, Any]]:
 
 
 def models_on_stream(project: Project, stream: RandomStream | None) -> list[RewardModel]:
-    """The newest reward models whose report is of prompts that no model chose."""
+    """Return the newest reward models whose held-out prompts are all from the random stream."""
     if stream is None:
         return []
     newest = RewardModel.objects.filter(project=project).exclude(state="archived")

@@ -1,6 +1,6 @@
-"""What the page of a reward model makes of its report: rows, tables, and texts made safe."""
+"""Rows and tables of the page of a reward model, made from its report. Texts are rendered safely."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,13 @@ from django.utils.safestring import SafeString
 from formatting.numbers import percent, percent_range
 from labeling.core.text import render
 from labeling.models import GuidelineVersion
+from reward.evaluation.schema import Excerpt, RewardReport, Share, Slice
 
 KINDS = {
     "guideline_version": "Guideline version",
     "reviewer": "Reviewer",
     "criterion": "Rated by criterion",
-    "response_model": "Model that wrote a response",
+    "response_model": "Model that wrote the response",
 }
 
 
@@ -37,7 +38,7 @@ class SliceTable:
 
 @dataclass(frozen=True)
 class MistakeText:
-    who: str
+    author: str
     html: SafeString
     left_out: int
 
@@ -55,83 +56,102 @@ class Mistake:
     votes_against: float
 
 
-def slice_tables(report: Mapping[str, Any]) -> list[SliceTable]:
-    """One for each kind of slice that there is more than one of, and any criterion. Costs a query."""
-    found = report.get("slices") or {}
-    versions = _version_names(found.get("guideline_version") or [])
-    tables = []
-    for kind, title in KINDS.items():
-        rows = [
-            _slice_row(row, versions if kind == "guideline_version" else {})
-            for row in found.get(kind) or []
-        ]
-        if len(rows) > 1 or (rows and kind == "criterion"):
-            tables.append(SliceTable(title, rows, any(row.ceiling for row in rows)))
-    return tables
+def slice_tables(report: RewardReport) -> list[SliceTable]:
+    """Return a table for each kind with several slices, and for rated criteria. Costs a query."""
+    slices = report.get("slices")
+    if not slices:
+        return []
+    versions = slices.get("guideline_version") or []
+    tables = [
+        _slice_table("guideline_version", versions, _version_names(versions)),
+        _slice_table("reviewer", slices.get("reviewer") or []),
+        _slice_table("criterion", slices.get("criterion") or []),
+        _slice_table("response_model", slices.get("response_model") or []),
+    ]
+    return [table for table in tables if table is not None]
 
 
-def _version_names(rows: list[dict[str, Any]]) -> dict[Any, str]:
-    ids = [row["name"] for row in rows if row["name"] is not None]
+def _slice_table(
+    kind: str, slices: Sequence[Slice], names: Mapping[Any, str] | None = None
+) -> SliceTable | None:
+    """Return None if there is nothing to compare: no slice, or one that is not a criterion."""
+    if not slices or (len(slices) == 1 and kind != "criterion"):
+        return None
+    rows = [
+        _slice_row(
+            (names or {}).get(row["name"]) or str(row["name"] or "not named"),
+            row["accuracy"],
+            row.get("reviewer_agreement"),
+        )
+        for row in slices
+    ]
+    return SliceTable(KINDS[kind], rows, any(row.ceiling for row in rows))
+
+
+def _version_names(slices: Sequence[Slice]) -> dict[Any, str]:
+    ids: list[Any] = [row["name"] for row in slices if row["name"] is not None]
     names: dict[Any, str] = {None: "Under no guideline"}
     if ids:
-        found = GuidelineVersion.objects.select_related("guideline").in_bulk(ids)
-        names.update({pk: str(version) for pk, version in found.items()})
+        versions = GuidelineVersion.objects.select_related("guideline").in_bulk(ids)
+        names.update({pk: str(version) for pk, version in versions.items()})
     return names
 
 
-def _slice_row(row: Mapping[str, Any], names: Mapping[Any, str]) -> SliceRow:
-    accuracy, ceiling = row["accuracy"], row.get("reviewer_agreement") or {}
+def _slice_row(name: str, accuracy: Share, agreement: Share | None = None) -> SliceRow:
+    ceiling = agreement and agreement["value"]
     return SliceRow(
-        name=names.get(row["name"]) or str(row["name"] or "not named"),
+        name=name,
         accuracy=percent(accuracy["value"]),
         interval=percent_range(accuracy["interval"]),
-        ceiling="" if ceiling.get("value") is None else percent(ceiling["value"]),
+        ceiling="" if ceiling is None else percent(ceiling),
         pairs=accuracy["pairs"],
         prompts=accuracy["prompts"],
     )
 
 
-def temperature_line(report: Mapping[str, Any]) -> dict[str, str] | None:
-    """What dividing the scores by the temperature is worth on prompts it was not fitted on."""
-    found = report.get("temperature") or {}
-    if found.get("value") is None:
+def temperature_line(report: RewardReport) -> dict[str, str] | None:
+    """Return the temperature, and the calibration error before and after, as text."""
+    temperature = report.get("temperature")
+    if not temperature or temperature["value"] is None:
         return None
-    before, after = found["before"]["ece"], found["after"]["ece"]
+    errors = {}
+    for name, loss in (("before", temperature["before"]), ("after", temperature["after"])):
+        error = loss and loss["ece"]
+        errors[name] = "–" if error is None else f"{error:.3f}"
+    return {"value": f"{temperature['value']:.2f}", **errors}
+
+
+def label_mistakes_line(report: RewardReport) -> dict[str, Any] | None:
+    """Return the summary of the label mistakes; None in older reports."""
+    mistakes = report.get("label_mistakes")
+    if not mistakes:
+        return None
     return {
-        "value": f"{found['value']:.2f}",
-        "before": "–" if before is None else f"{before:.3f}",
-        "after": "–" if after is None else f"{after:.3f}",
+        "checked": mistakes["checked"],
+        "rankings": mistakes["rankings"],
+        "likely": mistakes["likely"],
+        "reason": mistakes["reason"],
+        "sure_percent": percent(mistakes.get("sure") or 0, 0),
     }
 
 
-def label_mistakes_line(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Without its rows; None in reports from before there were any."""
-    found = report.get("label_mistakes")
-    if not found:
-        return None
-    line = {key: found[key] for key in ("checked", "rankings", "likely", "reason")}
-    return {**line, "sure_percent": percent(found.get("sure") or 0, 0)}
-
-
-LENGTHS = {
-    "matched": "about as long (within 10%)",
-    "longer_won": "the longer one won",
-    "shorter_won": "the shorter one won",
-    "contested": "reviewers preferred either",
-}
-
-
-def length_rows(report: Mapping[str, Any]) -> list[SliceRow]:
-    found = report.get("length_slices") or {}
-    return [
-        _slice_row({"name": said, "accuracy": found[name]}, {})
-        for name, said in LENGTHS.items()
-        if name in found and (name != "contested" or found[name]["pairs"])
+def length_rows(report: RewardReport) -> list[SliceRow]:
+    """Return the rows of the table of length slices, without an empty row of contested pairs."""
+    slices = report.get("length_slices")
+    if not slices:
+        return []
+    contested = slices.get("contested")
+    rows = [
+        ("About equally long (within 10%)", slices.get("matched")),
+        ("Longer response won", slices.get("longer_won")),
+        ("Shorter response won", slices.get("shorter_won")),
+        ("Reviewers disagreed", contested if contested and contested["pairs"] else None),
     ]
+    return [_slice_row(name, accuracy) for name, accuracy in rows if accuracy]
 
 
-def mistakes(report: Mapping[str, Any]) -> list[Mistake]:
-    """The worst first. Rendering bounds each text; there are ten at most."""
+def mistakes(report: RewardReport) -> list[Mistake]:
+    """Return the worst mistakes of the model, at most ten, the largest gap first."""
     return [
         Mistake(
             group_id=row["group_id"],
@@ -148,5 +168,5 @@ def mistakes(report: Mapping[str, Any]) -> list[Mistake]:
     ]
 
 
-def _text(who: str, found: Mapping[str, Any]) -> MistakeText:
-    return MistakeText(who, render(found["text"]), found["left_out"])
+def _text(author: str, excerpt: Excerpt) -> MistakeText:
+    return MistakeText(author, render(excerpt["text"]), excerpt["left_out"])

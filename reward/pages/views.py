@@ -1,4 +1,3 @@
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,13 +14,13 @@ from formatting.numbers import percent, percent_range
 from labeling.models import GuidelineVersion, Project, Ranking
 from labeling.statistics.agreement import from_json
 from recipes.preferences.groups import PreferenceError
-from reward import promotion
 from reward.access import led_projects, reward_model_for, snapshot_for
-from reward.evaluation.figures import limit_to_tell, no_better_than_length
+from reward.evaluation.figures import limit_to_show, no_better_than_length
+from reward.evaluation.schema import CriterionFigures, Disagreement, RewardReport
 from reward.forms import SnapshotForm
 from reward.models import Snapshot
 from reward.ordering import queue
-from reward.pages.charts import curve, interval_row, reliability
+from reward.pages.charts import IntervalRow, curve, interval_row, reliability
 from reward.pages.downloads import offered
 from reward.pages.learning_curve import learning
 from reward.pages.report import (
@@ -41,7 +40,7 @@ from reward.preferences.snapshots import (
     sample_groups,
     survey,
 )
-from reward.promotion import CannotMove
+from reward.promotion import MOVED, CannotMove, Promotable, move
 
 PER_PAGE = 50
 SAMPLES = 3
@@ -51,8 +50,8 @@ SAMPLES = 3
 @require_GET
 def snapshots(request: HttpRequest) -> HttpResponse:
     projects = led_projects(user_of(request))
-    found = Snapshot.objects.filter(project__in=projects).select_related("project", "created_by")
-    page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
+    listed = Snapshot.objects.filter(project__in=projects).select_related("project", "created_by")
+    page = Paginator(listed, PER_PAGE).get_page(request.GET.get("page"))
     context = {"page": page, "can_freeze": user_of(request).can_train}
     return render(request, "reward/snapshots.html", context)
 
@@ -60,8 +59,8 @@ def snapshots(request: HttpRequest) -> HttpResponse:
 @trainer_required
 @require_http_methods(["GET", "POST"])
 def new_snapshot(request: HttpRequest) -> HttpResponse:
-    """With ?project: its form and what the filter would find. POST with `freeze` writes it."""
-    project = _project_asked_for(request)
+    """Show the form for ?project and the counts of its filter. POST with `freeze` writes the snapshot."""
+    project = _project_of(request)
     if project is None:
         projects = led_projects(user_of(request))
         return render(request, "reward/snapshot_choose.html", {"projects": projects})
@@ -83,8 +82,8 @@ def new_snapshot(request: HttpRequest) -> HttpResponse:
     return render(request, "reward/snapshot_new.html", context)
 
 
-def _project_asked_for(request: HttpRequest) -> Project | None:
-    """The one named in ?project, or the only one there is. Raises Http404 for a stranger's."""
+def _project_of(request: HttpRequest) -> Project | None:
+    """Return the project of ?project, or the only one. Raises Http404 for a project of others."""
     projects = led_projects(user_of(request))
     slug = request.GET.get("project")
     if slug:
@@ -119,7 +118,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def random_stream(snapshot: Snapshot) -> dict[str, Any]:
-    """Whether what the snapshot holds out was left to chance. One query."""
+    """Return whether all held-out prompts are from the random stream. Costs a query."""
     stream = queue.stream_of(snapshot.project)
     random = stream is not None and queue.holds_out_random(snapshot, stream)
     return {"stream": stream, "held_out_is_random": random}
@@ -130,7 +129,7 @@ def random_stream(snapshot: Snapshot) -> dict[str, Any]:
 def snapshot_file(request: HttpRequest, pk: int) -> HttpResponseBase:
     found = snapshot_for(request, pk)
     if not found.file.is_file():
-        raise Http404(f"The file of snapshot {found.pk} is gone.")
+        raise Http404(f"The file of snapshot {found.pk} is missing.")
     name = f"{found.project.slug}-snapshot-{found.pk}.parquet"
     return FileResponse(found.file.open("rb"), as_attachment=True, filename=name)
 
@@ -138,7 +137,7 @@ def snapshot_file(request: HttpRequest, pk: int) -> HttpResponseBase:
 @lead_required
 @require_GET
 def snapshot_rankings(request: HttpRequest, pk: int) -> HttpResponse:
-    """The way back: the very rankings that a snapshot was made of."""
+    """List the rankings that a snapshot was made from."""
     found = snapshot_for(request, pk)
     try:
         paginator = Paginator(range(found.counts["used"]), 100)
@@ -159,19 +158,20 @@ def snapshot_rankings(request: HttpRequest, pk: int) -> HttpResponse:
 @lead_required
 @require_GET
 def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
-    found = reward_model_for(request, pk)
-    report = found.report
-    calibration, training = report.get("calibration") or {}, report.get("training") or {}
+    model = reward_model_for(request, pk)
+    report: RewardReport = model.report
+    calibration, training = report.get("calibration"), report.get("training")
+    disagreement = report.get("disagreement")
     context = {
-        "reward_model": found,
+        "reward_model": model,
         "report": report,
-        "rows": report_rows(report, found.snapshot),
+        "rows": report_rows(report, model.snapshot),
         "only_length": no_better_than_length(report),
-        "doubts": found.doubts(),
-        "reliability": reliability(calibration.get("bins") or []),
+        "doubts": model.doubts(),
+        "reliability": reliability(calibration["bins"] if calibration else []),
         "ece": calibration,
-        "length": report.get("length") or {},
-        "disagreement": with_percents(report.get("disagreement")),
+        "length": report.get("length"),
+        "disagreement": with_percents(disagreement),
         "temperature": temperature_line(report),
         "length_rows": length_rows(report),
         "slices": slice_tables(report),
@@ -181,12 +181,12 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
         "criteria": [
             (row["criterion"], criterion_rows(row)) for row in report.get("criteria") or []
         ],
-        "mistake_rows": mistake_rows(report.get("disagreement") or {}),
-        "curve": curve(training.get("curve") or []),
+        "mistake_rows": mistake_rows(disagreement),
+        "curve": curve((training and training.get("curve")) or []),
         "training": training,
-        "data": report.get("data") or {},
+        "data": report.get("data"),
         "left_out": report.get("left_out") or [],
-        "downloads": offered(found),
+        "downloads": offered(model),
         "can_train": user_of(request).can_train,
     }
     return render(request, "reward/reward_model.html", context)
@@ -195,98 +195,94 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_reward_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """Promote (with `despite_doubts` where there are some), archive or restore it, as `to` says."""
+    """Promote, archive or restore a reward model. `despite_doubts` confirms its doubts."""
     return moved(request, reward_model_for(request, pk), back="reward-model")
 
 
-def moved(request: HttpRequest, model: Any, *, back: str) -> HttpResponse:
-    """Move a reward model or a language model as the form says, and show the page named `back`."""
-    insists = "despite_doubts" in request.POST
-    verbs: dict[str, tuple[Any, str]] = {
-        "promote": (partial(promotion.promote, despite_doubts=insists), "is promoted"),
-        "archive": (promotion.archive, "is archived"),
-        "restore": (promotion.restore, "is a candidate again"),
-    }
-    if request.POST.get("to") not in verbs:
+def moved(request: HttpRequest, model: Promotable, *, back: str) -> HttpResponse:
+    """Change the state of a model as the form asks, and redirect to the page named `back`."""
+    to, despite_doubts = request.POST.get("to", ""), "despite_doubts" in request.POST
+    if to not in MOVED:
         text = "Choose what to do with the model: promote, archive or restore."
         return HttpResponse(text, status=400)
-    verb, done = verbs[request.POST["to"]]
     try:
-        verb(model, by=user_of(request))
+        done = move(model, to, by=user_of(request), despite_doubts=despite_doubts)
     except CannotMove as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, f"{model} {done}.")
+        messages.success(request, done)
     return redirect(back, model.pk)
 
 
-# --- what the pages say --------------------------------------------------------------------------
+# --- rows and lines ------------------------------------------------------------------------------
 
 
-def report_rows(report: dict[str, Any], snapshot: Snapshot | None = None) -> list[Any]:
-    accuracy = report.get("accuracy") or {}
-    note = f"{accuracy.get('pairs', 0):,} pairs of {accuracy.get('prompts', 0):,} held-out prompts"
+def report_rows(report: RewardReport, snapshot: Snapshot | None = None) -> list[IntervalRow]:
+    accuracy = report.get("accuracy")
+    pairs, prompts = (accuracy["pairs"], accuracy["prompts"]) if accuracy else (0, 0)
+    note = f"{pairs:,} pairs of {prompts:,} held-out prompts"
     return [
-        interval_row("The model agrees with a reviewer", accuracy, note=note, main=True),
+        interval_row("Model agrees with a reviewer", accuracy, note=note, main=True),
         interval_row(
             "Pairwise agreement of reviewers",
             report.get("reviewer_agreement"),
             note=agreement_note(report, snapshot),
         ),
         interval_row(
-            "The longer response is preferred",
+            "Always preferring the longer response",
             report.get("longer_is_better"),
-            note="what counting tokens would achieve",
+            note="a rule without a model",
         ),
     ]
 
 
-def agreement_note(report: dict[str, Any], snapshot: Snapshot | None) -> str:
-    """Name the sample of the agreement, and give the figure of the whole snapshot."""
-    sample = (report.get("reviewer_agreement") or {}).get("sample") or "held-out prompts"
+def agreement_note(report: RewardReport, snapshot: Snapshot | None) -> str:
+    """Return the sample of the agreement, and the figure of the whole snapshot."""
+    agreement = report.get("reviewer_agreement")
+    sample = (agreement and agreement.get("sample")) or "held-out prompts"
     whole = (snapshot.counts.get("pairwise_agreement") if snapshot else None) or {}
-    note = f"on {sample}, the mark to reach{limit_note(report)}"
+    note = f"on {sample}; the target for the model{limit_note(report)}"
     if whole.get("value") is None:
         return note
     value, interval = percent(whole["value"]), percent_range(whole["interval"])
     return f"{note}. Whole snapshot: {value} ({interval})"
 
 
-def limit_note(report: dict[str, Any]) -> str:
-    limit = limit_to_tell(report)
+def limit_note(report: RewardReport) -> str:
+    limit = limit_to_show(report)
     return "" if limit is None else f"; about {percent(limit)} is the most any model can reach"
 
 
-def criterion_rows(row: dict[str, Any]) -> list[Any]:
+def criterion_rows(row: CriterionFigures) -> list[IntervalRow]:
     return [
-        interval_row("Its own score agrees with a reviewer", row["accuracy"], main=True),
-        interval_row("The overall score does", row["overall_accuracy"]),
+        interval_row("Criterion score agrees with a reviewer", row["accuracy"], main=True),
+        interval_row("Overall score agrees with a reviewer", row["overall_accuracy"]),
         interval_row("Pairwise agreement of reviewers", row["reviewer_agreement"]),
     ]
 
 
-def with_percents(disagreement: dict[str, Any] | None) -> dict[str, Any] | None:
+def with_percents(disagreement: Disagreement | None) -> dict[str, Any] | None:
     if disagreement is None:
         return None
     parts = [{**part, "percent": percent(part["accuracy"])} for part in disagreement["parts"]]
     return {**disagreement, "parts": parts}
 
 
-def mistake_rows(disagreement: dict[str, Any]) -> list[Any]:
-    found = disagreement.get("finds_mistakes") or {}
+def mistake_rows(disagreement: Disagreement | None) -> list[IntervalRow]:
+    if disagreement is None:
+        return []
+    finders = disagreement["finds_mistakes"]
     return [
         interval_row(
-            "The heads lie far apart", found.get("spread"),
+            "Heads disagree", finders["spread"],
             note="standard deviation of the difference in score",
         ),
         interval_row(
-            "… compared with the difference itself", found.get("relative"),
-            note="standard deviation over the difference", main=True,
+            "Heads disagree, relative to the difference", finders["relative"],
+            note="standard deviation divided by the difference", main=True,
         ),
-        interval_row(
-            "The difference is small", found.get("small_gap"), note="what one head knows already"
-        ),
-    ] if found else []  # fmt: skip
+        interval_row("Difference is small", finders["small_gap"], note="needs only one head"),
+    ]  # fmt: skip
 
 
 def account_lines(account: Account) -> dict[str, Any]:
@@ -315,7 +311,7 @@ def split_lines(counts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def source_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
-    """Return how many rankings came from where; they sum to Snapshot.rankings."""
+    """Return the number of rankings per source; the sum is Snapshot.rankings."""
     lines = [(str(Ranking.Source(name).label), n) for name, n in counts["sources"].items()]
     return lines + _outcome_line(counts)
 
@@ -326,7 +322,7 @@ def _outcome_line(counts: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def version_lines(counts: dict[str, Any]) -> list[tuple[str, int]]:
-    """Return how many rankings each guideline version has; they sum to Snapshot.rankings.
+    """Return the number of rankings per guideline version; the sum is Snapshot.rankings.
 
     Costs a query.
     """

@@ -5,7 +5,6 @@ from typing import Any
 from django.db.models import QuerySet
 
 from reward.models import RewardModel
-from reward.promotion import PROMOTED
 
 
 class NoModel(LookupError):  # noqa: N818
@@ -21,7 +20,7 @@ def scoring_model(
     """
     if number is not None:
         return _only(models.filter(pk=number), f"There is no reward model {number}.")
-    promoted = models.filter(state=PROMOTED)
+    promoted = models.filter(state=RewardModel.State.PROMOTED)
     if project:
         none = (
             f"The project {project!r} has no promoted reward model. Promote one, or name a model."

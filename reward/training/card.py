@@ -1,13 +1,14 @@
-"""The README.md beside a reward model: what it is, how good, and how to load it without Tiebreak.
+"""The README.md of a reward model: its purpose, its accuracy, and how to load it without Tiebreak.
 
-An adapter's card (finetune/training/card.py) is made of the same parts.
+The card of an adapter (finetune/training/card.py) uses the same parts.
 """
 
 from typing import Any
 
 from formatting.numbers import percent, percent_range
 from recipes.card import front_matter, held_out_table, loading
-from reward.evaluation.figures import limit_to_tell, no_better_than_length
+from reward.evaluation.figures import limit_to_show, no_better_than_length
+from reward.evaluation.schema import RewardReport
 
 LOADING = """```python
 import torch
@@ -32,7 +33,7 @@ READING = {
     "chat template": """text = tokenizer.apply_chat_template(messages, tokenize=False)
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
 """,
-    "plain text": """# The tokenizer has no chat template; this is the form it was trained on.
+    "plain text": """# The tokenizer has no chat template; the model was trained on this format.
 text = "User: How are you?\\n\\nAssistant: Fine.{ending}"
 inputs = tokenizer(text, return_tensors="pt")
 """,
@@ -42,19 +43,19 @@ SCORING = """with torch.no_grad():
 """
 
 HEADS = (
-    "\nIt has {heads} heads, which are its labels. Their mean is the score; the standard deviation "
-    "says how unsure it is."
+    "\nThe model has {heads} heads, which are its labels. Their mean is the score, and their standard "
+    "deviation is its uncertainty."
 )
 
-WITHIN = "Scores mean something only beside other scores for the same prompt."
+WITHIN = "Compare scores only with other scores for the same prompt."
 ZERO = (
-    "It was also trained on the line that reviewers drew: a score above 0 says acceptable, below 0 "
-    "not, so scores of different prompts can be compared."
+    "It was also trained on the reviewers' line of acceptability: a score above 0 means acceptable, below "
+    "0 unacceptable, so scores of different prompts can be compared."
 )
-CRITERIA = "\nThe labels after that score single criteria, in this order: {names}."
+CRITERIA = "\nThe remaining labels are scores of single criteria, in this order: {names}."
 
 
-def model_card(report: dict[str, Any]) -> str:
+def model_card(report: RewardReport) -> str:
     base, data, adapter = report["base_model"], report["data"], bool(report["config"]["lora_r"])
     heads, criteria = report["outputs"]["heads"], report["outputs"]["criteria"]
     front = {
@@ -66,7 +67,7 @@ def model_card(report: dict[str, Any]) -> str:
     lines = [
         front_matter(front, base),
         "# Reward model\n",
-        f"Scores a response to a prompt: the higher, the more reviewers would prefer it. Trained from "
+        f"Scores responses to a prompt. Reviewers prefer responses with higher scores. Trained from "
         f"`{base}` on {data['train']['prompts']} prompts with {data['train']['pairs']} compared pairs. "
         f"{ZERO if report['config'].get('cut_weight') else WITHIN}\n",
         "## On held-out prompts\n",
@@ -81,9 +82,9 @@ def model_card(report: dict[str, Any]) -> str:
         *_length_line(report),
         *_temperature_line(report),
         *_learning_line(report),
-        f"Everything else that is known is in `report.json`, with what was left out and why: "
-        f"{sum(row['count'] for row in report['left_out'])} prompts and responses.\n",
-        "## Loading it\n",
+        f"`report.json` has all other figures, and the reasons why "
+        f"{sum(row['count'] for row in report['left_out'])} prompts and responses were left out.\n",
+        "## Loading\n",
         loading(LOADING if adapter else LOADING_WHOLE, base)
         .replace("{reading}", READING[report["training"]["text_format"]] + SCORING)
         .replace("{ending}", report["training"].get("text_ending", ""))
@@ -95,8 +96,8 @@ def model_card(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def model_index(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures as model hubs read them; nothing where there is no accuracy to tell."""
+def model_index(report: RewardReport) -> dict[str, Any]:
+    """Return the figures in the format of model hubs; nothing without an accuracy."""
     accuracy, ece = report["accuracy"]["value"], report["calibration"]["ece"]
     if accuracy is None:
         return {}
@@ -119,46 +120,46 @@ def model_index(report: dict[str, Any]) -> dict[str, Any]:
     return {"model-index": [{"name": "reward-model", "results": [result]}]}
 
 
-def _limit_line(report: dict[str, Any]) -> list[str]:
-    limit = limit_to_tell(report)
+def _limit_line(report: RewardReport) -> list[str]:
+    limit = limit_to_show(report)
     if limit is None:
         return []
     return [
-        "A model at the pairwise agreement of reviewers predicts a reviewer as well as another reviewer "
-        f"does. As reviewers differ, about {percent(limit)} is the most any model can reach.\n"
+        "A model whose accuracy equals the pairwise agreement of reviewers predicts a reviewer as well as "
+        f"another reviewer does. As reviewers differ, about {percent(limit)} is the most any model can "
+        "reach.\n"
     ]
 
 
-def _length_line(report: dict[str, Any]) -> list[str]:
-    """Said where a rule without any model does as well."""
+def _length_line(report: RewardReport) -> list[str]:
     if not no_better_than_length(report):
         return []
     return [
-        "**On these prompts it does no better than always preferring the longer response.** Train it "
-        "on more rankings, or on another base, before relying on it.\n"
+        "**On these prompts, the model is no better than always preferring the longer response.** Train "
+        "it on more rankings, or on another base, before relying on it.\n"
     ]
 
 
-def _temperature_line(report: dict[str, Any]) -> list[str]:
-    found = report["temperature"]
-    if found["value"] is None:
+def _temperature_line(report: RewardReport) -> list[str]:
+    temperature = report["temperature"]["value"]
+    if temperature is None:
         return []
     return [
-        f"Divide a difference in score by {found['value']:.2f} before reading σ of it as the "
-        "probability that reviewers prefer the one response. That temperature was fitted on the "
-        "held-out prompts.\n"
+        f"Divide a difference in score by the temperature {temperature:.2f}, fitted on the held-out "
+        "prompts. σ of the result is the probability that reviewers prefer the response with the higher "
+        "score.\n"
     ]
 
 
-def _learning_line(report: dict[str, Any]) -> list[str]:
-    found = report.get("learning_curve")
-    if not found or not found["forecast"]:
+def _learning_line(report: RewardReport) -> list[str]:
+    curve = report.get("learning_curve")
+    if not curve or not curve["forecast"] or not curve["one_point"]:
         return []
-    low, high = found["forecast"][0]["interval"]
-    one = found["one_point"]
+    low, high = curve["forecast"][0]["interval"]
+    one = curve["one_point"]
     sentence = (
-        f"Twice as many rankings are forecast to bring the accuracy to {percent_range([low, high])} (95%), "
-        "by the same training on nested subsets"
+        f"With twice as many rankings, the forecast accuracy is {percent_range([low, high])} (95%), "
+        "extrapolated from trainings on nested subsets"
     )
     if one["rankings"] is None:
         return [f"{sentence}. {one['reason']}\n"]

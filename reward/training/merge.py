@@ -12,7 +12,7 @@ that adapter and base give together; else nothing is left behind.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -23,6 +23,7 @@ from recipes.errors import RecipeError
 from recipes.publishing import whole_folder
 from recipes.rundir import write_json
 from recipes.runner import quiet_libraries
+from reward.evaluation.schema import RewardReport
 from reward.training.card import model_card
 from reward.training.model import load_reward_model, load_tokenizer
 from reward.training.score import output_folder, read_report
@@ -102,7 +103,7 @@ def merged_report(report: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 def write_beside(draft: Path, report: dict[str, Any]) -> None:
     write_json(draft / "report.json", report)
-    (draft / "README.md").write_text(model_card(report))
+    (draft / "README.md").write_text(model_card(cast(RewardReport, report)))
 
 
 # --- do both give the same scores? ----------------------------------------------------------------

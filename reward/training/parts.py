@@ -1,8 +1,8 @@
-"""Trainings on parts of the train split, for what only a model that has not seen the rest can tell.
+"""Trainings on parts of the train split, for the learning curve and for label mistakes.
 
-Each part is a run directory of its own under parts/, so a run that was stopped goes on inside it; a
-part that is done leaves its scores, and no checkpoint. What is said in a part, the whole run says too;
-its curves stay its own.
+Each part has its own run directory under parts/, so a stopped run resumes inside a part. A finished
+part keeps its scores and no checkpoint. The messages of a part also appear in the run; its curves do
+not.
 """
 
 import shutil
@@ -29,20 +29,21 @@ from reward.evaluation.learning_curve import (
     why_not_measured,
 )
 from reward.evaluation.report import Scored, agreeing_share, order_tally
+from reward.evaluation.schema import LabelMistakes, LearningCurve
 from reward.settings import RewardConfig
 
 TrainAndScore = Callable[[RunDir, Prepared], list[Scored]]
-"""Trains on the `train` split in that folder; scores the `test` split."""
+"""Trains on the `train` split in a run directory and scores the `test` split."""
 
 
 class Part(RunDir):
-    """Told in its own events and, once for all parts that say the same, in those of the whole run."""
+    """The run directory of a part. Its messages also go to the run, the same text only once."""
 
-    def __init__(self, whole: RunDir, name: str, title: str, said: set[str]):
+    def __init__(self, whole: RunDir, name: str, title: str, sent: set[str]):
         super().__init__(whole.path / "parts" / name)
         self._whole = whole
         self.title = title
-        self.said = said
+        self.sent = sent
 
     @property
     def whole(self) -> RunDir:
@@ -58,8 +59,8 @@ class Part(RunDir):
 
     def message(self, text: str, level: str = "info") -> None:
         super().message(text, level)
-        if text not in self.said:
-            self.said.add(text)
+        if text not in self.sent:
+            self.sent.add(text)
             self.whole.message(f"{self.title}: {text}", level)
 
 
@@ -68,17 +69,17 @@ class Parts:
     run_dir: RunDir
     prepared: Prepared
     train_and_score: TrainAndScore
-    said: set[str] = field(default_factory=set)
+    sent: set[str] = field(default_factory=set)
 
     def curve(self, config: RewardConfig) -> list[Point]:
-        """One for each subset of the learning curve; together they cost less than one more training."""
+        """Train on each subset of the learning curve. All together cost less than one training."""
         train, points = self.prepared.groups["train"], []
-        for places in self._subsets(config):
-            title = f"{len(places)} of {len(train)} prompts"
-            part = Part(self.run_dir, f"curve-{len(places)}", title, self.said)
-            said = f"Training on {title} for the learning curve."
-            scored = self._scored(part, said, self._data(places, "test"))
-            points.append(point([train[place] for place in places], scored))
+        for indices in self._subsets(config):
+            title = f"{len(indices)} of {len(train)} prompts"
+            part = Part(self.run_dir, f"curve-{len(indices)}", title, self.sent)
+            message = f"Training on {title} for the learning curve."
+            scored = self._scored(part, message, self._data(indices, "test"))
+            points.append(point([train[index] for index in indices], scored))
         return points
 
     def _subsets(self, config: RewardConfig) -> list[list[int]]:
@@ -87,47 +88,52 @@ class Parts:
         return subsets(len(self.prepared.groups["train"]), config.learning_curve, config.seed)
 
     def folds(self, config: RewardConfig) -> list[list[Scored]]:
-        """The train split, each fold scored by a model trained on the others: `folds` - 1 trainings."""
+        """Score each fold of the train split with a model trained on the others.
+
+        Costs about `folds` - 1 trainings.
+        """
         train, parts = self.prepared.groups["train"], []
         folds = min(config.label_mistakes, len(train))
         if folds < 2:
             return []
         fold = folds_of(train, folds, config.seed)
         for number in range(folds):
-            out, rest = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
+            held_out, rest = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
             title = f"Without part {number + 1} of {folds}"
-            part = Part(self.run_dir, f"without-{number + 1}", title, self.said)
-            said = f"Training without part {number + 1} of {folds} to look for mistakes in it."
-            data = self._data(rest.tolist(), "train", out.tolist())
-            parts.append(self._scored(part, said, data))
+            part = Part(self.run_dir, f"without-{number + 1}", title, self.sent)
+            message = f"Training without part {number + 1} of {folds} to look for mistakes in it."
+            data = self._data(rest.tolist(), "train", held_out.tolist())
+            parts.append(self._scored(part, message, data))
         return parts
 
-    def figures(
-        self,
-        config: RewardConfig,
-        smaller: Sequence[Point],
-        folds: Sequence[Sequence[Scored]],
-        scored: Sequence[Scored],
-    ) -> dict[str, Any]:
-        """For the report; `scored` is what the model trained on everything says of the held-out."""
+    def learning_curve(
+        self, config: RewardConfig, smaller: Sequence[Point], scored: Sequence[Scored]
+    ) -> LearningCurve | None:
+        """Return the curve for the report; None if the settings do not ask for it.
+
+        `scored` are the held-out prompts, scored by the model trained on the whole train split.
+        """
+        if not config.learning_curve:
+            return None
         groups = [item.group for item in scored]
         everything = point(self.prepared.groups["train"], scored)
-        curve = learning_curve([*smaller, everything], at_most=at_most(groups), seed=config.seed)
-        checked = "all" if folds else "held-out"
-        return {
-            "learning_curve": curve if config.learning_curve else None,
-            "label_mistakes": label_mistakes([*folds, scored], checked=checked),
-        }
+        return learning_curve([*smaller, everything], at_most=at_most(groups), seed=config.seed)
 
-    def _scored(self, part: Part, announced: str, data: Prepared) -> list[Scored]:
-        """What a model trained on the data's train split says of its test split."""
+    def label_mistakes(
+        self, folds: Sequence[Sequence[Scored]], scored: Sequence[Scored]
+    ) -> LabelMistakes:
+        """Return the label mistakes among the folds and the held-out prompts, for the report."""
+        return label_mistakes([*folds, scored], checked="all" if folds else "held-out")
+
+    def _scored(self, part: Part, message: str, data: Prepared) -> list[Scored]:
+        """Train on the train split of `data`, unless done already, and return its test split scored."""
         done = part.path / "scores.npz"
         if checkpoints.is_good(part, done):
             self._forget_checkpoints(part)
             return _read(done, data)
-        self.run_dir.message(announced)
+        self.run_dir.message(message)
         part.checkpoints.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
+        started = time.monotonic()
         scored = self.train_and_score(part, data)
         free_memory()  # accelerate may leave the model in a cycle of references
         if processes.rank():
@@ -135,9 +141,8 @@ class Parts:
         with checkpoints.sealed(done) as draft, draft.open("wb") as file:
             np.savez(file, *[item.scores for item in scored])
         self._forget_checkpoints(part)
-        seconds = round(time.monotonic() - began)
-        told = f"trained and scored in {seconds} s{_accuracy(scored)}."
-        self.run_dir.message(f"{part.title}: {told}")
+        seconds = round(time.monotonic() - started)
+        self.run_dir.message(f"{part.title}: trained and scored in {seconds} s{_accuracy(scored)}.")
         return scored
 
     @staticmethod
@@ -146,20 +151,23 @@ class Parts:
             shutil.rmtree(part.checkpoints, ignore_errors=True)
 
     def _data(
-        self, train: Sequence[int], split: str, places: Sequence[int] | None = None
+        self, train: Sequence[int], split: str, indices: Sequence[int] | None = None
     ) -> Prepared:
-        """To train on these places, and judge those of a split; None stands for all."""
+        """Return data with these training prompts, and the prompts of `split` at `indices` to score.
+
+        Without `indices`, the whole split is scored.
+        """
         groups, tokens = self.prepared.groups, self.prepared.tokens
-        judged = range(len(groups[split])) if places is None else places
+        scored = range(len(groups[split])) if indices is None else indices
         return Prepared(
             self.prepared.evidence,
             {
-                "train": [groups["train"][p] for p in train],
-                "test": [groups[split][p] for p in judged],
+                "train": [groups["train"][i] for i in train],
+                "test": [groups[split][i] for i in scored],
             },
             {
-                "train": [tokens["train"][p] for p in train],
-                "test": [tokens[split][p] for p in judged],
+                "train": [tokens["train"][i] for i in train],
+                "test": [tokens[split][i] for i in scored],
             },
         )
 
@@ -170,7 +178,7 @@ def _accuracy(scored: Sequence[Scored]) -> str:
 
 
 def _read(done: Path, part: Prepared) -> list[Scored]:
-    with np.load(done) as kept:
-        scores = [kept[name] for name in kept.files]
+    with np.load(done) as arrays:
+        scores = [arrays[name] for name in arrays.files]
     rows = zip(part.groups["test"], scores, part.tokens["test"], strict=True)
-    return [Scored(group, found, tokens.lengths()) for group, found, tokens in rows]
+    return [Scored(group, values, tokens.lengths()) for group, values, tokens in rows]

@@ -1,23 +1,23 @@
 """Train a reward model on ranked responses.
 
-Bradley-Terry over whole groups (see loss.py), K responses to a prompt at once as in InstructGPT
-(Ouyang et al. 2022, arXiv:2203.02155): each response is forwarded once and, where the model family
-allows it, the prompt once for all of them. LoRA (Hu et al. 2021, arXiv:2106.09685) on a decoder's
-linear layers, with the score head trained and saved beside it.
+Bradley-Terry over whole groups (see loss.py), with all K responses to a prompt in one step as in
+InstructGPT (Ouyang et al. 2022, arXiv:2203.02155). Each response is forwarded once and, if the model
+family allows it, the prompt once for all of them. LoRA (Hu et al. 2021, arXiv:2106.09685) on the
+linear layers of a decoder; the score head is trained too, and saved with the adapter.
 
-What it leaves out, and why:
-- truncation: a response that the model cannot read whole is left out, counted and reported
-- steps of a number of tokens: a step is a number of prompts, so that long ones do not weigh less
+Left out on purpose:
+- truncation: a response that is too long for the model is left out, counted and reported
+- steps of a fixed number of tokens: a step has a fixed number of prompts, so that long ones count equally
 
-Run it on any machine with a run directory, and again to go on after a stop:
+Run it on any machine with a run directory. After a stop, the same command resumes the run:
 
     python -m reward.training.train RUN_DIR
 
 RUN_DIR holds run.json, {"kind": "reward", "config": {"base_model": "FOLDER or HUB NAME", …}} with the
-settings of reward/settings.py, and data/*.parquet as recipes/preferences/groups.py describes it. It gets
-events.jsonl, checkpoints/ and, at the end, output/ with adapter and head (safetensors), tokenizer,
-report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on
-SIGTERM after a checkpoint, 76 to be started again (several processes were out of memory).
+settings of reward/settings.py, and data/*.parquet in the format of recipes/preferences/groups.py. The
+run adds events.jsonl, checkpoints/ and, at the end, output/ with adapter and head (safetensors),
+tokenizer, report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTERM after a
+checkpoint, 76 start again (several processes were out of memory).
 """
 
 import sys
@@ -25,7 +25,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from math import ceil
-from typing import Any
 
 import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
@@ -65,6 +64,7 @@ from recipes.trainer_callbacks import ProgressEvents
 from reward.evaluation import report as reports
 from reward.evaluation.calibration import temperature
 from reward.evaluation.confident_mistakes import worst_mistakes
+from reward.evaluation.schema import RewardReport, SplitCounts
 from reward.evaluation.slices import length_slices, slices
 from reward.evaluation.uncertainty import disagreement
 from reward.settings import RewardConfig
@@ -81,9 +81,9 @@ from reward.training.parts import Parts
 from reward.training.reading import check_reading
 
 SCORING_TOKENS = 8192
-"""Tokens forwarded at once when nothing is learned from them; less where memory runs out."""
+"""Tokens per forward pass without gradients. Halved when memory runs out."""
 WATCHED_GROUPS = 200
-"""Held-out groups scored after each epoch; the report at the end uses all."""
+"""Held-out groups scored after each epoch. The final report uses all."""
 
 
 def train(run_dir: RunDir, stop: StopSignal) -> None:
@@ -94,7 +94,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     limit = readable_tokens(config.base_model, tokenizer, config.max_tokens)
     criteria = read_criteria(run_dir) if config.criteria_weight else []
     prepared = read_data(run_dir, config, chat, limit, criteria)
-    tell_data(run_dir, prepared, chat, limit)
+    report_data(run_dir, prepared, chat, limit)
 
     def fit(folder: RunDir, data: Prepared) -> tuple[GroupTrainer, str | None, str]:
         objective = Objective.of(config, data.groups["train"])
@@ -134,9 +134,9 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     collator = trainer.data_collator.collator
     run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
     scored = score_held_out(trainer.model, prepared, collator, stop)
-    # σ of a gap is how often it wins; with ties as an outcome of their own, of the wins alone.
+    # σ of a gap is the probability of a win. If ties are a third outcome, it excludes ties.
     sides = wins if config.ties == "half" else strict_wins
-    report = {
+    report: RewardReport = {
         "kind": "reward",
         "base_model": config.base_model,
         "outputs": {"heads": config.heads, "criteria": criteria},
@@ -147,7 +147,8 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "length_slices": length_slices(scored, config.seed),
         "slices": slices(scored, config.seed),
         "mistakes": worst_mistakes(scored),
-        **parts.figures(config, smaller, folds, scored),
+        "learning_curve": parts.learning_curve(config, smaller, scored),
+        "label_mistakes": parts.label_mistakes(folds, scored),
         "data": data_figures(prepared),
         "left_out": prepared.account(),
         "training": {
@@ -165,14 +166,14 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "first_batch": first,
         **provenance(run_dir, config, started=started),
     }
-    tell_final_accuracy(run_dir, trainer, report)
+    report_final_accuracy(run_dir, trainer, report)
     publish(run_dir, trainer.model.ordinary, tokenizer, report, model_card(report))
     result = {"ece": report["calibration"]["ece"], "data": report["data"]}
     run_dir.emit("result", result={**reports.headline(report), **result})
 
 
-def tell_final_accuracy(run_dir: RunDir, trainer: GroupTrainer, report: dict[str, Any]) -> None:
-    """End the curve of held-out accuracy at the number of the report."""
+def report_final_accuracy(run_dir: RunDir, trainer: GroupTrainer, report: RewardReport) -> None:
+    """Emit the report's accuracy as the last point of the curve of held-out accuracy."""
     value, state = report["accuracy"]["value"], trainer.state
     if value is not None:
         losses = [row["loss"] for row in state.log_history if "loss" in row]
@@ -189,21 +190,21 @@ def tell_final_accuracy(run_dir: RunDir, trainer: GroupTrainer, report: dict[str
 
 
 def read_criteria(run_dir: RunDir) -> list[str]:
-    """The criteria that the training data rates. Reads the data once; raises RecipeError if none."""
+    """Return the criteria rated in the train split. Reads the data; raises RecipeError if none."""
     train = (group for group in read_folder(run_dir.data) if group.split == "train")
-    found = sorted(set().union(*map(rated_criteria, train)))
-    if not found:
+    criteria = sorted(set().union(*map(rated_criteria, train)))
+    if not criteria:
         raise RecipeError(
-            "No ranking of the train split rates a criterion, so there is nothing to learn about "
-            "single criteria. Set criteria_weight to 0."
+            "No ranking of the train split has ratings, so the criteria cannot be learned. Set "
+            "criteria_weight to 0."
         )
-    return found
+    return criteria
 
 
 def read_data(
     run_dir: RunDir, config: RewardConfig, chat: ChatFormat, limit: int, criteria: Sequence[str]
 ) -> Prepared:
-    """Raises RecipeError when there is nothing to train on, with the reasons."""
+    """Read and tokenize the data. Raises RecipeError with the reasons if nothing can be used."""
     evidence_of = partial(evidence, config=config, criteria=criteria)
     prepared = read_prepared(run_dir, chat, limit, evidence_of)
     prepared.make_weights_relative()
@@ -213,7 +214,7 @@ def read_data(
     return prepared
 
 
-def tell_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: int) -> None:
+def report_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: int) -> None:
     figures = data_figures(prepared)
     length = "of any length" if limit >= UNLIMITED else f"at most {limit} tokens"
     run_dir.message(
@@ -223,7 +224,7 @@ def tell_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: int)
     prepared.tell_left_out(run_dir)
 
 
-def data_figures(prepared: Prepared) -> dict[str, dict[str, int]]:
+def data_figures(prepared: Prepared) -> dict[str, SplitCounts]:
     return {
         split: {
             "prompts": len(groups),
@@ -235,11 +236,11 @@ def data_figures(prepared: Prepared) -> dict[str, dict[str, int]]:
     }
 
 
-# --- the loop's parts -----------------------------------------------------------------------------
+# --- parts of the training loop -------------------------------------------------------------------
 
 
 def step_collator(config: RewardConfig, model: RewardModel, micro_batch_size: int) -> StepCollator:
-    """When memory ran out and fewer prompts are forwarded at once, it is fewer tokens too."""
+    """Return the collator of a step. A smaller micro-batch also lowers `tokens_at_once`."""
     share = micro_batch_size / config.micro_batch_size
     at_once = config.tokens_at_once and max(1, int(config.tokens_at_once * share))
     pad_id = model.config.get_text_config().pad_token_id
@@ -278,10 +279,10 @@ def make_trainer(
 
 
 def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator) -> float | None:
-    """Over the first WATCHED_GROUPS held-out groups; None where nobody ordered any pair strictly."""
+    """Return the accuracy on the first WATCHED_GROUPS held-out groups; None without strict pairs."""
     outputs = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
     groups = prepared.groups["test"][: len(outputs)]
-    scores = [found[:, : model.heads].mean(axis=-1) for found in outputs]
+    scores = [output[:, : model.heads].mean(axis=-1) for output in outputs]
     return reports.agreeing_share(
         [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
     )
@@ -295,9 +296,9 @@ def choose_layout(
     first: Sequence[TokenGroup],
     prepared: Prepared,
 ) -> str | None:
-    """Sets the collator's; returns why it is not the shared one.
+    """Set the collator's layout, and return why it is not the shared layout, or None.
 
-    Raises RecipeError where not even the plain layout reads this family right.
+    Raises RecipeError if this model family cannot even be read in the plain layout.
     """
     check_reading(model, first, collator.pad_id)
     if config.layout == "plain":
@@ -306,11 +307,11 @@ def choose_layout(
     longest = max(group.longest() for group in everything)
     problem = check_shared(model, first, collator.pad_id, longest=longest)
     problem = problem or check_gradients(model, first, collator.pad_id, torch_dtype(config.dtype))
-    problem = processes.as_first(problem)  # or each would cut a step into other parts
+    problem = processes.as_first(problem)  # all processes must cut steps in the same way
     if problem:
         run_dir.message(
-            f"The prompt cannot be shared between responses with this model: {problem}. Training "
-            "goes on with one copy of the prompt for each response, which is slower.",
+            f"This model cannot share the prompt between responses: {problem}. Training continues "
+            "with one copy of the prompt per response, which is slower.",
             level="warning",
         )
         return problem
@@ -320,12 +321,12 @@ def choose_layout(
     )
     run_dir.message(
         "Each prompt is forwarded once for all its responses"
-        f"{', several prompts in a row' if collator.packed else ''}; checked on the first batch."
+        f"{', several prompts per sequence' if collator.packed else ''}; checked on the first batch."
     )
     return None
 
 
-# --- afterwards -----------------------------------------------------------------------------------
+# --- scoring --------------------------------------------------------------------------------------
 
 
 def score_all(
@@ -334,9 +335,9 @@ def score_all(
     collator: Collator,
     stop: StopSignal | None = None,
 ) -> list[np.ndarray]:
-    """All outputs for each group's responses, in order.  → (K, N + C) arrays
+    """Return the outputs for the responses of each group, in order.  → (K, N + C) arrays
 
-    Forwards half as much at once where memory runs out. Raises Stopped when asked to.
+    Halves the tokens per forward pass when memory runs out. Raises Stopped on a stop signal.
     """
     sizes, at_once = [collator.tokens(group) for group in groups], SCORING_TOKENS
     scores: list[np.ndarray] = []
@@ -344,8 +345,8 @@ def score_all(
         if stop:
             stop.check()
         first = len(scores)
-        together = next(cut(sizes[first:], max_tokens=at_once))
-        chosen = [groups[first + index] for index in together]
+        indices = next(cut(sizes[first:], max_tokens=at_once))
+        chosen = [groups[first + index] for index in indices]
         try:
             rows = outputs_of(model, chosen, collator).numpy()
         except (RuntimeError, MemoryError) as error:
@@ -364,9 +365,9 @@ def score_held_out(
     tokens = prepared.tokens["test"]
     outputs = score_all(model, tokens, collator, stop)
     scored = []
-    for group, found, read in zip(prepared.groups["test"], outputs, tokens, strict=True):
-        heads, criteria = found[:, : model.heads], found[:, model.heads :]
-        lengths = read.lengths()
+    for group, output, token_group in zip(prepared.groups["test"], outputs, tokens, strict=True):
+        heads, criteria = output[:, : model.heads], output[:, model.heads :]
+        lengths = token_group.lengths()
         scored.append(reports.Scored(group, heads.mean(axis=-1), lengths, heads, criteria))
     return scored
 

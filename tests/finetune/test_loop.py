@@ -13,7 +13,6 @@ from labeling.rankings.content import Content
 from labeling.rankings.recording import record
 from reward.models import RewardModel
 from reward.preferences.snapshots import SnapshotFilter, freeze, ranking_ids
-from reward.promotion import promote
 from runs import services
 from runs.models import Run, State
 from tests.reward.factory import make_project, make_prompt, make_user
@@ -86,7 +85,7 @@ def test_from_a_base_once_around_to_a_promoted_adapter_and_back_to_each_ranking(
     assert told_apart.count() == evaluation.report["comparisons"]
     assert all(item.task.kind == Task.Kind.COMPARISON for item in told_apart)
 
-    promote(tuned, by=trainer, despite_doubts=True)
+    tuned.promote(by=trainer, despite_doubts=True)
     assert default_model(project) == tuned
 
     # and back: adapter → run → snapshot → rankings → reviewers and guideline versions

@@ -10,7 +10,7 @@ from finetune.methods import dpo
 from finetune.models import Model
 from finetune.registry import add_base, default_model
 from labeling.models import Project
-from reward.promotion import CannotMove, archive, promote, restore
+from reward.promotion import CannotMove
 from reward.references import ReferenceProblem, checked_reference, short_name
 from runs.kinds import CannotRun
 from tests.finetune.factory import (
@@ -41,8 +41,8 @@ def adapter(base):
 
 def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
     make_evaluation(adapter)
-    assert promote(base, by=None) is None
-    assert promote(adapter, by=make_user(Role.TRAINER)) == base
+    assert base.promote(by=None) is None
+    assert adapter.promote(by=make_user(Role.TRAINER)) == base
     base.refresh_from_db()
     adapter.refresh_from_db()
     assert (base.state, adapter.state) == ("candidate", "promoted")
@@ -63,27 +63,27 @@ def test_a_doubtful_adapter_is_promoted_only_on_insistence(adapter, interval, se
     if interval:
         make_evaluation(adapter, interval=interval)
     with pytest.raises(CannotMove, match=sentence):
-        promote(adapter, by=None)
+        adapter.promote(by=None)
     assert Model.objects.get(pk=adapter.pk).state == "candidate"
-    promote(adapter, by=None, despite_doubts=True)
+    adapter.promote(by=None, despite_doubts=True)
     assert AuditEntry.objects.get(action="promoted").details["doubts"]
 
 
 def test_a_base_is_promoted_without_an_evaluation(base):
-    promote(base, by=None)
-    assert promote(base, by=None) is None
+    base.promote(by=None)
+    assert base.promote(by=None) is None
     assert AuditEntry.objects.filter(action="promoted").count() == 1
 
 
 def test_the_promoted_one_cannot_be_archived_nor_an_archived_one_promoted(base):
     other = make_base(base.project)
-    promote(base, by=None)
+    base.promote(by=None)
     with pytest.raises(CannotMove, match="is promoted"):
-        archive(base, by=None)
-    archive(other, by=None)
+        base.archive(by=None)
+    other.archive(by=None)
     with pytest.raises(CannotMove, match="is archived"):
-        promote(other, by=None)
-    restore(other, by=None)
+        other.promote(by=None)
+    other.restore(by=None)
     assert Model.objects.get(pk=other.pk).state == "candidate"
 
 

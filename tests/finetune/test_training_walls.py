@@ -25,7 +25,8 @@ def test_settings_pairs_and_win_rates_load_without_torch_or_django():
     _, found = loaded_by(
         "finetune.settings",
         "finetune.evaluation.win_rate",
-        "finetune.methods.pairs",
+        "finetune.methods.resampling",
+        "recipes.preferences.pairs",
         "finetune.engines.sampled_text",
     )
     assert not found & {"torch", "transformers", "trl", "peft", "django", "celery"}

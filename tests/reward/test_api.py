@@ -15,7 +15,6 @@ from config.env import BASE_DIR
 from config.web.api import api
 from labeling.models import Membership
 from reward.models import RewardModel
-from reward.promotion import promote
 from reward.scoring import scorer as scorer_client
 from reward.training.score import Scorer
 from tests.finetune.factory import make_reward_model, make_snapshot
@@ -126,7 +125,7 @@ def test_a_model_promoted_in_its_place_answers_from_then_on(warm, caller, models
     other = make_reward_model(snapshot, path=str(models[1]))
     assert caller.post(f"score?model={other.pk}", conversation("Red.")).json() != first
     assert caller.post("score", conversation("Red.")).json() == first
-    promote(other, by=None)
+    other.promote(by=None)
     answer = caller.post("score", conversation("Red."))
     assert answer.json() != first and answer["Tiebreak-Reward-Model"] == str(other.pk)
 

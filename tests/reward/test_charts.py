@@ -13,7 +13,7 @@ def test_an_interval_lies_on_an_axis_of_percent():
 def test_without_a_value_the_reason_is_said_and_nothing_is_drawn():
     row = interval_row("x", {"value": None, "interval": None, "reason": "Too few."})
     assert (row.at, row.value, row.interval) == (None, "–", "Too few.")
-    assert interval_row("x", None).interval == "Not known."
+    assert interval_row("x", None).interval == "Unknown."
 
 
 def bins(*observed, pairs=10):

@@ -72,22 +72,22 @@ def test_more_rankings_lie_further_right_and_better_ones_higher():
 
 def test_what_was_measured_is_drawn_apart_from_what_is_forecast():
     drawn = plot(CURVE)
-    assert drawn.fitted.split()[-1] == drawn.followed.split()[0]
+    assert drawn.fitted.split()[-1] == drawn.extrapolated.split()[0]
     assert drawn.fitted.split()[-1].startswith(drawn.now + ",")
-    assert len(drawn.fitted.split()) == 3 and len(drawn.followed.split()) == 3
+    assert len(drawn.fitted.split()) == 3 and len(drawn.extrapolated.split()) == 3
     assert len(drawn.band.split()) == 10 and drawn.ceiling is None
 
 
 def test_labels_of_the_axis_keep_out_of_each_others_way():
     many = {**CURVE, "points": [{**CURVE["points"][0], "rankings": n} for n in range(100, 130)]}
-    places = [float(place.x) for place in plot(many).places]
+    places = [float(label.x) for label in plot(many).axis_labels]
     assert all(b - a >= 34 for a, b in pairwise(places))
-    assert plot(many).places[-1].label == "1,600"
+    assert plot(many).axis_labels[-1].label == "1,600"
 
 
 def test_the_answer_names_a_number_its_interval_or_why_there_is_none():
     said = answer(CURVE["one_point"])
-    assert said.startswith("About 310 more rankings for one point") and "90 and 2,400" in said
+    assert "needs about 310 more rankings" in said and "90 and 2,400" in said
     assert "90 or more" in answer({**CURVE["one_point"], "interval": [90, None]})
     flat = {"rankings": None, "interval": [None, None], "reason": "Not expected."}
     assert answer(flat) == "Not expected."
@@ -144,8 +144,8 @@ def list_of(project):
 def test_the_report_says_how_many_more_rankings_a_point_costs(client, lead, snapshot):
     client.force_login(lead)
     text = page_of(client, make_reported(snapshot, learning_curve=CURVE))
-    assert "About 310 more rankings for one point of accuracy" in text
-    assert "forecast for 2 times as many" in text and "+0.4 to +3.6" in text
+    assert "One more point of accuracy needs about 310 more rankings" in text
+    assert "Forecast for 2 times as many" in text and "+0.4 to +3.6" in text
     assert re.search(r'<svg class="chart learning".*?</svg>', text, re.S)[0].count("<circle") == 4
 
 

@@ -33,7 +33,7 @@ def test_a_ranking_leads_by_the_mean_of_its_pairs_for_each_response_but_one():
 
 
 def test_a_ranking_of_ties_alone_cannot_be_upside_down():
-    assert doubts_of([item(1, [[[0, 1]], [[0], [1]]], [0.0, 1.0])])[0].place == 1
+    assert doubts_of([item(1, [[[0, 1]], [[0], [1]]], [0.0, 1.0])])[0].index == 1
 
 
 def test_the_share_of_mistakes_is_found_and_those_that_contradict_most_are_the_likeliest():
@@ -111,7 +111,7 @@ def test_a_poor_model_does_not_accuse_reviewers_who_agree():
 def test_a_poor_model_of_single_rankings_says_that_the_mistakes_are_its_own():
     found = label_mistakes([poor_model(1)], checked="all")
     assert found["rows"] == [] and found["likely"] is None
-    assert "own mistakes rather than the reviewers'" in found["reason"]
+    assert "probably mistakes of the model" in found["reason"]
 
 
 def test_others_who_say_the_same_or_the_reverse_are_votes():

@@ -7,7 +7,7 @@ import pytest
 from labeling.statistics import intervals
 from recipes.preferences.groups import Group, Judgment, strict_wins
 from reward.evaluation import report
-from reward.evaluation.figures import limit_to_tell
+from reward.evaluation.figures import limit_to_show
 from reward.evaluation.report import Scored
 
 
@@ -131,10 +131,10 @@ def test_the_limit_follows_from_how_often_reviewers_agree():
 
 def test_a_limit_is_told_where_it_limits_something():
     limited = {"accuracy": {"value": 0.8}, "accuracy_limit": {"interval": [0.85, 0.9]}}
-    assert limit_to_tell(limited) == 0.9
-    assert limit_to_tell({**limited, "accuracy": {"value": 0.95}}) is None
-    assert limit_to_tell({**limited, "accuracy_limit": {"interval": [0.9, 1.0]}}) is None
-    assert limit_to_tell({"accuracy_limit": {"interval": None}}) is None
+    assert limit_to_show(limited) == 0.9
+    assert limit_to_show({**limited, "accuracy": {"value": 0.95}}) is None
+    assert limit_to_show({**limited, "accuracy_limit": {"interval": [0.9, 1.0]}}) is None
+    assert limit_to_show({"accuracy_limit": {"interval": None}}) is None
 
 
 def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):

@@ -64,7 +64,7 @@ def test_cross_fitting_shows_what_new_prompts_would_get_and_promises_no_more():
     assert found["after"]["log_loss"] == pytest.approx(found["before"]["log_loss"], abs=0.01)
     assert found["after"]["log_loss"] > comparisons(honest).log_loss(fitted)
     assert found["after"]["log_loss"] > found["before"]["log_loss"]
-    assert found["value"] is None and "made the probabilities no truer" in found["reason"]
+    assert found["value"] is None and "did not improve the probabilities" in found["reason"]
 
 
 def test_a_tie_pulls_the_temperature_up():
@@ -86,7 +86,7 @@ def test_a_model_that_was_hardly_trained_gets_a_small_temperature():
 
 def test_a_temperature_that_ran_to_an_end_says_which():
     assert "right about every pair" in temperature(won(1.0, 1.0, 60))["reason"]
-    assert "no surer sign" in temperature(won(0.4, 1.0, 60))["reason"]
+    assert "Larger gaps in score did not win more often" in temperature(won(0.4, 1.0, 60))["reason"]
 
 
 def test_the_temperature_leaves_out_ties_that_are_an_outcome_of_their_own():

@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from accounts.models import audit
+from recipes.preferences.pairs import PairOptions
 from reward.management.run_command import add_snapshot_arguments, project_named, snapshot_named
 from reward.preferences.exports import (
     FORMATS,
@@ -43,6 +44,27 @@ class Command(BaseCommand):
             help="in pairs and unpaired. "
             + "; ".join(f"{name}: {what}" for name, what in TIES.items()),
         )
+        defaults = PairOptions()
+        parser.add_argument(
+            "--min-margin",
+            type=float,
+            default=defaults.min_margin,
+            metavar="MARGIN",
+            help="in pairs: leave out training pairs with a smaller margin, from 0 to 1",
+        )
+        parser.add_argument(
+            "--max-pairs",
+            type=int,
+            default=defaults.max_per_prompt,
+            metavar="N",
+            help="in pairs: the most training pairs of one prompt, the clearest first; 0 for all. "
+            "The defaults give the pairs that a DPO run trains on with its default settings",
+        )
+        parser.add_argument(
+            "--keep-identical",
+            action="store_true",
+            help="in pairs: keep pairs of two responses with the same text",
+        )
         parser.add_argument("--split", choices=SPLITS, help="only this side of the split")
         parser.add_argument(
             "--reviewers",
@@ -72,7 +94,7 @@ class Command(BaseCommand):
                 said["about"] = str(path_of(file))
         except (ExportError, PreferenceError, OSError) as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(json.dumps({**said, "ties": export.ties, **counts}))
+        self.stdout.write(json.dumps({**said, "ties": export.pairs.ties, **counts}))
 
     def resumed(self, counts: dict[str, int]) -> None:
         self.stdout.write(f"Going on with an export that was cut off, after {counts['rows']} rows.")
@@ -88,9 +110,21 @@ class Command(BaseCommand):
         snapshot = snapshot_named(options) if options["snapshot"] is not None else None
         project = snapshot.project if snapshot else project_named(options["project"])
         return Export(
-            project=project, snapshot=snapshot, form=form, ties=options["ties"],
+            project=project, snapshot=snapshot, form=form, pairs=pair_options(options),
             split=options["split"], names=names,
         )  # fmt: skip
+
+
+def pair_options(options: dict[str, Any]) -> PairOptions:
+    """Return the options of pairs. Raises CommandError for a number out of range."""
+    if not 0 <= options["min_margin"] <= 1 or options["max_pairs"] < 0:
+        raise CommandError("--min-margin takes a number from 0 to 1, --max-pairs 0 or more.")
+    return PairOptions(
+        ties=options["ties"],
+        keep_identical=options["keep_identical"],
+        min_margin=options["min_margin"],
+        max_per_prompt=options["max_pairs"] or None,
+    )
 
 
 def with_ending(file: Path, form: str | None) -> Path:

@@ -7,7 +7,7 @@ left   whatever gives no row is counted, in the card and by the command
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from labeling.models import Project
 from labeling.quality.measures import quality_of
 from labeling.statistics.agreement import headline
 from recipes.preferences.groups import SPLITS, Group, PreferenceError, read_groups
+from recipes.preferences.pairs import PairOptions
 from reward.models import Snapshot
 from reward.preferences.exports import card, left_out
 from reward.preferences.exports.files import Batch, ExportError, Parts, encoded, plain
@@ -41,12 +42,15 @@ GROUPS_AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What to export. `snapshot`: that one, else the project's rankings as they are now."""
+    """What to export: a snapshot, or without one the project's current rankings.
+
+    `pairs` applies to pairs, its ties also to labels.
+    """
 
     project: Project
     snapshot: Snapshot | None = None
     form: str = "kwise"
-    ties: str = "half"
+    pairs: PairOptions = field(default_factory=PairOptions)
     split: str | None = None
     names: bool = False
 
@@ -60,9 +64,19 @@ class Export:
             "snapshot": self.snapshot.pk if self.snapshot else None,
             "format": self.form,
             "file": SUFFIXES[suffix],
-            "ties": self.ties if self.form not in ("kwise", "full") else None,
+            "ties": self.pairs.ties if self.form not in ("kwise", "full") else None,
+            **self._limits(),
             "split": self.split,
             "reviewers": "names" if self.names else "pseudonyms",
+        }
+
+    def _limits(self) -> dict[str, Any]:
+        if self.form not in ("pairs", "pairs-implicit"):
+            return {}
+        return {
+            "keep_identical": self.pairs.keep_identical,
+            "min_margin": self.pairs.min_margin,
+            "max_pairs_per_prompt": self.pairs.max_per_prompt,
         }
 
     # --- rows ---
@@ -88,7 +102,7 @@ class Export:
                     counts.update(left_out.of_group(group))
             counts["rankings"] += sum(len(group.rankings) for group in kept)
             counts["prompts_of_the_other_split"] += len(groups) - len(kept)
-            yield cursor, [row for group in kept for row in shape(group, self.ties, counts)]
+            yield cursor, [row for group in kept for row in shape(group, self.pairs, counts)]
 
     def _of_snapshot(self, counts: Counter[str], after: Any) -> Iterator[tuple[Any, list[Group]]]:
         if self.snapshot is None:

@@ -22,6 +22,9 @@ COUNTS = {
     "pairs_tied": "pairs left out: neither response has won more",
     "pairs_never_compared": "pairs left out: no ranking compares the two",
     "pairs_given_both_ways": "pairs given both ways: neither response has won more",
+    "pairs_identical": "pairs left out: both responses are the same text",
+    "pairs_under_margin": "pairs left out: their margin is under the minimum",
+    "pairs_over_maximum": "pairs left out: clearer pairs of the same prompt reach the maximum",
     "responses_even": "responses left out: as much for them as against them",
     "rankings_superseded": "rankings left out: replaced by their reviewer's own revision",
     **left_out.REASONS,
@@ -69,6 +72,7 @@ def text(
         + (f"snapshot {plan['snapshot']}" if plan["snapshot"] else "its rankings at the time")
         + f", as {plan['format']} in {plan['file']}.",
         f"Ties: {TIES[plan['ties']] if plan['ties'] else KEPT}.",
+        *_limit_lines(plan),
         f"Reviewers: {PEOPLE[plan['reviewers']]}.",
     ]
     if agreement:
@@ -78,14 +82,25 @@ def text(
         said.append(
             f"It was cut off {times} and continued: rankings made in between are in the later part."
         )
-    table = ["| | |", "|---|---:|", *(f"| {what_of(key)} | {n:,} |" for key, n in counts.items())]
+    table = ["| | |", "|---|---:|", *(f"| {label_of(key)} | {n:,} |" for key, n in counts.items())]
     about = {"file": name, **plan, "counts": counts, "cuts": cuts, "pairwise_agreement": agreement}
     about["exported_at"] = timezone.now().isoformat(timespec="seconds")
     fenced = "```json\n" + json.dumps(about, indent=1, ensure_ascii=False) + "\n```"
     return "\n\n".join([*said, "\n".join(table), fenced]) + "\n"
 
 
-def what_of(key: str) -> str:
+def _limit_lines(plan: dict[str, Any]) -> list[str]:
+    if "min_margin" not in plan:
+        return []
+    most = plan["max_pairs_per_prompt"]
+    return [
+        f"Training pairs: {'all' if most is None else f'at most {most}'} per prompt, the clearest "
+        f"first, with a margin of at least {plan['min_margin']:g}. Pairs of identical texts are "
+        f"{'kept' if plan['keep_identical'] else 'left out'}."
+    ]
+
+
+def label_of(key: str) -> str:
     reason = key.removeprefix("rankings_left_out_")
     if reason != key:
         return f"rankings left out: {REASONS.get(reason, reason)[:1].lower()}{REASONS.get(reason, reason)[1:].rstrip('.')}"

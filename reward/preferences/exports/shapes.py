@@ -6,13 +6,13 @@ by all rankings of its prompt together, an unpaired label likewise. What gives n
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from recipes.preferences.groups import SCHEMA, Group, Judgment, strict_wins, to_row, wins
+from recipes.preferences.groups import SCHEMA, Group, Judgment, to_row
+from recipes.preferences.pairs import Pair, PairOptions, pairs_of
 
 TIES = {
     "half": "a tie is half a win each way; where neither response has won more, there is no row",
@@ -40,55 +40,42 @@ UNPAIRED = pa.schema(
 )  # fmt: skip
 
 Row = dict[str, Any]
-Shape = Callable[[Group, str, Counter[str]], Iterator[Row]]
+Shape = Callable[[Group, PairOptions, Counter[str]], Iterator[Row]]
 
 
-def kwise(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
+def kwise(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
     yield to_row(group)
 
 
-def pairs(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
+def pairs(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
     """`margin` is the share of the evidence that the winner has more than the loser, 0 to 1.
 
     `strength` is the mean graded strength, 1 to 3, of the rankings that put the winner first.
     """
-    compared = wins(group)
-    matrix = strict_wins(group) if ties == "skip" else compared
-    for i, j in combinations(range(len(group.responses)), 2):
-        if not compared[i, j] + compared[j, i]:
-            counts["pairs_never_compared"] += 1
-        elif matrix[i, j] == matrix[j, i]:
-            if ties == "both":
-                counts["pairs_given_both_ways"] += 1
-                yield from (_pair(group, i, j, 0.0), _pair(group, j, i, 0.0))
-            else:
-                counts["pairs_tied"] += 1
-        else:
-            better, worse = (i, j) if matrix[i, j] > matrix[j, i] else (j, i)
-            yield _pair(group, better, worse, _margin(matrix, better, worse))
+    left_out: Counter[str] = Counter()
+    chosen = pairs_of(group, options, left_out)
+    left_out["given_both_ways"] = sum(not pair.weight for pair in chosen) // 2
+    counts.update({f"pairs_{name}": count for name, count in (+left_out).items()})
+    for pair in chosen:
+        yield _pair(group, pair)
 
 
-def _margin(matrix: np.ndarray, better: int, worse: int) -> float:
-    won, lost = matrix[better, worse], matrix[worse, better]
-    return round(float((won - lost) / (won + lost)), 6)
-
-
-def _pair(group: Group, better: int, worse: int, margin: float) -> Row:
+def _pair(group: Group, pair: Pair) -> Row:
     models, ids = _models(group), _ids(group)
     return {
         "prompt": group.prompt,
-        "chosen": _answer(group, better),
-        "rejected": _answer(group, worse),
-        "margin": margin,
-        "strength": _strength(group, better) if margin else None,
-        "chosen_model": models[better],
-        "rejected_model": models[worse],
+        "chosen": _answer(group, pair.chosen),
+        "rejected": _answer(group, pair.rejected),
+        "margin": round(pair.margin, 6),
+        "strength": _strength(group, pair.chosen) if pair.margin else None,
+        "chosen_model": models[pair.chosen],
+        "rejected_model": models[pair.rejected],
         "group_id": group.group_id,
         "split": group.split,
         "prompt_id": _prompt_id(group),
-        "chosen_id": ids[better],
-        "rejected_id": ids[worse],
-        "task_ids": _task_ids(group, better, worse),
+        "chosen_id": ids[pair.chosen],
+        "rejected_id": ids[pair.rejected],
+        "task_ids": _task_ids(group, pair.chosen, pair.rejected),
     }
 
 
@@ -130,8 +117,8 @@ def _strength(group: Group, better: int) -> float | None:
     return round(sum(said) / len(said), 6) if said and len(group.responses) == 2 else None
 
 
-def pairs_implicit(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
-    for pair in pairs(group, ties, counts):
+def pairs_implicit(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
+    for pair in pairs(group, options, counts):
         prompt = pair.pop("prompt")
         yield {
             **pair,
@@ -140,16 +127,16 @@ def pairs_implicit(group: Group, ties: str, counts: Counter[str]) -> Iterator[Ro
         }
 
 
-def unpaired(group: Group, ties: str, counts: Counter[str]) -> Iterator[Row]:
+def unpaired(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
     """A response is wanted when the rankings say so on balance.
 
     Each ranking has one vote. With a line: for what is above it, against what is below. Without: the
     share of the others that the response beats, less the share that beats it.
     """
-    models, ids, votes = _models(group), _ids(group), votes_of(group, ties)
+    models, ids, votes = _models(group), _ids(group), votes_of(group, options.ties)
     for place in range(len(group.responses)):
         vote = votes[place]
-        if not vote and ties != "both":
+        if not vote and options.ties != "both":
             counts["responses_even"] += 1
             continue
         for label in (True, False) if not vote else (vote > 0,):

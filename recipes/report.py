@@ -1,0 +1,36 @@
+"""The parts of report.json that several recipes share. Without Django and torch."""
+
+from typing import Any, TypedDict
+
+
+class LeftOut(TypedDict):
+    """A number of prompts, responses or pairs that were not used, and the reason."""
+
+    split: str
+    what: str
+    why: str
+    count: int
+
+
+class TrainingFigures(TypedDict):
+    """Figures of the training itself. `curve` has the loss at each logged step."""
+
+    final_loss: float | None
+    curve: list[tuple[int, float]]
+    steps: int
+    seconds: float
+    max_tokens: int
+    trained_weights: int
+    weights: int
+    micro_batch_size: int
+    device: str
+    memory_mb: float
+
+
+class Provenance(TypedDict):
+    """The settings, inputs and package versions of the run, and its duration."""
+
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    versions: dict[str, Any]
+    seconds: float
