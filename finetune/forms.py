@@ -19,7 +19,10 @@ class ModelChoiceField(OfferField):
 
 
 def usable_models() -> Any:
-    """Models not archived, in open projects; the promoted one of a project first, then the newest."""
+    """Return the models of open projects that are not archived.
+
+    Sorted by project, the promoted model first, then the newest.
+    """
     models = Model.objects.filter(project__archived_at=None).select_related("project")
     return models.exclude(state=Model.State.ARCHIVED).order_by("project__name", "-state", "-id")
 
@@ -28,30 +31,30 @@ class GenerateInputs(forms.Form):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,
-        none_yet="No models yet: add a base under Models first",
-        help_text="Who answers, and with it whose project's prompts are answered.",
+        none_yet="No models yet: add a base model under Models first",
+        help_text="It answers prompts of its own project.",
     )
     prompts = forms.ChoiceField(
         choices=[(NEW, "Those without a task"), (ALL, "All")],
         initial=NEW,
-        help_text="Those without a task are the ones nobody was asked to rank yet.",
+        help_text="Prompts without a task have not been queued for ranking yet.",
     )
     limit = forms.IntegerField(
-        min_value=1, required=False, label="At most", help_text="Empty: no limit."
+        min_value=1, required=False, label="Maximum number of prompts", help_text="Empty: no limit."
     )
     tasks = forms.BooleanField(
         required=False,
         initial=True,
         label="Queue the responses for review",
-        help_text="One task a prompt. Identical responses count as one; a prompt with fewer than "
+        help_text="One task per prompt. Identical responses count as one; a prompt with fewer than "
         "two different ones gets no task.",
     )
     rankings_wanted = forms.IntegerField(
         min_value=1,
         max_value=9,
         required=False,
-        label="Rankings wanted per task",
-        help_text="Empty: as the project says.",
+        label="Rankings per task",
+        help_text="Empty: the project's setting.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -74,17 +77,17 @@ class GenerateInputs(forms.Form):
 
 
 class SameProject(forms.Form):
-    """Choices that must belong to the project of one of them, the anchor.
+    """A form whose choices must belong to the project of one of them, the anchor.
 
-    The other fields offer only what fits the anchor. The page asks for the form again when another
-    anchor is chosen.
+    The other fields offer only choices that fit the anchor. The page reloads the form when the
+    anchor changes.
     """
 
     anchor: str
     others: tuple[str, ...]
 
     def chosen_anchor(self) -> Any:
-        """Return the row of the anchor that was chosen or is preselected; None without any."""
+        """Return the anchor that was chosen or is preselected, or None."""
         field = self.fields[self.anchor]
         assert isinstance(field, forms.ModelChoiceField) and field.queryset is not None
         value = self.data.get(self.anchor) if self.is_bound else self.initial.get(self.anchor)
@@ -116,8 +119,8 @@ class DPOInputs(SameProject):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,
-        none_yet="No base in this project yet: add one under Models first",
-        help_text="The base that gets a new adapter.",
+        none_yet="No base models in this project yet: add one under Models first",
+        help_text="The base model for the new adapter.",
         error_messages={"invalid_choice": "Choose a base of the snapshot's project."},
     )
 
@@ -139,14 +142,14 @@ class EvaluateInputs(SameProject):
         queryset=Model.objects.none(),
         empty_label=None,
         none_yet="No adapters yet: fine-tune a model first",
-        help_text="The adapter to judge.",
+        help_text="The adapter to evaluate.",
     )
     baseline = ModelChoiceField(
         queryset=Model.objects.none(),
         required=False,
         empty_label="The model that the candidate was made from",
         none_yet="",
-        help_text="Answers the same prompts with the same seeds. It has the candidate's base.",
+        help_text="Answers the same prompts with the same seeds. It must have the candidate's base.",
         error_messages={
             "invalid_choice": "Choose another model of the candidate's project and base, not the "
             "candidate itself."
@@ -156,30 +159,30 @@ class EvaluateInputs(SameProject):
         queryset=Snapshot.objects.none(),
         required=False,
         empty_label="The snapshot that the candidate was made from",
-        help_text="Its held-out prompts are answered, without any that either side learned from.",
+        help_text="Both models answer its held-out prompts, except those that either was trained on.",
         error_messages={"invalid_choice": "Choose a snapshot of the candidate's project."},
     )
     judge = forms.ChoiceField(
-        help_text="Decides which answer is better. A reward model has learned from the same "
+        help_text="Decides which answer is better. A reward model was trained on rankings by the same "
         "reviewers as the candidate, so compare its verdict with people's.",
         error_messages={"invalid_choice": "Choose a judge of the candidate's project."},
     )
     comparisons = forms.BooleanField(
         required=False,
-        label="Ask people too",
+        label="Also ask people",
         help_text="Queues a blind comparison of the two answers for each prompt.",
     )
     limit = forms.IntegerField(
-        min_value=1, required=False, label="At most (prompts)", help_text="Empty: all."
+        min_value=1, required=False, label="Maximum number of prompts", help_text="Empty: all."
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         offer(self, "candidate", usable_models().exclude(adapter="").order_by("-id"))
         if candidate := self.chosen_anchor():
-            self._offer_what_fits(candidate)
+            self._offer_matching(candidate)
 
-    def _offer_what_fits(self, candidate: Model) -> None:
+    def _offer_matching(self, candidate: Model) -> None:
         project = candidate.project
         models = usable_models().filter(project=project, base=candidate.base)
         offer(self, "baseline", models.exclude(pk=candidate.pk))
@@ -197,7 +200,7 @@ class EvaluateInputs(SameProject):
             if name not in self.errors and not values.get(name):
                 values[name] = default
                 if default is None:
-                    self.add_error(name, f"{candidate} was made from none: choose one.")
+                    self.add_error(name, f"{candidate} has no {name} of its own: choose one.")
         return values
 
     def inputs(self) -> dict[str, Any]:
@@ -214,7 +217,7 @@ class EvaluateInputs(SameProject):
 
 
 def judge_choices(project: Project) -> list[tuple[str, str]]:
-    """Return the judges that fit the project: its reward models, the newest first, then the rules.
+    """Return the judges that fit the project: its reward models, newest first, then the rules.
 
     Archived reward models are left out. Costs a query.
     """
@@ -228,8 +231,8 @@ class AddModelForm(forms.Form):
     base = forms.CharField(
         max_length=300,
         label="Model",
-        help_text="A Hugging Face name such as org/name, with @revision if you like, or a folder "
-        "on the machines that train.",
+        help_text="A Hugging Face name such as org/name, optionally with @revision, or a folder "
+        "on the training machines.",
     )
     name = forms.CharField(
         max_length=120, required=False, help_text="Empty: the last part of the model's name."
@@ -251,5 +254,5 @@ class AddModelForm(forms.Form):
             project=values.get("project"), base=values.get("base", ""), adapter=""
         ).first()
         if same and "base" not in self.errors:
-            self.add_error("base", f"{same.project} has this model already, as {same}.")
+            self.add_error("base", f"{same.project} already has this model, as {same}.")
         return values

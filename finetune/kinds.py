@@ -1,4 +1,4 @@
-"""The kinds of run that make text and models: generate, dpo, evaluate."""
+"""The run kinds of language models: generate, dpo and evaluate."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ GENERATE = RunKind(
 DPO = RunKind(
     name="dpo",
     title="LoRA fine-tune (DPO)",
-    description="Tunes a model towards what reviewers preferred, as a LoRA adapter.",
+    description="Fine-tunes a model on reviewers' preferences, as a LoRA adapter.",
     config_class=DPOSettings,
     module="finetune.training.train",
     prepare=dpo.prepare,
@@ -55,7 +55,7 @@ DPO = RunKind(
 EVALUATE = RunKind(
     name="evaluate",
     title="Evaluation",
-    description="Lets a tuned model and its baseline answer held-out prompts, and counts who wins.",
+    description="Compares a tuned model with its baseline on held-out prompts.",
     config_class=EvaluateConfig,
     module="finetune.training.evaluate",
     prepare=runs.prepare,

@@ -1,4 +1,4 @@
-"""The models of a project: which bases can be added, and which model is the default."""
+"""The registry of a project's models: base models that can be added, and the default model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,16 +20,16 @@ ENCODERS = frozenset(
         "splinter", "squeezebert", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod", "yoso",
     }
 )  # fmt: skip
-"""Values of model_type whose models read a text as a whole and cannot continue it."""
+"""Values of model_type of encoders, which cannot continue a text."""
 
 GENERATING = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
 """Endings of the architectures that can generate text."""
 
 
 def checked_base(reference: str) -> str:
-    """Return the reference in its one form. Raises ReferenceProblem.
+    """Return the reference in its canonical form. Raises ReferenceProblem.
 
-    A model that cannot generate text is refused as far as its config is on this machine.
+    Refuses models that cannot generate text if their config is on this machine.
     """
     base = checked_reference(reference)
     problem = generation_problem(config_of(base) or {})
@@ -39,7 +39,9 @@ def checked_base(reference: str) -> str:
 
 
 def generation_problem(config: Mapping[str, Any]) -> str:
-    """Return why a model with this config.json cannot generate text; empty when nothing says so."""
+    """Return the reason why a model with this config.json cannot generate text, or an empty
+    string.
+    """
     kind, architectures = str(config.get("model_type", "")), config.get("architectures") or []
     if config.get("is_encoder_decoder"):
         return f"is an encoder-decoder ({kind}), which cannot be sampled or fine-tuned here"
@@ -53,19 +55,19 @@ def generation_problem(config: Mapping[str, Any]) -> str:
 
 @transaction.atomic
 def add_base(*, project: Project, base: str, by: User | None, name: str = "") -> tuple[Model, bool]:
-    """Return the project's model of this base, and whether it is new. Raises ReferenceProblem."""
+    """Return the project's model with this base, and whether it is new. Raises ReferenceProblem."""
     base = checked_base(base)
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-    known = Model.objects.filter(project=project, base=base, adapter="").order_by("id").first()
-    if known:
-        return known, False
+    existing = Model.objects.filter(project=project, base=base, adapter="").order_by("id").first()
+    if existing:
+        return existing, False
     model = Model.objects.create(project=project, base=base, name=(name or short_name(base))[:120])
     audit(by, "model added", model, id=model.pk, base=base)
     return model, True
 
 
 def default_model(project: Project) -> Model | None:
-    """Who answers when nobody says otherwise: the promoted model, else the oldest base."""
+    """Return the promoted model, or otherwise the oldest base that is not archived."""
     models = Model.objects.filter(project=project)
     return (
         models.filter(state=Model.State.PROMOTED).first()

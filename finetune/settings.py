@@ -1,4 +1,4 @@
-"""The settings of generation, DPO and evaluation, with the defaults a specialist would start from."""
+"""Settings of generation, DPO and evaluation."""
 
 from dataclasses import MISSING, dataclass
 
@@ -11,38 +11,38 @@ MODEL_HELP = "A Hugging Face causal language model: its name on the hub, optiona
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig(RecipeConfig):
-    """How text is sampled from a model."""
+    """Settings for sampling text from a model."""
 
     temperature: float = option(
         1.0,
-        "How freely to sample. 1 is the model's own distribution; 0 always takes the likeliest token.",
+        "Randomness of sampling. 1 is the model's own distribution; 0 always takes the likeliest token.",
         min=0.0,
         max=5.0,
     )
     top_p: float = option(
         0.95,
-        "Sample from the smallest set of tokens that holds this much probability; 1 keeps them all.",
+        "Sample from the smallest set of tokens with this total probability. 1 keeps all tokens.",
         min=0.01,
         max=1.0,
         label="Top-p",
     )
     max_new_tokens: int = option(
         256,
-        "Where a response is cut off if the model does not end it. Cut responses are marked.",
+        "Longer responses are cut off and marked as truncated.",
         min=1,
         max=32768,
         label="Longest response (tokens)",
     )
     max_prompt_tokens: int | None = option(
         None,
-        "Leave out longer prompts. Empty: only those that, with the response, the model cannot read.",
+        "Longer prompts are left out. Empty: the limit is what the model can read, with the response.",
         min=1,
         label="Longest prompt (tokens)",
     )
     seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1)
     batch_size: int = option(
         64,
-        "Sequences sampled at the same time. Halved by itself when memory does not suffice.",
+        "Sequences sampled at the same time. Halved automatically when memory runs out.",
         min=1,
         max=4096,
         advanced=True,
@@ -52,15 +52,15 @@ class SamplingConfig(RecipeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(SamplingConfig):
-    """Sample responses to prompts, for people to rank."""
+    """Settings for sampling responses to prompts, for people to rank."""
 
     model: str = option(MISSING, MODEL_HELP)
     adapter: str | None = option(
-        None, "A LoRA adapter on top of the model: a folder, or a name on the hub. Empty: none."
+        None, "LoRA adapter on top of the model: a folder, or a name on the hub. Empty: none."
     )
     samples_per_prompt: int = option(
         4,
-        "Responses to sample for each prompt. Four gives six comparisons for one ranking.",
+        "Responses to sample per prompt. One ranking of four responses gives six comparisons.",
         min=1,
         max=64,
         label="Responses per prompt",
@@ -69,19 +69,19 @@ class GenerateConfig(SamplingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DPOSettings(TrainingSettings):
-    """Fine-tune a LoRA adapter on preferences by Direct Preference Optimization."""
+    """Settings for fine-tuning a LoRA adapter by Direct Preference Optimization."""
 
     model: str = option(MISSING, MODEL_HELP + " The adapter is trained on top of it.")
     beta: float = option(
         0.1,
-        "How closely to stay with the original model. Higher stays closer.",
+        "Strength of the pull towards the original model. Higher values stay closer to it.",
         min=0.001,
         max=10.0,
         label="Beta (β)",
     )
     loss_type: str = option(
         "sigmoid",
-        "sigmoid is DPO as published. ipo does not push pairs apart without end when labels are clean.",
+        "sigmoid: DPO as published. ipo: bounds the margin between the two responses of a pair.",
         choices=("sigmoid", "ipo"),
         label="Loss",
     )
@@ -90,7 +90,7 @@ class DPOSettings(TrainingSettings):
     )
     micro_batch_size: int = option(
         8,
-        "Pairs per forward pass, to save memory; must divide the pairs per step. Halved "
+        "Pairs per forward pass; must divide the pairs per step. Changes memory and speed. Halved "
         "automatically when memory runs out.",
         label="Pairs per forward pass",
         min=1,
@@ -99,41 +99,41 @@ class DPOSettings(TrainingSettings):
     )
     max_length: int = option(
         1024,
-        "Longest prompt and response together. Pairs that are longer are left out, and counted.",
+        "Maximum length of prompt and response together. Longer responses are left out and counted.",
         min=8,
         max=1_000_000,
         label="Longest sequence (tokens)",
     )
     max_pairs_per_prompt: int = option(
         PairOptions.max_per_prompt,
-        "At most this many pairs of one prompt, the clearest first, so that a prompt with nine "
-        "responses does not drown the others.",
+        "Maximum number of pairs from one prompt, the clearest first, so that prompts with many "
+        "responses do not dominate.",
         min=1,
         max=36,
     )
     min_margin: float = option(
         PairOptions.min_margin,
-        "Leave out pairs that reviewers nearly tie on. The margin is the share of wins minus the "
-        "share of losses: 1 when all agree, 0 for a tie. Ties are always left out.",
+        "Pairs with a smaller margin are left out. The margin is the share of wins minus the share of "
+        "losses: 1 if all reviewers agree, 0 for a tie. Ties are always left out.",
         min=0.0,
         max=1.0,
     )
     weighting: str = option(
         "evidence",
-        "evidence shows a pair more often the more its reviewers agree; equal shows each alike.",
+        "evidence: pairs with more net evidence are shown more often. equal: each pair is shown once.",
         choices=("evidence", "equal"),
         label="Weight of a pair",
         advanced=True,
     )
     lora_targets: str = option(
         "all-linear",
-        "Which layers get an adapter: all-linear, or names of layers with commas (q_proj,v_proj).",
+        "Layers that get an adapter: all-linear, or names separated by commas (q_proj,v_proj).",
         label="LoRA layers",
         advanced=True,
     )
     evaluations: int = option(
         4,
-        "How often to look at the held-out pairs during training. They are always looked at at the end.",
+        "Number of evaluations on held-out pairs during training. The report evaluates them in any case.",
         min=0,
         max=100,
         advanced=True,
@@ -143,28 +143,28 @@ class DPOSettings(TrainingSettings):
         if conflicts := super().conflicts():
             return conflicts
         if not [name for name in self.lora_targets.split(",") if name.strip()]:
-            return {"lora_targets": "Name at least one layer, or write all-linear."}
+            return {"lora_targets": "Name at least one layer, or enter all-linear."}
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SamplingConfig):
-    """Let a tuned model and its baseline answer the same held-out prompts with the same seeds."""
+    """Settings for the answers of a tuned model and its baseline to the same held-out prompts."""
 
     model: str = option(MISSING, MODEL_HELP + " Both sides build on it.")
-    adapter: str = option(MISSING, "The LoRA adapter to judge: a folder, or a name on the hub.")
+    adapter: str = option(MISSING, "LoRA adapter to evaluate: a folder, or a name on the hub.")
     baseline_adapter: str | None = option(
-        None, "Compare with this adapter. Empty: with the model itself."
+        None, "Adapter to compare with. Empty: the model without an adapter."
     )
     samples_per_prompt: int = option(
         1,
-        "Answers per prompt and side. More narrow the interval, though less than more prompts do.",
+        "Answers per prompt and model. More answers narrow the interval, but less than more prompts.",
         min=1,
         max=64,
         label="Answers per prompt",
     )
     reward_model: str | None = option(
         None,
-        "A reward model that scores both sides: a folder. It saw these reviewers' rankings, so read "
-        "its opinion beside people's. Empty: none.",
+        "Folder of a reward model that scores both models' answers. It was trained on the same reviewers' rankings, "
+        "so compare its scores with people's verdicts. Empty: none.",
     )

@@ -31,8 +31,8 @@ ANSWERS_PER_PAGE = 10
 @require_GET
 def models(request: HttpRequest) -> HttpResponse:
     projects = led_projects(user_of(request))
-    found = Model.objects.filter(project__in=projects).select_related("project", "parent", "run")
-    page = Paginator(found, PER_PAGE).get_page(request.GET.get("page"))
+    rows = Model.objects.filter(project__in=projects).select_related("project", "parent", "run")
+    page = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
     last = last_evaluations(page.object_list)
     rewards = RewardModel.objects.filter(project__in=projects).select_related("project")
     context = {
@@ -45,10 +45,12 @@ def models(request: HttpRequest) -> HttpResponse:
 
 
 def last_evaluations(models: Iterable[Model]) -> dict[int, Evaluation]:
-    """One query for them all."""
-    found = Evaluation.objects.filter(candidate__in=[model.pk for model in models])
+    """Return the newest evaluation of each model, by the model's id. One query."""
+    evaluations = Evaluation.objects.filter(candidate__in=[model.pk for model in models])
     newest = (
-        found.order_by("candidate_id", "-id").distinct("candidate_id").select_related("baseline")
+        evaluations.order_by("candidate_id", "-id")
+        .distinct("candidate_id")
+        .select_related("baseline")
     )
     return {evaluation.candidate_id: evaluation for evaluation in newest}
 
@@ -60,7 +62,7 @@ def add_model(request: HttpRequest) -> HttpResponse:
     form = AddModelForm(request.POST or None, projects=projects)
     if request.method == "POST" and form.is_valid():
         model, _ = add_base(**form.cleaned_data, by=user_of(request))
-        messages.success(request, f"{model} can be used in {model.project} from now on.")
+        messages.success(request, f"{model} can now be used in {model.project}.")
         return redirect("model", model.pk)
     return render(request, "finetune/model_add.html", {"form": form})
 
@@ -68,15 +70,15 @@ def add_model(request: HttpRequest) -> HttpResponse:
 @lead_required
 @require_GET
 def model(request: HttpRequest, pk: int) -> HttpResponse:
-    found = model_for(request, pk)
-    evaluations = list(found.evaluations.select_related("baseline").order_by("-id"))
+    row = model_for(request, pk)
+    evaluations = list(row.evaluations.select_related("baseline").order_by("-id"))
     context = {
-        "model": found,
-        "lineage": [step for step in ancestry(found) if step != found],
-        "versions": version_lines(found.snapshot.counts) if found.snapshot else [],
-        "evaluations": [(row, judges.title_of(row.judge)) for row in evaluations],
-        "doubts": found.doubts(),
-        "downloads": offered(found),
+        "model": row,
+        "lineage": [step for step in ancestry(row) if step != row],
+        "versions": version_lines(row.snapshot.counts) if row.snapshot else [],
+        "evaluations": [(item, judges.title_of(item.judge)) for item in evaluations],
+        "doubts": row.doubts(),
+        "downloads": offered(row),
         "can_train": user_of(request).can_train,
     }
     return render(request, "finetune/model.html", context)
@@ -85,7 +87,10 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """Promote (with `despite_doubts` where there are some), archive or restore it, as `to` says."""
+    """Promote, archive or restore a model, as `to` says.
+
+    Promoting a model with doubts needs `despite_doubts`.
+    """
     return moved(request, model_for(request, pk), back="model")
 
 
@@ -99,20 +104,20 @@ def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
 @lead_required
 @require_GET
 def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
-    found = evaluation_for(request, pk)
-    shown = answers_of(found, request.GET.get("verdict", ""))
-    page = Paginator(shown.items, ANSWERS_PER_PAGE).get_page(request.GET.get("page"))
-    people = peoples_verdicts(found)
+    row = evaluation_for(request, pk)
+    selection = answers_of(row, request.GET.get("verdict", ""))
+    page = Paginator(selection.items, ANSWERS_PER_PAGE).get_page(request.GET.get("page"))
+    people = peoples_verdicts(row)
     context = {
-        "evaluation": found,
-        "report": found.report,
-        "judge": judges.title_of(found.judge),
-        "identical": identical_answers(found.report),
-        "rows": evaluation_rows(found, people),
+        "evaluation": row,
+        "report": row.report,
+        "judge": judges.title_of(row.judge),
+        "identical": identical_answers(row.report),
+        "rows": evaluation_rows(row, people),
         "people": people,
-        "truncated": {k: percent(v) for k, v in found.report.get("truncated", {}).items()},
-        "query": f"verdict={shown.verdict}&" if shown.verdict else "",
-        "shown": shown,
+        "truncated": {k: percent(v) for k, v in row.report.get("truncated", {}).items()},
+        "query": f"verdict={selection.verdict}&" if selection.verdict else "",
+        "shown": selection,
         "page": page,
         "answers": rendered(page.object_list),
     }
@@ -120,15 +125,16 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def identical_answers(report: dict[str, Any]) -> dict[str, Any] | None:
-    """Return how many answers of both models are the same text; None in reports without it."""
+    """Return how many answers of both models are identical, or None for older reports."""
     count, answers = report.get("identical"), (report.get("win_rate") or {}).get("answers")
     if count is None or not answers:
         return None
     return {"count": count, "of": answers, "percent": percent(count / answers)}
 
 
-def evaluation_rows(found: Evaluation, people: dict[str, Any] | None) -> list[Any]:
-    rows = [interval_row(judges.title_of(found.judge), found.report.get("win_rate"), main=True)]
+def evaluation_rows(evaluation: Evaluation, people: dict[str, Any] | None) -> list[Any]:
+    title, win_rate = judges.title_of(evaluation.judge), evaluation.report.get("win_rate")
+    rows = [interval_row(title, win_rate, main=True)]
     if people:
         note = f"{people['answers']} blind comparisons of {people['prompts']} prompts"
         rows.append(interval_row("Reviewers, blind", people, note=note))

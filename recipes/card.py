@@ -1,4 +1,4 @@
-"""The parts that all model cards share: front matter, figures on held-out prompts, loading code."""
+"""Parts shared by all model cards: front matter, held-out figures and loading code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,20 +10,23 @@ from recipes.models.references import split_reference
 
 
 def front_matter(front: dict[str, Any], base: str) -> str:
-    """What model hubs read, with the base model's name unless that is a folder of this machine."""
+    """Return the YAML front matter for model hubs.
+
+    It names the base model unless that is a local folder.
+    """
     if not base.startswith(("/", ".")):
         front = {**front, "base_model": split_reference(base)[0]}
     return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n"
 
 
 def held_out_table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines of Markdown, one for each figure of the report, and an empty one to end the table."""
+    """Return the lines of a Markdown table with one row per figure, and an empty line to end it."""
     head = ["| | value | 95% interval | prompts | pairs |", "|---|---|---|---|---|"]
     return [*head, *(_row(name, figure) for name, figure in figures.items()), ""]
 
 
 def loading(code: str, base: str) -> str:
-    """The code with the base model's name, and its revision if it was pinned, filled in."""
+    """Return the loading code with the name of the base model and any pinned revision filled in."""
     name, revision = split_reference(base)
     pinned = f', revision="{revision}"' if revision else ""
     return code.replace('"{base}"', f'"{name}"{pinned}')

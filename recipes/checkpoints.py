@@ -1,9 +1,9 @@
-"""Checkpoints that can be trusted: verified before use, and on the disk before they have a name.
+"""Verified checkpoints: written to disk completely before they get their name.
 
 Each checkpoint has a manifest with the size and the SHA-256 of every file: `manifest.json` in a
-folder, `.NAME.manifest` next to a single file. A checkpoint without a valid manifest, or one that
-differs from it, is never resumed from: it is set aside, a warning names it, and the newest good one
-before it is used.
+folder, `.NAME.manifest` next to a single file. A run never resumes from a checkpoint that differs
+from its manifest or has none. Such a checkpoint is set aside with a warning, and the run resumes
+from the newest good one.
 
     put_in_place(written, run_dir.checkpoints / "checkpoint-40")
     checkpoint = newest_good(run_dir, "checkpoint-*")
@@ -24,16 +24,16 @@ from recipes.rundir import RunDir, atomically, fsync_path, write_atomically
 
 MANIFEST = "manifest.json"
 DAMAGED = ".damaged-"
-"""Begins the name of a damaged checkpoint that was set aside; the next good one replaces it."""
+"""Prefix of damaged checkpoints that were set aside. The next good checkpoint deletes them."""
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
 def put_in_place(written: Path, final: Path) -> None:
-    """Rename the folder `written` to `final`, with a manifest and every byte of it on the disk.
+    """Rename the folder `written` to `final` after writing its manifest and syncing every file.
 
-    The order matters after a power failure: data, manifest, folders, and only then the name.
+    The order protects against a power failure: data, manifest and folders first, the name last.
     """
     files = {name: _entry(written / name) for name in _names(written)}
     for name in files:
@@ -49,7 +49,7 @@ def put_in_place(written: Path, final: Path) -> None:
 
 @contextmanager
 def sealed(path: Path) -> Iterator[Path]:
-    """A draft to write, which becomes the file `path` with a manifest when the block ends well."""
+    """Yield a draft path, which becomes the file `path` with a manifest if the block succeeds."""
     with atomically(path) as draft:
         yield draft
         write_atomically(_manifest_of(path), json.dumps({"files": {path.name: _entry(draft)}}))
@@ -65,9 +65,10 @@ def forget_damaged(folder: Path) -> None:
 
 
 def by_age(run_dir: RunDir, pattern: str) -> list[Path]:
-    """Return the folders of that name, oldest first, verified or not.
+    """Return the folders that match the pattern, oldest first, without verifying them.
 
-    What a killed writer left is hidden; a name without a step is not ours.
+    Partial checkpoints of a killed process are hidden, and names without a step number are
+    skipped.
     """
     paths = [path for path in run_dir.checkpoints.glob(pattern) if step_of(path) is not None]
     return sorted(paths, key=lambda path: step_of(path) or 0)
@@ -79,9 +80,9 @@ def step_of(path: Path) -> int | None:
 
 
 def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
-    """Return the newest checkpoint that is what its manifest says. Reads every byte of it.
+    """Return the newest checkpoint that matches its manifest, or None. Reads every byte of it.
 
-    Damaged ones are set aside with a warning each.
+    Damaged checkpoints are set aside, with a warning for each.
     """
     for path in reversed(by_age(run_dir, pattern)):
         problem = problem_of(path)
@@ -97,13 +98,13 @@ def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
 
 
 def is_good(run_dir: RunDir, path: Path) -> bool:
-    """Whether the file is there and unchanged. A damaged one is removed, with a warning."""
+    """Return whether the file exists and is unchanged. Delete a damaged one, with a warning."""
     if not path.exists():
         return False
     problem = problem_of(path)
     if problem is None:
         return True
-    path.unlink(missing_ok=True)  # one of several processes may have been faster
+    path.unlink(missing_ok=True)  # another process may have deleted it first
     run_dir.message(
         f"{path.name} is damaged: {problem}. This part is computed again. Check the disk if this "
         "happens again.",
@@ -113,7 +114,7 @@ def is_good(run_dir: RunDir, path: Path) -> bool:
 
 
 def problem_of(path: Path) -> str | None:
-    """What makes a checkpoint unusable, as a clause; None when it is good."""
+    """Return the reason why a checkpoint is unusable, as a clause, or None if it is good."""
     folder, manifest = (
         (path, path / MANIFEST) if path.is_dir() else (path.parent, _manifest_of(path))
     )
@@ -171,5 +172,5 @@ def _manifest_of(path: Path) -> Path:
 def _set_aside(path: Path) -> None:
     target = path.with_name(f"{DAMAGED}{path.name}")
     shutil.rmtree(target, ignore_errors=True)
-    with suppress(FileNotFoundError):  # one of several processes may have been faster
+    with suppress(FileNotFoundError):  # another process may have moved it first
         path.rename(target)

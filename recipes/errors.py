@@ -1,13 +1,13 @@
-"""How a recipe ends before it is done."""
+"""Exceptions that end a recipe early."""
 
 
 class RecipeError(Exception):
-    """The run cannot go on; the text is the sentence a user reads."""
+    """An error that the user can act on. The text is the sentence shown to the user."""
 
 
 class Stopped(Exception):  # noqa: N818
-    """The run was asked to stop and has written what it needs to go on."""
+    """The end of a run that was asked to stop and has saved what it needs to resume."""
 
 
 class RestartRequired(Exception):  # noqa: N818
-    """The run goes on when it is started again; the text says how."""
+    """The end of a run that must be started again to continue. The text explains what will change."""

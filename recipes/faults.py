@@ -1,7 +1,7 @@
-"""Full disks, unwritable folders and damaged files, told as sentences that say where and what to do.
+"""Messages about full disks, read-only folders and damaged files, and what to do about them.
 
-The libraries report them in words of their own (`enforce fail at inline_container.cc`). Pages,
-commands, workers and recipes all ask this module what an error means. Needs neither Django nor torch.
+Libraries report these errors in their own ways (`enforce fail at inline_container.cc`). Pages,
+commands, workers and recipes all use this module to explain them. Needs neither Django nor torch.
 """
 
 import errno
@@ -21,7 +21,7 @@ BROKEN = (errno.EIO,)
 FULL_BYTES = 16 << 20
 
 TABLE_ERRORS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError)
-"""What reading a damaged Parquet file may raise, depending on which byte is wrong."""
+"""Errors raised by pyarrow for a damaged Parquet file, depending on which byte is wrong."""
 
 _OS_ERROR = re.compile(r"os error (\d+)")
 _NO_PARENT = re.compile(r"^Parent directory .* does not exist")
@@ -29,22 +29,22 @@ _TORCH_WRITER = re.compile(r"inline_container\.cc|PytorchStreamWriter|file write
 
 
 def storage_problem(error: BaseException, folder: str | Path | None = None) -> str | None:
-    """Return what is wrong with which folder and what to do; None for any other error.
+    """Return a sentence about a storage problem, its folder and what to do; None for other errors.
 
-    `folder` is where the work was done, for errors that name no file. Looks at causes too.
+    `folder` is used for errors that name no file. The causes of the error are examined too.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        number = _number(seen)
-        if number is not None and (sentence := _sentence(number, _folder_of(seen, folder))):
+    cause: BaseException | None = error
+    while cause is not None:
+        number = _number(cause)
+        if number is not None and (sentence := _sentence(number, _folder_of(cause, folder))):
             return sentence
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return None
 
 
 @contextmanager
 def writing(folder: str | Path) -> Iterator[None]:
-    """Add the folder to errors of the block that name no file, so that a sentence can."""
+    """Add the folder to errors that name no file, so that `storage_problem` can name it."""
     try:
         yield
     except OSError as error:
@@ -59,7 +59,7 @@ def is_no_space(error: BaseException) -> bool:
 
 
 def disk_is_full(folder: str | Path) -> str | None:
-    """Return the sentence about a full disk if next to nothing is left on the folder's."""
+    """Return the sentence about a full disk if less than 16 MiB is free in the folder, or None."""
     try:
         full = shutil.disk_usage(folder).free < FULL_BYTES
     except OSError as error:
@@ -71,11 +71,11 @@ def _number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = str(error)
-    if found := _OS_ERROR.search(text):  # safetensors, and others written in Rust
-        return int(found[1])
+    if match := _OS_ERROR.search(text):  # safetensors and other libraries in Rust
+        return int(match[1])
     if _TORCH_WRITER.search(text):
         return errno.ENOSPC
-    if _NO_PARENT.search(text):  # torch too
+    if _NO_PARENT.search(text):  # also torch
         return errno.ENOENT
     for number in NO_SPACE:
         if os.strerror(number) in text:  # Arrow
@@ -84,9 +84,9 @@ def _number(error: BaseException) -> int | None:
 
 
 def _folder_of(error: BaseException, folder: str | Path | None) -> Path | None:
-    named = getattr(error, "filename", None)
-    if isinstance(named, str) and named.startswith("/"):
-        path = Path(named)
+    filename = getattr(error, "filename", None)
+    if isinstance(filename, str) and filename.startswith("/"):
+        path = Path(filename)
         return path if path.is_dir() else path.parent
     return Path(folder) if folder else None
 

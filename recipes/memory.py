@@ -1,4 +1,4 @@
-"""Memory of a training process: how much it took, and what to do when it runs out."""
+"""Memory of a training process: its peak, and smaller batches when it runs out."""
 
 import gc
 import resource
@@ -15,7 +15,7 @@ from recipes.rundir import RunDir
 
 
 def peak_memory_mb() -> float:
-    """The most this process ever held: of the accelerator where there is one, else of main memory."""
+    """Return the peak memory of this process in MiB, of the GPU if there is one."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     unit = 1 if sys.platform == "darwin" else 2**10
@@ -29,7 +29,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         "out of memory",
         "can't allocate memory",
         "not enough memory",
-        "cublas_status_alloc_failed",  # of cuBLAS's own workspace
+        "cublas_status_alloc_failed",  # cuBLAS could not allocate its workspace
     )
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
@@ -37,12 +37,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 def with_smaller_batches(
     attempt: Callable[[int, int], Any], *, batch_size: int, micro_batch_size: int, run_dir: RunDir
 ) -> Any:
-    """Call `attempt(micro_batch_size, accumulation)`; out of memory halves the first, doubles the second.
+    """Call `attempt(micro_batch_size, accumulation)`, and again with less if memory runs out.
 
-    The effective batch, and so the result up to rounding, stays what was asked for. `attempt` is
-    called again from the start and has to pick up its own newest checkpoint. Several processes
-    cannot do so, as the others wait for the one that failed: they note the smaller number and raise
-    RestartRequired. Raises RecipeError when not even a micro-batch of one fits.
+    The micro-batch is halved and the accumulation doubled, so the effective batch, and the result
+    up to rounding, stay the same. Each call starts from the beginning, so `attempt` must load its
+    newest checkpoint.
+
+    With several processes, one that retries would leave the others waiting for it in a collective.
+    So they record the smaller size and raise RestartRequired. Raises RecipeError if a micro-batch
+    of one does not fit.
     """
     micro_batch = min(micro_batch_size, batch_size)
     if processes.count() > 1:
@@ -55,26 +58,27 @@ def with_smaller_batches(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # No process ever forwards more than its share of a step.
-        present = min(micro_batch, ceil(batch_size / processes.count()))
-        if present == 1:
+        # A process never forwards more than its share of a step.
+        failed_size = min(micro_batch, ceil(batch_size / processes.count()))
+        if failed_size == 1:
             raise RecipeError(
                 "Out of memory even with one example at a time. Lower the maximum length, turn "
                 "on gradient checkpointing, or choose a smaller model."
             )
-        smaller = next(n for n in range(present // 2, 0, -1) if batch_size % n == 0)
-        going_on = (
+        smaller = next(n for n in range(failed_size // 2, 0, -1) if batch_size % n == 0)
+        continues = (
             f"with {smaller} and {batch_size // smaller} accumulation steps, so each update still "
             f"sees {batch_size}."
         )
         if processes.count() > 1:
             processes.note_micro_batch(run_dir, smaller)
             raise RestartRequired(
-                f"Out of memory with {present} examples at a time in process {processes.rank() + 1} "
-                f"of {processes.count()}. Started again, the run goes on {going_on}"
+                f"Out of memory with {failed_size} examples at a time in process {processes.rank() + 1} "
+                f"of {processes.count()}. When started again, the run continues {continues}"
             )
         run_dir.message(
-            f"Out of memory with {present} examples at a time; going on {going_on}", level="warning"
+            f"Out of memory with {failed_size} examples at a time; continuing {continues}",
+            level="warning",
         )
         micro_batch = smaller
         free_memory()

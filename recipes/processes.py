@@ -1,7 +1,8 @@
-"""One run in several processes, one a GPU, as `accelerate launch` starts them.
+"""Runs in several processes, one per GPU, as `accelerate launch` starts them.
 
-All read the same steps in the same order, and each forwards its share of a step's parts; gradients
-are averaged once a step. The process of rank 0 alone writes events, checkpoints and output.
+All processes read the same steps in the same order. Each forwards its share of a step, and
+gradients are averaged once per step. Only the process of rank 0 writes events, checkpoints and
+output.
 """
 
 import os
@@ -29,48 +30,48 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def keep_to_one_gpu() -> None:
-    """Of those in sight, for a recipe that is one process. Comes before anything asks for a GPU.
+def use_one_gpu() -> None:
+    """Hide all GPUs but the first if this run has one process. Call it before anything uses CUDA.
 
-    Trainer would else split each batch over all of them, which ours cannot be.
+    Otherwise Trainer would split each batch over all GPUs, and our batches cannot be split.
     """
     if count() == 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
 
-def exchanging() -> bool:
-    """Whether there are others, and a way to reach them."""
+def can_communicate() -> bool:
+    """Return whether there are other processes and a process group to reach them."""
     return count() > 1 and dist.is_available() and dist.is_initialized()
 
 
 def wait() -> None:
-    """Until all processes have come here."""
-    if exchanging():
+    """Wait until all processes get here."""
+    if can_communicate():
         dist.barrier()
 
 
-def any_of(flag: bool) -> bool:
-    """Whether it is true in one process at least. All have to ask."""
-    if not exchanging():
+def any_process(flag: bool) -> bool:
+    """Return whether the flag is true in at least one process. All processes must call this."""
+    if not can_communicate():
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    said = torch.tensor(float(flag), device=device)
-    dist.all_reduce(said, op=dist.ReduceOp.MAX)
-    return bool(said)
+    flags = torch.tensor(float(flag), device=device)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return bool(flags)
 
 
-def as_first(value: Any) -> Any:
-    """What the process of rank 0 has. All have to ask."""
-    if not exchanging():
+def from_rank_0(value: Any) -> Any:
+    """Return the value that the process of rank 0 passed. All processes must call this."""
+    if not can_communicate():
         return value
-    said = [value]
-    dist.broadcast_object_list(said)
-    return said[0]
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 class Follower(RunDir):
-    """The run directory for the other processes, which tell nothing."""
+    """The run directory as processes other than rank 0 see it. They write no events."""
 
     def emit(self, event: str, **fields: Any) -> None:
         pass
@@ -80,20 +81,21 @@ def run_dir_for(path: str) -> RunDir:
     if rank():
         return Follower(path)
     run_dir = RunDir(path)
-    for left in run_dir.path.glob(f"{ENDED}*"):
-        if left != mark(run_dir, os.getppid()):  # another process may have failed already
+    for file in run_dir.path.glob(f"{ENDED}*"):
+        if file != ending_file(run_dir, os.getppid()):  # another process may have failed already
             with suppress(OSError):
-                left.unlink()
+                file.unlink()
     return run_dir
 
 
-# --- how they end ---------------------------------------------------------------------------------
+# --- ending early ---------------------------------------------------------------------------------
 
 
-def mark(run_dir: RunDir, launcher: int) -> Path:
-    """Where the first of a launch to end early says how; all have one parent, the launcher.
+def ending_file(run_dir: RunDir, launcher: int) -> Path:
+    """Return the file in which the first process to end early records its exit status.
 
-    Named after its start too, as numbers of processes come again.
+    It is named after the launcher, the parent of all processes, and its start time, because
+    process ids are reused.
     """
     try:
         stat = Path(f"/proc/{launcher}/stat").read_text()
@@ -103,31 +105,37 @@ def mark(run_dir: RunDir, launcher: int) -> Path:
     return run_dir.path / f"{ENDED}{launcher}-{started}"
 
 
-def tell_ending(run_dir: RunDir, status: int, sentence: str, level: str) -> None:
-    """The first process to end early says why; the others then end only because it is gone."""
+def report_ending(run_dir: RunDir, status: int, sentence: str, level: str) -> None:
+    """Report why this process ends early, unless another process ended first.
+
+    The other processes end only because the first one is gone, so their reasons are not reported.
+    """
     if count() == 1:
         run_dir.message(sentence, level=level)
         return
     with suppress(FileExistsError):
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        descriptor = os.open(mark(run_dir, os.getppid()), flags, 0o644)
+        descriptor = os.open(ending_file(run_dir, os.getppid()), flags, 0o644)
         os.write(descriptor, str(status).encode())
         os.close(descriptor)
         RunDir(run_dir.path).message(sentence, level=level)
 
 
-def leave_with_the_first(run_dir: RunDir) -> None:
-    """End this process soon after another did. It may wait for that one in a collective, where no
-    signal is heard. After a stop the first process may still be putting its checkpoint away."""
+def exit_with_first(run_dir: RunDir) -> None:
+    """Start a thread that ends this process soon after another process ended early.
+
+    A process that waits for the others in a collective cannot handle signals. After a stop, the
+    first process may need some time to write its checkpoint, so the thread waits longer.
+    """
     if count() == 1:
         return
-    told = mark(run_dir, os.getppid())
+    ending = ending_file(run_dir, os.getppid())
 
     def watch() -> None:
-        while not told.exists():
+        while not ending.exists():
             time.sleep(1)
         time.sleep(LEAVE_SECONDS)
-        status = int(told.read_text() or 1)
+        status = int(ending.read_text() or 1)
         if status == STOPPED:
             time.sleep(STOP_SECONDS)
         os._exit(status)
@@ -135,11 +143,11 @@ def leave_with_the_first(run_dir: RunDir) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-# --- what all of them keep in mind ----------------------------------------------------------------
+# --- the micro-batch size for the next start ------------------------------------------------------
 
 
 def micro_batch_that_fits(run_dir: RunDir) -> int | None:
-    """What several processes have noted after memory ran out, for the next time they are started."""
+    """Return the micro-batch size recorded after an out-of-memory error, or None."""
     try:
         return int((run_dir.whole.path / MICRO_BATCH).read_text())
     except FileNotFoundError:
@@ -147,7 +155,10 @@ def micro_batch_that_fits(run_dir: RunDir) -> int | None:
 
 
 def note_micro_batch(run_dir: RunDir, size: int) -> None:
-    """All that run out of memory at once note the same."""
+    """Record a micro-batch size for the next start.
+
+    Processes may do so simultaneously: they record the same size.
+    """
     draft = run_dir.whole.path / f"{MICRO_BATCH}-{rank()}"
     draft.write_text(str(size))
     draft.rename(run_dir.whole.path / MICRO_BATCH)

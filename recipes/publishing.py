@@ -1,4 +1,4 @@
-"""A trained model becomes the run's output: written, read back and compared, then shown as a whole."""
+"""Publishing of a trained model: written, read back, compared, and then renamed to `output/`."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from recipes.rundir import RunDir, write_json
 def publish(
     run_dir: RunDir, model: Any, tokenizer: Any, report: Mapping[str, Any], card: str
 ) -> None:
-    """The adapter, or the whole model where there is none, with all that goes beside it."""
+    """Write the adapter, or the whole model if there is none, with tokenizer, report and card."""
     with run_dir.publish() as draft:
         model.save_pretrained(draft)
         verify_saved(model, draft)
@@ -27,7 +27,7 @@ def publish(
 
 
 def verify_saved(model: Any, folder: Path) -> None:
-    """Raises RecipeError unless the folder holds what was trained, bit for bit."""
+    """Raise RecipeError unless the folder holds exactly the trained weights."""
     written: dict[str, torch.Tensor] = {}
     for file in folder.glob("*.safetensors"):
         written.update(load_file(file))
@@ -42,12 +42,12 @@ def verify_saved(model: Any, folder: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A draft beside `out` that becomes it when the block ends well; else nothing is left behind.
+    """Yield a draft folder, which becomes `out` if the block succeeds and is deleted otherwise.
 
     Raises RecipeError when `out` exists.
     """
     if out.exists():
-        raise RecipeError(f"{out} exists already. Choose a folder that does not.")
+        raise RecipeError(f"{out} already exists. Choose a folder that does not.")
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""A run as plain files: what a recipe reads and writes, on a machine with neither Django nor a database.
+"""Run directories: a run as plain files, on a machine without Django or a database.
 
 run.json        frozen config: kind, hyper-parameters, inputs, versions
 data/*.parquet  the input
-events.jsonl    one JSON object a line, append only
+events.jsonl    one JSON object per line, append only
 checkpoints/    complete ones only
-parts/          run directories of their own, for what a recipe does on parts of the data
-output/         published whole or not at all
+parts/          run directories for the recipe's work on parts of the data
+output/         published as a whole or not at all
 """
 
 import importlib.metadata
@@ -20,19 +20,20 @@ from pathlib import Path
 from typing import Any
 
 STOPPED = 75
-"""Exit status of a recipe that wrote a checkpoint and stopped because it was asked to."""
+"""Exit status of a recipe that was asked to stop and has written a checkpoint."""
 
-AGAIN = 76
+RESTART = 76
+"""Exit status of a recipe that must be started again, with the changed settings it has recorded."""
+
 TRAINER_FOLDER = ".tmp-trainer"
-"""Where Trainer writes, inside checkpoints/. Nothing in it is ever resumed from."""
-"""Exit status of a recipe that goes on when it is started again, having noted what to do otherwise."""
+"""The folder inside checkpoints/ that Trainer writes to. No run resumes from it."""
 
 ENDED = ".ended-"
-"""Begins the name of the file in which the first of several processes to end early leaves its exit
-status, since their launcher passes none on."""
+"""Prefix of the file in which the first of several processes to end early records its exit status.
+Their launcher does not pass it on."""
 
 MOVED_BASE = ".base"
-"""The file next to output/ that says where the base of its adapter is, once that has moved."""
+"""The file next to output/ with the new location of the adapter's base model after it was moved."""
 
 PACKAGES = (
     "accelerate", "datasets", "numpy", "peft", "pyarrow", "tokenizers", "torch", "transformers",
@@ -41,7 +42,7 @@ PACKAGES = (
 
 
 class RunDirError(Exception):
-    """The folder is not a run directory that can be worked with; the text says why."""
+    """The folder is not a usable run directory. The text says why."""
 
 
 class RunDir:
@@ -50,7 +51,7 @@ class RunDir:
 
     @property
     def whole(self) -> "RunDir":
-        """The run that this is a part of, or itself."""
+        """Return the run that this run directory is a part of, or itself."""
         return self
 
     @property
@@ -70,17 +71,17 @@ class RunDir:
         return self.path / "events.jsonl"
 
     def parts(self) -> list["RunDir"]:
-        """The run directories inside this one, for what a recipe does on parts of the data."""
+        """Return the run directories inside this one, for the recipe's work on parts of the data."""
         return [RunDir(path) for path in sorted(self.path.glob("parts/[!.]*"))]
 
     def is_done(self) -> bool:
-        """Of a part: whether it holds what it was for, beside its checkpoints and events."""
-        found = (path for path in self.path.glob("[!.]*") if path.is_file())
-        return any(path != self.events_file for path in found)
+        """Return whether a part holds its result, that is, a file other than its events."""
+        files = (path for path in self.path.glob("[!.]*") if path.is_file())
+        return any(path != self.events_file for path in files)
 
     @classmethod
     def create(cls, path: str | Path, spec: dict[str, Any]) -> "RunDir":
-        """Lay out a new run directory, or return the existing one if `spec` is what it was made for.
+        """Create a run directory, or return the existing one if it has the same `spec`.
 
         Raises RunDirError when the folder already holds a different run.
         """
@@ -96,7 +97,7 @@ class RunDir:
         return run_dir
 
     def spec(self) -> dict[str, Any]:
-        """The whole of run.json. Raises RunDirError when it is missing or is not JSON."""
+        """Return the contents of run.json. Raises RunDirError if it is missing or is not JSON."""
         spec_file = self.path / "run.json"
         try:
             return json.loads(spec_file.read_text())
@@ -105,10 +106,10 @@ class RunDir:
                 f"{spec_file} does not exist: {self.path} is not a run directory."
             ) from None
         except json.JSONDecodeError as error:
-            raise RunDirError(f"{spec_file} is not JSON: {error}.") from None
+            raise RunDirError(f"{spec_file} is not valid JSON: {error}.") from None
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append one event; a line is written whole, in one call, so a reader never sees half of one."""
+        """Append an event. Each line is written in one call, so readers never see half of one."""
         line = {
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
@@ -125,11 +126,14 @@ class RunDir:
         self.emit("message", level=level, text=text)
 
     def stage(self, text: str) -> None:
-        """Tell what the run does from now on, until the next stage or progress event."""
+        """Set the run's current activity, until the next stage or progress event."""
         self.emit("stage", text=text)
 
     def events(self) -> list[dict[str, Any]]:
-        """Every complete event so far, oldest first. A torn last line (a full disk) is left out."""
+        """Return every complete event so far, oldest first.
+
+        Skips a partial last line (a full disk).
+        """
         if not self.events_file.exists():
             return []
         lines = self.events_file.read_bytes().split(b"\n")[:-1]
@@ -137,10 +141,7 @@ class RunDir:
 
     @contextmanager
     def publish(self) -> Iterator[Path]:
-        """A folder to write into, which becomes `output/` when the block ends without an error.
-
-        After an error nothing of it is left.
-        """
+        """Yield a folder, which becomes `output/` if the block succeeds and is deleted otherwise."""
         self.stage("Writing the results")
         draft = self.path / ".output-draft"
         shutil.rmtree(draft, ignore_errors=True)
@@ -162,13 +163,13 @@ class RunDir:
 
 @contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """A draft to write, which becomes the file `path` when the block ends without an error."""
+    """Yield a draft path, which becomes the file `path` if the block succeeds."""
     draft = path.with_name(f".{path.name}.draft")
     try:
         yield draft
         fsync_path(draft)
     except BaseException:
-        draft.unlink(missing_ok=True)  # on a full disk, half a file is in the way of everything
+        draft.unlink(missing_ok=True)  # half a file would keep a full disk full
         raise
     draft.rename(path)
 
@@ -179,7 +180,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until the file or folder is on the disk, so that a rename cannot get there before it."""
+    """Wait until the file or folder is on disk, so that a later rename cannot overtake it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -188,14 +189,14 @@ def fsync_path(path: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide a result, from metadata: nothing is imported."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and the packages that affect results, without importing them."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,6 +1,6 @@
-"""Run a recipe on a run directory: a function of (RunDir, StopSignal).
+"""The command-line entry point of recipes: runs a function of (RunDir, StopSignal).
 
-`run_recipe` turns how it ends into the events and the exit status that a supervisor understands.
+`run_recipe` turns its outcome into the events and the exit status that a supervisor expects.
 """
 
 import argparse
@@ -16,35 +16,35 @@ from contextlib import suppress
 from recipes import faults, processes
 from recipes.errors import RecipeError, RestartRequired, Stopped
 from recipes.report import Provenance
-from recipes.rundir import AGAIN, STOPPED, TRAINER_FOLDER, RunDir, RunDirError, versions
+from recipes.rundir import RESTART, STOPPED, TRAINER_FOLDER, RunDir, RunDirError, versions
 from recipes.settings import ConfigError, RecipeConfig
 from recipes.stopping import StopSignal
 
 
 def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -> int:
-    """Run a recipe on the folder named on the command line; returns the process's exit status."""
+    """Run a recipe on the run directory named on the command line, and return the exit status."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run_dir", help="the run directory: run.json, data/, and what is made")
+    parser.add_argument("run_dir", help="the run directory, with run.json and data/")
     run_dir = processes.run_dir_for(parser.parse_args().run_dir)
     stop = StopSignal()
     stop.listen()
-    processes.leave_with_the_first(run_dir)
-    processes.keep_to_one_gpu()
+    processes.exit_with_first(run_dir)
+    processes.use_one_gpu()
     quiet_libraries()
     try:
         if run_dir.path.is_dir():
             run_dir.stage("Reading the data")
         recipe(run_dir, stop)
     except Stopped:
-        sentence = "Stopped as asked. The same command goes on from the last checkpoint."
-        processes.tell_ending(run_dir, STOPPED, sentence, "info")
+        sentence = "Stopped on request. The same command resumes from the last checkpoint."
+        processes.report_ending(run_dir, STOPPED, sentence, "info")
         return STOPPED
     except RestartRequired as error:
         print(error, file=sys.stderr)
-        processes.tell_ending(run_dir, AGAIN, str(error), "warning")
-        return AGAIN
+        processes.report_ending(run_dir, RESTART, str(error), "warning")
+        return RESTART
     except (RecipeError, RunDirError, ConfigError) as error:
         return _failed(run_dir, str(error))
     except Exception as error:
@@ -57,17 +57,20 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
 
 def _failed(run_dir: RunDir, sentence: str) -> int:
     print(sentence, file=sys.stderr)
-    with suppress(OSError):  # a missing folder or a full disk takes no event; the supervisor looks
-        processes.tell_ending(run_dir, 1, sentence, "error")
+    with suppress(OSError):  # the supervisor reports missing folders and full disks
+        processes.report_ending(run_dir, 1, sentence, "error")
     return 1
 
 
 def quiet_libraries() -> None:
-    """Events say what happens; progress bars and advice on stderr would only hide an error."""
+    """Silence progress bars and advice of libraries.
+
+    Events report progress, and on stderr they would hide errors.
+    """
     import datasets
     import transformers
 
-    warnings.simplefilter("ignore", FutureWarning)  # between TRL and transformers, not ours
+    warnings.simplefilter("ignore", FutureWarning)  # about TRL's use of transformers
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
@@ -75,7 +78,10 @@ def quiet_libraries() -> None:
 
 
 def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Provenance:
-    """The end of a report: what the run was made from. `started` is by the monotonic clock."""
+    """Return the part of a report that says what the run was made from.
+
+    `started` is a time of the monotonic clock.
+    """
     return {
         "config": config.to_dict(),
         "inputs": run_dir.spec().get("inputs", {}),
@@ -85,6 +91,6 @@ def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Prov
 
 
 def discard_drafts(run_dir: RunDir) -> None:
-    """Remove the half-written checkpoint, which on a full disk is in the way of everything."""
+    """Delete the partial checkpoint, which would keep a full disk full."""
     if not processes.rank():
         shutil.rmtree(run_dir.checkpoints / TRAINER_FOLDER, ignore_errors=True)

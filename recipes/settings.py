@@ -1,17 +1,16 @@
-"""The hyper-parameters of a recipe: one frozen dataclass each, from which the web form is made too.
+"""Recipe settings: one frozen dataclass per recipe, read from JSON, options and the web form.
 
-Needs neither Django nor torch. A field is declared with `option`, which carries its help and its
-limits; `RecipeConfig` reads values from JSON or a form, checks them, and says what is wrong with
-each field in a sentence.
+Needs neither Django nor torch. Declare a field with `option`, which holds its help text and
+limits. `RecipeConfig` reads values from JSON or a form, checks them, and reports an error for each
+invalid field.
 
     @dataclass(frozen=True, kw_only=True)
     class TrainConfig(RecipeConfig):
-        epochs: int = option(1, "How often each pair is seen.", min=1, max=20)
+        epochs: int = option(1, "Number of passes over the pairs.", min=1, max=20)
 
     config = TrainConfig.from_dict({"epochs": 2})     # raises ConfigError, with .errors by field
 """
 
-import inspect
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Self
 
 
 class ConfigError(ValueError):
-    """Values that a recipe cannot run with. `errors` maps each field to one sentence."""
+    """Invalid settings. `errors` maps each field to one sentence."""
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(f"{name}: {text}" for name, text in errors.items()))
@@ -38,7 +37,10 @@ def option(
     choices: Sequence[Any] | None = None,
     advanced: bool = False,
 ) -> Any:
-    """A dataclass field. Limits are inclusive; `default=MISSING` makes the field required."""
+    """Return a dataclass field.
+
+    Limits are inclusive, and `default=MISSING` makes the field required.
+    """
     metadata = {
         "help": help,
         "label": label,
@@ -52,7 +54,7 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """One field as a form or a page of help shows it."""
+    """The description of one field, for forms and help pages."""
 
     name: str
     label: str
@@ -71,10 +73,9 @@ class Option:
 class RecipeConfig:
     @classmethod
     def options(cls) -> list[Option]:
-        """Return the settings, those that the class itself declares before those it inherits."""
+        """Return the settings in the order of the form: required, inherited, and the class's own."""
         hints = typing.get_type_hints(cls)
-        own = inspect.get_annotations(cls)
-        ordered = sorted(fields(cls), key=lambda item: item.name not in own)
+        ordered = sorted(fields(cls), key=lambda item: item.default is not MISSING)
         return [_option(item, hints[item.name]) for item in ordered]
 
     @classmethod
@@ -83,7 +84,10 @@ class RecipeConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """A checked config. Raises ConfigError for unknown, missing, mistyped or illegal values."""
+        """Return a checked config.
+
+        Raises ConfigError for unknown, missing, mistyped or invalid values.
+        """
         options = {item.name: item for item in cls.options()}
         errors = {
             name: f"{cls.__name__} has no such setting." for name in values if name not in options
@@ -108,7 +112,7 @@ class RecipeConfig:
         return asdict(self)
 
     def validate(self) -> None:
-        """Raises ConfigError when a value lies outside its limits or values contradict each other."""
+        """Raise ConfigError if a value is outside its limits or if values contradict each other."""
         errors: dict[str, str] = {}
         for item in self.options():
             problem = _problem(item, getattr(self, item.name))
@@ -119,7 +123,10 @@ class RecipeConfig:
             raise ConfigError(errors)
 
     def conflicts(self) -> dict[str, str]:
-        """For a subclass: field → sentence, about values that are legal alone but not together."""
+        """Return an error per field for values that are valid alone but not together.
+
+        Subclasses override it.
+        """
         return {}
 
 

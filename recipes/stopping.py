@@ -1,4 +1,4 @@
-"""Stopping a recipe between two steps."""
+"""Stopping of a recipe between two steps."""
 
 import signal
 from types import FrameType
@@ -7,7 +7,7 @@ from recipes.errors import Stopped
 
 
 class StopSignal:
-    """Remembers that SIGTERM arrived, so that the loop can end at a moment of its own choosing."""
+    """A flag set by SIGTERM, so that the training loop can end between two steps."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -19,6 +19,6 @@ class StopSignal:
         self.requested = True
 
     def check(self) -> None:
-        """Raises Stopped if the run was asked to stop."""
+        """Raise Stopped if the run was asked to stop."""
         if self.requested:
             raise Stopped

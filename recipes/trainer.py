@@ -1,7 +1,9 @@
-"""transformers.Trainer with our collator and loss, and what every recipe asks of a Trainer.
+"""transformers.Trainer with our collator and loss, and what all recipes need from a Trainer.
 
-The rest is Trainer's own: its documented extension points are `training_step`, `compute_loss`, `log`
-and callbacks, and no other method is replaced.
+Only Trainer's documented extension points are overridden: `training_step`, `compute_loss`, `log`
+and callbacks, and the training dataloader.
+
+Legend: G prompts (groups), K responses in the largest group.
 """
 
 import time
@@ -43,11 +45,11 @@ from recipes.trainer_callbacks import (
 
 
 class GroupTrainer(Trainer):
-    """Steps on the mean of the groups' losses over the whole effective batch.
+    """A Trainer that steps on the mean of the groups' losses over the whole effective batch.
 
-    Trainer's batch is a whole step, from a `StepCollator`; its parts are forwarded one after the other
-    and their gradients added. The mean is taken over the groups of all parts at once, so 8 parts of one
-    group and one of eight give the same step, a last incomplete batch included.
+    One batch of Trainer is one optimizer step. `StepCollator` cuts it into parts, which are
+    forwarded one after the other. The mean is over the groups of all parts, so 8 parts of one
+    group and one part of 8 groups give the same step, also for an incomplete last batch.
     """
 
     loss_is_scaled_for_ga = True
@@ -56,12 +58,15 @@ class GroupTrainer(Trainer):
         super().__init__(**options)
         self.objective = objective or Objective()
         self._tokens = torch.zeros((), dtype=torch.long)
-        self._said = torch.zeros(2)  # evidence the scores agreed with, and all of it
-        self._idle = False
+        self._agreement = torch.zeros(2)  # evidence that the scores agree with, and all evidence
+        self._idle = False  # whether this process only repeats a part of another
         self._finite = torch.ones((), dtype=torch.bool)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Whole steps in each process: accelerate would give each other steps, and fill up the last."""
+        """Return the loader of whole steps, the same in each process.
+
+        By default accelerate gives each process different steps, and pads the last one.
+        """
         loader = super().get_train_dataloader()
         shard = loader.batch_sampler
         if isinstance(shard, BatchSamplerShard):
@@ -74,10 +79,13 @@ class GroupTrainer(Trainer):
         inputs: dict[str, Any],
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Of several processes each takes every so many parts. Gradients are exchanged once a step,
-        with those of the last part; who has none left joins in with one that does not count.
+        """Forward and backward all parts of a step, and return the loss.
 
-        Raises RecipeError rather than hand what follows from a loss that is not finite to the optimizer.
+        With several processes, each takes every n-th part, and gradients are exchanged once per
+        step, with the last part. A process without parts repeats one with weight 0, because the
+        exchange needs all processes.
+
+        Raises RecipeError if the loss is not finite, before it reaches the optimizer.
         """
         parts = inputs["parts"]
         own = parts[processes.rank() :: processes.count()]
@@ -88,10 +96,10 @@ class GroupTrainer(Trainer):
             with self.accelerator.no_sync(model):
                 losses.append(super().training_step(model, part, num_items_in_batch))
         losses.append(super().training_step(model, last, num_items_in_batch))
-        if processes.any_of(not self._finite):  # waits for the device, once a step
+        if processes.any_process(not self._finite):  # waits for the device, once per step
             raise RecipeError(
                 f"The loss was not finite at step {self.state.global_step + 1}, so training ended "
-                "before it could spoil the weights. Lower the learning rate or train in float32."
+                "before it could damage the weights. Lower the learning rate or train in float32."
             )
         return torch.stack(losses).sum()
 
@@ -102,13 +110,18 @@ class GroupTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Stays on the device: reading a figure there would make the next part wait for this one."""
+        """Return the loss of one part.
+
+        Nothing is copied from the device here: the next part would have to wait for this one.
+        """
         outputs = model(**for_model(inputs))
         losses = self.objective.losses(outputs["outputs"], inputs)  # (G,)
         self._finite = self._finite.to(losses.device) & torch.isfinite(losses).all()
         if self._idle:
             return (losses.sum() * 0.0, outputs) if return_outputs else losses.sum() * 0.0
         self._count(inputs, outputs["scores"].detach())
+        # Trainer passes the number of groups in the whole step, not in this part. DDP averages the
+        # gradients over processes, so the factor turns that mean back into a sum.
         groups = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / groups * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -118,31 +131,34 @@ class GroupTrainer(Trainer):
             inputs["segment_ids"] >= 0 if "segment_ids" in inputs else inputs["attention_mask"] > 0
         )
         self._tokens = self._tokens.to(scores.device) + real.sum()
-        said = torch.stack(agreement(scores, inputs["wins"]))
-        self._said = self._said.to(scores.device) + said
+        figures = torch.stack(agreement(scores, inputs["wins"]))
+        self._agreement = self._agreement.to(scores.device) + figures
 
     @property
     def tokens_seen(self) -> int:
-        """Forwarded by this process, padding not counted. Waits for the device."""
+        """Return the number of tokens forwarded by this process, without padding.
+
+        Waits for the device.
+        """
         return int(self._tokens)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            # A process that had no part since the last time has its zeros on the CPU, and only
-            # several processes exchange: not every device can hold float64.
+            # A process without parts since the last log has its zeros on the CPU. One process stays on
+            # the CPU, because not every device supports float64.
             device = self.args.device if processes.count() > 1 else torch.device("cpu")
-            figures = (*self._said, self._tokens)
-            here = torch.stack([figure.to(device).to(torch.float64) for figure in figures])
-            agreeing, evidence, tokens = self.accelerator.reduce(here).tolist()
+            figures = (*self._agreement, self._tokens)
+            local = torch.stack([figure.to(device).to(torch.float64) for figure in figures])
+            agreeing, evidence, tokens = self.accelerator.reduce(local).tolist()
             logs["num_tokens"] = int(tokens)
             if evidence:
                 logs["train_agreement"] = agreeing / evidence
-            self._said = torch.zeros(2)
+            self._agreement = torch.zeros(2)
         super().log(logs, start_time)
 
 
-class LogSensibly(TrainerCallback):
-    """About a hundred points a run, and one every five seconds where steps are slow."""
+class LogSchedule(TrainerCallback):
+    """A schedule of about a hundred log entries per run, and one every five seconds at least."""
 
     POINTS, SECONDS = 100, 5.0
 
@@ -153,7 +169,7 @@ class LogSensibly(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         every = max(1, state.max_steps // self.POINTS)
-        # Logging exchanges figures, so several processes may not each go by its own clock.
+        # Logging is a collective, so several processes must not follow their own clocks.
         late = processes.count() == 1 and time.monotonic() - self.last > self.SECONDS
         if late or state.global_step % every == 0 or state.global_step in (1, state.max_steps):
             control.should_log = True
@@ -161,14 +177,20 @@ class LogSensibly(TrainerCallback):
 
 
 class TrainingClock(TrainerCallback, ExportableState):
-    """Seconds spent in the loop, over every process that worked on the run; kept in checkpoints."""
+    """The seconds spent in the training loop, over all processes that worked on the run.
+
+    Kept in checkpoints.
+    """
 
     def __init__(self, earlier: float = 0.0):
         self.earlier = earlier
         self.began: float | None = None
 
     def resume_from(self, checkpoint: Path) -> None:
-        """Read by hand: Trainer would restore its own stop flag along with the callbacks."""
+        """Read the earlier seconds from a checkpoint.
+
+        Trainer's own restore would also restore its stop flag.
+        """
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.earlier = state.stateful_callbacks[type(self).__name__]["args"]["earlier"]
 
@@ -186,9 +208,9 @@ class TrainingClock(TrainerCallback, ExportableState):
 
 
 class WatchHeldOut(TrainerCallback):
-    """Adds a point to the curve after each epoch but the last: accuracy on held-out pairs.
+    """The accuracy on held-out pairs after each epoch but the last, as points of a curve.
 
-    The last point is the report's own accuracy, which is over all held-out prompts.
+    The last point is the report's accuracy, over all held-out prompts.
     """
 
     def __init__(self, accuracy: Callable[[], float | None], events: ProgressEvents):
@@ -199,23 +221,23 @@ class WatchHeldOut(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_training_stop or state.global_step >= state.max_steps:
-            return  # asked to stop, and the time for that is short; or the report follows
+            return  # a stop must be quick, and after the last step the report follows
         self.events.run_dir.stage("Scoring held-out prompts")
         value = self.accuracy()
         if value is not None and state.is_world_process_zero:
             self.events.emit(state, {"test_accuracy": value})
 
 
-# --- what every recipe asks of a Trainer ----------------------------------------------------------
+# --- shared by all recipes ------------------------------------------------------------------------
 
 
 def common_arguments(
     run_dir: RunDir, config: Any, *, rows: int, batch: tuple[int, int], saves: int
 ) -> dict[str, Any]:
-    """The TrainingArguments that follow from settings which all recipes have.
+    """Return the TrainingArguments that follow from the settings shared by all recipes.
 
-    An epoch shows `rows` rows; `batch` is (rows at once, accumulation steps). Checkpoints are `saves`
-    a run unless the settings say otherwise.
+    An epoch has `rows` rows, and `batch` is (micro-batch size, accumulation steps). A run writes
+    about `saves` checkpoints unless the settings say otherwise.
     """
     steps = ceil(config.epochs * ceil(rows / config.batch_size))
     half = torch_dtype(config.dtype) == torch.bfloat16
@@ -230,12 +252,12 @@ def common_arguments(
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "bf16": half,
-        # Else bf16 is refused there, and several processes do not find each other.
+        # Without it, Trainer refuses bf16 on the CPU, and several processes cannot connect.
         "use_cpu": (half or processes.count() > 1) and not torch.cuda.is_available(),
         "seed": config.seed,
         "data_seed": config.seed,
         "save_steps": config.checkpoint_steps or max(1, ceil(steps / saves)),
-        "logging_strategy": "no",  # LogSensibly decides
+        "logging_strategy": "no",  # see LogSchedule
         "logging_nan_inf_filter": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "disable_tqdm": True,
@@ -249,7 +271,7 @@ def common_callbacks(
     run_dir: RunDir, events: ProgressEvents, stop: StopSignal
 ) -> list[TrainerCallback]:
     return [
-        LogSensibly(),
+        LogSchedule(),
         events,
         RefuseNonFinite(),
         CompleteCheckpoints(run_dir, stop=stop),
@@ -258,7 +280,7 @@ def common_callbacks(
 
 
 def first_batch(trainer: Trainer) -> list[Any]:
-    """The rows that the run's very first forward pass reads, which a resumed run does not see again."""
+    """Return the rows of the run's first forward pass. A resumed run does not read them again."""
     sampler = trainer.get_train_dataloader().batch_sampler
     rows = [trainer.train_dataset[index] for index in next(iter(sampler))]
     if isinstance(trainer.data_collator, StepCollator):
@@ -267,20 +289,20 @@ def first_batch(trainer: Trainer) -> list[Any]:
 
 
 def train_to_the_end(trainer: Trainer, run_dir: RunDir) -> None:
-    """Train from the newest good checkpoint, if any. Raises Stopped when the run was stopped."""
+    """Train from the newest good checkpoint, if any. Raises Stopped if the run was stopped."""
     if trainer.args.world_size != processes.count():
         raise RecipeError(
-            f"There are {processes.count()} processes, but they do not reach each other. Start the run "
+            f"There are {processes.count()} processes, but they are not connected. Start the run "
             "with accelerate launch, or in one process."
         )
     if trainer.args.n_gpu > 1:
         raise RecipeError(
-            f"{trainer.args.n_gpu} GPUs are in sight of one process, which can use one only. Start the "
+            f"{trainer.args.n_gpu} GPUs are visible to one process, which can use only one. Start the "
             "run with accelerate launch, or with CUDA_VISIBLE_DEVICES=0 for one GPU."
         )
     checkpoint = newest_checkpoint(run_dir)
     if checkpoint:
-        run_dir.message(f"Going on from {checkpoint.name}.")
+        run_dir.message(f"Resuming from {checkpoint.name}.")
         clock_of(trainer).resume_from(checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < trainer.state.max_steps:
@@ -291,17 +313,17 @@ def clock_of(trainer: Trainer) -> TrainingClock:
     return next(c for c in trainer.callback_handler.callbacks if isinstance(c, TrainingClock))
 
 
-def settled(curve: Sequence[tuple[int, float]]) -> float | None:
-    """The mean of the curve's last tenth: a single step, the last of an epoch above all, is a few rows."""
+def final_loss(curve: Sequence[tuple[int, float]]) -> float | None:
+    """Return the mean loss of the curve's last tenth, because one step has only a few rows."""
     last = [loss for _, loss in curve[-max(1, len(curve) // 10) :]]
     return sum(last) / len(last) if last else None
 
 
 def training_figures(trainer: Trainer, max_tokens: int) -> TrainingFigures:
-    """What the report says about the training itself, once it has ended."""
+    """Return the report's section about the training itself."""
     curve = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
     return {
-        "final_loss": settled(curve),
+        "final_loss": final_loss(curve),
         "curve": curve,
         "steps": trainer.state.global_step,
         "seconds": round(clock_of(trainer).seconds, 2),

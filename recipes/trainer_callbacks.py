@@ -1,6 +1,6 @@
-"""Callbacks for `transformers.Trainer`: complete checkpoints, progress events, finite gradients.
+"""Callbacks for transformers.Trainer: complete checkpoints, progress and finite gradients.
 
-They know nothing about what is trained.
+They do not depend on what is trained.
 """
 
 import shutil
@@ -22,17 +22,20 @@ CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-*"
 
 
 def newest_checkpoint(run_dir: RunDir) -> Path | None:
-    """Return the checkpoint to resume from, the same in every process. Reads all of it.
+    """Return the checkpoint to resume from, the same in all processes. Reads every byte of it.
 
-    Damaged ones are set aside and named in a warning.
+    Damaged checkpoints are set aside with a warning.
     """
-    if processes.rank() and processes.exchanging():
-        return processes.as_first(None)
-    return processes.as_first(checkpoints.newest_good(run_dir, CHECKPOINTS))
+    if processes.rank() and processes.can_communicate():
+        return processes.from_rank_0(None)
+    return processes.from_rank_0(checkpoints.newest_good(run_dir, CHECKPOINTS))
 
 
 def trainer_folder(run_dir: RunDir) -> Path:
-    """An empty folder for `TrainingArguments.output_dir`; what a killed process left in it goes."""
+    """Return an empty folder for `TrainingArguments.output_dir`.
+
+    Files of a killed process are deleted.
+    """
     folder = run_dir.checkpoints / TRAINER_FOLDER
     if processes.rank():
         return folder
@@ -42,10 +45,10 @@ def trainer_folder(run_dir: RunDir) -> Path:
 
 
 class CompleteCheckpoints(TrainerCallback):
-    """Moves each checkpoint out of Trainer's folder once it is whole, and keeps the newest `keep`.
+    """Complete checkpoints: each leaves Trainer's folder once written. The newest `keep` are kept.
 
-    Trainer writes a checkpoint file by file under its final name, so a kill in between would leave
-    one that looks complete; a rename cannot. Its manifest shows damage of a later date.
+    Trainer writes a checkpoint file by file under its final name, so a kill would leave one that
+    looks complete. A rename cannot. The manifest reveals damage after that.
     """
 
     def __init__(self, run_dir: RunDir, *, stop: StopSignal, keep: int = 2):
@@ -56,14 +59,14 @@ class CompleteCheckpoints(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if processes.any_of(self.stop.requested) and state.global_step < state.max_steps:
+        if processes.any_process(self.stop.requested) and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        processes.wait()  # each writes the state of its random numbers
+        processes.wait()  # each process writes the state of its random number generators
         if not state.is_world_process_zero:
             return
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
@@ -74,14 +77,15 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 class ProgressEvents(TrainerCallback):
-    """Turns Trainer's logs into progress events.
+    """Progress events from Trainer's logs.
 
-    `num_tokens` in the logs, or else Trainer's own count of input tokens, gives the tokens/s.
+    Tokens per second follow from `num_tokens` in the logs, or from Trainer's own count of input
+    tokens.
     """
 
     NOT_METRICS = frozenset({"loss", "epoch", "num_tokens", "num_input_tokens_seen"})
     SUMMARY = "train_runtime"
-    """In the one line that Trainer logs at the end, which is no step."""
+    """A key of the summary that Trainer logs after the last step. It is not a step."""
 
     def __init__(self, run_dir: RunDir):
         self.run_dir = run_dir
@@ -131,15 +135,15 @@ class ProgressEvents(TrainerCallback):
     def _rate(self, tokens: float) -> float:
         now = time.monotonic()
         seconds, self.since = now - self.since, now
-        # TRL counts from the start of the process, Trainer from the start of the run.
+        # TRL counts tokens from the start of the process, Trainer from the start of the run.
         done, self.tokens = max(0.0, tokens - self.tokens), tokens
         return round(done / max(seconds, 1e-6), 1)
 
 
 class RefuseNonFinite(TrainerCallback):
-    """Ends the run before a gradient that is not a number can reach the weights.
+    """An end of the run before a non-finite gradient reaches the weights.
 
-    Reads the norm of the gradients once a step: one synchronisation with the accelerator.
+    Reads the gradients' norm once per step, which synchronises with the GPU.
     """
 
     def on_pre_optimizer_step(
@@ -150,5 +154,5 @@ class RefuseNonFinite(TrainerCallback):
         if not torch.isfinite(norm):
             raise RecipeError(
                 f"The gradient was not finite at step {state.global_step + 1}, so training ended "
-                "before it could spoil the weights. Lower the learning rate or train in float32."
+                "before it could damage the weights. Lower the learning rate or train in float32."
             )

@@ -1,4 +1,4 @@
-"""The settings that every training recipe has: the optimizer, LoRA, precision and checkpoints."""
+"""Settings shared by all training recipes: optimizer, LoRA, number format and checkpoints."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,37 +6,37 @@ from typing import Protocol
 from recipes.settings import RecipeConfig, option
 
 DTYPES = ("auto", "float32", "bfloat16")
-DTYPE_HELP = "Number format. auto: bfloat16 on a GPU that has it, else float32."
+DTYPE_HELP = "Number format. auto: bfloat16 on GPUs that support it, otherwise float32."
 SEED_HELP = "The same seed with the same settings, data and machine gives the same result."
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(RecipeConfig):
-    """A recipe adds its own settings, and may declare one again with another default or help."""
+    """Base class of training settings. A recipe adds its own, and may redeclare one to change its default."""
 
     epochs: float = option(
         1.0,
-        "How often each prompt is seen. Preferences overfit fast: one to three.",
+        "Number of passes over the data. Preferences overfit quickly; one to three is usual.",
         min=0.01,
         max=50,
     )
     learning_rate: float = option(
         1e-4,
-        "Peak learning rate. LoRA needs about ten times that of full fine-tuning; small models more.",
+        "Peak learning rate. LoRA needs about ten times that of full fine-tuning, and small models more.",
         min=1e-8,
         max=1.0,
     )
     batch_size: int = option(
         16,
-        "Prompts (with all their responses) per optimizer step.",
+        "Prompts, with all their responses, per optimizer step.",
         label="Prompts per step",
         min=1,
         max=4096,
     )
     micro_batch_size: int = option(
         4,
-        "Prompts per forward pass. Changes memory and speed, and the result only as another draw of "
-        "LoRA's dropout would; must divide the prompts per step. Halved automatically when memory "
+        "Prompts per forward pass; must divide the prompts per step. Changes memory and speed, and the "
+        "result only through the random numbers of LoRA's dropout. Halved automatically when memory "
         "runs out.",
         label="Prompts per forward pass",
         min=1,
@@ -50,11 +50,11 @@ class TrainingSettings(RecipeConfig):
         max=1024,
     )
     lora_alpha: int = option(
-        32, "LoRA scale; twice the rank is usual.", label="LoRA alpha", min=1, max=4096
+        32, "Scale of the LoRA update; usually twice the rank.", label="LoRA alpha", min=1, max=4096
     )
     warmup: float = option(
         0.1,
-        "Share of the steps in which the learning rate rises.",
+        "Share of the steps over which the learning rate rises to its peak.",
         label="Warm-up",
         min=0,
         max=1,
@@ -62,11 +62,11 @@ class TrainingSettings(RecipeConfig):
     )
     schedule: str = option(
         "cosine",
-        "How the learning rate falls after the warm-up.",
+        "Course of the learning rate after the warm-up.",
         choices=("cosine", "linear", "constant_with_warmup"),
         advanced=True,
     )
-    weight_decay: float = option(0.0, "AdamW's weight decay.", min=0, max=1, advanced=True)
+    weight_decay: float = option(0.0, "Weight decay of AdamW.", min=0, max=1, advanced=True)
     max_grad_norm: float = option(
         1.0, "Gradients are clipped to this norm.", min=1e-6, max=1e6, advanced=True
     )
@@ -77,7 +77,7 @@ class TrainingSettings(RecipeConfig):
     seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1, advanced=True)
     checkpoint_steps: int = option(
         0,
-        "Optimizer steps between checkpoints. 0: twenty checkpoints per run, and one at the end.",
+        "Optimizer steps between checkpoints. 0: ten to twenty checkpoints per run.",
         label="Checkpoint every",
         min=0,
         max=1_000_000,
@@ -94,19 +94,20 @@ class TrainingSettings(RecipeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSettings(RecipeConfig):
-    """What the loss makes of ties, strengths, weights and the unacceptable line."""
+    """Settings for the use of ties, strengths, weights and the unacceptable line in the loss."""
 
     strength: str = option(
         "ignore",
-        "How a graded judgment (slightly, clearly, much better) is used. margin asks for a gap in "
-        "score that grows with the strength; soft takes the strength as how sure the judgment is.",
+        "Use of graded judgments (slightly, clearly, much better). ignore: like any other win. margin: "
+        "the gap in score must grow with the strength. soft: the strength is the certainty of the "
+        "judgment.",
         choices=("ignore", "margin", "soft"),
         label="Graded strength",
         advanced=True,
     )
     strength_scale: float = option(
         1.0,
-        "The gap in score that one step of strength stands for.",
+        "Gap in score per step of strength.",
         min=0,
         max=10,
         advanced=True,
@@ -120,24 +121,24 @@ class PreferenceSettings(RecipeConfig):
     )
     reviewer_weights: str = option(
         "full",
-        "How the weights of rankings count. full: everywhere, so that a prompt judged only by "
-        "unreliable reviewers teaches less. within: only against other rankings of the same prompt. "
-        "ignore: all rankings weigh the same.",
+        "Use of the weights of rankings. full: also between prompts, so that a prompt judged only by "
+        "unreliable reviewers counts less. within: only between rankings of the same prompt. "
+        "ignore: all rankings count the same.",
         choices=("full", "within", "ignore"),
         advanced=True,
     )
     ties: str = option(
         "half",
-        "What a tie means. half: half a win for each side. davidson and rao_kupper: an outcome of "
-        "its own, likely where the scores are close; how wide that is follows from the share of ties.",
+        "Meaning of a tie. half: half a win for each side. davidson and rao_kupper: a separate "
+        "outcome, likely if the scores are close; its width follows from the share of ties.",
         choices=("half", "davidson", "rao_kupper"),
         advanced=True,
     )
     cut_weight: float = option(
         0.0,
-        "How much the unacceptable line counts compared with the order. It pulls scores above 0 for "
-        "acceptable responses and below 0 for the others, so that scores of different prompts can "
-        "be compared. 0: the order alone.",
+        "Weight of the unacceptable line relative to the order. The line pulls scores of acceptable "
+        "responses above 0 and those of others below, so that scores of different prompts can be "
+        "compared. 0: the order only.",
         label="Weight of the line",
         min=0,
         max=100,
@@ -146,7 +147,7 @@ class PreferenceSettings(RecipeConfig):
 
 
 class ObjectiveSettings(Protocol):
-    """The settings that the objective reads: PreferenceSettings, and those of several outputs."""
+    """The settings that the objective reads: PreferenceSettings and those for several outputs."""
 
     @property
     def strength(self) -> str: ...
@@ -169,7 +170,7 @@ class ObjectiveSettings(Protocol):
 
 
 class QuantizationSettings(Protocol):
-    """The settings that decide how frozen weights are stored."""
+    """The settings for the storage of frozen weights."""
 
     @property
     def quantize(self) -> str: ...

@@ -10,7 +10,7 @@ from runs.models import Artifact, Run, RunEvent
 
 
 class ReadOnly(admin.ModelAdmin):
-    """Runs move only through runs.lifecycle; the admin shows them."""
+    """A read-only admin. Only runs.lifecycle changes runs."""
 
     show_full_result_count = False
     list_per_page = 50
@@ -43,17 +43,17 @@ class RunAdmin(ReadOnly):
     list_filter = ["kind", "state"]
     list_select_related = ["created_by"]
     search_fields = ["=id", "title", "created_by__username"]
-    readonly_fields = ["its_page", "its_events"]
+    readonly_fields = ["page_link", "events_link"]
     inlines = [ArtifactInline]
 
     @admin.display(description="page")
-    def its_page(self, run: Run) -> SafeString:
-        return format_html('<a href="{}">The live page</a>', reverse("run", args=[run.pk]))
+    def page_link(self, run: Run) -> SafeString:
+        return format_html('<a href="{}">Live page</a>', reverse("run", args=[run.pk]))
 
     @admin.display(description="events")
-    def its_events(self, run: Run) -> SafeString:
+    def events_link(self, run: Run) -> SafeString:
         address = reverse("admin:runs_runevent_changelist")
-        return format_html('<a href="{}?run__id={}">Every event</a>', address, run.pk)
+        return format_html('<a href="{}?run__id={}">All events</a>', address, run.pk)
 
 
 @admin.register(RunEvent)

@@ -1,4 +1,4 @@
-"""What a run published, as downloads: checked before the first byte, streamed, and hashed on the way."""
+"""Downloads of published files: checked before the first byte, streamed, and hashed."""
 
 import hashlib
 import re
@@ -25,12 +25,15 @@ BLOCK_BYTES = 512
 
 
 class FileMissing(Exception):  # noqa: N818
-    """A published file is gone or is not what was published; the text says which and what to do."""
+    """A published file is missing or was changed. The text says which and what to do."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of the archive. `sha256` is empty inside a folder, whose files have one hash together."""
+    """A file of the archive.
+
+    `sha256` is empty for files in a folder, which have one hash together.
+    """
 
     name: str
     path: Path
@@ -39,12 +42,12 @@ class Member:
 
 
 def folder_name(name: str, run: Run) -> str:
-    """Return a name for downloaded files that every file system takes."""
+    """Return a name for downloaded files that all file systems accept."""
     return slugify(name) or f"run-{run.pk}"
 
 
 def archive(run: Run, *, name: str) -> HttpResponseBase:
-    """Return a tar file of everything that the run published, in a folder called `name`.
+    """Return a tar file of everything the run published, in a folder named `name`.
 
     Costs a query. Raises FileMissing.
     """
@@ -52,7 +55,7 @@ def archive(run: Run, *, name: str) -> HttpResponseBase:
     if not members:
         raise FileMissing(f"Run {run.pk} has published no files.")
     response = StreamingHttpResponse(
-        _tar(_opened(members), folder=name, mtime=int(run.created_at.timestamp())),
+        _tar(_open_all(members), folder=name, mtime=int(run.created_at.timestamp())),
         content_type="application/x-tar",
     )
     disposition = content_disposition_header(as_attachment=True, filename=f"{name}.tar")
@@ -62,7 +65,7 @@ def archive(run: Run, *, name: str) -> HttpResponseBase:
 
 
 def single_file(run: Run, file: str, *, name: str) -> HttpResponseBase:
-    """Return one published file, to be saved as `name`. Costs a query. Raises FileMissing."""
+    """Return one published file, saved as `name`. Costs a query. Raises FileMissing."""
     artifact = run.artifacts.filter(name=file).first()
     if artifact is None:
         raise FileMissing(f"Run {run.pk} has published no {file}.")
@@ -71,7 +74,7 @@ def single_file(run: Run, file: str, *, name: str) -> HttpResponseBase:
 
 
 def loading_snippet(run: Run, folder: str) -> str:
-    """Return the code of the model card that loads the files; empty without a readable card."""
+    """Return the model card's code that loads the files, or "" without a readable card."""
     card = workspace.run_dir_of(run).output / "README.md"
     try:
         with card.open("rb") as file:
@@ -86,13 +89,13 @@ def loading_snippet(run: Run, folder: str) -> str:
 
 
 def _members(run: Run, artifact: Artifact) -> list[Member]:
-    """Return the files of an artifact where they are now. Raises FileMissing."""
+    """Return the files of an artifact at their current location. Raises FileMissing."""
     path = workspace.run_dir_of(run).output / artifact.name
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     try:
         sizes = [file.stat().st_size for file in files]
     except OSError:
-        raise FileMissing(f"{path} is gone. Restore it from a backup.") from None
+        raise FileMissing(f"{path} is missing. Restore it from a backup.") from None
     if sum(sizes) != artifact.bytes:
         raise FileMissing(
             f"{path} has {sum(sizes):,} bytes; {artifact.bytes:,} were published. Restore it from "
@@ -114,8 +117,8 @@ def _open(member: Member) -> BinaryIO:
         raise FileMissing(f"{member.path} cannot be opened: {reason}.") from None
 
 
-def _opened(members: list[Member]) -> list[tuple[Member, BinaryIO]]:
-    """Open all of them now, while an error can still be a sentence on a page."""
+def _open_all(members: list[Member]) -> list[tuple[Member, BinaryIO]]:
+    """Open all files first, so that an error can still become a page."""
     with ExitStack() as stack:
         files = [(member, stack.enter_context(_open(member))) for member in members]
         stack.pop_all()
@@ -126,7 +129,7 @@ def _opened(members: list[Member]) -> list[tuple[Member, BinaryIO]]:
 
 
 def _tar(files: list[tuple[Member, BinaryIO]], *, folder: str, mtime: int) -> Iterator[bytes]:
-    """Yield a tar file. A file that changed since it was published ends the download early."""
+    """Yield a tar file. Ends early if a file was changed after it was published."""
     with ExitStack() as stack:
         for _, file in files:
             stack.enter_context(file)
@@ -154,6 +157,6 @@ def _contents(member: Member, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _tar_bytes(members: list[Member]) -> int:
-    """Return the size of the archive, for names short enough to need one header."""
+    """Return the size of the archive, for names that need only one header."""
     blocks = sum(1 + -(-member.bytes // BLOCK_BYTES) for member in members)
     return (blocks + 2) * BLOCK_BYTES

@@ -1,4 +1,4 @@
-"""The launch form of a kind, made from the fields of its config dataclass."""
+"""The launch form of a run kind, made from its config dataclass, and the filters of the list."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +18,10 @@ from runs.services import InvalidConfig
 
 
 def field_for(option: Option) -> forms.Field:
-    """Numbers stay text here: the config reads them, and says in its own words what is wrong."""
+    """Return the form field of an option.
+
+    Numbers stay text here, because the config class reads them and words the errors.
+    """
     common = {
         "label": option.label,
         "help_text": option.help,
@@ -46,28 +49,28 @@ def _short(value: Any) -> str:
 
 
 class ConfigForm(forms.Form):
-    """The settings of one kind that the inputs do not decide."""
+    """The settings of a kind, except those that its inputs determine."""
 
     prefix = "config"
 
     def __init__(self, kind: RunKind, data: Any = None, *, initial: dict[str, Any] | None = None):
         super().__init__(data, initial=initial)
         self.kind = kind
-        self.shown = [o for o in kind.config_class.options() if o.name not in kind.decided]
-        for option in self.shown:
+        self.options = [o for o in kind.config_class.options() if o.name not in kind.decided]
+        for option in self.options:
             self.fields[option.name] = field_for(option)
 
     def essential(self) -> list[BoundField]:
-        return [self[option.name] for option in self.shown if not option.advanced]
+        return [self[option.name] for option in self.options if not option.advanced]
 
     def advanced(self) -> list[BoundField]:
-        return [self[option.name] for option in self.shown if option.advanced]
+        return [self[option.name] for option in self.options if option.advanced]
 
     def advanced_invalid(self) -> bool:
         return any(field.errors for field in self.advanced())
 
     def full_clean(self) -> None:
-        """Leaves the judgment to the config class, so that nothing is said twice."""
+        """Leave validation to the config class, so that no error appears twice."""
         super().full_clean()
         self.errors.clear()
 
@@ -84,15 +87,15 @@ class AboutForm(forms.Form):
         required=False,
         max_length=200,
         label="Name",
-        help_text="What you will look for in the list. Empty: the kind and its number.",
+        help_text="Its name in the list of runs. Empty: the kind and its number.",
     )
     request_id = forms.UUIDField(widget=forms.HiddenInput)
 
 
 class Launch:
-    """What a person fills in to start a run: inputs, settings and a name.
+    """The inputs, settings and name of a run to start.
 
-    Sent twice, it starts one run: its request id travels in the form.
+    Submitting the form twice starts one run, because it contains a request id.
     """
 
     def __init__(self, kind: RunKind, data: Any = None, *, initial: dict[str, Any] | None = None):
@@ -107,7 +110,10 @@ class Launch:
         return bool(self.inputs.errors or self.config.errors or self.about.errors)
 
     def start(self, by: User) -> Run | None:
-        """The queued run, or None with the errors next to their fields and nothing written."""
+        """Return the queued run.
+
+        In case of errors, show them next to their fields and return None.
+        """
         if not (self.inputs.is_valid() and self.about.is_valid()):
             self._check_settings_alone()
             return None
@@ -128,8 +134,8 @@ class Launch:
         try:
             self.kind.config_class.from_dict(self.config.values())
         except ConfigError as error:
-            shown = {n: text for n, text in error.errors.items() if n not in self.kind.decided}
-            self.config.show(shown)
+            errors = {n: text for n, text in error.errors.items() if n not in self.kind.decided}
+            self.config.show(errors)
 
     def _show(self, errors: dict[str, str]) -> None:
         if text := errors.pop("inputs", ""):
@@ -140,7 +146,10 @@ class Launch:
 
 
 def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
-    """What the address asks to fill in: `?from=RUN` takes a run's settings, `?snapshot=3` a field."""
+    """Return the initial values that the URL asks for.
+
+    `?from=RUN` copies the settings of a run, and `?snapshot=3` sets one field.
+    """
     initial = {name: value for name, value in query.items() if name != "from"}
     run_id = number(query.get("from", ""))
     if run_id and (run := Run.objects.filter(pk=run_id, kind=kind.name).first()):
@@ -150,7 +159,7 @@ def initial_from(kind: RunKind, query: Any) -> dict[str, Any]:
 
 
 class FilterForm(forms.Form):
-    """Filters of the list of runs. A value that is not among the choices filters nothing."""
+    """Filters of the list of runs. Values that are not among the choices are ignored."""
 
     q = forms.CharField(
         required=False,
@@ -177,12 +186,12 @@ class FilterForm(forms.Form):
 
     @cached_property
     def chosen(self) -> dict[str, str]:
-        """Return the values that filter, by field."""
+        """Return the active filters, by field."""
         self.is_valid()
         return {name: value for name, value in self.cleaned_data.items() if value}
 
     def runs(self) -> RunQuerySet:
-        """Return the runs that the user may see and that match."""
+        """Return the runs that the user may see and that match the filters."""
         runs = Run.objects.visible_to(self.user)
         if text := self.chosen.get("q"):
             runs = runs.matching(text, kinds=kinds.titled(text))

@@ -1,4 +1,16 @@
-"""The kinds of run there are. Each app registers its own in `AppConfig.ready`; `runs` imports none."""
+"""Run kinds. Each app registers its own in `AppConfig.ready`; `runs` imports none of them.
+
+To add a run kind:
+
+1. Write the recipe, a module run as `python -m MODULE RUN_DIR` that imports neither Django nor a database. `recipes/runner.py` has
+   its entry point, and `finetune/training/generate.py` is a short example.
+2. Declare its settings as a `RecipeConfig` (recipes/settings.py). The launch form, `--set` and run.json follow from it.
+3. Write `prepare` and `finish`, which copy rows into the run directory and make rows from its output.
+4. Create a `RunKind` with a form for the inputs, and register it in the app's `kinds.py`, as in `finetune/kinds.py`.
+5. Add a management command, as in `finetune/management/commands/generate.py`, and describe both in docs/commands.md.
+
+Supervision, cancelling, resuming, progress, curves and downloads work for every kind.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +27,11 @@ Config = dict[str, Any]
 
 
 class CannotRun(Exception):  # noqa: N818
-    """A run that cannot go on. The text is the sentence that its page shows."""
+    """The run cannot continue. The text is the sentence shown on its page."""
 
 
 class NoInputs(forms.Form):
-    """For a kind that reads nothing but its settings."""
+    """The inputs form of a kind that needs only settings."""
 
     def inputs(self) -> Inputs:
         return {}
@@ -47,25 +59,25 @@ def _no_figure(result: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class RunKind:
-    """What `runs` has to know to start, supervise and end runs of one kind.
+    """The hooks and names that `runs` needs to start, supervise and finish runs of one kind.
 
-    prepare      Writes what the recipe reads into `run_dir.data`, before the first attempt. It is
-                 called again from an empty `data/` after a crash in the middle. A dict it returns
-                 (hashes, counts) joins `inputs` in run.json. Raises CannotRun.
-    finish       Makes rows from `run_dir.output`, once, in the transaction in which the run
-                 succeeds; returns the result that the page shows. Raises CannotRun.
-    project_of   The id of the project that valid inputs belong to, whose leads may see the run.
-                 None: only trainers may. Called after `from_inputs` has accepted the inputs.
-    inputs_form  A form class whose method `inputs()` gives `run.inputs` from what was chosen.
-    from_inputs  The settings that the inputs decide, such as the folder of the chosen model. They
-                 are named in `decided` and are not in the form. Raises CannotRun.
-    checked      A valid config as it is frozen, such as with a folder's absolute path, before anything
+    prepare      Writes the recipe's input to `run_dir.data`, before the first attempt. After a crash it is
+                 called again with an empty `data/`. Returns None, or a dict (hashes, counts) that is added to
+                 `inputs` in run.json. Raises CannotRun.
+    finish       Creates rows from `run_dir.output`, once, in the transaction in which the run
+                 succeeds. Returns the result shown on the page. Raises CannotRun.
+    project_of   Returns the id of the project that valid inputs belong to, whose leads may see the run, or
+                 None for trainers only. Called after `from_inputs` has accepted the inputs.
+    inputs_form  A form class whose method `inputs()` returns `run.inputs`.
+    from_inputs  Returns the settings that the inputs determine, such as the folder of the chosen model.
+                 `decided` names them, and the form leaves them out. Raises CannotRun.
+    checked      Returns the valid config as it is frozen, for example with absolute paths, before the run
                  is queued. Raises ConfigError.
-    folders      The settings that name a folder or a model. Rows keep them relative to a storage root
-                 (runs.storage); they are checked before a run is queued and again before it starts.
-    figure       The one number of a result worth a place in the list of runs.
+    folders      Names of settings that hold a folder or a model. Rows store them relative to a storage root
+                 (runs.storage). They are checked before a run is queued and before it starts.
+    figure       Returns the most important number of a result, for the list of runs.
     shares       Names of metrics and results that are shares, which pages show as percentages.
-    links        (label, address) of the pages that show what a succeeded run made.
+    links        Returns (label, URL) of the pages that show the output of a successful run.
     """
 
     name: str
@@ -92,16 +104,16 @@ _kinds: dict[str, RunKind] = {}
 
 def register(kind: RunKind) -> None:
     if _kinds.setdefault(kind.name, kind) is not kind:
-        raise ValueError(f"Two kinds of run are called {kind.name!r}.")
+        raise ValueError(f"Two run kinds have the name {kind.name!r}.")
 
 
 def get(name: str) -> RunKind:
-    """Raises CannotRun when no installed app knows the kind."""
+    """Return the kind with this name. Raises CannotRun if no installed app has it."""
     try:
         return _kinds[name]
     except KeyError:
-        known = ", ".join(sorted(_kinds)) or "none"
-        raise CannotRun(f"No kind of run is called {name!r}. Known are: {known}.") from None
+        names = ", ".join(sorted(_kinds)) or "none"
+        raise CannotRun(f"There is no run kind {name!r}. Available kinds: {names}.") from None
 
 
 def titled(text: str) -> list[str]:
@@ -110,5 +122,5 @@ def titled(text: str) -> list[str]:
 
 
 def all_kinds() -> list[RunKind]:
-    """In the order in which they were registered, which is the order of the loop."""
+    """Return all kinds in the order of registration, which is the order of the workflow."""
     return list(_kinds.values())

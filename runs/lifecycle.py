@@ -1,10 +1,13 @@
-"""The only place where a run's state moves. Each verb is one conditional update.
+"""State transitions of runs.
+
+Only this module changes a run's state, and each verb is one conditional update.
 
     queued ──claim──▶ running ──succeed / fail / cancel──▶ ended ──restart──▶ queued
     queued ──request_cancel──▶ cancelled          running ──requeue──▶ queued
 
-A worker holds a Lease. Its writes name the fencing token, so a worker that wakes up late, after
-the reaper gave its run away, changes nothing. Times are the database's, so clocks may differ.
+A worker holds a Lease, and its writes name the fencing token. So a worker that wakes up after the
+reaper has requeued its run changes nothing. Times are the database's, so clocks of machines may
+differ.
 """
 
 import logging
@@ -26,11 +29,13 @@ logger = logging.getLogger("tiebreak.runs")
 
 
 class LeaseLost(Exception):  # noqa: N818
-    """Another worker has the run now, or none. The catcher stops its recipe and returns."""
+    """This worker no longer holds the run. The caller stops the recipe and returns."""
 
 
 @dataclass(frozen=True)
 class Lease:
+    """A worker's claim on a run. A newer claim has a higher token."""
+
     run_id: int
     token: int
 
@@ -67,7 +72,7 @@ def _queued(**fields: Any) -> dict[str, Any]:
 
 
 def claim(run_id: int, owner: str) -> Lease | None:
-    """Take a queued run for this worker; None when there is nothing to take."""
+    """Claim a queued run for this worker. Return None if it is not queued."""
     with transaction.atomic():
         taken = Run.objects.filter(pk=run_id, state=State.QUEUED).update(
             state=State.RUNNING,
@@ -84,7 +89,7 @@ def claim(run_id: int, owner: str) -> Lease | None:
 
 
 def claim_oldest(owner: str) -> Lease | None:
-    """Take the run that has waited longest; None when none waits. First come, first served."""
+    """Claim the run that has waited longest. Return None if none is queued."""
     while True:
         oldest = Run.objects.filter(state=State.QUEUED).order_by("id").values_list("id").first()
         if oldest is None:
@@ -100,10 +105,12 @@ def heartbeat(lease: Lease) -> None:
 
 
 def regain(lease: Lease, owner: str) -> Lease | None:
-    """Take back a run that the reaper took and nobody has claimed since; None when there is none.
+    """Take back a run that the reaper took and no worker has claimed since.
 
-    For a worker whose recipe has finished while the database was away: its lease ended in the meantime,
-    and its results are as good as before. The attempt stays the same one.
+    Return None if that is impossible.
+
+    For a worker whose recipe finished while the database was unavailable: its lease expired, but
+    its results are valid. The attempt number stays the same.
     """
     reaped = Q(state=State.QUEUED) | Q(state=State.FAILED, error=_lost_too_often())
     with transaction.atomic():
@@ -122,12 +129,12 @@ def regain(lease: Lease, owner: str) -> Lease | None:
 
 
 def is_held(lease: Lease) -> bool:
-    """Whether it is still the one by which the run is running. One small query."""
+    """Return whether the run is running under this lease. One small query."""
     return _held(lease).exists()
 
 
 def cancel_requested(lease: Lease) -> bool:
-    """One small query. Raises LeaseLost."""
+    """Return whether cancelling was requested. One small query. Raises LeaseLost."""
     at = _held(lease).values_list("cancel_requested_at", flat=True).first()
     if at is None and not _held(lease).exists():
         raise LeaseLost
@@ -135,7 +142,7 @@ def cancel_requested(lease: Lease) -> bool:
 
 
 def record(lease: Lease, events: list[RunEvent], progress: tuple[int, int] | None) -> None:
-    """Store copied events, and the step of the total. The same event twice is stored once.
+    """Store copied events and (step, total). An event that is already stored is skipped.
 
     Raises LeaseLost, with nothing stored.
     """
@@ -165,22 +172,24 @@ def succeed(
 
 
 def fail(lease: Lease, sentence: str) -> None:
-    """End the run as failed, or as cancelled if cancelling was asked for. Raises LeaseLost."""
+    """End the run as failed, or as cancelled if cancelling was requested. Raises LeaseLost."""
     wanted = _held(lease).filter(cancel_requested_at=None)
     if not wanted.update(**_ended(State.FAILED, error=sentence)):
         cancel(lease)
 
 
 def cancel(lease: Lease) -> None:
-    """End a running run whose cancelling was asked for. Raises LeaseLost."""
+    """End a running run for which cancelling was requested. Raises LeaseLost."""
     if not _held(lease).filter(cancel_requested_at__isnull=False).update(**_ended(State.CANCELLED)):
         raise LeaseLost
 
 
 def requeue(lease: Lease, *, counted: bool) -> None:
-    """Put a running run back, or end it if cancelling was asked for. Raises LeaseLost.
+    """Put a running run back into the queue, or end it if cancelling was requested.
 
-    `counted` says whether the attempt counts.
+    Raises LeaseLost.
+
+    `counted` says whether the attempt counts towards the maximum.
     """
     used = F("attempt") if counted else F("attempt") - 1
     wanted = _held(lease).filter(cancel_requested_at=None)
@@ -189,9 +198,9 @@ def requeue(lease: Lease, *, counted: bool) -> None:
 
 
 def request_cancel(run: Run, by: User | None) -> bool:
-    """Cancel a queued run immediately, and ask the worker of a running one to stop it.
+    """Cancel a queued run immediately, or ask the worker of a running one to stop it.
 
-    False when it had ended already, or when its cancelling was in progress.
+    Return False if it has ended or is already being cancelled.
     """
     asked = {"cancel_requested_at": Now(), "cancelled_by": by}
     with transaction.atomic():
@@ -204,9 +213,9 @@ def request_cancel(run: Run, by: User | None) -> bool:
 
 
 def restart(run: Run, by: User | None) -> bool:
-    """Put a failed or cancelled run back into the queue; it goes on from its last checkpoint.
+    """Put a failed or cancelled run back into the queue. It resumes from its last checkpoint.
 
-    False when it is in no such state. The caller sends the message after commit.
+    Return False for other states. The caller sends the message after commit.
     """
     with transaction.atomic():
         done = Run.objects.filter(pk=run.pk, state__in=[State.FAILED, State.CANCELLED]).update(
@@ -218,10 +227,11 @@ def restart(run: Run, by: User | None) -> bool:
 
 
 def reap() -> list[int]:
-    """Take runs away from workers that have been silent for a whole lease.
+    """Take runs away from workers that have not renewed their lease in time.
 
-    Each is put back, or ends: cancelled if that was asked for, failed if it was lost too often.
-    Returns the ids that wait again. A run whose worker is ending it this moment is left alone.
+    Each run is requeued, or ends: as cancelled if that was requested, as failed if it was lost too
+    often. Return the ids of requeued runs. Runs that their worker is ending at this moment are
+    skipped.
     """
     with transaction.atomic():
         silent = list(
@@ -247,7 +257,7 @@ def _lost_too_often() -> str:
     times = settings.RUN_MAX_ATTEMPTS
     return (
         f"Its worker was lost {times} {'time' if times == 1 else 'times'}, so the run was "
-        "given up. Look for a machine that restarts or runs out of memory, then continue the run."
+        "ended. Check for machines that restart or run out of memory, then continue the run."
     )
 
 

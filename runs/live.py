@@ -1,4 +1,4 @@
-"""What the page of a run shows while it changes: progress, time left, curves, messages."""
+"""The changing parts of a run's page: progress, time left, curves and messages."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ RATE_POINTS = 30
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `stage` is what a running one does right now; empty while it takes steps."""
+    """The progress of a run. `stage` is its current activity, or "" while it takes steps."""
 
     percent: float | None
     seconds_left: float | None
@@ -32,26 +32,26 @@ class Progress:
 
 
 def progress(run: Run) -> Progress:
-    """At most two queries."""
+    """Return the progress of a run. At most two queries."""
     events = run.events.filter(event__in=("progress", "stage")).order_by("-number")
     rows = events.annotate(age=Now() - F("recorded_at")).values_list("event", "at", "data", "age")
-    found = list(rows[:RATE_POINTS])
-    recent = [(at, data, age) for name, at, data, age in found if name == "progress"]
+    latest = list(rows[:RATE_POINTS])
+    recent = [(at, data, age) for name, at, data, age in latest if name == "progress"]
     running = run.state == State.RUNNING
     return Progress(
         percent=100 * run.step / run.total_steps if run.total_steps else None,
         seconds_left=seconds_left(run, recent) if running else None,
         latest=[
-            (name, written(value, share=name in shares_of(run)))
+            (name, format_value(value, share=name in shares_of(run)))
             for name, value in sorted(latest_values(data for _, data, _ in recent).items())
         ],
         waiting_for=waiting_for(run),
-        stage=stage_of([(name, data) for name, _, data, _ in found]) if running else "",
+        stage=stage_of([(name, data) for name, _, data, _ in latest]) if running else "",
     )
 
 
 def stage_of(events: list[tuple[str, dict[str, Any]]]) -> str:
-    """Return what the run does, from its progress and stage events (newest first)."""
+    """Return the current activity from progress and stage events (newest first)."""
     if not events:
         return "Preparing the data"
     name, data = events[0]
@@ -63,16 +63,15 @@ def latest_values(recent: Iterable[dict[str, Any]]) -> dict[str, float]:
     values: dict[str, float] = {}
     step: Any = None
     for data in recent:
-        found = curves_of(data)
         if values and data.get("step") != step:
             break
-        values = {**found, **values}
+        values = {**curves_of(data), **values}
         step = data.get("step")
     return values
 
 
 def waiting_for(run: Run) -> int:
-    """How many runs come before a queued one. No query for any other."""
+    """Return the number of runs before a queued one. No query for other states."""
     if run.state != State.QUEUED:
         return 0
     before = Q(state=State.RUNNING) | Q(state=State.QUEUED, pk__lt=run.pk)
@@ -82,50 +81,51 @@ def waiting_for(run: Run) -> int:
 def seconds_left(
     run: Run, recent: list[tuple[datetime, dict[str, Any], timedelta]]
 ) -> float | None:
-    """Estimate from the last progress events (newest first) of this attempt alone.
+    """Estimate the time left from the last progress events (newest first) of this attempt.
 
-    Each has its time, data and age. The speed follows from the clock of the machine that trains,
-    the age of the last one from the database's; this machine's clock may differ from both.
+    Each event has its time, data and age. The speed follows from the clock of the training
+    machine, and the age of the last event from the database's. This machine's clock may differ
+    from both.
     """
     steps = [
         (at, float(data["step"]))
         for at, data, _ in recent
         if isinstance(data.get("step"), int | float)
     ]
-    going_on = 1
-    while going_on < len(steps) and steps[going_on][1] < steps[going_on - 1][1]:
-        going_on += 1
-    if going_on < 2:
+    count = 1  # of this attempt: an earlier one reached a higher step before it
+    while count < len(steps) and steps[count][1] < steps[count - 1][1]:
+        count += 1
+    if count < 2:
         return None
-    (last_at, last), (first_at, first) = steps[0], steps[going_on - 1]
+    (last_at, last), (first_at, first) = steps[0], steps[count - 1]
     per_step = (last_at - first_at).total_seconds() / (last - first)
     since = recent[0][2].total_seconds()
     return max(0.0, (run.total_steps - last) * per_step - since)
 
 
 def curves_of(data: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a progress event that make a curve."""
+    """Return the numbers of a progress event that are plotted as curves."""
     metrics = data.get("metrics")
-    found = {**(metrics if isinstance(metrics, dict) else {}), "loss": data.get("loss")}
+    values = {**(metrics if isinstance(metrics, dict) else {}), "loss": data.get("loss")}
     for name in ("tokens_per_s", "memory_mb"):
-        found[name] = data.get(name)
+        values[name] = data.get(name)
     return {
         name: float(value)
-        for name, value in found.items()
+        for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
 def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
-    """The curves' points that are new since event `after`; thinned when there are very many."""
+    """Return the points of the curves after event `after`, thinned to about MOST_POINTS."""
     new = run.events.filter(event="progress", number__gt=after)
     span = new.aggregate(first=Min("number"), last=Max("number"))
     if span["last"] is None:
         return []
     stride = ceil((span["last"] - span["first"] + 1) / MOST_POINTS)
     if stride > 1:
-        kept = Q(place=0) | Q(number=span["last"])
-        new = new.annotate(place=F("number") % stride).filter(kept)
+        kept = Q(offset=0) | Q(number=span["last"])
+        new = new.annotate(offset=F("number") % stride).filter(kept)
     rows = new.order_by("number").values_list("number", "data")
     return [
         {"number": number, "step": data["step"], "values": curves_of(data)}
@@ -135,9 +135,9 @@ def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
 
 
 def messages(run: Run) -> list[RunEvent]:
-    """The newest, oldest first."""
-    found = run.events.filter(event="message").order_by("-number")[:MOST_MESSAGES]
-    return list(found)[::-1]
+    """Return the newest messages, oldest first."""
+    newest = run.events.filter(event="message").order_by("-number")[:MOST_MESSAGES]
+    return list(newest)[::-1]
 
 
 def last_number(run: Run) -> int:
@@ -152,7 +152,7 @@ def seconds_taken(run: Run) -> float | None:
 
 
 def kind_of(run: Run) -> RunKind | None:
-    """None for a run whose app is no longer installed."""
+    """Return the run's kind, or None if its app is no longer installed."""
     try:
         return kinds.get(run.kind)
     except CannotRun:
@@ -165,7 +165,7 @@ def shares_of(run: Run) -> frozenset[str]:
     return kind.shares if kind else frozenset()
 
 
-def written(value: float, *, share: bool) -> str:
+def format_value(value: float, *, share: bool) -> str:
     """Return a value of a curve or a result as text, a share as a percentage."""
     return percent(value) if share else number(value)
 
@@ -181,6 +181,6 @@ def figure(run: Run) -> str:
 
 
 def links(run: Run) -> list[tuple[str, str]]:
-    """To what a succeeded run made."""
+    """Return links to the output of a successful run."""
     kind = kind_of(run)
     return kind.links(run) if kind and run.state == State.SUCCEEDED else []

@@ -24,19 +24,19 @@ ENDED = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 class RunQuerySet(models.QuerySet["Run"]):
     def visible_to(self, user: User) -> "RunQuerySet":
-        """Return the runs that the user may look at.
+        """Return the runs that the user may see.
 
-        A trainer sees all, a lead those of the projects they lead. A run without a project, such
-        as one whose project was deleted, is for trainers only.
+        Trainers see all runs, leads those of their projects. Only trainers see runs without a
+        project, such as those of a deleted project.
         """
         if user.can_train:
             return self
         return self.filter(project__in=projects_led_by(user))
 
     def matching(self, text: str, *, kinds: Collection[str]) -> "RunQuerySet":
-        """Return the runs with this text in their name, of these kinds, or of this number or starter.
+        """Return runs with this text in their name, of these kinds, or with this number or user.
 
-        A run without a name is shown under the title of its kind, so callers pass
+        Runs without a name appear under the title of their kind, so callers pass
         `runs.kinds.titled(text)`, which this module cannot import.
         """
         matching = Q(title__icontains=text) | Q(created_by__username__icontains=text)
@@ -47,9 +47,9 @@ class RunQuerySet(models.QuerySet["Run"]):
 
 
 def projects_led_by(user: User) -> Any:
-    """Return the projects whose runs the user may look at, as the project's own model decides.
+    """Return the projects whose runs the user may see, as the project's own model decides.
 
-    This package does not import the project's; the foreign key below leads to it.
+    This package does not import the project model; the foreign key leads to it.
     """
     project: Any = Run._meta.get_field("project").related_model
     return project.objects.led_by(user)
@@ -58,8 +58,8 @@ def projects_led_by(user: User) -> Any:
 class Run(models.Model):
     """One background run. The row is the truth; a message only carries its id.
 
-    `state` moves only through the verbs of `runs.lifecycle`, each a conditional update. Whoever
-    runs it holds `fencing_token`; a write with an older token changes nothing.
+    `state` changes only through the verbs of `runs.lifecycle`, each a conditional update. The
+    worker that runs it holds `fencing_token`, and writes with an older token change nothing.
     """
 
     kind = models.CharField(max_length=40)
@@ -75,7 +75,7 @@ class Run(models.Model):
     config = models.JSONField(
         default=dict, help_text="Frozen hyper-parameters, as run.json has them."
     )
-    inputs = models.JSONField(default=dict, help_text="Ids and hashes of what the run reads.")
+    inputs = models.JSONField(default=dict, help_text="Ids and hashes of the run's input.")
     request_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT, related_name="runs"
@@ -87,7 +87,7 @@ class Run(models.Model):
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     heartbeat_at = models.DateTimeField(null=True, blank=True)
     message_sent_at = models.DateTimeField(
-        null=True, blank=True, help_text="When a worker was last told of it while it waits."
+        null=True, blank=True, help_text="Time of the last message to workers while it is queued."
     )
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     cancelled_by = models.ForeignKey(
@@ -136,7 +136,7 @@ class Run(models.Model):
 
 
 class RunEvent(models.Model):
-    """One line of a run's events.jsonl. `number` is the line's number in that file."""
+    """A line of a run's events.jsonl. `number` is the line number."""
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
     number = models.PositiveIntegerField()

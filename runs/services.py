@@ -1,4 +1,4 @@
-"""How a run is started, by the web, a command or a test alike."""
+"""Starting, cancelling, restarting and executing runs, for the web, commands and tests alike."""
 
 import logging
 import time
@@ -27,7 +27,7 @@ FOLLOW_SECONDS = 0.5
 
 
 class InvalidConfig(ValueError):  # noqa: N818
-    """Nothing was queued. `errors` maps a field, or "inputs", or "request_id" to a sentence."""
+    """Nothing was queued. `errors` maps a field, "inputs" or "request_id" to a sentence."""
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(f"{name}: {text}" for name, text in errors.items()))
@@ -44,10 +44,10 @@ def start(
     request_id: UUID | None = None,
     send: bool = True,
 ) -> Run:
-    """Queue a run and tell a worker after commit. The same request twice gives the same run.
+    """Queue a run and notify a worker after commit. The same request id returns the same run.
 
-    With the broker down the run waits, and the reaper tells a worker later. `send=False` is for a
-    caller who goes on to `run_now`. Raises InvalidConfig, with nothing written.
+    If the broker is down, the run waits until the reaper notifies a worker. `send=False` is for
+    callers that use `run_now` afterwards. Raises InvalidConfig, with nothing written.
     """
     request_id = request_id or uuid4()
     fields = {"kind": kind, "config": checked(kind, config, inputs), "inputs": inputs}
@@ -64,35 +64,36 @@ def start(
     except IntegrityError:
         return _started_before(request_id, fields)
     if send:
-        transaction.on_commit(lambda: tell_worker(run.pk))
+        transaction.on_commit(lambda: notify_worker(run.pk))
     return run
 
 
 def _started_before(request_id: UUID, fields: dict[str, Any]) -> Run:
     run = Run.objects.get(request_id=request_id)
     if any(getattr(run, name) != value for name, value in fields.items()):
-        text = f"This form has already started run #{run.pk}, with other settings. Send it again."
+        text = f"This form has already started run #{run.pk}, with other settings. Submit it again."
         raise InvalidConfig({"request_id": text})
     return run
 
 
 def checked(kind: str, config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
-    """The whole config that a run of these would be frozen with. Raises InvalidConfig."""
+    """Return the full config with which such a run would be frozen. Raises InvalidConfig."""
     try:
-        known = kinds.get(kind)
-        decided = known.from_inputs(inputs)
+        run_kind = kinds.get(kind)
+        decided = run_kind.from_inputs(inputs)
     except CannotRun as error:
         raise InvalidConfig({"inputs": str(error)}) from None
     try:
-        frozen = known.checked(known.config_class.from_dict({**config, **decided}).to_dict())
-        _check_folders(known, frozen)
+        values = run_kind.config_class.from_dict({**config, **decided}).to_dict()
+        frozen = run_kind.checked(values)
+        _check_folders(run_kind, frozen)
     except ConfigError as error:
-        raise InvalidConfig(_of_form(known, error.errors)) from None
+        raise InvalidConfig(_of_form(run_kind, error.errors)) from None
     return frozen
 
 
 def _check_folders(kind: RunKind, config: dict[str, Any]) -> None:
-    """Raises ConfigError for folders that are missing, before anybody waits for the run."""
+    """Raise ConfigError for missing folders, before the run is queued."""
     errors: dict[str, str] = {}
     for name in kind.folders & config.keys():
         try:
@@ -104,12 +105,12 @@ def _check_folders(kind: RunKind, config: dict[str, Any]) -> None:
 
 
 def _of_form(kind: RunKind, errors: dict[str, str]) -> dict[str, str]:
-    """An error in a setting that the inputs decide belongs to the inputs."""
+    """Move errors in settings that the inputs determine to the inputs."""
     return {("inputs" if name in kind.decided else name): text for name, text in errors.items()}
 
 
-def tell_worker(run_id: int) -> bool:
-    """Send the run's id. False, and a line in the log, when the broker is not there."""
+def notify_worker(run_id: int) -> bool:
+    """Send the run's id. Log a warning and return False if the broker is unavailable."""
     try:
         current_app.send_task("runs.tasks.execute", args=[run_id], queue=QUEUE, retry=False)
     except (BrokerError, OSError) as error:
@@ -120,12 +121,12 @@ def tell_worker(run_id: int) -> bool:
 
 
 def cancel(run: Run, by: User | None) -> bool:
-    """Cancel a run. False, with `why_not_cancelled` as the reason, when there is nothing to do."""
+    """Cancel a run. Return False if that is not possible; `why_not_cancelled` gives the reason."""
     return lifecycle.request_cancel(run, by)
 
 
 def why_not_cancelled(run: Run) -> str:
-    """Explain in a sentence why `cancel` did nothing. Reads the row again."""
+    """Return a sentence that explains why `cancel` returned False. Reads the row again."""
     run.refresh_from_db()
     if run.state in ENDED:
         return f"Run {run.pk} has already ended ({run.get_state_display().lower()})."
@@ -136,17 +137,17 @@ def why_not_cancelled(run: Run) -> str:
 
 
 def restart(run: Run, by: User | None) -> bool:
-    """Continue a failed or cancelled run from its last checkpoint. False when it is neither."""
+    """Continue a failed or cancelled run from its last checkpoint. Return False for other states."""
     done = lifecycle.restart(run, by)
     if done:
-        transaction.on_commit(lambda: tell_worker(run.pk))
+        transaction.on_commit(lambda: notify_worker(run.pk))
     return done
 
 
-def way_back(run: Run) -> str:
-    """Return what a button to restart the run says, or nothing where it should not be offered.
+def restart_label(run: Run) -> str:
+    """Return the label of the button that restarts the run, or "" if it should not be offered.
 
-    A run that failed before its first checkpoint would only fail again.
+    A run that failed before its first checkpoint would fail again.
     """
     if run.state not in (State.FAILED, State.CANCELLED):
         return ""
@@ -156,12 +157,14 @@ def way_back(run: Run) -> str:
 
 
 def execute(run_id: int) -> None:
-    """What a worker does with a message: if this machine is free, carry the oldest waiting run.
+    """Execute the oldest queued run if this machine has a free slot.
 
-    That is the run the message named, or one whose message came while the machine was busy. With
-    nothing to take it leaves quietly, and whoever frees the machine tells of what waits.
+    A worker calls this for each message.
+
+    That run may be another than the one in the message. If it is not the only one waiting, a
+    worker is notified when this one ends.
     """
-    with slots.one() as slot:
+    with slots.acquire() as slot:
         if slot is None or supervisor.SHUTTING_DOWN.is_set():
             return
         lease = lifecycle.claim_oldest(supervisor.owner())
@@ -169,13 +172,13 @@ def execute(run_id: int) -> None:
             return
         slot.note(lease)
         supervisor.supervise(lease, slot)
-    tell_of_waiting(limit=1)
+    notify_waiting(limit=1)
 
 
 def run_now(run_id: int) -> Run:
-    """Claim and supervise in the foreground, and return the ended run.
+    """Claim and supervise a run in the foreground, and return it when it has ended.
 
-    If a worker has it already, follow that until it ends. Ctrl-C cancels the run.
+    If a worker has claimed it, wait until it ends. Ctrl-C cancels the run.
     """
     run = Run.objects.get(pk=run_id)
     try:
@@ -193,7 +196,7 @@ def run_now(run_id: int) -> Run:
 
 
 def _give_up(run: Run) -> None:
-    """The recipe has been killed by now; end the row that this process held."""
+    """End the row that this process holds, after its recipe was killed."""
     lifecycle.request_cancel(run, None)
     run.refresh_from_db()
     if run.state == State.RUNNING and run.lease_owner == supervisor.owner():
@@ -201,13 +204,13 @@ def _give_up(run: Run) -> None:
 
 
 def reap() -> None:
-    """Put back the runs of dead workers, and tell workers of runs whose message was lost."""
+    """Requeue the runs of dead workers, and notify workers of runs whose message was lost."""
     lifecycle.reap()
-    tell_of_waiting(limit=100)
+    notify_waiting(limit=100)
 
 
-def tell_of_waiting(*, limit: int) -> None:
-    """Tell of the oldest queued runs that nobody was told of lately, unless messages still wait."""
+def notify_waiting(*, limit: int) -> None:
+    """Send messages for the oldest queued runs that had none lately, unless messages are pending."""
     overdue = Q(message_sent_at=None) | Q(
         message_sent_at__lt=Now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
     )
@@ -215,14 +218,14 @@ def tell_of_waiting(*, limit: int) -> None:
         overdue = Q()
     waiting = Run.objects.filter(overdue, state=State.QUEUED).order_by("id")
     ids = list(waiting.values_list("id", flat=True)[:limit])
-    if ids and not messages_waiting():
+    if ids and not pending_messages():
         for run_id in ids:
-            if not tell_worker(run_id):
+            if not notify_worker(run_id):
                 return
 
 
-def messages_waiting() -> int:
-    """How many messages no worker has taken yet; 0 when the broker is away or the queue is empty."""
+def pending_messages() -> int:
+    """Return the number of pending messages, or 0 if the broker is unavailable."""
     broker = current_app.connection_for_write()
     with broker:
         try:

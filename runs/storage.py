@@ -1,8 +1,10 @@
-"""Where stored files are: rows name them relative to a storage root, and only this module resolves.
+"""Locations of stored files.
 
-A stored path is `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that `var/`
-and the checkout can move. The roots are folders of the settings. What is in none of them stays as it
-is: the name of a model on Hugging Face, or the absolute path of a folder that a user named.
+Rows name them relative to a storage root, and only this module resolves them.
+
+A stored path is `ROOT:PATH`, such as `runs:12/output` or `checkout:demo/tiny_model`, so that
+`var/` and the checkout can move. The roots are folders of the settings. Other values are kept
+unchanged: names of models on Hugging Face, and absolute paths of folders that a user named.
 """
 
 import hashlib
@@ -20,11 +22,11 @@ OUTPUT = re.compile(r"runs:(\d+)/output")
 
 
 class MissingFiles(Exception):  # noqa: N818
-    """Files that a row names are missing or altered; the text says which and what to do."""
+    """Files that a row names are missing or were changed. The text says which and what to do."""
 
 
 def roots() -> dict[str, Path]:
-    """Return the folders by name, the innermost first: var/ may be in the checkout."""
+    """Return the root folders by name, innermost first, because var/ may be inside the checkout."""
     return {
         "runs": Path(settings.RUNS_DIR).absolute(),
         "snapshots": Path(settings.SNAPSHOTS_DIR).absolute(),
@@ -34,7 +36,7 @@ def roots() -> dict[str, Path]:
 
 
 def stored(path: str | Path) -> str:
-    """Return the form in which a folder or file is kept in a row."""
+    """Return the form in which the path of a folder or file is stored in a row."""
     absolute = Path(path).absolute()
     for name, root in roots().items():
         if absolute.is_relative_to(root):
@@ -43,10 +45,10 @@ def stored(path: str | Path) -> str:
 
 
 def portable(path: str) -> str:
-    """Return the stored form of an absolute path from a row of an earlier version, for migrations.
+    """Return the stored form of an absolute path written by an earlier version. Migrations use it.
 
-    The installation may have moved since: the output of a run, or a folder of the checkout, that is
-    not where the row says but in today's root is meant to be that one.
+    The installation may have moved. A missing output of a run, or a missing folder of the
+    checkout, is looked up in the current root.
     """
     if not path.startswith("/") or (form := stored(path)) != path or Path(path).exists():
         return stored(path) if path.startswith("/") else path
@@ -62,7 +64,7 @@ def is_stored(value: str) -> bool:
 
 
 def resolve(value: str) -> str:
-    """Return the absolute path of a stored one; any other value is returned as it is."""
+    """Return the absolute path of a stored one. Other values are returned unchanged."""
     if not is_stored(value):
         return value
     name, _, path = value.partition(":")
@@ -70,14 +72,14 @@ def resolve(value: str) -> str:
 
 
 def is_folder(value: str) -> bool:
-    """Whether a setting names a folder and not a model on Hugging Face."""
+    """Return whether a setting names a folder rather than a model on Hugging Face."""
     return is_stored(value) or value.startswith("/")
 
 
 def check(value: str, *, digests: bool = False) -> None:
-    """Raise MissingFiles unless the folder is there, with the files that its run has published.
+    """Raise MissingFiles unless the folder exists with the files that its run published.
 
-    `digests` compares their SHA-256 too, which reads every byte. A name on Hugging Face passes.
+    `digests` also compares SHA-256 digests, which reads every byte. Names on Hugging Face pass.
     """
     if not is_folder(value):
         return
@@ -93,7 +95,7 @@ def check(value: str, *, digests: bool = False) -> None:
 
 
 def problem_of(artifacts: Iterable[Artifact], *, digests: bool) -> str | None:
-    """Return a sentence about the first file that is missing or altered; None when all are well."""
+    """Return a sentence about the first missing or changed file, or None."""
     for artifact in artifacts:
         path = Path(resolve(artifact.path))
         files = files_of(path)
@@ -110,14 +112,14 @@ def problem_of(artifacts: Iterable[Artifact], *, digests: bool) -> str | None:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return a folder's files in order, or the file itself; empty when it is missing."""
+    """Return a folder's files in order, or the file itself. Empty if it is missing."""
     if path.is_file():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
 def digest_of(path: Path, files: list[Path]) -> str:
-    """Return a file's SHA-256; of a folder, that of what `sha256sum` would print for its files."""
+    """Return the SHA-256 of a file, or for a folder that of `sha256sum`'s output for its files."""
     if path.is_file():
         return sha256(path)
     listing = "".join(f"{sha256(file)}  {file.relative_to(path.parent)}\n" for file in files)

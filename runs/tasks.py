@@ -25,5 +25,5 @@ def stop_recipes(**kwargs: object) -> None:
 
 @beat_embedded_init.connect
 def end_with_worker(**kwargs: object) -> None:
-    """`--beat` is a process of its own, which kill -9 of its worker would leave behind."""
+    """Make the `--beat` process, which is separate, end when its worker is killed."""
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

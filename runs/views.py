@@ -21,7 +21,7 @@ LOG_TAIL = 6000
 
 
 def run_for(request: HttpRequest, run_id: int) -> Run:
-    """Return the run when the signed-in user may see it. Raises Http404."""
+    """Return the run. Raises Http404 if the user may not see it."""
     visible = Run.objects.visible_to(user_of(request))
     return get_object_or_404(
         visible.select_related("project", "created_by", "cancelled_by"), pk=run_id
@@ -39,8 +39,8 @@ def kind_or_404(name: str) -> RunKind:
 @require_safe
 def run_list(request: HttpRequest) -> HttpResponse:
     form = FilterForm(request.GET, user=user_of(request))
-    found = form.runs().select_related("created_by", "project").defer("config")
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    runs = form.runs().select_related("created_by", "project").defer("config")
+    page = Paginator(runs, PAGE).get_page(request.GET.get("page"))
     context = {"page": page, "form": form, "filtered": bool(form.chosen), "section": "runs"}
     return render(request, "runs/list.html", context)
 
@@ -54,15 +54,15 @@ def choose_kind(request: HttpRequest) -> HttpResponse:
 @trainer_required
 @require_http_methods(["GET", "POST"])
 def launch(request: HttpRequest, kind: str) -> HttpResponse:
-    chosen = kind_or_404(kind)
+    run_kind = kind_or_404(kind)
     if request.method == "POST":
-        form = Launch(chosen, request.POST)
+        form = Launch(run_kind, request.POST)
         run = form.start(user_of(request))
         if run:
             return redirect("run", run.pk)
     else:
-        form = Launch(chosen, initial=initial_from(chosen, request.GET))
-    context = {"kind": chosen, "launch": form, "section": "runs"}
+        form = Launch(run_kind, initial=initial_from(run_kind, request.GET))
+    context = {"kind": run_kind, "launch": form, "section": "runs"}
     return render(request, "runs/launch.html", context, status=422 if form.invalid else 200)
 
 
@@ -70,17 +70,17 @@ def launch(request: HttpRequest, kind: str) -> HttpResponse:
 @require_safe
 def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
-    found = live.points(run)
+    points = live.points(run)
     context = {
         **_changing(run),
         "kind": live.kind_of(run),
-        "points": found,
-        "last": found[-1]["number"] if found else 0,
+        "points": points,
+        "last": points[-1]["number"] if points else 0,
         "artifacts": run.artifacts.all(),
         "links": live.links(run),
         "shares": " ".join(sorted(live.shares_of(run))),
         "may_change": user_of(request).can_train,
-        "way_back": services.way_back(run),
+        "restart_label": services.restart_label(run),
         "section": "runs",
     }
     return render(request, "runs/run.html", context)
@@ -91,7 +91,7 @@ def _changing(run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "progress": live.progress(run),
-        "said": live.messages(run),
+        "recent_messages": live.messages(run),
         "log": workspace.log_tail(log, LOG_TAIL),
         "ended": run.state in ENDED,
     }
@@ -120,7 +120,7 @@ def run_live(request: HttpRequest, run_id: int) -> HttpResponse:
 
 
 def in_english(template: str, context: dict[str, Any], request: HttpRequest) -> str:
-    """Render a part of a page that has no translation, with English dates and numbers."""
+    """Render a part of a page that is not translated, with English dates and numbers."""
     with translation.override("en"):
         return render_to_string(template, context, request)
 
@@ -131,7 +131,7 @@ def run_log(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
     path = workspace.log_of(workspace.run_dir_of(run))
     if not path.exists():
-        return HttpResponse("Nothing was printed yet.\n", content_type="text/plain; charset=utf-8")
+        return HttpResponse("Nothing printed yet.\n", content_type="text/plain; charset=utf-8")
     return FileResponse(path.open("rb"), content_type="text/plain; charset=utf-8")  # type: ignore[return-value]
 
 
@@ -150,7 +150,7 @@ def run_cancel(request: HttpRequest, run_id: int) -> HttpResponse:
 @require_POST
 def run_restart(request: HttpRequest, run_id: int) -> HttpResponse:
     run = run_for(request, run_id)
-    if run.state == State.FAILED and not services.way_back(run):
+    if run.state == State.FAILED and not services.restart_label(run):
         text = "This run failed before its first checkpoint. Run it again with other settings."
         messages.warning(request, text)
     elif services.restart(run, user_of(request)):

@@ -1,1 +1,4 @@
-"""Generation of responses."""
+"""Generation of responses: which prompts are answered, and how answers are stored.
+
+Start with `generation.py`. `sampled_text.py` is the file format shared with the recipes.
+"""

@@ -1,4 +1,4 @@
-"""Sampled text becomes rows: which prompts are answered, and what becomes of the answers."""
+"""Generation runs: the prompts to answer, and the rows made from sampled text."""
 
 import json
 from collections import defaultdict
@@ -23,7 +23,7 @@ MOST_PER_TASK = 9
 
 
 def project_of(inputs: Mapping[str, Any]) -> Project:
-    """Raises CannotRun."""
+    """Return the project that the inputs name. Raises CannotRun."""
     number: Any = inputs.get("project")
     try:
         return Project.objects.get(pk=number, archived_at=None)
@@ -32,7 +32,7 @@ def project_of(inputs: Mapping[str, Any]) -> Project:
 
 
 def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
-    """Raises CannotRun."""
+    """Return the model that the inputs name. Raises CannotRun."""
     number: Any = inputs.get(name)
     try:
         return Model.objects.select_related("project").get(pk=number)
@@ -41,7 +41,7 @@ def model_of(inputs: Mapping[str, Any], name: str = "model") -> Model:
 
 
 def limit_of(inputs: Mapping[str, Any]) -> int | None:
-    """At most so many prompts; None for all. Raises CannotRun."""
+    """Return the maximum number of prompts, or None for all. Raises CannotRun."""
     limit: int | None = inputs.get("limit")
     if limit is not None and limit < 1:
         raise CannotRun(f"The limit must be 1 or more prompts; it is {limit}.")
@@ -54,14 +54,17 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
         raise CannotRun(f"The model {model} belongs to {model.project}, not to {project}.")
     if not prompts_to_answer(inputs).exists():
         raise CannotRun(
-            f"{project} has no prompt to answer. Import prompts, or choose all of them instead of "
+            f"{project} has no prompt to answer. Import prompts, or choose all prompts instead of "
             "those without a task."
         )
     return {"model": model.base, "adapter": model.adapter or None}
 
 
 def prompts_to_answer(inputs: Mapping[str, Any]) -> Any:
-    """`prompts` chooses those without a task (new) or all; `limit` the first so many of them."""
+    """Return the prompts to answer, the oldest first.
+
+    `prompts` in the inputs chooses those without a task (new) or all; `limit` bounds their number.
+    """
     prompts = Prompt.objects.filter(project=inputs.get("project"), withdrawn_at=None).order_by("id")
     if inputs.get("prompts", NEW) == NEW:
         prompts = prompts.filter(tasks=None)
@@ -75,7 +78,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
         (PromptToAnswer(str(pk), messages) for pk, messages in prompts.iterator()),
     )
     if not count:
-        raise CannotRun("There is no prompt left to answer: each has a task by now.")
+        raise CannotRun("No prompts left to answer: each has a task now.")
     return {"prompts_written": count}
 
 
@@ -96,7 +99,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         counts["responses"] += len(distinct)
         responses = store_responses(prompt, model.name, sampling_of(run), distinct)
         too_few += len(responses) < 2
-        tasks += [new_task(prompt, chosen, run.inputs) for chosen in share_out(responses)]
+        tasks += [new_task(prompt, part, run.inputs) for part in share_out(responses)]
     if run.inputs.get("tasks", True):
         added = [pk for pk, new in add_tasks(project=project, tasks=tasks) if new]
         counts["tasks"] = len(added)
@@ -120,7 +123,7 @@ def sampled_rows(run_dir: RunDir) -> list[dict[str, Any]]:
 
 
 def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first of each text, in the order sampled; nobody can rank an empty one or a twin."""
+    """Return the first answer with each text, in the order sampled, without empty ones."""
     seen: dict[str, dict[str, Any]] = {}
     for row in rows:
         text = row["response"].strip()
@@ -130,15 +133,18 @@ def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sampling_of(run: Run) -> dict[str, Any]:
-    kept = ("temperature", "top_p", "max_new_tokens", "seed")
-    return {"run": run.pk, **{name: run.config[name] for name in kept if name in run.config}}
+    names = ("temperature", "top_p", "max_new_tokens", "seed")
+    return {"run": run.pk, **{name: run.config[name] for name in names if name in run.config}}
 
 
 def store_responses(
     prompt: Prompt, model_name: str, sampling: dict[str, Any], rows: Sequence[dict[str, Any]]
 ) -> list[Response]:
-    """Rows for sampled texts, in their order; a text that was stored before keeps its row."""
-    made = [
+    """Return the stored responses for sampled texts, in the same order.
+
+    Texts stored earlier keep their row.
+    """
+    rows_to_store = [
         Response(
             prompt=prompt,
             text=(text := storable(row["response"])),
@@ -149,10 +155,12 @@ def store_responses(
         )
         for row in rows
     ]
-    Response.objects.bulk_create(made, ignore_conflicts=True)
-    stored = Response.objects.filter(prompt=prompt, identity__in=[r.identity for r in made])
+    Response.objects.bulk_create(rows_to_store, ignore_conflicts=True)
+    stored = Response.objects.filter(
+        prompt=prompt, identity__in=[r.identity for r in rows_to_store]
+    )
     by_identity = {response.identity: response for response in stored}
-    return [by_identity[response.identity] for response in made]
+    return [by_identity[response.identity] for response in rows_to_store]
 
 
 def _marks(row: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +178,7 @@ def new_task(prompt: Prompt, responses: Sequence[Response], inputs: Mapping[str,
 
 
 def share_out(responses: Sequence[Response]) -> list[Sequence[Response]]:
-    """Tasks that hold them all, of 2 to 9 each; none for a single one."""
+    """Split responses into tasks of 2 to 9 each. A single response gives no task."""
     if len(responses) < 2:
         return []
     tasks = -(-len(responses) // MOST_PER_TASK)

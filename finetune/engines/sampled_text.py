@@ -1,8 +1,8 @@
-"""Prompts to answer and sampled answers as plain files. Needs pyarrow, neither Django nor torch.
+"""Files of prompts and sampled answers. Needs pyarrow, but neither Django nor torch.
 
-prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the answers wanted
+prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the number of answers wanted
 responses.parquet  prompt_id, prompt, response, sample, seed, meta (JSON: truncated, tokens)
-answers.parquet    one row for each prompt and sample, with the answers of both sides
+answers.parquet    one row per prompt and sample, with the answers of both models
 """
 
 from collections.abc import Iterable
@@ -49,12 +49,12 @@ ANSWERS = pa.schema(
 
 
 class SampledTextError(ValueError):
-    """A file that does not hold what it should; the text says which and why."""
+    """A file without the expected contents. The text says which and why."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A chat to answer. `n` is how many answers are wanted of it; None leaves that to the run."""
+    """A chat to answer. `n` is the number of answers wanted; None leaves it to the run's settings."""
 
     prompt_id: str
     messages: list[dict[str, str]]
@@ -68,7 +68,10 @@ def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> int:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Raises SampledTextError when a column is missing, an id occurs twice or a chat is empty."""
+    """Return the prompts of a file.
+
+    Raises SampledTextError if a column is missing, an id occurs twice or a chat is empty.
+    """
     prompts = [
         Prompt(row["prompt_id"], row["prompt"], row.get("n"))
         for row in read_rows(path, required=("prompt_id", "prompt"))
@@ -84,7 +87,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """Every row, in memory. Raises SampledTextError when the file or a required column is missing."""
+    """Return all rows. Raises SampledTextError if the file or a required column is missing."""
     try:
         table = pq.read_table(path)
         rows = table.to_pylist()
@@ -97,6 +100,6 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
 
 
 def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """The file appears whole or not at all; what a row leaves out is null."""
+    """Write a Parquet file, as a whole or not at all. Columns that a row lacks are null."""
     with atomically(Path(path)) as draft:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft, compression="zstd")

@@ -1,4 +1,4 @@
-"""Both models' answers side by side, as a page shows them."""
+"""Both models' answers next to each other, for a page."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ VERDICTS = {"won": 1.0, "lost": 0.0, "tied": 0.5}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The items of an evaluation with one verdict, or all, and how many there are of each."""
+class AnswerList:
+    """The items of an evaluation with one verdict, or all, and the number with each verdict."""
 
     verdict: str
     items: Any
@@ -33,9 +33,10 @@ class Pair:
     candidate_words: int
 
 
-def answers_of(evaluation: Evaluation, verdict: str) -> Shown:
-    """The answers to prompts that are not withdrawn. Costs one query for the counts; `items` is not
-    evaluated yet.
+def answers_of(evaluation: Evaluation, verdict: str) -> AnswerList:
+    """Return the answers to prompts that are not withdrawn.
+
+    Costs one query for the counts. `items` is not evaluated yet.
     """
     in_use = evaluation.items.filter(prompt__withdrawn_at=None)
     counted = in_use.order_by().values("verdict").annotate(count=Count("pk"))
@@ -46,8 +47,8 @@ def answers_of(evaluation: Evaluation, verdict: str) -> Shown:
     ]
     items = in_use.select_related("prompt").order_by("id")
     if verdict in VERDICTS:
-        return Shown(verdict, items.filter(verdict=VERDICTS[verdict]), counts)
-    return Shown("", items, counts)
+        return AnswerList(verdict, items.filter(verdict=VERDICTS[verdict]), counts)
+    return AnswerList("", items, counts)
 
 
 def rendered(items: Iterable[EvaluationItem]) -> list[Pair]:

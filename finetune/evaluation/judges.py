@@ -1,4 +1,4 @@
-"""Whose opinion decides an evaluation: rules that score a text, by name, and reward models by id."""
+"""Judges of evaluations: rules that score a text, by name, and reward models, by id."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,10 @@ def any_project(project: Project) -> bool:
 
 @dataclass(frozen=True)
 class Judge:
-    """`score` is None for a reward model: the recipe has written its scores beside the answers."""
+    """A judge.
+
+    `score` is None for a reward model, whose scores the recipe writes next to the answers.
+    """
 
     name: str
     title: str
@@ -35,7 +38,7 @@ class Judge:
 
 
 class UnknownJudge(Exception):  # noqa: N818
-    """No judge has this name; the text lists those there are."""
+    """No judge has this name. The text lists the existing ones."""
 
 
 _rules: dict[str, Judge] = {}
@@ -44,12 +47,12 @@ _rules: dict[str, Judge] = {}
 def register(
     name: str, title: str, score: Score, *, for_project: Callable[[Project], bool] = any_project
 ) -> None:
-    """Make a rule a judge of the projects for which `for_project` is true.
+    """Register a rule as a judge of the projects for which `for_project` returns true.
 
-    Call it from AppConfig.ready. The same name twice is an error.
+    Call this in AppConfig.ready. Raises ValueError for a name that is taken.
     """
     if name in _rules or name.startswith(REWARD_MODEL):
-        raise ValueError(f"A judge cannot be called {name!r}: the name is taken.")
+        raise ValueError(f"The judge name {name!r} is already taken.")
     _rules[name] = Judge(name, title, score, for_project=for_project)
 
 
@@ -59,7 +62,7 @@ def rules(project: Project) -> list[Judge]:
 
 
 def get(name: str) -> Judge:
-    """Raises UnknownJudge. Costs a query for a reward model."""
+    """Return the judge with this name. Raises UnknownJudge. Costs a query for a reward model."""
     if name in _rules:
         return _rules[name]
     model_id = number(name.removeprefix(REWARD_MODEL))
@@ -67,8 +70,8 @@ def get(name: str) -> Judge:
         model = RewardModel.objects.filter(pk=model_id).first()
         if model:
             return of_reward_model(model)
-    known = ", ".join([*_rules, f"{REWARD_MODEL}ID"])
-    raise UnknownJudge(f"No judge is called {name!r}. Known are: {known}.")
+    names = ", ".join([*_rules, f"{REWARD_MODEL}ID"])
+    raise UnknownJudge(f"No judge is called {name!r}. Available judges: {names}.")
 
 
 def of_reward_model(model: RewardModel) -> Judge:
@@ -76,7 +79,7 @@ def of_reward_model(model: RewardModel) -> Judge:
 
 
 def title_of(name: str) -> str:
-    """For pages: never fails, also when the rule is not installed any more."""
+    """Return the judge's title for a page, or its name if the judge no longer exists."""
     try:
         return get(name).title
     except UnknownJudge:

@@ -1,4 +1,4 @@
-"""Two models' answers to held-out prompts, from the prompts that are fair to the verdicts."""
+"""Evaluation runs: the prompts that both models answer, and the verdicts on the answers."""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,12 +27,12 @@ from runs.kinds import CannotRun
 from runs.models import Run
 
 EQUAL = 1e-9
-"""Scores closer than this are a tie."""
+"""Scores that differ by at most this much are a tie."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What an evaluation's inputs name."""
+    """The objects that an evaluation's inputs name."""
 
     candidate: Model
     baseline: Model
@@ -41,7 +41,7 @@ class Parts:
 
 
 def parts_of(inputs: Mapping[str, Any]) -> Parts:
-    """Raises CannotRun, also when the parts do not belong together."""
+    """Return the objects that the inputs name. Raises CannotRun, also if they do not fit together."""
     project = project_of(inputs)
     candidate, baseline = model_of(inputs, "candidate"), model_of(inputs, "baseline")
     snapshot = snapshot_of(dict(inputs))
@@ -49,7 +49,7 @@ def parts_of(inputs: Mapping[str, Any]) -> Parts:
         if part.project_id != project.pk:
             raise CannotRun(f"{part} belongs to {part.project}, not to {project}.")
     if not candidate.adapter:
-        raise CannotRun(f"{candidate} is not an adapter: there is nothing tuned to evaluate.")
+        raise CannotRun(f"{candidate} is not an adapter, so there is nothing to evaluate.")
     if candidate == baseline:
         raise CannotRun(f"{candidate} would be compared with itself. Choose another baseline.")
     if candidate.base != baseline.base:
@@ -91,8 +91,8 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
         raise CannotRun(f"A snapshot cannot be read: {error}") from error
     if not prompts:
         raise CannotRun(
-            f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models have not been "
-            f"trained on ({seen} were). Freeze one with a share held out and the same seed."
+            f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models were not trained "
+            f"on ({seen} left out). Freeze a snapshot with a held-out share and the same seed."
         )
     prompts = prompts[: limit_of(run.inputs)]
     write_prompts(run_dir.data / "prompts.parquet", prompts)
@@ -104,7 +104,7 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
-    """The test prompts of the snapshot that neither side learned from, and how many were left out."""
+    """Return the snapshot's test prompts that neither model was trained on, and how many others."""
     learned = trained_on((parts.candidate, parts.baseline))
     if parts.judge.reward_model:
         learned |= _train_ids([parts.judge.reward_model.snapshot])
@@ -120,19 +120,21 @@ def held_out_prompts(parts: Parts) -> tuple[list[PromptToAnswer], int]:
 
 
 def withdrawn_prompts(project_id: int) -> set[str]:
-    """Ids as snapshots have them. A query of a partial index."""
-    found = Prompt.objects.filter(project=project_id, withdrawn_at__isnull=False)
-    return {str(pk) for pk in found.values_list("pk", flat=True)}
+    """Return the ids of withdrawn prompts as snapshots have them. One query of a partial index."""
+    withdrawn = Prompt.objects.filter(project=project_id, withdrawn_at__isnull=False)
+    return {str(pk) for pk in withdrawn.values_list("pk", flat=True)}
 
 
 def trained_on(models: Iterable[Model]) -> set[str]:
-    """Ids of the prompts in the train split of every snapshot the models or their parents saw."""
+    """Return the ids of the train prompts of all snapshots that the models or their ancestors
+    used.
+    """
     snapshots = {m.snapshot for model in models for m in ancestry(model) if m.snapshot}
     return _train_ids(snapshots)
 
 
 def ancestry(model: Model) -> Iterator[Model]:
-    """The model, its parent, and so on. A query for each step."""
+    """Yield the model, its parent, and so on. One query per step."""
     step: Model | None = model
     while step is not None:
         yield step
@@ -187,7 +189,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def judged(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationItem], int]:
-    """Unsaved items for the answers that have a score on both sides, and how many have not."""
+    """Return unsaved items for the answers with scores on both sides, and the number without."""
     items = []
     for row in rows:
         baseline, candidate = scores_of(row, judge)
@@ -208,7 +210,7 @@ def judged(rows: list[dict[str, Any]], judge: Judge) -> tuple[list[EvaluationIte
 
 
 def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | None]:
-    """Of the baseline's answer and of the candidate's."""
+    """Return the scores of the baseline's and the candidate's answer."""
     if judge.score is None:
         return row["baseline_score"], row["candidate_score"]
     baseline = judge.score(row["prompt"], row["baseline"])
@@ -216,7 +218,7 @@ def scores_of(row: dict[str, Any], judge: Judge) -> tuple[float | None, float | 
 
 
 def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Win rate with its interval by prompt, and beside it the lengths and how many were cut off."""
+    """Return the win rate with its interval by prompt, and the lengths and shares of the answers."""
     lengths = (
         (row["prompt_id"], row["candidate_tokens"] or 0, row["baseline_tokens"] or 0)
         for row in rows
@@ -238,13 +240,13 @@ def summary(items: list[EvaluationItem], rows: list[dict[str, Any]], seed: int) 
 def add_comparisons(
     parts: Parts, items: list[EvaluationItem], rows: list[dict[str, Any]], run: Run
 ) -> int:
-    """Queue a blind comparison of each prompt's first answers, and return how many there are.
+    """Queue a blind comparison of each prompt's first answers, and return their number.
 
-    Answers that are the same text, or empty, get none: nobody could choose. The two are stored in
-    random order, so that neither ids nor positions say which model wrote which.
+    Identical and empty answers are skipped, because nobody could choose. The two are stored in
+    random order, so that neither ids nor positions reveal which model wrote which.
     """
     seeds = {(int(row["prompt_id"]), row["sample"]): row["seed"] for row in rows}
-    chosen = [item for item in items if item.sample == 0 and _can_be_told_apart(item)]
+    chosen = [item for item in items if item.sample == 0 and _is_distinguishable(item)]
     prompts = Prompt.objects.in_bulk({item.prompt_id for item in chosen})
     tasks = []
     for item in chosen:
@@ -262,34 +264,34 @@ def add_comparisons(
         }
         item.candidate_response = stored[parts.candidate]
         order = [response.pk for response in stored.values()]
-        random.shuffle(order)  # a text that was stored before keeps its id
+        random.shuffle(order)  # texts stored earlier keep their ids, so ids are not in random order
         tasks.append(NewTask(item.prompt_id, order, kind=Task.Kind.COMPARISON))
-    # Cut off answers are what is compared; one that names its model would not be blind.
+    # Truncated answers may be compared, but answers that name their model would not be blind.
     added = add_tasks(project=parts.candidate.project, tasks=tasks, kinds=[Finding.Kind.IDENTITY])
     for item, (task_id, _) in zip(chosen, added, strict=True):
         item.task_id = task_id
     return len(chosen)
 
 
-def _can_be_told_apart(item: EvaluationItem) -> bool:
+def _is_distinguishable(item: EvaluationItem) -> bool:
     baseline, candidate = item.baseline_text.strip(), item.candidate_text.strip()
     return bool(baseline and candidate) and baseline != candidate
 
 
 def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
-    """The win rate by the current rankings of the blind comparisons; None without any.
+    """Return the win rate by the current rankings of the blind comparisons, or None without any.
 
-    `simulated` of them were made by programs. Costs two queries.
+    `simulated` counts those made by programs. Costs two queries.
     """
     candidates = dict(
         evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")
     )
-    found = Ranking.objects.filter(
+    current = Ranking.objects.filter(
         task__in=candidates, task__out_of_use=False, superseded_at=None
     ).order_by("id")
     rankings = [
         ranking
-        for ranking in found.select_related("task", "reviewer")
+        for ranking in current.select_related("task", "reviewer")
         if sum(map(len, ranking.tiers)) == 2
     ]
     if not rankings:
@@ -311,5 +313,7 @@ def figure(result: dict[str, Any]) -> str:
 
 
 def links(run: Run) -> list[tuple[str, str]]:
-    found = Evaluation.objects.filter(run=run).first()
-    return [("Both models' answers", reverse("evaluation", args=[found.pk]))] if found else []
+    evaluation = Evaluation.objects.filter(run=run).first()
+    if evaluation is None:
+        return []
+    return [("Both models' answers", reverse("evaluation", args=[evaluation.pk]))]

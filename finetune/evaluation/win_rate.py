@@ -1,8 +1,8 @@
-"""How often one model's answers are better than another's, with an interval. Pure numpy.
+"""Win rate of one model's answers against another's, with an interval. Pure numpy.
 
-A win counts 1, a tie ½, a loss 0. Several answers to one prompt are not independent, so the interval
-treats the prompt as the unit: a bootstrap over prompts where there are enough of them to speak, else
-Wilson's interval with each prompt as one trial.
+A win counts 1, a tie ½, a loss 0. Several answers to one prompt are not independent, so the unit
+of the interval is the prompt: a bootstrap over prompts if there are enough, otherwise Wilson's
+interval with each prompt as one trial.
 """
 
 from collections.abc import Hashable, Iterable
@@ -16,18 +16,20 @@ WIN, TIE, LOSS = 1.0, 0.5, 0.0
 
 
 def outcome(candidate: float, baseline: float, *, tie_within: float = 0.0) -> float:
-    """1, ½ or 0 for the candidate, by two scores of which the higher is better."""
+    """Return 1, ½ or 0 for the candidate from two scores, of which the higher is better."""
     if abs(candidate - baseline) <= tie_within:
         return TIE
     return WIN if candidate > baseline else LOSS
 
 
 def win_rate(outcomes: Iterable[tuple[Hashable, float]], *, seed: int = 0) -> dict[str, Any]:
-    """The mean outcome over answers, with a 95 % interval over prompts, from (prompt, outcome).
+    """Return the mean outcome over answers, with a 95% interval over prompts.
 
-    → value, interval [low, high], method (bootstrap or wilson), wins, ties, losses, answers, prompts,
-    reason. Without answers the value is None and the reason says so. Raises ValueError for an
-    outcome other than 0, ½ and 1.
+    `outcomes` holds (prompt, outcome).
+
+    Keys: value, interval [low, high], method (bootstrap or wilson), wins, ties, losses, answers,
+    prompts and reason. Without answers the value is None, and `reason` says so. Raises ValueError
+    for an outcome other than 0, ½ and 1.
     """
     rows = list(outcomes)
     values = np.array([value for _, value in rows], dtype=float)
@@ -41,20 +43,22 @@ def win_rate(outcomes: Iterable[tuple[Hashable, float]], *, seed: int = 0) -> di
     }
     if not rows:
         nothing = {"value": None, "interval": None, "method": None, "prompts": 0}
-        return {**nothing, **counts, "reason": "There is nothing to compare."}
+        return {**nothing, **counts, "reason": "No answers to compare."}
     won, answers = _by_prompt([prompt for prompt, _ in rows], values)
     interval, method = share_interval(won, answers, seed)
-    found = {"value": float(values.mean()), "interval": interval, "method": method}
-    return {**found, "prompts": len(answers), **counts, "reason": None}
+    estimate = {"value": float(values.mean()), "interval": interval, "method": method}
+    return {**estimate, "prompts": len(answers), **counts, "reason": None}
 
 
 def mean_difference(
     rows: Iterable[tuple[Hashable, float, float]], *, seed: int = 0
 ) -> dict[str, Any]:
-    """Mean of candidate minus baseline, of length say, from (prompt, candidate, baseline).
+    """Return the mean of candidate minus baseline, for example of lengths.
 
-    → value, interval (95 %, a bootstrap over prompts; None for a single prompt), candidate and
-    baseline (their means), prompts. All None where there are no rows.
+    `rows` holds (prompt, candidate, baseline).
+
+    Keys: value, interval (95%, a bootstrap over prompts; None for a single prompt), candidate and
+    baseline (their means) and prompts. All are None without rows.
     """
     rows = list(rows)
     if not rows:
@@ -77,7 +81,7 @@ def mean_difference(
 
 
 def _by_prompt(prompts: list[Hashable], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sum and the number of the values of each prompt.  → (prompts,), (prompts,)"""
-    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-    place = np.array([places[prompt] for prompt in prompts])
-    return np.bincount(place, weights=values), np.bincount(place).astype(float)
+    """Return the sum and the number of the values of each prompt, (prompts,) each."""
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    index = np.array([numbers[prompt] for prompt in prompts])  # (answers,)
+    return np.bincount(index, weights=values), np.bincount(index).astype(float)

@@ -1,4 +1,4 @@
-"""A DPO run, from the snapshot it reads to the adapter it leaves."""
+"""DPO runs, from the snapshot they read to the adapter they create."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +24,8 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
         )
     if model.adapter:
         raise CannotRun(
-            f"{model} is an adapter already. Fine-tune its base, {model.base}, on all rankings up "
-            "to now; or merge the adapter into a folder and add that as a model."
+            f"{model} is already an adapter. Fine-tune its base, {model.base}, on all rankings so "
+            "far, or merge the adapter into a folder and add that as a model."
         )
     return {"model": model.base}
 

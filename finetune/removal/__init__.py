@@ -1,1 +1,4 @@
-"""Erasing content and deleting projects, with their models and files."""
+"""Erasing content and people permanently, and deleting projects, with their models and files.
+
+`erasing.py` and `deletion.py` do the work; `views.py` has the administrators' pages.
+"""

@@ -1,4 +1,4 @@
-"""Deleting a whole project: its data, rankings, snapshots, runs, models and files."""
+"""Deletion of a project: its data, rankings, snapshots, runs, models and files."""
 
 import shutil
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ from reward.models import (
 from runs.models import Artifact, Run, RunEvent
 from runs.supervision import workspace
 
-# In this order no row is deleted before the rows that refer to it.
+# In this order, rows are deleted before the rows that they refer to.
 TABLES: tuple[tuple[Any, str], ...] = (
     (EvaluationItem, "evaluation__project"),
     (Evaluation, "project"),
@@ -88,22 +88,25 @@ TABLES: tuple[tuple[Any, str], ...] = (
 COUNTED = (Prompt, Response, Task, Ranking, Snapshot, Run, RewardModel, Model, Evaluation)
 
 
-class CannotDelete(Exception):  # noqa: N818 - it reads as what it is
-    """A sentence for the administrator. Nothing was deleted."""
+class CannotDelete(Exception):  # noqa: N818
+    """The project cannot be deleted.
+
+    The text is a sentence for the administrator. Nothing was deleted.
+    """
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What deleting a project would delete, and why it cannot be deleted now."""
+    """The rows that deleting a project would delete, and the reasons why it cannot be deleted now."""
 
     counts: list[tuple[str, int]]
     obstacles: list[str]
     promoted: list[str]
-    """Models that answer requests at present."""
+    """Models that answer requests now."""
 
 
 def extent_of(project: Project) -> Extent:
-    """For a confirmation page. Counts every row."""
+    """Return the extent for a confirmation page. Counts every row."""
     paths = dict(TABLES)
     counts = [
         (str(model._meta.verbose_name_plural), _rows(model, paths[model], project).count())
@@ -120,7 +123,7 @@ def extent_of(project: Project) -> Extent:
 def _obstacles(project: Project) -> list[str]:
     obstacles = []
     if project.archived_at is None:
-        obstacles.append("Archive the project first, so that nobody is working in it.")
+        obstacles.append("Archive the project first, so that nobody works in it.")
     if active := active_runs(project):
         numbers = ", ".join(f"#{run.pk}" for run in active)
         obstacles.append(f"Runs are not finished: {numbers}. Cancel them, or wait for them.")
@@ -136,21 +139,23 @@ def _obstacles(project: Project) -> list[str]:
 
 
 def delete(*, project: Project, by: User | None, despite_promoted: bool = False) -> Extent:
-    """Delete the project and everything that belongs to it, and return what that was.
+    """Delete the project and everything that belongs to it, and return the extent.
 
-    `by` is None for the command line. Files are deleted after the rows. Raises CannotDelete.
+    `by` is None on the command line. Files are deleted after the rows. Raises CannotDelete.
     """
     with transaction.atomic():
         if by is not None and not (by.is_superuser and by.is_active):
             raise CannotDelete("Only an administrator (superuser) may delete a project.")
-        # Waits for anyone who is adding a row that refers to the project.
+        # The lock waits for transactions that add rows of the project.
         project = Project.objects.select_for_update().get(pk=project.pk)
         extent = extent_of(project)
         if extent.obstacles:
             raise CannotDelete(" ".join(extent.obstacles))
         if extent.promoted and not despite_promoted:
             names = ", ".join(extent.promoted)
-            raise CannotDelete(f"These models answer requests now: {names}. Confirm that they go.")
+            raise CannotDelete(
+                f"These models answer requests now: {names}. Confirm that they will be deleted."
+            )
         folders, files = _files_of(project)
         _delete_rows(project)
         audit(by, "project deleted", Project(name=f"#{project.pk}"), **_details(project, extent))
@@ -167,7 +172,7 @@ def _rows(model: Any, path: str, project: Project) -> Any:
 
 
 def _delete_rows(project: Project) -> None:
-    """Straight from the tables: collecting a million rows first would take hours."""
+    """Delete rows without loading them: Django's collector would take hours for a million rows."""
     with unfrozen():
         Project.objects.filter(pk=project.pk).update(current_version=None)
         for model, path in TABLES:
@@ -177,7 +182,7 @@ def _delete_rows(project: Project) -> None:
 
 
 def _files_of(project: Project) -> tuple[list[Path], list[Path]]:
-    """Folders of its runs; files of its snapshots that no other project's snapshot shares."""
+    """Return the folders of its runs, and the files of its snapshots that no other project shares."""
     folders = [workspace.run_dir_of(run).path for run in Run.objects.filter(project=project)]
     snapshots = Snapshot.objects.filter(project=project)
     shared = set(Snapshot.objects.exclude(project=project).values_list("path", flat=True))

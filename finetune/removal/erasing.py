@@ -1,8 +1,8 @@
-"""Erasing a prompt, a response or a person for good, wherever the product holds a copy.
+"""Permanent erasure of a prompt, a response or a person, wherever Tiebreak keeps a copy.
 
-Only administrators may. The audit trail keeps who erased what kind of thing and when, never what it
-said. docs/removing-data.md says what cannot be reached: backups, files that were exported, and what
-models have learned.
+Only administrators may do this. The audit trail records who erased what kind of object and when,
+but not its content. docs/removing-data.md lists what cannot be reached: backups, exported files,
+and model weights.
 """
 
 from collections.abc import Iterable
@@ -31,24 +31,27 @@ from runs.supervision import workspace
 Content = Prompt | Response
 
 
-class CannotErase(Exception):  # noqa: N818 - it reads as what it is
-    """A sentence for the administrator. Nothing was written."""
+class CannotErase(Exception):  # noqa: N818
+    """The content cannot be erased.
+
+    The text is a sentence for the administrator. Nothing was written.
+    """
 
 
 @dataclass(frozen=True)
 class Reach:
-    """Where the content is, for the confirmation page."""
+    """The places where the content is stored, for the confirmation page."""
 
     snapshots: list[Snapshot]
     runs: list[Run]
-    """Runs that read one of the snapshots. Others of the project are searched too."""
+    """Runs that read one of the snapshots. Erasing also searches the project's other runs."""
     models: list[Model | RewardModel]
     responses: int
     rankings: int
 
 
 def reach_of(content: Content) -> Reach:
-    """Reads two columns of every snapshot of the project."""
+    """Return where the content is stored. Reads two columns of every snapshot of the project."""
     gone = Gone.of(content)
     project = withdrawing.project_of(content)
     snapshots = snapshots_with(gone, project.pk)
@@ -72,14 +75,14 @@ def active_runs(project: Project) -> list[Run]:
 
 @transaction.atomic
 def erase(*, content: Content, by: User) -> None:
-    """Erase a prompt with its responses, or one response. It is withdrawn as well.
+    """Erase a prompt with its responses, or one response. Also withdraws it.
 
     Reads and may rewrite every file of the project's snapshots and runs. Raises CannotErase for
-    anyone but an administrator, and while a run of the project could be reading it.
+    anyone but an administrator, and while a run of the project may be reading the content.
     """
     _check_administrator(by)
     project = withdrawing.project_of(content)
-    # Starting a run of the project waits, or is seen here.
+    # A run that starts now either waits for this lock or is already visible to active_runs.
     Project.objects.select_for_update().get(pk=project.pk)
     if active := active_runs(project):
         numbers = ", ".join(f"#{run.pk}" for run in active)
@@ -89,7 +92,7 @@ def erase(*, content: Content, by: User) -> None:
         )
     gone = Gone.of(content)
     if content.erased_at is not None:
-        raise CannotErase("It was erased already.")
+        raise CannotErase("It has already been erased.")
     snapshots = snapshots_with(gone, project.pk)
     if isinstance(content, Prompt):
         erasing.erase_prompt(prompt=content, by=by)
@@ -120,7 +123,7 @@ def _erase_from_evaluations(project: Project, gone: Gone) -> None:
 
 
 def _erase_from_runs(project: Project, gone: Gone) -> list[int]:
-    """The runs whose files, events or results held it."""
+    """Erase the content from files, events and results of runs. Return the ids of changed runs."""
     changed = []
     for run in Run.objects.filter(project=project).order_by("pk"):
         folder = workspace.run_dir_of(run)
@@ -156,7 +159,7 @@ def _scrub(rows: Iterable[Any], name: str, gone: Gone) -> int:
 
 @dataclass(frozen=True)
 class Person:
-    """What erasing a person touches."""
+    """The number of rows that erasing a person changes."""
 
     rankings: int
     rationales: int
@@ -172,7 +175,7 @@ def person_of(user: User) -> Person:
 
 @transaction.atomic
 def erase_person(*, user: User, by: User) -> str:
-    """Erase a person's name, address, sign-in and words; return the account's new name.
+    """Erase a person's name, address, sign-in and texts, and return the account's new name.
 
     Raises CannotErase for anyone but an administrator, and for one's own account.
     """

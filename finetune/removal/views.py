@@ -1,4 +1,4 @@
-"""Where administrators erase content and people for good, and delete projects."""
+"""The administrators' pages for erasing content and people and for deleting projects."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -21,7 +21,7 @@ from labeling.pages.removal import content_of, excerpt_of
 
 
 class TypedForm(forms.Form):
-    """Passes when exactly the wanted word is typed."""
+    """A form that is valid only if the given word was typed exactly."""
 
     typed = forms.CharField()
 
@@ -67,7 +67,7 @@ def _confirmed(
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def erase_content(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpResponse:
-    """Show what holds the content, then erase it for good."""
+    """Show where the content is stored, then erase it permanently."""
     project = get_object_or_404(Project, slug=slug)
     content = content_of(project, kind, pk)
     if isinstance(content, Task):
@@ -96,7 +96,7 @@ def erase_content(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpRe
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
-    """Show what a person wrote and made, then erase who they are for good."""
+    """Show what a person wrote and created, then erase their identity permanently."""
     person = get_object_or_404(User, pk=pk)
 
     def act() -> str:
@@ -113,7 +113,7 @@ def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def delete_project(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show what a project holds, then delete it with all its files."""
+    """Show what a project contains, then delete it with all its files."""
     project = get_object_or_404(Project, slug=slug)
     form = DeleteProjectForm(request.POST or None, word=project.slug)
 

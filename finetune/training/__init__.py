@@ -1,5 +1,14 @@
+"""Recipes that sample from, train and compare language models.
+
+Each runs as `python -m finetune.training.NAME RUN_DIR`.
+
+Start with `train.py`, DPO from a run directory to an adapter. `generate.py` samples responses,
+`evaluate.py` compares two models, `merge.py` merges an adapter into its base, and `tiny_model.py`
+trains the demo's model.
+"""
+
 import os
 
-# Threads that wait by spinning slow a recipe six times down on a machine with other work; read
-# by OpenMP when torch is first imported.
+# Threads that spin while they wait slow a recipe down six times on a busy machine. OpenMP reads this
+# when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,4 +1,4 @@
-"""The README.md next to an adapter: what it is, how it was made, and how to load it without Tiebreak."""
+"""The model card (README.md) of an adapter: what it is, how it was made, and how to load it."""
 
 from typing import Any
 
@@ -24,14 +24,14 @@ def model_card(report: dict[str, Any]) -> str:
     lines = [
         front_matter(front, base),
         "# LoRA adapter\n",
-        f"`{base}`, tuned towards what reviewers preferred: {pairs['train']} pairs of responses to "
+        f"`{base}`, fine-tuned on the preferences of reviewers: {pairs['train']} pairs of responses to "
         f"{report['prompts']['train']} prompts, by Direct Preference Optimization (Rafailov et al. "
         f"2023, arXiv:2305.18290) with β = {config['beta']:g}, rank {config['lora_r']}, "
         f"{config['epochs']} epochs at a learning rate of {config['learning_rate']:g}.\n",
         "## On held-out prompts\n",
-        "The implicit reward of a response is β times how much likelier the adapter makes it. Its "
-        "accuracy says that the preferences were learned, not that the answers are better: for "
-        "that, let both models answer and compare.\n",
+        "The implicit reward of a response is β times the increase of its log-probability by the adapter. "
+        "Its accuracy shows that the preferences were learned, not that the answers are better. For "
+        "that, evaluate the answers of both models.\n",
         *held_out_table(
             {
                 "implicit reward orders pairs as reviewers did": report["accuracy"],
@@ -39,7 +39,7 @@ def model_card(report: dict[str, Any]) -> str:
                 "always preferring the longer response": report["longer_is_better"],
             }
         ),
-        "`report.json` holds everything else that is known, with what was left out and why.\n",
+        "`report.json` holds all other figures, and what was left out and why.\n",
         "## Loading it\n",
         loading(LOADING, base),
     ]

@@ -1,15 +1,15 @@
-"""Let a tuned model and its baseline answer the same held-out prompts, with the same seeds.
+"""Sample answers of a tuned model and its baseline to the same prompts, with the same seeds.
 
     python -m finetune.training.evaluate RUN_DIR
 
 reads   run.json (config: finetune.settings.EvaluateConfig), data/prompts.parquet
-writes  output/answers.parquet (a row a prompt and sample, with both answers), output/report.json
+writes  output/answers.parquet (one row per prompt and sample, with both answers), output/report.json
 
-The verdict is not decided here but by the judges of the answers: people, a rule, or the reward model
-that the config may name, whose scores are written beside the answers. Both sides draw from common
-random numbers: the same prompt and sample number has the same seed, so a model compared with itself
-ties everywhere, and chance blurs a difference less. Left out: other metrics than length, because a
-single number that is easy to compute is easy to please.
+The verdict is left to the judges of the answers: people, a rule, or the reward model that the
+config may name, whose scores are written next to the answers. Both models use common random
+numbers: the same prompt and sample number has the same seed. So a model compared with itself ties
+everywhere, and differences have less noise. Left out: metrics other than length, because a single
+number that is easy to compute is easy to game.
 """
 
 import sys
@@ -27,7 +27,7 @@ from finetune.training.sampling import (
     Request,
     left_out_figures,
     left_out_sentence,
-    place_of,
+    order_of,
     plan,
     prompts_of,
     sample_all,
@@ -42,7 +42,7 @@ SIDES = ("baseline", "candidate")
 
 
 def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
-    """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
+    """Run the recipe. Raises Stopped, RecipeError, or errors of the libraries."""
     began = time.monotonic()
     config = EvaluateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)
@@ -51,7 +51,7 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
         adapter = config.adapter if side == "candidate" else config.baseline_adapter
         run_dir.stage(f"Loading the {side}")
         model, chat = load_policy(config.model, adapter, config.dtype)
-        if number == 0:  # the candidate is asked the same
+        if number == 0:  # both models get the same requests
             requests, left_out = plan(prompts, chat, model.config, config)
             if left_out:
                 run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
@@ -69,7 +69,7 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
         del model
         free_memory()
 
-    requests.sort(key=place_of(prompts))
+    requests.sort(key=order_of(prompts))
     rows = [row(request, answers) for request in requests]
     if config.reward_model:
         run_dir.stage("Scoring the answers with the reward model")
@@ -84,12 +84,20 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
     with run_dir.publish() as output:
         write_rows(output / "answers.parquet", rows, ANSWERS)
         write_json(output / "report.json", report)
-    told = ("prompts", "answers", "length", "truncated", "identical", "reward_win_rate", "left_out")
-    run_dir.emit("result", result={name: report[name] for name in told})
+    names = (
+        "prompts",
+        "answers",
+        "length",
+        "truncated",
+        "identical",
+        "reward_win_rate",
+        "left_out",
+    )
+    run_dir.emit("result", result={name: report[name] for name in names})
 
 
 def row(request: Request, answers: dict[str, Answers]) -> dict[str, Any]:
-    found = {
+    values = {
         "prompt_id": request.prompt.prompt_id,
         "prompt": request.prompt.messages,
         "sample": request.sample,
@@ -97,19 +105,19 @@ def row(request: Request, answers: dict[str, Answers]) -> dict[str, Any]:
     }
     for side in SIDES:
         sampled = answers[side][request.prompt.prompt_id, request.sample]
-        found[side] = sampled.text
-        found[f"{side}_tokens"] = sampled.tokens
-        found[f"{side}_truncated"] = sampled.truncated
-    return found
+        values[side] = sampled.text
+        values[f"{side}_tokens"] = sampled.tokens
+        values[f"{side}_truncated"] = sampled.truncated
+    return values
 
 
 def add_scores(rows: list[dict[str, Any]], reward_model: str) -> None:
-    """Put each side's score into the rows; None for an answer that the reward model cannot read."""
+    """Add both models' scores to the rows; None for an answer that the reward model cannot read."""
     scorer = Scorer(reward_model)
     scores = scorer.score([(row["prompt"], [row[side] for side in SIDES]) for row in rows])
-    for found, pair in zip(rows, scores, strict=True):
+    for row, pair in zip(rows, scores, strict=True):
         for side, score in zip(SIDES, pair, strict=True):
-            found[f"{side}_score"] = None if np.isnan(score) else float(score)
+            row[f"{side}_score"] = None if np.isnan(score) else float(score)
 
 
 def figures(rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:

@@ -5,10 +5,13 @@
 reads   run.json (config: finetune.settings.GenerateConfig), data/prompts.parquet
 writes  output/responses.parquet (prompt_id, prompt, response, sample, seed, meta), output/report.json
 
-Ancestral sampling with temperature and nucleus (Holtzman et al. 2019, arXiv:1904.09751), batched over
-prompts of similar length, on one device. Left out: continuous batching and paged caches (use vLLM for
-millions of responses and import its output), top-k and repetition penalties (they make text that the
-model does not believe in, and DPO would learn from it), several GPUs.
+Ancestral sampling with temperature and nucleus (Holtzman et al. 2019, arXiv:1904.09751), in
+batches of prompts of similar length, on one device.
+
+Left out, and why:
+- continuous batching and paged caches: for millions of responses, use vLLM and import its output
+- top-k and repetition penalties: they change the model's distribution, and DPO would learn the change
+- several GPUs
 """
 
 import json
@@ -25,7 +28,7 @@ from finetune.training.sampling import (
     left_out_figures,
     left_out_sentence,
     lengths,
-    place_of,
+    order_of,
     plan,
     prompts_of,
     sample_all,
@@ -36,7 +39,7 @@ from recipes.stopping import StopSignal
 
 
 def generate(run_dir: RunDir, stop: StopSignal) -> None:
-    """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
+    """Run the recipe. Raises Stopped, RecipeError, or errors of the libraries."""
     began = time.monotonic()
     config = GenerateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)
@@ -46,13 +49,15 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     if left_out:
         run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
 
-    done = sample_all(model, chat, requests, config, run_dir=run_dir, name="responses", stop=stop)
-    rows = [row(request, done) for request in sorted(requests, key=place_of(prompts))]
+    answers = sample_all(
+        model, chat, requests, config, run_dir=run_dir, name="responses", stop=stop
+    )
+    rows = [row(request, answers) for request in sorted(requests, key=order_of(prompts))]
     report = {
         "prompts": len(prompts),
         "responses": len(rows),
         **left_out_figures(left_out),
-        **lengths(list(done.values())),
+        **lengths(list(answers.values())),
         "seconds": round(time.monotonic() - began, 2),
         "versions": versions(),
     }
@@ -62,8 +67,8 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     run_dir.emit("result", result=report)
 
 
-def row(request: Request, done: Answers) -> dict[str, Any]:
-    sampled = done[request.prompt.prompt_id, request.sample]
+def row(request: Request, answers: Answers) -> dict[str, Any]:
+    sampled = answers[request.prompt.prompt_id, request.sample]
     meta = {
         "truncated": sampled.truncated,
         "tokens": sampled.tokens,

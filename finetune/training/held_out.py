@@ -1,4 +1,4 @@
-"""How well an adapter learned the preferences of prompts that it was not trained on."""
+"""Evaluation of an adapter on prompts that it was not trained on."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from reward.evaluation import report as reports
 
 
 class HeldOut:
-    """The implicit reward β·(log π - log π_ref) on prompts that were not trained on."""
+    """The implicit reward β·(log π - log π_ref) on held-out prompts."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class HeldOut:
         self.config = config
         self.stop = stop
         self.final: list[np.ndarray] | None = None
-        """The rewards of all prompts after the last step, once they were computed."""
+        """The rewards of all prompts after the last step, once computed."""
 
     def rewards(self, most: int | None = None) -> list[np.ndarray]:
-        """One (K,) array for each of the first `most` prompts."""
+        """Return the rewards of the first `most` prompts, one array (K,) per prompt."""
         logps = group_logps(self.trainer, self.tokens[:most], self.stop)
         pairs = zip(logps, self.reference, strict=False)
         return [self.config.beta * (policy - reference) for policy, reference in pairs]
@@ -47,19 +47,22 @@ class HeldOut:
         return reports.agreeing_share([reports.order_tally(g, values) for g, values in rows]) or 0.0
 
     def figures(self, rewards: list[np.ndarray]) -> dict[str, float]:
-        """Return the accuracy, and means over the strict pairs of these prompts; {} without any."""
-        known = [(rewards[g], pair) for g, pair in self.pairs if g < len(rewards)]
-        if not known:
+        """Return the accuracy, and means over the strict pairs of these prompts.
+
+        Empty without pairs.
+        """
+        rewarded = [(rewards[g], pair) for g, pair in self.pairs if g < len(rewards)]
+        if not rewarded:
             return {}
-        chosen = np.array([reward[pair.chosen] for reward, pair in known])
-        rejected = np.array([reward[pair.rejected] for reward, pair in known])
-        margins = chosen - rejected
+        chosen = np.array([reward[pair.chosen] for reward, pair in rewarded])
+        rejected = np.array([reward[pair.rejected] for reward, pair in rewarded])
+        margins = chosen - rejected  # (pairs,)
         return {
             "accuracy": self.accuracy(rewards),
             "margins": float(margins.mean()),
             "chosen": float(chosen.mean()),
             "rejected": float(rejected.mean()),
-            "loss": float(np.logaddexp(0.0, -margins).mean()),
+            "loss": float(np.logaddexp(0.0, -margins).mean()),  # -log σ(margin)
         }
 
     def report(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Loading a causal language model, and turning chats into the tokens it reads.
+"""Causal language models: loading them, and turning chats into tokens.
 
-The tokens of a prompt are the same in generation and in training, always: both call `PolicyChat`.
+Generation and training both use `PolicyChat`, so a prompt has the same tokens in both.
 """
 
 import re
@@ -24,7 +24,10 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length"
 
 
 def existing(reference: str) -> tuple[str, str | None]:
-    """What from_pretrained takes: name and revision. Raises RecipeError for a folder that is not there."""
+    """Return name and revision for from_pretrained.
+
+    Raises RecipeError for a folder that does not exist.
+    """
     if reference.startswith(("/", ".", "~")) and not Path(reference).is_dir():
         raise RecipeError(f"The folder {reference} does not exist.")
     return split_reference(reference)
@@ -35,7 +38,10 @@ def device() -> torch.device:
 
 
 def load_tokenizer(reference: str) -> Any:
-    """Raises RecipeError when there is none, or when it has nothing to end or pad a text with."""
+    """Return the tokenizer.
+
+    Raises RecipeError if there is none, or if it has no end-of-text token.
+    """
     name, revision = existing(reference)
     try:
         tokenizer = read_tokenizer(name, revision)
@@ -51,10 +57,10 @@ def load_tokenizer(reference: str) -> Any:
 
 
 def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
-    """The model in evaluation mode, still on the CPU. Raises RecipeError when it cannot be loaded.
+    """Return the model in evaluation mode, on the CPU. Raises RecipeError if it cannot be loaded.
 
-    `dropout=False` turns dropout off for good, also where a family calls it as a function, which
-    nothing can turn off once the model is made.
+    `dropout=False` turns dropout off permanently, also in families that call it as a function,
+    where it cannot be turned off after loading.
     """
     name, revision = existing(reference)
     try:
@@ -81,7 +87,7 @@ def turn_off_dropout(config: Any) -> None:
 
 
 def add_adapter(model: Any, reference: str) -> Any:
-    """The model with an adapter on it. Raises RecipeError when the two do not go together."""
+    """Return the model with an adapter. Raises RecipeError if the two do not fit together."""
     path, revision = existing(reference)
     try:
         return read_adapter(model, path, revision).eval()
@@ -97,17 +103,17 @@ def add_adapter(model: Any, reference: str) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """The libraries' messages run to pages; the first line says what is wrong."""
+    """Return the first line of an error, which says what is wrong. Libraries write pages."""
     return str(error).strip().partition("\n")[0]
 
 
 def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
-    """The model on its device, with the adapter on it and none of the habits it was published with.
+    """Return the model with its adapter on its device, without its published sampling defaults.
 
-    In float32 the adapter is merged into the weights, which changes rounding alone and samples
-    faster; in bfloat16 merging would lose it partly, so there it stays beside them. The model's stop
-    tokens stay in `generation_config`; its repetition penalty, top-k and so on do not, because the
-    config alone decides how to sample.
+    In float32 the adapter is merged into the weights, which samples faster and changes only
+    rounding. In bfloat16 merging would lose part of the adapter, so it stays separate.
+    `generation_config` keeps the model's stop tokens but not its repetition penalty, top-k and so
+    on: only the run's settings decide how to sample.
     """
     model = load_model(reference, dtype)
     if adapter:
@@ -119,17 +125,17 @@ def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
 
 
 def readable_length(config: Any) -> int | None:
-    """How many tokens the model can read; None where its positions have no end."""
+    """Return the model's maximum input in tokens, or None if its positions are unlimited."""
     text = config.get_text_config()
-    found = (getattr(text, name, None) for name in CONTEXT_NAMES)
-    return next((length for length in found if isinstance(length, int) and length > 0), None)
+    lengths = (getattr(text, name, None) for name in CONTEXT_NAMES)
+    return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
 class PolicyChat(ChatFormat):
     """Chats as a model that answers them reads them.
 
-    `stop_ids` end a response: the model's own, the tokenizer's, and what the chat template writes
-    after an assistant's turn.
+    `stop_ids` end a response: the model's, the tokenizer's, and the token that the chat template
+    writes after an assistant's turn.
     """
 
     def __init__(self, tokenizer: Any, generation_config: Any = None):
@@ -139,22 +145,22 @@ class PolicyChat(ChatFormat):
         self.stop_ids = sorted(ids - {None})
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """Raises ValueError when the chat template refuses the chat."""
+        """Return the prompt's tokens. Raises ValueError if the chat template refuses the chat."""
         templated = bool(self.tokenizer.chat_template)
-        # A template writes the special tokens itself; doubling them is a classic silent mistake.
+        # A template writes the special tokens itself. Adding them again would double them silently.
         text = self._open(messages) if templated else plain_prompt(messages)
         return self.tokenizer(text, add_special_tokens=not templated)["input_ids"]
 
     def completion_ids(self, messages: Messages, response: str) -> list[int]:
-        """The response's tokens with the one that ends it, to be put after `prompt_ids`."""
+        """Return the tokens of the response and its end token, to follow `prompt_ids`."""
         if self.tokenizer.chat_template:
             text = self._turn(messages, response)
         else:
-            # Plain prompts end in a colon: most vocabularies join a space to the word after it.
+            # Plain prompts end with a colon, and most vocabularies join a space to the next word.
             text = " " + response.strip()
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ends = [place for place, token in enumerate(ids) if token in self.stop_ids]
-        # Templates like to write a newline after the end, which no model ever generates.
+        ends = [index for index, token in enumerate(ids) if token in self.stop_ids]
+        # Many templates write a newline after the end token, which models never generate.
         return ids[: ends[-1] + 1] if ends else [*ids, self.tokenizer.eos_token_id]
 
     def response_text(self, ids: list[int]) -> str:
@@ -166,7 +172,7 @@ class PolicyChat(ChatFormat):
     def encode(
         self, prompt: Messages, responses: Sequence[str]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Token ids of the prompt and of each response.  → (P,) and K arrays (R_k,), int32"""
+        """Return the token ids of the prompt, (P,), and of each response, (R_k,), all int32."""
         completions = [self.completion_ids(prompt, response) for response in responses]
         return (
             np.asarray(self.prompt_ids(prompt), dtype=np.int32),
@@ -177,7 +183,10 @@ class PolicyChat(ChatFormat):
         return self._apply(messages, add_generation_prompt=True)
 
     def _turn(self, messages: Messages, response: str) -> str:
-        """What the template writes for this answer. Some render a finished turn unlike an open one."""
+        """Return what the template writes for this answer.
+
+        Some templates render a finished turn differently.
+        """
         opening, whole = self._open(messages), self._render(messages, response)
         return whole[len(opening) :] if whole.startswith(opening) else response
 
@@ -193,17 +202,17 @@ class PolicyChat(ChatFormat):
 
 
 def check_vocabulary(model: Any, tokenizer: Any, reference: str) -> None:
-    """Raises RecipeError when the tokenizer knows tokens that the model has no embedding for."""
+    """Raise RecipeError if the tokenizer has tokens without an embedding in the model."""
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise RecipeError(
             f"The tokenizer of {reference} has {len(tokenizer)} tokens and its model only {rows}: "
-            "they do not belong together."
+            "they do not fit together."
         )
 
 
 def load_policy(reference: str, adapter: str | None, dtype: str) -> tuple[Any, PolicyChat]:
-    """What `load_for_sampling` gives, and how it reads chats. Raises RecipeError as they do."""
+    """Return the model of `load_for_sampling` and its chat format. Raises RecipeError."""
     tokenizer = load_tokenizer(reference)
     model = load_for_sampling(reference, adapter, dtype)
     check_vocabulary(model, tokenizer, reference)

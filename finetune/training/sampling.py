@@ -1,11 +1,13 @@
-"""Sampling many responses, batch by batch, so that the same seed gives the same text.
+"""Reproducible sampling of many responses, batch by batch.
 
-Each response has a seed of its own, made from the run's seed, the prompt's id and the number of the
-sample. From it comes one uniform number a token, and the token is read off the cumulative
-distribution at that number (inverse transform sampling). So a response depends on its own seed and
-not on who shares its batch, up to the rounding of the model's own arithmetic, which does depend on
-the shape of a batch: with another batch size a few responses may differ, after a token on a knife's
-edge. With the same settings the output is the same to the byte, also after a restart.
+Each response has its own seed, made from the run's seed, the prompt's id and the sample number.
+The seed gives one uniform number per token, and the token is the one at which the cumulative
+distribution reaches that number (inverse transform sampling). So a response depends on its own
+seed, not on the other rows of its batch. The exception is rounding: the model's arithmetic depends
+on the shape of a batch, so with another batch size a few responses may differ. With the same
+settings the output is identical to the byte, also after a restart.
+
+Legend: B rows, T tokens, V vocabulary. Tensors carry their shape as a suffix: logits_BV.
 """
 
 import hashlib
@@ -31,7 +33,7 @@ from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
 
 FIRST_STAGE = 32
-"""Tokens written before the first look at who has ended."""
+"""Tokens sampled before finished rows are dropped for the first time."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A sampled response. `tokens` counts what the model wrote, its end included."""
+    """A sampled response. `tokens` counts the model's output, with the end token."""
 
     prompt_id: str
     sample: int
@@ -58,20 +60,23 @@ class Sampled:
 
 
 Answers = dict[tuple[str, int], Sampled]
-"""By prompt id and number of the sample."""
+"""Sampled responses by prompt id and sample number."""
 
 
 def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
-    """A seed in [0, 2**63) that only these three decide."""
+    """Return a seed in [0, 2**63) that depends only on the three arguments."""
     digest = hashlib.sha256(json.dumps([seed, prompt_id, sample]).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 class SeededSampling(LogitsProcessor):
-    """Leaves one token possible in each row: the one its own uniform number falls on."""
+    """A processor that leaves one possible token per row, chosen by the row's uniform number."""
 
     def __init__(self, uniforms_BT: np.ndarray, config: SamplingConfig, length: int, device: Any):
-        """`length` is that of the rows so far; the first uniform is for the token after it."""
+        """`length` is the current length of the rows.
+
+        The first uniform number is for the next token.
+        """
         self.uniforms_BT = torch.tensor(uniforms_BT, device=device)
         self.temperature = config.temperature
         self.top_p = config.top_p
@@ -86,24 +91,24 @@ class SeededSampling(LogitsProcessor):
 def draw(
     logits_BV: torch.Tensor, uniform_B1: torch.Tensor, *, temperature: float, top_p: float
 ) -> torch.Tensor:
-    """Tokens by inverse transform sampling from the nucleus of probability `top_p`.  → (B, 1)"""
+    """Return tokens (B, 1), drawn by inverse transform from the nucleus with probability `top_p`."""
     if temperature == 0:
         return logits_BV.argmax(dim=1, keepdim=True)
     probs_BV = torch.softmax(logits_BV.float() / temperature, dim=1)
     probs_BV, order_BV = probs_BV.sort(dim=1, descending=True, stable=True)
     cumulative_BV = probs_BV.cumsum(dim=1, dtype=torch.float64)
-    # A token is in the nucleus if those before it do not fill it yet; so the first always is.
+    # A token is in the nucleus if the tokens before it have less than `top_p`, so the first always is.
     size_B1 = (cumulative_BV - probs_BV < top_p).sum(dim=1, keepdim=True)
     mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
-    place_B1 = (cumulative_BV <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True)
-    return order_BV.gather(1, place_B1.minimum(size_B1 - 1))
+    index_B1 = (cumulative_BV <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True)
+    return order_BV.gather(1, index_B1.minimum(size_B1 - 1))  # rounding may exceed the nucleus
 
 
 # --- what to sample -------------------------------------------------------------------------------
 
 
 def prompts_of(run_dir: RunDir) -> list[Prompt]:
-    """Raises RecipeError when the run's file does not hold prompts."""
+    """Return the run's prompts. Raises RecipeError if the file does not hold prompts."""
     try:
         return read_prompts(run_dir.data / "prompts.parquet")
     except SampledTextError as error:
@@ -113,10 +118,10 @@ def prompts_of(run_dir: RunDir) -> list[Prompt]:
 def plan(
     prompts: list[Prompt], chat: PolicyChat, model_config: Any, config: Any
 ) -> tuple[list[Request], dict[str, str]]:
-    """What to sample, longest prompt first, and the prompts left out: id → why.
+    """Return the requests, longest prompt first, and the prompts left out: id → reason.
 
-    Neighbours are of similar length, so little is padding; and what needs the most memory comes
-    first, so that a run that does not fit fails in its first minute.
+    Requests next to each other have similar lengths, so there is little padding. Those that need
+    the most memory come first, so a run that does not fit fails within its first minute.
     """
     limit = readable_length(model_config)
     longest = min(
@@ -138,10 +143,10 @@ def plan(
             requests.append(Request(prompt, prompt_ids, sample, seed))
     if not requests:
         raise RecipeError(
-            f"There is nothing to sample. {left_out_sentence(left_out, len(prompts))} Allow shorter "
+            f"Nothing to sample. {left_out_sentence(left_out, len(prompts))} Allow shorter "
             "responses or longer prompts, or choose another model."
             if left_out
-            else f"There is nothing to sample: {len(prompts)} prompts ask for no response."
+            else f"Nothing to sample: {len(prompts)} prompts ask for no response."
         )
     return sorted(requests, key=lambda request: -len(request.prompt_ids)), left_out
 
@@ -153,7 +158,7 @@ def left_out_sentence(left_out: dict[str, str], total: int) -> str:
 
 
 def left_out_figures(left_out: dict[str, str]) -> dict[str, Any]:
-    """For the report: how many and why, and the ids of the first thousand."""
+    """Return the report's figures: counts by reason, and the ids of the first thousand prompts."""
     return {
         "left_out": [
             {"what": "prompts", "why": why, "count": count}
@@ -163,10 +168,10 @@ def left_out_figures(left_out: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def place_of(prompts: list[Prompt]) -> Callable[[Request], tuple[int, int]]:
-    """A sorting key that puts requests back into the order of the prompts."""
-    places = {prompt.prompt_id: place for place, prompt in enumerate(prompts)}
-    return lambda request: (places[request.prompt.prompt_id], request.sample)
+def order_of(prompts: list[Prompt]) -> Callable[[Request], tuple[int, int]]:
+    """Return a sort key that restores the order of the prompts."""
+    index = {prompt.prompt_id: number for number, prompt in enumerate(prompts)}
+    return lambda request: (index[request.prompt.prompt_id], request.sample)
 
 
 # --- a batch --------------------------------------------------------------------------------------
@@ -176,7 +181,7 @@ def place_of(prompts: list[Prompt]) -> Callable[[Request], tuple[int, int]]:
 def sample_batch(
     model: Any, chat: PolicyChat, requests: list[Request], config: SamplingConfig
 ) -> list[Sampled]:
-    """One batch, in the order given; halved as often as memory demands."""
+    """Sample one batch, in the given order. Halve it as often as memory demands."""
     try:
         return _sample_batch(model, chat, requests, config)
     except (RuntimeError, MemoryError) as error:
@@ -191,10 +196,10 @@ def sample_batch(
 def _sample_batch(
     model: Any, chat: PolicyChat, requests: list[Request], config: SamplingConfig
 ) -> list[Sampled]:
-    """In stages, each twice as long as all before: who has ended leaves the batch in between.
+    """Sample in stages, each twice as long as all before, and drop finished rows between stages.
 
-    Most responses end long before the longest allowed one. Reading again what was written so far
-    costs little beside dragging ended rows along.
+    Most responses are much shorter than the limit. Reading the text so far again costs little
+    compared with keeping finished rows in the batch.
     """
     rows = [Row(request, config.max_new_tokens) for request in requests]
     running, upto = rows, FIRST_STAGE
@@ -208,7 +213,7 @@ def _sample_batch(
 
 @dataclass
 class Row:
-    """A response being written."""
+    """A response in progress."""
 
     request: Request
     most: int
@@ -223,7 +228,7 @@ class Row:
         return self.request.prompt_ids + self.written
 
     def extend(self, tokens: list[int], stop_ids: list[int]) -> None:
-        end = next((place for place, token in enumerate(tokens) if token in stop_ids), None)
+        end = next((index for index, token in enumerate(tokens) if token in stop_ids), None)
         self.ended = end is not None
         self.written += tokens if end is None else tokens[: end + 1]
 
@@ -231,7 +236,8 @@ class Row:
 def _continue(
     model: Any, chat: PolicyChat, rows: list[Row], upto: int, config: SamplingConfig
 ) -> None:
-    """Let rows that have all written equally much write on until they have `upto` tokens."""
+    """Continue rows of the same number of new tokens until they have `upto` tokens."""
+    # Rows have the same number of new tokens, but prompts of different lengths: pad on the left.
     pad, done = chat.tokenizer.pad_token_id, len(rows[0].written)
     length = max(len(row.ids) for row in rows)
     padded = [[pad] * (length - len(row.ids)) + row.ids for row in rows]
@@ -242,7 +248,7 @@ def _continue(
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=GenerationConfig(
             max_new_tokens=upto - done,
-            do_sample=False,
+            do_sample=False,  # SeededSampling chooses the token
             eos_token_id=chat.stop_ids,
             pad_token_id=pad,
         ),
@@ -266,7 +272,7 @@ def _finish(row: Row, chat: PolicyChat) -> Sampled:
     )
 
 
-# --- shards: what a killed run does not do twice --------------------------------------------------
+# --- shards, which a restarted run does not sample again ------------------------------------------
 
 
 def sample_all(
@@ -281,13 +287,13 @@ def sample_all(
     part: int = 0,
     parts: int = 1,
 ) -> Answers:
-    """Every response, batch after batch; progress is that of `part` out of `parts` of this length.
+    """Return all responses, sampled batch by batch, with progress as `part` of `parts`.
 
-    A finished batch is a file in checkpoints/, named after `name`. Which responses share a batch
-    follows from the config alone, so a restart gives what an uninterrupted run would have given.
+    Each finished batch is a file in checkpoints/ named after `name`. The batches depend only on
+    the config, so a restarted run gives the same output as an uninterrupted one.
     """
     shards = ceil(len(requests) / config.batch_size)
-    found: Answers = {}
+    answers: Answers = {}
     for number in range(shards):
         began = time.monotonic()
         shard = run_dir.checkpoints / f"{name}-{number:06d}.json"
@@ -300,11 +306,11 @@ def sample_all(
             batch = sample_batch(model, chat, requests[start : start + config.batch_size], config)
             with checkpoints.sealed(shard) as draft:
                 draft.write_text(json.dumps([vars(sampled) for sampled in batch]))
-        found |= {(sampled.prompt_id, sampled.sample): sampled for sampled in batch}
+        answers |= {(sampled.prompt_id, sampled.sample): sampled for sampled in batch}
         if not old or number == shards - 1:
             step, seconds = part * shards + number + 1, time.monotonic() - began
             emit_progress(run_dir, step, parts * shards, batch, seconds)
-    return found
+    return answers
 
 
 def emit_progress(

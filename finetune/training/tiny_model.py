@@ -1,13 +1,15 @@
-"""Trains a chat model of two million parameters from nothing, on a CPU, in minutes.
+"""Train a chat model of two million parameters from random weights, on a CPU, in minutes.
 
     python -m finetune.training.tiny_model TEXTS.jsonl OUT_DIR --steps 3500 --seed 0
 
-Each line of TEXTS.jsonl is {"messages": [{"role", "content"}, …]}; its last message is the
-assistant's, and the loss is on that one alone. A Llama with tied embeddings and its own byte-level
-BPE comes out, as safetensors that `from_pretrained` reads.
+Each line of TEXTS.jsonl is {"messages": [{"role", "content"}, …]}. The last message is the
+assistant's, and the loss is on that message only. The result is a Llama with tied embeddings and
+its own byte-level BPE, as safetensors that `from_pretrained` reads.
 
-Left out: validation, mixed precision, packing, more than one process. With `--minutes` the clock
-may end the run early and the learning rate follows it; without, the same seed gives the same model.
+Left out: validation, mixed precision, packing, several processes. With `--minutes` the run may end
+early, and the learning rate follows the clock. Without it, the same seed gives the same model.
+
+Legend: B chats, T tokens in the longest one.
 """
 
 import argparse
@@ -34,7 +36,7 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
-IGNORED = -100  # transformers leaves these labels out of the loss
+IGNORED = -100  # transformers excludes these labels from the loss
 POSITIONS = 512
 LEARNING_RATE, WARM_UP, FLOOR = 2.5e-3, 0.03, 0.05
 BATCH = 16
@@ -49,7 +51,7 @@ def train_tokenizer(chats: list[list[dict[str, str]]], vocab_size: int) -> PreTr
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # so that no text is unknown
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # so that any text can be encoded
         show_progress=False,
     )
     bpe.train_from_iterator((m["content"] for chat in chats for m in chat), trainer)
@@ -90,7 +92,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, chat: list[dict[str, str]]) -> Ex
 
 
 def batches(examples: list[Example], seed: int) -> Iterator[list[Example]]:
-    """Shuffled for ever; within a stretch of 50 batches, alike in length, which saves padding."""
+    """Yield shuffled batches forever.
+
+    Chats have similar lengths within 50 batches, which saves padding.
+    """
     rng = random.Random(seed)
     while True:
         order = rng.sample(examples, len(examples))
@@ -114,7 +119,7 @@ def collate(batch: list[Example], pad: int) -> dict[str, torch.Tensor]:
 
 
 def rate(done: float) -> float:
-    """Learning rate after a share `done` of the time: linear warm-up, then a cosine."""
+    """Return the learning rate after a share `done` of the run: linear warm-up, then a cosine."""
     if done < WARM_UP:
         return LEARNING_RATE * (done / WARM_UP)
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP))))
@@ -124,7 +129,7 @@ def rate(done: float) -> float:
 def train(
     model: LlamaForCausalLM, examples: list[Example], *, steps: int, seconds: float, seed: int
 ) -> float:
-    """Ends after `steps` or `seconds`, whichever is first; returns the last hundred steps' loss."""
+    """Train for `steps` or `seconds`, and return the mean loss of the last 100 steps."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     losses: list[float] = []
     model.train()
@@ -137,7 +142,7 @@ def train(
             group["lr"] = rate(done)
         loss = model(**collate(batch, model.config.pad_token_id)).loss
         if not torch.isfinite(loss):
-            raise SystemExit(f"The loss became {loss.item()} at step {step}; try a new seed.")
+            raise SystemExit(f"The loss became {loss.item()} at step {step}; try another seed.")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -153,7 +158,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path, help="JSON lines, each with a list of messages")
     parser.add_argument("out", type=Path, help="folder for the model and its tokenizer")
     parser.add_argument("--steps", type=int, default=3500, help="batches of 16 chats")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop then at the latest")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="maximum duration")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vocab-size", type=int, default=1024)
     parser.add_argument("--hidden", type=int, default=192)

@@ -2,23 +2,26 @@
 
 Direct Preference Optimization (Rafailov et al. 2023, arXiv:2305.18290) by TRL's DPOTrainer, with
 LoRA (Hu et al. 2021, arXiv:2106.09685) on the linear layers. The reference is the same model with
-the adapter off, and its log-probabilities are computed once, each response once, before training.
+the adapter off. Its log-probabilities are computed before training, once per response.
 
-What it leaves out, and why:
-- truncation: a response that the model cannot read whole is left out, counted and reported
-- a weighted loss: TRL has none, so a pair with more evidence is shown more often (finetune/methods/resampling.py)
-- dropout: DPO's reference has none, and a policy with it would differ before it learned anything
-- going on from an adapter: merge it first (finetune/training/merge.py), then train a new one
-- SFT on the chosen responses first: wanted when the base was never tuned to answer at all
+Left out, and why:
+- truncation: responses that are too long for the model are left out, counted and reported
+- a weighted loss: TRL has none, so pairs with more evidence are shown more often (finetune/methods/resampling.py)
+- dropout: the reference has none, and a policy with dropout would differ from it before any training
+- training an existing adapter: merge it first (finetune/training/merge.py), then train a new one
+- SFT on the chosen responses first: useful if the base was never trained to answer
 
-Run it on any machine with a run directory, and again to go on after a stop:
+Run it on any machine with a run directory. The same command resumes after a stop:
 
     python -m finetune.training.train RUN_DIR
 
-RUN_DIR holds run.json, {"kind": "dpo", "config": {"model": "FOLDER or HUB NAME", …}} with the settings
-of DPOSettings in finetune/settings.py, and data/*.parquet as recipes/preferences/groups.py describes it. It
-gets events.jsonl, checkpoints/ and, at the end, output/ with adapter (safetensors), tokenizer,
-report.json and a model card. Exit status: 0 done, 1 failed, 75 stopped on SIGTERM after a checkpoint.
+RUN_DIR holds run.json, {"kind": "dpo", "config": {"model": "FOLDER or HUB NAME", …}} with the
+settings of DPOSettings in finetune/settings.py, and data/*.parquet as described in
+recipes/preferences/groups.py. The recipe adds events.jsonl, checkpoints/ and, at the end, output/
+with adapter (safetensors), tokenizer, report.json and model card. Exit status: 0 done, 1 failed,
+75 stopped on SIGTERM after a checkpoint.
+
+Legend: K responses of a prompt.
 """
 
 import sys
@@ -44,7 +47,7 @@ from finetune.training.language_model import (
     readable_length,
 )
 from finetune.training.logps import group_logps
-from finetune.training.trainer import ReadyDPOTrainer, WatchHeldOut
+from finetune.training.trainer import PretokenizedDPOTrainer, WatchHeldOut
 from recipes.errors import RecipeError
 from recipes.memory import with_smaller_batches
 from recipes.models.references import split_reference
@@ -65,7 +68,7 @@ from recipes.trainer_callbacks import ProgressEvents
 from reward.evaluation import report as reports
 
 Pairs = dict[str, list[tuple[int, Pair]]]
-"""By split: (place of the prompt in `Prepared`, pair of its responses)."""
+"""By split: (index of the prompt in `Prepared`, pair of its responses)."""
 
 
 def train(run_dir: RunDir, stop: StopSignal) -> None:
@@ -77,10 +80,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     check_vocabulary(model, tokenizer, config.model)
     chat = PolicyChat(tokenizer, model.generation_config)
     limit = min(config.max_length, readable_length(model.config) or config.max_length)
-    del model  # out of memory or not, each attempt starts from a fresh one
+    del model  # each attempt loads a fresh one
     prepared, pairs = read_data(run_dir, config, chat, limit)
     rows = training_rows(prepared, pairs, config)
-    tell_data(run_dir, prepared, pairs, limit)
+    report_data(run_dir, prepared, pairs, limit)
 
     def attempt(micro_batch_size: int, accumulation: int) -> tuple[DPOTrainer, HeldOut]:
         events = ProgressEvents(run_dir)
@@ -105,9 +108,9 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     report = {
         "kind": "dpo",
         "model": config.model,
-        "pairs": {split: len(found) for split, found in pairs.items()},
-        "prompts": {split: len({g for g, _ in found}) for split, found in pairs.items()},
-        "shown": shown(rows, pairs),
+        "pairs": {split: len(rows) for split, rows in pairs.items()},
+        "prompts": {split: len({g for g, _ in rows}) for split, rows in pairs.items()},
+        "shown": pair_counts(rows, pairs),
         "left_out": prepared.account(),
         **held_out.report(),
         "training": training_figures(trainer, limit),
@@ -125,7 +128,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
 def read_data(
     run_dir: RunDir, config: DPOSettings, chat: PolicyChat, limit: int
 ) -> tuple[Prepared, Pairs]:
-    """Raises RecipeError when there is no pair to train on, with the reasons."""
+    """Return the groups and pairs.
+
+    Raises RecipeError, with reasons, if there is no pair to train on.
+    """
     prepared = read_prepared(run_dir, chat, limit)
     options = pair_options(config)
     pairs: Pairs = {}
@@ -149,21 +155,21 @@ def pair_options(config: DPOSettings) -> PairOptions:
 
 
 def training_rows(prepared: Prepared, pairs: Pairs, config: DPOSettings) -> np.ndarray:
-    """Places in pairs["train"], one a row of the training data; an epoch shows each row once."""
+    """Return indices into pairs["train"], one per row of the data. An epoch shows each row once."""
     if config.weighting == "equal":
         return np.arange(len(pairs["train"]))
     return draw(np.array([pair.weight for _, pair in pairs["train"]]), config.seed)
 
 
-def tell_data(run_dir: RunDir, prepared: Prepared, pairs: Pairs, limit: int) -> None:
+def report_data(run_dir: RunDir, prepared: Prepared, pairs: Pairs, limit: int) -> None:
     run_dir.message(
         f"{len(pairs['train'])} pairs to train on, {len(pairs['test'])} held out; at most {limit} "
         "tokens each."
     )
-    prepared.tell_left_out(run_dir)
+    prepared.report_left_out(run_dir)
 
 
-def shown(rows: np.ndarray, pairs: Pairs) -> dict[str, int]:
+def pair_counts(rows: np.ndarray, pairs: Pairs) -> dict[str, int]:
     times = np.bincount(rows, minlength=len(pairs["train"]))
     return {
         "rows": len(rows),
@@ -172,7 +178,7 @@ def shown(rows: np.ndarray, pairs: Pairs) -> dict[str, int]:
     }
 
 
-# --- the loop's parts -----------------------------------------------------------------------------
+# --- parts of the loop ----------------------------------------------------------------------------
 
 
 def make_trainer(
@@ -183,9 +189,9 @@ def make_trainer(
     batch: tuple[int, int],
     callbacks: list[TrainerCallback],
 ) -> DPOTrainer:
-    """A trainer without data: its reference has to be computed with it first.
+    """Return a trainer without data, because its reference must be computed with it first.
 
-    `batch` is (pairs at once, accumulation steps).
+    `batch` is (pairs per forward pass, accumulation steps).
     """
     name, revision = split_reference(config.model)
     targets = [target.strip() for target in config.lora_targets.split(",") if target.strip()]
@@ -201,14 +207,14 @@ def make_trainer(
         **common_arguments(run_dir, config, rows=rows, batch=batch, saves=10),
         beta=config.beta,
         loss_type=[config.loss_type],
-        max_length=None,
+        max_length=None,  # no truncation: read_data left out what is too long
         gradient_checkpointing=config.gradient_checkpointing,
     )
     try:
-        trainer = ReadyDPOTrainer(
+        trainer = PretokenizedDPOTrainer(
             model=load_model(config.model, config.dtype, dropout=False),
             args=args,
-            train_dataset=Dataset.from_dict({"prompt_ids": [[0]]}),
+            train_dataset=Dataset.from_dict({"prompt_ids": [[0]]}),  # replaced by `train`
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=callbacks,
@@ -216,14 +222,15 @@ def make_trainer(
     except ValueError as error:
         raise RecipeError(f"The adapter cannot be put on {config.model}: {error}") from error
     trainer.remove_callback(PrinterCallback)
-    trainer.precompute_ref_logps = True  # they come with the data
+    # The columns ref_*_logps hold the reference, so the loss must not compute it again.
+    trainer.precompute_ref_logps = True
     return trainer
 
 
 def base_logps(
     trainer: DPOTrainer, prepared: Prepared, split: str, stop: StopSignal
 ) -> list[np.ndarray]:
-    """log π_ref of each response: the model with the adapter off.  → one (K,) array a prompt"""
+    """Return log π_ref of each response, with the adapter off, one (K,) array per prompt."""
     with trainer.model.disable_adapter():
         return group_logps(trainer, prepared.tokens[split], stop)
 
@@ -234,7 +241,7 @@ def dataset(
     rows: np.ndarray,
     reference: list[np.ndarray],
 ) -> Dataset:
-    """What TRL's collator for preferences reads."""
+    """Return the columns that TRL's preference collator reads."""
     columns: dict[str, list[Any]] = {
         name: []
         for name in (
@@ -246,8 +253,8 @@ def dataset(
             "length",
         )
     }
-    for place, pair in (pairs[row] for row in rows):
-        tokens, logps = prepared.tokens["train"][place], reference[place]
+    for index, pair in (pairs[row] for row in rows):
+        tokens, logps = prepared.tokens["train"][index], reference[index]
         columns["prompt_ids"].append(tokens.prompt)
         columns["chosen_ids"].append(tokens.responses[pair.chosen])
         columns["rejected_ids"].append(tokens.responses[pair.rejected])
@@ -258,11 +265,11 @@ def dataset(
     return Dataset.from_dict(columns)
 
 
-# --- afterwards -----------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def describe(rows: list[dict[str, Any]], tokenizer: Any, most: int = 4) -> str:
-    """The first pairs of a batch as the model reads them, for a person to check by eye."""
+    """Return the first pairs of a batch as the model reads them, for a person to check."""
     parts = []
     for number, row in enumerate(rows[:most], 1):
         parts.append(f"— pair {number}\n[prompt]\n{tokenizer.decode(row['prompt_ids'])}")

@@ -1,5 +1,4 @@
-"""TRL's DPOTrainer, configured. Its loss, its loop and its checkpoints are its own; two things are
-handed to it ready-made: data that is tokenized and measured already, and the order to take it in."""
+"""TRL's DPOTrainer with its own loss, loop and checkpoints, but our data and our order of rows."""
 
 from collections.abc import Iterator, Sequence
 from math import ceil
@@ -16,13 +15,13 @@ from recipes.errors import Stopped
 from recipes.trainer_callbacks import ProgressEvents
 
 WATCHED_GROUPS = 100
-"""Held-out prompts scored during training; after the last step all are, as in the report."""
+"""Held-out prompts scored during training. After the last step all are scored, as in the report."""
 
 
-class ReadyDPOTrainer(DPOTrainer):
-    """Expects rows of prompt_ids, chosen_ids, rejected_ids, ref_*_logps and length.
+class PretokenizedDPOTrainer(DPOTrainer):
+    """A DPOTrainer for rows of prompt_ids, chosen_ids, rejected_ids, ref_*_logps and length.
 
-    TRL 1.16 tokenizes (and cuts) what it is given and has no option to leave that out.
+    TRL 1.16 tokenizes and truncates its dataset, and has no option to skip that.
     """
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any, **kwargs: Any) -> Dataset:
@@ -35,10 +34,10 @@ class ReadyDPOTrainer(DPOTrainer):
 
 
 class SortedBatches(Sampler[int]):
-    """Shuffles each epoch, then sorts each effective batch by length, the longest first.
+    """A sampler that shuffles each epoch, then sorts each effective batch, longest rows first.
 
-    A step sees the same rows as after plain shuffling, but its micro-batches hold rows of like
-    length, which saves about a quarter in padding. The order follows from seed and epoch alone.
+    A step sees the same rows as after plain shuffling, but the rows of a micro-batch have similar
+    lengths, which saves about a quarter of the padding. The order depends only on seed and epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int):
@@ -61,7 +60,7 @@ class SortedBatches(Sampler[int]):
 
 
 class WatchHeldOut(TrainerCallback):
-    """Scores held-out pairs `times` times at even distances, the last time after the last step."""
+    """An evaluation on held-out pairs, `times` times at even intervals, and after the last step."""
 
     def __init__(self, held_out: HeldOut, events: ProgressEvents, times: int):
         self.held_out = held_out
@@ -86,7 +85,7 @@ class WatchHeldOut(TrainerCallback):
             self.events.emit(state, {f"held_out/{name}": value for name, value in figures.items()})
 
     def _rewards(self, *, last: bool) -> list[np.ndarray]:
-        """After the last step over all prompts, so that the curve ends at the report's number."""
+        """Return the rewards of some prompts, or of all after the last step, as in the report."""
         if not last:
             return self.held_out.rewards(WATCHED_GROUPS)
         self.held_out.final = self.held_out.rewards()

@@ -1,13 +1,17 @@
-"""How the shared layout is attended to, and on the CPU how: piece by piece.
+"""Attention over the shared layout: the choice of an implementation, and the one for the CPU.
 
-pieces   CPU. This module's: the prompt attends to itself and each response to the prompt and itself,
-         each in a call of its own, so the empty blocks cost nothing and no mask of the row exists.
+pieces   CPU. The prompt attends to itself, and each response to the prompt and itself, each in a
+         separate call. Masked blocks cost nothing, and there is no mask of the whole row.
 tiles    CUDA. FlexAttention, see flex.py.
-dense    Where neither works: a mask of all places of a row through the family's own attention.
+dense    Otherwise. A mask of all positions of a row, in the family's own attention.
 
-The block mask is mostly empty: of (P + K·R)² places a dense mask computes, P²/2 + K·R·(P + R/2) are
-looked at. So the first two take several groups in a row at no further cost, and dense does not.
-Pieces are registered with transformers under NAME; where they get no `pieces` they are SDPA.
+Most of the block mask is empty: a dense mask computes (P + K·R)² positions, of which only P²/2 +
+K·R·(P + R/2) are attended to. So `pieces` and `tiles` take several groups per row at no extra
+cost; `dense` does not. `pieces` is registered with transformers as NAME. Called without `pieces`
+it is SDPA.
+
+Legend: B rows, T tokens in the longest row, D dimensions of a head, G groups, K responses per
+group, P and R tokens of a prompt and a response.
 """
 
 from collections.abc import Sequence
@@ -28,7 +32,7 @@ PIECES, TILES, DENSE = "pieces", "tiles", "dense"
 
 
 def best_for(device: str, config: Any) -> str:
-    """PIECES, TILES or DENSE for a model of this configuration on `cpu`, `cuda`, …"""
+    """Return PIECES, TILES or DENSE for a model of this configuration on `cpu`, `cuda`, …"""
     if config._attn_implementation not in ("sdpa", NAME, flex.NAME):
         return DENSE
     if device == "cpu":
@@ -37,7 +41,7 @@ def best_for(device: str, config: Any) -> str:
 
 
 def attend(base: Any, device: str) -> None:
-    """Give a model that uses SDPA the attention that is best on the device, if its family allows it."""
+    """Give a model that uses SDPA the best attention for the device, if its family allows it."""
     names = {PIECES: NAME, TILES: flex.NAME, DENSE: "sdpa"}
     best = best_for(device, base.config)
     if best == DENSE:
@@ -45,24 +49,24 @@ def attend(base: Any, device: str) -> None:
     register()
     try:
         base.set_attn_implementation(names[best])
-    except ValueError:  # the family has an attention of its own
+    except ValueError:  # the family has its own attention
         base.set_attn_implementation("sdpa")
 
 
 def way_of(config: Any) -> str:
-    """What `attend` chose."""
+    """Return the attention chosen by `attend`."""
     return {NAME: PIECES, flex.NAME: TILES}.get(config._attn_implementation, DENSE)
 
 
 def usable(way: str, device: str) -> str:
-    """FlexAttention has no backward pass off the GPU, should the model have come to lie elsewhere."""
+    """Return `way`, or DENSE where FlexAttention has no backward pass, that is, off the GPU."""
     return DENSE if way == TILES and device != "cuda" else way
 
 
 def inputs_of(way: str, batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
-    """What the backbone takes for a batch of the shared layout: tokens, positions and the mask.
+    """Return the backbone's inputs for a batch of the shared layout: tokens, positions and mask.
 
-    A mask of four dimensions keeps the family from making one of its own.
+    A mask of four dimensions keeps the family from building its own.
     """
     tokens = {name: batch[name] for name in ("input_ids", "position_ids")}
     segments, groups = batch["segment_ids"], batch["group_ids"]
@@ -72,24 +76,28 @@ def inputs_of(way: str, batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
         tokens = {name: flex.whole_tiles(values, 0) for name, values in tokens.items()}
         segments, groups = (flex.whole_tiles(values, PADDING) for values in (segments, groups))
         return {**tokens, "attention_mask": flex.tile_mask(segments, groups)}
-    nothing = torch.zeros(1, 1, 1, 1, dtype=dtype, device=segments.device)
-    pieces = cut_rows(batch["lengths"].tolist(), batch["placed"].tolist(), like=nothing)
-    return {**tokens, "attention_mask": nothing, "pieces": pieces}
+    no_mask = torch.zeros(1, 1, 1, 1, dtype=dtype, device=segments.device)
+    pieces = cut_rows(batch["lengths"].tolist(), batch["placed"].tolist(), like=no_mask)
+    return {**tokens, "attention_mask": no_mask, "pieces": pieces}
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Each row's groups, each as its lengths, prompt first, and the additive mask of each (response,
-    prompt) length."""
+    """The lengths of the groups in each row, and an additive mask for each pair of lengths.
+
+    A group's lengths begin with its prompt's. Masks are keyed by (response, prompt) length.
+    """
 
     rows: list[list[list[int]]]
     masks: dict[tuple[int, int], torch.Tensor]
 
 
-def cut_rows(lengths: Sequence[Sequence[int]], placed: Sequence[int], like: torch.Tensor) -> Pieces:
-    """Lengths (G, K + 1): a prompt's, which may be empty, then those of its responses, zero where a
-    group has fewer; placed (G,), the row of each group.
-    """
+def cut_rows(
+    lengths: Sequence[Sequence[int]],  # (G, K + 1): a prompt, then its responses
+    placed: Sequence[int],  # (G,): the row of each group
+    like: torch.Tensor,
+) -> Pieces:
+    """Return the pieces of rows. A group has length 0 for missing prompts and responses."""
     groups = [[prompt, *(n for n in responses if n)] for prompt, *responses in lengths]
     rows: list[list[list[int]]] = [[] for _ in range(max(placed) + 1)]
     for row, group in zip(placed, groups, strict=True):
@@ -99,13 +107,13 @@ def cut_rows(lengths: Sequence[Sequence[int]], placed: Sequence[int], like: torc
 
 
 def after_prompt(response: int, prompt: int, like: torch.Tensor) -> torch.Tensor:
-    """Each token of a response sees the prompt and what came before it.  → (R, P + R)"""
+    """Return the mask under which each token of a response sees the prompt and earlier tokens."""
     hidden = torch.ones(response, prompt + response, dtype=torch.bool, device=like.device)
-    mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)  # (R, P + R)
     return mask.masked_fill_(hidden.triu(prompt + 1), float("-inf"))
 
 
-@torch.compiler.disable  # its lengths are numbers, of which each would be compiled anew
+@torch.compiler.disable  # lengths are Python numbers, each of which would trigger a compilation
 def pieces_attention(
     module: torch.nn.Module,
     query: torch.Tensor,  # (B, heads, T, D)
@@ -117,7 +125,7 @@ def pieces_attention(
     pieces: Pieces | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """→ (B, T, heads, D), zero at padding"""
+    """Return the attention output, (B, T, heads, D), zero at padding."""
     if pieces is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -144,7 +152,7 @@ def _attend_row(
 ) -> torch.Tensor:
     sizes = [length for lengths in groups for length in lengths]
     padding = query.shape[2] - sum(sizes)
-    # One split and one join for the row: each is a copy, in the backward pass too.
+    # One split and one concatenation per row, since each is a copy, also in the backward pass.
     parts = zip(*(x.split([*sizes, padding], dim=2) for x in (query, key, value)), strict=True)
     out = []
     for prompt, *responses in groups:
@@ -154,14 +162,14 @@ def _attend_row(
         out.append(q)
         for response in responses:
             q_r, k_r, v_r = next(parts)
-            seen, said = torch.cat([k, k_r], dim=2), torch.cat([v, v_r], dim=2)
-            mask = masks[response, prompt]
-            out.append(F.scaled_dot_product_attention(q_r, seen, said, attn_mask=mask, **options))
+            keys, values = torch.cat([k, k_r], dim=2), torch.cat([v, v_r], dim=2)
+            mask = masks[response, prompt]  # (R, P + R)
+            out.append(F.scaled_dot_product_attention(q_r, keys, values, attn_mask=mask, **options))
     return torch.cat([*out, torch.zeros_like(next(parts)[0])], dim=2)
 
 
 def register() -> None:
-    """Make both attentions known to transformers; calling it twice does no harm."""
+    """Register both attentions with transformers. Registering again does no harm."""
     AttentionInterface.register(NAME, pieces_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     flex.register()

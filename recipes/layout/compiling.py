@@ -1,4 +1,4 @@
-"""torch.compile, layer by layer: one compilation serves all layers, and lengths are left open."""
+"""torch.compile applied to each layer: all layers share one compilation, for inputs of any length."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ from torch import nn
 
 
 def compile_layers(model: nn.Module, **options: Any) -> int:
-    """Compile each layer of the backbone in place; names of weights stay. → how many layers
+    """Compile each layer of the backbone in place, and return the number of layers.
 
-    `options` are torch.compile's. What is compiled is made at the first forward pass. A layer that
-    cannot be compiled whole is compiled in parts.
+    Names of weights stay the same.
+
+    `options` are torch.compile's. Compilation happens at the first forward pass. A layer that
+    cannot be compiled as a whole is compiled in parts.
     """
     layers = _layers(model)
     for layer in layers:
@@ -18,7 +20,7 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """The longest list of modules of one class, which in every family is the stack of layers."""
+    """Return the longest list of modules of one class: in all families, the stack of layers."""
     stacks = [
         list(module)
         for module in model.modules()

@@ -1,9 +1,11 @@
-"""What a family of models allows, and the proof on the run's first batch.
+"""Whether a family of models supports the shared layout, checked on the run's first batch.
 
-A decoder may share a prompt between its responses if nothing but attention carries anything from
-one token to the next, if it takes positions from outside, and if it looks back far enough. What its
-configuration and its layers say is believed where it forbids; where it allows, two measurements
-decide. Whoever fails is laid out plainly, which every family reads right.
+A decoder may share a prompt between responses if only attention carries information from one token
+to the next, if it accepts positions, and if it looks back far enough. Its configuration and layers
+can rule sharing out. Otherwise two measurements decide. Models that fail either check use the
+plain layout, which is correct for all families.
+
+Legend: G groups, K responses in the largest group, H hidden size, N + C outputs of the head.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,26 +25,27 @@ from recipes.preferences.tokens import TokenGroup
 
 ATTENDING = frozenset({"full_attention", "attention", "global", "global_attention"})
 LOOKING_BACK = frozenset({"sliding_attention", "chunked_attention", "local", "local_attention"})
-"""Kinds of layers by the names that configurations give them; every other kind keeps a state."""
+"""Layer types as configurations name them. All other types keep a state."""
 RECURRENT = ("mamba", "ssm", "rwkv", "recurrent", "deltanet", "shortconv", "retention")
-"""Parts of the names of layers that keep a state, for families that do not list their layers."""
+"""Parts of the class names of layers with a state, for families that do not list layer types."""
 
 ALIKE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""How far features may lie apart between the layouts, relative to their size; rounding is 1e-6 in
-float32, and up to 1e-2 in bfloat16 after many layers."""
+"""Largest relative difference of features between the layouts. Rounding causes 1e-6 in float32, and
+up to 1e-2 in bfloat16 after many layers."""
 UNMOVED = {torch.float32: 1e-5, torch.bfloat16: 1e-3, torch.float16: 1e-3}
-"""How far features may move when another response changes; by sums of the same numbers, not at all."""
+"""Largest relative change of features when another response changes. It should be zero: only the
+order of summation may differ."""
 
 
 def check_shared(
     model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, *, longest: int
 ) -> str | None:
-    """Why the shared layout must not be used here, or None when both layouts read these groups alike.
+    """Return the reason not to use the shared layout, or None if both layouts agree.
 
-    `longest` is the longest input of all that will follow, in tokens. Forwards the groups three
-    times without gradients, in evaluation mode, drawing no random numbers.
+    `longest` is the length of the run's longest input, in tokens. Forwards the groups three times
+    without gradients, in evaluation mode, and draws no random numbers.
     """
-    problem = built_otherwise(model) or window_problem(model.config, longest)
+    problem = unsupported_architecture(model) or window_problem(model.config, longest)
     if problem:
         return problem
     plain = features_of(model, groups, Collator(pad_id, "plain"))
@@ -52,22 +55,22 @@ def check_shared(
 def check_gradients(
     model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, dtype: torch.dtype
 ) -> str | None:
-    """Why the shared layout must not be trained through, or None when both layouts give the smallest
-    of these groups the same gradients. `dtype` is that of the forward pass.
+    """Return the reason not to train with the shared layout, or None if gradients agree.
 
-    Weights and random numbers stay as they were, and no gradient is left.
+    Compares the smallest of the groups. `dtype` is that of the forward pass. Weights and random
+    numbers stay as they are, and no gradient is left.
     """
     group = [min(groups, key=TokenGroup.size)]
     plain = _gradients(model, group, Collator(pad_id, "plain"), dtype)
     return _or_dense(model, partial(_compared, model, group, pad_id, dtype, plain))
 
 
-def _or_dense(model: SharedPromptModel, look: Callable[[], str | None]) -> str | None:
-    """What `look` finds; an attention that has a problem is given up for the dense mask first."""
-    problem = look()
+def _or_dense(model: SharedPromptModel, check: Callable[[], str | None]) -> str | None:
+    """Return the result of `check`, with the dense mask if the chosen attention fails it."""
+    problem = check()
     if problem and model.attends != attention.DENSE:
         model.attends = attention.DENSE
-        problem = look()
+        problem = check()
     return problem
 
 
@@ -81,7 +84,7 @@ def _compared(
     collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
     try:
         shared = _gradients(model, group, collator, dtype)
-    except Exception as error:  # a kernel's compiler has errors of its own
+    except Exception as error:  # kernel compilers raise errors of many types
         model.zero_grad(set_to_none=True)
         if is_out_of_memory(error):
             raise
@@ -95,27 +98,27 @@ def _compared(
 def _gradients(
     model: SharedPromptModel, group: Sequence[TokenGroup], collator: Collator, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Of a weighted sum of the scores, without dropout.  → all of them in a row, float32"""
+    """Return the flat float32 gradients of a weighted sum of the scores, without dropout."""
     mixed = torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32)
     with evaluating(model), mixed:
         outputs = model(**inputs_of(model, group, collator))["outputs"]  # (1, K, N + C)
-        places = torch.arange(outputs.shape[1], device=outputs.device)
-        weights = (1 - 2 * (places % 2)) / (1 + places)  # 1, -½, ⅓, …
+        k = torch.arange(outputs.shape[1], device=outputs.device)
+        weights = (1 - 2 * (k % 2)) / (1 + k)  # (K,): 1, -½, ⅓, …
         (outputs.float() * weights[None, :, None]).sum().backward()
-    found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
     model.zero_grad(set_to_none=True)
-    return torch.cat(found)
+    return torch.cat(gradients)
 
 
 def precision(model: SharedPromptModel) -> torch.dtype:
-    """What its layers compute in; quantized ones in bfloat16, whatever lies beside them."""
+    """Return the number format of the layers. Quantized layers compute in bfloat16."""
     return torch.bfloat16 if is_quantized(model.classifier) else model.classifier.dtype
 
 
-def built_otherwise(model: SharedPromptModel) -> str | None:
-    """What in the model itself rules sharing out."""
+def unsupported_architecture(model: SharedPromptModel) -> str | None:
+    """Return the property of the model that rules out sharing, or None."""
     if not model.reads_last_token:
-        return "it is an encoder, whose prompt reads differently before each response"
+        return "it is an encoder, which reads a prompt differently before each response"
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
     for kind in sorted(set(layers) - ATTENDING - LOOKING_BACK):
         return f"it has {kind} layers, which carry a state from one response to the next"
@@ -127,7 +130,10 @@ def built_otherwise(model: SharedPromptModel) -> str | None:
 
 
 def window_problem(config: Any, longest: int) -> str | None:
-    """A block mask replaces the family's own, so a window that would have hidden something is lost."""
+    """Return the reason why inputs are too long for the model's attention window, or None.
+
+    The block mask replaces the family's own, so the window would have no effect.
+    """
     text = config.get_text_config()
     layers = getattr(text, "layer_types", None)
     if layers and not LOOKING_BACK & set(layers):
@@ -146,7 +152,7 @@ def _measured(
     kind = precision(model)
     try:
         shared = features_of(model, groups, collator)
-        beside_another = features_of(model, [_first_changed(g, pad_id) for g in groups], collator)
+        next_to_another = features_of(model, [_first_changed(g, pad_id) for g in groups], collator)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
@@ -155,20 +161,20 @@ def _measured(
     difference = _apart(shared, plain, present)
     if not difference <= ALIKE.get(kind, ALIKE[torch.bfloat16]):
         return f"its last layer differs by {difference:.2%} between the two layouts"
-    moved = _apart(beside_another, shared, present & (torch.arange(present.shape[1]) > 0))
+    moved = _apart(next_to_another, shared, present & (torch.arange(present.shape[1]) > 0))
     if not moved <= UNMOVED.get(kind, UNMOVED[torch.bfloat16]):
         return f"its last layer moves by {moved:.2%} when another response changes"
     return None
 
 
 def _present(groups: Sequence[TokenGroup]) -> torch.Tensor:
-    """→ (G, K) bool"""
+    """Return which responses exist, (G, K) bool."""
     counts = torch.tensor([len(group.responses) for group in groups])
     return torch.arange(int(counts.max())) < counts[:, None]
 
 
 def _apart(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> float:
-    """The largest distance of two features relative to their length.  (G, K, H) → NaN if one is"""
+    """Return the largest distance of two features relative to their length. NaN if one is NaN."""
     ours, theirs = ours[where], theirs[where]
     if not len(ours):
         return 0.0
@@ -177,8 +183,9 @@ def _apart(ours: torch.Tensor, theirs: torch.Tensor, where: torch.Tensor) -> flo
 
 
 def _first_changed(group: TokenGroup, pad_id: int) -> TokenGroup:
-    """The same lengths with other tokens in the first response: those of the prompt, turned around."""
+    """Return the group with a different first response of the same length: the reversed prompt."""
     first, *others = group.responses
-    found = group.prompt[::-1]
-    other = found[[n % len(found) for n in range(len(first))]] if len(found) else first * 0 + pad_id
+    tokens = group.prompt[::-1]
+    indices = [n % len(tokens) for n in range(len(first))] if len(tokens) else []
+    other = tokens[indices] if len(tokens) else first * 0 + pad_id
     return replace(group, responses=[other, *others])

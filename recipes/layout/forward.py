@@ -1,4 +1,7 @@
-"""Forward passes over groups of responses, in either layout."""
+"""Forward passes over groups of responses, in either layout.
+
+Legend: G groups, K responses in the largest group, H hidden size.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +17,8 @@ from recipes.preferences.tokens import TokenGroup
 class SharedPromptModel(Protocol):
     """A model that reads batches of both layouts.
 
-    `classifier` is the network of transformers inside it; `attends` is one of the ways of
-    attention.py. Calling it gives {"outputs": (G, K, N)}.
+    `classifier` is the transformers model inside, and `attends` one of the attentions of
+    attention.py. Calling the model returns {"outputs": (G, K, N)}.
     """
 
     attends: str
@@ -38,7 +41,7 @@ class SharedPromptModel(Protocol):
 def features_of(
     model: SharedPromptModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """What a decoder's head reads, in evaluation mode.  → (G, K, H) float32 on the CPU"""
+    """Return the input of the decoder's head in evaluation mode, (G, K, H) float32 on the CPU."""
     inputs = inputs_of(model, groups, collator)
     del inputs["present"]
     with evaluating(model):

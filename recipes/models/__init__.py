@@ -1,1 +1,4 @@
-"""Loading models and tokenizers safely."""
+"""Models and what comes with them: loading, chat templates, quantization and references.
+
+Start with `loading.py`.
+"""

@@ -1,12 +1,13 @@
-"""Limits for the chat templates that come with models: programs in Jinja, from anywhere.
+"""Limits for the chat templates of models, which are Jinja programs from untrusted sources.
 
-transformers renders them in a sandbox that protects files and objects, but bounds neither loops nor
-memory. So each template is tried once, before its model is used, in a process of its own with limits:
+transformers renders them in a sandbox that protects files and objects but limits neither loops nor
+memory. So each template is tried once, before its model is used, in a separate process with
+limits:
 
     python -m recipes.models.chat_template SECONDS < TEMPLATE
 
-and each rendering after that has a time limit. Left out: a template that wastes memory only for
-certain words is not found here; the system ends its run.
+Each later rendering has a time limit. A template that wastes memory only for certain words is not
+detected here; the operating system kills its run.
 """
 
 import json
@@ -23,7 +24,7 @@ from types import FrameType
 from typing import Any
 
 LONGEST = 200_000
-"""Characters. The longest in use have some 20,000."""
+"""Characters. The longest templates in use have about 20,000."""
 SECONDS = 5
 MEGABYTES = 1024
 RENDER_SECONDS = 10
@@ -32,34 +33,34 @@ ROOT = Path(__file__).parents[2]
 
 
 class TemplateTooCostly(Exception):  # noqa: N818
-    """The template takes more time or memory than any conversation needs; the text says which."""
+    """A template that takes more time or memory than any conversation needs. The text says which."""
 
 
 def check(template: Any) -> None:
-    """Raise TemplateTooCostly where a tokenizer's template exceeds the limits on short samples.
+    """Raise TemplateTooCostly if a tokenizer's template exceeds the limits on short samples.
 
-    Costs about 0.2 seconds. `template` may be a dict of several, or None.
+    Takes about 0.2 seconds. `template` may be a dict of several templates, or None.
     """
     templates = template.values() if isinstance(template, dict) else [template or ""]
     for text in filter(None, templates):
         if len(text) > LONGEST:
             raise TemplateTooCostly(f"has {len(text):,} characters; {LONGEST:,} are allowed")
         try:
-            ended = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-m", "recipes.models.chat_template", str(SECONDS)],
                 cwd=ROOT, input=text, text=True, capture_output=True, timeout=4 * SECONDS,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise TemplateTooCostly(f"takes more than {SECONDS} seconds") from None
-        if ended.returncode == TOO_MUCH:
+        if process.returncode == TOO_MUCH:
             raise TemplateTooCostly(f"needs more than {MEGABYTES} MB of memory")
-        if ended.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        if process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
             raise TemplateTooCostly(f"takes more than {SECONDS} seconds")
 
 
 @contextmanager
 def time_limit(seconds: float | None = None) -> Iterator[None]:
-    """Raise TemplateTooCostly when the block takes longer. Signals reach the main thread only."""
+    """Raise TemplateTooCostly if the block takes longer. Has no effect outside the main thread."""
     seconds = RENDER_SECONDS if seconds is None else seconds
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -77,7 +78,7 @@ def time_limit(seconds: float | None = None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-# --- the process that tries it --------------------------------------------------------------------
+# --- the separate process -------------------------------------------------------------------------
 
 
 def samples() -> list[list[dict[str, str]]]:
@@ -87,7 +88,10 @@ def samples() -> list[list[dict[str, str]]]:
 
 
 def try_out(template: str) -> None:
-    """Render it for each sample. Errors of the template itself are for the real rendering to tell."""
+    """Render the template for each sample.
+
+    The template's own errors are left to the real rendering.
+    """
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -112,7 +116,7 @@ def try_out(template: str) -> None:
             compiled.render(messages=messages, add_generation_prompt=opening)
         except MemoryError:
             raise
-        except Exception:  # noqa: S112 - it refuses this conversation, and need not like all of them
+        except Exception:  # noqa: S112 - a template may refuse some conversations
             continue
 
 

@@ -1,8 +1,10 @@
-"""The only way in which recipes read what a model's publisher wrote: as data, never as code.
+"""Loading of models, tokenizers and adapters as data, never as code.
 
-No code of the model's repository runs (`trust_remote_code=False`), weights are safetensors and not
-pickles, the attention is chosen here and not by the model's configuration, which could name code to
-download, and a chat template has limits (chat_template.py).
+Recipes load them only through here.
+
+No code of a model's repository runs (`trust_remote_code=False`), and weights must be safetensors,
+not pickles. The attention is set here, because a model's configuration could name code to
+download. Chat templates have limits (chat_template.py).
 """
 
 from pathlib import Path
@@ -16,14 +18,14 @@ from recipes.models import chat_template
 
 
 def read_config(name: str, revision: str | None, **options: Any) -> Any:
-    """Return the configuration with nothing said about attention. Raises OSError, ValueError."""
+    """Return the configuration without its choice of attention. Raises OSError or ValueError."""
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
     forget_attention(config)
     return config
 
 
 def forget_attention(config: Any) -> None:
-    """transformers then takes SDPA where the family has it, as without any word in the file."""
+    """Clear the choice of attention, so that transformers uses SDPA where the family supports it."""
     for part in (config, *_parts_of(config)):
         part._attn_implementation = None
 
@@ -34,7 +36,10 @@ def _parts_of(config: Any) -> list[Any]:
 
 
 def read_tokenizer(name: str, revision: str | None) -> Any:
-    """Raises OSError, ValueError, and RecipeError for a chat template that exceeds its limits."""
+    """Return the tokenizer.
+
+    Raises OSError or ValueError, and RecipeError for a chat template that exceeds the limits.
+    """
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     try:
         chat_template.check(tokenizer.chat_template)
@@ -44,7 +49,7 @@ def read_tokenizer(name: str, revision: str | None) -> Any:
 
 
 def read_adapter(model: Any, name: str | Path, revision: str | None = None) -> Any:
-    """Return the model with the adapter on it. Raises RecipeError for weights in a pickle."""
+    """Return the model with the adapter. Raises RecipeError for pickled weights."""
     folder = Path(name)
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise RecipeError(

@@ -1,7 +1,7 @@
-"""QLoRA (Dettmers et al. 2023, arXiv:2305.14314): a frozen backbone of four bits a weight.
+"""QLoRA: a frozen backbone with four bits per weight (Dettmers et al. 2023, arXiv:2305.14314).
 
-LoRA matrices, head and gradients stay what they are; each layer's weights are brought back to
-bfloat16 as they are used. Needs a CUDA GPU and the package bitsandbytes, which is an extra.
+LoRA matrices, head and gradients keep their number format. Each layer's weights are converted to
+bfloat16 when they are used. Needs a CUDA GPU and the optional package bitsandbytes.
 """
 
 import importlib.util
@@ -19,22 +19,22 @@ LOCAL_RANK = "LOCAL_RANK"
 
 
 def loading(config: QuantizationSettings, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` takes for the settings' `quantize`; nothing for none.
+    """Return the arguments of `from_pretrained` for the setting `quantize`, or {} for none.
 
-    Raises RecipeError where it cannot be done on this machine.
+    Raises RecipeError if this machine does not support it.
     """
     if config.quantize == "none":
         return {}
-    refuse_here()
+    check_support()
     return {"quantization_config": nf4(dtype), "device_map": {"": own_gpu()}}
 
 
-def refuse_here() -> None:
-    """Raises RecipeError where four bits cannot be computed with."""
+def check_support() -> None:
+    """Raise RecipeError if this machine cannot compute with four-bit weights."""
     if not torch.cuda.is_available():
         raise RecipeError(
-            "quantize: nf4 needs a GPU with CUDA, and this machine has none. Set it to none, or run "
-            "on a machine that has one."
+            "quantize: nf4 needs a CUDA GPU, and this machine has none. Set quantize to none, or use "
+            "a machine with a GPU."
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise RecipeError(
@@ -44,7 +44,10 @@ def refuse_here() -> None:
 
 
 def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Four-bit NormalFloat with its scales quantized too; the head is left whole."""
+    """Return the configuration of four-bit NormalFloat with quantized scales.
+
+    The head is not quantized.
+    """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -55,15 +58,15 @@ def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def own_gpu() -> int:
-    """The number of this process's GPU."""
+    """Return the number of this process's GPU."""
     return int(os.environ.get(LOCAL_RANK, 0))
 
 
-def ready_to_train(base: Any, config: QuantizationSettings) -> None:
-    """Norms and embeddings in float32, as QLoRA trains; gradients reach the layers' inputs."""
+def prepare_for_training(base: Any, config: QuantizationSettings) -> None:
+    """Convert norms and embeddings to float32, and let gradients reach the layers' inputs."""
     if not hasattr(base, "score"):
         raise RecipeError(
-            "quantize: nf4 is for decoders. An encoder is small and computed in float32; set it to none."
+            "quantize: nf4 is for decoders. Encoders are small and computed in float32; set it to none."
         )
     prepare_model_for_kbit_training(
         base,

@@ -1,4 +1,4 @@
-"""References to models, and the number formats they are loaded in."""
+"""References to models, and the number formats in which they are loaded."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
-    """`repo@revision` → (repo, revision); a folder's name may hold an @."""
+    """Return (repo, revision) of `repo@revision`. A folder's name may contain an @."""
     if Path(reference).is_dir() or "@" not in reference:
         return reference, None
     name, revision = reference.rsplit("@", 1)

@@ -1,15 +1,17 @@
-"""From a group's judgments to the numbers that its loss reads. Pure numpy.
+"""Evidence of a group: the arrays its loss reads, computed from its judgments. Pure numpy.
 
-`wins` every group has. The rest, `signals`, are there only if the settings ask for them:
+Every group has `wins`, (K, K). It has these `signals` only if the settings ask for them:
 
-weight   ()      how much the group counts; the training data's mean is 1
-ties     (K, K)  ties, half on each side, where they are an outcome of their own
-graded   (K, K)  the part of the wins that came with a strength …
-margins  (K, K)  … and the gap in score that it asks for
-above    (K,)    the weight of reviewers who found a response acceptable …
-below    (K,)    … and who did not
+weight   ()         weight of the group; 1 on average over the training data
+ties     (K, K)     ties as a separate outcome, half on each side
+graded   (K, K)     the part of the wins that came with a strength …
+margins  (K, K)     … and the gap in score that the strength asks for
+above    (K,)       total weight of the reviewers who found a response acceptable …
+below    (K,)       … and of those who did not
 criteria (C, K, K)  wins by the ratings of each criterion
-draws    (N,)    how much the group counts for each of several heads; 1 in the mean
+draws    (N,)       weight of the group for each of several heads; 1 on average
+
+Legend: K responses, C criteria, N heads.
 """
 
 import hashlib
@@ -39,12 +41,12 @@ class Evidence:
 
 
 def plain_evidence(group: Group) -> Evidence:
-    """The order alone, a tie being half a win each way."""
+    """Return the evidence of the order alone. A tie is half a win for each side."""
     return Evidence(wins(group).astype(np.float32), {})
 
 
 def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = ()) -> Evidence:
-    """What the settings make of a group's judgments. `weight` is not yet relative to the others'."""
+    """Return the evidence under the given settings. `weight` is not yet relative to other groups."""
     if config.reviewer_weights == "ignore":
         group = unweighted(group)
     matrix = _wins(group, config)
@@ -66,7 +68,7 @@ def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = 
 
 
 def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
-    """Ties in it only if they are half a win; smoothing gives ε of each win to the other side."""
+    """Return the wins, with ties only if they count as half a win, and with label smoothing."""
     count = wins if config.ties == "half" else strict_wins
     matrix = count(group)
     if config.strength == "soft":
@@ -76,15 +78,15 @@ def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
 
 
 def _softened(group: Group, scale: float) -> np.ndarray:
-    """A graded win counts σ(scale · strength) for its side, and the rest for the other.
+    """Return graded wins as soft labels: σ(scale · strength) of a win, the rest of a loss.
 
-    The loss of such a pair is least where the gap in score is scale · strength.
+    The loss of such a pair is minimal when the gap in score is scale · strength.
     """
     matrix = np.zeros((len(group.response_ids),) * 2)
     for ranking in _graded(group).rankings:
-        sure = 1 / (1 + np.exp(-scale * (ranking.strength or 0.0)))
-        won = strict_wins(replace(group, rankings=[ranking]))
-        matrix += sure * won + (1 - sure) * won.T
+        confidence = 1 / (1 + np.exp(-scale * (ranking.strength or 0.0)))
+        won = strict_wins(replace(group, rankings=[ranking]))  # (K, K)
+        matrix += confidence * won + (1 - confidence) * won.T
     return matrix
 
 
@@ -105,32 +107,32 @@ def _unweighted(ranking: Judgment) -> Judgment:
 
 
 def mean_weight(group: Group) -> float:
-    """Of the group's comparisons; 0 where there is none.
+    """Return the mean weight of the group's comparisons, or 0 without any.
 
-    The losses divide by the evidence of a group, so that its size does not matter; this gives back
-    what the division takes from groups whose reviewers are doubted.
+    The losses divide by the evidence of a group so that its size does not matter. That division
+    also cancels the weights of unreliable reviewers; this factor restores them.
     """
     comparisons = wins(unweighted(group)).sum()
     return float(wins(group).sum() / comparisons) if comparisons else 0.0
 
 
 def relative_to(weights: Sequence[float]) -> float:
-    """What a weight is divided by, so that doubting everybody alike changes nothing."""
+    """Return the divisor of weights that makes their mean 1."""
     return float(np.mean(weights)) if len(weights) else 1.0
 
 
 def tie_share(groups: Iterable[Group]) -> float:
-    """Ties among all comparisons of the groups, by weight; 0 without any."""
+    """Return the share of ties among all comparisons of the groups, by weight. 0 without any."""
     counts = [(float(strict_wins(group).sum()), float(wins(group).sum())) for group in groups]
     strict, everything = map(sum, zip(*counts, strict=True)) if counts else (0.0, 0.0)
     return 1 - strict / everything if everything else 0.0
 
 
 def bootstrap(group_id: str, heads: int, seed: int) -> np.ndarray:
-    """Weights of the Bayesian bootstrap (Rubin 1981): exponential, one for each head.  → (N,)
+    """Return weights of the Bayesian bootstrap (Rubin 1981), exponential, one per head, (N,).
 
-    They follow from the prompt and the seed alone, so that neither the order of the data nor a
-    resumed run changes them. Heads on a shared backbone as in Osband et al. 2016, arXiv:1602.04621.
+    They depend only on the prompt and the seed, so neither the order of the data nor a resumed run
+    changes them. Heads on a shared backbone as in Osband et al. 2016, arXiv:1602.04621.
     """
     digest = hashlib.sha256(f"{seed} {group_id}".encode()).digest()
     return np.random.default_rng(list(digest)).exponential(size=heads)

@@ -1,7 +1,9 @@
-"""Preference data as plain files: one row is one prompt with all its responses and all its judgments.
+"""Preference data as plain files: one row per prompt, with all its responses and judgments.
 
-Needs pyarrow and numpy, neither Django nor torch, so that the web, the recipes and a notebook read
-the same files. Nothing here expands a ranking to pairs: `wins` is what a loss needs.
+Needs pyarrow and numpy, but neither Django nor torch, so that the web, the recipes and a notebook
+read the same files. Rankings are not expanded to pairs: losses read the matrix of `wins`.
+
+Legend: K responses of a group, in the order of `response_ids`.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids")
 PER_RANKING: tuple[str, ...] = (
     "ratings", "flags", "ranking_ids", "adjudication_ids", "simulated", "task_external_ids",
 )  # fmt: skip
-"""What `meta` may hold as lists, with an entry for each response or each ranking, in their order."""
+"""Lists in `meta`, with one entry per response or per ranking, in the same order."""
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -57,16 +59,16 @@ SCHEMA = pa.schema(
 
 
 class PreferenceError(ValueError):
-    """A row or file that is not preference data; the text says which and why."""
+    """A row or file that is not valid preference data. The text says which and why."""
 
 
 @dataclass(frozen=True)
 class Judgment:
     """One reviewer's weak order over a group's responses.
 
-    `tiers` holds response ids, best first; ties share a tier; what is absent was not compared.
-    `cut` is the number of tiers above the line under which all is unacceptable (None: no line).
-    `strength` belongs to graded pairs only (1 to 3). `reviewer` is a pseudonym.
+    `tiers` holds response ids, best first. Ties share a tier, and responses in no tier were not
+    compared. `cut` is the number of tiers above the line under which responses are unacceptable
+    (None: no line). `strength` is set for graded pairs only (1 to 3). `reviewer` is a pseudonym.
     """
 
     reviewer: str
@@ -79,6 +81,8 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Group:
+    """One prompt with its responses and all judgments about them."""
+
     group_id: str
     prompt: list[dict[str, str]]
     response_ids: list[int]
@@ -88,9 +92,9 @@ class Group:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def problem(self) -> str | None:
-        """What makes this row unusable, as a clause that follows its name; None when it is sound."""
-        known = set(self.response_ids)
-        if len(known) != len(self.response_ids):
+        """Return the reason why the row is unusable, as a clause that follows its name, or None."""
+        ids = set(self.response_ids)
+        if len(ids) != len(self.response_ids):
             return "lists a response id twice"
         if len(self.response_ids) != len(self.responses):
             return f"has {len(self.response_ids)} response ids for {len(self.responses)} responses"
@@ -106,17 +110,17 @@ class Group:
                     return f"has {name} in its meta that is not a list"
                 if entries is not None and len(entries) != len(listed):
                     return f"has {len(entries)} entries of {name} for {len(listed)} {what}"
-        problems = (_judgment_problem(ranking, known) for ranking in self.rankings)
+        problems = (_judgment_problem(ranking, ids) for ranking in self.rankings)
         return next((problem for problem in problems if problem), None)
 
 
-def _judgment_problem(ranking: Judgment, known: set[int]) -> str | None:
-    placed = [response for tier in ranking.tiers for response in tier]
-    if len(set(placed)) != len(placed):
+def _judgment_problem(ranking: Judgment, ids: set[int]) -> str | None:
+    ranked = [response for tier in ranking.tiers for response in tier]
+    if len(set(ranked)) != len(ranked):
         return f"has a ranking by {ranking.reviewer} that places a response twice"
-    if not set(placed) <= known:
-        strangers = sorted(set(placed) - known)
-        return f"has a ranking by {ranking.reviewer} of responses it does not hold: {strangers}"
+    if not set(ranked) <= ids:
+        missing = sorted(set(ranked) - ids)
+        return f"has a ranking by {ranking.reviewer} of responses it does not hold: {missing}"
     if not (math.isfinite(ranking.weight) and ranking.weight >= 0):
         return f"has a ranking by {ranking.reviewer} with the weight {ranking.weight}"
     if ranking.strength is not None and not (
@@ -124,26 +128,26 @@ def _judgment_problem(ranking: Judgment, known: set[int]) -> str | None:
     ):
         return f"has a ranking by {ranking.reviewer} with the strength {ranking.strength}"
     if ranking.cut is not None and not 0 <= ranking.cut <= len(ranking.tiers):
-        return f"has a ranking by {ranking.reviewer} whose line lies outside its tiers"
+        return f"has a ranking by {ranking.reviewer} whose line is outside its tiers"
     return None
 
 
 def wins(group: Group) -> np.ndarray:
-    """Evidence that response i beats response j, in the order of `response_ids`.
+    """Return the evidence that response i beats response j, (K, K) float64 with a zero diagonal.
 
-    Summed over rankings: the ranking's weight where i is in a better tier, half of it each way on
-    a tie, nothing where the two were not compared.  → (K, K) float64, zero diagonal
+    Sums over rankings: the ranking's weight if i is in a better tier, half of it for each side of
+    a tie, and nothing if the two were not compared.
     """
     return _count_wins(group, tie_share=0.5)
 
 
 def strict_wins(group: Group) -> np.ndarray:
-    """Like `wins`, but a tie counts for nobody.  → (K, K) float64"""
+    """Return `wins` without ties, (K, K) float64."""
     return _count_wins(group, tie_share=0.0)
 
 
 def strengths(group: Group) -> np.ndarray:
-    """How strongly i beats j where the judgment was graded: the weighted mean; 0 where none was.  → (K, K)"""
+    """Return the weighted mean strength with which i beats j, (K, K). 0 without a graded judgment."""
     graded = [r for r in group.rankings if r.strength is not None]
     marked = replace(
         group, rankings=[replace(r, weight=r.weight * (r.strength or 0.0)) for r in graded]
@@ -153,53 +157,55 @@ def strengths(group: Group) -> np.ndarray:
 
 
 def line(group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """The weight of reviewers who put each response above their line, and below it.  → (K,), (K,)
+    """Return the weight of reviewers who accept and who reject each response, (K,) each.
 
-    A reviewer who drew no line, and a response that was not placed, say nothing.
+    That is, who put it above or below their line.
+
+    Reviewers without a line and responses that were not ranked count for neither.
     """
-    place = {response: index for index, response in enumerate(group.response_ids)}
-    above, below = np.zeros(len(place)), np.zeros(len(place))
+    index = {response: k for k, response in enumerate(group.response_ids)}
+    above, below = np.zeros(len(index)), np.zeros(len(index))
     for ranking in group.rankings:
         if ranking.cut is None:
             continue
         for number, tier in enumerate(ranking.tiers):
             side = above if number < ranking.cut else below
-            side[[place[response] for response in tier]] += ranking.weight
+            side[[index[response] for response in tier]] += ranking.weight
     return above, below
 
 
 def rated_criteria(group: Group) -> set[str]:
-    """The keys of the criteria that some ranking of the group rates."""
+    """Return the keys of all criteria that the group's rankings rate."""
     rated = group.meta.get("ratings") or []
     return {name for ranking in rated for ratings in ranking.values() for name in ratings}
 
 
 def by_criterion(group: Group, criterion: str) -> Group:
-    """The group as if its reviewers had ranked by this criterion alone: a tier for each rating given.
+    """Return the group as if it had been ranked by this criterion alone, with one tier per rating.
 
-    Only the order of one reviewer's ratings counts, since one's 4 is another's 3.
+    Only the order of one reviewer's ratings counts, because reviewers use the scale differently.
     """
     rated = group.meta.get("ratings") or [{}] * len(group.rankings)
     pairs = zip(group.rankings, rated, strict=True)
     return replace(
-        group, rankings=[_by_criterion(r, given, group, criterion) for r, given in pairs]
+        group, rankings=[_by_criterion(r, ratings, group, criterion) for r, ratings in pairs]
     )
 
 
 def _by_criterion(
     ranking: Judgment, rated: dict[str, dict[str, float]], group: Group, criterion: str
 ) -> Judgment:
-    given = {i: rated.get(str(i), {}).get(criterion) for i in group.response_ids}
-    levels = sorted({level for level in given.values() if level is not None}, reverse=True)
-    tiers = [[i for i, value in given.items() if value == level] for level in levels]
+    ratings = {i: rated.get(str(i), {}).get(criterion) for i in group.response_ids}
+    levels = sorted({level for level in ratings.values() if level is not None}, reverse=True)
+    tiers = [[i for i, value in ratings.items() if value == level] for level in levels]
     return replace(ranking, tiers=tiers, cut=None, strength=None)
 
 
 def _count_wins(group: Group, tie_share: float) -> np.ndarray:
-    place = {response: index for index, response in enumerate(group.response_ids)}
-    matrix = np.zeros((len(place), len(place)))
+    index = {response: k for k, response in enumerate(group.response_ids)}
+    matrix = np.zeros((len(index), len(index)))
     for ranking in group.rankings:
-        tiers = [[place[response] for response in tier] for tier in ranking.tiers]
+        tiers = [[index[response] for response in tier] for tier in ranking.tiers]
         for tied in tiers:
             for i, j in combinations(tied, 2):
                 matrix[i, j] += tie_share * ranking.weight
@@ -210,16 +216,16 @@ def _count_wins(group: Group, tie_share: float) -> np.ndarray:
 
 
 def keep_responses(group: Group, kept: Sequence[int]) -> Group:
-    """The group with only the responses whose ids are in `kept`; emptied tiers disappear."""
+    """Return the group with only the responses in `kept`. Empty tiers are removed."""
     ids = set(kept)
-    places = [place for place, number in enumerate(group.response_ids) if number in ids]
+    indices = [k for k, number in enumerate(group.response_ids) if number in ids]
     listed = {name: group.meta[name] for name in PER_RESPONSE if group.meta.get(name)}
     return replace(
         group,
-        response_ids=[group.response_ids[place] for place in places],
-        responses=[group.responses[place] for place in places],
+        response_ids=[group.response_ids[k] for k in indices],
+        responses=[group.responses[k] for k in indices],
         rankings=[_keep_in_judgment(ranking, ids) for ranking in group.rankings],
-        meta={**group.meta, **{n: [row[p] for p in places] for n, row in listed.items()}},
+        meta={**group.meta, **{n: [row[k] for k in indices] for n, row in listed.items()}},
     )
 
 
@@ -233,9 +239,9 @@ def _keep_in_judgment(ranking: Judgment, ids: set[int]) -> Judgment:
 
 
 def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int = 1024) -> int:
-    """Write the groups as Parquet and return how many there were; memory holds `rows_at_once` of them.
+    """Write the groups as Parquet and return their number. Holds `rows_at_once` of them in memory.
 
-    The file appears whole or not at all. Raises PreferenceError for a row that `problem` objects to.
+    The file appears as a whole or not at all. Raises PreferenceError for invalid rows.
     """
     source, count = iter(groups), 0
     with (
@@ -251,8 +257,8 @@ def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int
 def read_groups(path: str | Path, *, rows_at_once: int = 1024) -> Iterator[Group]:
     """Yield the groups of one Parquet file in order, streamed.
 
-    Raises PreferenceError when the file is missing, damaged or not Parquet, lacks a column, or holds
-    an unsound row.
+    Raises PreferenceError if the file is missing, damaged or not Parquet, lacks a column, or holds
+    an invalid row.
     """
     try:
         yield from _read_groups(Path(path), rows_at_once)
@@ -276,13 +282,13 @@ def _read_groups(path: Path, rows_at_once: int) -> Iterator[Group]:
 
 
 def read_folder(folder: str | Path) -> Iterator[Group]:
-    """The groups of every *.parquet in the folder, file names in order."""
+    """Yield the groups of all *.parquet files in the folder, in order of file names."""
     for path in sorted(Path(folder).glob("*.parquet")):
         yield from read_groups(path)
 
 
 def to_row(group: Group) -> dict[str, Any]:
-    """A row of SCHEMA. Raises PreferenceError for an unsound group."""
+    """Return the group as a row of SCHEMA. Raises PreferenceError for an invalid group."""
     _check(group)
     return {
         "group_id": group.group_id,
@@ -311,9 +317,9 @@ def _check(group: Group) -> None:
 
 
 def content_hash(groups: Iterable[Group]) -> str:
-    """SHA-256 over what the rows say, whatever their order, row groups or compression.
+    """Return a SHA-256 of the rows' content, whatever their order, row groups and compression.
 
-    The order of a row's rankings, and of the ids inside a tier, means nothing and is ignored too.
+    The order of a row's rankings, and of the ids in a tier, has no meaning and is ignored too.
     """
     digests = sorted(hashlib.sha256(_canonical(group)).digest() for group in groups)
     return hashlib.sha256(b"".join(digests)).hexdigest()

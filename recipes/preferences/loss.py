@@ -1,10 +1,13 @@
-"""The losses of a reward model over whole groups. Pure functions of tensors.
+"""Losses of a reward model over whole groups of responses. Pure functions of tensors.
 
-With r the scores of one prompt's responses and w_ij the weight of evidence that i beats j,
+With r the scores of one prompt's responses and w_ij the weight of the evidence that i beats j,
 
     loss = Σ_ij w_ij · -log P(i beats j)  /  Σ_ij w_ij
 
-so that a prompt with nine responses and thirty-six pairs weighs as much as one with two.
+so that a prompt with nine responses and thirty-six pairs weighs as much as one with two responses.
+
+Legend: G groups, K responses in the largest of them. Responses that a smaller group lacks have no wins,
+so their scores have no influence. Scores may have leading dimensions, such as one for several heads.
 """
 
 import math
@@ -14,128 +17,148 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-# G groups, K responses in the largest of them. Missing responses have no wins and so no influence.
-# Scores may have more dimensions in front, such as one for several heads.
-
 TINY = 1e-30
-"""Stands for a tie width of zero, whose logarithm would spoil even groups without ties."""
+"""Replaces a tie width of 0, whose logarithm would be infinite even for groups without ties."""
 
 
 @dataclass(frozen=True)
 class Graded:
-    """The part of `wins` that came with a strength, and the gap it asks for, both (G, K, K)."""
+    """The part of `wins` that came with a strength, and the gap in score that the strength asks for."""
 
-    wins: torch.Tensor
-    margins: torch.Tensor
+    wins: torch.Tensor  # (G, K, K)
+    margins: torch.Tensor  # (G, K, K)
 
 
 def bradley_terry(
-    scores: torch.Tensor, wins: torch.Tensor, graded: Graded | None = None
+    scores: torch.Tensor,  # (G, K)
+    wins: torch.Tensor,  # (G, K, K)
+    graded: Graded | None = None,
 ) -> torch.Tensor:
-    """P(i beats j) = σ(r_i - r_j); 0 without evidence.  (G, K), (G, K, K) → (G,) float32
+    """Return the loss under P(i beats j) = σ(r_i - r_j), (G,) float32. 0 without evidence.
 
-    Bradley & Terry 1952; K responses at once as in InstructGPT (Ouyang et al. 2022,
-    arXiv:2203.02155, section 3.5). A tie is half a win each way, which pulls the two scores together.
-    A graded win has to be won by its margin, σ(r_i - r_j - m_ij), as in Llama 2 (Touvron et al.
-    2023, arXiv:2307.09288, equation 2).
+    Bradley & Terry 1952. All K responses together as in InstructGPT (Ouyang et al. 2022,
+    arXiv:2203.02155, section 3.5). A tie is half a win for each side, which pulls the scores together. A graded
+    win has to exceed its margin, P(i beats j) = σ(r_i - r_j - m_ij), as in Llama 2 (Touvron et al. 2023,
+    arXiv:2307.09288, equation 2).
     """
-    lost = -_won(F.logsigmoid, scores, wins, graded)  # (G,)
-    return _per_evidence(lost, wins)
+    log_likelihood = _log_likelihood_of_wins(F.logsigmoid, scores, wins, graded)  # (G,)
+    return _per_evidence(-log_likelihood, wins)
 
 
 def davidson(
-    scores: torch.Tensor,
-    wins: torch.Tensor,
-    ties: torch.Tensor,
+    scores: torch.Tensor,  # (G, K)
+    wins: torch.Tensor,  # (G, K, K)
+    ties: torch.Tensor,  # (G, K, K): half of a pair's ties on each side
     width: float,
     graded: Graded | None = None,
 ) -> torch.Tensor:
-    """Ties as an outcome of their own, the likelier the closer the scores (Davidson 1970).  → (G,)
+    """Return the loss with ties as an outcome that is likelier for closer scores, (G,).
 
-    With d = r_i - r_j and ν the width: P(i beats j) = e^(d/2) / Z and P(tie) = ν / Z, where
-    Z = e^(d/2) + e^(-d/2) + ν. `ties` (G, K, K) holds half of a pair's ties on each side.
+    Davidson 1970. With d = r_i - r_j and ν the width,
+
+        Z = e^(d/2) + e^(-d/2) + ν
+        P(i beats j) = e^(d/2) / Z
+        P(tie) = ν / Z
     """
     log_width = torch.tensor(math.log(max(width, TINY)), device=scores.device)
 
-    def total(gaps: torch.Tensor) -> torch.Tensor:  # log Z
+    def log_z(gaps: torch.Tensor) -> torch.Tensor:
         return torch.logaddexp(torch.logaddexp(gaps / 2, -gaps / 2), log_width)
 
-    won = _won(lambda gaps: gaps / 2 - total(gaps), scores, wins, graded)
-    tied = (ties * (log_width - total(differences(scores)))).sum(dim=(-2, -1))
+    def log_win(gaps: torch.Tensor) -> torch.Tensor:
+        return gaps / 2 - log_z(gaps)
+
+    log_tie = log_width - log_z(differences(scores))  # (G, K, K)
+    won = _log_likelihood_of_wins(log_win, scores, wins, graded)  # (G,)
+    tied = (ties * log_tie).sum(dim=(-2, -1))  # (G,)
     return _per_evidence(-(won + tied), wins + ties)
 
 
 def rao_kupper(
-    scores: torch.Tensor,
-    wins: torch.Tensor,
-    ties: torch.Tensor,
+    scores: torch.Tensor,  # (G, K)
+    wins: torch.Tensor,  # (G, K, K)
+    ties: torch.Tensor,  # (G, K, K): half of a pair's ties on each side
     width: float,
     graded: Graded | None = None,
 ) -> torch.Tensor:
-    """Ties where the difference stays below a threshold of perception (Rao & Kupper 1967).  → (G,)
+    """Return the loss with ties where the difference is below a threshold of perception, (G,).
 
-    With d = r_i - r_j and η the width: P(i beats j) = σ(d - η) and
-    P(tie) = (e^2η - 1) · σ(d - η) · σ(-d - η), the rest. `ties` (G, K, K) as in `davidson`.
+    Rao & Kupper 1967. With d = r_i - r_j and η the width,
+
+        P(i beats j) = σ(d - η)
+        P(tie) = (e^2η - 1) · σ(d - η) · σ(-d - η)
     """
-    gaps = differences(scores)
-    won = _won(lambda gaps: F.logsigmoid(gaps - width), scores, wins, graded)
-    log_odds = math.log(max(math.expm1(2 * width), TINY))
-    both = F.logsigmoid(gaps - width) + F.logsigmoid(-gaps - width)
-    tied = (ties * (log_odds + both)).sum(dim=(-2, -1))
+
+    def log_win(gaps: torch.Tensor) -> torch.Tensor:
+        return F.logsigmoid(gaps - width)
+
+    gaps = differences(scores)  # (G, K, K)
+    log_factor = math.log(max(math.expm1(2 * width), TINY))
+    log_tie = log_factor + (log_win(gaps) + log_win(-gaps))  # (G, K, K)
+    won = _log_likelihood_of_wins(log_win, scores, wins, graded)  # (G,)
+    tied = (ties * log_tie).sum(dim=(-2, -1))  # (G,)
     return _per_evidence(-(won + tied), wins + ties)
 
 
-def _won(
-    log_probability: Callable[[torch.Tensor], torch.Tensor],
-    scores: torch.Tensor,
-    wins: torch.Tensor,
+def _log_likelihood_of_wins(
+    log_win: Callable[[torch.Tensor], torch.Tensor],
+    scores: torch.Tensor,  # (G, K)
+    wins: torch.Tensor,  # (G, K, K)
     graded: Graded | None,
 ) -> torch.Tensor:
-    """Σ w_ij · log P(i beats j), graded wins by their margin.  → (G,)"""
+    """Return Σ_ij w_ij · log P(i beats j), with graded wins reduced by their margins, (G,)."""
     gaps = differences(scores)  # (G, K, K)
     if graded is None:
-        return (wins * log_probability(gaps)).sum(dim=(-2, -1))
-    ungraded = (wins - graded.wins) * log_probability(gaps)
-    by_margin = graded.wins * log_probability(gaps - graded.margins)
+        return (wins * log_win(gaps)).sum(dim=(-2, -1))
+    ungraded = (wins - graded.wins) * log_win(gaps)
+    by_margin = graded.wins * log_win(gaps - graded.margins)
     return (ungraded + by_margin).sum(dim=(-2, -1))
 
 
 def davidson_width(tie_share: float) -> float:
-    """The ν under which equal scores tie this often: ν / (2 + ν) = share."""
+    """Return the ν under which equal scores tie with this probability: ν / (2 + ν) = share."""
     return 2 * tie_share / max(1 - tie_share, TINY)
 
 
 def rao_kupper_width(tie_share: float) -> float:
-    """The η under which equal scores tie this often: 1 - 2σ(-η) = share."""
+    """Return the η under which equal scores tie with this probability: 1 - 2σ(-η) = share."""
     return math.log((1 + tie_share) / max(1 - tie_share, TINY))
 
 
-def acceptance(scores: torch.Tensor, above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-    """The line as an absolute signal: P(acceptable) = σ(r). All (G, K) → (G,); 0 without evidence
+def acceptance(
+    scores: torch.Tensor,  # (G, K)
+    above: torch.Tensor,  # (G, K)
+    below: torch.Tensor,  # (G, K)
+) -> torch.Tensor:
+    """Return the loss of the line as an absolute signal, P(acceptable) = σ(r), (G,). 0 without evidence.
 
-    Binary cross-entropy per response beside the comparisons, as the direct term of Eurus (Yuan et
-    al. 2024, arXiv:2404.02078, section 3), but with labels that a reviewer gave.
+    Binary cross-entropy per response, in addition to the comparisons, like the direct term of Eurus
+    (Yuan et al. 2024, arXiv:2404.02078, section 3), but with labels from reviewers.
     """
     scores = scores.float()
-    lost = -(above * F.logsigmoid(scores) + below * F.logsigmoid(-scores)).sum(dim=-1)
+    lost = -(above * F.logsigmoid(scores) + below * F.logsigmoid(-scores)).sum(dim=-1)  # (G,)
     return lost / (above + below).sum(dim=-1).clamp(min=torch.finfo(lost.dtype).tiny)
 
 
-def agreement(scores: torch.Tensor, wins: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much of the evidence the scores order as it says, and how much there is.  → two scalars
+def agreement(
+    scores: torch.Tensor,  # (G, K)
+    wins: torch.Tensor,  # (G, K, K)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the evidence that the scores agree with, and all evidence, as two scalars.
 
-    Ties in the evidence take half of each side, so noise-free scores can reach 1 only without them.
+    A tie counts half for each side, so their ratio can reach 1 only without ties.
     """
-    margins = differences(scores)
-    right = wins * ((margins > 0).float() + 0.5 * (margins == 0).float())
-    return right.sum(), wins.sum()
+    gaps = differences(scores)  # (G, K, K)
+    agreeing = wins * ((gaps > 0).float() + 0.5 * (gaps == 0).float())
+    return agreeing.sum(), wins.sum()
 
 
 def differences(scores: torch.Tensor) -> torch.Tensor:
-    """r_i - r_j, in float32 because bfloat16 cannot tell close scores apart.  → (G, K, K)"""
+    """Return r_i - r_j, (G, K, K) float32. In bfloat16, close scores would be equal."""
     scores = scores.float()  # (G, K)
     return scores[..., :, None] - scores[..., None, :]
 
 
 def _per_evidence(lost: torch.Tensor, evidence: torch.Tensor) -> torch.Tensor:
+    # The clamp makes a group without evidence 0 / tiny = 0. With 0 / 0 its gradient would be NaN.
     return lost / evidence.sum(dim=(-2, -1)).clamp(min=torch.finfo(lost.dtype).tiny)

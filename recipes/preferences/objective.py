@@ -1,4 +1,7 @@
-"""What a run minimises: the settings' choice among the losses of loss.py, group by group."""
+"""The objective of a run: the losses of loss.py that its settings choose.
+
+Legend: G groups, K responses in the largest group, N heads, C criteria.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,10 @@ from recipes.training_settings import ObjectiveSettings
 
 @dataclass(frozen=True)
 class Objective:
-    """`tie_width` is Davidson's ν or Rao and Kupper's η; it means nothing where ties are half wins."""
+    """The losses to minimise.
+
+    `tie_width` is Davidson's ν or Rao and Kupper's η, and unused if ties are half wins.
+    """
 
     ties: str = "half"
     tie_width: float = 0.0
@@ -24,30 +30,36 @@ class Objective:
 
     @classmethod
     def of(cls, config: ObjectiveSettings, groups: Sequence[Group]) -> Self:
-        """The width of ties follows from their share in `groups`, those that are trained on.
+        """Return the objective for the settings and the training groups.
 
-        Among all their pairs, not only those of equal scores, which nobody knows yet: it is narrow
-        rather than wide.
+        The width of ties follows from their share in `groups`.
+
+        `groups` are the training groups. The share is over all their pairs, since it is not known
+        which have equal scores. So the width is rather too narrow than too wide.
         """
         widths = {"davidson": loss.davidson_width, "rao_kupper": loss.rao_kupper_width}
-        counted = map(unweighted, groups) if config.reviewer_weights == "ignore" else groups
-        width = widths[config.ties](tie_share(counted)) if config.ties in widths else 0.0
+        used = map(unweighted, groups) if config.reviewer_weights == "ignore" else groups
+        width = widths[config.ties](tie_share(used)) if config.ties in widths else 0.0
         return cls(config.ties, width, config.cut_weight, config.criteria_weight, config.heads)
 
-    def losses(self, outputs: torch.Tensor, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Of each group, the mean over heads. The batch is as `layout.evidence` makes it.
+    def losses(
+        self,
+        outputs: torch.Tensor,  # (G, K, N + C)
+        batch: Mapping[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the loss of each group, the mean over heads, (G,) float32.
 
-        outputs (G, K, N + C) → (G,) float32
+        `batch` is as `layout.collate.evidence` makes it.
         """
         scores, of_criteria = outputs.movedim(-1, 0).split_with_sizes(
             [self.heads, outputs.shape[-1] - self.heads]
         )  # (N, G, K), (C, G, K)
         losses = self._order(scores, batch)  # (N, G)
         if self.cut_weight:
-            lost = loss.acceptance(scores, batch["above"], batch["below"])
+            lost = loss.acceptance(scores, batch["above"], batch["below"])  # (N, G)
             losses = losses + self.cut_weight * lost
         if "draws" in batch:
-            losses = losses * batch["draws"].T
+            losses = losses * batch["draws"].T  # (N, G)
         losses = losses.mean(dim=0)  # (G,)
         if len(of_criteria):
             lost = loss.bradley_terry(of_criteria, batch["criteria"].movedim(1, 0))  # (C, G)

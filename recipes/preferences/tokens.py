@@ -1,8 +1,10 @@
-"""From text to tokens, with a prompt's tokens the same for all its responses.
+"""Tokens of groups, with the same prompt tokens for all responses of a group.
 
-The text is the tokenizer's chat template where it has one, else a plain form anyone can read. Prompt
-and response are tokenized together, as other tools will do it, and cut where the response begins.
-Should a token span that place, they are tokenized apart.
+The text is the tokenizer's chat template, or a plain form if it has none. Prompt and response are
+tokenized together, as other tools do, and split where the response begins. If a token spans that
+boundary, they are tokenized separately.
+
+Legend: P tokens of the prompt, R_k tokens of response k, K responses.
 """
 
 from collections import Counter
@@ -32,32 +34,32 @@ SENTINELS = ("\u2022first", "\u25e6second")
 
 @dataclass(frozen=True)
 class TokenGroup:
-    """One prompt, its K responses and the evidence about them, as numbers.
+    """One prompt, its K responses and the evidence about them, as numbers."""
 
-    prompt (P,) int32 · responses: K arrays (R_k,) int32 · wins (K, K) float32 · signals: see evidence.py
-    """
-
-    prompt: np.ndarray
-    responses: list[np.ndarray]
-    wins: np.ndarray
-    signals: Signals = field(default_factory=dict)
+    prompt: np.ndarray  # (P,) int32
+    responses: list[np.ndarray]  # K arrays (R_k,) int32
+    wins: np.ndarray  # (K, K) float32
+    signals: Signals = field(default_factory=dict)  # see evidence.py
 
     def longest(self) -> int:
+        """Return the length of the prompt with its longest response, in tokens."""
         return len(self.prompt) + max(len(response) for response in self.responses)
 
     def size(self) -> int:
-        """Tokens where the prompt is shared: P + ΣR."""
+        """Return the number of tokens with a shared prompt, P + ΣR."""
         return len(self.prompt) + sum(len(response) for response in self.responses)
 
     def lengths(self) -> np.ndarray:
-        """Of the responses, in tokens.  → (K,) float64"""
+        """Return the lengths of the responses in tokens, (K,) float64."""
         return np.array([len(response) for response in self.responses], dtype=float)
 
 
 class ChatFormat:
-    """How a conversation reads for this tokenizer. Holds no state; safe to share.
+    """The text form of conversations for a tokenizer.
 
-    Plain text is ended by `end_ids` where the tokenizer adds these by itself, else by the text `ending`.
+    Has no state that changes, and is safe to share.
+
+    Plain text ends with `end_ids` if the tokenizer appends them, otherwise with the text `ending`.
     """
 
     def __init__(self, tokenizer: Any):
@@ -67,19 +69,19 @@ class ChatFormat:
         if not tokenizer.chat_template:
             ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
             self.end_ids = [i for i in tokenizer("a")["input_ids"][-1:] if i in ends]
-            named = tokenizer.eos_token or tokenizer.sep_token or ""
-            self.ending = "" if self.end_ids else named
+            end_token = tokenizer.eos_token or tokenizer.sep_token or ""
+            self.ending = "" if self.end_ids else end_token
 
     def split(
         self, prompt: list[dict[str, str]], responses: Sequence[str]
     ) -> tuple[str, list[str]]:
-        """The text all responses share, and what each adds to it.
+        """Return the text that all responses share, and the text of each response after it.
 
-        Raises ValueError when the template refuses the conversation or rewrites the prompt
-        according to the response.
+        Raises ValueError if the template refuses the conversation or changes the prompt depending
+        on the response.
         """
         if not self.tokenizer.chat_template:
-            # Most vocabularies join a space to the word after it, so it belongs to the response.
+            # Most vocabularies join a space to the next word, so the space belongs to the response.
             return plain_prompt(prompt), [f" {response}{self.ending}" for response in responses]
         texts = [self._render(prompt, response) for response in responses]
         shared = self._shared_text(prompt)
@@ -90,21 +92,24 @@ class ChatFormat:
     def encode(
         self, prompt: list[dict[str, str]], responses: Sequence[str]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Token ids of the prompt and of each response.  → (P,) and K arrays (R_k,), int32"""
+        """Return the token ids of the prompt, (P,), and of each response, (R_k,), all int32."""
         shared, tails = self.split(prompt, responses)
         start = self._without_end(self._ids([shared])[0])
         wholes = self._ids([shared + tail for tail in tails])
         ends = [
-            whole[len(start) :] if whole[: len(start)] == start else self._alone(tail)
+            whole[len(start) :] if whole[: len(start)] == start else self._separately(tail)
             for whole, tail in zip(wholes, tails, strict=True)
         ]
         return (
             np.asarray(start, dtype=np.int32),
-            [np.asarray(self._seen(ids), dtype=np.int32) for ids in ends],
+            [np.asarray(self._without_padding(ids), dtype=np.int32) for ids in ends],
         )
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """A chat template writes its own special tokens; plain text needs the tokenizer's."""
+        """Return the token ids.
+
+        Chat templates write special tokens themselves; plain text needs the tokenizer's.
+        """
         return self.tokenizer(texts, add_special_tokens=not self.tokenizer.chat_template)[
             "input_ids"
         ]
@@ -112,13 +117,16 @@ class ChatFormat:
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if self.end_ids and ids[-1:] == self.end_ids else ids
 
-    def _alone(self, tail: str) -> list[int]:
+    def _separately(self, tail: str) -> list[int]:
         return [*self.tokenizer(tail, add_special_tokens=False)["input_ids"], *self.end_ids]
 
-    def _seen(self, ids: list[int]) -> list[int]:
-        """Without padding at the end, which an end token is where the tokenizer has no other.
+    def _without_padding(self, ids: list[int]) -> list[int]:
+        """Return the ids without padding at the end.
 
-        A classifier finds the last token that is no padding, so other tools would not see it either.
+        An end token is padding if the tokenizer has no other.
+
+        Classifiers read the last token that is not padding, so other tools would not see an end
+        token either.
         """
         end = len(ids)
         while end and ids[end - 1] == self.tokenizer.pad_token_id:
@@ -126,7 +134,10 @@ class ChatFormat:
         return ids[:end]
 
     def _shared_text(self, prompt: list[dict[str, str]]) -> str:
-        """What the template writes before any response, wherever it puts its generation prompt."""
+        """Return the text that the template writes before any response.
+
+        Templates put the generation prompt in different places, so this compares two renderings.
+        """
         probes = [self._render(prompt, sentinel) for sentinel in SENTINELS]
         opening = self._apply(prompt, add_generation_prompt=True)
         if all(probe.startswith(opening) for probe in probes):
@@ -152,12 +163,12 @@ def plain_prompt(prompt: list[dict[str, str]]) -> str:
     return "\n\n".join([*turns, "Assistant:"])
 
 
-# --- what is used, and what is not ----------------------------------------------------------------
+# --- usable groups, and what is left out ----------------------------------------------------------
 
 
 @dataclass
 class Prepared:
-    """Groups fit to train or test on, and an account of the rest: (split, what, why) → how many."""
+    """The groups to train or test on, and an account of the rest: (split, what, why) → how many."""
 
     evidence: Callable[[Group], Evidence] = plain_evidence
     groups: dict[str, list[Group]] = field(default_factory=lambda: {"train": [], "test": []})
@@ -173,11 +184,11 @@ class Prepared:
             return
         fits = self._fitting(group, len(prompt), [len(r) for r in responses], limit)
         kept = keep_responses(group, [group.response_ids[k] for k in fits])
-        found = self.evidence(kept)
-        if not (found.wins.any() or np.any(found.signals.get("ties", 0))):
+        evidence = self.evidence(kept)
+        if not (evidence.wins.any() or np.any(evidence.signals.get("ties", 0))):
             self.left_out[group.split, "prompts", _why_no_evidence(kept)] += 1
             return
-        tokens = TokenGroup(prompt, [responses[k] for k in fits], found.wins, found.signals)
+        tokens = TokenGroup(prompt, [responses[k] for k in fits], evidence.wins, evidence.signals)
         self.groups[group.split].append(kept)
         self.tokens[group.split].append(tokens)
 
@@ -194,20 +205,20 @@ class Prepared:
         return fits
 
     def make_weights_relative(self) -> None:
-        """Groups that have a weight get it relative to the mean of the train split."""
+        """Divide the weights of groups by their mean over the train split."""
         train = self.tokens["train"]
         mean = relative_to([float(g.signals["weight"]) for g in train if "weight" in g.signals])
         for groups in self.tokens.values():
             groups[:] = [_reweighted(group, 1 / mean) for group in groups]
 
     def account(self) -> list[LeftOut]:
-        """What was left out and why, as rows for the report."""
+        """Return what was left out and why, as rows for the report."""
         return [
             {"split": split, "what": what, "why": why, "count": count}
             for (split, what, why), count in sorted(self.left_out.items())
         ]
 
-    def tell_left_out(self, run_dir: RunDir) -> None:
+    def report_left_out(self, run_dir: RunDir) -> None:
         for row in self.account():
             text = f"Left out of {row['split']}: {row['count']} {row['what']}, {row['why']}."
             run_dir.message(text, level="warning")
@@ -246,7 +257,7 @@ def read_prepared(
     limit: int,
     evidence: Callable[[Group], Evidence] = plain_evidence,
 ) -> Prepared:
-    """The run's data. Raises RecipeError when a file holds no preference data."""
+    """Return the run's data. Raises RecipeError for a file that does not hold preference data."""
     try:
         return prepare(read_folder(run_dir.data), chat, limit, evidence)
     except PreferenceError as error:
@@ -254,7 +265,7 @@ def read_prepared(
 
 
 def nothing_to_train_on(run_dir: RunDir, prepared: Prepared, lacking: str) -> RecipeError:
-    """`lacking` is what no prompt has."""
+    """Return the error of a run without training data. `lacking` names what no prompt has."""
     reasons = "; ".join(f"{row['count']} {row['what']}: {row['why']}" for row in prepared.account())
     return RecipeError(
         f"There is nothing to train on in {run_dir.data}: no prompt of the train split has "

@@ -166,7 +166,7 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
     refuse_damaged(config.base_model, base, fresh)
     without_dropout(base)
     if quantization.is_quantized(base):
-        quantization.ready_to_train(base, config)
+        quantization.prepare_for_training(base, config)
     elif config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()

@@ -221,7 +221,7 @@ def report_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: in
         f"{figures['train']['prompts']} prompts to train on, {figures['test']['prompts']} held out; "
         f"written as {chat.name}, {length}."
     )
-    prepared.tell_left_out(run_dir)
+    prepared.report_left_out(run_dir)
 
 
 def data_figures(prepared: Prepared) -> dict[str, SplitCounts]:
@@ -307,7 +307,7 @@ def choose_layout(
     longest = max(group.longest() for group in everything)
     problem = check_shared(model, first, collator.pad_id, longest=longest)
     problem = problem or check_gradients(model, first, collator.pad_id, torch_dtype(config.dtype))
-    problem = processes.as_first(problem)  # all processes must cut steps in the same way
+    problem = processes.from_rank_0(problem)  # all processes must cut steps in the same way
     if problem:
         run_dir.message(
             f"This model cannot share the prompt between responses: {problem}. Training continues "

@@ -34,9 +34,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "inputs",
-                    models.JSONField(
-                        default=dict, help_text="Ids and hashes of what the run reads."
-                    ),
+                    models.JSONField(default=dict, help_text="Ids and hashes of the run's input."),
                 ),
                 ("request_id", models.UUIDField(default=uuid.uuid4, editable=False, unique=True)),
                 (

@@ -13,7 +13,9 @@ class Migration(migrations.Migration):
             model_name="run",
             name="message_sent_at",
             field=models.DateTimeField(
-                blank=True, help_text="When a worker was last told of it while it waits.", null=True
+                blank=True,
+                help_text="Time of the last message to workers while it is queued.",
+                null=True,
             ),
         ),
     ]

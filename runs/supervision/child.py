@@ -1,4 +1,4 @@
-"""The recipe as a process: how it is started, asked to stop and killed."""
+"""The recipe's process: how it is started, asked to stop and killed."""
 
 import os
 import shutil
@@ -14,11 +14,14 @@ from runs.supervision.environment import for_recipe
 
 LAUNCHER = "accelerate.commands.launch"
 LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
-"""Read by torch's launcher, which accelerate's calls: seconds from SIGTERM to SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL, for torch's launcher, which accelerate's launcher calls."""
 
 
 def gpu_count() -> int:
-    """GPUs that a recipe would see. Asks nvidia-smi, since a worker never touches CUDA."""
+    """Return the number of GPUs that a recipe would see.
+
+    Asks nvidia-smi, since a worker never uses CUDA.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
@@ -26,14 +29,14 @@ def gpu_count() -> int:
     if smi is None:
         return 0
     try:
-        listed = subprocess.run([smi, "-L"], capture_output=True, text=True, timeout=20)
+        listing = subprocess.run([smi, "-L"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return 0
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
 
 
 def command_for(module: str, run_dir: Path, *, multi_gpu: bool) -> list[str]:
-    """The command line, which a person can repeat by hand from the repository's root."""
+    """Return the recipe's command line. It can be repeated by hand from the repository's root."""
     gpus = gpu_count() if multi_gpu else 0
     if gpus <= 1:
         return [sys.executable, "-m", module, str(run_dir)]
@@ -47,7 +50,7 @@ def command_for(module: str, run_dir: Path, *, multi_gpu: bool) -> list[str]:
 class Child:
     """A command on a leash (see runs.supervision.leash). Its output is appended to `log`.
 
-    The caller's copy of `lock` may be closed once this exists.
+    The caller may close its copy of `lock` once this object exists.
     """
 
     def __init__(self, command: list[str], *, log: Path, lock: int):
@@ -68,39 +71,44 @@ class Child:
         self.leash_pid = self._leash.pid
 
     def ask_to_stop(self) -> None:
-        """SIGTERM for the recipe's own process; it writes a checkpoint and ends by itself."""
+        """Send SIGTERM to the recipe's own process, which then writes a checkpoint and exits."""
         with suppress(BrokenPipeError):
             os.write(self._pipe, b"T")
 
     def kill(self) -> int:
-        """Kill the recipe and everything it started, and wait; returns the exit status."""
-        self._let_go()
+        """Kill the recipe and everything it started, wait for it, and return the exit status."""
+        self._close_pipe()
         return self._leash.wait()
 
     def ended(self, timeout: float) -> int | None:
-        """The exit status, 128 + number for a signal; None when it still runs after `timeout`."""
+        """Return the exit status, or None if it still runs after `timeout`.
+
+        The status is 128 + number for a signal.
+        """
         try:
             status = self._leash.wait(timeout)
         except subprocess.TimeoutExpired:
             return None
-        self._let_go()
+        self._close_pipe()
         return status if status >= 0 else 128 - status
 
-    def _let_go(self) -> None:
+    def _close_pipe(self) -> None:
         if self._open:
             self._open = False
             os.close(self._pipe)
 
 
 def environment(command: list[str]) -> dict[str, str]:
-    """Return the recipe's variables: none but those allowed, and one GPU unless it is for several.
+    """Return the recipe's environment: allowed variables, and one GPU for a single process.
 
-    With more in sight, transformers would split each batch over them behind the recipe's back. The
-    launcher of several processes would kill them 30 seconds after SIGTERM; it leaves that to us.
+    With more visible GPUs, transformers would split each batch over them. The launcher of several
+    processes would kill them 30 seconds after SIGTERM; its patience is extended, so that only we
+    do.
     """
-    kept = for_recipe()
+    variables = for_recipe()
     if LAUNCHER not in command and gpu_count() > 1:
-        kept["CUDA_VISIBLE_DEVICES"] = kept.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        visible = variables.get("CUDA_VISIBLE_DEVICES", "0")
+        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     if LAUNCHER in command:
-        kept[LAUNCHER_PATIENCE] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
-    return {**kept, "PYTHONUNBUFFERED": "1"}
+        variables[LAUNCHER_PATIENCE] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
+    return {**variables, "PYTHONUNBUFFERED": "1"}

@@ -1,8 +1,8 @@
-"""The environment variables that a recipe's process gets: an allow-list, so that no secret is in it.
+"""The environment variables of a recipe's process: an allow-list, so that it gets no secrets.
 
-A recipe reads models, and models come from anywhere. Passwords and keys of the web, known to
-Tiebreak or not (DATABASE_URL, a cloud's access key, a CI token), therefore stay out. The one secret
-that passes is HF_TOKEN, without which gated models could not be downloaded.
+A recipe reads models from untrusted sources. So passwords and keys of the web process, whether
+Tiebreak uses them or not (DATABASE_URL, cloud access keys, CI tokens), are left out. The only
+secret passed on is HF_TOKEN, without which gated models could not be downloaded.
 """
 
 import os
@@ -31,11 +31,11 @@ PREFIXES = (
 
 
 def for_recipe(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return those of `environment` (by default this process's) that a recipe may see."""
-    given = os.environ if environment is None else environment
-    return {name: value for name, value in given.items() if allowed(name)}
+    """Return the variables of `environment` (default: this process's) that a recipe may see."""
+    variables = os.environ if environment is None else environment
+    return {name: value for name, value in variables.items() if allowed(name)}
 
 
 def allowed(name: str) -> bool:
-    """Proxies are read in small letters too (http_proxy)."""
+    """Return whether a variable is allowed. Proxies also have lower-case names (http_proxy)."""
     return name in NAMES or name.upper() in NAMES or name.startswith(PREFIXES)

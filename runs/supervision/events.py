@@ -1,4 +1,4 @@
-"""Copies a run's events.jsonl into the database: by line number, so that twice is once."""
+"""Copying of a run's events.jsonl into the database. Line numbers make repeated copies harmless."""
 
 import json
 from datetime import UTC, datetime
@@ -9,14 +9,17 @@ from recipes.rundir import RunDir
 from runs.models import RunEvent
 
 BATCH_BYTES = 4_000_000
-"""Read at once, so that a recipe that writes fast cannot fill the worker's memory."""
+"""Bytes per read, so that a recipe that writes fast cannot fill the worker's memory."""
 
 
 class EventTail:
-    """Follows one file. Only whole lines are read; a line that is no event keeps its number."""
+    """A reader of a growing events.jsonl.
+
+    It reads whole lines only, and invalid lines keep their number.
+    """
 
     def __init__(self, run_id: int, run_dir: RunDir, *, after: int = 0):
-        """`after` is the number of the last line that was copied before."""
+        """`after` is the number of the last line copied before."""
         self.run_id = run_id
         self.path = run_dir.events_file
         self.after = after
@@ -27,7 +30,7 @@ class EventTail:
         self.error = ""
 
     def read(self) -> list[RunEvent]:
-        """The events that are new since the last call, at most a few megabytes of them."""
+        """Return the new events since the last call, at most a few megabytes."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -37,8 +40,8 @@ class EventTail:
                 data += file.readline()
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)
-        found = [self._event(line) for line in whole.split(b"\n")[:-1]]
-        return [event for event in found if event is not None and event.number > self.after]
+        events = [self._event(line) for line in whole.split(b"\n")[:-1]]
+        return [event for event in events if event is not None and event.number > self.after]
 
     def _event(self, line: bytes) -> RunEvent | None:
         self.number += 1
@@ -59,7 +62,10 @@ class EventTail:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The event of one line, in a form that PostgreSQL can store; None if it is not a JSON object."""
+    """Return a line's event in a form that PostgreSQL can store, or None if it is invalid.
+
+    An event is a JSON object.
+    """
     try:
         data = json.loads(line, parse_constant=lambda name: None)
     except ValueError:
@@ -68,7 +74,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def storable(value: Any) -> Any:
-    """Without NUL, half characters and infinities, which jsonb refuses."""
+    """Return the value without NUL, lone surrogates and infinities, which jsonb refuses."""
     if isinstance(value, float) and not isfinite(value):
         return None
     if isinstance(value, str):
@@ -89,12 +95,12 @@ def moment(text: Any) -> datetime:
 
 
 def whole_number(value: Any) -> int:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return min(max(0, int(value)), 2**31 - 1) if known else 0
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return min(max(0, int(value)), 2**31 - 1) if is_number else 0
 
 
-def mend(run_dir: RunDir) -> None:
-    """Cut off the half line that a killed writer left, so that the next event starts a line."""
+def remove_partial_line(run_dir: RunDir) -> None:
+    """Remove a partial last line, which a killed writer left, so that the next event is complete."""
     if not run_dir.events_file.exists():
         return
     with run_dir.events_file.open("r+b") as file:

@@ -1,12 +1,12 @@
-"""Holds a recipe on a leash: when its supervisor goes, however it goes, the recipe goes at once.
+"""A leash for a recipe: when its supervisor ends, for any reason, the recipe is killed.
 
     python -m runs.supervision.leash PIPE LOCK COMMAND…
 
-PIPE is the read end of a pipe whose other end the supervisor alone holds. A byte in it passes
-SIGTERM to the command; its end, which even kill -9 of the supervisor brings, kills the command and
-everything the command started. LOCK is the descriptor of the run directory's lock; the command
-inherits it, so the lock is free when the last writer is gone. The exit status is the command's, or
-128 plus the number of the signal that ended it.
+PIPE is the read end of a pipe whose write end only the supervisor holds. A byte in it sends
+SIGTERM to the command. Its end, which even kill -9 of the supervisor causes, kills the command and
+everything the command started. LOCK is the descriptor of the run directory's lock. The command
+inherits it, so the lock is free when the last writer has ended. The exit status is the command's,
+or 128 plus the number of the signal that ended it.
 """
 
 import ctypes
@@ -36,16 +36,19 @@ def die_with_leash() -> None:
 
 
 def children() -> list[int]:
-    """Direct children. As the subreaper, that becomes every descendant whose parent has died."""
-    found = []
+    """Return the ids of direct children.
+
+    This process is a subreaper, so orphaned descendants become its children.
+    """
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat") if LINUX else ():
         try:
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
         except OSError:
             continue
         if int(parent) == os.getpid() and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            pids.append(int(stat.parent.name))
+    return pids
 
 
 def kill_everything(command: subprocess.Popen[bytes]) -> None:
@@ -53,15 +56,15 @@ def kill_everything(command: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + KILL_SECONDS
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(command.pid, signal.SIGKILL)
-    while (left := children()) and time.monotonic() < deadline:
-        for pid in left:
+    while (remaining := children()) and time.monotonic() < deadline:
+        for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
 
 
 def wake_on(*signals: int) -> int:
-    """A descriptor that becomes readable, with the signal's number in it, when one arrives."""
+    """Return a descriptor from which a signal's number can be read when it arrives."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -71,7 +74,7 @@ def wake_on(*signals: int) -> int:
 
 
 def attend(command: subprocess.Popen[bytes], pipe: int, woken: int) -> None:
-    """Return when the command has ended, or has to."""
+    """Pass on SIGTERM until the command has ended or must be killed."""
     flags: Any = os.WEXITED | os.WNOWAIT | os.WNOHANG
     while os.waitid(os.P_PID, command.pid, flags) is None:
         ready, _, _ = select.select([pipe, woken], [], [])

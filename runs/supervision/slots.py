@@ -1,9 +1,9 @@
-"""How many recipes one machine runs at a time, whatever the number of its workers and threads.
+"""Slots, which limit how many recipes a machine runs at a time, whatever its workers.
 
-A slot is a locked file, so that a dead holder's is free. A holder that lives but was stopped
-(SIGSTOP, a suspended machine) keeps its lock; once the lease of its run is gone, the next worker
-ends its recipe and takes a new file of that name. When the holder wakes up, the loss of its lease
-stops it before it writes anything.
+A slot is a locked file, so the slot of a dead process is free. A process that was stopped
+(SIGSTOP, a suspended machine) keeps its lock. Once the lease of its run has expired, the next
+worker kills its recipe and creates a new file of the same name. When the stopped process wakes up,
+it notices the lost lease before it writes anything.
 """
 
 import fcntl
@@ -26,26 +26,26 @@ MUTEX_SECONDS = 2
 
 
 class Slot:
-    """A place held by this process."""
+    """A slot held by this process."""
 
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
         self.note(None)
 
     def note(self, lease: Lease | None, *, leash_pid: int | None = None) -> None:
-        """Say for others on this machine what it is used for."""
+        """Write to the file what the slot is used for, for other processes of this machine."""
         holder = {"run": lease.run_id, "token": lease.token, "leash": leash_pid} if lease else {}
         os.ftruncate(self.descriptor, 0)
         os.pwrite(self.descriptor, json.dumps(holder).encode(), 0)
 
 
 @contextmanager
-def one() -> Iterator[Slot | None]:
-    """Hold one of the machine's slots; None when all are taken. Costs a query for each taken one."""
+def acquire() -> Iterator[Slot | None]:
+    """Yield one of the machine's slots, or None if all are taken. Costs a query per taken slot."""
     folder = settings.VAR_DIR / "slots"
     folder.mkdir(parents=True, exist_ok=True)
-    with _mutex(folder) as alone:
-        slot = _take_any(folder) if alone else None
+    with _mutex(folder) as exclusive:
+        slot = _take_any(folder) if exclusive else None
     try:
         yield slot
     finally:
@@ -72,7 +72,7 @@ def _take(path: Path) -> Slot | None:
 
 
 def _evict(path: Path) -> bool:
-    """Whether the slot's holder has lost its lease; its recipe is then ended and the file removed."""
+    """Kill the recipe and remove the file of a holder that lost its lease. Return whether it did."""
     holder = _holder(path)
     if "run" not in holder or lifecycle.is_held(Lease(holder["run"], holder["token"])):
         return False
@@ -91,7 +91,7 @@ def _holder(path: Path) -> dict[str, Any]:
 
 
 def _is_leash(pid: int | None) -> bool:
-    """Numbers of processes are used again, so look before killing."""
+    """Return whether the process is a leash. Process ids are reused, so check before killing."""
     try:
         return (
             pid is not None
@@ -103,7 +103,7 @@ def _is_leash(pid: int | None) -> bool:
 
 @contextmanager
 def _mutex(folder: Path) -> Iterator[bool]:
-    """Let one process at a time look at the slots; False when it takes too long to get there."""
+    """Let one process at a time examine the slots. Yield False if waiting takes too long."""
     with (folder / f"{socket.gethostname()}.mutex").open("w") as file:
         until = time.monotonic() + MUTEX_SECONDS
         while True:

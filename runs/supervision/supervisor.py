@@ -1,8 +1,8 @@
-"""Carries one claimed run from its claim to its end. Runs in a thread of a worker or in a command.
+"""Supervision of one run from its claim to its end, in a thread of a worker or in a command.
 
-Prepare the directory, start the recipe on its leash, then look every tick: copy events, renew the
-lease, notice a cancel, a lost lease or a worker that shuts down. It never touches CUDA, and it
-outlives a database that goes away for a while: the recipe trains on meanwhile.
+The supervisor prepares the directory and starts the recipe on its leash. Every tick it copies
+events, renews the lease, and checks for a cancel request, a lost lease and a worker shutdown. It
+never uses CUDA. If the database becomes unavailable, the recipe continues to train.
 """
 
 import logging
@@ -23,14 +23,14 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.models import Max
 
 from recipes import faults
-from recipes.rundir import AGAIN, STOPPED, RunDir
+from recipes.rundir import RESTART, STOPPED, RunDir
 from runs import kinds, lifecycle
 from runs.kinds import CannotRun
 from runs.lifecycle import Lease, LeaseLost
 from runs.models import Run
 from runs.supervision import workspace
 from runs.supervision.child import Child, command_for
-from runs.supervision.events import EventTail, mend
+from runs.supervision.events import EventTail, remove_partial_line
 from runs.supervision.slots import Slot
 
 logger = logging.getLogger("tiebreak.runs")
@@ -42,11 +42,11 @@ LOG_TAIL_BYTES = 4000
 PATIENCE_SECONDS = 3600
 
 SHUTTING_DOWN = threading.Event()
-"""Set when this process was asked to end. Its recipes write a checkpoint and go back to the queue."""
+"""Set when this process was asked to end. Its recipes write a checkpoint, and their runs are requeued."""
 
 
-class Wish(Enum):
-    """Why a recipe was asked to stop."""
+class StopReason(Enum):
+    """The reason why a recipe was asked to stop."""
 
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
@@ -57,9 +57,9 @@ def owner() -> str:
 
 
 def supervise(lease: Lease, slot: Slot | None = None) -> None:
-    """Return when the run is no longer this worker's, for whatever reason.
+    """Run a claimed run until it ends or this worker loses it.
 
-    `slot` is told which process trains.
+    Records in `slot` which process trains.
     """
     run = Run.objects.get(pk=lease.run_id)
     logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
@@ -68,11 +68,11 @@ def supervise(lease: Lease, slot: Slot | None = None) -> None:
         if sentence:
             _end(run, lambda: lifecycle.fail(lease, sentence))
     except LeaseLost:
-        logger.warning("Run %s: the lease was lost; somebody else has it.", run.pk)
+        logger.warning("Run %s: the lease was lost to another worker.", run.pk)
 
 
 def _carry(run: Run, lease: Lease, slot: Slot | None) -> str:
-    """Return the sentence to fail with; empty when the run has ended already."""
+    """Return the sentence to fail with, or "" if the run has already ended."""
     try:
         _attempt(run, lease, slot)
     except CannotRun as error:
@@ -98,7 +98,7 @@ def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
             return _end(run, lambda: lifecycle.cancel(lease))
         attempt = Attempt(run, lease, run_dir)
         if workspace.is_finished(run_dir):
-            run_dir.message("An earlier attempt had finished; its results are used.")
+            run_dir.message("An earlier attempt finished, and its results are used.")
             return _take_over(run, kind, attempt)
         attempt.begin(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
         if slot:
@@ -112,10 +112,11 @@ def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
 
 
 def _take_over(run: Run, kind: kinds.RunKind, attempt: "Attempt") -> None:
-    """Publish what a finished recipe left. Waits for the database, however long the lease was.
+    """Publish the output of a finished recipe. Waits for the database, even if the lease expires.
 
-    When it was away for longer than that, the reaper took the run; then it is taken back, unless
-    somebody else has claimed it. They find the directory finished and publish it themselves.
+    If the database was unavailable for longer than the lease, the reaper has taken the run. Then
+    it is taken back unless another worker has claimed it; that worker finds the finished directory
+    and publishes it.
     """
     attempt.run_dir.stage("Checking and storing the results")
     try:
@@ -135,27 +136,27 @@ def _take_over(run: Run, kind: kinds.RunKind, attempt: "Attempt") -> None:
 
 
 def _check_cancel(lease: Lease) -> None:
-    """Raises CannotRun when cancelling was asked for; ending the run then ends it as cancelled."""
+    """Raise CannotRun if cancelling was requested. Ending the run then ends it as cancelled."""
     try:
         if lifecycle.cancel_requested(lease):
-            raise CannotRun("It was cancelled while it waited.")
+            raise CannotRun("It was cancelled while it was queued.")
     except (OperationalError, InterfaceError) as error:
         forget_connection(error)
 
 
 def _publish(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail: EventTail) -> None:
     with heartbeats(lease):
-        found = workspace.artifacts(run, run_dir)
+        artifacts = workspace.artifacts(run, run_dir)
 
     def finish(current: Run) -> dict[str, object]:
         try:
-            made = _explained(run, "Taking over the results", lambda: kind.finish(current, run_dir))
+            result = _explained(run, "Storing the results", lambda: kind.finish(current, run_dir))
         except CannotRun:
-            workspace.forget_finished(run_dir)  # continuing the run starts its recipe again
+            workspace.forget_finished(run_dir)  # so that continuing the run starts its recipe
             raise
-        return made or tail.result
+        return result or tail.result
 
-    _end(run, lambda: lifecycle.succeed(lease, artifacts=found, finish=finish))
+    _end(run, lambda: lifecycle.succeed(lease, artifacts=artifacts, finish=finish))
 
 
 def _end(run: Run, move: Callable[[], None]) -> None:
@@ -165,7 +166,7 @@ def _end(run: Run, move: Callable[[], None]) -> None:
 
 
 def _explained(run: Run, what: str, work: Callable[[], T]) -> T:
-    """Turn an unforeseen error of a kind's code into a sentence, with the traceback in the log."""
+    """Turn an unexpected error in a kind's code into a sentence, with the traceback in the log."""
     try:
         return work()
     except (CannotRun, LeaseLost, OperationalError, InterfaceError):
@@ -189,7 +190,7 @@ class Attempt:
         self.lease = lease
         self.run_dir = run_dir
         self.log = workspace.log_of(run_dir)
-        self.wish: Wish | None = None
+        self.stop_reason: StopReason | None = None
         self.killed = False
         copied = run.events.aggregate(last=Max("number"))["last"] or 0
         self.tail = EventTail(run.pk, run_dir, after=copied)
@@ -197,12 +198,12 @@ class Attempt:
         self._kill_at = float("inf")
 
     def begin(self, command: list[str], lock: int) -> None:
-        mend(self.run_dir)
+        remove_partial_line(self.run_dir)
         workspace.forget_endings(self.run_dir)
         self.copy_events()
         self.tail.error = ""
         with heartbeats(self.lease):
-            resumed_from = workspace.goes_on_from(self.run_dir)
+            resumed_from = workspace.resume_point(self.run_dir)
         if resumed_from:
             self.run_dir.message(f"Attempt {self.run.attempt} resumed from {resumed_from}.")
         elif self.run.attempt > 1:
@@ -217,16 +218,16 @@ class Attempt:
         workspace.note_holder(lock, self.child.leash_pid)
 
     def attend(self) -> int:
-        """Wait for the recipe's end, and kill it if anything goes wrong here. The exit status."""
+        """Wait until the recipe ends, and return its exit status. Kill it if an error occurs here."""
         try:
             while (status := self.child.ended(TICK_SECONDS)) is None:
                 self._tick()
         except BaseException:
             self.child.kill()
             raise
-        if status in (0, STOPPED, AGAIN):
+        if status in (0, STOPPED, RESTART):
             return status
-        return workspace.ending_told(self.run_dir) or status
+        return workspace.recorded_ending(self.run_dir) or status
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -238,25 +239,28 @@ class Attempt:
                 self._look_at = now + LOOK_SECONDS
                 self.copy_events()
                 if lifecycle.cancel_requested(self.lease):
-                    self._stop(Wish.CANCEL)
+                    self._stop(StopReason.CANCEL)
         except (OperationalError, InterfaceError) as error:
             forget_connection(error)
         if SHUTTING_DOWN.is_set():
-            self._stop(Wish.SHUTDOWN)
+            self._stop(StopReason.SHUTDOWN)
         if now >= self._kill_at:
             self.killed = True
             self._kill_at = float("inf")
             self.child.kill()
 
-    def _stop(self, wish: Wish) -> None:
-        if self.wish is None:
+    def _stop(self, reason: StopReason) -> None:
+        if self.stop_reason is None:
             self._kill_at = time.monotonic() + settings.RUN_GRACE_SECONDS
             self.child.ask_to_stop()
-        if self.wish is not Wish.CANCEL:
-            self.wish = wish
+        if self.stop_reason is not StopReason.CANCEL:
+            self.stop_reason = reason
 
     def copy_events(self) -> bool:
-        """Whether there was anything to copy. A batch that the database refused is read again."""
+        """Copy new events, and return whether there were any.
+
+        If the database fails, they are read again.
+        """
         offset, number = self.tail.offset, self.tail.number
         events = self.tail.read()
         if not events:
@@ -269,19 +273,19 @@ class Attempt:
         return True
 
     def copy_rest(self) -> None:
-        """Copy what is left, and wait for the database to take it. Raises LeaseLost."""
+        """Copy the remaining events, and wait until the database stores them. Raises LeaseLost."""
         while retry_until_available(self.copy_events):
             pass
 
     def ending(self, status: int) -> Callable[[], None]:
-        """How a run ends whose recipe did not end well."""
-        if self.wish is Wish.CANCEL:
+        """Return the transition that ends a run whose recipe did not succeed."""
+        if self.stop_reason is StopReason.CANCEL:
             return lambda: lifecycle.cancel(self.lease)
-        if self.wish is Wish.SHUTDOWN:
+        if self.stop_reason is StopReason.SHUTDOWN:
             return lambda: lifecycle.requeue(self.lease, counted=False)
         if status == STOPPED and self.run.attempt < settings.RUN_MAX_ATTEMPTS:
             return lambda: lifecycle.requeue(self.lease, counted=True)
-        if status == AGAIN:
+        if status == RESTART:
             return lambda: lifecycle.requeue(self.lease, counted=False)
         sentence = self._why(status)
         return lambda: lifecycle.fail(self.lease, sentence)
@@ -291,7 +295,7 @@ class Attempt:
             return self.tail.error
         if sentence := faults.disk_is_full(self.run_dir.path):
             return sentence
-        last = self._last_words()
+        last = self._last_line()
         if status == 128 + signal.SIGKILL:
             return (
                 "The system killed the recipe (SIGKILL), most often because the machine ran out of "
@@ -301,23 +305,26 @@ class Attempt:
             return f"The recipe was stopped from outside {self.run.attempt} times."
         if status > 128 and status - 128 in signal.valid_signals():
             return f"The recipe crashed with {signal.Signals(status - 128).name}. {last}".strip()
-        words = f"Its last words: {last}" if last else "It said nothing."
-        return f"The recipe ended with status {status}. {words}"
+        output = f"Its last output: {last}" if last else "It printed nothing."
+        return f"The recipe ended with status {status}. {output}"
 
-    def _last_words(self) -> str:
+    def _last_line(self) -> str:
         text = workspace.log_tail(self.log, LOG_TAIL_BYTES, after=self.log_start)
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1][:1000] if lines else ""
 
 
-# --- the database may go away ---------------------------------------------------------------------
+# --- an unavailable database ----------------------------------------------------------------------
 
 
 def forget_connection(error: Exception) -> None:
-    """After a broken connection: let the next query make a new one.
+    """Close a broken connection, so that the next query opens a new one.
 
-    The spare ones in the pool are most likely broken too. Tested one by one as they are asked for,
-    with psycopg's growing pauses between, they could outlast a lease.
+    Re-raises inside a transaction.
+
+    The spare connections in the pool are probably broken too. psycopg would test them one by one
+    as they are requested, with growing pauses, which could take longer than a lease. So all are
+    checked now.
     """
     if connection.in_atomic_block:
         raise error
@@ -327,9 +334,9 @@ def forget_connection(error: Exception) -> None:
 
 
 def retry_until_available(write: Callable[[], T]) -> T:
-    """Repeat a write until the database takes it, for an hour at most or until shutdown.
+    """Retry a write until the database is available, for an hour at most or until shutdown.
 
-    Raises the database's error after that. Nothing is lost: the run directory keeps the results,
+    After that, raises the database's error. Nothing is lost: the run directory keeps the results,
     and the next attempt publishes them.
     """
     until = time.monotonic() + PATIENCE_SECONDS
@@ -344,9 +351,9 @@ def retry_until_available(write: Callable[[], T]) -> T:
 
 @contextmanager
 def heartbeats(lease: Lease) -> Iterator[None]:
-    """Renew the lease from a thread while this one is busy for long.
+    """Renew the lease from a thread while the block runs.
 
-    Inside a transaction of the caller nobody else can see the row, so nothing has to be renewed.
+    Does nothing inside a transaction of the caller, since no other process can see its row.
     """
     if connection.in_atomic_block:
         yield

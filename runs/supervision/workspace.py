@@ -1,4 +1,4 @@
-"""The run directory of a run row: laid out once, locked while an attempt writes, hashed at the end."""
+"""The directory of a run: laid out once, locked during an attempt, and hashed at the end."""
 
 import fcntl
 import json
@@ -24,7 +24,7 @@ from runs.models import Artifact, Run
 PREPARED = ".prepared"
 LOCK = ".lock"
 FINISHED = ".finished"
-"""Marks a directory whose recipe has done all its work, so that no later attempt repeats it."""
+"""Marks a directory whose recipe has finished, so that no later attempt repeats it."""
 STALE_SECONDS = 3
 
 
@@ -34,21 +34,21 @@ def run_dir_of(run: Run) -> RunDir:
 
 def _commit() -> str:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"],
             cwd=settings.BASE_DIR, capture_output=True, text=True, timeout=5, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
+    return process.stdout.strip()
 
 
 def prepare(run: Run, kind: RunKind) -> RunDir:
-    """Lay out the run directory and let the kind fill `data/`; later attempts find it as it is.
+    """Lay out the run directory and let the kind fill `data/`. Later attempts reuse it.
 
-    Raises CannotRun: when a file that the run needs is missing or altered, and when the folder is
-    of a run with the same number in another database. What a crash in the middle left is thrown
-    away and made again.
+    Raises CannotRun if a file that the run needs is missing or was changed, or if the folder
+    belongs to a run of another database. Partial contents after a crash are deleted and created
+    again.
     """
     run_dir, marker = run_dir_of(run), run.created_at.isoformat()
     prepared = run_dir.path / PREPARED
@@ -85,9 +85,9 @@ def _write_spec(run_dir: RunDir, spec: dict[str, Any]) -> None:
 
 
 def located(run: Run, kind: RunKind) -> dict[str, Any]:
-    """Return the config with absolute folders, as a recipe reads it. Hashes what runs published.
+    """Return the config with absolute folders, for the recipe. Hashes files that runs published.
 
-    Raises CannotRun when one is missing or altered.
+    Raises CannotRun if one is missing or was changed.
     """
     config = dict(run.config)
     for name in kind.folders & config.keys():
@@ -101,7 +101,7 @@ def located(run: Run, kind: RunKind) -> dict[str, Any]:
 
 
 def _update_folders(run: Run, kind: RunKind, run_dir: RunDir) -> None:
-    """Between two attempts, var/ may have moved."""
+    """Update the folders in run.json, because var/ may move between two attempts."""
     spec = run_dir.spec()
     config = located(run, kind)
     changed = {name: config[name] for name in kind.folders & config.keys()}
@@ -117,8 +117,8 @@ def last_checkpoint(run_dir: RunDir) -> int | None:
     return None
 
 
-def goes_on_from(run_dir: RunDir) -> str:
-    """Return what a restarted recipe has already, for a sentence; empty where it has nothing.
+def resume_point(run_dir: RunDir) -> str:
+    """Return what a restarted recipe resumes from, for a sentence, or "" for nothing.
 
     Reads every byte of the newest checkpoint.
     """
@@ -131,23 +131,23 @@ def goes_on_from(run_dir: RunDir) -> str:
             done += 1
         elif (step := last_checkpoint(part)) is not None:
             return f"step {step} of {part.path.relative_to(run_dir.path)}"
-    return f"the {done} part{'s' if done > 1 else ''} that it had done" if done else ""
+    return f"{done} finished part{'s' if done > 1 else ''}" if done else ""
 
 
 def has_checkpoint(run_dir: RunDir) -> bool:
-    """Return whether a restarted recipe may find something to resume from. Reads no checkpoint."""
+    """Return whether a restarted recipe may have something to resume from. Reads no checkpoint."""
     folders = [run_dir, *run_dir.parts()]
     written = any(checkpoints.by_age(folder, "[!.]*") for folder in folders)
     return written or any(part.is_done() for part in run_dir.parts())
 
 
 def forget_endings(run_dir: RunDir) -> None:
-    for left in run_dir.path.glob(f"{ENDED}*"):
-        left.unlink(missing_ok=True)
+    for file in run_dir.path.glob(f"{ENDED}*"):
+        file.unlink(missing_ok=True)
 
 
-def ending_told(run_dir: RunDir) -> int | None:
-    """The exit status of the first of several processes that ended early, if they left one."""
+def recorded_ending(run_dir: RunDir) -> int | None:
+    """Return the exit status recorded by the first of several processes to end early, if any."""
     for file in run_dir.path.glob(f"{ENDED}*"):
         with suppress(OSError, ValueError):
             return int(file.read_text())
@@ -172,9 +172,9 @@ def log_of(run_dir: RunDir) -> Path:
 
 
 def log_tail(path: Path, size: int, *, after: int = 0) -> str:
-    """Return the last `size` bytes of a log as text, of what was written after byte `after`.
+    """Return the last `size` bytes of a log as text, starting after byte `after`.
 
-    Empty when there is no log, or none that can be read.
+    Return "" if there is no readable log.
     """
     with suppress(OSError), path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -188,11 +188,11 @@ def log_tail(path: Path, size: int, *, after: int = 0) -> str:
 
 @contextmanager
 def locked(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
-    """Yield the lock's descriptor; the lock lasts until the last process that inherits it has ended.
+    """Yield the descriptor of the lock, which lasts until all processes that inherit it end.
 
-    A holder on this machine that outlives its lease is killed. `waiting` is called about once a
-    second meanwhile, and ends the wait by raising. Raises CannotRun when the lock is not free in
-    the end.
+    A holder on this machine whose lease has expired is killed. `waiting` is called about once per
+    second during the wait, and may raise to end it. Raises CannotRun if the lock cannot be
+    acquired.
     """
     folder = run_dir_of(run).path
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,8 +202,8 @@ def locked(run: Run, waiting: Callable[[], None] = lambda: None) -> Iterator[int
             _kill_holder(descriptor)
             if not _lock_within(descriptor, 4 * STALE_SECONDS, waiting):
                 raise CannotRun(
-                    f"An earlier attempt still writes to {folder}, perhaps on another machine. "
-                    "End it, then continue the run."
+                    f"An earlier attempt is still writing to {folder}, perhaps on another machine. "
+                    "Stop it, then continue the run."
                 )
         note_holder(descriptor, None)
         yield descriptor
@@ -235,7 +235,7 @@ def _lock_within(descriptor: int, seconds: float, waiting: Callable[[], None]) -
 
 
 def _kill_holder(descriptor: int) -> None:
-    """The leash takes SIGTERM as the order to kill its recipe. It holds the lock, so it lives."""
+    """Send SIGTERM to the leash that holds the lock, which then kills its recipe."""
     try:
         holder = json.loads(os.pread(descriptor, 1000, 0) or b"{}")
     except ValueError:
@@ -245,13 +245,13 @@ def _kill_holder(descriptor: int) -> None:
             os.kill(holder["leash"], signal.SIGTERM)
 
 
-# --- what came out --------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def artifacts(run: Run, run_dir: RunDir) -> list[Artifact]:
-    """Unsaved rows, one for each file or folder in `output/`. Reads every byte of it.
+    """Return unsaved rows, one per file or folder in `output/`. Reads every byte of it.
 
-    Raises CannotRun when nothing was published.
+    Raises CannotRun if nothing was published.
     """
     if not run_dir.output.is_dir():
         raise CannotRun("The recipe ended without an error, but published no output.")

@@ -20,7 +20,7 @@ BADGES = {
 
 @register.filter
 def duration(seconds: float | None) -> str:
-    """Two units at most: 8 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    """Format seconds with at most two units: 8 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     if seconds is None:
         return ""
     rest = round(seconds)
@@ -63,14 +63,14 @@ def run_state(run: Run) -> dict[str, Any]:
 
 
 def value_text(value: Any, *, share: bool = False) -> str:
-    """Return a value as a person reads it; a fraction that is a share as a percentage."""
+    """Return a value as readable text; a fraction that is a share as a percentage."""
     if value is None:
         return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return str(value)
-    return live.written(value, share=share and isinstance(value, float))
+    return live.format_value(value, share=share and isinstance(value, float))
 
 
 @register.filter
@@ -82,7 +82,7 @@ def metric(name: str) -> str:
 
 @register.inclusion_tag("runs/value.html")
 def json_value(value: Any, shares: Collection[str] = (), share: bool = False) -> dict[str, Any]:
-    """Show a JSON value as nested lists of facts. What has a name of `shares` is a percentage."""
+    """Show a JSON value as nested lists of facts. Values named in `shares` are percentages."""
     items = None
     if isinstance(value, dict):
         items = [(name, item, share or name in shares) for name, item in value.items()]
@@ -96,7 +96,7 @@ def json_value(value: Any, shares: Collection[str] = (), share: bool = False) ->
 
 @register.inclusion_tag("runs/result.html")
 def run_result(run: Run) -> dict[str, Any]:
-    """Show the values that have an interval first, the rest as facts."""
+    """Show values with an interval first, then the other values."""
     shares = live.shares_of(run)
     estimates = {name: value for name, value in run.result.items() if is_estimate(value)}
     rows = [_estimate_row(name, value, name in shares) for name, value in estimates.items()]
@@ -119,7 +119,7 @@ def is_estimate(value: Any) -> bool:
 
 @register.filter
 def settings_of(run: Run) -> dict[str, Any]:
-    """Return the run's config under the labels of its form and in its order, paths in full."""
+    """Return the run's config with the labels and in the order of its form, with full paths."""
     kind = live.kind_of(run)
     labels = {option.name: option.label for option in kind.config_class.options()} if kind else {}
     order = [name for name in labels if name in run.config]

@@ -1,4 +1,4 @@
-"""What is erased is nowhere: not in tables, snapshots, folders of runs, reports or the audit trail."""
+"""Erased content is in no table, snapshot, run folder, report or audit trail."""
 
 import json
 

@@ -208,7 +208,7 @@ def test_the_answers_come_from_the_models_of_the_inputs(candidate):
 
 def test_a_judge_cannot_take_anothers_name():
     for name in ("length", "reward_model:3"):
-        with pytest.raises(ValueError, match="the name is taken"):
+        with pytest.raises(ValueError, match="is already taken"):
             judges.register(name, "x", lambda messages, text: 0.0)
     with pytest.raises(UnknownJudge, match="length, reward_model:ID"):
         judges.get("reward_model:999999")

@@ -68,7 +68,7 @@ def test_a_trainer_adds_a_base_once(client, people, project, tmp_path):
     answer = client.post(reverse("add-model"), values)
     assert answer.url == reverse("model", args=[Model.objects.get(name="tiny").pk])
     again = client.post(reverse("add-model"), values)
-    assert "has this model already" in again.text
+    assert "already has this model" in again.text
     bad = client.post(reverse("add-model"), {**values, "base": "/nowhere"})
     assert "There is no folder /nowhere." in bad.text and 'value="/nowhere"' in bad.text
     assert Model.objects.count() == 1
@@ -315,8 +315,8 @@ def test_pages_show_the_folder_of_a_base_and_not_its_stored_form(client, people,
     [
         ("reward", ["No snapshots yet: freeze one first"]),
         ("score", ["No reward models yet: train one first"]),
-        ("generate", ["No models yet: add a base under Models first"]),
-        ("dpo", ["No snapshots yet: freeze one first", "No base in this project yet"]),
+        ("generate", ["No models yet: add a base model under Models first"]),
+        ("dpo", ["No snapshots yet: freeze one first", "No base models in this project yet"]),
         ("evaluate", ["No adapters yet: fine-tune a model first"]),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_dpo_run_without_an_adapter_makes_no_model(base):
 def test_dpo_starts_from_a_base_of_the_snapshots_project(base, adapter):
     snapshot = adapter.snapshot
     assert dpo.from_inputs({"snapshot": snapshot.pk, "model": base.pk}) == {"model": base.base}
-    with pytest.raises(CannotRun, match="is an adapter already"):
+    with pytest.raises(CannotRun, match="is already an adapter"):
         dpo.from_inputs({"snapshot": snapshot.pk, "model": adapter.pk})
     stranger = make_base(make_project())
     with pytest.raises(CannotRun, match="belongs to"):

@@ -190,7 +190,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, model, uninterrupted
     assert not run_dir.output.exists()
     resumed_from = newest_checkpoint(run_dir).name
     train(run_dir, StopSignal())
-    assert f"Going on from {resumed_from}." in messages(run_dir)
+    assert f"Resuming from {resumed_from}." in messages(run_dir)
     assert apart(run_dir, uninterrupted) < 1e-5
     assert report_of(run_dir)["accuracy"] == report_of(uninterrupted)["accuracy"]
 
@@ -199,7 +199,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_exits_with_75(
     tmp_path, model, uninterrupted, monkeypatch
 ):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
-    real = recipe.ReadyDPOTrainer.training_step
+    real = recipe.PretokenizedDPOTrainer.training_step
 
     def asked_in_step_6(self, *args, **kwargs):
         if self.state.global_step == 5:
@@ -210,7 +210,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_exits_with_75(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(recipe.ReadyDPOTrainer, "training_step", asked_in_step_6)
+            patch.setattr(recipe.PretokenizedDPOTrainer, "training_step", asked_in_step_6)
             assert run_recipe(train, "") == STOPPED
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -234,7 +234,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
     tmp_path, model, uninterrupted, monkeypatch
 ):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
-    real, sizes = recipe.ReadyDPOTrainer.training_step, []
+    real, sizes = recipe.PretokenizedDPOTrainer.training_step, []
 
     def small_memory(self, *args, **kwargs):
         sizes.append(self.args.per_device_train_batch_size)
@@ -242,12 +242,12 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(recipe.ReadyDPOTrainer, "training_step", small_memory)
+    monkeypatch.setattr(recipe.PretokenizedDPOTrainer, "training_step", small_memory)
     train(run_dir, StopSignal())
     assert set(sizes) == {4, 2}
     (told,) = messages(run_dir, "warning")
-    assert "going on with 2 and 4 accumulation steps" in told
-    assert "Going on from checkpoint-2." in messages(run_dir)
+    assert "continuing with 2 and 4 accumulation steps" in told
+    assert "Resuming from checkpoint-2." in messages(run_dir)
     assert report_of(run_dir)["training"]["micro_batch_size"] == 2
     assert apart(run_dir, uninterrupted) < 1e-3
 
@@ -294,13 +294,13 @@ def test_the_models_own_length_is_a_limit_too(tmp_path):
 
 def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path, model, monkeypatch):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(16), checkpoint_steps=1)
-    real = recipe.ReadyDPOTrainer.compute_loss
+    real = recipe.PretokenizedDPOTrainer.compute_loss
 
     def broken(self, *args, **kwargs):
         loss = real(self, *args, **kwargs)
         return loss * math.nan if self.state.global_step == 2 else loss
 
-    monkeypatch.setattr(recipe.ReadyDPOTrainer, "compute_loss", broken)
+    monkeypatch.setattr(recipe.PretokenizedDPOTrainer, "compute_loss", broken)
     with pytest.raises(RecipeError, match="not finite at step 3"):
         train(run_dir, StopSignal())
     assert not run_dir.output.exists()

@@ -172,7 +172,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, adapter):
 def test_a_tokenizer_of_another_model_is_refused(tmp_path, adapter):
     mixed = make_model(tmp_path / "mixed", vocab_size=40)
     run_dir = evaluation(tmp_path / "run", mixed, adapter)
-    with pytest.raises(RecipeError, match="do not belong together"):
+    with pytest.raises(RecipeError, match="do not fit together"):
         evaluate(run_dir, StopSignal())
     assert not run_dir.output.exists()
 

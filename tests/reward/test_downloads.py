@@ -116,7 +116,7 @@ def test_the_page_offers_the_files_with_their_digests_and_the_code(client, peopl
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda file: file.unlink(), "is gone. Restore it from a backup."),
+        (lambda file: file.unlink(), "is missing. Restore it from a backup."),
         (lambda file: file.write_bytes(b"short"), "has 5 bytes; 1,280,000 were published."),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_model_whose_whole_folder_is_gone_still_has_a_page(client, people, mod
     client.force_login(people["lead"])
     assert client.get(model.address()).status_code == 200
     for part in ("archive", "card", "report"):
-        assert "is gone" in client.get(model.address(part), follow=True).text
+        assert "is missing" in client.get(model.address(part), follow=True).text
 
 
 def test_a_base_and_a_run_without_files_have_nothing_to_download(client, people, project):

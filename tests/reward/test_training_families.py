@@ -15,7 +15,7 @@ from recipes.layout.families import check_gradients, check_shared, window_proble
 from recipes.preferences.loss import bradley_terry
 from recipes.preferences.tokens import ChatFormat
 from recipes.stopping import StopSignal
-from recipes.trainer import settled
+from recipes.trainer import final_loss
 from reward.settings import RewardConfig
 from reward.training.card import model_card
 from reward.training.merge import merge
@@ -141,7 +141,7 @@ def test_windows_count_only_where_a_layer_has_one_and_only_for_longer_inputs():
 
 def test_a_leak_of_a_thousandth_between_responses_is_measured(tmp_path, monkeypatch):
     """The mamba layers of this model, were they not known by name."""
-    monkeypatch.setattr(families, "built_otherwise", lambda model: None)
+    monkeypatch.setattr(families, "unsupported_architecture", lambda model: None)
     for dtype in ("float32", "bfloat16"):
         folder = make_model(tmp_path / dtype, "jamba", **JAMBA)
         model = untrained(folder, dtype=dtype)
@@ -356,8 +356,8 @@ def test_the_card_says_where_counting_length_does_as_well(encoder_run):
 
 
 def test_the_loss_at_the_end_is_not_that_of_one_step():
-    assert settled([(n, 1.0) for n in range(18)] + [(18, 0.8), (19, 0.2)]) == pytest.approx(0.5)
-    assert settled([(1, 0.7)]) == 0.7 and settled([]) is None
+    assert final_loss([(n, 1.0) for n in range(18)] + [(18, 0.8), (19, 0.2)]) == pytest.approx(0.5)
+    assert final_loss([(1, 0.7)]) == 0.7 and final_loss([]) is None
 
 
 def test_a_pooling_layer_that_the_checkpoint_lacked_is_trained_and_saved(encoder_run):

@@ -49,7 +49,7 @@ def test_the_rule_and_the_tiles_say_what_the_dense_mask_says(name, packed):
 
 def test_a_tile_counts_as_full_only_where_all_of_it_is_seen():
     segments, groups = rows(GROUPS["one prompt"], packed=True)
-    seen = flex.seen_in_tiles(segments, groups)[0]
+    seen = flex.count_in_tiles(segments, groups)[0]
     dense = (block_mask(segments, groups, torch.float32) == 0)[0, 0]
     expected = dense.unflatten(0, (-1, 128)).unflatten(2, (-1, 128)).sum(dim=(1, 3))
     assert torch.equal(seen, expected)
@@ -109,10 +109,10 @@ def test_a_backbone_gives_the_same_through_tiles_as_through_the_dense_mask(tmp_p
 
 def test_what_autocast_leaves_in_two_formats_is_made_one():
     whole, half = torch.ones(2, dtype=torch.float32), torch.ones(2, dtype=torch.bfloat16)
-    assert {x.dtype for x in flex.alike(whole, whole, half)} == {torch.bfloat16}
+    assert {x.dtype for x in flex.same_dtype(whole, whole, half)} == {torch.bfloat16}
     with torch.autocast("cpu", torch.bfloat16):
-        assert {x.dtype for x in flex.alike(whole, whole, whole)} == {torch.bfloat16}
-    assert {x.dtype for x in flex.alike(whole, whole, whole)} == {torch.float32}
+        assert {x.dtype for x in flex.same_dtype(whole, whole, whole)} == {torch.bfloat16}
+    assert {x.dtype for x in flex.same_dtype(whole, whole, whole)} == {torch.float32}
 
 
 @pytest.mark.parametrize(

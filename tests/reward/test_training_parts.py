@@ -52,7 +52,7 @@ def test_a_run_killed_inside_a_part_ends_with_the_report_of_one_that_was_not(tmp
     train(killed, StopSignal())
     train(whole, StopSignal())
     said = messages(killed, "info")
-    assert any(text.startswith("32 of 64 prompts: Going on from checkpoint-") for text in said)
+    assert any(text.startswith("32 of 64 prompts: Resuming from checkpoint-") for text in said)
     assert said.count("Training on 8 of 64 prompts for the learning curve.") == 1
     for key in ("learning_curve", "label_mistakes", "accuracy"):
         assert report_of(killed)[key] == report_of(whole)[key]
@@ -77,7 +77,7 @@ def prepared() -> Prepared:
 
 def by_length(folder: RunDir, data: Prepared) -> list[Scored]:
     """Stands for a training: it says two things, shows its progress and leaves a checkpoint."""
-    folder.message("Out of memory with 4 examples at a time; going on with 2.", level="warning")
+    folder.message("Out of memory with 4 examples at a time; continuing with 2.", level="warning")
     folder.message(f"{len(data.groups['train'])} prompts.")
     folder.emit("progress", step=1, total=2, loss=0.5, metrics={})
     (folder.checkpoints / "checkpoint-1").mkdir()
@@ -92,7 +92,7 @@ def test_the_whole_run_says_what_is_said_in_its_parts_and_keeps_its_curves(tmp_p
     config = RewardConfig(base_model="m", label_mistakes=2)
     Parts(run_dir, prepared, by_length).folds(config)
     assert messages(run_dir, "warning") == [  # the same of both, so once
-        "Without part 1 of 2: Out of memory with 4 examples at a time; going on with 2."
+        "Without part 1 of 2: Out of memory with 4 examples at a time; continuing with 2."
     ]
     training, told, done = (text for text in messages(run_dir, "info") if "part 1 of 2" in text)
     assert training == "Training without part 1 of 2 to look for mistakes in it."

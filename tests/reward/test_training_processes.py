@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from recipes import processes
 from recipes.errors import RecipeError, RestartRequired
 from recipes.memory import is_out_of_memory, with_smaller_batches
-from recipes.rundir import AGAIN, ENDED, STOPPED, RunDir
+from recipes.rundir import ENDED, RESTART, STOPPED, RunDir
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
 from recipes.trainer import train_to_the_end
@@ -74,13 +74,13 @@ def test_two_processes_stopped_and_resumed_give_the_run_of_one(tmp_path, monkeyp
     wait_for_checkpoint(together, first)
     first.terminate()
     assert first.wait(60) == 1  # of the launcher, whatever its processes end with
-    assert workspace.ending_told(together) == STOPPED
+    assert workspace.recorded_ending(together) == STOPPED
     assert messages(together, "info")[-1].startswith("Stopped as asked")
     assert not together.output.exists() and not messages(together, "error")
     assert launched(together, monkeypatch).wait(120) == 0
 
-    going_on = [text for text in messages(together, "info") if text.startswith("Going on from")]
-    assert len(going_on) == 1  # each event once, though two processes work
+    resumed = [text for text in messages(together, "info") if text.startswith("Resuming from")]
+    assert len(resumed) == 1  # each event once, though two processes work
     steps = [e["step"] for e in together.events() if "loss" in e and e["metrics"].get("grad_norm")]
     assert steps == sorted(set(steps)) == list(range(1, 41))
     assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
@@ -99,40 +99,40 @@ def test_only_the_first_process_tells_and_only_the_first_failure_is_told(tmp_pat
     second = processes.run_dir_for(str(tmp_path))
     second.message("Not told.")
     assert run_dir.events() == []
-    processes.tell_ending(second, AGAIN, "The loss was not finite.", "error")
+    processes.report_ending(second, RESTART, "The loss was not finite.", "error")
     monkeypatch.setenv("RANK", "0")
     processes.run_dir_for(str(tmp_path))  # the first begins when the second has failed already
-    processes.tell_ending(run_dir, 1, "The other process is gone.", "error")
+    processes.report_ending(run_dir, 1, "The other process is gone.", "error")
     assert messages(run_dir, "error") == ["The loss was not finite."]
-    assert workspace.ending_told(run_dir) == AGAIN
+    assert workspace.recorded_ending(run_dir) == RESTART
 
 
 def test_the_ending_of_an_earlier_launch_is_forgotten(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    earlier = processes.mark(RunDir(tmp_path), os.getppid() + 1)
+    earlier = processes.ending_file(RunDir(tmp_path), os.getppid() + 1)
     earlier.write_text("75")
     # The same number, but of a process that was started at another time.
     namesake = earlier.with_name(f"{ENDED}{os.getppid()}-1")
     namesake.write_text("75")
     run_dir = processes.run_dir_for(str(tmp_path))
-    assert workspace.ending_told(run_dir) is None
-    processes.tell_ending(run_dir, 1, "It broke.", "error")
-    assert messages(run_dir, "error") == ["It broke."] and workspace.ending_told(run_dir) == 1
+    assert workspace.recorded_ending(run_dir) is None
+    processes.report_ending(run_dir, 1, "It broke.", "error")
+    assert messages(run_dir, "error") == ["It broke."] and workspace.recorded_ending(run_dir) == 1
 
 
 def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path):
     code = (
         "import sys, time; from reward.training import processes\n"
         "run_dir = processes.run_dir_for(sys.argv[1]); processes.LEAVE_SECONDS = 0.1\n"
-        "processes.leave_with_the_first(run_dir); time.sleep(50)"
+        "processes.exit_with_first(run_dir); time.sleep(50)"
     )
     environment = {**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
     waiting = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], env=environment, cwd=ROOT
     )
-    processes.mark(RunDir(tmp_path), os.getpid()).write_text(str(AGAIN))
-    assert waiting.wait(30) == AGAIN
+    processes.ending_file(RunDir(tmp_path), os.getpid()).write_text(str(RESTART))
+    assert waiting.wait(30) == RESTART
 
 
 def test_out_of_memory_in_one_process_goes_on_with_less_when_started_again(tmp_path, monkeypatch):
@@ -142,10 +142,10 @@ def test_out_of_memory_in_one_process_goes_on_with_less_when_started_again(tmp_p
     first = launched(together, monkeypatch, "tests.reward.small_machine")
     train(alone, StopSignal())
     assert first.wait(120) == 1
-    assert workspace.ending_told(together) == AGAIN
+    assert workspace.recorded_ending(together) == RESTART
     [warning] = [text for text in messages(together, "warning") if "memory" in text]
     assert "with 4 examples at a time in process 2 of 2" in warning
-    assert "goes on with 2 and 4 accumulation steps, so each update still sees 8" in warning
+    assert "continues with 2 and 4 accumulation steps, so each update still sees 8" in warning
     assert launched(together, monkeypatch, "tests.reward.small_machine").wait(120) == 0
     assert messages(together, "error") == []
     assert losses(together) == pytest.approx(losses(alone), abs=1e-5)
@@ -166,14 +166,14 @@ def test_a_recipe_that_is_one_process_keeps_to_one_gpu(tmp_path, monkeypatch, vi
 def test_one_of_several_processes_sees_all_gpus_and_takes_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    processes.keep_to_one_gpu()
+    processes.use_one_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 
 
 def test_one_process_that_trainer_would_split_over_several_gpus_is_refused(tmp_path):
     run_dir = same_run(tmp_path, tiny_llama(tmp_path))
     two = SimpleNamespace(args=SimpleNamespace(world_size=1, n_gpu=2))
-    with pytest.raises(RecipeError, match="2 GPUs are in sight of one process"):
+    with pytest.raises(RecipeError, match="2 GPUs are visible to one process"):
         train_to_the_end(two, run_dir)
 
 
@@ -193,7 +193,7 @@ def test_what_fits_is_noted_for_the_whole_run_and_lowered_until_nothing_is_left(
 
     with pytest.raises(RestartRequired, match="with 4 examples at a time in process 2 of 2"):
         start(Part(run_dir, "one", "One", set()))
-    with pytest.raises(RestartRequired, match="goes on with 1 and 8 accumulation steps"):
+    with pytest.raises(RestartRequired, match="continues with 1 and 8 accumulation steps"):
         start(Part(run_dir, "two", "Two", set()))
     with pytest.raises(RecipeError, match="even with one example at a time"):
         start(run_dir)
@@ -217,7 +217,5 @@ def test_processes_that_do_not_reach_each_other_are_refused(tmp_path, monkeypatc
     run_dir = same_run(tmp_path, tiny_llama(tmp_path))
     alone = SimpleNamespace(args=SimpleNamespace(world_size=1))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(
-        RecipeError, match="There are 2 processes, but they do not reach each other"
-    ):
+    with pytest.raises(RecipeError, match="There are 2 processes, but they are not connected"):
         train_to_the_end(alone, run_dir)

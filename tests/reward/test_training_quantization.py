@@ -21,7 +21,7 @@ def config(path="m", **changes):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_it_is_refused_without_cuda(tmp_path):
     path = make_model(tmp_path)
-    with pytest.raises(RecipeError, match="quantize: nf4 needs a GPU with CUDA"):
+    with pytest.raises(RecipeError, match="quantize: nf4 needs a CUDA GPU"):
         make_reward_model(config(path), load_tokenizer(str(path)))
 
 
@@ -33,7 +33,7 @@ def test_it_is_refused_without_the_package(monkeypatch):
 
 
 def test_it_asks_for_nf4_on_this_process_s_gpu_and_leaves_the_head_whole(monkeypatch):
-    monkeypatch.setattr(quantization, "refuse_here", lambda: None)
+    monkeypatch.setattr(quantization, "check_support", lambda: None)
     monkeypatch.setenv("LOCAL_RANK", "1")
     asked = quantization.loading(config(), torch.bfloat16)
     wanted = asked["quantization_config"].to_dict()
@@ -56,7 +56,7 @@ def test_an_encoder_is_not_quantized(tmp_path):
         RewardConfig(base_model=str(path)), load_tokenizer(str(path))
     ).classifier
     with pytest.raises(RecipeError, match="is for decoders"):
-        quantization.ready_to_train(base, config(path))
+        quantization.prepare_for_training(base, config(path))
 
 
 def test_in_bfloat16_the_frozen_weights_are_loaded_so_and_what_is_trained_is_not(tmp_path):

@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(finished, tmp_path, llama):
     assert process.wait() == -signal.SIGKILL
     assert not run_dir.output.exists()
     train(run_dir, StopSignal())
-    assert any(text.startswith("Going on from checkpoint-") for text in messages(run_dir, "info"))
+    assert any(text.startswith("Resuming from checkpoint-") for text in messages(run_dir, "info"))
     assert_same_weights(finished, run_dir)
 
 
@@ -138,7 +138,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(fi
     data[len(data) // 2] ^= 1
     weights.write_bytes(data)
     train(run_dir, StopSignal())
-    assert "Going on from checkpoint-28." in messages(run_dir, "info")
+    assert "Resuming from checkpoint-28." in messages(run_dir, "info")
     assert "checkpoint-32 is damaged: model.safetensors" in messages(run_dir, "warning")[-1]
     assert_same_weights(finished, run_dir)
 
@@ -246,7 +246,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_result(tmp_path, lla
     tight = make_run(tmp_path / "tight", llama, make_groups(12, 0), **settings)
     train(tight, StopSignal())
     [warning] = [text for text in messages(tight, "warning") if "memory" in text]
-    assert "going on with 2" in warning
+    assert "continuing with 2" in warning
     assert_same_weights(whole, tight)
 
 

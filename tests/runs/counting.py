@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipes.rundir import AGAIN, ENDED, STOPPED, RunDir, write_atomically
+from recipes.rundir import ENDED, RESTART, STOPPED, RunDir, write_atomically
 
 stopping = False
 
@@ -63,7 +63,7 @@ def misbehave(run_dir: RunDir, config: dict, step: int) -> int | None:
             return 0
         case "again" if not (run_dir.path / "less").exists():
             (run_dir.path / "less").touch()
-            return AGAIN
+            return RESTART
         case "stopped behind a launcher":
             # A launcher ends with 1, whatever its processes end with.
             if not (run_dir.path / "less").exists():

@@ -5,7 +5,7 @@ import pytest
 from recipes.rundir import RunDir
 from runs.lifecycle import Lease, record
 from runs.models import Run, RunEvent
-from runs.supervision.events import EventTail, mend
+from runs.supervision.events import EventTail, remove_partial_line
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_an_absurd_step_is_brought_into_range(run_dir):
 
 def test_mending_cuts_off_only_the_half_line(run_dir):
     append(run_dir, line(text="one") + b"\n" + b'{"half')
-    mend(run_dir)
+    remove_partial_line(run_dir)
     run_dir.message("two")
     assert [event["text"] for event in run_dir.events()] == ["one", "two"]
 

@@ -77,13 +77,13 @@ def test_it_sends_after_commit_and_not_at_all_after_a_rollback():
     empty_queues()
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         start()
-        assert services.messages_waiting() == 0
+        assert services.pending_messages() == 0
         raise ZeroDivisionError
-    assert services.messages_waiting() == 0
+    assert services.pending_messages() == 0
     with transaction.atomic():
         run = start()
-        assert services.messages_waiting() == 0
-    assert services.messages_waiting() == 1
+        assert services.pending_messages() == 0
+    assert services.pending_messages() == 1
     run.refresh_from_db()
     assert run.message_sent_at
     empty_queues()
@@ -131,10 +131,10 @@ def test_waiting_messages_are_not_sent_a_second_time():
     empty_queues()
     start()
     start()
-    assert services.messages_waiting() == 2
+    assert services.pending_messages() == 2
     Run.objects.update(message_sent_at=None)
-    services.tell_of_waiting(limit=100)
-    assert services.messages_waiting() == 2
+    services.notify_waiting(limit=100)
+    assert services.pending_messages() == 2
     empty_queues()
 
 
@@ -150,7 +150,7 @@ def test_a_second_delivery_finds_nothing_and_leaves_quietly(runs_dir):
 @pytest.mark.django_db
 def test_a_busy_machine_takes_no_second_run(runs_dir):
     run = start()
-    with slots.one() as slot:
+    with slots.acquire() as slot:
         assert slot
         services.execute(run.pk)
     run.refresh_from_db()
@@ -191,6 +191,6 @@ def test_it_knows_only_one_kind_of_a_name():
     import dataclasses
 
     twin = dataclasses.replace(kinds.get("counting"), title="Twin")
-    with pytest.raises(ValueError, match="Two kinds"):
+    with pytest.raises(ValueError, match="Two run kinds"):
         kinds.register(twin)
     assert kinds.get("counting").title == "Counting"

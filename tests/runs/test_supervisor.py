@@ -62,7 +62,7 @@ def test_it_records_what_was_published_with_its_hash(begin, runs_dir):
     ("trouble", "sentence"),
     [
         ("error", "The data is empty; choose another snapshot."),
-        ("silent", "The recipe ended with status 3. Its last words: counting from 0"),
+        ("silent", "The recipe ended with status 3. Its last output: counting from 0"),
         ("traceback", "RuntimeError: it broke here"),
         ("memory", "the machine ran out of memory"),
         ("segfault", "SIGSEGV"),
@@ -81,7 +81,7 @@ def test_it_says_in_a_sentence_why_a_run_failed(begin, trouble, sentence):
     [
         ("unpreparable", "The snapshot's file is gone."),
         ("bug", "Preparing failed: KeyError: 'oops'"),
-        ("unfinishable", "Taking over the results failed: ValueError: the report has no accuracy"),
+        ("unfinishable", "Storing the results failed: ValueError: the report has no accuracy"),
     ],
 )
 def test_an_error_in_a_kinds_own_code_fails_the_run_and_leaves_nothing_half_done(
@@ -141,7 +141,7 @@ def test_a_continued_run_goes_on_from_its_checkpoint_and_says_so(begin):
         ),
         (
             ["parts/a/scores.npz", "parts/b/checkpoints/.tmp/count-9"],
-            "Attempt 2 resumed from the 1 part that it had done.",
+            "Attempt 2 resumed from 1 finished part.",
         ),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_run_that_was_lost_inside_a_part_says_where_it_goes_on(begin, runs_dir
 def test_a_run_of_an_unknown_kind_fails_with_a_sentence():
     run = services.run_now(Run.objects.create(kind="alchemy").pk)
     assert run.state == State.FAILED
-    assert "No kind of run is called 'alchemy'" in run.error
+    assert "There is no run kind 'alchemy'" in run.error
 
 
 def test_a_run_that_was_cancelled_before_it_began_never_starts_its_recipe(begin, runs_dir):
@@ -228,7 +228,7 @@ def test_what_an_earlier_attempt_finished_is_taken_over_and_not_repeated(begin, 
     assert run.result["digest"] == digest_of(4)
     assert not (folder / "log.txt").exists()
     texts = [event.data["text"] for event in run.events.filter(event="message")]
-    assert texts == ["An earlier attempt had finished; its results are used."]
+    assert texts == ["An earlier attempt finished, and its results are used."]
 
 
 def test_results_that_could_not_be_taken_over_are_computed_again(begin):

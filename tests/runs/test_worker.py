@@ -199,7 +199,7 @@ TELL = """
 import django
 django.setup()
 from runs import services
-print(services.tell_worker(1), services.messages_waiting())
+print(services.notify_worker(1), services.pending_messages())
 """
 
 

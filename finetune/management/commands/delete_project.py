@@ -19,7 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("slug", metavar="SLUG")
         chosen = parser.add_mutually_exclusive_group()
         chosen.add_argument("--archive", action="store_true", help="make it read-only")
-        chosen.add_argument("--restore", action="store_true", help="take it out of the archive")
+        chosen.add_argument("--restore", action="store_true", help="make it writable again")
         chosen.add_argument("--confirm", metavar="SLUG", help="the slug again, to delete it")
         parser.add_argument(
             "--despite-promoted", action="store_true", help="delete promoted models too"
@@ -40,7 +40,9 @@ class Command(BaseCommand):
             self.stdout.write("Nothing was deleted.")
             return
         if options["confirm"] != project.slug:
-            raise CommandError(f"To delete it, add --confirm {project.slug}. Nothing was deleted.")
+            raise CommandError(
+                f"To delete the project, add --confirm {project.slug}. Nothing was deleted."
+            )
         try:
             deletion.delete(project=project, by=None, despite_promoted=options["despite_promoted"])
         except CannotDelete as error:

@@ -12,9 +12,9 @@ from labeling.removal import withdrawing
 
 class Command(BaseCommand):
     help = (
-        "Erase a prompt with its responses, one response, or a person's name and words, for good: "
-        "from the tables, snapshots, folders of runs and reports. Without --confirm it asks. "
-        "Backups, exported files and the weights of models are not reached."
+        "Permanently erase a prompt with its responses, one response, or a person's name and texts "
+        "from tables, snapshots, run folders and reports. Asks for confirmation without --confirm. "
+        "Does not reach backups, exported files and model weights."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -23,10 +23,10 @@ class Command(BaseCommand):
         chosen.add_argument("--response", type=int, metavar="NUMBER")
         chosen.add_argument("--person", metavar="USERNAME")
         parser.add_argument(
-            "--by", required=True, metavar="USERNAME", help="the administrator who answers for it"
+            "--by", required=True, metavar="USERNAME", help="the administrator responsible"
         )
         parser.add_argument("--confirm", action="store_true", help="do not ask")
-        parser.add_argument("--dry-run", action="store_true", help="show what holds it, and stop")
+        parser.add_argument("--dry-run", action="store_true", help="only show where it is stored")
 
     def handle(self, *args: Any, **options: Any) -> None:
         by = user_named(options["by"])
@@ -55,12 +55,12 @@ class Command(BaseCommand):
             f"{reach.rankings} rankings that lose their rationale."
         )
         for what, rows in (
-            ("Snapshots that are rewritten", reach.snapshots),
+            ("Snapshots to rewrite", reach.snapshots),
             ("Runs that read or wrote it", reach.runs),
-            ("Models that may have learned from it, which stay", reach.models),
+            ("Models that may have been trained on it, which are kept", reach.models),
         ):
             self.stdout.write(f"{what}: {', '.join(map(str, rows)) or 'none'}")
-        if self._goes_on(name, options):
+        if self._confirms(name, options):
             erasing.erase(content=content, by=by)
             self.stdout.write(f"Erased {name}.")
 
@@ -70,14 +70,14 @@ class Command(BaseCommand):
             f"{user}: {extent.rationales} rationales and {extent.notes} notes are erased; "
             f"{extent.rankings} rankings stay under a number."
         )
-        if self._goes_on(user.username, options):
+        if self._confirms(user.username, options):
             name = erasing.erase_person(user=user, by=by)
             self.stdout.write(f"Erased. The account is now called {name}.")
 
-    def _goes_on(self, name: str, options: dict[str, Any]) -> bool:
+    def _confirms(self, name: str, options: dict[str, Any]) -> bool:
         if options["dry_run"]:
             self.stdout.write("Nothing was erased.")
             return False
-        if not options["confirm"] and input(f"Type {name} to erase it for good: ") != name:
-            raise CommandError("That is not what was asked for. Nothing was erased.")
+        if not options["confirm"] and input(f"Type {name} to erase it permanently: ") != name:
+            raise CommandError(f"You did not type {name}. Nothing was erased.")
         return True

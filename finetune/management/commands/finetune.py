@@ -18,7 +18,7 @@ class Command(RunCommand):
         add_snapshot_arguments(parser)
         parser.add_argument(
             "--model", type=int, metavar="NUMBER",
-            help="the base to tune; by default the only one of the project",
+            help="the base model; default: the only one in the project",
         )  # fmt: skip
         super().add_arguments(parser)
 
@@ -34,4 +34,4 @@ def only_base(project: Any) -> Model:
     if len(bases) == 1:
         return bases[0]
     problem = "several bases" if bases else "no base"
-    raise CommandError(f"{project} has {problem}; say which model to tune with --model NUMBER.")
+    raise CommandError(f"{project} has {problem}; choose a model with --model NUMBER.")

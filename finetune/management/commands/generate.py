@@ -22,13 +22,13 @@ task."""
         parser.add_argument("project", metavar="PROJECT", help="the project's slug")
         parser.add_argument(
             "--model", type=int, metavar="NUMBER",
-            help="who answers; by default the promoted model, else the first base",
+            help="the model; default: the promoted one, or the first base",
         )  # fmt: skip
         parser.add_argument(
             "--prompts", choices=[NEW, ALL], default=NEW,
             help="new: those without a task (default); all",
         )  # fmt: skip
-        parser.add_argument("--limit", type=int, help="at most so many prompts")
+        parser.add_argument("--limit", type=int, help="maximum number of prompts")
         parser.add_argument("--no-tasks", action="store_true", help="store the responses only")
         parser.add_argument("--rankings-wanted", type=int, choices=range(1, 10), metavar="1..9")
         super().add_arguments(parser)

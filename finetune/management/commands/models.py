@@ -11,16 +11,16 @@ from reward.references import ReferenceProblem
 
 
 class Command(ModelCommand):
-    help = """The models of projects: bases that were added and adapters that were made.
+    help = """Manage the models of projects: base models and the adapters trained on them.
 
-  list       All of them, or one project's, as a table or with --json one JSON object a line.
+  list       All models, or one project's, as a table or with --json as one JSON object per line.
   add        Add a base to a project: a folder, a hub name, or name@revision.
-  promote    Make a model the default of its project. One with doubts (never evaluated, or not
-             shown to be better than its baseline) is refused unless --despite-doubts.
-  archive    Take a model out of the choices.
-  restore    Put an archived one back.
+  promote    Make a model the default of its project. A model that was never evaluated, or not
+             shown to be better than its baseline, needs --despite-doubts.
+  archive    Remove a model from the choices.
+  restore    Restore an archived model.
 
-Status: 0 done, 1 nothing was changed."""
+Exit status: 0 done, 1 nothing was changed."""
 
     model = Model
     columns = ("state", "base", "adapter")
@@ -30,7 +30,7 @@ Status: 0 done, 1 nothing was changed."""
         add = self.verbs.add_parser("add", help="add a base")
         add.add_argument("project", metavar="PROJECT", help="the project's slug")
         add.add_argument("base", metavar="MODEL", help="a folder, a hub name, or name@revision")
-        add.add_argument("--name", default="", help="by default the last part of MODEL")
+        add.add_argument("--name", default="", help="default: the last part of MODEL")
         self.add_dry_run(add)
 
     def add(self, options: dict[str, Any]) -> None:

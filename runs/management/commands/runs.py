@@ -18,33 +18,33 @@ LISTING = ("project", "kind", "state", "search", "limit")
 
 
 class Command(BaseCommand):
-    help = """Look at runs, and do to them what the buttons on their pages do.
+    help = """List, watch, cancel and requeue runs.
 
-  list       The newest runs, narrowed by --project, --kind, --state and --search.
-  show       One run: state, progress, settings, result, the last messages.
-  watch      Print what a run says until it ends. Ctrl-C stops watching, not the run.
-  cancel     A queued run ends immediately. A running one writes a checkpoint first.
-  requeue    Put a failed or cancelled run back into the queue; it goes on from its last
+  list       List the newest runs, filtered by --project, --kind, --state and --search.
+  show       Show a run: state, progress, settings, result and last messages.
+  watch      Print the messages and progress of a run until it ends. Ctrl-C does not stop the run.
+  cancel     Cancel a run. A running one writes a checkpoint first.
+  requeue    Put a failed or cancelled run back into the queue. It resumes from its last
              checkpoint, and its attempts are counted from 0.
 
-show and watch end with status 2 when the run failed or was cancelled.
---json prints one JSON object a line instead of text for people."""
+show and watch exit with status 2 if the run failed or was cancelled.
+--json prints one JSON object per line."""
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
         return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-        listing = verbs.add_parser("list", help="the newest runs")
+        listing = verbs.add_parser("list", help="list the newest runs")
         listing.add_argument("--kind", choices=[kind.name for kind in kinds.all_kinds()])
         listing.add_argument("--state", choices=State.values)
         listing.add_argument("--project", metavar="SLUG", help="runs of this project only")
-        listing.add_argument("--search", metavar="TEXT", help="in a run's name, number or starter")
+        listing.add_argument("--search", metavar="TEXT", help="name, number or user")
         listing.add_argument("--limit", type=int, default=20, help="how many (default: 20)")
         for name, help in (
-            ("show", "one run"),
+            ("show", "show a run"),
             ("watch", "follow a run until it ends"),
-            ("cancel", "stop a run"),
+            ("cancel", "cancel a run"),
             ("requeue", "continue a failed or cancelled run"),
         ):
             verb = verbs.add_parser(name, help=help)
@@ -58,7 +58,7 @@ show and watch end with status 2 when the run failed or was cancelled.
             return self.list(**{name: options[name] for name in LISTING})
         run = Run.objects.select_related("created_by", "project").filter(pk=options["run"]).first()
         if run is None:
-            raise CommandError(f"There is no run {options['run']}. `runs list` shows which exist.")
+            raise CommandError(f"There is no run {options['run']}. `runs list` lists runs.")
         getattr(self, verb)(run)
         return None
 
@@ -96,7 +96,7 @@ show and watch end with status 2 when the run failed or was cancelled.
             for event in run.events.filter(number__gt=number).order_by("number"):
                 number = event.number
                 data = {"at": event.at.isoformat(), "event": event.event, **event.data}
-                self.say(data, said(event.event, event.data, shares))
+                self.say(data, event_text(event.event, event.data, shares))
             if ended:
                 break
             connection.close()
@@ -113,7 +113,7 @@ show and watch end with status 2 when the run failed or was cancelled.
         if not services.restart(run, None):
             text = f"Run {run.pk} is {run.state}; only a failed or cancelled run can be continued."
             raise CommandError(text)
-        self.after(run, "waits in the queue again")
+        self.after(run, "is in the queue again")
 
     def after(self, run: Run, what: str) -> None:
         run.refresh_from_db()
@@ -155,12 +155,12 @@ def line(run: Run) -> str:
     return "  ".join(part for part in [*parts, live.figure(run), run.error] if part)
 
 
-def said(event: str, data: dict[str, Any], shares: Collection[str]) -> str:
+def event_text(event: str, data: dict[str, Any], shares: Collection[str]) -> str:
     if event in ("message", "stage"):
         return str(data.get("text", ""))
     if event == "progress":
         numbers = "  ".join(
-            f"{name} {live.written(value, share=name in shares)}"
+            f"{name} {live.format_value(value, share=name in shares)}"
             for name, value in live.curves_of(data).items()
         )
         return f"step {data.get('step')} of {data.get('total')}  {numbers}"
