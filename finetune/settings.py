@@ -13,6 +13,9 @@ MODEL_HELP = "A Hugging Face causal language model: its name on the hub, optiona
 class SamplingConfig(RecipeConfig):
     """Settings for sampling text from a model."""
 
+    samples_per_prompt: int = option(
+        1, "Responses per prompt.", label="Responses per prompt", min=1, max=64
+    )
     temperature: float = option(
         1.0,
         "Randomness of sampling. 1 is the model's own distribution; 0 always takes the likeliest token.",

@@ -7,7 +7,7 @@ from recipes.training_settings import PreferenceSettings, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardConfig(TrainingSettings, PreferenceSettings):
+class RewardConfig(PreferenceSettings, TrainingSettings):
     base_model: str = option(
         MISSING,
         "The model to start from: a folder, a Hugging Face name, or name@revision.",

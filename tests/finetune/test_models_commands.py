@@ -58,7 +58,7 @@ def test_finetune_takes_the_newest_snapshot_and_the_only_base(capsys, project, a
     assert plan["inputs"]["snapshot"] == adapter.snapshot_id
     assert plan["config"]["model"] == adapter.parent.base
     make_base(project)
-    with pytest.raises(CommandError, match="has several bases; say which"):
+    with pytest.raises(CommandError, match="has several bases; choose a model"):
         call_command("finetune", "--project", project.slug)
 
 

@@ -79,14 +79,18 @@ def test_settings_survive_json():
     [
         ({}, "model", "required"),
         ({"model": " "}, "model", "may not be empty"),
-        ({"model": "m", "epochs": 1.5}, "epochs", "whole number"),
-        ({"model": "m", "epochs": "two"}, "epochs", "whole number"),
+        ({"model": "m", "lora_r": 1.5}, "lora_r", "whole number"),
+        ({"model": "m", "epochs": "two"}, "epochs", "a number"),
         ({"model": "m", "beta": "nan"}, "beta", "a number"),
         ({"model": "m", "loss_type": "dpo"}, "loss_type", "sigmoid, ipo"),
         ({"model": "m", "beto": 1}, "beto", "no such setting"),
         ({"model": "m", "gradient_checkpointing": 3}, "gradient_checkpointing", "yes or no"),
         ({"model": "m", "seed": None}, "seed", "may not be empty"),
-        ({"model": "m", "batch_size": 32, "micro_batch_size": 5}, "micro_batch_size", "multiple"),
+        (
+            {"model": "m", "batch_size": 32, "micro_batch_size": 5},
+            "micro_batch_size",
+            "does not divide",
+        ),
         ({"model": "m", "lora_targets": " , "}, "lora_targets", "at least one layer"),
     ],
 )
