@@ -21,8 +21,8 @@ torch.set_num_threads(1)
 
 
 def loading_calls():
-    for folder in ("reward/training", "finetune/training"):
-        for path in sorted((BASE_DIR / folder).glob("*.py")):
+    for folder in ("recipes", "reward/training", "finetune/training"):
+        for path in sorted((BASE_DIR / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if (
                     isinstance(node, ast.Call)
