@@ -193,7 +193,7 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
 
     from accounts.models import User
     from labeling.models import Project
-    from labeling.queue.slots import NewTask, add_tasks
+    from labeling.queue.tasks import NewTask, add_tasks
 
     call_command("migrate", verbosity=0)
     [rankings] = options.rankings

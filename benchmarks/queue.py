@@ -224,7 +224,7 @@ def load(options: argparse.Namespace) -> int:
 
     from labeling.guidelines import versions
     from labeling.models import Project
-    from labeling.queue.slots import NewTask, add_tasks
+    from labeling.queue.tasks import NewTask, add_tasks
 
     call_command("migrate", verbosity=0)
     [count] = options.tasks

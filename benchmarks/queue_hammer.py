@@ -356,7 +356,7 @@ def world(seed: int, tasks: int) -> tuple[Any, list[Any]]:
 
 def add(project: Any, tasks: int) -> None:
     from labeling.models import Prompt, Response
-    from labeling.queue.slots import NewTask, add_tasks
+    from labeling.queue.tasks import NewTask, add_tasks
 
     prompts = [
         Prompt(project=project, messages=[{"role": "user", "content": "?"}], content_hash=str(n))

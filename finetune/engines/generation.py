@@ -11,7 +11,7 @@ from finetune.models import Model
 from labeling.core.text import storable
 from labeling.importing.findings import add_tasks
 from labeling.models import Project, Prompt, Response, Task
-from labeling.queue.slots import NewTask
+from labeling.queue.tasks import NewTask
 from recipes.rundir import RunDir
 from reward.kinds import read_report
 from runs.kinds import CannotRun

@@ -18,7 +18,7 @@ from formatting.numbers import percent
 from labeling.core.text import storable
 from labeling.importing.findings import add_tasks
 from labeling.models import Finding, Prompt, Ranking, Task
-from labeling.queue.slots import NewTask
+from labeling.queue.tasks import NewTask
 from recipes.preferences.groups import PreferenceError, read_groups
 from recipes.rundir import RunDir
 from reward.kinds import read_report, snapshot_of

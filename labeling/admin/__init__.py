@@ -30,7 +30,7 @@ from labeling.models import (
     TaskResponse,
 )
 from labeling.projects import creation, memberships, settings
-from labeling.queue import slots as queue
+from labeling.queue import tasks as queue
 
 assert gold and guidelines
 

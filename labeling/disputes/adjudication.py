@@ -16,8 +16,9 @@ from django.utils import timezone
 
 from accounts.models import User, audit
 from labeling.core.text import storable
-from labeling.models import Adjudication, Project, Slot, Task, TaskResponse
+from labeling.models import Adjudication, Project, Task, TaskResponse
 from labeling.quality.measures import Dispute, quality_of
+from labeling.queue.slots import lock_slots
 from labeling.rankings import overlap
 from labeling.statistics.agreement import Tiers
 
@@ -95,7 +96,7 @@ def decide(
     `seen` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
     also when someone else has decided since.
     """
-    list(Slot.objects.filter(task=task).order_by("number").select_for_update())
+    lock_slots(task)
     before = Adjudication.objects.filter(task=task).select_related("by").first()
     if errors := _problems(task, tiers, cut, cause, note) or _taken(before, seen):
         raise CannotDecide(errors)

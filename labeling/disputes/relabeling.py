@@ -25,7 +25,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
-from labeling.queue.slots import NewTask, add_tasks
+from labeling.queue.tasks import NewTask, add_tasks
 from labeling.statistics.agreement import Agreement, Tiers, pairwise_agreement, strict_counts
 
 RANKINGS_LOOKED_AT = 200_000

@@ -23,7 +23,7 @@ from django.utils.translation import gettext as _
 from accounts.models import User, audit
 from labeling.core.text import storable
 from labeling.models import Gold, Project, Prompt, Ranking, Response, Skip, Task, TaskResponse
-from labeling.queue import slots
+from labeling.queue.tasks import add_task, take_off_queue
 
 KEYS = {
     "above": ("kind", "a", "b"),
@@ -323,7 +323,7 @@ def make(
         explanation=explanation,
         by=by,
     )
-    slots.park(task=task)
+    take_off_queue(task=task)
     return gold
 
 
@@ -342,7 +342,7 @@ def add(
     letters = letters_of([response.pk for response in responses])
     columns = _columns(constraints, letters, purpose, explanation)
     try:
-        copy, _new = slots.add_task(
+        copy, _new = add_task(
             project=project, prompt=prompt, responses=responses, kind=Task.Kind.GOLD
         )
     except ValueError as error:

@@ -22,6 +22,7 @@ from labeling.models import (
     Skip,
     Slot,
 )
+from labeling.queue.slots import forget_rankings
 
 OPEN = Qualification.State.OPEN
 PASSED = Qualification.State.PASSED
@@ -131,16 +132,7 @@ def _forget_answers(project: Project, reviewer: User) -> None:
     held = list(slots.select_for_update().values_list("pk", flat=True))
     answers = Ranking.objects.filter(task__in=tasks, reviewer=reviewer, superseded_at=None)
     answers.update(superseded_at=timezone.now())
-    Slot.objects.filter(pk__in=held).update(
-        reviewer=None,
-        ranking=None,
-        leased_until=None,
-        ahead=False,
-        shown_order=None,
-        shown_at=None,
-        draft=None,
-        draft_by=None,
-    )
+    forget_rankings(Slot.objects.filter(pk__in=held))
     Skip.objects.filter(task__in=tasks, reviewer=reviewer).delete()
 
 

@@ -20,8 +20,8 @@ from accounts.models import User, audit
 from database.lookups import AnyOf
 from labeling.importing.scan import scan
 from labeling.models import Finding, Project, Response, Task, TaskResponse
-from labeling.queue import slots
-from labeling.queue.slots import NewTask
+from labeling.queue import tasks as queue
+from labeling.queue.tasks import NewTask
 
 RESPONSES_AT_ONCE = 2000
 COUNTED_AT_MOST = 1000
@@ -47,7 +47,7 @@ def add_tasks(
         replace(task, held=True) if not seen and suspects.intersection(task.response_ids) else task
         for task, seen in zip(tasks, come_ranked, strict=True)
     ]
-    return slots.add_tasks(project=project, tasks=held)
+    return queue.add_tasks(project=project, tasks=held)
 
 
 def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
@@ -189,7 +189,7 @@ def _release(project: Project, tasks: list[Task]) -> int:
         Q(dismissed_at=None) | Q(dropped=True), response__places__task=OuterRef("pk")
     )
     ready = Task.objects.filter(~Exists(kept), pk__in=[task.pk for task in tasks])
-    return slots.release_held(project=project, task_ids=list(ready.values_list("pk", flat=True)))
+    return queue.release_held(project=project, task_ids=list(ready.values_list("pk", flat=True)))
 
 
 def _without(task: Task, response_id: int) -> NewTask | None:

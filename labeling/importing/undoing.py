@@ -21,6 +21,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.queue import slots
 from labeling.removal.erasing import unfrozen
 
 USES: list[Callable[[FileImport], str]] = []
@@ -94,9 +95,7 @@ def _delete(file_import: FileImport, tasks: QuerySet[Task]) -> dict[str, int]:
     """Delete in an order in which no row is deleted before those that refer to it."""
     rankings = Ranking.objects.filter(file_import=file_import)
     with unfrozen():
-        Slot.objects.filter(task__in=tasks).delete()
-        # A ranking on a task that was there before leaves its slot, which is free again.
-        Slot.objects.filter(ranking__in=rankings).update(ranking=None, reviewer=None)
+        slots.remove_imported(tasks=tasks, rankings=rankings)
         counts = {"rankings": rankings.delete()[0]}
         for model in (Gold, Skip, Adjudication, TaskResponse):
             model._default_manager.filter(task__in=tasks).delete()

@@ -14,11 +14,11 @@ from typing import Any
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
-from django.db import connection
 from django.utils import timezone
 from psycopg.types.json import Jsonb
 
 from accounts.models import User
+from database.copying import copy_rows, reserve_ids
 from database.lookups import AnyOf
 from labeling.gold import constraints as gold
 from labeling.importing import findings
@@ -35,7 +35,8 @@ from labeling.importing.records import (
     TaskRecord,
 )
 from labeling.models import Criterion, Project, Prompt, Ranking, Response, Task, digest
-from labeling.queue.slots import NewTask, copy_rows, reserve_ids
+from labeling.queue.filling import fill_imported
+from labeling.queue.tasks import NewTask
 from labeling.rankings import recording
 from labeling.removal.erasing import unfrozen
 
@@ -358,7 +359,7 @@ class Writer:
             " created_at)",
             rows,
         )
-        _fill_slots(filled)
+        fill_imported(filled)
 
     def _record_one(self, key: Any, one: "_Made") -> None:
         """Onto a task that was there before."""
@@ -534,16 +535,3 @@ def _store_gold(task_id: int, line: int, ids: list[int], said: GoldRecord) -> No
         )
     except gold.GoldError as error:
         raise BadInput(f"its gold is refused. {error}", line) from None
-
-
-def _fill_slots(filled: list[tuple[int, int, int, int]]) -> None:
-    columns = [list(column) for column in zip(*filled, strict=True)] or [[], [], [], []]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE labeling_slot slot"
-            " SET reviewer_id = made.reviewer, ranking_id = made.ranking, leased_until = NULL"
-            " FROM unnest(%s::bigint[], %s::int[], %s::bigint[], %s::bigint[])"
-            " AS made(task, number, reviewer, ranking)"
-            " WHERE slot.task_id = made.task AND slot.number = made.number",
-            columns,
-        )

@@ -5,7 +5,7 @@ from django.utils import timezone
 
 from accounts.models import User, audit
 from labeling.models import Project, Slot
-from labeling.queue.slots import NextPosition
+from labeling.queue import slots
 
 
 @transaction.atomic
@@ -15,9 +15,7 @@ def archive(*, project: Project, by: User | None) -> bool:
         archived_at=timezone.now()
     ):
         return False
-    Slot.objects.filter(project=project, leased_until__isnull=False).update(
-        reviewer=None, leased_until=None, ahead=False, position=NextPosition()
-    )
+    slots.free_leases(Slot.objects.filter(project=project))
     audit(by, "project archived", project, slug=project.slug)
     return True
 

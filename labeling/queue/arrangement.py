@@ -1,8 +1,7 @@
-"""The order in which waiting tasks of one priority are given out, changed without changing anything else.
+"""Reorder the waiting tasks of a project within their priorities.
 
-Tasks exchange places: together they stand where they stood, so what is not among them keeps its own
-place, and comes up as often between them as it did before. A priority says what a person decided,
-and stays.
+The tasks exchange positions among themselves. Other tasks keep their positions, and come up between
+them as often as before. Priorities are set by people and are unchanged.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from labeling.queue.slots import OFF_QUEUE
 
 @dataclass(frozen=True)
 class Waiting:
-    """A task nobody has begun."""
+    """A task that nobody has started."""
 
     task_id: int
     prompt_id: int
@@ -43,9 +42,9 @@ LIMIT %(most)s
 
 
 def waiting(*, project: Project, most: int) -> list[Waiting]:
-    """Ranking tasks that nobody has ranked, holds or has begun, in the order of the queue.
+    """Return ranking tasks that nobody has ranked, leased or started, in the order of the queue.
 
-    One query, over all free slots of the project.
+    One query over all free slots of the project.
     """
     with connection.cursor() as cursor:
         cursor.execute(_WAITING, {"project": project.pk, "off": OFF_QUEUE, "most": most})
@@ -54,19 +53,19 @@ def waiting(*, project: Project, most: int) -> list[Waiting]:
 
 _REARRANGE = """
 WITH wanted AS (
-    SELECT * FROM unnest(%(tasks)s::bigint[]) WITH ORDINALITY AS wanted(task_id, place)
+    SELECT * FROM unnest(%(tasks)s::bigint[]) WITH ORDINALITY AS wanted(task_id, rank)
 ), free AS MATERIALIZED (
-    SELECT slot.id, slot.priority, slot.position, slot.number, wanted.place
+    SELECT slot.id, slot.priority, slot.position, slot.number, wanted.rank
     FROM labeling_slot slot JOIN wanted ON wanted.task_id = slot.task_id
     WHERE slot.project_id = %(project)s AND slot.reviewer_id IS NULL AND slot.priority < %(off)s
     FOR UPDATE OF slot SKIP LOCKED
 ), moves AS (
-    SELECT goes.id, stands.position
+    SELECT ordered.id, available.position
     FROM (SELECT id, priority,
-        row_number() OVER (PARTITION BY priority ORDER BY place, number) AS n FROM free) goes
+        row_number() OVER (PARTITION BY priority ORDER BY rank, number) AS n FROM free) ordered
     JOIN (SELECT priority, position,
-        row_number() OVER (PARTITION BY priority ORDER BY position) AS n FROM free) stands
-      ON stands.priority = goes.priority AND stands.n = goes.n
+        row_number() OVER (PARTITION BY priority ORDER BY position) AS n FROM free) available
+      ON available.priority = ordered.priority AND available.n = ordered.n
 ), moved AS (
     UPDATE labeling_slot slot SET position = moves.position
     FROM moves WHERE moves.id = slot.id AND slot.position <> moves.position
@@ -78,11 +77,10 @@ SELECT count(DISTINCT task_id) FROM moved
 
 @transaction.atomic
 def rearrange(*, project: Project, task_ids: Sequence[int]) -> int:
-    """Let these tasks' free slots change places so that the tasks come in this order within each
-    priority; how many moved.
+    """Give tasks out in this order within each priority; return the number of tasks that moved.
 
-    One statement over these tasks. A slot that someone is just claiming stays out of it, and nobody
-    waits. All cursors start over, since what lay behind them may be new to a reviewer now.
+    Only free slots move. Slots that are being claimed are skipped, so that no claim waits. All cursors
+    of the project are reset, because tasks may have moved behind them. One statement.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -90,11 +88,11 @@ def rearrange(*, project: Project, task_ids: Sequence[int]) -> int:
         )
         moved = int(cursor.fetchone()[0])
     if moved:
-        _start_over(project)
-        # Again, for a claim that began before the commit and wrote its cursor meanwhile.
-        transaction.on_commit(lambda: _start_over(project))
+        _reset_cursors(project)
+        # Again after the commit, for claims that started before it and wrote their cursors since.
+        transaction.on_commit(lambda: _reset_cursors(project))
     return moved
 
 
-def _start_over(project: Project) -> None:
+def _reset_cursors(project: Project) -> None:
     QueueCursor.objects.filter(project=project, position__gt=0).update(position=0)

@@ -1,10 +1,11 @@
-"""The statement that gives a slot out.
+"""SQL statements that lease slots.
 
-What a claim costs does not depend on how much there is. Free slots are read in the order of a
-partial index, from where the reviewer's cursor stands. Behind the cursor lie only slots of tasks
-they had, so a reviewer of 50,000 tasks does not step over them again. The cursor never passes a
-slot that was merely locked. It can pass one that was not committed yet, or came back by a deleted
-skip: when a reviewer finds nothing, labeling.queue.slots lets the cursors start over, now and then.
+The cost of a claim does not depend on the number of tasks. Free slots are read in the order of a
+partial index, starting at the reviewer's cursor. All slots before the cursor belong to tasks that the
+reviewer has ranked or skipped, so someone with 50,000 rankings does not read them again. The cursor
+never passes a slot only because it was locked. It can pass a slot that was not committed yet, or
+whose skip was later deleted. When a claim finds nothing, labeling.queue.slots therefore resets the
+reviewer's cursors, at most once a minute.
 """
 
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from labeling.queue.display_order import SHOWN_ORDER
 from labeling.queue.out_of_use import PARKED
 
 CURSOR_STEP = 32
-"""How many free slots a claim may step over before the cursor is written."""
+"""A claim writes the cursor once it has stepped over this many free slots."""
 
 _HAD = """CASE
     WHEN (SELECT 1 FROM labeling_ranking ranking
@@ -32,9 +33,9 @@ _HAD = """CASE
       WHERE skip.task_id = slot.task_id AND skip.reviewer_id = %(reviewer)s LIMIT 1) IS NOT NULL
       THEN true
     ELSE false END"""
-# Scalar subqueries, as the planner cannot turn those into a join over the whole history. In a CASE,
-# as it then expects half of the slots to pass and reads them in order; from the subqueries alone it
-# expects next to none, and sorts all the free slots of the project to find one.
+# Scalar subqueries, because the planner cannot turn them into a join over the reviewer's whole history.
+# In a CASE, because the planner then expects half of the slots to match and reads them in order.
+# Without it, the planner expects hardly any match and sorts all free slots of the project.
 
 _CURSOR = """coalesce((SELECT place.position FROM labeling_queuecursor place
     WHERE place.project_id = %(project)s AND place.reviewer_id = %(reviewer)s
@@ -48,14 +49,14 @@ _COLUMNS = columns(Slot)
 
 _NOT_MINE = "slot.task_id <> ALL (ARRAY(SELECT seen.task_id FROM seen))"
 
-# generate_series feeds a nested loop, so that bands are read from the highest down and no further
-# than the first that has something: no lower band is read or locked.
+# generate_series feeds a nested loop, so that priorities are read from the highest down. No priority
+# below the first one with a slot is read or locked.
 #
-# The reviewer's leases are locked in one order, and `held` is what they are once the lock is there:
-# one may have been filled while this waited. Its task, which was `seen`, is not offered again,
-# though this statement cannot see the ranking.
+# The reviewer's leases are locked in order of their ids. `held` has their state after the lock: one may
+# have been filled while the statement waited. `seen` still has the task of that one, so it is not
+# offered again, although this statement cannot see the ranking.
 #
-# The cursor stays before the slots of tasks the reviewer only holds: they may give them back.
+# The cursor stays before slots of tasks that the reviewer only leases, as they may be released.
 CLAIM = f"""
 WITH seen AS MATERIALIZED (
     SELECT slot.task_id FROM labeling_slot slot
@@ -151,7 +152,7 @@ RETURNING slot.*
 """  # noqa: S608 - made of constants
 
 
-def claimed(
+def claim_leases(
     project: Project,
     reviewer: User,
     *,
@@ -160,15 +161,15 @@ def claimed(
     shown: int = 0,
     attempts: int = 5,
 ) -> dict[bool, Slot]:
-    """The reviewer's leases, by whether they are ahead, after one of the missing kind was leased.
+    """Lease a slot of the missing kind; return the reviewer's leases, keyed by whether they are ahead.
 
-    `promote`: without a current lease the one ahead becomes current, and another is leased ahead.
-    `shown`: this slot is noted as seen, if it is the current one by then.
+    `ahead` is the kind to lease. With `promote`, the lease ahead becomes current if there is no
+    current one, and another slot is leased ahead. `shown` is the id of a slot to mark as shown, if it
+    is then the current one.
 
-    Two claims of one reviewer at once: a constraint stops one, or PostgreSQL does when each waits
-    for the other at that constraint; it then finds the other's. A claim
-    waits for an answer to one of the leases that is being written: never call it in the
-    transaction that writes an answer, as two of those could wait for each other.
+    Of two concurrent claims of one reviewer, a constraint or the deadlock detector aborts one, which
+    retries and returns the winner's slot. A claim waits for a transaction that fills one of the
+    reviewer's leases. Never call it in such a transaction, as two of them could deadlock.
     """
     parameters = parameters_of(project, reviewer, ahead=ahead, promote=promote, shown=shown)
     for attempt in range(1, attempts + 1):
@@ -177,10 +178,10 @@ def claimed(
                 slots = [from_columns(Slot, row) for row in fetch(CLAIM, parameters)]
                 return {slot.ahead: slot for slot in slots}
         except (IntegrityError, OperationalError) as error:
-            lost = isinstance(error, IntegrityError) or isinstance(
+            aborted = isinstance(error, IntegrityError) or isinstance(
                 error.__cause__, DeadlockDetected
             )
-            if attempt == attempts or not lost:
+            if attempt == attempts or not aborted:
                 raise
     return {}
 

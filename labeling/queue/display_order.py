@@ -1,13 +1,13 @@
-"""In which order the responses of a task are shown: balanced over its slots, and repeatable.
+"""The order in which the responses of a task are shown: balanced over its slots, and reproducible.
 
 The responses of a task are shuffled once, by a hash of the task and the response. Each slot shows a
 row of a Williams design on that shuffle (Williams, Australian J. Sci. Res. A 2, 1949): over K slots
-of a task with K responses each response stands in each place once. For an even K the second, fourth,
-… slot shows the reverse of the one before, so that two rankings see every pair both ways round.
-For an odd K the slots after the K-th are the reverse of the first K.
+of a task with K responses, each response has each position once. For an even K, every second slot
+shows the reverse of the slot before it, so that two rankings see every pair in both orders. For an
+odd K, the slots after the K-th show the reverse of the first K.
 
-The order is a function of task and slot number, so that a late answer still knows what its form
-showed. `SHOWN_ORDER` is the same in SQL, for the statement that leases a slot.
+The order is a function of the task and the slot number, so the order of a form can be computed when
+it is submitted late. `SHOWN_ORDER` is the same function in SQL, for the statement that leases a slot.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ SHOWN_ORDER = """(
 
 
 def shown_order_for(task_id: int, number: int, response_ids: Collection[int]) -> list[int]:
-    """The order in which the slot with this number shows the responses. No query."""
+    """Return the responses in the order in which the slot with this number shows them. No query."""
 
     def shuffled(response: int) -> str:
         return hashlib.md5(f"{task_id}:{response}".encode(), usedforsecurity=False).hexdigest()
@@ -51,7 +51,7 @@ def shown_order_for(task_id: int, number: int, response_ids: Collection[int]) ->
 
 
 def _row(k: int, n: int) -> list[int]:
-    """Row n of the design on 0 … k-1: the zigzag 0, 1, k-1, 2, k-2, … shifted."""
+    """Return row n of the design on 0 … k-1: the shifted zigzag 0, 1, k-1, 2, k-2, …"""
     shift = n * (k // 2) if k % 2 else n // 2 + n % 2 * (k // 2)
-    zigzag = [(place + 1) // 2 if place % 2 else k - place // 2 for place in range(k)]
-    return [(one + shift) % k for one in zigzag]
+    zigzag = [(i + 1) // 2 if i % 2 else k - i // 2 for i in range(k)]
+    return [(index + shift) % k for index in zigzag]

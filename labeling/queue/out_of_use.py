@@ -1,11 +1,10 @@
-"""Which tasks are out of use because something of theirs is withdrawn, and what that does to slots.
+"""Tasks out of use because they, their prompt or their responses are withdrawn, and their slots.
 
-A task is out of use while it or its prompt is withdrawn, or while fewer than two of its responses
-are left. Gold is out of use as soon as it lacks any response, as its answer names them.
+A task is out of use while it or its prompt is withdrawn, or while fewer than two of its responses are
+left. A gold task is out of use without any one of its responses, as its answer refers to them.
 
-The slots of such a task keep their rows, so that the rankings in them, unfinished drafts and the
-names of past reviewers survive. Their priority is raised by PARKED. A claim reads the priorities 9
-to 0, one after the other, so it never meets them and costs the same as before.
+The slots of such a task are kept, with their rankings, unfinished drafts and past reviewers. PARKED
+is added to their priority. Claims read the priorities 9 to 0 only, so parked slots cost them nothing.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -18,7 +17,7 @@ from database.lookups import AnyOf
 from labeling.models import Prompt, Response, Slot, Task, TaskResponse
 
 PARKED = 20
-"""Added to the priority of every slot of a task that is out of use."""
+"""Added to the priority of each slot of a task that is out of use."""
 
 _PLACES = """
 UPDATE labeling_taskresponse place SET withdrawn = NOT place.withdrawn
@@ -43,7 +42,8 @@ WHERE state.id = task.id AND task.out_of_use <> state.out_of_use
 RETURNING task.id
 """
 
-# A free slot that comes back goes to the back of its priority: cursors may have passed its place.
+# Frees leases, as slots.free_leases does; in the same statement, as this runs for thousands of tasks.
+# A free slot of a restored task goes to the back of its priority: cursors may have passed its position.
 _SLOTS = f"""
 UPDATE labeling_slot slot SET
     priority = slot.priority + CASE WHEN task.out_of_use THEN {PARKED} ELSE -{PARKED} END,
@@ -57,7 +57,7 @@ WHERE task.id = slot.task_id AND task.id = ANY(%(tasks)s)
   AND (slot.priority >= {PARKED}) <> task.out_of_use
 """  # noqa: S608 - made of constants
 
-# Reviewers who have such a task open see it without the response when they load the page again.
+# A reviewer who has such a task open sees it without the response after reloading the page.
 _SHOWN = """
 UPDATE labeling_slot slot SET shown_order = ARRAY(
     SELECT place.response_id FROM labeling_taskresponse place
@@ -69,9 +69,9 @@ WHERE slot.task_id = ANY(%(tasks)s) AND slot.leased_until IS NOT NULL
 
 @transaction.atomic
 def refresh(task_ids: Iterable[int]) -> list[int]:
-    """Make tasks and their slots follow what is withdrawn; return the tasks that changed.
+    """Update tasks and slots after a withdrawal or restoration; return ids of tasks that changed.
 
-    Ends the reservations of tasks that go out of use. Six statements, however many tasks.
+    Frees the leases of tasks that go out of use. Six statements for any number of tasks.
     """
     tasks = sorted(set(task_ids))
     lock(tasks)
@@ -87,10 +87,10 @@ def refresh(task_ids: Iterable[int]) -> list[int]:
 
 
 def lock(tasks: list[int]) -> None:
-    """Lock these tasks' slots before anything of theirs is withdrawn.
+    """Lock the slots of these tasks before anything is withdrawn.
 
-    In the order in which others lock: submitting takes slots, then the task (queue.add_slot); leasing
-    gold takes the task, then a slot. The reverse order could deadlock.
+    Gold tasks are locked before their slots, as leasing gold does. Other tasks are not locked here: a
+    submission locks slots before the task (slots.add_slot). The reverse order could deadlock.
     """
     rows: list[QuerySet[Any]] = [
         Task.objects.filter(pk__in=tasks, kind=Task.Kind.GOLD)
@@ -105,9 +105,9 @@ def lock(tasks: list[int]) -> None:
 
 
 def lock_additions(project_id: int) -> None:
-    """Let tasks be added to a project, and its prompts and responses be withdrawn, in turn.
+    """Lock the project against concurrent additions of tasks and withdrawals, until the commit.
 
-    Held until the transaction ends. Otherwise a task added at the same moment would stay in use.
+    Without the lock, a task added during a withdrawal would stay in use.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -117,7 +117,7 @@ def lock_additions(project_id: int) -> None:
 
 
 def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
-    """For tasks just added. Two queries of partial indexes where nothing of theirs is withdrawn."""
+    """Refresh new tasks if anything of theirs is withdrawn. Otherwise two queries of partial indexes."""
     prompts = list(prompt_ids)
     if (
         Prompt.objects.filter(AnyOf("pk", prompts), withdrawn_at__isnull=False).exists()
@@ -127,27 +127,27 @@ def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
 
 
 def parked(task: Task, priority: int) -> int:
-    """The priority of a new slot of the task."""
+    """Return the priority of a new slot: parked if the task is out of use."""
     return priority + PARKED if task.out_of_use else priority
 
 
 def withdrawn_of(task_ids: Any) -> frozenset[int]:
-    """The withdrawn responses of these tasks: numbers, or a subquery of them. A query."""
+    """Return the ids of withdrawn responses of tasks, given as ids or a subquery. One query."""
     places = TaskResponse.objects.filter(task__in=task_ids, withdrawn=True)
     return frozenset(places.values_list("response_id", flat=True))
 
 
 def without(
-    tiers: Sequence[Sequence[int]], cut: int | None, gone: Collection[int]
+    tiers: Sequence[Sequence[int]], cut: int | None, removed: Collection[int]
 ) -> tuple[list[list[int]], int | None]:
-    """Return the order and line that are left of a ranking without these responses."""
-    kept = [[pk for pk in tier if pk not in gone] for tier in tiers]
-    left = [tier for tier in kept if tier]
-    return left, None if cut is None else sum(bool(tier) for tier in kept[:cut])
+    """Return the tiers and the cut of a ranking without these responses."""
+    kept = [[pk for pk in tier if pk not in removed] for tier in tiers]
+    nonempty = [tier for tier in kept if tier]
+    return nonempty, None if cut is None else sum(bool(tier) for tier in kept[:cut])
 
 
 def among(
     tiers: Sequence[Sequence[int]], cut: int | None, responses: Collection[int]
 ) -> tuple[list[list[int]], int | None]:
-    """Return the order and line of a ranking among these responses, such as those of a page."""
+    """Return the tiers and the cut of a ranking restricted to these responses."""
     return without(tiers, cut, {pk for tier in tiers for pk in tier}.difference(responses))

@@ -1,4 +1,4 @@
-"""More rankings for tasks that exist already: a lead sees how many slots that adds, then adds them."""
+"""Raise the number of rankings that existing tasks want, after a preview of the slots this adds."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,24 +12,24 @@ from labeling.queue.slots import OFF_QUEUE
 
 
 class CannotRaise(ValueError):  # noqa: N818 - it reads as what it is
-    """A sentence for the lead. Nothing was written."""
+    """Raised with a sentence for the lead. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class Raise:
-    """What raising adds, or has added."""
+    """The result of raising, planned or done."""
 
     wanted: int
     tasks: int
     slots: int
     later: int
-    """Slots that held tasks get once they are released."""
+    """Slots that held tasks will get when they are released."""
 
     left_out: Counter[str] = field(default_factory=Counter)
-    """Tasks that stay as they are, by the reason."""
+    """Number of unchanged tasks by reason."""
 
 
-# The first reason that holds. A gold copy of a task is found by its prompt and its responses.
+# `reason` is the first one that applies. The gold copy of a task has its prompt and its responses.
 _TASKS = f"""
 SELECT task.id, task.held, task.priority, task.rankings_wanted, slots.count, slots.highest,
     CASE
@@ -66,8 +66,8 @@ SELECT reason, held, count(*), coalesce(sum(greatest(0, %(wanted)s - count)), 0)
 FROM ({_TASKS}) tasks GROUP BY reason, held
 """  # noqa: S608 - made of constants
 
-# The slots of a task are next to each other in the queue, at the back of the task's own priority: above
-# it, sequential overlap would take them for its own and withdraw them once the task is clear.
+# The new slots of a task have consecutive positions at the back of the task's own priority. Above that
+# priority, sequential overlap would treat them as its own and remove them once the task is clear.
 _RAISE = f"""
 WITH raised AS MATERIALIZED ({_TASKS}), updated AS (
     UPDATE labeling_task task SET rankings_wanted = greatest(task.rankings_wanted, %(wanted)s)
@@ -80,7 +80,7 @@ WHERE raised.reason = '' AND NOT raised.held AND raised.id IN (SELECT id FROM up
 ORDER BY raised.id, missing.n
 """  # noqa: S608 - made of constants
 
-# Everything else that adds slots to a task, or releases it, locks its row as well.
+# All other code that adds slots to a task, or releases it, locks its row as well.
 _LOCK = """
 SELECT count(*) FROM (
     SELECT FROM labeling_task
@@ -101,7 +101,7 @@ REASONS = {
 
 
 def plan(*, project: Project, wanted: int, task: Task | None = None) -> Raise:
-    """What raising would add: for one task, or for all of the project. One query.
+    """Return the effect of raising one task, or all tasks of the project. One query.
 
     Raises CannotRaise for a number that the project does not allow.
     """
@@ -131,14 +131,14 @@ def apply(
     task: Task | None = None,
     expected: int | None = None,
 ) -> Raise:
-    """Add the slots and say what was added. Running it again adds nothing.
+    """Add the slots and return the result. Repeating the call adds nothing.
 
-    `expected` is the number of slots the lead was shown. Raises CannotRaise when it has changed
-    since, and for a number that the project does not allow.
+    `expected` is the number of slots in the preview. Raises CannotRaise if it has changed since, and
+    for a number that the project does not allow.
     """
     try:
         return _apply(project, wanted, by, task, expected)
-    except IntegrityError:  # another slot was added to one of the tasks in between
+    except IntegrityError:  # a slot was added to one of the tasks at the same moment
         return _apply(project, wanted, by, task, expected)
 
 

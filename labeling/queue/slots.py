@@ -1,232 +1,62 @@
-"""Who gets which task next. A slot is free, leased or filled; only these functions move it.
+"""Slots: wanted rankings of a task, each free, leased to a reviewer or filled with a ranking.
 
-Order: higher priority first, then `position`. The slots of a task stand side by side, so tasks are
-finished one after the other instead of all being begun: a ranking counts for agreement only once
-its task has the others. A slot that comes back goes to the back of its priority. What a claim costs
-does not depend on how much there is; labeling.queue.claims says why.
+Only the modules of labeling.queue write slots. Most changes to a slot are functions of this module.
+Statements that would be slow through the ORM have their own modules: claims, filling, tasks,
+raising, arrangement and out_of_use. A trigger frees the leases of removed members and deactivated
+users (migration 0017).
 
-A reviewer holds at most two slots of a project: the one in front of them, and the next one, leased
-ahead so that it can be shown without waiting. Whatever ends the first makes the second current at
-the next claim. A slot with the priority OFF_QUEUE is never claimed; lease_new_slot gives it out.
+Free slots are given out by priority, highest first, then by position. The slots of a task have
+consecutive positions, so that tasks are completed one by one: a ranking counts towards agreement
+only once its task has others. A freed slot goes to the back of its priority. The cost of a claim does
+not depend on the number of tasks, as labeling.queue.claims explains.
+
+A reviewer holds at most two leases per project: the current one, and one ahead of it, so that the next
+task can be shown without waiting. When the current lease ends, the next claim makes the one ahead
+current. Slots with the priority OFF_QUEUE are never claimed; `lease_new_slot` leases them.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
-from django.db import IntegrityError, connection, models, transaction
-from django.db.models import F, Q, Value
+from django.db import IntegrityError, models, transaction
+from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from accounts.models import User
-from database.lookups import AnyOf
-from labeling.models import Project, Prompt, QueueCursor, Ranking, Response, Skip, Slot, Task
-from labeling.queue.claims import LEASE, claimed
-from labeling.queue.out_of_use import PARKED, follow_withdrawals, lock_additions, parked
+from database import clock
+from labeling.models import Project, QueueCursor, Ranking, Skip, Slot, Task
+from labeling.queue.claims import LEASE, claim_leases
+from labeling.queue.out_of_use import parked, withdrawn_of
 
 RESCAN_AFTER = timedelta(minutes=1)
 OFF_QUEUE = 10
-"""The priority of slots that nobody claims, one more than the highest that is claimed."""
+"""Priority of slots that are never claimed: one above the highest claimed priority."""
 
-EXPIRED_AT_ONCE = 1000
-TASKS_AT_ONCE = 5000
+BATCH_SIZE = 1000
 
 
 class NextPosition(models.Func):
+    """The position at the back of the queue."""
+
     template = "nextval('labeling_queue_position')"
     output_field = models.BigIntegerField()
 
 
-# --- adding tasks --------------------------------------------------------------------------------
+# --- adding and removing slots --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class NewTask:
-    prompt_id: int
-    response_ids: Sequence[int]
-    priority: int = 5
-    rankings_wanted: int | None = None
-    kind: str = Task.Kind.RANKING
-    held: bool = False
-    """It gets no slots, so nobody gets it, until release_held."""
-    file_import_id: int | None = None
-    external_id: str = ""
-
-    def problem(self) -> str | None:
-        count = len(self.response_ids)
-        if len(set(self.response_ids)) != count:
-            return "A task cannot hold the same response twice."
-        if not 2 <= count <= 9:
-            return f"A task ranks 2 to 9 responses; this one has {count}."
-        if not 0 <= self.priority <= 9:
-            return f"A priority goes from 0 to 9; this is {self.priority}."
-        if self.rankings_wanted is not None and not 1 <= self.rankings_wanted <= 9:
-            return f"A task wants 1 to 9 rankings; this one wants {self.rankings_wanted}."
-        return None
-
-
-def add_task(
-    *,
-    project: Project,
-    prompt: Prompt,
-    responses: Sequence[Response],
-    priority: int = 5,
-    rankings_wanted: int | None = None,
-    kind: str = Task.Kind.RANKING,
-    held: bool = False,
-) -> tuple[Task, bool]:
-    """The task and whether it is new: the same kind of work on the same responses exists once.
-
-    Raises ValueError for a task that cannot be ranked.
-    """
-    if any(response.prompt_id != prompt.pk for response in responses):
-        raise ValueError("A task ranks responses to its own prompt only.")
-    ids = [response.pk for response in responses]
-    new = NewTask(prompt.pk, ids, priority, rankings_wanted, kind, held)
-    [(task_id, created)] = add_tasks(project=project, tasks=[new])
-    return Task.objects.get(pk=task_id), created
-
-
-@transaction.atomic
-def add_tasks(*, project: Project, tasks: Iterable[NewTask]) -> list[tuple[int, bool]]:
-    """Id and newness of every task, in order, with their slots. 100,000 take some ten seconds.
-
-    A held task gets its slots when it is released; a gold task one at a time, by lease_new_slot.
-    Adding to one project happens one transaction after the other. Raises ValueError.
-    """
-    lock_additions(project.pk)
-    source, added = iter(tasks), []
-    while batch := list(islice(source, TASKS_AT_ONCE)):
-        added += _add_batch(project, batch)
-    return added
-
-
-def _add_batch(project: Project, batch: list[NewTask]) -> list[tuple[int, bool]]:
-    if problem := next((problem for task in batch if (problem := task.problem())), None):
-        raise ValueError(problem)
-    identities = [Task.identity_of(task.kind, task.response_ids) for task in batch]
-    known = dict(
-        Task.objects.filter(AnyOf("identity", identities), project=project).values_list(
-            "identity", "pk"
-        )
-    )
-    fresh = {
-        identity: task
-        for identity, task in zip(identities, batch, strict=True)
-        if identity not in known
-    }
-    ids = dict(zip(fresh, reserve_ids("labeling_task", len(fresh)), strict=True))
-    _write_tasks(project, fresh, ids)
-    follow_withdrawals({task.prompt_id for task in fresh.values()}, list(ids.values()))
-    seen: set[str] = set(known)
-    added = []
-    for identity in identities:
-        added.append((known.get(identity) or ids[identity], identity not in seen))
-        seen.add(identity)
-    return added
-
-
-def reserve_ids(table: str, count: int) -> list[int]:
-    """Ids for rows that are about to be copied in. One query."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)",
-            [table, count],
-        )
-        return [row[0] for row in cursor.fetchall()]
-
-
-def _write_tasks(project: Project, fresh: dict[str, NewTask], ids: dict[str, int]) -> None:
-    now = timezone.now()
-    tasks, places, slots = [], [], []
-    for identity, task in fresh.items():
-        pk, wanted = ids[identity], task.rankings_wanted or project.rankings_per_task
-        tasks.append(
-            (
-                pk, project.pk, task.prompt_id, task.kind, task.priority, wanted, task.held,
-                identity, now, task.file_import_id, task.external_id,
-            )
-        )  # fmt: skip
-        places += [(pk, response, place) for place, response in enumerate(task.response_ids)]
-        if not task.held and task.kind != Task.Kind.GOLD:
-            slots += [(pk, number, project.pk, task.priority) for number in range(1, wanted + 1)]
-    copy_rows(
-        "labeling_task (id, project_id, prompt_id, kind, priority, rankings_wanted, held, identity,"
-        " created_at, file_import_id, external_id)",
-        tasks,
-    )
-    copy_rows("labeling_taskresponse (task_id, response_id, position)", places)
-    copy_rows("labeling_slot (task_id, number, project_id, priority)", slots)
-
-
-def copy_rows(target: str, rows: Iterable[Sequence[Any]]) -> None:
-    """COPY rows into `table (columns)`; the names come from code, never from input."""
-    with (
-        connection.cursor() as cursor,
-        connection.wrap_database_errors,
-        cursor.copy(f"COPY {target} FROM STDIN") as copy,
-    ):
-        for row in rows:
-            copy.write_row(row)
-
-
-@transaction.atomic
-def set_priority(*, task: Task, priority: int) -> None:
-    """Move a task's open slots to the back of another priority.
-
-    Slots before the task, as a submit locks them: the other way round the two could wait in a ring.
-    """
-    task.slots.filter(ranking=None, priority__lt=OFF_QUEUE).update(
-        priority=priority, position=NextPosition()
-    )
-    Task.objects.filter(pk=task.pk).update(priority=priority)
-
-
-def park(*, task: Task) -> int:
-    """Take its open slots off the queue; their holders may still fill them. Returns how many."""
-    return task.slots.filter(ranking=None, priority__lt=PARKED).update(priority=OFF_QUEUE)
-
-
-_RELEASE_HELD = """
-WITH released AS (
-    UPDATE labeling_task SET held = false
-    WHERE project_id = %s AND held AND id = ANY(%s) RETURNING *
-), slots AS (
-    INSERT INTO labeling_slot (task_id, number, project_id, priority)
-    SELECT released.id, there.highest + missing.n, released.project_id,
-        released.priority + CASE WHEN released.out_of_use THEN %s ELSE 0 END
-    FROM released
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS count, coalesce(max(number), 0) AS highest
-        FROM labeling_slot WHERE task_id = released.id
-    ) there
-    CROSS JOIN LATERAL generate_series(1, released.rankings_wanted - there.count) missing(n)
-    WHERE released.kind <> 'gold'
-    ORDER BY released.id, missing.n
-)
-SELECT count(*) FROM released
-"""
-
-
-def release_held(*, project: Project, task_ids: Iterable[int]) -> int:
-    """Give held tasks the slots they want, at the back of their priority; how many were held.
-
-    One statement. What is not held, or belongs to another project, stays as it is.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(_RELEASE_HELD, [project.pk, list(task_ids), PARKED])
-        return int(cursor.fetchone()[0])
+def lock_slots(task: Task) -> list[Slot]:
+    """Lock and return the slots of a task, by number, so that changes to the task are serialised."""
+    return list(Slot.objects.filter(task=task).order_by("number").select_for_update())
 
 
 @transaction.atomic
 def add_slot(*, task: Task) -> Slot:
-    """One more free slot for a task that wants one more ranking. Two queries and a lock.
+    """Add a free slot to a task that wants one more ranking. Two queries and a lock.
 
-    It lies one priority above the task's, as a task that was begun is finished before others are.
-    Raises ValueError for a task that wants nine already.
+    Its priority is one above the task's, so that tasks in progress are completed first. Raises
+    ValueError for a task that wants nine rankings already.
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     if locked.rankings_wanted >= 9:
@@ -234,51 +64,70 @@ def add_slot(*, task: Task) -> Slot:
     Task.objects.filter(pk=task.pk).update(
         rankings_wanted=F("rankings_wanted") + 1, stopped_below=None
     )
-    return _append_slot(locked, priority=min(locked.priority + 1, 9))
+    priority = min(locked.priority + 1, 9)
+    return append_slot(locked, number=_next_number(locked), priority=priority)
 
 
-def _append_slot(task: Task, *, priority: int, **columns: Any) -> Slot:
-    """The caller holds the lock on the task's row, which makes the number the next one."""
-    highest = task.slots.aggregate(number=models.Max("number"))["number"]
+def append_slot(task: Task, *, number: int, priority: int) -> Slot:
+    """Create a free slot at the back of the queue.
+
+    The caller holds a lock on the task or on its slots, so that nobody else takes the number.
+    """
     return Slot.objects.create(
         task=task,
-        number=(highest or 0) + 1,
+        number=number,
         project_id=task.project_id,
         position=NextPosition(),
         priority=parked(task, priority),
-        **columns,
     )
 
 
-# --- giving slots out ----------------------------------------------------------------------------
+def _next_number(task: Task) -> int:
+    highest = task.slots.aggregate(number=models.Max("number"))["number"]
+    return (highest or 0) + 1
+
+
+def remove_slots(*, task: Task, slot_ids: Collection[int]) -> None:
+    """Delete free slots of a task, which then wants that many rankings fewer."""
+    Task.objects.filter(pk=task.pk).update(rankings_wanted=F("rankings_wanted") - len(slot_ids))
+    Slot.objects.filter(pk__in=slot_ids).delete()
+
+
+def remove_imported(*, tasks: QuerySet[Task], rankings: QuerySet[Ranking]) -> None:
+    """Delete the slots of tasks that an undone import added, and free those it filled elsewhere."""
+    Slot.objects.filter(task__in=tasks).delete()
+    Slot.objects.filter(ranking__in=rankings).update(ranking=None, reviewer=None)
+
+
+# --- leasing slots --------------------------------------------------------------------------------
 
 
 def claim(*, project: Project, reviewer: User) -> Slot | None:
-    """The reviewer's current lease in the project, renewed; else the one leased ahead, which then
-    becomes current; else a new one; else None.
+    """Return the reviewer's current lease in the project, renewed, or None if no task is left.
 
-    One statement whose cost does not grow with tasks, rankings or the reviewer's history. When it
-    finds nothing, expired leases are freed and, at most once a minute, everything is read again.
+    Without a current lease, the one ahead becomes current; without that, a free slot is leased. One
+    statement, whose cost does not grow with tasks, rankings or the reviewer's history. If it finds
+    nothing, expired leases are freed, and at most once a minute the whole queue is read again.
     """
     return _claim_or_uncover(project, reviewer, ahead=False)
 
 
 def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
-    """The slot leased as the reviewer's next, renewed; else a new lease of it; else None.
+    """Return the reviewer's lease ahead, renewed or new, or None if no task is left.
 
-    Always None without a current lease. Nobody has seen it: `shown_at` stays empty until
-    mark_shown. It is of another task than the current one. The cost is a claim's.
+    Its task is not the current one. Return None without a current lease. `shown_at` stays empty until
+    `mark_shown`. Costs as much as `claim`.
     """
     return _claim_or_uncover(project, reviewer, ahead=True)
 
 
 def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
-    """The current lease and the one leased ahead, for a page that shows the slot `shown`.
+    """Return the current lease and the one ahead, for a page that shows the slot with the id `shown`.
 
-    claim, mark_shown of that slot if it is the current one by now, and claim_ahead: in one
-    statement where the reviewer holds a lease of either kind, as after each submit.
+    Combines `claim`, `mark_shown` (if `shown` is now the current slot) and `claim_ahead`. One
+    statement if the reviewer holds a lease of either kind, as after each submission.
     """
-    slots = claimed(project, reviewer, ahead=True, promote=True, shown=shown)
+    slots = claim_leases(project, reviewer, ahead=True, promote=True, shown=shown)
     current = slots.get(False) or claim(project=project, reviewer=reviewer)
     if current is None:
         return None, None
@@ -287,50 +136,56 @@ def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | Non
 
 @transaction.atomic
 def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
-    """A slot of its own for a task that is given out by other rules than the queue's: gold.
+    """Lease a slot off the queue, for a task that the queue does not give out: gold.
 
-    It is off the queue: when the lease ends, nobody claims it, and the next call may take it. When
-    the reviewer holds another lease (of this task, or for the same use), that one is returned.
-    Four queries and a lock. Raises ValueError for a task they have ranked, or that is withdrawn.
+    When the lease ends, the slot is free for the next call, not for claims. If the reviewer holds
+    another lease of this task or of the same kind (current or ahead), that one is returned. Four
+    queries and a lock. Raises ValueError if the reviewer has ranked the task, or if it is withdrawn.
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     if locked.out_of_use:
         raise ValueError(f"{task} is withdrawn.")
-    uses = Q(project=locked.project_id, ahead=ahead) | Q(task=locked)
-    leases = Slot.objects.filter(uses, reviewer=reviewer, leased_until__isnull=False)
+    same_use = Q(project=locked.project_id, ahead=ahead) | Q(task=locked)
+    leases = Slot.objects.filter(same_use, reviewer=reviewer, leased_until__isnull=False)
     if held := leases.order_by("ahead").first():
         return held
     if locked.rankings.filter(reviewer=reviewer, superseded_at=None).exists():
         raise ValueError(f"{reviewer} has ranked {task} already.")
     free = locked.slots.filter(reviewer=None, priority=OFF_QUEUE)
-    slot = free.filter(draft_by=reviewer).first() or free.filter(draft_by=None).first()
-    slot = slot or _append_slot(locked, priority=OFF_QUEUE)
+    slot = (
+        free.filter(draft_by=reviewer).first()
+        or free.filter(draft_by=None).first()
+        or append_slot(locked, number=_next_number(locked), priority=OFF_QUEUE)
+    )
     values = {"id": slot.pk, "reviewer": reviewer.pk, "ahead": ahead}
     try:
         with transaction.atomic():
             [leased] = Slot.objects.raw(LEASE, values)
-    except IntegrityError:
+    except IntegrityError:  # leased in another tab at the same moment
         return leases.order_by("ahead").get()
     return leased
 
 
 def _claim_or_uncover(project: Project, reviewer: User, *, ahead: bool) -> Slot | None:
-    slots = claimed(project, reviewer, ahead=ahead)
+    slots = claim_leases(project, reviewer, ahead=ahead)
     if ahead not in slots and (slots or not ahead) and _uncover(project, reviewer):
-        slots = claimed(project, reviewer, ahead=ahead)
+        slots = claim_leases(project, reviewer, ahead=ahead)
     if not slots and not ahead:
         return _leased_by_another_tab(project, reviewer)
     return slots.get(ahead) if False in slots else None
 
 
 def _leased_by_another_tab(project: Project, reviewer: User) -> Slot | None:
-    """Two tabs ask at once, and one slot is left: it was locked, so the slower tab skipped it."""
+    """Return the current lease, which another tab of the reviewer may just have claimed.
+
+    When two tabs claim the last slot, the slower one skips it, because it is locked.
+    """
     leases = Slot.objects.filter(project=project, reviewer=reviewer, leased_until__isnull=False)
     return leases.filter(ahead=False).first()
 
 
 def _uncover(project: Project, reviewer: User) -> bool:
-    """Free what expired and, when it is time, forget the cursors; whether anything changed."""
+    """Free expired leases and reset cursors older than RESCAN_AFTER; return whether any changed."""
     freed = release_expired(project=project)
     reset = QueueCursor.objects.filter(
         project=project,
@@ -341,18 +196,18 @@ def _uncover(project: Project, reviewer: User) -> bool:
     return bool(freed or reset)
 
 
-# --- what a lease can do -------------------------------------------------------------------------
+# --- while a slot is leased -----------------------------------------------------------------------
 
 
-def _leased(slot_id: int, reviewer: User, project: Project | None = None) -> models.QuerySet[Slot]:
+def _leased(slot_id: int, reviewer: User, project: Project | None = None) -> QuerySet[Slot]:
     return _of(project).filter(pk=slot_id, reviewer=reviewer, leased_until__isnull=False)
 
 
-def _of(project: Project | None) -> models.QuerySet[Slot]:
-    """Return the project's slots; without one, all.
+def _of(project: Project | None) -> QuerySet[Slot]:
+    """Return the slots of a project, or all slots without one.
 
-    A page names the project it checked access to: a lease in another project, which its reviewer
-    may have left, must not be reached through it.
+    A page passes the project to which it checked access. Otherwise it could reach a lease in another
+    project, which the reviewer may have left.
     """
     return Slot.objects.filter(project=project) if project else Slot.objects.all()
 
@@ -368,16 +223,16 @@ def _lease_end() -> models.Subquery:
 
 
 def mark_shown(*, slot_id: int, reviewer: User) -> bool:
-    """Note when the reviewer first saw it; a slot leased ahead was not seen before this."""
+    """Record when the reviewer first saw the slot; return whether this was the first time."""
     return bool(_leased(slot_id, reviewer).filter(shown_at=None).update(shown_at=Now()))
 
 
 def renew(*, slot_id: int, reviewer: User, project: Project | None = None) -> bool:
-    """Hold it, and the one leased ahead, for another lease; False when it is someone else's."""
+    """Renew a lease and the reviewer's lease ahead; return False if someone else has the slot."""
     if not _leased(slot_id, reviewer, project).update(leased_until=_lease_end()):
         return False
-    same = Slot.objects.filter(pk=slot_id).values("project")
-    Slot.objects.filter(project__in=same, reviewer=reviewer, ahead=True).update(
+    same_project = Slot.objects.filter(pk=slot_id).values("project")
+    Slot.objects.filter(project__in=same_project, reviewer=reviewer, ahead=True).update(
         leased_until=_lease_end()
     )
     return True
@@ -386,21 +241,21 @@ def renew(*, slot_id: int, reviewer: User, project: Project | None = None) -> bo
 def save_draft(
     *, slot_id: int, reviewer: User, draft: dict[str, Any], project: Project | None = None
 ) -> bool:
-    """Keep the unfinished answer and renew the lease; False when the slot is someone else's.
+    """Save an unfinished answer and renew the lease; return False if someone else has the slot.
 
-    A draft outlives its lease as long as nobody else takes the slot.
+    A draft is kept after its lease expires, until someone else takes the slot.
     """
-    kept = {"draft": draft, "draft_by": reviewer, "leased_until": _lease_end()}
-    if _leased(slot_id, reviewer, project).update(**kept):
+    values = {"draft": draft, "draft_by": reviewer, "leased_until": _lease_end()}
+    if _leased(slot_id, reviewer, project).update(**values):
         return True
-    lapsed = _of(project).filter(pk=slot_id, reviewer=None, draft_by=reviewer)
-    return bool(lapsed.update(draft=draft))
+    expired = _of(project).filter(pk=slot_id, reviewer=None, draft_by=reviewer)
+    return bool(expired.update(draft=draft))
 
 
 def why_lost(*, slot_id: int, reviewer: User) -> str:
-    """Return why the reviewer holds the slot no longer: ranked, skipped or expired.
+    """Return why the reviewer no longer holds the slot: ranked, withdrawn, skipped or expired.
 
-    They may have ranked or skipped its task in another tab. Two queries.
+    They may have ranked or skipped the task in another tab. Up to three queries.
     """
     own = {"reviewer": reviewer, "task__slots": slot_id}
     if Ranking.objects.filter(superseded_at=None, **own).exists():
@@ -408,22 +263,6 @@ def why_lost(*, slot_id: int, reviewer: User) -> str:
     if Slot.objects.filter(pk=slot_id, task__out_of_use=True).exists():
         return "withdrawn"
     return "skipped" if Skip.objects.filter(**own).exists() else "expired"
-
-
-_EMPTY: dict[str, Any] = {
-    "reviewer": None,
-    "leased_until": None,
-    "ahead": False,
-    "shown_order": None,
-    "shown_at": None,
-    "draft": None,
-    "draft_by": None,
-}
-
-
-def release(*, slot_id: int, reviewer: User) -> bool:
-    """Give it back, to the back of the queue, and drop the draft."""
-    return bool(_leased(slot_id, reviewer).update(**_EMPTY, position=NextPosition()))
 
 
 @transaction.atomic
@@ -435,7 +274,10 @@ def skip(
     note: str = "",
     project: Project | None = None,
 ) -> bool:
-    """Give it back and never be offered the task again. Raises ValueError for an unknown reason."""
+    """Release the slot and never offer its task to the reviewer again.
+
+    Return False if someone else has the slot. Raises ValueError for an unknown reason.
+    """
     if reason not in Skip.Reason.values:
         raise ValueError(f"A reason to skip is one of {', '.join(Skip.Reason.values)}.")
     slot = _leased(slot_id, reviewer, project).select_for_update().first()
@@ -454,28 +296,118 @@ def skip(
     return release(slot_id=slot_id, reviewer=reviewer)
 
 
+# --- freeing slots --------------------------------------------------------------------------------
+
+_NOT_LEASED: dict[str, Any] = {"reviewer": None, "leased_until": None, "ahead": False}
+_NO_DRAFT: dict[str, Any] = {
+    "shown_order": None, "shown_at": None, "draft": None, "draft_by": None,
+}  # fmt: skip
+
+
+def free_leases(slots: QuerySet[Slot], *, keep_drafts: bool = True) -> int:
+    """Free the leased ones of these slots, at the back of the queue; return their number. One query.
+
+    With an unfinished draft, a slot also keeps the order in which its responses were shown.
+    """
+    values = _NO_DRAFT
+    if keep_drafts:
+        has_draft = Q(draft_by__isnull=False)
+        values = {name: Case(When(has_draft, then=F(name))) for name in ("shown_order", "shown_at")}
+    leased = slots.filter(leased_until__isnull=False)
+    return leased.update(**_NOT_LEASED, **values, position=NextPosition())
+
+
+def release(*, slot_id: int, reviewer: User) -> bool:
+    """Free the reviewer's slot and delete its draft; return False if someone else has the slot."""
+    return bool(free_leases(_leased(slot_id, reviewer), keep_drafts=False))
+
+
 def release_expired(*, project: Project | None = None) -> int:
-    """Free the leases that ran out, and say how many. Unfinished drafts stay with the slot."""
-    expired = Slot.objects.filter(leased_until__lt=Now())
-    if project is not None:
-        expired = expired.filter(project=project)
+    """Free expired leases, in one project or in all; return their number. Drafts are kept."""
+    expired = _of(project).filter(leased_until__lt=Now())
     freed = 0
     while batch := _free_batch(expired):
         freed += batch
-        if batch < EXPIRED_AT_ONCE:
+        if batch < BATCH_SIZE:
             break
     return freed
 
 
 @transaction.atomic
-def _free_batch(expired: models.QuerySet[Slot]) -> int:
+def _free_batch(expired: QuerySet[Slot]) -> int:
     locked = expired.order_by("leased_until").select_for_update(skip_locked=True)
-    ids = list(locked.values_list("pk", flat=True)[:EXPIRED_AT_ONCE])
-    if not ids:
-        return 0
-    nobody = {
-        "reviewer": None, "leased_until": None, "ahead": False, "position": NextPosition(),
-    }  # fmt: skip
-    slots = Slot.objects.filter(pk__in=ids)
-    kept = slots.filter(~Q(draft_by=None)).update(**nobody)
-    return kept + slots.filter(draft_by=None, reviewer__isnull=False).update(**{**_EMPTY, **nobody})
+    ids = list(locked.values_list("pk", flat=True)[:BATCH_SIZE])
+    return free_leases(Slot.objects.filter(pk__in=ids)) if ids else 0
+
+
+def forget_drafts(slots: QuerySet[Slot]) -> None:
+    """Delete the drafts in these slots. Leases are unchanged."""
+    slots.update(draft=None, draft_by=None)
+
+
+def forget_rankings(slots: QuerySet[Slot]) -> None:
+    """Free these slots, filled or leased, without their rankings and drafts."""
+    slots.update(**_NOT_LEASED, **_NO_DRAFT, ranking=None)
+
+
+# --- filling slots --------------------------------------------------------------------------------
+
+
+def fill(slot: Slot, ranking: Ranking) -> None:
+    """Fill the slot, leased or not. The caller has locked the slots of the task."""
+    Slot.objects.filter(pk=slot.pk).update(
+        reviewer=ranking.reviewer_id,
+        leased_until=None,
+        ahead=False,
+        ranking=ranking,
+        shown_order=ranking.shown_order,
+        draft=None,
+        draft_by=None,
+    )
+
+
+def replace_ranking(*, old: Ranking, new: Ranking) -> None:
+    """Put a revision into the slot of the ranking that it supersedes. An extra ranking has no slot."""
+    Slot.objects.filter(ranking=old).update(ranking=new)
+
+
+def reopen(
+    slot: Slot,
+    *,
+    project: Project,
+    reviewer: User,
+    shown_order: Collection[int],
+    draft: dict[str, Any] | None,
+) -> None:
+    """Make a slot the reviewer's current lease again, after they undo its ranking or their skip.
+
+    Their current lease becomes the one ahead, and the one ahead is freed. Withdrawn responses are
+    left out of `shown_order`. The caller has locked the slots of the task.
+    """
+    _make_room(project, reviewer)
+    if slot.ranking_id is None:  # a skip cleared the time
+        slot.shown_at = clock.now()
+    slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
+    slot.leased_until = clock.now() + timedelta(minutes=project.lease_minutes)
+    slot.draft, slot.draft_by = draft, reviewer if draft else None
+    withdrawn = withdrawn_of([slot.task_id])
+    slot.shown_order = [pk for pk in shown_order if pk not in withdrawn]
+    slot.save(
+        update_fields=[
+            "reviewer", "ranking", "ahead", "leased_until", "shown_order", "shown_at", "draft",
+            "draft_by",
+        ]
+    )  # fmt: skip
+
+
+def _make_room(project: Project, reviewer: User) -> None:
+    """Turn the reviewer's current lease into the one ahead, as they can hold one of each only."""
+    leases = Slot.objects.select_for_update().filter(
+        project=project, reviewer=reviewer, leased_until__isnull=False
+    )
+    held = {lease.ahead: lease for lease in leases.order_by("pk")}
+    if (current := held.get(False)) is None:
+        return
+    if (ahead := held.get(True)) is not None:
+        free_leases(Slot.objects.filter(pk=ahead.pk))
+    Slot.objects.filter(pk=current.pk).update(ahead=True)

@@ -11,7 +11,6 @@ from itertools import combinations
 
 import numpy as np
 from django.db import connection
-from django.db.models import F
 
 from labeling.models import Adjudication, Project, Ranking, Slot, Task
 from labeling.quality.measures import reliabilities_of
@@ -163,8 +162,7 @@ def _unused(task: Task, slots: Sequence[Slot]) -> list[int]:
 
 def _withdraw(task: Task, slots: Sequence[Slot]) -> None:
     if unused := _unused(task, slots):
-        Task.objects.filter(pk=task.pk).update(rankings_wanted=F("rankings_wanted") - len(unused))
-        Slot.objects.filter(pk__in=unused).delete()
+        queue.remove_slots(task=task, slot_ids=unused)
 
 
 # --- what it saved -------------------------------------------------------------------------------

@@ -26,10 +26,10 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
+from labeling.queue import filling
 from labeling.queue.display_order import shown_order_for
-from labeling.queue.out_of_use import parked
-from labeling.queue.slots import NextPosition
-from labeling.rankings import fast_path, overlap
+from labeling.queue.slots import append_slot, fill, lock_slots, replace_ranking
+from labeling.rankings import overlap
 from labeling.rankings.content import (
     ANYTHING,
     LONGEST_RATIONALE,
@@ -98,7 +98,7 @@ def submit(
     """Fill the slot. Sending the same key or the same content again changes nothing.
 
     `guideline_version` is the id of the version that the reviewer saw; None means the current one.
-    `found` is the slot as `fast_path.slot_to_answer` returned it, which saves a query. Different
+    `found` is the slot as `filling.slot_to_answer` returned it, which saves a query. Different
     content for a task that the reviewer has ranked already (in a second tab) supersedes the first
     ranking while it may be revised. Raises InvalidRanking.
     """
@@ -147,7 +147,7 @@ def _submit_held(answer: _Answer) -> Submission | None:
         ranking = answer.ranking(extra=False)
     except InvalidRanking:
         return None  # sent before, it may be a duplicate anyway
-    if not fast_path.fill_held(answer.slot, ranking):
+    if not filling.fill_leased(answer.slot, ranking):
         return None
     return _first_of_task(ranking)
 
@@ -163,7 +163,7 @@ def _submit_locked(answer: _Answer) -> Submission:
     ranking = answer.ranking(extra=held is None)
     ranking.save(force_insert=True)
     if held is not None:
-        _fill(held, ranking)
+        fill(held, ranking)
     overlap.after_ranking(task)
     return _first_of_task(ranking)
 
@@ -240,7 +240,11 @@ def record(
     )
     free = [slot for slot in slots if slot.reviewer_id is None]
     held = [slot for slot in slots if _holds(slot, reviewer)]
-    _fill(next(iter(held + free), None) or _another_slot(task, slots), ranking)
+    slot = next(iter(held + free), None)
+    if slot is None:
+        number = max((slot.number for slot in slots), default=0) + 1
+        slot = append_slot(task, number=number, priority=task.priority)
+    fill(slot, ranking)
     overlap.after_ranking(task)
     return ranking, True
 
@@ -277,11 +281,6 @@ def current_version(project: Project) -> GuidelineVersion:
             }
         )
     return version
-
-
-def lock_slots(task: Task) -> list[Slot]:
-    """All of them, in one order, so that whatever happens to a task happens one at a time."""
-    return list(Slot.objects.filter(task=task).order_by("number").select_for_update())
 
 
 def _earlier(task: Task, reviewer: User, key: uuid.UUID) -> Ranking | None:
@@ -336,7 +335,7 @@ def _supersede(
         extra=old.extra,
         supersedes=old,
     )
-    Slot.objects.filter(ranking=old).update(ranking=ranking)
+    replace_ranking(old=old, new=ranking)
     overlap.after_ranking(task)
     return Submission(ranking, duplicate=False, extra=ranking.extra)
 
@@ -402,26 +401,4 @@ def _checked(
         guideline_version=version,
         **content.columns(),
         **columns,
-    )
-
-
-def _fill(slot: Slot, ranking: Ranking) -> None:
-    Slot.objects.filter(pk=slot.pk).update(
-        reviewer=ranking.reviewer_id,
-        leased_until=None,
-        ahead=False,
-        ranking=ranking,
-        shown_order=ranking.shown_order,
-        draft=None,
-        draft_by=None,
-    )
-
-
-def _another_slot(task: Task, slots: list[Slot]) -> Slot:
-    return Slot.objects.create(
-        task=task,
-        number=max((slot.number for slot in slots), default=0) + 1,
-        project_id=task.project_id,
-        priority=parked(task, task.priority),
-        position=NextPosition(),
     )

@@ -1,17 +1,14 @@
 """Taking a skip back: by the reviewer a moment later, by a lead at any time."""
 
-from datetime import timedelta
-
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
 
 from accounts.models import User, audit
 from database import clock
 from labeling.models import Gold, Project, QueueCursor, Skip, Slot, Task
-from labeling.queue.out_of_use import withdrawn_of
-from labeling.queue.slots import OFF_QUEUE
-from labeling.rankings.recording import InvalidRanking, lock_slots
-from labeling.rankings.undo import UNDO_FOR, make_room
+from labeling.queue.slots import OFF_QUEUE, lock_slots, reopen
+from labeling.rankings.recording import InvalidRanking
+from labeling.rankings.undo import UNDO_FOR
 
 
 def newest(project: Project, reviewer: User) -> Skip | None:
@@ -65,19 +62,8 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
     slot = next((slot for slot in slots if _is_free(slot, skip.task)), None)
     if slot is None:
         raise InvalidRanking({"skip": _("Other reviewers have taken this task since.")})
-    make_room(project.pk, reviewer)
-    slot.reviewer, slot.ahead = reviewer, False
-    slot.leased_until = clock.now() + timedelta(minutes=project.lease_minutes)
-    withdrawn = withdrawn_of([slot.task_id])
     order = skip.shown_order or slot.shown_order or []
-    slot.shown_order = [pk for pk in order if pk not in withdrawn]
-    slot.shown_at = clock.now()
-    slot.draft, slot.draft_by = skip.draft, reviewer if skip.draft else None
-    slot.save(
-        update_fields=[
-            "reviewer", "ahead", "leased_until", "shown_order", "shown_at", "draft", "draft_by",
-        ]
-    )  # fmt: skip
+    reopen(slot, project=project, reviewer=reviewer, shown_order=order, draft=skip.draft)
     skip.delete()
     return slot
 

@@ -10,9 +10,8 @@ from django.utils.translation import gettext as _
 from accounts.models import User
 from database import clock
 from labeling.models import Project, Ranking, Slot
-from labeling.queue.out_of_use import withdrawn_of
-from labeling.queue.slots import NextPosition
-from labeling.rankings.recording import InvalidRanking, lock_slots
+from labeling.queue.slots import lock_slots, reopen
+from labeling.rankings.recording import InvalidRanking
 from labeling.rankings.revision_window import is_settled
 
 UNDO_FOR = timedelta(minutes=2)
@@ -67,31 +66,11 @@ def _undo(ranking: Ranking, reviewer: User, draft: dict[str, Any]) -> Slot:
             {"ranking": _("It is too late to take this ranking back. It can be revised instead.")}
         )
     Ranking.objects.filter(pk=ranking.pk).update(superseded_at=clock.now())
-    make_room(slot.project_id, reviewer)
-    slot.reviewer, slot.ranking, slot.ahead = reviewer, None, False
-    slot.leased_until = clock.now() + timedelta(minutes=ranking.task.project.lease_minutes)
-    slot.draft, slot.draft_by = draft, reviewer
-    withdrawn = withdrawn_of([slot.task_id])
-    slot.shown_order = [pk for pk in slot.shown_order or [] if pk not in withdrawn]
-    slot.save(
-        update_fields=[
-            "reviewer", "ranking", "ahead", "leased_until", "draft", "draft_by", "shown_order",
-        ]
-    )  # fmt: skip
-    return slot
-
-
-def make_room(project_id: int, reviewer: User) -> None:
-    """One lease before the reviewer and one ahead is all they can have."""
-    leases = Slot.objects.select_for_update().filter(
-        project=project_id, reviewer=reviewer, leased_until__isnull=False
+    reopen(
+        slot,
+        project=ranking.task.project,
+        reviewer=reviewer,
+        shown_order=slot.shown_order or [],
+        draft=draft,
     )
-    held = {lease.ahead: lease for lease in leases.order_by("pk")}
-    if (current := held.get(False)) is None:
-        return
-    if (ahead := held.get(True)) is not None:
-        kept = {} if ahead.draft else {"shown_order": None, "shown_at": None, "draft_by": None}
-        Slot.objects.filter(pk=ahead.pk).update(
-            reviewer=None, leased_until=None, ahead=False, position=NextPosition(), **kept
-        )
-    Slot.objects.filter(pk=current.pk).update(ahead=True)
+    return slot

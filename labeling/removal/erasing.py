@@ -27,6 +27,7 @@ from labeling.models import (
     Task,
     digest,
 )
+from labeling.queue import slots
 from labeling.removal import withdrawing
 
 ERASED = "[erased]"
@@ -86,7 +87,7 @@ def _blank_response(response: Response, by: User) -> None:
 
 def _erase_remarks(task_ids: list[int]) -> None:
     """Rationales, notes, explanations and drafts about these tasks; those in the audit trail too."""
-    Slot.objects.filter(task__in=task_ids).update(draft=None, draft_by=None)
+    slots.forget_drafts(Slot.objects.filter(task__in=task_ids))
     with unfrozen():
         Ranking.objects.filter(task__in=task_ids).exclude(rationale="").update(rationale="")
     Skip.objects.filter(task__in=task_ids).update(note="", draft=None)
@@ -117,10 +118,8 @@ def erase_person(*, user: User) -> str:
     Skip.objects.filter(reviewer=user).update(note="", draft=None)
     Adjudication.objects.filter(by=user).update(note="")
     _erase_notes(AuditEntry.objects.filter(action="dispute decided", user=user))
-    Slot.objects.filter(draft_by=user).update(draft=None, draft_by=None)
-    Slot.objects.filter(reviewer=user, leased_until__isnull=False).update(
-        reviewer=None, leased_until=None, ahead=False, draft=None, draft_by=None
-    )
+    slots.forget_drafts(Slot.objects.filter(draft_by=user))
+    slots.free_leases(Slot.objects.filter(reviewer=user), keep_drafts=False)
     Membership.objects.filter(user=user).delete()
     Token.objects.filter(user=user).delete()
     _rename_in_audit(user.username, name)

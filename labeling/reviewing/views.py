@@ -30,8 +30,8 @@ from labeling.guidelines.confirmations import unconfirmed
 from labeling.guidelines.versions import criteria_of
 from labeling.models import Criterion, Project, Ranking, Skip, Slot, Task
 from labeling.projects import staffing
-from labeling.queue import slots
-from labeling.rankings import fast_path, recording
+from labeling.queue import filling, slots
+from labeling.rankings import recording
 from labeling.rankings import skip as skipping
 from labeling.rankings import undo as undoing
 from labeling.rankings.content import Errors, Policy
@@ -223,7 +223,7 @@ def shown_order(fields: Fields, slot: Slot) -> list[int]:
 
 def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    slot = fast_path.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
+    slot = filling.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
     if slot is None:
         raise Http404
     fields = fields_by_id(fields, page_names(slot.task_id, recording.responses_of(slot)))

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from accounts.models import User
 from labeling.models import Prompt, Response, Task
-from labeling.queue import slots
+from labeling.queue.tasks import add_task
 from tests.browser.install import find_browser
 from tests.labeling.world import make_member, make_project
 
@@ -62,7 +62,7 @@ class World:
             Response.objects.create(prompt=asked, text=text, model_name=f"writer-{n}")
             for n, text in enumerate(texts or ("A new one.", "Sorry!", "We look into it.", "No."))
         ]
-        return slots.add_task(project=self.project, prompt=asked, responses=answers)[0]
+        return add_task(project=self.project, prompt=asked, responses=answers)[0]
 
     @property
     def review(self) -> str:

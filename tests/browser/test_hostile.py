@@ -11,6 +11,7 @@ from finetune.models import EvaluationItem
 from labeling.core.text import TAGS, storable
 from labeling.models import Membership, Prompt, Ranking, Response, Skip, Slot, Task
 from labeling.queue import slots
+from labeling.queue.tasks import add_task
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.browser.conftest import World
@@ -91,9 +92,7 @@ def hostile_task(world: World, texts: list[str]) -> Task:
         Response.objects.create(prompt=prompt, text=text, model_name=f"{n} {text}"[:300])
         for n, text in enumerate([*texts, "A calm one."][:AT_ONCE])
     ]
-    return slots.add_task(
-        project=world.project, prompt=prompt, responses=answers, rankings_wanted=2
-    )[0]
+    return add_task(project=world.project, prompt=prompt, responses=answers, rankings_wanted=2)[0]
 
 
 def rank_against(world: World, task: Task, rationale: str) -> list[Ranking]:

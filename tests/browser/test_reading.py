@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from labeling.models import Prompt, Response
-from labeling.queue import slots
+from labeling.queue.tasks import add_task
 from tests.browser.conftest import World
 from tests.browser.test_pages import faults_in_both_themes
 
@@ -38,7 +38,7 @@ def talk(world: World, *turns: str, responses: tuple[str, ...] = ("A.", "B.")) -
         Response.objects.create(prompt=prompt, text=text, model_name=f"writer-{n}")
         for n, text in enumerate(responses)
     ]
-    slots.add_task(project=world.project, prompt=prompt, responses=answers)
+    add_task(project=world.project, prompt=prompt, responses=answers)
 
 
 # Long texts

@@ -4,6 +4,7 @@ import pytest
 
 from labeling.models import QueueCursor, Slot, Task
 from labeling.queue import arrangement, slots
+from labeling.queue.tasks import set_priority
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
@@ -83,7 +84,7 @@ def test_only_tasks_that_nobody_has_begun_are_waiting(project):
     ranked, open_now, drafted, waits, urgent = (make_task(project) for _ in range(5))
     make_task(project, held=True)
     make_task(project, kind=Task.Kind.COMPARISON)
-    slots.set_priority(task=urgent, priority=9)
+    set_priority(task=urgent, priority=9)
     someone = make_member(project)
     recording.record(
         task=ranked,

@@ -19,7 +19,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
-from labeling.queue import slots
+from labeling.queue.tasks import NewTask, add_tasks
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
@@ -108,9 +108,9 @@ def test_a_task_holds_responses_of_its_own_prompt_only():
     project = make_project()
     task, other = make_task(project), make_task(project)
     with refused("another prompt"), transaction.atomic():
-        slots.add_tasks(
+        add_tasks(
             project=project,
-            tasks=[slots.NewTask(task.prompt_id, [ids(task)[0], ids(other)[0]])],
+            tasks=[NewTask(task.prompt_id, [ids(task)[0], ids(other)[0]])],
         )
         check_now()
 

@@ -9,7 +9,7 @@ from labeling.importing import findings
 from labeling.importing.reading import import_file
 from labeling.models import Finding, Membership, Prompt, Response, Slot, Task
 from labeling.queue import slots
-from labeling.queue.slots import NewTask
+from labeling.queue.tasks import NewTask
 from tests.labeling.world import make_member, make_project
 
 pytestmark = pytest.mark.django_db

@@ -11,6 +11,7 @@ from accounts.models import AuditEntry, Role
 from labeling.importing import undoing
 from labeling.models import FileImport, Finding, Prompt, Ranking, Response, Slot, Task
 from labeling.queue import slots
+from labeling.queue.tasks import add_task
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.labeling.file_imports import work
@@ -91,7 +92,7 @@ def test_what_other_tasks_use_stays(project):
     client = signed_in(make_lead(project))
     imported(client, project, line(responses=["x", "y", "z"]))
     kept = Response.objects.filter(text__in=["x", "y"])
-    slots.add_task(project=project, prompt=Prompt.objects.get(), responses=list(kept))
+    add_task(project=project, prompt=Prompt.objects.get(), responses=list(kept))
     undone(client, project)
     assert set(Response.objects.values_list("text", flat=True)) == {"x", "y"}
     assert Prompt.objects.count() == 1 and Task.objects.count() == 1

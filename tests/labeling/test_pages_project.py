@@ -6,6 +6,7 @@ from accounts.models import Role, User
 from labeling.models import Membership, Project, Prompt, Ranking, Response, Task
 from labeling.quality.measures import quality_of
 from labeling.queue import slots
+from labeling.queue.tasks import add_task
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.reviewing.progress import by_reviewer, of_project, of_reviewer
@@ -227,7 +228,7 @@ def test_it_escapes_hostile_text_on_every_page(project):
     responses = [
         Response.objects.create(prompt=prompt, text=f"{bad}{n}", model_name=bad) for n in range(5)
     ]
-    task, _ = slots.add_task(project=project, prompt=prompt, responses=responses)
+    task, _ = add_task(project=project, prompt=prompt, responses=responses)
     rank(task, make_member(project), rationale=bad)
     rank(task, make_member(project), one_each(task)[::-1], rationale=bad)
     client = signed_in(make_lead(project))

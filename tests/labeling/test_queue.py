@@ -10,6 +10,7 @@ from django.utils import timezone
 from labeling.models import QueueCursor, Skip, Slot, Task
 from labeling.queue import claims
 from labeling.queue import slots as queue
+from labeling.queue.tasks import add_task, set_priority
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.tasks import release_expired_leases
@@ -331,7 +332,7 @@ def test_the_same_task_exists_once():
     project = make_project()
     task = make_task(project)
     responses = list(task.responses.all())
-    again, created = queue.add_task(project=project, prompt=task.prompt, responses=responses[::-1])
+    again, created = add_task(project=project, prompt=task.prompt, responses=responses[::-1])
     assert (again, created) == (task, False)
     assert task.slots.count() == project.rankings_per_task
 
@@ -362,13 +363,13 @@ def test_it_refuses_the_responses_of_another_prompt():
     project = make_project()
     task, other = make_task(project), make_task(project)
     with pytest.raises(ValueError, match="its own prompt"):
-        queue.add_task(project=project, prompt=task.prompt, responses=list(other.responses.all()))
+        add_task(project=project, prompt=task.prompt, responses=list(other.responses.all()))
 
 
 def test_a_changed_priority_moves_the_open_slots():
     project = make_project(rankings_per_task=1)
     first, second = make_task(project), make_task(project)
-    queue.set_priority(task=second, priority=9)
+    set_priority(task=second, priority=9)
     assert queue.claim(project=project, reviewer=make_member(project)).task_id == second.pk
     second.refresh_from_db()
     assert second.priority == 9 and first.slots.get().priority == 5

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from labeling.models import QueueCursor, Slot, Task
 from labeling.queue import slots as queue
+from labeling.queue.tasks import release_held, set_priority
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.labeling.world import (
@@ -245,7 +246,7 @@ def test_nobody_gets_a_held_task_until_it_is_released(project, reviewer):
     task = make_task(project, held=True)
     assert task.held and not task.slots.exists()
     assert queue.claim(project=project, reviewer=reviewer) is None
-    assert queue.release_held(project=project, task_ids=[task.pk]) == 1
+    assert release_held(project=project, task_ids=[task.pk]) == 1
     task.refresh_from_db()
     assert not task.held and task.slots.count() == 2
     assert queue.claim(project=project, reviewer=reviewer).task_id == task.pk
@@ -253,17 +254,17 @@ def test_nobody_gets_a_held_task_until_it_is_released(project, reviewer):
 
 def test_releasing_twice_or_from_another_project_does_nothing(project):
     task, free = make_task(project, held=True), make_task(project)
-    assert queue.release_held(project=make_project(), task_ids=[task.pk]) == 0
+    assert release_held(project=make_project(), task_ids=[task.pk]) == 0
     assert Task.objects.get(pk=task.pk).held
-    assert queue.release_held(project=project, task_ids=[task.pk, free.pk]) == 1
-    assert queue.release_held(project=project, task_ids=[task.pk, free.pk]) == 0
+    assert release_held(project=project, task_ids=[task.pk, free.pk]) == 1
+    assert release_held(project=project, task_ids=[task.pk, free.pk]) == 0
     assert (task.slots.count(), free.slots.count()) == (2, 2)
 
 
 def test_a_held_task_with_an_imported_ranking_gets_only_what_it_lacks(project, reviewer):
     task = make_task(project, held=True)
     recording.record(task=task, reviewer=reviewer, source="import", content=Content(one_each(task)))
-    queue.release_held(project=project, task_ids=[task.pk])
+    release_held(project=project, task_ids=[task.pk])
     assert sorted(task.slots.values_list("number", "ranking__reviewer")) == [
         (1, reviewer.pk),
         (2, None),
@@ -308,7 +309,7 @@ def test_slots_added_at_once_get_numbers_of_their_own():
 def test_nobody_claims_a_gold_task_released_or_not(project, reviewer):
     free = make_task(project, kind=Task.Kind.GOLD)
     held = make_task(project, kind=Task.Kind.GOLD, held=True)
-    assert queue.release_held(project=project, task_ids=[held.pk]) == 1
+    assert release_held(project=project, task_ids=[held.pk]) == 1
     assert not free.slots.exists() and not held.slots.exists()
     assert queue.claim(project=project, reviewer=reviewer) is None
 
@@ -347,7 +348,7 @@ def test_a_new_slot_that_comes_back_is_claimed_by_nobody_and_used_again(project,
     slot = queue.lease_new_slot(task=gold, reviewer=reviewer)
     expire(slot)
     queue.release_expired()
-    queue.set_priority(task=gold, priority=9)
+    set_priority(task=gold, priority=9)
     colleague = make_member(project)
     assert queue.claim(project=project, reviewer=colleague) is None
     assert queue.lease_new_slot(task=gold, reviewer=colleague).pk == slot.pk

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 
 from labeling.models import Ranking, Skip, Slot, Task
 from labeling.queue import slots
+from labeling.queue.tasks import release_held, set_priority
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.labeling.world import ids, in_threads, make_member, make_project, make_task
@@ -177,11 +178,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def release_held(self):
-        slots.release_held(project=self.project, task_ids=[task.pk for task in self.tasks])
+        release_held(project=self.project, task_ids=[task.pk for task in self.tasks])
 
     @rule(which=which, priority=st.integers(0, 9))
     def set_priority(self, which, priority):
-        slots.set_priority(task=self.tasks[which % len(self.tasks)], priority=priority)
+        set_priority(task=self.tasks[which % len(self.tasks)], priority=priority)
 
     # --- what comes back -------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from labeling.disputes import adjudication
 from labeling.models import Adjudication, Slot, Task
 from labeling.queue import raising
 from labeling.queue import slots as queue
+from labeling.queue.tasks import release_held
 from labeling.rankings import overlap, recording
 from labeling.rankings.content import Content
 from labeling.removal import withdrawing
@@ -111,7 +112,7 @@ def test_a_held_task_gets_its_slots_when_it_is_released(project):
     planned = raising.apply(project=project, wanted=3, by=None)
     assert (planned.tasks, planned.slots, planned.later) == (1, 0, 3)
     assert slots(task) == 0
-    queue.release_held(project=project, task_ids=[task.pk])
+    release_held(project=project, task_ids=[task.pk])
     assert slots(task) == 3
 
 

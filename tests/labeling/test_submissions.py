@@ -2,8 +2,8 @@ import pytest
 from django.utils import timezone
 
 from labeling.models import Project, Ranking, Slot
-from labeling.queue import slots
-from labeling.rankings import fast_path, recording
+from labeling.queue import filling, slots
+from labeling.rankings import recording
 from labeling.rankings.content import Content
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
@@ -39,7 +39,7 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
     task, places = slot.task, ids(slot.task)
     project = Project.objects.select_related("current_version").get()
     with django_assert_num_queries(1):
-        found = fast_path.slot_to_answer(project, slot.pk, reviewer)
+        found = filling.slot_to_answer(project, slot.pk, reviewer)
         assert (found, found.task, found.project) == (slot, task, project)
         assert recording.responses_of(found) == places
     content = {"idempotency_key": key(), "content": Content(one_each(slot.task))}
@@ -52,21 +52,21 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
 
 
 def test_a_slot_of_another_project_is_not_there(slot, reviewer):
-    assert fast_path.slot_to_answer(make_project(), slot.pk, reviewer) is None
+    assert filling.slot_to_answer(make_project(), slot.pk, reviewer) is None
 
 
 def test_a_slot_is_there_for_its_reviewer_and_earlier_reviewers_only(slot, project, reviewer):
     other = make_member(project)
-    assert fast_path.slot_to_answer(project, slot.pk, other) is None
+    assert filling.slot_to_answer(project, slot.pk, other) is None
     slots.release(slot_id=slot.pk, reviewer=reviewer)
-    assert fast_path.slot_to_answer(project, slot.pk, other) is None
-    assert fast_path.slot_to_answer(project, slot.pk, reviewer) == slot
+    assert filling.slot_to_answer(project, slot.pk, other) is None
+    assert filling.slot_to_answer(project, slot.pk, reviewer) == slot
 
 
 def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
     slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"tiers": []})
     ranking = unsaved(slot, reviewer)
-    assert fast_path.fill_held(slot, ranking)
+    assert filling.fill_leased(slot, ranking)
     slot.refresh_from_db()
     assert (slot.ranking, slot.reviewer, slot.leased_until) == (ranking, reviewer, None)
     assert (slot.ahead, slot.draft, slot.draft_by) == (False, None, None)
@@ -77,7 +77,7 @@ def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
 def test_it_writes_nothing_when_the_slot_is_not_held_any_more(slot, project, reviewer, now):
     ranking = unsaved(slot, reviewer)
     if now == "filled":
-        assert fast_path.fill_held(slot, unsaved(slot, reviewer))
+        assert filling.fill_leased(slot, unsaved(slot, reviewer))
     elif now == "gone":
         Slot.objects.all().delete()
     else:
@@ -85,7 +85,7 @@ def test_it_writes_nothing_when_the_slot_is_not_held_any_more(slot, project, rev
         if now == "someone else's":
             assert slots.claim(project=project, reviewer=make_member(project)) == slot
     before = list(Slot.objects.values()), Ranking.objects.count()
-    assert not fast_path.fill_held(slot, ranking)
+    assert not filling.fill_leased(slot, ranking)
     assert (list(Slot.objects.values()), Ranking.objects.count()) == before
 
 
@@ -97,12 +97,12 @@ def test_it_writes_nothing_for_a_task_its_reviewer_has_ranked_or_a_key_that_was_
     Ranking.objects.create(
         task=slot.task, reviewer=reviewer, tiers=ranking.tiers, idempotency_key=key()
     )
-    assert not fast_path.fill_held(slot, ranking)
+    assert not filling.fill_leased(slot, ranking)
     Ranking.objects.update(superseded_at=timezone.now())
     Ranking.objects.create(
         task=other, reviewer=reviewer, tiers=[ids(other)], idempotency_key=ranking.idempotency_key
     )
-    assert not fast_path.fill_held(slot, ranking)
+    assert not filling.fill_leased(slot, ranking)
     assert Ranking.objects.count() == 2
     assert Slot.objects.get(pk=slot.pk).ranking is None
 

@@ -12,7 +12,7 @@ from labeling.quality import window
 from labeling.quality.measures import quality_of
 from labeling.queue import slots
 from labeling.queue.out_of_use import PARKED, without
-from labeling.queue.slots import NewTask
+from labeling.queue.tasks import NewTask, add_task, release_held
 from labeling.rankings import overlap, recording, undo
 from labeling.rankings import skip as skipping
 from labeling.rankings.content import Content
@@ -88,9 +88,9 @@ def test_what_is_withdrawn_is_offered_to_nobody_until_it_is_restored(
 
 
 def test_a_restored_prompt_leaves_a_task_withdrawn_on_its_own_out_of_use(project, task, lead):
-    other = slots.add_task(
-        project=project, prompt=task.prompt, responses=list(task.responses.all())[:2]
-    )[0]
+    other = add_task(project=project, prompt=task.prompt, responses=list(task.responses.all())[:2])[
+        0
+    ]
     withdrawing.withdraw(content=task, by=lead)
     withdrawing.withdraw(content=task.prompt, by=lead)
     withdrawing.restore(content=task.prompt, by=lead)
@@ -267,7 +267,7 @@ def test_a_slot_added_or_released_while_withdrawn_waits_too(project, task, revie
     for one in (task, held):
         withdrawing.withdraw(content=one, by=lead)
     slots.add_slot(task=task)
-    slots.release_held(project=project, task_ids=[held.pk])
+    release_held(project=project, task_ids=[held.pk])
     assert slots.claim(project=project, reviewer=reviewer) is None
     for one in (task, held):
         withdrawing.restore(content=one, by=lead)

@@ -21,7 +21,7 @@ from labeling.models import (
     Response,
     Task,
 )
-from labeling.queue import slots
+from labeling.queue.tasks import add_task
 
 _numbers: Iterator[int] = count(1)
 
@@ -69,7 +69,7 @@ def make_task(project: Project, responses: int = 3, **fields: Any) -> Task:
         Response.objects.create(prompt=prompt, text=f"Answer {n}.", model_name=f"model-{n}")
         for n in range(responses)
     ]
-    return slots.add_task(project=project, prompt=prompt, responses=answers, **fields)[0]
+    return add_task(project=project, prompt=prompt, responses=answers, **fields)[0]
 
 
 def make_many(project: Project, count: int, ranked_by: User | None = None) -> None:

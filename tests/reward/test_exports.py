@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from accounts.models import AuditEntry, User
 from labeling.importing.reading import import_file
 from labeling.models import Project, Prompt, Ranking, Response, Skip, Task
-from labeling.queue import slots
+from labeling.queue.tasks import add_task
 from labeling.rankings.content import FLAGS, Content
 from labeling.rankings.recording import record
 from reward.preferences.exports import FORMATS, TIES, Export, files
@@ -378,7 +378,7 @@ def build(tasks) -> Project:
             Response.objects.create(prompt=prompt, text=words, model_name=f"m{n}", seed=n)
             for n, words in enumerate(one["texts"])
         ]
-        task, _ = slots.add_task(
+        task, _ = add_task(
             project=project, prompt=prompt, responses=responses, priority=one["priority"]
         )
         ids = [response.pk for response in responses]

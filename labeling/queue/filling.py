@@ -1,8 +1,10 @@
-"""What almost every submit is, in two statements: read the slot, fill the slot its reviewer holds.
+"""SQL statements that fill slots: one for a submission, one for an import.
 
-labeling.rankings.recording decides whether that is all there is to do; whatever is not so plain goes there.
+Almost every submission takes two statements: `slot_to_answer` reads the slot and `fill_leased` writes
+the ranking. labeling.rankings.recording decides whether more is needed.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 
@@ -25,10 +27,11 @@ WHERE slot.id = %(slot)s AND slot.project_id = %(project)s
 
 
 def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> Slot | None:
-    """Return the slot with its task, and the task's responses as `response_ids`. One query.
+    """Return the slot with its task, and the ids of the task's responses as `response_ids`.
 
-    None for a slot that the reviewer neither holds nor held: a refused answer shows its sheet
-    again, so any other slot's number would be a way to read tasks ahead, gold included.
+    Return None for a slot that the reviewer neither holds nor held. A refused answer shows its sheet
+    again, so other slots would give access to tasks that the reviewer has not been assigned, gold
+    included. One query.
     """
     rows = fetch(
         _SLOT,
@@ -45,7 +48,7 @@ def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> Slot | Non
     return slot
 
 
-# The lock makes two answers to one slot take turns: the slower one finds it filled.
+# With the lock, the slower of two answers to one slot sees that it is filled.
 _FILL = """
 WITH held AS MATERIALIZED (
     SELECT slot.id FROM labeling_slot slot
@@ -65,17 +68,18 @@ RETURNING made.id
 
 
 @lru_cache
-def _fill() -> str:
+def _fill_statement() -> str:
     fields = [field for field in Ranking._meta.concrete_fields if not field.primary_key]
     names = ", ".join(str(field.column) for field in fields)
     values = ", ".join(f"%({field.attname})s::{field.db_type(connection)}" for field in fields)
     return _FILL.replace("{names}", names).replace("{values}", values)
 
 
-def fill_held(slot: Slot, ranking: Ranking) -> bool:
-    """Save the new ranking into the slot, if its reviewer holds it and has not ranked the task.
+def fill_leased(slot: Slot, ranking: Ranking) -> bool:
+    """Save the new ranking and fill the slot with it; return whether that was possible.
 
-    Otherwise nothing is written. It goes by the rows as they are, not by what `slot` says.
+    Writes nothing unless the reviewer holds the slot in the database and has not ranked the task.
+    The other fields of `slot` are ignored. One statement.
     """
     values = {
         field.attname: field.get_db_prep_save(getattr(ranking, field.attname), connection)
@@ -83,10 +87,24 @@ def fill_held(slot: Slot, ranking: Ranking) -> bool:
     }
     try:
         with transaction.atomic() if connection.in_atomic_block else nullcontext():
-            rows = fetch(_fill(), {**values, "slot": Int8(slot.pk)})
-    except IntegrityError:  # sent before, or ranked by another way: who asks now looks closer
+            rows = fetch(_fill_statement(), {**values, "slot": Int8(slot.pk)})
+    except IntegrityError:  # a duplicate, or ranked elsewhere: the caller finds out which
         return False
     if rows:
         [[ranking.pk]] = rows
         ranking._state.adding = False
     return bool(rows)
+
+
+def fill_imported(filled: Sequence[tuple[int, int, int, int]]) -> None:
+    """Fill slots with imported rankings: (task id, slot number, reviewer id, ranking id). One query."""
+    arrays = [list(column) for column in zip(*filled, strict=True)] or [[], [], [], []]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE labeling_slot slot"
+            " SET reviewer_id = made.reviewer, ranking_id = made.ranking, leased_until = NULL"
+            " FROM unnest(%s::bigint[], %s::int[], %s::bigint[], %s::bigint[])"
+            " AS made(task, number, reviewer, ranking)"
+            " WHERE slot.task_id = made.task AND slot.number = made.number",
+            arrays,
+        )
