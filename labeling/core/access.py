@@ -1,3 +1,5 @@
+"""Access to projects. The first line of a view calls one of these functions."""
+
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
@@ -18,19 +20,19 @@ _OWN = Prepared(lambda user, slug: _visible_to(User(pk=user), slug), user=int, s
 
 
 def project_for(request: HttpRequest, slug: str) -> Project:
-    """The project with its guideline version, when the signed-in user may see it. One query.
+    """Return the project with its guideline version, if the user may see it. One query.
 
     Raises PermissionDenied or Http404.
     """
     user = user_of(request)
     project = _ANY.first(slug=slug) if user.can_train else _OWN.first(user=user.pk, slug=slug)
     if project is None:
-        raise Http404(f"There is no project {slug} to see.")
+        raise Http404(f"Project {slug} not found.")
     return project
 
 
 def leads(user: User, project: Project) -> bool:
-    """Whether the user sees other people's rankings of this project. Costs a query at most."""
+    """Return whether the user leads the project and so sees others' rankings. At most one query."""
     if user.can_train or not user.can_lead:
         return user.can_train
     leading = Membership.objects.filter(user=user, project=project, role=Membership.Role.LEAD)
@@ -38,9 +40,9 @@ def leads(user: User, project: Project) -> bool:
 
 
 def readable_project(request: HttpRequest, slug: str) -> Project:
-    """The project, also an archived one for those who lead it, who may look but change nothing.
+    """Return the project, which its leads may also read when it is archived.
 
-    Raises PermissionDenied or Http404.
+    Raises PermissionDenied for changes to an archived project, otherwise Http404.
     """
     try:
         return project_for(request, slug)
@@ -56,9 +58,10 @@ def readable_project(request: HttpRequest, slug: str) -> Project:
 
 
 def led_project(request: HttpRequest, slug: str) -> Project:
-    """The project, when the user leads it; to look at also when it is archived.
+    """Return the project if the user leads it. They may also read an archived one.
 
-    Raises PermissionDenied for its reviewers, else Http404.
+    Raises PermissionDenied for its reviewers and for changes to an archived project, otherwise
+    Http404.
     """
     project = readable_project(request, slug)
     if not leads(user_of(request), project):

@@ -1,9 +1,9 @@
-"""Who may see what would sway a reviewer: model names, others' rankings, a reward model's scores.
+"""Access to information that could bias a reviewer: model names, others' rankings, model scores.
 
-The project's policy says so, and the server enforces it: what a person may not see is never sent.
-Leads of the project see everything, except while they decide a task themselves (`judging`: the
-review page, an open dispute), where they are as blind as its reviewers before they rank.
-Each question costs at most three queries.
+The project's policy decides, and the server enforces it: hidden information is never sent. Leads of
+the project see everything, except while they judge a task themselves (`judging`: the review page, an
+open dispute). Then they see as much as a reviewer who has not ranked the task. Each function costs at
+most three queries.
 """
 
 from django.db.models import QuerySet
@@ -18,21 +18,21 @@ Sees = Project.Sees
 def may_see_models(
     user: User, project: Project, task: Task | None = None, *, judging: bool = False
 ) -> bool:
-    """Which model wrote a response. Without a task: of any task of the project."""
+    """Return whether the user may see which model wrote a response, of one task or of all."""
     return _may(project.sees_models, user, project, task, judging)
 
 
 def may_see_others(
     user: User, project: Project, task: Task | None = None, *, judging: bool = False
 ) -> bool:
-    """How other reviewers ranked the task and why; never who they are, which only leads see."""
+    """Return whether the user may see others' rankings and rationales. Only leads see their names."""
     return _may(project.sees_others, user, project, task, judging)
 
 
 def may_see_suggestions(
     user: User, project: Project, task: Task | None = None, *, judging: bool = False
 ) -> bool:
-    """What a reward model would say of the responses."""
+    """Return whether the user may see a reward model's scores."""
     return _may(project.sees_suggestions, user, project, task, judging)
 
 
@@ -51,9 +51,14 @@ def has_ranked(user: User, task: Task) -> bool:
 
 
 def others_of(task: Task, user: User) -> QuerySet[Ranking]:
-    """What others said of the task; of gold no more than any task has, or the number would tell it."""
-    said = Ranking.objects.filter(task=task, superseded_at=None).exclude(reviewer=user)
+    """Return others' current rankings of the task.
+
+    Gold has many more rankings than other tasks. So that their number does not give it away, gold has
+    at most as many here as other tasks.
+    """
+    others = Ranking.objects.filter(task=task, superseded_at=None).exclude(reviewer=user)
     if task.kind != Task.Kind.GOLD:
-        return said
-    as_many = said.order_by("pk").values_list("pk", flat=True)[: task.project.rankings_per_task - 1]
-    return said.filter(pk__in=list(as_many))
+        return others
+    usual_number = task.project.rankings_per_task - 1
+    oldest = others.order_by("pk").values_list("pk", flat=True)[:usual_number]
+    return others.filter(pk__in=list(oldest))

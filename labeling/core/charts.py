@@ -1,4 +1,7 @@
-"""The geometry of charts that templates draw as SVG. Numbers leave as text, whatever the locale."""
+"""The geometry of charts that templates draw as SVG.
+
+Coordinates are formatted as text, so that the locale does not change their decimal points.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 26
 
 
 class Figure(Protocol):
-    """A value with its interval; None stands for an undefined one."""
+    """A value with its interval. All three are None if undefined."""
 
     @property
     def value(self) -> float | None: ...
@@ -21,36 +24,38 @@ class Figure(Protocol):
 
 @dataclass(frozen=True)
 class Track:
-    """An interval on a horizontal axis. Positions are percentages; `mark` is what is expected."""
+    """An interval on a horizontal axis. Positions are percentages; `mark` is the expected value."""
 
     at: str
     low: str
     width: str
     mark: str
     away: bool
-    """The interval does not hold what is expected."""
+    """The interval does not contain the expected value."""
 
 
 def track(figure: Figure, lowest: float, highest: float, mark: float) -> Track | None:
-    """None for an undefined figure. What lies beyond the axis is drawn at its end."""
+    """Return the track of a figure, clipped to the axis, or None if the figure is undefined."""
     if figure.value is None or figure.low is None or figure.high is None:
         return None
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return 100 * min(1.0, max(0.0, (value - lowest) / (highest - lowest)))
 
-    low, high = place(figure.low), place(figure.high)
+    low, high = position(figure.low), position(figure.high)
     return Track(
-        at=f"{place(figure.value):.2f}%",
+        at=f"{position(figure.value):.2f}%",
         low=f"{low:.2f}%",
         width=f"{max(0.4, high - low):.2f}%",
-        mark=f"{place(mark):.2f}%",
+        mark=f"{position(mark):.2f}%",
         away=not figure.low <= mark <= figure.high,
     )
 
 
 @dataclass(frozen=True)
 class Dot:
+    """A point of a trend, in SVG coordinates. Only `named` dots have a label on the axis."""
+
     x: str
     y: str
     low: str
@@ -81,22 +86,22 @@ FLOORS = {0.5: 0.1, 0.0: 0.25, -0.25: 0.25, -0.5: 0.25, -1.0: 0.5}  # and the st
 
 
 def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
-    """None for fewer than two that are defined."""
-    known = [(label, one) for label, one in points if one.value is not None]
-    if len(known) < 2:
+    """Return the trend of the defined points, or None for fewer than two."""
+    defined = [(label, figure) for label, figure in points if figure.value is not None]
+    if len(defined) < 2:
         return None
-    lowest = min(float(one.low or 0) for _, one in known)
+    lowest = min(float(figure.low or 0) for _, figure in defined)
     floor = next(edge for edge in FLOORS if lowest >= edge or edge == -1.0)
-    step = (WIDTH - LEFT - RIGHT) / len(known)
+    step = (WIDTH - LEFT - RIGHT) / len(defined)
 
     def y(value: float) -> float:
         share = (min(1.0, max(floor, value)) - floor) / (1 - floor)
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
-    every = -(-len(known) // LABELS_AT_MOST)
+    every = -(-len(defined) // LABELS_AT_MOST)
     dots = [
-        _dot(label, one, LEFT + step * (n + 0.5), y, (len(known) - 1 - n) % every == 0)
-        for n, (label, one) in enumerate(known)
+        _dot(label, figure, LEFT + step * (n + 0.5), y, (len(defined) - 1 - n) % every == 0)
+        for n, (label, figure) in enumerate(defined)
     ]
     ticks = [floor + FLOORS[floor] * n for n in range(round((1 - floor) / FLOORS[floor]) + 1)]
     return Trend(
@@ -106,14 +111,14 @@ def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
     )
 
 
-def _dot(label: Any, one: Any, x: float, y: Any, named: bool) -> Dot:
+def _dot(label: Any, figure: Any, x: float, y: Any, named: bool) -> Dot:
     return Dot(
         x=f"{x:.1f}",
-        y=f"{y(one.value):.1f}",
-        low=f"{y(one.low):.1f}",
-        high=f"{y(one.high):.1f}",
+        y=f"{y(figure.value):.1f}",
+        low=f"{y(figure.low):.1f}",
+        high=f"{y(figure.high):.1f}",
         label=label,
-        value=one.value,
-        bounds=(one.low, one.high),
+        value=figure.value,
+        bounds=(figure.low, figure.high),
         named=named,
     )

@@ -13,18 +13,18 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def chat_problem(messages: Any) -> str:
-    """Return why no model could answer the chat, as a sentence; empty when one could."""
+    """Return why a model cannot answer the chat, as a sentence, or an empty string."""
     if not isinstance(messages, list) or not messages:
-        return '"messages" must be a list of {"role", "content"}, not empty.'
+        return '"messages" must be a non-empty list of {"role", "content"}.'
     for message in messages:
         if not isinstance(message, dict) or message.keys() != {"role", "content"}:
             return 'each message must be {"role": …, "content": …}.'
         if message["role"] not in ROLES:
-            return f"a role is one of {', '.join(ROLES)}; got {message['role']!r}."
+            return f"a role must be one of {', '.join(ROLES)}; got {message['role']!r}."
         if not isinstance(message["content"], str):
             return f"the content of a {message['role']} message is not text."
     if messages[-1]["role"] == "assistant":
-        return "the last message is the assistant's; there is nothing to answer."
+        return "the last message is from the assistant, so there is nothing to answer."
     return ""
 
 

@@ -1,7 +1,7 @@
-"""Counts over a whole project are exact, and where they are large they are some minutes old.
+"""Cached counts over a whole project: exact, but a few minutes old where they are large.
 
-Counting a million rows takes about a second, which nobody should wait for: the worker does it every
-few minutes, and all web processes read what it kept in Django's shared cache, a table.
+Counting a million rows takes about a second, too long for a page. The worker counts large projects
+every few minutes, and all web processes read the result from Django's shared cache, a table.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from labeling.models import Project, Slot
 
 LARGE = 100_000
 KEPT_SECONDS = 900
-"""Longer than the worker takes from one count to the next; without a worker, pages count."""
+"""Longer than the interval between two counts of the worker. Without a worker, pages count."""
 
 T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """A count of a project that is kept if its `size` is at least LARGE."""
+    """A count of a project that is cached if its `size` is at least LARGE."""
 
     def __init__(self, count: Callable[[Project], T], size: Callable[[T], int]):
         self.count, self.size = count, size
         wraps(count)(self)
 
     def __call__(self, project: Project) -> T:
-        """Return the cached count, a query; without one, count now."""
+        """Return the cached count, or count now. One query for a cached count."""
         cached = caches["shared"].get(self._key(project))
         return self.recount(project) if cached is None else cached
 
@@ -47,6 +47,6 @@ def kept_when_large(size: Callable[[T], int]) -> Callable[[Callable[[Project], T
 
 
 def is_large(project: Project) -> bool:
-    """Reads at most LARGE entries of an index."""
+    """Return whether the project has at least LARGE slots. Reads at most LARGE index entries."""
     slots = Slot.objects.filter(project=project).order_by().values("project")
     return slots[LARGE - 1 : LARGE].exists()

@@ -1,8 +1,9 @@
-"""Which letters of a rationale name a response, and which only might.
+"""Find the letters of a rationale that refer to responses.
 
-A letter is translated only where nothing else can be meant. "A" may be an article, "I" a pronoun,
-"C" a language or a vitamin; a quotation may hold the model's own letters. Where one letter of a
-text is in doubt, the whole text is: a reader cannot tell a translated letter from one left alone.
+A letter is translated only if it cannot mean anything other than a response. "A" may be an article,
+"I" a pronoun, "C" a language or a vitamin, and a quotation may contain the model's own letters. If
+one letter of a text is in doubt, the whole text is left as written, because a reader cannot
+distinguish translated letters from others.
 """
 
 import re
@@ -12,19 +13,19 @@ from enum import Enum
 
 LETTERS = "ABCDEFGHI"
 WINDOW = 80
-"""Characters of context on each side of a letter; no rule looks further."""
+"""Characters of context on each side of a letter that rules may use."""
 
 
 class Kind(Enum):
-    RESPONSE = "names a response"
-    EXPLICIT = "names a response in so many words: “response C”, “A > C”"
+    RESPONSE = "refers to a response"
+    EXPLICIT = "refers to a response explicitly: “response C”, “A > C”"
     OTHER = "something else: “plan B”, “C++”, the article “A”"
     DOUBT = "could be either"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """`spans`: the positions of letters that name responses; empty while `doubt` is set."""
+    """Positions of the letters that refer to responses (`spans`), empty if the text is in doubt."""
 
     spans: tuple[int, ...] = ()
     doubt: bool = False
@@ -72,7 +73,7 @@ VERBS = _words(
     "also always never only clearly simply barely nearly almost not just wins won gave went said "
     "did too again comes came ist war hat hatte kann wird gibt sagt und oder aber weil als"
 )
-"""After "A" at the start of a sentence, these show that it is a subject, not an article."""
+"""After "A" at the start of a sentence, these words show that it is a subject, not an article."""
 
 IN_LANGUAGE = re.compile(
     r"\b(?:written|program\w*|coded?|coding|implement\w*|compil\w*|geschrieben)\s+(?:\w+\s+)?in\s+$"
@@ -103,10 +104,10 @@ GERMAN = re.compile(
 ENGLISH = re.compile(r"\b(?:the|is|and|of|to|because|it|than|are)\b")
 
 APART = r"(?<![0-9A-Za-zÀ-ɏ])[A-I](?![0-9A-Za-zÀ-ɏ])"
-"""A letter next to Chinese or Arabic is a candidate too; the rules then put it in doubt."""
+"""A letter next to Chinese or Arabic text is also a candidate. The rules then put it in doubt."""
 
 LOOKALIKE = re.compile(r"(?<!\w)[АВСЕНΑΒΕΗ\uff21-\uff29](?!\w)")
-"""Cyrillic, Greek and full-width letters that a reader takes for A to I."""
+"""Cyrillic, Greek and full-width letters that look like A to I."""
 
 CANDIDATE = re.compile(APART)
 LINK = re.compile(r"(?:https?://|www\.)\S+")
@@ -128,7 +129,7 @@ BY_PLACE = re.compile(
     rf"|\b(?:{_NOUN})\s*#?\d\b",
     re.I,
 )
-"""“The first response” is counted in the order that the author saw."""
+"""“The first response” refers to the order that the author saw."""
 
 OPTION = re.compile(r"^[\s>*-]*\(?([A-I])[).:]\s|\(([A-I])\)|\b(?:option|choice) ([A-I])\b", re.M)
 OPERATOR = r"\s*(?:[<>=≥≤≻≺≈~→]|->)+\s*"
@@ -138,7 +139,7 @@ WRAPPERS = (("**", "**"), ("*", "*"), ('"', '"'), ("'", "'"), ("“", "”"), ("
 
 
 def own_letters(prompt: str, responses: Iterable[str] = ()) -> frozenset[str]:
-    """Letters with a meaning in the task itself: options of a quiz, a language, a vitamin."""
+    """Return letters with a meaning in the task itself: options of a quiz, a language, a vitamin."""
     used = {
         match[0]
         for match in CANDIDATE.finditer(prompt)
@@ -152,7 +153,7 @@ def own_letters(prompt: str, responses: Iterable[str] = ()) -> frozenset[str]:
 
 
 def read(text: str, count: int, own: frozenset[str] = frozenset()) -> Reading:
-    """The letters that name one of `count` responses. `own`: see own_letters."""
+    """Find the letters that refer to one of `count` responses. `own`: see own_letters."""
     text = ABBREVIATED.sub(lambda match: " " * len(match[0]), text)
     text = LINK.sub(lambda match: " " * len(match[0]), text)
     letters = LETTERS[:count]
@@ -177,7 +178,7 @@ def read(text: str, count: int, own: frozenset[str] = frozenset()) -> Reading:
 
 
 def _in_doubt(text: str, letters: str) -> bool:
-    """What looks like a reference to a response, but is no single capital letter."""
+    """Return whether the text seems to refer to a response other than by a single capital letter."""
     clusters = (set(match[0]) for match in CLUSTER.finditer(text))
     return (
         any(cluster <= set(letters) for cluster in clusters)
@@ -208,7 +209,7 @@ def _first_word(after: str) -> str:
 
 
 class _Letter:
-    """One capital letter that stands apart, with what is around it."""
+    """A single capital letter with its context."""
 
     def __init__(self, text: str, at: int, letters: str, german: bool) -> None:
         self.letter, self.letters, self.german = text[at], letters, german
@@ -230,7 +231,7 @@ class _Letter:
         return self._pronoun() if self.letter == "I" else Kind.RESPONSE
 
     def _unwrap(self) -> None:
-        """Take emphasis and quotation marks off the letter, and emphasis that begins or ends here."""
+        """Remove quotation marks and emphasis around the letter, and emphasis that starts or ends at it."""
         for opening, closing in WRAPPERS:
             if self.before.endswith(opening) and self.after.startswith(closing):
                 self.before = self.before[: -len(opening)]
@@ -267,7 +268,7 @@ class _Letter:
         return None
 
     def _operators(self) -> Kind | None:
-        """“A > B = C”: each side of the operator is a response, or there is a doubt."""
+        """Classify “A > B = C”: in doubt unless each side of the operator is a response."""
         left = re.search(rf"(\S?)(?:{OPERATOR})$", self.before)
         right = re.match(rf"(?:{OPERATOR})\(?(\w*)", self.after)
         if left is None and right is None:
@@ -349,7 +350,7 @@ class _Letter:
         return Kind.RESPONSE if ended or subject else Kind.DOUBT
 
     def _neighbours(self) -> Kind | None:
-        """A character that no rule knows puts the letter in doubt."""
+        """Put a letter next to an unknown character in doubt."""
         known_before = re.search(r"(?:^|[\s(\[,;:.!?\"“„/—–-])$", self.before)
         known_after = re.match(r"(?:$|[\s)\],;:.!?…\"”/—])", self.after)
         return None if known_before and known_after else Kind.DOUBT
@@ -375,7 +376,7 @@ class _Letter:
         return Kind.DOUBT if _is_name(last) or _is_name(following) else None
 
     def _article(self) -> Kind:
-        """“A good answer” or “A is good”. In the middle of a sentence an article is small."""
+        """Distinguish “A good answer” from “A is good”, at the start of a sentence only."""
         following = _first_word(self.after).lower()
         starts = SENTENCE_START.search(self.before)
         if self.german or self.possessive or not following or not starts:
@@ -403,13 +404,13 @@ class _Letter:
 
 
 def _previous(before: str) -> str:
-    """The word before, if only spaces and brackets are between."""
+    """Return the previous word, if only spaces and brackets are between."""
     match = re.search(r"([^\W\d_][\w'’]*)[\s(\[\"“„]+$", before)
     return match[1] if match else ""
 
 
 def _is_name(word: str) -> bool:
-    """Capitalised like a name. SHOUTED words and those that begin sentences are not."""
+    """Return whether the word is capitalised like a name, excluding SHOUTED words and sentence starts."""
     if len(word) < 2 or not word[0].isupper() or word.isupper():
         return False
     return word.lower() not in STARTERS | NOUNS | VERBS and not word.endswith("ly")

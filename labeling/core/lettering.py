@@ -1,9 +1,9 @@
-"""What people wrote about responses, in the letters of the page that shows it.
+"""Translation of response letters in a text to the letters of the page that shows it.
 
-Each reviewer and each page letters the responses of a task in an order of its own. Text that names
-responses by letter is stored as it was written, with the order its author saw. A page shows it
-translated and marked; where a letter could mean something else, it shows the text as written, and
-which response each letter stands for.
+Each reviewer and each page letters the responses of a task in an order of its own. Text that refers
+to responses by letter is stored as written, with the order that its author saw. A page shows it with
+its own letters, marked. If a letter could mean something other than a response, the page shows the
+text as written, with a legend of the letters.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,17 +19,17 @@ from labeling.core.text import render, render_lettered, shortened, visible
 from labeling.models import Task
 
 Letters = Mapping[int, str]
-"""Response id to the letter that the page gives it."""
+"""The letter of each response on the page, by response id."""
 
 
 def letters_of(order: Sequence[int]) -> dict[int, str]:
-    """Letters for responses in the order shown."""
+    """Return the letter of each response, for responses in the order shown."""
     return dict(zip(order, ascii_uppercase, strict=False))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of plain text; with `written`, a letter of the page and what its author wrote."""
+    """A piece of plain text. With `written`, a letter of the page and the letter as written."""
 
     text: str
     written: str = ""
@@ -37,17 +37,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Lettered:
-    """A text for templates/labeling/lettered.html. `parts` is empty for an empty text."""
+    """A text for templates/labeling/lettered.html. An empty text has no `parts`."""
 
     parts: Sequence[Part] = ()
     original: str = ""
-    """The text as written, when `parts` are translated."""
+    """The text as written, if `parts` are translated."""
 
     legend: Sequence[tuple[str, str]] = ()
-    """Each letter of the author and the letter here; empty for a response that is not here."""
+    """Each letter of the author with its letter on this page, empty if the page lacks the response."""
 
     unknown: bool = False
-    """It seems to name responses, and the order that its author saw was not recorded."""
+    """The text seems to refer to responses, but the order that its author saw is not recorded."""
 
     @property
     def translated(self) -> bool:
@@ -60,21 +60,21 @@ class Lettered:
 
 @dataclass(frozen=True)
 class Lettering:
-    """How a page letters the responses of one task. `own`: see references.own_letters."""
+    """The letters of one task's responses on a page. `own`: see letter_references.own_letters."""
 
     letters: Letters
     own: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
     def of(cls, task: Task, letters: Letters, texts: Iterable[str] = ()) -> "Lettering":
-        """`texts`: the responses, where the page has them. Runs no query for a loaded prompt."""
+        """Return the lettering of a task. `texts` are its responses, if loaded. No query of its own."""
         prompt = "\n".join(str(message["content"]) for message in task.prompt.messages)
         return cls(letters, own_letters(prompt, texts))
 
     def show(self, text: str, order: Sequence[int] | None, *, limit: int = 0) -> Lettered:
-        """`text`, written by someone who saw the responses in `order`, for this page.
+        """Return the text for this page. Its author saw the responses in `order`.
 
-        `limit`: one line of about so many characters; 0 is the whole text with its line breaks.
+        With `limit`, return one line of about that many characters instead of the whole text.
         """
         if not text.strip():
             return Lettered()
@@ -87,8 +87,8 @@ class Lettering:
             return plain
         reading = read(text, len(legend) or len(self.letters), self.own)
         if not legend:
-            named = bool(reading.spans) or (reading.doubt and bool(CANDIDATE.search(text)))
-            return Lettered(plain.parts, unknown=named)
+            refers = bool(reading.spans) or (reading.doubt and bool(CANDIDATE.search(text)))
+            return Lettered(plain.parts, unknown=refers)
         here = dict(legend)
         if reading.doubt or not all(here.get(text[at]) for at in reading.spans):
             return Lettered(plain.parts, legend=legend)
@@ -98,7 +98,7 @@ class Lettering:
         return Lettered(_one_line(parts, limit) if limit else parts, visible(text), legend)
 
     def show_markdown(self, text: str, order: Sequence[int]) -> tuple[SafeString, Lettered]:
-        """The same for Markdown: the HTML, and the legend to show with it."""
+        """Return the HTML of a Markdown text for this page, and the legend to show with it."""
         note = self.show(text, order)
         if not note.translated:
             return render(text), note
@@ -107,7 +107,7 @@ class Lettering:
         return render_lettered(text, {at: (here[text[at]], text[at]) for at in spans}), note
 
     def rewritten(self, text: str, order: Sequence[int]) -> str:
-        """The text in the letters of the page, to be edited there; as written where in doubt."""
+        """Return the text with the letters of the page, for editing; as written if in doubt."""
         return "".join(part.text for part in self.show(text, order).parts)
 
 
@@ -120,7 +120,7 @@ def _cut(text: str, spans: Sequence[int], here: Mapping[str, str]) -> list[Part]
 
 
 def _one_line(parts: Sequence[Part], limit: int) -> list[Part]:
-    """The parts up to `limit` characters, with line breaks and runs of spaces as one space."""
+    """Return the parts up to `limit` characters, with whitespace collapsed to single spaces."""
     line: list[Part] = []
     for part in parts:
         text = " ".join(f"|{part.text}|".split())[1:-1] if not part.written else part.text
@@ -134,9 +134,9 @@ def _one_line(parts: Sequence[Part], limit: int) -> list[Part]:
 def resolved(
     text: str, order: Sequence[int], places: Mapping[int, int], own: frozenset[str]
 ) -> str:
-    """For files: the text with the place of the response after each letter, "C [0] is best".
+    """Return the text with the index of the response after each letter, as in "C [0] is best".
 
-    Empty where a letter is in doubt, or no letter names a response.
+    Used in files. Return an empty string if a letter is in doubt, or none refers to a response.
     """
     here = {letter: places.get(response) for response, letter in letters_of(order).items()}
     reading = read(text, len(here), own)
@@ -151,7 +151,7 @@ def resolved(
 def as_order(
     tiers: Sequence[Sequence[Any]], cut: int | None, letters: Mapping[int, str]
 ) -> list[Any]:
-    """Return the tiers with letters in place of ids, and "line" where the cut is."""
+    """Return the tiers with letters instead of ids, and "line" at the cut."""
     rows: list[Any] = [[letters.get(i, "?") for i in tier] for tier in tiers]
     if cut is not None:
         rows.insert(cut, "line")

@@ -1,9 +1,9 @@
-"""A Markdown parser that hides nothing of what a model wrote. labeling.core.text makes its output safe.
+"""A Markdown parser that hides no text written by a model. labeling.core.text makes its output safe.
 
-CommonMark drops much on purpose: backslashes, entities, link definitions, titles and addresses, info
-strings, the numbers of a list. A reviewer must see these, so here they stay visible. What becomes a
-format (bold, a heading, a bullet, a table) does so only where it cannot be anything else: the stars
-in 2*3*4, f(*args) and /*.py are text. Formulas between LaTeX delimiters are left as they are.
+CommonMark drops backslashes, entities, link definitions, titles and addresses, info strings, and the
+numbers of lists. Reviewers must see these, so here they stay visible. Formatting (bold, headings,
+bullets, tables) is applied only where it is unambiguous: the asterisks in 2*3*4, f(*args) and /*.py
+are text. Formulas between LaTeX delimiters are left unchanged.
 """
 
 import re
@@ -38,21 +38,24 @@ INSIDE = set("([{\"'“‘«„¿¡#$@&`*_~+-)]}”’».,!?:;%…")
 
 
 def _joins(character: str, allowed: set[str]) -> bool:
-    """Whether emphasis may begin or end next to this character, which is outside it."""
+    """Return whether emphasis may start or end next to this character outside it."""
     if not character or character.isspace() or character in allowed:
         return True
     return bool(UNSPACED.match(character)) or not (character.isalnum() or character.isascii())
 
 
 def _is_content(inner: str, outer: str) -> bool:
-    """Whether emphasis may have `inner` at its edge; a sign only next to a blank or another mark."""
+    """Return whether emphasis may have `inner` at its edge, next to `outer`.
+
+    Punctuation may only be there next to whitespace or another delimiter.
+    """
     if inner.isalnum() or not inner.isascii():
         return True
     return inner in INSIDE and (not outer or outer.isspace() or outer in "*_~")
 
 
 def _is_name(src: str, start: int, end: int) -> bool:
-    """Whether the run at `start` belongs to a name, as in _x_ and __init__, and stresses no words."""
+    """Return whether the run at `start` belongs to a name, as in _x_ and __init__, and is not emphasis."""
     run = src[start:end]
     if "_" not in run:
         return False
@@ -67,7 +70,7 @@ def _is_name(src: str, start: int, end: int) -> bool:
 
 
 def _cautious(rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInline, bool], bool]:
-    """The rule of a delimiter run, which then opens or closes only at the edge of words."""
+    """Restrict the rule of a delimiter run, so that it opens or closes only at the edge of words."""
 
     def tokenize(state: StateInline, silent: bool) -> bool:
         start, before = state.pos, len(state.delimiters)
@@ -87,7 +90,7 @@ def _cautious(rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInlin
 
 
 def _escape(state: StateInline, silent: bool) -> bool:
-    """A backslash and the sign after it, both shown; the sign is then no markup."""
+    """Show a backslash and the punctuation after it, which is then not markup."""
     following = state.src[state.pos + 1 : state.pos + 2]
     if state.src[state.pos] != "\\" or following not in PUNCTUATION:
         return False
@@ -101,7 +104,7 @@ INLINE_FORMULAS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$"}
 
 
 def _formula_end(src: str, start: int) -> int:
-    """Where the formula that begins at `start` ends; -1 when none does."""
+    """Return the end of the formula that starts at `start`, or -1."""
     if close := INLINE_FORMULAS.get(src[start : start + 2]):
         end = src.find(close, start + 2)
         return end + 2 if end >= 0 else -1
@@ -109,7 +112,7 @@ def _formula_end(src: str, start: int) -> int:
         return -1
     end = src.find("$", start + 1)
     if end <= start + 1 or src[end - 1].isspace() or src[end + 1 : end + 2].isdigit():
-        return -1  # two amounts of money
+        return -1  # two amounts of money, not a formula
     return end + 1
 
 
@@ -128,7 +131,7 @@ def _formula(state: StateInline, silent: bool) -> bool:
 def _keeping_tail(
     rule: Callable[[StateInline, bool], bool], label: int, *, nested: bool
 ) -> Callable[[StateInline, bool], bool]:
-    """The rule of a link or image, which notes the address and title as they were written."""
+    """Extend the rule of a link or image to keep the address and title as written."""
 
     def tokenize(state: StateInline, silent: bool) -> bool:
         start = state.pos
@@ -156,7 +159,7 @@ def _autolink(state: StateInline, silent: bool) -> bool:
 FORMULA_LINES = 200
 FORMULA = re.compile(r"\\\[|\$\$|\\begin\{([A-Za-z]+\*?)\}")
 ODD_NUMBER = re.compile(r"\d{4}|0\d")
-"""A year, or a number whose zeros a list would drop."""
+"""A year, or a number with leading zeros, which a list would drop."""
 
 
 def _line(state: StateBlock, line: int) -> str:
@@ -164,7 +167,7 @@ def _line(state: StateBlock, line: int) -> str:
 
 
 def _formula_block(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """Lines from one that opens a formula to the one that closes it."""
+    """Parse the lines from the opening to the closing delimiter of a formula."""
     opening = FORMULA.match(_line(state, start_line))
     if opening is None or state.is_code_block(start_line):
         return False
@@ -173,8 +176,8 @@ def _formula_block(state: StateBlock, start_line: int, end_line: int, silent: bo
         text = _line(state, line)[opening.end() if line == start_line else 0 :]
         if text and state.sCount[line] < state.blkIndent:
             return False
-        _, found, rest = text.partition(close)
-        if found:
+        _, closing, rest = text.partition(close)
+        if closing:
             break
     else:
         return False
@@ -189,7 +192,7 @@ def _formula_block(state: StateBlock, start_line: int, end_line: int, silent: bo
 
 
 def _heading(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """A heading with a text, whose closing signs stay: "# C #"."""
+    """Parse a heading with text, and keep its closing signs: "# C #"."""
     text = _line(state, start_line).lstrip("#").strip()
     if not text or not heading(state, start_line, end_line, silent):
         return False
@@ -205,7 +208,7 @@ def _list(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bo
 
 
 def _blockquote(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """A quote, but not the prompt of a Python console."""
+    """Parse a quote, except the >>> of a Python console."""
     if _line(state, start_line).startswith(">>>"):
         return False
     return blockquote(state, start_line, end_line, silent)
@@ -217,7 +220,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _table(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """A table whose rows have no more cells than its header: the rest would be dropped."""
+    """Parse a table, unless a row has more cells than the header, as they would be dropped."""
     before = len(state.tokens)
     if not table(state, start_line, end_line, silent):
         return False
@@ -243,7 +246,7 @@ def _table(state: StateBlock, start_line: int, end_line: int, silent: bool) -> b
 
 class _Renderer(RendererHTML):
     def image(self, tokens: Sequence[Token], idx: int, options: object, env: object) -> str:
-        """An image is a request to a stranger's server: name it and link to it instead."""
+        """Render a link instead of the image, which would send a request to an unknown server."""
         token = tokens[idx]
         name = f"[image: {token.content or 'no description'}]"
         href = str(token.attrs["src"])
@@ -264,7 +267,7 @@ class _Renderer(RendererHTML):
     def list_item_open(
         self, tokens: Sequence[Token], idx: int, options: object, env: object
     ) -> str:
-        """The number as it was written: 1, 3, 5 must not become 1, 2, 3."""
+        """Render the number as written: 1, 3, 5 must not become 1, 2, 3."""
         number = tokens[idx].info
         return f'<li value="{int(number)}">' if number.isdigit() else "<li>"
 
@@ -285,14 +288,14 @@ class _Renderer(RendererHTML):
 
 
 def _address(token: Token, href: str) -> str:
-    """Where a link leads, as it was written; a host in other letters also as a browser asks for it."""
+    """Return the address of a link as written, and an internationalised host also as a browser sends it."""
     tail = str(token.meta.get("tail", ""))
     written = f" {escape(tail)}" if tail else ""
     return f"{written} → {escape(href)}" if "xn--" in href and "xn--" not in tail else written
 
 
 def _below_the_page(tag: str) -> str:
-    """The page's own headings are h1 and h2."""
+    """Return the tag of a heading two levels down, as h1 and h2 are the page's own."""
     return f"h{min(6, int(tag[1]) + 2)}"
 
 
@@ -325,14 +328,15 @@ _NUMBER = re.compile(r'<li value="(\d+)">')
 
 
 def text_of(html: str) -> str:
-    """What a reader sees of the parser's output, the numbers of lists too."""
+    """Return the text that a reader sees of the parser's output, with the numbers of lists."""
     return unescape(_TAG.sub("", _NUMBER.sub(r" \1 ", html)))
 
 
 def hides(source: str, html: str) -> bool:
-    """Whether a character of the source is missing from what a reader sees.
+    """Return whether the output hides a character of the source.
 
-    Blanks and ASCII punctuation aside, which may have become a format; not when nothing else is left.
+    Whitespace and ASCII punctuation may have become formatting and do not count, unless the output
+    shows nothing at all.
     """
     seen = text_of(html)
     rest = iter(seen)

@@ -1,8 +1,8 @@
-"""Names that stand for responses on pages where they are judged blind.
+"""Names for responses on pages where they are judged blind.
 
-The id of a row tells which response was stored first, and from that a reviewer could guess which
-model wrote it. A page therefore names a response by a keyed hash of its task and id, which says
-nothing to anyone without SECRET_KEY.
+The id of a row shows which response was stored first, so a reviewer could guess which model wrote
+it. A page therefore names a response by a keyed hash of its task and id, which reveals nothing
+without SECRET_KEY.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,9 +22,9 @@ def page_names(task_id: int, response_ids: Iterable[int]) -> dict[int, str]:
 
 
 def fields_by_id(fields: Mapping[str, list[str]], names: Mapping[int, str]) -> dict[str, list[str]]:
-    """Return form fields with ids in place of page names.
+    """Return form fields with ids instead of page names.
 
-    A field that has an id already stays as it is: drafts from before pages used names have them.
+    Fields with ids are unchanged: old drafts, from before pages used names, have them.
     """
     ids = {name: str(pk) for pk, name in names.items()}
     return {
@@ -34,7 +34,7 @@ def fields_by_id(fields: Mapping[str, list[str]], names: Mapping[int, str]) -> d
 
 
 def field_by_name(field: str, names: Mapping[int, str]) -> str:
-    """Return the name that a field with an id, such as `rank-7`, has on the page."""
+    """Return the name on the page of a field with an id, such as `rank-7`."""
     return _replaced(field, {str(pk): name for pk, name in names.items()})
 
 

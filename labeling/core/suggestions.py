@@ -1,6 +1,6 @@
-"""What a reward model would say of the responses, for those whom the project's policy lets see it.
+"""Scores of responses by reward models, for users who may see them under the project's policy.
 
-Reward models live in an app above this one, which registers where the scores come from.
+Reward models are part of an app above this one, which registers the source of the scores.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from labeling.models import Project, Task
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Scores are comparable within a prompt only. `by` is the model's name."""
+    """A score, comparable within a prompt only. `by` is the name of the model."""
 
     score: float
     uncertainty: float | None
@@ -21,13 +21,13 @@ class Suggestion:
 
 
 Source = Callable[[Project, Sequence[int]], Mapping[int, Suggestion]]
-"""(project, response ids) → what is known of them"""
+"""(project, response ids) → the suggestions it has, by response id"""
 
 _sources: list[Source] = []
 
 
 def register(source: Source) -> None:
-    """Call in `AppConfig.ready`. Where two sources know a response, the first one speaks."""
+    """Register a source, in `AppConfig.ready`. The first source with a score for a response wins."""
     if source not in _sources:
         _sources.append(source)
 
@@ -35,17 +35,17 @@ def register(source: Source) -> None:
 def suggestions_for(
     user: User, task: Task, response_ids: Sequence[int], *, judging: bool = False
 ) -> dict[int, Suggestion]:
-    """By response; empty for people who may not see them, and then no score is read.
+    """Return the suggestions that the user may see, by response id.
 
-    Costs what the policy costs, and a query of each source. On a page where a task is judged, no
-    query at all unless everyone may see them.
+    Costs the queries of the policy and of each source; the latter only if the user may see the scores.
+    While a task is judged there is no query, unless everyone may always see them.
     """
     project = task.project
     if judging and project.sees_suggestions != Project.Sees.ALWAYS:
         return {}
     if not may_see_suggestions(user, project, task, judging=judging):
         return {}
-    found: dict[int, Suggestion] = {}
+    suggestions: dict[int, Suggestion] = {}
     for source in _sources:
-        found = {**source(project, response_ids), **found}
-    return found
+        suggestions = {**source(project, response_ids), **suggestions}
+    return suggestions

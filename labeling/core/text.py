@@ -1,8 +1,8 @@
-"""Text of strangers, made safe to keep and to show. Nothing else in the product marks text as safe.
+"""Make untrusted text safe to store and to show. No other module marks text as safe.
 
-What a model wrote may be an attack on the page or on the reader's eyes: markup, links with a false
-name, images that report home, direction overrides, characters of no width. Markdown is rendered
-without HTML, the result goes through an allowlist, and the Content-Security-Policy stands behind.
+Text of models and reviewers may attack the page or mislead the reader: markup, links with a false
+name, tracking images, direction overrides, zero-width characters. Markdown is rendered without HTML,
+and the result is filtered by an allowlist. The Content-Security-Policy is a second line of defence.
 """
 
 import re
@@ -19,15 +19,15 @@ from markdown_it.token import Token
 from labeling.core.markdown import hides, make_parser
 
 MARKDOWN_LIMIT = 30_000
-"""Longer texts are shown as they are, not as Markdown, so that none holds a page up."""
+"""Longer texts are shown verbatim instead of as Markdown, so that rendering time is bounded."""
 
 SHOWN_LIMIT = 2_000_000
 
 BLOCK = 4_000
-"""A long text comes in blocks of so many characters; a browser lays out those in sight only."""
+"""Characters per block of a long text. A browser lays out visible blocks only."""
 
 TABLE_LIMIT = 10_000
-"""So many cells; short rows are filled up to the header's width, so a small text can hold many."""
+"""Maximum cells of a table. Short rows are padded to the header's width, so a small text can have many."""
 
 BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
 CONTAINERS = {"ul", "ol", "blockquote", "table"}
@@ -50,43 +50,43 @@ STACKED = re.compile(
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
 )
 LETTER = re.compile("\ue000([A-I])([A-I])\ue001")
-"""A letter of the page and the one written, between characters that mean nothing by themselves."""
+"""A letter of the page and the letter as written, between private-use characters."""
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
-    """The text with what PostgreSQL cannot keep (NUL, half a surrogate pair) replaced by U+FFFD."""
+    """Replace characters that PostgreSQL cannot store (NUL, lone surrogates) by U+FFFD."""
     return UNSTORABLE.sub("\ufffd", text)
 
 
 def visible(text: str) -> str:
-    """The text with invisible and direction-changing characters written out as ⟦U+202E⟧.
+    """Write out invisible and direction-changing characters as ⟦U+202E⟧.
 
-    Joiners between letters that are not ASCII stay: emoji and several scripts need them. Of accents
-    piled upon one letter, which would cover the lines above, the first six stay.
+    Joiners between non-ASCII letters are kept, as emoji and several scripts need them. Of many accents
+    on one letter, which would cover the lines above, the first six are kept.
     """
     shown = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
     return STACKED.sub(lambda match: f"{match[1]}⟦{len(match[0]) - 6} more accents⟧", shown)
 
 
 def shortened(text: str, limit: int = 120) -> str:
-    """One line of at most `limit` characters, for lists. Plain text: escape it as usual."""
+    """Return one line of at most `limit` characters, for lists. Plain text: escape it as usual."""
     line = visible(" ".join(text[: limit * 4].split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def excerpt(text: str, limit: int = 120) -> str:
-    """`shortened` for a response in a list; "(empty)" for one that shows nothing."""
+    """Return a response shortened for a list, or "(empty)" for a blank one."""
     return shortened(text, limit) if text.strip() else _("(empty)")
 
 
 def render(markdown: str, *, line_breaks: bool = True) -> SafeString:
     """Return Markdown as inert HTML: no scripts, images, styles or relative links, headings from h3.
 
-    A single newline shows as one, as models mean it; `line_breaks=False` is for text that people
-    wrap by hand. Every visible character of the source is shown or has become a format; a text of
-    which Markdown would hide any is shown as it is. Bounded in time: see MARKDOWN_LIMIT.
+    A single newline is a line break, as in texts of models; use `line_breaks=False` for hand-wrapped
+    text. Every visible character of the source is shown or has become formatting. A text of which
+    Markdown would hide a character is shown verbatim. The time is bounded: see MARKDOWN_LIMIT.
     """
     if not markdown.strip():
         return _clean(f"<p><em>{escape(_('(empty)'))}</em></p>")
@@ -101,9 +101,9 @@ NOTHING = SafeString()
 
 
 def exact(markdown: str) -> SafeString | None:
-    """Return the text exactly as it was written, with blanks at the ends of lines marked.
+    """Return the text exactly as written, with trailing whitespace of lines marked.
 
-    None where `render` shows it like that already, because it is long.
+    Return None for a long text, which `render` already shows verbatim.
     """
     if not markdown:
         return render(markdown)
@@ -135,9 +135,9 @@ def _clean(html: str) -> SafeString:
 
 
 def render_lettered(markdown: str, letters: Mapping[int, tuple[str, str]]) -> SafeString:
-    """Markdown in which some letters are replaced and marked.
+    """Render Markdown with some letters replaced and marked.
 
-    `letters`: the position of each in the text, with the letter to show and the one written.
+    `letters` maps a position in the text to the letter to show and the letter as written.
     """
     plain = markdown.replace("\ue000", "\ufffd").replace("\ue001", "\ufffd")
     pieces = [
@@ -154,7 +154,7 @@ def _abbreviation(match: re.Match[str]) -> str:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """The whole text in pieces that end with a line or a word where there is one."""
+    """Yield the text in blocks that end with a line or a word, if possible."""
     start = 0
     while start < len(text):
         end = start + BLOCK
@@ -166,15 +166,15 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _table_cells(text: str) -> int:
-    """At most so many, whatever the parser makes of it."""
+    """Return an upper bound of the number of table cells."""
     rows = [line.count("|") for line in text.split("\n") if "|" in line]
     return len(rows) * max(rows, default=0)
 
 
 def _direct_containers(state: StateCore) -> None:
-    """A list, a quote or a table runs as its first letter does: its marks, bars and columns too.
+    """Set the direction of lists, quotes and tables, with their marks and columns, by their first letter.
 
-    `dir="auto"` cannot say so there: it looks past descendants that have a direction of their own.
+    `dir="auto"` does not work there, as it ignores descendants with a direction of their own.
     """
     undirected: list[Token] = []
     for token in state.tokens:

@@ -1,11 +1,11 @@
-"""Tasks whose answer is known. What is known is a list of constraints on a ranking, in JSON:
+"""Gold: tasks with a known answer, given as a list of constraints on a ranking, in JSON:
 
-    {"kind": "above", "a": 1, "b": 2}        response 1 beats response 2; a tie breaks it
-    {"kind": "tie_allowed", "a": 1, "b": 2}  a tie of the two is as good
-    {"kind": "unacceptable", "a": 3}         response 3 lies below the line
+    {"kind": "above", "a": 1, "b": 2}        response 1 is ranked above response 2, without a tie
+    {"kind": "tie_allowed", "a": 1, "b": 2}  the two may also be tied
+    {"kind": "unacceptable", "a": 3}         response 3 is below the line
 
-A gold task is a task of its own kind beside the one it was made from. It has no slots until it is
-given out (labeling.reviewing.assignment), and its rankings measure reviewers: they are not training data.
+A gold task is a copy of the task it was made from, of the kind gold. It gets slots when it is given
+out (labeling.reviewing.assignment). Its rankings measure reviewers and are not training data.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -37,28 +37,29 @@ Letters = Mapping[int, str]
 
 
 class GoldError(ValueError):
-    """A sentence for the lead. Nothing was written."""
+    """Raised with a sentence for the lead. Nothing was written."""
 
 
-# --- what constraints say ------------------------------------------------------------------------
+# --- constraints ----------------------------------------------------------------------------------
 
 
 def problem(constraints: Any, letters: Letters) -> str | None:
-    """What is wrong with constraints on these responses, in a sentence; None when they hold."""
+    """Return why the constraints on these responses are invalid, as a sentence, or None."""
     if not isinstance(constraints, list) or not constraints:
-        return (
-            "Say at least one thing about the answer: what is above what, or what is unacceptable."
-        )
+        return "Add at least one constraint: a response above another, or an unacceptable response."
     for number, one in enumerate(constraints, start=1):
         if sentence := _shape_problem(one, letters):
             return f"Constraint {number}: {sentence}"
-    said = [_identity(one) for one in constraints]
-    if len(set(said)) < len(said):
-        return "The same constraint is there twice."
+    identities = [_identity(one) for one in constraints]
+    if len(set(identities)) < len(identities):
+        return "Two constraints are the same. Remove one."
     if all(one["kind"] == "tie_allowed" for one in constraints):
-        return "Allowed ties alone break nothing: say what is above what, or what is unacceptable."
+        return (
+            "Every ranking meets allowed ties alone. Add a response above another, or an "
+            "unacceptable response."
+        )
     if circle := _circle([(one["a"], one["b"]) for one in constraints if one["kind"] == "above"]):
-        return f"No ranking can do this: {' above '.join(letters[i] for i in circle)}."
+        return f"No ranking can meet this: {' above '.join(letters[i] for i in circle)}."
     return None
 
 
@@ -71,9 +72,9 @@ def _shape_problem(one: Any, letters: Letters) -> str | None:
     for name in KEYS[one["kind"]][1:]:
         response = one[name]
         if isinstance(response, bool) or not isinstance(response, int) or response not in letters:
-            return f"there is no response {response!r} in this task."
+            return f"this task has no response {response!r}."
     if one["kind"] != "unacceptable" and one["a"] == one["b"]:
-        return "it takes two different responses."
+        return "it needs two different responses."
     return None
 
 
@@ -84,7 +85,7 @@ def _identity(one: Constraint) -> tuple[Any, ...]:
 
 
 def _circle(above: Sequence[tuple[int, int]]) -> list[int] | None:
-    """Responses each above the next, the first again at the end; None when there is no circle."""
+    """Return responses each above the next, ending with the first again, or None without a circle."""
     below: dict[int, list[int]] = {}
     for better, worse in above:
         below.setdefault(better, []).append(worse)
@@ -93,15 +94,15 @@ def _circle(above: Sequence[tuple[int, int]]) -> list[int] | None:
         for worse in below.get(path[-1], []):
             if worse in path:
                 return [*path[path.index(worse) :], worse]
-            if found := walk([*path, worse]):
-                return found
+            if circle := walk([*path, worse]):
+                return circle
         return None
 
-    return next((found for start in below if (found := walk([start]))), None)
+    return next((circle for start in below if (circle := walk([start]))), None)
 
 
 def sentences(constraints: Sequence[Constraint], letters: Letters) -> list[str]:
-    """What the constraints say, each in a sentence."""
+    """Return a sentence for each constraint."""
     return [_rule(one, letters) for one in constraints]
 
 
@@ -115,33 +116,33 @@ def _rule(one: Constraint, letters: Letters) -> str:
 
 
 def constraints_from(tiers: Sequence[Sequence[int]], cut: int | None) -> list[dict[str, Any]]:
-    """What a ranking says, as constraints: a start for the lead. Each tier is above the next."""
-    found: list[dict[str, Any]] = []
+    """Return the constraints that a ranking meets, as a first draft for the lead."""
+    constraints: list[dict[str, Any]] = []
     for upper, lower in pairwise(tiers):
-        found += [{"kind": "above", "a": a, "b": b} for a in upper for b in lower]
+        constraints += [{"kind": "above", "a": a, "b": b} for a in upper for b in lower]
     for tier in tiers:
-        found += [
+        constraints += [
             {"kind": "tie_allowed", "a": a, "b": b}
             for n, a in enumerate(tier)
             for b in tier[n + 1 :]
         ]
     below = tiers[cut:] if cut is not None else []
-    return found + [{"kind": "unacceptable", "a": a} for tier in below for a in tier]
+    return constraints + [{"kind": "unacceptable", "a": a} for tier in below for a in tier]
 
 
-# --- what a ranking did --------------------------------------------------------------------------
+# --- checking rankings ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class GoldResult:
-    """`broken` holds a sentence for each constraint that the ranking does not meet."""
+    """The result of a check. `broken` has a sentence for each constraint that is not met."""
 
     right: bool
     broken: list[str]
 
 
 def check(ranking: Ranking, gold: Gold, letters: Letters | None = None) -> GoldResult:
-    """Whether the ranking meets the constraints. No query; letters default to those it was shown."""
+    """Check a ranking against the constraints. `letters` default to those of its page. No query."""
     lines = _lines(ranking, gold.constraints, letters or letters_of(ranking.shown_order))
     broken = [sentence for sentence, met in lines if not met]
     return GoldResult(not broken, broken)
@@ -154,7 +155,7 @@ def letters_of(response_ids: Collection[int]) -> dict[int, str]:
 def meets(
     tiers: Sequence[Sequence[int]], cut: int | None, constraints: Sequence[Constraint]
 ) -> bool:
-    """What `check` says, without the sentences: for thousands of rankings."""
+    """Return whether the ranking meets the constraints. Faster than `check`, for many rankings."""
     places = _places(tiers)
     return not any(_fault(one, places, cut, constraints) for one in constraints)
 
@@ -166,7 +167,7 @@ def _places(tiers: Sequence[Sequence[int]]) -> dict[int, int]:
 def _fault(
     one: Constraint, places: Mapping[int, int], cut: int | None, constraints: Sequence[Constraint]
 ) -> str | None:
-    """Why a ranking does not meet a constraint: missing, acceptable, below or tied."""
+    """Return why a ranking does not meet a constraint (missing, acceptable, below, tied), or None."""
     if one["kind"] == "tie_allowed":
         return None
     if one["a"] not in places or one.get("b", one["a"]) not in places:
@@ -188,16 +189,21 @@ def _may_tie(one: Constraint, constraints: Sequence[Constraint]) -> bool:
 def _lines(
     ranking: Ranking, constraints: Sequence[Constraint], letters: Letters
 ) -> list[tuple[str, bool]]:
-    """A sentence for each constraint, and whether the ranking meets it; if not, it says how."""
+    """Return a sentence for each constraint and whether the ranking meets it.
+
+    For one that is not met, the sentence says why.
+    """
     places = _places(ranking.tiers)
     lines = []
     for one in constraints:
         fault = _fault(one, places, ranking.cut, constraints)
-        lines.append((_said(one, fault, places, letters), fault is None))
+        lines.append((_sentence(one, fault, places, letters), fault is None))
     return lines
 
 
-def _said(one: Constraint, fault: str | None, places: Mapping[int, int], letters: Letters) -> str:
+def _sentence(
+    one: Constraint, fault: str | None, places: Mapping[int, int], letters: Letters
+) -> str:
     ids = {name: one[name] for name in ("a", "b") if name in one}
     named = {name: letters.get(pk, "?") for name, pk in ids.items()}
     if fault == "missing":
@@ -214,9 +220,9 @@ def _said(one: Constraint, fault: str | None, places: Mapping[int, int], letters
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a reviewer in training is told about what they sent.
+    """Feedback on a reviewer's ranking in training.
 
-    `lines` has a sentence for each thing that is known, and whether their ranking says the same.
+    `lines` has a sentence for each constraint, and whether the ranking meets it.
     """
 
     lines: list[tuple[str, bool]]
@@ -228,7 +234,7 @@ class Feedback:
 
 
 def feedback(ranking: Ranking) -> Feedback | None:
-    """After a training task; None for any other. A query for gold alone."""
+    """Return the feedback on a ranking of a training task, or None. One query for gold, otherwise none."""
     if ranking.task.kind != Task.Kind.GOLD:
         return None
     gold = Gold.objects.filter(task=ranking.task_id, purpose=Gold.Purpose.TRAINING).first()
@@ -238,12 +244,12 @@ def feedback(ranking: Ranking) -> Feedback | None:
     return Feedback(lines, gold.explanation)
 
 
-# --- those that come before real work ------------------------------------------------------------
+# --- training and qualification -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Course:
-    """Gold that everybody goes through in order, and how far a reviewer has come with it."""
+    """A reviewer's progress through the gold that everybody gets in order."""
 
     done: int
     total: int
@@ -251,9 +257,12 @@ class Course:
 
 
 def course(*, project: Project, reviewer: User, purpose: str) -> Course:
-    """Skipped is done. A query, by the project's gold for this purpose."""
-    here = {"task": OuterRef("task"), "reviewer": reviewer}
-    found = list(
+    """Return the reviewer's progress through the gold for this purpose. Skipped tasks are done.
+
+    One query over the project's gold for this purpose.
+    """
+    own = {"task": OuterRef("task"), "reviewer": reviewer}
+    course_gold = list(
         Gold.objects.filter(
             project=project,
             purpose=purpose,
@@ -262,17 +271,17 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
             task__out_of_use=False,
         )
         .annotate(
-            done=Exists(Ranking.objects.filter(superseded_at=None, **here))
-            | Exists(Skip.objects.filter(**here))
+            done=Exists(Ranking.objects.filter(superseded_at=None, **own))
+            | Exists(Skip.objects.filter(**own))
         )
         .order_by("pk")
     )
-    left = [one for one in found if not one.done]
-    return Course(len(found) - len(left), len(found), next(iter(left), None))
+    left = [gold for gold in course_gold if not gold.done]
+    return Course(len(course_gold) - len(left), len(course_gold), next(iter(left), None))
 
 
 def copies_of(tasks: Collection[int]) -> dict[int, int]:
-    """The gold in use that was made of each of these tasks, by the task's id. One query."""
+    """Return the id of the gold in use made from each task, keyed by the task's id. One query."""
     sets = (
         TaskResponse.objects.order_by()
         .values("task")
@@ -291,7 +300,7 @@ def copies_of(tasks: Collection[int]) -> dict[int, int]:
     return dict(copies.values_list("original", "pk"))
 
 
-# --- making it -----------------------------------------------------------------------------------
+# --- creating and changing gold -------------------------------------------------------------------
 
 
 @transaction.atomic
@@ -303,13 +312,13 @@ def make(
     explanation: str = "",
     by: User | None = None,
 ) -> Gold:
-    """Gold from a task: a copy that measures reviewers. Made again, a retired one comes back.
+    """Create gold from a task, or bring back retired gold of it.
 
-    The task keeps its rankings and is not given to more reviewers, because anyone who saw the copy would recognise it.
-    Raises GoldError.
+    The task keeps its rankings and is not given to more reviewers, because anyone who saw the copy
+    would recognise it. Raises GoldError.
     """
     if task.kind == Task.Kind.GOLD:
-        raise GoldError("This task is gold already. Change or retire that.")
+        raise GoldError("This task is already gold. Change or retire it.")
     if task.out_of_use or task.places.filter(withdrawn=True).exists():
         raise GoldError("Part of this task is withdrawn. Restore it before you make it gold.")
     places = task.places.select_related("response").order_by("position")
@@ -338,7 +347,7 @@ def add(
     explanation: str = "",
     by: User | None = None,
 ) -> Gold:
-    """Gold of responses that need be in no task yet. Raises GoldError."""
+    """Create gold from responses, with or without a task of them. Raises GoldError."""
     letters = letters_of([response.pk for response in responses])
     columns = _columns(constraints, letters, purpose, explanation)
     try:
@@ -348,7 +357,7 @@ def add(
     except ValueError as error:
         raise GoldError(str(error)) from None
     if Gold.objects.filter(task=copy, retired_at=None).exists():
-        raise GoldError("There is gold of these responses already. Change or retire that.")
+        raise GoldError("These responses already have gold. Change or retire it.")
     columns |= {"created_by": by, "retired_at": None, "project": project}
     gold, _new = Gold.objects.update_or_create(task=copy, defaults=columns)
     audit(by, "gold made", gold, purpose=purpose)
@@ -359,7 +368,7 @@ def add(
 def describe(
     *, task: Task, constraints: Any, purpose: str = Gold.Purpose.CHECK, explanation: str = ""
 ) -> tuple[Gold, bool]:
-    """What is known of a task that is of the kind gold, and whether that is new. Raises GoldError."""
+    """Return the gold of a task of the kind gold, and whether it was created. Raises GoldError."""
     letters = letters_of(_ids(task))
     columns = _columns(constraints, letters, purpose, explanation)
     return Gold.objects.get_or_create(
@@ -375,7 +384,7 @@ def _columns(constraints: Any, letters: Letters, purpose: str, explanation: str)
     if sentence := problem(constraints, letters):
         raise GoldError(sentence)
     if purpose not in Gold.Purpose.values:
-        raise GoldError(f"Gold is for one of {', '.join(Gold.Purpose.values)}.")
+        raise GoldError(f"The purpose of gold must be one of {', '.join(Gold.Purpose.values)}.")
     if len(explanation) > LONGEST_EXPLANATION:
         raise GoldError(f"An explanation has at most {LONGEST_EXPLANATION:,} characters.")
     return {"constraints": constraints, "purpose": purpose, "explanation": storable(explanation)}
@@ -385,14 +394,14 @@ def _columns(constraints: Any, letters: Letters, purpose: str, explanation: str)
 def change(
     *, gold: Gold, constraints: Any, purpose: str, explanation: str, by: User | None
 ) -> None:
-    """Rankings made before are measured by the new constraints too. Raises GoldError."""
+    """Change gold. Existing rankings are checked against the new constraints. Raises GoldError."""
     columns = _columns(constraints, letters_of(_ids(gold.task)), purpose, explanation)
     Gold.objects.filter(pk=gold.pk).update(**columns)
     audit(by, "gold changed", gold, purpose=purpose)
 
 
 def retire(*, gold: Gold, by: User | None) -> bool:
-    """Stop giving it out and measuring by it; return False when it was retired before."""
+    """Stop giving the gold out and measuring with it; return False if it was already retired."""
     now = timezone.now()
     if not Gold.objects.filter(pk=gold.pk, retired_at=None).update(retired_at=now):
         return False

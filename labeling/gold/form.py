@@ -1,4 +1,4 @@
-"""The lead's form for gold: constraints in rows, each a sentence of three choices."""
+"""The lead's form for gold: one row of three choices for each constraint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +21,10 @@ SPARE_ROWS = 3
 
 
 class ConstraintRow(forms.Form):
-    """Left empty, it says nothing."""
+    """A constraint. Empty rows are ignored."""
 
     a = forms.TypedChoiceField(required=False, coerce=int, empty_value=None, label="Response")
-    kind = forms.ChoiceField(required=False, choices=RELATIONS, label="What is known")
+    kind = forms.ChoiceField(required=False, choices=RELATIONS, label="Relation")
     b = forms.TypedChoiceField(required=False, coerce=int, empty_value=None, label="Other response")
 
     def __init__(self, *args: Any, letters: Letters, **kwargs: Any):
@@ -38,24 +38,24 @@ class ConstraintRow(forms.Form):
         if self.errors or not (a or kind or b):
             return
         if not (a and kind):
-            raise forms.ValidationError("Choose a response and what is known of it.")
+            raise forms.ValidationError("Choose a response and a relation.")
         if kind == "unacceptable" and b:
             raise forms.ValidationError(
-                "What is unacceptable is so by itself: take the other away."
+                "Only one response can be unacceptable. Clear the other one."
             )
         if kind != "unacceptable" and not b:
             raise forms.ValidationError("Choose the other response.")
 
     def constraint(self) -> dict[str, Any] | None:
-        said = {name: value for name, value in self.cleaned_data.items() if value}
-        return said or None
+        constraint = {name: value for name, value in self.cleaned_data.items() if value}
+        return constraint or None
 
 
 class Rows(forms.BaseFormSet):
-    """At least one row; how many there are is for the form to say."""
+    """The rows of the form, as many as it was submitted with."""
 
     def constraints(self) -> list[dict[str, Any]]:
-        return [said for form in self.forms if (said := form.constraint())]
+        return [rule for form in self.forms if (rule := form.constraint())]
 
 
 ConstraintRows = formset_factory(
@@ -69,12 +69,12 @@ class GoldForm(forms.Form):
         required=False,
         validators=[MaxLengthValidator(LONGEST_EXPLANATION)],  # max_length lets browsers cut it
         widget=forms.Textarea(attrs={"rows": 3}),
-        help_text="Why it is so, in Markdown. Reviewers in training read it after their answer.",
+        help_text="The reasons, in Markdown. Reviewers in training see this after they answer.",
     )
 
 
 def rows_of(constraints: Sequence[Constraint], letters: Letters, data: Any = None) -> Rows:
-    """The rows for these constraints with some to spare; or those that were sent."""
+    """Return the submitted rows, or rows for these constraints and some empty ones."""
     return ConstraintRows(  # type: ignore[return-value]
         data,
         initial=None if data else [dict(one) for one in constraints],
@@ -84,7 +84,7 @@ def rows_of(constraints: Sequence[Constraint], letters: Letters, data: Any = Non
 
 
 def with_more_rows(data: Any) -> Any:
-    """What was sent, with rows added."""
+    """Return the submitted data with more rows."""
     more = data.copy()
     sent = str(more.get("rule-TOTAL_FORMS", ""))
     more["rule-TOTAL_FORMS"] = (number(sent, digits=3) or 0) + SPARE_ROWS

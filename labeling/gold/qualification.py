@@ -1,8 +1,8 @@
-"""Whether a reviewer may do a project's real work: tasks with known answers, before any other.
+"""Qualification: tasks with known answers that reviewers must pass before a project's real work.
 
-An attempt belongs to a guideline version. It ends when every qualification task has been answered
-or skipped, and is passed when enough of them are right. A later version that says so ends what was
-passed before it. Another attempt after a failure is for a lead to allow.
+An attempt belongs to a guideline version. It ends when every qualification task is answered or
+skipped, and is passed if enough answers are right. A later version with `requalify` ends earlier
+qualifications. After a failure, a lead can allow another attempt.
 """
 
 from typing import Any
@@ -33,13 +33,13 @@ REVIEWERS_AT_MOST = 500
 
 
 class QualificationError(ValueError):
-    """A sentence for the lead. Nothing was written."""
+    """Raised with a sentence for the lead. Nothing was written."""
 
 
 def attempt_of(*, project: Project, reviewer: User) -> Qualification | None:
-    """The attempt that counts: the newest, unless a guideline since asks to qualify again.
+    """Return the newest attempt, or None if a later guideline version ended it.
 
-    Two queries, one where there is no attempt.
+    Two queries, or one without an attempt.
     """
     attempts = Qualification.objects.filter(project=project, reviewer=reviewer)
     newest = attempts.select_related("version").order_by("-pk").first()
@@ -49,7 +49,7 @@ def attempt_of(*, project: Project, reviewer: User) -> Qualification | None:
 
 
 def requalifying_version(project: Project) -> int:
-    """Return the number of the newest version that ended every qualification; 0 without one."""
+    """Return the number of the newest version that ended every qualification, or 0."""
     versions = GuidelineVersion.objects.filter(
         guideline__project=project, requalify=True, state=GuidelineVersion.State.PUBLISHED
     )
@@ -57,7 +57,7 @@ def requalifying_version(project: Project) -> int:
 
 
 def newest_attempts(project: Project) -> list[Qualification]:
-    """The newest of each reviewer, REVIEWERS_AT_MOST of them. A query."""
+    """Return the newest attempt of each reviewer, at most REVIEWERS_AT_MOST. One query."""
     attempts = Qualification.objects.filter(project=project).order_by("reviewer", "-pk")
     return list(
         attempts.distinct("reviewer").select_related("reviewer", "version")[:REVIEWERS_AT_MOST]
@@ -65,7 +65,7 @@ def newest_attempts(project: Project) -> list[Qualification]:
 
 
 def needed(project: Project) -> int:
-    """How many of the qualification tasks must be right."""
+    """Return the number of qualification tasks that must be right."""
     tasks = _tasks(project).count()
     return -(-project.qualification_percent * tasks // 100)
 
@@ -80,13 +80,13 @@ def _tasks(project: Project) -> Any:
     )
 
 
-# --- the life of an attempt ----------------------------------------------------------------------
+# --- attempts -------------------------------------------------------------------------------------
 
 
 def ensure(*, project: Project, reviewer: User) -> Qualification:
-    """The attempt that counts, begun when there is none; ended when nothing is left to answer.
+    """Return the current attempt. Begin one if there is none; end it if no task is left.
 
-    Needs a published guideline.
+    The project must have a published guideline.
     """
     attempt = attempt_of(project=project, reviewer=reviewer) or begin(
         project=project, reviewer=reviewer
@@ -95,7 +95,7 @@ def ensure(*, project: Project, reviewer: User) -> Qualification:
 
 
 def ended_with(ranking: Ranking) -> Qualification | None:
-    """The attempt, when the reviewer just answered its last task; None for any other ranking."""
+    """Return the attempt that this ranking ended, or None."""
     if not Gold.objects.filter(task=ranking.task_id, purpose=PURPOSE).exists():
         return None
     project, reviewer = ranking.task.project, ranking.reviewer
@@ -108,7 +108,7 @@ def ended_with(ranking: Ranking) -> Qualification | None:
 
 @transaction.atomic
 def begin(*, project: Project, reviewer: User) -> Qualification:
-    """A new attempt under today's guideline, from the first task on; one under way ends for it."""
+    """Begin an attempt under the current guideline version. An open one of another version fails."""
     current = Project.objects.filter(pk=project.pk).values("current_version")
     version = GuidelineVersion.objects.get(pk__in=current)
     attempts = Qualification.objects.filter(project=project, reviewer=reviewer)
@@ -119,7 +119,7 @@ def begin(*, project: Project, reviewer: User) -> Qualification:
             attempt = Qualification.objects.create(
                 project=project, reviewer=reviewer, version=version
             )
-    except IntegrityError:  # begun in another tab at this moment
+    except IntegrityError:  # begun in another tab at the same moment
         return attempts.get(state=OPEN)
     _forget_answers(project, reviewer)
     return attempt
@@ -138,12 +138,12 @@ def _forget_answers(project: Project, reviewer: User) -> None:
 
 @transaction.atomic
 def _ended(attempt: Qualification) -> Qualification:
-    """The attempt, with its outcome when every task is answered. A task skipped is not right."""
+    """End the attempt if every task is answered, and return it. Skipped tasks count as wrong."""
     project, reviewer = attempt.project, attempt.reviewer
     course = constraints.course(project=project, reviewer=reviewer, purpose=PURPOSE)
     if course.next is not None or not course.total:
         return attempt
-    tasks = {one.task_id: one for one in _tasks(project)}
+    tasks = {gold.task_id: gold for gold in _tasks(project)}
     answers = Ranking.objects.filter(task__in=tasks, reviewer=reviewer, superseded_at=None)
     right = sum(
         constraints.meets(answer.tiers, answer.cut, tasks[answer.task_id].constraints)
@@ -164,7 +164,7 @@ def _ended(attempt: Qualification) -> Qualification:
 
 @transaction.atomic
 def allow_again(*, project: Project, reviewer: User, by: User) -> Qualification:
-    """Another attempt for someone who failed. Raises QualificationError."""
+    """Begin another attempt for a reviewer who failed. Raises QualificationError."""
     attempt = attempt_of(project=project, reviewer=reviewer)
     if attempt is None or attempt.state != FAILED:
         raise QualificationError(f"{reviewer} has not failed, so there is nothing to allow.")

@@ -1,9 +1,9 @@
-"""When a reviewer gets gold among real work: as often as the project asks, never in clusters.
+"""The schedule of gold among a reviewer's real work: as often as the project asks, never in clusters.
 
-From one gold task to the next is a gap drawn evenly around the mean, from half of it to one and a
-half times (nearer where gold is frequent: there are never two in a row), so that nobody can count
-it out. It is drawn by a hash of the reviewer and of the gold before, so that asking twice gives the
-same answer and the tasks left can be counted exactly.
+The gap between two gold tasks is drawn uniformly from half to one and a half times its mean, so that
+reviewers cannot predict it. With frequent gold the range is narrower, so that gold never comes twice
+in a row. The draw is a hash of the reviewer and the previous gold task, so that it is reproducible
+and the remaining tasks can be counted exactly.
 """
 
 import hashlib
@@ -18,33 +18,33 @@ from labeling.models import Project
 LOOKED_BACK = 1000
 
 
-def _even(*parts: object) -> float:
-    """The same number for the same parts, evenly from 0 to below 1."""
+def _uniform(*parts: object) -> float:
+    """Return a number from 0 to below 1 that is uniform over `parts` and depends on them alone."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def gap(*, percent: int, project_id: int, reviewer_id: int, task_id: int) -> int:
-    """How many tasks after this gold task the next one comes, 2 at least; its mean is 100 / percent.
+    """Return the number of tasks from this gold task to the next, at least 2, 100 / percent on average.
 
-    `task_id` is 0 before the first.
+    `task_id` is 0 before the first gold task.
     """
     parts, mean = (project_id, reviewer_id, task_id), 100 / percent
     spread = min(mean / 2, mean - 2)
-    drawn = mean + spread * (2 * _even(*parts, "where") - 1)
-    return floor(drawn + _even(*parts, "rounding"))
+    drawn = mean + spread * (2 * _uniform(*parts, "where") - 1)
+    return floor(drawn + _uniform(*parts, "rounding"))
 
 
 @dataclass(frozen=True)
-class Stand:
-    """Where a reviewer stands: the gold task they had last (0: none) and real tasks since."""
+class Progress:
+    """The reviewer's last gold task (0 for none), and the number of real tasks since."""
 
     last: int
     since: int
 
 
-# Newest first through ranking_history, no further than the reviewer's last LOOKED_BACK rankings.
-# What they hold comes before everything they sent, and the slot ahead before the current one.
+# Newest first through the index ranking_history, at most the reviewer's last LOOKED_BACK rankings.
+# Leased tasks come before all rankings, and the lease ahead before the current one.
 _SINCE = """
 SELECT had.task_id, had.purpose FROM (
     (SELECT slot.task_id, gold.purpose, slot.ahead, NULL::bigint AS ranking
@@ -65,7 +65,7 @@ WHERE had.purpose IS NULL OR had.purpose = 'check'
 ORDER BY had.ahead DESC, had.ranking DESC NULLS FIRST
 """
 
-# Scalar subqueries, as in labeling.queue.slots: no plan may begin with the reviewer's whole history.
+# Scalar subqueries, as in labeling.queue.claims, so that no plan starts with the reviewer's history.
 _REMAINING = """
 SELECT gold.task_id FROM labeling_gold gold
 JOIN labeling_task task ON task.id = gold.task_id
@@ -86,8 +86,8 @@ WHERE gold.project_id = %(project)s AND gold.purpose = 'check' AND gold.retired_
 """
 
 
-def stand(project: Project, reviewer: User) -> Stand:
-    """One query, bounded by the longest gap."""
+def progress(project: Project, reviewer: User) -> Progress:
+    """Return the reviewer's last gold task and the real tasks since. One query, bounded by the gap."""
     longest = 2 * ceil(100 / project.gold_percent)
     values = {
         "project": project.pk,
@@ -101,31 +101,32 @@ def stand(project: Project, reviewer: User) -> Stand:
     since: set[int] = set()
     for task_id, purpose in rows:
         if purpose:
-            return Stand(task_id, len(since))
-        since.add(task_id)  # once, also when it was taken back and sent again
-    return Stand(0, len(since))
+            return Progress(task_id, len(since))
+        since.add(task_id)  # a set, as a ranking may be undone and sent again
+    return Progress(0, len(since))
 
 
 def remaining(project: Project, reviewer: User) -> list[int]:
-    """Gold tasks they can still get, in an order of their own. Costs by the project's gold alone.
+    """Return the gold tasks that the reviewer can still get, in an order of their own.
 
-    Anyone who ranked, skipped or holds a task of the same prompt would recognise it.
+    Excludes tasks whose prompt they would recognise from a task that they ranked, skipped or hold.
+    One query, whose cost depends on the project's gold alone.
     """
     with connection.cursor() as cursor:
         cursor.execute(_REMAINING, {"project": project.pk, "reviewer": reviewer.pk})
         tasks = [task_id for (task_id,) in cursor.fetchall()]
-    return sorted(tasks, key=lambda task_id: _even(project.pk, reviewer.pk, task_id, "order"))
+    return sorted(tasks, key=lambda task_id: _uniform(project.pk, reviewer.pk, task_id, "order"))
 
 
 def due(project: Project, reviewer: User) -> int | None:
-    """The gold task to give next, now; None when real work is next."""
-    if not project.gold_percent or _until_next(project, reviewer, stand(project, reviewer)) > 0:
+    """Return the gold task to give now, or None if real work is next."""
+    if not project.gold_percent or _until_next(project, reviewer, progress(project, reviewer)) > 0:
         return None
     return next(iter(remaining(project, reviewer)), None)
 
 
-def _until_next(project: Project, reviewer: User, at: Stand) -> int:
-    """How many real tasks come first."""
+def _until_next(project: Project, reviewer: User, at: Progress) -> int:
+    """Return the number of real tasks before the next gold task."""
     return max(0, _gap(project, reviewer, at.last) - 1 - at.since)
 
 
@@ -139,13 +140,13 @@ def _gap(project: Project, reviewer: User, task_id: int) -> int:
 
 
 def upcoming(project: Project, reviewer: User, waiting: int) -> int:
-    """How many gold tasks will come among the real ones that wait, beyond what they hold.
+    """Return the number of gold tasks among the next `waiting` real ones, without leased ones.
 
-    Counted with the rest, they let what is left go down by one at every task, gold or not.
+    With them, the displayed number of remaining tasks decreases by one at every task, gold or not.
     """
     if not project.gold_percent:
         return 0
-    before = _until_next(project, reviewer, stand(project, reviewer))
+    before = _until_next(project, reviewer, progress(project, reviewer))
     count = 0
     for task_id in remaining(project, reviewer):
         if before > waiting:

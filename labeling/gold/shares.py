@@ -1,4 +1,4 @@
-"""How often gold is answered right: by gold task and by reviewer, with intervals."""
+"""Shares of right answers to gold, by gold task and by reviewer, with intervals."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from labeling.statistics.intervals import wilson
 
 ANSWERS_AT_MOST = 5000
 SUSPECT_FROM = 3
-"""From so many answers on, a gold task that most people get wrong is suspect itself."""
+"""Answers from which a gold task that most reviewers get wrong is itself suspect."""
 
 
 @dataclass
@@ -32,13 +32,13 @@ class Share:
 
     @property
     def interval(self) -> tuple[int, int]:
-        """Low and high, in percent."""
+        """Return the bounds of the 95 % interval, in percent."""
         low, high = self.bounds
         return round(100 * low), round(100 * high)
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The same as shares."""
+        """Return the bounds of the 95 % interval, as shares."""
         return wilson(self.right / self.asked if self.asked else 0.0, self.asked)
 
     @property
@@ -51,41 +51,44 @@ class Shares:
     by_gold: dict[int, Share] = field(default_factory=lambda: defaultdict(Share))
     by_reviewer: dict[User, Share] = field(default_factory=lambda: defaultdict(Share))
     skips: dict[int, int] = field(default_factory=dict)
-    """By gold."""
+    """Number of skips by gold."""
     capped: bool = False
 
 
 def shares(project: Project) -> Shares:
-    """Over the newest ANSWERS_AT_MOST current answers to gold. Four queries.
+    """Return the shares over the newest ANSWERS_AT_MOST current answers to gold. Four queries.
 
-    Reviewers are measured by checks in use alone: what was retired may have been wrong, and in
-    training and qualification they were still learning.
+    Only checks in use measure reviewers: retired gold may have been wrong, and reviewers are still
+    learning in training and qualification.
     """
-    known = {one.task_id: one for one in Gold.objects.filter(project=project)}
-    found = Shares(skips=_skips(known.values()))
+    gold_by_task = {gold.task_id: gold for gold in Gold.objects.filter(project=project)}
+    result = Shares(skips=_skips(gold_by_task.values()))
     answers = list(_answers(project))
-    people = User.objects.in_bulk({reviewer for _task, reviewer, *_said in answers})
+    people = User.objects.in_bulk({reviewer for _task, reviewer, *_content in answers})
     for task, reviewer, tiers, cut in answers:
-        one = known[task]
-        right = constraints.meets(tiers, cut, one.constraints)
-        found.by_gold[one.pk].add(right)
-        if one.purpose == Gold.Purpose.CHECK and one.retired_at is None:
-            found.by_reviewer[people[reviewer]].add(right)
-    found.capped = len(answers) == ANSWERS_AT_MOST
-    return found
+        gold = gold_by_task[task]
+        right = constraints.meets(tiers, cut, gold.constraints)
+        result.by_gold[gold.pk].add(right)
+        if gold.purpose == Gold.Purpose.CHECK and gold.retired_at is None:
+            result.by_reviewer[people[reviewer]].add(right)
+    result.capped = len(answers) == ANSWERS_AT_MOST
+    return result
 
 
-def share_of(one: Gold) -> Share:
-    """Of one gold task, over its newest ANSWERS_AT_MOST answers. A query."""
+def share_of(gold: Gold) -> Share:
+    """Return the share over the newest ANSWERS_AT_MOST answers to one gold task. One query."""
     share = Share()
-    answers = one.task.rankings.filter(superseded_at=None).order_by("-pk")
+    answers = gold.task.rankings.filter(superseded_at=None).order_by("-pk")
     for tiers, cut in answers.values_list("tiers", "cut")[:ANSWERS_AT_MOST]:
-        share.add(constraints.meets(tiers, cut, one.constraints))
+        share.add(constraints.meets(tiers, cut, gold.constraints))
     return share
 
 
 def _answers(project: Project) -> Iterable[Any]:
-    """(task, reviewer, tiers, cut), newest first; no rows of a model, for the speed."""
+    """Return (task, reviewer, tiers, cut) of current answers, newest first.
+
+    Tuples instead of model instances, for speed.
+    """
     answers = Ranking.objects.filter(
         task__gold__project=project, task__out_of_use=False, superseded_at=None
     )
@@ -93,7 +96,7 @@ def _answers(project: Project) -> Iterable[Any]:
     return columns[:ANSWERS_AT_MOST]
 
 
-def _skips(known: Iterable[Gold]) -> dict[int, int]:
-    by_task = {one.task_id: one.pk for one in known}
-    counted = Skip.objects.filter(task__in=by_task).values_list("task").annotate(Count("pk"))
-    return {by_task[task_id]: count for task_id, count in counted}
+def _skips(gold: Iterable[Gold]) -> dict[int, int]:
+    by_task = {one.task_id: one.pk for one in gold}
+    counts = Skip.objects.filter(task__in=by_task).values_list("task").annotate(Count("pk"))
+    return {by_task[task_id]: count for task_id, count in counts}

@@ -1,4 +1,4 @@
-"""A reviewer confirms each published guideline version before ranking under it."""
+"""Confirmation of each published guideline version by a reviewer, before they rank under it."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,23 @@ from labeling.models import GuidelineConfirmation, GuidelineVersion, Project
 
 @dataclass(frozen=True)
 class Unconfirmed:
+    """A version to confirm."""
+
     version: GuidelineVersion
     before: GuidelineVersion | None
-    """The newest one they went by; None for someone who begins."""
+    """The newest version that the reviewer confirmed, or None."""
 
 
 _confirmed: set[tuple[int, int]] = set()
-"""(reviewer, version) that this process has seen confirmed; that is never taken back."""
+"""Confirmed (reviewer, version) pairs, cached in this process. A confirmation is never revoked."""
 REMEMBERED_AT_MOST = 10_000
 
 
 def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
-    """What the reviewer has to confirm before the next task. None when that is known, else one, or three."""
+    """Return the version that the reviewer must confirm before the next task, or None.
+
+    Costs no query when a confirmation is cached, otherwise one, or three if unconfirmed.
+    """
     if project.current_version_id is None:
         return None
     if (key := (reviewer.pk, project.current_version_id)) in _confirmed:
@@ -40,7 +45,7 @@ def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
 
 
 def confirm(*, project: Project, reviewer: User, version_id: int) -> bool:
-    """Note that the reviewer goes by the version; False when the project has not published it."""
+    """Record the reviewer's confirmation; return False if the project has not published the version."""
     published = GuidelineVersion.objects.filter(
         pk=version_id,
         guideline__project=project,

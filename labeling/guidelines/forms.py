@@ -1,4 +1,4 @@
-"""The guideline editor: one set of forms for the product's own pages and for the admin."""
+"""Forms of the guideline editor, for the product's own pages and for the admin."""
 
 import sys
 from typing import Any
@@ -14,16 +14,16 @@ from labeling.models import Criterion, GuidelineVersion
 LONGEST_PREVIEW = 200_000
 MOST_CRITERIA = 20
 EMPTY_ROWS = 2
-"""Rows for new criteria that work without the script."""
+"""Rows for new criteria without JavaScript."""
 
 
 def preview(text: str) -> SafeString:
-    """Return the Markdown as reviewers will read it."""
+    """Return the Markdown rendered as reviewers see it."""
     return render(text[:LONGEST_PREVIEW], line_breaks=False)
 
 
 class MarkdownEditor(forms.Textarea):
-    """A text area with a preview next to it. `preview_url` renders what the script sends."""
+    """A text area with a preview next to it, which the script fetches from `preview_url`."""
 
     preview_url: Any = ""
 
@@ -39,14 +39,14 @@ class MarkdownEditor(forms.Textarea):
 
 
 class DraftForm(forms.ModelForm):
-    """The text of a version and what reviewers are told about the change."""
+    """The text of a version, and the note about its changes for reviewers."""
 
     class Meta:
         model = GuidelineVersion
         fields: tuple[str, ...] = ("text", "change_note", "requalify")
         labels = {"text": "Guideline", "requalify": "Reviewers qualify again"}
         help_texts = {
-            "text": "Markdown. What a good response is, in the words of this project.",
+            "text": "The description of a good response in this project, in Markdown.",
             "requalify": "Publishing this version ends every qualification.",
         }
         widgets = {"text": MarkdownEditor(attrs={"rows": 24})}
@@ -61,7 +61,7 @@ class DraftForm(forms.ModelForm):
 
 
 class CriterionForm(forms.ModelForm):
-    """One criterion; its number follows from its place in the list."""
+    """One criterion. Its number is its position in the list."""
 
     scale = forms.IntegerField(
         initial=5,
@@ -75,12 +75,14 @@ class CriterionForm(forms.ModelForm):
         model = Criterion
         fields: tuple[str, ...] = ("name", "meaning", "scale")
         error_messages = {
-            "name": {"invalid": "Letters, digits, hyphens and underscores only: it is a key."}
+            "name": {
+                "invalid": "Use only letters, digits, hyphens and underscores, as the name is a key."
+            }
         }
 
 
 class _RowForm(CriterionForm):
-    """A row of the page. It is empty without a name and a meaning, whatever its number says."""
+    """A row of the page. It is empty without a name and a meaning, even if it has a number."""
 
     def has_changed(self) -> bool:
         return bool({"name", "meaning"} & set(self.changed_data))
@@ -88,7 +90,7 @@ class _RowForm(CriterionForm):
 
 class _CriterionFormSet(forms.BaseFormSet):
     def _construct_form(self, i: int, **kwargs: Any) -> forms.Form:
-        """Ignore every empty row, also one that held a criterion before."""
+        """Ignore every empty row, even one that had a criterion before."""
         kwargs |= {"empty_permitted": True, "use_required_attribute": False}
         form: forms.Form = super()._construct_form(i, **kwargs)  # type: ignore[misc]
         return form
@@ -108,12 +110,12 @@ class _CriterionFormSet(forms.BaseFormSet):
             if not name or form.cleaned_data.get("DELETE"):
                 continue
             if name in names:
-                form.add_error("name", f"Another criterion is called {name} already.")
+                form.add_error("name", f"Another criterion is already called {name}.")
             names.add(name)
 
     @property
     def criteria(self) -> list[dict[str, Any]]:
-        """The criteria in the order of their numbers; those without one come last."""
+        """Return the criteria in the order of their numbers, those without a number last."""
         rows = [form.cleaned_data for form in self.forms]
         kept = [row for row in rows if row.get("name") and not row.get("DELETE")]
         kept.sort(key=lambda row: row.get("ORDER") or sys.maxsize)

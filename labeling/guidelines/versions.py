@@ -1,4 +1,4 @@
-"""A guideline's versions: drafted, published once, never changed again."""
+"""Guideline versions: drafted, published once, then immutable."""
 
 import re
 import sys
@@ -21,11 +21,14 @@ WORDS_COMPARED = 2000
 
 
 class GuidelineError(ValueError):
-    """A sentence for the lead. Nothing was written."""
+    """Raised with a sentence for the lead. Nothing was written."""
 
 
 def criteria_of(version: GuidelineVersion) -> Sequence[Criterion]:
-    """In their order. A query once in a process for a published version, which never changes."""
+    """Return the criteria in their order. Cached per process for published versions.
+
+    One query, or none for a cached version.
+    """
     return _published_criteria(version.pk) if version.state == PUBLISHED else _criteria(version.pk)
 
 
@@ -37,7 +40,7 @@ _published_criteria = lru_cache(maxsize=500)(_criteria)
 
 
 def draft_of(project: Project) -> GuidelineVersion | None:
-    """Return the version that is being written, if there is one. One query."""
+    """Return the draft of the project, or None. One query."""
     drafts = GuidelineVersion.objects.filter(guideline__project=project, state=DRAFT)
     return drafts.select_related("guideline").first()
 
@@ -52,15 +55,15 @@ def create_draft(
     change_note: str = "",
     requalify: bool = False,
 ) -> GuidelineVersion:
-    """Write the project's next version, as a draft. `criteria`: dicts of name, meaning and scale.
+    """Create the project's next version as a draft. `criteria` are dicts of name, meaning and scale.
 
-    Raises GuidelineError while there is a draft already.
+    Raises GuidelineError if there is already a draft.
     """
     Guideline.objects.get_or_create(project=project, defaults={"title": project.name})
     guideline = Guideline.objects.select_for_update().get(project=project)
     numbers = list(guideline.versions.values_list("number", "state"))
     if draft := next((number for number, state in numbers if state == DRAFT), None):
-        raise GuidelineError(f"Version {draft} is a draft already. Publish it, or edit it further.")
+        raise GuidelineError(f"Version {draft} is already a draft. Publish it, or edit it.")
     version = GuidelineVersion.objects.create(
         guideline=guideline,
         number=max((number for number, _ in numbers), default=0) + 1,
@@ -74,7 +77,7 @@ def create_draft(
 
 
 def draft_from(*, version: GuidelineVersion, by: User | None) -> GuidelineVersion:
-    """Create a draft with the text and the criteria of this version. Raises GuidelineError."""
+    """Create a draft with the text and criteria of this version. Raises GuidelineError."""
     return create_draft(
         project=version.guideline.project,
         by=by,
@@ -93,10 +96,10 @@ def save_draft(
     change_note: str = "",
     requalify: bool = False,
 ) -> None:
-    """Write the whole content of a draft.
+    """Save the content of a draft.
 
-    `seen` is the fingerprint of what its author started from. Raises GuidelineError when someone
-    else saved or published the draft in the meantime.
+    `seen` is the fingerprint of the draft that the author opened. Raises GuidelineError if someone
+    else has saved, published or deleted the draft since.
     """
     draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
     if draft is None:
@@ -104,7 +107,7 @@ def save_draft(
     if fingerprint(draft) != seen:
         raise GuidelineError(
             "Somebody else saved this draft after you opened it. Their text is in the list of "
-            "versions; saving again replaces it with yours."
+            "versions. Save again to replace it with yours."
         )
     GuidelineVersion.objects.filter(pk=draft.pk).update(
         text=text, change_note=change_note, requalify=requalify
@@ -115,7 +118,7 @@ def save_draft(
 
 @transaction.atomic
 def delete_draft(*, version: GuidelineVersion, by: User | None) -> None:
-    """Raises GuidelineError when it is published or deleted already."""
+    """Delete a draft. Raises GuidelineError if it is already published or deleted."""
     draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
     if draft is None:
         raise GuidelineError(f"{version} was published or deleted in the meantime.")
@@ -124,16 +127,16 @@ def delete_draft(*, version: GuidelineVersion, by: User | None) -> None:
 
 
 def fingerprint(version: GuidelineVersion | None) -> str:
-    """Return a digest of everything an author writes in a version. One query for its criteria."""
+    """Return a digest of the content of a version. One query for its criteria."""
     if version is None:
         return ""
-    criteria = [[one.name, one.meaning, one.scale] for one in _criteria(version.pk)]
+    criteria = [[c.name, c.meaning, c.scale] for c in _criteria(version.pk)]
     return digest([version.pk, version.text, version.change_note, version.requalify, criteria])
 
 
 @transaction.atomic
 def number_criteria(*, version: GuidelineVersion) -> None:
-    """Number the criteria of a draft 1, 2, 3 … in their order; those without a number come last."""
+    """Number the criteria of a draft 1, 2, 3, … in their order, those without a number last."""
     criteria = sorted(
         Criterion.objects.filter(version=version, version__state=DRAFT),
         key=lambda criterion: (criterion.position or sys.maxsize, criterion.pk),
@@ -154,22 +157,22 @@ def _write_criteria(version: GuidelineVersion, criteria: Iterable[Mapping[str, A
 def publish(
     *, version: GuidelineVersion, by: User | None, seen: str | None = None
 ) -> GuidelineVersion:
-    """Freeze the draft and make it the version that new rankings are made under.
+    """Freeze the draft and make it the current version for new rankings.
 
-    `seen` is the fingerprint of what was confirmed, where a person confirmed it. Raises
+    `seen` is the fingerprint of the draft on the confirmation page, if there was one. Raises
     GuidelineError.
     """
     guideline = Guideline.objects.select_for_update().get(pk=version.guideline_id)
     draft = GuidelineVersion.objects.select_for_update().get(pk=version.pk)
     if not draft.text.strip():
-        raise GuidelineError("An empty guideline tells reviewers nothing. Write it first.")
+        raise GuidelineError("This guideline is empty. Write it first.")
     if seen is not None and draft.state == DRAFT and seen != fingerprint(draft):
-        raise GuidelineError("The draft changed after you opened this page. Read it again.")
+        raise GuidelineError("The draft has changed since you opened this page. Read it again.")
     published = GuidelineVersion.objects.filter(pk=version.pk, state=DRAFT).update(
         state=PUBLISHED, published_by=by, published_at=timezone.now()
     )
     if published != 1:
-        raise GuidelineError(f"{version} is published already.")
+        raise GuidelineError(f"{version} is already published.")
     Project.objects.filter(pk=guideline.project_id).update(current_version=version)
     audit(by, "guideline published", version, number=version.number)
     version.refresh_from_db()
@@ -177,23 +180,25 @@ def publish(
 
 
 def version_before(version: GuidelineVersion) -> GuidelineVersion | None:
-    """Return the version that this one replaces, if there is one."""
+    """Return the previous version, or None."""
     earlier = version.guideline.versions.filter(number__lt=version.number)
     return earlier.order_by("-number").first()
 
 
-# --- what changed --------------------------------------------------------------------------------
+# --- differences ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Piece:
+    """A part of a line, changed or not."""
+
     text: str
     changed: bool = False
 
 
 @dataclass(frozen=True)
 class DiffLine:
-    """`pieces` joined are the line; numbers count lines of the old and the new text from 1."""
+    """A line of a diff, made of `pieces`. Line numbers of the old and the new text start at 1."""
 
     kind: Literal["same", "removed", "added", "gap"]
     pieces: list[Piece]
@@ -204,9 +209,9 @@ class DiffLine:
 def difference(
     old: GuidelineVersion | None, new: GuidelineVersion, context: int | None = CONTEXT_LINES
 ) -> list[DiffLine]:
-    """Line by line, changed words marked; unchanged stretches shortened to `context` lines.
+    """Return a diff by lines, with changed words marked and `context` unchanged lines around changes.
 
-    Criteria are compared as lines after the text. Costs a query for each version's criteria.
+    Criteria are compared as lines after the text. One query for each version's criteria.
     """
     before, after = _lines(old) if old else [], _lines(new)
     lines: list[DiffLine] = []
@@ -248,7 +253,7 @@ def _changed(
 
 
 def _words_compared(old: str | None, new: str | None) -> tuple[list[Piece], list[Piece]]:
-    """Word by word, when the lines have something in common; else each as a whole."""
+    """Return the pieces of two lines: by words for similar lines, otherwise one piece each."""
     old_words, new_words = _words(old or ""), _words(new or "")
     if not old_words or not new_words or len(old_words) + len(new_words) > WORDS_COMPARED:
         return [Piece(old or "")], [Piece(new or "")]
@@ -271,7 +276,7 @@ def _words(line: str) -> list[str]:
 
 def _shortened(lines: list[DiffLine], context: int) -> list[DiffLine]:
     changed = [i for i, line in enumerate(lines) if line.kind != "same"]
-    kept = {i for at in changed for i in range(at - context, at + context + 1)}
+    kept = {i for line in changed for i in range(line - context, line + context + 1)}
     short: list[DiffLine] = []
     for i, line in enumerate(lines):
         if i in kept:

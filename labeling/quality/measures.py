@@ -1,7 +1,7 @@
-"""How far the reviewers of a project agree, the tasks on which they do not, and whom to trust.
+"""Quality of a project: agreement, disputes, and the reliability and biases of its reviewers.
 
-Everything is computed from the same window of the tasks ranked last, so that a figure is the same on
-every page. Results are cached until the next ranking; those over many tasks, for at least a minute.
+All figures are computed from the same window of the tasks ranked last, so that a figure is the same
+on every page. Results are cached until the next ranking, and over many tasks for at least a minute.
 """
 
 from collections import defaultdict
@@ -31,47 +31,47 @@ __all__ = ["TASKS_AT_MOST"]
 KEPT_SECONDS = 600
 REFRESHED_SECONDS = 60
 LARGE = 200
-"""Tasks beyond which results are brought up to date once a minute only."""
+"""Over more tasks than this, results are updated at most once a minute."""
 TRUSTED_SECONDS = 600
 WEEKS_AT_MOST = 26
 REVIEWERS_AT_MOST = 100
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def kept(
     project: Project,
     name: str,
-    compute: Callable[[Window], Found],
+    compute: Callable[[Window], Result],
     *,
     tasks_at_most: int = TASKS_AT_MOST,
     seconds: int = 0,
-) -> Found:
-    """What `compute` makes of the window, from the cache where it is still true: one query then.
+) -> Result:
+    """Return the result of `compute` for the window, from the cache if it is up to date.
 
-    What is younger than `seconds` is true enough, at no query.
+    One query for a cached result, or none if it is younger than `seconds`.
     """
     key, now = f"quality:{name}:{project.pk}:{tasks_at_most}", timezone.now()
-    held: Kept[Found] | None = cache.get(key)
-    if held and now < held.at + timedelta(seconds=seconds):
-        return held.found
+    cached: Kept[Result] | None = cache.get(key)
+    if cached and now < cached.at + timedelta(seconds=seconds):
+        return cached.result
     mark = window.mark(project)
-    if held and (held.mark == mark or now < held.at + timedelta(seconds=held.seconds)):
-        return held.found
-    looked_at = window.load(project, tasks_at_most)
-    found = compute(looked_at)
-    # Half a second of work per thousand tasks is too much for every view after every ranking.
-    large = looked_at.capped or len(looked_at.prompts) > LARGE
+    if cached and (cached.mark == mark or now < cached.at + timedelta(seconds=cached.seconds)):
+        return cached.result
+    sample = window.load(project, tasks_at_most)
+    result = compute(sample)
+    # Half a second per thousand tasks is too long for every page view after every ranking.
+    large = sample.capped or len(sample.prompts) > LARGE
     refreshed = REFRESHED_SECONDS if large else 0
-    cache.set(key, Kept(found, mark, now, refreshed), KEPT_SECONDS)
-    return found
+    cache.set(key, Kept(result, mark, now, refreshed), KEPT_SECONDS)
+    return result
 
 
 @dataclass(frozen=True)
-class Kept(Generic[Found]):
-    """A result for the state that `mark` names; it holds for `seconds` whatever came since `at`."""
+class Kept(Generic[Result]):
+    """A cached result for the state `mark`. Until `seconds` after `at` it is used for any state."""
 
-    found: Found
+    result: Result
     mark: window.Mark
     at: datetime
     seconds: int
@@ -82,10 +82,10 @@ class Kept(Generic[Found]):
 
 @dataclass(frozen=True)
 class Dispute:
-    """A task on which reviewers disagree; `disputed` if more than their usual noise explains.
+    """A task on which reviewers disagree, `disputed` if more than their usual noise explains.
 
-    `distance` is 0 for the same order and 1 for the reverse; a tie against an order is half. How
-    likely noise alone is to bring such a disagreement about is its `p_value`.
+    `distance` is 0 for the same order and 1 for the reverse; a tie against an order counts half.
+    `p_value` is the probability of such a disagreement from noise alone.
     """
 
     task_id: int
@@ -100,34 +100,36 @@ class Dispute:
 
     @property
     def chance(self) -> str:
-        """The p-value for people, as a percentage."""
+        """Return the p-value as a percentage."""
         return "< 0.1%" if self.p_value < 0.001 else percent(self.p_value)
 
 
 @dataclass(frozen=True)
 class Quality:
+    """Agreement and open disputes in the window."""
+
     tasks: int
     capped: bool
     measures: Agreements
     differing: Sequence[Dispute]
-    """Undecided tasks on which anyone disagrees, the largest distance first."""
+    """Undecided tasks with any disagreement, the largest distance first."""
     usual: float
-    """The usual rate at which two reviewers disagree on a pair, a tie against an order being half."""
+    """The usual rate at which two reviewers disagree on a pair. A tie against an order counts half."""
     learned: bool
-    """Whether the project has enough tasks to show its own usual rate."""
+    """Whether the project has enough tasks to estimate its own usual rate."""
 
     @property
     def disputes(self) -> Sequence[Dispute]:
-        return [one for one in self.differing if one.disputed]
+        return [dispute for dispute in self.differing if dispute.disputed]
 
     @property
     def agreement(self) -> Agreement:
-        """The headline: pairwise agreement."""
+        """Return the headline figure, pairwise agreement."""
         return self.measures.pairwise
 
     @property
     def sample(self) -> str:
-        """What the figures rest on, in words."""
+        """Return a description of the sample."""
         newest = "the newest " if self.capped else ""
         return f"{newest}{self.tasks:,} tasks with two rankings or more"
 
@@ -135,33 +137,31 @@ class Quality:
 def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quality:
     """Return the agreement and the open disputes of the tasks ranked last.
 
-    Three queries, one when cached; one more where reviewers differ, because a decision or a
+    Three queries, or one when cached. One more if reviewers disagree anywhere, because a decision or a
     withdrawal settles a dispute without a new ranking.
     """
     quality = kept(project, "disputes", _quality, tasks_at_most=tasks_at_most)
     if not quality.differing:
         return quality
-    tasks = Task.objects.filter(pk__in=[one.task_id for one in quality.differing])
+    tasks = Task.objects.filter(pk__in=[dispute.task_id for dispute in quality.differing])
     still_open = set(tasks.filter(adjudication=None, out_of_use=False).values_list("pk", flat=True))
-    differing = [one for one in quality.differing if one.task_id in still_open]
+    differing = [dispute for dispute in quality.differing if dispute.task_id in still_open]
     return replace(quality, differing=differing)
 
 
-def _quality(looked_at: Window) -> Quality:
-    measures = looked_at.compared.everything()
-    judged = verdicts(looked_at.compared.pairs.tasks, looked_at.compared.meetings)
+def _quality(sample: Window) -> Quality:
+    measures = sample.compared.everything()
+    judged = verdicts(sample.compared.pairs.tasks, sample.compared.meetings)
     differing = _differing(judged)
-    return Quality(
-        measures.tasks, looked_at.capped, measures, differing, judged.usual, judged.learned
-    )
+    return Quality(measures.tasks, sample.capped, measures, differing, judged.usual, judged.learned)
 
 
 def _differing(judged: Verdicts) -> list[Dispute]:
-    """The largest distance first; of equals the newest."""
+    """Return the tasks with a disagreement, the largest distance first, then the newest."""
     columns = (judged.distance, judged.rankings, judged.p_value, judged.disputed)
     rows = zip(judged.tasks, *(column.tolist() for column in columns), strict=True)
-    found = [row for row in starmap(Dispute, rows) if row.distance > 0]
-    return sorted(found, key=lambda dispute: (-dispute.distance, -dispute.task_id))
+    differing = [row for row in starmap(Dispute, rows) if row.distance > 0]
+    return sorted(differing, key=lambda dispute: (-dispute.distance, -dispute.task_id))
 
 
 # --- parts: criteria, versions, weeks ------------------------------------------------------------
@@ -169,6 +169,8 @@ def _differing(judged: Verdicts) -> list[Dispute]:
 
 @dataclass(frozen=True)
 class Part:
+    """The agreement of a guideline version or a week."""
+
     label: Any
     rankings: int
     agreement: Agreements
@@ -183,30 +185,31 @@ class Parts:
 
 
 def parts_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Parts:
+    """Return the agreement by criterion, guideline version and week."""
     return kept(project, "parts", _parts, tasks_at_most=tasks_at_most)
 
 
-def _parts(looked_at: Window) -> Parts:
-    versions = np.array([row.version or 0 for row in looked_at.rows], dtype=np.int64)
-    weeks = np.array([monday(row.at).toordinal() for row in looked_at.rows], dtype=np.int64)
-    met = looked_at.compared.meetings.rankings
+def _parts(sample: Window) -> Parts:
+    versions = np.array([row.version or 0 for row in sample.rows], dtype=np.int64)
+    weeks = np.array([monday(row.at).toordinal() for row in sample.rows], dtype=np.int64)
+    met = sample.compared.meetings.rankings
     under, when = versions[met], weeks[met].max(axis=1, initial=0)
     newest = sorted(set(weeks.tolist()))[-WEEKS_AT_MOST:]
     return Parts(
-        criteria=criteria_of(looked_at),
+        criteria=criteria_of(sample),
         versions=[
-            _part(looked_at, versions, number, (under == number).all(axis=1))
+            _part(sample, versions, number, (under == number).all(axis=1))
             for number in sorted(set(versions.tolist()), reverse=True)
         ],
-        weeks=[_part(looked_at, weeks, day, when == day, date.fromordinal(day)) for day in newest],
-        capped=looked_at.capped,
+        weeks=[_part(sample, weeks, day, when == day, date.fromordinal(day)) for day in newest],
+        capped=sample.capped,
     )
 
 
 def _part(
-    looked_at: Window, values: np.ndarray, value: int, rows: np.ndarray, label: Any = None
+    sample: Window, values: np.ndarray, value: int, rows: np.ndarray, label: Any = None
 ) -> Part:
-    agreement = looked_at.compared.everything(rows)
+    agreement = sample.compared.everything(rows)
     return Part(label or value, int((values == value).sum()), agreement)
 
 
@@ -215,14 +218,14 @@ def monday(at: Any) -> date:
     return day - timedelta(days=day.weekday())
 
 
-def criteria_of(looked_at: Window) -> list[tuple[str, Agreement]]:
-    """Krippendorff's alpha of the ratings on each criterion, by its name."""
+def criteria_of(sample: Window) -> list[tuple[str, Agreement]]:
+    """Return Krippendorff's alpha of the ratings on each criterion, by name."""
     ratings: dict[str, list[Rating]] = defaultdict(list)
-    for row in looked_at.rows:
+    for row in sample.rows:
         for response, rated in row.ratings.items():
             for name, value in rated.items():
                 ratings[name].append(Rating((row.task, response), row.prompt, value))
-    return [(name, rating_agreement(found)) for name, found in sorted(ratings.items())]
+    return [(name, rating_agreement(rated)) for name, rated in sorted(ratings.items())]
 
 
 # --- reviewers -----------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ def criteria_of(looked_at: Window) -> list[tuple[str, Agreement]]:
 
 @dataclass(frozen=True)
 class Reviewer:
-    """`reliability` is None for reviewers without shared tasks. Meters: see labeling.statistics.bias."""
+    """The figures of a reviewer. `reliability` is None without shared tasks."""
 
     id: int
     rankings: int
@@ -256,50 +259,50 @@ class People:
 
 
 def people_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> People:
-    """Those with most rankings in the window first; about a second for 30 of them."""
+    """Return the reviewers in the window, most rankings first. About a second for 30 reviewers."""
     return kept(project, "people", _people, tasks_at_most=tasks_at_most)
 
 
-def _people(looked_at: Window) -> People:
-    pairs = looked_at.compared.pairs
+def _people(sample: Window) -> People:
+    pairs = sample.compared.pairs
     reliabilities = fit_pairs(pairs)
-    clusters = cluster_numbers(pairs.tasks, looked_at.prompts)
-    lengths = {response: answer.length for response, answer in looked_at.answers.items()}
-    sways = Sways(pairs, [row.shown for row in looked_at.rows], lengths, clusters)
-    haste = _haste(looked_at, lengths)
-    counts = np.bincount([pairs.reviewers.index(row.reviewer) for row in looked_at.rows])
+    clusters = cluster_numbers(pairs.tasks, sample.prompts)
+    lengths = {response: answer.length for response, answer in sample.answers.items()}
+    sways = Sways(pairs, [row.shown for row in sample.rows], lengths, clusters)
+    haste = _haste(sample, lengths)
+    counts = np.bincount([pairs.reviewers.index(row.reviewer) for row in sample.rows])
     order = np.argsort(-counts, kind="stable")[:REVIEWERS_AT_MOST]
     return People(
         reviewers=[
-            _reviewer(looked_at, reliabilities, sways, haste, int(index), int(counts[index]))
+            _reviewer(sample, reliabilities, sways, haste, int(index), int(counts[index]))
             for index in order
         ],
         position=sways.position(),
         places=sways.by_position(),
         length=sways.length(),
         reason=reliabilities.reason,
-        tasks=len(np.unique(looked_at.compared.meetings.task)),
+        tasks=len(np.unique(sample.compared.meetings.task)),
         left_out=len(counts) - len(order),
-        capped=looked_at.capped,
+        capped=sample.capped,
     )
 
 
 def _reviewer(
-    looked_at: Window,
+    sample: Window,
     reliabilities: Reliabilities,
     sways: Sways,
     haste: dict[int, Meter],
     index: int,
     rankings: int,
 ) -> Reviewer:
-    pairs = looked_at.compared.pairs
+    pairs = sample.compared.pairs
     who = pairs.reviewers[index]
-    own = [row for row in looked_at.rows if row.reviewer == who]
+    own = [row for row in sample.rows if row.reviewer == who]
     said = pairs.outcome[pairs.reviewer == index]
     return Reviewer(
         id=who,
         rankings=rankings,
-        agreement=looked_at.compared.of_reviewer(who),
+        agreement=sample.compared.of_reviewer(who),
         reliability=reliabilities.of.get(who),
         position=sways.position(index),
         length=sways.length_of(index),
@@ -309,10 +312,10 @@ def _reviewer(
     )
 
 
-def _haste(looked_at: Window, lengths: dict[int, int]) -> dict[int, Meter]:
+def _haste(sample: Window, lengths: dict[int, int]) -> dict[int, Meter]:
     seconds: dict[int, list[float]] = defaultdict(list)
     read: dict[int, list[float]] = defaultdict(list)
-    for row in looked_at.rows:
+    for row in sample.rows:
         seconds[row.reviewer], read[row.reviewer]
         if row.source == "review" and row.seconds > 0:
             seconds[row.reviewer].append(row.seconds)
@@ -322,15 +325,15 @@ def _haste(looked_at: Window, lengths: dict[int, int]) -> dict[int, Meter]:
 
 
 def reliabilities_of(project: Project) -> Reliabilities:
-    """Of everyone in the window, to weigh their rankings with; up to ten minutes old.
+    """Return the reliability of every reviewer in the window, at most ten minutes old.
 
-    No query mostly, so that a submit may ask for it; some 0.3 s once in ten minutes.
+    Fast enough for a submission: usually no query, and about 0.3 s once in ten minutes.
     """
     return kept(project, "reliabilities", _reliabilities, seconds=TRUSTED_SECONDS)
 
 
-def _reliabilities(looked_at: Window) -> Reliabilities:
-    return fit_pairs(looked_at.compared.pairs)
+def _reliabilities(sample: Window) -> Reliabilities:
+    return fit_pairs(sample.compared.pairs)
 
 
 # --- consensus -----------------------------------------------------------------------------------
@@ -338,7 +341,7 @@ def _reliabilities(looked_at: Window) -> Reliabilities:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the rankings of a task come to."""
+    """The consensus order of a task."""
 
     task_id: int
     rankings: int
@@ -354,27 +357,27 @@ class Consensus:
 
     @property
     def clear(self) -> int:
-        """Tasks whose order is more probable than all others together."""
+        """Return the number of tasks whose order is more probable than all others together."""
         return sum(verdict.probability > 0.5 for verdict in self.verdicts)
 
 
 def consensus_in(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Consensus:
-    """Of tasks with two rankings or more, the least certain first."""
+    """Return the consensus of tasks with two rankings or more, the least certain first."""
     return kept(project, "consensus", _consensus, tasks_at_most=tasks_at_most)
 
 
-def _consensus(looked_at: Window) -> Consensus:
-    pairs = looked_at.compared.pairs
+def _consensus(sample: Window) -> Consensus:
+    pairs = sample.compared.pairs
     counts: dict[int, int] = defaultdict(int)
-    for row in looked_at.rows:
+    for row in sample.rows:
         counts[row.task] += 1
-    found = consensus_of_pairs(pairs, fit_pairs(pairs))
+    posteriors = consensus_of_pairs(pairs, fit_pairs(pairs))
     verdicts = [
         _verdict(task, posterior, counts[task])
-        for task, posterior in found.items()
+        for task, posterior in posteriors.items()
         if isinstance(task, int) and counts[task] > 1
     ]
-    return Consensus(sorted(verdicts, key=lambda v: (v.probability, -v.task_id)), looked_at.capped)
+    return Consensus(sorted(verdicts, key=lambda v: (v.probability, -v.task_id)), sample.capped)
 
 
 def _verdict(task: int, posterior: Posterior, rankings: int) -> Verdict:
@@ -394,19 +397,19 @@ class Board:
 
 
 def board_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Board:
-    """The models that wrote the responses. Blind to names it is not: for leads."""
+    """Return the leaderboard of models that wrote the responses. It shows names, so for leads only."""
     return kept(project, "models", _board, tasks_at_most=tasks_at_most)
 
 
-def _board(looked_at: Window) -> Board:
-    pairs = looked_at.compared.pairs
-    models = {response: answer.model for response, answer in looked_at.answers.items()}
-    clusters = cluster_numbers(pairs.tasks, looked_at.prompts)
+def _board(sample: Window) -> Board:
+    pairs = sample.compared.pairs
+    models = {response: answer.model for response, answer in sample.answers.items()}
+    clusters = cluster_numbers(pairs.tasks, sample.prompts)
     first, second = pairs.first[pairs.pair].tolist(), pairs.second[pairs.pair].tolist()
-    found = leaderboard(
+    board = leaderboard(
         [models[response] for response in first],
         [models[response] for response in second],
         pairs.outcome,
         clusters[pairs.task[pairs.pair]] if len(pairs) else pairs.pair,
     )
-    return Board(found, len(looked_at.rows), looked_at.capped)
+    return Board(board, len(sample.rows), sample.capped)

@@ -1,4 +1,4 @@
-"""What a lead should look at about a reviewer, in words. A remark needs its whole interval."""
+"""Remarks about a reviewer for leads, made only if a whole interval supports them."""
 
 from labeling.quality.measures import Reviewer
 from labeling.statistics.bias import Meter
@@ -12,47 +12,54 @@ MOSTLY_TIES = 0.75
 ENOUGH_PAIRS = 30
 ENOUGH_RANKINGS = 20
 
-Remark = tuple[str, str]  # how bad, as in the badges; the words
+Remark = tuple[str, str]  # (level of the badge, text)
 
 
-def remarks(found: Reviewer) -> list[Remark]:
-    """The worst first."""
-    said = [
-        _trust(found.reliability),
-        _as_shown(found.as_shown),
-        _quick(found.speed),
-        _ties(found),
-        _sway(found.position, "prefers what is shown first", "prefers what is shown last"),
-        _sway(found.length, "prefers longer than others do", "prefers shorter than others do"),
+def remarks(reviewer: Reviewer) -> list[Remark]:
+    """Return the remarks, the most serious first."""
+    candidates = [
+        _trust(reviewer.reliability),
+        _as_shown(reviewer.as_shown),
+        _quick(reviewer.speed),
+        _ties(reviewer),
+        _sway(
+            reviewer.position, "prefers the first response shown", "prefers the last response shown"
+        ),
+        _sway(
+            reviewer.length,
+            "prefers longer responses than others",
+            "prefers shorter responses than others",
+        ),
     ]
-    return [remark for remark in said if remark]
+    return [remark for remark in candidates if remark]
 
 
-def _trust(found: Reliability | None) -> Remark | None:
-    if found is None or found.low > CHANCE:
+def _trust(reliability: Reliability | None) -> Remark | None:
+    if reliability is None or reliability.low > CHANCE:
         return None
-    if found.high < CHANCE:
-        return "bad", "the wrong way round"
-    if found.high <= NEAR_CHANCE and found.high - found.low <= WELL_MEASURED:
+    low, high = reliability.low, reliability.high
+    if high < CHANCE:
+        return "bad", "reverses the order"
+    if high <= NEAR_CHANCE and high - low <= WELL_MEASURED:
         return "bad", "no better than guessing"
-    return "warn", "too few pairs to tell from guessing"
+    return "warn", "too few pairs to distinguish from guessing"
 
 
 def _as_shown(meter: Meter) -> Remark | None:
     if meter.low is not None and meter.low > 0 and meter.count >= ENOUGH_RANKINGS:
-        return "bad", "gives back the order shown"
+        return "bad", "repeats the order shown"
     return None
 
 
 def _quick(meter: Meter) -> Remark | None:
     if meter.high is not None and meter.high < TOO_QUICK:
-        return "bad", "less than half the time of others"
+        return "bad", "takes less than half as long as others"
     return None
 
 
-def _ties(found: Reviewer) -> Remark | None:
-    many = found.agreement.exact.pairs >= ENOUGH_PAIRS
-    if many and found.ties is not None and found.ties > MOSTLY_TIES:
+def _ties(reviewer: Reviewer) -> Remark | None:
+    many = reviewer.agreement.exact.pairs >= ENOUGH_PAIRS
+    if many and reviewer.ties is not None and reviewer.ties > MOSTLY_TIES:
         return "warn", "ties nearly everything"
     return None
 

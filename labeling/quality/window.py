@@ -1,4 +1,4 @@
-"""The rankings that a quality page looks at: those of the tasks ranked last, never all of them."""
+"""The sample of a quality page: the rankings of the tasks ranked last."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 class Answer(NamedTuple):
-    """A response as statistics need it. `length` is in bytes of UTF-8: reading no text is quick."""
+    """A response for statistics. `length` is in bytes of UTF-8, which needs no reading of the text."""
 
     length: int
     model: str
@@ -64,9 +64,9 @@ class Bytes(Func):
 
 @dataclass(frozen=True)
 class Window:
-    """`rows` are in the order in which they came; `capped` says that older tasks were left out.
+    """Rankings in the order in which they were made. With `capped`, older tasks are left out.
 
-    Gold tasks are not there: their answers are known, and many reviewers get the same.
+    Gold tasks are excluded, as their answers are known and many reviewers rank the same ones.
     """
 
     rows: Sequence[Row]
@@ -86,14 +86,14 @@ class Window:
 
     @cached_property
     def answers(self) -> dict[int, Answer]:
-        """By response id. One query."""
+        """Return the responses by id. One query."""
         return answers_of(list(self.prompts))
 
 
 def _filled(project: Project) -> QuerySet[Slot]:
-    """Slots with a ranking, the newest ranking first: an index has this order for each project.
+    """Return the filled slots, the newest ranking first, in the order of an index.
 
-    The rare ranking that no slot holds, an extra, comes with those of its task.
+    Extras, the rare rankings without a slot, are loaded with the others of their task.
     """
     return Slot.objects.filter(project=project, ranking__isnull=False).order_by("-ranking_id")
 
@@ -102,12 +102,12 @@ Mark = tuple[int, int, datetime | None] | None
 
 
 def mark(project: Project) -> Mark:
-    """Return what a result depends on: the newest ranking, and which responses are withdrawn.
+    """Return the state on which results depend: the newest ranking, and the withdrawn responses.
 
-    None without rankings. One query.
+    Return None without rankings. One query.
     """
-    gone = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
-    grouped = gone.order_by().values("prompt__project")
+    withdrawn = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
+    grouped = withdrawn.order_by().values("prompt__project")
     return (
         _filled(project)
         .values_list(
@@ -120,28 +120,29 @@ def mark(project: Project) -> Mark:
 
 
 def load(project: Project, tasks_at_most: int = TASKS_AT_MOST) -> Window:
-    """Three queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
+    """Load the window. Three queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
     at_most = RANKINGS_A_TASK * tasks_at_most
     counted = _filled(project).filter(task__out_of_use=False).exclude(task__kind=Task.Kind.GOLD)
     newest = counted.values_list("task", flat=True)
-    found = list(newest[: at_most + 1])
-    recent = list(dict.fromkeys(found[:at_most]))
+    newest_tasks = list(newest[: at_most + 1])
+    recent = list(dict.fromkeys(newest_tasks[:at_most]))
     current = Ranking.objects.filter(task__in=recent[:tasks_at_most], superseded_at=None)
     rows = [Row(*row) for row in current.order_by("id").values_list(*COLUMNS)]
-    if gone := withdrawn_of(recent[:tasks_at_most]):
-        rows = [row._replace(tiers=without(row.tiers, None, gone)[0]) for row in rows]
-    capped = len(found) > at_most or len(recent) > tasks_at_most
+    if withdrawn := withdrawn_of(recent[:tasks_at_most]):
+        rows = [row._replace(tiers=without(row.tiers, None, withdrawn)[0]) for row in rows]
+    capped = len(newest_tasks) > at_most or len(recent) > tasks_at_most
     return Window(rows, capped)
 
 
 def answers_of(tasks: Sequence[int]) -> dict[int, Answer]:
+    """Return the responses of these tasks by id. One query."""
     places = TaskResponse.objects.filter(task__in=tasks)
-    found = places.values_list("response", Bytes("response__text"), "response__model_name")
-    return {response: Answer(length, model) for response, length, model in found}
+    rows = places.values_list("response", Bytes("response__text"), "response__model_name")
+    return {response: Answer(length, model) for response, length, model in rows}
 
 
 def orders_of(tasks: Sequence[int]) -> dict[int, list[int]]:
-    """The responses of each task in its own order, for letters. One query."""
+    """Return the responses of each task in its own order, for letters. One query."""
     rows = TaskResponse.objects.filter(task__in=tasks).order_by().values("task")
     listed = rows.annotate(ids=ArrayAgg("response", order_by="position"))
     return dict(listed.values_list("task", "ids"))

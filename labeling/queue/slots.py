@@ -60,7 +60,7 @@ def add_slot(*, task: Task) -> Slot:
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
     if locked.rankings_wanted >= 9:
-        raise ValueError(f"{task} wants 9 rankings already; there are never more.")
+        raise ValueError(f"{task} already wants 9 rankings, the maximum.")
     Task.objects.filter(pk=task.pk).update(
         rankings_wanted=F("rankings_wanted") + 1, stopped_below=None
     )

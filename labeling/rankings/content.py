@@ -1,6 +1,6 @@
-"""What a reviewer says about a task, and what is wrong with it.
+"""The content of a ranking, and its validation.
 
-Every sentence is for the one who ranks: what is wrong, and what to do.
+Messages are for the reviewer: they say what is wrong and what to do.
 """
 
 import math
@@ -28,7 +28,7 @@ Errors = dict[str, str]
 
 @dataclass(frozen=True)
 class Content:
-    """What a reviewer says about a task. See Ranking for the meaning of each."""
+    """The content of a ranking. labeling.models.Ranking documents the fields."""
 
     tiers: Sequence[Sequence[int]]
     cut: int | None = None
@@ -39,7 +39,7 @@ class Content:
     active_seconds: float = 0.0
 
     def columns(self) -> dict[str, Any]:
-        """The values as they are stored: keys of JSON as text, only what PostgreSQL can keep."""
+        """Return the values of the columns, with text keys and without unstorable characters."""
         return {
             "tiers": [list(tier) for tier in self.tiers],
             "cut": self.cut,
@@ -52,13 +52,13 @@ class Content:
 
 
 def _sane_seconds(seconds: float) -> float:
-    """A wrong clock does not make a ranking invalid."""
+    """Return the seconds within limits, so that a wrong clock does not make a ranking invalid."""
     return min(max(seconds, 0.0), LONGEST_ACTIVE_SECONDS) if math.isfinite(seconds) else 0.0
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a project asks of a ranking. The default asks for nothing but sense."""
+    """The requirements of a project for a ranking. The default accepts every consistent ranking."""
 
     ties: bool = True
     partial: bool = False
@@ -72,7 +72,7 @@ class Policy:
 ANYTHING = Policy()
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- validation -----------------------------------------------------------------------------------
 
 
 def problems(
@@ -83,9 +83,9 @@ def problems(
     partial: bool = False,
     policy: Policy = ANYTHING,
 ) -> Errors:
-    """What is wrong with a ranking of these responses, by field. `scales`: criterion → highest."""
+    """Return a message for each invalid field. `scales` maps a criterion to its highest rating."""
     partial = partial or policy.partial
-    found = {
+    errors = {
         "tiers": _tiers_problem(content.tiers, set(response_ids), partial)
         or (None if policy.ties else _ties_problem(content.tiers)),
         "cut": _cut_problem(content),
@@ -94,7 +94,7 @@ def problems(
         "flags": _flags_problem(content.flags, {str(i) for i in response_ids}),
         "rationale": _rationale_problem(content.rationale, policy.min_rationale),
     }
-    return {name: problem for name, problem in found.items() if problem}
+    return {name: problem for name, problem in errors.items() if problem}
 
 
 def _whole(value: object) -> bool:
@@ -103,16 +103,16 @@ def _whole(value: object) -> bool:
 
 def _tiers_problem(tiers: Any, responses: set[int], partial: bool) -> str | None:
     if not isinstance(tiers, Sequence) or not all(isinstance(t, list | tuple) for t in tiers):
-        return "Tiers are a list of lists of response ids, best first."
+        return "Tiers must be a list of lists of response ids, best first."
     placed = [response for tier in tiers for response in tier]
     if not all(map(_whole, placed)):
-        return "Tiers hold response ids, which are whole numbers."
+        return "Response ids in tiers must be whole numbers."
     if any(not tier for tier in tiers):
-        return "A tier without a response says nothing; leave it out."
-    if strangers := sorted(set(placed) - responses):
-        return f"These responses do not belong to this task: {', '.join(map(str, strangers))}."
+        return "A tier needs at least one response. Leave out empty tiers."
+    if unknown := sorted(set(placed) - responses):
+        return f"These responses do not belong to this task: {', '.join(map(str, unknown))}."
     if len(placed) != len(set(placed)):
-        return "Each response has one place; one was placed twice."
+        return "A response is ranked twice. Rank each response once."
     if missing := len(responses) - len(placed):
         if not partial:
             return _("Give every response a place: %(missing)d of %(all)d have none yet.") % {
@@ -133,7 +133,7 @@ def _ties_problem(tiers: Sequence[Sequence[int]]) -> str | None:
 def _cut_problem(content: Content) -> str | None:
     if content.cut is None or (_whole(content.cut) and 0 <= content.cut <= len(content.tiers)):
         return None
-    return f"The line counts the tiers above it, 0 to {len(content.tiers)}; got {content.cut}."
+    return f"The cut is the number of tiers above the line, 0 to {len(content.tiers)}; got {content.cut}."
 
 
 def _strength_problem(content: Content, responses: int) -> str | None:
@@ -141,40 +141,40 @@ def _strength_problem(content: Content, responses: int) -> str | None:
     if strength is None:
         return None
     if responses != 2 or len(content.tiers) != 2:
-        return "Only one response that beats one other has a strength."
+        return "Only a ranking of two responses without a tie has a strength."
     if isinstance(strength, bool) or not isinstance(strength, int | float):
-        return "A strength is a number."
-    return None if 1 <= strength <= STRONGEST else f"A strength goes from 1 to {STRONGEST}."
+        return "The strength must be a number."
+    return None if 1 <= strength <= STRONGEST else f"The strength must be from 1 to {STRONGEST}."
 
 
 def _ratings_problem(ratings: Any, responses: set[str], scales: Mapping[str, int]) -> str | None:
     if not isinstance(ratings, Mapping):
-        return "Ratings are given by response."
+        return "Ratings must be an object with a response id for each key."
     for response, rated in ratings.items():
         if str(response) not in responses or not isinstance(rated, Mapping):
-            return f"There is no response {response} in this task to rate."
+            return f"This task has no response {response} to rate."
         for name, rating in rated.items():
             if name not in scales:
                 return f"The guideline has no criterion {name!r} to rate."
             if not _whole(rating) or not 1 <= rating <= scales[name]:
-                return f"A rating of {name} goes from 1 to {scales[name]}; got {rating!r}."
+                return f"The rating of {name} must be from 1 to {scales[name]}; got {rating!r}."
     return None
 
 
 def _flags_problem(flags: Any, responses: set[str]) -> str | None:
     if not isinstance(flags, Mapping):
-        return "Flags are given by response."
+        return "Flags must be an object with a response id for each key."
     for response, named in flags.items():
         if str(response) not in responses or not isinstance(named, list | tuple | set):
-            return f"There is no response {response} in this task to flag."
+            return f"This task has no response {response} to flag."
         if unknown := [name for name in named if not isinstance(name, str) or name not in FLAGS]:
-            return f"There is no flag {unknown[0]!r}; there are {', '.join(FLAGS)}."
+            return f"{unknown[0]!r} is not a flag. Use one of {', '.join(FLAGS)}."
     return None
 
 
 def _rationale_problem(rationale: object, shortest: int) -> str | None:
     if not isinstance(rationale, str):
-        return "A rationale is text."
+        return "The rationale must be text."
     if (written := len(rationale)) > LONGEST_RATIONALE:
         return _(
             "A rationale has at most %(longest)d characters; this one has %(written)d. Shorten it."

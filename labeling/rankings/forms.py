@@ -1,4 +1,4 @@
-"""Reads the ranking form, which says the same with and without the script."""
+"""Read the ranking form, which has the same fields with and without JavaScript."""
 
 import json
 import math
@@ -26,7 +26,7 @@ Fields = dict[str, list[str]]
 
 @dataclass
 class Answer:
-    """A ranking form as it was sent. `errors` maps the name of a field to a sentence."""
+    """A submitted ranking form. `errors` maps the name of a field to a message."""
 
     content: Content
     idempotency_key: uuid.UUID
@@ -39,9 +39,9 @@ def fields_of(data: QueryDict) -> Fields:
 
 
 def read_draft(body: bytes) -> dict[str, Any] | None:
-    """What a browser sent to be kept; it may hold anything, so only what a form can say is taken.
+    """Return a draft sent by a browser, reduced to valid parts, or None if it is not a draft.
 
-    None when it is too long or no draft at all.
+    A draft that is too long is not accepted either.
     """
     try:
         sent = json.loads(body) if len(body) <= LONGEST_DRAFT_BYTES else None
@@ -92,7 +92,7 @@ def fields_of_ranking(
 def _grade(
     tiers: Sequence[Sequence[int]], strength: float | None, shown_order: Sequence[int]
 ) -> str:
-    """-3 (the first is much better) to 3 (the second is); a win without a strength says 1."""
+    """Return the grade from -3 (the first is much better) to 3 (the second is), 1 by default."""
     if not tiers or len(tiers[0]) == 2:
         return "0" if tiers else ""
     grade = round(strength or 1)
@@ -110,7 +110,7 @@ def read_answer(
     criteria: Iterable[Criterion],
     policy: Policy = ANYTHING,
 ) -> Answer:
-    """Never raises: what is missing or makes no sense is in `errors`, by the name of the field."""
+    """Return the answer in these fields, with `errors` for missing and invalid ones. Never raises."""
     errors: Errors = {}
     ranked = any(first(fields, f"rank-{response}") for response in shown_order)
     if len(shown_order) == 2 and (first(fields, "strength") or not ranked):
@@ -142,10 +142,10 @@ def read_answer(
 def _ranked(
     fields: Fields, shown_order: Sequence[int], policy: Policy, errors: Errors
 ) -> tuple[list[list[int]], list[int]]:
-    """The tiers, and the rank that each was given."""
+    """Return the tiers, and the rank that the form has for each."""
     ranks = {response: _whole(first(fields, f"rank-{response}")) for response in shown_order}
     unplaced = [
-        ascii_uppercase[place] for place, i in enumerate(shown_order) if not _is_rank(ranks[i])
+        ascii_uppercase[index] for index, i in enumerate(shown_order) if not _is_rank(ranks[i])
     ]
     if unplaced and not policy.partial:
         sentence = (
@@ -162,7 +162,7 @@ def _ranked(
 def _graded(
     text: str, shown_order: Sequence[int], errors: Errors
 ) -> tuple[list[list[int]], list[int], float | None]:
-    """How much better one of two is: -3 is the first by far, 3 the second by far, 0 a tie."""
+    """Return tiers, their ranks and the strength of a grade: -3 favours the first most, 0 is a tie."""
     grade = int(text) if text.lstrip("+-").isdigit() and len(text) < 3 and text.isascii() else None
     if grade is None or abs(grade) > STRONGEST:
         errors["tiers"] = _("Say which response is better, and by how much.")
@@ -187,12 +187,12 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _cut(text: str, used: Sequence[int], errors: Errors) -> int | None:
-    """The line runs below a rank; as tiers are counted, it lies under those up to that rank."""
+    """Return the number of tiers above the line, from the rank below which the form has it."""
     if not text:
         return None
     rank = _whole(text)
     if rank is None:
-        errors["cut"] = _("The line lies below a rank: choose one, or no line.")
+        errors["cut"] = _("Choose the rank above the line, or no line.")
         return None
     return sum(1 for other in used if other <= rank)
 
@@ -238,7 +238,7 @@ class SkipForm(forms.Form):
         choices=Skip.Reason.choices,
         widget=forms.RadioSelect,
         error_messages={
-            "required": gettext_lazy("Choose a reason; it tells the lead what to mend.")
+            "required": gettext_lazy("Choose a reason, so that the lead knows what to fix.")
         },
     )
     note = forms.CharField(

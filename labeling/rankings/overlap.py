@@ -1,8 +1,8 @@
-"""How many rankings a task gets: always the same number, or more only where reviewers disagree.
+"""The number of rankings of a task: fixed, or increased only where reviewers disagree.
 
-With sequential overlap a task begins with `rankings_per_task` slots. Each ranking that comes in is
-read for what it says about every pair of responses; while a pair or the best response is not
-clear, and `rankings_at_most` is not reached, the task gets one more slot.
+With sequential overlap a task starts with `rankings_per_task` slots. When all are filled, the
+probable order of each pair of responses is computed from the rankings. While a pair or the best
+response is unclear, and the task has fewer than `rankings_at_most` slots, it gets one more.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,7 +20,7 @@ from labeling.statistics.agreement import Tiers
 from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth
 
 STRANGERS = Reliabilities()
-"""Reviewers of whom nothing is known yet."""
+"""Typical reviewers, assumed until the project has enough rankings."""
 
 COUNTED_AT_MOST = 5_000
 LEARNED_FROM = 30
@@ -31,34 +31,34 @@ Sides = np.ndarray  # (pairs, 3) float64; the first of the pair is better, they 
 def sides_of_pairs(
     rankings: Sequence[Tiers], response_ids: Collection[int], known: Reliabilities = STRANGERS
 ) -> Sides:
-    """What is probably true of each pair, in the order of `combinations` of the sorted ids.
+    """Return the probabilities of each pair's sides, in the order of `combinations` of sorted ids.
 
-    The model of Dawid and Skene (1979) as labeling.statistics.reliability has it, with one
-    confusion for all reviewers, `known.typical`: P(side | rankings) ∝ P(side) Π P(said | side),
-    where P(tied) is `known.tied` before anything is said. Everyone counts alike, as they do in a
-    snapshot: who is trusted less must not end the asking. A ranking says nothing of a pair that
-    it did not place.
+    Uses the model of Dawid and Skene (1979) as in labeling.statistics.reliability, with one confusion
+    matrix for all reviewers, `known.typical`: P(side | rankings) ∝ P(side) Π P(judgment | side). The
+    prior P(tied) is `known.tied`. All reviewers count alike, as in a snapshot, so that one untrusted
+    reviewer cannot close a task. Pairs that a ranking leaves out are not affected by it.
     """
     pairs = list(combinations(sorted(response_ids), 2))
-    one = known.typical
-    confusion = np.array([one.right, one.tie, max(0.0, 1 - one.right - one.tie), one.tie_of_tie])
-    said = log_confusion(confusion)  # (truth, said)
+    typical = known.typical
+    reversed_ = max(0.0, 1 - typical.right - typical.tie)
+    confusion = np.array([typical.right, typical.tie, reversed_, typical.tie_of_tie])
+    log_chances = log_confusion(confusion)  # (truth, judgment)
     logs = np.tile(log_truth(known.tied), (len(pairs), 1))
     for tiers in rankings:
-        place = {response: tier for tier, tied in enumerate(tiers) for response in tied}
+        tier_of = {response: tier for tier, tied in enumerate(tiers) for response in tied}
         for pair, (a, b) in enumerate(pairs):
-            if a in place and b in place:
-                logs[pair] += said[:, 1 + int(np.sign(place[a] - place[b]))]
+            if a in tier_of and b in tier_of:
+                logs[pair] += log_chances[:, 1 + int(np.sign(tier_of[a] - tier_of[b]))]
     odds = np.exp(logs - logs.max(axis=1, keepdims=True))
     return odds / odds.sum(axis=1, keepdims=True)
 
 
 def best_is(sides: Sides, count: int) -> float:
-    """How probable it is that the best of `count` responses are those the pairs say.
+    """Return the probability that the responses which lose no pair are the best of `count`.
 
-    Each response is unbeaten with the product over its pairs of P(better or tied), as if pairs
-    were independent; the products are made to sum to 1 over the responses, as one of them must be
-    unbeaten. The best are those that no pair says are worse.
+    The probability that a response is unbeaten is the product of P(better or tied) over its pairs, as
+    if pairs were independent. The products are normalised over the responses, as one of them must be
+    unbeaten.
     """
     unbeaten = np.ones(count)
     beaten = np.zeros(count, dtype=bool)
@@ -78,44 +78,45 @@ def is_clear(
     certainty: float,
     known: Reliabilities = STRANGERS,
 ) -> bool:
-    """Whether the side of every pair, and the best response, have at least this probability."""
+    """Return whether the side of every pair and the best response have at least this probability."""
     sides = sides_of_pairs(rankings, response_ids, known)
     sure = bool((sides.max(axis=1) >= certainty).all())
     return sure and best_is(sides, len(response_ids)) >= certainty
 
 
 def learned(project: Project) -> Reliabilities:
-    """What the project's rankings say of its reviewers, up to ten minutes old; no query mostly.
+    """Return the project's reliabilities, at most ten minutes old; usually without a query.
 
-    Fewer than LEARNED_FROM tasks with two rankings say too little: they are strangers until then.
+    With fewer than LEARNED_FROM tasks that have two rankings, return STRANGERS.
     """
-    found = reliabilities_of(project)
-    met = sum(one.tasks for one in found.of.values())
-    return found if met >= 2 * LEARNED_FROM else STRANGERS
+    reliabilities = reliabilities_of(project)
+    shared_tasks = sum(reliability.tasks for reliability in reliabilities.of.values())
+    return reliabilities if shared_tasks >= 2 * LEARNED_FROM else STRANGERS
 
 
-# --- a task gets one more, or one less -----------------------------------------------------------
+# --- adding and removing slots --------------------------------------------------------------------
 
 
 def looks_at(task: Task) -> bool:
-    """Whether a ranking of the task can change how many more it gets."""
+    """Return whether a ranking of the task can change its number of slots."""
     if task.out_of_use:
         return False
     return task.project.overlap == Project.Overlap.SEQUENTIAL and task.kind == Task.Kind.RANKING
 
 
 def after_ranking(task: Task) -> Slot | None:
-    """The slot that was added, if the task is unclear; None with fixed overlap, at no cost.
+    """Add a slot if the task is unclear, and return it, or remove unused slots if it is clear.
 
-    Call it in the transaction that wrote the ranking and holds the locks of the task's slots: they
-    let one ranking of a task be written at a time. One query, and a few when the slots are filled.
+    Call it in the transaction that wrote the ranking and locked the task's slots, as the locks
+    serialise the rankings of a task. No query with fixed overlap. Otherwise one, and a few more when
+    all slots are filled.
     """
     project = task.project
     if not looks_at(task):
         return None
     slots = list(Slot.objects.filter(task=task).order_by("number"))
     if any(slot.priority >= PARKED for slot in slots):
-        return None  # withdrawn since the task was read
+        return None  # withdrawn after the task was loaded
     complete = all(slot.ranking_id is not None for slot in slots)
     may_add = complete and len(slots) < project.rankings_at_most
     if not (may_add or _unused(task, slots)):
@@ -123,22 +124,22 @@ def after_ranking(task: Task) -> Slot | None:
             _mark_stopped(task, project)
         return None
     if Adjudication.objects.filter(task=task).exists():
-        _withdraw(task, slots)
+        _remove_unused(task, slots)
         return None
     if _is_clear(task, project):
-        _withdraw(task, slots)
+        _remove_unused(task, slots)
         _mark_stopped(task, project)
         return None
     return queue.add_slot(task=task) if may_add else None
 
 
 def settle(task: Task) -> None:
-    """Ask no more of a task whose outcome a lead has decided. The caller holds its slots' locks."""
-    _withdraw(task, list(Slot.objects.filter(task=task).order_by("number")))
+    """Remove the unused slots of a task that a lead has decided. The caller has locked its slots."""
+    _remove_unused(task, list(Slot.objects.filter(task=task).order_by("number")))
 
 
 def _mark_stopped(task: Task, project: Project) -> None:
-    """Note that sequential overlap, and nothing else, asks no more of the task."""
+    """Record that it was sequential overlap that stopped asking for rankings of the task."""
     unmarked = Task.objects.filter(pk=task.pk).exclude(stopped_below=project.rankings_at_most)
     unmarked.update(stopped_below=project.rankings_at_most)
 
@@ -154,20 +155,20 @@ def _is_clear(task: Task, project: Project) -> bool:
 
 
 def _unused(task: Task, slots: Sequence[Slot]) -> list[int]:
-    """As many slots as were added here and nobody has begun: they lie above the task's priority."""
+    """Return the ids of slots that were added here, above the task's priority, and nobody started."""
     added = sum(slot.priority > task.priority for slot in slots)
     free = [slot.pk for slot in slots if slot.reviewer_id is None and slot.draft_by_id is None]
     return free[::-1][:added]
 
 
-def _withdraw(task: Task, slots: Sequence[Slot]) -> None:
+def _remove_unused(task: Task, slots: Sequence[Slot]) -> None:
     if unused := _unused(task, slots):
         queue.remove_slots(task=task, slot_ids=unused)
 
 
-# --- what it saved -------------------------------------------------------------------------------
+# --- savings --------------------------------------------------------------------------------------
 
-# A lateral join counts each task's slots through their index, whatever the planner thinks of many.
+# The lateral join with OFFSET makes the planner count the slots of each task through their index.
 _SAVED = """
 SELECT count(*), coalesce(sum(slots.count), 0),
     coalesce(sum(greatest(0, task.stopped_below - slots.count)), 0)
@@ -191,20 +192,20 @@ WHERE slots.finished
 
 @dataclass(frozen=True)
 class Saved:
-    """Finished tasks about which sequential overlap decided, and how many rankings they took.
+    """Finished tasks that sequential overlap stopped, and the rankings they took.
 
-    Not counted are tasks finished with fixed overlap, by a lead's decision or by an import.
+    Tasks finished with fixed overlap, by a lead's decision or by an import are not counted.
     """
 
     tasks: int
     rankings: int
     saved: int
-    """Rankings it could have asked for, and did not, as the order was clear."""
+    """Rankings that were not needed because the order was clear."""
     capped: bool
 
     @property
     def fixed(self) -> int:
-        """What asking for the maximum each time would have taken."""
+        """Return the number of rankings that fixed overlap at the maximum would have taken."""
         return self.rankings + self.saved
 
     @property
@@ -213,7 +214,7 @@ class Saved:
 
 
 def saved(project: Project, *, limit: int = COUNTED_AT_MOST) -> Saved:
-    """Over the tasks of the newest `limit` rankings. One query, bounded by the limit."""
+    """Return the savings over the tasks of the newest `limit` rankings. One query, bounded by it."""
     with connection.cursor() as cursor:
         cursor.execute(_SAVED, {"project": project.pk, "limit": limit})
         tasks, rankings, fewer = cursor.fetchone()

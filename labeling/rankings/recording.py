@@ -1,8 +1,9 @@
-"""Rankings come in here, from the page, from files and from simulations; nothing else makes them.
+"""Write rankings from the review page, from files and from simulations.
 
-A ranking is never lost and never doubled. The key that comes with it makes a second click, a
-reload and a retry the same ranking. One that arrives after its slot went to someone else takes
-another free slot of the task, and failing that is kept as an extra.
+No other module creates rankings, except the bulk copy of an import. A ranking is never lost or
+duplicated: its idempotency key makes a second click, a reload and a retry the same ranking. A ranking
+that arrives after someone else has claimed its slot takes another free slot of the task. Without a
+free slot it is kept as an extra.
 """
 
 import uuid
@@ -57,7 +58,7 @@ __all__ = [
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
 
 LEFT = Q(withdrawn=False) | Q(task__out_of_use=True)
-"""Responses to rank. A ranking sent late for a withdrawn task is kept as it was typed."""
+"""Responses to rank. A late ranking of a withdrawn task may have its withdrawn responses too."""
 
 _RESPONSE_IDS = ArraySubquery(
     TaskResponse.objects.filter(LEFT, task=OuterRef("task"))
@@ -67,7 +68,7 @@ _RESPONSE_IDS = ArraySubquery(
 
 
 class InvalidRanking(ValueError):  # noqa: N818 - it reads as what it is
-    """`errors` maps a field to a sentence for the one who ranked. Nothing was written."""
+    """Raised when nothing was written. `errors` maps a field to a message for the reviewer."""
 
     def __init__(self, errors: Errors):
         super().__init__(" ".join(errors.values()))
@@ -78,9 +79,9 @@ class InvalidRanking(ValueError):  # noqa: N818 - it reads as what it is
 class Submission:
     ranking: Ranking
     duplicate: bool
-    """It had been submitted before; nothing was written."""
+    """It was submitted before; nothing was written."""
     extra: bool
-    """The task had all the rankings it wanted; this one is kept as well."""
+    """The task already had all its rankings; this one is kept in addition."""
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -93,25 +94,25 @@ def submit(
     content: Content,
     idempotency_key: uuid.UUID,
     guideline_version: int | None = None,
-    found: Slot | None = None,
+    loaded_slot: Slot | None = None,
 ) -> Submission:
-    """Fill the slot. Sending the same key or the same content again changes nothing.
+    """Fill the slot. Submitting the same key or the same content again changes nothing.
 
-    `guideline_version` is the id of the version that the reviewer saw; None means the current one.
-    `found` is the slot as `filling.slot_to_answer` returned it, which saves a query. Different
-    content for a task that the reviewer has ranked already (in a second tab) supersedes the first
-    ranking while it may be revised. Raises InvalidRanking.
+    `guideline_version` is the id of the version shown to the reviewer, by default the current one.
+    `loaded_slot` is the slot from `filling.slot_to_answer`, which saves a query. Different content for
+    a task that the reviewer has already ranked (in a second tab) supersedes the first ranking while
+    it may be revised. Raises InvalidRanking.
     """
-    slot = found or (
+    slot = loaded_slot or (
         Slot.objects.select_related("task__project__current_version")
         .annotate(response_ids=_RESPONSE_IDS)
         .filter(pk=slot_id)
         .first()
     )
     if slot is None:
-        raise InvalidRanking({"slot": _("This task is no longer there.")})
+        raise InvalidRanking({"slot": _("This task no longer exists.")})
     answer = _Answer(slot, reviewer, content, idempotency_key, guideline_version)
-    return _submit_held(answer) or _submit_locked(answer)
+    return _submit_fast(answer) or _submit_locked(answer)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class _Answer:
     guideline_version: int | None
 
     def ranking(self, *, extra: bool) -> Ranking:
-        """Not saved yet. Raises InvalidRanking."""
+        """Return the ranking, unsaved. Raises InvalidRanking."""
         project, response_ids = self.slot.task.project, responses_of(self.slot)
         return _checked(
             self.slot.task,
@@ -139,14 +140,17 @@ class _Answer:
         )
 
 
-def _submit_held(answer: _Answer) -> Submission | None:
-    """In one statement, when the slot is held and no rule looks at the task's other rankings."""
+def _submit_fast(answer: _Answer) -> Submission | None:
+    """Submit in one statement, or return None if that is not possible.
+
+    The reviewer must hold the slot, and overlap must not depend on the task's other rankings.
+    """
     if overlap.looks_at(answer.slot.task):
         return None
     try:
         ranking = answer.ranking(extra=False)
     except InvalidRanking:
-        return None  # sent before, it may be a duplicate anyway
+        return None  # if it was sent before, it is a duplicate, which is not an error
     if not filling.fill_leased(answer.slot, ranking):
         return None
     return _first_of_task(ranking)
@@ -157,8 +161,8 @@ def _submit_locked(answer: _Answer) -> Submission:
     task, reviewer = answer.slot.task, answer.reviewer
     slots = lock_slots(task)
     if earlier := _earlier(task, reviewer, answer.key):
-        said = answer.guideline_version
-        return _again(earlier, task, reviewer, answer.key, answer.content, said)
+        version = answer.guideline_version
+        return _resubmit(earlier, task, reviewer, answer.key, answer.content, version)
     held = _slot_to_fill(slots, reviewer, answer.slot.pk, task.project)
     ranking = answer.ranking(extra=held is None)
     ranking.save(force_insert=True)
@@ -174,9 +178,12 @@ def _first_of_task(ranking: Ranking) -> Submission:
 
 
 def responses_of(slot: Slot) -> list[int]:
-    """In the task's own order. No query for a slot of submissions.slot_to_answer."""
-    found = getattr(slot, "response_ids", None)
-    return _response_ids(slot.task) if found is None else found
+    """Return the ids of the task's responses in its own order.
+
+    No query for a slot from `filling.slot_to_answer`.
+    """
+    loaded_ids = getattr(slot, "response_ids", None)
+    return _response_ids(slot.task) if loaded_ids is None else loaded_ids
 
 
 @transaction.atomic
@@ -188,17 +195,17 @@ def revise(
     idempotency_key: uuid.UUID,
     guideline_version: int | None = None,
 ) -> Submission:
-    """Supersede one's own ranking while the project's window is open; the old one stays.
+    """Supersede the reviewer's own ranking during the project's revision window.
 
-    Raises InvalidRanking.
+    The old ranking is kept. Raises InvalidRanking.
     """
     if ranking.reviewer_id != reviewer.pk:
         raise InvalidRanking({"ranking": _("Only the reviewer who made a ranking can change it.")})
     lock_slots(ranking.task)
     earlier = _earlier(ranking.task, reviewer, idempotency_key)
     if earlier is None:
-        raise InvalidRanking({"ranking": _("This ranking is no longer there.")})
-    return _again(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
+        raise InvalidRanking({"ranking": _("This ranking no longer exists.")})
+    return _resubmit(earlier, ranking.task, reviewer, idempotency_key, content, guideline_version)
 
 
 @transaction.atomic
@@ -213,11 +220,11 @@ def record(
     partial: bool = False,
     scales: Mapping[str, int] | None = None,
 ) -> tuple[Ranking, bool]:
-    """Store a ranking that was made elsewhere or by a program; return it, and whether it is new.
+    """Store an imported or simulated ranking; return it, and whether it is new.
 
-    It fills the reviewer's own slot or a free one, and adds a slot when every slot is taken. An
-    import has no guideline version; a simulation has the current one. `scales` replaces the
-    guideline's criteria in the check of the ratings. Raises InvalidRanking.
+    It fills the reviewer's own slot or a free one. If every slot is taken, one is added. An import has
+    no guideline version, a simulation has the current one. `scales` replaces the guideline's criteria
+    when ratings are checked. Raises InvalidRanking.
     """
     key = idempotency_key or key_of(task.pk, reviewer.pk, source)
     slots = lock_slots(task)
@@ -250,26 +257,29 @@ def record(
 
 
 def key_of(*parts: object) -> uuid.UUID:
-    """The same key for the same parts, so that doing it again does nothing."""
+    """Return the idempotency key for these parts, always the same for the same parts."""
     return uuid.uuid5(NAMESPACE, "\x1f".join(map(str, parts)))
 
 
-def version_shown(project: Project, said: int | None) -> GuidelineVersion:
-    """The version a form was shown under, when the project has published it; else the current one.
+def version_shown(project: Project, version_id: int | None) -> GuidelineVersion:
+    """Return the published version of the project with this id, by default the current one.
 
-    Costs no query for the current one. Raises InvalidRanking while none is published.
+    No query for the current version. Raises InvalidRanking if none is published.
     """
     current = project.current_version or current_version(project)
-    if said in (None, current.pk):
+    if version_id in (None, current.pk):
         return current
     published = GuidelineVersion.objects.filter(
-        pk=said, guideline__project=project, state=GuidelineVersion.State.PUBLISHED
+        pk=version_id, guideline__project=project, state=GuidelineVersion.State.PUBLISHED
     )
     return published.first() or current
 
 
 def current_version(project: Project) -> GuidelineVersion:
-    """As the database has it now. Raises InvalidRanking while no guideline is published."""
+    """Return the project's current version from the database.
+
+    Raises InvalidRanking if none is published.
+    """
     pointer = Project.objects.filter(pk=project.pk).values("current_version")
     version = GuidelineVersion.objects.filter(pk__in=pointer).first()
     if version is None:
@@ -284,13 +294,13 @@ def current_version(project: Project) -> GuidelineVersion:
 
 
 def _earlier(task: Task, reviewer: User, key: uuid.UUID) -> Ranking | None:
-    """What this key wrote, else the reviewer's current ranking of the task."""
+    """Return the ranking with this key, or the reviewer's current ranking of the task, or None."""
     own = Q(task=task, reviewer=reviewer, superseded_at=None)
-    found = list(Ranking.objects.filter(Q(idempotency_key=key) | own))
-    return next((r for r in found if r.idempotency_key == key), next(iter(found), None))
+    rankings = list(Ranking.objects.filter(Q(idempotency_key=key) | own))
+    return next((r for r in rankings if r.idempotency_key == key), next(iter(rankings), None))
 
 
-def _again(
+def _resubmit(
     earlier: Ranking,
     task: Task,
     reviewer: User,
@@ -345,29 +355,31 @@ def _holds(slot: Slot, reviewer: User) -> bool:
 
 
 def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Project) -> Slot | None:
-    """The one they hold, else the one they had, else any free one of the task.
+    """Return the reviewer's leased slot, or the free slot with this id, or any free slot, or None.
 
-    Raises InvalidRanking for someone who holds no slot and never held one, or who has left.
+    Raises InvalidRanking for a reviewer who has left the project or never held a slot of the task.
     """
     if held := next((slot for slot in slots if _holds(slot, reviewer)), None):
         return held
     if not Project.objects.visible_to(reviewer).filter(pk=project.pk).exists():
-        raise InvalidRanking({"slot": _("You do not belong to this project any more.")})
+        raise InvalidRanking({"slot": _("You are no longer a member of this project.")})
     if not any(reviewer.pk in (slot.had_by or ()) for slot in slots):
-        raise InvalidRanking({"slot": _("This task was not given to you. Ask for the next one.")})
+        raise InvalidRanking(
+            {"slot": _("This task is not assigned to you. Continue with the next one.")}
+        )
     free = [slot for slot in slots if slot.reviewer_id is None]
     return next((slot for slot in free if slot.pk == slot_id), next(iter(free), None))
 
 
 def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> list[int]:
-    """Return what the form of this slot showed, even if someone else has the slot now."""
+    """Return the order in which the form showed the responses, even if the slot has changed hands."""
     if slot.reviewer_id == reviewer.pk and slot.shown_order:
         return slot.shown_order
     return shown_order_for(slot.task_id, slot.number, response_ids)
 
 
 def _response_ids(task: Task, *, imported: bool = False) -> list[int]:
-    """In the task's own order. An import may also rank what is withdrawn."""
+    """Return the ids of the task's responses; for an import, withdrawn ones too."""
     places = TaskResponse.objects.filter(Q() if imported else LEFT, task=task).order_by("position")
     return list(places.values_list("response_id", flat=True))
 

@@ -1,4 +1,4 @@
-"""Whether, and until when, a reviewer may revise what they sent."""
+"""The time during which a reviewer may revise a ranking."""
 
 from datetime import datetime, timedelta
 
@@ -8,10 +8,10 @@ from labeling.models import Gold, Ranking, Task
 
 
 def revisable_until(ranking: Ranking) -> datetime | None:
-    """When its reviewer can no longer revise it, counted from when the task was first ranked.
+    """Return the time until which the reviewer may revise the ranking, or None if they may not.
 
-    None: never. For a revision it costs a query, unless it carries `first_sent` (see
-    with_first_sent).
+    The time counts from the reviewer's first ranking of the task. For a revision this costs a query,
+    unless it has `first_sent` (see with_first_sent).
     """
     if is_settled(ranking):
         return None
@@ -20,28 +20,31 @@ def revisable_until(ranking: Ranking) -> datetime | None:
         return None
     first = ranking.created_at
     if ranking.supersedes_id is not None:
-        own = _stood(Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id))
+        own = _not_undone(
+            Ranking.objects.filter(task=ranking.task_id, reviewer=ranking.reviewer_id)
+        )
         first = getattr(ranking, "first_sent", None) or own.aggregate(at=Min("created_at"))["at"]
     return first + timedelta(hours=hours)
 
 
 def with_first_sent(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
-    """Each with `first_sent`, the time at which its reviewer first ranked its task."""
-    own = _stood(Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer")))
+    """Annotate rankings with `first_sent`, the time of the reviewer's first ranking of the task."""
+    own = _not_undone(Ranking.objects.filter(task=OuterRef("task"), reviewer=OuterRef("reviewer")))
     return rankings.annotate(
         first_sent=Subquery(own.order_by("created_at").values("created_at")[:1])
     )
 
 
-def _stood(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
-    """Without those that were taken back: superseded, and by nothing."""
+def _not_undone(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
+    """Exclude undone rankings: superseded, but not by another ranking."""
     return rankings.filter(Q(superseded_at=None) | Q(superseded_by__isnull=False))
 
 
 def is_settled(ranking: Ranking) -> bool:
-    """The right answer was shown, it counts towards a qualification, or its task is withdrawn.
+    """Return whether the ranking can be neither revised nor undone.
 
-    Such a ranking is neither revised nor taken back. A query for gold alone.
+    It is settled if the reviewer has seen the right answer, if it counts towards a qualification, or
+    if its task is withdrawn. One query for gold, otherwise none.
     """
     if ranking.task.out_of_use:
         return True

@@ -1,4 +1,4 @@
-"""Taking a skip back: by the reviewer a moment later, by a lead at any time."""
+"""Undo a skip: the reviewer within two minutes, a lead at any time."""
 
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
@@ -12,7 +12,7 @@ from labeling.rankings.undo import UNDO_FOR
 
 
 def newest(project: Project, reviewer: User) -> Skip | None:
-    """The reviewer's newest skip, while it can be undone. One query by an index."""
+    """Return the reviewer's newest skip if it can still be undone. One query of an index."""
     since = clock.now() - UNDO_FOR
     recent = Skip.objects.filter(reviewer=reviewer, task__project=project, created_at__gt=since)
     skip = recent.select_related("task").order_by("-id").first()
@@ -20,12 +20,12 @@ def newest(project: Project, reviewer: User) -> Skip | None:
 
 
 def can_undo(skip: Skip) -> bool:
-    """As long as a ranking can be undone, and like one never in training or qualification."""
+    """Return whether the skip can be undone: for UNDO_FOR, never in training or qualification."""
     return undo_seconds(skip) > 0 and not _is_settled(skip)
 
 
 def undo_seconds(skip: Skip) -> int:
-    """For how much longer it can be undone; 0 or less when it cannot."""
+    """Return the seconds left to undo the skip, 0 or less when it is too late."""
     return int((skip.created_at + UNDO_FOR - clock.now()).total_seconds())
 
 
@@ -38,14 +38,14 @@ def _is_settled(skip: Skip) -> bool:
 
 
 def undo(*, skip_id: int, project: Project, reviewer: User) -> Slot:
-    """Give the reviewer the task back, with what they had typed.
+    """Give the task back to the reviewer, with their draft.
 
-    What is in front of them becomes their next, as when a ranking is undone. Raises InvalidRanking
-    when it is too late or the task has no free slot any more; then nothing changed.
+    Their current lease becomes the one ahead, as after undoing a ranking. Raises InvalidRanking, with
+    nothing changed, if it is too late or the task has no free slot left.
     """
     try:
         return _undo(skip_id, project, reviewer)
-    except IntegrityError:  # another tab claimed a task in the meantime
+    except IntegrityError:  # another tab claimed a task at the same moment
         return _undo(skip_id, project, reviewer)
 
 
@@ -69,12 +69,12 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
 
 
 def _is_free(slot: Slot, task: Task) -> bool:
-    """Nobody has it or has begun it, and it is still given out. Gold is always off the queue."""
-    given_out = slot.priority < OFF_QUEUE or task.kind == Task.Kind.GOLD
+    """Return whether the slot is free, without a draft, and can be given out."""
+    on_queue = slot.priority < OFF_QUEUE or task.kind == Task.Kind.GOLD  # gold is always off it
     return (
         slot.reviewer_id is None
         and slot.draft_by_id is None
-        and given_out
+        and on_queue
         and not (task.held or task.out_of_use)
     )
 
@@ -83,7 +83,7 @@ def _is_free(slot: Slot, task: Task) -> bool:
 def lift(*, skip: Skip, by: User) -> None:
     """Let the task be offered to its reviewer again, from their next claim on.
 
-    Raises InvalidRanking for a skip in training or qualification, or one lifted before.
+    Raises InvalidRanking for a skip in training or qualification, and for one that is already undone.
     """
     if _is_settled(skip):
         raise InvalidRanking(
@@ -93,7 +93,7 @@ def lift(*, skip: Skip, by: User) -> None:
         )
     deleted, _rows = Skip.objects.filter(pk=skip.pk).delete()
     if not deleted:
-        raise InvalidRanking({"skip": "This skip was taken back before."})
+        raise InvalidRanking({"skip": "This skip is already undone."})
     cursors = QueueCursor.objects.filter(project=skip.task.project_id, reviewer=skip.reviewer_id)
     cursors.update(position=0)
     details = {"reviewer": skip.reviewer.username, "reason": skip.reason, "note": skip.note}

@@ -1,4 +1,4 @@
-"""Taking back what was just sent: the ranking no longer counts, and the task is before its reviewer again."""
+"""Undo a ranking just sent: it no longer counts, and its reviewer gets the task again."""
 
 from contextlib import suppress
 from datetime import timedelta
@@ -15,13 +15,14 @@ from labeling.rankings.recording import InvalidRanking
 from labeling.rankings.revision_window import is_settled
 
 UNDO_FOR = timedelta(minutes=2)
-"""How long what was sent can be taken back, whatever a project says of revisions."""
+"""The time during which a ranking can be undone, independent of the project's revision window."""
 
 
 def can_undo(ranking: Ranking) -> bool:
-    """Whether it was sent a moment ago and stands in its slot. A revision is revised, not undone.
+    """Return whether the ranking was sent within UNDO_FOR and can still be undone.
 
-    Nor is there a way back where others' answers may be read after ranking and nothing revised.
+    A revision cannot be undone, only revised again. Nothing can be undone in a project that shows
+    others' rankings, models or suggestions after ranking and allows no revisions.
     """
     project = ranking.task.project
     shown_after = {project.sees_models, project.sees_others, project.sees_suggestions}
@@ -38,17 +39,16 @@ def can_undo(ranking: Ranking) -> bool:
 
 
 def undo_seconds(ranking: Ranking) -> int:
-    """For how much longer it can be taken back; 0 or less when it cannot."""
+    """Return the seconds left to undo the ranking, 0 or less when it is too late."""
     return int((ranking.created_at + UNDO_FOR - clock.now()).total_seconds())
 
 
 def undo(*, ranking: Ranking, reviewer: User, draft: dict[str, Any], attempts: int = 5) -> Slot:
-    """Undo the ranking just sent: its slot is the reviewer's again, with `draft` in it.
+    """Undo a ranking: lease its slot to the reviewer again, with `draft` in it.
 
-    The task they have before them meanwhile becomes their next, and the one that was their next
-    goes back. Raises InvalidRanking when it is too late; then nothing changed.
-    Where another tab takes something back or asks for a task just then, a constraint stops one of
-    them, and this looks again.
+    Their current lease becomes the one ahead, and the one ahead is freed. Retries if another tab
+    undoes a ranking or claims a task at the same moment. Raises InvalidRanking, with nothing changed,
+    if it is too late.
     """
     for _attempt in range(1, attempts):
         with suppress(IntegrityError):

@@ -237,7 +237,7 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
             content=answer.content,
             idempotency_key=answer.idempotency_key,
             guideline_version=answer.guideline_version,
-            found=slot,
+            loaded_slot=slot,
         )
     except recording.InvalidRanking as invalid:
         return _refused(request, project, _sheet(project, slot, fields, invalid.errors))

@@ -245,7 +245,7 @@ def test_it_refuses_a_ranking_of_a_task_that_was_never_given(db):
     reviewer, stranger = make_member(project), make_member(project)
     slot = queue.claim(project=project, reviewer=reviewer)
     for other in task.slots.all():
-        with pytest.raises(InvalidRanking, match="not given to you"):
+        with pytest.raises(InvalidRanking, match="not assigned to you"):
             answer(other, stranger)
     assert not Ranking.objects.exists()
     assert answer(slot, reviewer)

@@ -78,14 +78,14 @@ def test_the_responses_of_its_gold_may_be_named_by_id(project, tmp_path):
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ({"constraints": []}, "Line 1: its gold is refused. Say at least one thing"),
+        ({"constraints": []}, "Line 1: its gold is refused. Add at least one constraint"),
         ({"constraints": [{"kind": "above", "a": 0, "b": 7}]}, "Line 1: there is no response 7"),
         ({"constraints": [{"kind": "best", "a": 0}]}, "Line 1: its gold is refused. Constraint 1"),
         ({"constraints": ["A"]}, "Constraint 1: it must be an object"),
         ({"constraint": []}, 'Line 1: "gold" has constraint'),
         (
             {"constraints": [{"kind": "unacceptable", "a": 0}], "purpose": "fun"},
-            "Gold is for one of",
+            "The purpose of gold must be one of",
         ),
     ],
 )

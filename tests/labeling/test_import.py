@@ -326,7 +326,7 @@ def changed(**fields):
         (changed(responses=[{"text": "a", "id": 1}, {"text": "b", "id": 1}]), "the same id"),
         (changed(rankings=[{"tiers": [[0], [1]]}]), '"reviewer"'),
         (changed(rankings=[{"reviewer": "ada", "tiers": [[0], [2]]}]), "no response 2"),
-        (changed(rankings=[{"reviewer": "ada", "tiers": [[0], [0]]}]), "placed twice"),
+        (changed(rankings=[{"reviewer": "ada", "tiers": [[0], [0]]}]), "ranked twice"),
         (changed(rankings=[{"reviewer": "ada", "tiers": [0, 1]}]), "list of lists"),
         (changed(rankings=[{"reviewer": "ada", "tiers": [[0]]}]), "at least two"),
         (changed(rankings=[{"reviewer": "ada", "tiers": [[0], [1]], "cut": 3}]), "0 to 2"),

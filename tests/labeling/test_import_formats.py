@@ -447,7 +447,7 @@ def test_ratings_of_other_criteria_are_kept_when_the_command_is_told(save):
     run(save([OWN]), "--project", project.slug, "--any-criteria")
     assert {"honesty": 4} in Ranking.objects.get(reviewer__username="ada").ratings.values()
     high = changed(rankings=[{**OWN["rankings"][0], "ratings": {"0": {"wit": 11}}}])
-    with pytest.raises(CommandError, match="goes from 1 to 10"):
+    with pytest.raises(CommandError, match="must be from 1 to 10"):
         run(save([high]), "--project", make_project().slug, "--any-criteria")
 
 

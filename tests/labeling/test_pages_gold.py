@@ -124,12 +124,12 @@ def test_it_makes_gold_of_what_the_lead_chose(project, lead, client):
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ([], "Say at least one thing"),
+        ([], "Add at least one constraint"),
         ([("a", "", "")], "Choose a response and what is known"),
         ([("a", "above", "")], "Choose the other response"),
-        ([("a", "unacceptable", "b")], "so by itself"),
+        ([("a", "unacceptable", "b")], "Only one response can be unacceptable"),
         ([("a", "above", "a")], "two different responses"),
-        ([("a", "above", "b"), ("b", "above", "a")], "No ranking can do this"),
+        ([("a", "above", "b"), ("b", "above", "a")], "No ranking can meet this"),
         ([("a", "above", 999999999)], "999999999 is not one of the available choices"),
     ],
 )

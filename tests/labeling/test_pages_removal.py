@@ -257,7 +257,7 @@ def test_a_prompt_somebody_is_reading_keeps_its_text(project, lead, task):
 @pytest.mark.parametrize(
     ("messages", "sentence"),
     [
-        ([], "not empty"),
+        ([], "non-empty"),
         ([{"role": "assistant", "content": "Hi"}], "nothing to answer"),
         ("Hello", "must be a list"),
     ],

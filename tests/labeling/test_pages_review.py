@@ -163,7 +163,7 @@ def test_it_reads_ranks_with_gaps_and_a_line_between_them(desk, slot):
         ({"rank-last": ""}, "no place yet"),
         ({"rank-last": "0"}, "no place yet"),
         ({"rank-last": "first"}, "no place yet"),
-        ({"cut": "low"}, "The line lies below a rank"),
+        ({"cut": "low"}, "Choose the rank above the line"),
         ({"rating-first-honesty": "11"}, "goes from 1 to 5"),
         ({"idempotency_key": "again"}, "incomplete"),
     ],

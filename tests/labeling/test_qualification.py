@@ -82,7 +82,7 @@ def test_without_it_nobody_ranks_real_work_by_any_way(project, reviewer):
     [real] = project.tasks.filter(kind="ranking", slots__priority__lt=10).distinct()
     fail(project, reviewer)
     assert assignment.ahead(project=project, reviewer=reviewer) is None
-    with pytest.raises(InvalidRanking, match="not given to you"):
+    with pytest.raises(InvalidRanking, match="not assigned to you"):
         answer(real.slots.first(), reviewer)
     assert not real.rankings.exists()
 

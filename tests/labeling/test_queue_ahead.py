@@ -287,7 +287,7 @@ def test_one_more_slot_is_given_out_before_other_tasks_are_begun():
 
 def test_a_task_never_wants_more_than_nine(project):
     task = make_task(project, rankings_wanted=9)
-    with pytest.raises(ValueError, match="9 rankings already"):
+    with pytest.raises(ValueError, match="already wants 9 rankings"):
         queue.add_slot(task=task)
     assert task.slots.count() == 9
 

@@ -162,7 +162,7 @@ def test_it_says_when_no_guideline_is_published():
 
 
 def test_it_says_when_the_slot_is_gone(reviewer):
-    with pytest.raises(InvalidRanking, match="no longer there"):
+    with pytest.raises(InvalidRanking, match="no longer exists"):
         recording.submit(
             slot_id=10**9, reviewer=reviewer, idempotency_key=key(), content=Content([])
         )
@@ -273,7 +273,7 @@ def test_an_extra_ranking_keeps_its_reviewer_from_the_task(project, slot, review
 
 def test_a_stranger_cannot_answer_a_free_slot(project, task):
     stranger = make_member(make_project())
-    with pytest.raises(InvalidRanking, match="do not belong"):
+    with pytest.raises(InvalidRanking, match="no longer a member"):
         submit(task.slots.get(), stranger)
     assert not Ranking.objects.exists()
 
@@ -282,7 +282,7 @@ def test_a_former_member_holds_nothing_and_can_rank_no_more(slot, reviewer, proj
     Membership.objects.filter(user=reviewer).delete()
     slot.refresh_from_db()
     assert slot.reviewer is None and slot.leased_until is None
-    with pytest.raises(recording.InvalidRanking, match="do not belong to this project"):
+    with pytest.raises(recording.InvalidRanking, match="no longer a member of this project"):
         submit(slot, reviewer)
     assert not Ranking.objects.exists()
 

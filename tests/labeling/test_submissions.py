@@ -44,7 +44,7 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
         assert recording.responses_of(found) == places
     content = {"idempotency_key": key(), "content": Content(one_each(slot.task))}
     with django_assert_num_queries(3):  # a savepoint around it, inside a test's transaction
-        made = recording.submit(slot_id=slot.pk, reviewer=reviewer, found=found, **content)
+        made = recording.submit(slot_id=slot.pk, reviewer=reviewer, loaded_slot=found, **content)
     assert (made.duplicate, made.extra) == (False, False)
     stored = Ranking.objects.get()
     for field in Ranking._meta.concrete_fields:
