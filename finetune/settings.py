@@ -6,7 +6,9 @@ from recipes.preferences.pairs import PairOptions
 from recipes.settings import RecipeConfig, option
 from recipes.training_settings import DTYPE_HELP, DTYPES, SEED_HELP, TrainingSettings
 
-MODEL_HELP = "A Hugging Face causal language model: its name on the hub, optionally with @revision, or a folder."
+MODEL_HELP = (
+    "Hugging Face causal language model: a name on the hub, optionally with @revision, or a folder."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,6 @@ class EvaluateConfig(SamplingConfig):
     )
     reward_model: str | None = option(
         None,
-        "Folder of a reward model that scores both models' answers. It was trained on the same reviewers' rankings, "
-        "so compare its scores with people's verdicts. Empty: none.",
+        "Folder of a reward model that scores both models' answers. It was trained on the same "
+        "reviewers' rankings, so compare its scores with people's verdicts. Empty: none.",
     )

@@ -2,12 +2,17 @@
 
 To add a run kind:
 
-1. Write the recipe, a module run as `python -m MODULE RUN_DIR` that imports neither Django nor a database. `recipes/runner.py` has
-   its entry point, and `finetune/training/generate.py` is a short example.
-2. Declare its settings as a `RecipeConfig` (recipes/settings.py). The launch form, `--set` and run.json follow from it.
-3. Write `prepare` and `finish`, which copy rows into the run directory and make rows from its output.
-4. Create a `RunKind` with a form for the inputs, and register it in the app's `kinds.py`, as in `finetune/kinds.py`.
-5. Add a management command, as in `finetune/management/commands/generate.py`, and describe both in docs/commands.md.
+1. Write the recipe, a module run as `python -m MODULE RUN_DIR` that imports neither Django nor a
+   database. `recipes/runner.py` has its entry point, and `finetune/training/generate.py` is a
+   short example.
+2. Declare its settings as a `RecipeConfig` (recipes/settings.py). The launch form, `--set` and
+   run.json follow from it.
+3. Write `prepare` and `finish`, which copy rows into the run directory and make rows from its
+   output.
+4. Create a `RunKind` with a form for the inputs, and register it in the app's `kinds.py`, as in
+   `finetune/kinds.py`.
+5. Add a management command, as in `finetune/management/commands/generate.py`, and describe both in
+   docs/commands.md.
 
 Supervision, cancelling, resuming, progress, curves and downloads work for every kind.
 """
@@ -61,20 +66,22 @@ def _no_figure(result: dict[str, Any]) -> str:
 class RunKind:
     """The hooks and names that `runs` needs to start, supervise and finish runs of one kind.
 
-    prepare      Writes the recipe's input to `run_dir.data`, before the first attempt. After a crash it is
-                 called again with an empty `data/`. Returns None, or a dict (hashes, counts) that is added to
-                 `inputs` in run.json. Raises CannotRun.
+    prepare      Writes the recipe's input to `run_dir.data`, before the first attempt. After a
+                 crash it is called again with an empty `data/`. Returns None, or a dict (hashes,
+                 counts) that is added to `inputs` in run.json. Raises CannotRun.
     finish       Creates rows from `run_dir.output`, once, in the transaction in which the run
                  succeeds. Returns the result shown on the page. Raises CannotRun.
-    project_of   Returns the id of the project that valid inputs belong to, whose leads may see the run, or
-                 None for trainers only. Called after `from_inputs` has accepted the inputs.
+    project_of   Returns the id of the project that valid inputs belong to, whose leads may see the
+                 run, or None for trainers only. Called after `from_inputs` has accepted the
+                 inputs.
     inputs_form  A form class whose method `inputs()` returns `run.inputs`.
-    from_inputs  Returns the settings that the inputs determine, such as the folder of the chosen model.
-                 `decided` names them, and the form leaves them out. Raises CannotRun.
-    checked      Returns the valid config as it is frozen, for example with absolute paths, before the run
-                 is queued. Raises ConfigError.
-    folders      Names of settings that hold a folder or a model. Rows store them relative to a storage root
-                 (runs.storage). They are checked before a run is queued and before it starts.
+    from_inputs  Returns the settings that the inputs determine, such as the folder of the chosen
+                 model. `decided` names them, and the form leaves them out. Raises CannotRun.
+    checked      Returns the valid config as it is frozen, for example with absolute paths, before
+                 the run is queued. Raises ConfigError.
+    folders      Names of settings that hold a folder or a model. Rows store them relative to a
+                 storage root (runs.storage). They are checked before a run is queued and before it
+                 starts.
     figure       Returns the most important number of a result, for the list of runs.
     shares       Names of metrics and results that are shares, which pages show as percentages.
     links        Returns (label, URL) of the pages that show the output of a successful run.

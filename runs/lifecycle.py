@@ -1,6 +1,4 @@
-"""State transitions of runs.
-
-Only this module changes a run's state, and each verb is one conditional update.
+"""State transitions of runs, each a conditional update. Only this module changes a run's state.
 
     queued ──claim──▶ running ──succeed / fail / cancel──▶ ended ──restart──▶ queued
     queued ──request_cancel──▶ cancelled          running ──requeue──▶ queued

@@ -6,8 +6,8 @@ With r the scores of one prompt's responses and w_ij the weight of the evidence 
 
 so that a prompt with nine responses and thirty-six pairs weighs as much as one with two responses.
 
-Legend: G groups, K responses in the largest of them. Responses that a smaller group lacks have no wins,
-so their scores have no influence. Scores may have leading dimensions, such as one for several heads.
+Legend: G groups, K responses in the largest of them. Responses that a smaller group lacks have no
+wins, so their scores have no influence. Scores may have leading dimensions, such as one for heads.
 """
 
 import math
@@ -23,7 +23,7 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Graded:
-    """The part of `wins` that came with a strength, and the gap in score that the strength asks for."""
+    """The part of `wins` that came with a strength, and the gap in score that it asks for."""
 
     wins: torch.Tensor  # (G, K, K)
     margins: torch.Tensor  # (G, K, K)
@@ -37,9 +37,9 @@ def bradley_terry(
     """Return the loss under P(i beats j) = σ(r_i - r_j), (G,) float32. 0 without evidence.
 
     Bradley & Terry 1952. All K responses together as in InstructGPT (Ouyang et al. 2022,
-    arXiv:2203.02155, section 3.5). A tie is half a win for each side, which pulls the scores together. A graded
-    win has to exceed its margin, P(i beats j) = σ(r_i - r_j - m_ij), as in Llama 2 (Touvron et al. 2023,
-    arXiv:2307.09288, equation 2).
+    arXiv:2203.02155, section 3.5). A tie is half a win for each side, which pulls the scores
+    together. A graded win has to exceed its margin, P(i beats j) = σ(r_i - r_j - m_ij), as in
+    Llama 2 (Touvron et al. 2023, arXiv:2307.09288, equation 2).
     """
     log_likelihood = _log_likelihood_of_wins(F.logsigmoid, scores, wins, graded)  # (G,)
     return _per_evidence(-log_likelihood, wins)
@@ -130,10 +130,11 @@ def acceptance(
     above: torch.Tensor,  # (G, K)
     below: torch.Tensor,  # (G, K)
 ) -> torch.Tensor:
-    """Return the loss of the line as an absolute signal, P(acceptable) = σ(r), (G,). 0 without evidence.
+    """Return the loss of the line under P(acceptable) = σ(r), (G,). 0 without evidence.
 
-    Binary cross-entropy per response, in addition to the comparisons, like the direct term of Eurus
-    (Yuan et al. 2024, arXiv:2404.02078, section 3), but with labels from reviewers.
+    The line is an absolute signal: binary cross-entropy per response, in addition to the
+    comparisons, like the direct term of Eurus (Yuan et al. 2024, arXiv:2404.02078, section 3), but
+    with labels from reviewers.
     """
     scores = scores.float()
     lost = -(above * F.logsigmoid(scores) + below * F.logsigmoid(-scores)).sum(dim=-1)  # (G,)
