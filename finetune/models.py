@@ -10,7 +10,7 @@ from runs.models import Run
 
 
 class Model(Promotable):
-    """A language model: a base, or an adapter on a base with the run that made it."""
+    """A language model: a base model, or an adapter on one with the run that trained it."""
 
     name = models.CharField(max_length=120)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="models")
@@ -53,20 +53,18 @@ class Model(Promotable):
 
     @property
     def base_folder(self) -> str:
-        """The folder of its base, or the name on Hugging Face as it is."""
+        """Return the folder of its base, or the name on Hugging Face."""
         return storage.resolve(self.base)
 
 
 class Evaluation(models.Model):
-    """Two models' answers to the same held-out prompts, with the same seeds, and who won."""
+    """Two models' answers to the same held-out prompts, with the same seeds, and the verdicts."""
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="evaluations")
     run = models.OneToOneField(Run, on_delete=models.PROTECT, related_name="evaluation")
     candidate = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="evaluations")
     baseline = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="+")
-    judge = models.CharField(
-        max_length=60, help_text="Whose opinion decides: a reward model or a rule."
-    )
+    judge = models.CharField(max_length=60, help_text="The judge: a reward model or a rule.")
     reward_model = models.ForeignKey(RewardModel, null=True, blank=True, on_delete=models.PROTECT)
     report = models.JSONField(default=dict, help_text="Win rate, interval, ties, lengths.")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -104,7 +102,10 @@ class Evaluation(models.Model):
 
 
 class EvaluationItem(models.Model):
-    """`verdict` is 1 when the candidate's answer won, 0 when the baseline's did, ½ for a tie."""
+    """The two answers to one prompt.
+
+    `verdict` is 1 if the candidate's answer won, 0 if the baseline's won, and ½ for a tie.
+    """
 
     evaluation = models.ForeignKey(Evaluation, on_delete=models.CASCADE, related_name="items")
     prompt = models.ForeignKey(Prompt, on_delete=models.PROTECT)
@@ -120,7 +121,7 @@ class EvaluationItem(models.Model):
         blank=True,
         on_delete=models.PROTECT,
         related_name="+",
-        help_text="The blind comparison by people, when one was asked for.",
+        help_text="The blind comparison by people, if one was requested.",
     )
     candidate_response = models.ForeignKey(
         Response,
@@ -128,7 +129,7 @@ class EvaluationItem(models.Model):
         blank=True,
         on_delete=models.PROTECT,
         related_name="+",
-        help_text="Which of the task's two responses is the candidate's.",
+        help_text="The candidate's response among the task's two.",
     )
 
     class Meta:

@@ -52,6 +52,8 @@ class GroupTrainer(Trainer):
     group and one part of 8 groups give the same step, also for an incomplete last batch.
     """
 
+    # compute_loss divides by the groups of the whole step, so Trainer must not divide by the number
+    # of accumulation steps as well.
     loss_is_scaled_for_ga = True
 
     def __init__(self, objective: Objective | None = None, **options: Any):
@@ -70,6 +72,7 @@ class GroupTrainer(Trainer):
         loader = super().get_train_dataloader()
         shard = loader.batch_sampler
         if isinstance(shard, BatchSamplerShard):
+            # As if there were one process: each reads all steps and forwards its share of the parts.
             shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
 

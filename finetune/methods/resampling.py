@@ -1,4 +1,4 @@
-"""How often DPO shows each pair. Pure numpy."""
+"""Resampling of pairs by weight, which decides how often DPO shows each. Pure numpy."""
 
 import numpy as np
 

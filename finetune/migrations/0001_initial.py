@@ -101,7 +101,7 @@ class Migration(migrations.Migration):
                 (
                     "judge",
                     models.CharField(
-                        help_text="Whose opinion decides: a reward model or a rule.", max_length=60
+                        help_text="The judge: a reward model or a rule.", max_length=60
                     ),
                 ),
                 (

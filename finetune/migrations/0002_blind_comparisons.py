@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
             name="candidate_response",
             field=models.ForeignKey(
                 blank=True,
-                help_text="Which of the task's two responses is the candidate's.",
+                help_text="The candidate's response among the task's two.",
                 null=True,
                 on_delete=django.db.models.deletion.PROTECT,
                 related_name="+",
@@ -28,7 +28,7 @@ class Migration(migrations.Migration):
             name="task",
             field=models.ForeignKey(
                 blank=True,
-                help_text="The blind comparison by people, when one was asked for.",
+                help_text="The blind comparison by people, if one was requested.",
                 null=True,
                 on_delete=django.db.models.deletion.PROTECT,
                 related_name="+",

@@ -38,7 +38,7 @@ class HeldOut:
     def rewards(self, most: int | None = None) -> list[np.ndarray]:
         """Return the rewards of the first `most` prompts, one array (K,) per prompt."""
         logps = group_logps(self.trainer, self.tokens[:most], self.stop)
-        pairs = zip(logps, self.reference, strict=False)
+        pairs = zip(logps, self.reference, strict=False)  # the reference covers all prompts
         return [self.config.beta * (policy - reference) for policy, reference in pairs]
 
     def accuracy(self, rewards: list[np.ndarray]) -> float:

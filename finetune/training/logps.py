@@ -57,7 +57,7 @@ def _forward(trainer: Any, rows: list[tuple[np.ndarray, np.ndarray]]) -> list[fl
         end = len(prompt) + len(response)
         input_ids[row, : len(prompt)], input_ids[row, len(prompt) : end] = prompt, response
         attention_mask[row, :end] = 1
-        labels[row, len(prompt) : end] = response
+        labels[row, len(prompt) : end] = response  # not shifted: the head shifts labels by one
     device = trainer.args.device
     with trainer.accelerator.autocast():
         output = trainer.model(

@@ -28,6 +28,8 @@ class PretokenizedDPOTrainer(DPOTrainer):
         return dataset
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> "SortedBatches":
+        # The rows of one optimizer step over all processes. Sorting any other number of rows would
+        # change which rows are in a step.
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
         lengths = self.train_dataset["length"]
         return SortedBatches(lengths, batch * self.args.world_size, seed=self.args.data_seed)

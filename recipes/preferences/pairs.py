@@ -27,7 +27,7 @@ class Pair:
 class PairOptions:
     """The choice of pairs. An export with the defaults holds the pairs that DPO trains on by default.
 
-    ties             "half": a tie is half a win for each response; "skip": a tie is no evidence;
+    ties             "half": a tie is half a win for each response; "skip": ties are ignored;
                      "both": as "half", and an even pair is given in both directions
     keep_identical   keep pairs of two responses with the same text, which teach nothing
     min_margin       leave out training pairs with a smaller margin

@@ -96,6 +96,8 @@ class ChatFormat:
         shared, tails = self.split(prompt, responses)
         start = self._without_end(self._ids([shared])[0])
         wholes = self._ids([shared + tail for tail in tails])
+        # Responses can share a prompt only if its tokens are the same in every text. They differ
+        # where a token spans the boundary between prompt and response.
         ends = [
             whole[len(start) :] if whole[: len(start)] == start else self._separately(tail)
             for whole, tail in zip(wholes, tails, strict=True)
