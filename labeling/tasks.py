@@ -1,4 +1,4 @@
-"""The background tasks of labeling. Celery finds those that this module defines or imports."""
+"""The background tasks of labeling. Celery finds tasks defined or imported here."""
 
 from celery import shared_task
 

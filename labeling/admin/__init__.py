@@ -60,7 +60,10 @@ class MembershipForm(forms.ModelForm):
 
 
 class MembershipInline(admin.TabularInline):
-    """A plain list of people: looking them up would need the right to see their accounts."""
+    """A list of members with a plain selection of people.
+
+    Looking people up in a search field would require permission to view accounts.
+    """
 
     model = Membership
     form = MembershipForm
@@ -100,7 +103,7 @@ class ProjectAdmin(ProjectDeletionMixin, OwnProjectsAdmin):
             memberships.note(formset, user_of(request))
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
-        """Make the creator of a project its lead, as they would not see it otherwise."""
+        """Make the creator of a project its lead, because they could not see the project otherwise."""
         super().save_related(request, form, formsets, change)
         if not change:
             creation.give_lead(project=form.instance, by=user_of(request))
@@ -169,20 +172,22 @@ class PromptAdmin(WithdrawnMixin, BigTableAdmin):
         ]
         return format_html("{}" * len(parts), *parts)
 
-    @admin.action(description="Make tasks of all responses of the selected prompts")
+    @admin.action(description="Create tasks from all responses of the selected prompts")
     def make_tasks(self, request: HttpRequest, prompts: QuerySet[Prompt]) -> None:
-        made = unfit = 0
+        created = unfit = 0
         for prompt in prompts.select_related("project").prefetch_related("responses"):
             responses = list(prompt.responses.all())
             if 2 <= len(responses) <= 9:
                 task = queue.NewTask(prompt.pk, [response.pk for response in responses])
                 [(_, new)] = findings.add_tasks(project=prompt.project, tasks=[task])
-                made += new
+                created += new
             else:
                 unfit += 1
-        self.message_user(request, f"{made} new tasks.", messages.SUCCESS)
+        self.message_user(request, f"{created} new tasks.", messages.SUCCESS)
         if unfit:
-            sentence = f"{unfit} prompts do not have 2 to 9 responses; no task was made of them."
+            sentence = (
+                f"{unfit} prompts do not have 2 to 9 responses; no tasks were created for them."
+            )
             self.message_user(request, sentence, messages.WARNING)
 
 
@@ -255,7 +260,7 @@ class SlotInline(FrozenInline):
 
 
 class PriorityFilter(admin.SimpleListFilter):
-    """All that there can be, rather than a look through the table for those there are."""
+    """A filter that lists all possible priorities, so that it does not scan the table."""
 
     title = parameter_name = "priority"
 

@@ -1,4 +1,4 @@
-"""Admin lists over tables of 100,000 rows and more: what a page costs does not follow the table."""
+"""Admin lists for tables of 100,000 rows and more, with costs independent of the table's size."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ LONGEST_SEARCHED = 100_000
 
 
 class EstimatingPaginator(Paginator):
-    """Counts no more than COUNTED_AT_MOST rows; a large whole table is estimated by the planner."""
+    """A paginator that counts at most COUNTED_AT_MOST rows and estimates the size of larger tables."""
 
     @cached_property
     def count(self) -> int:
@@ -34,7 +34,7 @@ class EstimatingPaginator(Paginator):
 
 
 def estimated_rows(model: type[Model]) -> int:
-    """As of the last ANALYZE or vacuum; −1 when there was none."""
+    """Return the number of rows at the last ANALYZE or VACUUM, or −1 without one."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass",
@@ -44,7 +44,7 @@ def estimated_rows(model: type[Model]) -> int:
 
 
 class PromptWords(Func):
-    """The expression that the index prompt_words is on."""
+    """The expression of the index prompt_words."""
 
     template = "to_tsvector('simple', %(expressions)s)"
     output_field = TextField()
@@ -55,7 +55,7 @@ class PromptWords(Func):
 
 
 def with_words(rows: QuerySet[Any], messages: str, words: str) -> QuerySet[Any]:
-    """The rows whose prompt's last message has the words, in the syntax of web search."""
+    """Return the rows whose last message matches the words, in web search syntax."""
     return rows.filter(_Matching(PromptWords(messages), Value(words)))
 
 
@@ -66,7 +66,7 @@ class _Matching(Func):
 
 
 class OwnProjectFilter(admin.RelatedFieldListFilter):
-    """A filter by project that names a lead's own projects only."""
+    """A filter by project that lists only a lead's own projects."""
 
     def field_choices(
         self, field: Any, request: HttpRequest, model_admin: Any
@@ -77,11 +77,11 @@ class OwnProjectFilter(admin.RelatedFieldListFilter):
         return field.get_choices(include_blank=False, ordering=ordering, limit_choices_to=own)
 
     def has_output(self) -> bool:
-        """Keep a filter that is set: Django ignores one that has a single choice."""
+        """Show a filter that is in use even if it has a single choice, which Django would hide."""
         return bool(self.lookup_val) or super().has_output()
 
 
-# Registered for the field, so that a filter added later is safe without anyone thinking of it.
+# Registered for the field, so that filters added later are restricted too.
 admin.FieldListFilter.register(
     lambda field: getattr(field.remote_field, "model", None) is Project,
     OwnProjectFilter,
@@ -90,9 +90,9 @@ admin.FieldListFilter.register(
 
 
 class OwnChoicesMixin:
-    """Foreign keys offer and accept only rows that the user may see in the admin.
+    """Foreign keys that offer and accept only rows that the user may see in the admin.
 
-    A form accepts what its queryset holds, whatever the list or the search field offered.
+    A form accepts every row in its queryset, whatever the list or the search field offered.
     """
 
     admin_site: admin.AdminSite
@@ -105,10 +105,10 @@ class OwnChoicesMixin:
 
 
 class OwnProjectsAdmin(OwnChoicesMixin, admin.ModelAdmin):
-    """Leads see and change rows of the projects they lead, trainers all.
+    """An admin in which leads see and change rows of projects they lead, and trainers all rows.
 
-    `project_path` leads to the project. Lists, searches, actions, history and the pages of one row
-    all go through `get_queryset`. What is written here is written to the audit trail.
+    `project_path` is the lookup of the project. Lists, searches, actions, history and the pages of
+    a row all use `get_queryset`. Changes are written to the audit trail.
     """
 
     project_path = "project"
@@ -144,7 +144,7 @@ def led_by(user_id: int) -> QuerySet[Any]:
 
 
 class BigTableAdmin(OwnProjectsAdmin):
-    """Sorted by id alone, searched by number or by the words of the prompt."""
+    """An admin for large tables, sorted by id and searched by number or words of the prompt."""
 
     paginator = EstimatingPaginator
     show_full_result_count = False
@@ -180,7 +180,7 @@ class BigTableAdmin(OwnProjectsAdmin):
 
 
 class FrozenMixin:
-    """To look at: these rows are made and moved by the product's own functions."""
+    """Read-only rows, which only the product's own functions create and change."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

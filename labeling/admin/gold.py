@@ -1,4 +1,4 @@
-"""Gold and qualifications in the admin: to look at, to change what is known, to retire."""
+"""Gold and qualifications in the admin: viewing, changing constraints, retiring."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ from labeling.gold import constraints as gold
 from labeling.models import Gold, Qualification
 
 
-def _letters(one: Gold) -> dict[int, str]:
-    places = one.task.places.order_by("position").values_list("response_id", flat=True)
+def _letters(question: Gold) -> dict[int, str]:
+    places = question.task.places.order_by("position").values_list("response_id", flat=True)
     return gold.letters_of(list(places))
 
 
@@ -37,7 +37,7 @@ class GoldForm(forms.ModelForm):
 
 @admin.register(Gold)
 class GoldAdmin(BigTableAdmin):
-    """It is made from a task, on the project's own pages: nothing is added here."""
+    """An admin without an add page: gold is created from a task on the project's pages."""
 
     form = GoldForm
     list_display = ("id", "said", "project", "purpose", "retired_at", "created_at")
@@ -70,24 +70,24 @@ class GoldAdmin(BigTableAdmin):
         )
 
     @admin.display(description="Prompt")
-    def said(self, one: Gold) -> str:
-        return shortened(str(one.task.prompt), 100)
+    def said(self, row: Gold) -> str:
+        return shortened(str(row.task.prompt), 100)
 
     @admin.display(description="Task")
-    def task_link(self, one: Gold) -> SafeString:
-        address = reverse("project-gold-detail", args=[one.project.slug, one.pk])
-        return format_html('<a href="{}">{}</a>', address, shortened(str(one.task.prompt), 160))
+    def task_link(self, row: Gold) -> SafeString:
+        address = reverse("project-gold-detail", args=[row.project.slug, row.pk])
+        return format_html('<a href="{}">{}</a>', address, shortened(str(row.task.prompt), 160))
 
-    @admin.display(description="What is known")
-    def known(self, one: Gold) -> SafeString:
-        letters = _letters(one)
+    @admin.display(description="Known answer")
+    def known(self, row: Gold) -> SafeString:
+        letters = _letters(row)
         named = ", ".join(f"{letter} is response {pk}" for pk, letter in letters.items())
-        said = [(sentence,) for sentence in gold.sentences(one.constraints, letters)]
-        return format_html("{}<p>{}</p>", format_html_join("", "<div>{}</div>", said), named)
+        sentences = [(sentence,) for sentence in gold.sentences(row.constraints, letters)]
+        return format_html("{}<p>{}</p>", format_html_join("", "<div>{}</div>", sentences), named)
 
     @admin.action(description="Retire the selected gold")
     def retire(self, request: HttpRequest, golds: QuerySet[Gold]) -> None:
-        retired = sum(gold.retire(gold=one, by=user_of(request)) for one in golds)
+        retired = sum(gold.retire(gold=row, by=user_of(request)) for row in golds)
         self.message_user(request, f"{retired} retired.", messages.SUCCESS)
 
 

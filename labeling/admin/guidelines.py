@@ -1,4 +1,4 @@
-"""Guidelines in the admin: the forms of the product's own pages, over all projects of a lead."""
+"""Guidelines in the admin, with the forms of the product's pages, for all projects of a lead."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ class VersionForm(DraftForm):
 
 
 class NumberedCriterionForm(CriterionForm):
-    """A number is optional: criteria without one are numbered after the others."""
+    """A form with an optional number; criteria without one are numbered after the others."""
 
     position = forms.IntegerField(label="No.", required=False, min_value=0, max_value=1000)
 
@@ -101,7 +101,7 @@ class GuidelineAdmin(OwnProjectsAdmin):
         return f"version {version.number}" if version else "nothing published"
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Its published versions are kept as long as the project is."""
+        """Return False. Published versions are kept as long as the project."""
         return False
 
 
@@ -119,13 +119,13 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
     search_fields = ("text", "change_note", "guideline__title")
     inlines = (CriterionInline,)
 
-    @admin.display(description="What changed")
+    @admin.display(description="Changes")
     def note(self, version: GuidelineVersion) -> str:
         return shortened(version.change_note, 80)
 
     @admin.display(description="New draft")
     def new_draft(self, version: GuidelineVersion) -> str | SafeString:
-        """A button of the form around the list, as forms cannot be nested."""
+        """Return a button of the form around the list, because forms cannot be nested."""
         if version.state == DRAFT:
             return "–"
         return format_html(
@@ -137,10 +137,10 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
     def rendered(self, version: GuidelineVersion) -> SafeString:
         return format_html('<div class="prose">{}</div>', preview(version.text))
 
-    # --- who may what ---
+    # --- permissions ---
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Published is for ever; the database says so too."""
+        """Return False for published versions, which the database refuses to change too."""
         editable = obj is None or obj.state == DRAFT
         return editable and super().has_change_permission(request, obj)
 
@@ -194,7 +194,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
             reverse("admin:labeling_guidelineversion_publish", args=[obj.pk])
         )
 
-    # --- pages of its own ---
+    # --- additional pages ---
 
     def get_urls(self) -> list[URLPattern]:
         own: list[tuple[str, Callable[..., HttpResponse], str]] = [
@@ -209,7 +209,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
         ] + super().get_urls()
 
     def preview_view(self, request: HttpRequest) -> HttpResponse:
-        """The Markdown of the body as it will be shown; nothing is kept."""
+        """Return the posted Markdown rendered as it will be shown. Nothing is saved."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not self.has_view_permission(request):
@@ -228,7 +228,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
             except GuidelineError as error:
                 self.message_user(request, str(error), messages.ERROR)
             else:
-                sentence = f"{version} is published. New rankings are made under it."
+                sentence = f"{version} is published. New rankings use it."
                 self.message_user(request, sentence, messages.SUCCESS)
             return self._to(version)
         before = guidelines.version_before(version)
@@ -265,7 +265,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
             "before": before,
             "whole": whole,
         }
-        title = f"{version}: what changed" + (f" since version {before.number}" if before else "")
+        title = f"{version}: changes" + (f" since version {before.number}" if before else "")
         return self._page(request, "difference", title, version, context)
 
     def _version(self, request: HttpRequest, pk: int) -> GuidelineVersion | None:
@@ -276,7 +276,7 @@ class GuidelineVersionAdmin(OwnProjectsAdmin):
 
     def _gone(self, request: HttpRequest, pk: int, version: Any) -> HttpResponse:
         if version is not None:
-            self.message_user(request, f"{version} is published already.", messages.WARNING)
+            self.message_user(request, f"{version} is already published.", messages.WARNING)
             return self._to(version)
         self.message_user(request, f"There is no guideline version {pk}.", messages.WARNING)
         return HttpResponseRedirect(reverse("admin:index"))

@@ -1,6 +1,6 @@
-"""Deleting in the admin leads to the product's own pages, which withdraw, archive or erase.
+"""Redirects from deletion in the admin to the product's pages, which withdraw, archive or erase.
 
-Django's own deletion would collect every slot, score and ranking behind a row, and fail on them.
+Django's deletion would collect every slot, score and ranking of a row, and fail on them.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from labeling.removal import withdrawing
 
 
 class WithdrawnMixin:
-    """For prompts, responses and tasks: nothing is deleted here, it is withdrawn."""
+    """An admin for prompts, responses and tasks, which are withdrawn rather than deleted."""
 
     def get_actions(self, request: HttpRequest) -> Any:
         actions = super().get_actions(request)  # type: ignore[misc]
@@ -28,7 +28,7 @@ class WithdrawnMixin:
 
     @staticmethod
     def withdraw_selected(model_admin: Any, request: HttpRequest, rows: Any) -> None:
-        """Withdraw each with an audit entry of its own, as the page does."""
+        """Withdraw each row with an audit entry of its own, as the page does."""
         by = user_of(request)
         count = sum(withdrawing.withdraw(content=row, by=by) for row in rows)
         sentence = f"{count} withdrawn. Each can be restored on its page."
@@ -50,7 +50,7 @@ class WithdrawnMixin:
 
 
 class ProjectDeletionMixin:
-    """A project is archived on its settings page, and deleted by an administrator from there."""
+    """An admin for projects, which are archived on their settings page and deleted from there."""
 
     def get_actions(self, request: HttpRequest) -> Any:
         actions = super().get_actions(request)  # type: ignore[misc]

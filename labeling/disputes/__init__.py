@@ -1,1 +1,1 @@
-"""Tasks on which reviewers disagree, and the decisions of leads."""
+"""Disputes between reviewers, decisions by leads, and relabelling after guideline changes."""

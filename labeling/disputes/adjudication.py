@@ -1,7 +1,7 @@
-"""Disputed tasks, largest disagreement first, and what leads decide about them.
+"""Disputed tasks, largest disagreement first, and the decisions of leads about them.
 
-A decision has an outcome, an order like any ranking, and a cause: why reviewers disagreed. Deciding
-again replaces the decision; the audit trail keeps what was said before.
+A decision has an outcome, which is an order like any ranking, and the cause of the disagreement. A
+later decision replaces an earlier one; the audit trail keeps both.
 """
 
 from collections import Counter
@@ -26,8 +26,8 @@ LONGEST_NOTE = 5000
 Cause = Adjudication.Cause
 
 
-class CannotDecide(ValueError):  # noqa: N818 - it reads as what it is
-    """`errors` maps a field to a sentence for the lead. Nothing was written."""
+class CannotDecide(ValueError):  # noqa: N818 - reads better without Error
+    """A decision is refused. `errors` maps fields to messages for the lead; nothing was written."""
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(errors.values()))
@@ -35,26 +35,27 @@ class CannotDecide(ValueError):  # noqa: N818 - it reads as what it is
 
 
 def open_disputes(project: Project) -> list[Dispute]:
-    """Return the undecided disputes among the tasks ranked last, largest distance first.
+    """Return the undecided disputes among the most recently ranked tasks, largest distance first.
 
-    labeling.statistics.disputes says what a dispute is. Two queries when the figures of the project
-    are cached, three more otherwise.
+    labeling.statistics.disputes defines a dispute. Costs two queries when the figures of the
+    project are cached, five otherwise.
     """
     return list(quality_of(project).disputes)
 
 
 def distance(rankings: Sequence[Tiers]) -> float:
-    """Mean over pairs of responses and of rankings, 0 to 1. Nothing compared twice is 0.
+    """Return the mean distance over pairs of responses and of rankings, from 0 to 1.
 
-    Plain Python: for the few responses of a task it is ten times as quick as arrays.
+    Return 0 when no pair was compared twice. Plain Python is ten times as fast as arrays for the
+    few responses of a task.
     """
-    placed = [{i: place for place, tier in enumerate(tiers) for i in tier} for tiers in rankings]
-    apart = compared = 0
-    for one, two in combinations(placed, 2):
-        for a, b in combinations(one.keys() & two.keys(), 2):
-            apart += abs(_sign(one[a] - one[b]) - _sign(two[a] - two[b]))
+    rank_maps = [{i: rank for rank, tier in enumerate(tiers) for i in tier} for tiers in rankings]
+    differences = compared = 0
+    for first, second in combinations(rank_maps, 2):
+        for a, b in combinations(first.keys() & second.keys(), 2):
+            differences += abs(_sign(first[a] - first[b]) - _sign(second[a] - second[b]))
             compared += 1
-    return apart / (2 * compared) if compared else 0.0
+    return differences / (2 * compared) if compared else 0.0
 
 
 def _sign(number: int) -> int:
@@ -62,14 +63,14 @@ def _sign(number: int) -> int:
 
 
 def next_after(disputes: Sequence[Dispute], task_id: int) -> Dispute | None:
-    """Return the one that follows in the list; the first for a task that is not in it."""
+    """Return the dispute after this task's in the list, or the first if the task is not listed."""
     indexes = {dispute.task_id: index for index, dispute in enumerate(disputes)}
     index = indexes.get(task_id, -1) + 1
     return disputes[index] if index < len(disputes) else None
 
 
 def order_for(task_id: int, lead: User, response_ids: Sequence[int]) -> list[int]:
-    """The order in which the page of a dispute shows the responses to a lead; always the same."""
+    """Return the order in which a dispute's page shows the responses to a lead. It never changes."""
     order = list(response_ids)
     Random(f"{task_id}:{lead.pk}").shuffle(order)
     return order
@@ -90,10 +91,10 @@ def decide(
     seen: str = "",
     shown_order: Sequence[int] = (),
 ) -> Adjudication:
-    """Write the outcome and its cause, and ask no further rankings of the task.
+    """Store the outcome and its cause, and request no more rankings of the task.
 
-    `shown_order` is the order of the responses on the lead's page: the letters in the note follow it.
-    `seen` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
+    `shown_order` is the order of the responses on the lead's page; the letters in the note refer to
+    it. `seen` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
     also when someone else has decided since.
     """
     lock_slots(task)
@@ -114,7 +115,7 @@ def decide(
 
 
 def mark(decision: Adjudication | None) -> str:
-    """Tells one state of a decision from another, so that nobody overwrites what they never saw."""
+    """Return a version of the decision, so that nobody overwrites a decision they have not seen."""
     return decision.created_at.isoformat() if decision else ""
 
 
@@ -128,8 +129,8 @@ def _taken(before: Adjudication | None, seen: str) -> dict[str, str]:
     if before is None or mark(before) == seen:
         return {}
     return {
-        "__all__": "Another lead has decided this since you opened it. Open it again to see the "
-        "outcome, and change it if you do not agree."
+        "__all__": "Another lead has decided this task since you opened it. Reload the page to see the "
+        "outcome, and change it if you disagree."
     }
 
 
@@ -137,23 +138,23 @@ def _problems(task: Task, tiers: Tiers, cut: int | None, cause: str, note: str) 
     if Task.objects.filter(pk=task.pk, out_of_use=True).exists():
         return {"__all__": "This task is withdrawn. Restore it to decide its outcome."}
     errors = {}
-    placed = [response for tier in tiers for response in tier]
+    ranked = [response for tier in tiers for response in tier]
     places = TaskResponse.objects.filter(task=task, withdrawn=False)
     own = places.values_list("response_id", flat=True)
-    if sorted(placed) != sorted(own) or not all(tiers):
+    if sorted(ranked) != sorted(own) or not all(tiers):
         errors["tiers"] = "Give every response a rank; equal ranks are a tie."
-    elif not task.project.allow_ties and len(tiers) < len(placed):
-        errors["tiers"] = "This project allows no ties: give every response a rank of its own."
+    elif not task.project.allow_ties and len(tiers) < len(ranked):
+        errors["tiers"] = "This project does not allow ties: give every response a different rank."
     if cut is not None and not 0 <= cut <= len(tiers):
         errors["cut"] = f"The line counts the tiers above it, 0 to {len(tiers)}."
     if cause not in Cause.values:
-        errors["cause"] = "Say why reviewers disagreed; the causes are counted."
+        errors["cause"] = "Choose why reviewers disagreed."
     if len(note) > LONGEST_NOTE:
-        errors["note"] = f"A note has at most {LONGEST_NOTE:,} characters."
+        errors["note"] = f"The note may have at most {LONGEST_NOTE:,} characters."
     return errors
 
 
-# --- what they tell ------------------------------------------------------------------------------
+# --- causes --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,10 @@ class CauseCount:
 
 
 def causes(project: Project) -> list[CauseCount]:
-    """How often each cause was given, the most frequent first. One query over the decisions."""
+    """Return the number of times each cause was given, most frequent first. Costs one query."""
     decided = Adjudication.objects.filter(task__project=project, task__out_of_use=False)
-    given = decided.values_list("cause", flat=True)
-    counts = Counter(given)
+    cause_values = decided.values_list("cause", flat=True)
+    counts = Counter(cause_values)
     total = sum(counts.values())
     return [
         CauseCount(cause, Cause(cause).label, count, count / total)
@@ -177,7 +178,7 @@ def causes(project: Project) -> list[CauseCount]:
 
 
 def guideline_gaps(project: Project, limit: int = 5) -> list[Adjudication]:
-    """The newest decisions that blame the guideline, with what their leads noted."""
+    """Return the newest decisions whose cause is the guideline, with their notes."""
     blamed = Adjudication.objects.filter(
         task__project=project, task__out_of_use=False, cause=Cause.GUIDELINE
     )

@@ -1,4 +1,4 @@
-"""The form in which a lead says what the order of a disputed task is, and why it was disputed."""
+"""The form in which a lead enters the order of a disputed task and the cause of the dispute."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ from labeling.statistics.agreement import Tiers
 
 
 class OutcomeForm(forms.Form):
-    """One rank for each response, so that it works without a script; equal ranks are a tie.
+    """A rank for each response, so that the page works without a script. Equal ranks are a tie.
 
-    `letters` maps response ids to letters, in the order in which they are shown; `names` to what
-    the page calls them.
+    `letters` maps response ids to letters, in the order shown; `names` maps them to the names used
+    on the page.
     """
 
     cut = forms.ChoiceField(required=False, label="The line: responses below it are unacceptable")
@@ -23,13 +23,15 @@ class OutcomeForm(forms.Form):
         label="Why did reviewers disagree?",
         choices=Adjudication.Cause.choices,
         widget=forms.RadioSelect,
-        error_messages={"required": "Say why reviewers disagreed; the causes are counted."},
+        error_messages={"required": "Choose why reviewers disagreed."},
     )
     note = forms.CharField(
         required=False,
-        validators=[MaxLengthValidator(LONGEST_NOTE)],  # max_length would let browsers cut it
+        validators=[
+            MaxLengthValidator(LONGEST_NOTE)
+        ],  # with max_length, browsers would cut the text
         widget=forms.Textarea(attrs={"rows": 2}),
-        help_text="What the guideline should have said, or what was overlooked.",
+        help_text="For example, the missing rule in the guideline, or the point that was overlooked.",
     )
     seen = forms.CharField(required=False, widget=forms.HiddenInput)
 
@@ -52,7 +54,7 @@ class OutcomeForm(forms.Form):
         cut.choices = [("", "No line"), ("0", "All are unacceptable"), *below]
 
     def outcome(self) -> dict[str, Any]:
-        """What labeling.disputes.adjudication.decide takes. Call it when the form is valid."""
+        """Return the arguments for labeling.disputes.adjudication.decide. Requires a valid form."""
         said = self.cleaned_data
         ranks = {pk: int(said[f"rank-{self.names[pk]}"]) for pk in self.letters}
         used = sorted(set(ranks.values()))

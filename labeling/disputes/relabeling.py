@@ -1,8 +1,7 @@
-"""After a guideline changed: a sample of its tasks is ranked again, and the two are compared.
+"""Ranking a sample of tasks again after a guideline change, and comparing both versions.
 
-The sample's tasks are copied, so that the same and other reviewers rank them as any task, under the
-guideline in force. The copies are tasks of their own kind: they measure, and enter a snapshot only
-when it is asked for.
+The tasks are copied, so that reviewers rank them like any other task, under the guideline in force.
+The copies have their own kind. They measure the change, and enter a snapshot only on request.
 """
 
 import random
@@ -34,8 +33,8 @@ PRIORITY = 7
 RESAMPLES = 1000
 
 
-class CannotRelabel(ValueError):  # noqa: N818 - it reads as what it is
-    """The text says what is missing and what to do. Nothing was written."""
+class CannotRelabel(ValueError):  # noqa: N818 - reads better without Error
+    """A sample cannot be drawn. The message says what to do; nothing was written."""
 
 
 # --- drawing -------------------------------------------------------------------------------------
@@ -44,23 +43,24 @@ class CannotRelabel(ValueError):  # noqa: N818 - it reads as what it is
 def versions_to_compare(
     project: Project, before: int | None = None, after: int | None = None
 ) -> tuple[GuidelineVersion, GuidelineVersion]:
-    """The versions with these numbers; by default the one in force and the one before it.
+    """Return the versions with these numbers, by default the one in force and the one before it.
 
-    Raises CannotRelabel. New rankings are made under the guideline in force, so `after` is that one.
+    New rankings are made under the guideline in force, so `after` can only be that version. Raises
+    CannotRelabel.
     """
     current = project.current_version
     if current is None:
         raise CannotRelabel("This project has no published guideline. Publish one first.")
     if after is not None and after != current.number:
         raise CannotRelabel(
-            f"Tasks are ranked under the guideline in force, version {current.number}; to compare "
+            f"New rankings are made under version {current.number}, the guideline in force. To compare "
             f"with version {after}, publish it again as a new version."
         )
     published = GuidelineVersion.objects.filter(
         guideline__project=project, state=GuidelineVersion.State.PUBLISHED
     ).exclude(pk=current.pk)
-    found = published.filter(number=before) if before is not None else published
-    earlier = found.order_by("-number").first()
+    matching = published.filter(number=before) if before is not None else published
+    earlier = matching.order_by("-number").first()
     if earlier is None:
         wanted = "an earlier version" if before is None else f"a published version {before}"
         raise CannotRelabel(f"The guideline has no {wanted.split(' ', 1)[1]} to compare with.")
@@ -68,9 +68,10 @@ def versions_to_compare(
 
 
 def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
-    """Tasks with two current rankings or more under that version → how many they have.
+    """Return the tasks with at least two current rankings under a version, and their number.
 
-    Two queries over the newest 200,000 rankings under it. What was copied once is left out.
+    Tasks that have already been copied are left out. Costs two queries over the newest 200,000
+    rankings under the version.
     """
     newest = Ranking.objects.filter(
         guideline_version=before,
@@ -83,8 +84,8 @@ def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
     for task in newest.values_list("task", flat=True)[:RANKINGS_LOOKED_AT]:
         counts[task] += 1
     copied = RelabelledTask.objects.filter(sample__project=project)
-    known = set(copied.values_list("original", flat=True))
-    return {task: n for task, n in sorted(counts.items()) if n > 1 and task not in known}
+    copied_ids = set(copied.values_list("original", flat=True))
+    return {task: n for task, n in sorted(counts.items()) if n > 1 and task not in copied_ids}
 
 
 @transaction.atomic
@@ -97,18 +98,18 @@ def draw(
     after: int | None = None,
     seed: int = 0,
 ) -> RelabelSample:
-    """Copy a random sample of the tasks ranked under `before`, and give the copies out first.
+    """Copy a random sample of the tasks ranked under `before`, and give the copies priority.
 
     A copy wants as many rankings as its original has. Raises CannotRelabel.
     """
     if not 1 <= size <= TASKS_AT_MOST:
-        raise CannotRelabel(f"A sample has 1 to {TASKS_AT_MOST:,} tasks; this one {size:,}.")
+        raise CannotRelabel(f"A sample has 1 to {TASKS_AT_MOST:,} tasks, not {size:,}.")
     earlier, current = versions_to_compare(project, before, after)
     counts = candidates(project, earlier)
     if not counts:
         raise CannotRelabel(
-            f"No task has two rankings under version {earlier.number} that was not ranked again "
-            "already, so there is nothing to compare."
+            f"No task has two rankings under version {earlier.number} and has not been relabelled "
+            "yet, so there is nothing to compare."
         )
     chosen = sorted(random.Random(seed).sample(sorted(counts), min(size, len(counts))))
     sample = RelabelSample.objects.create(
@@ -147,7 +148,7 @@ def _copy(sample: RelabelSample, originals: Sequence[int], counts: dict[int, int
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval over tasks; None says that nothing was compared."""
+    """A mean with its 95 % bootstrap interval over tasks, or None when nothing was compared."""
 
     value: float | None
     low: float | None
@@ -157,7 +158,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a sample says. Every figure is over the tasks that have two rankings on both sides."""
+    """The comparison of two guideline versions, over tasks with two rankings under each."""
 
     tasks: int
     finished: int
@@ -166,13 +167,13 @@ class Comparison:
     before: Agreement
     after: Agreement
     gained: Interval
-    """The difference in pairwise agreement, after less before, averaged over tasks: −1 to 1."""
+    """The change in pairwise agreement, after minus before, averaged over tasks: −1 to 1."""
     moved: Interval
-    """How far the consensus moved, 0 for the same order and 1 for the reverse."""
+    """The distance that the consensus moved: 0 for the same order, 1 for the reverse order."""
     by_chance: Interval
-    """How far two reviewers under the version before are apart: what moves without a change."""
+    """The distance between two reviewers under the version before: movement expected by chance."""
     same_person: Interval
-    """Return the self-consistency of reviewers who ranked both."""
+    """The distance between two rankings by the same reviewer, one under each version."""
 
 
 @dataclass(frozen=True)
@@ -185,74 +186,81 @@ class _Both:
 
 
 def comparison(sample: RelabelSample) -> Comparison:
-    """Four queries, bounded by the sample; the bootstrap of 2,000 tasks takes a second."""
+    """Return the comparison of the two versions of a sample.
+
+    Costs four queries, bounded by the sample; the bootstrap of 2,000 tasks takes a second.
+    """
     in_use = sample.tasks.filter(original__out_of_use=False, copy__out_of_use=False)
     pairs = list(in_use.order_by("id").values_list("original", "copy", "original__prompt"))
     before = _rankings([original for original, *_ in pairs], sample.before)
     after = _rankings([copy for _, copy, _ in pairs], sample.after)
     wanted = Task.objects.filter(pk__in=[copy for _, copy, _ in pairs])
-    both = [_Both(prompt, before[old], after[new]) for old, new, prompt in pairs]
-    ready = [one for one in both if len(one.before) > 1 and len(one.after) > 1]
-    prompts = [one.prompt for one in ready]
+    pairs_of_tasks = [_Both(prompt, before[old], after[new]) for old, new, prompt in pairs]
+    ready = [task for task in pairs_of_tasks if len(task.before) > 1 and len(task.after) > 1]
+    prompts = [task.prompt for task in ready]
     return Comparison(
         tasks=len(pairs),
         finished=len(ready),
         wanted=sum(wanted.values_list("rankings_wanted", flat=True)),
-        made=sum(len(one.after) for one in both),
-        before=pairwise_agreement([list(one.before.values()) for one in ready], clusters=prompts),
-        after=pairwise_agreement([list(one.after.values()) for one in ready], clusters=prompts),
+        made=sum(len(task.after) for task in pairs_of_tasks),
+        before=pairwise_agreement([list(task.before.values()) for task in ready], clusters=prompts),
+        after=pairwise_agreement([list(task.after.values()) for task in ready], clusters=prompts),
         gained=_mean(ready, _gain),
         moved=_mean(ready, _move),
-        by_chance=_mean(ready, lambda one: distance(list(one.before.values()))),
-        same_person=_mean(both, _same_person),
+        by_chance=_mean(ready, lambda task: distance(list(task.before.values()))),
+        same_person=_mean(pairs_of_tasks, _same_person),
     )
 
 
 def _rankings(tasks: Sequence[int], version: GuidelineVersion) -> dict[int, dict[int, Tiers]]:
     current = Ranking.objects.filter(task__in=tasks, guideline_version=version, superseded_at=None)
-    found: dict[int, dict[int, Tiers]] = defaultdict(dict)
+    by_task: dict[int, dict[int, Tiers]] = defaultdict(dict)
     for task, reviewer, tiers in current.values_list("task", "reviewer", "tiers"):
-        found[task][reviewer] = tiers
-    return found
+        by_task[task][reviewer] = tiers
+    return by_task
 
 
-def _gain(one: _Both) -> float | None:
-    shares = [_agreed(list(said.values())) for said in (one.before, one.after)]
+def _gain(task: _Both) -> float | None:
+    shares = [_agreed(list(rankings.values())) for rankings in (task.before, task.after)]
     return None if None in shares else float(shares[1]) - float(shares[0])  # type: ignore[arg-type]
 
 
 def _agreed(rankings: Sequence[Tiers]) -> float | None:
-    """Return the pairwise agreement on one task; None where no two rankings order a pair."""
-    same, both = map(
+    """Return the pairwise agreement on one task, or None when no two rankings order the same pair."""
+    same, compared = map(
         sum, zip(*(strict_counts(a, b) for a, b in combinations(rankings, 2)), strict=True)
     )
-    return same / both if both else None
+    return same / compared if compared else None
 
 
-def _move(one: _Both) -> float | None:
-    before, after = (consensus(list(said.values())) for said in (one.before, one.after))
+def _move(task: _Both) -> float | None:
+    before, after = (consensus(list(rankings.values())) for rankings in (task.before, task.after))
     shared = sorted(before.keys() & after.keys())
-    apart = [abs(before[pair] - after[pair]) / 2 for pair in shared]
-    return float(np.mean(apart)) if apart else None
+    distances = [abs(before[pair] - after[pair]) / 2 for pair in shared]
+    return float(np.mean(distances)) if distances else None
 
 
 def consensus(rankings: Sequence[Tiers]) -> dict[tuple[int, int], int]:
-    """What most say of each pair (the smaller id first): 1 it is better, −1 worse, 0 neither."""
+    """Return the majority's order of each pair, smaller id first: 1 better, −1 worse, 0 neither."""
     sums: dict[tuple[int, int], int] = defaultdict(int)
     for tiers in rankings:
-        place = {response: at for at, tied in enumerate(tiers) for response in tied}
-        for a, b in combinations(sorted(place), 2):
-            sums[a, b] += int(np.sign(place[b] - place[a]))
+        rank = {response: index for index, tied in enumerate(tiers) for response in tied}
+        for a, b in combinations(sorted(rank), 2):
+            sums[a, b] += int(np.sign(rank[b] - rank[a]))
     return {pair: int(np.sign(total)) for pair, total in sums.items()}
 
 
-def _same_person(one: _Both) -> float | None:
-    apart = [distance([one.before[who], one.after[who]]) for who in one.before if who in one.after]
-    return float(np.mean(apart)) if apart else None
+def _same_person(task: _Both) -> float | None:
+    distances = [
+        distance([task.before[reviewer], task.after[reviewer]])
+        for reviewer in task.before
+        if reviewer in task.after
+    ]
+    return float(np.mean(distances)) if distances else None
 
 
 def _mean(tasks: Sequence[_Both], measure: Callable[[_Both], float | None]) -> Interval:
-    values = np.array([value for one in tasks if (value := measure(one)) is not None])
+    values = np.array([value for task in tasks if (value := measure(task)) is not None])
     if not len(values):
         return Interval(None, None, None, 0)
     if len(values) == 1:

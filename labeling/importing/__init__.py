@@ -1,1 +1,1 @@
-"""Files that leads send: received by the web, read by a worker, imported once they were looked at."""
+"""Imports of files: received by the web, read by a worker, and stored after a preview."""

@@ -1,4 +1,4 @@
-"""Records with what the database cannot keep replaced or cut, each change counted."""
+"""Replacing or cutting values that the database cannot store, with a count of each change."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ REPLACED = "prompts with characters that cannot be stored, replaced by U+FFFD"
 
 
 def storable_record(record: PromptRecord, tally: Tally) -> PromptRecord:
-    """Return the record as it can be stored; reviewers' names in the normal form of accounts."""
+    """Return the record with storable values and with reviewers' names as accounts normalise them."""
     clean = PromptRecord(
         record.line,
         [{name: storable(text) for name, text in m.items()} for m in record.messages],
@@ -34,7 +34,7 @@ def storable_record(record: PromptRecord, tally: Tally) -> PromptRecord:
 
 
 def storable_json(value: Any) -> Any:
-    """Return a JSON value with what PostgreSQL cannot keep in its texts replaced."""
+    """Return a JSON value without the characters that PostgreSQL cannot store."""
     if isinstance(value, str):
         return storable(value)
     if isinstance(value, dict):
@@ -65,7 +65,7 @@ def _ranking(ranking: RankingRecord) -> RankingRecord:
     rationale = ranking.rationale
     if isinstance(rationale, str):
         rationale = storable(rationale)
-    ratings = {place: storable_json(rated) for place, rated in ranking.ratings.items()}
+    ratings = {index: storable_json(rated) for index, rated in ranking.ratings.items()}
     if (name, rationale, ratings) == (ranking.reviewer, ranking.rationale, ranking.ratings):
         return ranking
     return replace(ranking, reviewer=name, rationale=rationale, ratings=ratings)
@@ -79,7 +79,7 @@ def _texts(record: PromptRecord) -> Any:
 
 
 def _shortened(record: PromptRecord, tally: Tally) -> PromptRecord:
-    """Return the record with ids and names of models as long as their columns."""
+    """Return the record with ids and model names cut to the length of their columns."""
     ids = [record.external_id, *(task.external_id for task in record.tasks)]
     ids += [response.external_id for response in record.responses]
     long_ids = sum(len(text) > LONGEST_ID for text in ids)

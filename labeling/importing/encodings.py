@@ -1,4 +1,4 @@
-"""Text files that are not UTF-8: written again as UTF-8 before they are read."""
+"""Conversion of text files to UTF-8 before they are read."""
 
 import codecs
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ ENCODINGS = (UTF8, "windows-1252", "utf-16")
 
 @contextmanager
 def as_utf8(path: Path, encoding: str) -> Iterator[Path]:
-    """Give the path of the file in UTF-8: the file itself, or a copy for as long as this lasts.
+    """Yield the path of the file in UTF-8: the file itself, or a temporary copy.
 
-    Raises BadInput when the file is not text of this encoding.
+    Raises BadInput when the file is not text in this encoding.
     """
     if encoding == UTF8:
         yield path

@@ -1,11 +1,11 @@
-"""What the scan found, and what a lead makes of it.
+"""Findings of the scan, and the decisions of leads about them.
 
-A new task that holds a response with a finding is held: nobody gets it. A lead dismisses the finding
-(a false alarm), and the task is given out, or drops the response, and a task of the others takes its
-place; one that would be left with a single response stays held for good. A finding is never deleted,
-so what was decided about a response counts for every later task of it too.
+A new task that contains a response with a finding is held: no reviewer gets it. A lead can dismiss
+the finding as a false alarm, which releases the task, or drop the response, which replaces the task
+by one of the other responses. A task that would keep only one response stays held. Findings are
+never deleted, so a decision about a response also applies to later tasks with it.
 
-A task that comes with rankings has been seen by people elsewhere, and is not held.
+A task imported with rankings is not held, because people have already seen it elsewhere.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -36,10 +36,11 @@ def add_tasks(
     ranked: Iterable[bool] = (),
     kinds: Collection[str] = tuple(Finding.Kind.values),
 ) -> list[tuple[int, bool]]:
-    """queue.add_tasks, after a scan of the responses; what came in here is all that was scanned.
+    """Scan the responses and add the tasks with queue.add_tasks.
 
-    `ranked` says of each task whether it comes with rankings, which is no by default; `kinds` which
-    findings hold a task. Reads every response once, 2,000 at a time. Raises ValueError.
+    Only new tasks added here are scanned. `ranked` gives for each task whether it comes with
+    rankings, by default no. `kinds` are the kinds of findings that hold a task. Reads every
+    response once, 2,000 at a time. Raises ValueError.
     """
     suspects = record({pk for task in tasks for pk in task.response_ids}, kinds)
     come_ranked = [*ranked] or [False] * len(tasks)
@@ -51,7 +52,7 @@ def add_tasks(
 
 
 def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
-    """Scan them, keep what is found, and say which of them no reviewer should be given."""
+    """Scan responses and store the findings. Return the ids that reviewers must not see."""
     ids = sorted(response_ids)
     suspects: set[int] = set()
     for start in range(0, len(ids), RESPONSES_AT_ONCE):
@@ -59,12 +60,12 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
         rows = Response.objects.filter(AnyOf("pk", batch)).values_list(
             "pk", "text", "model_name", "sampling"
         )
-        found = [
-            Finding(response_id=pk, kind=one.kind, excerpt=one.excerpt)
+        new = [
+            Finding(response_id=pk, kind=match.kind, excerpt=match.excerpt)
             for pk, text, model, sampling in rows
-            for one in scan(text, model=model, sampling=sampling)
+            for match in scan(text, model=model, sampling=sampling)
         ]
-        Finding.objects.bulk_create(found, ignore_conflicts=True)
+        Finding.objects.bulk_create(new, ignore_conflicts=True)
         suspects |= set(
             Finding.objects.filter(AnyOf("response", batch), kind__in=kinds)
             .filter(Q(dismissed_at=None) | Q(dropped=True))
@@ -73,18 +74,18 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
     return suspects
 
 
-# --- what a lead sees ----------------------------------------------------------------------------
+# --- lists ---------------------------------------------------------------------------------------
 
 
 def waiting(project: Project) -> QuerySet[Task]:
-    """Held tasks with a finding that nobody has looked at."""
+    """Return the held tasks with a finding that no lead has decided about."""
     open_ones = Finding.objects.filter(response__places__task=OuterRef("pk"), dismissed_at=None)
     return Task.objects.filter(Exists(open_ones), project=project, held=True, out_of_use=False)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Up to COUNTED_AT_MOST of each, so that the count costs the same however many there are."""
+    """Counts for the overview, each up to COUNTED_AT_MOST so that the cost is bounded."""
 
     held: int
     identity: int
@@ -96,7 +97,7 @@ class Counts:
 
 
 def counts(project: Project) -> Counts:
-    """Two queries."""
+    """Return the number of held tasks and their open findings. Costs two queries."""
     held = list(waiting(project).order_by("pk").values_list("pk", flat=True)[:COUNTED_AT_MOST])
     by_kind = dict(
         Finding.objects.filter(dismissed_at=None, response__places__task__in=held)
@@ -110,24 +111,27 @@ def counts(project: Project) -> Counts:
 
 
 def page_of(project: Project, *, after: int | None = None) -> tuple[list[Task], int | None]:
-    """Held tasks, oldest first, and after which number the next page begins. Four queries."""
+    """Return held tasks, oldest first, and the id after which the next page begins.
+
+    Costs four queries.
+    """
     tasks = waiting(project).select_related("prompt").order_by("pk")
     if after is not None:
         tasks = tasks.filter(pk__gt=after)
-    shown = list(
+    rows = list(
         tasks.prefetch_related("places__response__findings", "places__response")[: PAGE + 1]
     )
-    return shown[:PAGE], shown[PAGE - 1].pk if len(shown) > PAGE else None
+    return rows[:PAGE], rows[PAGE - 1].pk if len(rows) > PAGE else None
 
 
-# --- what a lead decides -------------------------------------------------------------------------
+# --- decisions -----------------------------------------------------------------------------------
 
 
 @transaction.atomic
 def dismiss(*, project: Project, response_id: int, by: User) -> int:
-    """A false alarm: close the response's findings and give out what waited only for it.
+    """Close a response's findings as false alarms and release the tasks that waited only for it.
 
-    Returns how many tasks reviewers can get now.
+    Return the number of tasks released to reviewers.
     """
     if not _close(project, response_id, by, dropped=False):
         return 0
@@ -137,7 +141,7 @@ def dismiss(*, project: Project, response_id: int, by: User) -> int:
 
 @transaction.atomic
 def release(*, project: Project, task_id: int, by: User) -> bool:
-    """All the findings of one task are false alarms; False when it was not waiting."""
+    """Dismiss all findings of a task as false alarms. Return False when it was not waiting."""
     task = waiting(project).filter(pk=task_id).first()
     if task is None:
         return False
@@ -150,16 +154,16 @@ def release(*, project: Project, task_id: int, by: User) -> bool:
 @dataclass(frozen=True)
 class Dropped:
     replaced: int
-    """Tasks that go on with the other responses."""
+    """Tasks that continue with the other responses."""
     ended: int
-    """Tasks that had only one other response, and are never given out."""
+    """Tasks that had only one other response and stay held."""
 
 
 @transaction.atomic
 def drop(*, project: Project, response_id: int, by: User) -> Dropped:
-    """Take the response out of every held task it is in. The response itself stays.
+    """Replace every held task with the response by one without it. The response itself stays.
 
-    The new task waits in turn when another of its responses has an open finding.
+    The new task is held too when another of its responses has an open finding.
     """
     if not _close(project, response_id, by, dropped=True):
         return Dropped(0, 0)
@@ -171,29 +175,29 @@ def drop(*, project: Project, response_id: int, by: User) -> Dropped:
 
 
 def _close(project: Project, response_id: int, by: User, *, dropped: bool) -> int:
-    found = Finding.objects.filter(
+    open_findings = Finding.objects.filter(
         response=response_id, response__prompt__project=project, dismissed_at=None
     )
-    return found.update(dismissed_at=timezone.now(), dismissed_by=by, dropped=dropped)
+    return open_findings.update(dismissed_at=timezone.now(), dismissed_by=by, dropped=dropped)
 
 
 def _held_with(project: Project, response_id: int) -> list[Task]:
-    """Locked, so that two leads decide one after the other."""
+    """Return the held tasks with the response, locked so that leads decide one after the other."""
     tasks = Task.objects.filter(project=project, held=True, places__response=response_id)
     return list(tasks.order_by("pk").select_for_update(of=("self",)))
 
 
 def _release(project: Project, tasks: list[Task]) -> int:
-    """Those in which nothing is left that a reviewer should not get."""
-    kept = Finding.objects.filter(
+    """Release the tasks without open findings and dropped responses. Return their number."""
+    blocking = Finding.objects.filter(
         Q(dismissed_at=None) | Q(dropped=True), response__places__task=OuterRef("pk")
     )
-    ready = Task.objects.filter(~Exists(kept), pk__in=[task.pk for task in tasks])
+    ready = Task.objects.filter(~Exists(blocking), pk__in=[task.pk for task in tasks])
     return queue.release_held(project=project, task_ids=list(ready.values_list("pk", flat=True)))
 
 
 def _without(task: Task, response_id: int) -> NewTask | None:
-    """The same task of the other responses; None when a single one would be left."""
+    """Return the task with its other responses, or None when only one would be left."""
     places = TaskResponse.objects.filter(task=task, withdrawn=False).order_by("position")
     gone = set(
         Finding.objects.filter(response__places__task=task, dropped=True).values_list(

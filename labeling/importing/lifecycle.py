@@ -1,9 +1,9 @@
-"""The life of a file that a lead sent: received, checked, looked at, imported or given up.
+"""The life cycle of an uploaded file: received, checked, previewed, imported or cancelled.
 
-The web only receives the file and moves the row. A worker reads the file, in a process of its own
-(labeling.importing.process) whose memory and processor time are limited, so that no file can harm
-the worker or the site. The row is the truth; the Celery message only carries its id. A worker that
-dies leaves a row without a heartbeat, and `reap` hands it to another.
+The web only receives the file and updates the row. A worker reads the file in a separate process
+(labeling.importing.process) with limited memory and processor time, so that no file can harm the
+worker or the site. The row is the truth; the Celery message only carries its id. A worker that dies
+leaves a row without a heartbeat, and `reap` hands it to another worker.
 """
 
 import json
@@ -33,7 +33,7 @@ LEASE = timedelta(seconds=30)
 HEARTBEAT_SECONDS = 1
 MAX_ATTEMPTS = 3
 KEPT = timedelta(days=1)
-"""How long a file waits for somebody to import it."""
+"""The time for which a file waits to be imported."""
 
 STOPPED = (
     "The worker stopped several times while it read this file. Send the file again, or import it "
@@ -41,14 +41,14 @@ STOPPED = (
 )
 
 
-# --- what the web does ---------------------------------------------------------------------------
+# --- web -----------------------------------------------------------------------------------------
 
 
 def receive(
     chunks: Iterable[bytes], *, user: User, project: Project, name: str, format: str = "",
     any_criteria: bool = False, encoding: str = "utf-8",
 ) -> FileImport:  # fmt: skip
-    """Write the file to disk and have a worker check it. Leaves nothing behind if that fails."""
+    """Write the file to disk and have a worker check it. Leave nothing behind on failure."""
     delete_old_files()
     file_import = FileImport(
         project=project,
@@ -78,14 +78,14 @@ def receive(
 
 
 def start_import(file_import: FileImport) -> bool:
-    """Have a worker import a checked file; False when it is not ready (a second click)."""
+    """Have a worker import a checked file. Return False when it is not ready, as on a second click."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=State.READY).update(
             state=State.IMPORTING,
             attempt=0,
             heartbeat_at=None,
             prompts_read=0,
-            cancel_requested=False,  # one that came too late for the check
+            cancel_requested=False,  # a request that came too late for the check
         )
         if rows:
             _send_after_commit(file_import.pk)
@@ -93,7 +93,10 @@ def start_import(file_import: FileImport) -> bool:
 
 
 def map_columns(file_import: FileImport, mapping: Mapping) -> bool:
-    """Have a worker check the file again with this meaning of its columns; False when it cannot."""
+    """Have a worker check the file again with another meaning of its columns.
+
+    Return False when the file can no longer be changed.
+    """
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state__in=FileImport.OPEN).update(
             state=State.CHECKING,
@@ -112,7 +115,7 @@ def map_columns(file_import: FileImport, mapping: Mapping) -> bool:
 
 
 def start_undo(file_import: FileImport, by: User) -> bool:
-    """Have a worker take an import back; False when it is not there to be taken back."""
+    """Have a worker undo an import. Return False when there is nothing to undo."""
     with transaction.atomic():
         rows = FileImport.objects.filter(pk=file_import.pk, state=State.IMPORTED).update(
             state=State.UNDOING, problem="", attempt=0, heartbeat_at=None
@@ -124,7 +127,7 @@ def start_undo(file_import: FileImport, by: User) -> bool:
 
 
 def cancel(file_import: FileImport) -> bool:
-    """Stop the work on a file, or give up one that is ready; False when it has ended."""
+    """Stop the work on a file, or discard one that is ready. Return False when it has ended."""
     if file_import.state == State.UNDOING:
         return False
     waiting = Q(state__in=FileImport.OPEN) | Q(state__in=FileImport.ACTIVE, heartbeat_at=None)
@@ -139,7 +142,7 @@ def cancel(file_import: FileImport) -> bool:
 
 
 def delete_old_files() -> None:
-    """Delete uploads that nobody imported within a day, and drafts left by a web that died."""
+    """Delete uploads that were not imported within a day, and partial files left by a web crash."""
     expired = FileImport.objects.filter(created_at__lt=Now() - KEPT)
     _end(expired.filter(state__in=(State.READY, State.UNCLEAR)), State.CANCELLED)
     folder = Path(settings.UPLOADS_DIR)
@@ -147,7 +150,7 @@ def delete_old_files() -> None:
         try:
             if time.time() - path.stat().st_mtime > KEPT.total_seconds():
                 path.unlink()
-        except FileNotFoundError:  # another process was quicker
+        except FileNotFoundError:  # another process deleted it
             continue
 
 
@@ -158,16 +161,16 @@ def _send_after_commit(pk: int) -> None:
 
 
 def _send(task: Any, pk: int) -> None:
-    """Send the message. A broker that is away loses nothing: `reap` sends it again."""
+    """Send the message. If the broker is away, `reap` sends it again later."""
     with suppress(OperationalError):
         task.delay(pk)
 
 
-# --- what a worker does --------------------------------------------------------------------------
+# --- worker --------------------------------------------------------------------------------------
 
 
 def execute(pk: int) -> None:
-    """Claim the file's row and do its present step in a process of its own."""
+    """Claim the file's row and run its current step in a separate process."""
     token = claim(pk)
     if token is None:
         return
@@ -180,9 +183,9 @@ def execute(pk: int) -> None:
 
 
 def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> None:
-    """End the row when the step did not do so itself, and delete a file that has no use left.
+    """End the row if the step did not, and delete a file that is no longer needed.
 
-    A file that failed is kept for a day: another meaning of its columns may be right.
+    A file that failed is kept for a day, as another meaning of its columns may be right.
     """
     mine = FileImport.objects.filter(pk=pk, token=token, state__in=FileImport.ACTIVE)
     if cancelled:
@@ -197,7 +200,7 @@ def finish(pk: int, token: int, problem: str, *, cancelled: bool = False) -> Non
 
 
 def reap() -> int:
-    """Hand rows whose worker is silent to another worker; give up after MAX_ATTEMPTS."""
+    """Hand rows with an expired lease to another worker; fail them after MAX_ATTEMPTS."""
     silent = FileImport.objects.filter(_unowned(), state__in=FileImport.ACTIVE)
     tired = silent.filter(attempt__gte=MAX_ATTEMPTS)
     _keep(tired, STOPPED)
@@ -213,7 +216,7 @@ def _unowned() -> Q:
 
 
 def claim(pk: int) -> int | None:
-    """Return the new token, or None when the row needs nobody."""
+    """Claim the row. Return the new token, or None when there is nothing to claim."""
     rows = FileImport.objects.filter(
         _unowned(), pk=pk, state__in=FileImport.ACTIVE, attempt__lt=MAX_ATTEMPTS
     ).update(token=F("token") + 1, attempt=F("attempt") + 1, heartbeat_at=Now())
@@ -225,17 +228,17 @@ def _end(rows: QuerySet[FileImport], state: str, **fields: Any) -> int:
 
 
 def _keep(rows: QuerySet[FileImport], problem: str = "") -> int:
-    """Leave imports that were not undone as they are, with the time at which they were made."""
+    """Mark imports whose undo failed as imported again, with their finishing time unchanged."""
     return rows.filter(state=State.UNDOING).update(
         state=State.IMPORTED, heartbeat_at=None, cancel_requested=False, problem=problem
     )
 
 
 class _Work:
-    """The process that reads the file, and this worker's hold on it.
+    """The process that reads the file, supervised by this worker.
 
-    The process watches its standard input: when this worker dies, however it dies, the pipe closes
-    and the process ends; PostgreSQL then rolls back what it wrote.
+    The process watches its standard input. When this worker dies, the pipe closes and the process
+    ends; PostgreSQL then rolls back its writes.
     """
 
     def __init__(self, pk: int, token: int):
@@ -252,7 +255,7 @@ class _Work:
         )
 
     def wait(self) -> str:
-        """Relay progress until the process ends. Returns what went wrong, or ""."""
+        """Relay progress until the process ends. Return the problem, or ""."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
@@ -276,10 +279,11 @@ class _Work:
             self.process.wait()
 
     def _beat(self) -> bool:
-        """Renew the lease and keep the progress. Returns False when the work has to stop."""
+        """Renew the lease and store the progress. Return False when the work has to stop."""
         mine = self.rows.filter(state__in=FileImport.ACTIVE)
         if not mine.update(heartbeat_at=Now(), prompts_read=self.prompts):
-            return self.rows.exists()  # its process has just ended the step; else it lost the row
+            # The row exists if its process has just ended the step; otherwise the claim was lost.
+            return self.rows.exists()
         self.cancelled = self.rows.filter(cancel_requested=True).exists()
         return not self.cancelled
 

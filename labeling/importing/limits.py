@@ -1,8 +1,7 @@
-"""Limits on what one file may make this machine do, so that a small file cannot fill its memory.
+"""Limits on the resources that one file may use, so that a small file cannot exhaust memory.
 
-A file can hold far more than its size suggests: gzip stores a thousand equal bytes in one, and
-Parquet stores a column of equal values in a few bytes. Each limit is a setting; see
-docs/settings.md.
+A file can unpack to far more than its size: gzip stores a thousand equal bytes in one, and Parquet
+stores a column of equal values in a few bytes. Each limit is a setting; see docs/settings.md.
 """
 
 import gzip
@@ -18,7 +17,7 @@ from labeling.importing.records import BadInput
 
 MB = 1 << 20
 RATIO = 100
-"""Text compresses 3 to 30 times. Beyond this ratio a file was made to be small."""
+"""Text compresses 3 to 30 times. A higher ratio suggests a file built to exhaust memory."""
 RATIO_FROM = 32 * MB
 COLUMNS = 1000
 VALUES_IN_A_ROW = 100_000
@@ -27,13 +26,13 @@ WORKBOOK = 64 * MB
 
 
 def value_bytes() -> int:
-    """The most bytes that one line, element or row may have."""
+    """Return the maximum size of one line, element or row, in bytes."""
     return int(settings.IMPORT_VALUE_MB) * MB
 
 
 def too_long(what: str, line: int) -> BadInput:
     return BadInput(
-        f"this {what} is longer than {settings.IMPORT_VALUE_MB} MB, the most that one may have. "
+        f"this {what} is longer than {settings.IMPORT_VALUE_MB} MB, the maximum for one value. "
         "Remove or shorten it; TIEBREAK_IMPORT_VALUE_MB sets the limit.",
         line,
     )
@@ -43,13 +42,13 @@ def check_count(number: int) -> None:
     """Raise BadInput when a file has more rows than allowed."""
     if number > settings.IMPORT_ROWS:
         raise BadInput(
-            f"the file has more than {settings.IMPORT_ROWS:,} rows, the most that one import may "
-            "have. Split it; TIEBREAK_IMPORT_ROWS sets the limit."
+            f"the file has more than {settings.IMPORT_ROWS:,} rows, the maximum for one import. "
+            "Split it; TIEBREAK_IMPORT_ROWS sets the limit."
         )
 
 
 def check_unpacked(size: int, packed: int) -> None:
-    """Raise BadInput when `size` bytes came out of `packed` and that is more than allowed."""
+    """Raise BadInput when `packed` bytes unpacked to `size`, and that exceeds a limit."""
     if size > settings.IMPORT_UNPACKED_MB * MB:
         raise BadInput(
             f"the file unpacks to more than {settings.IMPORT_UNPACKED_MB} MB. Split it; "
@@ -57,13 +56,13 @@ def check_unpacked(size: int, packed: int) -> None:
         )
     if size >= RATIO_FROM and size > RATIO * max(packed, 1):
         raise BadInput(
-            f"the file unpacks to more than {RATIO} times its size, as no file of texts does. "
+            f"the file unpacks to more than {RATIO} times its size, which is unusual for text. "
             "Unpack it first if this is intended."
         )
 
 
 class Unpacking(io.RawIOBase):
-    """A gzip file as it is read, with the unpacked bytes counted against the limits."""
+    """A gzip file that counts the bytes it unpacks against the limits while it is read."""
 
     def __init__(self, path: Path):
         self.packed: IO[bytes] = path.open("rb")
@@ -87,7 +86,7 @@ class Unpacking(io.RawIOBase):
 
 
 def check_workbook(path: Path) -> None:
-    """Raise BadInput for an Excel file, a zip archive, that unpacks to too much or is damaged."""
+    """Raise BadInput for an Excel file (a zip archive) that is damaged or unpacks to too much."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
@@ -96,15 +95,15 @@ def check_workbook(path: Path) -> None:
     check_unpacked(size, path.stat().st_size)
     if size > WORKBOOK:
         raise BadInput(
-            f"{path.name} unpacks to more than {WORKBOOK // MB} MB, the most that an Excel file may "
-            "have, as it is read whole. Save the sheet as CSV."
+            f"{path.name} unpacks to more than {WORKBOOK // MB} MB, the maximum for an Excel "
+            "file. Save the sheet as CSV."
         )
 
 
 def check_parquet(path: Path, footer: pq.FileMetaData) -> None:
-    """Raise BadInput for a Parquet file whose footer promises more than the limits allow.
+    """Raise BadInput for a Parquet file whose footer exceeds the limits.
 
-    The footer is not trusted with the rest: rows are measured again as they are decoded.
+    The footer may be wrong, so rows are measured again as they are decoded.
     """
     check_count(footer.num_rows)
     if footer.num_columns > COLUMNS:

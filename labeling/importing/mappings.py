@@ -1,4 +1,4 @@
-"""The meaning that leads gave to columns, kept for the next file with the same columns."""
+"""The meanings that leads gave to columns, stored for the next file with the same columns."""
 
 from pathlib import Path
 
@@ -8,21 +8,21 @@ from labeling.models import ColumnMapping, FileImport, digest
 
 
 def of(file_import: FileImport, path: Path) -> Mapping | None:
-    """Return what a lead said of this file, or of the last one with the same columns.
+    """Return the mapping that a lead set for this file, or for the last one with the same columns.
 
-    `path`: the file as UTF-8.
+    `path` is the file in UTF-8.
     """
     if file_import.mapping:
         return Mapping.from_json(file_import.mapping)
     if file_import.format or detect(path) is not FORMATS["columns"]:
         return None
-    known = ColumnMapping.objects.filter(project=file_import.project, shape=_shape(path))
-    saved = known.first()
+    same_shape = ColumnMapping.objects.filter(project=file_import.project, shape=_shape(path))
+    saved = same_shape.first()
     return Mapping.from_json(saved.columns) if saved else None
 
 
 def remember(file_import: FileImport, path: Path) -> None:
-    """Keep what a lead said of this file for the next one."""
+    """Store the mapping of this file for the next one with the same columns."""
     if file_import.mapping:
         ColumnMapping.objects.update_or_create(
             project=file_import.project,

@@ -1,9 +1,9 @@
-"""Reads one file for a worker, in a process whose memory and processor time are limited.
+"""Reading one file for a worker, in a process with limited memory and processor time.
 
     python -m labeling.importing.process ID TOKEN
 
-Prints JSON lines: {"prompts": N} as it goes on, {"problem": "…"} when the file is refused. What the
-file brings is written to its row, in the transaction of the import itself.
+Prints JSON lines: {"prompts": N} as progress, {"problem": "…"} when the file is refused. The report
+is written to the file's row, in the transaction of the import itself.
 """
 
 import json
@@ -26,9 +26,9 @@ Progress = Callable[[int], None]
 
 
 def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
-    """Check or import the file of a row, as its state says. Returns what is wrong, or "".
+    """Check, import or undo the file of a row, by its state. Return the problem, or "".
 
-    Does nothing when the row belongs to another claim by now.
+    Does nothing when the row belongs to another claim.
     """
     from labeling.core.text import storable
     from labeling.importing import mappings, undoing
@@ -58,7 +58,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
                 row, path, unclear.proposal, state=FileImport.State.UNCLEAR, heartbeat_at=None
             )
     except BadInput as error:
-        # The meaning of its columns may be why it is refused.
+        # The meaning of its columns may be the cause.
         with suppress(BadInput), as_utf8(row.path, row.encoding) as path:
             _describe(row, path, proposed(path, mappings.of(row, path)))
         return storable(str(error)).replace(row.path.name, row.name)
@@ -75,7 +75,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
 
 
 def _describe(row: Any, path: Path, proposal: Any, **fields: Any) -> None:
-    """Keep the columns of the file, so that a lead can say what they mean."""
+    """Store the columns of the file, so that a lead can choose their meanings."""
     from labeling.importing.reading import first_rows
     from labeling.importing.report import columns
     from labeling.models import FileImport
@@ -86,7 +86,7 @@ def _describe(row: Any, path: Path, proposal: Any, **fields: Any) -> None:
 
 
 def _check(row: Any, progress: Progress) -> None:
-    """Import the file, take it all back, and keep the account."""
+    """Import the file, roll back, and store the report."""
     from labeling.importing.report import report
     from labeling.models import FileImport
 
@@ -146,7 +146,7 @@ def _read(row: Any, progress: Progress) -> Any:
 
 
 def limit(memory_mb: int, seconds: int) -> None:
-    """Bound what this process may take from here on: memory beyond today's, and processor time."""
+    """Limit this process: memory in addition to current use, and processor time."""
     pages = int(Path("/proc/self/statm").read_text().split()[5]) if sys.platform == "linux" else 0
     data = pages * resource.getpagesize() + memory_mb * MB
     resource.setrlimit(resource.RLIMIT_DATA, (data, data))
@@ -155,7 +155,7 @@ def limit(memory_mb: int, seconds: int) -> None:
 
 
 def _end_with_worker() -> None:
-    """The worker holds the other end of standard input; the end of it is the end of the worker."""
+    """End this process when the worker dies and closes the other end of standard input."""
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 512):
@@ -183,7 +183,7 @@ def main(pk: int, token: int) -> None:
     except Exception as error:
         traceback.print_exc()
         problem = (
-            f"Reading the file failed: {type(error).__name__}. This is a defect of Tiebreak; the "
+            f"Reading the file failed: {type(error).__name__}. This is a bug in Tiebreak; the "
             "worker's log has the details."
         )
     if problem:

@@ -1,4 +1,4 @@
-"""What every format is read into. A format's module yields these; the writer stores them."""
+"""The records that every format is read into. Format modules yield them; the writer stores them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from typing import Any
 from labeling.core.chats import chat_problem
 
 
-class BadInput(ValueError):  # noqa: N818 - it reads as what it is
-    """A sentence that says what is wrong, with the line where it stands. Nothing was written."""
+class BadInput(ValueError):  # noqa: N818 - reads better without Error
+    """A problem in a file, with the line where it occurs. Nothing was written."""
 
     def __init__(self, sentence: str, line: int | None = None):
         self.line = line
@@ -29,8 +29,11 @@ class ResponseRecord:
 
 @dataclass(frozen=True)
 class RankingRecord:
-    """`tiers`, `shown_order` and the keys of `ratings` and `flags` are places in the prompt's
-    responses. `own_scales`: ratings of criteria that the guideline lacks are left out, not refused.
+    """A ranking in a file.
+
+    `tiers`, `shown_order` and the keys of `ratings` and `flags` are indexes in the prompt's
+    responses. With `own_scales`, ratings of criteria that the guideline lacks are left out, not
+    refused.
     """
 
     reviewer: str
@@ -48,7 +51,10 @@ class RankingRecord:
 
 @dataclass(frozen=True)
 class GoldRecord:
-    """`a` and `b` of a constraint are places in the prompt's responses; see labeling.gold.constraints."""
+    """A known answer in a file. `a` and `b` of a constraint are indexes in the prompt's responses.
+
+    See labeling.gold.constraints.
+    """
 
     constraints: list[Any]
     purpose: str
@@ -57,8 +63,10 @@ class GoldRecord:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """`responses` are places in the prompt's responses. None for `rankings_wanted`: as many as it
-    brings, else as many as the project says.
+    """A task in a file. `responses` are indexes in the prompt's responses.
+
+    `rankings_wanted` of None stands for the number of its rankings, or the project's setting
+    without rankings.
     """
 
     line: int
@@ -81,26 +89,27 @@ class PromptRecord:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
-OTHER_ID = "ids of prompts and tasks that are kept under another id, or without one"
+OTHER_ID = "ids of prompts and tasks that are stored under another id, or without one"
 EXAMPLE = 80
-"""Characters of the example value of a column."""
+"""The length of the example value of a column, in characters."""
 
 NESTED = "nested"
-"""The meaning of a value of which only the keys have one."""
+"""The meaning of a value whose keys have meanings of their own."""
 
 Meaning = Mapping[str, Any]
-"""The meaning of each key of an object: a word, or a Meaning where the value holds objects itself.
+"""The meaning of each key of an object: a word, or another Meaning for nested objects.
 
-In the latter, "" is the meaning of a value that is not an object, and "*" that of all other keys.
+In a nested Meaning, "" is the meaning of a value that is not an object, and "*" that of all other
+keys.
 """
 
 
 @dataclass
 class Column:
-    """One column, or one key of nested objects as `column.key` or `column[].key`, over all rows.
+    """One column over all rows, or one key of nested objects as `column.key` or `column[].key`.
 
-    `filled` counts the values that hold something, `empty` those that do not. A value belongs to
-    the deepest column that contains it, so together the columns account for the whole file.
+    `filled` counts the values that are not empty, `empty` the others. A value belongs to the
+    deepest column that contains it, so together the columns account for the whole file.
     """
 
     meaning: str
@@ -112,14 +121,14 @@ class Column:
 
 @dataclass
 class Columns:
-    """The account of every column: what it meant, how often it was there, and an example."""
+    """The account of every column: its meaning, its counts, and an example."""
 
     columns: dict[str, Column] = field(default_factory=dict)
 
     def add(
         self, row: Mapping[str, Any], meaning: Meaning, prefix: str = "", default: str = "unused"
     ) -> None:
-        """Count the keys of a row, or of an object in one, whose path begins with `prefix`."""
+        """Count the keys of a row, or of an object nested in it at the path `prefix`."""
         others = meaning.get("*", default)
         for name, value in row.items():
             wanted = meaning.get(name, others)
@@ -158,7 +167,7 @@ MOST_PROBLEMS = 10
 
 
 class SeveralProblems(BadInput):
-    """The problems of a file, one sentence a line."""
+    """The problems of a file, one sentence per line."""
 
     def __init__(self, problems: list[BadInput]):
         self.problems = sorted(problems, key=lambda problem: problem.line or 0)
@@ -169,33 +178,33 @@ class SeveralProblems(BadInput):
 
     @property
     def complete(self) -> bool:
-        """Whether no more problems are gathered."""
+        """Return whether the limit of problems was reached."""
         return len(self.problems) >= MOST_PROBLEMS
 
 
 @dataclass
 class Problems:
-    """What is wrong in a file, gathered so that a lead sees the first ten problems together."""
+    """The problems of a file, gathered so that a lead sees the first ten together."""
 
     found: list[BadInput] = field(default_factory=list)
 
     def add(self, problem: BadInput) -> None:
-        """Keep a problem. The tenth ends the reading: it raises BadInput with all of them."""
+        """Add a problem. The tenth ends the reading by raising BadInput with all of them."""
         self.found.append(problem)
         if len(self.found) >= MOST_PROBLEMS:
             self.raise_any()
 
     def raise_any(self) -> None:
-        """Raise BadInput with the problems so far, by line, if there are any."""
+        """Raise BadInput with the problems so far, ordered by line, if there are any."""
         if not self.found:
             return
-        found, self.found = self.found, []
-        raise SeveralProblems(found) from None
+        problems, self.found = self.found, []
+        raise SeveralProblems(problems) from None
 
 
 @dataclass
 class Tally:
-    """What a file held, told in its own words, so that it can be reconciled line by line."""
+    """The account of a file in its own terms, so that it can be reconciled line by line."""
 
     columns: Columns = field(default_factory=Columns)
 

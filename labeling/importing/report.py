@@ -1,4 +1,4 @@
-"""The account of a file, as kept in FileImport.report and shown on its page."""
+"""The report on a file, stored in FileImport.report and shown on its page."""
 
 from typing import Any, TypedDict, cast
 
@@ -13,7 +13,7 @@ TABLES = ("prompts", "responses", "tasks", "rankings")
 
 
 class Line(TypedDict):
-    """Rows of one table: `read` in the file, of which `known` were there before and `new` not."""
+    """Rows of one table: `read` in the file, `known` of them existed before, and `new` did not."""
 
     name: str
     read: int
@@ -22,9 +22,9 @@ class Line(TypedDict):
 
 
 class ColumnLine(TypedDict):
-    """One column. `filled` and `empty` count rows; both are 0 before the whole file was read.
+    """One column. `filled` and `empty` count rows; both are 0 until the whole file is read.
 
-    `nested`: a key of objects within a column.
+    `nested` marks a key of objects within a column.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ColumnLine(TypedDict):
 
 
 class Shown(TypedDict):
-    """One of the first prompts, as reviewers will see it; long texts are cut."""
+    """One of the first prompts as reviewers will see it, with long texts cut."""
 
     messages: list[dict[str, str]]
     responses: list[dict[str, str]]
@@ -58,7 +58,7 @@ class Report(TypedDict, total=False):
 
 
 def report(imported: Imported) -> Report:
-    """Return the account of an import. `read`, `left_out` and `changed` count in the file's words."""
+    """Return the report on an import. `read`, `left_out` and `changed` count in the file's terms."""
     written, tally = imported.written, imported.tally
     account: Report = {
         "columns": [
@@ -94,7 +94,7 @@ def report(imported: Imported) -> Report:
 
 
 def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
-    """Return the columns of the first rows as they are read so far, and what a lead has to say."""
+    """Return the columns of the first rows with their proposed meaning, and questions for the lead."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     meaning = proposal.mapping.of(names).meaning
     account: Report = {
@@ -115,7 +115,7 @@ def columns(proposal: Proposal, rows: list[dict[str, Any]]) -> Report:
 
 
 def _storable(account: Report) -> Report:
-    """Names and examples come from the file, and hold whatever a file can hold."""
+    """Return the report without characters that cannot be stored; names and examples are untrusted."""
     return cast(Report, storable_json(account))
 
 

@@ -1,11 +1,11 @@
-"""What a response gives away before anyone sees it: which model it is, or that it was cut off.
+"""Detection of responses that reveal their model or were cut off.
 
-Both are judged from the text alone, by rules that would rather miss one than cry wolf: a lead reads
-everything that is found here. What other people are said to say (in quotation marks, in a quoted
-paragraph, in code) does not count, and neither does talk about a model, however detailed: only a
-response that speaks of itself. A bare "as an AI language model" does not tell which one.
+Both checks read the text alone, with rules that prefer missing a case to a false alarm, because a
+lead reads every finding. Text in quotation marks, quoted paragraphs and code does not count, and
+neither does text about models: only a response that describes itself counts. "As an AI language
+model" alone does not reveal which model it is.
 
-Bounded: of a long text, the beginning and the end are read.
+Only the beginning and the end of a long text are read.
 """
 
 import re
@@ -20,19 +20,19 @@ EXCERPT = 300
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     kind: str
     excerpt: str
 
 
-def scan(text: str, *, model: str = "", sampling: Mapping[str, Any] | None = None) -> list[Found]:
-    """At most one finding of each kind. Some 50 µs for a response of a thousand characters."""
-    found = []
+def scan(text: str, *, model: str = "", sampling: Mapping[str, Any] | None = None) -> list[Match]:
+    """Return at most one finding of each kind. Takes about 50 µs for 1,000 characters."""
+    matches = []
     if leak := identity_leak(text, model):
-        found.append(Found(Finding.Kind.IDENTITY, leak))
+        matches.append(Match(Finding.Kind.IDENTITY, leak))
     if cut := truncation(text, sampling or {}, model):
-        found.append(Found(Finding.Kind.TRUNCATED, cut))
-    return found
+        matches.append(Match(Finding.Kind.TRUNCATED, cut))
+    return matches
 
 
 # --- identity ------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ _ONLY_A_MODEL = (
     r"|WizardLM|OpenHermes|Tülu|OLMo|通义千问|文心一言|豆包)"
 )
 _A_NAME_TOO = r"(?:Claude|Gemini|Bard|Llama|Mistral|Grok|Copilot|Vicuna|Alpaca|Koala|Dolly|Falcon)"
-"""Names that people, animals and signs of the zodiac have as well."""
+"""Names that people, animals and signs of the zodiac share."""
 
 _I_AM = (
     r"(?:\bI am|\bI['’]m|\b[Mm]y name is|\b[Mm]y name['’]s|\bcall me|\b[Jj]e suis|\b[Jj]e m['’]appelle"
@@ -77,7 +77,7 @@ STEMS = (
     "百度", "阿里", "智谱", "月之暗面", "深度求索", "通义", "文心", "豆包",
 )  # fmt: skip
 STEM_WORDS = re.compile(r"\b(?:meta|cohere)\b")
-"""A text without any of these needs no closer look. Words such as metal and coherent are no reason."""
+"""Texts without any of these are not searched further. Metal and coherent do not match."""
 LEAKS = (
     re.compile(rf"{_I_AM}{_BETWEEN} ?{_ONLY_A_MODEL}"),
     re.compile(rf"{_I_AM}{_BETWEEN} {_MAKER}['’]s (?:\w+ ){{0,3}}{_AN_AI}"),
@@ -108,9 +108,9 @@ NOT_NAMES = {"human", "unknown", "model", "baseline", "reference"}
 
 
 def identity_leak(text: str, model: str = "") -> str:
-    """The words in which a response says which model it is, "" when it does not.
+    """Return the words in which a response reveals its model, or "".
 
-    `model` is the name it goes by here, which it had better not say of itself either.
+    `model` is the response's model name here, which it should not reveal either.
     """
     read = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
     lower = read.lower()
@@ -166,10 +166,10 @@ SENTENCE_END = re.compile(r"[.!?…。！？:][*_\"'”’»)\]]*$")
 
 
 def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
-    """The end of a response that was cut off, "" when it seems whole.
+    """Return the end of a response that was cut off, or "" when it seems complete.
 
-    People leave out a last full stop, and no limit cuts them off: what they wrote has to end where
-    no sentence can.
+    People leave out a last full stop and have no token limit, so their texts count as cut off only
+    where no sentence can end.
     """
     if _says_so(sampling):
         return _end(text) or "(empty)"
@@ -187,8 +187,8 @@ def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
 
 
 def _says_so(sampling: Mapping[str, Any]) -> bool:
-    if isinstance(said := sampling.get("truncated"), bool):
-        return said
+    if isinstance(truncated := sampling.get("truncated"), bool):
+        return truncated
     if sampling.get("finish_reason") in ("length", "max_tokens"):
         return True
     tokens, limit = sampling.get("tokens"), sampling.get("max_new_tokens")
@@ -196,7 +196,7 @@ def _says_so(sampling: Mapping[str, Any]) -> bool:
 
 
 def _dangles(last: str) -> bool:
-    """It ends where no sentence can: on a comma, an opening bracket, or a word such as "the"."""
+    """Return whether the text ends where no sentence can, as on a comma, a bracket or "the"."""
     if SIGN_OFF.fullmatch(last) and len(last) < 30:
         return False
     if last[-1] in ",([{" or last.endswith((" -", " –", " —")):
@@ -206,7 +206,7 @@ def _dangles(last: str) -> bool:
 
 
 def _breaks_its_habit(body: str, last: str) -> bool:
-    """It ends without a full stop, though the lines of its kind before it end with one."""
+    """Return whether the last line lacks a full stop although similar lines before it have one."""
     if not last[-1].isalnum():
         return False
     lines = [line.strip() for line in body[-HEAD:].split("\n")]

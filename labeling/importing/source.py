@@ -1,8 +1,8 @@
-"""The values in a file, one after the other, with the line where each begins.
+"""Reading the values in a file one by one, with the line where each begins.
 
 `rows` reads JSON lines, one JSON array, CSV and Parquet, each also compressed with gzip, and Excel
-files, and tells them apart by their content. All are streamed: memory holds one value, of a Parquet file one batch.
-`labeling.importing.limits` bounds what a file may unpack to.
+files. It recognises them by their content. All are streamed: memory holds one value, or one batch
+of a Parquet file. `labeling.importing.limits` bounds the size of unpacked files.
 """
 
 import codecs
@@ -31,28 +31,28 @@ CHUNK = 1 << 18
 ROWS_AT_ONCE = 256
 NOT_UTF8 = (
     "this is not UTF-8 text. Programs on Windows often write windows-1252, and Excel's Unicode text "
-    "is utf-16: say so with --encoding, or choose it on the import page."
+    "is utf-16: pass --encoding, or choose it on the import page."
 )
 LINES_IN_A_ROW = 50_000
 LINES_PER_ROW = 10
-"""Lines that a row of a CSV file has at most on average; cells may hold line breaks."""
+"""The maximum average number of lines per CSV row; cells may hold line breaks."""
 GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
 EXCEL = b"PK\x03\x04"
 DELIMITERS = ",\t;|"
 SEPARATOR = re.compile(r'"?sep=(.)"?\s*')
-"""The first line with which Excel is told the delimiter."""
+"""A first line that sets the delimiter for Excel."""
 HEADER = re.compile(r"[^\W\d][^{}\[\]]{0,99}")
 _SPACE = re.compile(r"\s*")
 
 
 class Row(int):
-    """The place of a value in a file that has no lines; errors name it so."""
+    """The number of a value in a file without lines; error messages name it as a row."""
 
     word = "Row"
 
 
 class Cells(dict[str, Any]):
-    """A row of a table, in which a list or a chat can only be a text."""
+    """A row of a table, in which lists and chats are stored as text."""
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -64,7 +64,7 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def kind_of(path: Path) -> str:
-    """Return what a file is by its content, a key of READERS. Raises BadInput."""
+    """Return the kind of a file by its content, a key of READERS. Raises BadInput."""
     head = _head(path)
     if head.startswith(PARQUET):
         return "parquet"
@@ -89,10 +89,10 @@ Read = TypeVar("Read")
 def each_row(
     path: Path, tally: Tally, read: Callable[[int, dict[str, Any]], Iterable[Read]]
 ) -> Iterator[Read]:
-    """Yield what `read` makes of each row. Raises BadInput at the end, with up to ten problems.
+    """Yield the results of `read` for each row. Raises BadInput at the end.
 
-    Reading goes on after a row that is wrong, so that all problems of a file are seen together;
-    the caller keeps nothing of a file that has any.
+    The error lists up to ten problems: reading continues after a wrong row, so that all problems of
+    a file are reported together. The caller stores nothing from a file with problems.
     """
     for line, row in _until_unreadable(path, tally):
         try:
@@ -109,7 +109,7 @@ def each_row(
 
 
 def _until_unreadable(path: Path, tally: Tally) -> Iterator[tuple[int, Any]]:
-    """Yield rows until the file ends or cannot be read any further, which is a problem too."""
+    """Yield rows until the file ends or becomes unreadable, which is recorded as a problem."""
     try:
         yield from rows_and_problems(path)
     except BadInput as problem:
@@ -117,21 +117,21 @@ def _until_unreadable(path: Path, tally: Tally) -> Iterator[tuple[int, Any]]:
 
 
 def rows_and_problems(path: Path) -> Generator[tuple[int, Any], None, None]:
-    """Yield (line, value) as `rows` does, with a BadInput for a line that is wrong by itself."""
+    """Yield (line, value) like `rows`, with a BadInput in place of the value of a wrong line."""
     for number, (line, value) in enumerate(_rows(path), start=1):
         limits.check_count(number)
         yield line, value
 
 
 def opened(path: Path) -> IO[bytes]:
-    """The file as it was before it was compressed, if it was."""
+    """Open a file, and unpack it if it is compressed."""
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP
     return io.BufferedReader(Unpacking(path), CHUNK) if compressed else path.open("rb")
 
 
 def _head(path: Path) -> bytes:
-    """Return the beginning of the file, after a look far enough in to see what it unpacks to."""
+    """Return the beginning of the file. Unpacks enough of it to check the compression ratio."""
     with opened(path) as file:
         head = b"".join(_chunks(file, most=CHUNK))
         if isinstance(file.raw, Unpacking):  # type: ignore[attr-defined]
@@ -141,7 +141,7 @@ def _head(path: Path) -> bytes:
 
 
 def _has_header(text: bytes) -> bool:
-    """Whether the first line looks like the names of columns. The first or last may have none."""
+    """Return whether the first line looks like column names. The first or last name may be empty."""
     line = text.split(b"\n", 1)[0].decode("utf-8", "replace").strip("\r\n ")
     if SEPARATOR.fullmatch(line):
         return True
@@ -150,7 +150,7 @@ def _has_header(text: bytes) -> bool:
 
 
 def _chunks(file: IO[bytes], most: int | None = None) -> Iterator[bytes]:
-    """Raises BadInput for a damaged archive."""
+    """Yield the file in chunks. Raises BadInput for a damaged archive."""
     read = 0
     try:
         while (most is None or read < most) and (chunk := file.read(CHUNK)):
@@ -202,7 +202,7 @@ def _line(file: IO[bytes], number: int, longest: int) -> bytes:
 
 
 def _no_number(name: str) -> None:
-    """NaN and infinity are not JSON and no database keeps them; they are read as null."""
+    """Return None for NaN and infinity, which are not JSON and cannot be stored."""
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
@@ -220,13 +220,13 @@ def _loads(line: str, number: int) -> Any:
 
 
 def json_array(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of each element of the one array in the file. Raises BadInput."""
+    """Yield (line number, value) of each element of the array in the file. Raises BadInput."""
     with opened(path) as file:
         yield from _Array(file).elements()
 
 
 class _Array:
-    """An array of which only the part from the current element on is in memory."""
+    """An array of which only the current element and later ones are in memory."""
 
     def __init__(self, file: IO[bytes]):
         self.source = _chunks(file)
@@ -236,7 +236,7 @@ class _Array:
 
     def elements(self) -> Iterator[tuple[int, Any]]:
         if self._next() != "[":
-            raise BadInput("the file must be one JSON array, and begin with [.", 1)
+            raise BadInput("the file must be one JSON array that begins with [.", 1)
         self.at += 1
         while self._next() != "]":
             line = self.line
@@ -247,7 +247,7 @@ class _Array:
             self.at += mark == ","
 
     def _next(self) -> str:
-        """The next character that is no space, "" at the end."""
+        """Return the next character that is not a space, or "" at the end."""
         while True:
             self._pass(_SPACE.match(self.text, self.at).end())  # type: ignore[union-attr]
             if self.at < len(self.text) or not self._more():
@@ -258,7 +258,7 @@ class _Array:
         self.at = end
 
     def _more(self) -> bool:
-        """Read as much again as is there, and drop what was passed."""
+        """Read at least as many characters as remain, and drop those already parsed."""
         kept, wanted = self.text[self.at :], max(CHUNK, len(self.text) - self.at)
         if len(self.text) - self.at > self.longest:
             raise limits.too_long("value", self.line)
@@ -298,16 +298,16 @@ class _Array:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, {column: cell} or BadInput) of each row; empty cells are None."""
+    """Yield (line number, {column: cell} or BadInput) of each row. Empty cells are None."""
     with opened(path) as file:
         first = next(_text_lines(file), (1, ""))[1]
-    told = SEPARATOR.fullmatch(first)
+    separator = SEPARATOR.fullmatch(first)
     csv.field_size_limit(limits.value_bytes())
     with opened(path) as file:
         lines = _RowLines(file)
-        reader = csv.reader(lines, delimiter=told[1] if told else _delimiter(first))
+        reader = csv.reader(lines, delimiter=separator[1] if separator else _delimiter(first))
         try:
-            if told:
+            if separator:
                 next(reader)
             names = _column_names(next(reader, []))
             for line, row in _cells(reader, names):
@@ -318,7 +318,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _column_names(header: list[str]) -> list[str]:
-    """Return a name for each column; one without is named as data frames name it."""
+    """Return a name for each column; an unnamed column gets the name that data frames use."""
     names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(header)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"two columns have the same name, {twice[0]!r}. Rename one.", 1)
@@ -326,9 +326,9 @@ def _column_names(header: list[str]) -> list[str]:
 
 
 class _RowLines:
-    """The lines of a CSV file, refused when those of one row together are too long.
+    """The lines of a CSV file, with a limit on the lines and characters of one row.
 
-    A quotation mark that is never closed would otherwise make the rest of the file one row.
+    Otherwise an unclosed quotation mark would make the rest of the file one row.
     """
 
     def __init__(self, file: IO[bytes]):
@@ -355,7 +355,7 @@ class _RowLines:
 
 
 def _cells(reader: Any, names: list[str]) -> Iterator[tuple[int, Any]]:
-    """Yield (line, cells, or a BadInput where there are too many or too few)."""
+    """Yield (line, cells), with a BadInput in place of the cells when their number is wrong."""
     before = reader.line_num
     for cells in reader:
         line, before = before + 1, reader.line_num
@@ -389,10 +389,10 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
-    """Open the file once its footer is within the limits.
+    """Open the file after checking its footer against the limits.
 
-    Texts stay dictionaries as they are in the file: decoded at once, a page of a few bytes can
-    become gigabytes. Pages are streamed, not read ahead by the column.
+    Texts stay dictionary-encoded as in the file: decoded in full, a page of a few bytes can become
+    gigabytes. Pages are streamed, not read ahead by column.
     """
     bounds: dict[str, Any] = {
         "thrift_string_size_limit": limits.FOOTER, "thrift_container_size_limit": limits.FOOTER,
@@ -407,7 +407,7 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 
 def _values(batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a batch, one at a time where all at once would be too large."""
+    """Yield the rows of a batch, one at a time if the whole batch would be too large."""
     if _expanded(batch.to_struct_array()) <= limits.value_bytes():
         yield from batch.to_pylist()
         return
@@ -419,7 +419,7 @@ def _values(batch: pa.RecordBatch, before: int) -> Iterator[dict[str, Any]]:
 
 
 def _expanded(array: pa.Array) -> int:
-    """Return about how many bytes the values of an array take once they are written out."""
+    """Return the approximate size of an array's values when decoded, in bytes."""
     if pa.types.is_dictionary(array.type):
         lengths = pc.binary_length(array.dictionary).take(array.indices)
         return int(pc.sum(lengths).as_py() or 0)
@@ -433,7 +433,7 @@ def _expanded(array: pa.Array) -> int:
 
 
 def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row, {column: cell}) of the only sheet that holds data. Raises BadInput."""
+    """Yield (row, {column: cell}) of the only sheet with data. Raises BadInput."""
     limits.check_workbook(path)
     try:
         workbook = CalamineWorkbook.from_path(str(path))
@@ -444,8 +444,8 @@ def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if len(sheets) != 1:
         names = ", ".join(repr(sheet.name) for sheet in sheets) or "none"
         raise BadInput(
-            f"{path.name} must have one sheet with data; these have: {names}. Save the sheet to be "
-            "imported as a file of its own."
+            f"{path.name} must have one sheet with data; sheets with data: {names}. Save the sheet to "
+            "import as a separate file."
         )
     rows_ = enumerate(sheets[0].iter_rows(), start=sheets[0].start[0] + 1)  # type: ignore[index]
     _, header = next(rows_)
@@ -457,7 +457,7 @@ def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell as JSON would hold it. Excel keeps every number as one with a fraction."""
+    """Return a cell as a JSON value. Excel stores every number as a float."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, datetime | date | time):

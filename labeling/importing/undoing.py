@@ -1,4 +1,4 @@
-"""Undo an import: delete what it added, as long as nobody has worked with it."""
+"""Undoing an import: deleting the rows it added, as long as nobody has worked with them."""
 
 from collections.abc import Callable
 
@@ -25,10 +25,10 @@ from labeling.queue import slots
 from labeling.removal.erasing import unfrozen
 
 USES: list[Callable[[FileImport], str]] = []
-"""Checks of the packages above: each returns why an import cannot be undone, or ""."""
+"""Checks registered by higher packages. Each returns why an import cannot be undone, or ""."""
 
 
-class CannotUndo(Exception):  # noqa: N818 - it reads as what it is
+class CannotUndo(Exception):  # noqa: N818 - reads better without Error
     """An import cannot be undone; the text says why. Nothing was changed."""
 
 
@@ -52,7 +52,7 @@ def obstacle(file_import: FileImport) -> str:
 def undo(file_import: FileImport) -> None:
     """Delete the tasks, rankings, responses and prompts of an import, and mark it as undone.
 
-    Prompts and responses that something else uses by now stay. Raises CannotUndo.
+    Prompts and responses that are now used elsewhere stay. Raises CannotUndo.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         for lock in ("labeling.import", "labeling.add_tasks"):
@@ -82,7 +82,7 @@ def undo_now(file_import: FileImport) -> None:
         rows = FileImport.objects.filter(pk=file_import.pk, state=FileImport.State.IMPORTED)
         if not rows.update(state=FileImport.State.UNDOING, token=F("token") + 1):
             state = FileImport.objects.get(pk=file_import.pk).get_state_display()
-            raise CannotUndo(f"Import {file_import.pk} is not there to be undone: {state.lower()}.")
+            raise CannotUndo(f"Import {file_import.pk} cannot be undone: {state.lower()}.")
         file_import.refresh_from_db()
         undo(file_import)
 
@@ -92,7 +92,7 @@ def _sampled(tasks: QuerySet[Task]) -> QuerySet[RelabelledTask]:
 
 
 def _delete(file_import: FileImport, tasks: QuerySet[Task]) -> dict[str, int]:
-    """Delete in an order in which no row is deleted before those that refer to it."""
+    """Delete rows in an order that respects foreign keys."""
     rankings = Ranking.objects.filter(file_import=file_import)
     with unfrozen():
         slots.remove_imported(tasks=tasks, rankings=rankings)

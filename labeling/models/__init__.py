@@ -1,4 +1,7 @@
-"""The tables of labeling, a module per noun. What no constraint can say is in the migrations."""
+"""The models of labeling, one module per noun.
+
+Rules that no constraint can express are triggers in the migrations.
+"""
 
 from labeling.models.disputes import Adjudication, RelabelledTask, RelabelSample
 from labeling.models.gold import Gold, Qualification

@@ -8,7 +8,7 @@ from labeling.models.tasks import Task
 
 
 class Adjudication(models.Model):
-    """What a lead decided about a disputed task, and why reviewers disagreed."""
+    """The decision of a lead about a disputed task, and the cause of the disagreement."""
 
     class Cause(models.TextChoices):
         GUIDELINE = "guideline", "The guideline does not say, or can be read in two ways"
@@ -18,7 +18,7 @@ class Adjudication(models.Model):
         OTHER = "other", "Something else"
 
     task = models.OneToOneField(Task, on_delete=models.PROTECT, related_name="adjudication")
-    tiers = models.JSONField(help_text="As in a ranking, best first.")
+    tiers = models.JSONField(help_text="The tiers of a ranking, best first.")
     cut = models.PositiveSmallIntegerField(null=True, blank=True)
     cause = models.CharField(max_length=16, choices=Cause)
     note = models.TextField(blank=True)
@@ -26,7 +26,7 @@ class Adjudication(models.Model):
         models.BigIntegerField(),
         default=list,
         blank=True,
-        help_text="The order in which the lead saw the responses; the note's letters follow it.",
+        help_text="The order in which the lead saw the responses. The letters in the note refer to it.",
     )
     guideline_version = models.ForeignKey(
         GuidelineVersion, null=True, on_delete=models.PROTECT, related_name="+"
@@ -39,7 +39,7 @@ class Adjudication(models.Model):
 
 
 class RelabelSample(models.Model):
-    """Tasks ranked under one guideline version that are given out again under another."""
+    """Tasks ranked under one guideline version that are ranked again under another."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="relabel_samples")
     before = models.ForeignKey(GuidelineVersion, on_delete=models.PROTECT, related_name="+")

@@ -8,7 +8,7 @@ from labeling.models.tasks import Task
 
 
 class Gold(models.Model):
-    """What is known of a task's answer, as constraints; see labeling.gold.constraints for their form."""
+    """The known answer to a task, as constraints; see labeling.gold.constraints for their form."""
 
     class Purpose(models.TextChoices):
         CHECK = "check", "Check, among real work"
@@ -21,7 +21,7 @@ class Gold(models.Model):
         on_delete=models.CASCADE,
         related_name="gold",
         db_index=False,
-        help_text="The task's.",
+        help_text="The project of the task.",
     )
     purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.CHECK)
     constraints = models.JSONField(

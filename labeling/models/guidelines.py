@@ -6,7 +6,7 @@ from labeling.models.projects import Project
 
 
 class Guideline(models.Model):
-    """What reviewers go by. Its text lives in versions."""
+    """The instructions for reviewers. Their text is in versions."""
 
     project = models.OneToOneField(Project, on_delete=models.CASCADE, related_name="guideline")
     title = models.CharField(max_length=120)
@@ -16,7 +16,10 @@ class Guideline(models.Model):
 
 
 class GuidelineVersion(models.Model):
-    """A draft may be edited; once published the database refuses every change (see migration)."""
+    """A version of a guideline.
+
+    Drafts may be edited; the database refuses changes to published versions.
+    """
 
     class State(models.TextChoices):
         DRAFT = "draft", "Draft"
@@ -27,10 +30,10 @@ class GuidelineVersion(models.Model):
     state = models.CharField(max_length=16, choices=State, default=State.DRAFT, editable=False)
     text = models.TextField(help_text="Markdown.")
     change_note = models.CharField(
-        max_length=300, blank=True, help_text="What changed, in a sentence reviewers will read."
+        max_length=300, blank=True, help_text="The changes in one sentence, shown to reviewers."
     )
     requalify = models.BooleanField(
-        default=False, help_text="Publishing it ends every qualification: reviewers qualify again."
+        default=False, help_text="Reviewers have to qualify again when this version is published."
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
@@ -70,8 +73,10 @@ class GuidelineVersion(models.Model):
 class Criterion(models.Model):
     version = models.ForeignKey(GuidelineVersion, on_delete=models.CASCADE, related_name="criteria")
     name = models.SlugField(max_length=40, help_text="Short key used in exports, such as honesty.")
-    meaning = models.CharField(max_length=300, help_text="What it means, in a sentence.")
-    scale = models.PositiveSmallIntegerField(default=5, help_text="Ratings go from 1 to this.")
+    meaning = models.CharField(max_length=300, help_text="The meaning in one sentence.")
+    scale = models.PositiveSmallIntegerField(
+        default=5, help_text="The highest rating; the lowest is 1."
+    )
     position = models.PositiveSmallIntegerField(default=0)
 
     class Meta:
@@ -87,7 +92,7 @@ class Criterion(models.Model):
 
 
 class GuidelineConfirmation(models.Model):
-    """A reviewer has seen what a published version says, and goes by it from then on."""
+    """A reviewer's statement that they have read a published version and work by it from then on."""
 
     version = models.ForeignKey(
         GuidelineVersion, on_delete=models.PROTECT, related_name="confirmations"
@@ -103,4 +108,4 @@ class GuidelineConfirmation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.reviewer} goes by {self.version}"
+        return f"{self.reviewer} works by {self.version}"

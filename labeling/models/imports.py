@@ -9,11 +9,11 @@ from labeling.models.projects import Project
 
 
 class FileImport(models.Model):
-    """One file that a lead sent to a project: checked by a worker, looked at, then imported.
+    """A file that a lead sent to a project: checked by a worker, previewed, then imported.
 
-    A worker owns the row while it works on it: `token` counts the claims, and every later write
-    names the token, so a worker that wakes up late changes nothing. `report` is what the file
-    holds or brought; see labeling.importing.report.
+    A worker owns the row while it works on it. `token` counts the claims, and every later write
+    names the token, so that a worker that wakes up late changes nothing. `report` describes the
+    content of the file or the rows it added; see labeling.importing.report.
     """
 
     class State(models.TextChoices):
@@ -29,7 +29,7 @@ class FileImport(models.Model):
 
     ACTIVE = (State.CHECKING, State.IMPORTING, State.UNDOING)
     OPEN = (State.UNCLEAR, State.READY, State.FAILED)
-    """Checked, and the meaning of its columns may still be changed."""
+    """States of a checked file in which the meaning of its columns may still be changed."""
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="file_imports")
     user = models.ForeignKey(
@@ -37,20 +37,22 @@ class FileImport(models.Model):
         null=True,
         on_delete=models.PROTECT,
         related_name="+",
-        help_text="Null: imported by the command.",
+        help_text="Null for imports by the command.",
     )
     key = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=200, help_text="As the sender named it.")
-    size = models.BigIntegerField(help_text="Bytes.")
-    format = models.CharField(max_length=40, blank=True, help_text="Empty: detected.")
+    name = models.CharField(max_length=200, help_text="The name of the uploaded file.")
+    size = models.BigIntegerField(help_text="Size in bytes.")
+    format = models.CharField(max_length=40, blank=True, help_text="Empty if detected.")
     encoding = models.CharField(max_length=20, default="utf-8")
     mapping = models.JSONField(
-        default=dict, help_text="What the lead says the columns mean: names by meaning."
+        default=dict, help_text="The column names of each meaning, as set by the lead."
     )
     any_criteria = models.BooleanField(default=False)
     state = models.CharField(max_length=16, choices=State, default=State.CHECKING)
     token = models.PositiveIntegerField(default=0)
-    attempt = models.PositiveSmallIntegerField(default=0, help_text="Of the present step.")
+    attempt = models.PositiveSmallIntegerField(
+        default=0, help_text="The number of attempts at the current step."
+    )
     heartbeat_at = models.DateTimeField(null=True)
     cancel_requested = models.BooleanField(default=False)
     prompts_read = models.PositiveBigIntegerField(default=0)
@@ -111,9 +113,9 @@ class FileImport(models.Model):
 
 
 class ColumnMapping(models.Model):
-    """What the columns of one shape of file mean in a project, as a lead said last.
+    """The meaning of the columns of files with the same columns, as a lead last set it.
 
-    `shape` is a digest of the columns' names; the next file of the same shape is read alike.
+    `shape` is a digest of the column names. The next file with the same shape is read the same way.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="column_mappings")

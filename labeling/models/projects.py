@@ -12,16 +12,16 @@ _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON value. The order of keys makes no difference."""
     return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 LONGEST_RATIONALE = 20_000
-"""Characters. The one limit that pages, forms, imports and the database share."""
+"""The longest rationale, in characters. Pages, forms, imports and the database share this limit."""
 
 
 class Withdrawable(models.Model):
-    """Content that a lead can take out of use and bring back; see labeling.removal.withdrawing."""
+    """Content that a lead can withdraw and restore; see labeling.removal.withdrawing."""
 
     withdrawn_at = models.DateTimeField(null=True, editable=False)
     withdrawn_by = models.ForeignKey(
@@ -49,12 +49,13 @@ class ProjectQuerySet(models.QuerySet["Project"]):
     def led_by(self, user: User) -> "ProjectQuerySet":
         """Return the open projects whose data, runs and models the user may see.
 
-        A trainer sees all of them, a lead those they lead, anyone else none.
+        These are all projects for a trainer, the projects they lead for a lead, and none for
+        others.
         """
         return self._of_lead(user).filter(archived_at=None)
 
     def archived_led_by(self, user: User) -> "ProjectQuerySet":
-        """Return the archived projects that the user may look at and restore."""
+        """Return the archived projects that the user may view and restore."""
         return self._of_lead(user).filter(archived_at__isnull=False)
 
     def _of_lead(self, user: User) -> "ProjectQuerySet":
@@ -72,7 +73,7 @@ class Project(models.Model):
         SEQUENTIAL = "sequential", "More only where reviewers disagree"
 
     class Sees(TextChoices):
-        """Who sees what would sway a reviewer. Enforced by labeling.core.blindness."""
+        """The audience of information that could influence a reviewer; see labeling.core.blindness."""
 
         LEADS = "leads", "Leads only"
         AFTER = "after", "Reviewers too, once they have ranked the task"
@@ -88,20 +89,20 @@ class Project(models.Model):
         editable=False,
         on_delete=models.PROTECT,
         related_name="+",
-        help_text="The published guideline that new rankings are made under.",
+        help_text="The published guideline for new rankings.",
     )
     rankings_per_task = models.PositiveSmallIntegerField(
-        default=2, help_text="How many independent rankings a new task wants."
+        default=2, help_text="The number of independent rankings of a new task."
     )
     overlap = models.CharField(
         max_length=16,
         choices=Overlap,
         default=Overlap.FIXED,
-        help_text="Whether to stop asking once the order of a task is clear.",
+        help_text="Whether to stop collecting rankings once the order of a task is clear.",
     )
     rankings_at_most = models.PositiveSmallIntegerField(
         default=3,
-        help_text="Sequential overlap: a task on which reviewers disagree gets up to this many.",
+        help_text="Sequential overlap: the maximum for a task on which reviewers disagree.",
     )
     certainty = models.FloatField(
         default=0.9,
@@ -109,18 +110,20 @@ class Project(models.Model):
         "every pair, is this probable.",
     )
     allow_ties = models.BooleanField(
-        default=True, help_text="Responses may share a place. Off: every ranking is a strict order."
+        default=True,
+        help_text="Responses may share a rank. If off, every ranking is a strict order.",
     )
     allow_partial = models.BooleanField(
         default=False,
-        help_text="A ranking may leave responses out. What was left out is compared with nothing.",
+        help_text="Rankings may leave responses out. Responses left out are not compared with others.",
     )
     min_rationale = models.PositiveSmallIntegerField(
-        default=0, help_text="Shortest rationale, in characters. 0: it is optional."
+        default=0,
+        help_text="The minimum length of a rationale, in characters. 0 makes it optional.",
     )
     revision_hours = models.PositiveSmallIntegerField(
         default=24,
-        help_text="How long reviewers may revise what they sent. 0: not at all.",
+        help_text="The time during which reviewers may revise a ranking. 0 allows no revisions.",
     )
     sees_models = models.CharField(
         "who sees model names", max_length=16, choices=Sees, default=Sees.LEADS
@@ -133,20 +136,21 @@ class Project(models.Model):
     )
     gold_percent = models.PositiveSmallIntegerField(
         default=0,
-        help_text="The share of a reviewer's tasks that are gold: the answer is known, and it "
-        "looks like any other.",
+        help_text="The share of gold among a reviewer's tasks. Gold has a known answer and looks "
+        "like any other task.",
     )
     qualification_percent = models.PositiveSmallIntegerField(
         default=0,
-        help_text="The share of qualification tasks that a reviewer must get right before real "
-        "work. 0: none is needed.",
+        help_text="The share of qualification tasks that a reviewer must answer correctly "
+        "before real work. 0 requires no qualification.",
     )
     lease_minutes = models.PositiveSmallIntegerField(
-        default=30, help_text="How long a task stays reserved for the reviewer who has it open."
+        default=30,
+        help_text="The time for which a task is reserved for the reviewer who has it open.",
     )
     simulated = models.BooleanField(
         default=False,
-        help_text="Its reviewers are programs; said wherever their rankings are shown.",
+        help_text="The reviewers are programs. Pages that show their rankings say so.",
     )
     archived_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)

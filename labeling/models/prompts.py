@@ -10,7 +10,7 @@ from labeling.models.projects import Project, Withdrawable, digest
 
 
 class Prompt(Withdrawable):
-    """A chat to be answered: `messages` is [{"role", "content"}, …], the last one not the model's."""
+    """A chat to answer: `messages` is [{"role", "content"}, …] and does not end with the assistant."""
 
     project = models.ForeignKey(
         Project, on_delete=models.CASCADE, related_name="prompts", db_index=False
@@ -18,7 +18,7 @@ class Prompt(Withdrawable):
     messages = models.JSONField()
     content_hash = models.CharField(max_length=64, editable=False)
     external_id = models.CharField(
-        max_length=200, blank=True, help_text="Its name where it came from."
+        max_length=200, blank=True, help_text="The id in the source of the import."
     )
     meta = models.JSONField(default=dict, blank=True)
     file_import = models.ForeignKey(
@@ -28,7 +28,7 @@ class Prompt(Withdrawable):
         on_delete=models.SET_NULL,
         related_name="prompts",
         db_index=False,
-        help_text="The import that brought it.",
+        help_text="The import that added it.",
     )
     erased_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -59,14 +59,18 @@ class Prompt(Withdrawable):
 
 
 class Response(Withdrawable):
-    """One answer to a prompt. The text came out of a model or a stranger: never trust it."""
+    """An answer to a prompt. Its text comes from a model or a stranger and is never trusted."""
 
     prompt = models.ForeignKey(
         Prompt, on_delete=models.CASCADE, related_name="responses", db_index=False
     )
     text = models.TextField()
-    model_name = models.CharField(max_length=300, help_text="Who wrote it.")
-    sampling = models.JSONField(default=dict, blank=True, help_text="Temperature and the like.")
+    model_name = models.CharField(
+        max_length=300, help_text="The model or person that wrote the response."
+    )
+    sampling = models.JSONField(
+        default=dict, blank=True, help_text="Sampling parameters such as the temperature."
+    )
     seed = models.BigIntegerField(null=True, blank=True)
     external_id = models.CharField(max_length=200, blank=True)
     erased_at = models.DateTimeField(null=True, editable=False)
@@ -77,7 +81,7 @@ class Response(Withdrawable):
         on_delete=models.SET_NULL,
         related_name="responses",
         db_index=False,
-        help_text="The import that brought it.",
+        help_text="The import that added it.",
     )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -112,7 +116,7 @@ class Response(Withdrawable):
 
 
 class Finding(models.Model):
-    """Something in a response that a lead should see before any reviewer does."""
+    """A problem in a response that a lead must check before reviewers see the response."""
 
     class Kind(models.TextChoices):
         IDENTITY = "identity", "Reveals its model"
@@ -130,7 +134,7 @@ class Finding(models.Model):
     dropped = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="It was right: tasks go on without the response. Off, dismissed: a false alarm.",
+        help_text="The finding was right, and tasks continue without the response. If off, it was a false alarm.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -152,7 +156,7 @@ class Finding(models.Model):
 
 
 def validate_messages(messages: Any) -> None:
-    """Raise ValidationError unless it is a non-empty chat of {"role", "content"} texts."""
+    """Raise ValidationError unless `messages` is a non-empty list of {"role", "content"} texts."""
     if not isinstance(messages, list) or not messages:
         raise ValidationError("A prompt must be a non-empty list of messages.")
     for number, message in enumerate(messages, start=1):

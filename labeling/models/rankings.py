@@ -16,10 +16,12 @@ from labeling.models.tasks import Task
 
 
 class Ranking(models.Model):
-    """A weak order by one reviewer. Never changed once written (a trigger); a revision supersedes.
+    """A weak order of responses by one reviewer.
 
-    `tiers` is [[response id, …], …], best first; ties share a tier; absent ids were not compared.
-    `cut` counts the tiers above the line under which everything is unacceptable; None is no line.
+    A trigger refuses changes; a revision is a new row that supersedes this one. `tiers` is
+    [[response id, …], …], best first. Responses in the same tier are tied; absent ids were not
+    compared. `cut` is the number of tiers above the line below which every response is
+    unacceptable, or None without a line.
     """
 
     class Source(models.TextChoices):
@@ -36,7 +38,9 @@ class Ranking(models.Model):
     )
     tiers = models.JSONField()
     cut = models.PositiveSmallIntegerField(null=True, blank=True)
-    strength = models.FloatField(null=True, blank=True, help_text="For a graded pair, 1 to 3.")
+    strength = models.FloatField(
+        null=True, blank=True, help_text="The strength of a graded pair, 1 to 3."
+    )
     ratings = models.JSONField(default=dict, help_text='{"response id": {"criterion": rating}}')
     flags = models.JSONField(default=dict, help_text='{"response id": ["unsafe", …]}')
     rationale = models.TextField(blank=True)
@@ -55,11 +59,11 @@ class Ranking(models.Model):
         on_delete=models.SET_NULL,
         related_name="rankings",
         db_index=False,
-        help_text="The import that brought it.",
+        help_text="The import that added it.",
     )
     extra = models.BooleanField(
         default=False,
-        help_text="Submitted after its slot had gone to someone else; kept anyway.",
+        help_text="Submitted after the slot went to someone else, and kept as an extra ranking.",
     )
     created_at = models.DateTimeField(default=clock.now)
 
@@ -89,7 +93,7 @@ class Ranking(models.Model):
 
 
 class Skip(models.Model):
-    """A reviewer passed a task on, and why. It is not offered to them again."""
+    """A reviewer's refusal to rank a task, with a reason. The task is not offered to them again."""
 
     class Reason(models.TextChoices):
         UNCLEAR = "unclear", _("The prompt is unclear")
@@ -110,7 +114,7 @@ class Skip(models.Model):
         default=list,
         help_text="The order in which the reviewer saw the responses; see labeling.core.lettering.",
     )
-    draft = models.JSONField(null=True, help_text="What was typed; it comes back on undo.")
+    draft = models.JSONField(null=True, help_text="The unfinished input, restored on undo.")
     created_at = models.DateTimeField(default=clock.now, editable=False)
 
     class Meta:

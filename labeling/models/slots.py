@@ -12,8 +12,8 @@ from labeling.models.tasks import Task
 class Slot(models.Model):
     """One wanted ranking of one task: free, leased to a reviewer until a time, or filled.
 
-    Lease and answer are the same row, so more rankings than wanted cannot be written.
-    `position` orders free slots within a priority; a released slot goes to the back.
+    Lease and ranking share the row, so more rankings than wanted cannot be written. `position`
+    orders free slots within a priority; a released slot goes to the back.
     """
 
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="slots", db_index=False)
@@ -30,7 +30,7 @@ class Slot(models.Model):
     ahead = models.BooleanField(
         default=False,
         db_default=False,
-        help_text="Leased as the reviewer's next, not seen yet.",
+        help_text="Leased as the reviewer's next task, not seen yet.",
     )
     ranking = models.OneToOneField(
         Ranking, null=True, on_delete=models.PROTECT, related_name="slot"
@@ -44,13 +44,13 @@ class Slot(models.Model):
         on_delete=models.SET_NULL,
         related_name="+",
         db_index=False,
-        help_text="Whose draft it is, also after the lease ran out; they get the slot back first.",
+        help_text="The author of the draft, also after the lease expired. They get the slot back first.",
     )
 
     had_by = ArrayField(
         models.BigIntegerField(),
         null=True,
-        help_text="Whose it was before (a trigger writes it): their late ranking is kept.",
+        help_text="The previous reviewers, written by a trigger. Their late rankings are kept.",
     )
 
     class Meta:
@@ -105,9 +105,10 @@ class Slot(models.Model):
 
 
 class QueueCursor(models.Model):
-    """How far a reviewer has come within a priority: earlier free slots are of tasks they had.
+    """A reviewer's position in the queue of one priority.
 
-    It makes a claim cost the same whatever the reviewer's history; see labeling.queue.slots.
+    Earlier free slots belong to tasks that the reviewer has already had. Because of this cursor a
+    claim costs the same whatever the reviewer's history; see labeling.queue.slots.
     """
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE)

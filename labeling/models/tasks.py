@@ -9,7 +9,7 @@ from labeling.models.prompts import Prompt, Response
 
 
 class Task(Withdrawable):
-    """A prompt and the 2 to 9 responses to rank (the count is a deferred constraint trigger)."""
+    """A prompt and the 2 to 9 responses to rank. A deferred constraint trigger checks the count."""
 
     class Kind(models.TextChoices):
         RANKING = "ranking", "Ranking"
@@ -24,7 +24,7 @@ class Task(Withdrawable):
     responses = models.ManyToManyField(Response, through="TaskResponse", related_name="tasks")
     kind = models.CharField(max_length=16, choices=Kind, default=Kind.RANKING)
     priority = models.PositiveSmallIntegerField(
-        default=5, help_text="0 to 9; 9 is given out first."
+        default=5, help_text="From 0 to 9. Tasks with 9 come first."
     )
     rankings_wanted = models.PositiveSmallIntegerField()
     held = models.BooleanField(
@@ -37,13 +37,13 @@ class Task(Withdrawable):
         db_default=False,
         editable=False,
         help_text="The task or its prompt is withdrawn, or too few of its responses are left. "
-        "labeling.removal.withdrawing.refresh writes it.",
+        "labeling.queue.out_of_use.refresh writes it.",
     )
     stopped_below = models.PositiveSmallIntegerField(
         null=True,
         editable=False,
-        help_text="How many rankings sequential overlap could have asked for when it stopped "
-        "asking. Null: it did not decide about this task.",
+        help_text="The number of rankings that sequential overlap could have requested when it "
+        "stopped. Null if it did not decide about this task.",
     )
     file_import = models.ForeignKey(
         FileImport,
@@ -52,14 +52,14 @@ class Task(Withdrawable):
         on_delete=models.SET_NULL,
         related_name="tasks",
         db_index=False,
-        help_text="The import that brought it.",
+        help_text="The import that added it.",
     )
     external_id = models.CharField(
         max_length=200,
         blank=True,
         default="",
         db_default="",
-        help_text="Its name where it came from.",
+        help_text="The id in the source of the import.",
     )
     identity = models.CharField(max_length=64, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -89,7 +89,7 @@ class Task(Withdrawable):
 
     @staticmethod
     def identity_of(kind: str, response_ids: Iterable[int]) -> str:
-        """The same for the same kind of work on the same responses, in whatever order."""
+        """Return the same digest for the same kind of work on the same responses, in any order."""
         return digest([str(kind), sorted(response_ids)])
 
 

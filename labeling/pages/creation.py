@@ -17,7 +17,7 @@ def new_project(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         project = creation.create(form=form, by=user_of(request))
         if project is not None:
-            messages.success(request, f"{project} is created. Next, write its guideline.")
+            messages.success(request, f"{project} was created. Next, write its guideline.")
             return redirect("project", project.slug)
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
     context = {"form": form, "section": "projects"}

@@ -27,15 +27,15 @@ PAGE = 50
 @login_required
 @require_GET
 def data(request: HttpRequest, slug: str) -> HttpResponse:
-    """Tasks, newest first. Pages by id, so that the last page costs what the first one does."""
+    """List tasks, newest first. Pages by id, so that every page costs the same."""
     project = led_project(request, slug)
     search = request.GET.get("q", "").replace("\0", "").strip()[:200]
     before = number(request.GET.get("before", ""))
     show = request.GET.get("show", "")
-    found = _searched(task_filters.filtered(project, show), search)
+    tasks_found = _searched(task_filters.filtered(project, show), search)
     if before is not None:
-        found = found.filter(pk__lt=before)
-    tasks = list(found.select_related("prompt").order_by("-pk")[: PAGE + 1])
+        tasks_found = tasks_found.filter(pk__lt=before)
+    tasks = list(tasks_found.select_related("prompt").order_by("-pk")[: PAGE + 1])
     context = {
         "project": project,
         "section": "projects",
@@ -51,7 +51,7 @@ def data(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _searched(tasks: QuerySet[Task], search: str) -> QuerySet[Task]:
-    """By words of the prompt, by its external id, or by the number of the task."""
+    """Filter tasks by words of the prompt, by external id, or by task number."""
     if not search:
         return tasks
     named = Q(prompt__messages__icontains=search) | Q(prompt__external_id=search)

@@ -1,4 +1,4 @@
-"""Where leads settle what reviewers disagree on, blind to who said what."""
+"""The pages on which leads decide disputes without seeing who made which ranking."""
 
 import random
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ PAGE = 25
 @login_required
 @require_GET
 def disputes(request: HttpRequest, slug: str) -> HttpResponse:
-    """Open disputes; ?show=all lists every disagreement, ?show=decided the newest decisions."""
+    """List open disputes; ?show=all lists every disagreement, ?show=decided the newest decisions."""
     project = led_project(request, slug)
     show = request.GET.get("show", "open")
     quality = quality_of(project)
@@ -71,26 +71,26 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _rows(listed: Sequence[Dispute | Adjudication]) -> list[dict[str, Any]]:
-    """Open disputes or decisions with the prompts of their tasks, and which have gold copies."""
-    tasks = {one.task_id for one in listed}
+    """Return rows for disputes or decisions, with prompts and gold copies of their tasks."""
+    tasks = {row.task_id for row in listed}
     prompts = dict(
         Prompt.objects.filter(tasks__in=tasks).values_list("tasks", "messages__-1__content")
     )
     golds = copies_of(tasks)
     return [
         {
-            "dispute": one,
-            "prompt": shortened(str(prompts.get(one.task_id, "")), 140),
-            "gold": golds.get(one.task_id),
+            "dispute": row,
+            "prompt": shortened(str(prompts.get(row.task_id, "")), 140),
+            "gold": golds.get(row.task_id),
         }
-        for one in listed
+        for row in listed
     ]
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
 def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
-    """One of them. `from` is the number of the ranking that the outcome starts from."""
+    """Show and decide one dispute. `from` is the number of the ranking to start the outcome from."""
     project = led_project(request, slug)
     task = get_object_or_404(
         Task.objects.select_related("prompt", "project__current_version").exclude(
@@ -121,7 +121,7 @@ def _decided(request: HttpRequest, case: "_Case") -> HttpResponse:
         except CannotDecide as refused:
             form.refuse(refused)
         else:
-            messages.success(request, f"The outcome of task {case.task.pk} is recorded.")
+            messages.success(request, f"The outcome of task {case.task.pk} was saved.")
             if following:
                 return redirect("project-dispute", case.project.slug, following.task_id)
             return redirect("project-disputes", case.project.slug)
@@ -129,8 +129,10 @@ def _decided(request: HttpRequest, case: "_Case") -> HttpResponse:
 
 
 class _Case:
-    """What the page of a dispute shows. Letters and rankings are shuffled, the same on reload:
-    a place must not give away the model or the reviewer.
+    """The content of a dispute's page.
+
+    Letters and rankings are shuffled, in the same order on each reload, so that positions do not
+    reveal models or reviewers.
     """
 
     def __init__(self, request: HttpRequest, project: Project, task: Task):
@@ -164,45 +166,45 @@ class _Case:
     def initial(self) -> dict[str, Any]:
         start = self._started_from()
         order = start or self.decision
-        said = {
+        values = {
             "seen": mark(self.decision),
             "cause": self.decision.cause if self.decision else "",
             "note": self._note_to_edit(),
         }
-        return said | (ranks_of(*self._left(order), self.names) if order else {})
+        return values | (ranks_of(*self._left(order), self.names) if order else {})
 
     def _left(self, order: Ranking | Adjudication) -> tuple[list[list[int]], int | None]:
-        """Its tiers and line without the responses that were withdrawn since."""
+        """Return the tiers and cut of an order without responses withdrawn since."""
         return among(order.tiers, order.cut, self.letters)
 
     def _note_to_edit(self) -> str:
-        """In the letters of this page, where that is certain."""
+        """Return the note in the letters of this page, where they can be matched with certainty."""
         if self.decision is None:
             return ""
         return self.lettering.rewritten(self.decision.note, self.decision.shown_order)
 
     def order_of(self, note: str) -> list[int]:
-        """The order that the letters of a note follow: an unchanged note keeps its author's."""
+        """Return the order that a note's letters refer to: its author's if the note is unchanged."""
         if self.decision is not None and note == self.decision.note:
             return self.decision.shown_order
         return list(self.letters)
 
     def _started_from(self) -> Ranking | None:
-        said = self.request.GET.get("from", "")
-        number = int(said) if said in set("123456789") else 0
+        start = self.request.GET.get("from", "")
+        number = int(start) if start in set("123456789") else 0
         return self.rankings[number - 1] if 1 <= number <= len(self.rankings) else None
 
     def shown(self, form: OutcomeForm, status: int = HTTPStatus.OK) -> HttpResponse:
-        places = [dispute.task_id for dispute in self.disputes]
-        at = places.index(self.task.pk) if self.task.pk in places else None
+        task_ids = [dispute.task_id for dispute in self.disputes]
+        index = task_ids.index(self.task.pk) if self.task.pk in task_ids else None
         context = {
             "project": self.project,
             "section": "projects",
             "leads": True,
             "task": self.task,
             "decision": self.decision,
-            "dispute": None if at is None else self.disputes[at],
-            "number": None if at is None else at + 1,
+            "dispute": None if index is None else self.disputes[index],
+            "number": None if index is None else index + 1,
             "left": len(self.disputes),
             "following": self.following(),
             "gold": copies_of([self.task.pk]).get(self.task.pk),

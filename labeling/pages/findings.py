@@ -19,7 +19,7 @@ from labeling.models import Task
 @login_required
 @require_GET
 def waiting(request: HttpRequest, slug: str) -> HttpResponse:
-    """Held tasks, oldest first. Pages by id; what a page costs does not depend on how many."""
+    """List held tasks, oldest first. Pages by id, so that every page costs the same."""
     project = led_project(request, slug)
     tasks, after = findings.page_of(project, after=number(request.GET.get("after", "")))
     context = {
@@ -53,21 +53,23 @@ def _shown(task: Task) -> dict[str, Any]:
 @login_required
 @require_POST
 def decide(request: HttpRequest, slug: str) -> HttpResponse:
-    """`release` a task, or `dismiss` or `drop` a response, each by its number."""
+    """Release a task, dismiss a response or drop it, by the number in the form."""
     project = led_project(request, slug)
     by = user_of(request)
     if (row_id := number(request.POST.get("release", ""))) is not None:
         findings.release(project=project, task_id=row_id, by=by)
-        said = f"Task {row_id} is given out."
+        sentence = f"Task {row_id} was released."
     elif (row_id := number(request.POST.get("dismiss", ""))) is not None:
         released = findings.dismiss(project=project, response_id=row_id, by=by)
-        said = f"Dismissed. {_tasks(released)} given out."
+        sentence = f"Dismissed. {_tasks(released)} released."
     elif (row_id := number(request.POST.get("drop", ""))) is not None:
         dropped = findings.drop(project=project, response_id=row_id, by=by)
-        said = f"Dropped. {_tasks(dropped.replaced)} go on without it, {dropped.ended} ended."
+        sentence = (
+            f"Dropped. {_tasks(dropped.replaced)} continued without it, {dropped.ended} ended."
+        )
     else:
-        said = "Nothing was chosen."
-    messages.success(request, said)
+        sentence = "Nothing was selected."
+    messages.success(request, sentence)
     return redirect("project-findings", project.slug)
 
 

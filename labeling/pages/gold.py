@@ -1,4 +1,4 @@
-"""The lead's pages for gold: what there is, how it is answered, and how it is made."""
+"""The lead's pages for gold: list, answers, and creation."""
 
 from typing import Any
 
@@ -36,17 +36,17 @@ def _context(project: Project, **more: Any) -> dict[str, Any]:
 @login_required
 @require_GET
 def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
-    """Newest first, by id. Eleven queries, and the sums of gold_shares."""
+    """List gold, newest first by id. Costs eleven queries, and the sums of gold_shares."""
     project = led_project(request, slug)
     retired = request.GET.get("retired") == "1"
     before = number(request.GET.get("before", ""))
-    found = Gold.objects.filter(project=project, retired_at__isnull=not retired)
-    shown = found.filter(pk__lt=before) if before is not None else found
-    page = list(shown.select_related("task__prompt").order_by("-pk")[: PAGE + 1])
+    matching = Gold.objects.filter(project=project, retired_at__isnull=not retired)
+    rows = matching.filter(pk__lt=before) if before is not None else matching
+    page = list(rows.select_related("task__prompt").order_by("-pk")[: PAGE + 1])
     shares = gold_shares.shares(project)
     context = _context(
         project,
-        rows=[_row(one, shares) for one in page[:PAGE]],
+        rows=[_row(gold, shares) for gold in page[:PAGE]],
         older=page[PAGE - 1].pk if len(page) > PAGE else None,
         begun=before is not None,
         retired=retired,
@@ -60,59 +60,59 @@ def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labeling/gold_list.html", context)
 
 
-def _row(one: Gold, shares: gold_shares.Shares) -> dict[str, Any]:
+def _row(gold: Gold, shares: gold_shares.Shares) -> dict[str, Any]:
     return {
-        "gold": one,
-        "prompt": shortened(str(one.task.prompt), 140),
-        "share": shares.by_gold[one.pk],
-        "skips": shares.skips.get(one.pk, 0),
+        "gold": gold,
+        "prompt": shortened(str(gold.task.prompt), 140),
+        "share": shares.by_gold[gold.pk],
+        "skips": shares.skips.get(gold.pk, 0),
     }
 
 
 def _counts(project: Project) -> dict[str, int]:
-    """Gold in use, by purpose."""
+    """Return the number of gold tasks in use, by purpose."""
     used = Gold.objects.filter(project=project, retired_at=None).values_list("purpose", flat=True)
     purposes = list(used)
     return {purpose: purposes.count(purpose) for purpose in Gold.Purpose.values}
 
 
 def _attempts(project: Project) -> list[dict[str, Any]]:
-    """Each reviewer's newest attempt, the failed ones first."""
+    """Return each reviewer's newest attempt, failed ones first."""
     newest = qualification.newest_attempts(project)
     oldest = qualification.requalifying_version(project)
-    rows = [{"attempt": one, "outdated": one.version.number < oldest} for one in newest]
+    rows = [{"attempt": attempt, "outdated": attempt.version.number < oldest} for attempt in newest]
     return sorted(rows, key=lambda row: (row["outdated"], row["attempt"].state != "failed"))
 
 
-# --- one of them ---------------------------------------------------------------------------------
+# --- one gold task -------------------------------------------------------------------------------
 
 
 @login_required
 @require_http_methods(["GET", "POST"])
 def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
     project = led_project(request, slug)
-    one = get_object_or_404(
+    gold = get_object_or_404(
         Gold.objects.select_related("task__prompt", "created_by"), pk=gold_id, project=project
     )
-    form, rows, sentence = _filled(request, one.task, one.constraints, one)
+    form, rows, sentence = _filled(request, gold.task, gold.constraints, gold)
     if form.is_bound and sentence is None:
         try:
             golds.change(
-                gold=one, constraints=rows.constraints(), by=user_of(request), **form.cleaned_data
+                gold=gold, constraints=rows.constraints(), by=user_of(request), **form.cleaned_data
             )
         except GoldError as error:
             sentence = str(error)
         else:
-            messages.success(request, "Saved. Answers given before are measured by it too.")
-            return redirect("project-gold-detail", project.slug, one.pk)
-    letters = golds.letters_of(_ids(one.task))
+            messages.success(request, "Saved. Earlier answers are checked against it too.")
+            return redirect("project-gold-detail", project.slug, gold.pk)
+    letters = golds.letters_of(_ids(gold.task))
     context = _context(
         project,
-        gold=one,
-        rules=golds.sentences(one.constraints, letters),
-        answers=_answers(one, letters, _texts(one.task)),
-        share=gold_shares.share_of(one),
-        **_sheet(one.task, form, rows, sentence),
+        gold=gold,
+        rules=golds.sentences(gold.constraints, letters),
+        answers=_answers(gold, letters, _texts(gold.task)),
+        share=gold_shares.share_of(gold),
+        **_sheet(gold.task, form, rows, sentence),
     )
     return render(request, "labeling/gold_detail.html", context, status=422 if sentence else 200)
 
@@ -121,14 +121,14 @@ def _texts(task: Task) -> list[str]:
     return list(task.responses.values_list("text", flat=True))
 
 
-def _answers(one: Gold, letters: Letters, texts: list[str]) -> list[dict[str, Any]]:
-    lettering = Lettering.of(one.task, letters, texts)
-    answers = one.task.rankings.filter(superseded_at=None).select_related("reviewer")
+def _answers(gold: Gold, letters: Letters, texts: list[str]) -> list[dict[str, Any]]:
+    lettering = Lettering.of(gold.task, letters, texts)
+    answers = gold.task.rankings.filter(superseded_at=None).select_related("reviewer")
     return [
         {
             "ranking": answer,
             "order": as_order(answer.tiers, answer.cut, dict(letters)),
-            "result": golds.check(answer, one, letters),
+            "result": golds.check(answer, gold, letters),
             "note": lettering.show(answer.rationale, answer.shown_order, limit=300),
         }
         for answer in answers.order_by("-pk")[:ANSWERS_SHOWN]
@@ -139,13 +139,15 @@ def _answers(one: Gold, letters: Letters, texts: list[str]) -> list[dict[str, An
 @require_POST
 def gold_retire(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
     project = led_project(request, slug)
-    one = get_object_or_404(Gold, pk=gold_id, project=project)
-    if golds.retire(gold=one, by=user_of(request)):
-        messages.success(request, "Retired: nobody gets it any more, and nobody is measured by it.")
-    return redirect("project-gold-detail", project.slug, one.pk)
+    gold = get_object_or_404(Gold, pk=gold_id, project=project)
+    if golds.retire(gold=gold, by=user_of(request)):
+        messages.success(
+            request, "Retired. It is no longer given out or used to measure reviewers."
+        )
+    return redirect("project-gold-detail", project.slug, gold.pk)
 
 
-# --- making it -----------------------------------------------------------------------------------
+# --- creation ------------------------------------------------------------------------------------
 
 
 @login_required
@@ -157,40 +159,41 @@ def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         return redirect("project-gold-detail", project.slug, task.gold.pk)
     letters = golds.letters_of(_ids(task))
     starts = _starts(task, letters)
-    chosen = next((one for one in starts if one["name"] == request.GET.get("from")), None)
+    chosen = next((start for start in starts if start["name"] == request.GET.get("from")), None)
     form, rows, sentence = _filled(request, task, chosen["constraints"] if chosen else [])
     if form.is_bound and sentence is None:
         try:
-            made = golds.make(
+            gold = golds.make(
                 task=task, constraints=rows.constraints(), by=user_of(request), **form.cleaned_data
             )
         except GoldError as error:
             sentence = str(error)
         else:
-            messages.success(request, f"Gold {made.pk} is made.")
-            return redirect("project-gold-detail", project.slug, made.pk)
+            messages.success(request, f"Gold {gold.pk} was created.")
+            return redirect("project-gold-detail", project.slug, gold.pk)
     context = _context(project, starts=starts, chosen=chosen, **_sheet(task, form, rows, sentence))
     return render(request, "labeling/gold_make.html", context, status=422 if sentence else 200)
 
 
 def _starts(task: Task, letters: Letters) -> list[dict[str, Any]]:
-    """What others said of the task, each a start for the constraints: adjudicated first."""
-    found: list[tuple[str, str, Any]] = [
-        ("adjudication", "What was adjudicated", one)
-        for one in Adjudication.objects.filter(task=task)
+    """Return starting points for the constraints: the adjudicated order first, then rankings."""
+    orders: list[tuple[str, str, Any]] = [
+        ("adjudication", "The adjudicated order", order)
+        for order in Adjudication.objects.filter(task=task)
     ]
     rankings = task.rankings.filter(superseded_at=None).select_related("reviewer").order_by("pk")
-    found += [
-        (f"ranking-{one.pk}", f"What {one.reviewer} sent", one) for one in rankings[:STARTS_SHOWN]
+    orders += [
+        (f"ranking-{order.pk}", f"The ranking by {order.reviewer}", order)
+        for order in rankings[:STARTS_SHOWN]
     ]
     return [
         {
             "name": name,
             "title": title,
-            "order": as_order(one.tiers, one.cut, dict(letters)),
-            "constraints": golds.constraints_from(one.tiers, one.cut),
+            "order": as_order(order.tiers, order.cut, dict(letters)),
+            "constraints": golds.constraints_from(order.tiers, order.cut),
         }
-        for name, title, one in found
+        for name, title, order in orders
     ]
 
 
@@ -199,25 +202,25 @@ def _ids(task: Task) -> list[int]:
 
 
 def _filled(
-    request: HttpRequest, task: Task, constraints: list[Any], one: Gold | None = None
+    request: HttpRequest, task: Task, constraints: list[Any], gold: Gold | None = None
 ) -> tuple[GoldForm, Any, str | None]:
-    """The form with what was sent or what is known, and what is wrong with what was sent."""
+    """Return the forms with the sent or stored values, and the problem with the sent ones if any."""
     letters = golds.letters_of(_ids(task))
     if request.method == "POST" and "more" not in request.POST:
         form, rows = GoldForm(request.POST), rows_of(constraints, letters, request.POST)
         valid = form.is_valid() & rows.is_valid()
-        return form, rows, None if valid else "Not saved yet: see what is marked."
-    sent = with_more_rows(request.POST) if request.method == "POST" else None
-    known = {
-        "purpose": one.purpose if one else Gold.Purpose.CHECK.value,
-        "explanation": one.explanation if one else "",
+        return form, rows, None if valid else "Not saved. Correct the marked fields."
+    posted = with_more_rows(request.POST) if request.method == "POST" else None
+    initial = {
+        "purpose": gold.purpose if gold else Gold.Purpose.CHECK.value,
+        "explanation": gold.explanation if gold else "",
     }
-    typed = {name: sent[name] for name in known if name in sent} if sent else {}
-    return GoldForm(initial=known | typed), rows_of(constraints, letters, sent), None
+    typed = {name: posted[name] for name in initial if name in posted} if posted else {}
+    return GoldForm(initial=initial | typed), rows_of(constraints, letters, posted), None
 
 
 def _sheet(task: Task, form: GoldForm, rows: Any, sentence: str | None) -> dict[str, Any]:
-    """What both forms show: the prompt, the responses in the task's order, and the rows."""
+    """Return the context of both forms: the prompt, the responses and the rows."""
     places = list(task.places.select_related("response").order_by("position"))
     letters = golds.letters_of([place.response_id for place in places])
     return {
@@ -251,17 +254,17 @@ def allow_again(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
     except qualification.QualificationError as error:
         messages.error(request, str(error))
     else:
-        messages.success(request, f"{reviewer} may try again, from the first task on.")
+        messages.success(request, f"{reviewer} may try again, starting from the first task.")
     return redirect("project-gold", project.slug)
 
 
-# --- what a reviewer reads of it -----------------------------------------------------------------
+# --- feedback ------------------------------------------------------------------------------------
 
 
 @login_required
 @require_GET
 def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """The reviewer's own answer to a training task, beside what is known of it."""
+    """Show a reviewer's own answer to a training task next to the known answer."""
     project = project_for(request, slug)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task__prompt"),
@@ -269,17 +272,17 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         reviewer=user_of(request),
         task__project=project,
     )
-    if (found := golds.feedback(ranking)) is None or ranking.task.out_of_use:
+    if (feedback := golds.feedback(ranking)) is None or ranking.task.out_of_use:
         return redirect("review", project.slug)
     own = _ids(ranking.task)
     letters = golds.letters_of(ranking.shown_order or own)
     texts = dict(ranking.task.responses.values_list("pk", "text"))
     lettering = Lettering.of(ranking.task, letters, texts.values())
-    explanation, note = lettering.show_markdown(found.explanation, own)
+    explanation, note = lettering.show_markdown(feedback.explanation, own)
     context = {
         "project": project,
         "section": "review",
-        "feedback": found,
+        "feedback": feedback,
         "explanation": explanation,
         "note": note,
         "order": as_order(ranking.tiers, ranking.cut, letters),
@@ -296,7 +299,7 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
 @login_required
 @require_GET
 def own_qualification(request: HttpRequest, slug: str) -> HttpResponse:
-    """How the reviewer's own attempt ended."""
+    """Show the reviewer's own passed qualification."""
     project = project_for(request, slug)
     attempt = qualification.attempt_of(project=project, reviewer=user_of(request))
     if attempt is None or attempt.state != qualification.PASSED:

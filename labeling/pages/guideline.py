@@ -1,4 +1,7 @@
-"""Where leads write a guideline: editor, preview, publishing. Reading it is in views/project.py."""
+"""The pages on which leads write a guideline: editor, preview and publishing.
+
+Reviewers read guidelines on a page in pages/project.py.
+"""
 
 from http import HTTPStatus
 from typing import Any
@@ -21,7 +24,7 @@ from labeling.models import GuidelineVersion, Project
 @login_required
 @require_http_methods(["GET", "POST"])
 def edit(request: HttpRequest, slug: str) -> HttpResponse:
-    """Edit the draft. Without one, a new version starts from the one in force when it is saved."""
+    """Edit the draft. Without one, saving creates a new version from the one in force."""
     project = led_project(request, slug)
     draft = guidelines.draft_of(project)
     source = draft or project.current_version
@@ -48,7 +51,7 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
         else:
             if "publish" in request.POST:
                 return redirect("project-guideline-publish", slug)
-            messages.success(request, "The draft is saved. Reviewers see it once it is published.")
+            messages.success(request, "The draft was saved. Reviewers see it once it is published.")
             return redirect("project-guideline-edit", slug)
     failed = form.errors or criteria.total_error_count()
     context = {
@@ -61,13 +64,13 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _gone() -> GuidelineVersion:
     raise GuidelineError(
-        "The draft was published or deleted in the meantime. Saving again makes a new draft of "
+        "The draft was published or deleted in the meantime. Saving again creates a new draft with "
         "your text."
     )
 
 
 def _initial(draft: GuidelineVersion | None, source: GuidelineVersion | None) -> dict[str, Any]:
-    """The note and the qualification belong to one version; the text is carried over."""
+    """Return the initial values. Text is carried over; the note and requalification are not."""
     return {
         "text": source.text if source else "",
         "change_note": draft.change_note if draft else "",
@@ -85,7 +88,7 @@ def _criteria(source: GuidelineVersion | None) -> list[dict[str, Any]]:
 @login_required
 @require_POST
 def show_preview(request: HttpRequest, slug: str) -> HttpResponse:
-    """Render the Markdown of the body as reviewers will read it. Nothing is saved."""
+    """Render the posted Markdown as reviewers will see it, without saving it."""
     led_project(request, slug)
     return HttpResponse(preview(request.POST.get("text", "")))
 
@@ -93,7 +96,7 @@ def show_preview(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_POST
 def new_draft(request: HttpRequest, slug: str, number: int) -> HttpResponse:
-    """Start a draft from this version, whichever it is."""
+    """Start a draft from any version."""
     project = led_project(request, slug)
     versions = GuidelineVersion.objects.filter(guideline__project=project, number=number)
     version = versions.select_related("guideline__project").first()
@@ -116,7 +119,7 @@ def delete_draft(request: HttpRequest, slug: str) -> HttpResponse:
     else:
         try:
             guidelines.delete_draft(version=draft, by=user_of(request))
-            messages.success(request, f"The draft of version {draft.number} is deleted.")
+            messages.success(request, f"The draft of version {draft.number} was deleted.")
         except GuidelineError as error:
             messages.error(request, str(error))
     return redirect("project-guideline", slug)
@@ -125,7 +128,7 @@ def delete_draft(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def publish(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show what reviewers will read and what changed, and publish it when that is confirmed."""
+    """Show the guideline and its changes as reviewers will see them; publish it when confirmed."""
     project = led_project(request, slug)
     draft = guidelines.draft_of(project)
     if draft is None:
@@ -139,7 +142,7 @@ def publish(request: HttpRequest, slug: str) -> HttpResponse:
         except GuidelineError as error:
             messages.error(request, str(error))
             return redirect("project-guideline-publish", slug)
-        sentence = f"Version {draft.number} is published. New rankings are made under it."
+        sentence = f"Version {draft.number} is published. New rankings use it."
         messages.success(request, sentence)
         return redirect("project-guideline", slug)
     before = guidelines.version_before(draft)

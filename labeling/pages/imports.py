@@ -27,8 +27,8 @@ RECENT = 20
 
 class UploadForm(forms.Form):
     file = forms.FileField(
-        help_text=f"JSON lines, a JSON array, CSV, Excel or Parquet, also .gz. At most {LARGEST >> 20} MB; "
-        "for a larger one use the command.",
+        help_text=f"JSON lines, a JSON array, CSV, Excel or Parquet, also .gz. At most {LARGEST >> 20} MB; import "
+        "larger files with manage.py import_data.",
     )
     format = forms.ChoiceField(
         choices=[(AUTO, "Detect automatically"), *((f.name, f.title) for f in FORMATS.values())],
@@ -37,7 +37,7 @@ class UploadForm(forms.Form):
     encoding = forms.ChoiceField(
         choices=[(name, name) for name in ENCODINGS],
         initial=UTF8,
-        help_text="Of a text file. Files that Windows programs save as CSV are often windows-1252.",
+        help_text="Applies to text files. CSV files saved by Windows programs are often windows-1252.",
     )
     any_criteria = forms.BooleanField(
         required=False, label="Keep ratings of criteria that the guideline does not have"
@@ -50,7 +50,7 @@ class UploadForm(forms.Form):
         if (file.size or 0) > LARGEST:
             self.too_large = True
             raise forms.ValidationError(
-                f"The file has {filesizeformat(file.size or 0)}; this page takes {LARGEST >> 20} MB. "
+                f"The file has {filesizeformat(file.size or 0)}; this page accepts up to {LARGEST >> 20} MB. "
                 "Import it with manage.py import_data, or compress it with gzip."
             )
         return file
@@ -59,19 +59,19 @@ class UploadForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def choose(request: HttpRequest, slug: str) -> HttpResponse:
-    """Take a file, have it checked, and show what it holds on the next page."""
+    """Receive a file, have it checked, and redirect to its preview."""
     project = led_project(request, slug)
     form = UploadForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
-        sent = form.cleaned_data
+        data = form.cleaned_data
         file_import = lifecycle.receive(
-            sent["file"].chunks(),
+            data["file"].chunks(),
             user=user_of(request),
             project=project,
-            name=sent["file"].name or "file",
-            format="" if sent["format"] == AUTO else sent["format"],
-            any_criteria=sent["any_criteria"],
-            encoding=sent["encoding"],
+            name=data["file"].name or "file",
+            format="" if data["format"] == AUTO else data["format"],
+            any_criteria=data["any_criteria"],
+            encoding=data["encoding"],
         )
         return redirect("project-import-look", project.slug, file_import.key)
     recent = FileImport.objects.filter(project=project).select_related("user")[:RECENT]
@@ -82,7 +82,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
-    """Show what a file holds, or how far a worker is with it; POST imports it or gives it up."""
+    """Show the preview of a file or the worker's progress. POST imports or cancels it."""
     project = led_project(request, slug)
     file_import = get_object_or_404(FileImport, project=project, key=key)
     if request.method == "POST":
@@ -90,10 +90,12 @@ def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
             _map(request, file_import)
         elif "undo" in request.POST:
             if not lifecycle.start_undo(file_import, user_of(request)):
-                messages.info(request, "This import is not there to be undone.")
+                messages.info(request, "This import cannot be undone.")
         elif "cancel" in request.POST:
             if not lifecycle.cancel(file_import):
-                messages.info(request, "There is nothing to cancel: the work on it has ended.")
+                messages.info(
+                    request, "There is nothing to cancel: the work on this file has ended."
+                )
         elif not lifecycle.start_import(file_import):
             messages.info(request, "This file is not waiting to be imported.")
         return redirect("project-import-look", project.slug, key)
@@ -121,7 +123,7 @@ def state(request: HttpRequest, slug: str, key: uuid.UUID) -> JsonResponse:
 
 
 def _map(request: HttpRequest, file_import: FileImport) -> None:
-    """Take the chosen meaning of each column."""
+    """Save the chosen meaning of each column."""
     chosen: dict[str, list[str]] = {}
     for number, column in enumerate(_columns(file_import)):
         meaning = request.POST.get(f"meaning-{number}", "")
@@ -139,7 +141,7 @@ def _columns(file_import: FileImport) -> list[dict[str, Any]]:
 
 
 def _rendered(record: dict[str, Any]) -> dict[str, Any]:
-    """Return one of the first prompts with its texts as reviewers will see them."""
+    """Return one of the first prompts with its texts rendered as for reviewers."""
     letters = "ABCDEFGHI"
     return {
         "messages": [(m["role"], text.render(m["content"])) for m in record["messages"]],
@@ -149,7 +151,7 @@ def _rendered(record: dict[str, Any]) -> dict[str, Any]:
         ],
         "rankings": [
             " > ".join(
-                " = ".join(letters[place] for place in tier if place < len(letters))
+                " = ".join(letters[index] for index in tier if index < len(letters))
                 for tier in ranking["tiers"]
             )
             for ranking in record["rankings"]

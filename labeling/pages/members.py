@@ -1,4 +1,4 @@
-"""The people who work in a project, managed by its leads."""
+"""The members of a project, managed by its leads."""
 
 from http import HTTPStatus
 from typing import Any
@@ -22,11 +22,11 @@ from labeling.projects import memberships
 from labeling.projects.memberships import MembershipError
 
 SUGGESTED = 200
-"""User names offered while one is typed."""
+"""The number of user names suggested while a lead types."""
 
 
 class AddForm(forms.Form):
-    """Somebody who has an account."""
+    """A form that adds a person with an account."""
 
     username = forms.CharField(
         label="User name",
@@ -46,7 +46,7 @@ class AddForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def members(request: HttpRequest, slug: str) -> HttpResponse:
-    """List the members of the project, and add somebody who has an account."""
+    """List the members of the project, and add a person with an account."""
     project = led_project(request, slug)
     form = AddForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
@@ -58,7 +58,7 @@ def members(request: HttpRequest, slug: str) -> HttpResponse:
         except MembershipError as error:
             form.add_error("username", str(error))
         else:
-            messages.success(request, f"{person} is a member now.")
+            messages.success(request, f"{person} is now a member.")
             return redirect("project-members", slug)
     return _page(request, project, add=form)
 
@@ -66,7 +66,7 @@ def members(request: HttpRequest, slug: str) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def new_person(request: HttpRequest, slug: str) -> HttpResponse:
-    """Create an account for a new member, and show the link with which its owner begins."""
+    """Create an account for a new member, and show the link for its first sign-in."""
     project, by = led_project(request, slug), user_of(request)
     if request.method == "GET":
         return redirect("project-members", slug)
@@ -89,7 +89,7 @@ def change_role(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
         if role not in Membership.Role.values:
             raise MembershipError("A member’s role is reviewer or lead.")
         if memberships.change_role(membership=membership, role=role, by=user_of(request)):
-            messages.success(request, f"{membership.user} is a {role} here now.")
+            messages.success(request, f"{membership.user} is now a {role} of this project.")
     except MembershipError as error:
         messages.error(request, str(error))
     return _back(membership, user_of(request), slug)
@@ -112,10 +112,10 @@ def remove(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
 @login_required
 @require_POST
 def new_link(request: HttpRequest, slug: str, user_id: int) -> HttpResponse:
-    """Show a new one-time link for a member whose account nobody has used."""
+    """Show a new one-time link for a member whose account has never been used."""
     person = _membership(led_project(request, slug), user_id).user
     if person.pk not in memberships.linkable(user_of(request), [person]):
-        raise PermissionDenied("Only an administrator creates a link for an account in use.")
+        raise PermissionDenied("Only an administrator can create a link for an account in use.")
     return link_page(request, person, reverse("project-members", args=[slug]))
 
 
@@ -125,7 +125,7 @@ def _membership(project: Project, user_id: int) -> Membership:
 
 
 def _back(membership: Membership, user: User, slug: str) -> HttpResponse:
-    """Return to the list, or home when the user has just left the project's leads."""
+    """Redirect to the list, or to the home page when the user is no longer a lead of the project."""
     if membership.user_id == user.pk and not user.can_train:
         return redirect("home")
     return redirect("project-members", slug)

@@ -51,25 +51,25 @@ def guideline(request: HttpRequest, slug: str) -> HttpResponse:
     project = readable_project(request, slug)
     is_lead = leads(user_of(request), project)
     versions = _versions(project, drafts=is_lead)
-    shown = _chosen(versions, request.GET.get("version", ""), project)
-    before = _before(versions, shown)
+    version = _chosen(versions, request.GET.get("version", ""), project)
+    before = _before(versions, version)
     context = {
         "project": project,
         "section": "projects",
         "leads": is_lead,
         "versions": versions,
         "draft": next((v for v in versions if v.state == GuidelineVersion.State.DRAFT), None),
-        "version": shown,
-        "html": render_text(shown.text, line_breaks=False) if shown else "",
-        "criteria": list(shown.criteria.all()) if shown else [],
+        "version": version,
+        "html": render_text(version.text, line_breaks=False) if version else "",
+        "criteria": list(version.criteria.all()) if version else [],
         "before": before,
-        "difference": difference(before, shown) if before and shown else [],
+        "difference": difference(before, version) if before and version else [],
     }
     return render(request, "labeling/guideline.html", context)
 
 
 def _versions(project: Project, *, drafts: bool) -> list[GuidelineVersion]:
-    """Newest first. Reviewers see published ones only."""
+    """Return the versions, newest first; without drafts for reviewers."""
     versions = GuidelineVersion.objects.filter(guideline__project=project).order_by("-number")
     if not drafts:
         versions = versions.filter(state=GuidelineVersion.State.PUBLISHED)
@@ -89,6 +89,6 @@ def _chosen(
 
 
 def _before(
-    versions: list[GuidelineVersion], shown: GuidelineVersion | None
+    versions: list[GuidelineVersion], version: GuidelineVersion | None
 ) -> GuidelineVersion | None:
-    return next((v for v in versions if shown and v.number < shown.number), None)
+    return next((other for other in versions if version and other.number < version.number), None)

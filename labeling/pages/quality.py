@@ -36,7 +36,7 @@ MIDDLE, NARROWEST = 1000.0, 200.0
 @login_required
 @require_GET
 def quality(request: HttpRequest, slug: str) -> HttpResponse:
-    """One part at a time, by `show`. What it costs is bounded by labeling.quality.window."""
+    """Show the part of the page named by `show`. The cost is bounded by labeling.quality.window."""
     project = led_project(request, slug)
     show = request.GET.get("show", "agreement")
     if show not in VIEWS:
@@ -53,22 +53,22 @@ def quality(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labeling/quality.html", context)
 
 
-# --- agreement, and what is disputed -------------------------------------------------------------
+# --- agreement and disputes ----------------------------------------------------------------------
 
 
 def _agreement(project: Project, number: str | None) -> dict[str, Any]:
-    found = quality_of(project)
-    page = Paginator(found.disputes, DISPUTES_A_PAGE).get_page(number)
-    return {"quality": found, "page": page, "disputes": _side_by_side(list(page.object_list))}
+    quality = quality_of(project)
+    page = Paginator(quality.disputes, DISPUTES_A_PAGE).get_page(number)
+    return {"quality": quality, "page": page, "disputes": _side_by_side(list(page.object_list))}
 
 
 def _side_by_side(disputes: list[Dispute]) -> list[dict[str, Any]]:
-    """Each dispute's rankings in letters, blind to who made them. Three queries."""
+    """Return each dispute's rankings in letters, without reviewers' names. Costs three queries."""
     numbers = [dispute.task_id for dispute in disputes]
     tasks = Task.objects.select_related("prompt").in_bulk(numbers)
     places: dict[int, list[TaskResponse]] = {task: [] for task in numbers}
-    left = TaskResponse.objects.filter(task__in=numbers, withdrawn=False)
-    for place in left.select_related("response"):
+    remaining = TaskResponse.objects.filter(task__in=numbers, withdrawn=False)
+    for place in remaining.select_related("response"):
         places[place.task_id].append(place)
     rankings: dict[int, list[Ranking]] = {task: [] for task in numbers}
     current = Ranking.objects.filter(task__in=numbers, superseded_at=None)
@@ -113,7 +113,7 @@ def _prompt_line(task: Task, length: int) -> str:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What labeling.core.charts draws."""
+    """A value with an interval, as drawn by labeling.core.charts."""
 
     value: float
     low: float
@@ -122,17 +122,18 @@ class Bounds:
 
 def _reviewers(project: Project, number: str | None) -> dict[str, Any]:
     people = people_of(project)
-    users = User.objects.in_bulk([one.id for one in people.reviewers])
+    users = User.objects.in_bulk([reviewer.id for reviewer in people.reviewers])
     rows = []
-    for one in people.reviewers:
-        found = one.reliability
+    for reviewer in people.reviewers:
+        reliability = reviewer.reliability
         rows.append(
             {
-                "name": users[one.id].username,
-                "is_program": users[one.id].simulated,
-                "found": one,
-                "trust": found and Bounds(found.quality, found.low, found.high),
-                "remarks": remarks(one),
+                "name": users[reviewer.id].username,
+                "is_program": users[reviewer.id].simulated,
+                "found": reviewer,
+                "trust": reliability
+                and Bounds(reliability.quality, reliability.low, reliability.high),
+                "remarks": remarks(reviewer),
             }
         )
     return {"people": people, "reviewers": rows}
@@ -148,43 +149,47 @@ def _parts(project: Project, number: str | None) -> dict[str, Any]:
 
 
 def _models(project: Project, number: str | None) -> dict[str, Any]:
-    found = board_of(project)
-    reach = max(
+    models = board_of(project)
+    span = max(
         [NARROWEST]
-        + [abs(end - MIDDLE) for one in found.board.standings for end in (one.low, one.high)]
+        + [
+            abs(end - MIDDLE)
+            for standing in models.board.standings
+            for end in (standing.low, standing.high)
+        ]
     )
     return {
-        "found": found,
-        "board": found.board,
-        "rows": _standings(found.board),
-        "lowest": MIDDLE - reach,
-        "highest": MIDDLE + reach,
+        "found": models,
+        "board": models.board,
+        "rows": _standings(models.board),
+        "lowest": MIDDLE - span,
+        "highest": MIDDLE + span,
     }
 
 
 def _standings(board: Leaderboard) -> list[dict[str, Any]]:
     return [
         {
-            "place": place + 1,
-            "one": one,
-            "figure": Bounds(one.rating, one.low, one.high),
+            "place": index + 1,
+            "one": standing,
+            "figure": Bounds(standing.rating, standing.low, standing.high),
             "cells": [
                 {"rate": rate, "met": met, "heat": _heat(rate)}
-                for rate, met in zip(board.rates[place], board.met[place], strict=True)
+                for rate, met in zip(board.rates[index], board.met[index], strict=True)
             ],
         }
-        for place, one in enumerate(board.standings)
+        for index, standing in enumerate(board.standings)
     ]
 
 
 def _heat(rate: float | None) -> int:
-    """1 to 5, 3 around half; 0 for nothing."""
+    """Return a shade from 1 to 5, with 3 around one half, or 0 without a rate."""
     return 0 if rate is None else min(5, int(rate * 5) + 1)
 
 
 def _consensus(project: Project, number: str | None) -> dict[str, Any]:
-    found = consensus_in(project)
-    page = Paginator(found.verdicts, VERDICTS_A_PAGE).get_page(number)
+    consensus = consensus_in(project)
+    page = Paginator(consensus.verdicts, VERDICTS_A_PAGE).get_page(number)
     numbers = [verdict.task_id for verdict in page.object_list]
     tasks = Task.objects.select_related("prompt").in_bulk(numbers)
     orders = window.orders_of(numbers)
@@ -197,7 +202,7 @@ def _consensus(project: Project, number: str | None) -> dict[str, Any]:
         for verdict in page.object_list
         if verdict.task_id in tasks and not tasks[verdict.task_id].out_of_use
     ]
-    return {"consensus": found, "page": page, "rows": rows}
+    return {"consensus": consensus, "page": page, "rows": rows}
 
 
 def _letters(responses: Sequence[int]) -> dict[int, str]:

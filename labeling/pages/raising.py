@@ -1,4 +1,4 @@
-"""Raising the number of rankings of existing tasks: first what it adds, then the confirmation."""
+"""Raising the number of rankings of existing tasks: a preview, then the confirmation."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ class RaiseForm(forms.Form):
         label="Rankings per task",
         choices=[(number, str(number)) for number in range(1, 10)],
         coerce=int,
-        help_text="Tasks that want fewer get the missing slots. No task ever loses one.",
+        help_text="Tasks that want fewer get additional slots. No task loses slots.",
     )
     task = forms.IntegerField(
         required=False,
         min_value=1,
         max_value=2**63 - 1,
         label="Only this task",
-        help_text="Its number. Empty: every task of the project.",
+        help_text="The number of the task. Leave empty for all tasks of the project.",
         widget=forms.NumberInput,
     )
     slots = forms.IntegerField(required=False, min_value=0, widget=forms.HiddenInput)
@@ -62,11 +62,11 @@ class RaiseForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
-    """GET with `wanted`, and perhaps `task`, shows what it adds; POST of the same adds it."""
+    """Show the slots that raising to `wanted` would add, for all tasks or `task`. POST adds them."""
     project = led_project(request, slug)
-    sent = request.POST if request.method == "POST" else request.GET
+    data = request.POST if request.method == "POST" else request.GET
     form = RaiseForm(
-        sent if "wanted" in sent else None,
+        data if "wanted" in data else None,
         project=project,
         initial={"wanted": project.rankings_per_task, "task": request.GET.get("task")},
     )
@@ -96,14 +96,14 @@ def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _added(request: HttpRequest, project: Project, form: RaiseForm) -> bool:
-    said = form.cleaned_data
+    values = form.cleaned_data
     try:
         done = raising.apply(
             project=project,
-            wanted=said["wanted"],
-            task=said["task"],
+            wanted=values["wanted"],
+            task=values["task"],
             by=user_of(request),
-            expected=said["slots"] if said["slots"] is not None else -1,
+            expected=values["slots"] if values["slots"] is not None else -1,
         )
     except raising.CannotRaise as refused:
         messages.error(request, str(refused))

@@ -1,4 +1,4 @@
-"""Rank a sample again after a guideline change, and measure its effect."""
+"""Ranking a sample again after a guideline change, to measure the effect of the change."""
 
 from http import HTTPStatus
 from typing import Any
@@ -21,20 +21,25 @@ SAMPLES_SHOWN = 5
 class SampleForm(forms.Form):
     size = forms.IntegerField(
         label="Tasks", min_value=1, max_value=TASKS_AT_MOST, initial=50,
-        help_text="Each is given out again, to as many reviewers as ranked it before.",
+        help_text="Each is ranked again by as many reviewers as before.",
     )  # fmt: skip
     before = forms.TypedChoiceField(
-        label="Ranked under", coerce=int, help_text="The copies are ranked under the one in force."
+        label="Ranked under",
+        coerce=int,
+        help_text="The copies are ranked under the guideline in force.",
     )
     seed = forms.IntegerField(
-        min_value=0, max_value=2**31 - 1, initial=0, help_text="The same seed draws the same tasks."
+        min_value=0,
+        max_value=2**31 - 1,
+        initial=0,
+        help_text="The same seed selects the same tasks.",
     )
 
     def __init__(self, *args: Any, versions: list[GuidelineVersion], **kwargs: Any):
         super().__init__(*args, **kwargs)
         before = self.fields["before"]
         assert isinstance(before, forms.ChoiceField)
-        before.choices = [(one.number, f"Version {one.number}") for one in versions]
+        before.choices = [(version.number, f"Version {version.number}") for version in versions]
 
 
 @login_required
@@ -60,7 +65,7 @@ def relabel(request: HttpRequest, slug: str) -> HttpResponse:
         "leads": True,
         "form": form,
         "versions": versions,
-        "samples": [(one, comparison(one)) for one in samples[:SAMPLES_SHOWN]],
+        "samples": [(sample, comparison(sample)) for sample in samples[:SAMPLES_SHOWN]],
     }
     return render(request, "labeling/relabel.html", context, status=status)
 
@@ -74,7 +79,7 @@ def _drawn(request: HttpRequest, project: Project, form: SampleForm) -> RelabelS
 
 
 def _earlier(project: Project) -> list[GuidelineVersion]:
-    """Published versions that are no longer in force, newest first."""
+    """Return the published versions that are no longer in force, newest first."""
     published = GuidelineVersion.objects.filter(
         guideline__project=project, state=GuidelineVersion.State.PUBLISHED
     )

@@ -1,4 +1,4 @@
-"""Where leads withdraw prompts, responses and tasks, restore them, and edit prompts."""
+"""The pages on which leads withdraw and restore prompts, responses and tasks, and edit prompts."""
 
 from http import HTTPStatus
 from typing import Any
@@ -49,16 +49,16 @@ class WithdrawForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def withdraw(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpResponse:
-    """Show what withdrawing would do, then do it."""
+    """Show the effect of withdrawing the content, and withdraw it on POST."""
     project = led_project(request, slug)
     content = content_of(project, kind, pk)
     form = WithdrawForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         reason = form.cleaned_data["reason"]
         if withdrawing.withdraw(content=content, by=user_of(request), reason=reason):
-            messages.success(request, f"{_title(content)} is withdrawn. You can restore it.")
+            messages.success(request, f"{_title(content)} was withdrawn. You can restore it.")
         else:
-            messages.info(request, f"{_title(content)} was withdrawn already.")
+            messages.info(request, f"{_title(content)} was already withdrawn.")
         return redirect(_back(request, project, content))
     context = {
         "project": project,
@@ -81,7 +81,7 @@ def restore(request: HttpRequest, slug: str, kind: str, pk: int) -> HttpResponse
     project = led_project(request, slug)
     content = content_of(project, kind, pk)
     if withdrawing.restore(content=content, by=user_of(request)):
-        messages.success(request, f"{_title(content)} is restored.")
+        messages.success(request, f"{_title(content)} was restored.")
     else:
         messages.info(request, f"{_title(content)} was not withdrawn.")
     return redirect(_back(request, project, content))
@@ -99,7 +99,7 @@ def excerpt_of(content: Content) -> str:
 
 
 def _back(request: HttpRequest, project: Project, content: Content) -> str:
-    """The page the lead came from, if it is one of ours; else the prompt's or the task's own."""
+    """Return the page the lead came from, if it is on this site, or the prompt's or task's page."""
     if came_from := local_path(request.POST.get("back") or request.GET.get("back") or ""):
         return came_from
     if isinstance(content, Task):
@@ -112,7 +112,7 @@ def _back(request: HttpRequest, project: Project, content: Content) -> str:
 
 
 class PromptForm(forms.Form):
-    """One text area for each message. Roles and the number of messages stay as they are."""
+    """A form with one text area per message. Roles and the number of messages cannot be changed."""
 
     def __init__(self, *args: Any, prompt: Prompt, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -127,7 +127,7 @@ class PromptForm(forms.Form):
             )
 
     def messages(self) -> list[dict[str, str]]:
-        """As browsers send line ends as CRLF, they are made LF, which is what the import keeps."""
+        """Return the messages with CRLF line ends, which browsers send, converted to LF."""
         return [
             {"role": role, "content": self.cleaned_data[f"message-{n}"].replace("\r\n", "\n")}
             for n, role in enumerate(self.roles)
@@ -137,7 +137,7 @@ class PromptForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def edit_prompt(request: HttpRequest, slug: str, prompt_id: int) -> HttpResponse:
-    """A prompt with its tasks and responses; its text can be changed until somebody ranks it."""
+    """Show a prompt with its tasks and responses. Its text can be edited until it is ranked."""
     project = led_project(request, slug)
     prompt = get_object_or_404(Prompt, pk=prompt_id, project=project)
     form = PromptForm(request.POST or None, prompt=prompt)
@@ -147,7 +147,7 @@ def edit_prompt(request: HttpRequest, slug: str, prompt_id: int) -> HttpResponse
         except CannotEdit as refused:
             form.add_error(None, str(refused))
         else:
-            messages.success(request, "The prompt is saved." if changed else "Nothing changed.")
+            messages.success(request, "The prompt was saved." if changed else "Nothing changed.")
             return redirect("project-prompt", slug, prompt_id)
     context = {
         "project": project,
@@ -175,7 +175,7 @@ def edit_prompt(request: HttpRequest, slug: str, prompt_id: int) -> HttpResponse
 def archive_project(request: HttpRequest, slug: str) -> HttpResponse:
     project = led_project(request, slug)
     archiving.archive(project=project, by=user_of(request))
-    messages.success(request, f"{project} is archived. You can restore it here.")
+    messages.success(request, f"{project} was archived. You can restore it here.")
     return redirect("project", slug)
 
 
@@ -184,5 +184,5 @@ def archive_project(request: HttpRequest, slug: str) -> HttpResponse:
 def restore_project(request: HttpRequest, slug: str) -> HttpResponse:
     project = get_object_or_404(Project.objects.archived_led_by(user_of(request)), slug=slug)
     archiving.restore(project=project, by=user_of(request))
-    messages.success(request, f"{project} is restored.")
+    messages.success(request, f"{project} was restored.")
     return redirect("project", slug)

@@ -16,15 +16,15 @@ from labeling.rankings import overlap
 @login_required
 @require_http_methods(["GET", "POST"])
 def settings(request: HttpRequest, slug: str) -> HttpResponse:
-    """What the project asks of its reviewers, for its leads."""
+    """Show and save the settings of a project."""
     project = led_project(request, slug)
     form = PolicyForm(request.POST or None, instance=project)
     status = HTTPStatus.OK
     if request.method == "POST":
         if form.is_valid():
             changed = change(project=project, form=form, by=user_of(request))
-            said = f"Saved: {_listed(form, changed)}." if changed else "Nothing was changed."
-            messages.success(request, said)
+            sentence = f"Saved: {_listed(form, changed)}." if changed else "Nothing changed."
+            messages.success(request, sentence)
             return redirect("project-settings", slug)
         status = HTTPStatus.UNPROCESSABLE_ENTITY
         project.refresh_from_db()

@@ -18,10 +18,11 @@ FILTERS = {
 
 
 def filtered(project: Project, name: str) -> QuerySet[Task]:
-    """The project's tasks that a filter lets through; all of them for an unknown name.
+    """Return the project's tasks that match a filter, or all tasks for an unknown name.
 
-    open: still wanting a ranking. disputed: an open dispute, as in the list of disputes. skipped: by someone. held: until a lead has checked what the
-    scan found. withdrawn: out of use, or without one of its responses.
+    open: the task still wants a ranking. disputed: the task is an open dispute. skipped: a reviewer
+    skipped it. held: a lead has to check findings first. withdrawn: the task is out of use, or one
+    of its responses is withdrawn.
     """
     tasks = Task.objects.filter(project=project)
     in_use = tasks.filter(out_of_use=False)
@@ -40,7 +41,7 @@ def filtered(project: Project, name: str) -> QuerySet[Task]:
 
 
 def _smaller(project: Project) -> Any:
-    """Tasks with a withdrawn response, through the index of those."""
+    """Return the tasks with a withdrawn response, by the index of withdrawn responses."""
     places = TaskResponse.objects.filter(
         withdrawn=True, response__withdrawn_at__isnull=False, response__prompt__project=project
     )

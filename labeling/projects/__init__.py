@@ -1,1 +1,1 @@
-"""Projects: creating, configuring, staffing and archiving them."""
+"""Creating, configuring, staffing and archiving projects."""

@@ -1,4 +1,4 @@
-"""Archiving a project: it becomes read-only for its leads and disappears for everyone else."""
+"""Archiving a project, which makes it read-only for leads and hides it from everyone else."""
 
 from django.db import transaction
 from django.utils import timezone
@@ -10,7 +10,10 @@ from labeling.queue import slots
 
 @transaction.atomic
 def archive(*, project: Project, by: User | None) -> bool:
-    """Archive it and end all reservations; drafts are kept. False when it was archived already."""
+    """Archive the project and end all reservations. Return False when it was already archived.
+
+    Drafts are kept.
+    """
     if not Project.objects.filter(pk=project.pk, archived_at=None).update(
         archived_at=timezone.now()
     ):
@@ -22,7 +25,7 @@ def archive(*, project: Project, by: User | None) -> bool:
 
 @transaction.atomic
 def restore(*, project: Project, by: User | None) -> bool:
-    """Bring it back as it was; False when it was not archived."""
+    """Restore the project as it was. Return False when it was not archived."""
     archived = Project.objects.filter(pk=project.pk, archived_at__isnull=False)
     if not archived.update(archived_at=None):
         return False

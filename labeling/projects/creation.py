@@ -1,4 +1,4 @@
-"""How a project begins: its form, the slug proposed from its name, its first lead."""
+"""Creating a project: the form, a slug proposed from its name, and its first lead."""
 
 from itertools import count
 from typing import Any
@@ -13,11 +13,11 @@ from labeling.projects.settings import PolicyForm
 
 SLUG_LENGTH = 60
 FIRST_SETTINGS = ("rankings_per_task", "allow_ties", "min_rationale")
-"""Settings that are asked for at the start. The others have defaults and a page of their own."""
+"""Settings in the form for new projects. The others have defaults and a page of their own."""
 
 
 class ProjectForm(PolicyForm):
-    """A new project: its name first; an empty slug is proposed from the name."""
+    """A form for new projects. An empty slug is proposed from the name."""
 
     class Meta(PolicyForm.Meta):
         fields = ("name", "slug", "description", *FIRST_SETTINGS)
@@ -39,7 +39,7 @@ class ProjectForm(PolicyForm):
 
 
 def proposed_slug(name: str) -> str:
-    """Return a free slug made from the name: `lamps`, then `lamps-2`. One query."""
+    """Return a free slug made from the name: `lamps`, then `lamps-2`. Costs one query."""
     base = slugify(name)[: SLUG_LENGTH - 5].strip("-_") or "project"
     taken = set(Project.objects.filter(slug__startswith=base).values_list("slug", flat=True))
     names = (base if number == 1 else f"{base}-{number}" for number in count(1))
@@ -47,9 +47,10 @@ def proposed_slug(name: str) -> str:
 
 
 def create(*, form: ProjectForm, by: User) -> Project | None:
-    """Write the project of a valid form, led by its creator.
+    """Create the project of a valid form and make its creator a lead.
 
-    Returns None, with an error next to the slug, when someone else took the slug in the meantime.
+    Return None, with an error next to the slug, when someone else has taken the slug in the
+    meantime.
     """
     try:
         with transaction.atomic():
@@ -63,7 +64,7 @@ def create(*, form: ProjectForm, by: User) -> Project | None:
 
 
 def give_lead(*, project: Project, by: User) -> None:
-    """Make the creator of a project its lead, unless they gave themselves a role already."""
+    """Make the creator of a project its lead, unless they have already given themselves a role."""
     _, created = Membership.objects.get_or_create(project=project, user=by, defaults={"role": LEAD})
     if created:
         audit(by, "member added", project, person=by.username, role=LEAD)

@@ -1,4 +1,4 @@
-"""Who works in a project: the rules and the writes for pages, admin and commands."""
+"""The members of a project: rules and writes for pages, admin and commands."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,31 +13,31 @@ LEAD = Membership.Role.LEAD
 
 
 class MembershipError(ValueError):
-    """A sentence for the lead. Nothing was written."""
+    """A change of members is refused. The message is for the lead; nothing was written."""
 
 
 def problem(*, person: User, role: str) -> str:
-    """Return why a person cannot have a role in a project, as a sentence, or an empty string."""
+    """Return why a person cannot have a role in a project, as a sentence, or ""."""
     if not person.is_active:
-        return f"{person} may not sign in, so they cannot work here."
+        return f"{person} cannot sign in, so they cannot be a member."
     if role == LEAD and not person.can_lead:
         return (
-            f"The account of {person} is a reviewer’s, and only a lead’s or a trainer’s account can "
-            "lead a project. An administrator can change its role under People."
+            f"{person} has a reviewer account. Only leads and trainers can "
+            "lead a project. An administrator can change the role under People."
         )
     return ""
 
 
 @transaction.atomic
 def add(*, project: Project, person: User, role: str, by: User | None) -> Membership:
-    """Raises MembershipError, also when the person is a member already."""
+    """Add a person to a project. Raises MembershipError, also when they are already a member."""
     if sentence := problem(person=person, role=role):
         raise MembershipError(sentence)
     try:
         with transaction.atomic():
             membership = Membership.objects.create(project=project, user=person, role=role)
     except IntegrityError:
-        raise MembershipError(f"{person} is a member of this project already.") from None
+        raise MembershipError(f"{person} is already a member of this project.") from None
     _note(by, "member added", membership)
     return membership
 
@@ -52,7 +52,7 @@ def create_person(*, project: Project, form: people.PersonForm, role: str, by: U
 
 @transaction.atomic
 def change_role(*, membership: Membership, role: str, by: User | None) -> bool:
-    """Write another role and return whether it was another one. Raises MembershipError."""
+    """Change the role of a member. Return whether it changed. Raises MembershipError."""
     if sentence := problem(person=membership.user, role=role):
         raise MembershipError(sentence)
     if membership.role == LEAD != role:
@@ -66,7 +66,7 @@ def change_role(*, membership: Membership, role: str, by: User | None) -> bool:
 
 @transaction.atomic
 def remove(*, membership: Membership, by: User | None) -> None:
-    """End a membership. Rankings stay; the database frees reservations. Raises MembershipError."""
+    """End a membership. Rankings stay, and a trigger frees reservations. Raises MembershipError."""
     if membership.role == LEAD:
         _keep_a_lead(membership, by)
     Membership.objects.filter(pk=membership.pk).delete()
@@ -74,10 +74,11 @@ def remove(*, membership: Membership, by: User | None) -> None:
 
 
 def linkable(by: User, persons: Iterable[User]) -> set[int]:
-    """Return the ids of those for whom someone may create a one-time link. At most one query.
+    """Return the ids of the people for whom a user may create a one-time link.
 
-    An administrator may for everyone. A lead may for a reviewer whose account has never been used
-    and who is in no project of anybody else: with the link they could sign in as that person.
+    Costs at most one query. Administrators may create links for everyone. Leads may create them for
+    reviewers whose account has never been used and who are in no project of another lead: with the
+    link they could sign in as that person.
     """
     active = [person for person in persons if person.is_active and not person.simulated]
     if by.is_superuser or not by.can_lead:
@@ -98,7 +99,7 @@ def linkable(by: User, persons: Iterable[User]) -> set[int]:
 
 
 def note(formset: Any, by: User) -> None:
-    """Write the audit entries of a formset of memberships that the admin saved."""
+    """Write the audit entries of a formset of memberships saved in the admin."""
     for membership in formset.new_objects:
         _note(by, "member added", membership)
     for membership, _fields in formset.changed_objects:
@@ -113,10 +114,13 @@ def _note(by: User | None, action: str, membership: Membership) -> None:
 
 
 def _keep_a_lead(membership: Membership, by: User | None) -> None:
-    """Trainers may leave a project without a lead, because they lead every project themselves."""
+    """Raise MembershipError if the project would lose its last lead.
+
+    Trainers may leave a project without a lead, because they lead every project themselves.
+    """
     if by is None or by.can_train:
         return
     project = Project.objects.select_for_update().get(pk=membership.project_id)
     others = project.memberships.filter(role=LEAD).exclude(pk=membership.pk)
     if not others.filter(user__is_active=True).exclude(user__role=Role.REVIEWER).exists():
-        raise MembershipError("A project needs a lead. Make somebody else a lead first.")
+        raise MembershipError("A project needs a lead. Make another member a lead first.")

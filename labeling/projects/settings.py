@@ -1,4 +1,4 @@
-"""What a project asks of its reviewers: every policy field, in one form for leads and the admin."""
+"""The settings of a project for its reviewers, in one form for leads and the admin."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from labeling.rankings.content import LONGEST_RATIONALE
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Project": ("name", "description"),
-    "How many rankings": ("rankings_per_task", "overlap", "rankings_at_most", "certainty"),
-    "What a ranking is": ("allow_ties", "allow_partial", "min_rationale", "revision_hours"),
-    "Who sees what": ("sees_models", "sees_others", "sees_suggestions"),
+    "Number of rankings": ("rankings_per_task", "overlap", "rankings_at_most", "certainty"),
+    "Rankings": ("allow_ties", "allow_partial", "min_rationale", "revision_hours"),
+    "Visibility": ("sees_models", "sees_others", "sees_suggestions"),
     "Gold and qualification": ("gold_percent", "qualification_percent"),
-    "The queue": ("lease_minutes",),
+    "Queue": ("lease_minutes",),
 }
 FIELDS = tuple(name for names in SECTIONS.values() for name in names)
 FIELDSETS: list[tuple[str, Any]] = [(name, {"fields": names}) for name, names in SECTIONS.items()]
@@ -38,27 +38,27 @@ LABELS = {
     "allow_partial": "Allow leaving responses out",
     "min_rationale": "Shortest rationale (characters)",
     "revision_hours": "Time for revisions (hours)",
-    "sees_models": "Who sees model names",
-    "sees_others": "Who sees others' rankings",
-    "sees_suggestions": "Who sees a reward model's scores",
+    "sees_models": "Model names visible to",
+    "sees_others": "Others' rankings visible to",
+    "sees_suggestions": "Reward model's scores visible to",
     "gold_percent": "Share of gold (percent)",
     "qualification_percent": "Pass mark (%)",
     "lease_minutes": "Reservation (minutes)",
 }
 MORE_HELP = {
-    "name": "As reviewers read it. The address stays.",
+    "name": "The name shown to reviewers. The address does not change.",
     "description": "A sentence or two for the people who work in it.",
-    "rankings_per_task": "Existing tasks are unchanged; raise theirs under Data.",
-    "overlap": "Decided after each ranking; a finished task is looked at again when someone "
-    "revises.",
+    "rankings_per_task": "Existing tasks are unchanged; raise their number under Data.",
+    "overlap": "Decided after each ranking, and again when someone revises a ranking of a finished "
+    "task.",
     "certainty": "Between 0.5 and 1. At 0.9, two careful reviewers who agree are enough, and a "
-    "third is asked when they do not.",
-    "sees_others": "Never who they are.",
+    "third reviewer is asked when they disagree.",
+    "sees_others": "Their names are never shown.",
 }
 
 
 class PolicyForm(forms.ModelForm):
-    """Shows errors next to their fields, as sentences, before the database would refuse."""
+    """A form that checks settings before the database does, and shows each error next to its field."""
 
     class Meta:
         model = Project
@@ -75,8 +75,11 @@ class PolicyForm(forms.ModelForm):
                 field.help_text = f"{field.help_text} {help_text}".strip()
         for name, (low, high) in RANGES.items():
             if field := self.fields.get(name):
-                said = f"From {low:,} to {high:,}."
-                field.validators += [MinValueValidator(low, said), MaxValueValidator(high, said)]
+                sentence = f"From {low:,} to {high:,}."
+                field.validators += [
+                    MinValueValidator(low, sentence),
+                    MaxValueValidator(high, sentence),
+                ]
                 field.widget.attrs |= {"min": low, "max": high}
         if certainty := self.fields.get("certainty"):
             certainty.widget.attrs |= {"min": 0.51, "max": 0.999, "step": "any"}
@@ -85,8 +88,8 @@ class PolicyForm(forms.ModelForm):
         certainty: float = self.cleaned_data["certainty"]
         if not 0.5 < certainty < 1:
             raise forms.ValidationError(
-                "More than 0.5 and less than 1: at 0.5 nothing would be asked twice, and nothing "
-                "is ever certain."
+                "Enter a number between 0.5 and 1. At 0.5 no task would be ranked twice, and 1 "
+                "can never be reached."
             )
         return certainty
 
@@ -97,14 +100,14 @@ class PolicyForm(forms.ModelForm):
         if sequential and few and many and many < few:
             self.add_error(
                 "rankings_at_most",
-                f"A task begins with {few} rankings, so it cannot get at most {many}.",
+                f"Must be at least {few}, the number of rankings per task.",
             )
         return values
 
 
 @transaction.atomic
 def change(*, project: Project, form: PolicyForm, by: User) -> list[str]:
-    """Save what a valid form changed, and nothing else; the names of the fields, audited."""
+    """Save the changed fields of a valid form, with an audit entry. Return their names."""
     changed = [name for name in form.changed_data if name in FIELDS]
     if changed:
         form.instance.save(update_fields=changed)
@@ -113,7 +116,7 @@ def change(*, project: Project, form: PolicyForm, by: User) -> list[str]:
 
 
 def note(project: Project, form: forms.ModelForm, by: User) -> None:
-    """The audit entry of a form that was saved: each changed policy field, before and after."""
+    """Write the audit entry of a saved form: each changed setting, before and after."""
     changes = {
         name: [form.initial.get(name), form.cleaned_data[name]]
         for name in form.changed_data

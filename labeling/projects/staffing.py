@@ -1,4 +1,4 @@
-"""Whether the people of a project can give the rankings that its tasks still want."""
+"""Checks whether the members of a project can give the rankings that its tasks still want."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,26 +15,28 @@ COUNTED_AT_MOST = 1000
 
 
 def able_to_review(project: Project) -> set[int]:
-    """The ids of the members who may rank: active people who have not failed the qualification."""
+    """Return the ids of members who may rank: active people who have not failed the qualification."""
     members = Membership.objects.filter(project=project, user__is_active=True)
     able = set(members.filter(user__simulated=False).values_list("user", flat=True))
     if project.qualification_percent:
         attempts = qualification.newest_attempts(project)
-        able -= {one.reviewer_id for one in attempts if one.state == qualification.FAILED}
+        able -= {
+            attempt.reviewer_id for attempt in attempts if attempt.state == qualification.FAILED
+        }
     return able
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """Tasks that want more rankings than the people of the project can still give them."""
+    """Tasks that want more rankings than the members of the project can still give them."""
 
     tasks: int
     reviewers: int
-    """How many more reviewers the worst of them needs."""
+    """The largest number of reviewers that any of these tasks lacks."""
     open_tasks: int
 
 
-# A task's open slots against the people who have neither ranked nor skipped it.
+# Compares a task's open slots with the people who have neither ranked nor skipped it.
 _SHORTAGE = """
 WITH wanting AS (
     SELECT task_id, count(*) AS slots FROM labeling_slot
@@ -64,7 +66,10 @@ def _open_tasks(shortage: Shortage) -> int:
 
 @kept_when_large(_open_tasks)
 def shortage(project: Project) -> Shortage:
-    """Two queries, or three with a qualification; some minutes old for a large project."""
+    """Return the shortage of reviewers. Costs two queries, or three with a qualification.
+
+    May be some minutes old for a large project.
+    """
     values = {
         "project": project.pk,
         "off_queue": OFF_QUEUE,
@@ -76,14 +81,14 @@ def shortage(project: Project) -> Shortage:
 
 @dataclass(frozen=True)
 class NothingLeft:
-    """Why a reviewer gets no task. Each number is at most COUNTED_AT_MOST."""
+    """The reasons why a reviewer gets no task. Each number is at most COUNTED_AT_MOST."""
 
     reserved: int
-    """Tasks that they could rank, all of whose open slots are reserved by others."""
+    """Tasks that they could rank, but whose open slots are all reserved by others."""
     for_others: int
-    """Tasks with a free slot that they have ranked or skipped."""
+    """Tasks with a free slot that they have already ranked or skipped."""
     held: int
-    """Tasks that a lead has to check before anyone gets them."""
+    """Tasks that a lead must check first."""
     any_tasks: bool
 
 
@@ -108,7 +113,7 @@ SELECT
 
 
 def nothing_left(project: Project, reviewer: User) -> NothingLeft:
-    """Three queries, for a reviewer to whom the queue has just given nothing."""
+    """Return why a reviewer gets no task. Costs three queries; call it when the queue is empty."""
     values = {
         "project": project.pk,
         "reviewer": reviewer.pk,

@@ -1,4 +1,4 @@
-"""Changing a prompt that nobody has ranked."""
+"""Editing prompts that have not been ranked."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from labeling.models import Prompt, Ranking, Slot, Task, digest
 from labeling.queue import out_of_use
 
 
-class CannotEdit(ValueError):  # noqa: N818 - it reads as what it is
-    """A sentence for the lead. Nothing was written."""
+class CannotEdit(ValueError):  # noqa: N818 - reads better without Error
+    """A prompt cannot be edited now. The message is for the lead; nothing was written."""
 
 
 def obstacle_to_editing(prompt: Prompt) -> str:
-    """Why the prompt cannot be edited now, as a sentence; empty when it can. Two queries."""
+    """Return why the prompt cannot be edited now, as a sentence, or "". Costs two queries."""
     if prompt.erased_at is not None:
         return "This prompt was erased."
     if Ranking.objects.filter(task__prompt=prompt).exists():
         return (
-            "This prompt has been ranked, and its rankings are about the text as it was. Withdraw "
+            "This prompt has been ranked, and its rankings refer to the current text. Withdraw "
             "it, and import the corrected prompt as a new one."
         )
     slots = Slot.objects.filter(task__prompt=prompt)
@@ -36,9 +36,9 @@ def obstacle_to_editing(prompt: Prompt) -> str:
 
 @transaction.atomic
 def edit(*, prompt: Prompt, messages: Any, by: User | None) -> bool:
-    """Replace the text of a prompt; False when it is the same already.
+    """Replace the text of a prompt. Return False when the text is already the same.
 
-    Reservations that nobody has seen yet are kept: they show the new text. Raises CannotEdit.
+    Reservations that no reviewer has seen yet are kept and show the new text. Raises CannotEdit.
     """
     out_of_use.lock(list(Task.objects.filter(prompt=prompt).values_list("pk", flat=True)))
     prompt = Prompt.objects.select_for_update(no_key=True).get(pk=prompt.pk)
@@ -48,11 +48,11 @@ def edit(*, prompt: Prompt, messages: Any, by: User | None) -> bool:
     if messages == prompt.messages:
         return False
     if twin := _twin_of(prompt, messages):
-        raise CannotEdit(f"Prompt {twin} of this project has exactly this text already.")
+        raise CannotEdit(f"Prompt {twin} of this project already has exactly this text.")
     prompt.messages = messages
     prompt.save(update_fields=["messages", "content_hash"])
     for response in prompt.responses.all():
-        response.scores.all().delete()  # of reward models, given the text as it was
+        response.scores.all().delete()  # scores that reward models gave the responses to the old prompt
     audit(by, "prompt edited", prompt.project, prompt=prompt.pk)
     return True
 

@@ -1,7 +1,8 @@
-"""Erasing content from the tables of this package, for good.
+"""Erasing prompts, responses and people from the tables of labeling.
 
-Rows stay, so that rankings keep their tasks; what they said goes. finetune.removal.erasing calls this, as
-snapshots, runs and evaluations hold copies: call that, not this. The caller writes the audit entry.
+Rows stay, so that rankings keep their tasks; their text is erased. Call finetune.removal.erasing
+rather than this module: it also erases the copies in snapshots, runs and evaluations, and writes
+the audit entry.
 """
 
 import re
@@ -36,7 +37,7 @@ ERASED_MESSAGES = [{"role": "user", "content": ERASED}]
 
 @contextmanager
 def unfrozen() -> Iterator[None]:
-    """Let the current transaction change what triggers keep: rankings and published guidelines."""
+    """Let the current transaction change rankings and published guidelines despite the triggers."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('tiebreak.erasing', 'on', true)")
         yield
@@ -45,7 +46,7 @@ def unfrozen() -> Iterator[None]:
 
 @transaction.atomic
 def erase_prompt(*, prompt: Prompt, by: User) -> None:
-    """Erase the prompt, all its responses, and every remark about its tasks."""
+    """Erase the prompt, its responses and every note about its tasks."""
     withdrawing.withdraw(content=prompt, by=by)
     for response in prompt.responses.all():
         _blank_response(response, by)
@@ -63,7 +64,7 @@ def erase_prompt(*, prompt: Prompt, by: User) -> None:
 
 @transaction.atomic
 def erase_response(*, response: Response, by: User) -> None:
-    """Erase the response and every remark about its tasks, as those may quote it."""
+    """Erase the response and every note about its tasks, because notes may quote it."""
     _blank_response(response, by)
     _erase_remarks(
         list(Task.objects.filter(places__response=response).values_list("pk", flat=True))
@@ -71,7 +72,7 @@ def erase_response(*, response: Response, by: User) -> None:
 
 
 def _blank_response(response: Response, by: User) -> None:
-    """The name of the model that wrote it stays, for the statistics of models."""
+    """Erase the text of a response. Keep the name of its model, which statistics of models need."""
     withdrawing.withdraw(content=response, by=by)
     Response.objects.filter(pk=response.pk).update(
         text=ERASED,
@@ -86,7 +87,7 @@ def _blank_response(response: Response, by: User) -> None:
 
 
 def _erase_remarks(task_ids: list[int]) -> None:
-    """Rationales, notes, explanations and drafts about these tasks; those in the audit trail too."""
+    """Erase rationales, notes, explanations and drafts about these tasks, also in the audit trail."""
     slots.forget_drafts(Slot.objects.filter(task__in=task_ids))
     with unfrozen():
         Ranking.objects.filter(task__in=task_ids).exclude(rationale="").update(rationale="")
@@ -107,10 +108,10 @@ def _erase_notes(entries: QuerySet[AuditEntry]) -> None:
 
 @transaction.atomic
 def erase_person(*, user: User) -> str:
-    """Erase what identifies a person and what they wrote in their own words; return the new name.
+    """Erase a person's identity and everything they wrote. Return the new user name.
 
-    The account stays under a number, without a way to sign in, because rankings belong to it. Their
-    orders, ratings and flags stay: they are labels, and snapshots hold them under a pseudonym.
+    The account stays under a number and cannot sign in, because rankings belong to it. Orders,
+    ratings and flags stay: they are labels, and snapshots hold them under a pseudonym.
     """
     name = f"erased-{user.pk}"
     with unfrozen():
@@ -128,7 +129,7 @@ def erase_person(*, user: User) -> str:
         first_name="",
         last_name="",
         email="",
-        password="!",  # noqa: S106 - no password matches it
+        password="!",  # noqa: S106 - matches no password
         is_active=False,
         is_staff=False,
         is_superuser=False,
@@ -137,7 +138,7 @@ def erase_person(*, user: User) -> str:
 
 
 def _rename_in_audit(before: str, after: str) -> None:
-    """Entries are about the same account under its new name."""
+    """Replace a user name in audit entries with the account's new name."""
     word = re.compile(rf"(?<![\w.@+-]){re.escape(before)}(?![\w.@+-])")
     text = Cast("details", TextField())
     entries = AuditEntry.objects.annotate(text=text).filter(

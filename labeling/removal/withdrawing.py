@@ -1,8 +1,8 @@
 """Withdrawing prompts, responses and tasks, and restoring them.
 
-Nothing is deleted. What is withdrawn leaves the queue, disputes, gold, statistics, exports and every
-later snapshot; its rankings stay and are marked. A reviewer who has it open loses the reservation,
-not the ranking: sent late, it is kept like the others. labeling.queue.out_of_use has the consequences for
+Nothing is deleted. Withdrawn content leaves the queue, disputes, gold, statistics, exports and
+later snapshots; its rankings are kept and marked. A reviewer who has the task open loses the
+reservation, but a ranking sent late is kept like the others. labeling.queue.out_of_use updates
 tasks and slots; labeling.removal.erasing removes content for good.
 """
 
@@ -24,13 +24,13 @@ LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class Effect:
-    """What withdrawing content would do: tasks that go out of use, and what happens to theirs."""
+    """The effect of withdrawing content on tasks that are in use."""
 
     tasks: int
     smaller: int
-    """Tasks that go on without the response."""
+    """Tasks that continue without the response."""
     rankings: int
-    """Current rankings of these tasks. They are kept."""
+    """Current rankings of these tasks, which are kept."""
     reservations: int
 
 
@@ -43,7 +43,7 @@ def project_of(content: Content) -> Project:
 
 
 def tasks_of(content: Content) -> QuerySet[Task]:
-    """The tasks that hold it."""
+    """Return the tasks that contain the content."""
     if isinstance(content, Task):
         return Task.objects.filter(pk=content.pk)
     if isinstance(content, Prompt):
@@ -52,7 +52,7 @@ def tasks_of(content: Content) -> QuerySet[Task]:
 
 
 def effect_of(content: Content) -> Effect:
-    """For a confirmation page. Four queries."""
+    """Return the effect of withdrawing the content, for a confirmation page. Costs four queries."""
     tasks = tasks_of(content).filter(out_of_use=False)
     smaller = 0
     if isinstance(content, Response):
@@ -66,7 +66,7 @@ def effect_of(content: Content) -> Effect:
 
 @transaction.atomic
 def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
-    """Take it out of use; False when it was withdrawn already."""
+    """Withdraw the content. Return False when it was already withdrawn."""
     rows = type(content)._default_manager.filter(pk=content.pk)
     count = _withdraw(rows, project_of(content), tasks_of(content), by, reason)
     if count is None:
@@ -78,9 +78,9 @@ def withdraw(*, content: Content, by: User | None, reason: str = "") -> bool:
 
 @transaction.atomic
 def restore(*, content: Content, by: User | None) -> bool:
-    """Bring it back; False when it was not withdrawn, or was erased.
+    """Restore the content. Return False when it was not withdrawn, or was erased.
 
-    Its tasks return to the queue unless something else of theirs is still withdrawn.
+    Its tasks return to the queue unless other content of theirs is still withdrawn.
     """
     project = project_of(content)
     out_of_use.lock_additions(project.pk)
@@ -99,7 +99,7 @@ def restore(*, content: Content, by: User | None) -> bool:
 def _withdraw(
     rows: Any, project: Project, tasks: QuerySet[Task], by: User | None, reason: str
 ) -> int | None:
-    """How many tasks went out of use; None when all rows were withdrawn already."""
+    """Return how many tasks went out of use, or None when all rows were already withdrawn."""
     out_of_use.lock_additions(project.pk)
     ids = _locked(tasks)
     values = {

@@ -1,1 +1,1 @@
-"""The pages on which reviewers rank, and the assignment of their next task."""
+"""The review pages and the assignment of a reviewer's next task."""

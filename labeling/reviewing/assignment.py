@@ -1,7 +1,8 @@
-"""What a reviewer gets next: training, then qualification, then gold when it is due, then the queue.
+"""The next task of a reviewer.
 
-The ranking page asks here and nowhere else; the queue moves the slots. Where a project has no
-training, gives out no gold and asks for no qualification, that costs one query more than the queue.
+Training comes first, then qualification, gold when it is due, and the queue. Only the ranking page
+calls this module; the queue moves the slots. In a project without training, gold and qualification
+it costs one query more than the queue.
 """
 
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ SELECT EXISTS (SELECT FROM labeling_gold gold WHERE gold.project_id = %(project)
 
 @dataclass(frozen=True)
 class Stage:
-    """What comes before real work, and how far the reviewer is with it.
+    """Work before real tasks, and the reviewer's progress in it.
 
-    `course.next` is None where nothing more is given: the attempt was failed, or there are no tasks.
+    `course.next` is None when the attempt failed or there are no more tasks.
     """
 
     purpose: str
@@ -37,7 +38,7 @@ class Stage:
 
     @property
     def number(self) -> int:
-        """Which of the tasks is before them, from 1."""
+        """Return the number of the current task, from 1."""
         return self.course.done + 1
 
     @property
@@ -46,7 +47,10 @@ class Stage:
 
 
 def stage(*, project: Project, reviewer: User) -> Stage | None:
-    """None when real work is next. Begins and ends a qualification. One to six queries."""
+    """Return the stage before real work, or None when real work is next.
+
+    Starts and ends a qualification. Costs one to six queries.
+    """
     if project.current_version_id is None:
         return None
     course = constraints.course(project=project, reviewer=reviewer, purpose=TRAINING)
@@ -64,7 +68,7 @@ def stage(*, project: Project, reviewer: User) -> Stage | None:
 
 
 def stage_of(slot: Slot) -> Stage | None:
-    """The stage that a slot before its reviewer belongs to; None for real work and checks alike."""
+    """Return the stage of a reviewer's slot, or None for real work and for gold checks."""
     if slot.task.kind != Task.Kind.GOLD or slot.reviewer is None:
         return None
     purpose = Gold.objects.filter(task=slot.task_id).values_list("purpose", flat=True).first()
@@ -76,9 +80,10 @@ def stage_of(slot: Slot) -> Stage | None:
 
 
 def current(*, project: Project, reviewer: User) -> Slot | None:
-    """The slot the reviewer works on, leased to them; None when there is nothing for them.
+    """Return the slot leased to the reviewer as their current task, or None without one.
 
-    What is before them stays, also when a qualification ended meanwhile: their work is not lost.
+    A task they have open stays, even when a qualification ends in the meantime, so that no work is
+    lost.
     """
     if project.current_version_id is None:
         return None
@@ -94,10 +99,10 @@ def current(*, project: Project, reviewer: User) -> Slot | None:
 
 
 def ahead(*, project: Project, reviewer: User) -> Slot | None:
-    """The slot they get after the current one, leased but not seen yet; None without a current.
+    """Return the slot after the current one, leased but not seen yet, or None without one.
 
-    Nothing is leased ahead during training and qualification: what comes next is not known before
-    they have answered.
+    During training and qualification nothing is leased ahead, because the next task depends on the
+    current answer.
     """
     if project.current_version_id is None:
         return None
@@ -113,9 +118,10 @@ def ahead(*, project: Project, reviewer: User) -> Slot | None:
 
 
 def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
-    """What current and ahead say, for a page that shows the slot `shown` by now; see queue.advance.
+    """Return the current slot and the one ahead for a page that now shows the slot `shown`.
 
-    That slot is noted as seen if it is the current one. Two queries where only the queue decides.
+    Marks that slot as seen if it is the current one; see queue.advance. Costs two queries where
+    only the queue decides.
     """
     if project.current_version_id is not None and not _governed(project):
         return slots.advance(project=project, reviewer=reviewer, shown=shown)
@@ -128,7 +134,7 @@ def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | Non
 
 
 def _governed(project: Project) -> bool:
-    """Whether more than the queue decides. A query at most."""
+    """Return whether gold or training affects the next task. Costs at most one query."""
     if project.gold_percent or project.qualification_percent:
         return True
     [[training]] = fetch(_TRAINS, {"project": Int8(project.pk)})
@@ -136,7 +142,7 @@ def _governed(project: Project) -> bool:
 
 
 def _leases(project: Project, reviewer: User) -> dict[bool, Slot]:
-    """By whether it is leased ahead. A query."""
+    """Return the reviewer's leased slots by whether they are leased ahead. Costs one query."""
     held = Slot.objects.filter(project=project, reviewer=reviewer, leased_until__isnull=False)
     return {slot.ahead: slot for slot in held.select_related("task", "project", "reviewer")}
 
@@ -150,7 +156,7 @@ def _course_slot(before: Stage, unseen: Slot | None, reviewer: User) -> Slot | N
 
 
 def _lease_check(project: Project, reviewer: User, *, ahead: bool) -> None:
-    """Lease a gold task when one is due, which the queue then finds as any other lease."""
+    """Lease a gold task when one is due. The queue then treats it like any other lease."""
     task_id = schedule.due(project, reviewer)
     if task_id is not None:
         slots.lease_new_slot(task=Task.objects.get(pk=task_id), reviewer=reviewer, ahead=ahead)

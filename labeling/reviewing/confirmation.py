@@ -1,4 +1,4 @@
-"""Before the first task, and after a guideline changed: read it, and say so."""
+"""The page on which reviewers confirm that they have read a new guideline version."""
 
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
@@ -15,7 +15,7 @@ from labeling.models import Project
 
 
 def confirmation_page(request: HttpRequest, project: Project, asked: Unconfirmed) -> HttpResponse:
-    """The guideline and, for someone who went by an earlier version, what changed since."""
+    """Show the guideline and, to reviewers of an earlier version, the changes since then."""
     context = {
         "project": project,
         "section": "review",

@@ -1,4 +1,4 @@
-"""A reviewer's own rankings: what was sent, and its revision while the window is open."""
+"""A reviewer's own rankings, and their revision while it is allowed."""
 
 from datetime import datetime
 from http import HTTPStatus
@@ -45,27 +45,27 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
     before = number(request.GET.get("before", ""))
     if before is not None:
         own = own.filter(pk__lt=before)
-    found = list(own.order_by("-id")[: PAGE + 1])
+    rankings = list(own.order_by("-id")[: PAGE + 1])
     context = {
         "project": project,
         "section": "review",
         "progress": progress.of_reviewer(project, user_of(request)),
-        "rows": [{"ranking": one, "until": open_until(one)} for one in found[:PAGE]],
-        "older": found[PAGE - 1].pk if len(found) > PAGE else None,
+        "rows": [{"ranking": ranking, "until": open_until(ranking)} for ranking in rankings[:PAGE]],
+        "older": rankings[PAGE - 1].pk if len(rankings) > PAGE else None,
         "newer": before is not None,
-        "sees_others": _may_see_more(request, project, found[0]) if found else False,
+        "sees_others": _may_see_more(request, project, rankings[0]) if rankings else False,
     }
     return render(request, "labeling/history.html", context)
 
 
 def _may_see_more(request: HttpRequest, project: Project, own: Ranking) -> bool:
-    """Whether the policy shows what others or a reward model said, or names, of what one ranked."""
+    """Return whether the project shows others' rankings, scores or model names to the reviewer."""
     policies = (may_see_others, may_see_models, may_see_suggestions)
     return any(may(user_of(request), project, own.task) for may in policies)
 
 
 def open_until(ranking: Ranking) -> datetime | None:
-    """Until when it may be revised; None once it may not."""
+    """Return the time until which a ranking may be revised, or None when it no longer can be."""
     until = revision_window.revisable_until(ranking)
     return until if until and until > clock.now() else None
 
@@ -74,7 +74,7 @@ def open_until(ranking: Ranking) -> datetime | None:
 @never_cache
 @require_http_methods(["GET", "POST"])
 def own_ranking(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Change one's own ranking: the old one is kept, superseded by the new one."""
+    """Revise one's own ranking. The old ranking is kept and superseded by the new one."""
     project = project_for(request, slug)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task__prompt", "task__project__current_version"),
@@ -88,8 +88,8 @@ def own_ranking(request: HttpRequest, slug: str, ranking_id: int) -> HttpRespons
     if open_until(ranking) is None:
         messages.info(request, _("This ranking can no longer be revised."))
         return redirect("review-history", project.slug)
-    if asked := unconfirmed(project=project, reviewer=user_of(request)):
-        return confirmation_page(request, project, asked)
+    if confirmation := unconfirmed(project=project, reviewer=user_of(request)):
+        return confirmation_page(request, project, confirmation)
     return _form(request, project, ranking, _fields_of(ranking))
 
 
@@ -108,16 +108,16 @@ def _fields_of(ranking: Ranking) -> Fields:
 
 
 def as_draft(ranking: Ranking) -> dict[str, Any]:
-    """The ranking as a draft that the page shows and lets its reviewer change."""
+    """Return the ranking as a draft that its reviewer can edit on the page."""
     return {"fields": _fields_of(ranking), "at": int(clock.now().timestamp() * 1000)}
 
 
 def _order_of(ranking: Ranking) -> list[int]:
-    """What is left of the task's responses, in the order they were shown."""
+    """Return the remaining responses of the task, in the order shown to the reviewer."""
     places = ranking.task.places.filter(withdrawn=False).order_by("position")
     own = list(places.values_list("response_id", flat=True))
-    left = [pk for pk in ranking.shown_order if pk in own]
-    return left if len(left) == len(own) else own
+    remaining = [pk for pk in ranking.shown_order if pk in own]
+    return remaining if len(remaining) == len(own) else own
 
 
 def _form(
@@ -127,11 +127,11 @@ def _form(
     fields: Fields,
     errors: Errors | None = None,
 ) -> HttpResponse:
-    said = number(first(fields, "guideline_version"))
+    number_shown = number(first(fields, "guideline_version"))
     sheet = Sheet(
         task=ranking.task,
         shown_order=_order_of(ranking),
-        version=recording.version_shown(project, said),
+        version=recording.version_shown(project, number_shown),
         fields=fields,
         errors=errors,
         policy=Policy.of(project),
@@ -170,5 +170,5 @@ def _revised(request: HttpRequest, project: Project, ranking: Ranking) -> HttpRe
         )
     except recording.InvalidRanking as invalid:
         return _form(request, project, ranking, fields, invalid.errors)
-    messages.success(request, _("The revision replaces what you had sent."))
+    messages.success(request, _("Your revision is saved and replaces the earlier ranking."))
     return redirect("review-history", project.slug)

@@ -1,4 +1,4 @@
-"""What others said of a task, for a reviewer who has ranked it, as far as the project's policy goes."""
+"""Others' rankings of a task, for reviewers who have ranked it and where the project allows it."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ from labeling.models import Ranking
 @login_required
 @require_GET
 def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Beside one's own current ranking. Who the others are is never sent. Six queries or so."""
+    """Show others' rankings next to one's own. Names are never sent. Costs about six queries."""
     project = project_for(request, slug)
     user = user_of(request)
     own = get_object_or_404(
@@ -51,7 +51,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
     letters = letters_of([place.response_id for place in places])
     lettering = Lettering.of(own.task, letters, [place.response.text for place in places])
     scores = suggestions_for(user, own.task, list(letters))
-    said = others_of(own.task, user).order_by("?")
+    other_rankings = others_of(own.task, user).order_by("?")
     context = {
         "project": project,
         "section": "review",
@@ -59,7 +59,9 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         "ranking": own,
         "own": _shown(own, lettering),
         "show_others": show_others,
-        "others": [_shown(ranking, lettering) for ranking in (said if show_others else ())],
+        "others": [
+            _shown(ranking, lettering) for ranking in (other_rankings if show_others else ())
+        ],
         "messages_of_prompt": conversation(own.task.prompt.messages),
         "responses": [
             {

@@ -1,4 +1,4 @@
-"""How far a project and a reviewer have come. Counts are derived in SQL, and bounded."""
+"""Progress of projects and reviewers. Counts are derived in SQL and bounded."""
 
 import time
 from collections import OrderedDict
@@ -21,8 +21,8 @@ from labeling.queue.slots import OFF_QUEUE
 
 COUNTED_AT_MOST = 1000
 
-# Reads a bounded stretch of free slots from the cursors on, band by band: behind the cursors lie
-# only tasks the reviewer had. Scalar subqueries, as in labeling.queue.slots.
+# Reads a bounded number of free slots per priority, starting from the cursors: tasks before the
+# cursors are ones the reviewer has had. Uses scalar subqueries, as in labeling.queue.slots.
 _WAITING = """
 SELECT count(DISTINCT open.task_id) FILTER (WHERE
         (SELECT 1 FROM labeling_ranking ranking WHERE ranking.task_id = open.task_id
@@ -52,10 +52,10 @@ class ReviewerProgress:
     waiting: int
     capped: bool
     minutes: int | None
-    """What the waiting tasks take at the reviewer's own pace; None without enough to go by."""
+    """The time for the waiting tasks at the reviewer's own pace, or None with too few rankings."""
 
     def after(self, rankings: int) -> "ReviewerProgress":
-        """As it is when they have ranked so many more, and nobody else did anything."""
+        """Return the progress after this many more rankings, if nobody else did anything."""
         waiting = max(0, self.waiting - rankings)
         minutes = self.minutes
         if minutes is not None and self.waiting:
@@ -67,7 +67,7 @@ KEPT_SECONDS = 30
 KEPT_AT_MOST = 2000
 Key = tuple[int, int, str, date]
 _kept: OrderedDict[Key, tuple[float, ReviewerProgress, int, int]] = OrderedDict()
-"""Until when (time.monotonic), the count, the rankings since then, and the newest of them."""
+"""The expiry (time.monotonic), the count, the number of rankings since then, and the newest one."""
 
 _SINCE = """
 SELECT count(*) FILTER (WHERE
@@ -79,24 +79,25 @@ WHERE ranking.reviewer_id = %(reviewer)s AND ranking.id > %(newest)s
   AND ranking.superseded_at IS NULL AND ranking.supersedes_id IS NULL
   AND ranking.source = 'review'
 """
-"""A revision takes the place of a ranking that was counted."""
+"""Revisions replace rankings that were already counted."""
 
 
 def _key(project: Project, reviewer: User) -> Key:
-    """A count is of one day, and a day is of one time zone."""
+    """Return the cache key. A count belongs to one day, and a day to one time zone."""
     zone = timezone.get_current_timezone_name()
     return project.pk, reviewer.pk, zone, timezone.localdate()
 
 
 def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
-    """of_reviewer, counted on from less than KEPT_SECONDS ago. One short query, now and then five.
+    """Return the progress, updated from a count less than KEPT_SECONDS old.
 
-    What others did meanwhile, and what was taken back in another process, shows after that time.
+    Costs one short query, or five when there is no such count. Changes by others, and rankings
+    undone in another process, appear only in the next full count.
     """
     key = _key(project, reviewer)
-    kept = _kept.get(key)
-    if kept is not None and kept[0] > time.monotonic():
-        until, counted, since, newest = kept
+    cached = _kept.get(key)
+    if cached is not None and cached[0] > time.monotonic():
+        until, counted, since, newest = cached
         values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
         since += fetch(_SINCE, values)[0][0]
         _kept[key] = (until, counted, since, max(newest, ranking.pk))
@@ -109,14 +110,15 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
 
 
 def forget(project: Project, reviewer: User) -> None:
-    """Count again next time, in this process: something was undone."""
+    """Drop the cached count in this process after an undo."""
     _kept.pop(_key(project, reviewer), None)
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
-    """What they ranked today and how many tasks wait for them. Four queries, each bounded.
+    """Return the rankings made today and the tasks waiting. Costs four queries, each bounded.
 
-    Gold among real work counts like any other, and costs two more; else the count would tell it.
+    Gold among real work is counted like any other task, which costs two more queries; otherwise the
+    count would reveal it.
     """
     with connection.cursor() as cursor:
         cursor.execute(
@@ -150,7 +152,7 @@ PACE_NEEDS = 3
 
 
 def pace(project: Project, reviewer: User) -> float | None:
-    """The median active seconds of their newest rankings; None when there are only a few."""
+    """Return the median active seconds of their newest rankings, or None with only a few."""
     with connection.cursor() as cursor:
         cursor.execute(_PACE, {"project": project.pk, "reviewer": reviewer.pk, "limit": PACE_FROM})
         count, median = cursor.fetchone()
@@ -158,7 +160,10 @@ def pace(project: Project, reviewer: User) -> float | None:
 
 
 def done_today(project: Project, reviewer: User) -> int:
-    """Training and qualification are no day's work; a gold check counts, else the count would tell."""
+    """Return the rankings made today, without training and qualification.
+
+    Gold checks are counted, because the count would reveal them otherwise.
+    """
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     newest = Ranking.objects.filter(reviewer=reviewer).order_by("-id")[:COUNTED_AT_MOST]
     ranked = Ranking.objects.filter(
@@ -184,15 +189,16 @@ class ProjectProgress:
         return round(100 * self.filled / self.slots) if self.slots else 0
 
 
-def _slots(found: ProjectProgress) -> int:
-    return found.slots
+def _slots(progress: ProjectProgress) -> int:
+    return progress.slots
 
 
 @kept_when_large(_slots)
 def of_project(project: Project) -> ProjectProgress:
-    """Two counts over the whole project, gold aside; tens of milliseconds at 100,000 tasks.
+    """Return the progress of the whole project without gold, from two counts.
 
-    Some minutes old where it is large; see labeling.core.counts.
+    Takes tens of milliseconds at 100,000 tasks. May be some minutes old for large projects; see
+    labeling.core.counts.
     """
     slots = Slot.objects.filter(project=project, priority__lt=OFF_QUEUE).aggregate(
         all=Count("pk"),
@@ -230,9 +236,10 @@ def _rankings(rows: list[ReviewerRow]) -> int:
 
 @kept_when_large(_rankings)
 def by_reviewer(project: Project) -> list[ReviewerRow]:
-    """The reviewers with the most current rankings; their answers to gold are counted elsewhere.
+    """Return the reviewers with the most current rankings, without answers to gold.
 
-    Reads every ranking of the project; some minutes old where those are many (labeling.core.counts).
+    Reads every ranking of the project. May be some minutes old for large projects; see
+    labeling.core.counts.
     """
     rows: Any = (
         Ranking.objects.filter(task__project=project, task__out_of_use=False, superseded_at=None)

@@ -1,4 +1,4 @@
-"""What the ranking page shows: the prompt, the responses as they were shuffled, what was typed."""
+"""The content of the ranking page: the prompt, the shuffled responses and the typed values."""
 
 import uuid
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ class Rating:
 
 @dataclass(frozen=True)
 class Card:
-    """One response as the reviewer sees it. It knows no model name.
+    """One response as shown to the reviewer, without the model's name.
 
-    `name` stands for the response on the page. Its id must not appear there.
+    `name` identifies the response on the page; its id must not appear there.
     """
 
     id: int
@@ -60,7 +60,10 @@ class Card:
 
 
 class Sheet:
-    """Costs a query for the responses, and one now and then for the criteria of the guideline."""
+    """The content of the ranking page for one task.
+
+    Costs one query for the responses, and sometimes one for the criteria of the guideline.
+    """
 
     longest_rationale = LONGEST_RATIONALE
 
@@ -89,7 +92,7 @@ class Sheet:
 
     @cached_property
     def names(self) -> dict[int, str]:
-        """By response id, what the page calls a response."""
+        """Return the names of the responses on the page, by response id."""
         return page_names(self.task.pk, self.shown_order)
 
     @property
@@ -104,8 +107,8 @@ class Sheet:
     def cards(self) -> list[Card]:
         texts = dict(Response.objects.filter(places__task=self.task).values_list("id", "text"))
         return [
-            self.card(place, response, texts[response])
-            for place, response in enumerate(self.shown_order)
+            self.card(index, response, texts[response])
+            for index, response in enumerate(self.shown_order)
         ]
 
     def card(self, place: int, response: int, text: str) -> Card:
@@ -136,12 +139,12 @@ class Sheet:
 
     @property
     def pair(self) -> bool:
-        """Two responses are graded, not placed."""
+        """Return whether there are two responses, which are graded rather than ranked."""
         return len(self.shown_order) == 2
 
     @property
     def grades(self) -> list[tuple[str, str, bool]]:
-        """Value, words, and whether it is chosen; without ties there is no middle."""
+        """Return value, label and selection of each grade. Without ties there is no middle grade."""
         chosen = first(self.fields, "strength")
         return [
             (value, str(words), value == chosen)

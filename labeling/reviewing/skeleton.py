@@ -1,11 +1,11 @@
-"""A sheet's HTML without running its template: what all sheets of a project share is kept.
+"""Fast rendering of ranking sheets, which caches the parts that all sheets of a project share.
 
-The template is rendered once for each shape (project, guideline version, number of responses, roles
-of the messages, language, …) with marks where the task's own values go; a sheet is then the pieces
-between the marks, joined with those values. The template stays the only place that knows the page.
-It costs a query and the Markdown of the task, a tenth of the template's time. Without this module,
+The template is rendered once per shape (project, guideline version, number of responses, roles of
+the messages, language, …) with marks in place of the task's own values. A sheet joins the pieces
+between the marks with those values, so the template stays the only definition of the page. It costs
+a query and the Markdown of the task, a tenth of the template's time. Without this module,
 `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two turns each, side by side on 2
-cores), and the goal is 200.
+cores); the goal is 200.
 """
 
 import json
@@ -52,7 +52,7 @@ WHERE task.id = %(task)s
 
 @dataclass(frozen=True)
 class Marks:
-    """Values no text of anybody's can hold, as they are drawn when the process starts."""
+    """Random values, drawn when the process starts, that no text can contain."""
 
     slot: int
     reviewer: int
@@ -77,7 +77,7 @@ class Marks:
         numbers = "|".join(str(n) for n in (self.slot, self.reviewer, *self.responses))
         texts = "|".join(
             (self.exact_message, self.exact_response, self.message, self.response)
-        )  # the longer ones first: they end with the others
+        )  # the longer marks first, because they end with the shorter ones
         return re.compile(rf"({numbers}|{self.key}|{self.csrf}|(?:{texts})\d+_)")
 
 
@@ -92,19 +92,20 @@ ContextOf = Callable[[HttpRequest, Project, Sheet], dict[str, Any]]
 def sheet_html(
     request: HttpRequest, project: Project, slot: Slot, context_of: ContextOf
 ) -> str | None:
-    """What review_sheet.html makes of a fresh slot; None where only the template can say it.
+    """Return review_sheet.html for a fresh slot, or None when the template must be rendered.
 
-    That is for a draft, for training and qualification, and where the project shows reviewers more than the responses.
+    The template is needed for drafts, for training and qualification, and where the project shows
+    reviewers more than the responses.
     """
-    shown = (project.sees_models, project.sees_others, project.sees_suggestions)
-    shown_to_all = Project.Sees.ALWAYS in shown
+    policies = (project.sees_models, project.sees_others, project.sees_suggestions)
+    shown_to_all = Project.Sees.ALWAYS in policies
     if slot.draft is not None or project.current_version is None or shown_to_all:
         return None
     rows = fetch(_SHEET, {"task": slot.task_id})
     kind, messages, texts = rows[0][0], rows[0][1], {row[2]: row[3] for row in rows}
     order = slot.shown_order or []
     if sorted(order) != sorted(texts) or (kind == Task.Kind.GOLD and stage_of(slot)):
-        return None  # a check goes the short way, as any other task does: its time must not tell it
+        return None  # a gold check takes this path too: a different response time would reveal it
     messages = json.loads(messages) if isinstance(messages, str) else messages
     values: dict[str, str] = {
         str(MARKS.slot): str(slot.pk),
@@ -133,13 +134,16 @@ def _both(markdown: str) -> tuple[SafeString, SafeString]:
 
 @lru_cache(maxsize=TEXTS_AT_MOST)
 def _kept(markdown: str, language: str) -> tuple[SafeString, SafeString]:
-    """Kept by language too: an empty text says so in words."""
+    """Cache the HTML by language too, because an empty text is replaced by a translated note."""
     return _both(markdown)
 
 
 def _html(markdown: str) -> tuple[SafeString, SafeString]:
-    """The text rendered and as it was written. A response is shown as often as its task is ranked,
-    shortly one after the other."""
+    """Return the text rendered and as written.
+
+    A response is shown as often as its task is ranked, within a short time, so short texts are
+    cached.
+    """
     if len(markdown) > LONGEST_KEPT_TEXT:
         return _both(markdown)
     return _kept(markdown, get_language() or "")
@@ -148,7 +152,7 @@ def _html(markdown: str) -> tuple[SafeString, SafeString]:
 def _shape(
     request: HttpRequest, project: Project, k: int, roles: tuple[str, ...], context_of: ContextOf
 ) -> list[str]:
-    """The template's text, split at the marks; every other piece is a mark."""
+    """Return the rendered template, split at the marks. Every other piece is a mark."""
     key = (
         project.pk, project.slug, project.name, project.simulated, project.lease_minutes,
         Policy.of(project), project.current_version_id, k, roles, get_language(),
@@ -204,5 +208,5 @@ def _marked(
 
 
 def _mark(kind: str, number: int) -> Any:
-    """Letters and digits, which no escaping changes."""
+    """Return a mark of letters, digits and an underscore, which escaping does not change."""
     return f"{kind}{number}_"

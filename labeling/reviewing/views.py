@@ -1,7 +1,7 @@
-"""The page a reviewer spends the day on. The queue and the rankings decide; this reads and shows.
+"""The review page. The queue and the rankings decide; this module reads and shows.
 
-It works as plain forms. With its script, the page fetches the next sheet while one is read, shows
-it at once on submit, and is answered in JSON.
+The page works with plain forms. Its script fetches the next sheet while one is read, shows it
+immediately after submission, and receives answers in JSON.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ Context = dict[str, Any]
 @login_required
 @require_GET
 def start_review(request: HttpRequest) -> HttpResponse:
-    """The only project's ranking page; the start page when there is a choice to make."""
+    """Redirect to the ranking page of the only project, or to the start page if there are several."""
     projects = list(Project.objects.visible_to(user_of(request)).distinct()[:2])
     return redirect("review", projects[0].slug) if len(projects) == 1 else redirect("home")
 
@@ -81,8 +81,8 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
     if request.method == "POST":
         return _submitted(request, project)
     reviewer = user_of(request)
-    if asked := unconfirmed(project=project, reviewer=reviewer):
-        return confirmation_page(request, project, asked)
+    if confirmation := unconfirmed(project=project, reviewer=reviewer):
+        return confirmation_page(request, project, confirmation)
     published = project.current_version_id is not None
     slot = _current(project, reviewer) if published else None
     if slot is None:
@@ -102,9 +102,9 @@ def review(request: HttpRequest, slug: str) -> HttpResponse:
 @never_cache
 @require_GET
 def next_sheet(request: HttpRequest, slug: str) -> HttpResponse:
-    """The sheet after the one being read, as a piece of HTML; 204 when there is none to prepare.
+    """Return the HTML of the sheet after the current one, or status 204 if there is none.
 
-    It is leased ahead, and counts as seen only once the page says that it is shown.
+    The sheet is leased ahead and counts as seen only when the page reports that it is shown.
     """
     project, reviewer = project_for(request, slug), user_of(request)
     may = unconfirmed(project=project, reviewer=reviewer) is None
@@ -127,7 +127,7 @@ def _last(project: Project, reviewer: User) -> Ranking | None:
 
 
 def _undo_of(project: Project, ranking: Ranking | None, skip: Skip | None) -> Context | None:
-    """The address that takes back what was sent or skipped last, and for how many seconds more."""
+    """Return the address that undoes the last ranking or skip, and the seconds left to do so."""
     if skip is not None and (ranking is None or ranking.created_at < skip.created_at):
         url = reverse("review-undo-skip", args=[project.slug, skip.pk])
         return {"url": url, "seconds": skipping.undo_seconds(skip), "skipped": True}
@@ -157,14 +157,14 @@ def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Con
 def _sheet(
     project: Project, slot: Slot, fields: Fields | None = None, errors: Errors | None = None
 ) -> Sheet:
-    """As the queue and the draft have it; or as a form had it that is shown again."""
+    """Return the sheet with the slot's draft, or with the fields of a form shown again."""
     order, version = slot.shown_order or [], project.current_version
     if fields is None:
         fields = fields_by_id(fields_of_draft(slot.draft), page_names(slot.task_id, order))
     else:
         order = shown_order(fields, slot)
-        said = number(first(fields, "guideline_version"))
-        version = version and recording.version_shown(project, said)
+        number_shown = number(first(fields, "guideline_version"))
+        version = version and recording.version_shown(project, number_shown)
     return Sheet(
         task=slot.task,
         shown_order=order,
@@ -212,10 +212,10 @@ def _html(request: HttpRequest, project: Project, slot: Slot, sheet: Sheet | Non
 
 
 def shown_order(fields: Fields, slot: Slot) -> list[int]:
-    """The order the form showed, when it is the task's; the task's own order for a forged one."""
+    """Return the order shown by the form, or the task's own order if the form was forged."""
     own = recording.responses_of(slot)
-    said = [number(text) for text in first(fields, "shown_order").split(",")]
-    return [i for i in said if i] if sorted(i or 0 for i in said) == sorted(own) else own
+    order = [number(text) for text in first(fields, "shown_order").split(",")]
+    return [i for i in order if i] if sorted(i or 0 for i in order) == sorted(own) else own
 
 
 # --- sending -------------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
     if project.current_version_id is None:
         criteria: Sequence[Criterion] = []
     else:
-        said = number(first(fields, "guideline_version"))
-        criteria = list(criteria_of(recording.version_shown(project, said)))
+        number_shown = number(first(fields, "guideline_version"))
+        criteria = list(criteria_of(recording.version_shown(project, number_shown)))
     return read_answer(
         fields,
         shown_order=shown_order(fields, slot),
@@ -265,7 +265,7 @@ def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
 
 
 def _to_read(project: Project, ranking: Ranking) -> str | None:
-    """What comes before the next task: feedback in training, or how the qualification ended."""
+    """Return the page before the next task: feedback in training, or the end of a qualification."""
     if ranking.task.kind != Task.Kind.GOLD:
         return None
     if constraints.feedback(ranking) is not None:
@@ -276,14 +276,14 @@ def _to_read(project: Project, ranking: Ranking) -> str | None:
 
 
 def _remark(submission: recording.Submission, task: Task) -> str:
-    """What the reviewer should know about the ranking they sent; mostly nothing."""
+    """Return a note for the reviewer about the ranking they sent, usually ""."""
     if task.out_of_use:
         return _(
-            "A lead has withdrawn this task. Your ranking is kept, and counts if the task returns."
+            "A lead has withdrawn this task. Your ranking is kept and counts if the task is restored."
         )
     if submission.extra:
         return _(
-            "Someone else had taken this task when your reservation ran out. Your ranking is kept "
+            "Your reservation expired and someone else took this task. Your ranking is kept "
             "as an extra one."
         )
     return ""
@@ -293,19 +293,19 @@ def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpRespon
     if request.accepts("text/html"):
         return _page(request, project, sheet)
     errors = {field_by_name(name, sheet.names): text for name, text in sheet.errors.items()}
-    said: Context = {"errors": errors}
+    reply: Context = {"errors": errors}
     if sheet.slot:
-        said["sheet"] = _html(request, project, sheet.slot, sheet)
-    return JsonResponse(said, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+        reply["sheet"] = _html(request, project, sheet.slot, sheet)
+    return JsonResponse(reply, status=HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def _accepted(
     request: HttpRequest, project: Project, submission: recording.Submission, shown: str
 ) -> HttpResponse:
-    """What became of it, and the next sheet that the page does not have yet.
+    """Return the result of a submission, and the next sheet that the page does not have yet.
 
-    `shown` is the slot that the page shows meanwhile; empty when it has nothing to show. `go` is a
-    page to read before the next sheet.
+    `shown` is the slot that the page now shows, empty for none. `go` is a page to read before the
+    next sheet.
     """
     if go := _to_read(project, submission.ranking):
         return JsonResponse({"go": go, "csrf": get_token(request)})
@@ -320,13 +320,13 @@ def _accepted(
             "undo": _undo_url(project, submission.ranking),
             "sheet": sheet,
             "confirm": confirm,
-            **_said_of_progress(request, project, submission.ranking),
+            **_progress_context(request, project, submission.ranking),
         }
     )
 
 
 def _going_on(project: Project, reviewer: User, shown: int | None) -> Slot | None:
-    """The slot the page needs a sheet of: the next one, if it shows the current one already."""
+    """Return the slot for the page's next sheet: the one ahead if the page has the current one."""
     if shown is not None:
         current, following = assignment.advance(project=project, reviewer=reviewer, shown=shown)
         return following if current is not None and current.pk == shown else current
@@ -336,10 +336,10 @@ def _going_on(project: Project, reviewer: User, shown: int | None) -> Slot | Non
     return slot
 
 
-def _said_of_progress(
+def _progress_context(
     request: HttpRequest, project: Project, newest: Ranking | None = None
 ) -> Context:
-    """The line of the bar that changes with every ranking, and a fresh token."""
+    """Return the progress line, which changes with every ranking, and a fresh token."""
     bar = _bar(project, user_of(request), newest)
     return {
         "csrf": get_token(request),
@@ -356,7 +356,7 @@ def _undo_url(project: Project, ranking: Ranking) -> str | None:
 @login_required
 @require_POST
 def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
-    """Undo the ranking just sent; the reviewer has the task again, as it was."""
+    """Undo the last ranking. The reviewer gets the task back with its values."""
     project, reviewer = project_for(request, slug), user_of(request)
     ranking = get_object_or_404(
         Ranking.objects.select_related("task"),
@@ -371,7 +371,7 @@ def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
 @login_required
 @require_POST
 def undo_skip(request: HttpRequest, slug: str, skip_id: int) -> HttpResponse:
-    """Undo a skip; the reviewer has the task again."""
+    """Undo a skip. The reviewer gets the task back."""
     project, reviewer = project_for(request, slug), user_of(request)
     take_back = partial(skipping.undo, skip_id=skip_id, project=project, reviewer=reviewer)
     return _taken_back(request, project, take_back)
@@ -392,7 +392,7 @@ def _taken_back(
     if request.accepts("text/html"):
         return redirect("review", project.slug)
     return JsonResponse(
-        {"sheet": _html(request, project, slot), **_said_of_progress(request, project)}
+        {"sheet": _html(request, project, slot), **_progress_context(request, project)}
     )
 
 
@@ -409,7 +409,7 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
         slot_id=slot_id, project=project, reviewer=user_of(request), **form.cleaned_data
     ):
         messages.info(
-            request, _("That task was no longer reserved for you, so nothing was skipped.")
+            request, _("This task was no longer reserved for you, so it was not skipped.")
         )
     return redirect("review", project.slug)
 
@@ -417,14 +417,14 @@ def skip(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
 @login_required
 @require_POST
 def save_draft(request: HttpRequest, slug: str, slot_id: int) -> HttpResponse:
-    """204 when it was kept; 409 with the reason when the reviewer no longer holds the slot."""
+    """Save a draft. Return 204, or 409 with a reason when the reviewer no longer holds the slot."""
     project = project_for(request, slug)
     if (draft := read_draft(request.body)) is None:
         return HttpResponse(_("Not a valid draft, or too long."), status=HTTPStatus.BAD_REQUEST)
-    kept = slots.save_draft(
+    saved = slots.save_draft(
         slot_id=slot_id, project=project, reviewer=user_of(request), draft=draft
     )
-    return _held(kept, slot_id, user_of(request))
+    return _held(saved, slot_id, user_of(request))
 
 
 @login_required

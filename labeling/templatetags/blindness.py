@@ -13,29 +13,35 @@ register = template.Library()
 
 @register.inclusion_tag("labeling/shown_to_all.html", takes_context=True)
 def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dict[str, Any]:
-    """On the ranking page: what the project shows to everyone at any time. No query otherwise."""
+    """Return the model names and rankings that the project shows to everyone on the ranking page.
+
+    Runs no query when the project shows neither.
+    """
     user, shown = context["user"], sheet.shown_order
     letters = letters_of(shown)
     models: list[tuple[str, str]] = []
-    said: list[dict[str, Any]] = []
+    rankings: list[dict[str, Any]] = []
     if may_see_models(user, project, sheet.task, judging=True):
         names = dict(Response.objects.filter(pk__in=shown).values_list("pk", "model_name"))
         models = [(letters[response], names[response]) for response in shown]
     if may_see_others(user, project, sheet.task, judging=True):
         lettering = Lettering.of(sheet.task, letters)
-        said = [
+        rankings = [
             {
-                "order": as_order(one.tiers, one.cut, letters),
-                "note": lettering.show(one.rationale, one.shown_order),
+                "order": as_order(ranking.tiers, ranking.cut, letters),
+                "note": lettering.show(ranking.rationale, ranking.shown_order),
             }
-            for one in others_of(sheet.task, user).order_by("id")
+            for ranking in others_of(sheet.task, user).order_by("id")
         ]
-    return {"models": models, "said": said}
+    return {"models": models, "said": rankings}
 
 
 @register.simple_tag(takes_context=True)
 def suggested(context: dict[str, Any], sheet: Sheet) -> dict[int, Suggestion]:
-    """On the ranking page: a reward model's scores, if everyone may see them. No query otherwise."""
+    """Return the reward model's scores for the ranking page, if everyone may see them.
+
+    Runs no query otherwise.
+    """
     return suggestions_for(context["user"], sheet.task, sheet.shown_order, judging=True)
 
 

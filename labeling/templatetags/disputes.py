@@ -14,27 +14,33 @@ register = template.Library()
 
 @register.inclusion_tag("labeling/why_disputed.html", takes_context=True)
 def why_disputed(context: dict[str, Any], project: Project) -> dict[str, Any]:
-    """The causes that leads gave, and where the guideline fell short. A query, four when it did."""
-    given = causes(project)
-    blamed = any(one.cause == Adjudication.Cause.GUIDELINE for one in given)
+    """Return how often leads gave each cause, and the newest gaps in the guideline.
+
+    Costs one query, or four when a decision names the guideline as the cause.
+    """
+    cause_counts = causes(project)
+    blamed = any(count.cause == Adjudication.Cause.GUIDELINE for count in cause_counts)
     gaps = _in_letters(guideline_gaps(project), context["user"]) if blamed else []
-    return {"project": project, "causes": given, "gaps": gaps}
+    return {"project": project, "causes": cause_counts, "gaps": gaps}
 
 
 def _in_letters(gaps: list[Adjudication], lead: User) -> list[tuple[Adjudication, Lettered]]:
-    """Each with its note in the letters of the page that its link opens."""
+    """Return each decision with its note in the letters of the page that its link opens."""
     tasks = Task.objects.select_related("prompt").in_bulk([gap.task_id for gap in gaps])
     orders = window.orders_of(list(tasks))
-    shown = []
+    rows = []
     for gap in gaps:
         letters = letters_of(order_for(gap.task_id, lead, orders[gap.task_id]))
         lettering = Lettering.of(tasks[gap.task_id], letters)
-        shown.append((gap, lettering.show(gap.note, gap.shown_order, limit=300)))
-    return shown
+        rows.append((gap, lettering.show(gap.note, gap.shown_order, limit=300)))
+    return rows
 
 
 @register.inclusion_tag("labeling/rankings_saved.html")
 def rankings_saved(project: Project) -> dict[str, Any]:
-    """What sequential overlap saved; nothing with fixed overlap. One bounded query, for leads only."""
+    """Return the rankings saved by sequential overlap, or None with fixed overlap.
+
+    Costs one bounded query, for leads only.
+    """
     sequential = project.overlap == Project.Overlap.SEQUENTIAL
     return {"project": project, "saved": overlap.saved(project) if sequential else None}

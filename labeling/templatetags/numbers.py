@@ -15,13 +15,13 @@ register.filter("percent", percent)
 
 @register.filter
 def coefficient(value: float | None) -> str:
-    """A number between −1 and 1."""
+    """Format a number between −1 and 1."""
     return "–" if value is None else _signed(f"{value:.2f}")
 
 
 @register.filter
 def points(share: float | None) -> str:
-    """A difference of shares in percentage points, with its sign."""
+    """Format a difference between two shares in percentage points, with its sign."""
     return "–" if share is None else _signed(f"{100 * share:+.1f}")
 
 
@@ -43,5 +43,5 @@ def _signed(text: str) -> str:
 def track(
     figure: Any, lowest: float, highest: float, mark: float = 0.0, label: str = ""
 ) -> dict[str, Any]:
-    """An interval drawn on an axis from `lowest` to `highest`; `mark` is what is expected."""
+    """Draw an interval on an axis from `lowest` to `highest`. `mark` is the expected value."""
     return {"track": charts.track(figure, lowest, highest, mark), "label": label}

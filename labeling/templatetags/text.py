@@ -7,11 +7,11 @@ register = template.Library()
 
 @register.filter
 def seen(value: object, limit: int = 300) -> str:
-    """One line of a stranger's text, what the eye cannot see written out. Escaped as usual."""
+    """Return untrusted text as one line, with invisible characters written out. Escaped as usual."""
     return text.shortened(str(value), limit)
 
 
 @register.filter
 def visible(value: object) -> str:
-    """Many lines of it, likewise."""
+    """Return untrusted text with its line breaks, and invisible characters written out."""
     return text.visible(str(value))

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
 
-from reward.management.run_command import project_named
+from labeling.management.lookups import project_named
 from reward.promotion import CannotMove, Promotable, move
 
 

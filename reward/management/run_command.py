@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser, call_command
 from django.db import connection
 
-from labeling.models import Project
+from labeling.management.lookups import project_named
 from recipes.settings import Option
 from reward.models import Snapshot
 from runs import kinds, services
@@ -136,15 +136,6 @@ def _explained(option: Option) -> str:
 
 
 # --- finding what is named -----------------------------------------------------------------------
-
-
-def project_named(slug: str) -> Project:
-    """Raises CommandError with the slugs there are."""
-    project = Project.objects.filter(slug=slug).first()
-    if project:
-        return project
-    slugs = ", ".join(Project.objects.values_list("slug", flat=True)) or "none"
-    raise CommandError(f"There is no project {slug!r}. There are: {slugs}.")
 
 
 def add_snapshot_arguments(parser: CommandParser) -> None:

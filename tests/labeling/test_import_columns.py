@@ -241,7 +241,7 @@ def test_a_winner_is_named_in_several_ways(tmp_path, winner, best):
 
 def test_a_winner_that_is_no_response_is_refused(tmp_path):
     rows = row(prompt="Q?", response_a="x", response_b="y", winner="model_c")
-    with pytest.raises(BadInput, match="Line 1: \"winner\" is 'model_c', which names none"):
+    with pytest.raises(BadInput, match="Line 1: \"winner\" is 'model_c', which is neither"):
         read(saved(tmp_path, rows))
 
 
@@ -272,7 +272,7 @@ def test_a_list_of_answers_is_not_taken_for_an_order(tmp_path):
 def test_a_column_that_may_be_a_preference_is_asked_about(tmp_path, name):
     path = saved(tmp_path, [{"prompt": "Q?", "response_1": "x", "response_2": "y", name: "great"}])
     if name == "vote":
-        with pytest.raises(BadInput, match="names none of the responses"):
+        with pytest.raises(BadInput, match="neither one of the responses"):
             read(path)
         return
     with pytest.raises(Unclear, match="looks like a preference"):
@@ -377,7 +377,7 @@ def test_metadata_that_differs_between_the_rows_of_a_prompt_is_counted(tmp_path)
 
 def test_a_workbook_with_two_sheets_of_data_is_refused(tmp_path):
     (path := tmp_path / "a.xlsx").write_bytes(workbook(row(prompt="Q?", response="x"), sheets=2))
-    with pytest.raises(BadInput, match="one sheet with data; these have: 'S1', 'S2'"):
+    with pytest.raises(BadInput, match="one sheet with data; sheets with data: 'S1', 'S2'"):
         read(path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(BadInput, match="cannot be read as an Excel file"):

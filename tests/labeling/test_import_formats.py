@@ -190,7 +190,7 @@ def test_transcripts_are_taken_apart(project, save):
     tally = imported(save(values, "a.jsonl.gz"), project, "hh").tally
     assert judged() == {("How?", "hh-rlhf"): [["So."], ["Thus."]]}
     assert Prompt.objects.get().messages == [user("Hi"), assistant("Hello"), user("How?")]
-    assert tally.left_out["pairs whose transcripts part before the last turn"] == 1
+    assert tally.left_out["pairs whose transcripts differ before the last turn"] == 1
 
 
 # --- UltraFeedback and HelpSteer3 ----------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_graded_preferences_keep_their_strength_and_their_people(project, save):
 
 def test_a_score_beyond_the_scale_is_refused(project, save):
     row = {"context": "A?", "response1": "x", "response2": "y", "overall_preference": 5}
-    with pytest.raises(BadInput, match='Line 1: "overall_preference" goes from -3 to 3'):
+    with pytest.raises(BadInput, match='Line 1: "overall_preference" must be from -3 to 3'):
         import_file(save([row]), project=project)
 
 

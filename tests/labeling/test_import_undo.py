@@ -145,7 +145,7 @@ def test_the_command_undoes_what_the_command_imported(project, tmp_path):
     assert Task.objects.count() == 1
     call_command("undo_import", number, stdout=out)
     assert "is undone" in out.getvalue() and not Task.objects.exists()
-    with pytest.raises(CommandError, match="not there to be undone: undone"):
+    with pytest.raises(CommandError, match="cannot be undone: undone"):
         call_command("undo_import", number)
     with pytest.raises(CommandError, match="There is no import 99999"):
         call_command("undo_import", 99999)

@@ -65,7 +65,7 @@ def post(client: Client, url: str, **form: str) -> str:
 def test_a_lead_adds_a_person_who_has_an_account(client, project, lead):
     person = make_user()
     page = post(client, address("members", project), username=person.username, role="reviewer")
-    assert f"{person} is a member now." in page
+    assert f"{person} is now a member." in page
     assert role_of(person, project) == REVIEWER
     assert entry("member added") == (
         lead.username, {"person": person.username, "role": "reviewer"},
@@ -79,7 +79,7 @@ def test_a_lead_adds_a_person_who_has_an_account(client, project, lead):
     [
         (None, "reviewer", "Nobody has this user name"),
         ({}, "lead", "can lead a project"),
-        ({"is_active": False}, "reviewer", "may not sign in"),
+        ({"is_active": False}, "reviewer", "cannot sign in"),
         ({}, "owner", "Select a valid choice"),
     ],
 )
@@ -95,7 +95,7 @@ def test_who_cannot_be_added_is_told_next_to_the_field(client, project, person, 
 def test_nobody_is_added_twice(client, project):
     person = make_member(project)
     page = post(client, address("members", project), username=person.username, role="reviewer")
-    assert "is a member of this project already" in page
+    assert "is already a member of this project" in page
     assert project.memberships.filter(user=person).count() == 1
 
 

@@ -124,7 +124,7 @@ def test_it_draws_no_task_twice_and_none_that_one_person_ranked(world):
         ({"size": 2001}, "1 to 2,000 tasks"),
         ({"before": 9}, "no published version 9"),
         ({"before": 2}, "no published version 2"),
-        ({"after": 1}, "under the guideline in force, version 2"),
+        ({"after": 1}, "under version 2, the guideline in force"),
     ],
 )
 def test_what_cannot_be_drawn_is_said_and_nothing_is_written(world, fields, sentence):
@@ -249,7 +249,7 @@ def test_the_command_draws_and_shows(world):
     )
     assert (drawn["tasks"], drawn["rankings"], drawn["before"], drawn["after"]) == (3, 6, 1, 2)
     assert RelabelSample.objects.get().seed == 5
-    assert "agreement after: not known yet" in command(world)
+    assert "agreement after: not available yet" in command(world)
     world.rank_copies(RelabelSample.objects.get())
     assert "agreement after: 1.000 (0.439 to 1.000)" in command(world)
     assert json.loads(command(world, "--json"))["how far the consensus moved"][0] == 0.5

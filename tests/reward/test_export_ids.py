@@ -188,7 +188,7 @@ def test_an_id_that_finds_no_place_is_counted(tmp_path):
     given = {"prompt": "R?", "response_1": "x", "response_2": "y", "code": 3}
     mapping = Mapping.parse(["response_id=code"])
     tally = import_file(saved(tmp_path, [given]), project=project, mapping=mapping).tally
-    assert tally.left_out["ids that belong to none of the responses of their row"] == 1
+    assert tally.left_out["ids that match no response of their row"] == 1
 
 
 def test_an_id_that_is_too_long_is_cut_and_counted(tmp_path):

@@ -4,9 +4,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from finetune.removal import deletion
 from finetune.removal.deletion import CannotDelete
+from labeling.management.lookups import project_named
 from labeling.models import Project
 from labeling.projects import archiving
-from reward.management.run_command import project_named
 
 
 class Command(BaseCommand):

@@ -5,7 +5,8 @@ from django.core.management import CommandError, CommandParser
 from finetune.engines.generation import ALL, NEW
 from finetune.management.models_named import model_named
 from finetune.registry import default_model
-from reward.management.run_command import RunCommand, project_named
+from labeling.management.lookups import project_named
+from reward.management.run_command import RunCommand
 
 
 class Command(RunCommand):

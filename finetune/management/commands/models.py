@@ -5,8 +5,8 @@ from django.core.management import CommandError, CommandParser
 from finetune import registry
 from finetune.models import Model
 from finetune.registry import checked_base
+from labeling.management.lookups import project_named
 from reward.management.model_command import ModelCommand
-from reward.management.run_command import project_named
 from reward.references import ReferenceProblem
 
 

@@ -1,18 +1,17 @@
-"""Records exported from Argilla 1 and 2, as JSON of records or as the columns of a data set.
+"""Records exported from Argilla 1 and 2, as JSON records or as the columns of a data set.
 
     {"id", "fields": {"prompt": …, "reply-1": …, "reply-2": …},
      "responses": {"ranking": [{"value": [{"value": "reply-2", "rank": 1}, …], "user_id": …}]}}
 
 Argilla 1 writes "responses" as [{"user_id", "status", "values": {"ranking": {"value": …}}}]. Its
-data sets have a column of [{"user_id", "value", "status"}] for each question, those of Argilla 2
-the columns "ranking.responses", "ranking.responses.users" and "ranking.responses.status". The
-records of Argilla's first text classification have "inputs" and an "annotation".
+data sets have a column of [{"user_id", "value", "status"}] for each question. Those of Argilla 2
+have the columns "ranking.responses", "ranking.responses.users" and "ranking.responses.status".
+Records of Argilla's first text classification have "inputs" and an "annotation".
 
-Every user's answer to a RankingQuestion is a ranking; equal ranks are a tie. Where there is none, a
-user's RatingQuestions, one for each response, become a ranking, equal ratings a tie. With two
-responses, a LabelQuestion whose answer names one of them is read too. Reviewers are "argilla-" and
-the user's id. Discarded answers and drafts are left out, and so are suggestions, which are those of
-a model.
+Every user's answer to a RankingQuestion is a ranking; equal ranks are a tie. Without one, a user's
+RatingQuestions, one for each response, become a ranking; equal ratings are a tie. With two
+responses, a LabelQuestion whose answer names one of them is read too. Reviewers are named
+"argilla-" and the user's id. Discarded answers, drafts and suggestions by models are left out.
 """
 
 import re
@@ -60,27 +59,27 @@ ABOUT = frozenset(
 
 VALUE = {"value": "ranking", "user_id": "reviewer", "status": "status"}
 ANSWERS: Meaning = {"": "ranking", "*": {"": "ranking", **VALUE}}
-"""Of "responses" by question."""
+"""The meaning of "responses" that is an object by question."""
 BY_USER: Meaning = {
     "": "ranking", "user_id": "reviewer", "status": "status",
     "values": {"*": {"": "ranking", "value": "ranking"}},
 }  # fmt: skip
-"""Of "responses" as a list with an element for each user."""
+"""The meaning of "responses" that is a list with one element per user."""
 
 Answers = dict[str, dict[str, Any]]
-"""user → question → answer"""
+"""The answers by user, then by question."""
 
 
 @dataclass
 class Record:
-    """A record in any of the shapes: its texts by name, and what each user said."""
+    """A record in any of the shapes: its texts by name, and the answers of each user."""
 
     fields: dict[str, Any]
     answers: Answers
     metadata: dict[str, Any]
     external_id: str
     prefix: str = ""
-    """Of the fields' names in the file."""
+    """The prefix of the fields' names in the file."""
 
 
 def recognises(first: Any) -> bool:
@@ -160,31 +159,31 @@ def _meaning_of(responses: Any) -> Meaning:
 
 
 def _answers(responses: Any, line: int, tally: Tally) -> Answers:
-    found: Answers = defaultdict(dict)
+    by_user: Answers = defaultdict(dict)
     if isinstance(responses, list):
         for item in responses:
-            given = _object(item, line)
-            if _counts(given.get("status"), tally):
-                for question, answer in _object(given.get("values") or {}, line).items():
-                    found[_user(given.get("user_id"))][question] = _object(answer, line).get(
+            annotation = _object(item, line)
+            if _counts(annotation.get("status"), tally):
+                for question, answer in _object(annotation.get("values") or {}, line).items():
+                    by_user[_user(annotation.get("user_id"))][question] = _object(answer, line).get(
                         "value"
                     )
-        return found
+        return by_user
     for question, answers in _object(responses, line).items():
-        _collect(found, question, _list(answers, line), line, tally)
-    return found
+        _collect(by_user, question, _list(answers, line), line, tally)
+    return by_user
 
 
-def _collect(found: Answers, question: str, answers: list[Any], line: int, tally: Tally) -> None:
+def _collect(by_user: Answers, question: str, answers: list[Any], line: int, tally: Tally) -> None:
     for item in answers:
-        given = _object(item, line)
-        if _counts(given.get("status"), tally):
-            found[_user(given.get("user_id"))][question] = given.get("value")
+        annotation = _object(item, line)
+        if _counts(annotation.get("status"), tally):
+            by_user[_user(annotation.get("user_id"))][question] = annotation.get("value")
 
 
 def _of_columns(row: dict[str, Any], line: int, tally: Tally) -> Record:
     """Read Argilla 2's data set: "q.responses", "q.responses.users" and "q.responses.status"."""
-    found: Answers = defaultdict(dict)
+    by_user: Answers = defaultdict(dict)
     for name in row:
         match = COLUMN.fullmatch(name)
         if match and not match[2]:
@@ -199,15 +198,15 @@ def _of_columns(row: dict[str, Any], line: int, tally: Tally) -> Record:
                 )
             for user, state, answer in zip(users, states, answers, strict=True):
                 if _counts(state, tally):
-                    found[_user(user)][match[1]] = answer
+                    by_user[_user(user)][match[1]] = answer
     kinds = {"users": "reviewer", "status": "status", None: "ranking"}
     meaning = {name: kinds[m[2]] for name in row if (m := COLUMN.fullmatch(name))}
-    return _flat(row, {name for name in row if name in meaning}, meaning, found, tally)
+    return _flat(row, {name for name in row if name in meaning}, meaning, by_user, tally)
 
 
 def _of_questions(row: dict[str, Any], line: int, tally: Tally) -> Record:
     """Read Argilla 1's data set: a column of users' answers for each question."""
-    found: Answers = defaultdict(dict)
+    by_user: Answers = defaultdict(dict)
     questions = _questions(row)
     for name in questions:
         answers = values.structure(row, name) or []
@@ -215,9 +214,9 @@ def _of_questions(row: dict[str, Any], line: int, tally: Tally) -> Record:
             keys = list(answers)
             lists = [_list(answers[key], line) for key in keys]
             answers = [dict(zip(keys, item, strict=False)) for item in zip(*lists, strict=False)]
-        _collect(found, name, _list(answers, line), line, tally)
+        _collect(by_user, name, _list(answers, line), line, tally)
     meaning = {name: {"": "ranking", **VALUE} for name in questions}
-    return _flat(row, set(questions), meaning, found, tally)
+    return _flat(row, set(questions), meaning, by_user, tally)
 
 
 def _flat(
@@ -282,10 +281,10 @@ def _object(value: Any, line: int) -> dict[str, Any]:
 
 
 def _list(value: Any, line: int) -> list[Any]:
-    found = value or []
-    if not isinstance(found, list):
+    items = value or []
+    if not isinstance(items, list):
         raise BadInput(f"answers must be a list; got {str(value)[:60]!r}.", line)
-    return found
+    return items
 
 
 def _counts(status: Any, tally: Tally) -> bool:
@@ -303,36 +302,36 @@ def _draft(record: Record, line: int, tally: Tally) -> Draft:
     name = next((name for name in PROMPT if values.holds(fields.get(name))), None)
     named = _responses(fields, name)
     meaning = {name or "": "prompt", **dict.fromkeys(named, "response")}
-    kept = account(fields, meaning, tally, prefix=record.prefix)
+    metadata = account(fields, meaning, tally, prefix=record.prefix)
     if name is None:
-        raise BadInput(f"no field is the prompt; one of {', '.join(PROMPT)} is.", line)
+        raise BadInput(f"no field is the prompt. Name one of the fields {', '.join(PROMPT)}.", line)
     draft = Draft(
         line,
         values.messages(values.chat_or_text(fields, name), line, record.prefix + name, tally),
         external_id=record.external_id,
-        meta={**record.metadata, **kept},
+        meta={**record.metadata, **metadata},
     )
-    places = {
-        key: draft.place(
+    indexes = {
+        key: draft.add(
             values.reply(values.chat_or_text(fields, key), line, record.prefix + key, tally),
             str(record.metadata.get(f"{key}_model") or ""),
         )
         for key in named
     }
-    for user, given in record.answers.items():
+    for user, answers in record.answers.items():
         tally.read["users' answers"] += 1
-        tiers, used = _tiers(given, places, line)
+        tiers, used = _tiers(answers, indexes, line)
         if not tiers:
             tally.left_out[UNREAD] += 1
             continue
-        reasons = {q: a for q, a in given.items() if q not in used and _is_reason(q, a)}
-        tally.left_out[FURTHER] += len(given.keys() - used - reasons.keys())
+        reasons = {q: a for q, a in answers.items() if q not in used and _is_reason(q, a)}
+        tally.left_out[FURTHER] += len(answers.keys() - used - reasons.keys())
         draft.judge(user, tiers, tally, rationale="\n\n".join(reasons.values()))
     return draft
 
 
 def _responses(fields: dict[str, Any], prompt: str | None) -> list[str]:
-    """Return the names of the fields that are responses, which their names say if they can."""
+    """Return the names of the fields that are responses, by their names if possible."""
     texts = [k for k, v in fields.items() if k != prompt and v and isinstance(v, str | list)]
     answers = [k for k, v in fields.items() if k != prompt and v != "" and ANSWER.search(k)]
     readable = [k for k in answers if k in texts or values.as_text(fields[k]) is not None]
@@ -344,31 +343,31 @@ def _is_reason(question: str, answer: Any) -> bool:
 
 
 def _tiers(
-    given: dict[str, Any], places: dict[str, int], line: int
+    answers: dict[str, Any], indexes: dict[str, int], line: int
 ) -> tuple[list[list[int]] | None, set[str]]:
-    """Return the order that a user's answers give, and the questions it comes from."""
-    for question, value in given.items():
+    """Return the order given by a user's answers, and the questions it comes from."""
+    for question, value in answers.items():
         value = _listed(value)
-        if isinstance(value, list) and len(value) > 1 and (tiers := _ranked(value, places, line)):
+        if isinstance(value, list) and len(value) > 1 and (tiers := _ranked(value, indexes, line)):
             return tiers, {question}
     scores = {
-        question: (place, score)
-        for question, value in given.items()
-        if (score := number(value)) is not None and (place := _place(question, places)) is not None
+        question: (index, score)
+        for question, value in answers.items()
+        if (score := number(value)) is not None and (index := _index(question, indexes)) is not None
     }
     if len(scores) > 1:
         return in_tiers(dict(scores.values())), set(scores)
-    for question, value in given.items():
+    for question, value in answers.items():
         label = value[0] if isinstance(value, list) and len(value) == 1 else value
         if (
             isinstance(label, str)
             and not REASON.search(question)
-            and len(set(places.values())) == 2
+            and len(set(indexes.values())) == 2
         ):
             if label.strip().lower() in TIES:
-                return [list(places.values())], {question}
-            if (best := _labelled(label, places)) is not None:
-                return [[best], [place for place in places.values() if place != best]], {question}
+                return [list(indexes.values())], {question}
+            if (best := _labelled(label, indexes)) is not None:
+                return [[best], [index for index in indexes.values() if index != best]], {question}
     return None, set()
 
 
@@ -382,47 +381,47 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _ranked(value: list[Any], places: dict[str, int], line: int) -> list[list[int]] | None:
+def _ranked(value: list[Any], indexes: dict[str, int], line: int) -> list[list[int]] | None:
     """Return tiers from [{"value", "rank"}, …], or from just the names in order."""
     if all(isinstance(item, str) for item in value):
-        if all(_place(name, places) is None for name in value):
+        if all(_index(name, indexes) is None for name in value):
             return None  # labels of another kind
         value = [{"value": name, "rank": count} for count, name in enumerate(value)]
     ranked = []
     for item in value:
         if not isinstance(item, dict) or "value" not in item or "rank" not in item:
             return None
-        if (place := _place(str(item["value"]), places)) is None:
+        if (index := _index(str(item["value"]), indexes)) is None:
             raise BadInput(f"the ranking names {item['value']!r}, which is not a field.", line)
         if (rank := number(item["rank"])) is not None:
-            ranked.append((rank, place))
+            ranked.append((rank, index))
     ranked.sort(key=lambda pair: pair[0])
-    return [[place for _, place in tied] for _, tied in groupby(ranked, key=lambda pair: pair[0])]
+    return [[index for _, index in tied] for _, tied in groupby(ranked, key=lambda pair: pair[0])]
 
 
-def _labelled(label: str, places: dict[str, int]) -> int | None:
-    """Return the place of the only field that a label names, by its name or its number."""
+def _labelled(label: str, indexes: dict[str, int]) -> int | None:
+    """Return the index of the only field that a label names, by its name or its number."""
     wanted = _bare(label)
-    exact = [place for key, place in places.items() if _bare(key) == wanted]
-    within = [place for key, place in places.items() if _bare(key) in wanted]
-    counted = [p for key, p in places.items() if re.findall(r"\d+", key)[-1:] == [wanted]]
-    return next((found[0] for found in (exact, within, counted) if len(found) == 1), None)
+    exact = [index for key, index in indexes.items() if _bare(key) == wanted]
+    within = [index for key, index in indexes.items() if _bare(key) in wanted]
+    counted = [p for key, p in indexes.items() if re.findall(r"\d+", key)[-1:] == [wanted]]
+    return next((matches[0] for matches in (exact, within, counted) if len(matches) == 1), None)
 
 
-def _place(name: str, places: dict[str, int]) -> int | None:
-    """Return the place of a field by its name, however spelled; a question may add words to it."""
-    if name in places:
-        return places[name]
+def _index(name: str, indexes: dict[str, int]) -> int | None:
+    """Return the index of the field that a name contains, in any spelling, or None."""
+    if name in indexes:
+        return indexes[name]
     wanted = _bare(name)
-    exact = [place for key, place in places.items() if _bare(key) == wanted]
-    within = [place for key, place in places.items() if _bare(key) in wanted]
+    exact = [index for key, index in indexes.items() if _bare(key) == wanted]
+    within = [index for key, index in indexes.items() if _bare(key) in wanted]
     digits = re.findall(r"\d+", name)
     counted = [
-        place
-        for key, place in places.items()
+        index
+        for key, index in indexes.items()
         if digits and re.findall(r"\d+", key)[-1:] == digits[-1:]
     ]
-    return next((found[0] for found in (exact, within, counted) if len(found) == 1), None)
+    return next((matches[0] for matches in (exact, within, counted) if len(matches) == 1), None)
 
 
 def _bare(name: str) -> str:

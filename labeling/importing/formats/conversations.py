@@ -1,4 +1,4 @@
-"""What the formats of others have in common: how they write a chat, an answer and who is better."""
+"""Helpers shared by formats: chats, drafts of prompts, and orders from scores."""
 
 import json
 import re
@@ -23,7 +23,7 @@ NAMES_OF_ROLES = {
 }  # fmt: skip
 
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
-"""Where a turn of a transcript begins, as Anthropic's data sets write them."""
+"""The beginning of a turn of a transcript in Anthropic's data sets."""
 
 Messages = list[dict[str, str]]
 
@@ -49,10 +49,10 @@ def can_be_answered(messages: Messages) -> bool:
 
 
 def same_start(first: Messages, second: Messages) -> int:
-    """How many messages two chats share from the beginning."""
+    """Return the number of messages that two chats share at the beginning."""
     count = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
+    for message, other in zip(first, second, strict=False):
+        if message != other:
             break
         count += 1
     return count
@@ -60,7 +60,7 @@ def same_start(first: Messages, second: Messages) -> int:
 
 @dataclass
 class Draft:
-    """A prompt in the making. Two answers that are the same text by the same model are one."""
+    """A prompt under construction. Equal texts by the same model are one response."""
 
     line: int
     messages: Messages
@@ -70,24 +70,26 @@ class Draft:
     task_id: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
 
-    def place(self, text: str, model: str = "", external_id: str = "") -> int:
+    def add(self, text: str, model: str = "", external_id: str = "") -> int:
         response = ResponseRecord(text, model or "unknown", external_id)
         return self.responses.setdefault(response, len(self.responses))
 
     def judge(
         self, reviewer: str, tiers: Iterable[Iterable[int]], tally: Tally, **more: Any
     ) -> None:
-        """Take what a reviewer said, unless it compares a response with itself."""
+        """Add a reviewer's ranking, unless it compares a response with itself."""
         kept = [list(dict.fromkeys(tier)) for tier in tiers]
-        placed = [place for tier in kept for place in tier]
-        if len(set(placed)) < len(placed) or len(placed) < 2:
-            tally.left_out[ITS_OWN_TWIN if len(placed) > 1 else OF_ONE] += 1
+        indexes = [index for tier in kept for index in tier]
+        if len(set(indexes)) < len(indexes) or len(indexes) < 2:
+            tally.left_out[ITS_OWN_TWIN if len(indexes) > 1 else OF_ONE] += 1
             return
         tally.read["rankings"] += 1
         self.rankings.append(RankingRecord(reviewer, [tier for tier in kept if tier], **more))
 
     def records(self, tally: Tally) -> Iterator[PromptRecord]:
-        """The prompt with one task of its responses; none when the chat cannot be answered."""
+        """Yield the prompt with a task of its responses, or nothing if the chat is already
+        answered.
+        """
         if not can_be_answered(self.messages):
             tally.left_out[NOTHING_TO_ANSWER] += 1
             return
@@ -100,28 +102,28 @@ class Draft:
         )
 
     def _drop_empty(self, tally: Tally) -> None:
-        """Remove responses without a text, which nobody could judge, from all rankings."""
+        """Remove responses without text from the prompt and its rankings, as they cannot be judged."""
         kept = [response for response in self.responses if response.text.strip()]
         if len(kept) == len(self.responses):
             return
         tally.left_out[EMPTY] += len(self.responses) - len(kept)
-        new = {self.responses[response]: place for place, response in enumerate(kept)}
-        self.responses = {response: place for place, response in enumerate(kept)}
+        new = {self.responses[response]: index for index, response in enumerate(kept)}
+        self.responses = {response: index for index, response in enumerate(kept)}
         rankings = [_renumbered(ranking, new) for ranking in self.rankings]
         self.rankings = [ranking for ranking in rankings if sum(map(len, ranking.tiers)) > 1]
         tally.left_out[EMPTY_JUDGED] += len(rankings) - len(self.rankings)
         tally.read["rankings"] -= len(rankings) - len(self.rankings)
 
     def _tasks(self) -> list[TaskRecord]:
-        """Of more than nine responses, several tasks as equal as possible."""
-        places = list(range(len(self.responses)))
-        if len(places) < 2:
+        """Return the tasks of the prompt. More than nine responses are split into equal tasks."""
+        indexes = list(range(len(self.responses)))
+        if len(indexes) < 2:
             return []
-        if len(places) <= MOST:
+        if len(indexes) <= MOST:
             rankings = [r for r in self.rankings if sum(map(len, r.tiers)) > 1]
-            return [TaskRecord(self.line, places, rankings, external_id=self.task_id)]
-        count = -(-len(places) // MOST)
-        shares = [places[number::count] for number in range(count)]
+            return [TaskRecord(self.line, indexes, rankings, external_id=self.task_id)]
+        count = -(-len(indexes) // MOST)
+        shares = [indexes[number::count] for number in range(count)]
         return [
             TaskRecord(
                 self.line,
@@ -143,25 +145,25 @@ class Draft:
 
 
 def _renumbered(ranking: RankingRecord, new: Mapping[int, int]) -> RankingRecord:
-    """Return the ranking with new places for its responses, without those that have none."""
-    tiers = [[new[place] for place in tier if place in new] for tier in ranking.tiers]
+    """Return the ranking with new indexes for its responses, without removed responses."""
+    tiers = [[new[index] for index in tier if index in new] for tier in ranking.tiers]
     above = tiers[: ranking.cut] if ranking.cut is not None else []
     return replace(
         ranking,
         tiers=[tier for tier in tiers if tier],
         cut=None if ranking.cut is None else sum(map(bool, above)),
-        ratings={new[place]: rated for place, rated in ranking.ratings.items() if place in new},
+        ratings={new[index]: rated for index, rated in ranking.ratings.items() if index in new},
     )
 
 
 def in_tiers(scores: dict[int, float]) -> list[list[int]]:
-    """Places by score, highest first; the same score is a tie."""
-    ordered = sorted(scores, key=lambda place: (-scores[place], place))
-    return [list(tied) for _, tied in groupby(ordered, key=lambda place: scores[place])]
+    """Return indexes by score, highest first. Equal scores are a tie."""
+    ordered = sorted(scores, key=lambda index: (-scores[index], index))
+    return [list(tied) for _, tied in groupby(ordered, key=lambda index: scores[index])]
 
 
 def signed(first: int, second: int, preference: float) -> tuple[list[list[int]], float | None]:
-    """Tiers and strength of a graded pair: below 0 the first is better, above 0 the second."""
+    """Return tiers and strength of a graded pair: the first is better below 0, the second above 0."""
     if not preference:
         return [[first, second]], None
     order = [[first], [second]] if preference < 0 else [[second], [first]]
@@ -169,24 +171,24 @@ def signed(first: int, second: int, preference: float) -> tuple[list[list[int]],
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also where it is written as text; None for anything else."""
+    """Return a finite number, also from text, or None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        found = float(value)
+        result = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if found - found == 0 else None
+    return result if result - result == 0 else None
 
 
 def text_of(value: dict[str, Any], names: Iterable[str]) -> str:
-    """The first of these that holds something, as text."""
-    found = next((value[name] for name in names if value.get(name) not in (None, "")), "")
-    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    """Return the first of these values that is not empty, as text."""
+    content = next((value[name] for name in names if value.get(name) not in (None, "")), "")
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def name_of(value: Any) -> str:
-    """Return an id as text: 0 is one; 7.0, as data frames write it, is 7; None is none."""
+    """Return an id as text: 0 is an id, 7.0 (as data frames write it) is 7, and None is ""."""
     value = finite(value)
     if value is None or value in ("", [], {}):
         return ""
@@ -198,9 +200,9 @@ def name_of(value: Any) -> str:
 def account(
     row: dict[str, Any], meaning: Meaning, tally: Tally, prefix: str = ""
 ) -> dict[str, Any]:
-    """Count every column of a row and return those to be kept with its prompt.
+    """Count every column of a row and return those to be stored with its prompt.
 
-    `meaning`: what a format does with the columns it knows; it keeps all others.
+    `meaning` gives the meaning of the columns that a format uses; all others are stored.
     """
     tally.columns.add(row, meaning, prefix, default="metadata")
     return {
@@ -211,7 +213,7 @@ def account(
 
 
 def finite(value: Any) -> Any:
-    """Return the value with None for NaN and infinity, which neither JSON nor a database keeps."""
+    """Return the value with None for NaN and infinity, which neither JSON nor the database stores."""
     if isinstance(value, str):  # nearly every cell
         return value
     if isinstance(value, float):

@@ -1,12 +1,12 @@
-"""HelpSteer3 preferences: a conversation, two responses, and how much better several people find one.
+"""HelpSteer3 preferences: a conversation, two responses, and graded preferences by several people.
 
     {"context": [{"role", "content"}, …], "response1": …, "response2": …, "overall_preference": -2,
      "individual_preference": [{"score": -2, "reasoning": …}, …]}
 
-A score goes from -3 (response 1 is much better) over 0 (about the same) to 3 (response 2 is much
-better), and becomes the strength of the ranking. Each individual preference is a ranking by the
-reviewer "helpsteer-1", "helpsteer-2", …, its reasoning the rationale. Where a row has none, the
-overall preference is one, by "helpsteer".
+A score ranges from -3 (response 1 is much better) to 3 (response 2 is much better), with 0 for
+about the same, and becomes the strength of the ranking. Each individual preference is a ranking by
+the reviewer "helpsteer-1", "helpsteer-2", …, with its reasoning as the rationale. In a row without
+them, the overall preference is a ranking by "helpsteer".
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
         meta=meta,
     )
     sides = [
-        draft.place(values.reply(values.chat_or_text(row, side), line, side, tally))
+        draft.add(values.reply(values.chat_or_text(row, side), line, side, tally))
         for side in ("response1", "response2")
     ]
     for reviewer, score, reasoning in _scores(row, line, tally):
@@ -61,15 +61,15 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
 
 
 def _scores(row: dict[str, Any], line: int, tally: Tally) -> Iterator[tuple[str, float, str]]:
-    given = values.structure(row, "individual_preference") or []
-    if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+    preferences = values.structure(row, "individual_preference") or []
+    if not isinstance(preferences, list) or not all(isinstance(item, dict) for item in preferences):
         raise BadInput('"individual_preference" must be a list of objects.', line)
-    for count, item in enumerate(given, start=1):
+    for count, item in enumerate(preferences, start=1):
         reasoning = text_of(item, ("reasoning",))
         yield f"{REVIEWER}-{count}", _score(item.get("score"), "score", line), reasoning
     if row.get("overall_preference") is None:
         return
-    if given:
+    if preferences:
         tally.left_out[OVERALL] += 1
         return
     yield REVIEWER, _score(row["overall_preference"], "overall_preference", line), ""
@@ -78,5 +78,5 @@ def _scores(row: dict[str, Any], line: int, tally: Tally) -> Iterator[tuple[str,
 def _score(value: Any, name: str, line: int) -> float:
     score = number(value)
     if score is None or abs(score) > STRONGEST:
-        raise BadInput(f'"{name}" goes from -{STRONGEST} to {STRONGEST}; got {value!r}.', line)
+        raise BadInput(f'"{name}" must be from -{STRONGEST} to {STRONGEST}; got {value!r}.', line)
     return score

@@ -2,8 +2,8 @@ r"""Anthropic's HH-RLHF: "chosen" and "rejected", each a whole transcript as one
 
     {"chosen": "\n\nHuman: …\n\nAssistant: …", "rejected": "\n\nHuman: …\n\nAssistant: …"}
 
-The turns that both share are the prompt, and what the assistant says last are the two responses,
-ranked once by the reviewer "hh-rlhf". Transcripts that part before the last turn are left out.
+The turns shared by both are the prompt. The last turns of the assistant are the two responses,
+ranked once by the reviewer "hh-rlhf". Transcripts that differ before the last turn are left out.
 """
 
 from collections.abc import Iterator
@@ -35,10 +35,10 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
     chosen, rejected = (_turns(row.get(side), side, line) for side in ("chosen", "rejected"))
     ends = {chosen[-1]["role"], rejected[-1]["role"]}
     if chosen[:-1] != rejected[:-1] or ends != {"assistant"}:
-        tally.left_out["pairs whose transcripts part before the last turn"] += 1
+        tally.left_out["pairs whose transcripts differ before the last turn"] += 1
         return
     draft = Draft(line, chosen[:-1], meta=meta)
-    sides = [[draft.place(side[-1]["content"])] for side in (chosen, rejected)]
+    sides = [[draft.add(side[-1]["content"])] for side in (chosen, rejected)]
     draft.judge(REVIEWER, sides, tally)
     yield from draft.records(tally)
 

@@ -1,19 +1,20 @@
-"""The product's own plain form: one JSON object a line, one prompt each.
+"""Tiebreak's own format: one JSON object per line, one prompt per object.
 
     {"messages": [{"role": "user", "content": "…"}],
      "responses": [{"text": "…", "model": "…"}, …],
      "rankings": [{"reviewer": "ada", "tiers": [[1], [0, 2]], "cut": 1, "rationale": "…"}]}
 
-Tiers are lists of places in "responses", from 0, best first; or of the responses' ids, when every
-response has an "id". A line may hold a prompt alone, or responses without rankings: those become a
-task for reviewers. Also read: "id", "meta" and "priority" of the line; "strength", "ratings",
-"flags" and "active_seconds" of a ranking. Any other name is refused, so that a slip is noticed.
+Tiers are lists of indexes in "responses", from 0, best first. They are lists of response ids when
+every response has an "id". A line may hold only a prompt, or responses without rankings, which
+become a task for reviewers. A line may also have "id", "meta" and "priority"; a ranking may have
+"strength", "ratings", "flags" and "active_seconds". Other names are refused, to catch typing
+errors.
 
-"gold" says what is known of the answer, as labeling.gold.constraints has it but with the responses named as in
+"gold" is the known answer in the form of labeling.gold.constraints, with responses named as in
 tiers: {"constraints": [{"kind": "above", "a": 0, "b": 2}], "purpose": "check", "explanation": "…"}.
 
-`manage.py export --format full` writes the same with several tasks to a prompt: "tasks", each with
-the places of its "responses", its "rankings", "priority", "rankings_wanted" and "kind".
+`manage.py export --format full` writes the same format with several tasks per prompt: "tasks", each
+with the indexes of its "responses", its "rankings", "priority", "rankings_wanted" and "kind".
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -94,16 +95,17 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     tally.read["lines"] += 1
     tally.columns.add({name: _parsed(item) for name, item in value.items()}, MEANING)
     responses = [_response(response, line) for response in _list(value, "responses", line)]
-    places = _places_by_name(_list(value, "responses", line), line)
+    indexes = _indexes_by_name(_list(value, "responses", line), line)
     if value.get("tasks") is not None:
         for name in ("rankings", "gold", "priority"):
             if value.get(name) not in (None, []):
                 raise BadInput(
-                    f'a line with "tasks" has "{name}" in each task, not in itself.', line
+                    f'a line with "tasks" must have "{name}" in each task, not at the top level.',
+                    line,
                 )
-        tasks = [_task(one, places, line) for one in _list(value, "tasks", line)]
+        tasks = [_task(item, indexes, line) for item in _list(value, "tasks", line)]
     else:
-        tasks = _only_task(value, places, line)
+        tasks = _only_task(value, indexes, line)
     tally.read["responses"] += len(responses)
     tally.read["rankings"] += sum(len(task.rankings) for task in tasks)
     if golds := sum(task.gold is not None for task in tasks):
@@ -128,21 +130,21 @@ def _messages(value: dict[str, Any], line: int, tally: Tally) -> list[dict[str, 
         raise BadInput('"messages" must be a list of {"role", "content"}, not empty.', line)
     messages = [values.message(item, line, "messages", tally, "messages[].") for item in chat]
     if not can_be_answered(messages):
-        raise BadInput("the last message is the assistant's; there is nothing to answer.", line)
+        raise BadInput("the last message is the assistant's, so there is nothing to answer.", line)
     return messages
 
 
 def _parsed(value: Any) -> Any:
-    """Return the list or object that a cell of a table holds as JSON; other values as they are."""
-    found = values.parsed(value) if isinstance(value, str) else None
-    return value if found is None else found
+    """Return the list or object that a cell of a table holds as JSON, and other values unchanged."""
+    content = values.parsed(value) if isinstance(value, str) else None
+    return value if content is None else content
 
 
 def _list(value: dict[str, Any], name: str, line: int) -> list[Any]:
-    found = _parsed(value.get(name)) or []
-    if not isinstance(found, list):
+    items = _parsed(value.get(name)) or []
+    if not isinstance(items, list):
         raise BadInput(f'"{name}" must be a list.', line)
-    return found
+    return items
 
 
 def _response(value: Any, line: int) -> ResponseRecord:
@@ -168,72 +170,77 @@ def _response(value: Any, line: int) -> ResponseRecord:
     )
 
 
-Places = Mapping[Any, int]
+Indexes = Mapping[Any, int]
 
 
-def _places_by_name(responses: Sequence[Any], line: int) -> Places:
-    names = [one.get("id") if isinstance(one, dict) else None for one in responses]
+def _indexes_by_name(responses: Sequence[Any], line: int) -> Indexes:
+    names = [response.get("id") if isinstance(response, dict) else None for response in responses]
     if any(name is None for name in names):
-        return {place: place for place in range(len(responses))}
+        return {index: index for index in range(len(responses))}
     try:
-        places = {name: place for place, name in enumerate(names)}
+        indexes = {name: index for index, name in enumerate(names)}
     except TypeError:
-        raise BadInput("the id of a response is text or a number.", line) from None
-    if len(places) < len(names):
+        raise BadInput("the id of a response must be text or a number.", line) from None
+    if len(indexes) < len(names):
         raise BadInput("two responses have the same id.", line)
-    return places
+    return indexes
 
 
 # --- tasks ---------------------------------------------------------------------------------------
 
 
-def _only_task(value: dict[str, Any], places: Places, line: int) -> list[TaskRecord]:
-    said = _list(value, "rankings", line)
-    if said and len(places) < 2:
-        raise BadInput(f"there are rankings of {len(places)} response(s); it takes two.", line)
-    made = [_ranking(one, places, line) for one in said]
-    if len(places) > 9:
-        raise BadInput(f"a task ranks at most 9 responses; there are {len(places)}.", line)
-    known = _gold(value, places, line)
-    if known and len(places) < 2:
+def _only_task(value: dict[str, Any], indexes: Indexes, line: int) -> list[TaskRecord]:
+    items = _list(value, "rankings", line)
+    if items and len(indexes) < 2:
+        raise BadInput(
+            f"there are rankings of {len(indexes)} response(s); at least two are needed.", line
+        )
+    rankings = [_ranking(item, indexes, line) for item in items]
+    if len(indexes) > 9:
+        raise BadInput(f"a task ranks at most 9 responses; there are {len(indexes)}.", line)
+    gold = _gold(value, indexes, line)
+    if gold and len(indexes) < 2:
         raise BadInput("a gold task has at least two responses.", line)
-    kind = Task.Kind.GOLD if known else Task.Kind.RANKING
+    kind = Task.Kind.GOLD if gold else Task.Kind.RANKING
     whole = TaskRecord(
-        line, list(places.values()), made, _priority(value, line), None, kind.value, known
+        line, list(indexes.values()), rankings, _priority(value, line), None, kind.value, gold
     )
-    return [whole] if len(places) > 1 else []
+    return [whole] if len(indexes) > 1 else []
 
 
-def _task(value: Any, places: Places, line: int) -> TaskRecord:
+def _task(value: Any, indexes: Indexes, line: int) -> TaskRecord:
     _known(value, TASK, "a task", line)
-    responses = [_place(name, places, line) for name in _list(value, "responses", line)]
+    responses = [_index(name, indexes, line) for name in _list(value, "responses", line)]
     if not 2 <= len(responses) <= 9:
         raise BadInput(f"a task ranks 2 to 9 responses; this one has {len(responses)}.", line)
     wanted, kind = value.get("rankings_wanted"), value.get("kind") or Task.Kind.RANKING.value
     if wanted is not None and (isinstance(wanted, bool) or wanted not in range(1, 10)):
-        raise BadInput(f'"rankings_wanted" goes from 1 to 9; got {wanted!r}.', line)
+        raise BadInput(f'"rankings_wanted" must be from 1 to 9; got {wanted!r}.', line)
     if kind not in KINDS:
         raise BadInput(f'the "kind" of a task is one of {", ".join(KINDS)}; got {kind!r}.', line)
-    made = [_ranking(one, places, line) for one in _list(value, "rankings", line)]
-    known = _gold(value, places, line)
-    kind = Task.Kind.GOLD.value if known else kind
+    rankings = [_ranking(item, indexes, line) for item in _list(value, "rankings", line)]
+    gold = _gold(value, indexes, line)
+    kind = Task.Kind.GOLD.value if gold else kind
     name = name_of(value.get("id"))
-    return TaskRecord(line, responses, made, _priority(value, line), wanted, kind, known, name)
+    return TaskRecord(line, responses, rankings, _priority(value, line), wanted, kind, gold, name)
 
 
-def _gold(value: dict[str, Any], places: Places, line: int) -> GoldRecord | None:
-    """What is known of the answer; labeling.gold.constraints says what is wrong with it."""
-    if (said := _parsed(value.get("gold"))) is None:
+def _gold(value: dict[str, Any], indexes: Indexes, line: int) -> GoldRecord | None:
+    """Return the known answer, unchecked; labeling.gold.constraints checks it."""
+    if (gold := _parsed(value.get("gold"))) is None:
         return None
-    _known(said, GOLD, '"gold"', line)
+    _known(gold, GOLD, '"gold"', line)
     constraints = [
-        {name: _place(of, places, line) if name in ("a", "b") else of for name, of in one.items()}
-        if isinstance(one, dict)
-        else one
-        for one in _list(said, "constraints", line)
+        {
+            key: _index(name, indexes, line) if key in ("a", "b") else name
+            for key, name in constraint.items()
+        }
+        if isinstance(constraint, dict)
+        else constraint
+        for constraint in _list(gold, "constraints", line)
     ]
     return GoldRecord(
-        constraints, str(said.get("purpose") or "check"), str(said.get("explanation") or "")
+        constraints, str(gold.get("purpose") or "check"), str(gold.get("explanation") or "")
     )
 
 
@@ -242,15 +249,15 @@ def _priority(value: dict[str, Any], line: int) -> int:
         return 5
     priority = number(value["priority"])
     if priority is None or priority not in range(10):
-        raise BadInput(f'"priority" goes from 0 to 9; got {value["priority"]!r}.', line)
+        raise BadInput(f'"priority" must be from 0 to 9; got {value["priority"]!r}.', line)
     return int(priority)
 
 
-def _ranking(value: Any, places: Places, line: int) -> RankingRecord:
+def _ranking(value: Any, indexes: Indexes, line: int) -> RankingRecord:
     _known(value, RANKING, "a ranking", line)
     reviewer, tiers = value.get("reviewer"), value.get("tiers")
     if not isinstance(reviewer, str) or not reviewer.strip():
-        raise BadInput('each ranking must say its "reviewer".', line)
+        raise BadInput('each ranking must have a "reviewer".', line)
     if not isinstance(tiers, list) or not all(isinstance(tier, list) for tier in tiers):
         raise BadInput('"tiers" must be a list of lists, best first.', line)
     fields = {
@@ -263,25 +270,28 @@ def _ranking(value: Any, places: Places, line: int) -> RankingRecord:
             raise BadInput(f'"{name}" must be a finite number; got {str(fields[name])[:40]}.', line)
     return RankingRecord(
         reviewer=reviewer.strip(),
-        tiers=[[_place(name, places, line) for name in tier] for tier in tiers],
-        ratings=_by_place(value, "ratings", places, line),
-        flags=_by_place(value, "flags", places, line),
-        shown_order=_shown_order(value, places, line),
+        tiers=[[_index(name, indexes, line) for name in tier] for tier in tiers],
+        ratings=_by_index(value, "ratings", indexes, line),
+        flags=_by_index(value, "flags", indexes, line),
+        shown_order=_shown_order(value, indexes, line),
         created_at=_moment(value.get("created_at"), line),
         **fields,
     )
 
 
-def _shown_order(value: dict[str, Any], places: Places, line: int) -> list[int]:
-    """As given, else from "rationale_letters", which say the same: {"A": 2, "B": 0, "C": 1}."""
-    order = [_place(name, places, line) for name in _list(value, "shown_order", line)]
+def _shown_order(value: dict[str, Any], indexes: Indexes, line: int) -> list[int]:
+    """Return the order shown, from "shown_order" or from "rationale_letters".
+
+    The letters give the same order as an object: {"A": 2, "B": 0, "C": 1}.
+    """
+    order = [_index(name, indexes, line) for name in _list(value, "shown_order", line)]
     letters = _parsed(value.get("rationale_letters")) or {}
     if not isinstance(letters, dict) or sorted(letters) != list(LETTERS[: len(letters)]):
         raise BadInput(
             '"rationale_letters" must be an object that gives each letter from A on a response.',
             line,
         )
-    lettered = [_place(letters[letter], places, line) for letter in sorted(letters)]
+    lettered = [_index(letters[letter], indexes, line) for letter in sorted(letters)]
     if order and lettered and order != lettered:
         raise BadInput('"shown_order" and "rationale_letters" contradict each other.', line)
     return order or lettered
@@ -291,32 +301,32 @@ def _moment(value: Any, line: int) -> datetime | None:
     if value is None or isinstance(value, datetime):
         return value
     try:
-        found = parse_datetime(value) if isinstance(value, str) else None
+        moment = parse_datetime(value) if isinstance(value, str) else None
     except ValueError:
-        found = None
-    if found is None or not is_aware(found):
-        sentence = f'"created_at" is a moment such as 2026-02-28T12:00:00Z; got {value!r}.'
+        moment = None
+    if moment is None or not is_aware(moment):
+        sentence = f'"created_at" must be a time with a time zone, such as 2026-02-28T12:00:00Z; got {value!r}.'
         raise BadInput(sentence, line)
-    return found
+    return moment
 
 
-def _place(name: Any, places: Places, line: int) -> int:
+def _index(name: Any, indexes: Indexes, line: int) -> int:
     try:
         if not isinstance(name, bool):
-            return places[name]
+            return indexes[name]
     except (KeyError, TypeError):
         pass
-    raise BadInput(f"there is no response {name!r}; there are {list(places)}.", line)
+    raise BadInput(f"there is no response {name!r}; there are {list(indexes)}.", line)
 
 
-def _by_place(value: dict[str, Any], name: str, places: Places, line: int) -> dict[int, Any]:
-    """Keys of a JSON object are text, also where the responses are counted."""
-    given = _parsed(value.get(name)) or {}
-    if not isinstance(given, dict):
+def _by_index(value: dict[str, Any], name: str, indexes: Indexes, line: int) -> dict[int, Any]:
+    """Return an object by response. JSON keys are text, even when responses are named by index."""
+    by_response = _parsed(value.get(name)) or {}
+    if not isinstance(by_response, dict):
         raise BadInput(f'"{name}" must be an object by response.', line)
     kind = dict if name == "ratings" else list
-    if not all(isinstance(content, kind) for content in given.values()):
-        what = "an object by criterion" if kind is dict else "a list"
-        raise BadInput(f'"{name}" of a response must be {what}.', line)
-    named = {str(key): place for key, place in places.items()}
-    return {_place(key, named, line): content for key, content in given.items()}
+    if not all(isinstance(content, kind) for content in by_response.values()):
+        expected = "an object by criterion" if kind is dict else "a list"
+        raise BadInput(f'"{name}" of a response must be {expected}.', line)
+    named = {str(key): index for key, index in indexes.items()}
+    return {_index(key, named, line): content for key, content in by_response.items()}

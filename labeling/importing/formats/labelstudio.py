@@ -1,18 +1,18 @@
-"""Label Studio's exports: tasks with their annotations as JSON, or one row for each annotation.
+"""Label Studio exports: tasks with their annotations as JSON, or one row per annotation.
 
-Read are the results of Ranker (an order, or buckets), Pairwise (left or right) and Choices with the
-answer left, right or a tie. `completed_by` is the reviewer, named "labelstudio-" and their number;
-`lead_time` is the active time; texts written next to a ranking are its rationale. A cancelled
-annotation is left out, and so is any other result.
+The results of Ranker (an order, or buckets), Pairwise (left or right) and Choices (left, right or a
+tie) are read. `completed_by` is the reviewer, named "labelstudio-" and their number; `lead_time` is
+the active time; texts written next to a ranking are its rationale. Cancelled annotations and other
+results are left out.
 
-The items of a Ranker are the list in `data` that has their ids. The sides of a pair are two texts in
-`data` whose names differ in their ending only: 1 and 2, a and b, left and right. With several
-buckets, each is a tier, in the order of the export; what stayed in "_" was not ranked. A ranking
-that gave a choice and a pairwise answer counts once.
+The items of a Ranker are the list in `data` that has their ids. The sides of a pair are two texts
+in `data` whose names differ only in their ending: 1 and 2, a and b, left and right. Each bucket is
+a tier, in the order of the export; items in "_" were not ranked. An annotation with both a choice
+and a pairwise answer counts once.
 
-JSON_MIN and CSV have a row for each annotation, with the data of the task and a column for each
-result. They are read here when they hold a Ranker's items, a result that is an object, or a text
-that is a choice; other rows are read as tables (labeling.importing.formats.columns).
+JSON_MIN and CSV have a row per annotation, with the data of the task and a column for each result.
+They are read here when they hold the items of a Ranker, a result that is an object, or a text that
+is a choice. Other rows are read as tables (labeling.importing.formats.columns).
 """
 
 import re
@@ -51,7 +51,7 @@ PLAIN = re.compile(
     r"|left|right|first|second)(?: (?:one|side))?(?: (?:is|was)(?: \w+){0,3})?[.!]?",
     re.IGNORECASE,
 )
-"""A choice between sides in words. A mere letter or number may as well be a grade."""
+"""A choice between sides in words. A single letter or number could also be a grade."""
 TIE = re.compile(r"\b(ties?|tied|equal(ly)?|same|both|neither|draw)\b")
 UNREAD = "annotations without a ranking, a pairwise answer or a choice between two"
 
@@ -79,8 +79,10 @@ def recognises(first: Any) -> bool:
     if not isinstance(first, dict):
         return False
     if isinstance(values.structure(first, "data"), dict):
-        given = first.get("annotations", first.get("completions"))
-        return isinstance(values.parsed(given) if isinstance(given, str) else given, list)
+        annotations = first.get("annotations", first.get("completions"))
+        return isinstance(
+            values.parsed(annotations) if isinstance(annotations, str) else annotations, list
+        )
     opened = _opened(first)
     return _is_flat(first) and any(
         _items({name: value}) or _is_result(value) or _is_answer(name, opened)
@@ -89,17 +91,17 @@ def recognises(first: Any) -> bool:
 
 
 def _is_flat(row: dict[str, Any]) -> bool:
-    """Whether a row has the columns that JSON_MIN and CSV add to the data of a task."""
+    """Return whether a row has the columns that JSON_MIN and CSV add to the data of a task."""
     return "id" in row and len({"annotation_id", "annotator", "lead_time"} & row.keys()) > 1
 
 
 def _opened(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with the lists and objects in its cells."""
+    """Return the row with the lists and objects in its cells parsed."""
     return {name: values.structure(row, name) for name in row}
 
 
 def _is_result(value: Any) -> bool:
-    """Whether a column holds results of Ranker or Pairwise, or several of Choices."""
+    """Return whether a column holds results of Ranker or Pairwise, or several of Choices."""
     results = value if isinstance(value, list) else [value]
     return bool(results) and all(
         isinstance(item, dict) and {"ranker", "selected", "choices"} & item.keys()
@@ -124,7 +126,7 @@ def _records(line: int, task: dict[str, Any], tally: Tally) -> Iterator[PromptRe
 
 
 def _task_of(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
-    """Return a row of JSON_MIN or CSV as the task with one annotation that it stands for."""
+    """Return a row of JSON_MIN or CSV as a task with one annotation."""
     opened = _opened(row)
     data = {name: value for name, value in opened.items() if name not in FLAT}
     names = {name for name in data if _is_result(data[name]) or _is_answer(name, data)}
@@ -144,7 +146,7 @@ def _task_of(row: dict[str, Any], tally: Tally) -> dict[str, Any]:
 
 
 def _is_answer(name: str, data: dict[str, Any]) -> bool:
-    """Whether a column with a text is a choice between the two sides of a pair."""
+    """Return whether a column with a text is a choice between the two sides of a pair."""
     value, sides = data[name], _sides(data)
     return (
         bool(sides)
@@ -179,22 +181,22 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
         external_id=name_of(task.get("id")),
         meta=meta,
     )
-    places: dict[str, int] = {}
+    indexes: dict[str, int] = {}
     for key, item in items.items():
         text, model = _text_and_model(item)
-        places[key] = draft.place(
+        indexes[key] = draft.add(
             text_of(item, (text,)), text_of(item, (model,)) if model else "", key
         )
     for side in sides:
         text = values.reply(data[side], line, f"{prefix}{side}", tally)
-        places[side] = draft.place(text, text_of(data, (f"model_{side}", f"{side}_model")))
+        indexes[side] = draft.add(text, text_of(data, (f"model_{side}", f"{side}_model")))
     for annotation in task.get("annotations", task.get("completions")) or []:
-        _judge(draft, annotation, places, sides, line, tally)
+        _judge(draft, annotation, indexes, sides, line, tally)
     return draft
 
 
 def _text_and_model(item: dict[str, Any]) -> tuple[str, str]:
-    """Return the keys of an item that hold its text and its model, "" for none."""
+    """Return the keys of an item that hold its text and its model, "" if absent."""
     text = next((key for key in ITEM_TEXT if isinstance(item.get(key), str) and item[key]), "")
     model = "model" if item.get("model") else "title" if text and item.get("title") else ""
     return text or "title", model
@@ -203,7 +205,7 @@ def _text_and_model(item: dict[str, Any]) -> tuple[str, str]:
 def _account(
     data: dict[str, Any], prompt: str, sides: tuple[str, ...], prefix: str, line: int, tally: Tally
 ) -> dict[str, Any]:
-    """Count the keys of a task's data and return those that are kept with the prompt."""
+    """Count the keys of a task's data and return those stored with the prompt."""
     listed = next((name for name in data if _items({name: data[name]})), None)
     if listed and len(_items(data)) < len(data[listed]):
         raise BadInput(f'two items of "{listed}" have the same id.', line)
@@ -231,7 +233,7 @@ def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _sides(data: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the responses: texts or chats whose names differ in their ending only."""
+    """Return the names of the responses: texts or chats whose names differ only in their ending."""
     for endings in ENDINGS:
         for name in data:
             if not name.endswith(endings[0]):
@@ -251,7 +253,7 @@ def _is_response(value: Any) -> bool:
 def _judge(
     draft: Draft,
     annotation: Any,
-    places: dict[str, int],
+    indexes: dict[str, int],
     sides: tuple[str, ...],
     line: int,
     tally: Tally,
@@ -265,9 +267,9 @@ def _judge(
     results = annotation.get("result") or []
     if not isinstance(results, list):
         raise BadInput('an annotation must have a list of "result".', line)
-    orders, texts = _of_ratings(results, places, sides), []
+    orders, texts = _of_ratings(results, indexes, sides), []
     for result in results:
-        order, text = _tiers(result, places, sides, line), _text(result)
+        order, text = _tiers(result, indexes, sides, line), _text(result)
         orders += [order] if order else []
         texts += [text] if text else []
         rated = _rating(result, sides) is not None
@@ -286,7 +288,7 @@ def _judge(
 
 
 def _rating(result: Any, sides: tuple[str, ...]) -> tuple[str, float] | None:
-    """Return the side that a Rating is about, by the end of its name, and the rating."""
+    """Return the side that a rating is about, by the end of its name, and the rating."""
     if not isinstance(result, dict) or not isinstance(result.get("value"), dict):
         return None
     rating, name = number(result["value"].get("rating")), str(result.get("from_name") or "")
@@ -295,28 +297,28 @@ def _rating(result: Any, sides: tuple[str, ...]) -> tuple[str, float] | None:
 
 
 def _of_ratings(
-    results: list[Any], places: dict[str, int], sides: tuple[str, ...]
+    results: list[Any], indexes: dict[str, int], sides: tuple[str, ...]
 ) -> list[list[list[int]]]:
-    """Return the order that ratings of at least two sides give, as the only element, if any."""
+    """Return a list with the order given by ratings of at least two sides, or an empty list."""
     if any(_is_result(result.get("value")) for result in results if isinstance(result, dict)):
-        return []  # a ranking is a judgment of the order itself
+        return []  # a ranking is a direct judgment of the order
     rated = dict(filter(None, (_rating(result, sides) for result in results)))
-    scores = {places[side]: rating for side, rating in rated.items()}
+    scores = {indexes[side]: rating for side, rating in rated.items()}
     return [in_tiers(scores)] if len(scores) > 1 else []
 
 
 def _mark(side: str) -> str:
-    """Return the ending by which a side differs from the others."""
+    """Return the ending in which a side differs from the others."""
     return next(
         (f"{ending}" for endings in ENDINGS for ending in endings if side.endswith(ending)), side
     ).lower()
 
 
 def _text(result: Any) -> str:
-    """Return what a reviewer wrote in a text area."""
+    """Return the text that a reviewer wrote in a text area."""
     value = result.get("value") if isinstance(result, dict) else None
-    given = value.get("text") if isinstance(value, dict) else None
-    texts = given if isinstance(given, list) else [given]
+    content = value.get("text") if isinstance(value, dict) else None
+    texts = content if isinstance(content, list) else [content]
     return "\n".join(text for text in texts if isinstance(text, str) and text.strip())
 
 
@@ -328,29 +330,29 @@ def _reviewer(annotation: dict[str, Any]) -> str:
 
 
 def _tiers(
-    result: Any, places: dict[str, int], sides: tuple[str, ...], line: int
+    result: Any, indexes: dict[str, int], sides: tuple[str, ...], line: int
 ) -> list[list[int]] | None:
     value = result.get("value") if isinstance(result, dict) else None
     if not isinstance(value, dict):
         return None
     if "ranker" in value:
-        return _ranked(value["ranker"], places, line)
-    said = value.get("selected") or value.get("choices")
-    if not said or not sides:
+        return _ranked(value["ranker"], indexes, line)
+    choices = value.get("selected") or value.get("choices")
+    if not choices or not sides:
         return None
-    answer = " ".join(map(str, said)) if isinstance(said, list) else str(said)
+    answer = " ".join(map(str, choices)) if isinstance(choices, list) else str(choices)
     if (choice := _choice(answer, sides)) is None:
         return None
-    return [[places[sides[number]] for number in tier] for tier in choice]
+    return [[indexes[sides[number]] for number in tier] for tier in choice]
 
 
 def _choice(answer: str, sides: tuple[str, ...]) -> list[list[int]] | None:
-    """Return tiers of the sides' numbers from an answer in words; None when it names none of them."""
-    everyone = list(range(len(sides)))
+    """Return tiers of side numbers from an answer in words, or None when it names no side."""
+    indexes = list(range(len(sides)))
     words = re.sub(r"[\W_]+", " ", answer.lower()).strip()
     whole = [n for n, side in enumerate(sides) if answer.lower() == side.lower()]
     if TIE.search(words) and not whole:
-        return [everyone]
+        return [indexes]
     marks = [n for n, side in enumerate(sides) if re.search(rf"\b{_mark(side)}\b", words)]
     marks += [n for n, side in enumerate(sides) if re.sub(r"[\W_]+", " ", side.lower()) in words]
     if len(sides) == 2 and not marks:
@@ -359,10 +361,10 @@ def _choice(answer: str, sides: tuple[str, ...]) -> list[list[int]] | None:
     if len(named) != 1:
         return None
     best = named.pop()
-    return [[best], [n for n in everyone if n != best]]
+    return [[best], [n for n in indexes if n != best]]
 
 
-def _ranked(ranker: Any, places: dict[str, int], line: int) -> list[list[int]]:
+def _ranked(ranker: Any, indexes: dict[str, int], line: int) -> list[list[int]]:
     buckets = (
         [keys for name, keys in ranker.items() if name != "_" and keys]
         if isinstance(ranker, dict)
@@ -373,7 +375,7 @@ def _ranked(ranker: Any, places: dict[str, int], line: int) -> list[list[int]]:
     ordered = isinstance(ranker, list) or len(ranker) == 1
     tiers = [[key] for key in buckets[0]] if ordered and buckets else buckets
     try:
-        return [[places[str(key)] for key in tier] for tier in tiers]
+        return [[indexes[str(key)] for key in tier] for tier in tiers]
     except KeyError as missing:
         raise BadInput(
             f"the ranking names the item {missing}, which is not in data.", line

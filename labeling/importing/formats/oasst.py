@@ -1,11 +1,11 @@
-"""Open Assistant conversation trees: one JSON tree a line, as the project published them.
+"""Open Assistant conversation trees: one JSON tree per line, as published by the project.
 
-A prompter's message with its history is a prompt. When at least two of its replies carry a `rank`
-(0 is best) they make a task, ranked once, by the reviewer "oasst": the published rank is already
-the merged opinion of several people. Equal ranks are a tie. A reply without a rank was not judged:
-it is kept as a response of the prompt but is no part of the task, so that every ranking places
-every response of its task. Of more than nine ranked replies, nine are taken evenly from best to
-worst. Deleted messages, and what hangs below them, are left out.
+A prompter's message with its history is a prompt. At least two replies with a `rank` (0 is best)
+make a task, ranked once by the reviewer "oasst", because the published rank already merges the
+opinions of several people. Equal ranks are a tie. A reply without a rank was not judged: it is
+stored as a response of the prompt but is not part of the task, so that every ranking covers every
+response of its task. Of more than nine ranked replies, nine are taken at even steps from best to
+worst. Deleted messages and the replies below them are left out.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ MEANING = {
     "replies": NESTED, "rank": "rank", "lang": "metadata", "deleted": "status", "model_name": "model",
     "synthetic": "model",
 }  # fmt: skip
-"""Of each message of a tree, counted as `message.KEY`, whatever its depth."""
+"""The meaning of each message's keys, counted as `message.KEY` at any depth."""
 
 
 def recognises(first: Any) -> bool:
@@ -56,11 +56,11 @@ def _records(line: int, tree: dict[str, Any], tally: Tally) -> Iterator[PromptRe
         raise BadInput('a tree must be an object with a "prompt".', line)
     tally.read["trees"] += 1
     _account(tree, tally)
-    yield from _places(Node(tree["prompt"], line, []), tally)
+    yield from _prompts(Node(tree["prompt"], line, []), tally)
 
 
 def _account(tree: dict[str, Any], tally: Tally) -> None:
-    """Count the keys of a tree and of all its messages, those that are left out included."""
+    """Count the keys of a tree and of all its messages, including those left out."""
     tally.columns.add(tree, {"prompt": NESTED})
     waiting = [tree["prompt"]]
     while waiting:
@@ -91,7 +91,9 @@ class Node:
         if not isinstance(message, dict) or values.as_text(message.get("text")) is None:
             raise BadInput('a message must be an object with a "text".', self.line)
         if not isinstance(message.get("role"), str) or message["role"] not in ROLES:
-            raise BadInput(f"message {self.id} is by neither prompter nor assistant.", self.line)
+            raise BadInput(
+                f"message {self.id} has a role other than prompter and assistant.", self.line
+            )
         rank = message.get("rank")
         if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
             raise BadInput(f"message {self.id} has a rank that is not a whole number.", self.line)
@@ -102,22 +104,24 @@ class Node:
         return self
 
     def chat(self) -> list[dict[str, str]]:
-        said = {"role": ROLES[self.message["role"]], "content": self.text}
-        return [*self.history, said]
+        message = {"role": ROLES[self.message["role"]], "content": self.text}
+        return [*self.history, message]
 
     def replies(self, tally: Tally) -> list["Node"]:
         below = [
             Node(reply, self.line, self.chat()).checked()
             for reply in self.message.get("replies") or []
         ]
-        kept = [node for node in below if not node.message.get("deleted")]
-        tally.left_out["deleted messages, with what hangs below them"] += len(below) - len(kept)
-        empty = [n for n in kept if n.message["role"] == "assistant" and not n.text.strip()]
-        tally.left_out["empty replies, with what hangs below them"] += len(empty)
-        return [node for node in kept if all(node is not other for other in empty)]
+        remaining = [node for node in below if not node.message.get("deleted")]
+        tally.left_out["deleted messages, with the replies below them"] += len(below) - len(
+            remaining
+        )
+        empty = [n for n in remaining if n.message["role"] == "assistant" and not n.text.strip()]
+        tally.left_out["empty replies, with the replies below them"] += len(empty)
+        return [node for node in remaining if all(node is not other for other in empty)]
 
 
-def _places(root: Node, tally: Tally) -> Iterator[PromptRecord]:
+def _prompts(root: Node, tally: Tally) -> Iterator[PromptRecord]:
     waiting = [root.checked()]
     while waiting:
         node = waiting.pop()
@@ -126,11 +130,11 @@ def _places(root: Node, tally: Tally) -> Iterator[PromptRecord]:
         tally.read["messages"] += 1
         if node.message["role"] == "prompter":
             tally.read["prompter messages"] += 1
-            if place := _place(node, replies, tally):
-                yield place
+            if record := _prompt(node, replies, tally):
+                yield record
 
 
-def _place(node: Node, replies: list[Node], tally: Tally) -> PromptRecord | None:
+def _prompt(node: Node, replies: list[Node], tally: Tally) -> PromptRecord | None:
     ranked = sorted(
         (reply for reply in replies if reply.message.get("rank") is not None),
         key=lambda reply: reply.message["rank"],
@@ -169,12 +173,12 @@ def _evenly(ranked: list[Node]) -> list[Node]:
     if len(ranked) <= MOST:
         return ranked
     step = (len(ranked) - 1) / (MOST - 1)
-    return [ranked[round(place * step)] for place in range(MOST)]
+    return [ranked[round(index * step)] for index in range(MOST)]
 
 
 def _tiers(ranked: list[Node]) -> list[list[int]]:
-    places = groupby(range(len(ranked)), key=lambda place: ranked[place].message["rank"])
-    return [list(tied) for _, tied in places]
+    tied_indexes = groupby(range(len(ranked)), key=lambda index: ranked[index].message["rank"])
+    return [list(tied) for _, tied in tied_indexes]
 
 
 def _response(reply: Node) -> ResponseRecord:

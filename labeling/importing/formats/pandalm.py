@@ -1,10 +1,10 @@
 """The PandaLM test set: one JSON array of pairs, each judged by several annotators.
 
-Pairs of one instruction and input share a prompt, with one response for each model and text. Each
-pair is a task of its own, ranked by each annotator: 1 or 2 is the better response, 0 a tie. So
-nothing is lost or doubled: what one annotator said about the pairs of a prompt need not be
-transitive, and a single order could not hold it. A snapshot joins the tasks of a prompt into one
-group whose wins are those of the file.
+Pairs with the same instruction and input share a prompt, with one response for each model and text.
+Each pair is a task of its own, ranked by each annotator: 1 or 2 is the better response, 0 a tie.
+Pairs stay separate because an annotator's judgments of the pairs of a prompt need not be
+transitive, so that one order could not hold them. A snapshot joins the tasks of a prompt into one
+group with the wins of the file.
 """
 
 import re
@@ -41,8 +41,8 @@ def recognises(first: Any) -> bool:
 
 
 @dataclass
-class Place:
-    """A prompt while its pairs are gathered."""
+class PromptPairs:
+    """A prompt while its pairs are collected."""
 
     line: int
     messages: list[dict[str, str]]
@@ -50,30 +50,30 @@ class Place:
     responses: dict[ResponseRecord, int] = field(default_factory=dict)
     tasks: list[TaskRecord] = field(default_factory=list)
 
-    def place_of(self, response: ResponseRecord) -> int:
+    def index_of(self, response: ResponseRecord) -> int:
         return self.responses.setdefault(response, len(self.responses))
 
 
 def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
-    places: dict[tuple[str, str], Place] = {}
+    prompts: dict[tuple[str, str], PromptPairs] = {}
 
     def add(line: int, pair: dict[str, Any]) -> tuple[()]:
-        _add(places, line, pair, tally)
+        _add(prompts, line, pair, tally)
         return ()
 
     list(each_row(path, tally, add))
-    for place in places.values():
+    for prompt in prompts.values():
         yield PromptRecord(
-            line=place.line,
-            messages=place.messages,
-            responses=list(place.responses),
-            tasks=place.tasks,
-            meta=place.meta,
+            line=prompt.line,
+            messages=prompt.messages,
+            responses=list(prompt.responses),
+            tasks=prompt.tasks,
+            meta=prompt.meta,
         )
 
 
 def _add(
-    places: dict[tuple[str, str], Place], line: int, pair: dict[str, Any], tally: Tally
+    prompts: dict[tuple[str, str], PromptPairs], line: int, pair: dict[str, Any], tally: Tally
 ) -> None:
     annotators = dict.fromkeys(filter(ANNOTATOR.fullmatch, pair), "preference")
     tally.columns.add(pair, {**MEANING, **annotators})
@@ -85,13 +85,13 @@ def _add(
         tally.left_out["pairs with an empty response"] += 1
         return
     content = f"{instruction}\n\n{context}" if context else instruction
-    place = places.setdefault(
+    prompt = prompts.setdefault(
         (instruction, context),
-        Place(line, [{"role": "user", "content": content}], _meta(pair)),
+        PromptPairs(line, [{"role": "user", "content": content}], _meta(pair)),
     )
-    tally.left_out[OTHER_META] += place.meta != _meta(pair)
+    tally.left_out[OTHER_META] += prompt.meta != _meta(pair)
     first, second = (
-        place.place_of(ResponseRecord(text, model))
+        prompt.index_of(ResponseRecord(text, model))
         for text, model in zip(texts, models, strict=True)
     )
     if first == second:
@@ -100,14 +100,14 @@ def _add(
     judgments = list(_judgments(pair, first, second, line, tally))
     tally.read["judgments"] += len(judgments)
     tally.read["ties among them"] += sum(len(judgment.tiers) == 1 for judgment in judgments)
-    place.tasks.append(TaskRecord(line, [first, second], judgments))
+    prompt.tasks.append(TaskRecord(line, [first, second], judgments))
 
 
 def _text(pair: dict[str, Any], name: str, line: int, tally: Tally) -> str:
-    """The published file has the answers "True" and "False" as JSON's true and false."""
+    """Return a text. The published file writes the answers "True" and "False" as booleans."""
     value = pair.get(name)
     if isinstance(value, bool | int | float):
-        tally.changed["texts that were a number or true or false, kept as text"] += 1
+        tally.changed["numbers, true and false in place of a text, kept as text"] += 1
         return str(value)
     if not isinstance(value, str):
         raise BadInput(f'"{name}" must be text.', line)
@@ -119,7 +119,7 @@ def _input(pair: dict[str, Any], line: int, tally: Tally) -> str:
 
 
 def _models(pair: dict[str, Any], line: int) -> list[str]:
-    """`cmp_key` names both models, joined by an underscore."""
+    """Return both models from `cmp_key`, which joins their names with an underscore."""
     names = str(pair.get("cmp_key") or "response1_response2").split("_")
     if len(names) % 2:
         raise BadInput(f'"cmp_key" must name two models: {"_".join(names)!r} does not.', line)
@@ -137,7 +137,7 @@ def _judgments(
             continue
         vote = number(value)
         if vote is None or vote not in orders:
-            raise BadInput(f"{name} must say 1, 2 or 0 for a tie; got {value!r}.", line)
+            raise BadInput(f"{name} must be 1, 2, or 0 for a tie; got {value!r}.", line)
         yield RankingRecord(f"pandalm-{name}", orders[int(vote)])
 
 

@@ -3,10 +3,10 @@
     {"instruction": …, "completions": [{"model", "response", "overall_score": 7.5,
      "annotations": {"helpfulness": {"Rating": "4", "Rationale": …}, …}}, …]}
 
-The overall scores become one ranking, by the reviewer "ultrafeedback", equal scores a tie; where a
-completion has none, the mean of its ratings stands for it. A completion without either is kept as a
-response and not ranked. Ratings by aspect are kept where the project's guideline has a criterion of
-that name. Also read: {"instruction", "generations", "ratings", "model_names"}.
+The overall scores become one ranking by the reviewer "ultrafeedback"; equal scores are a tie. The
+mean of a completion's ratings replaces a missing score. A completion without either is stored as a
+response and not ranked. Ratings by aspect are stored where the guideline has a criterion of that
+name. The form {"instruction", "generations", "ratings", "model_names"} is read too.
 """
 
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
     scores: dict[int, float] = {}
     ratings: dict[int, dict[str, int]] = {}
     for completion in _completions(row, line):
-        place = draft.place(_response(completion, line), text_of(completion, ("model",)))
+        index = draft.add(_response(completion, line), text_of(completion, ("model",)))
         aspects = _aspects(completion)
         used = next((name for name in SCORES if number(completion.get(name)) is not None), "")
         if nested:
@@ -77,20 +77,20 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
         if score is None:
             tally.left_out["completions without a score (kept as responses)"] += 1
         else:
-            scores.setdefault(place, score)
-        ratings.setdefault(place, aspects)
+            scores.setdefault(index, score)
+        ratings.setdefault(index, aspects)
     if len(scores) > 1:
         draft.judge(REVIEWER, in_tiers(scores), tally, ratings=ratings, own_scales=True)
     yield from draft.records(tally)
 
 
 def _completions(row: dict[str, Any], line: int) -> list[dict[str, Any]]:
-    found = values.structure(row, "completions")
-    if found is None:
-        found = _of_lists(row, line)
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+    completions = values.structure(row, "completions")
+    if completions is None:
+        completions = _of_lists(row, line)
+    if not isinstance(completions, list) or not all(isinstance(item, dict) for item in completions):
         raise BadInput('"completions" must be a list of objects.', line)
-    return found
+    return completions
 
 
 def _of_lists(row: dict[str, Any], line: int) -> list[dict[str, Any]]:
@@ -99,10 +99,14 @@ def _of_lists(row: dict[str, Any], line: int) -> list[dict[str, Any]]:
     models_name = "model_names" if row.get("model_names") else "models"
     lists = {"generations": texts}
     for name in (models_name, "ratings"):
-        given = values.structure(row, name) or [None] * len(texts)
-        if not isinstance(texts, list) or not isinstance(given, list) or len(given) != len(texts):
+        values_of_name = values.structure(row, name) or [None] * len(texts)
+        if (
+            not isinstance(texts, list)
+            or not isinstance(values_of_name, list)
+            or len(values_of_name) != len(texts)
+        ):
             raise BadInput(f'"{name}" must be a list with one value for each generation.', line)
-        lists[name] = given
+        lists[name] = values_of_name
     return [
         {"response": text, "model": model, "overall_score": score}
         for text, model, score in zip(*lists.values(), strict=True)
@@ -116,10 +120,12 @@ def _response(completion: dict[str, Any], line: int) -> str:
 
 
 def _aspects(completion: dict[str, Any]) -> dict[str, int]:
-    given = completion.get("annotations") or {}
-    if not isinstance(given, dict):
+    annotations = completion.get("annotations") or {}
+    if not isinstance(annotations, dict):
         return {}
     read = {
-        name: number(item.get("Rating")) for name, item in given.items() if isinstance(item, dict)
+        name: number(item.get("Rating"))
+        for name, item in annotations.items()
+        if isinstance(item, dict)
     }
     return {name: int(rating) for name, rating in read.items() if rating is not None}

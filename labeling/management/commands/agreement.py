@@ -5,6 +5,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
 from formatting.numbers import percent
+from labeling.management.lookups import project_named
 from labeling.models import Project
 from labeling.quality import measures
 from labeling.statistics import bradley_terry
@@ -22,8 +23,8 @@ MEASURES = {
 
 class Command(BaseCommand):
     help = (
-        "Say how far the reviewers of a project agree, whom to trust, what sways them, how the "
-        "models stand, and how clear the consensus is. Intervals are 95 %."
+        "Show the agreement, reliability and biases of a project's reviewers, the leaderboard of "
+        "its models, and the certainty of the consensus. Intervals are 95 %."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -33,76 +34,74 @@ class Command(BaseCommand):
             type=int,
             default=measures.TASKS_AT_MOST,
             help=(
-                "the largest number of tasks to read, newest rankings first; "
+                "the maximum number of tasks to read, newest rankings first; "
                 f"{measures.TASKS_AT_MOST:,} by default, as on the pages"
             ),
         )
         parser.add_argument("--json", action="store_true", help="one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        project = Project.objects.filter(slug=options["project"]).first()
-        if project is None:
-            raise CommandError(f"There is no project {options['project']!r}.")
+        project = project_named(options["project"])
         if options["tasks"] < 1:
             raise CommandError("--tasks must be 1 or more.")
-        found = report(project, options["tasks"])
+        figures = report(project, options["tasks"])
         if options["json"]:
-            self.stdout.write(json.dumps(found))
+            self.stdout.write(json.dumps(figures))
         else:
-            self._say(project, found)
+            self._say(project, figures)
 
-    def _say(self, project: Project, found: dict[str, Any]) -> None:
+    def _say(self, project: Project, figures: dict[str, Any]) -> None:
         say = self.stdout.write
-        say(f"{project.slug}: {found['sample']}")
+        say(f"{project.slug}: {figures['sample']}")
         say("Agreement")
         for name, title in MEASURES.items():
-            say(f"  {title:40}{_figure(found['agreement'][name])}")
+            say(f"  {title:40}{_figure(figures['agreement'][name])}")
         say(
-            f"  {'disputed tasks':40}{found['disputed']} of {found['tasks']}, at a usual "
-            f"disagreement of {percent(found['usual_disagreement'])}"
+            f"  {'disputed tasks':40}{figures['disputed']} of {figures['tasks']}, at a typical "
+            f"disagreement of {percent(figures['usual_disagreement'])}"
         )
         for name in ("criteria", "versions", "weeks"):
-            self._part(name, found[name])
-        say("Reviewers: how often they are right about a pair, a tie counting half")
-        for one in found["reviewers"]:
-            say(f"  {one['reviewer']:40}{_figure(one['quality'])}, {one['rankings']} rankings")
+            self._part(name, figures[name])
+        say("Reviewers: share of pairs ranked correctly, ties counting half")
+        for row in figures["reviewers"]:
+            say(f"  {row['reviewer']:40}{_figure(row['quality'])}, {row['rankings']} rankings")
         say("All reviewers")
-        say(f"  {'shown earlier wins more often':40}{_figure(found['position_bias'])}")
-        say(f"  {'longer wins more often':40}{_figure(found['length_bias'])}")
+        say(f"  {'shown earlier wins more often':40}{_figure(figures['position_bias'])}")
+        say(f"  {'longer wins more often':40}{_figure(figures['length_bias'])}")
         say("Models")
-        for one in found["models"]["models"]:
-            low, high = one["interval"]
-            say(f"  {one['model']:40}{one['rating']:.0f} ({low:.0f} to {high:.0f}) {one['note']}")
-        if found["models"]["reason"]:
-            say(f"  {found['models']['reason']}")
+        for row in figures["models"]["models"]:
+            low, high = row["interval"]
+            say(f"  {row['model']:40}{row['rating']:.0f} ({low:.0f} to {high:.0f}) {row['note']}")
+        if figures["models"]["reason"]:
+            say(f"  {figures['models']['reason']}")
         say(
-            f"Consensus: of {found['consensus']['tasks']} tasks, {found['consensus']['clear']} have "
+            f"Consensus: of {figures['consensus']['tasks']} tasks, {figures['consensus']['clear']} have "
             "an order more probable than all others together"
         )
 
     def _part(self, name: str, rows: dict[str, Any]) -> None:
         if rows:
             self.stdout.write(f"By {name}, alpha")
-        for label, found in rows.items():
-            self.stdout.write(f"  {label:40}{_figure(found.get('alpha', found))}")
+        for label, figure in rows.items():
+            self.stdout.write(f"  {label:40}{_figure(figure.get('alpha', figure))}")
 
 
-def _figure(found: dict[str, Any]) -> str:
-    if found["value"] is None:
-        return str(found["reason"])
-    low, high = found["interval"]
-    return f"{found['value']:.4f} ({low:.4f} to {high:.4f})"
+def _figure(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return str(figure["reason"])
+    low, high = figure["interval"]
+    return f"{figure['value']:.4f} ({low:.4f} to {high:.4f})"
 
 
 def report(project: Project, tasks: int) -> dict[str, Any]:
-    """Everything that the quality page shows, as JSON has it."""
+    """Return the content of the quality page as JSON values."""
     agreed = measures.quality_of(project, tasks_at_most=tasks)
     parts = measures.parts_of(project, tasks_at_most=tasks)
     people = measures.people_of(project, tasks_at_most=tasks)
     consensus = measures.consensus_in(project, tasks_at_most=tasks)
     board = measures.board_of(project, tasks_at_most=tasks)
     names = dict(
-        User.objects.filter(pk__in=[one.id for one in people.reviewers]).values_list(
+        User.objects.filter(pk__in=[reviewer.id for reviewer in people.reviewers]).values_list(
             "pk", "username"
         )
     )
@@ -115,12 +114,12 @@ def report(project: Project, tasks: int) -> dict[str, Any]:
         "disputed": len(agreed.disputes),
         "differing": len(agreed.differing),
         "usual_disagreement": agreed.usual,
-        "criteria": {name: found.as_json() for name, found in parts.criteria},
+        "criteria": {name: figure.as_json() for name, figure in parts.criteria},
         "versions": {
             str(part.label or "none"): part.agreement.as_json() for part in parts.versions
         },
         "weeks": {part.label.isoformat(): part.agreement.as_json() for part in parts.weeks},
-        "reviewers": [_reviewer(one, names[one.id]) for one in people.reviewers],
+        "reviewers": [_reviewer(reviewer, names[reviewer.id]) for reviewer in people.reviewers],
         "position_bias": people.position.as_json(),
         "won_by_place": [place.as_json() for place in people.places],
         "length_bias": people.length.as_json(),
@@ -142,27 +141,27 @@ def report(project: Project, tasks: int) -> dict[str, Any]:
     }
 
 
-def _reviewer(one: measures.Reviewer, name: str) -> dict[str, Any]:
+def _reviewer(reviewer: measures.Reviewer, name: str) -> dict[str, Any]:
     meters: dict[str, Meter] = {
-        "position_bias": one.position,
-        "length_bias": one.length,
-        "speed": one.speed,
-        "as_shown": one.as_shown,
+        "position_bias": reviewer.position,
+        "length_bias": reviewer.length,
+        "speed": reviewer.speed,
+        "as_shown": reviewer.as_shown,
     }
-    found = one.reliability
+    reliability = reviewer.reliability
     trust = (
         Agreement(None, None, None, 0, "Met no other reviewer.")
-        if found is None
-        else Agreement(found.quality, found.low, found.high, found.pairs)
+        if reliability is None
+        else Agreement(reliability.quality, reliability.low, reliability.high, reliability.pairs)
     )
     return {
         "reviewer": name,
-        "rankings": one.rankings,
+        "rankings": reviewer.rankings,
         "quality": trust.as_json(),
-        "right": found and found.right,
-        "tie": found and found.tie,
-        "tie_of_tie": found and found.tie_of_tie,
-        "ties": one.ties,
-        "agreement": one.agreement.as_json(),
+        "right": reliability and reliability.right,
+        "tie": reliability and reliability.tie,
+        "tie_of_tie": reliability and reliability.tie_of_tie,
+        "ties": reviewer.ties,
+        "agreement": reviewer.agreement.as_json(),
         **{name: meter.as_json() for name, meter in meters.items()},
     }

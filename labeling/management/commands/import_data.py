@@ -28,31 +28,29 @@ TABLES = ("prompts", "responses", "tasks", "rankings")
 class Command(BaseCommand):
     help = (
         "Import prompts, responses and rankings from a file: all of it or nothing. Importing the "
-        "same file again adds nothing. Says what the file held, what is new, and what was left "
-        "out and why."
+        "same file again adds no duplicates. Prints the content of the file, the new rows, and the "
+        "values left out with reasons."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        formats = "; ".join(f"{one.name}: {one.title}" for one in FORMATS.values())
+        formats = "; ".join(f"{format.name}: {format.title}" for format in FORMATS.values())
         parser.add_argument("file", type=Path)
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument(
             "--format",
             choices=["auto", *FORMATS],
             default="auto",
-            help=f"auto looks at the file. {formats}.",
+            help=f"auto detects the format. {formats}.",
         )
         parser.add_argument(
-            "--create-project", action="store_true", help="make the project when it is missing"
+            "--create-project", action="store_true", help="create the project if it is missing"
         )
-        parser.add_argument(
-            "--dry-run", action="store_true", help="do everything, then take it all back"
-        )
+        parser.add_argument("--dry-run", action="store_true", help="run everything, then roll back")
         parser.add_argument(
             "--reviewers",
             choices=[NEW, EXISTING],
             default=NEW,
-            help="new: inactive users for the names in the file; existing: people with those names",
+            help="new: create inactive users for the names in the file; existing: use people with those names",
         )
 
         parser.add_argument(
@@ -60,14 +58,14 @@ class Command(BaseCommand):
             action="append",
             default=[],
             metavar="MEANING=COLUMN",
-            help="what a column means, such as prompt=question or 'response=answer_*'; may be given "
+            help="the meaning of a column, such as prompt=question or 'response=answer_*'; may be given "
             f"several times. Meanings: {'; '.join(f'{k}: {v}' for k, v in MEANINGS.items())}.",
         )
         parser.add_argument(
             "--encoding",
             choices=ENCODINGS,
             default=UTF8,
-            help="of a text file; windows-1252 is what many Windows programs write",
+            help="the encoding of a text file; many Windows programs write windows-1252",
         )
         parser.add_argument(
             "--any-criteria",
@@ -126,9 +124,11 @@ class Command(BaseCommand):
         if project := Project.objects.filter(slug=slug).first():
             return project
         if not options["create_project"]:
-            raise CommandError(f"There is no project {slug!r}. Pass --create-project to make it.")
+            raise CommandError(f"There is no project {slug!r}. Pass --create-project to create it.")
         if slugify(slug) != slug or len(slug) > 60:
-            raise CommandError(f"{slug!r} cannot be a project: small letters, digits and -.")
+            raise CommandError(
+                f"{slug!r} cannot be the name of a project: use lower-case letters, digits and hyphens."
+            )
         return Project.objects.create(slug=slug, name=slug.replace("-", " ").capitalize())
 
     def _report(self, path: Path, project: Project, imported: Imported, dry_run: bool) -> None:
@@ -148,32 +148,30 @@ class Command(BaseCommand):
             empty = f", {column.empty} empty" if column.empty else ""
             say(f"Column {name}: {column.meaning} ({column.filled}{empty}; {column.example!r})")
         if written.held:
-            say(
-                f"Held: {written.held} new tasks, until a lead has looked at what was found in them"
-            )
+            say(f"Held: {written.held} new tasks, until a lead has checked their findings")
         for title, counts in (("Left out", tally.left_out), ("Changed", tally.changed)):
             for reason, count in sorted(counts.items()):
                 if count:
                     say(f"{title}: {count} {reason}")
         if dry_run:
-            self.stdout.write(self.style.WARNING("A dry run: nothing was kept."))
+            self.stdout.write(self.style.WARNING("Dry run: nothing was saved."))
         else:
-            say(f"Import {self.batch}. To take it back: manage.py undo_import {self.batch}")
+            say(f"Import {self.batch}. To undo it: manage.py undo_import {self.batch}")
 
 
 def _asked(path: Path, unclear: Unclear) -> str:
-    """Return the questions, each with what is known so far."""
+    """Return the questions, with the meanings that are clear."""
     proposal = unclear.proposal
     questions = "\n".join(f"- {text}" for text in proposal.questions.values())
-    known = " ".join(
+    recognised = " ".join(
         f"{meaning}={name}"
         for meaning, names in proposal.mapping.columns.items()
         for name in names
         if meaning not in ("metadata", "unused")
     )
     return (
-        f"{path.name}: it is not clear what some columns mean. Nothing was imported.\n{questions}\n"
-        f"Say it with --map MEANING=COLUMN. Taken so far: {known or 'nothing'}."
+        f"{path.name}: the meaning of some columns is unclear. Nothing was imported.\n{questions}\n"
+        f"Pass --map MEANING=COLUMN. Recognised so far: {recognised or 'nothing'}."
     )
 
 

@@ -3,28 +3,29 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from labeling.models import Project, Task
+from labeling.management.lookups import project_named
+from labeling.models import Task
 from labeling.queue import raising
 
 
 class Command(BaseCommand):
     help = (
-        "Raise the number of rankings wanted for existing tasks. Tasks that want fewer get the "
-        "missing slots; no task loses one. With --dry-run: say how many slots it would add. "
-        "Status: 0 done, 1 nothing was changed because of an error."
+        "Raise the number of rankings wanted for existing tasks. Tasks that want fewer get "
+        "additional slots; no task loses slots. With --dry-run, print the number of slots to add. "
+        "Exit status: 0 on success, 1 if nothing was changed because of an error."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument("--wanted", type=int, required=True, metavar="N", help="1 to 9")
         parser.add_argument("--task", type=int, metavar="ID", help="only this task")
-        parser.add_argument("--dry-run", action="store_true", help="count, and add nothing")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="count the slots without adding them"
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        project = Project.objects.filter(slug=options["project"]).first()
-        if project is None:
-            raise CommandError(f"There is no project {options['project']!r}.")
+        project = project_named(options["project"])
         task = None
         if options["task"] is not None:
             task = Task.objects.filter(project=project, pk=options["task"]).first()

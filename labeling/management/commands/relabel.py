@@ -5,34 +5,44 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from labeling.disputes.relabeling import CannotRelabel, Interval, comparison, draw
+from labeling.management.lookups import project_named
 from labeling.models import Project, RelabelSample
 from labeling.statistics.agreement import Agreement
+
+# The names of the figures in the JSON output stay as they were published.
+TITLES = {
+    "gained, task by task": "mean gain per task",
+    "how far the consensus moved": "movement of the consensus",
+    "how far two reviewers were apart before": "distance between two reviewers before",
+}
 
 
 class Command(BaseCommand):
     help = (
-        "After a guideline change: give a random sample of the tasks that were ranked under an "
-        "earlier version out again. Without --size: say what the newest sample shows so far. "
-        "Status: 0 done, 1 nothing was drawn or there is nothing to show."
+        "After a guideline change, have a random sample of the tasks ranked under an earlier "
+        "version ranked again. Without --size, show the results of the newest sample so far. "
+        "Exit status: 0 on success, 1 if no sample was drawn or there is none to show."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--project", required=True, metavar="SLUG")
-        parser.add_argument("--size", type=int, metavar="N", help="how many tasks to draw")
+        parser.add_argument("--size", type=int, metavar="N", help="the number of tasks to draw")
         parser.add_argument(
-            "--before", type=int, metavar="V", help="the version they were ranked under"
+            "--before", type=int, metavar="V", help="the version under which they were ranked"
         )
         parser.add_argument(
-            "--after", type=int, metavar="V", help="the version in force, to make sure of it"
+            "--after", type=int, metavar="V", help="the version in force, as a safeguard"
         )
-        parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-        parser.add_argument("--dry-run", action="store_true", help="draw, then take it back")
+        parser.add_argument(
+            "--seed", type=int, default=0, help="the seed of the sample (default: 0)"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="draw the sample, then roll back"
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        project = Project.objects.filter(slug=options["project"]).first()
-        if project is None:
-            raise CommandError(f"There is no project {options['project']!r}.")
+        project = project_named(options["project"])
         if options["size"] is None:
             self._show(project, options)
         else:
@@ -43,7 +53,7 @@ class Command(BaseCommand):
         try:
             with transaction.atomic():
                 sample = draw(project=project, by=None, **chosen)
-                told = {
+                summary = {
                     "sample": None if options["dry_run"] else sample.pk,
                     "tasks": sample.tasks.count(),
                     "rankings": sum(sample.tasks.values_list("copy__rankings_wanted", flat=True)),
@@ -55,46 +65,48 @@ class Command(BaseCommand):
         except CannotRelabel as error:
             raise CommandError(str(error)) from None
         if options["json"]:
-            self.stdout.write(json.dumps(told))
+            self.stdout.write(json.dumps(summary))
             return
         would = "would be" if options["dry_run"] else "are"
         self.stdout.write(
-            f"{told['tasks']} tasks ranked under version {told['before']} {would} given out again "
-            f"under version {told['after']}: {told['rankings']} rankings."
+            f"{summary['tasks']} tasks ranked under version {summary['before']} {would} ranked again "
+            f"under version {summary['after']}: {summary['rankings']} rankings."
         )
 
     def _show(self, project: Project, options: dict[str, Any]) -> None:
         sample = RelabelSample.objects.filter(project=project).first()
         if sample is None:
             raise CommandError(f"{project} has no sample yet. Draw one with --size.")
-        found = comparison(sample)
+        result = comparison(sample)
         figures: dict[str, Agreement | Interval] = {
-            "pairwise agreement before": found.before,
-            "pairwise agreement after": found.after,
-            "gained, task by task": found.gained,
-            "how far the consensus moved": found.moved,
-            "how far two reviewers were apart before": found.by_chance,
-            "self-consistency": found.same_person,
+            "pairwise agreement before": result.before,
+            "pairwise agreement after": result.after,
+            "gained, task by task": result.gained,
+            "how far the consensus moved": result.moved,
+            "how far two reviewers were apart before": result.by_chance,
+            "self-consistency": result.same_person,
         }
         if options["json"]:
             counts = {
-                name: getattr(found, name) for name in ("tasks", "finished", "wanted", "made")
+                name: getattr(result, name) for name in ("tasks", "finished", "wanted", "made")
             }
-            values = {name: [one.value, one.low, one.high] for name, one in figures.items()}
+            values = {
+                name: [figure.value, figure.low, figure.high] for name, figure in figures.items()
+            }
             self.stdout.write(json.dumps({"sample": sample.pk, **counts, **values}))
             return
         self.stdout.write(
             f"Sample {sample.pk}, version {sample.before.number} to {sample.after.number}: "
-            f"{found.made} of {found.wanted} rankings made, {found.finished} of {found.tasks} "
+            f"{result.made} of {result.wanted} rankings made, {result.finished} of {result.tasks} "
             "tasks compared"
         )
-        for name, one in figures.items():
-            self.stdout.write(f"  {name}: {_told(one)}")
+        for name, figure in figures.items():
+            self.stdout.write(f"  {TITLES.get(name, name)}: {_formatted(figure)}")
 
 
-def _told(one: Agreement | Interval) -> str:
-    if one.value is None:
-        return "not known yet"
-    if one.low is None or one.high is None:
-        return f"{one.value:.3f} (one task)"
-    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+def _formatted(figure: Agreement | Interval) -> str:
+    if figure.value is None:
+        return "not available yet"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f} (one task)"
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"

@@ -8,25 +8,30 @@ from labeling.models import FileImport
 
 class Command(BaseCommand):
     help = (
-        "Take an import back: delete the tasks, rankings, responses and prompts that it brought. "
-        "Possible as long as nobody has ranked its tasks and no snapshot was frozen since. Without "
+        "Undo an import: delete the tasks, rankings, responses and prompts that it added. "
+        "Possible as long as nobody has ranked its tasks and no later snapshot contains them. Without "
         "an id, list the imports."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("id", type=int, nargs="?", help="as import_data and the page say it")
+        parser.add_argument(
+            "id",
+            type=int,
+            nargs="?",
+            help="the number printed by import_data and shown on the page",
+        )
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="say whether it can be undone, and change nothing",
+            help="check whether it can be undone, without changing anything",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["id"] is None:
-            for one in FileImport.objects.select_related("project")[:50]:
-                made = f"{one.created_at:%Y-%m-%d %H:%M}"
+            for file in FileImport.objects.select_related("project")[:50]:
+                created = f"{file.created_at:%Y-%m-%d %H:%M}"
                 self.stdout.write(
-                    f"{one.pk:>6}  {made}  {one.project.slug}  {one.state}  {one.name}"
+                    f"{file.pk:>6}  {created}  {file.project.slug}  {file.state}  {file.name}"
                 )
             return
         file_import = FileImport.objects.filter(pk=options["id"]).first()

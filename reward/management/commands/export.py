@@ -5,8 +5,9 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from accounts.models import audit
+from labeling.management.lookups import project_named
 from recipes.preferences.pairs import PairOptions
-from reward.management.run_command import add_snapshot_arguments, project_named, snapshot_named
+from reward.management.run_command import add_snapshot_arguments, snapshot_named
 from reward.preferences.exports import (
     FORMATS,
     SPLITS,

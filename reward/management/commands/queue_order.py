@@ -4,8 +4,8 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from labeling.management.lookups import project_named
 from reward.management.recipe_process import reward_model_numbered
-from reward.management.run_command import project_named
 from reward.models import QueueOrder
 from reward.ordering import queue
 

@@ -2,7 +2,8 @@ from typing import Any
 
 from django.core.management import CommandError, CommandParser
 
-from reward.management.run_command import RunCommand, project_named
+from labeling.management.lookups import project_named
+from reward.management.run_command import RunCommand
 from reward.models import RewardModel
 
 

@@ -5,9 +5,9 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from accounts.models import User
+from labeling.management.lookups import project_named
 from labeling.models import GuidelineVersion, Project
 from labeling.statistics.agreement import in_words
-from reward.management.run_command import project_named
 from reward.preferences.filters import REASONS, SOURCES, FilterError, SnapshotFilter
 from reward.preferences.snapshots import SnapshotError, freeze, survey
 

@@ -1,5 +1,5 @@
-"""Files whose rows have columns: what the columns mean, and the reader that goes by it.
+"""Reading files whose rows have columns, by the meaning of the columns.
 
-`mapping` holds what each column means, `proposals` works it out from the first rows, `reader` reads
-by it. A user may change a proposal, on the page or with `--map`.
+`mapping` holds the meaning of each column, `proposals` derives it from the first rows, and `reader`
+reads rows by it. A user may change a proposal, on the page or with `--map`.
 """

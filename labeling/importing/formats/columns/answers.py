@@ -1,4 +1,4 @@
-"""A response of a row, what is said of it, and which response a name in the row means."""
+"""The responses of a row, their judgments, and matching names in the row to responses."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ SIDES = {"left": 0, "first": 0, "right": 1, "second": 1}
 
 @dataclass
 class Answer:
-    """A response with what its own columns say of it."""
+    """A response with the values of its own columns."""
 
     text: str
     column: str
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass
 class Verdict:
-    """A preference between the answers of one row: their places in tiers, best first."""
+    """A preference between the answers of one row: their indexes in tiers, best first."""
 
     tiers: list[list[int]]
     cut: int | None = None
@@ -51,15 +51,15 @@ class Row:
 
 @lru_cache(maxsize=1000)
 def mark_of(name: str) -> str:
-    """Return the number or letter with which a column says whose it is, or ""."""
-    found = re.search(r"(?:^|[_ -])([0-9]+|[a-i])(?:$|[_ -])", name, re.IGNORECASE) or re.search(
+    """Return the number or letter in a column's name, or ""."""
+    match = re.search(r"(?:^|[_ -])([0-9]+|[a-i])(?:$|[_ -])", name, re.IGNORECASE) or re.search(
         r"([0-9]+)$", name
     )
-    return found[1].lower() if found else ""
+    return match[1].lower() if match else ""
 
 
-def belongs(name: str, column: str, place: int) -> bool:
-    """Whether a column such as rank_2 or chosen_model says something of the response in another."""
+def belongs(name: str, column: str) -> bool:
+    """Return whether a column such as rank_2 or chosen_model describes another column's response."""
     whole = rf"(?<![^\W_]){re.escape(column)}(?![^\W_])"
     if re.search(whole, name, re.IGNORECASE):
         return True
@@ -70,16 +70,16 @@ def _bare(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip().lower()
 
 
-def named(said: str, answers: list[Answer]) -> int | None:
-    """Return the place of the response that a text names: its column, number, letter or model."""
-    said = _bare(re.sub(r"\.0$", "", said))
+def response_named(name: str, answers: list[Answer]) -> int | None:
+    """Return the index of the response that a text names by column, number, letter or model."""
+    name = _bare(re.sub(r"\.0$", "", name))
     columns = [_bare(answer.column) for answer in answers]
     marks = [mark_of(answer.column) for answer in answers]
     models = [_bare(answer.model) for answer in answers]
-    if said in SIDES and len(answers) == 2:
-        return SIDES[said]
+    if name in SIDES and len(answers) == 2:
+        return SIDES[name]
     for names in (columns, models, marks):
-        if names.count(said) == 1:
-            return names.index(said)
-    mark = mark_of(said)
+        if names.count(name) == 1:
+            return names.index(name)
+    mark = mark_of(name)
     return marks.index(mark) if mark and marks.count(mark) == 1 else None

@@ -1,4 +1,4 @@
-"""The prompt that rows of the file make together, with its responses and their ranking."""
+"""Building a prompt with its responses and their ranking from rows of a file."""
 
 from labeling.importing.formats.columns.answers import Answer, Row
 from labeling.importing.formats.conversations import Draft, in_tiers
@@ -19,15 +19,15 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
     _name_answers(rows)
     answers: dict[int, Answer] = {}
     for row in rows:
-        places = []
+        indexes = []
         for answer in row.answers:
             before = len(draft.responses)
-            place = draft.place(answer.text, answer.model, answer.external_id)
+            index = draft.add(answer.text, answer.model, answer.external_id)
             tally.left_out["responses said twice"] += len(draft.responses) == before
-            answers.setdefault(place, answer)
-            places.append(place)
+            answers.setdefault(index, answer)
+            indexes.append(index)
         if row.verdict is not None:
-            tiers = [[places[n] for n in tier] for tier in row.verdict.tiers]
+            tiers = [[indexes[n] for n in tier] for tier in row.verdict.tiers]
             draft.judge(
                 row.reviewer or reviewer,
                 tiers,
@@ -44,7 +44,7 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
 
 
 def _loses_id(row: Row, first: Row) -> bool:
-    """Whether the row has an id that neither its prompt, its task nor its responses keep."""
+    """Return whether the row's id is kept neither by its prompt nor by its task or responses."""
     ids = {answer.external_id for answer in row.answers}
     return (row.external_id not in ("", first.external_id) and row.external_id not in ids) or (
         row.task_id not in ("", first.task_id)
@@ -63,7 +63,7 @@ def _name_answers(rows: list[Row]) -> None:
 
 
 def _judge_marks(draft: Draft, answers: dict[int, Answer], reviewer: str, tally: Tally) -> None:
-    """Rank by what each response's own columns say."""
+    """Rank the responses by the values in each response's own columns."""
     labels = {n: a.label for n, a in answers.items() if a.label is not None}
     scores = {n: a.score for n, a in answers.items() if a.score is not None}
     ranks = {n: -a.rank for n, a in answers.items() if a.rank is not None}

@@ -1,4 +1,4 @@
-"""Brings the rows of one prompt together, wherever they are in the file, in bounded memory."""
+"""Grouping the rows of one prompt, wherever they are in the file, in bounded memory."""
 
 import heapq
 import pickle
@@ -15,14 +15,14 @@ Row = TypeVar("Row")
 Key = Callable[[Any], Any]
 
 
-class Scattered(Exception):  # noqa: N818 - it asks for another way to read, and is not an error
+class Scattered(Exception):  # noqa: N818 - a request to read differently, not an error
     """Rows of one prompt do not follow each other; read the file again with `gathered`."""
 
 
 def following(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
-    """Group rows that follow each other. A key of None stands alone.
+    """Group consecutive rows by key. A row with the key None is a group by itself.
 
-    Raises Scattered when a key comes back after others. Remembers 16 to 32 bytes of each key.
+    Raises Scattered when a key returns after other keys. Stores 16 to 32 bytes per key.
     """
     seen = _Hashes()
     for value, same in groupby(rows, key=key):
@@ -38,8 +38,8 @@ def following(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
 class _Hashes:
     """A set of the 64-bit hashes of texts.
 
-    A million take 16 MB here and 70 MB in a set of Python's. The chance that two of a million
-    texts have the same hash is 1 in 10**7; their file would be read with `gathered` instead.
+    A million take 16 MB here and 70 MB in a Python set. The chance that two of a million texts have
+    the same hash is 1 in 10**7; such a file would be read with `gathered` instead.
     """
 
     def __init__(self, size: int = 1 << 12) -> None:
@@ -47,7 +47,7 @@ class _Hashes:
         self.count = 0
 
     def add(self, text: str) -> bool:
-        """Add a text. Returns False when it was there."""
+        """Add a text. Return False when it was already in the set."""
         if 2 * self.count >= len(self.table):
             self._grow()
         if not self._put(hash(text) or 1):  # 0 marks an empty entry
@@ -73,10 +73,9 @@ class _Hashes:
 
 
 def gathered(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
-    """Group all rows of a key, in the order in which each key comes first.
+    """Group all rows by key, in the order in which the keys first appear.
 
-    Rows go through files on disk, sorted into buckets by their key, so that memory holds one
-    bucket at a time.
+    Rows are sorted into buckets on disk by key, so that memory holds one bucket at a time.
     """
     with tempfile.TemporaryDirectory(prefix="tiebreak-import-") as folder:
         buckets = [Path(folder) / f"{number}" for number in range(BUCKETS)]

@@ -1,7 +1,7 @@
 """The meaning of the columns of a file.
 
-A mapping names, for each meaning, the columns that have it; `*` in a name stands for anything, so
-`response=answer_*` names every column that begins with "answer_".
+A mapping names the columns of each meaning. `*` in a name matches anything, so `response=answer_*`
+names every column that begins with "answer_".
 """
 
 import re
@@ -50,7 +50,7 @@ ROLE = {
     "metadata": "metadata",
     "unused": "not used",
 }
-"""What the account of an import calls each meaning."""
+"""The name of each meaning in the report of an import."""
 
 LOOKS_LIKE_PREFERENCE = re.compile(
     r"(?:^|[_\W])(?:label|rank|ranking|ranks|score|scores|winner|chosen|rejected|preferred|better|safer|"
@@ -60,19 +60,19 @@ LOOKS_LIKE_PREFERENCE = re.compile(
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a column's name is the pattern, in which `*` stands for anything."""
+    """Return whether a column's name matches a pattern, in which `*` matches anything."""
     wanted = ".*".join(map(re.escape, pattern.split("*")))
     return name == pattern or re.fullmatch(wanted, name, re.DOTALL) is not None
 
 
 def normal(name: str) -> str:
-    """Return a column's name in one normal form, with only what the database can keep."""
+    """Return a column's name in a normal form that the database can store."""
     return storable(unicodedata.normalize("NFC", name)).strip()
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """`columns`: the names or patterns of the columns of each meaning."""
+    """The names or patterns of the columns of each meaning."""
 
     columns: Dictionary[str, tuple[str, ...]]
     resolved: dict[tuple[str, ...], "Resolved"] = field(
@@ -96,20 +96,20 @@ class Mapping:
         return cls(columns)
 
     def over(self, proposed: "Mapping") -> "Mapping":
-        """Return the proposal with what this mapping says instead.
+        """Return a proposal overridden by this mapping.
 
-        A column that this mapping names loses its proposed meaning; a meaning that it gives to
-        other columns is taken from the proposed ones.
+        A column named by this mapping loses its proposed meaning. A meaning that this mapping gives
+        to other columns is removed from the proposed ones.
         """
         named = [name for names in self.columns.values() for name in names]
-        kept = {
+        remaining = {
             meaning: tuple(
                 name for name in names if not any(fits(name, pattern) for pattern in named)
             )
             for meaning, names in proposed.columns.items()
             if meaning not in self.columns or meaning in ("metadata", "unused", "rating")
         }
-        merged = {**{m: n for m, n in kept.items() if n}}
+        merged = {**{m: n for m, n in remaining.items() if n}}
         for meaning, names in self.columns.items():
             merged[meaning] = (*merged.get(meaning, ()), *names)
         return Mapping(merged)
@@ -131,9 +131,9 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The columns of a row by each meaning, in the order of their numbers, and the meaning by column.
+    """The columns of a row by meaning, in the order of their numbers, and the meaning by column.
 
-    `kept`: the columns that are kept with the prompt.
+    `kept` are the columns stored with the prompt.
     """
 
     by_meaning: dict[str, list[str]]
@@ -144,18 +144,18 @@ class Resolved:
     def of(cls, mapping: Mapping, names: tuple[str, ...]) -> "Resolved":
         plain = {normal(name): name for name in names}
         meaning: dict[str, str] = {}
-        by_meaning: dict[str, list[str]] = {what: [] for what in MEANINGS}
-        for what, pattern in _exact_first(mapping.columns):
-            fitting = [n for shown, n in plain.items() if fits(shown, pattern)]
+        by_meaning: dict[str, list[str]] = {role: [] for role in MEANINGS}
+        for role, pattern in _exact_first(mapping.columns):
+            fitting = [n for label, n in plain.items() if fits(label, pattern)]
             for name in sorted(fitting, key=natural):
-                # A pattern takes what is left; a column named twice has two meanings.
+                # A pattern takes the remaining columns; a column named twice has two meanings.
                 if "*" in pattern and name in meaning:
                     continue
-                meaning.setdefault(name, what)
-                by_meaning[what].append(name)
+                meaning.setdefault(name, role)
+                by_meaning[role].append(name)
         for name in names:
             meaning.setdefault(name, "metadata")
-        kept = [name for name, what in meaning.items() if what == "metadata"]
+        kept = [name for name, role in meaning.items() if role == "metadata"]
         return cls(by_meaning, meaning, kept)
 
 

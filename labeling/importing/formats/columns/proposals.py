@@ -1,7 +1,7 @@
-"""Propose what the columns of a file mean, from their names and the values of the first rows.
+"""Proposing the meaning of columns, from their names and the values of the first rows.
 
-A proposal says what it is unsure of: those are questions for the user, who answers with a mapping.
-Nothing is imported while a question is open.
+A proposal holds questions where it is unsure. The user answers them with a mapping. Nothing is
+imported while a question is open.
 """
 
 import re
@@ -24,7 +24,7 @@ PROMPT = (
     "prompt", "question", "instruction", "query", "user_prompt", "problem", "context", "post", "input",
 )  # fmt: skip
 MORE_PROMPT = {"instruction": ("input", "query")}
-"""Alpaca: the second column is the input to the instruction, and often empty."""
+"""The second column of Alpaca files is the input to the instruction, and often empty."""
 SYSTEM = ("system", "system_prompt", "system_message")
 HISTORY = ("history", "conversation_history")
 CHAT = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue")
@@ -81,40 +81,41 @@ SECOND = re.compile(
     r"|safer_response_id|is_response_\d_safe|response_\d_severity_level",
     re.IGNORECASE,
 )
-"""Columns that say more of a preference that another column gives: kept as metadata."""
+"""Columns with details of a preference that another column gives: kept as metadata."""
 ANSWERS = ("response", "best_first", "chosen", "rejected", "chat")
 INDEX = re.compile(r"|Unnamed: \d+|index|__index_level_\d+__")
 
 
 @dataclass
 class Proposal:
-    """`reviewer`: the name of whoever gave the preferences, where no column says so.
+    """The proposed meaning of the columns of a file.
 
-    `questions`: what only the user can answer, by the column or the meaning it is about.
+    `reviewer` is the name of the reviewer when no column has it. `questions` maps a column or
+    meaning to a question that only the user can answer.
     """
 
     mapping: Mapping
     reviewer: str
     questions: dict[str, str] = field(default_factory=dict)
 
-    def answered(self, given: Mapping) -> "Proposal":
-        """Return the proposal with what the user says; a question about it is answered."""
-        names = {column for row in given.columns.values() for column in row}
-        left = {
+    def answered(self, answer: Mapping) -> "Proposal":
+        """Return the proposal with the user's mapping, and without the questions that it answers."""
+        names = {column for row in answer.columns.values() for column in row}
+        unanswered = {
             about: text
             for about, text in self.questions.items()
-            if about not in given.columns and not any(fits(about, name) for name in names)
+            if about not in answer.columns and not any(fits(about, name) for name in names)
         }
-        return Proposal(given.over(self.mapping), self.reviewer, left)
+        return Proposal(answer.over(self.mapping), self.reviewer, unanswered)
 
 
 def propose(rows: Sequence[dict[str, Any]]) -> Proposal:
-    """Return what the columns of these first rows mean, and what the user has to say."""
+    """Return the proposed meaning of the columns of these first rows, with questions for the user."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     guess = _Guess(names, rows)
     if not guess.prompts() and not guess.whole_chats():
         guess.questions["prompt"] = (
-            f"No column looks like a prompt; the columns are {', '.join(map(repr, names))}. Say "
+            f"No column looks like a prompt; the columns are {', '.join(map(repr, names))}. Choose "
             "which column is the prompt."
         )
     guess.responses()
@@ -134,14 +135,14 @@ class _Guess:
     # --- finding columns ---
 
     def first(self, wanted: Iterable[str]) -> str | None:
-        """Return the first of these names that a column has with a value in some row."""
+        """Return the first of these names whose column has a value in some row."""
         return next(
             (self.left[name] for name in wanted if name in self.left and self._used(name)), None
         )
 
     def matching(self, pattern: re.Pattern[str]) -> list[str]:
-        found = [name for key, name in self.left.items() if pattern.fullmatch(key)]
-        return sorted(found, key=natural)
+        names = [name for key, name in self.left.items() if pattern.fullmatch(key)]
+        return sorted(names, key=natural)
 
     def take(self, meaning: str, *names: str | None) -> None:
         for name in names:
@@ -149,8 +150,8 @@ class _Guess:
                 self.columns[meaning] = (*self.columns.get(meaning, ()), name)
 
     def values(self, name: str) -> list[Any]:
-        found = [row[key] for row in self.rows for key in row if normal(key) == name]
-        return [value for value in found if value not in (None, "", [])]
+        cells = [row[key] for row in self.rows for key in row if normal(key) == name]
+        return [value for value in cells if value not in (None, "", [])]
 
     def _used(self, key: str) -> bool:
         return bool(self.values(self.left[key]))
@@ -161,8 +162,8 @@ class _Guess:
         )
 
     def _lists(self, name: str) -> bool:
-        found = [values.structure({"_": value}, "_") for value in self.values(name)]
-        return any(isinstance(value, list) and not values.is_chat(value) for value in found)
+        parsed = [values.structure({"_": value}, "_") for value in self.values(name)]
+        return any(isinstance(value, list) and not values.is_chat(value) for value in parsed)
 
     # --- meanings ---
 
@@ -179,11 +180,11 @@ class _Guess:
         return bool({"prompt", "chat"} & self.columns.keys()) or self._pair() is not None
 
     def whole_chats(self) -> bool:
-        """Whether columns such as conversation_a hold whole chats, which bring their prompt."""
+        """Return whether columns such as conversation_a hold whole chats, prompts included."""
         return any(self._chats(name) for name in self.matching(NUMBERED))
 
     def _answered(self, name: str) -> bool:
-        """Whether a chat in this column ends with an answer."""
+        """Return whether a chat in this column ends with an answer."""
         for value in self.values(name):
             chat: Any = values.structure({"_": value}, "_")
             chat = chat.get("messages") if isinstance(chat, dict) else chat
@@ -209,7 +210,7 @@ class _Guess:
         for name in ONE:
             if (column := self.first([name])) and self._lists(column):
                 self.questions[column] = (
-                    f'"{column}" holds lists of responses. Say best_first={column} if they are in '
+                    f'"{column}" holds lists of responses. Use best_first={column} if they are in '
                     f"order, the best first, or response={column} if they are not."
                 )
         self.take("response", *(self.first([name]) for name in (*ONE, *SEVERAL)))
@@ -219,11 +220,11 @@ class _Guess:
         if {"prompt", "chat"} & self.columns.keys():
             return
         if any(self._chats(name) for name in pair):
-            return  # what both chats begin with is the prompt
+            return  # the common beginning of the chats is the prompt
         self.questions["prompt"] = (
-            f'No column holds the prompt of "{pair[0]}" and "{pair[1]}", which are texts. Say which '
-            "column does. What two texts begin with is not taken for the prompt: "
-            "it would cut words out of answers."
+            f'No column holds the prompt of "{pair[0]}" and "{pair[1]}", which are texts. Choose which '
+            "column does. The common beginning of two texts is not used as the prompt: "
+            "that could cut words from the answers."
         )
 
     def judgments(self) -> None:
@@ -260,12 +261,12 @@ class _Guess:
         )
 
     def ids(self) -> None:
-        """Take ids: of the prompt, of the task, and of responses that a column's name points to."""
+        """Take the ids of the prompt, the task, and the responses that a column's name points to."""
         self.take("id", self.first(ID))
         self.take("task_id", self.first(TASK_ID))
         answers = [c for m in ANSWERS for c in self.columns.get(m, ())]
         for name in self.matching(RESPONSE_ID):
-            owned = any(belongs(name, column, n) for n, column in enumerate(answers))
+            owned = any(belongs(name, column) for column in answers)
             if owned or len(answers) == 1:
                 self.take("response_id", name)
         if "id" not in self.left:
@@ -290,8 +291,8 @@ class _Guess:
             elif LOOKS_LIKE_PREFERENCE.search(name):
                 example = next(iter(self.values(name)), None)
                 self.questions[name] = (
-                    f'"{name}" looks like a preference (for example {str(example)[:60]!r}), and it is '
-                    f"not clear how to read it. Say what it means, for example winner={name}, "
+                    f'"{name}" looks like a preference (for example {str(example)[:60]!r}), but '
+                    f"its meaning is unclear. Choose a meaning, for example winner={name}, "
                     f"score={name}, or metadata={name} to keep it without using it."
                 )
                 self.take("metadata", name)

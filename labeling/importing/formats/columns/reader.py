@@ -1,7 +1,7 @@
-"""Reads rows by what their columns mean.
+"""Reading rows by the meaning of their columns.
 
-Rows that hold one response each belong together when they have the same prompt, wherever they are
-in the file. A row that holds several responses, or a preference between them, is a task of its own.
+Rows with one response each belong together when they have the same prompt, wherever they are in the
+file. A row with several responses, or a preference between them, is a task of its own.
 """
 
 import json
@@ -20,7 +20,7 @@ from labeling.importing.formats.columns.answers import (
     Verdict,
     belongs,
     mark_of,
-    named,
+    response_named,
 )
 from labeling.importing.formats.columns.drafts import draft_of
 from labeling.importing.formats.columns.grouping import following, gathered
@@ -43,7 +43,7 @@ RANK = ("rank",)
 SCORE = ("score", "overall_score", "rating", "reward")
 APART = "pairs that differ in more than the last answer"
 NO_RESPONSE = "empty responses"
-NO_OWNER = "ids that belong to none of the responses of their row"
+NO_OWNER = "ids that match no response of their row"
 UNREADABLE = "rows whose preference is empty"
 
 
@@ -54,14 +54,14 @@ def read(
 
     Raises Scattered when rows of one prompt do not follow each other and `scattered` is not set.
     """
-    kept = each_row(path, tally, lambda line, row: _row(line, row, mapping, tally))
+    rows_read = each_row(path, tally, lambda line, row: _row(line, row, mapping, tally))
     bring_together = gathered if scattered else following
-    for rows in bring_together(kept, lambda row: row.messages if _alone(row) else None):
+    for rows in bring_together(rows_read, lambda row: row.messages if _alone(row) else None):
         yield from draft_of(rows, reviewer, tally).records(tally)
 
 
 def _alone(row: Row) -> bool:
-    """Whether other rows of the file may hold more responses to the same prompt."""
+    """Return whether other rows of the file may hold more responses to the same prompt."""
     return row.verdict is None and len(row.answers) < 2
 
 
@@ -73,7 +73,7 @@ def _row(line: int, row: dict[str, Any], mapping: Mapping, tally: Tally) -> list
     tally.read["rows"] += 1
     tally.columns.add(row, columns.meaning)
     reading = _Reading(line, row, columns.by_meaning, columns.kept, tally)
-    return [] if (found := reading.row()) is None else [found]
+    return [] if (result := reading.row()) is None else [result]
 
 
 @dataclass
@@ -86,12 +86,12 @@ class _Reading:
 
     def row(self) -> Row | None:
         if self.columns["chosen"] or self.columns["rejected"]:
-            found = self._pair()
+            content = self._pair()
         else:
-            found = self._answers()
-        if found is None:
+            content = self._answers()
+        if content is None:
             return None
-        messages, answers, verdict = found
+        messages, answers, verdict = content
         return Row(
             self.line,
             messages,
@@ -105,7 +105,7 @@ class _Reading:
         )
 
     def _text(self, meaning: str) -> str:
-        """Return the texts of all columns of a meaning; what is not a text as its JSON."""
+        """Return the texts of all columns of a meaning. Other values are converted to JSON."""
         parts = (finite(self.source.get(name)) for name in self.columns[meaning])
         return "\n\n".join(
             part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
@@ -118,7 +118,7 @@ class _Reading:
         return " ".join(text for text in ids if text)
 
     def _meta(self) -> dict[str, Any]:
-        """Return what is kept with the prompt: everything that is not empty."""
+        """Return the columns to be stored with the prompt, without empty values."""
         empty: tuple[Any, ...] = (
             ("", [], {}, None) if isinstance(self.source, Cells) else ("", [], {})
         )
@@ -138,10 +138,10 @@ class _Reading:
         if len(parts) > 1 and all(text is not None for text in texts):
             parts = ["\n\n".join(text for text in texts if text)]
         names = self.columns["prompt"]
-        found = [
+        messages = [
             m for part in parts for m in values.messages(part, self.line, names[0], self.tally)
         ]
-        return [*self._before(), *found] if found else []
+        return [*self._before(), *messages] if messages else []
 
     def _before(self) -> Messages:
         system = self._text("system")
@@ -173,7 +173,9 @@ class _Reading:
             if chat[-1]["role"] != "assistant":
                 return chat, None
             if not any(message["role"] == "user" for message in chat):
-                raise BadInput(f'the chat in "{name}" is an answer to nothing.', self.line)
+                raise BadInput(
+                    f'the chat in "{name}" has no user message before the answer.', self.line
+                )
             return chat[:-1], chat[-1]["content"]
         return None
 
@@ -188,7 +190,7 @@ class _Reading:
     def _pair(self) -> tuple[Messages, list[Answer], Verdict | None] | None:
         sides = [(n, "chosen") for n in self.columns["chosen"]]
         sides += [(n, "rejected") for n in self.columns["rejected"]]
-        given = [
+        candidates = [
             (name, side, part)
             for name, side in sides
             for part in self._parts(values.chat_or_text(self.source, name))
@@ -197,12 +199,12 @@ class _Reading:
         if not prompt and (chat := self._chat()):
             prompt = chat[0] if chat[1] is None else [*chat[0], _assistant(chat[1])]
         if not prompt:
-            return self._shared_prompt(given)
-        answers = [Answer(self._last(part, prompt, name), name) for name, _, part in given]
-        return prompt, *self._ordered(answers, [side for _, side, _ in given])
+            return self._shared_prompt(candidates)
+        answers = [Answer(self._last(part, prompt, name), name) for name, _, part in candidates]
+        return prompt, *self._ordered(answers, [side for _, side, _ in candidates])
 
     def _parts(self, value: Any) -> list[Any]:
-        """Return the answers in one side of a pair: a list of texts is several of them."""
+        """Return the answers on one side of a pair; a list of texts holds several."""
         if value in (None, ""):
             return []
         texts = values.texts(value)
@@ -212,7 +214,7 @@ class _Reading:
         return list(texts)
 
     def _last(self, value: Any, prompt: Messages, name: str) -> str:
-        """Return the answer of a side, which may repeat the prompt before it."""
+        """Return the answer of a side, without the prompt that may be repeated before it."""
         if (text := values.as_text(value)) is not None:
             return text
         chat = values.messages(value, self.line, name, self.tally)
@@ -224,23 +226,23 @@ class _Reading:
         if len(rest) != 1 or rest[0]["role"] != "assistant":
             raise BadInput(
                 f'"{name}" must hold one answer of the assistant after the prompt; it holds '
-                f"{len(rest)} messages that the prompt does not.",
+                f"{len(rest)} messages that are not in the prompt.",
                 self.line,
             )
         return rest[0]["content"]
 
     def _shared_prompt(
-        self, given: Sequence[tuple[str, str, Any]]
+        self, candidates: Sequence[tuple[str, str, Any]]
     ) -> tuple[Messages, list[Answer], Verdict | None] | None:
-        """Two whole chats that begin alike: that is the prompt, and the last answers differ."""
+        """Return whole chats as their common beginning, the prompt, and their last answers."""
         chats = [
             values.messages(part, self.line, name, self.tally)
-            for name, _, part in given
+            for name, _, part in candidates
             if values.as_text(part) is None
         ]
-        if len(chats) < 2 or len(chats) < len(given):
+        if len(chats) < 2 or len(chats) < len(candidates):
             raise BadInput(
-                "no column holds the prompt, and the responses are texts. Say which column does.",
+                "no column holds the prompt, and the responses are texts. Choose the prompt's column.",
                 self.line,
             )
         shared = min(same_start(chats[0], other) for other in chats[1:])
@@ -252,10 +254,10 @@ class _Reading:
             return None
         answers = [
             Answer(chat[-1]["content"], name)
-            for chat, (name, _, _) in zip(chats, given, strict=True)
+            for chat, (name, _, _) in zip(chats, candidates, strict=True)
         ]
         prompt = [*self._before(), *chats[0][:shared]]
-        return prompt, *self._ordered(answers, [side for _, side, _ in given])
+        return prompt, *self._ordered(answers, [side for _, side, _ in candidates])
 
     def _ordered(
         self, answers: list[Answer], sides: list[str]
@@ -294,7 +296,7 @@ class _Reading:
         self._models(answers)
         self._ids(answers)
         self._marks(answers)
-        answers = self._filled(answers)  # not before: lists of marks count empty responses too
+        answers = self._filled(answers)  # not earlier: lists of marks count empty responses too
         verdict = self._verdict(answers)
         if best_first and len(answers) > 1:
             verdict = Verdict([[n] for n in range(len(answers))])
@@ -304,15 +306,20 @@ class _Reading:
         """Return chats from cells that hold a list of prompts and lists of as many answers."""
         if not isinstance(self.source, Cells) or len(self.columns["prompt"]) != 1:
             return []
-        asked = values.structure(self.source, self.columns["prompt"][0])
-        given = [(name, values.structure(self.source, name)) for name in self.columns["response"]]
-        if not _texts(asked) or not given:
+        questions = values.structure(self.source, self.columns["prompt"][0])
+        replies = [(name, values.structure(self.source, name)) for name in self.columns["response"]]
+        if not _texts(questions) or not replies:
             return []
-        if not all(_texts(texts) and len(texts) == len(asked) for _, texts in given):
+        if not all(_texts(texts) and len(texts) == len(questions) for _, texts in replies):
             return []
         return [
-            (name, values.turns([text for pair in zip(asked, texts, strict=True) for text in pair]))
-            for name, texts in given
+            (
+                name,
+                values.turns(
+                    [text for pair in zip(questions, texts, strict=True) for text in pair]
+                ),
+            )
+            for name, texts in replies
         ]
 
     def _is_chat(self, name: str) -> bool:
@@ -326,7 +333,7 @@ class _Reading:
     def _whole_chats(
         self, chats: list[tuple[str, Messages]]
     ) -> tuple[Messages, list[Answer], Verdict | None] | None:
-        """Chats with two models: they can be compared where only the last answers differ."""
+        """Compare chats with several models, if only their last answers differ."""
         first = chats[0][1]
         if any(chat[:-1] != first[:-1] or chat[-1]["role"] != "assistant" for _, chat in chats):
             self.tally.left_out[APART] += 1
@@ -351,12 +358,12 @@ class _Reading:
         return [Answer(values.reply(value, self.line, name, self.tally), name)]
 
     def _filled(self, answers: list[Answer]) -> list[Answer]:
-        kept = [answer for answer in answers if answer.text.strip()]
-        self.tally.left_out[NO_RESPONSE] += len(answers) - len(kept)
-        return kept
+        filled = [answer for answer in answers if answer.text.strip()]
+        self.tally.left_out[NO_RESPONSE] += len(answers) - len(filled)
+        return filled
 
     def _one_of(self, part: Any, name: str, path: str) -> Answer:
-        """Return one element of a list of responses, which may say its model, rank and score."""
+        """Return one element of a list of responses, which may have a model, rank and score."""
         if part is None:
             return Answer("", name)
         if not isinstance(part, dict):
@@ -366,7 +373,7 @@ class _Reading:
         rank = next((k for k in RANK if number(part.get(k)) is not None), "")
         score = next((k for k in SCORE if number(part.get(k)) is not None), "")
         meaning = {own: "response_id", model: "model", rank: "rank", score: "score"}
-        meaning.pop("", None)  # the name of none of them
+        meaning.pop("", None)  # the key "" stands for marks that are absent
         marks = {k: part[k] for k in part if k in meaning}
         self.tally.columns.add(marks, meaning, prefix=f"{path}.")
         return Answer(
@@ -399,22 +406,22 @@ class _Reading:
         single = [
             (n, str(v)) for n, v in zip(names, listed, strict=True) if v and not isinstance(v, list)
         ]
-        for place, answer in enumerate(answers):
+        for index, answer in enumerate(answers):
             if answer.model:
                 continue
-            own = [model for name, model in single if belongs(name, answer.column, place)]
-            if place < len(flat):
-                answer.model = flat[place]
+            own = [model for name, model in single if belongs(name, answer.column)]
+            if index < len(flat):
+                answer.model = flat[index]
             elif own:
                 answer.model = own[0]
             elif len(single) == 1 and not _of_one_side(single[0][0]):
                 answer.model = single[0][1]
 
     def _ids(self, answers: list[Answer]) -> None:
-        """Give each response the id that a column of its own, or a list in the same order, has."""
+        """Give each response its id, from a column of its own or a list in the same order."""
         for name in self.columns["response_id"]:
             value = values.structure(self.source, name)
-            owners = [a for n, a in enumerate(answers) if belongs(name, a.column, n)]
+            owners = [a for a in answers if belongs(name, a.column)]
             if isinstance(value, list):
                 self._spread(owners or answers, "external_id", name, value)
                 continue
@@ -423,7 +430,7 @@ class _Reading:
             for answer in owners:
                 answer.external_id = answer.external_id or name_of(value)
 
-    # --- what is said of the responses ---
+    # --- judgments ---
 
     def _marks(self, answers: list[Answer]) -> None:
         for meaning in ("label", "rank", "score"):
@@ -433,12 +440,12 @@ class _Reading:
                 if isinstance(value, list):
                     self._spread(answers, meaning, name, value)
                 elif value not in (None, ""):
-                    whose = (
+                    owners = (
                         answers
                         if len(answers) == 1
-                        else [a for n, a in enumerate(answers) if belongs(name, a.column, n)]
+                        else [a for a in answers if belongs(name, a.column)]
                     )
-                    for answer in whose:
+                    for answer in owners:
                         setattr(answer, meaning, self._value(meaning, name, value))
         for answer in answers if len(answers) == 1 else []:
             for name in self.columns["rating"]:
@@ -458,15 +465,15 @@ class _Reading:
         if meaning == "external_id":
             return name_of(value)
         if meaning == "label":
-            said = str(value).strip().lower()
-            if said in ("true", "1", "1.0", "yes"):
+            text = str(value).strip().lower()
+            if text in ("true", "1", "1.0", "yes"):
                 return True
-            if said in ("false", "0", "0.0", "no", "-1"):
+            if text in ("false", "0", "0.0", "no", "-1"):
                 return False
             raise BadInput(f'"{name}" must be true or false; got {value!r}.', self.line)
-        if (found := number(value)) is None:
+        if (parsed := number(value)) is None:
             raise BadInput(f'"{name}" must be a number; got {value!r}.', self.line)
-        return found
+        return parsed
 
     def _verdict(self, answers: list[Answer]) -> Verdict | None:
         for name in self.columns["preference"]:
@@ -488,32 +495,34 @@ class _Reading:
 
     def _one_hot(self, answers: list[Answer]) -> Verdict | None:
         """Read columns such as winner_model_a and winner_tie, of which one is true."""
-        said = [name for name in self.columns["winner"] if (number(self.source.get(name)) or 0) > 0]
-        if len(said) != 1:
+        chosen = [
+            name for name in self.columns["winner"] if (number(self.source.get(name)) or 0) > 0
+        ]
+        if len(chosen) != 1:
             self.tally.left_out[UNREADABLE] += 1
             return None
-        return self._won(said[0], re.sub(r"^winner_", "", said[0].lower()), answers)
+        return self._won(chosen[0], re.sub(r"^winner_", "", chosen[0].lower()), answers)
 
     def _won(self, name: str, value: Any, answers: list[Answer]) -> Verdict:
-        said = str(value).strip().lower()
-        everyone = list(range(len(answers)))
-        if said in BOTH_BAD:
-            return Verdict([everyone], cut=0)
-        if said in TIES:
-            return Verdict([everyone])
-        best = named(said, answers)
+        winner = str(value).strip().lower()
+        indexes = list(range(len(answers)))
+        if winner in BOTH_BAD:
+            return Verdict([indexes], cut=0)
+        if winner in TIES:
+            return Verdict([indexes])
+        best = response_named(winner, answers)
         if best is None:
             columns = ", ".join(answer.column for answer in answers)
             raise BadInput(
-                f'"{name}" is {value!r}, which names none of the responses ({columns}) and is not a '
+                f'"{name}" is {value!r}, which is neither one of the responses ({columns}) nor a '
                 "tie.",
                 self.line,
             )
-        return Verdict([[best], [n for n in everyone if n != best]])
+        return Verdict([[best], [n for n in indexes if n != best]])
 
 
 def _of_one_side(name: str) -> bool:
-    """Whether a column says something of one response only, by its number or its side."""
+    """Return whether a column describes one response only, by its number or its side."""
     return bool(mark_of(name)) or bool(re.search("chosen|rejected", name, re.IGNORECASE))
 
 

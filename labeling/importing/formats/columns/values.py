@@ -1,8 +1,8 @@
-"""Read what a cell holds: a text, a chat, a list or a number. Nothing is guessed silently.
+"""Reading the value of a cell: a text, a chat, a list or a number.
 
-A cell of a CSV file is always text, so a list or a chat stands in it as JSON, or as Python writes it
-when a data frame is saved. In every other kind of file a text is a text, even when it looks like
-JSON.
+A cell of a CSV file is always text, so a list or a chat is written as JSON, or in Python notation
+when a data frame was saved. In every other kind of file a text stays a text, even when it looks
+like JSON.
 """
 
 import ast
@@ -48,7 +48,7 @@ DROPPED_PARTS = "images, audio and other parts of messages that are not text"
 
 
 def parsed(text: str) -> Any:
-    """Return the list or object that a text is as JSON or in Python's notation, else None."""
+    """Return the list or object that a text holds as JSON or in Python notation, or None."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -58,26 +58,26 @@ def parsed(text: str) -> Any:
     if len(text) > LONGEST_REPR:
         return None
     try:
-        found = ast.literal_eval(text.strip())
+        value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-    return finite(found) if isinstance(found, list | dict) else None
+    return finite(value) if isinstance(value, list | dict) else None
 
 
 def structure(row: Mapping[str, Any], name: str) -> Any:
-    """Return a column that should hold a list or object; a text of one is parsed."""
+    """Return a column that should hold a list or object, parsed if it is text."""
     value = finite(row.get(name))
-    if isinstance(value, str) and (found := parsed(value)) is not None:
-        return found
+    if isinstance(value, str) and (content := parsed(value)) is not None:
+        return content
     return value
 
 
 def chat_or_text(row: Mapping[str, Any], name: str) -> Any:
-    """Return a column that should hold a text or a chat. A text is parsed only if CSV made it one."""
+    """Return a column that should hold a text or a chat. Texts are parsed in tables only."""
     value = finite(row.get(name))
     if isinstance(row, Cells) and isinstance(value, str):
-        found = parsed(value)
-        return found if is_chat(found) or is_message(found) else value
+        content = parsed(value)
+        return content if is_chat(content) or is_message(content) else value
     return value
 
 
@@ -96,7 +96,7 @@ def is_chat(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str | None:
-    """Return a text, number or truth value as text; None for anything else, also for NaN."""
+    """Return a text, number or boolean as text, or None for anything else and for NaN."""
     if isinstance(value, str):
         return value
     value = finite(value)
@@ -104,17 +104,17 @@ def as_text(value: Any) -> str | None:
 
 
 def holds(value: Any) -> bool:
-    """Whether a value is there: 0 and false are, an empty text or list is not."""
+    """Return whether there is a value. 0 and False are values; an empty text or list is not."""
     return value is not None and value not in ("", [], {})
 
 
 def texts(value: Any) -> list[str] | None:
-    """Return the texts of a list of texts, numbers and truth values, without nulls; else None."""
+    """Return the texts of a list of texts, numbers and booleans, without nulls, or None."""
     if not isinstance(value, list):
         return None
-    found = [as_text(item) for item in value if item is not None]
-    kept = [text for text in found if text is not None]
-    return kept if kept and len(kept) == len(found) else None
+    converted = [as_text(item) for item in value if item is not None]
+    results = [text for text in converted if text is not None]
+    return results if results and len(results) == len(converted) else None
 
 
 def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
@@ -143,13 +143,13 @@ def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
 
 
 def turns(texts: list[str]) -> Messages:
-    """Return texts that take turns as a chat that begins with the user."""
+    """Return alternating texts as a chat that begins with the user."""
     roles = ("user", "assistant")
     return [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
 
 
 def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[str, str]:
-    """Return a message as its role and text. Keys that are not used are counted under `path`."""
+    """Return a message as its role and text. Unused keys are counted under `path`."""
     if not isinstance(value, Mapping):
         raise BadInput(f'a message in "{name}" must be {{"role": …, "content": …}}.', line)
     keys = {
@@ -157,10 +157,10 @@ def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[s
         "content": next((key for key in CONTENT if value.get(key) is not None), "content"),
         "calls": next((key for key in CALLS if value.get(key)), ""),
     }
-    given = str(value.get(keys["role"]) or "").lower()
-    role = SPELLINGS.get(given, given)
+    spelling = str(value.get(keys["role"]) or "").lower()
+    role = SPELLINGS.get(spelling, spelling)
     if role not in ROLES:
-        raise BadInput(f'a role in "{name}" is one of {", ".join(ROLES)}; got {given!r}.', line)
+        raise BadInput(f'a role in "{name}" is one of {", ".join(ROLES)}; got {spelling!r}.', line)
     text = _joined(value.get(keys["content"]), tally, path + keys["content"])
     if keys["calls"]:
         written = _written(value[keys["calls"]], tally)
@@ -174,25 +174,25 @@ def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[s
 
 
 def _written(calls: Any, tally: Tally) -> str:
-    """Return calls of tools as reviewers will see them."""
+    """Return tool calls in the form shown to reviewers."""
     tally.changed[WRITTEN_CALLS] += 1
     return calls if isinstance(calls, str) else json.dumps(finite(calls), ensure_ascii=False)
 
 
 def _joined(content: Any, tally: Tally, path: str) -> str | None:
-    """Return the text of a message whose content may be in parts; None when it has no text."""
+    """Return the text of a message whose content may be in parts, or None without text."""
     if (text := as_text(content)) is not None:
         return text
     if not isinstance(content, list):
         return None
     texts = [_text_of_part(part, tally, f"{path}[].") for part in content]
     tally.left_out[DROPPED_PARTS] += texts.count(None)
-    kept = [text for text in texts if text is not None]
-    return "\n\n".join(kept) if kept else None
+    parts = [text for text in texts if text is not None]
+    return "\n\n".join(parts) if parts else None
 
 
 def _text_of_part(part: Any, tally: Tally, path: str) -> str | None:
-    """Return the text of a part, or a call of a tool as JSON; None for images and the like."""
+    """Return the text of a part, or a tool call as JSON; None for images and other parts."""
     if not isinstance(part, Mapping):
         return part if isinstance(part, str) else None
     key = next((key for key in PART_TEXT if isinstance(part.get(key), str)), "")
@@ -213,7 +213,7 @@ def reply(value: Any, line: int, name: str, tally: Tally) -> str:
     """Return one answer: a text, or the only message of the assistant. Raises BadInput."""
     if (text := as_text(value)) is not None:
         return text
-    found = messages(value, line, name, tally)
-    if len(found) != 1 or found[0]["role"] != "assistant":
+    chat = messages(value, line, name, tally)
+    if len(chat) != 1 or chat[0]["role"] != "assistant":
         raise BadInput(f'"{name}" must be a text or one message by the assistant.', line)
-    return found[0]["content"]
+    return chat[0]["content"]

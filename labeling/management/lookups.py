@@ -1,0 +1,14 @@
+"""Lookups shared by commands."""
+
+from django.core.management.base import CommandError
+
+from labeling.models import Project
+
+
+def project_named(slug: str) -> Project:
+    """Return the project with a slug. Raises CommandError with the existing slugs."""
+    project = Project.objects.filter(slug=slug).first()
+    if project is None:
+        slugs = ", ".join(Project.objects.values_list("slug", flat=True)) or "none"
+        raise CommandError(f"There is no project {slug!r}. There are: {slugs}.")
+    return project
