@@ -149,7 +149,7 @@ def test_of_more_than_nine_replies_nine_are_taken_evenly(project, save):
 @pytest.mark.parametrize(
     ("root", "sentence"),
     [
-        (said("narrator", "x"), "Line 2: message id x is by neither"),
+        (said("narrator", "x"), "Line 2: message id x has a role other than"),
         (prompter("x", assistant("y", "first"), assistant("z", 1)), "rank that is not a whole"),
         ({"message_id": "1", "role": "prompter"}, '"text"'),
         ({**prompter("x"), "replies": {"a": 1}}, "replies that are not a list"),
@@ -321,7 +321,7 @@ def changed(**fields):
         (changed(messages=[{"role": "user"}]), "a user message in .messages. has no text"),
         (changed(messages=[{"role": "boss", "content": "x"}]), "a role in .messages. is one of"),
         (changed(messages=[*ASK, {"role": "assistant", "content": "x"}]), "nothing to answer"),
-        (changed(responses=[{"text": "So."}]), "takes two"),
+        (changed(responses=[{"text": "So."}]), "at least two are needed"),
         (changed(responses=[{"text": str(n)} for n in range(10)]), "at most 9"),
         (changed(responses=[{"text": "So."}] * 2), "same text by the same model"),
         (changed(responses=[{"text": "a", "id": 1}, {"text": "b", "id": 1}]), "the same id"),
@@ -461,7 +461,7 @@ def test_the_command_says_what_to_do(save, tmp_path, project):
     path = save([OWN])
     with pytest.raises(CommandError, match="--create-project"):
         run(path, "--project", "nowhere")
-    with pytest.raises(CommandError, match="cannot be a project"):
+    with pytest.raises(CommandError, match="cannot be the name of a project"):
         run(path, "--project", "No Where", "--create-project")
     with pytest.raises(CommandError, match="There is no file"):
         run(tmp_path / "none.json", "--project", project.slug)

@@ -254,7 +254,7 @@ def test_no_prompt_is_cut_out_of_answers(tmp_path):
         read(saved(tmp_path, rows))
     alike = row(chosen="The lamp is tall.", rejected="The lamp is red.", topic="lamps")
     path = saved(tmp_path, alike)
-    with pytest.raises(Unclear, match="Say which column does"):
+    with pytest.raises(Unclear, match="Choose the column of the prompt"):
         read(path)
     [(chat, _, tiers, _, _)], _ = read(path, "prompt=topic")
     assert chat == [("user", "lamps")] and tiers == [[["The lamp is tall."], ["The lamp is red."]]]

@@ -233,14 +233,23 @@ def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _sides(data: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the responses: texts or chats whose names differ only in their ending."""
+    """Return the names of the responses: texts or chats whose names differ only in their ending.
+
+    Numbers and booleans count as texts only when there are no other sides.
+    """
+    responses = {name for name, value in data.items() if _is_response(value)}
+    numbers = {name for name, value in data.items() if values.as_text(value) is not None}
+    return _sides_among(responses, data) or _sides_among(responses | numbers, data)
+
+
+def _sides_among(candidates: set[str], data: dict[str, Any]) -> tuple[str, ...]:
     for endings in ENDINGS:
         for name in data:
             if not name.endswith(endings[0]):
                 continue
             stem = name.removesuffix(endings[0])
             names = [f"{stem}{ending}" for ending in endings]
-            sides = tuple(takewhile(lambda side: _is_response(data.get(side)), names))
+            sides = tuple(takewhile(candidates.__contains__, names))
             if len(sides) > 1:
                 return sides
     return ()

@@ -116,7 +116,7 @@ def propose(rows: Sequence[dict[str, Any]]) -> Proposal:
     if not guess.prompts() and not guess.whole_chats():
         guess.questions["prompt"] = (
             f"No column looks like a prompt; the columns are {', '.join(map(repr, names))}. Choose "
-            "which column is the prompt."
+            "the column of the prompt."
         )
     guess.responses()
     guess.judgments()
@@ -222,8 +222,8 @@ class _Guess:
         if any(self._chats(name) for name in pair):
             return  # the common beginning of the chats is the prompt
         self.questions["prompt"] = (
-            f'No column holds the prompt of "{pair[0]}" and "{pair[1]}", which are texts. Choose which '
-            "column does. The common beginning of two texts is not used as the prompt: "
+            f'No column holds the prompt of "{pair[0]}" and "{pair[1]}", which are texts. Choose the '
+            "column of the prompt. The common beginning of two texts is not used as the prompt: "
             "that could cut words from the answers."
         )
 
