@@ -106,7 +106,7 @@ def test_a_role_is_changed(client, project, lead):
     other = make_user(Role.LEAD)
     Membership.objects.create(project=project, user=other, role=REVIEWER)
     page = post(client, address("member-role", project, other.pk), role="lead")
-    assert f"{other} is a lead here now." in page and role_of(other, project) == LEAD
+    assert f"{other} is now a lead of this project." in page and role_of(other, project) == LEAD
     assert entry("member’s role changed") == (
         lead.username, {"person": other.username, "role": "lead"},
     )  # fmt: skip
