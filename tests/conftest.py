@@ -15,7 +15,10 @@ MARKS_OF_FIXTURES = {"browser": "browser", "celery_worker": "worker"}
 MARKS_OF_FILES = {
     "test_access_matrix": "slow",
     "test_hostile_parameters": "slow",
+    "test_import_fuzz": "slow",
+    "test_import_odd_values": "slow",
     "test_local_": "processes",
+    "test_query_counts": "slow",
     "test_queue_hammer": "slow",
     "test_queue_machine": "slow",
     "test_supervisor": "processes",

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from config.env import BASE_DIR
@@ -21,6 +22,21 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):
     if os.environ.pop("TIEBREAK_LOCAL_SERVICES", ""):  # those of the process that hands out tests
         del os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
 provide()
+
+
+def relax_durability() -> None:
+    """Let the tests' own PostgreSQL skip its waits for the disk: its data need not survive a crash.
+
+    Tests that kill a PostgreSQL start one of their own, with the settings of the product.
+    """
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+if os.environ.get("TIEBREAK_LOCAL_SERVICES"):
+    relax_durability()
 
 
 @pytest.fixture(autouse=True)
