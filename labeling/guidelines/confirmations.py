@@ -1,6 +1,9 @@
 """Confirmation of each published guideline version by a reviewer, before they rank under it."""
 
 from dataclasses import dataclass
+from threading import Lock
+
+from cachetools import LRUCache
 
 from accounts.models import User
 from labeling.models import GuidelineConfirmation, GuidelineVersion, Project
@@ -15,9 +18,9 @@ class Unconfirmed:
     """The newest version that the reviewer confirmed, or None."""
 
 
-_confirmed: set[tuple[int, int]] = set()
+_confirmed: LRUCache[tuple[int, int], bool] = LRUCache(maxsize=10_000)
 """Confirmed (reviewer, version) pairs, cached in this process. A confirmation is never revoked."""
-REMEMBERED_AT_MOST = 10_000
+_lock = Lock()  # caches of cachetools are not thread-safe
 
 
 def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
@@ -27,13 +30,14 @@ def unconfirmed(*, project: Project, reviewer: User) -> Unconfirmed | None:
     """
     if project.current_version_id is None:
         return None
-    if (key := (reviewer.pk, project.current_version_id)) in _confirmed:
-        return None
+    key = (reviewer.pk, project.current_version_id)
+    with _lock:
+        if _confirmed.get(key):
+            return None
     own = GuidelineConfirmation.objects.filter(reviewer=reviewer)
     if own.filter(version=project.current_version_id).exists():
-        if len(_confirmed) >= REMEMBERED_AT_MOST:
-            _confirmed.clear()
-        _confirmed.add(key)
+        with _lock:
+            _confirmed[key] = True
         return None
     current = GuidelineVersion.objects.select_related("guideline").get(
         pk=project.current_version_id
