@@ -1,4 +1,4 @@
-# One image for the web server and the workers. EXTRAS=train adds torch, for the workers.
+# The image of the web server and the workers. EXTRAS=train adds torch for GPU workers.
 FROM python:3.11-slim
 
 ARG EXTRAS=""

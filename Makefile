@@ -1,7 +1,7 @@
-# make demo   set up and run the whole loop, then serve it   (ARGS=--exit: end after the loop)
-# make test   set up and run every test                      (ARGS="tests/runs -k lease": some)
-# make test-fast   the tests without browser, workers, other processes and torch   (PYTHON=python3.13: on that Python)
-# make check  formatter, linter, types (Python and JavaScript), import contracts, migrations, deploy check
+# make demo       set up, run the whole loop, then serve it     (ARGS=--exit: exit after the loop)
+# make test       set up and run all tests                      (ARGS="tests/runs -k lease": only these)
+# make test-fast  run the tests without browser, workers, other processes and torch   (PYTHON=python3.13: with that Python)
+# make check      formatter, linter, types (Python and JavaScript), import contracts, migrations, deploy check
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Every verb of the product: `python manage.py help` lists them."""
+"""Django's command-line utility. `python manage.py help` lists the commands."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Who may see what. The first line of a view calls one of these; nothing else decides."""
+"""Access rules for views. Access is decided here and in each view's first line, nowhere else."""
 
 from collections.abc import Callable
 from functools import wraps

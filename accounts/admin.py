@@ -28,7 +28,7 @@ class TokenInline(admin.TabularInline):
 
 @admin.register(User)
 class UserAdmin(admin.ModelAdmin):
-    """Accounts. Nobody sets another person's password: a one-time link lets them do it."""
+    """The admin of accounts. New users set their own password through a one-time link."""
 
     list_display = ("username", "name", "role", "is_active", "simulated", "last_login")
     list_filter = ("role", "is_active", "simulated", "is_superuser")
@@ -60,13 +60,13 @@ class UserAdmin(admin.ModelAdmin):
         return self.inlines if obj else ()
 
     def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
-        """Refuse filters on the password's hash: they would reveal it letter by letter."""
+        """Refuse filters on the password hash, which could reveal it character by character."""
         return not lookup.startswith("password") and super().lookup_allowed(lookup, value, request)
 
     def delete_view(
         self, request: HttpRequest, object_id: str, extra_context: Any = None
     ) -> HttpResponse:
-        """An account with rankings stays, as they belong to it: its person is erased instead."""
+        """Redirect to the erasing page for an account with rankings, which must keep their author."""
         account = self.get_object(request, object_id)
         allowed = account is not None and self.has_delete_permission(request, account)
         if account is not None and allowed and account.rankings.exists():
@@ -78,7 +78,7 @@ class UserAdmin(admin.ModelAdmin):
         return user.get_full_name()
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """A role says who may enter the admin, so losing it takes that away again."""
+        """Save the account, with access to the admin set by its role, and write an audit entry."""
         if "role" in form.changed_data or "is_superuser" in form.changed_data:
             obj.is_staff = obj.is_superuser or obj.role != "reviewer"
         super().save_model(request, obj, form, change)
@@ -102,7 +102,7 @@ class UserAdmin(admin.ModelAdmin):
 
 @admin.register(Token)
 class TokenAdmin(admin.ModelAdmin):
-    """Issued here; the key is shown once. To take one away, delete it."""
+    """The admin of tokens. A new token's key is shown once; deleting a token revokes it."""
 
     list_display = ("name", "user", "created_at", "last_used_at")
     list_select_related = ("user",)
@@ -117,7 +117,7 @@ class TokenAdmin(admin.ModelAdmin):
         token, key = Token.issue(user=obj.user, name=obj.name)
         obj.pk = token.pk
         audit(user_of(request), "token issued", token)
-        self.message_user(request, f"The key is {key} – it is shown only now.", messages.WARNING)
+        self.message_user(request, f"The key is {key}. It is shown only once.", messages.WARNING)
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         audit(user_of(request), "token deleted", obj)
@@ -131,7 +131,7 @@ class TokenAdmin(admin.ModelAdmin):
 
 @admin.register(AuditEntry)
 class AuditEntryAdmin(admin.ModelAdmin):
-    """The audit trail, for administrators to read. Nobody changes or deletes an entry."""
+    """The audit trail, which administrators can read but not change."""
 
     list_display = ("at", "user", "action", "subject", "details")
     list_select_related = ("user",)

@@ -1,7 +1,7 @@
-"""What every part of the API shares: who calls it, and how it says no.
+"""Authentication and errors of the API.
 
-The caller is the owner of the token in `Authorization: Bearer KEY`. A session is not accepted, so a
-page of another site cannot use one. An error is application/problem+json (RFC 9457).
+Requests carry a token in `Authorization: Bearer KEY`. Sessions are not accepted, so that pages of
+other sites cannot use them. Errors are application/problem+json (RFC 9457).
 """
 
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from accounts.models import Token
 
 
 class Problem(Exception):  # noqa: N818
-    """The request ends here; `detail` is a sentence for its sender."""
+    """An error response. `detail` is a sentence for the sender of the request."""
 
     def __init__(self, status: int, detail: str, *, retry_after: int | None = None, **more: Any):
         super().__init__(detail)
@@ -24,13 +24,13 @@ class Problem(Exception):  # noqa: N818
         self.more = more
 
     def response(self) -> JsonResponse:
-        said = {
+        fields = {
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
         }
         answer = JsonResponse(
-            {"type": "about:blank", **said, **self.more},
+            {"type": "about:blank", **fields, **self.more},
             status=self.status,
             content_type="application/problem+json",
         )
@@ -42,15 +42,15 @@ class Problem(Exception):  # noqa: N818
 
 
 class BearerToken(HttpBearer):
-    """Puts the Token, with its user, into `request.auth`."""
+    """Authentication that sets `request.auth` to the Token, with its user."""
 
     def authenticate(self, request: HttpRequest, token: str) -> Token | None:
         return Token.of_key(token.strip())
 
 
 def token_of(request: HttpRequest) -> Token:
-    """The token that the request came with. Raises Problem for a stranger."""
-    found = getattr(request, "auth", None)
-    if not isinstance(found, Token):
+    """Return the token of the request. Raises Problem if it has none."""
+    token = getattr(request, "auth", None)
+    if not isinstance(token, Token):
         raise Problem(401, "Send a token: Authorization: Bearer KEY.")
-    return found
+    return token

@@ -7,11 +7,11 @@ from accounts.models import User
 from accounts.sign_in import throttle
 from database.prepared import Prepared
 
-_ONE = Prepared(lambda pk: User.objects.filter(pk=pk), pk=int)
+_BY_ID = Prepared(lambda pk: User.objects.filter(pk=pk), pk=int)
 
 
 class PasswordBackend(ModelBackend):
-    """Django's own, throttled. Each request asks who it is from, so that query's SQL is built once."""
+    """Django's backend with throttled sign-ins, and with prepared SQL for each request's user."""
 
     def authenticate(
         self,
@@ -20,7 +20,7 @@ class PasswordBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the user whose password it is, or None. Raises throttle.Throttled."""
+        """Return the user if the password is right, else None. Raises throttle.Throttled."""
         name = username if username is not None else kwargs.get(User.USERNAME_FIELD)
         if name is None or password is None:
             return None
@@ -31,5 +31,5 @@ class PasswordBackend(ModelBackend):
         return user
 
     def get_user(self, user_id: Any) -> User | None:
-        user = _ONE.first(pk=user_id)
+        user = _BY_ID.first(pk=user_id)
         return user if user is not None and self.user_can_authenticate(user) else None

@@ -11,7 +11,7 @@ from accounts.sign_in import throttle
 
 
 class ThrottledPasswordChange(PasswordChangeForm):
-    """Counts wrong old passwords as failed sign-ins of the account."""
+    """A form that counts wrong old passwords as failed sign-ins of the account."""
 
     def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -25,10 +25,10 @@ class ThrottledPasswordChange(PasswordChangeForm):
 
 
 class StrictJSONField(forms.JSONField):
-    """Refuses what Python's parser fails on, or accepts although PostgreSQL cannot store it.
+    """A JSON field that also refuses values on which Python's parser or PostgreSQL fail.
 
-    Django catches a JSONDecodeError only: an integer of 4,301 digits and a nesting of thousands raise
-    others, and NaN, a null character or half a surrogate pair fail in the database.
+    Django catches only JSONDecodeError. An integer of 4,301 digits or deep nesting raises other
+    errors; NaN, a null character or an unpaired surrogate fails in the database.
     """
 
     def to_python(self, value: Any) -> Any:

@@ -10,8 +10,8 @@ from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models
 from django.utils import timezone
 
-SPARINGLY = timedelta(minutes=1)
-"""How old the time of a token's last use may be before it is written again."""
+LAST_USE_PRECISION = timedelta(minutes=1)
+"""How far `Token.last_used_at` may lag behind, so that few requests write it."""
 
 
 class Role(models.TextChoices):
@@ -21,7 +21,7 @@ class Role(models.TextChoices):
 
 
 class User(AbstractUser):
-    """A person. The role says what they may do everywhere; a membership says in which project."""
+    """An account. Its role applies to all projects; memberships grant access to single ones."""
 
     role = models.CharField(max_length=16, choices=Role, default=Role.REVIEWER)
     simulated = models.BooleanField(
@@ -42,23 +42,23 @@ class User(AbstractUser):
 
     @property
     def can_lead(self) -> bool:
-        """May write guidelines and see other people's rankings."""
+        """Whether the user may write guidelines and see other people's rankings."""
         return self.is_active and (self.is_superuser or self.role in {Role.LEAD, Role.TRAINER})
 
     @property
     def can_train(self) -> bool:
-        """May freeze data, start and cancel runs, promote models."""
+        """Whether the user may freeze data, start and cancel runs, and promote models."""
         return self.is_active and (self.is_superuser or self.role == Role.TRAINER)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Leads and trainers may enter the admin; the role decides it, so that nobody forgets."""
+        """Save the account, and give leads, trainers and administrators access to the admin."""
         if self.role in {Role.LEAD, Role.TRAINER} or self.is_superuser:
             self.is_staff = True
         super().save(*args, **kwargs)
 
 
 class Token(models.Model):
-    """A key for scripts. Only its SHA-256 is kept; the key itself is shown once."""
+    """A key for scripts. Only its SHA-256 is stored; the key itself is shown once."""
 
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="tokens"
@@ -88,42 +88,47 @@ class Token(models.Model):
 
     @classmethod
     def of_key(cls, key: str) -> "Token | None":
-        """The token with its user, if that is active. One query, and once a minute a second one."""
-        found = cls.objects.select_related("user").filter(digest=cls.digest_of(key)).first()
-        if found is None or not found.user.is_active:
+        """Return the token with its user, or None if there is none or its user is not active.
+
+        Costs one query, and a second one once a minute.
+        """
+        token = cls.objects.select_related("user").filter(digest=cls.digest_of(key)).first()
+        if token is None or not token.user.is_active:
             return None
         now = timezone.now()
-        if found.last_used_at is None or found.last_used_at < now - SPARINGLY:
-            cls.objects.filter(pk=found.pk).update(last_used_at=now)
-        return found
+        if token.last_used_at is None or token.last_used_at < now - LAST_USE_PRECISION:
+            cls.objects.filter(pk=token.pk).update(last_used_at=now)
+        return token
 
     def spend(self, amount: int, *, limit: int) -> bool:
-        """Count `amount` against this minute; False, and nothing counted, when that is over `limit`.
+        """Count `amount` for the current minute, or return False if that would exceed `limit`.
 
-        One statement, so that two requests cannot both take the last. A first request is never
-        refused, however large.
+        Uses one statement, so that two requests cannot both take the last unit. The first request
+        of a minute is always allowed, however large.
         """
         minute = int(timezone.now().timestamp()) // 60
-        fresh = ~models.Q(minute=minute)
+        new_minute = ~models.Q(minute=minute)
         spent = models.Case(
-            models.When(fresh, then=models.Value(amount)), default=models.F("spent") + amount
+            models.When(new_minute, then=models.Value(amount)), default=models.F("spent") + amount
         )
-        allowed = type(self).objects.filter(fresh | models.Q(spent__lte=limit - amount), pk=self.pk)
+        allowed = type(self).objects.filter(
+            new_minute | models.Q(spent__lte=limit - amount), pk=self.pk
+        )
         return allowed.update(minute=minute, spent=spent) == 1
 
     @contextmanager
     def turn(self, *, seconds: float) -> Iterator[bool]:
-        """Hold the token's only turn, for at most `seconds`; False when another request has it.
+        """Hold the token's only turn for at most `seconds`; yield False if another request has it.
 
-        Two queries. The turn of a process that died ends by itself.
+        Costs two queries. The turn of a process that died expires.
         """
         until = timezone.now() + timedelta(seconds=seconds)
         free = models.Q(busy_until=None) | models.Q(busy_until__lt=timezone.now())
-        mine = type(self).objects.filter(free, pk=self.pk).update(busy_until=until) == 1
+        acquired = type(self).objects.filter(free, pk=self.pk).update(busy_until=until) == 1
         try:
-            yield mine
+            yield acquired
         finally:
-            if mine:
+            if acquired:
                 own = type(self).objects.filter(pk=self.pk, busy_until=until)
                 own.update(busy_until=None)
 
@@ -133,7 +138,7 @@ class Token(models.Model):
 
 
 class SignInAttempts(models.Model):
-    """How often a password was tried for an account, or from an address; see accounts.sign_in.throttle."""
+    """The number of sign-in attempts for an account or from an address; see sign_in.throttle."""
 
     key = models.CharField(max_length=64, primary_key=True)
     count = models.PositiveIntegerField()
@@ -144,7 +149,7 @@ class SignInAttempts(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Who did what to which thing, for the actions that cannot be seen in the thing itself."""
+    """A user's action on an object, for actions that leave no trace in the object itself."""
 
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.PROTECT)
@@ -161,10 +166,10 @@ class AuditEntry(models.Model):
 
 
 def audit(user: User | None, action: str, subject: object, **details: Any) -> AuditEntry:
-    """Write one entry of the audit trail, in the caller's transaction. Nothing else writes one.
+    """Write an entry of the audit trail in the caller's transaction. No other code writes one.
 
-    `user` is None when a command or a stranger did it. A subject that is not an object of the
-    database is described in words. Never pass a password or a key.
+    `user` is None for commands and anonymous visitors. `subject` is a model instance, or text for
+    anything without a row. Never pass a password or a key.
     """
     text = subject if isinstance(subject, str) else f"{subject.__class__.__name__} {subject}"
     return AuditEntry.objects.create(user=user, action=action, subject=text[:200], details=details)

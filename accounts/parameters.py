@@ -1,4 +1,4 @@
-"""Reading what a form or an address says, which may be anything."""
+"""Parsers for values from forms and URLs."""
 
 from django.utils.http import url_has_allowed_host_and_scheme
 
@@ -13,9 +13,9 @@ def number(text: str, *, digits: int = 18) -> int | None:
 
 
 def local_path(text: str) -> str:
-    """Return the path of a page of ours to go to next; "" for anything else.
+    """Return a redirect target if it is a path on this site, else "".
 
-    `redirect` takes text without a slash for the name of a view.
+    A leading slash is required: `redirect` treats other text as the name of a view.
     """
-    ours = text.startswith("/") and url_has_allowed_host_and_scheme(text, allowed_hosts=None)
-    return text if ours else ""
+    local = text.startswith("/") and url_has_allowed_host_and_scheme(text, allowed_hosts=None)
+    return text if local else ""

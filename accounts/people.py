@@ -1,8 +1,8 @@
-"""Accounts without a password that anybody else has seen: they begin and are restored by a link.
+"""Creation of accounts, and one-time links with which users set their own password.
 
-A one-time link is signed by Django's password reset token generator. It lets the person set a
-password once. It ends when the password changes, when the person signs in, when a newer link is
-handed out, when the account is deactivated, and after TIEBREAK_LINK_HOURS.
+A one-time link is signed by Django's password reset token generator and can be used once. It
+expires when the password changes, when the user signs in, when a newer link is issued, when the
+account is deactivated, and after TIEBREAK_LINK_HOURS.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ from accounts.models import Role, User, audit
 
 
 class LinkError(ValueError):
-    """A sentence that says why there is no link. Nothing was written."""
+    """No link was issued; the message says why. Nothing was written."""
 
 
 class LinkTokens(PasswordResetTokenGenerator):
-    """Signs and checks one-time links. Only the newest link of an active account is valid."""
+    """A generator of one-time links. Only the newest link of an active account is valid."""
 
     key_salt = "accounts.people.LinkTokens"
 
@@ -38,7 +38,7 @@ link_tokens = LinkTokens()
 
 
 class PersonForm(forms.ModelForm):
-    """A new account. It has no password: its owner sets one through a link."""
+    """A form for a new account without a password; its owner sets one through a link."""
 
     class Meta:
         model = User
@@ -52,14 +52,14 @@ class PersonForm(forms.ModelForm):
 
 
 class ReviewerForm(PersonForm):
-    """A new reviewer, for leads: they cannot hand out more than they may do."""
+    """A form with which leads create reviewers. It has no role, so they cannot grant one."""
 
     class Meta(PersonForm.Meta):
         fields = ("username", "first_name", "last_name")
 
 
 class RoleForm(forms.ModelForm):
-    """What an administrator changes about an account."""
+    """A form with which administrators change an account's rights."""
 
     class Meta:
         model = User
@@ -69,7 +69,7 @@ class RoleForm(forms.ModelForm):
 
 @transaction.atomic
 def create(*, form: PersonForm, by: User | None) -> User:
-    """Write the account of a valid form."""
+    """Create the account of a valid form."""
     person = form.save()
     audit(by, "user added", person, role=person.role, is_superuser=person.is_superuser)
     return person
@@ -77,9 +77,9 @@ def create(*, form: PersonForm, by: User | None) -> User:
 
 @transaction.atomic
 def change(*, form: RoleForm, by: User) -> list[str]:
-    """Write what a valid form changed and return the fields' names.
+    """Save the changes of a valid form and return the names of the changed fields.
 
-    A role says who may enter the admin, so losing it takes that away again.
+    Access to the admin follows the role in both directions.
     """
     changed = list(form.changed_data)
     if changed:
@@ -92,7 +92,7 @@ def change(*, form: RoleForm, by: User) -> list[str]:
 
 @transaction.atomic
 def issue_link(*, person: User, by: User | None) -> str:
-    """Return the path of a new one-time link; earlier links of the person end. Raises LinkError."""
+    """Return the path of a new one-time link. Earlier links expire. Raises LinkError."""
     if not person.is_active:
         raise LinkError(
             f"{person} may not sign in, so a link would not work. Activate the account first."
@@ -105,6 +105,6 @@ def issue_link(*, person: User, by: User | None) -> str:
 
 
 def anyone_can_sign_in() -> bool:
-    """Tell whether there is an account with a password. One query."""
+    """Return whether any active account has a password. Costs one query."""
     without = Q(password="") | Q(password__startswith="!")  # noqa: S106
     return User.objects.filter(is_active=True).exclude(without).exists()

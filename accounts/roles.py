@@ -1,9 +1,9 @@
-"""What a role may do in the admin.
+"""Permissions of each role in the admin.
 
-On the product's pages the first line of each view decides, by the same roles: leads, trainers and
-administrators create projects, and the creator of one leads it; a membership says who leads or
-reviews in a project; trainers lead every project; administrators alone manage accounts. See
-docs/people.md. Which rows a lead sees in the admin is decided by labeling.admin.big_tables.
+Outside the admin, the first line of each view applies the same roles: leads, trainers and
+administrators create projects and lead those they created; memberships make further leads and
+reviewers; trainers lead every project; only administrators manage accounts. See docs/people.md.
+labeling.admin.big_tables limits the rows that a lead sees in the admin.
 """
 
 from typing import Any
@@ -12,20 +12,20 @@ from django.contrib.auth.backends import BaseBackend
 
 from accounts.models import Role, User
 
-LEAD_MAY = {
+LEAD_PERMISSIONS = {
     "labeling": {"add", "change", "delete", "view"},
 }
-TRAINER_MAY = {
-    **LEAD_MAY,
+TRAINER_PERMISSIONS = {
+    **LEAD_PERMISSIONS,
     "runs": {"view"},
     "reward": {"view", "change"},
     "finetune": {"view", "add", "change"},
 }
-PERMISSIONS = {Role.LEAD: LEAD_MAY, Role.TRAINER: TRAINER_MAY}
+PERMISSIONS = {Role.LEAD: LEAD_PERMISSIONS, Role.TRAINER: TRAINER_PERMISSIONS}
 
 
 class RoleBackend(BaseBackend):
-    """Grants model permissions by role; it never authenticates anyone."""
+    """A backend that grants model permissions by role and authenticates nobody."""
 
     def has_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:
         if not isinstance(user_obj, User) or not user_obj.is_active:

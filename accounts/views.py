@@ -35,7 +35,7 @@ class SignIn(LoginView):
 
 @method_decorator(never_cache, name="dispatch")
 class ChangePassword(PasswordChangeView):
-    """Lets everyone who is signed in change their own password. Other sessions of theirs end."""
+    """A page on which users change their password, which ends their other sessions."""
 
     template_name = "accounts/password.html"
     form_class = ThrottledPasswordChange
@@ -54,7 +54,7 @@ class ChangePassword(PasswordChangeView):
 
 @method_decorator(never_cache, name="dispatch")
 class OneTimeLink(PasswordResetConfirmView):
-    """Lets the holder of a one-time link set a password, and signs them in."""
+    """The page of a one-time link: its holder sets a password and is signed in."""
 
     template_name = "accounts/one_time_link.html"
     token_generator = people.link_tokens
@@ -64,7 +64,7 @@ class OneTimeLink(PasswordResetConfirmView):
 
     @transaction.atomic
     def form_valid(self, form: Any) -> HttpResponse:
-        # The lock makes the link good for one password, even when two requests arrive together.
+        # With the lock, a link sets one password even when two requests arrive together.
         person = User.objects.select_for_update().get(pk=form.user.pk)
         token = self.request.session.get(INTERNAL_RESET_SESSION_TOKEN)
         if not people.link_tokens.check_token(person, token):
@@ -82,7 +82,7 @@ class OneTimeLink(PasswordResetConfirmView):
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def everyone(request: HttpRequest) -> HttpResponse:
-    """List the accounts, and create one."""
+    """List the accounts, or create one."""
     form = people.PersonForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         person = people.create(form=form, by=user_of(request))
@@ -100,13 +100,13 @@ def everyone(request: HttpRequest) -> HttpResponse:
 @administrator_required
 @require_http_methods(["GET", "POST"])
 def person(request: HttpRequest, user_id: int) -> HttpResponse:
-    """Change the role of an account, or whether its owner may sign in."""
+    """Change an account's role and rights."""
     account = get_object_or_404(User, pk=user_id)
     data = request.POST if request.method == "POST" else None
     form = people.RoleForm(data, instance=account)
     if request.method == "POST" and form.is_valid():
         if account == request.user and {"is_active", "is_superuser"} & set(form.changed_data):
-            form.add_error(None, "You cannot take your own account's rights away.")
+            form.add_error(None, "You cannot remove your own rights.")
         else:
             changed = people.change(form=form, by=user_of(request))
             messages.success(request, "Saved." if changed else "Nothing was changed.")
@@ -121,16 +121,16 @@ def person(request: HttpRequest, user_id: int) -> HttpResponse:
 @administrator_required
 @require_POST
 def new_link(request: HttpRequest, user_id: int) -> HttpResponse:
-    """Show a new one-time link for the account, once."""
+    """Issue a one-time link for the account and show it."""
     account = get_object_or_404(User, pk=user_id)
     return link_page(request, account, reverse_lazy("people"))
 
 
 @never_cache
 def link_page(request: HttpRequest, person: User, back: Any) -> HttpResponse:
-    """Issue a one-time link for a person and show it, this once.
+    """Issue a one-time link for a person and show it once: reloading issues a new one.
 
-    For views that have authorised it. The link is in this response only, so a reload asks again.
+    The calling view must have checked access.
     """
     try:
         path = people.issue_link(person=person, by=user_of(request))

@@ -1,4 +1,4 @@
-"""The reader's time zone: their browser names it in a cookie, and pages and counts follow it."""
+"""The user's time zone, which the browser sends in a cookie."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -11,22 +11,22 @@ from django.utils import timezone
 COOKIE = "timezone"
 _of_browser: ContextVar[bool] = ContextVar("zone_of_browser", default=False)
 
-KNOWN = frozenset(available_timezones()) - {"localtime", "Factory"}
-"""A cookie can hold anything: no name outside this list reaches the file system."""
+NAMES = frozenset(available_timezones()) - {"localtime", "Factory"}
+"""Accepted names. A cookie can hold anything, and ZoneInfo opens a file of that name."""
 
 
 @lru_cache(maxsize=512)
 def _zone(name: str) -> ZoneInfo | None:
-    return ZoneInfo(name) if name in KNOWN else None
+    return ZoneInfo(name) if name in NAMES else None
 
 
 def is_of_browser() -> bool:
-    """Whether times are shown in the browser's zone; else they name the server's."""
+    """Return whether times are shown in the browser's zone. Otherwise they show the server's zone."""
     return _of_browser.get()
 
 
 class BrowserZone:
-    """Middleware that makes the browser's zone the current one; without it, TIEBREAK_TIME_ZONE."""
+    """Middleware that activates the browser's time zone, or TIEBREAK_TIME_ZONE without a cookie."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

@@ -1,4 +1,4 @@
-"""What is wrong with a deployment, said by `manage.py check` before users find out."""
+"""System checks that find mistakes in a deployment, run by `manage.py check`."""
 
 import difflib
 import os
@@ -23,7 +23,7 @@ def public_without_https(
         return []
     return [
         Warning(
-            f"{', '.join(public)} is served without HTTPS: passwords and sessions can be read on the way.",
+            f"{', '.join(public)} is served without HTTPS: passwords and sessions can be read in transit.",
             hint="Put a TLS proxy in front and set TIEBREAK_HTTPS=1.",
             id="tiebreak.W001",
         )
@@ -43,35 +43,35 @@ def public_with_debug(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     ]
 
 
-OF_THE_PRODUCT = {
+INTERNAL_VARIABLES = {
     "TIEBREAK_LOCAL_SERVICES",
     "TIEBREAK_PIN_ACCESS",
     "TIEBREAK_PIN_QUERIES",
     "TIEBREAK_TEST_BROWSER",
 }
-"""What the product sets for itself, its tests and docker-compose.yml."""
+"""Variables that the product's own processes and tests set."""
 
 
 @register()
 def variables_known(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    known = VARIABLES.keys() | OF_THE_PRODUCT
-    found: list[CheckMessage] = []
+    known = VARIABLES.keys() | INTERNAL_VARIABLES
+    warnings: list[CheckMessage] = []
     for name in sorted(name for name in os.environ if name.startswith("TIEBREAK_")):
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.8)
-            found.append(
+            warnings.append(
                 Warning(
-                    f"{name} is set, and nothing reads it.",
+                    f"{name} is set, but nothing reads it.",
                     hint=f"Did you mean {near[0]}?" if near else "docs/settings.md lists them.",
                     id="tiebreak.W002",
                 )
             )
-    return found
+    return warnings
 
 
 @register()
 def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    found: list[CheckMessage] = []
+    errors: list[CheckMessage] = []
     for variable, name in (
         ("TIEBREAK_VAR", "VAR_DIR"),
         ("TIEBREAK_RUNS_DIR", "RUNS_DIR"),
@@ -81,11 +81,11 @@ def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
         folder = getattr(settings, name)
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not os.access(existing, os.W_OK):
-            found.append(
+            errors.append(
                 Error(
                     f"{folder} cannot be written: {existing} belongs to someone else.",
                     hint=f"Change its owner, or point {variable} elsewhere.",
                     id="tiebreak.E002",
                 )
             )
-    return found
+    return errors

@@ -1,6 +1,6 @@
-"""What is missing, altered or about to fail in an installation's files, each in a sentence.
+"""Checks of an installation's files, printed by `manage.py doctor`.
 
-`manage.py doctor` prints it. Nothing here changes anything, and each check is independent.
+The checks are independent of each other and change nothing. Each problem is one sentence.
 """
 
 import shutil
@@ -34,7 +34,10 @@ FOLDERS = {
 
 @dataclass(frozen=True)
 class Problem:
-    """`serious`: something does not work. Otherwise it soon may not, or a person should look."""
+    """A problem with the part of the installation that `about` names.
+
+    `serious` is false for a warning: nothing fails yet, but a person should look.
+    """
 
     about: str
     sentence: str
@@ -42,7 +45,7 @@ class Problem:
 
 
 def examine(*, digests: bool = True) -> Iterator[Problem]:
-    """Yield every problem. With `digests`, reads every byte of every snapshot and published file."""
+    """Yield every problem. With `digests`, read every byte of all snapshots and published files."""
     yield from folders()
     if unapplied := unapplied_migrations():
         yield Problem(
@@ -59,7 +62,7 @@ def examine(*, digests: bool = True) -> Iterator[Problem]:
 
 
 def folders() -> Iterator[Problem]:
-    """Each folder is written to, and the space on its disk looked at."""
+    """Write to each folder, and yield those that cannot be written or are almost full."""
     disks: set[int] = set()
     for variable, name in FOLDERS.items():
         folder = Path(getattr(settings, name)).absolute()
@@ -112,13 +115,13 @@ def _altered(snapshot: Snapshot) -> str:
     if digest == snapshot.content_hash:
         return ""
     return (
-        f"{snapshot.file} was altered: its content is not what was frozen. Restore it from a "
+        f"{snapshot.file} was altered after it was frozen. Restore it from a "
         "backup, or freeze a new snapshot."
     )
 
 
 def models(digests: bool) -> Iterator[Problem]:
-    """Adapters, reward models and the folders of their bases."""
+    """Yield problems with adapters, reward models and base models stored as folders."""
     rows = [(f"reward model {m.pk} ({m})", m.path, m.base) for m in RewardModel.objects.iterator()]
     rows += [(f"model {m.pk} ({m})", m.adapter, m.base) for m in Model.objects.iterator()]
     for about, *values in rows:
@@ -130,17 +133,17 @@ def models(digests: bool) -> Iterator[Problem]:
 
 
 def outputs(digests: bool) -> Iterator[Problem]:
-    """Of every run that succeeded, but those of models, which `models` has."""
+    """Yield problems with the files of successful runs, except those that `models` examines."""
     of_models = set(RewardModel.objects.values_list("run_id", flat=True))
     of_models |= set(Model.objects.exclude(run=None).values_list("run_id", flat=True))
     runs = Run.objects.filter(state=State.SUCCEEDED).exclude(pk__in=of_models).order_by("pk")
     for run in runs.prefetch_related("artifacts").iterator(chunk_size=500):
         if sentence := storage.problem_of(run.artifacts.all(), digests=digests):
-            yield Problem(f"run {run.pk}", f"{sentence} What it made is in the database.", False)
+            yield Problem(f"run {run.pk}", f"{sentence} Its results are in the database.", False)
 
 
 def waiting_runs() -> Iterator[Problem]:
-    """Runs that would fail as soon as a worker takes them."""
+    """Yield runs that would fail as soon as a worker takes them."""
     for run in Run.objects.exclude(state__in=ENDED).order_by("pk"):
         try:
             for name in kinds.get(run.kind).folders:
@@ -150,11 +153,11 @@ def waiting_runs() -> Iterator[Problem]:
 
 
 def strays() -> Iterator[Problem]:
-    """Run directories without a row, as another database or a deleted run leaves them."""
+    """Yield run directories without a row, such as those of another database or a deleted run."""
     root = Path(settings.RUNS_DIR)
     numbers = [int(p.name) for p in root.glob("[0-9]*") if p.is_dir() and p.name.isdecimal()]
-    known = set(Run.objects.filter(pk__in=numbers).values_list("pk", flat=True))
-    for number in sorted(set(numbers) - known):
+    existing = set(Run.objects.filter(pk__in=numbers).values_list("pk", flat=True))
+    for number in sorted(set(numbers) - existing):
         yield Problem(
             f"folder {number}",
             f"{root / str(number)} belongs to no run of this database. A new run {number} would be "

@@ -1,4 +1,4 @@
-"""Environment variables, declared once: name, default and what each is for."""
+"""Declarations of environment variables: name, default and purpose."""
 
 import os
 from dataclasses import dataclass
@@ -42,5 +42,5 @@ VARIABLES: dict[str, Variable] = {}
 
 
 def variable(name: str, default: str, help: str) -> Variable:
-    """Declare a variable. The documentation's table is tested against the declared ones."""
+    """Declare a variable. A test compares the declarations with the table in docs/settings.md."""
     return VARIABLES.setdefault(name, Variable(name, default, help))

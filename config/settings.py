@@ -1,4 +1,4 @@
-"""Every setting, read from the environment. docs/settings.md explains each variable."""
+"""The settings, read from environment variables. docs/settings.md explains each variable."""
 
 import secrets
 from pathlib import Path
@@ -60,7 +60,7 @@ REDIS_URL = variable(
 
 
 def _local_secret_key() -> str:
-    """A key made once and kept beside the local data, readable by its owner only."""
+    """Return the key stored with the local data, and create it on first use with mode 0600."""
     path = VAR_DIR / "secret_key"
     if not path.exists():
         VAR_DIR.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def _local_secret_key() -> str:
 
 
 _secret_key = variable(
-    "TIEBREAK_SECRET_KEY", "", "Signs sessions. Required with DATABASE_URL; else made under var/."
+    "TIEBREAK_SECRET_KEY", "", "Key that signs sessions. Required with DATABASE_URL."
 ).text()
 if (
     not _secret_key
@@ -86,8 +86,8 @@ if (
     and not is_local_database(VAR_DIR, DATABASE_URL.text())
 ):
     raise ImproperlyConfigured(
-        "TIEBREAK_SECRET_KEY is not set. With a DATABASE_URL of your own, every web process needs "
-        "the same secret: set it to 50 random characters."
+        "TIEBREAK_SECRET_KEY is not set. With DATABASE_URL set, every web process needs the same "
+        "secret: set it to 50 random characters."
     )
 SECRET_KEY = _secret_key or _local_secret_key()
 
@@ -146,7 +146,7 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "config.urls"
-# Tiebreak is at the root of its host: nothing that a client sends changes that.
+# Tiebreak is at the root of its host. Without this setting, a client's headers could change that.
 FORCE_SCRIPT_NAME = ""
 HEADER_SECONDS = variable(
     "TIEBREAK_HEADER_SECONDS", "10", "Time for a client to send the header of a request."
@@ -197,8 +197,8 @@ def _database(url: str) -> dict[str, Any]:
                 "max_size": 16,
                 "timeout": 10,
                 "max_idle": 60,
-                # psycopg_pool doubles the pauses between its attempts. Stop before the first long
-                # one, and start over: the site is back half a second after its database.
+                # psycopg_pool doubles the pauses between its attempts. Giving up after half a second
+                # and starting over keeps them short, so that the site recovers with its database.
                 "reconnect_timeout": 0.5,
                 "reconnect_failed": keep_connecting,
             },
@@ -312,9 +312,9 @@ CONTENT_SECURITY_POLICY = {
 CELERY_BROKER_URL = REDIS_URL.text() or local_redis_url(VAR_DIR)
 CELERY_RESULT_BACKEND = None
 CELERY_TASK_IGNORE_RESULT = True
-CELERY_TASK_PUBLISH_RETRY = False  # each try may wait for the broker; the reaper sends later
-# A message is only a hint: the row in the database and the reaper bring lost work back. A worker
-# that holds no unacknowledged message comes through a restart of Redis.
+CELERY_TASK_PUBLISH_RETRY = False  # each attempt may wait for the broker; the reaper retries
+# Messages are only hints: the reaper finds lost work in the database. A worker without
+# unacknowledged messages survives a restart of Redis.
 CELERY_TASK_ACKS_LATE = False
 CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_TASK_SERIALIZER = "json"
@@ -322,8 +322,8 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    # A page that starts a run waits no longer than this for a broker that is away or hangs; the
-    # reaper sends later.
+    # The longest that a page that starts a run waits for an unreachable broker. The reaper sends the
+    # message later.
     "socket_connect_timeout": 0.5,
     "socket_timeout": 1,
     "max_retries": 1,
@@ -395,6 +395,8 @@ LOGGING = {
     "loggers": {
         "tiebreak": {"level": "INFO"},
         "django.request": {"filters": ["outages"]},
-        "psycopg.pool": {"level": "ERROR"},  # one warning per attempt; tiebreak.outage says it once
+        "psycopg.pool": {
+            "level": "ERROR"
+        },  # it warns at each attempt; tiebreak.outage logs it once
     },
 }

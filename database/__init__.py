@@ -1,1 +1,1 @@
-"""Helpers for the database: prepared statements and its clock."""
+"""Database helpers: prepared statements, lookups and the database's clock."""

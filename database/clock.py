@@ -1,7 +1,7 @@
 """The database's clock, for times that several machines compare: leases, revisions, undo windows.
 
-Web servers' own clocks may be wrong by minutes. The difference is measured once a minute, so that
-asking for the time costs no query.
+The clocks of web servers may be minutes off. The offset is measured once a minute, so that most
+calls of `now` cost no query.
 """
 
 import threading
@@ -19,7 +19,7 @@ _measured_at = -MEASURED_EVERY
 
 
 def now() -> datetime:
-    """Return the time by the database's clock. Cost: a query once a minute and process."""
+    """Return the database's time. Costs one query per minute and process."""
     global _ahead, _measured_at
     if time.monotonic() - _measured_at >= MEASURED_EVERY and _can_ask():
         with _lock:
@@ -28,7 +28,7 @@ def now() -> datetime:
 
 
 def _can_ask() -> bool:
-    """A transaction that has failed takes no query; the last difference will do."""
+    """Return whether the connection accepts queries; a failed transaction does not."""
     return not connection.needs_rollback
 
 
@@ -36,7 +36,7 @@ def _difference() -> timedelta:
     connection.ensure_connection()
     assert connection.connection is not None
     before = timezone.now()
-    # Past Django's cursor: the pinned counts of queries are those of the page itself.
-    [there] = connection.connection.execute("SELECT clock_timestamp()").fetchone()
+    # Bypass Django's cursor, which would add this query to the pinned query counts of pages.
+    [database_time] = connection.connection.execute("SELECT clock_timestamp()").fetchone()
     after = timezone.now()
-    return there - (before + (after - before) / 2)
+    return database_time - (before + (after - before) / 2)

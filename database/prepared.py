@@ -1,8 +1,8 @@
-"""Querysets whose SQL is built once, for what every request asks.
+"""Querysets whose SQL is built once, for queries that every request runs.
 
-Django takes longer to build the SQL of a short query than PostgreSQL takes to answer it. Without
-this module, `benchmarks.queue --http` stored 151 rankings/s instead of 178 (two turns each, side by
-side on 2 cores), and the goal is 200.
+Django takes longer to build the SQL of a short query than PostgreSQL takes to run it. Without this
+module, `benchmarks.queue --http` stored 151 rankings/s instead of 178 (two turns each, interleaved,
+on 2 cores); the goal is 200.
 """
 
 from collections.abc import Callable
@@ -17,40 +17,41 @@ from database.statements import fetch
 
 M = TypeVar("M", bound=Model)
 
-_STAND_INS: dict[type, Callable[[int], Any]] = {
+_PLACEHOLDERS: dict[type, Callable[[int], Any]] = {
     int: lambda number: -(10**15) - number,
     str: lambda number: f"\N{WHITE SQUARE}{number}\N{WHITE SQUARE}",
 }
 
 
 class Prepared(Generic[M]):
-    """`build` makes the queryset from values of the kinds named (int or str), once, from stand-ins.
+    """A query whose SQL is built on first use and then reused with other parameters.
 
-    Raises TypeError when `build` does not put every value into the SQL as it is.
+    `build` makes the queryset. It is called once, with a placeholder for each parameter in `kinds`
+    (int or str). Using the query raises TypeError if a placeholder is missing from its SQL.
     """
 
     def __init__(self, build: Callable[..., QuerySet[M]], **kinds: type):
         self._build = build
-        self._stand_ins = {
-            name: _STAND_INS[kind](number) for number, (name, kind) in enumerate(kinds.items())
+        self._placeholders = {
+            name: _PLACEHOLDERS[kind](number) for number, (name, kind) in enumerate(kinds.items())
         }
         self._plan: _Plan | None = None
 
     def first(self, **values: int | str | None) -> M | None:
-        """One query; None when there is nothing."""
+        """Return the first row as an instance, or None. Costs one query."""
         plan = self._plan = self._plan or self._compiled()
-        given = [values[p.name] if isinstance(p, _Value) else p for p in plan.parameters]
-        rows = fetch(plan.sql, given)
+        parameters = [values[p.name] if isinstance(p, _Value) else p for p in plan.parameters]
+        rows = fetch(plan.sql, parameters)
         return plan.instance(rows[0]) if rows else None
 
     def _compiled(self) -> "_Plan":
-        compiler = self._build(**self._stand_ins).query.get_compiler(connection=connection)
-        sql, parameters = compiler.as_sql()
-        names = {value: name for name, value in self._stand_ins.items()}
-        found = [_Value(names[p]) if p in names else p for p in parameters]
-        if missing := set(names.values()) - {p.name for p in found if isinstance(p, _Value)}:
-            raise TypeError(f"The SQL does not ask for {', '.join(sorted(missing))}: {sql}")
-        return _Plan(sql, found, compiler)
+        compiler = self._build(**self._placeholders).query.get_compiler(connection=connection)
+        sql, sql_parameters = compiler.as_sql()
+        names = {value: name for name, value in self._placeholders.items()}
+        parameters = [_Value(names[p]) if p in names else p for p in sql_parameters]
+        if missing := set(names.values()) - {p.name for p in parameters if isinstance(p, _Value)}:
+            raise TypeError(f"The SQL does not use {', '.join(sorted(missing))}: {sql}")
+        return _Plan(sql, parameters, compiler)
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ class _Plan:
     compiler: Any
 
     def instance(self, row: tuple[Any, ...]) -> Any:
-        """As django.db.models.query.ModelIterable makes it (Django 5.2)."""
+        """Build the instance of a row as django.db.models.query.ModelIterable does (Django 5.2)."""
         select, info = self.compiler.select, self.compiler.klass_info
         fields = info["select_fields"]
         start, end = fields[0], fields[-1] + 1
         names = [column[0].target.attname for column in select[start:end]]
         [row] = self.compiler.results_iter([[row]])
-        found = info["model"].from_db(connection.alias, names, row[start:end])
+        instance = info["model"].from_db(connection.alias, names, row[start:end])
         populators: Any = get_related_populators
-        for other in populators(info, select, connection.alias):
-            other.populate(row, found)
-        return found
+        for populator in populators(info, select, connection.alias):
+            populator.populate(row, instance)
+        return instance

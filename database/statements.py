@@ -1,7 +1,7 @@
-"""Statements for what runs with every request or ranking: PostgreSQL plans them once a connection.
+"""Prepared statements for queries of every request or ranking, planned once per connection.
 
-Planning the claim costs five times what running it does. Everything else goes through the ORM,
-whose queries are bound in the client and never prepared.
+Planning the claim of a slot costs five times as much as running it. All other queries use the ORM,
+which binds parameters in the client and prepares nothing.
 """
 
 import json
@@ -16,7 +16,7 @@ Row = TypeVar("Row", bound=Model)
 
 
 def fetch(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
-    """All rows of one statement, in the transaction at hand. JSON comes as text."""
+    """Run a statement in the current transaction and return its rows, with JSON as text."""
     connection.close_if_health_check_failed()
     connection.ensure_connection()
     with connection.wrap_database_errors:
@@ -28,16 +28,16 @@ def fetch(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> list[tuple
 
 
 def columns(model: type[Model], table: str = "") -> str:
-    """All columns of the model, as `from_columns` reads them."""
+    """Return the model's columns for a SELECT, in the order that `from_columns` expects."""
     prefix = f"{table}." if table else ""
     return ", ".join(f"{prefix}{field.column}" for field in model._meta.concrete_fields)
 
 
 def from_columns(model: type[Row], values: Sequence[Any]) -> Row:
-    """The instance that a row of `columns` describes."""
+    """Return the instance for a row that was selected with `columns`."""
     fields = model._meta.concrete_fields
-    read = [
+    parsed = [
         json.loads(value) if isinstance(field, JSONField) and value is not None else value
         for field, value in zip(fields, values, strict=True)
     ]
-    return model.from_db(connection.alias, [field.attname for field in fields], read)
+    return model.from_db(connection.alias, [field.attname for field in fields], parsed)

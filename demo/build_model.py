@@ -1,9 +1,9 @@
-"""Builds the tiny chat model that ships in `demo/tiny_model/`, from texts generated here.
+"""Train the tiny chat model in `demo/tiny_model/` on generated texts.
 
     python -m demo.build_model                 about ten minutes on two cores
-    python -m demo.build_model --out FOLDER    somewhere else
+    python -m demo.build_model --out FOLDER    write another folder
 
-The training itself is a recipe in a process of its own; this module never loads it.
+The recipe runs in a separate process, so this module imports no torch.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def write_texts(path: Path, count: int, seed: int) -> None:
 
 
 def build(out: Path, steps: int, seed: int, count: int = TEXTS) -> None:
-    """Blocks for about ten minutes on two cores; raises CalledProcessError if the recipe fails."""
+    """Train the model into `out`, in about ten minutes on two cores. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.jsonl"
         write_texts(texts, count, seed)

@@ -1,7 +1,6 @@
-"""The whole loop on the demo project: sample, rank, freeze, learn a reward, fine-tune, measure.
+"""The whole loop on the demo project: sample, rank, freeze, train a reward model, fine-tune, evaluate.
 
-Every stage finds what an earlier, interrupted start has done, so the loop may be cut off anywhere
-and started again.
+Each stage reuses the results of an earlier start, so an interrupted loop can be started again.
 """
 
 import random
@@ -51,12 +50,12 @@ EVALUATE: dict[str, Any] = {"max_new_tokens": 96}
 
 
 class DemoError(Exception):
-    """A stage of the demo did not end well; the text says which and why."""
+    """A stage of the demo failed. The message names it and the reason."""
 
 
 @dataclass
 class Watcher:
-    """Where the loop shows its progress, and what is done while it waits."""
+    """The progress display, and a function that is called while the loop waits for a run."""
 
     steps: Steps
     idle: Callable[[], None]
@@ -79,7 +78,7 @@ class Loop:
         return result
 
     def run(self, name: str, title: str, kind: str, config: dict, inputs: dict) -> Run:
-        """Start the run of this stage, or find the one started before, and wait for its end."""
+        """Start the run of this stage, or find the one started earlier, and wait until it ends."""
         return self.stage(name, title, lambda: self._wait(self._start(kind, config, inputs, title)))
 
     def _start(self, kind: str, config: dict, inputs: dict, title: str) -> Run:
@@ -111,10 +110,7 @@ class Loop:
 
 
 def run_loop(seed: int, watcher: Watcher, prompts: int = PROMPTS) -> dict[str, Any]:
-    """Bring the demo project of `seed` once around; returns the figures of the last line.
-
-    Raises DemoError.
-    """
+    """Run the loop on the demo project of `seed`, and return its figures. Raises DemoError."""
     people = ensure_people()
     project = demo_project.ensure_project(seed, people)
     base = demo_project.base_model(project)
@@ -123,12 +119,12 @@ def run_loop(seed: int, watcher: Watcher, prompts: int = PROMPTS) -> dict[str, A
     loop.stage("prompts", "Letters", lambda: demo_project.add_prompts(project, prompts, seed))
     loop.run("responses", "Sampling answers", "generate", GENERATE, {"model": base.pk})
     ranked = loop.stage("rankings", "Ranking (simulated reviewers)", lambda: simulate(loop))
-    chosen = SnapshotFilter(
+    simulated = SnapshotFilter(
         sources=(Ranking.Source.SIMULATION,), test_fraction=TEST_FRACTION, seed=seed
     )
     snapshot = loop.stage(
         "snapshot", "Freezing a snapshot",
-        lambda: freeze(project=project, filter=chosen, by=people["ada"]),
+        lambda: freeze(project=project, filter=simulated, by=people["ada"]),
     )  # fmt: skip
     from_snapshot = {"snapshot": snapshot.pk}
     reward = loop.run(
@@ -146,19 +142,19 @@ def run_loop(seed: int, watcher: Watcher, prompts: int = PROMPTS) -> dict[str, A
 
 
 def simulate(loop: Loop) -> int:
-    """Let simulated reviewers rank every task but the few left for people; returns how many rankings."""
+    """Let simulated reviewers rank all tasks except LEFT_FOR_PEOPLE; return the rankings' number."""
     tasks = list(
         Task.objects.filter(project=loop.project, kind=Task.Kind.RANKING)
         .order_by("pk")
         .select_related("prompt")
         .prefetch_related("responses")
     )
-    crew = [(one, simulated_reviewer(one.name)) for one in reviewers.CREW]
+    crew = [(reviewer, simulated_reviewer(reviewer.name)) for reviewer in reviewers.CREW]
     ranked = tasks[: len(tasks) - min(LEFT_FOR_PEOPLE, len(tasks) // 4)]
     for first in range(0, len(ranked), TASKS_AT_ONCE):
         with transaction.atomic():
             for number, task in enumerate(ranked[first : first + TASKS_AT_ONCE], start=first):
-                if task.held:  # a tiny model is cut off now and then; the lead lets it pass
+                if task.held:  # the tiny model's replies sometimes break off; release them
                     findings.release(project=loop.project, task_id=task.pk, by=loop.trainer)
                 for turn in range(RANKINGS_PER_TASK):
                     simulate_one(loop, task, *crew[(number + turn) % len(crew)])
@@ -171,7 +167,7 @@ def simulate_one(loop: Loop, task: Task, reviewer: reviewers.Reviewer, user: Use
     responses = sorted(task.responses.all(), key=lambda response: response.pk)
     rng = random.Random(f"{loop.seed} {task.prompt.external_id} {reviewer.name}")
     shown = rng.sample(responses, len(responses))
-    made = reviewers.rank(
+    ranking = reviewers.rank(
         reviewer, task.prompt.messages, [response.text for response in shown], rng
     )
     recording.record(
@@ -179,11 +175,11 @@ def simulate_one(loop: Loop, task: Task, reviewer: reviewers.Reviewer, user: Use
         reviewer=user,
         source=Ranking.Source.SIMULATION,
         content=Content(
-            [[shown[index].pk for index in tier] for tier in made.tiers],
-            cut=made.cut,
-            ratings={str(shown[index].pk): given for index, given in enumerate(made.ratings)},
-            rationale=made.rationale,
-            active_seconds=made.active_seconds,
+            [[shown[index].pk for index in tier] for tier in ranking.tiers],
+            cut=ranking.cut,
+            ratings={str(shown[n].pk): ratings for n, ratings in enumerate(ranking.ratings)},
+            rationale=ranking.rationale,
+            active_seconds=ranking.active_seconds,
         ),
         shown_order=[response.pk for response in shown],
         idempotency_key=uuid.uuid5(NAMESPACE, f"{task.pk}/{user.pk}"),
@@ -210,13 +206,13 @@ def figures(
 
 
 def evaluation_of(seed: int) -> str | None:
-    """When this database's demo project of the seed was evaluated; tells one database from another."""
-    found = Evaluation.objects.filter(project__slug=demo_project.slug_of(seed)).order_by("id")
-    first = found.first()
+    """Return the time of the demo's first evaluation, which identifies the database; None if none."""
+    evaluations = Evaluation.objects.filter(project__slug=demo_project.slug_of(seed))
+    first = evaluations.order_by("id").first()
     return first.created_at.isoformat() if first else None
 
 
 def accuracy_ceiling(snapshot: Snapshot) -> float:
-    """What the guideline's own rule scores on the held-out labels: no model can be expected to do better."""
+    """Return the accuracy of the guideline's own rule on the held-out labels, which bounds a model's."""
     held_out = [group for group in read_groups(snapshot.file) if group.split == "test"]
     return reviewers.noise_ceiling(held_out)

@@ -1,4 +1,4 @@
-"""The accounts of the demo: three for people who try it, and the simulated reviewers."""
+"""The demo's accounts: three for people who try it, and the simulated reviewers."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ def passwords_file() -> Path:
 
 
 def ensure_people() -> dict[str, User]:
-    """The three accounts. A password is made up once and kept in a file only its owner can read."""
+    """Return the three accounts, created on first use with random passwords in a private file."""
     passwords = _passwords()
     people = {}
     for username, (role, first_name, _) in PEOPLE.items():
@@ -37,18 +37,18 @@ def ensure_people() -> dict[str, User]:
 def _passwords() -> dict[str, str]:
     path = passwords_file()
     if not path.exists():
-        made = {username: secrets.token_urlsafe(9) for username in PEOPLE}
+        passwords = {username: secrets.token_urlsafe(9) for username in PEOPLE}
         path.touch(mode=0o600)
-        path.write_text(json.dumps(made, indent=2) + "\n")
+        path.write_text(json.dumps(passwords, indent=2) + "\n")
     return json.loads(path.read_text())
 
 
 def sign_in_lines() -> list[str]:
-    """One line per account whose made-up password still holds, for the terminal."""
+    """Return a line for each account that still has its original password."""
     passwords = _passwords()
     return [
-        f"  {username:<6} {passwords[username]:<14} {what}"
-        for username, (_, _, what) in PEOPLE.items()
+        f"  {username:<6} {passwords[username]:<14} {tasks}"
+        for username, (_, _, tasks) in PEOPLE.items()
         if User.objects.get(username=username).check_password(passwords[username])
     ]
 

@@ -1,4 +1,4 @@
-"""Sentences that fit many letters: how they open and stray, and how replies fill, shout and close.
+"""Sentences for any situation: openings and asides of letters, and filler and closings of replies.
 
 Fields in braces are filled from one `world.Letter`.
 """
@@ -6,7 +6,7 @@ Fields in braces are filled from one `world.Letter`.
 from demo import shop
 
 OPENINGS = ("Hello!", "Good morning!", f"Dear {shop.SHOP},", "Hello Ada,", "Good evening!")
-ASIDES = {  # by situation where it has its own, else by mood
+ASIDES = {  # by situation, or by mood for other situations
     "trouble": (
         "It was for my mother's birthday.",
         "My son will not sleep without it.",
@@ -76,14 +76,14 @@ ASIDES = {  # by situation where it has its own, else by mood
         "Please be kind about it.",
     ),
 }
-REPEATS = (  # the second letter, after an answer that helped nobody
+REPEATS = (  # second letters, after an unhelpful reply
     "That was on {day}. I am still waiting to hear about my {item}.",
     "You wrote that before. What happens with my {item} now?",
     "I asked about my {item}, and that is no answer.",
     "Thank you, but what about my {item}?",
 )
 
-PLAIN = {  # polite, and it could be an answer to anything
+PLAIN = {  # polite but unspecific
     "trouble": ("I am sorry for the trouble.", "We are sorry about this.", "Sorry about that."),
     "praise": ("Thank you for your letter.", "Thank you.", "That is nice."),
     "question": ("Thank you for your letter.", "We got your message.", "Thank you."),
@@ -102,12 +102,12 @@ VAGUE = (
     "Please wait.",
     "You may hear from us.",
 )
-UNTIMED = {  # something is done, but nobody knows when
+UNTIMED = {  # a step without a date
     "trouble": ("We will send a new one.", "We will mend it.", "I will ask the others about it."),
     "praise": ("I will tell June.", "I will keep your letter."),
     "question": ("I will see to it.", "I will ask June.", "I will send you a letter about it."),
 }
-FALSE = (  # promised by nobody who has met the shop
+FALSE = (  # promises that the shop cannot keep
     "Otis will be at your door within the hour, by helicopter.",
     "You will get free lamps for life.",
     "I promise that no {item} will ever break again.",

@@ -1,4 +1,4 @@
-"""One progress bar per step of the demo, with the time left; plain lines where there is no terminal."""
+"""A progress bar for each step of the demo, with the time left, or plain lines without a terminal."""
 
 import shutil
 import time
@@ -12,12 +12,12 @@ REDRAW_SECONDS = 0.2
 
 
 class Steps:
-    """Draws the step that runs now. `begin`, then any number of `update`, then `done`."""
+    """The display of the current step: call `begin`, `update` any number of times, then `done`."""
 
     def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic):
         self.out = out
         self.clock = clock
-        self.lively = out.isatty()
+        self.is_terminal = out.isatty()
         columns = shutil.get_terminal_size().columns
         self.bar_columns = max(5, min(LONGEST_BAR, columns - TITLE_COLUMNS - REST_COLUMNS))
 
@@ -26,38 +26,38 @@ class Steps:
         self.began_at = self.drawn_at = self.clock()
         self.first: tuple[float, float] | None = None
         self.last = (self.began_at, 0.0)
-        if self.lively:
+        if self.is_terminal:
             self._draw(0.0, "")
         else:
             print(f"{title} …", file=self.out, flush=True)
 
     def update(self, share: float) -> None:
-        """Note that this share of the step, from 0 to 1, is done."""
+        """Show that this share of the step, from 0 to 1, is done."""
         now = self.clock()
         if share > self.last[1]:
             self.last = (now, share)
             self.first = self.first or self.last
-        if self.lively and now - self.drawn_at >= REDRAW_SECONDS:
+        if self.is_terminal and now - self.drawn_at >= REDRAW_SECONDS:
             self.drawn_at = now
             self._draw(share, self._time_left(now))
 
     def done(self) -> None:
         seconds = duration(self.clock() - self.began_at)
-        if self.lively:
+        if self.is_terminal:
             self._draw(1.0, seconds)
             print(file=self.out, flush=True)
         else:
             print(f"{self.title}: {seconds}", file=self.out, flush=True)
 
     def interrupt(self) -> None:
-        """Leave the bar's line, so that the next message starts on one of its own."""
-        if self.lively:
+        """End the bar's line, so that the next message starts on a new line."""
+        if self.is_terminal:
             print(file=self.out, flush=True)
 
     def _time_left(self, now: float) -> str:
-        """Return the time left, by the pace between the first progress and the last.
+        """Return the time left at the average pace since the first progress.
 
-        Time before the first progress, such as for loading, is not repeated. Between two reports of
+        Time before the first progress, such as loading, does not count. Between two reports of
         progress the time counts down.
         """
         if self.first is None or self.last == self.first:
@@ -74,7 +74,7 @@ class Steps:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 0:07 or 12:30 or 1:05:00."""
+    """Return seconds as text, such as 0:07, 12:30 or 1:05:00."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,8 +1,8 @@
-"""Simulated reviewers: they follow the guideline, each with a stated noise.
+"""Simulated reviewers, who follow the guideline with a known noise.
 
-What they produce is marked as simulated wherever it is shown. A reviewer perceives the rule's score
-plus a normal error of their own, calls two replies equal when they perceive hardly a difference,
-and draws the line where their leniency puts it.
+A reviewer perceives the rule's score plus a normally distributed error, ties two replies with a
+small perceived difference, and draws the unacceptable line according to their leniency. Their
+rankings are marked as simulated on every page.
 """
 
 import random
@@ -21,7 +21,7 @@ class Reviewer:
     name: str
     noise: float  # standard deviation of the error, in points of the rule's score
     tie_below: float  # perceived differences smaller than this are a tie
-    leniency: float  # points by which their line lies under the guideline's
+    leniency: float  # points by which their line is lower than the guideline's
     words_per_second: float
 
 
@@ -35,9 +35,9 @@ CREW = (
 
 @dataclass(frozen=True)
 class Ranking:
-    """Tiers hold indices of the responses, best first; `cut` tiers lie above the line.
+    """A ranking: tiers of response indices, best first, of which `cut` are above the line.
 
-    `cut` is None when no line was drawn, which means that all can be sent.
+    `cut` is None without a line, which means that all replies are acceptable.
     """
 
     tiers: list[list[int]]
@@ -50,10 +50,10 @@ class Ranking:
 def rank(
     reviewer: Reviewer, messages: rule.Messages, responses: Sequence[str], rng: random.Random
 ) -> Ranking:
-    """One reviewer's ranking; the same state of `rng` gives the same ranking."""
+    """Return one reviewer's ranking, which depends only on the arguments and the state of `rng`."""
     marks = [rule.explain(messages, response) for response in responses]
-    seen = [rule.total(mark) + rng.gauss(0, reviewer.noise) for mark in marks]
-    tiers, cut = _tiers(seen, reviewer)
+    perceived = [rule.total(mark) + rng.gauss(0, reviewer.noise) for mark in marks]
+    tiers, cut = _tiers(perceived, reviewer)
     return Ranking(
         tiers=tiers,
         cut=cut,
@@ -64,43 +64,43 @@ def rank(
 
 
 def noise_ceiling(groups: Iterable[Group]) -> float:
-    """Share of the reviewers' strict pairs that the rule itself orders as they did.
+    """Return the share of the reviewers' strict pairs that the rule orders the same way.
 
-    No model can do better in the long run: what is missing to 1 is the reviewers' noise. Pairs that
-    the rule calls equal count half. Raises ValueError when there is no strict pair.
+    No model can expect a higher accuracy: the rest is the reviewers' noise. Pairs that the rule
+    ties count half. Raises ValueError when there is no strict pair.
     """
     tallies = [
         order_tally(group, np.array([rule.score(group.prompt, text) for text in group.responses]))
         for group in groups
     ]
-    found = agreeing_share(tallies)
-    if found is None:
+    share = agreeing_share(tallies)
+    if share is None:
         raise ValueError("There is no strict pair in these rankings, so they have no ceiling.")
-    return found
+    return share
 
 
-def _tiers(seen: Sequence[float], reviewer: Reviewer) -> tuple[list[list[int]], int | None]:
-    """A tie never crosses the line: what may be sent is not equal to what may not."""
+def _tiers(scores: Sequence[float], reviewer: Reviewer) -> tuple[list[list[int]], int | None]:
+    """Return the tiers and the cut for perceived scores. No tie crosses the line."""
     line = rule.LINE - reviewer.leniency
-    order = sorted(range(len(seen)), key=lambda index: -seen[index])
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
     tiers: list[list[int]] = []
     for index in order:
-        top = seen[tiers[-1][0]] if tiers else 0.0
-        same_side = (top >= line) == (seen[index] >= line)
-        if tiers and top - seen[index] < reviewer.tie_below and same_side:
+        top = scores[tiers[-1][0]] if tiers else 0.0
+        same_side = (top >= line) == (scores[index] >= line)
+        if tiers and top - scores[index] < reviewer.tie_below and same_side:
             tiers[-1].append(index)
         else:
             tiers.append([index])
-    cut = sum(seen[tier[0]] >= line for tier in tiers)
+    cut = sum(scores[tier[0]] >= line for tier in tiers)
     return tiers, cut if cut < len(tiers) else None
 
 
 def _ratings(marks: dict[str, float], rng: random.Random) -> dict[str, int]:
     width = rule.RATING_HIGH - rule.RATING_LOW
-    felt = {key: mark + rng.gauss(0, 0.1) for key, mark in marks.items()}
+    perceived = {key: mark + rng.gauss(0, 0.1) for key, mark in marks.items()}
     return {
         key: min(rule.RATING_HIGH, max(rule.RATING_LOW, round(rule.RATING_LOW + width * mark)))
-        for key, mark in felt.items()
+        for key, mark in perceived.items()
     }
 
 
@@ -124,18 +124,18 @@ BAD = {
 def _rationale(
     marks: Sequence[dict[str, float]], tiers: Sequence[Sequence[int]], rng: random.Random
 ) -> str:
-    """Why the first beat the last; reviewers write it about every other time."""
+    """Return a reason why the first reply beat the last, or "", which is returned half the time."""
     if len(tiers) < 2 or rng.random() < 0.5:
         return ""
     best, worst = marks[tiers[0][0]], marks[tiers[-1][-1]]
     praise = [words for key, words in GOOD.items() if best[key] >= 0.8 and worst[key] < best[key]]
     blame = [words for key, words in BAD.items() if worst[key] < 0.5 and worst[key] < best[key]]
-    said = []
+    sentences = []
     if praise:
-        said.append(f"The first {' and '.join(praise[:2])}.")
+        sentences.append(f"The first {' and '.join(praise[:2])}.")
     if blame:
-        said.append(f"The last {blame[0]}.")
-    return " ".join(said)
+        sentences.append(f"The last {blame[0]}.")
+    return " ".join(sentences)
 
 
 def _seconds(reviewer: Reviewer, responses: Sequence[str], rng: random.Random) -> float:

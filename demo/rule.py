@@ -1,8 +1,8 @@
-"""The guideline's own rule: what `guideline.md` asks for, worked out from the text alone.
+"""A score for replies that follows `guideline.md`, computed from the text alone.
 
-This is the demo project's truth. The reward model never sees it, so "better" in the demo's report
-is not the reward model's own opinion. It reads any text, garbage too: signs of quality are looked
-for sentence by sentence, so a heap of good words earns nothing.
+This rule is the demo project's ground truth. The reward model never sees it, so the demo's
+evaluation is independent of the reward model. The rule accepts any text. It looks for signs of
+quality in each sentence, so a list of good words scores nothing.
 """
 
 import math
@@ -18,7 +18,7 @@ from demo import phrases, shop, signs, situations
 Messages = Sequence[Mapping[str, str]]
 GUIDELINE = Path(__file__).with_name("guideline.md")
 LINE = 3.0  # replies that score less are unacceptable
-RATING_LOW, RATING_HIGH = 1, 5  # the scale on which reviewers rate each criterion
+RATING_LOW, RATING_HIGH = 1, 5  # the reviewers' scale for each criterion
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Criterion:
     key: str
     name: str
     meaning: str
-    points: float  # out of 10; negative: what its absence costs
+    points: float  # out of 10; a negative value is subtracted if the criterion is not met
 
 
 CRITERIA = (
@@ -47,9 +47,9 @@ class Letter:
     matter: signs.Matter
 
     @classmethod
-    def of(cls, said: str) -> "Letter":
-        items = frozenset(item.lower() for item in signs.ITEM.findall(said))
-        return cls(said, items, _matter(said, items))
+    def of(cls, text: str) -> "Letter":
+        items = frozenset(item.lower() for item in signs.ITEM.findall(text))
+        return cls(text, items, _matter(text, items))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Reply:
     greeting: str
     sentences: tuple[str, ...]
     signed: bool
-    whole: bool  # the last sentence has an end
+    whole: bool  # the last sentence is complete
     words: tuple[str, ...]
 
     @classmethod
@@ -77,15 +77,15 @@ class Reply:
 
 
 def score(messages: Messages, response: str) -> float:
-    """How good a reply is, from 0 (not a reply) to 10; pure, the same everywhere."""
+    """Return the quality of a reply, from 0 (not a reply) to 10. Deterministic."""
     return total(explain(messages, response))
 
 
 def total(marks: Mapping[str, float]) -> float:
-    """The score from the marks that `explain` gives."""
+    """Return the score for the marks of `explain`."""
     points = sum(c.points * marks[c.key] for c in CRITERIA if c.points > 0)
     points += sum(c.points * (1 - marks[c.key]) for c in CRITERIA if c.points < 0)
-    if points < LINE:  # bad, worse and worst stay apart without going below nothing
+    if points < LINE:  # compress low scores, so that they stay distinct and above 0
         points = LINE * math.exp((points - LINE) / LINE)
     return points * marks["reads"]
 
@@ -95,14 +95,14 @@ def acceptable(messages: Messages, response: str) -> bool:
 
 
 def explain(messages: Messages, response: str) -> dict[str, float]:
-    """A mark from 0 to 1 for every criterion, by its key."""
-    said = "\n".join(m["content"] for m in messages if m["role"] == "user")
-    return dict(_marks(said, response))
+    """Return a mark from 0 to 1 for each criterion, by its key."""
+    letter = "\n".join(m["content"] for m in messages if m["role"] == "user")
+    return dict(_marks(letter, response))
 
 
-@lru_cache(maxsize=10_000)  # every reviewer reads the same replies
-def _marks(said: str, response: str) -> dict[str, float]:
-    letter, reply = Letter.of(said), Reply.of(response)
+@lru_cache(maxsize=10_000)  # all reviewers read the same replies
+def _marks(letter_text: str, response: str) -> dict[str, float]:
+    letter, reply = Letter.of(letter_text), Reply.of(response)
     return {
         "hears": _hears(letter, reply),
         "point": _point(letter, reply),
@@ -114,22 +114,22 @@ def _marks(said: str, response: str) -> dict[str, float]:
     }
 
 
-def _matter(said: str, items: frozenset[str]) -> signs.Matter:
-    if len(items) > 1 and signs.WRONG_LAMP.asks.search(said):
+def _matter(text: str, items: frozenset[str]) -> signs.Matter:
+    if len(items) > 1 and signs.WRONG_LAMP.asks.search(text):
         return signs.WRONG_LAMP
-    return next((m for m in signs.MATTERS.values() if m.asks.search(said)), signs.ANYTHING)
+    return next((m for m in signs.MATTERS.values() if m.asks.search(text)), signs.ANYTHING)
 
 
 def _hears(letter: Letter, reply: Reply) -> float:
-    felt = [s for s in reply.sentences if _feels(letter.matter.mood, s)]
-    if not felt:
+    empathic = [s for s in reply.sentences if _is_empathic(letter.matter.mood, s)]
+    if not empathic:
         return 0.0
-    particular = any(_of_this_letter(letter, sentence) for sentence in felt)
-    mark = 1.0 if particular else 0.5
-    return mark if len(felt) <= 3 else mark / 2  # grovelling is not listening
+    specific = any(_is_specific(letter, sentence) for sentence in empathic)
+    mark = 1.0 if specific else 0.5
+    return mark if len(empathic) <= 3 else mark / 2  # many apologies are worth less
 
 
-def _feels(mood: str, sentence: str) -> bool:
+def _is_empathic(mood: str, sentence: str) -> bool:
     if mood == "trouble":
         return bool(signs.SORRY.search(sentence))
     if signs.GLAD.search(sentence) or (mood == "question" and signs.WELCOME.search(sentence)):
@@ -137,7 +137,7 @@ def _feels(mood: str, sentence: str) -> bool:
     return False
 
 
-def _of_this_letter(letter: Letter, sentence: str) -> bool:
+def _is_specific(letter: Letter, sentence: str) -> bool:
     return bool(_items(sentence) & letter.items or letter.matter.touches.search(sentence))
 
 
@@ -148,22 +148,22 @@ def _point(letter: Letter, reply: Reply) -> float:
     if letter.matter.touches.search(text):
         mark += 0.4
     mark -= 0.4 * len(named - letter.items) + 0.4 * _wrong_name(letter, reply)
-    idle = sum(not _earns_its_place(letter, sentence) for sentence in reply.sentences)
-    return min(1.0, max(0.0, mark - 0.2 * max(0, idle - 1)))
+    irrelevant = sum(not _is_relevant(letter, sentence) for sentence in reply.sentences)
+    return min(1.0, max(0.0, mark - 0.2 * max(0, irrelevant - 1)))
 
 
 def _wrong_name(letter: Letter, reply: Reply) -> bool:
-    greeted = signs.GREETING.match(reply.greeting)
-    name = greeted.group(1) if greeted else ""
+    match = signs.GREETING.match(reply.greeting)
+    name = match.group(1) if match else ""
     return bool(name) and name not in letter.text
 
 
-def _earns_its_place(letter: Letter, sentence: str) -> bool:
+def _is_relevant(letter: Letter, sentence: str) -> bool:
     if signs.VAGUE.search(sentence):
         return False
     return bool(
-        _of_this_letter(letter, sentence)
-        or _feels(letter.matter.mood, sentence)
+        _is_specific(letter, sentence)
+        or _is_empathic(letter.matter.mood, sentence)
         or signs.ACTS.search(sentence)
         or signs.FRIENDLY.search(sentence)
     )
@@ -172,7 +172,7 @@ def _earns_its_place(letter: Letter, sentence: str) -> bool:
 def _step(letter: Letter, reply: Reply) -> float:
     marks = [_step_of(letter, sentence) for sentence in reply.sentences]
     clear = sum(mark == 1.0 for mark in marks)
-    return max(marks, default=0.0) * (1.0 if clear <= 2 else 0.5)  # three plans are no plan
+    return max(marks, default=0.0) * (1.0 if clear <= 2 else 0.5)  # three steps are confusing
 
 
 def _step_of(letter: Letter, sentence: str) -> float:
@@ -196,10 +196,10 @@ def _ends(reply: Reply) -> float:
 
 
 def _tone(reply: Reply) -> float:
-    said = (reply.greeting, *reply.sentences)
-    if any(map(signs.BLAME.search, said)) or any(map(_shouts, said)):
+    sentences = (reply.greeting, *reply.sentences)
+    if any(map(signs.BLAME.search, sentences)) or any(map(_shouts, sentences)):
         return 0.0
-    return 0.7 if any(map(signs.COLD.search, said)) else 1.0
+    return 0.7 if any(map(signs.COLD.search, sentences)) else 1.0
 
 
 def _shouts(sentence: str) -> bool:
@@ -211,8 +211,8 @@ def _shouts(sentence: str) -> bool:
 def _reads(reply: Reply) -> float:
     mark = _length(len(reply.words)) * (1.0 if reply.whole else 0.4)
     repeated = sum(n - 1 for n in Counter(s.lower() for s in reply.sentences).values())
-    stuttered = sum(a == b for a, b in zip(reply.words, reply.words[1:], strict=False))
-    return mark * 0.5**repeated * 0.7**stuttered * _freshness(reply.words) * _spelling(reply.words)
+    doubled = sum(a == b for a, b in zip(reply.words, reply.words[1:], strict=False))
+    return mark * 0.5**repeated * 0.7**doubled * _variety(reply.words) * _spelling(reply.words)
 
 
 def _length(words: int) -> float:
@@ -221,15 +221,15 @@ def _length(words: int) -> float:
     return 1.0 if words <= 60 else max(0.1, 1.0 - (words - 60) / 50)
 
 
-def _freshness(words: Sequence[str]) -> float:
-    """Falls when the same three words come again and again."""
-    threes = list(zip(words, words[1:], words[2:], strict=False))
-    share = len(set(threes)) / len(threes) if threes else 1.0
+def _variety(words: Sequence[str]) -> float:
+    """Return a factor from 0.1 to 1 that falls with the share of repeated trigrams."""
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    share = len(set(trigrams)) / len(trigrams) if trigrams else 1.0
     return min(1.0, max(0.1, (share - 0.5) / 0.35))
 
 
 def _spelling(words: Sequence[str]) -> float:
-    """Up to a quarter of unknown words is vocabulary; more is not English, or not about lamps."""
+    """Return a factor from 0.1 to 1 that falls when more than a quarter of the words are unknown."""
     unknown = sum(word not in _lexicon() for word in words) / max(1, len(words))
     return 1.0 if unknown <= 0.25 else max(0.1, 1.0 - 2 * (unknown - 0.25))
 

@@ -1,4 +1,4 @@
-"""The facts of Moth & Daughter, lamps by post: what it sells, who works there, who writes to it."""
+"""Facts about Moth & Daughter, the demo's mail-order lamp shop: products, staff and customers."""
 
 SHOP = "Moth & Daughter"
 STAFF = (

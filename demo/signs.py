@@ -1,4 +1,4 @@
-"""What the guideline's rule looks for in letters and replies: patterns, and nothing else."""
+"""The patterns that the guideline's rule looks for in letters and replies."""
 
 import re
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ FRIENDLY = any_of(
 
 @dataclass(frozen=True)
 class Matter:
-    """How to tell from a letter what it is about, and what a reply to it should touch and do."""
+    """A subject of letters: `asks` recognises it; a reply should match `touches` and `helps`."""
 
     mood: str
     asks: re.Pattern[str]
@@ -71,7 +71,7 @@ class Matter:
     helps: re.Pattern[str]
 
 
-# In this order: the first whose cue is in the letter is what the letter is about.
+# A letter belongs to the first matter that recognises it.
 MATTERS = {
     "cancel": Matter(
         "question",

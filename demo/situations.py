@@ -1,7 +1,7 @@
-"""What people write to the shop about, and what the shop answers to just that, good and bad.
+"""Situations in which customers write to the shop, with sentences of letters and of good and bad replies.
 
-Fields in braces are filled from one `world.Letter`, so that a reply speaks of the same lamp, day,
-part and street as the letter does.
+Fields in braces are filled from one `world.Letter`, so that a reply mentions the same lamp, day,
+part and street as the letter.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Situation:
     hears: tuple[str, ...]  # shows that the letter was read
     steps: tuple[str, ...]  # who does what, by when
     extras: tuple[str, ...]  # useful, and true
-    blames: tuple[str, ...]  # what nobody should ever answer
+    blames: tuple[str, ...]  # never acceptable
 
 
 SITUATIONS = (

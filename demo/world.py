@@ -1,8 +1,8 @@
-"""Letters to Moth & Daughter and replies to them, made from a seed.
+"""Letters to Moth & Daughter and replies to them, generated from a seed.
 
-The same seed gives the same texts on every machine: `random.Random` and nothing else. Letters whose
-hash falls into the reserved eighth are for ranking and evaluation; the tiny model that ships was
-trained on the other seven, so that it has never seen a letter of the demo project.
+A seed gives the same texts on every machine, because only `random.Random` is used. Letters whose
+hash falls into the reserved eighth are for ranking and evaluation. The tiny model was trained on
+the other seven eighths, so it has never seen a letter of the demo project.
 """
 
 import random
@@ -43,20 +43,20 @@ class Letter:
 
 
 def prompts(count: int, seed: int) -> list[Letter]:
-    """`count` different letters from the reserved eighth, every situation about equally often."""
+    """Return `count` different letters from the reserved eighth, with situations about equally often."""
     rng = random.Random(f"prompts {seed}")
-    found: dict[str, Letter] = {}
-    while len(found) < count:
-        letter = write_letter(rng, SITUATIONS[len(found) % len(SITUATIONS)])
+    by_text: dict[str, Letter] = {}
+    while len(by_text) < count:
+        letter = write_letter(rng, SITUATIONS[len(by_text) % len(SITUATIONS)])
         if letter.reserved:
-            found.setdefault(letter.messages[-1]["content"], letter)
-    letters = list(found.values())
+            by_text.setdefault(letter.messages[-1]["content"], letter)
+    letters = list(by_text.values())
     rng.shuffle(letters)
     return letters
 
 
 def texts(count: int, seed: int) -> Iterator[dict[str, list[dict[str, str]]]]:
-    """Whole chats with a reply of mixed quality, for training; none from the reserved eighth."""
+    """Yield `count` training chats with replies of mixed quality, none from the reserved eighth."""
     rng = random.Random(f"texts {seed}")
     while count:
         letter = write_letter(rng, rng.choice(SITUATIONS))
@@ -73,10 +73,10 @@ def texts(count: int, seed: int) -> Iterator[dict[str, list[dict[str, str]]]]:
 
 def write_letter(rng: random.Random, situation: Situation) -> Letter:
     facts = _facts(rng)
-    said = [rng.choice(situation.letters)]
+    sentences = [rng.choice(situation.letters)]
     if rng.random() < 0.6:
-        said.append(rng.choice(ASIDES.get(situation.key) or ASIDES[situation.mood]))
-    paragraphs = [" ".join(said)]
+        sentences.append(rng.choice(ASIDES.get(situation.key) or ASIDES[situation.mood]))
+    paragraphs = [" ".join(sentences)]
     if rng.random() < 0.35:
         paragraphs.insert(0, rng.choice(OPENINGS))
     messages = [{"role": "user", "content": _signed(paragraphs, facts)}]
@@ -88,7 +88,10 @@ def write_letter(rng: random.Random, situation: Situation) -> Letter:
 
 
 def write_reply(rng: random.Random, letter: Letter) -> str:
-    """A reply between excellent and unacceptable: each part is chosen for itself, around a mood."""
+    """Return a reply between excellent and unacceptable.
+
+    Its parts are drawn independently, with odds that depend on one level of care.
+    """
     care = rng.random()
     facts = letter.facts | {"soon": rng.choice(shop.DAYS), "month": rng.choice(shop.MONTHS)}
     body = _body(rng, BY_KEY[letter.situation], care)
@@ -114,32 +117,32 @@ def _body(rng: random.Random, situation: Situation, care: float) -> list[str]:
     def happens(careless: float, careful: float) -> bool:
         return rng.random() < careless + (careful - careless) * care
 
-    said = []
+    sentences = []
     if happens(0.15, 0.7):
-        said.append(rng.choice(situation.hears))
+        sentences.append(rng.choice(situation.hears))
     elif rng.random() < 0.8:
-        said.append(rng.choice(rng.choice((PLAIN[mood], FLAT))))
+        sentences.append(rng.choice(rng.choice((PLAIN[mood], FLAT))))
     if happens(0.2, 0.0):
-        said.append(rng.choice(situation.blames))
+        sentences.append(rng.choice(situation.blames))
     if happens(0.1, 0.0):
-        said.append(rng.choice(SHOUTS))
+        sentences.append(rng.choice(SHOUTS))
     if happens(0.15, 0.7):
-        said.append(rng.choice(situation.steps))
+        sentences.append(rng.choice(situation.steps))
         if rng.random() < 0.4:
-            said.append(rng.choice(situation.extras))
+            sentences.append(rng.choice(situation.extras))
     else:
-        said.append(rng.choice(rng.choice((UNTIMED[mood], VAGUE))))
+        sentences.append(rng.choice(rng.choice((UNTIMED[mood], VAGUE))))
     if happens(0.2, 0.04):
-        said.append(rng.choice(FALSE))
+        sentences.append(rng.choice(FALSE))
     if happens(0.25, 0.1):
-        said.extend(rng.sample(RAMBLES, rng.randint(2, 4)))
+        sentences.extend(rng.sample(RAMBLES, rng.randint(2, 4)))
     if rng.random() < 0.04:
-        said.append(rng.choice(said))
+        sentences.append(rng.choice(sentences))
     if happens(0.15, 0.65):
-        said.append(rng.choice(CLOSES))
+        sentences.append(rng.choice(CLOSES))
     elif happens(0.3, 0.0):
-        said.append(rng.choice(COLD_CLOSES))
-    return said
+        sentences.append(rng.choice(COLD_CLOSES))
+    return sentences
 
 
 def _facts(rng: random.Random) -> dict[str, str]:

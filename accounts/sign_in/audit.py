@@ -1,7 +1,6 @@
-"""Audit entries for sign-ins, sign-outs and failed attempts, wherever they happen.
+"""Audit entries for sign-ins, sign-outs and failed attempts.
 
-Django's authentication signals are the only place that the product's own page, the admin's and any
-other way to sign in have in common.
+They use Django's authentication signals, the only hook that every way to sign in has in common.
 """
 
 from typing import Any
@@ -12,8 +11,8 @@ from django.http import HttpRequest
 from accounts.models import User, audit
 from accounts.sign_in.throttle import client_address
 
-NAME_SHOWN = 3
-"""Characters kept of a name that nobody has: people type passwords into the wrong field."""
+CHARACTERS_KEPT = 3
+"""Characters stored of an unknown user name, since people type passwords into the wrong field."""
 
 
 def connect() -> None:
@@ -38,5 +37,5 @@ def record_failure(
 ) -> None:
     name = str(credentials.get("username") or "")
     user = User.objects.filter(username=name).first()
-    subject = user or f"Unknown name {name[:NAME_SHOWN]}…"
+    subject = user or f"Unknown name {name[:CHARACTERS_KEPT]}…"
     audit(None, "sign-in failed", subject, address=client_address(request))

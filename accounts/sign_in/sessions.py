@@ -1,6 +1,6 @@
-"""Sessions in the database that end after a time without activity, and at the latest after a maximum.
+"""Sessions in the database with an idle limit and a maximum age.
 
-Each request reads one session, so the SQL of that query is built once.
+Each request reads one session, so that query's SQL is prepared.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from database.prepared import Prepared
 
 SIGNED_IN_AT = "signed_in_at"
 SLACK = timedelta(minutes=5)
-"""How far the stored end of a session may lag behind, so that few requests write it."""
+"""How far a session's stored end may lag behind, so that few requests write it."""
 
 _BY_KEY = Prepared(lambda key: Session.objects.filter(session_key=key), key=str)
 
 
 class SessionStore(db.SessionStore):
-    """`expire_date` of the row is the idle limit; the cookie lives until the absolute maximum."""
+    """A session whose row expires at the idle limit and whose cookie expires at the maximum age."""
 
     ends_at: datetime | None = None
 
@@ -45,10 +45,10 @@ class SessionStore(db.SessionStore):
         return session
 
     def extend(self) -> None:
-        """Postpone the idle limit of someone who is signed in. Costs one query every five minutes."""
+        """Extend the session of a signed-in user. Costs one query every five minutes."""
         if SESSION_KEY not in self:
             return
-        if SIGNED_IN_AT not in self:  # a session from before there was a limit
+        if SIGNED_IN_AT not in self:  # a session created before this limit existed
             self[SIGNED_IN_AT] = int(timezone.now().timestamp())
             return
         end = _end_of(self)
@@ -58,7 +58,7 @@ class SessionStore(db.SessionStore):
 
 
 def _end_of(data: Any) -> datetime:
-    """Return when the session ends if nothing more happens."""
+    """Return the time at which the session ends without further activity."""
     now = timezone.now()
     started = data.get(SIGNED_IN_AT)
     signed_in_at = datetime.fromtimestamp(started, UTC) if started else now
@@ -71,7 +71,7 @@ def _end_of(data: Any) -> datetime:
 def extend_active_sessions(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: a person's request postpones the idle limit; a page that polls does not."""
+    """Make middleware that extends the session at each request, except for polling."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
@@ -85,9 +85,9 @@ def extend_active_sessions(
 
 
 def _is_polling(request: HttpRequest) -> bool:
-    """Tell whether a script fetched this rather than a person.
+    """Return whether a script made the request without the user's doing.
 
-    What a person submits through a script is a POST. Browsers send the header over HTTPS and to
-    localhost only; without it every request counts as activity.
+    Scripts that act for the user send a POST. Browsers send this header only over HTTPS and to
+    localhost; without it, every request counts as activity.
     """
     return request.method == "GET" and request.headers.get("Sec-Fetch-Dest") == "empty"

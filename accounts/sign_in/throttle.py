@@ -1,8 +1,8 @@
-"""Slows down people who guess passwords: by account, by address, and by hashes at a time.
+"""Limits on password guessing: attempts per account, per address, and concurrent hashes.
 
-An attempt is counted in PostgreSQL before its password is checked, in one statement, so guesses
-that arrive together in several processes all count. Whether the account exists makes no difference
-to the count, the sentence or the time it takes. Once somebody has signed in, their count is gone.
+One statement counts each attempt in PostgreSQL before the password is checked, so that concurrent
+guesses in several processes all count. The count, the message and the time taken are the same
+whether or not the account exists. A successful sign-in resets the account's count.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from accounts.models import SignInAttempts
 
 CODE = "throttled"
 HASHES_AT_ONCE = 2
-"""In a process. A hash takes a tenth of a second of a core, which pages need too."""
+"""Concurrent password hashes per process. Each takes a core for 0.1 s, which pages need too."""
 WAIT_SECONDS = 2.0
 _turns = threading.BoundedSemaphore(HASHES_AT_ONCE)
 
 
-class Throttled(ValidationError):  # noqa: N818 - it reads as what it is
-    """No password is checked now; the message says when to try again."""
+class Throttled(ValidationError):  # noqa: N818
+    """The password was not checked, because of too many attempts. The message says how to retry."""
 
     def __init__(self, seconds: float):
         self.seconds = max(1, ceil(seconds))
@@ -61,10 +61,10 @@ class Attempt:
 
 @contextmanager
 def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
-    """Count an attempt, and hold one of the turns to hash a password until it ends.
+    """Count an attempt, and hold one of the HASHES_AT_ONCE turns during the `with` block.
 
-    The caller says `succeed()` when the password was right. Raises Throttled. Two queries, and two
-    more after a success.
+    The caller calls `succeed()` if the password is right. Raises Throttled. Costs two queries, and
+    two more after a success.
     """
     keys = {_key("account", account.strip().casefold()): settings.SIGN_IN_FAILURES}
     if address := network_of(client_address(request)):
@@ -77,12 +77,12 @@ def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
         if request is not None:
             request.retry_after = refusal.seconds  # type: ignore[attr-defined]
         raise
-    this = Attempt()
+    current = Attempt()
     try:
-        yield this
+        yield current
     finally:
         _turns.release()
-        if this.succeeded:
+        if current.succeeded:
             _forget(*keys)
 
 
@@ -96,7 +96,7 @@ RETURNING count, extract(epoch FROM since + %s - now())
 
 
 def _count(limits: dict[str, int]) -> None:
-    """Raises Throttled when any of the keys has had more attempts than its limit."""
+    """Count one attempt for each key. Raises Throttled if one exceeds its limit."""
     window, wait = timedelta(minutes=settings.SIGN_IN_MINUTES), 0.0
     with connection.cursor() as cursor:
         for key, limit in sorted(limits.items()):
@@ -110,7 +110,7 @@ def _count(limits: dict[str, int]) -> None:
 
 
 def _forget(account: str, *addresses: str) -> None:
-    """A success clears the account, and takes itself back from the count of the address."""
+    """Reset the account's count, and subtract the successful attempt from the addresses' counts."""
     SignInAttempts.objects.filter(key=account).delete()
     with connection.cursor() as cursor:
         for address in addresses:
@@ -121,21 +121,21 @@ def _forget(account: str, *addresses: str) -> None:
 
 
 def forget_old() -> int:
-    """Delete counts that no longer matter, and return how many."""
+    """Delete counts older than the window, and return their number."""
     window = timedelta(minutes=settings.SIGN_IN_MINUTES)
     return SignInAttempts.objects.filter(since__lt=timezone.now() - window).delete()[0]
 
 
 def _key(kind: str, value: str) -> str:
-    """A digest: names that people mistyped, and passwords typed as names, are not kept."""
+    """Return a digest, so that passwords typed as user names are not stored."""
     return hashlib.sha256(f"{kind}:{value}".encode(errors="surrogatepass")).hexdigest()
 
 
 def client_address(request: HttpRequest | None) -> str:
-    """Return the address the request came from.
+    """Return the address that the request came from.
 
-    Every proxy appends the address it was asked from to X-Forwarded-For. The last TIEBREAK_PROXIES
-    entries are therefore the operator's own; what is before them, anybody can write.
+    Each proxy appends its client's address to X-Forwarded-For. Only the last TIEBREAK_PROXIES
+    entries come from the operator's own proxies; clients can forge the earlier ones.
     """
     if request is None:
         return ""
@@ -147,7 +147,7 @@ def client_address(request: HttpRequest | None) -> str:
 
 
 def network_of(address: str) -> str:
-    """Return the address, or for IPv6 the /64 that one subscriber has. Empty when it is neither."""
+    """Return an IPv4 address, or the /64 network of an IPv6 address; "" for any other text."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -160,7 +160,7 @@ def network_of(address: str) -> str:
 def answer_429(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: a form that was throttled says so in its status, whichever page it is on."""
+    """Make middleware that answers 429 for every page whose form was throttled."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response: Any = get_response(request)

@@ -13,9 +13,9 @@ register = template.Library()
 
 @register.filter(expects_localtime=True)
 def moment(value: datetime | None, style: str = "minute") -> SafeString | str:
-    """A <time> in the reader's zone, which names the server's zone while theirs is not known.
+    """Return a <time> element in the user's zone, or in the server's with the zone's name.
 
-    `style`: day, minute, long (with the year), clock, second. moments.js has the same.
+    `style` is day, minute, long (with the year), clock or second. moments.js has the same styles.
     """
     if not value:
         return ""

@@ -1,7 +1,7 @@
-"""Runs the local PostgreSQL and Redis for as long as a process uses them.
+"""Run the local PostgreSQL and Redis for as long as a process uses them.
 
-Started by config.local.services; not meant to be called by hand. A server that ends is started
-again; the other one goes on.
+config.local.services starts this program; it is not meant to be started by hand. A server that
+ends is restarted without interrupting the other one.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.1
 
 
 def start(postgres: Postgres, redis: Redis) -> None:
-    """Start both, and return when both answer. Raises SystemExit with a sentence."""
+    """Start both servers and wait until they answer. Raises SystemExit with a sentence."""
     redis.start()
     postgres.start()
     try:
@@ -39,7 +39,10 @@ def start(postgres: Postgres, redis: Redis) -> None:
 
 
 def keep_until_unused(users: IO[str], servers: list[Server]) -> None:
-    """Return once no process holds the users' lock; it is then ours, and new ones wait for our end."""
+    """Restart servers that end, until no process holds the users' lock.
+
+    The keeper then holds that lock itself, so new users wait until it has exited.
+    """
     while True:
         try:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +67,7 @@ def main(var: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sockets = socket_folder(var)
     postgres, redis = Postgres(var, sockets), Redis(var, sockets)
-    secure(var)  # again: PostgreSQL's account, which may search it, exists only now
+    secure(var)  # again, because Postgres() may just have created the account that may search it
     socket_folder(var)
     try:
         start(postgres, redis)

@@ -1,4 +1,4 @@
-"""The PostgreSQL of a data folder: from a wheel, on a private socket, with a password."""
+"""The PostgreSQL server of a data folder: from a wheel, on a private socket, with a password."""
 
 import os
 import secrets
@@ -47,7 +47,7 @@ class Postgres(Server):
             self._run("initdb", "--encoding=utf8", "--username=postgres", "--auth-local=peer",
                       "--auth-host=reject", "-D", str(self.data))  # fmt: skip
         rules = self.data / "pg_hba.conf"
-        if rules.read_text() != ACCESS_RULES:  # before it starts: an older version let everyone in
+        if rules.read_text() != ACCESS_RULES:  # an older version let every account connect
             rules.write_text(ACCESS_RULES)
         if not self.password_file.exists():
             self._set_password()
@@ -98,16 +98,16 @@ class Postgres(Server):
             open_way_to(self._binary("postgres"), self.account)
 
     def _end_earlier_server(self) -> None:
-        """End the server of a keeper that was killed, or the processes of one that was killed itself.
+        """End processes left by a keeper or a server that was killed.
 
-        A server process that lives on keeps the shared memory, and the next server would refuse.
+        Any that survived would hold the shared memory, and the new server would refuse to start.
         """
-        left = processes_in(self.data, {"postgres"})
+        leftovers = processes_in(self.data, {"postgres"})
         with suppress(OSError, ValueError, psutil.NoSuchProcess):
             pid = int((self.data / "postmaster.pid").read_text().split("\n")[0])
-            if pid in {process.pid for process in left}:
+            if pid in {process.pid for process in leftovers}:
                 end([psutil.Process(pid)], signal.SIGINT, FAST_SHUTDOWN_SECONDS)
-        end([process for process in left if process.is_running()], signal.SIGQUIT, 2)
+        end([process for process in leftovers if process.is_running()], signal.SIGQUIT, 2)
 
     def _set_password(self) -> None:
         password = secrets.token_urlsafe(32)
@@ -118,7 +118,7 @@ class Postgres(Server):
         write_atomically(self.password_file, password)
 
     def _run(self, program: str, *arguments: str, input: str = "") -> None:
-        """Raises SystemExit with the program's last line."""
+        """Run a program of PostgreSQL. Raises SystemExit with its last line if it fails."""
         result = subprocess.run(
             [str(self._binary(program)), *arguments],
             input=input, text=True, capture_output=True, cwd="/", **self.options(),

@@ -1,7 +1,7 @@
-"""Keeps the data folder to its owner.
+"""Permissions that close the data folder to other accounts.
 
-Run by root, PostgreSQL refuses to start, so it runs as an account of its own. That account may
-search the data folder, and nothing else of it.
+PostgreSQL refuses to run as root. When Tiebreak does, PostgreSQL gets its own account, which may
+search the data folder but read nothing else in it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ LONGEST_SOCKET = "postgres/.s.PGSQL.5432"
 
 
 def postgres_account(*, create: bool = False) -> pwd.struct_passwd | None:
-    """The account that PostgreSQL runs as; None when it is this one."""
+    """Return the account for PostgreSQL, or None if it runs as the current account."""
     if os.geteuid() != 0:
         return None
     try:
@@ -36,10 +36,7 @@ def postgres_account(*, create: bool = False) -> pwd.struct_passwd | None:
 
 
 def secure(var: Path) -> None:
-    """Close `var` to other accounts, and everything in it that an earlier version left open.
-
-    What this process creates from now on is private as well.
-    """
+    """Close `var` and its existing files to other accounts, and set the umask for new files."""
     os.umask(UMASK)
     var.mkdir(parents=True, exist_ok=True)
     if var.stat().st_uid != os.geteuid():
@@ -54,7 +51,7 @@ def secure(var: Path) -> None:
 
 
 def let_postgres_search(folder: Path) -> None:
-    """Set the folder's mode to 0700, or 0710 with PostgreSQL's group where it has an account."""
+    """Set the folder's mode to 0700, or to 0710 with the group of PostgreSQL's account."""
     account = postgres_account()
     if account:
         os.chown(folder, -1, account.pw_gid)
@@ -69,21 +66,21 @@ def _close(path: Path) -> None:
 
 
 def socket_folder(var: Path) -> Path:
-    """A private folder for the sockets of PostgreSQL and Redis: in `var` if its path is short enough."""
+    """Return a private folder for sockets: in `var`, or in the temporary folder for long paths."""
     folder = var / "sockets"
     if len(str(folder / LONGEST_SOCKET).encode()) > LONGEST_SOCKET_PATH:
         digest = hashlib.sha256(str(var).encode()).hexdigest()[:12]
         folder = Path(tempfile.gettempdir(), f"tiebreak-{os.geteuid()}-{digest}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        # Someone else has taken the name in a folder that all may write.
+        # Another account has created this name in the shared temporary folder.
         folder = Path(tempfile.mkdtemp(prefix="tiebreak-"))
     let_postgres_search(folder)
     return folder
 
 
 def open_way_to(folder: Path, account: pwd.struct_passwd) -> None:
-    """Let `account` search the parents of `folder`, and list none of them."""
+    """Let `account` search the parents of `folder`, without permission to list them."""
     for parent in folder.parents:
         status = parent.stat()
         group = status.st_gid == account.pw_gid and status.st_mode & stat.S_IXGRP

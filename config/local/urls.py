@@ -1,4 +1,4 @@
-"""Where the local PostgreSQL and Redis of a var/ folder answer, once they run."""
+"""The URLs of the local PostgreSQL and Redis of a var/ folder."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def local_redis_url(var_dir: Path) -> str:
 
 
 def is_local_database(var_dir: Path, url: str) -> bool:
-    """Tell whether `url` is that of the local PostgreSQL, which need not be running."""
+    """Return whether `url` is that of the local PostgreSQL, running or not."""
     try:
         password = password_file(var_dir).read_text().strip()
     except FileNotFoundError:

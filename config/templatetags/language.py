@@ -9,10 +9,10 @@ register = template.Library()
 
 
 class MainNode(template.Node):
-    """The body of a page, in English unless the page says that it is translated.
+    """The body of a page, rendered in English unless the page is translated.
 
-    A page without translations is marked as English by the block "language" of base.html, which
-    translated pages empty. Its dates, numbers and form errors have to be English too.
+    The block "language" of base.html marks a page as English; translated pages empty it. On an
+    English page, dates, numbers and form errors must be English too.
     """
 
     def __init__(self, nodes: template.NodeList):
@@ -35,12 +35,12 @@ def main(parser: template.base.Parser, token: template.base.Token) -> MainNode:
 
 @register.simple_tag
 def words_url() -> str:
-    """Where the scripts' words are, in the language of this page."""
+    """Return the URL of the translations for scripts, in the language of this page."""
     return catalog_url()
 
 
 @register.simple_tag
 def other_languages() -> list[tuple[str, str]]:
-    """The languages this page could be in too: code and name, in that language itself."""
-    now = translation.get_language()
-    return [(code, name) for code, name in settings.LANGUAGES if code != now]
+    """Return the code of each other language and its name in that language."""
+    current = translation.get_language()
+    return [(code, name) for code, name in settings.LANGUAGES if code != current]

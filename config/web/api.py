@@ -1,4 +1,4 @@
-"""The API at /api/v1/: its parts, its errors, and its OpenAPI document. No page comes with it."""
+"""The API at /api/v1/: its routers, its errors and its OpenAPI document, without a browsable page."""
 
 import logging
 from collections.abc import Callable
@@ -31,9 +31,10 @@ api = NinjaAPI(
 )
 api.add_router("", scores)
 
-WRONG_TOLD = 10
+ERRORS_LISTED = 10
 STORAGE = "The server's storage is full or unusable; its log says which folder. Tell the operator."
-OURS = {"body", "asked", "one", "many"}
+PARAMETER_NAMES = {"body", "asked", "one", "many"}
+"""Names of the code in the locations of errors. Clients do not know them."""
 
 
 @api.exception_handler(Problem)
@@ -43,25 +44,26 @@ def problem(request: HttpRequest, error: Problem) -> HttpResponseBase:
 
 @api.exception_handler(AuthenticationError)
 def stranger(request: HttpRequest, error: AuthenticationError) -> HttpResponseBase:
-    sent = "The token is not valid." if request.headers.get("Authorization") else "There is none."
-    return Problem(401, f"Send a token: Authorization: Bearer KEY. {sent}").response()
+    sent = request.headers.get("Authorization")
+    reason = "The token is not valid." if sent else "The request has none."
+    return Problem(401, f"Send a token: Authorization: Bearer KEY. {reason}").response()
 
 
 @api.exception_handler(ValidationError)
 def invalid(request: HttpRequest, error: ValidationError) -> HttpResponseBase:
-    told = [{"at": _place(e["loc"]), "what": e["msg"]} for e in error.errors[:WRONG_TOLD]]
-    first = f"{told[0]['at']}: {told[0]['what']}." if told else ""
-    return Problem(422, f"The request is not as it must be. {first}", errors=told).response()
+    errors = [{"at": _field(e["loc"]), "what": e["msg"]} for e in error.errors[:ERRORS_LISTED]]
+    first = f"{errors[0]['at']}: {errors[0]['what']}." if errors else ""
+    return Problem(422, f"The request is not valid. {first}", errors=errors).response()
 
 
-def _place(location: tuple[Any, ...]) -> str:
-    """Where in the request, without the names that only the code has."""
-    return ".".join(str(part) for part in location if part not in OURS) or "body"
+def _field(location: tuple[Any, ...]) -> str:
+    """Return the path of a field in the request's body, such as "items.0.prompt"."""
+    return ".".join(str(part) for part in location if part not in PARAMETER_NAMES) or "body"
 
 
 @api.exception_handler(RequestDataTooBig)
 def too_big(request: HttpRequest, error: RequestDataTooBig) -> HttpResponseBase:
-    return Problem(413, "The request is larger than 2.5 MB. Send it in several.").response()
+    return Problem(413, "The request is larger than 2.5 MB. Split it into several.").response()
 
 
 @api.exception_handler(HttpError)
@@ -72,7 +74,7 @@ def refused(request: HttpRequest, error: HttpError) -> HttpResponseBase:
 
 @api.exception_handler(Http404)
 def missing(request: HttpRequest, error: Http404) -> HttpResponseBase:
-    return Problem(404, "There is nothing at this address.").response()
+    return Problem(404, "The API has no such address.").response()
 
 
 @api.exception_handler(Exception)
@@ -86,38 +88,38 @@ def broken(request: HttpRequest, error: Exception) -> HttpResponseBase:
         leads = isinstance(token, Token) and token.user.can_lead
         return Problem(status, sentence if leads else STORAGE).response()
     log.error("%s %s failed", request.method, request.path, exc_info=error)
-    return Problem(500, "The server failed; its log says why.").response()
+    return Problem(500, "The server failed. Its log has the reason.").response()
 
 
 # --- addresses -----------------------------------------------------------------------------------
 
 
 def with_problems(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """What ninja answers in plain text, answered as everything else is."""
+    """Turn ninja's plain-text responses to wrong methods into problem+json."""
 
     @wraps(view)
     def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         answer = view(request, *args, **kwargs)
         if answer.status_code != 405:
             return answer
-        said = Problem(405, f"Use {answer['Allow']} at this address.").response()
-        said["Allow"] = answer["Allow"]
-        return said
+        refusal = Problem(405, f"Use {answer['Allow']} at this address.").response()
+        refusal["Allow"] = answer["Allow"]
+        return refusal
 
     return guarded
 
 
 @csrf_exempt
-def nothing_here(request: HttpRequest, rest: str = "") -> HttpResponseBase:
+def not_found(request: HttpRequest, rest: str = "") -> HttpResponseBase:
     return missing(request, Http404())
 
 
 def _urls() -> tuple[list[Any], str, str]:
-    made, app_name, namespace = api.urls
-    patterns: list[Any] = [*made[:-1]]  # without ninja's page at the root
+    all_patterns, app_name, namespace = api.urls
+    patterns: list[Any] = [*all_patterns[:-1]]  # the last one is ninja's page at the root
     for pattern in patterns:
         pattern.callback = with_problems(pattern.callback)
-    anywhere = [path("", nothing_here, name="api-root"), path("<path:rest>", nothing_here)]
+    anywhere = [path("", not_found, name="api-root"), path("<path:rest>", not_found)]
     return [*patterns, *anywhere], app_name, namespace
 
 

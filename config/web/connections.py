@@ -1,6 +1,6 @@
-"""The connections to the database: how they notice a server that has stopped answering.
+"""Database connections that notice when the server has stopped answering.
 
-Imported by the settings, so nothing here may need them while it is imported.
+The settings import this module, so it cannot use them at import time.
 """
 
 import socket
@@ -18,14 +18,14 @@ PROBE_SECONDS = 0.5
 AWAY_STATES = ("08", "57P", "53300")
 """SQLSTATEs of a server that cannot be reached, shuts down, starts up, or takes no more connections."""
 SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
-"""A client's question whether the server speaks TLS: answered with one byte, before any sign-in."""
+"""The message that asks for TLS. The server answers it with one byte, before authentication."""
 
 _thread = threading.local()
 
 
 @contextmanager
 def limited_waiting() -> Iterator[None]:
-    """Within, this thread waits for a silent database no longer than it takes to be sure."""
+    """Limit how long this thread waits for a silent database, inside the `with` block."""
     _thread.limited = True
     try:
         yield
@@ -36,7 +36,7 @@ def limited_waiting() -> Iterator[None]:
 class OutageConnection(psycopg.Connection[Any]):
     """A connection that, in a web request, gives up on a server that has stopped answering.
 
-    A statement may take as long as it needs: after each second of silence the server is probed.
+    Statements have no time limit: after each second of silence the server is probed.
     """
 
     def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
@@ -50,19 +50,22 @@ class OutageConnection(psycopg.Connection[Any]):
             raise
 
     def _watched(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Pass everything on. psycopg sends a false value when nothing came for 0.1 seconds."""
-        heard_at = time.monotonic()
+        """Wrap psycopg's generator, and probe the server after each second of silence.
+
+        psycopg sends a false value after 0.1 seconds without data.
+        """
+        last_data_at = time.monotonic()
         try:
-            wanted = next(gen)
+            awaited = next(gen)
             while True:
-                ready = yield wanted
+                ready = yield awaited
                 now = time.monotonic()
                 if ready:
-                    heard_at = now
-                elif now - heard_at > SILENT_SECONDS:
+                    last_data_at = now
+                elif now - last_data_at > SILENT_SECONDS:
                     self._give_up_if_away()
-                    heard_at = now
-                wanted = gen.send(ready)
+                    last_data_at = now
+                awaited = gen.send(ready)
         except StopIteration as end:
             return end.value
 
@@ -73,7 +76,7 @@ class OutageConnection(psycopg.Connection[Any]):
 
 
 def is_outage(error: psycopg.Error) -> bool:
-    """Whether the error means that the server is away, rather than that a statement failed."""
+    """Return whether the error means that the server is away, not that a statement failed."""
     state = error.sqlstate
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and (
         state is None or state.startswith(AWAY_STATES)
@@ -81,10 +84,10 @@ def is_outage(error: psycopg.Error) -> bool:
 
 
 def replace_spare_connections() -> None:
-    """A server that dropped one connection most likely dropped the others too.
+    """Drop the idle connections of the pools, which a failed server has most likely dropped too.
 
-    Tested one by one as they are asked for, with psycopg_pool's growing pauses between, they would
-    outlast the outage by a minute.
+    The pool would otherwise test them one by one, with growing pauses, until a minute after the
+    outage.
     """
     from django.db.backends.postgresql.base import DatabaseWrapper
 
@@ -93,12 +96,12 @@ def replace_spare_connections() -> None:
 
 
 def keep_connecting(pool: ConnectionPool[Any]) -> None:
-    """Try again to connect. Without it, threads that already wait for a connection would wait in vain."""
+    """Connect again, so that threads that are already waiting get a connection."""
     pool.check()
 
 
 def database_answers() -> bool:
-    """Whether the server's main process replies within PROBE_SECONDS; true if its address is unknown."""
+    """Return whether the server replies within PROBE_SECONDS; true if its address is unknown."""
     from django.db import connection
 
     host, port = connection.settings_dict["HOST"], str(connection.settings_dict["PORT"] or 5432)

@@ -1,4 +1,4 @@
-"""Answers about faults of the server's storage, in place of an error 500."""
+"""Responses to faults of the server's storage, in place of an error 500."""
 
 import logging
 from collections.abc import Callable
@@ -35,9 +35,9 @@ class StorageFaults:
 
 
 def storage_fault(request: HttpRequest, error: Exception) -> tuple[int, str] | None:
-    """Return the status and the sentence for a fault of the storage; None for any other error.
+    """Log a storage fault, and return its status and sentence; None for any other error.
 
-    The sentence names a folder of the server, so it is for leads. It is logged.
+    The sentence names a folder of the server, so only leads should see it.
     """
     sentence = storage_problem(error, settings.VAR_DIR)
     if sentence is None or not isinstance(error, OSError):

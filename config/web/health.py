@@ -1,4 +1,4 @@
-"""Is the site well? `/health/` answers for load balancers; `python -m config.web.health URL` asks it."""
+"""The health check `/health/`, and its client `python -m config.web.health URL`."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from config.web.outage import is_outage, state, unavailable
 
 
 def health(request: HttpRequest) -> HttpResponse:
-    """Open to all; says nothing but ok or that the database does not answer. One query."""
+    """Answer "ok", or 503 if the database does not answer. Public. Costs one query."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -28,7 +28,7 @@ def main(url: str) -> int:
         print(f"{url} is not a web address.", file=sys.stderr)
         return 2
     host = os.environ.get("TIEBREAK_ALLOWED_HOSTS", "").split(",")[0].strip() or "localhost"
-    # As a proxy in front would ask, so that neither the host's name nor plain HTTP is refused.
+    # Imitate the proxy, so that the site accepts the host name and does not redirect to HTTPS.
     request = Request(url, headers={"Host": host, "X-Forwarded-Proto": "https"})  # noqa: S310
     try:
         with urlopen(request, timeout=4) as answer:  # noqa: S310 - the scheme was checked

@@ -1,4 +1,4 @@
-"""The words of the scripts in the reader's language, as one script that a browser may keep."""
+"""The translations for scripts, as one script that browsers may cache."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ A_YEAR = 365 * 24 * 3600
 
 
 def _fingerprint() -> str:
-    """Changes with every word, so that a browser never keeps yesterday's."""
+    """Return a hash of the translations, which makes browsers load a changed script."""
     digest = hashlib.sha256()
     for path in sorted(Path(settings.LOCALE_PATHS[0]).rglob("djangojs.mo")):
         digest.update(path.read_bytes())
@@ -26,9 +26,9 @@ FINGERPRINT = _fingerprint()
 
 
 class Catalog(JavaScriptCatalog):
-    """`gettext` and its kin for the scripts. The address names the language and the words."""
+    """`gettext` for scripts. The URL contains the language and the hash of the translations."""
 
-    packages = ["config"]  # the words in LOCALE_PATHS only, not the admin's
+    packages = ["config"]  # only the translations in LOCALE_PATHS, without the admin's
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         asked = request.GET.get("language", "")

@@ -1,8 +1,7 @@
-"""What a request may be, and what may be kept of a response.
+"""Limits of requests, and caching of responses.
 
-How large a body may be is decided from its address, before it is read. The web server asks first;
-the middleware asks again, for other servers and for what only the application knows: whether
-somebody is signed in.
+The size limit of a body depends on its address and is checked before the body is read: first by
+the web server, then by middleware, which works with any server and knows who is signed in.
 """
 
 import re
@@ -26,12 +25,12 @@ from accounts.parameters import number
 from labeling.pages.imports import LARGEST
 
 SMALL = 3 << 20
-"""For every form and for the API, whose own limit of 2.5 MB has a better message."""
+"""Limit of forms and of the API, in bytes. The API's own limit of 2.5 MB has a better message."""
 UPLOAD = LARGEST + (1 << 20)
 UPLOAD_PATH = re.compile(r"/p/[-\w]+/data/import/")
 UPLOAD_COOKIE = "tiebreak_upload"
-"""A signed cookie of those who opened an import page while signed in. It lets the web server, which
-has no database, refuse an upload of a stranger before reading it."""
+"""A signed cookie that the import page sets. It lets the web server, which has no database, refuse
+uploads of anonymous visitors before reading them."""
 _SALT = "config.web.limits.upload"
 
 
@@ -41,7 +40,7 @@ def largest_body(path: str, *, may_upload: bool) -> int:
 
 
 def was_signed_in(cookies: str) -> bool:
-    """Tell whether a Cookie header shows that its sender opened an import page while signed in."""
+    """Return whether a Cookie header proves that its sender opened an import page, signed in."""
     value = parse_cookie(cookies).get(UPLOAD_COOKIE, "")
     try:
         signing.TimestampSigner(salt=_SALT).unsign(value, max_age=settings.SESSION_COOKIE_AGE)
@@ -53,7 +52,7 @@ def was_signed_in(cookies: str) -> bool:
 def limit_bodies(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: answer 413 before anything parses a body that is too large."""
+    """Make middleware that answers 413 before anything parses a body that is too large."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         length = content_length(request.META.get("CONTENT_LENGTH", ""))
@@ -71,7 +70,7 @@ def limit_bodies(
 
 
 def content_length(text: str) -> int:
-    """Return the length that a header announces; more than any limit for one that makes no sense."""
+    """Return the length in a Content-Length header; more than any limit if it is not a number."""
     length = number(text or "0")
     return 2**62 if length is None else length
 
@@ -90,7 +89,7 @@ def _allow_upload(request: HttpRequest, response: HttpResponseBase) -> None:
 
 
 def too_large(path: str, limit: int = SMALL) -> str:
-    """Return the sentence of a refusal, in the current language. `limit` is that of a form, in bytes."""
+    """Return the reason of a refusal in the current language. `limit` is for forms, in bytes."""
     if UPLOAD_PATH.fullmatch(path):
         return _(
             "The file is larger than %(size)d MB, or the import page was not opened first. Open "
@@ -101,7 +100,7 @@ def too_large(path: str, limit: int = SMALL) -> str:
 
 
 def too_large_page(path: str, *, cookies: str, languages: str) -> str:
-    """Return the page of a refusal by the web server, from the headers Cookie and Accept-Language."""
+    """Return the page for a refusal by the web server, in the language of these headers."""
     request = HttpRequest()
     request.COOKIES = parse_cookie(cookies)
     request.META["HTTP_ACCEPT_LANGUAGE"] = languages
@@ -117,7 +116,7 @@ def _refused(request: HttpRequest, limit: int = SMALL) -> HttpResponseBase:
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Handle requests that Django refuses, such as a form between its own limit and ours."""
+    """Handle requests that Django refuses, such as a form larger than its own limit."""
     if isinstance(exception, RequestDataTooBig):
         return _refused(request, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
     return defaults.bad_request(request, exception)
@@ -126,7 +125,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 def refuse_null_characters(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: no text in PostgreSQL can hold one, so an address with one names nothing."""
+    """Make middleware that refuses addresses with a null character, which PostgreSQL cannot store."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         query = (text for name, values in request.GET.lists() for text in (name, *values))
@@ -143,7 +142,7 @@ def refuse_null_characters(
 def explain_wrong_method(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: a browser that opens the address of a form gets a page; Django's is empty."""
+    """Make middleware that shows browsers a page for a wrong method; Django's response is empty."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
@@ -160,7 +159,7 @@ def explain_wrong_method(
 def keep_private(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: browsers and proxies store no page, but those that say how long they are good."""
+    """Make middleware that forbids caching of responses without a Cache-Control header."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)

@@ -1,8 +1,8 @@
-"""What the site does while its database is away: answer 503 quickly, and notice its return.
+"""Quick 503 responses while the database is away.
 
-A web request waits about two seconds at most for a database that does not answer. Once one request
-has timed out, the others ask first whether the server is there, which takes milliseconds when
-it refuses and half a second when it hangs.
+A web request waits about two seconds at most for a database that does not answer. After one request
+has timed out, the next ones first probe the server, which takes milliseconds when it refuses the
+connection and half a second when it hangs.
 """
 
 import logging
@@ -27,12 +27,12 @@ RETRY_AFTER_SECONDS = 2
 
 
 def limit_waiting() -> None:
-    """Let this process wait for a connection as a web server should. Call it before the first query."""
+    """Shorten this process's wait for a connection to POOL_SECONDS. Call before the first query."""
     settings.DATABASES["default"]["OPTIONS"]["pool"]["timeout"] = POOL_SECONDS
 
 
 def is_outage(error: BaseException | None) -> bool:
-    """Whether the error, one of Django's, means that the database is away."""
+    """Return whether one of Django's errors means that the database is away."""
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     cause = error.__cause__
@@ -40,7 +40,7 @@ def is_outage(error: BaseException | None) -> bool:
 
 
 class State:
-    """Whether the database was away when a request last asked for it. One per process."""
+    """The last known state of the database. There is one per process."""
 
     def __init__(self) -> None:
         self.away = False
@@ -51,7 +51,7 @@ class State:
         self.away = True
 
     def still_away(self) -> bool:
-        """Costs nothing while the database was there the last time; else one probe."""
+        """Return whether the database is still away. Costs one probe if it was, else nothing."""
         if self.away and database_answers():
             log.warning("The database answers again.")
             self.away = False
@@ -65,7 +65,7 @@ state = State()
 
 
 class OutageMiddleware:
-    """Limits how long a request waits for the database, and spares it the wait during an outage."""
+    """Middleware that limits the wait for the database, and answers 503 during an outage."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]):
         self.get_response = get_response
@@ -78,7 +78,7 @@ class OutageMiddleware:
 
 
 def unavailable(request: HttpRequest) -> HttpResponse:
-    """The answer without a database: a page for people, a sentence or a problem for programs."""
+    """Return the 503 response: a page for browsers, problem+json for the API, or plain text."""
     detail = "The database does not answer. Try again in a moment."
     response: HttpResponse
     if request.path.startswith("/api/"):
@@ -86,8 +86,8 @@ def unavailable(request: HttpRequest) -> HttpResponse:
 
         response = Problem(503, detail).response()
     elif request.accepts("text/html") and request.path != "/health/":
-        # LocaleMiddleware may not have run yet; the thread still has the language of the request
-        # that it answered before.
+        # LocaleMiddleware may not have run yet. The thread then still has the language of its
+        # previous request.
         with translation.override(translation.get_language_from_request(request)):
             address = request.get_full_path() if request.method == "GET" else ""
             response = HttpResponse(loader.render_to_string("503.html", {"address": address}))
@@ -99,7 +99,7 @@ def unavailable(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """The handler of unforeseen errors: 503 while the database is away, else 500."""
+    """Handle an uncaught exception: answer 503 while the database is away, otherwise 500."""
     error = sys.exc_info()[1]
     if is_outage(error):
         state.note_away(error)
@@ -108,7 +108,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 class OutagesWithoutTraceback(logging.Filter):
-    """Drops the record of each request that fails in an outage; State logs one line about it."""
+    """A filter that drops log records of requests that failed in an outage; State logs it once."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and is_outage(record.exc_info[1]))

@@ -1,17 +1,17 @@
-"""The web server: gunicorn starts, watches and replaces the processes, waitress speaks HTTP in them.
+"""The web server: gunicorn manages the processes, waitress handles HTTP inside them.
 
     gunicorn config.wsgi:application --worker-class config.web.server.BufferingWorker --threads 4
 
-An event loop receives whole requests before a thread works on them, and sends responses after the
-thread is done with them. Clients that send or read slowly therefore hold a connection, never a
-thread; gunicorn's own threads read from the socket, and four half-sent requests stop all of them.
-On top of what waitress does:
+An event loop receives a whole request before it gives it to a thread, and sends the response
+afterwards. A slow client therefore holds a connection but never a thread. (The threads of gunicorn
+read from sockets themselves, so four half-sent requests would block all four.)
+This module adds to waitress:
 
-- a request has a total time for its header, and a minimum rate for its body;
-- its body is limited by its address before it is read (config.web.limits);
-- a response that is read too slowly is given up;
-- what hashes a password runs in one thread of its own, with pauses after failures, so that people
-  who guess passwords do not slow those who work.
+- a time limit for the header of a request, and a minimum rate for its body;
+- a size limit for the body that depends on its address (config.web.limits);
+- a minimum rate at which a response must be read;
+- one separate thread for requests that hash a password, with pauses after failures, so that
+  guessing passwords does not slow down other requests.
 """
 
 import logging
@@ -26,10 +26,10 @@ from waitress.task import ThreadedTaskDispatcher
 
 
 class BufferingWorker(Worker):
-    """A gunicorn worker whose HTTP is waitress's."""
+    """A gunicorn worker that runs waitress."""
 
     def run(self) -> None:
-        from config.web import slow_clients  # gunicorn reads this module before Django is set up
+        from config.web import slow_clients  # gunicorn imports this module before Django is set up
 
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.map: dict[int, Any] = {}
@@ -47,7 +47,7 @@ class BufferingWorker(Worker):
         unix = sock.family == socket.AF_UNIX
         kind = self.http.UnixServer if unix else self.http.TcpServer
         server = kind(
-            self.http.noting_status(self.wsgi),
+            self.http.recording_status(self.wsgi),
             self.map,
             True,
             sock,
@@ -63,7 +63,7 @@ class BufferingWorker(Worker):
         wasyncore.loop(timeout=seconds, use_poll=True, map=self.map, count=1)
 
     def _stop(self) -> None:
-        """Accept nothing more, and finish what was begun within gunicorn's graceful timeout."""
+        """Stop accepting connections, and finish requests within gunicorn's graceful timeout."""
         for server in self.servers:
             server.accepting = False
             self.map.pop(server._fileno, None)

@@ -1,4 +1,4 @@
-"""HTTP connections that never hold a thread while their client is slow. See config.web.server."""
+"""HTTP connections that hold no thread while their client is slow. See config.web.server."""
 
 import copy
 import re
@@ -20,15 +20,15 @@ from waitress.utilities import RequestEntityTooLarge
 from config.web import limits
 
 BODY_BYTES_PER_SECOND = 50_000
-"""A body has settings.BODY_SECONDS, and one second more for this many bytes."""
+"""A body may take settings.BODY_SECONDS, plus one second for this many bytes."""
 IDLE_SECONDS = 65
 READ_BYTES_PER_SECOND = 2_000
-"""A response of which less is read over settings.READ_SECONDS is given up."""
+"""A client that reads more slowly than this over settings.READ_SECONDS is disconnected."""
 CONNECTIONS = 1000
 BUFFERED_RESPONSE = 256 << 20
-"""So much of a response waits, on disk, for its reader before the thread that makes it has to."""
+"""Bytes of a response that are buffered on disk before its thread has to wait for the client."""
 LINGER_SECONDS = 2
-"""A refused body is received and discarded for this time, so that its sender can read the reason."""
+"""How long a refused body is received and discarded, so that its sender can read the reason."""
 
 PAGE_HEADERS = [
     ("Cache-Control", "no-store"),
@@ -38,7 +38,7 @@ PAGE_HEADERS = [
     ),
     ("X-Content-Type-Options", "nosniff"),
 ]
-"""Of a page that the server sends itself; on other pages they are set by middleware."""
+"""Headers of pages that this server sends itself. Middleware sets them on all other pages."""
 
 HASHES_PASSWORD = re.compile(
     r"/login/|/admin/login/|/password/|/link/.*|/people/.*|/admin/accounts/user/.*"
@@ -49,7 +49,7 @@ LONGEST_PAUSE = 1.0
 
 
 class TooLarge(RequestEntityTooLarge):
-    """413, as JSON for the API and as a page for browsers."""
+    """A 413 response: problem+json for the API, a page for browsers, or plain text."""
 
     def __init__(self, path: str, headers: dict[str, str]):
         super().__init__(limits.too_large(path))
@@ -93,7 +93,7 @@ class Request(HTTPRequestParser):
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
-        except ValueError:  # a Content-Length with more digits than int() reads
+        except ValueError:  # a Content-Length with more digits than int() accepts
             raise ParsingError("The length of the body is not a number") from None
         if self.content_length or self.chunked:
             upload = limits.UPLOAD_PATH.fullmatch(self.path) is not None
@@ -111,7 +111,7 @@ class Request(HTTPRequestParser):
         return consumed
 
     def seconds(self) -> float:
-        """Return how long receiving it may take in all, as far as is known yet."""
+        """Return the time limit for receiving the request, as far as it is known yet."""
         if not self.headers_finished:
             return settings.HEADER_SECONDS
         length = self.body_bytes_received if self.chunked else self.content_length
@@ -144,7 +144,7 @@ class Connection(HTTPChannel):
         if self.lingers_until is not None:
             self.will_close = now > self.lingers_until
         elif self._is_read_too_slowly(now):
-            # Not by will_close, which waits until the socket takes more: this one never does.
+            # will_close would first wait until the socket accepts more data, which it never does.
             super().handle_close()
         elif self._is_sent_too_slowly(now):
             self.will_close = True
@@ -164,8 +164,8 @@ class Connection(HTTPChannel):
             return rate < READ_BYTES_PER_SECOND
         return False
 
-    # A socket that is closed with unread data resets the connection, and the reason is lost. So
-    # after a refusal only the sending half is closed at first.
+    # Closing a socket with unread data resets the connection, and the client may never see the
+    # reason. After a refusal, therefore, only the sending half is closed at first.
 
     def handle_close(self) -> None:
         if self.refused and self.connected and self.lingers_until is None:
@@ -183,7 +183,7 @@ class Connection(HTTPChannel):
         if self.lingers_until is None:
             super().handle_read()
         else:
-            self.recv(1 << 16)  # closes the connection at its end
+            self.recv(1 << 16)  # closes the connection at end of file
 
 
 class PasswordLane(ThreadedTaskDispatcher):
@@ -198,7 +198,7 @@ class PasswordLane(ThreadedTaskDispatcher):
 
 
 class Paced:
-    """A task after which its thread pauses, unless it ended in a redirect: somebody signed in."""
+    """A task that is followed by a pause, unless its response is a redirect (a success)."""
 
     def __init__(self, connection: Connection):
         self.connection = connection
@@ -206,43 +206,43 @@ class Paced:
     def service(self) -> None:
         began = time.monotonic()
         self.connection.service()
-        if not _answer.status.startswith("3"):
+        if not _response.status.startswith("3"):
             time.sleep(min(PAUSE * (time.monotonic() - began), LONGEST_PAUSE))
 
     def cancel(self) -> None:
         self.connection.cancel()
 
 
-class _Answer(threading.local):
+class _Response(threading.local):
     status = ""
 
 
-_answer = _Answer()
+_response = _Response()
 
 
-def noting_status(application: Any) -> Any:
-    """Wrap a WSGI application: its thread knows the status of the last response."""
+def recording_status(application: Any) -> Any:
+    """Wrap a WSGI application to record the status of each thread's last response."""
 
-    def noting(environ: dict[str, Any], start_response: Any) -> Any:
+    def recording(environ: dict[str, Any], start_response: Any) -> Any:
         def start(status: str, headers: Any, exc_info: Any = None) -> Any:
-            _answer.status = status
+            _response.status = status
             return start_response(status, headers, exc_info)
 
         return application(environ, start)
 
-    return noting
+    return recording
 
 
 class Listening:
-    """What both kinds of listening socket have in common."""
+    """A mixin for listening sockets: password hashing in its own thread, and slow clients."""
 
     channel_class = Connection
     lane: PasswordLane
 
     def add_task(self, task: Any) -> None:
         request = task.requests[0]
-        hashes = request.error is None and request.command == "POST"
-        if hashes and HASHES_PASSWORD.fullmatch(request.path):
+        is_form = request.error is None and request.command == "POST"
+        if is_form and HASHES_PASSWORD.fullmatch(request.path):
             self.lane.add_task(task)
         else:
             super().add_task(task)  # type: ignore[misc]

@@ -39,7 +39,7 @@ def test_its_instances_bring_what_was_selected_with_them(django_assert_num_queri
 
 def test_it_refuses_a_queryset_that_leaves_a_value_out():
     prepared = Prepared(lambda name, pk: named(name), name=str, pk=int)
-    with pytest.raises(TypeError, match="does not ask for pk"):
+    with pytest.raises(TypeError, match="does not use pk"):
         prepared.first(name="ada", pk=1)
 
 

@@ -48,7 +48,7 @@ def test_a_dry_run_issues_none_and_what_is_wrong_is_said():
     user.is_active = False
     user.save()
     for command, sentence in [
-        (["issue", "nobody", "--name", "a"], "Nobody is called 'nobody'"),
+        (["issue", "nobody", "--name", "a"], "There is no user 'nobody'"),
         (["issue", user.username, "--name", "a"], "is not active"),
         (["revoke", "99999"], "no token 99999"),
     ]:

@@ -141,7 +141,7 @@ def test_a_stranger_is_asked_for_a_token_and_a_session_is_none(warm, caller):
     client = Client()
     client.force_login(caller.token.user)
     answer = client.post("/api/v1/score", conversation("a"), content_type="application/json")
-    refused(answer, 401, "There is none.")
+    refused(answer, 401, "The request has none.")
 
 
 def test_a_lead_may_ask_their_own_projects_models_and_a_reviewer_none(warm, models):
@@ -196,7 +196,7 @@ def test_a_request_of_another_form_is_told_where_it_is_wrong(caller, where, body
 
 def test_a_body_that_is_not_json_or_too_large_is_a_problem_too(caller, settings):
     refused(caller.post("score", "{"), 400, "not valid JSON")
-    refused(caller.post("nowhere", {}), 404, "nothing at this address")
+    refused(caller.post("nowhere", {}), 404, "no such address")
     answer = caller.client.get("/api/v1/score")
     refused(answer, 405, "Use POST")
     assert answer["Allow"] == "POST"

@@ -12,8 +12,8 @@ from accounts.models import Role, User, audit
 
 class Command(BaseCommand):
     help = (
-        "Create accounts and hand out one-time links. A link lets its holder set a password, once, "
-        "and sign in; no password is ever typed for somebody else."
+        "Create accounts and issue one-time links, with which users set their own password and "
+        "sign in."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         add.add_argument(
             "--administrator", action="store_true", help="may do everything, accounts included"
         )
-        link = verbs.add_parser("link", help="print a new one-time link; earlier ones end")
+        link = verbs.add_parser("link", help="print a new one-time link; earlier links expire")
         link.add_argument("user", help="the user name")
         for verb in (add, link):
             verb.add_argument(

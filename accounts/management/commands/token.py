@@ -9,21 +9,21 @@ from accounts.models import Token, User, audit
 
 class Command(BaseCommand):
     help = (
-        "Issue, list and revoke the tokens with which scripts use the API. A key is shown once, when "
-        "it is issued; only its SHA-256 is kept."
+        "Issue, list and revoke the tokens with which scripts use the API. A key is printed once; "
+        "only its SHA-256 is stored."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
         issue = verbs.add_parser("issue", help="print a new key")
-        issue.add_argument("user", help="whose it is; it may do what they may")
-        issue.add_argument("--name", required=True, help="what it is for")
-        revoke = verbs.add_parser("revoke", help="end a token immediately")
+        issue.add_argument("user", help="the owner, whose permissions the token has")
+        issue.add_argument("--name", required=True, help="the token's purpose")
+        revoke = verbs.add_parser("revoke", help="revoke a token, effective immediately")
         revoke.add_argument("number", type=int)
         for verb in (issue, revoke):
             verb.add_argument("--dry-run", action="store_true", help="check, and write nothing")
-        listing = verbs.add_parser("list", help="every token, without its key")
-        listing.add_argument("--user", help="of this user only")
+        listing = verbs.add_parser("list", help="list all tokens, without their keys")
+        listing.add_argument("--user", help="only tokens of this user")
 
     def handle(self, *, verb: str, **options: Any) -> None:
         verbs: dict[str, Callable[..., None]] = {
@@ -35,7 +35,7 @@ class Command(BaseCommand):
     def issue(self, *, user: str, name: str, dry_run: bool, **options: Any) -> None:
         owner = user_named(user)
         if not owner.is_active:
-            raise CommandError(f"{owner} is not active, so a token of theirs would open nothing.")
+            raise CommandError(f"{owner} is not active, so a token would not work.")
         if dry_run:
             return self.stdout.write(f"A token {name!r} would be issued to {owner}.")
         token, key = Token.issue(user=owner, name=name)
@@ -46,7 +46,7 @@ class Command(BaseCommand):
     def revoke(self, *, number: int, dry_run: bool, **options: Any) -> None:
         token = Token.objects.select_related("user").filter(pk=number).first()
         if token is None:
-            raise CommandError(f"There is no token {number}. manage.py token list has them.")
+            raise CommandError(f"There is no token {number}. See manage.py token list.")
         if dry_run:
             return self.stdout.write(f"The token {token} would be revoked.")
         audit(None, "token deleted", token)
@@ -61,8 +61,8 @@ class Command(BaseCommand):
 
 
 def user_named(name: str) -> User:
-    """Raises CommandError."""
-    found = User.objects.filter(username=name).first()
-    if found is None:
-        raise CommandError(f"Nobody is called {name!r}.")
-    return found
+    """Return the user of that name. Raises CommandError."""
+    user = User.objects.filter(username=name).first()
+    if user is None:
+        raise CommandError(f"There is no user {name!r}.")
+    return user

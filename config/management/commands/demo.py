@@ -31,28 +31,30 @@ class Command(BaseCommand):
     help = (
         "Run the whole loop on the demo project (sample answers, rank them with simulated reviewers, "
         "freeze, train a reward model, fine-tune with DPO, measure on held-out letters), then serve "
-        "it. A second start finds everything done and only serves. With --exit, the last line is one "
-        "JSON object with the figures."
+        "it. A second start only serves the finished demo. With --exit, the last line is a JSON "
+        "object with the figures."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--exit", action="store_true", help="End after the loop.")
         parser.add_argument(
-            "--seed", type=int, default=0, help="Another seed is another demo project. Default 0."
+            "--seed", type=int, default=0, help="Each seed has its own demo project. Default 0."
         )
         parser.add_argument(
             "--prompts",
             type=int,
             default=PROMPTS,
-            help=f"How many letters, {FEWEST_PROMPTS} or more. Default {PROMPTS}; fewer is faster, and "
-            "too few to show a better model.",
+            help=f"Number of letters, at least {FEWEST_PROMPTS}. Default {PROMPTS}. Fewer letters are "
+            "faster, but too few to show an improvement.",
         )
-        parser.add_argument("--port", type=int, default=FIRST_PORT, help="Where to serve, if free.")
+        parser.add_argument(
+            "--port", type=int, default=FIRST_PORT, help="Port to serve on, if it is free."
+        )
 
     def handle(self, *, exit: bool, seed: int, prompts: int, port: int, **options: Any) -> None:
         if prompts < FEWEST_PROMPTS:
             raise CommandError(
-                f"The demo needs {FEWEST_PROMPTS} letters or more, so that some can be held out; "
+                f"The demo needs at least {FEWEST_PROMPTS} letters, so that some can be held out; "
                 f"got {prompts}."
             )
         self.started = time.monotonic()
@@ -79,30 +81,30 @@ class Command(BaseCommand):
         people.ensure_people()
         with Services(everything(port), out=output, output=output.buffer) as services:
             wait_for_web(port)
-            self.tell_where_to_look(port, seed, output.name)
-            figures = self.kept_figures(seed)
+            self.print_addresses(port, seed, output.name)
+            figures = self.saved_figures(seed)
             if figures is None:
                 figures = self.figures(seed, prompts, services)
                 if not exit:
-                    self.tell_where_to_look(port, seed, output.name)
+                    self.print_addresses(port, seed, output.name)
             if not exit:
                 services.watch()
         self.stdout.write(json.dumps(figures))
 
-    def kept_figures(self, seed: int) -> dict[str, Any] | None:
-        """The figures of an earlier, complete start on this database."""
-        kept = figures_file(seed)
-        figures = json.loads(kept.read_text()) if kept.exists() else None
+    def saved_figures(self, seed: int) -> dict[str, Any] | None:
+        """Return the figures of an earlier, complete run on this database, or None."""
+        path = figures_file(seed)
+        figures = json.loads(path.read_text()) if path.exists() else None
         return figures if figures and evaluation_of(seed) == figures["evaluation"] else None
 
     def figures(self, seed: int, prompts: int, services: Services) -> dict[str, Any]:
-        """Run the loop; the figures are kept in a file, so that a second start need not."""
+        """Run the loop, and save its figures for the next start."""
         figures = run_loop(seed, Watcher(self.steps, services.revive), prompts)
         figures["seconds"] = round(time.monotonic() - self.started, 1)
         write_atomically(figures_file(seed), json.dumps(figures))
         return figures
 
-    def tell_where_to_look(self, port: int, seed: int, log: str) -> None:
+    def print_addresses(self, port: int, seed: int, log: str) -> None:
         site = f"http://127.0.0.1:{port}"
         self.stdout.write(
             f"\nTiebreak: {site}/\nRank:     {site}/p/{slug_of(seed)}/review/\n"
@@ -120,7 +122,7 @@ def figures_file(seed: int) -> Path:
 
 
 def log_to(output: TextIO) -> None:
-    """Send what this process logs to the file, as what its services print."""
+    """Send this process's log to the file that has the output of its services."""
     handler = logging.StreamHandler(output)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.getLogger().handlers = [handler]

@@ -20,7 +20,7 @@ from config.local.processes import (
 class Command(BaseCommand):
     help = (
         "Serve Tiebreak on this machine: a web server and a worker, with the PostgreSQL and Redis "
-        "of DATABASE_URL and REDIS_URL, or its own under var/. Ctrl-C stops everything it started."
+        "of DATABASE_URL and REDIS_URL, or local ones under var/. Ctrl-C stops everything."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -28,7 +28,7 @@ class Command(BaseCommand):
             "--port",
             type=int,
             default=FIRST_PORT,
-            help="The next free one is used when it is taken.",
+            help="Port to serve on, or the next free one.",
         )
 
     def handle(self, *, port: int, **options: Any) -> None:
@@ -55,9 +55,9 @@ class Command(BaseCommand):
 
 
 def interrupt_on_signals() -> None:
-    """Stop on SIGTERM as on Ctrl-C, also where a shell has started this in the background.
+    """Raise KeyboardInterrupt on SIGTERM and SIGINT.
 
-    Without job control, shells let background jobs ignore SIGINT, and Python would keep it so.
+    Shells without job control start background jobs with SIGINT ignored, and Python keeps that.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -69,7 +69,7 @@ def interrupt(*_: object) -> None:
 
 def chosen_port(wanted: int, command: BaseCommand) -> int:
     if not 1 <= wanted <= LAST_PORT:
-        raise CommandError(f"A port goes from 1 to {LAST_PORT}; got {wanted}.")
+        raise CommandError(f"A port is a number from 1 to {LAST_PORT}; got {wanted}.")
     try:
         port = free_port(wanted)
     except OSError as error:

@@ -10,9 +10,9 @@ from reward.scoring.wire import address
 
 class Command(BaseCommand):
     help = (
-        "Keep the promoted reward model warm for the API: a process that loads it when the first "
-        "score is asked for, and unloads it when nobody asks any more. It is started again when it "
-        "dies. manage.py local runs one too; a second waits in reserve. Ctrl-C stops it."
+        "Run the scorer of the API: a process that loads the promoted reward model on the first "
+        "request and unloads it when idle. It is restarted when it ends. manage.py local runs a "
+        "scorer too; a second one waits as a reserve. Ctrl-C stops it."
     )
 
     def handle(self, **options: Any) -> None:
