@@ -203,8 +203,8 @@ def moved(request: HttpRequest, model: Promotable, *, back: str) -> HttpResponse
     """Change the state of a model as the form asks, and redirect to the page named `back`."""
     to, despite_doubts = request.POST.get("to", ""), "despite_doubts" in request.POST
     if to not in MOVED:
-        text = "Choose what to do with the model: promote, archive or restore."
-        return HttpResponse(text, status=400)
+        sentence = "Choose an action for the model: promote, archive or restore."
+        return render(request, "400.html", {"sentence": sentence}, status=400)
     try:
         done = move(model, to, by=user_of(request), despite_doubts=despite_doubts)
     except CannotMove as error:

@@ -235,28 +235,31 @@ def _items(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _sides(data: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of the responses: texts or chats whose names differ only in their ending.
 
-    Numbers and booleans count as texts only when there are no other sides.
+    A number or boolean next to a text is a response too. Numbers alone may be ratings.
     """
-    responses = {name for name, value in data.items() if _is_response(value)}
-    numbers = {name for name, value in data.items() if values.as_text(value) is not None}
-    return _sides_among(responses, data) or _sides_among(responses | numbers, data)
+    return _siblings(data, texts=2) or (() if _items(data) else _siblings(data, texts=1))
 
 
-def _sides_among(candidates: set[str], data: dict[str, Any]) -> tuple[str, ...]:
+def _siblings(data: dict[str, Any], *, texts: int) -> tuple[str, ...]:
+    """Return the first keys that differ only in their ending and hold at least that many texts."""
     for endings in ENDINGS:
         for name in data:
             if not name.endswith(endings[0]):
                 continue
             stem = name.removesuffix(endings[0])
             names = [f"{stem}{ending}" for ending in endings]
-            sides = tuple(takewhile(candidates.__contains__, names))
-            if len(sides) > 1:
+            sides = tuple(takewhile(lambda side: _may_be_response(data.get(side)), names))
+            if len(sides) > 1 and sum(_is_response(data[side]) for side in sides) >= texts:
                 return sides
     return ()
 
 
 def _is_response(value: Any) -> bool:
     return isinstance(value, str) or values.is_chat(value) or values.is_message(value)
+
+
+def _may_be_response(value: Any) -> bool:
+    return _is_response(value) or values.as_text(value) is not None
 
 
 def _judge(
