@@ -1,6 +1,6 @@
-"""The machine that trains: its memory, its name, and the commit that was measured on it.
+"""The machine under measurement: its memory and name, and the measured commit.
 
-Benchmarks without torch use the latter two, so it is imported where it is asked.
+Benchmarks without torch import this module too, so torch is imported inside functions.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def reset_peak() -> None:
-    """Forget the peak so far; on Linux also hand freed memory back, so that the next peak is its own."""
+    """Reset the peak of memory; on Linux, also return freed memory to the system."""
     import torch
 
     if torch.cuda.is_available():
@@ -26,7 +26,7 @@ def reset_peak() -> None:
 
 
 def peak_mb() -> float:
-    """Since `reset_peak`, all contenders' weights included. None of it is known off Linux: 0."""
+    """Return the peak of memory since `reset_peak`, including all weights; 0 on other systems."""
     import torch
 
     if torch.cuda.is_available():
@@ -57,7 +57,7 @@ def cpu_name() -> str:
 
 
 def commit(*measured: str) -> str | None:
-    """The commit measured, with + where the `measured` files or folders differ from it."""
+    """Return the current commit, with a + if the `measured` files or folders differ from it."""
     paths = measured or ("benchmarks/*.py", "reward/training")
     changed = git("status", "--porcelain", "--", *paths)
     return git("rev-parse", "HEAD") + ("+" if changed else "") or None

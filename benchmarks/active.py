@@ -1,23 +1,21 @@
-"""How many rankings active selection saves, on simulated reviewers whose taste is known.
+"""Rankings saved by active selection, on simulated reviewers with known preferences.
 
-A linear taste of known weights judges tasks of K responses, with the noise of Bradley and Terry; a
-linear model of the same features learns from the rankings. The waiting tasks are put in order by
-reward.ordering.selection, which is what the product runs, or drawn at random; both start from the same random
-rankings. One order serves `--batch` rankings: 200 is what docs/active-learning.md advises, 20 what
-training without pause would give. What is measured is the share of pairs that are ordered as the
-truth orders them, on prompts that were never waiting: a random stream. A model is fitted to all the
-rankings for each point of a curve, whatever the rhythm of the orders.
+A linear score with known weights ranks tasks of K responses with Bradley-Terry noise; a linear model
+of the same features learns from the rankings. The waiting tasks are ordered by
+reward.ordering.selection, as in the product, or drawn at random. Both start from the same random
+rankings. One order serves `--batch` rankings: docs/active-learning.md recommends 200; 20 stands for
+continuous training. The benchmark measures the share of pairs ordered correctly on prompts that were
+never waiting. Each point of a curve is a model fitted to all rankings so far.
 
     python -m benchmarks.active            10 seeds of each world, a few minutes
     python -m benchmarks.active --quick    3 seeds
 
-Progress on stderr; the last line of stdout is one JSON object with both curves (medians over the
-seeds). The target is the accuracy that random selection ends with. `saved_to` is the number of
-rankings with which active selection first reaches it, over the number with which random selection
-first did; `needed` has both numbers. As curves are not smooth, random selection often needed fewer
-than all of its rankings. `possible` is the share that a chooser would need who knew the taste, by
-theory and without the chance of single runs. Medians over the seeds, and null where it was not
-reached. `--svg FILE` draws the curves.
+Progress on stderr; the last line of stdout is one JSON object with both curves, medians over the
+seeds. The target is the final accuracy of random selection. `saved_to` is the number of rankings
+with which active selection first reaches it, divided by the number with which random selection
+first does; `needed` has both numbers. Because curves are noisy, random selection often reaches the
+target early. `possible` is the theoretical share for a selector that knows the true weights. Values
+are medians over the seeds, or null where the target was not reached. `--svg FILE` draws the curves.
 """
 
 import argparse
@@ -39,19 +37,20 @@ FEATURES, K = 32, 4
 FRESH = 3000
 FIRST, STEP, BUDGET = 40, 20, 600
 BATCHES = (200, 20)
-"""How many rankings one order serves. The first is drawn as the active curve, the others thinner."""
+"""Rankings per order. The first is drawn as the active curve, the others as thinner lines."""
 SMOOTHED = 3
-"""Points of a curve of which one seed's median is taken before curves are compared."""
+"""Width, in points, of the running median applied to a seed's curve before comparisons."""
 
 
 @dataclass(frozen=True)
 class World:
-    """spectrum: variance of feature n falls as n^-spectrum. spread: standard deviation of the log of
-    how far a prompt's responses lie apart. topics: a prompt's responses differ in the features of
-    its topic most, and topics are as unequally common as words (Zipf); 1 for none. gap: the typical
-    difference of two true scores, in units of the reviewers' noise. unseen: standard deviation of
-    what a score has that the features do not show, in units of that difference. waiting: tasks to
-    choose from.
+    """A distribution of tasks and scores.
+
+    spectrum: variance of feature n falls as n^-spectrum. spread: standard deviation of the log of
+    the distance between a prompt's responses. topics: number of topics with Zipf frequencies; a
+    prompt's responses differ mostly in the features of its topic. gap: typical difference of two
+    true scores, in units of the reviewers' noise. unseen: standard deviation of the part of a score
+    that the features do not explain, in units of that difference. waiting: tasks to choose from.
     """
 
     name: str
@@ -73,14 +72,13 @@ WORLDS = [
     World("noisy", spectrum=1.0, spread=0.5, gap=1.0),
     World("misfit", spectrum=1.0, spread=0.5, unseen=0.3),
 ]
-"""Of the embeddings of OASST's sibling responses (mean-pooled MiniLM, 90 prompts) the spectrum fell
-as n^-0.99 and the log of the spread deviated by 0.50: lifelike is that. Others have one of it each, or
-neither; many is alike with more to choose from, noisy has reviewers twice as noisy, misfit a taste
-that the features show in part."""
+"""Embeddings of OASST's sibling responses (mean-pooled MiniLM, 90 prompts) had a spectrum of n^-0.99
+and a spread of 0.50; "lifelike" has both, other worlds one or neither. "many" has more tasks, "noisy"
+twice the reviewers' noise, and "misfit" a score that the features explain only in part."""
 
 
 def make_tasks(world: World, count: int, rng: np.random.Generator) -> Tasks:
-    """→ features (count, K, D); scores are 0 until a model says something."""
+    """Return tasks with features (count, K, D) and scores of 0."""
     scales = np.arange(1, FEATURES + 1.0) ** (-world.spectrum / 2)
     x = rng.normal(size=(count, K, FEATURES)) * scales
     if world.topics > 1:
@@ -93,7 +91,7 @@ def make_tasks(world: World, count: int, rng: np.random.Generator) -> Tasks:
 
 
 def make_taste(world: World, tasks: Tasks, rng: np.random.Generator) -> np.ndarray:
-    """→ θ (D,), every feature that there is mattering alike"""
+    """Return weights θ (D,) with which all features matter equally."""
     scales = tasks.features.reshape(-1, FEATURES).std(axis=0)
     theta = rng.normal(size=FEATURES) / scales
     truth = tasks.features @ theta
@@ -104,22 +102,19 @@ def make_taste(world: World, tasks: Tasks, rng: np.random.Generator) -> np.ndarr
 def make_truth(
     world: World, tasks: Tasks, theta: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """→ (N, K)"""
-    seen = tasks.features @ theta
-    return seen + rng.normal(size=seen.shape) * world.unseen * world.gap
+    """Return the true scores (N, K)."""
+    explained = tasks.features @ theta
+    return explained + rng.normal(size=explained.shape) * world.unseen * world.gap
 
 
 def rankings(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Who beats whom, in one ranking a task: Gumbel noise makes it a draw from Plackett-Luce.
-
-    truth (n, K) → (n, K, K)
-    """
-    seen = truth + rng.gumbel(size=truth.shape)
-    return (seen[:, :, None] > seen[:, None, :]).astype(float)
+    """Return one ranking per task as wins (n, K, K), drawn from Plackett-Luce with scores (n, K)."""
+    perceived = truth + rng.gumbel(size=truth.shape)
+    return (perceived[:, :, None] > perceived[:, None, :]).astype(float)
 
 
 def fit(x: np.ndarray, wins: np.ndarray, precision: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Most probable θ of the Bradley-Terry loss with a Gaussian prior, by Newton.  x (n, K, D)"""
+    """Return the maximum a posteriori θ of Bradley-Terry with a Gaussian prior.  x (n, K, D)"""
     i, j = np.triu_indices(x.shape[1], 1)
     gaps = (x[:, i] - x[:, j]).reshape(-1, x.shape[2])  # (pairs, D)
     won = wins[:, i, j].reshape(-1)
@@ -135,13 +130,13 @@ def fit(x: np.ndarray, wins: np.ndarray, precision: np.ndarray, theta: np.ndarra
 
 
 def accuracy(theta: np.ndarray, fresh: Tasks, truth: np.ndarray) -> float:
-    said = fresh.features @ theta
+    scores = fresh.features @ theta
     i, j = np.triu_indices(K, 1)
-    return float((((said[:, i] - said[:, j]) > 0) == ((truth[:, i] - truth[:, j]) > 0)).mean())
+    return float((((scores[:, i] - scores[:, j]) > 0) == ((truth[:, i] - truth[:, j]) > 0)).mean())
 
 
 Chooser = Callable[[Tasks, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
-"""(tasks with the model's scores, what waits, what was ranked, n, rng) → n of what waits, in order"""
+"""(tasks with the model's scores, waiting, ranked, n, rng) → n waiting tasks, in order"""
 
 
 def at_random(
@@ -153,16 +148,16 @@ def at_random(
 def most_to_learn(
     tasks: Tasks, waits: np.ndarray, ranked: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """As reward.ordering.queue does it."""
+    """Return the most informative tasks, as reward.ordering.queue orders them."""
     waiting = tasks.some(waits)
-    known = selection.prior(waiting) + selection.information(tasks.some(ranked))
-    return waits[selection.in_order(waiting, known, most=count).chosen[:count]]
+    information = selection.prior(waiting) + selection.information(tasks.some(ranked))
+    return waits[selection.in_order(waiting, information, most=count).chosen[:count]]
 
 
 def curve(world: World, seed: int, choose: Chooser, batch: int = STEP) -> list[float]:
-    """Accuracy after FIRST, FIRST + STEP, … rankings, with a new order after each `batch`.
+    """Return the accuracy after FIRST, FIRST + STEP, … rankings, with a new order per `batch`.
 
-    A task is always ranked alike.
+    All curves of a seed use the same ranking of a task.
     """
     rng = np.random.default_rng([seed, 1])
     tasks, fresh = make_tasks(world, world.waiting, rng), make_tasks(world, FRESH, rng)
@@ -190,7 +185,7 @@ def counts() -> np.ndarray:
 
 
 def reached(points: Sequence[float] | np.ndarray, target: float) -> float | None:
-    """Rankings after which a smoothed curve reaches the target, between points by a line."""
+    """Return after how many rankings a smoothed curve reaches the target, with interpolation."""
     smooth = smoothed(points)
     above = np.flatnonzero(smooth >= target)
     if not len(above):
@@ -209,28 +204,27 @@ def smoothed(points: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def measure(world: World, seeds: int, batches: Sequence[int]) -> list[dict[str, Any]]:
-    """One case for each rhythm; the random curve has none, and is the same in all."""
+    """Return a case for each batch size. The random curve is the same in all."""
     drawn = [curve(world, seed, at_random) for seed in range(seeds)]
-    known = [share for seed in range(seeds) if (share := possible(world, seed)) is not None]
-    best = {"possible": finite(np.median(known), 3) if known else None}
+    shares = [share for seed in range(seeds) if (share := possible(world, seed)) is not None]
+    best = {"possible": finite(np.median(shares), 3) if shares else None}
     cases = []
     for batch in batches:
         chosen = [curve(world, seed, most_to_learn, batch) for seed in range(seeds)]
         cases.append(
             {"world": world.name, "batch": batch, "seeds": seeds, **best, **compare(drawn, chosen)}
         )
-        found = cases[-1]
-        print(f"{world.name}, {batch}: {found['saved_to']}", file=sys.stderr, flush=True)
+        print(f"{world.name}, {batch}: {cases[-1]['saved_to']}", file=sys.stderr, flush=True)
     return cases
 
 
 def possible(world: World, seed: int) -> float | None:
-    """The share of random rankings with which one who knows the taste leaves as large an error.
+    """Return the share of random rankings that a selector with the true weights would need.
 
-    By the theory of large samples: the fit lies off by a variance V = A⁻¹(P + Σ XᵀJX)A⁻¹ with P the
-    prior and J the covariance of the wins in one ranking, whose pairs are not independent (Godambe
-    1960). Two responses are confused in proportion to how far off their difference is, √(dᵀVd), if
-    their true scores lie together. None where the features do not show all of the taste.
+    By large-sample theory, the fit has a variance V = A⁻¹(P + Σ XᵀJX)A⁻¹ with the prior P and the
+    covariance J of the wins in one ranking, whose pairs are dependent (Godambe 1960). The error rate
+    of two responses with similar true scores is proportional to √(dᵀVd), with d the difference of
+    their features. Returns None if the features do not explain the scores.
     """
     if world.unseen:
         return None
@@ -240,8 +234,8 @@ def possible(world: World, seed: int) -> float | None:
     tasks = Tasks(bare.features, bare.features @ theta, bare.present)
     first, rest = np.split(rng.permutation(world.waiting), [FIRST])
     prior = selection.prior(tasks)
-    known = prior + selection.information(tasks.some(first))
-    best = selection.in_order(tasks.some(rest), known, most=BUDGET - FIRST).chosen
+    information = prior + selection.information(tasks.some(first))
+    best = selection.in_order(tasks.some(rest), information, most=BUDGET - FIRST).chosen
     close = close_pairs(fresh.features, theta)
     drawn, chosen = (
         errors(tasks.some(np.concatenate([first, which])[:BUDGET]), close, prior, rng)
@@ -252,14 +246,14 @@ def possible(world: World, seed: int) -> float | None:
 
 
 def noise_of(truth: np.ndarray, rng: np.random.Generator, draws: int = 300) -> np.ndarray:
-    """Covariance of how many the K responses of a task beat in one ranking.  → J (N, K, K)"""
+    """Return the covariance J (N, K, K) of the numbers of wins of a task's K responses."""
     wins = np.array([rankings(truth, rng).sum(axis=2) for _ in range(draws)])
     wins -= wins.mean(axis=0)
     return np.einsum("snk,snl->nkl", wins, wins) / draws
 
 
 def close_pairs(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
-    """Differences of responses whose true scores lie together.  x (N, K, D) → (pairs, D)"""
+    """Return feature differences (pairs, D) of responses with similar true scores.  x (N, K, D)"""
     i, j = np.triu_indices(x.shape[1], 1)
     gaps = (x[:, i] - x[:, j]).reshape(-1, x.shape[2])
     return gaps[np.abs(gaps @ theta) < 0.5]
@@ -268,20 +262,20 @@ def close_pairs(x: np.ndarray, theta: np.ndarray) -> np.ndarray:
 def errors(
     tasks: Tasks, close: np.ndarray, prior: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """After FIRST, FIRST + STEP, … of the tasks in their order, up to a factor.  → (points,)"""
+    """Return errors (points,), up to a factor, after FIRST, FIRST + STEP, … of the tasks."""
     x, laplacians, noise = tasks.features, tasks.laplacians(), noise_of(tasks.scores, rng)
-    found = []
+    points = []
     for count in counts():
         of = x[:count]
         bread = np.linalg.inv(prior + np.tensordot(of, laplacians[:count] @ of, ([0, 1], [0, 1])))
         meat = prior + np.tensordot(of, noise[:count] @ of, ([0, 1], [0, 1]))
         variance = bread @ meat @ bread
-        found.append(np.sqrt(((close @ variance) * close).sum(axis=1)).mean())
-    return np.array(found)
+        points.append(np.sqrt(((close @ variance) * close).sum(axis=1)).mean())
+    return np.array(points)
 
 
 def compare(drawn: Sequence[list[float]], chosen: Sequence[list[float]]) -> dict[str, Any]:
-    """Of random and active curves, seed by seed."""
+    """Return the figures of random and active curves, compared by seed."""
     needed = np.array(
         [
             [rankings_until(curve, smoothed(random)[-1]) for curve in (random, active)]
@@ -307,12 +301,12 @@ def compare(drawn: Sequence[list[float]], chosen: Sequence[list[float]]) -> dict
 
 
 def rankings_until(points: Sequence[float], target: float) -> float:
-    found = reached(points, target)
-    return float("inf") if found is None else found
+    count = reached(points, target)
+    return float("inf") if count is None else count
 
 
 def finite(value: float, digits: int) -> float | None:
-    """JSON knows no infinity."""
+    """Return the rounded value, or None for infinity, which JSON cannot represent."""
     return round(float(value), digits) if np.isfinite(value) else None
 
 
@@ -322,7 +316,7 @@ WIDE, HIGH, MARGIN, COLUMNS = 260, 170, 34, 4
 
 
 def svg(cases: Sequence[dict[str, Any]]) -> str:
-    """One panel a world: median accuracy over rankings, random and active in each rhythm."""
+    """Return a drawing with one panel per world: median accuracy over rankings, by selection."""
     worlds = [[case for case in cases if case["world"] == name] for name in _names(cases)]
     columns = min(len(worlds), COLUMNS)
     high = HIGH * -(-len(worlds) // COLUMNS)
@@ -348,7 +342,7 @@ def _names(cases: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _panel(cases: Sequence[dict[str, Any]]) -> str:
-    """Of one world."""
+    """Return the panel of one world."""
     case, *others = cases
     everything = [value for each in cases for value in (*each["random"], *each["active"])]
     low, high = min(everything), max(everything)
@@ -383,19 +377,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="3 seeds")
     parser.add_argument("--seeds", type=int, help="simulations of each world (default 10)")
-    parser.add_argument("--world", action="append", help="only this one; may be repeated")
+    parser.add_argument("--world", action="append", help="only this world; may be repeated")
     parser.add_argument(
         "--batch",
         action="append",
         type=int,
-        help=f"rankings that one order serves, a multiple of {STEP}; may be repeated "
+        help=f"rankings per order, a multiple of {STEP}; may be repeated "
         f"(default {' and '.join(map(str, BATCHES))})",
     )
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the curves")
     options = parser.parse_args(argv)
     batches = options.batch or BATCHES
     if wrong := [batch for batch in batches if batch < STEP or batch % STEP]:
-        parser.error(f"--batch {wrong[0]} is no multiple of {STEP}.")
+        parser.error(f"--batch {wrong[0]} is not a multiple of {STEP}.")
     measured, seeds = commit(*MEASURED), options.seeds or (3 if options.quick else 10)
     cases = [
         case

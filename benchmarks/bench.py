@@ -1,4 +1,4 @@
-"""What the benchmarks share: a database that is dropped afterwards, where they ran, how they talk."""
+"""Helpers for benchmarks: temporary databases, hardware and commit, percentiles, messages."""
 
 import os
 import platform
@@ -21,22 +21,22 @@ SECRET_KEY = "benchmark"  # noqa: S105 - of databases that are dropped afterward
 
 @contextmanager
 def databases(names: Sequence[object], prefix: str = "bench") -> Iterator[dict[Any, str]]:
-    """The URL of an empty database for each name, on the server of DATABASE_URL; none is left."""
+    """Yield the URL of an empty database for each name, and drop the databases afterwards."""
     base, run = os.environ["DATABASE_URL"], secrets.token_hex(3)
-    made = {name: f"tiebreak_{prefix}_{run}_{name}" for name in names}
+    created = {name: f"tiebreak_{prefix}_{run}_{name}" for name in names}
     with psycopg.connect(base, autocommit=True) as server:
         try:
-            for database in made.values():
+            for database in created.values():
                 server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
-            yield {name: make_conninfo(base, dbname=database) for name, database in made.items()}
+            yield {name: make_conninfo(base, dbname=database) for name, database in created.items()}
         finally:
-            for database in made.values():
+            for database in created.values():
                 drop = "DROP DATABASE IF EXISTS {} WITH (FORCE)"
                 server.execute(sql.SQL(drop).format(sql.Identifier(database)))
 
 
 def use(url: str) -> None:
-    """Make Django, not imported yet, read this database."""
+    """Set up Django with this database. Call it before importing Django."""
     import django
 
     os.environ.update(environment(url))
@@ -65,10 +65,10 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    found = subprocess.run(
+    result = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=BASE_DIR, capture_output=True, text=True
     )
-    return found.stdout.strip() or "unknown"
+    return result.stdout.strip() or "unknown"
 
 
 def p(values: list[float], percent: int) -> float:

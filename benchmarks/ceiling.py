@@ -1,20 +1,20 @@
-"""How near a reward model comes to what its labels allow, on simulated labels whose truth is known.
+"""The gap between a reward model's accuracy and its noise ceiling, on simulated labels.
 
-In the long run no model orders held-out pairs as noisy reviewers did more often than the truth itself
-does: that share is the noise ceiling. The recipe runs as a user runs it, on more and more ranked prompts, and
-what its report says is put beside the ceiling of the same held-out labels.
+Because reviewers are noisy, no model can be expected to agree with their held-out pairs more often
+than the true scores do. That share is the noise ceiling. The recipe runs as in the product, on an
+increasing number of ranked prompts, and its report is compared with the ceiling of the same labels.
 
-    letters   the demo's letters and replies, judged by its guideline's rule with its reviewers' noise;
-              LoRA on the small chat model that ships
-    words     made-up words whose worth depends on who asks; a Llama of random weights, every weight
-              trained, so that nothing is known but what the rankings say
+    letters   the demo's letters and replies, ranked by its rule with its reviewers' noise; LoRA on the
+              tiny model that ships
+    words     invented words whose value depends on the asker; a Llama with random weights, fully
+              trained, which knows only the rankings
 
-    python -m benchmarks.ceiling                  every size, three seeds, an hour or so on two cores
+    python -m benchmarks.ceiling                  every size, three seeds, about an hour on two cores
     python -m benchmarks.ceiling --quick          200 prompts of each, one seed, a minute
-    python -m benchmarks.ceiling --world words    some minutes
+    python -m benchmarks.ceiling --world words    a few minutes
 
-Progress on stderr; the last line of stdout is one JSON object. A case is a world and a size, `gap` the
-ceiling less the accuracy, the mean over the seeds.
+Progress on stderr; the last line of stdout is one JSON object with a case for each world and size.
+`gap` is the ceiling minus the accuracy, averaged over the seeds.
 """
 
 import argparse
@@ -48,7 +48,7 @@ HELD_OUT, QUICK = 1000, 200
 
 @dataclass(frozen=True)
 class Ranked:
-    """Groups to train on and to hold out, with each group's true scores, (K,)."""
+    """Training and held-out groups, with the true scores (K,) of each group."""
 
     groups: list[Group]
     truth: dict[str, np.ndarray]
@@ -79,7 +79,7 @@ WORLDS = [
 
 
 def letters(prompts: int, held_out: int, rng: np.random.Generator) -> Ranked:
-    """Each prompt is ranked by two of the demo's reviewers."""
+    """Return letters with replies, each ranked by two of the demo's reviewers."""
     seed = int(rng.integers(2**31))
     chance = random.Random(seed)
     groups, truth = [], {}
@@ -91,7 +91,7 @@ def letters(prompts: int, held_out: int, rng: np.random.Generator) -> Ranked:
                 replies.append(reply)
         ids = [number * K + k for k in range(K)]
         judgments = [
-            judged(ids, reviewers.rank(reviewer, letter.messages, replies, chance), reviewer.name)
+            judgment(ids, reviewers.rank(reviewer, letter.messages, replies, chance), reviewer.name)
             for reviewer in chance.sample(reviewers.CREW, 2)
         ]
         name, split = f"letter-{number}", "test" if number < held_out else "train"
@@ -100,47 +100,47 @@ def letters(prompts: int, held_out: int, rng: np.random.Generator) -> Ranked:
     return Ranked(groups, truth)
 
 
-def judged(ids: Sequence[int], ranking: reviewers.Ranking, name: str) -> Judgment:
+def judgment(ids: Sequence[int], ranking: reviewers.Ranking, name: str) -> Judgment:
     return Judgment(name, [[ids[index] for index in tier] for tier in ranking.tiers], ranking.cut)
 
 
 # --- words ----------------------------------------------------------------------------------------
 
 ASKERS = ("gardener", "sailor")
-WORDS, SAID = 24, 8
+WORDS, REPLY_WORDS = 24, 8
 GAP = 2.5
-"""Standard deviation of the true scores, where the reviewers' noise is that of Bradley and Terry."""
+"""Standard deviation of the true scores, in units of Bradley-Terry noise."""
 
 
 def vocabulary() -> list[str]:
     rng = random.Random("words")
-    found: set[str] = set()
-    while len(found) < WORDS:
-        found.add("".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(2)))
-    return sorted(found)
+    words: set[str] = set()
+    while len(words) < WORDS:
+        words.add("".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(2)))
+    return sorted(words)
 
 
 def words(prompts: int, held_out: int, rng: np.random.Generator) -> Ranked:
-    """A reply is worth the sum of what its words are worth to the asker; one reviewer a prompt."""
-    known = np.array(vocabulary())
-    worth = rng.normal(size=(len(ASKERS), WORDS)) * GAP / np.sqrt(SAID)
+    """Return replies ranked by one reviewer, who adds up the words' values to the asker."""
+    all_words = np.array(vocabulary())
+    values = rng.normal(size=(len(ASKERS), WORDS)) * GAP / np.sqrt(REPLY_WORDS)
     groups, truth = [], {}
     for number in range(prompts + held_out):
-        asker, said = rng.integers(len(ASKERS)), rng.integers(WORDS, size=(K, SAID))
-        scores = worth[asker][said].sum(axis=1)
-        seen = scores + rng.gumbel(size=K)
+        asker, indices = rng.integers(len(ASKERS)), rng.integers(WORDS, size=(K, REPLY_WORDS))
+        scores = values[asker][indices].sum(axis=1)
+        perceived = scores + rng.gumbel(size=K)
         ids = [number * K + k for k in range(K)]
         name, split = f"words-{number}", "test" if number < held_out else "train"
         prompt = [{"role": "user", "content": f"Words for a {ASKERS[asker]}."}]
-        ranking = Judgment("r", [[ids[k]] for k in np.argsort(-seen)])
-        replies = [" ".join(line) for line in known[said]]
+        ranking = Judgment("r", [[ids[k]] for k in np.argsort(-perceived)])
+        replies = [" ".join(line) for line in all_words[indices]]
         groups.append(Group(name, prompt, ids, replies, [ranking], split))
         truth[name] = scores
     return Ranked(groups, truth)
 
 
 def new_model(folder: Path) -> str:
-    """A Llama of random weights whose tokenizer knows the words."""
+    """Save a Llama with random weights and a tokenizer for the words; return its folder."""
     import torch
 
     from finetune.training import tiny_model
@@ -159,15 +159,15 @@ def new_model(folder: Path) -> str:
 
 
 def ceiling_of(groups: Sequence[Group], truth: dict[str, np.ndarray]) -> float | None:
-    """The share of strict judgments that the true scores order alike; equal ones by half."""
+    """Return the share of strict judgments on which the true scores agree; ties count half."""
     return agreeing_share([order_tally(group, truth[group.group_id]) for group in groups])
 
 
 def measure(world: World, size: tuple[int, int], seed: int) -> dict[str, Any]:
-    """One run of the recipe, and what its report says beside the ceiling of the same labels."""
+    """Run the recipe once, and return its report's figures with the ceiling of the same labels."""
     ranked = world.ranked(*size, seed)
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         config = {**world.config, "seed": seed, "base_model": world.base(folder)}
         run_dir = RunDir.create(folder / "run", {"kind": "reward", "config": config})
         write_groups(run_dir.data / "preferences.parquet", ranked.groups)
@@ -220,12 +220,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one small size, one seed")
     names = [world.name for world in WORLDS]
     parser.add_argument(
-        "--world", choices=names, action="append", help="only this one; may be repeated"
+        "--world", choices=names, action="append", help="only this world; may be repeated"
     )
     parser.add_argument(
         "--prompts", type=int, action="append", help="only this size; may be repeated"
     )
-    parser.add_argument("--held-out", type=int, help="prompts that accuracy is measured on")
+    parser.add_argument("--held-out", type=int, help="number of held-out prompts")
     parser.add_argument("--seeds", type=int, help="default 3")
     options = parser.parse_args(argv)
     measured = commit(*MEASURED)

@@ -1,16 +1,16 @@
-"""What an export costs, in time and in memory, with few and with many rankings.
+"""Time and memory of exports, with few and with many rankings.
 
-Each size gets a database of its own on the PostgreSQL at hand (DATABASE_URL, else the local one),
-loaded in bulk and dropped at the end: prompts with four responses and two rankings each. Every form
-is written by a process of its own, whose highest memory is its own; half of a further one is cut off
-with SIGKILL and gone on with, and has to give the same file.
+Each size has its own database on the server of DATABASE_URL (or the local one), loaded in bulk and
+dropped at the end: prompts with four responses and two rankings each. A separate process writes each
+form, so that its peak of memory is known. Another export is killed halfway and resumed, and must
+write the same file.
 
     python -m benchmarks.export             10,000 and 100,000 rankings
     python -m benchmarks.export --rankings 10000 1000000
     python -m benchmarks.export --quick     1,000 and 10,000
 
-Progress on stderr; the last line of stdout is one JSON object. `memory_ratio` is the highest memory
-at the largest size over that at the smallest, the worst of the forms.
+Progress on stderr; the last line of stdout is one JSON object. `memory_ratio` is the peak of memory
+at the largest size divided by that at the smallest, for the worst form.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"{rankings:,} rankings loaded in {time.perf_counter() - begun:.0f} s")
             cases += [measured(url, Path(folder), form, suffix, rankings) for form, suffix in FORMS]
             if rankings <= KILLED_UP_TO:
-                cases[-1]["same_after_kill"] = gone_on_with(url, Path(folder), rankings)
+                cases[-1]["same_after_kill"] = same_after_kill(url, Path(folder), rankings)
     result = {
         "name": "export", "commit": commit(), "hardware": hardware(),
         "memory_ratio": memory_ratio(cases), "cases": cases,
@@ -107,11 +107,11 @@ def process(role: str, url: str, *arguments: str) -> subprocess.Popen[str]:
 
 def child(role: str, url: str, *arguments: str) -> dict[str, Any]:
     running = process(role, url, *arguments)
-    said, _ = running.communicate()
+    output, _ = running.communicate()
     if running.returncode:
         raise SystemExit(f"a benchmark process failed with {running.returncode}")
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    return found
+    figures: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return figures
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ def measured(url: str, folder: Path, form: str, suffix: str, rankings: int) -> d
     return {**case, "rankings_per_s": round(rankings / figures["seconds"])}
 
 
-def gone_on_with(url: str, folder: Path, rankings: int) -> bool:
-    """Whether a full export killed half-way gives the same file when it is started again."""
+def same_after_kill(url: str, folder: Path, rankings: int) -> bool:
+    """Return whether a full export that was killed halfway and resumed writes the same file."""
     file = folder / "cut.jsonl"
     whole = folder / "whole.jsonl"
     seconds = child("export", url, "--form", "full", "--file", str(whole))["seconds"]
@@ -140,7 +140,7 @@ def gone_on_with(url: str, folder: Path, rankings: int) -> bool:
     cut = not file.exists()
     child("export", url, "--form", "full", "--file", str(file))
     same = digest(file) == digest(whole)
-    say(f"{rankings:,} rankings, {'killed half-way' if cut else 'done before the kill'}: {same=}")
+    say(f"{rankings:,} rankings, {'killed halfway' if cut else 'done before the kill'}: {same=}")
     return same
 
 

@@ -1,4 +1,4 @@
-"""What a model's steps ask of a machine, and what the machine can give, both in floating-point operations."""
+"""Floating-point operations of a model's steps, and the peak rate of the machine."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,28 +19,29 @@ SHEETS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
-"""Dense bfloat16 with float32 sums, of the variant with the most, a second; from the makers' data sheets."""
+"""Operations per second, dense bfloat16 with float32 accumulation, from the data sheets of the fastest
+variants."""
 
 
 def shared_work(group: TokenGroup) -> tuple[int, int]:
-    """(tokens, places looked at) where the prompt is forwarded once."""
+    """Return tokens and attended positions if the prompt is forwarded once."""
     prompt = len(group.prompt)
     lengths = [len(response) for response in group.responses]
-    seen = triangle(prompt) + sum(triangle(n) + n * prompt for n in lengths)
-    return prompt + sum(lengths), seen
+    attended = triangle(prompt) + sum(triangle(n) + n * prompt for n in lengths)
+    return prompt + sum(lengths), attended
 
 
 def plain_work(group: TokenGroup) -> tuple[int, int]:
-    """The same where each response has its own copy of the prompt."""
+    """Return the same numbers if each response has its own copy of the prompt."""
     texts = [len(group.prompt) + len(response) for response in group.responses]
     return sum(texts), sum(map(triangle, texts))
 
 
 def pairs_work(group: TokenGroup) -> tuple[int, int]:
-    """The same where each response is forwarded once for each of the others."""
-    tokens, seen = plain_work(group)
+    """Return the same numbers if each response is forwarded once per other response."""
+    tokens, attended = plain_work(group)
     others = len(group.responses) - 1
-    return tokens * others, seen * others
+    return tokens * others, attended * others
 
 
 def triangle(length: int) -> int:
@@ -48,24 +49,24 @@ def triangle(length: int) -> int:
 
 
 def step_flops(model: Any, work: Sequence[tuple[int, int]]) -> float:
-    """Forward and backward, without what a mask hides and without what is computed again.
+    """Return the operations of a forward and a backward pass, without masked or repeated work.
 
-    A weight is used twice a token in the forward pass, as often for the gradient of its input, and
-    as often for its own if it is trained (Kaplan et al. 2020, arXiv:2001.08361, section 2.1);
-    a place looked at costs 4 · width a layer and twice that in the backward pass.
+    A weight takes two operations per token in the forward pass, two for the gradient of its input,
+    and two for its own gradient if it is trained (Kaplan et al. 2020, arXiv:2001.08361, section
+    2.1). An attended position takes 4 · width per layer, and twice that in the backward pass.
     """
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
-    a_token = sum(w.numel() * (6 if w.requires_grad else 4) for w in weights)
+    per_token = sum(w.numel() * (6 if w.requires_grad else 4) for w in weights)
     text = model.config.get_text_config()
     width = text.num_attention_heads * (
         getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     )
-    a_place = 12 * width * text.num_hidden_layers
-    return sum(float(a_token * tokens + a_place * seen) for tokens, seen in work)
+    per_position = 12 * width * text.num_hidden_layers
+    return sum(float(per_token * tokens + per_position * attended) for tokens, attended in work)
 
 
 def peak(device: str, clock: Callable[[], float] = time.perf_counter) -> tuple[float, str]:
-    """Operations a second, and where the figure is from. Measures for a second where no sheet says."""
+    """Return operations per second and their source. Takes one second to measure unknown devices."""
     if device == "cuda":
         name = torch.cuda.get_device_name()
         for model, figure in SHEETS.items():
@@ -76,7 +77,7 @@ def peak(device: str, clock: Callable[[], float] = time.perf_counter) -> tuple[f
 
 
 def measured_peak(device: str, dtype: torch.dtype, clock: Callable[[], float]) -> float:
-    """The best of the products of two square matrices made in about a second of the clock."""
+    """Return the best rate of matrix products during about one second of the clock."""
     size = 8192 if device == "cuda" else 2048
     a, b = torch.randn(2, size, size, device=device, dtype=dtype).unbind()
     best, until = float("inf"), clock() + 1

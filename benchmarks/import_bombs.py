@@ -2,8 +2,8 @@
 
     python -m benchmarks.import_bombs
 
-Writes each file into a temporary folder and reads it, as the worker does, in a process of its own.
-Reports the processor time and the memory beyond the process at rest. Needs no database.
+Writes each file into a temporary folder and reads it in a separate process, as the worker does.
+Reports the processor time and the memory above the process's baseline. Needs no database.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from labeling.importing.records import BadInput
 from labeling.importing.source import rows
 usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
 def memory(name):
-    [line] = [one for one in open("/proc/self/status") if one.startswith(name)]
+    [line] = [line for line in open("/proc/self/status") if line.startswith(name)]
     return int(line.split()[1])
 rest = memory("VmRSS")
 before, began, count, sentence = usage(), time.monotonic(), 0, ""
@@ -117,11 +117,11 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         "DATABASE_URL": "postgresql:///not-used",
         "TIEBREAK_SECRET_KEY": bench.SECRET_KEY,
     }
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", READ, str(path)],
         env=environment, capture_output=True, text=True, timeout=SECONDS, check=True,
     )  # fmt: skip
-    case = {"file": name, "bytes": path.stat().st_size, **json.loads(done.stdout)}
+    case = {"file": name, "bytes": path.stat().st_size, **json.loads(result.stdout)}
     path.unlink()
     print(f"{name}: {case['wall_s']} s, {case['peak_mb']} MB", file=sys.stderr)
     return case

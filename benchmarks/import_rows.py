@@ -1,8 +1,8 @@
-"""The cost of importing a large file, next to that of an older version.
+"""The cost of importing a large file, compared with an older version.
 
 Two checkouts take turns on the same files: this one, and one of an older commit in a temporary
 worktree with the same Python packages. Each turn reads the file without writing anything, then
-imports it with `manage.py import_data` into a database of its own, which is dropped afterwards.
+imports it with `manage.py import_data` into a new database, which is dropped afterwards.
 
     python -m benchmarks.import_rows                      a million rows of each shape, one turn
     python -m benchmarks.import_rows --rows 20000 --turns 3 --shapes pairs csv
@@ -102,7 +102,7 @@ def table(rows: int, rng: random.Random) -> Iterator[Any]:
 
 
 def single(rows: int, rng: random.Random) -> Iterator[Any]:
-    """One response a row, two rows a prompt."""
+    """Yield rows with one response each, two rows per prompt."""
     for number in range(rows):
         prompt = text(random.Random(number // 2), 12)
         yield {
@@ -134,7 +134,7 @@ def write_file(path: Path, shape: Shape, rows: int) -> None:
 
 
 class Memory(threading.Thread):
-    """The highest memory of a process, of all it started, and of the database's servers."""
+    """A thread that records peaks of memory: of a process, with its children, and of PostgreSQL."""
 
     def __init__(self, pid: int, url: str):
         super().__init__(daemon=True)
@@ -169,7 +169,7 @@ def _resident(process: psutil.Process) -> int:
 
 
 def _private(pid: int) -> int:
-    """Return the memory that a server process does not share; 0 when it runs elsewhere."""
+    """Return the unshared memory of a server process, in bytes; 0 if it is on another machine."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
@@ -218,7 +218,7 @@ def worktree(commit: str, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def copied(template: str) -> Iterator[str]:
-    """A copy of a database, dropped afterwards."""
+    """Yield the URL of a copy of a database, and drop the copy afterwards."""
     base = os.environ["DATABASE_URL"]
     name = conninfo_to_dict(template)["dbname"]
     copy = f"{name}_copy"
@@ -268,8 +268,8 @@ def compared(shape: str, rows: int, turns: list[dict[str, Any]]) -> dict[str, An
     for step in ("read", "import"):
         case[step] = {}
         for figure in FIGURES:
-            old = [one["before"][step][figure] for one in turns]
-            new = [one["after"][step][figure] for one in turns]
+            old = [turn["before"][step][figure] for turn in turns]
+            new = [turn["after"][step][figure] for turn in turns]
             ratios = [b / a for a, b in zip(old, new, strict=True) if a]
             if not ratios:
                 continue
@@ -281,9 +281,9 @@ def compared(shape: str, rows: int, turns: list[dict[str, Any]]) -> dict[str, An
             }
     case["written"] = turns[0]["after"]["import"]["rows"]
     case["same_rows"] = all(
-        one["before"]["import"]["rows"] == one["after"]["import"]["rows"]
-        and one["before"]["read"]["last_line"] == one["after"]["read"]["last_line"]
-        for one in turns
+        turn["before"]["import"]["rows"] == turn["after"]["import"]["rows"]
+        and turn["before"]["read"]["last_line"] == turn["after"]["read"]["last_line"]
+        for turn in turns
     )
     return case
 
@@ -322,7 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_file(file, values, options.rows)
             turns = []
             for number in range(options.turns):
-                # The first of a turn finds colder caches, so the versions take turns at it.
+                # The first version in a turn has colder caches, so the order alternates.
                 order = ("before", "after") if number % 2 == 0 else ("after", "before")
                 figures = {
                     name: turn(checkouts[name], templates[name], file, var[name]) for name in order

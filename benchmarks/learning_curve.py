@@ -1,15 +1,15 @@
-"""Does the forecast of the learning curve hold? On simulated rankings whose future is known.
+"""Coverage of the learning curve's forecasts, on simulated rankings.
 
-In each world a linear model of known features stands for the backbone, as in benchmarks/labels.py.
-The curve is measured on nested halves of the rankings and followed to twice and four times as many;
-then those are made, and the model trained on them is measured: on the same held-out prompts, and on
-thousands of others, which is what the forecast speaks of.
+As in benchmarks/labels.py, a linear model of known features stands for the backbone. The curve is
+measured on nested halves of the rankings and extrapolated to twice and four times as many. A model
+trained on that many rankings is then measured on the same held-out prompts, and on thousands of
+others, to which the forecast applies.
 
-    python -m benchmarks.learning_curve            30 worlds of each kind, some minutes
+    python -m benchmarks.learning_curve            30 worlds of each kind, a few minutes
     python -m benchmarks.learning_curve --quick    4 of each
 
-Progress on stderr; the last line of stdout is one JSON object. `held` is how often the 95 %
-interval contained the value later measured, `held_gain` the same of the gain.
+Progress on stderr; the last line of stdout is one JSON object. `held` is the share of worlds whose
+95 % interval contained the later measurement, `held_gain` the same for the gain.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from reward.settings import RewardConfig
 
 CONFIG = RewardConfig.from_dict({"base_model": "none"})
 OTHERS = 2000
-"""Held-out prompts that stand for all prompts of the kind."""
+"""Held-out prompts that represent all prompts of the kind."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """So many prompts to train on and held out, each with K responses; `noise` is the reviewers'."""
+    """A kind of data: training and held-out prompts, responses per prompt, reviewers' noise."""
 
     name: str
     prompts: int
@@ -58,7 +58,7 @@ KINDS = [
 
 
 def parts(kind: Kind, seed: int, others: int) -> tuple[World, list[Group], World, list[Group]]:
-    """What is trained on, four times as much as there is now, and what is held out."""
+    """Return training data for the largest forecast, and held-out data."""
     rng = np.random.default_rng([seed, kind.prompts, kind.k])
 
     def judge(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
@@ -70,36 +70,36 @@ def parts(kind: Kind, seed: int, others: int) -> tuple[World, list[Group], World
 
 
 def scored(theta: np.ndarray, world: World, groups: Sequence[Group]) -> list[Scored]:
-    said = labels.with_constant(world.features) @ theta
+    all_scores = labels.with_constant(world.features) @ theta
     return [
         Scored(group, scores, np.ones(len(scores)))
-        for group, scores in zip(groups, said, strict=True)
+        for group, scores in zip(groups, all_scores, strict=True)
     ]
 
 
 def simulate(
     kind: Kind, seed: int, times: int = 4, others: int | None = None
 ) -> list[dict[str, Any]]:
-    """One row for each forecast: its interval, and the two values later measured."""
+    """Return a row for each forecast: its interval and the two later measurements."""
     world, groups, fresh, fresh_groups = parts(kind, seed, others or OTHERS)
 
-    def say(places: Sequence[int]) -> list[Scored]:
-        part = World(world.features[list(places)], world.truth[list(places)])
-        theta = fit(part, [groups[place] for place in places], CONFIG)
+    def trained_on(indices: Sequence[int]) -> list[Scored]:
+        part = World(world.features[list(indices)], world.truth[list(indices)])
+        theta = fit(part, [groups[index] for index in indices], CONFIG)
         return scored(theta, fresh, fresh_groups)
 
     measured = [*subsets(kind.prompts, times, seed), range(kind.prompts)]
-    said = [say(places) for places in measured]
-    found = learning_curve(
+    results = [trained_on(indices) for indices in measured]
+    curve = learning_curve(
         [
-            point([groups[place] for place in places], scores[: kind.held_out])
-            for places, scores in zip(measured, said, strict=True)
+            point([groups[index] for index in indices], scores[: kind.held_out])
+            for indices, scores in zip(measured, results, strict=True)
         ],
         seed=seed,
     )
-    now, rows = accuracy_of(said[-1][kind.held_out :]), []
-    for forecast in found["forecast"]:
-        later = say(range(forecast["times"] * kind.prompts))
+    now, rows = accuracy_of(results[-1][kind.held_out :]), []
+    for forecast in curve["forecast"]:
+        later = trained_on(range(forecast["times"] * kind.prompts))
         (low, high), (less, more) = forecast["interval"], forecast["gain"]["interval"]
         on_same = accuracy_of(later[: kind.held_out])
         on_others = accuracy_of(later[kind.held_out :])
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="4 worlds of each kind")
     parser.add_argument("--worlds", type=int, help="simulations of each kind (default 30)")
-    parser.add_argument("--kind", action="append", help="only this one; may be repeated")
+    parser.add_argument("--kind", action="append", help="only this kind; may be repeated")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     worlds = options.worlds or (4 if options.quick else 30)
