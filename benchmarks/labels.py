@@ -1,15 +1,15 @@
-"""What each use of the labels is worth, on simulated judgments whose truth is known.
+"""The benefit of each signal in the labels, on simulated judgments with known true scores.
 
-A linear score of known weights stands for the reviewers' taste, and noise for their slips; a linear
-model of the same features stands for the backbone, so that a fit takes milliseconds and the labels
-are all that differs. Judgments go through the recipe's own evidence and losses. For each signal a
-run that uses it is compared, seed by seed, with one that leaves it aside.
+True scores are linear in the features, and reviewers add noise. A linear model of the same features
+stands for the backbone, so that a fit takes milliseconds and only the labels differ. Judgments pass
+through the recipe's own evidence and losses. For each signal, runs with and without it are compared
+seed by seed.
 
     python -m benchmarks.labels            40 seeds
     python -m benchmarks.labels --quick    6 seeds, a few seconds
 
-Progress on stderr; the last line of stdout is one JSON object. `gain` is the mean difference to the
-run without the signal, with a 95 % interval over the seeds.
+Progress on stderr; the last line of stdout is one JSON object. `gain` is the mean difference from
+the run without the signal, with a 95 % interval over the seeds.
 """
 
 import argparse
@@ -48,12 +48,12 @@ MEASURED = (
 )
 FEATURES = 24
 RIDGE = 0.02
-"""Stands for stopping early: a fit that follows every slip would make all labels look alike."""
+"""Stands for early stopping. Without it, fits to wrong labels would hide the signals' differences."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Prompts with responses whose true scores are known. X (G, K, D) · truth (G, K)"""
+    """Prompts with features (G, K, D) and true scores (G, K) of their responses."""
 
     features: np.ndarray
     truth: np.ndarray
@@ -62,7 +62,7 @@ class World:
 def make_world(
     rng: np.random.Generator, prompts: int, k: int, *, prompt_spread: float = 0.0
 ) -> World:
-    """`prompt_spread` is how much the prompts' own features move all their responses' scores."""
+    """Return a world. `prompt_spread` scales a shift common to all responses of a prompt."""
     own = rng.normal(size=(prompts, k, FEATURES))
     own[..., FEATURES // 2 :] *= 0.5
     shared = rng.normal(size=(prompts, 1, FEATURES)) * prompt_spread
@@ -72,7 +72,7 @@ def make_world(
 
 
 Judge = Callable[[int, np.ndarray, np.random.Generator], list[Judgment]]
-"""(prompt, true scores (K,), rng) → what its reviewers say"""
+"""(prompt, true scores (K,), rng) → the judgments of its reviewers"""
 
 
 def judged(world: World, judge: Judge, rng: np.random.Generator) -> list[Group]:
@@ -87,7 +87,7 @@ def judged(world: World, judge: Judge, rng: np.random.Generator) -> list[Group]:
 
 
 def perceived(truth: np.ndarray, rng: np.random.Generator, noise: float = 1.0) -> np.ndarray:
-    """Gumbel errors make the order a draw from Bradley-Terry (Plackett-Luce) of truth / noise."""
+    """Return scores with Gumbel noise, so that their order follows Plackett-Luce of truth / noise."""
     return truth + noise * rng.gumbel(size=len(truth))
 
 
@@ -96,7 +96,7 @@ def order(seen: np.ndarray) -> list[list[int]]:
 
 
 def graded_pair(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
-    """Slightly, clearly or much better, by how large the difference seemed."""
+    """Return a judgment whose strength grows with the perceived difference."""
     seen = perceived(truth, rng)
     gap = abs(seen[0] - seen[1])
     return [Judgment("r", order(seen), strength=1.0 + (gap > 1.0) + (gap > 2.5))]
@@ -106,7 +106,7 @@ CAREFUL, CARELESS = 0.7, 8.0
 
 
 def one_of_two(weigh: bool) -> Judge:
-    """Each prompt has one reviewer: careful, or so careless as to teach little."""
+    """Return a judge with one careful or very careless reviewer per prompt."""
 
     def judge(prompt: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
         careful = prompt % 3 == 0
@@ -118,17 +118,17 @@ def one_of_two(weigh: bool) -> Judge:
 
 
 CROWD = (0.5, 0.7, 1.0, 1.5, 4.0, 8.0)
-"""The noise of six reviewers, two of whom teach little."""
+"""The noise of six reviewers; the last two are nearly random."""
 
 
 def weighed_crowd(groups: Sequence[Group]) -> list[Group]:
-    """Weights as a snapshot makes them, from nothing but how the reviewers agree."""
-    said = [
+    """Add weights as a snapshot does, computed only from the reviewers' agreement."""
+    statements = [
         Statement(group.group_id, ranking.reviewer, ranking.tiers)
         for group in groups
         for ranking in group.rankings
     ]
-    weight = Weights(fit_reliabilities(said))
+    weight = Weights(fit_reliabilities(statements))
     return [
         replace(group, rankings=[replace(r, weight=weight(r.reviewer)) for r in group.rankings])
         for group in groups
@@ -144,7 +144,7 @@ SLIPS = 5
 
 
 def slipping(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
-    """Sure of the order, but one judgment in five is entered the wrong way round."""
+    """Return the true order, reversed in one judgment of five."""
     seen = order(truth)
     return [Judgment("r", seen[::-1] if rng.random() < 1 / SLIPS else seen)]
 
@@ -155,7 +155,7 @@ def with_a_line(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Jud
 
 
 def seeing_ties(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
-    """Differences under a threshold are a tie."""
+    """Return a judgment that ties small differences."""
     seen = perceived(truth, rng)
     tied = abs(seen[0] - seen[1]) < 1.5
     return [Judgment("r", [[0, 1]] if tied else order(seen))]
@@ -167,7 +167,7 @@ def seeing_ties(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Jud
 def fit(
     world: World, groups: Sequence[Group], config: RewardConfig, ridge: float = RIDGE
 ) -> np.ndarray:
-    """The weights of the linear model, and its constant last.  → (D + 1,)"""
+    """Return the weights (D + 1,) of the linear model, its constant last."""
     batch = as_batch(groups, config)
     objective = Objective.of(config, groups)
     features = torch.from_numpy(with_constant(world.features)).float()  # (G, K, D + 1)
@@ -187,15 +187,15 @@ def fit(
 
 
 def as_batch(groups: Sequence[Group], config: RewardConfig) -> Batch:
-    found = [evidence(group, config) for group in groups]
-    mean = relative_to([float(e.signals["weight"]) for e in found if "weight" in e.signals])
-    for each in found:
+    all_evidence = [evidence(group, config) for group in groups]
+    mean = relative_to([float(e.signals["weight"]) for e in all_evidence if "weight" in e.signals])
+    for each in all_evidence:
         if "weight" in each.signals:
             each.signals["weight"] = each.signals["weight"] / mean
     nothing = np.zeros(0, dtype=np.int32)
     rows = [
         TokenGroup(nothing, [nothing] * len(group.responses), each.wins, each.signals)
-        for group, each in zip(groups, found, strict=True)
+        for group, each in zip(groups, all_evidence, strict=True)
     ]
     return batch_of(rows)
 
@@ -204,36 +204,36 @@ def with_constant(features: np.ndarray) -> np.ndarray:
     return np.concatenate([features, np.ones((*features.shape[:-1], 1))], axis=-1)
 
 
-# --- figures, on prompts that nobody judged -------------------------------------------------------
+# --- figures on prompts without judgments ---------------------------------------------------------
 
 
 def true_order(theta: np.ndarray, fresh: World) -> float:
-    """Share of pairs of one prompt that the model orders as the truth does."""
-    found = with_constant(fresh.features) @ theta
-    i, j = np.triu_indices(found.shape[1], 1)
-    ours, true = found[:, i] - found[:, j], fresh.truth[:, i] - fresh.truth[:, j]
-    return float(((ours > 0) == (true > 0)).mean())
+    """Return the share of pairs of one prompt that the model orders correctly."""
+    scores = with_constant(fresh.features) @ theta
+    i, j = np.triu_indices(scores.shape[1], 1)
+    predicted, true = scores[:, i] - scores[:, j], fresh.truth[:, i] - fresh.truth[:, j]
+    return float(((predicted > 0) == (true > 0)).mean())
 
 
 def probability_error(theta: np.ndarray, fresh: World) -> float:
-    """Mean distance of σ(r_i - r_j) from the probability that a reviewer prefers i. Less is better."""
-    found = with_constant(fresh.features) @ theta
-    i, j = np.triu_indices(found.shape[1], 1)
-    ours, true = found[:, i] - found[:, j], fresh.truth[:, i] - fresh.truth[:, j]
-    return float(np.abs(_sigmoid(ours) - _sigmoid(true)).mean())
+    """Return the mean error of σ(r_i - r_j) as the probability of preferring i. Lower is better."""
+    scores = with_constant(fresh.features) @ theta
+    i, j = np.triu_indices(scores.shape[1], 1)
+    predicted, true = scores[:, i] - scores[:, j], fresh.truth[:, i] - fresh.truth[:, j]
+    return float(np.abs(_sigmoid(predicted) - _sigmoid(true)).mean())
 
 
 def surprise(theta: np.ndarray, fresh: World) -> float:
-    """Log loss on fresh judgments of which one in SLIPS is the wrong way round. Less is better."""
-    found = with_constant(fresh.features) @ theta
-    i, j = np.triu_indices(found.shape[1], 1)
-    ours = (found[:, i] - found[:, j]) * np.sign(fresh.truth[:, i] - fresh.truth[:, j])
+    """Return the log loss on new judgments, one in SLIPS of them reversed. Lower is better."""
+    scores = with_constant(fresh.features) @ theta
+    i, j = np.triu_indices(scores.shape[1], 1)
+    margin = (scores[:, i] - scores[:, j]) * np.sign(fresh.truth[:, i] - fresh.truth[:, j])
     slips = 1 / SLIPS
-    return float(((1 - slips) * np.logaddexp(0, -ours) + slips * np.logaddexp(0, ours)).mean())
+    return float(((1 - slips) * np.logaddexp(0, -margin) + slips * np.logaddexp(0, margin)).mean())
 
 
 def acceptable_auc(theta: np.ndarray, fresh: World) -> float:
-    """How often a truly acceptable response outscores an unacceptable one of any prompt."""
+    """Return the probability that an acceptable response outscores an unacceptable one."""
     scores = (with_constant(fresh.features) @ theta).ravel()
     good = fresh.truth.ravel() > 0
     ranks = np.argsort(np.argsort(scores)) + 1
@@ -242,7 +242,7 @@ def acceptable_auc(theta: np.ndarray, fresh: World) -> float:
 
 
 def zero_is_the_line(theta: np.ndarray, fresh: World) -> float:
-    """Share of responses on the right side of 0."""
+    """Return the share of responses whose score has the correct sign."""
     scores = with_constant(fresh.features) @ theta
     return float(((scores > 0) == (fresh.truth > 0)).mean())
 
@@ -256,7 +256,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Arm:
-    """A setting of the recipe, over judgments of its own."""
+    """A setting of the recipe and the judgments it is trained on."""
 
     name: str
     judge: Judge
@@ -266,7 +266,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The first arm leaves the signal aside. `world` gives (prompts, K, prompt spread)."""
+    """Arms to compare; the first one ignores the signal. `world` is (prompts, K, prompt spread)."""
 
     signal: str
     world: tuple[int, int, float]
@@ -311,7 +311,7 @@ COMPARISONS = [
         (60, 2, 0.0),
         [Arm("0", slipping, {}), Arm("0.2", slipping, {"label_smoothing": 0.2})],
         [true_order, surprise],
-        ridge=0.0005,  # trained too long on too little, which smoothing is a remedy for
+        ridge=0.0005,  # overfits, which label smoothing should reduce
     ),
     Comparison(
         "cut_weight",
@@ -333,13 +333,13 @@ COMPARISONS = [
 
 
 def measure(comparison: Comparison, seeds: Iterable[int]) -> list[dict[str, Any]]:
-    """One case for each arm but the first, and each figure."""
-    found = [run_seed(comparison, seed) for seed in seeds]
+    """Return a case for each arm except the first and each figure."""
+    results = [run_seed(comparison, seed) for seed in seeds]
     first, *others = comparison.arms
     return [
         case(comparison.signal, arm.name, figure.__name__, [
             (values[first.name, figure.__name__], values[arm.name, figure.__name__])
-            for values in found
+            for values in results
         ])
         for arm in others
         for figure in comparison.figures
@@ -347,7 +347,7 @@ def measure(comparison: Comparison, seeds: Iterable[int]) -> list[dict[str, Any]
 
 
 def run_seed(comparison: Comparison, seed: int) -> dict[tuple[str, str], float]:
-    """(arm, figure) → value. All arms see the same judgments."""
+    """Return the value of each (arm, figure). All arms see the same judgments."""
     prompts, k, spread = comparison.world
     train = make_world(np.random.default_rng([seed, 1]), prompts, k, prompt_spread=spread)
     fresh = make_world(np.random.default_rng([seed, 2]), 2000, k, prompt_spread=spread)
@@ -391,21 +391,21 @@ MISTAKES = [
     (300, 2, 0.3, 3),
     (300, 4, 1.0, 3),
 ]
-"""Prompts, K, the honest noise of reviewers whose rankings are flipped afterwards, and reviewers a prompt."""
+"""Prompts, K, the reviewers' noise before rankings are flipped, and reviewers per prompt."""
 
 
 def simulate_mistakes(
     prompts: int, k: int, noise: float, seed: int, reviewers: int = 1, folds: int = 5
 ) -> dict[str, int]:
-    """One ranking in ten is turned upside down; a linear model that has not seen it looks for it."""
+    """Reverse one ranking in ten, and count those that a model without that prompt detects."""
     rng = np.random.default_rng([seed, prompts, k])
     world, flipped = make_world(rng, prompts, k), rng.random((prompts, reviewers)) < FLIPPED
 
     def judge(prompt: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
-        said = [order(perceived(truth, rng, noise)) for _ in range(reviewers)]
+        orders = [order(perceived(truth, rng, noise)) for _ in range(reviewers)]
         return [
-            Judgment(str(n), each[::-1] if flipped[prompt, n] else each)
-            for n, each in enumerate(said)
+            Judgment(str(n), tiers[::-1] if flipped[prompt, n] else tiers)
+            for n, tiers in enumerate(orders)
         ]
 
     groups = judged(world, judge, rng)
@@ -424,17 +424,17 @@ def simulate_mistakes(
 
 
 def scored_without(world: World, groups: Sequence[Group], seen: np.ndarray) -> list[Scored]:
-    """The prompts that are not `seen`, scored by a model of those that are."""
+    """Return the groups that are not `seen`, scored by a model trained on those that are."""
     some = World(world.features[seen], world.truth[seen])
     config = RewardConfig.from_dict({"base_model": "none"})
-    theta = fit(some, [groups[place] for place in np.flatnonzero(seen).tolist()], config)
-    said = with_constant(world.features) @ theta
-    places = np.flatnonzero(~seen).tolist()
-    return [Scored(groups[place], said[place], np.ones(len(said[place]))) for place in places]
+    theta = fit(some, [groups[index] for index in np.flatnonzero(seen).tolist()], config)
+    scores = with_constant(world.features) @ theta
+    unseen = np.flatnonzero(~seen).tolist()
+    return [Scored(groups[index], scores[index], np.ones(len(scores[index]))) for index in unseen]
 
 
 def against(ranking: Judgment, truth: np.ndarray) -> bool:
-    """Whether a ranking orders most of its pairs against the true scores."""
+    """Return whether a ranking contradicts the true scores in most of its pairs."""
     order_of = [tier[0] for tier in ranking.tiers]
     gaps = [truth[a] - truth[b] for a, b in combinations(order_of, 2)]
     return bool(sum(gap < 0 for gap in gaps) > len(gaps) / 2)
@@ -443,9 +443,13 @@ def against(ranking: Judgment, truth: np.ndarray) -> bool:
 def mistakes_case(
     prompts: int, k: int, noise: float, reviewers: int, seeds: Iterable[int]
 ) -> dict[str, Any]:
-    """`precision` counts rankings that were flipped; `wrong`, those that contradict the true order."""
-    found = [simulate_mistakes(prompts, k, noise, seed, reviewers) for seed in seeds]
-    total = {name: sum(each[name] for each in found) for name in found[0]}
+    """Return the figures of detected mistakes.
+
+    `precision` is the share of listed rankings that were flipped; `wrong`, of those that contradict
+    the true order.
+    """
+    results = [simulate_mistakes(prompts, k, noise, seed, reviewers) for seed in seeds]
+    total = {name: sum(result[name] for result in results) for name in results[0]}
     listed = max(1, total["listed"])
     return {
         "signal": "label_mistakes",
@@ -458,7 +462,7 @@ def mistakes_case(
         "precision": round(total["flipped_listed"] / listed, 3),
         "recall": round(total["flipped_listed"] / total["flipped"], 3),
         "wrong": round(total["upside_down"] / listed, 3),
-        "seeds": len(found),
+        "seeds": len(results),
     }
 
 
@@ -468,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="6 seeds")
     parser.add_argument("--seeds", type=int, help="simulations of each comparison (default 40)")
-    parser.add_argument("--signal", action="append", help="only this one; may be repeated")
+    parser.add_argument("--signal", action="append", help="only this signal; may be repeated")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     seeds = range(options.seeds or (6 if options.quick else 40))
@@ -476,9 +480,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for comparison in COMPARISONS:
         if options.signal and comparison.signal not in options.signal:
             continue
-        for found in measure(comparison, seeds):
-            cases.append(found)
-            say(found)
+        for case_ in measure(comparison, seeds):
+            cases.append(case_)
+            say(case_)
     for world in MISTAKES if not options.signal or "label_mistakes" in options.signal else []:
         cases.append(mistakes_case(*world, seeds))
         print(cases[-1], file=sys.stderr, flush=True)
@@ -487,11 +491,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def say(found: dict[str, Any]) -> None:
-    low, high = found["interval"]
+def say(row: dict[str, Any]) -> None:
+    low, high = row["interval"]
     print(
-        f"{found['signal']}={found['setting']}: {found['figure']} {found['without']:.3f} → "
-        f"{found['with']:.3f} ({low:+.3f} to {high:+.3f})",
+        f"{row['signal']}={row['setting']}: {row['figure']} {row['without']:.3f} → "
+        f"{row['with']:.3f} ({low:+.3f} to {high:+.3f})",
         file=sys.stderr,
         flush=True,
     )

@@ -1,10 +1,11 @@
-"""How long every list page takes at a size, for a lead: the web's and the admin's.
+"""Response times of all list pages, including the admin's, for a lead on a large project.
 
     python -m benchmarks.pages                    100,000 tasks, 200,000 rankings
-    python -m benchmarks.pages --tasks 1000000    2,000,000 rankings; loading takes some minutes
+    python -m benchmarks.pages --tasks 1000000    2,000,000 rankings; loading takes minutes
 
-A page is asked for five times, in the process and past the middlewares as any other request; the
-median is told beside the first, when nothing is at hand yet; the first counts. Their queries are pinned in tests/house/query_counts.json.
+Each page is requested five times in this process, through all middleware. The first request, with
+cold caches, must take at most MOST_MS; the median is also reported. Query counts of these pages are
+pinned in tests/house/query_counts.json.
 """
 
 import argparse
@@ -30,7 +31,7 @@ OF_ALL = ("home", "projects", "people", "snapshots", "runs", "models")
 
 
 def addresses(slug: str) -> dict[str, str]:
-    """Every list page by name; a new one belongs here."""
+    """Return the URL of every list page by name. Add new list pages here."""
     from django.contrib import admin
     from django.urls import reverse
 
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         began = time.perf_counter()
         loaded = load(options.tasks, 32)
         say(f"{loaded} loaded in {time.perf_counter() - began:.0f} s")
-        count_large_projects()  # as the worker does every five minutes
+        count_large_projects()  # the worker does this every five minutes
         cases = measure()
         result = {
             "name": "pages", "commit": commit(), "hardware": hardware(), **loaded,

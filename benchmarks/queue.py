@@ -1,11 +1,10 @@
-"""What a claim and a submit cost, with little and with much in the queue.
+"""Latency of claims and submits, with small and large queues.
 
-Each size gets a database of its own on the PostgreSQL at hand (DATABASE_URL, else the local one),
-loaded in bulk and dropped at the end. Reviewers are processes with a connection each: claim, submit
-at once, claim, … for a bounded time, in short turns that alternate between the sizes, so that
-whatever else the machine does hits all alike. What was given out is then checked from the tables.
-A last case takes the largest database and one reviewer who has half of its tasks behind them, with
-free slots of those tasks still in front.
+Each size has its own database on the server of DATABASE_URL (or the local one), loaded in bulk and
+dropped at the end. Reviewers are processes with one connection each, which claim and submit without
+pause. Short turns alternate between the sizes, so that other load on the machine affects all of
+them. The tables are checked afterwards. The last case measures, in the largest database, a reviewer
+who has ranked half of the tasks, which still have free slots.
 
     python -m benchmarks.queue            10,000 and 100,000 tasks, 8 reviewers
     python -m benchmarks.queue --quick    the same in about a minute
@@ -60,13 +59,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="short turns")
-    parser.add_argument("--http", action="store_true", help="through the web server, as pages do")
+    parser.add_argument("--http", action="store_true", help="use the web server, as pages do")
     parser.add_argument("--tasks", type=int, nargs="+", help="sizes (default 10,000 and 100,000)")
     parser.add_argument("--reviewers", type=int, help="(default 8; over HTTP 32)")
-    parser.add_argument("--workers", type=int, default=2, help="of gunicorn")
-    parser.add_argument("--threads", type=int, default=4, help="of each of those workers")
-    parser.add_argument("--turns", type=int, help="turns of each size (default 8; quick 3)")
-    parser.add_argument("--seconds", type=float, help="of a turn (default 5; quick 2)")
+    parser.add_argument("--workers", type=int, default=2, help="gunicorn workers")
+    parser.add_argument("--threads", type=int, default=4, help="threads per gunicorn worker")
+    parser.add_argument("--turns", type=int, help="turns per size (default 8; quick 3)")
+    parser.add_argument("--seconds", type=float, help="seconds per turn (default 5; quick 2)")
     roles = sorted(ROLES | queue_http.ROLES)
     parser.add_argument("--role", choices=roles, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -83,7 +82,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @contextmanager
 def loaded(options: argparse.Namespace) -> Iterator[dict[int, str]]:
-    """A loaded database for each size; none is left behind."""
+    """Yield the URL of a loaded database for each size, and drop the databases afterwards."""
     with databases(sorted(set(options.tasks))) as urls:
         for tasks, url in urls.items():
             began = time.perf_counter()
@@ -97,7 +96,7 @@ def child(role: str, url: str, *arguments: str, options: argparse.Namespace) -> 
 
 
 class Child:
-    """This module in a process of its own, with a database of its own."""
+    """This module in a separate process, with its own database."""
 
     def __init__(self, role: str, url: str, arguments: list[str]):
         command = [sys.executable, "-m", "benchmarks.queue", "--role", role, *arguments]
@@ -109,21 +108,21 @@ class Child:
     def pipe(self, name: str) -> IO[str]:
         return getattr(self.process, name)
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         self.pipe("stdin").write(f"{line}\n")
         self.pipe("stdin").flush()
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         if line := self.pipe("stdout").readline():
             return json.loads(line)
         raise SystemExit(f"a benchmark process ended early, with {self.process.wait()}")
 
     def wait(self) -> Any:
         self.pipe("stdin").close()
-        heard = self.hear()
+        reply = self.receive()
         if self.process.wait():
             raise SystemExit(f"a benchmark process failed with {self.process.returncode}")
-        return heard
+        return reply
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -138,14 +137,14 @@ def measure(urls: dict[int, str], options: argparse.Namespace) -> list[dict[str,
     try:
         for reviewers in crews.values():
             for number, reviewer in enumerate(reviewers):
-                reviewer.tell(str(number))
-                reviewer.hear()
+                reviewer.send(str(number))
+                reviewer.receive()
         for turn in range(options.turns + 1):
             for tasks, reviewers in crews.items():
-                taken = take_turn(reviewers, options.seconds)
-                say(f"turn {turn}, {tasks:,} tasks: claim p95 {p(taken['claims'], 95):.1f} ms")
+                times = take_turn(reviewers, options.seconds)
+                say(f"turn {turn}, {tasks:,} tasks: claim p95 {p(times['claims'], 95):.1f} ms")
                 if turn:
-                    turns[tasks].append(taken)
+                    turns[tasks].append(times)
     finally:
         for reviewers in crews.values():
             for reviewer in reviewers:
@@ -156,12 +155,12 @@ def measure(urls: dict[int, str], options: argparse.Namespace) -> list[dict[str,
 
 def take_turn(reviewers: list[Child], seconds: float) -> dict[str, Any]:
     for reviewer in reviewers:
-        reviewer.tell(str(seconds))
-    heard = [reviewer.hear() for reviewer in reviewers]
+        reviewer.send(str(seconds))
+    replies = [reviewer.receive() for reviewer in reviewers]
     return {
-        "claims": [ms for one in heard for ms in one["claims"]],
-        "submits": [ms for one in heard for ms in one["submits"]],
-        "seconds": max(one["seconds"] for one in heard),
+        "claims": [ms for reply in replies for ms in reply["claims"]],
+        "submits": [ms for reply in replies for ms in reply["submits"]],
+        "seconds": max(reply["seconds"] for reply in replies),
     }
 
 
@@ -172,8 +171,8 @@ def case(
 
 
 def ratio(cases: list[dict[str, Any]]) -> float | None:
-    """Claim p95 of the largest size over that of the smallest."""
-    sizes = [one for one in cases if "given_twice" in one]
+    """Return the claim p95 of the largest size divided by that of the smallest."""
+    sizes = [case for case in cases if "given_twice" in case]
     return round(sizes[-1]["claim_p95_ms"] / sizes[0]["claim_p95_ms"], 3) if sizes else None
 
 
@@ -200,10 +199,10 @@ TWICE = {
 def check(url: str) -> dict[str, int]:
     with psycopg.connect(url) as database:
         counts = {name: database.execute(query).fetchone() for name, query in TWICE.items()}
-    found = {name: row[0] for name, row in counts.items() if row and row[0]}
-    for name, count in found.items():
+    wrong = {name: row[0] for name, row in counts.items() if row and row[0]}
+    for name, count in wrong.items():
         say(f"WRONG: {count} {name}")
-    return {"given_twice": sum(found.values())}
+    return {"given_twice": sum(wrong.values())}
 
 
 def long_history(url: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -256,7 +255,7 @@ def make_people(count: int, project: Any) -> None:
 
 
 def fill(project: int, prompts: int) -> None:
-    """Prompts and responses of a few hundred characters, made inside the database."""
+    """Insert prompts and responses of a few hundred characters with SQL."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -278,7 +277,7 @@ def fill(project: int, prompts: int) -> None:
 
 
 def review(options: argparse.Namespace) -> int:
-    """Told which reviewer to be, then for each turn how many seconds it has."""
+    """Read a reviewer's number, then the seconds of each turn, and print the times of each turn."""
     import django
 
     django.setup()
@@ -319,9 +318,9 @@ def work(project: Any, user: Any, seconds: float, most: int = sys.maxsize) -> di
 
 
 def veteran(options: argparse.Namespace) -> int:
-    """One reviewer who ranked the first half of the open tasks, against one who ranked none.
+    """Compare a reviewer who ranked the first half of the open tasks with one who ranked none.
 
-    `claim_once_ms` is the one claim that steps over that history before the cursor knows it.
+    `claim_once_ms` is the first claim, which skips that history before the cursor does.
     """
     import django
 
@@ -352,7 +351,7 @@ def veteran(options: argparse.Namespace) -> int:
 
 
 def rank_half(project: int, reviewer: int) -> int:
-    """Rankings of the first half of the open tasks; each fills one slot, the other stays free."""
+    """Rank the first half of the open tasks, one slot each, and return their number."""
     from django.db import connection, transaction
 
     with transaction.atomic(), connection.cursor() as cursor:

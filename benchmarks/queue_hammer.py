@@ -1,18 +1,18 @@
-"""Whether the queue holds when everything happens to it at once.
+"""Stress test of the queue with concurrent claims, submits, skips and expiring leases.
 
-Each seed is a project of its own. 16 connections, four of them second tabs of another's reviewer,
-claim 10,000 times; what they claim they submit, submit twice, submit late, skip, give back, let run
-out, or lease one ahead of. Nothing is waited for. Afterwards the tables are compared with what each
-connection was told.
+Each seed has its own project. 16 connections, four of them second tabs of other connections'
+reviewers, claim 10,000 times without pause. They submit each claim once, twice or late, skip it,
+release it, let it expire, or lease another one ahead. The tables are then compared with the
+responses that the connections received.
 
-    python -m benchmarks.queue_hammer --seeds 20          10,000 claims for each seed
-    python -m benchmarks.queue_hammer --quick             one seed, 1,000 claims
-    python -m benchmarks.queue_hammer --seeds 0 --kills 50   the web server is killed under load, 50 times,
-                                                             then PostgreSQL, Redis and beat are killed
-                                                             or stopped, 50 times
+    python -m benchmarks.queue_hammer --seeds 20             10,000 claims per seed
+    python -m benchmarks.queue_hammer --quick                one seed, 1,000 claims
+    python -m benchmarks.queue_hammer --seeds 0 --kills 50   kill the web server under load 50 times, then
+                                                             kill or suspend PostgreSQL, Redis and beat
+                                                             50 times
 
-Progress on stderr; the last line of stdout is one JSON object, and 1 is the exit status when
-anything was broken.
+Progress on stderr; the last line of stdout is one JSON object. The exit status is 1 if any rule was
+broken.
 """
 
 import argparse
@@ -104,14 +104,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one seed, 1,000 claims")
-    parser.add_argument("--seeds", type=int, help="how many (default 20)")
+    parser.add_argument("--seeds", type=int, help="number of seeds (default 20)")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--claims", type=int, help="for each seed (default 10,000)")
+    parser.add_argument("--claims", type=int, help="claims per seed (default 10,000)")
     parser.add_argument(
         "--kills",
         type=int,
         default=0,
-        help="how often to kill the web server, then PostgreSQL, Redis or beat",
+        help="number of kills of the web server, then of PostgreSQL, Redis or beat",
     )
     for hidden in ("--url", "--seed", "--process"):
         parser.add_argument(hidden, default="", help=argparse.SUPPRESS)
@@ -129,7 +129,7 @@ def prepare(url: str) -> None:
 
 
 def one_seed(url: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Four processes of four connections each; what they were told, and what the tables say."""
+    """Run four processes of four connections each, and compare their records with the tables."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.queue_hammer", "--url", url, "--seed", str(seed)]
     children = [
@@ -140,12 +140,12 @@ def one_seed(url: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         )
         for process in range(PROCESSES)
     ]  # fmt: skip
-    told = [child.communicate()[0] for child in children]
+    outputs = [child.communicate()[0] for child in children]
     if failed := [child.returncode for child in children if child.returncode]:
         raise SystemExit(f"a process of seed {seed} failed with {failed[0]}")
-    heard = [json.loads(text.splitlines()[-1]) for text in told]
-    counts = sum((Counter(one["counts"]) for one in heard), Counter())
-    acknowledged = [tuple(row) for one in heard for row in one["acknowledged"]]
+    records = [json.loads(text.splitlines()[-1]) for text in outputs]
+    counts = sum((Counter(record["counts"]) for record in records), Counter())
+    acknowledged = [tuple(row) for record in records for row in record["acknowledged"]]
     case = {
         "seed": seed,
         "seconds": round(time.perf_counter() - began, 1),
@@ -158,18 +158,18 @@ def one_seed(url: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
 
 
 def check(url: str, acknowledged: Sequence[tuple[int, int, int]]) -> dict[str, int]:
-    """Counts of what must not be. `acknowledged`: (ranking, task, reviewer) of which somebody knows."""
+    """Return counts of broken rules. `acknowledged` has (ranking, task, reviewer) of responses."""
     with psycopg.connect(url) as database:
         counts = {name: _count(database, query) for name, query in BROKEN.items()}
         rows = sorted(set(acknowledged))
-        found = database.execute(
-            "SELECT count(*) FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) told(id, task, who)"
+        stored = database.execute(
+            "SELECT count(*) FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) sent(id, task, who)"
             " JOIN labeling_ranking USING (id) WHERE task_id = task AND reviewer_id = who"
             " AND EXISTS (SELECT FROM labeling_ranking kept WHERE kept.task_id = task"
             "  AND kept.reviewer_id = who AND kept.superseded_at IS NULL)",
             [[row[n] for row in rows] for n in range(3)],
         ).fetchone()
-    return {**counts, "acknowledged_and_lost": len(rows) - (found[0] if found else 0)}
+    return {**counts, "acknowledged_and_lost": len(rows) - (stored[0] if stored else 0)}
 
 
 def _count(database: Any, query: str) -> int:
@@ -182,7 +182,7 @@ def _count(database: Any, query: str) -> int:
 
 @dataclass
 class Connection:
-    """One of the 16: a reviewer in a tab of theirs, with the forms they have had open."""
+    """A reviewer's browser tab, with the forms that it opened earlier."""
 
     project: Any
     reviewer: Any
@@ -227,7 +227,7 @@ class Connection:
         self.send(slot, uuid.uuid4())
 
     def submit_twice(self, slot: Any) -> None:
-        """A double click: the same key at the same time, on a second connection."""
+        """Submit the same key concurrently on a second connection, as a double click does."""
         key = uuid.uuid4()
         twin = threading.Thread(target=self._twin, args=(slot, key))
         twin.start()
@@ -311,28 +311,28 @@ def hammer(options: argparse.Namespace) -> int:
     print(
         json.dumps(
             {
-                "counts": sum((one.counts for one in connections), Counter()),
-                "acknowledged": [row for one in connections for row in one.acknowledged],
+                "counts": sum((tab.counts for tab in connections), Counter()),
+                "acknowledged": [row for tab in connections for row in tab.acknowledged],
             }
         )
     )
     return 0
 
 
-def drive(one: Connection, claims: int) -> None:
+def drive(tab: Connection, claims: int) -> None:
     from django.db import connection
 
     for _ in range(claims):
         try:
-            one.claim()
+            tab.claim()
         except Exception as error:
-            one.counts["errors"] += 1
+            tab.counts["errors"] += 1
             say(f"WRONG: {error!r}")
     connection.close()
 
 
 def world(seed: int, tasks: int) -> tuple[Any, list[Any]]:
-    """The project of a seed, made by whichever process comes first."""
+    """Return the project of a seed and its reviewers; the first process creates them."""
     from django.db import connection, transaction
 
     from accounts.models import User

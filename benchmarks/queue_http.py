@@ -1,9 +1,9 @@
-"""Rankings a second over HTTP: `python -m benchmarks.queue --http`.
+"""Rankings per second over HTTP: `python -m benchmarks.queue --http`.
 
-For each size a database, a gunicorn (2 workers of 4 threads) and 32 reviewers in one process, who
-do what the page does: answer a sheet, have the next one at hand, get the one after it with the
-answer. Turns alternate between the sizes. A claim is measured by fetching the next sheet alone.
-Everything runs on one machine: the server, PostgreSQL and the load.
+Each size has a database, a gunicorn (2 workers with 4 threads) and a process with 32 reviewers, who
+act as the page does: they submit a sheet, show the prefetched one, and receive the one after it
+with the response. Turns alternate between the sizes. Claims are measured by fetching the next sheet
+alone. The server, PostgreSQL and the load share one machine.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.bench import commit, databases, hardware, p, say, use
 from config.local.services import provide
 
 CLAIM_EACH = 10
-"""One fetch of a sheet alone, for so many submits."""
+"""One of this many requests fetches a sheet alone."""
 
 
 def main(options: argparse.Namespace) -> int:
@@ -65,12 +65,12 @@ def measure(
             crews[tasks] = Child("http-drive", url, [*people, "--port", str(server.port)])
         for turn in range(options.turns + 1):
             for tasks, crew in crews.items():
-                crew.tell(str(options.seconds))
-                taken = crew.hear()
-                rate = len(taken["submits"]) / taken["seconds"]
-                say(f"turn {turn}, {tasks:,} tasks: {rate:.0f} rankings/s, {taken['trouble']}")
+                crew.send(str(options.seconds))
+                times = crew.receive()
+                rate = len(times["submits"]) / times["seconds"]
+                say(f"turn {turn}, {tasks:,} tasks: {rate:.0f} rankings/s, {times['trouble']}")
                 if turn:
-                    turns[tasks].append(taken)
+                    turns[tasks].append(times)
     finally:
         for crew in crews.values():
             crew.pipe("stdin").close()
@@ -118,7 +118,7 @@ def load(options: argparse.Namespace) -> int:
 
 
 def drive(options: argparse.Namespace) -> int:
-    """Told, for each turn, how many seconds it has."""
+    """Read the seconds of each turn, and print its times."""
     use(os.environ["DATABASE_URL"])
     from django.db import connection
 
@@ -136,7 +136,7 @@ def drive(options: argparse.Namespace) -> int:
 
 
 def turn(browsers: list[Any], seconds: float) -> dict[str, Any]:
-    """Everybody opens the page and prepares the next sheet; then the clock runs."""
+    """Open the page in all browsers and prefetch the next sheet, then measure a turn."""
     results: list[dict[str, Any]] = [{"claims": [], "submits": [], "trouble": []} for _ in browsers]
     ready = threading.Barrier(len(browsers) + 1)
     until = [0.0]
@@ -153,9 +153,9 @@ def turn(browsers: list[Any], seconds: float) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     return {
-        "claims": [ms for one in results for ms in one["claims"]],
-        "submits": [ms for one in results for ms in one["submits"]],
-        "trouble": [words for one in results for words in one["trouble"]],
+        "claims": [ms for result in results for ms in result["claims"]],
+        "submits": [ms for result in results for ms in result["submits"]],
+        "trouble": [words for result in results for words in result["trouble"]],
         "seconds": time.perf_counter() - began,
     }
 

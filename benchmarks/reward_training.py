@@ -1,22 +1,22 @@
-"""How much faster a reward model trains on rankings when each text is forwarded once.
+"""The speed-up of reward-model training when each text is forwarded only once.
 
 Three contenders take the same steps on the same rankings, from the same weights, on the same machine:
 
     trl      TRL's RewardTrainer on all K(K-1)/2 pairs of each ranking
     padded   our trainer, each response forwarded once with its own copy of the prompt
-    ours     our trainer, the prompt forwarded once for all its responses, several prompts a row
+    ours     our trainer, the prompt forwarded once for all its responses, several prompts per row
 
-Each takes real optimizer steps through its own `train()`, in turns (trl, padded, ours, trl, …), so that
-whatever else the machine does hits all three alike; ratios are taken turn by turn, and figures are
-medians over the turns. None forwards
-more than `--at-once` tokens together, which is better for each of them than all of a step's. Before
-that the loss and the gradients of our layout are compared with a loop over all pairs, one text at a time.
+Each takes real optimizer steps through its own `train()`. Turns alternate (trl, padded, ours, trl, …),
+so that other load on the machine affects all three. Ratios are taken within a turn, and figures are
+medians over the turns. No contender forwards more than `--at-once` tokens together, which is faster
+for each of them than forwarding a whole step. First, the loss and gradients of our layout are compared
+with a loop over all pairs that forwards one text at a time.
 
     python -m benchmarks.reward_training                  twelve cases, most of an hour on two cores
     python -m benchmarks.reward_training --quick          one small case, under a minute
-    python -m benchmarks.reward_training --device cuda    the same cases, longer, a model of --size 1b
+    python -m benchmarks.reward_training --device cuda    longer cases, and a model of --size 1b
 
-On a GPU: bfloat16, LoRA, a model shaped as a well-known one with random weights; --size 0.5b, 1b, 1.5b.
+On a GPU: bfloat16, LoRA, random weights in the shape of a well-known model (--size 0.5b, 1b, 1.5b).
 Progress on stderr; the last line of stdout is one JSON object.
 """
 
@@ -69,7 +69,7 @@ VOCABULARY = 2048
 PAD = 0
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LONG_ENOUGH = 60.0
-"""Seconds of turns after which a case needs no more than `--turns` of them."""
+"""Seconds after which a case takes no more than `--turns` turns."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet_libraries()
     if options.threads:
         torch.set_num_threads(options.threads)
-    measured = commit()  # before anybody changes a file
+    measured = commit()  # first, because files may change during the run
     options.peak, options.peak_from = peak(options.device, CLOCKS[options.clock])
     say(f"peak {options.peak / 1e12:.2f} TFLOP/s, {options.peak_from}")
     cases = [measure(k, p, r, options) for k, p, r in options.cases]
@@ -129,12 +129,12 @@ def measure(k: int, prompt: int, response: int, options: argparse.Namespace) -> 
 
 
 def step_size(k: int, device: str) -> int:
-    """Rankings a step: enough that the optimizer's share, the same for all, is small."""
+    """Return the rankings per step, enough to make the optimizer's share of the time small."""
     return (12 if k == 2 else 8) * (4 if device == "cuda" else 1)
 
 
 def take_turns(contenders: dict[str, "Contender"], options: argparse.Namespace) -> None:
-    """At least `--turns`, and up to five times as many where steps are so short that chance matters."""
+    """Take `--turns` turns, and up to five times as many if the steps are short."""
     began = time.perf_counter()
     turn = 0
     while turn <= options.turns or (
@@ -152,13 +152,13 @@ def take_turns(contenders: dict[str, "Contender"], options: argparse.Namespace) 
 def figures(
     contenders: dict[str, "Contender"], model: Any, groups: list[TokenGroup], options: Any
 ) -> dict[str, Any]:
-    """Ours without a suffix, the others' beside it."""
+    """Return the figures of all contenders: ours without a suffix, the others with their name."""
     seconds = {name: statistics.median(c.seconds) for name, c in contenders.items()}
     ratio = {
         name: ratio_of(c.seconds, contenders["ours"].seconds) for name, c in contenders.items()
     }
     work = {name: [work_of(name)(group) for group in groups] for name in contenders}
-    tokens = {name: sum(part[0] for part in done) for name, done in work.items()}
+    tokens = {name: sum(part[0] for part in parts) for name, parts in work.items()}
     bound, speedup = tokens["trl"] / tokens["ours"], ratio["trl"]
     row: dict[str, Any] = {
         "turns": len(contenders["ours"].seconds),
@@ -179,12 +179,12 @@ def figures(
 
 
 def ratio_of(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """The median over the turns of one's seconds over the other's in the same turn."""
+    """Return the median over the turns of the ratio of both contenders' seconds."""
     return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def quartiles(contenders: dict[str, "Contender"]) -> tuple[float, float]:
-    """The range of the middle half of the turns' speed-ups over TRL."""
+    """Return the quartiles of the turns' speed-ups over TRL."""
     both = zip(contenders["trl"].seconds, contenders["ours"].seconds, strict=True)
     low, high = np.quantile([a / b for a, b in both], [0.25, 0.75])
     return float(low), float(high)
@@ -197,7 +197,7 @@ def work_of(name: str) -> Callable:
 def make_groups(
     count: int, k: int, prompt: int, response: int, *, uneven: bool = False
 ) -> list[TokenGroup]:
-    """Rankings of random tokens without ties, responses in the order of the ranking."""
+    """Return rankings of random tokens without ties, with responses in ranked order."""
     rng = np.random.default_rng(0)
     wins = np.triu(np.ones((k, k), dtype=np.float32), 1)
 
@@ -246,9 +246,9 @@ def make_model(options: argparse.Namespace, longest: int) -> Any:
 
 
 def compare_with_pairs(model: Any, groups: Sequence[TokenGroup]) -> tuple[float, float]:
-    """Our layout against a loop over all pairs, each text forwarded alone: (loss, gradients) differ by.
+    """Return how far loss and gradients of our layout differ from a loop over all pairs.
 
-    Gradients relative to the largest of them.
+    The loop forwards each text alone. Gradients are relative to the largest one.
     """
     model.train()
     loss = torch.stack([loop_over_pairs(model, group) for group in groups]).mean()
@@ -287,7 +287,7 @@ def finish(model: Any, loss: torch.Tensor) -> tuple[float, list[torch.Tensor]]:
 
 
 class StepTimes(TrainerCallback):
-    """Time of each step: forward, backward, clipping and the optimizer."""
+    """A callback that times each step: forward, backward, clipping and optimizer."""
 
     def __init__(self, clock: str) -> None:
         self.clock = CLOCKS[clock]
@@ -321,7 +321,7 @@ class Contender:
         self.last = 0.0
 
     def take_turn(self, *, warm_up: bool) -> None:
-        """One `train()` of two steps; the second counts, the first wakes the machine up."""
+        """Run `train()` for two steps, of which the first is a warm-up and the second counts."""
         self.times.seconds.clear()
         reset_peak()
         self.trainer.train()
@@ -332,7 +332,7 @@ class Contender:
 
 
 def trl_trainer(model: Any, groups: list[TokenGroup], options: Any, folder: str) -> TRLTrainer:
-    """All pairs, tokenized already; no truncation, no dropout, nothing recomputed, as for ours."""
+    """Return TRL's trainer on all pairs, tokenized; like ours, without truncation or dropout."""
     rows = [
         {
             "chosen_ids": np.concatenate([group.prompt, group.responses[i]]).tolist(),
@@ -378,7 +378,7 @@ def our_trainer(way: str) -> Callable:
 
 
 def our_model(model: Any, way: str) -> tuple[RewardModel, Collator]:
-    """As a run would make them."""
+    """Return the model and the collator of a run."""
     layout, packed, attends = WAYS[way]
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if layout == "shared":
@@ -405,16 +405,16 @@ def common_arguments(options: argparse.Namespace, folder: str) -> dict[str, Any]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """TRL wants one, though the texts are tokens already."""
+    """Return a tokenizer, which TRL requires even for tokenized texts."""
     inner = Tokenizer(models.WordLevel({"<pad>": PAD}))
     marks = ("pad_token", "eos_token", "unk_token")
     return PreTrainedTokenizerFast(tokenizer_object=inner, **dict.fromkeys(marks, "<pad>"))
 
 
-# --- telling -------------------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------
 
 
-NOT_OF_THE_MODEL = {
+OTHER_OPTIONS = {
     "quick",
     "case",
     "cases",
@@ -428,9 +428,9 @@ NOT_OF_THE_MODEL = {
 
 
 def vars_of(options: argparse.Namespace) -> dict[str, Any]:
-    said = {name: value for name, value in vars(options).items() if name not in NOT_OF_THE_MODEL}
+    model = {name: value for name, value in vars(options).items() if name not in OTHER_OPTIONS}
     dtype = "bfloat16" if options.device == "cuda" else "float32"
-    return {"family": "llama", "dtype": dtype, **said}
+    return {"family": "llama", "dtype": dtype, **model}
 
 
 def say(line: str) -> None:

@@ -1,9 +1,9 @@
-"""Kills and stops of PostgreSQL, Redis and beat, while reviewers submit over HTTP.
+"""Kills and suspensions of PostgreSQL, Redis and beat, while reviewers submit over HTTP.
 
-Each round sends SIGKILL to a server's main process, or SIGSTOP and later SIGCONT to all of its
-processes, some milliseconds into the work of `manage.py local`. Reviewers send again what was not
-answered, as the page does. Measured: the time from the server's return to the next page. What was
-answered with 200 is then looked for in the tables: none lost, none doubled.
+Each round sends SIGKILL to the main process of a server under `manage.py local`, or SIGSTOP and
+later SIGCONT to all its processes. Reviewers resend unanswered rankings, as the page does. The
+benchmark measures the time from the server's return to the next page. Every ranking that was
+answered with 200 must then be in the database exactly once.
 """
 
 import http.client
@@ -40,7 +40,7 @@ LATEST_RETURN_SECONDS = 60.0
 
 
 class Site:
-    """`manage.py local` on a data folder of its own."""
+    """A running `manage.py local` with its own data folder."""
 
     def __init__(self, var: Path):
         unset = {"DATABASE_URL", "REDIS_URL", "TIEBREAK_LOCAL_SERVICES"}
@@ -59,7 +59,7 @@ class Site:
         self.keeper = psutil.Process(services["pid"])
 
     def processes(self, part: str) -> list[psutil.Process]:
-        """The part's processes, the main one first."""
+        """Return the processes of a part, the main one first."""
         if part == "beat":
             family = psutil.Process(self.process.pid).children(recursive=True)
             return [process for process in family if is_beat(process)]
@@ -92,7 +92,7 @@ def is_beat(process: psutil.Process) -> bool:
 @contextmanager
 def running_site() -> Iterator[Site]:
     folder = Path(tempfile.mkdtemp(prefix="tb-"))
-    folder.chmod(0o711)  # run by root, PostgreSQL has another account
+    folder.chmod(0o711)  # as root, PostgreSQL runs as another account
     site = Site(folder / "var")
     try:
         yield site
@@ -102,7 +102,7 @@ def running_site() -> Iterator[Site]:
 
 
 def faults_under_load(count: int, *, tasks: int = 1500, seed: int = 0) -> dict[str, Any]:
-    """A case for the hammer: what was done to the servers, what was acknowledged, what is broken."""
+    """Return a case for the hammer: faults, acknowledged rankings and broken rules."""
     began = time.perf_counter()
     dice = random.Random(seed)
     plan = [fault for n in range(0, count, len(FAULTS)) for fault in dice.sample(FAULTS, 6)][:count]
@@ -152,7 +152,7 @@ def _round(
     fault: tuple[str, str],
     dice: random.Random,
 ) -> float:
-    """Work, a fault somewhere in it, and work again; returns the seconds to the next page."""
+    """Cause a fault while reviewers work, and return the seconds from its end to the next page."""
     stop = threading.Event()
     threads = [threading.Thread(target=reviewer.work, args=(stop,)) for reviewer in reviewers]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The product's web server as a benchmark runs it, and reviewers who use it as their pages do."""
+"""The product's web server for benchmarks, and an HTTP client that acts as the review page does."""
 
 import http.client
 import json
@@ -20,7 +20,7 @@ from config.local.processes import free_port, wait_for_web
 
 
 class WebServer:
-    """gunicorn on a database, in a session of its own; `kill` takes it away as a power cut would."""
+    """A gunicorn server on a database, in its own session."""
 
     def __init__(self, url: str, *, workers: int = 2, threads: int = 4):
         self.url, self.workers, self.threads = url, workers, threads
@@ -60,7 +60,7 @@ class WebServer:
 
 
 def sign_in(user: Any) -> str:
-    """A session of theirs, as signing in makes it; its key."""
+    """Create a session as a sign-in does, and return its key."""
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 
     from accounts.sign_in.sessions import SessionStore
@@ -82,7 +82,7 @@ VERSION = re.compile(rb'name="guideline_version" value="(\d+)"')
 
 @dataclass
 class Form:
-    """What a sheet's form says, and how it is answered."""
+    """The form of a sheet."""
 
     slot: str
     shown_order: list[str]
@@ -90,24 +90,24 @@ class Form:
 
     @classmethod
     def of(cls, html: bytes) -> "Form | None":
-        found = {name: pattern.search(html) for name, pattern in FIELDS.items()}
-        if not all(found.values()):
+        matches = {name: pattern.search(html) for name, pattern in FIELDS.items()}
+        if not all(matches.values()):
             return None
-        fields = {name: match[1].decode() for name, match in found.items() if match}
+        fields = {name: match[1].decode() for name, match in matches.items() if match}
         if version := VERSION.search(html):
             fields["guideline_version"] = version[1].decode()
         return cls(fields["slot"], fields["shown_order"].split(","), fields)
 
     def answer(self, shown: str = "") -> str:
-        """Without ties, in the order shown."""
+        """Return the encoded form with a ranking in the order shown, without ties."""
         ranks = {f"rank-{response}": n for n, response in enumerate(self.shown_order, start=1)}
-        said = {name: text for name, text in self.fields.items() if name != "csrfmiddlewaretoken"}
-        return urlencode({**said, **ranks, "active_seconds": "3.2", "shown": shown})
+        fields = {name: text for name, text in self.fields.items() if name != "csrfmiddlewaretoken"}
+        return urlencode({**fields, **ranks, "active_seconds": "3.2", "shown": shown})
 
 
 @dataclass
 class Browser:
-    """One reviewer's page: it keeps a connection, and a sheet at hand while one is read."""
+    """A reviewer's page: it keeps a connection open, and prefetches the next sheet."""
 
     port: int
     session: str
@@ -115,13 +115,13 @@ class Browser:
     cookies: dict[str, str] = field(default_factory=dict)
     connection: http.client.HTTPConnection | None = None
     form: Form | None = None
-    at_hand: Form | None = None
+    prefetched: Form | None = None
     token: str = ""
 
     def request(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Raises OSError or http.client.HTTPException when the server goes away, or its database."""
+        """Return status and body. Raises OSError or HTTPException if server or database is away."""
         self.connection = self.connection or http.client.HTTPConnection(
             "127.0.0.1", self.port, timeout=30
         )
@@ -147,27 +147,27 @@ class Browser:
         self.connection = None
 
     def open(self) -> bool:
-        """Load the page; whether there is a task."""
+        """Load the page, and return whether it has a task."""
         status, html = self.request("GET", f"/p/{self.slug}/review/")
         if status != 200:
             raise RuntimeError(f"the review page answered {status}")
-        self.form, self.at_hand = Form.of(html), None
+        self.form, self.prefetched = Form.of(html), None
         if self.form:
             self.token = self.form.fields["csrfmiddlewaretoken"]
         return self.form is not None
 
     def prepare(self) -> None:
-        """Fetch the next sheet, as the page does while one is read."""
+        """Prefetch the next sheet."""
         _, html = self.request("GET", f"/p/{self.slug}/review/next/")
-        self.at_hand = Form.of(html)
+        self.prefetched = Form.of(html)
 
     def submit(self) -> dict[str, Any]:
-        """Answer the sheet and go on to the next. RuntimeError for any answer but 200."""
+        """Submit the sheet and show the next one. Raises RuntimeError unless the status is 200."""
         assert self.form is not None
-        reply = self.send(self.form, self.at_hand.slot if self.at_hand else "")
+        reply = self.send(self.form, self.prefetched.slot if self.prefetched else "")
         following = Form.of(reply["sheet"].encode()) if reply.get("sheet") else None
-        if self.at_hand:
-            self.form, self.at_hand = self.at_hand, following
+        if self.prefetched:
+            self.form, self.prefetched = self.prefetched, following
         else:
             self.form = following
         return reply

@@ -1,19 +1,19 @@
-"""Whether people can work while others attack: pages of a reviewer, and scores of another token.
+"""Response times for legitimate users during attacks.
 
     python -m benchmarks.web_attacks            each case three times for 10 seconds, a few minutes
     python -m benchmarks.web_attacks --quick    once for 4 seconds
 
-A server as `manage.py local` starts it (one process, four threads), on loopback, with a database of
-its own. Quiet and attacked turns alternate, so that whatever else the machine does hits both alike.
-The attackers are a process of their own, which ends with the turn. The limits wanted:
+The server runs as `manage.py local` starts it (one process, four threads), on loopback, with its own
+database. Turns with and without an attack alternate, so that other load on the machine affects both.
+The attackers run in a separate process, which ends with the turn. Expected limits:
 
     guessing     16 clients try passwords without pause: the page's median grows by 20 % at most
-    half_sent    50 requests of which the second half never comes: every page is answered
-    slow_readers 50 clients that ask for a large file and read nothing: every page is answered
-    one_token    one token has 4 connections that send as much as they may: another token's 95th
+    half_sent    50 requests that are never completed: every page is answered
+    slow_readers 50 clients request a large file and read nothing: every page is answered
+    one_token    one token sends as much as allowed on 4 connections: another token's 95th
                  percentile stays under a second
 
-The reviewer asks for a page, reads it for 0.05 s, and asks for the next; so does the other token.
+The legitimate user requests a page (or a score), pauses for 0.05 s, and repeats.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--quick", action="store_true", help="one turn of 4 seconds")
-    parser.add_argument("--no-scorer", action="store_true", help="leave out the case of the tokens")
+    parser.add_argument("--no-scorer", action="store_true", help="skip the case one_token")
     options = parser.parse_args(argv)
     if options.quick:
         options.turns, options.seconds = 1, 4
@@ -90,7 +90,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def load(folder: Path) -> dict[str, str]:
-    """Fill the database: a project, people, and a reward model. Return what clients need."""
+    """Load a project, accounts and a reward model; return the clients' session, slug and tokens."""
     from django.core.management import call_command
 
     from accounts.models import Role, Token, User
@@ -172,14 +172,14 @@ def case(
     done: Counter[str] = Counter()
     turn(port, ask, 1)
     for number in range(options.turns):
-        taken, told = turn(port, ask, options.seconds)
-        quiet += taken
+        times, answers = turn(port, ask, options.seconds)
+        quiet += times
         with Attackers(attack, port, clients, argument, done):
             time.sleep(0.5)
-            taken, told = turn(port, ask, options.seconds)
-        attacked += taken
-        statuses.update(told)
-        say(f"{name}, turn {number}: {1000 * statistics.median(taken):.1f} ms, {dict(told)}")
+            times, answers = turn(port, ask, options.seconds)
+        attacked += times
+        statuses.update(answers)
+        say(f"{name}, turn {number}: {1000 * statistics.median(times):.1f} ms, {dict(answers)}")
     median = statistics.median(attacked) / statistics.median(quiet)
     return {
         "case": name, "clients": clients, "answered": dict(statuses), "attackers": dict(done),
@@ -196,29 +196,29 @@ def ms(seconds: list[float], percent: int) -> float:
 def turn(
     port: int, ask: Callable[[http.client.HTTPConnection], int], seconds: float
 ) -> tuple[list[float], Counter[str]]:
-    """Return the seconds of every answer, and how many had each status."""
-    taken: list[float] = []
-    told: Counter[str] = Counter()
+    """Return the seconds of each response, and the number of responses by status."""
+    times: list[float] = []
+    answers: Counter[str] = Counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         began = time.perf_counter()
         try:
-            told[str(ask(connection))] += 1
+            answers[str(ask(connection))] += 1
         except (OSError, http.client.HTTPException) as error:
-            told[type(error).__name__] += 1
+            answers[type(error).__name__] += 1
             connection.close()
-        taken.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - began)
         time.sleep(READING)
     connection.close()
-    return taken, told
+    return times, answers
 
 
-# --- the attackers, in a process of their own -----------------------------------------------------
+# --- the attackers, in a separate process ---------------------------------------------------------
 
 
 class Attackers:
-    """Clients of one kind, each a thread; they end with the block."""
+    """A context manager that runs attacking clients of one kind, a thread each."""
 
     def __init__(self, attack: Any, port: int, clients: int, argument: str, done: Counter[str]):
         spawn = multiprocessing.get_context("spawn")
@@ -239,14 +239,14 @@ class Attackers:
 
 
 def crew(attack: Any, port: int, clients: int, argument: str, stop: Any, counts: Any) -> None:
-    told: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
 
     def work(number: int) -> None:
         while not stop.is_set():
             try:
-                attack(port, number, argument, stop, told)
+                attack(port, number, argument, stop, statuses)
             except (OSError, http.client.HTTPException) as error:
-                told[type(error).__name__] += 1
+                statuses[type(error).__name__] += 1
                 time.sleep(0.1)
 
     threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(clients)]
@@ -255,21 +255,21 @@ def crew(attack: Any, port: int, clients: int, argument: str, stop: Any, counts:
     stop.wait()
     for thread in threads:
         thread.join(timeout=1)
-    counts.put(told)
+    counts.put(statuses)
 
 
 FORM_TOKEN = re.compile(rb'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 
-def guess(port: int, number: int, argument: str, stop: Any, told: Counter[str]) -> None:
-    """Guess passwords of a changing account on one connection."""
+def guess(port: int, number: int, argument: str, stop: Any, statuses: Counter[str]) -> None:
+    """Guess passwords of several accounts on one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/login/")
     reply = connection.getresponse()
-    found = FORM_TOKEN.search(reply.read())
+    match = FORM_TOKEN.search(reply.read())
     cookie = (reply.headers.get("Set-Cookie") or "").split(";")[0]
     headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
-    token = found[1].decode() if found else ""
+    token = match[1].decode() if match else ""
     for attempt in range(1_000_000):
         if stop.is_set():
             break
@@ -280,11 +280,11 @@ def guess(port: int, number: int, argument: str, stop: Any, told: Counter[str]) 
         connection.request("POST", "/login/", urlencode(form), headers)
         reply = connection.getresponse()
         reply.read()
-        told[str(reply.status)] += 1
+        statuses[str(reply.status)] += 1
     connection.close()
 
 
-def send_half(port: int, number: int, argument: str, stop: Any, told: Counter[str]) -> None:
+def send_half(port: int, number: int, argument: str, stop: Any, statuses: Counter[str]) -> None:
     """Send half a header or half a body, and wait until the server gives up."""
     half = (
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Half:",
@@ -292,32 +292,32 @@ def send_half(port: int, number: int, argument: str, stop: Any, told: Counter[st
     )
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(half[number % 2])
-        told["sent"] += 1
+        statuses["sent"] += 1
         connection.settimeout(0.5)
         while not stop.is_set():
             with suppress(TimeoutError):
                 if not connection.recv(100):
-                    told["closed by the server"] += 1
+                    statuses["closed by the server"] += 1
                     return
 
 
-def read_slowly(port: int, number: int, argument: str, stop: Any, told: Counter[str]) -> None:
-    """Ask for a large page again and again on one connection, and read nothing."""
+def read_slowly(port: int, number: int, argument: str, stop: Any, statuses: Counter[str]) -> None:
+    """Request a large page repeatedly on one connection, and read nothing."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
         connection.settimeout(5)
         connection.connect(("127.0.0.1", port))
         connection.sendall(b"GET /i18n.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
-        told["sent"] += 50
+        statuses["sent"] += 50
         stop.wait()
 
 
-def starve(port: int, number: int, argument: str, stop: Any, told: Counter[str]) -> None:
-    """Send what is too large, and what is just not, without pause."""
+def starve(port: int, number: int, argument: str, stop: Any, statuses: Counter[str]) -> None:
+    """Send requests just above and just below the size limit without pause."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     while not stop.is_set():
         for texts in ([TEXT * 65_000], [TEXT * 13_000], [TEXT * 40] * 200):
-            told[str(score(connection, argument, texts))] += 1
+            statuses[str(score(connection, argument, texts))] += 1
 
 
 def score(connection: http.client.HTTPConnection, key: str, texts: list[str]) -> int:

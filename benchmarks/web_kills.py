@@ -1,8 +1,8 @@
 """`kill -9` of the web server at random points, while reviewers submit over HTTP.
 
-Each round kills a worker, or the master with all its workers, some milliseconds into the work; the
-server comes back, and every reviewer sends again what was not answered, as the page does. What was
-answered with 200 is then looked for in the tables: none lost, none doubled.
+Each round kills a worker, or the master with all its workers, a few milliseconds after the start.
+The server restarts, and reviewers resend unanswered rankings, as the page does. Every ranking that
+was answered with 200 must then be in the database exactly once.
 """
 
 import http.client
@@ -25,7 +25,7 @@ GONE = (OSError, http.client.HTTPException)
 
 
 def kill_under_load(kills: int, *, tasks: int = 1500, seed: int = 0) -> dict[str, Any]:
-    """A case for the hammer: how often it was killed, what was acknowledged, and what is broken."""
+    """Return a case for the hammer: kills, acknowledged rankings and broken rules."""
     began = time.perf_counter()
     with databases(["kills"]) as urls:
         [url] = urls.values()
@@ -46,8 +46,8 @@ def kill_under_load(kills: int, *, tasks: int = 1500, seed: int = 0) -> dict[str
             "case": "web server killed under load",
             "kills": kills,
             "masters_killed": sum(rounds),
-            "acknowledged": sum(len(one.acknowledged) for one in reviewers),
-            "sent_again": sum(one.sent_again for one in reviewers),
+            "acknowledged": sum(len(reviewer.acknowledged) for reviewer in reviewers),
+            "sent_again": sum(reviewer.sent_again for reviewer in reviewers),
             "seconds": round(time.perf_counter() - began, 1),
             "broken": check(url, reviewers),
         }
@@ -56,7 +56,7 @@ def kill_under_load(kills: int, *, tasks: int = 1500, seed: int = 0) -> dict[str
 
 
 class Reviewer:
-    """Submits until told to stop, and keeps what was not answered to send it again."""
+    """A reviewer who submits until stopped, and resends a form that was not answered."""
 
     def __init__(self, browser: Browser):
         self.browser = browser
@@ -77,7 +77,7 @@ class Reviewer:
                 return
 
     def step(self) -> bool:
-        """One answer. False when there is nothing left."""
+        """Submit one form, and return False if no task is left."""
         if self.unanswered:
             self.sent_again += 1
             self._send(self.unanswered)
@@ -101,9 +101,9 @@ class Reviewer:
 
 
 def _round(server: WebServer, reviewers: list[Reviewer], dice: random.Random) -> bool:
-    """Work, a kill somewhere in it, and work again; whether the master died too."""
+    """Kill the web server while reviewers work, and return whether the master was killed too."""
     stop, whole = threading.Event(), dice.random() < 0.5
-    threads = [threading.Thread(target=one.work, args=(stop,)) for one in reviewers]
+    threads = [threading.Thread(target=reviewer.work, args=(stop,)) for reviewer in reviewers]
     for thread in threads:
         thread.start()
     time.sleep(dice.uniform(0.2, 1.2))
@@ -120,7 +120,7 @@ def _round(server: WebServer, reviewers: list[Reviewer], dice: random.Random) ->
 
 
 def check(url: str, reviewers: list[Reviewer]) -> dict[str, int]:
-    keys = [key for one in reviewers for key in one.acknowledged]
+    keys = [key for reviewer in reviewers for key in reviewer.acknowledged]
     with psycopg.connect(url) as database:
         counts = {}
         for name, query in BROKEN.items():
@@ -141,7 +141,7 @@ def check(url: str, reviewers: list[Reviewer]) -> dict[str, int]:
         "acknowledged_and_lost": len(set(keys)) - kept,
         "acknowledged_twice": len(keys) - len(set(keys)),
         "written_and_never_acknowledged": written - len(set(keys)),
-        "refused": sum(len(one.errors) for one in reviewers),
+        "refused": sum(len(reviewer.errors) for reviewer in reviewers),
     }
 
 
@@ -152,7 +152,7 @@ def sessions_of(url: str) -> list[str]:
 
 
 def prepare(tasks: int) -> int:
-    """Load and sign in, in a process that has the database to itself."""
+    """Load the database and sign the reviewers in. Runs in a separate process."""
     import os
 
     from benchmarks.bench import use
