@@ -20,7 +20,7 @@ class PasswordBackend(ModelBackend):
         password: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the user if the password is right, else None. Raises throttle.Throttled."""
+        """Return the user, or None for a wrong password. Raises throttle.Throttled."""
         name = username if username is not None else kwargs.get(User.USERNAME_FIELD)
         if name is None or password is None:
             return None

@@ -11,7 +11,7 @@ from django.db import models
 from django.utils import timezone
 
 LAST_USE_PRECISION = timedelta(minutes=1)
-"""How far `Token.last_used_at` may lag behind, so that few requests write it."""
+"""Precision of `Token.last_used_at`, so that few requests write it."""
 
 
 class Role(models.TextChoices):
@@ -42,12 +42,12 @@ class User(AbstractUser):
 
     @property
     def can_lead(self) -> bool:
-        """Whether the user may write guidelines and see other people's rankings."""
+        """Return whether the user may write guidelines and see other people's rankings."""
         return self.is_active and (self.is_superuser or self.role in {Role.LEAD, Role.TRAINER})
 
     @property
     def can_train(self) -> bool:
-        """Whether the user may freeze data, start and cancel runs, and promote models."""
+        """Return whether the user may freeze data, start and cancel runs, and promote models."""
         return self.is_active and (self.is_superuser or self.role == Role.TRAINER)
 
     def save(self, *args: Any, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ def number(text: str, *, digits: int = 18) -> int | None:
 
 
 def local_path(text: str) -> str:
-    """Return a redirect target if it is a path on this site, else "".
+    """Return a redirect target if it is a path on this site, and "" otherwise.
 
     A leading slash is required: `redirect` treats other text as the name of a view.
     """

@@ -30,19 +30,19 @@ UPLOADS_DIR = Path(
 )
 
 IMPORT_VALUE_MB = variable(
-    "TIEBREAK_IMPORT_VALUE_MB", "4", "The longest line, element or row of a file to import, in MB."
+    "TIEBREAK_IMPORT_VALUE_MB", "4", "Maximum size of a line, element or row to import, in MB."
 ).number(minimum=1)
 IMPORT_UNPACKED_MB = variable(
-    "TIEBREAK_IMPORT_UNPACKED_MB", "2048", "What a compressed file may unpack to, in MB."
+    "TIEBREAK_IMPORT_UNPACKED_MB", "2048", "Maximum unpacked size of a compressed file, in MB."
 ).number(minimum=1)
 IMPORT_ROWS = variable(
-    "TIEBREAK_IMPORT_ROWS", "5000000", "The most rows that one imported file may have."
+    "TIEBREAK_IMPORT_ROWS", "5000000", "Maximum number of rows in an imported file."
 ).number(minimum=1)
 IMPORT_SECONDS = variable(
-    "TIEBREAK_IMPORT_SECONDS", "3600", "Processor time that reading one file may take."
+    "TIEBREAK_IMPORT_SECONDS", "3600", "Maximum CPU time for reading a file, in seconds."
 ).number(minimum=1)
 IMPORT_MEMORY_MB = variable(
-    "TIEBREAK_IMPORT_MEMORY_MB", "512", "Memory that reading one file may take, in MB."
+    "TIEBREAK_IMPORT_MEMORY_MB", "512", "Maximum memory for reading a file, in MB."
 ).number(minimum=64)
 
 SNAPSHOTS_DIR = Path(
@@ -52,10 +52,10 @@ SNAPSHOTS_DIR = Path(
 DATABASE_URL = variable(
     "DATABASE_URL",
     "",
-    "PostgreSQL to use, as a postgresql:// URL. Empty: one of its own under var/.",
+    "PostgreSQL to use, as a postgresql:// URL. Empty: a local one under var/.",
 )
 REDIS_URL = variable(
-    "REDIS_URL", "", "Redis to use, as a redis:// URL. Empty: one of its own under var/."
+    "REDIS_URL", "", "Redis to use, as a redis:// URL. Empty: a local one under var/."
 )
 
 
@@ -149,13 +149,13 @@ ROOT_URLCONF = "config.urls"
 # Tiebreak is at the root of its host. Without this setting, a client's headers could change that.
 FORCE_SCRIPT_NAME = ""
 HEADER_SECONDS = variable(
-    "TIEBREAK_HEADER_SECONDS", "10", "Time for a client to send the header of a request."
+    "TIEBREAK_HEADER_SECONDS", "10", "Time limit for receiving a request's header, in seconds."
 ).number(minimum=1)
 BODY_SECONDS = variable(
-    "TIEBREAK_BODY_SECONDS", "20", "Time for a client to send a body, and 1 s more per 50 kB."
+    "TIEBREAK_BODY_SECONDS", "20", "Time limit for receiving a body, plus 1 s per 50 kB."
 ).number(minimum=1)
 READ_SECONDS = variable(
-    "TIEBREAK_READ_SECONDS", "20", "A response read at less than 2 kB/s for so long is given up."
+    "TIEBREAK_READ_SECONDS", "20", "A client that reads less than 2 kB/s for this long is cut off."
 ).number(minimum=1)
 WSGI_APPLICATION = "config.wsgi.application"
 
@@ -235,18 +235,18 @@ PASSWORD_RESET_TIMEOUT = 3600 * variable(
     "TIEBREAK_LINK_HOURS", "72", "How long a one-time link to set a password works."
 ).number(minimum=1)
 SIGN_IN_FAILURES = variable(
-    "TIEBREAK_SIGN_IN_FAILURES", "10", "Wrong passwords for one account before it has to wait."
+    "TIEBREAK_SIGN_IN_FAILURES", "10", "Wrong passwords for one account before it is blocked."
 ).number(minimum=1)
 SIGN_IN_FAILURES_BY_ADDRESS = variable(
     "TIEBREAK_SIGN_IN_FAILURES_BY_ADDRESS",
     "50",
-    "Wrong passwords from one address before it waits.",
+    "Wrong passwords from one address before it is blocked.",
 ).number(minimum=1)
 SIGN_IN_MINUTES = variable(
-    "TIEBREAK_SIGN_IN_MINUTES", "15", "For how long failed attempts count, and people wait."
+    "TIEBREAK_SIGN_IN_MINUTES", "15", "How long failed attempts count, in minutes."
 ).number(minimum=1)
 PROXIES = variable(
-    "TIEBREAK_PROXIES", "0", "Proxies of yours that append to X-Forwarded-For. 0: it is ignored."
+    "TIEBREAK_PROXIES", "0", "Number of your proxies that append to X-Forwarded-For."
 ).number()
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
@@ -263,7 +263,7 @@ LANGUAGE_COOKIE_SECURE = HTTPS
 TIME_ZONE = variable(
     "TIEBREAK_TIME_ZONE",
     "UTC",
-    "Time zone where the browser's is not known: statistics, commands, pages without scripts.",
+    "Time zone of statistics, commands and browsers that do not send theirs.",
 ).text()
 USE_TZ = True
 
@@ -284,10 +284,10 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = HTTPS
 SESSION_ENGINE = "accounts.sign_in.sessions"
 SESSION_IDLE_HOURS = variable(
-    "TIEBREAK_SESSION_IDLE_HOURS", "12", "People are signed out after this time without activity."
+    "TIEBREAK_SESSION_IDLE_HOURS", "12", "Users are signed out after this time without activity."
 ).number(minimum=1)
 SESSION_MAX_HOURS = variable(
-    "TIEBREAK_SESSION_MAX_HOURS", "336", "People sign in again after this time, active or not."
+    "TIEBREAK_SESSION_MAX_HOURS", "336", "Users are signed out after this time, active or not."
 ).number(minimum=1)
 SESSION_COOKIE_AGE = SESSION_MAX_HOURS * 3600
 SESSION_COOKIE_SECURE = HTTPS
@@ -334,46 +334,48 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {"runs.tasks.execute": {"queue": "gpu"}}
 
 RUN_LEASE_SECONDS = variable(
-    "TIEBREAK_RUN_LEASE_SECONDS", "30", "A run whose worker is silent for this long is put back."
+    "TIEBREAK_RUN_LEASE_SECONDS",
+    "30",
+    "A run returns to the queue when its worker is silent for this long.",
 ).number(minimum=2)
 RUN_MAX_ATTEMPTS = variable(
-    "TIEBREAK_RUN_MAX_ATTEMPTS", "3", "How often a run is started before it counts as failed."
+    "TIEBREAK_RUN_MAX_ATTEMPTS", "3", "Maximum number of times that a run is started."
 ).number(minimum=1)
 RUN_GRACE_SECONDS = variable(
-    "TIEBREAK_RUN_GRACE_SECONDS", "60", "Time to write a checkpoint after a cancel, before a kill."
+    "TIEBREAK_RUN_GRACE_SECONDS", "60", "Time to write a checkpoint after a cancellation."
 ).number(minimum=1)
 RUNS_AT_ONCE = variable(
-    "TIEBREAK_RUNS_AT_ONCE", "1", "How many runs one machine carries at a time; each uses all GPUs."
+    "TIEBREAK_RUNS_AT_ONCE", "1", "Concurrent runs per machine; each run uses all GPUs."
 ).number(minimum=1)
 
 SCORER_SOCKET = Path(
     variable(
-        "TIEBREAK_SCORER_SOCKET", str(VAR_DIR / "scorer.sock"), "Where the warm scorer answers."
+        "TIEBREAK_SCORER_SOCKET", str(VAR_DIR / "scorer.sock"), "Path of the scorer's socket."
     ).text()
 ).absolute()
 SCORER_SECONDS = variable(
-    "TIEBREAK_SCORER_SECONDS", "30", "Time for scores to arrive before the API answers 503."
+    "TIEBREAK_SCORER_SECONDS", "30", "How long the API waits for scores before it answers 503."
 ).number(minimum=1)
 SCORER_AT_ONCE = variable(
-    "TIEBREAK_SCORER_AT_ONCE", "2", "Requests of a web process that may wait for scores at a time."
+    "TIEBREAK_SCORER_AT_ONCE", "2", "Requests per web process that may wait for scores."
 ).number(minimum=1)
 SCORER_WAITING = variable(
     "TIEBREAK_SCORER_WAITING", "16", "Requests that may wait in the scorer's own queue."
 ).number(minimum=1)
 SCORER_IDLE_SECONDS = variable(
-    "TIEBREAK_SCORER_IDLE_SECONDS", "600", "The scorer unloads a model unused for so long."
+    "TIEBREAK_SCORER_IDLE_SECONDS", "600", "The scorer unloads a model after this idle time."
 ).number(minimum=1)
 SCORER_MEMORY_MB = variable(
-    "TIEBREAK_SCORER_MEMORY_MB", "0", "Memory the scorer may use. 0: half of the machine's."
+    "TIEBREAK_SCORER_MEMORY_MB", "0", "Maximum memory of the scorer. 0: half of the machine's."
 ).number()
 SCORER_MODELS = variable(
     "TIEBREAK_SCORER_MODELS", "1", "Reward models that the scorer keeps loaded."
 ).number(minimum=1)
 API_RESPONSES_A_MINUTE = variable(
-    "TIEBREAK_API_RESPONSES_A_MINUTE", "6000", "Responses that one token may have scored a minute."
+    "TIEBREAK_API_RESPONSES_A_MINUTE", "6000", "Responses that a token may have scored per minute."
 ).number(minimum=1)
 API_CHARACTERS = variable(
-    "TIEBREAK_API_CHARACTERS", "500000", "Characters that one request to the API may have."
+    "TIEBREAK_API_CHARACTERS", "500000", "Maximum number of characters in an API request."
 ).number(minimum=1)
 
 CELERY_BEAT_SCHEDULE = {

@@ -106,7 +106,7 @@ def _ratings(marks: dict[str, float], rng: random.Random) -> dict[str, int]:
 
 GOOD = {
     "hears": "hears the customer",
-    "point": "speaks of the right lamp",
+    "point": "names the right lamp",
     "step": "says what happens and when",
     "ends": "ends like a letter",
 }

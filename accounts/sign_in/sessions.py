@@ -19,7 +19,7 @@ from database.prepared import Prepared
 
 SIGNED_IN_AT = "signed_in_at"
 SLACK = timedelta(minutes=5)
-"""How far a session's stored end may lag behind, so that few requests write it."""
+"""Precision of a session's stored end, so that few requests write it."""
 
 _BY_KEY = Prepared(lambda key: Session.objects.filter(session_key=key), key=str)
 

@@ -32,7 +32,7 @@ api = NinjaAPI(
 api.add_router("", scores)
 
 ERRORS_LISTED = 10
-STORAGE = "The server's storage is full or unusable; its log says which folder. Tell the operator."
+STORAGE = "The server's storage is full or unusable. Ask the operator; the log names the folder."
 PARAMETER_NAMES = {"body", "asked", "one", "many"}
 """Names of the code in the locations of errors. Clients do not know them."""
 

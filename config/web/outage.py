@@ -51,7 +51,7 @@ class State:
         self.away = True
 
     def still_away(self) -> bool:
-        """Return whether the database is still away. Costs one probe if it was, else nothing."""
+        """Return whether the database is still away. Probes it only if it was away."""
         if self.away and database_answers():
             log.warning("The database answers again.")
             self.away = False
