@@ -1,11 +1,11 @@
 """Progress of projects and reviewers. Counts are derived in SQL and bounded."""
 
-import time
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from threading import Lock
 from typing import Any
 
+from cachetools import TTLCache
 from django.db import connection
 from django.db.models import Avg, Count, Max, Q
 from django.utils import timezone
@@ -64,10 +64,20 @@ class ReviewerProgress:
 
 
 KEPT_SECONDS = 30
-KEPT_AT_MOST = 2000
+
+
+@dataclass
+class Counted:
+    """A full count, the number of rankings since then, and the newest of them."""
+
+    progress: ReviewerProgress
+    since: int
+    newest: int
+
+
 Key = tuple[int, int, str, date]
-_kept: OrderedDict[Key, tuple[float, ReviewerProgress, int, int]] = OrderedDict()
-"""The expiry (time.monotonic), the count, the number of rankings since then, and the newest one."""
+_counts: TTLCache[Key, Counted] = TTLCache(maxsize=2000, ttl=KEPT_SECONDS)
+_lock = Lock()  # caches of cachetools are not thread-safe
 
 _SINCE = """
 SELECT count(*) FILTER (WHERE
@@ -95,23 +105,25 @@ def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> Reviewe
     undone in another process, appear only in the next full count.
     """
     key = _key(project, reviewer)
-    cached = _kept.get(key)
-    if cached is not None and cached[0] > time.monotonic():
-        until, counted, since, newest = cached
-        values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
-        since += fetch(_SINCE, values)[0][0]
-        _kept[key] = (until, counted, since, max(newest, ranking.pk))
-        return counted.after(since)
-    counted = of_reviewer(project, reviewer)
-    _kept[key] = (time.monotonic() + KEPT_SECONDS, counted, 0, ranking.pk)
-    while len(_kept) > KEPT_AT_MOST:
-        _kept.popitem(last=False)
-    return counted
+    with _lock:
+        counted = _counts.get(key)
+    if counted is None:
+        progress = of_reviewer(project, reviewer)
+        with _lock:
+            _counts[key] = Counted(progress, 0, ranking.pk)
+        return progress
+    since, newest = counted.since, counted.newest
+    values = {"project": project.pk, "reviewer": reviewer.pk, "newest": Int8(newest)}
+    since += fetch(_SINCE, values)[0][0]
+    # Changed in place, because storing it again would extend its time in the cache.
+    counted.since, counted.newest = since, max(newest, ranking.pk)
+    return counted.progress.after(since)
 
 
 def forget(project: Project, reviewer: User) -> None:
     """Drop the cached count in this process after an undo."""
-    _kept.pop(_key(project, reviewer), None)
+    with _lock:
+        _counts.pop(_key(project, reviewer), None)
 
 
 def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:

@@ -11,14 +11,14 @@ cores); the goal is 200.
 import json
 import re
 import secrets
-import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
+from cachetools import TTLCache
 from django.http import HttpRequest
 from django.middleware.csrf import get_token
 from django.template.loader import render_to_string
@@ -35,8 +35,6 @@ from labeling.rankings.content import Policy
 from labeling.reviewing.assignment import stage_of
 from labeling.reviewing.sheet import Sheet
 
-KEPT_SECONDS = 60
-SHAPES_AT_MOST = 200
 TEXTS_AT_MOST = 1024
 LONGEST_KEPT_TEXT = 4000
 
@@ -83,7 +81,8 @@ class Marks:
 
 MARKS = Marks.draw()
 _PATTERN = MARKS.pattern()
-_shapes: OrderedDict[Hashable, tuple[float, list[str]]] = OrderedDict()
+_shapes: TTLCache[Hashable, list[str]] = TTLCache(maxsize=200, ttl=60)
+_lock = Lock()  # caches of cachetools are not thread-safe
 
 
 ContextOf = Callable[[HttpRequest, Project, Sheet], dict[str, Any]]
@@ -158,12 +157,12 @@ def _shape(
         Policy.of(project), project.current_version_id, k, roles, get_language(),
         request.COOKIES.get("guideline") == "closed",
     )  # fmt: skip
-    until, pieces = _shapes.get(key, (0.0, []))
-    if until < time.monotonic():
+    with _lock:
+        pieces = _shapes.get(key)
+    if pieces is None:
         pieces = _PATTERN.split(_marked(request, project, k, roles, context_of))
-        _shapes[key] = (time.monotonic() + KEPT_SECONDS, pieces)
-        while len(_shapes) > SHAPES_AT_MOST:
-            _shapes.popitem(last=False)
+        with _lock:
+            _shapes[key] = pieces
     return pieces
 
 

@@ -111,10 +111,10 @@ def test_counts_of_today_are_kept_for_each_zone():
         content=Content(one_each(slot.task)),
     ).ranking
     progress.after_ranking(project, reviewer, ranking)
-    kept = len(progress._kept)
+    cached = len(progress._counts)
     with timezone.override(ZoneInfo("Pacific/Kiritimati")):
         progress.after_ranking(project, reviewer, ranking)
-    assert len(progress._kept) == kept + 1
+    assert len(progress._counts) == cached + 1
 
 
 def test_dates_of_a_snapshot_mean_the_same_for_everyone():
