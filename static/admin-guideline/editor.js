@@ -1,5 +1,5 @@
-// Shows the Markdown next to its text area as reviewers will read it. The server renders it, with the
-// same function as everywhere; without this script the preview is that of the last save.
+// Show a preview of the Markdown next to its text area. The server renders it with the same function
+// as on reviewer pages. Without this script, the preview is that of the last save.
 import { control, data, find, findAll } from "../js/dom.js";
 
 const WAIT_MS = 250;

@@ -1,4 +1,4 @@
-// Selects a field when it is clicked, and copies it where the browser lets a page do that.
+// Select a field when it is focused, and copy it with a button where the browser allows it.
 import { data, find, findAll } from "./dom.js";
 
 for (const field of findAll(document, "[data-copy]", HTMLInputElement)) {

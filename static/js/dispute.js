@@ -1,5 +1,5 @@
-// Settling a dispute on the keyboard. The form works without this script, and only its fields are sent:
-// the script reads its selects into rows, changes the rows, and writes them back.
+// Keyboard controls of the dispute page. The form works without this script, and only its fields are
+// sent: the script reads the selects into rows, changes the rows, and writes them back.
 import { closest, control, data, find, findAll } from "./dom.js";
 import { restoreExact, toggleExact } from "./exact.js";
 import { digitOf, keyOf } from "./keys.js";
@@ -9,7 +9,7 @@ import * as order from "./order.js";
 
 /** @typedef {import("./order.js").Id} Id */
 /** @typedef {import("./order.js").Row} Row */
-/** @typedef {{ rows: Row[], selected: Id | null }} Step a state that undo can return to */
+/** @typedef {{ rows: Row[], selected: Id | null }} Step a state that undo restores */
 
 const form = find(document, "#outcome-form", HTMLFormElement);
 const dock = find(document, "#dock");
@@ -35,10 +35,10 @@ function say(text, kind = "") {
   showStatus(status, lineStatus, text, kind);
 }
 
-const ready = () => (isTouchOnly() ? "Ready to record." : "Enter records it.");
+const ready = () => (isTouchOnly() ? "Ready to record." : "Press Enter to record.");
 
 /**
- * Return the rows of an order given as the value of each field of the form.
+ * Return the rows of an order, given a function that returns the value of each field.
  * @param {(field: string) => string | null} valueOf
  */
 function rowsOf(valueOf) {
@@ -58,13 +58,13 @@ const missing = () => {
   return ids.filter((id) => !done.has(id));
 };
 
-/** Return which responses are unacceptable, as a sentence; empty without a line. */
+/** Return the unacceptable responses as a sentence; empty without a line. */
 function lineWords() {
   const below = order.unacceptable(state.rows);
   if (!below) return "";
   const letters = ids.filter((id) => below.includes(id)).map(letterOf);
   if (letters.length) return `Unacceptable: ${letters.join(", ")}.`;
-  return missing().length ? "The next ones you place are unacceptable." : "Nothing is unacceptable.";
+  return missing().length ? "Responses you place next are unacceptable." : "Nothing is unacceptable.";
 }
 
 function paint() {
@@ -83,17 +83,17 @@ function paint() {
   dockButton("tie").setAttribute("aria-pressed", String(state.tieNext));
   for (const name of ["better", "worse", "back"]) dockButton(name).disabled = !state.selected;
   dockButton("undo").disabled = !state.past.length;
-  submitButton.dataset.ready = wanting() ? "no" : "yes";
+  submitButton.dataset.ready = problem() ? "no" : "yes";
 }
 
 /** @param {string} name */
 const dockButton = (name) => find(dock, `[data-do=${name}]`, HTMLButtonElement);
 
 /** Return what is still missing, as a sentence; empty when the outcome can be recorded. */
-function wanting() {
+function problem() {
   const rest = missing().map(letterOf);
-  if (rest.length) return `${rest.join(", ")} ${rest.length > 1 ? "have" : "has"} no place yet.`;
-  return causes.some((cause) => cause.checked) ? "" : isTouchOnly() ? "Say why they disagreed." : "Say why they disagreed: R, then 1 to 5.";
+  if (rest.length) return `${rest.join(", ")} ${rest.length > 1 ? "are" : "is"} not placed yet.`;
+  return causes.some((cause) => cause.checked) ? "" : isTouchOnly() ? "Choose the cause." : "Choose the cause: R, then 1 to 5.";
 }
 
 /**
@@ -105,7 +105,7 @@ function change(rows, selected, text = "") {
   Object.assign(state, { rows, selected, tieNext: false });
   writeForm();
   paint();
-  say([text, wanting() || ready()].filter(Boolean).join(" "));
+  say([text, problem() || ready()].filter(Boolean).join(" "));
 }
 
 /**
@@ -149,7 +149,7 @@ const ladderVerbs = {
   },
   drop: (id, mate) => change(order.tie(state.rows, id, mate), id),
   dropBefore: (id, index) => change(order.putBefore(state.rows, id, index), id),
-  takeBack: (id) => change(order.without(state.rows, id), null),
+  unplace: (id) => change(order.without(state.rows, id), null),
 };
 
 const verbs = {
@@ -158,7 +158,7 @@ const verbs = {
     const mate = placed.find((id) => id === state.selected) ?? placed.at(-1);
     state.tieNext = !state.tieNext && mate !== undefined;
     paint();
-    say(state.tieNext && mate ? `The next one ties with ${letterOf(mate)}.` : "Place a response first, then tie the next one with it.");
+    say(state.tieNext && mate ? `The next response ties with ${letterOf(mate)}.` : "Place a response first, then tie the next one with it.");
   },
   better: () => moveSelected(-1),
   worse: () => moveSelected(1),
@@ -178,7 +178,7 @@ const verbs = {
   cause: () => (causes.find((cause) => cause.checked) ?? causes[0]).focus(),
   note: () => control(form, "note").focus(),
   submit: () => form.requestSubmit(submitButton),
-  exact: () => say(toggleExact(form) ? "Every text is shown exactly as it was written." : "The texts are formatted."),
+  exact: () => say(toggleExact(form) ? "All texts are shown as written." : "All texts are formatted."),
   help() {
     if (!help.open) help.showModal();
   },
@@ -209,7 +209,7 @@ const KEYS = {
 };
 
 /**
- * Return what a key does; null when it is left to the browser.
+ * Return the action of a key; null if the browser handles it.
  * @param {KeyboardEvent} event
  */
 function actionOf(event) {
@@ -248,10 +248,10 @@ dock.hidden = false;
 restoreExact(form);
 state.rows = rowsOf((name) => control(form, name).value);
 paint();
-say(wanting() || ready());
+say(problem() || ready());
 document.addEventListener("keydown", onKey);
 form.addEventListener("submit", (event) => {
-  const text = wanting();
+  const text = problem();
   if (!text) return;
   say(`Not recorded yet. ${text}`, "bad");
   event.preventDefault();
@@ -259,7 +259,7 @@ form.addEventListener("submit", (event) => {
 for (const cause of causes) {
   cause.addEventListener("change", () => {
     paint();
-    say(wanting() || ready());
+    say(problem() || ready());
   });
 }
 document.addEventListener("click", (event) => {

@@ -1,5 +1,5 @@
-// Finds the elements and values that a script needs, with their types. What the template should have
-// written but did not is an error that names it.
+// Typed access to elements and their values. An element or a value missing from the template raises
+// an error that names it.
 
 /** @typedef {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} Control */
 
@@ -89,7 +89,7 @@ export function findAll(root, selector, type = HTMLElement) {
 }
 
 /**
- * Return the nearest HTML element that matches, from `start` outwards, or null.
+ * Return the nearest matching HTML element, `start` or one of its ancestors, or null.
  * @param {EventTarget | null} start
  * @param {string} selector
  * @returns {HTMLElement | null}
@@ -100,7 +100,7 @@ export function closest(start, selector) {
 }
 
 /**
- * Return the one control of this name in a form.
+ * Return the only control of this name in a form.
  * @param {HTMLFormElement} form
  * @param {string} name
  * @returns {Control}

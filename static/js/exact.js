@@ -1,5 +1,5 @@
-// Every text of the page exactly as it was written, or formatted, with one key. The exact texts come
-// with the page; a text too long to be formatted has none, as it is shown like that anyway.
+// Switch all texts of the page between formatted and exact. The exact texts come with the page. A
+// text too long to be formatted has no exact copy, because it is always shown as written.
 import { find, findAll } from "./dom.js";
 
 const EXACT = "tiebreak-exact";

@@ -1,4 +1,4 @@
-// Adds rows for criteria, using empty ones first. Without it, saving adds two more empty rows.
+// Add rows for criteria, using empty rows first. Without this script, saving adds two empty rows.
 import { find, findAll } from "./dom.js";
 
 const section = find(document, "[data-criteria]");

@@ -1,4 +1,4 @@
-// Follows a file that a worker is checking or importing, and reloads the page when that has ended.
+// Poll the state of a file that a worker is checking or importing, and reload the page when it changes.
 import { data, find } from "./dom.js";
 
 const FIRST_PAUSE = 500, LONGEST_PAUSE = 5000;

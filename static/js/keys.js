@@ -1,16 +1,16 @@
-// Which shortcut a key press means. On a layout without Latin letters (Cyrillic, Greek, Hebrew,
-// Arabic, Thai, …) the key's position counts: the key that is C on an English keyboard means C.
+// Map key presses to shortcuts. On a layout without Latin letters (Cyrillic, Greek, Hebrew, Arabic,
+// Thai, …) shortcuts follow key positions: the key that is C on an English keyboard means C.
 const LATIN = /^\p{Script=Latin}$/u;
 const LETTER = /^[\p{L}\p{M}]$/u;
 /** @type {Record<string, string | undefined>} */
 const SIGNS = { Minus: "-", Equal: "=" };
 
-/** Whether the last letter came from such a layout. It may have a comma or a quote on a letter's key,
- * which says nothing by itself: Dvorak has them there too. */
+/** Whether the last letter came from such a layout. A comma or a quote on the key of a letter is no
+ * evidence of one: Dvorak has them there too. */
 let byPosition = false;
 
 /**
- * Return what the key at this position writes on an English keyboard.
+ * Return the character that the key at this position types on an English keyboard.
  * @param {string} code
  */
 function atPosition(code) {
@@ -31,8 +31,8 @@ export function keyOf(event) {
 }
 
 /**
- * Return the digit of a key in the top row or on the number pad, whatever it writes; null for
- * another key.
+ * Return the digit of a key in the top row or on the number pad, whatever it types; null for other
+ * keys.
  * @param {KeyboardEvent} event
  */
 export function digitOf(event) {

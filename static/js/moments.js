@@ -1,5 +1,5 @@
-// Tells the server the browser's time zone, so that times and "today" are the reader's own. The
-// page that the server sent before it knew the zone is converted here.
+// Store the browser's time zone in a cookie, so that the server shows local times. Times on a page
+// that was sent before the server had the cookie are converted here.
 import { data, findAll } from "./dom.js";
 
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;

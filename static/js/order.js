@@ -1,5 +1,5 @@
-// A weak order as rows, best first: each row is a tier (a list of response ids) or the LINE under
-// which everything is unacceptable. Every function takes rows and returns new rows.
+// A weak order as rows, best first: each row is a tier (a list of response ids) or the LINE below
+// which everything is unacceptable. The functions take rows and return new rows.
 export const LINE = "line";
 
 /** @typedef {string[]} Tier response ids */
@@ -52,7 +52,7 @@ export function place(rows, id) {
 }
 
 /**
- * Put `id` into the tier that holds `other`, or into the last tier; alone when there is none.
+ * Put `id` into the tier of `other`, or into the last tier, or into a new tier if there is none.
  * @param {Row[]} rows
  * @param {Id} id
  * @param {Id | null} other
@@ -66,8 +66,8 @@ export function tie(rows, id, other) {
 }
 
 /**
- * Move one step better (-1) or worse (+1): out of a tie, across the line, or into the next tier;
- * past it where there are no ties.
+ * Move one step better (-1) or worse (+1): out of a tie, across the line, or into the next tier, or
+ * past that tier if ties are not allowed.
  * @param {Row[]} rows
  * @param {Id} id
  * @param {-1 | 1} step
@@ -92,9 +92,9 @@ export function move(rows, id, step, ties = true) {
 }
 
 /**
- * Draw the line under the row of `selected`, or under everything; remove it when it is selected.
- * Once every response has a place (`complete`), a line under the last tier would make nothing
- * unacceptable, which no one who draws it intends: it goes above that tier.
+ * Draw the line below the row of `selected`, or below all rows; remove it if it is selected. Once
+ * every response is placed (`complete`), a line below the last tier would make nothing unacceptable,
+ * so it goes above that tier.
  * @param {Row[]} rows
  * @param {Id | null} selected
  * @param {boolean} complete
@@ -131,8 +131,9 @@ export function putBefore(rows, id, at) {
 }
 
 /**
- * Ranks need not be dense: equal ranks tie, `cut` is the rank below which the line runs.
- * @param {Record<Id, number>} ranks  0 when the response has no place
+ * Return rows from ranks, which need not be dense: equal ranks tie, and `cut` is the last rank above
+ * the line.
+ * @param {Record<Id, number>} ranks  0 if the response is not placed
  * @param {number | null} cut
  * @returns {Row[]}
  */

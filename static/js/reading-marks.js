@@ -1,5 +1,5 @@
-// Marks the words of one response that another does not have. Marks are elements around text, so that
-// they can be underlined and announced by a screen reader; removing them restores the text.
+// Mark the words of one response that another lacks. Marks are elements around text, so that they can
+// be underlined and announced by screen readers; removing them restores the text.
 import { WORDS_AT_MOST, compare, wordsOf } from "./reading-words.js";
 
 const MARKS_AT_MOST = 3_000;
@@ -32,7 +32,7 @@ function wordsIn(root) {
 }
 
 /**
- * Return the stretches to mark. Neighbours that differ share a mark when only blanks separate them.
+ * Return the ranges to mark. Adjacent words share a mark if only blanks separate them.
  * @param {PlacedWord[]} words
  * @param {boolean[]} differs
  */
@@ -69,7 +69,7 @@ export function unmark(root) {
 }
 
 /**
- * Mark both texts, and return how many words differ in each and which share is the same.
+ * Mark both texts, and return the number of words that differ in each and the share that is the same.
  * @param {Node} left
  * @param {Node} right
  */

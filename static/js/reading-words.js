@@ -1,6 +1,6 @@
-// What differs between two texts, word by word. Pure functions, bounded in time for any input:
-// words that occur once in both texts are the anchors (Bram Cohen's patience diff), and small
-// stretches between them are compared exactly, by their longest common subsequence.
+// A word-by-word diff of two texts. Pure functions with bounded running time for any input: words
+// that occur once in both texts are the anchors (Bram Cohen's patience diff), and small regions
+// between anchors are compared exactly, by their longest common subsequence.
 export const WORDS_AT_MOST = 20_000;
 const CELLS_AT_MOST = 400_000;
 const STEPS_AT_MOST = 3_000_000;
@@ -14,7 +14,7 @@ const WORD = new RegExp(`[${ONE_BY_ONE}]\\p{M}*|(?:(?![${ONE_BY_ONE}])[\\p{L}\\p
 /** @typedef {Int32Array} Mates for each word on the left, the index of its equal on the right, or -1 */
 
 /**
- * Return the words of a text: runs of letters and digits, every other sign alone.
+ * Return the words of a text: runs of letters and digits, and every other character on its own.
  * @param {string} text
  * @returns {Word[]}
  */
@@ -28,8 +28,8 @@ export function wordsOf(text, atMost = WORDS_AT_MOST) {
 }
 
 /**
- * Compare two lists of strings: `left` and `right` say for each word whether the other list lacks
- * it, `same` is the share of the longer list that both have.
+ * Compare two lists of strings. In the result, `left` and `right` hold for each word whether the
+ * other list lacks it; `same` is the share of the longer list that both lists have.
  * @param {string[]} left
  * @param {string[]} right
  */
@@ -59,7 +59,7 @@ export function compare(left, right) {
 }
 
 /**
- * Return the region without what both sides begin and end with, which is matched here.
+ * Match the common prefix and suffix of a region, and return the rest of the region.
  * @param {string[]} left
  * @param {string[]} right
  * @param {Region} region
@@ -99,7 +99,7 @@ function exact(left, right, [a, aEnd, b, bEnd], mates) {
 /** @typedef {{ pair: [number, number], before: Pile | undefined }} Pile */
 
 /**
- * Return the pairs of indexes of words that occur once on both sides, in an order both sides share.
+ * Return pairs of indexes of words that occur once on both sides, in an order that both sides share.
  * @param {string[]} left
  * @param {string[]} right
  * @param {Region} region
@@ -153,7 +153,7 @@ function around([a, aEnd, b, bEnd], chain, mates) {
 /** @typedef {{ start: number, end: number }} Run */
 
 /**
- * Ignore a word or two that happen to be equal among many that are not: they tell a reader nothing.
+ * Drop matches of one or two words inside longer differences: they are coincidences.
  * @param {Mates} mates
  * @param {number} rightLength
  */

@@ -1,13 +1,13 @@
-// Reading comfortably: long texts folded, earlier turns hidden, responses scrolled together, and the
-// differences between two of them marked. The event "sheet:shown" says which sheet is on the page;
-// keys and buttons end in `reading`. A sheet is complete without all this.
+// Reading aids: collapse long texts, hide earlier turns, scroll responses together, and highlight the
+// differences between two of them. The event "sheet:shown" carries the sheet on the page; keys and
+// buttons call `reading`. Sheets work without this script.
 import { data, find, findAll, findOptional } from "./dom.js";
 import { restoreExact, toggleExact } from "./exact.js";
 import { markDifferences, unmark } from "./reading-marks.js";
 import { showStatus } from "./review-words.js";
 
-const TALL = 900; // px; a longer text starts folded
-const LONG_TALK = 0.6; // of the window's height; a longer prompt starts with its last turns
+const TALL = 900; // px; a longer text starts collapsed
+const LONG_TALK = 0.6; // of the window's height; a longer prompt starts with only its last turns
 const TURNS_KEPT = 2;
 const SCROLL = "tiebreak-scroll";
 
@@ -16,7 +16,7 @@ const SCROLL = "tiebreak-scroll";
 let form = document.createElement("form"); // until a sheet is shown
 /** @type {AnswerPair | null} the responses being compared */
 let pair = null;
-/** @type {Set<HTMLElement>} unfolded for the comparison, and folded again after it */
+/** @type {Set<HTMLElement>} expanded for the comparison, to be collapsed after it */
 const unfolded = new Set();
 
 const answers = () => findAll(form, ".answer[data-letter]");
@@ -42,7 +42,7 @@ function button(className, label, onClick) {
   return created;
 }
 
-// Long texts are folded
+// Collapse long texts
 
 /**
  * @param {HTMLElement} body
@@ -52,12 +52,12 @@ function fold(body, folded) {
   body.classList.toggle("folded", folded);
   const toggle = body.nextElementSibling;
   if (!toggle) return;
-  toggle.textContent = folded ? gettext("Show all of it") : gettext("Fold it again");
+  toggle.textContent = folded ? gettext("Show all") : gettext("Collapse");
   toggle.setAttribute("aria-expanded", String(!folded));
 }
 
 /**
- * Return the height of the text itself: a card is as high as its neighbour.
+ * Return the height of the text, not of its card, which is as high as its neighbour.
  * @param {HTMLElement} body
  */
 const heightOf = (body) =>
@@ -77,11 +77,11 @@ function whole() {
   const foldable = findAll(form, "[data-foldable]");
   const folded = !foldable.some((body) => body.classList.contains("folded"));
   for (const body of foldable) fold(body, folded);
-  if (!foldable.length) say(gettext("No text here is so long that it is folded."));
-  else say(folded ? gettext("Long texts are folded.") : gettext("Every text is shown whole."));
+  if (!foldable.length) say(gettext("No text here is long enough to collapse."));
+  else say(folded ? gettext("Long texts are collapsed.") : gettext("All texts are shown in full."));
 }
 
-// Earlier turns of a long conversation are hidden
+// Hide earlier turns of a long conversation
 
 function hideTurns() {
   const prompt = findOptional(form, ".prompt");
@@ -104,7 +104,7 @@ function showTurns(prompt, earlier, shown) {
   const toggle = find(prompt, ".earlier");
   toggle.setAttribute("aria-expanded", String(shown));
   toggle.textContent = shown
-    ? gettext("Put the earlier turns away")
+    ? gettext("Hide earlier turns")
     : interpolate(ngettext("Show %s earlier turn", "Show %s earlier turns", count), [count]);
   if (shown) foldGiants();
 }
@@ -115,7 +115,7 @@ function turns() {
   else say(gettext("The whole prompt is shown."));
 }
 
-// Responses scroll together, each as far through its own text as the others
+// Scroll responses together, each to the same share of its text
 
 /** @type {WeakMap<HTMLElement, number>} positions that `follow` itself set */
 const ownPositions = new WeakMap();
@@ -159,7 +159,7 @@ function together() {
   say(on ? gettext("The responses scroll together.") : gettext("Each response is shown at its full height."));
 }
 
-// What differs between two responses
+// Highlight differences between two responses
 
 function pairs() {
   const all = answers();
@@ -192,7 +192,7 @@ function nextDifferences() {
 function stopComparing() {
   pair = null;
   clear();
-  say(gettext("The marks are gone."));
+  say(gettext("Highlights cleared."));
 }
 
 function clear() {
@@ -225,7 +225,7 @@ function compare([left, right]) {
 
 /** @param {ReturnType<typeof markDifferences>} differences */
 function describe({ left, right, same, cut }) {
-  if (!left && !right) return gettext("They say the same, word for word.");
+  if (!left && !right) return gettext("The texts are identical.");
   const share = interpolate(gettext("%s % of the words are the same."), [Math.round(100 * same)]);
   return cut ? [share, gettext("Only the first 20,000 words are compared.")].join(" ") : share;
 }
@@ -238,7 +238,7 @@ function bar(compared, text) {
   const element = document.createElement("div");
   element.className = "compare cluster";
   const label = document.createElement("span");
-  label.textContent = gettext("Marked: what one says and the other does not");
+  label.textContent = gettext("Highlighted: words that the other response lacks");
   const summary = document.createElement("span");
   Object.assign(summary, { className: "muted", textContent: text });
   const end = button("compare-end", gettext("Clear highlights"), stopComparing);
@@ -267,13 +267,13 @@ function choice(compared, side) {
   return select;
 }
 
-// The texts as they were written
+// Show texts as written
 
 function exact() {
   if (pair) stopComparing();
   const on = toggleExact(form);
   foldGiants();
-  say(on ? gettext("Every text is shown exactly as it was written.") : gettext("The texts are formatted."));
+  say(on ? gettext("All texts are shown as written.") : gettext("All texts are formatted."));
 }
 
 export const reading = { differences, exact, nextDifferences, together, turns, whole };
@@ -288,5 +288,5 @@ document.addEventListener("sheet:shown", (event) => {
   hideTurns();
   foldGiants();
   const prompt = findOptional(form, ".prompt");
-  if (prompt && prompt.scrollHeight > prompt.clientHeight + 1) prompt.tabIndex = 0; // it scrolls on a low page
+  if (prompt && prompt.scrollHeight > prompt.clientHeight + 1) prompt.tabIndex = 0; // it scrolls in a low window
 });

@@ -1,5 +1,5 @@
-// Active time: the page is visible and someone moved, typed or scrolled within the last minute.
-// While it is, the reservations of the task and of the next one are renewed too.
+// Active time: the page is visible and someone moved, typed or scrolled within the last minute. The
+// reservations of this task and the next are renewed during active time only.
 import { control, data } from "./dom.js";
 import { post, whyLost } from "./review-draft.js";
 
@@ -24,7 +24,7 @@ export class Clock {
   }
 
   /**
-   * Count for this sheet from now on, starting from what it had before.
+   * Count time for this sheet, starting from its earlier active time.
    * @param {HTMLFormElement} form
    */
   attach(form) {
@@ -49,7 +49,8 @@ export class Clock {
   }
 
   /**
-   * Renew the reservations of `forms()`; `onLost` is told which one is no longer reserved, and why.
+   * Renew the reservations of `forms()` regularly; call `onLost` with a form that is no longer reserved,
+   * and the reason.
    * @param {number} seconds
    * @param {() => HTMLFormElement[]} forms
    * @param {(form: HTMLFormElement, reason: import("./review-draft.js").LostReason) => void} onLost
@@ -62,7 +63,7 @@ export class Clock {
           const response = await post(form, data(form, "renewUrl"), {});
           if (response.status === 409) onLost(form, await whyLost(response));
         } catch {
-          // No network: the next beat tries again, and the draft is kept in the browser.
+          // No network: the next interval tries again, and the draft is kept in the browser.
         }
       }
     };

@@ -1,4 +1,4 @@
-// What a reviewer typed is kept twice: in this browser immediately, on the server a moment later.
+// Drafts, saved twice: in this browser immediately, and on the server a moment later.
 import { control, data, isControl } from "./dom.js";
 
 const DAY = 24 * 3600 * 1000;
@@ -9,7 +9,7 @@ const KEPT = /^(rank|rating|flag)-|^cut$|^rationale$|^strength$/;
 /** @typedef {{ at: number, fields: Fields, active_seconds?: number }} Kept */
 
 /**
- * Why the reviewer no longer holds a task, or what happened to the draft.
+ * The reason why the reviewer no longer holds a task, or the state of the draft.
  * @typedef {"ranked" | "skipped" | "withdrawn" | "expired"} LostReason
  * @typedef {LostReason | "saved" | "unsaved" | "offline"} DraftState
  */
@@ -60,8 +60,8 @@ export class Draft {
   }
 
   /**
-   * Another sheet is shown: what is kept stays kept; the draft of a sheet that was not sent goes to
-   * the server.
+   * Stop saving, because another sheet is shown. Send the draft to the server unless the sheet was
+   * sent.
    * @param {{ sent: boolean }} how
    */
   close({ sent }) {
@@ -105,7 +105,7 @@ export class Draft {
     try {
       localStorage.setItem(this.key, JSON.stringify(this.draft));
     } catch {
-      // A full or forbidden store: the server's copy remains.
+      // Storage is full or blocked: the copy on the server remains.
     }
     clearTimeout(this.timer);
     if (this.form.dataset.draftUrl) this.timer = setTimeout(() => this.send(), WAIT);
@@ -117,20 +117,20 @@ export class Draft {
     if (!this.draft || !this.form.dataset.draftUrl) return;
     try {
       const response = await post(this.form, this.form.dataset.draftUrl, this.draft);
-      this.tell(response.ok ? "saved" : response.status === 409 ? await whyLost(response) : "unsaved");
+      this.report(response.ok ? "saved" : response.status === 409 ? await whyLost(response) : "unsaved");
     } catch {
-      this.tell("offline");
+      this.report("offline");
     }
   }
 
   /** @param {DraftState} state */
-  tell(state) {
+  report(state) {
     if (this.open) this.onState(state);
   }
 }
 
 /**
- * Return why the reviewer no longer holds the task.
+ * Return the reason why the reviewer no longer holds the task.
  * @param {Response} response
  * @returns {Promise<LostReason>}
  */

@@ -1,4 +1,4 @@
-// Nothing is left to rank: send what an earlier page kept; Z takes back what was just sent.
+// The page without tasks: send rankings that an earlier page kept, and undo the last one with Z.
 import { find, findOptional } from "./dom.js";
 import { keyOf } from "./keys.js";
 import { Notes } from "./review-notes.js";
@@ -21,17 +21,17 @@ async function flush() {
     }
     outbox.remove(entry);
     if (outcome.kind === "refused") location.assign(outbox.reviewUrl);
-    if (outcome.kind === "sent") wasSent(outcome.reply);
+    if (outcome.kind === "sent") afterSend(outcome.reply);
     if (outcome.kind === "rejected") outbox.keep({ ...entry, refused: true });
   }
   notes.paint({ outbox, trouble, retry: flush });
 }
 
 /** @param {import("./review-outbox.js").SentReply} reply */
-function wasSent(reply) {
+function afterSend(reply) {
   if (reply.sheet && !outbox.waiting().length) location.assign(outbox.reviewUrl);
   if (reply.go) location.assign(reply.go);
-  if (reply.message) notes.tell(reply.message);
+  if (reply.message) notes.add(reply.message);
 }
 
 window.addEventListener("online", flush);

@@ -1,5 +1,5 @@
-// From one sheet to the next without waiting. While one is read, the next is fetched; on submit it is
-// shown immediately, while the ranking is sent. What the server refuses comes back as a sheet.
+// Move from one sheet to the next without waiting. The next sheet is fetched while the current one is
+// read, and shown on submit while the ranking is sent. A refused ranking returns as a sheet.
 import { control, findOptional } from "./dom.js";
 import { Notes } from "./review-notes.js";
 import { Outbox, freshKey, troubleOf } from "./review-outbox.js";
@@ -8,7 +8,7 @@ import { isTouchOnly } from "./review-words.js";
 const RETRY = 5000;
 const UNDO_FOR = 120_000;
 
-const undoHint = () => (isTouchOnly() ? "" : gettext("Z takes it back."));
+const undoHint = () => (isTouchOnly() ? "" : gettext("Press Z to undo."));
 
 /** @typedef {import("./review-outbox.js").Entry} Entry */
 /** @typedef {import("./review-outbox.js").SentReply} SentReply */
@@ -16,8 +16,8 @@ const undoHint = () => (isTouchOnly() ? "" : gettext("Z takes it back."));
 /** @typedef {import("./review-sheet.js").Sheet} Sheet */
 
 /**
- * The ranking or skip that undo takes back. One from before the page was loaded has no entry and no
- * form; `undo` is the address that undoes it, once the server has given one.
+ * The last ranking or skip, which undo reverts. If it was sent before this page was loaded, it has no
+ * entry and no form. `undo` is its undo address, once the server has sent one.
  * @typedef {{
  *   entry: Entry | null,
  *   form: HTMLFormElement | null,
@@ -28,7 +28,7 @@ const undoHint = () => (isTouchOnly() ? "" : gettext("Z takes it back."));
  */
 
 /**
- * What the flow needs from the page.
+ * The interface that the flow requires of its page.
  * @typedef {{
  *   sheet: Sheet,
  *   show(form: HTMLFormElement, how: { sent: boolean }): void,
@@ -36,6 +36,12 @@ const undoHint = () => (isTouchOnly() ? "" : gettext("Z takes it back."));
  *   refresh(reply: import("./review-outbox.js").BarReply): void,
  *   leave(address?: string): Promise<void>,
  * }} FlowPage
+ */
+
+/**
+ * The outcome of an undo. One that "failed" can be tried again; one that is "refused" cannot.
+ * @typedef {{ kind: "undone", reply: SentReply & { sheet: string } }
+ *   | { kind: "failed" | "refused", text: string }} UndoOutcome
  */
 
 /**
@@ -51,14 +57,14 @@ export function parsed(html) {
 export class Flow {
   /**
    * @param {FlowPage} page
-   * @param {HTMLElement} root  the place for notes; its data attributes name the addresses
+   * @param {HTMLElement} root  the element for notes; its data attributes name the addresses
    */
   constructor(page, root) {
     this.page = page;
     this.root = root;
-    /** @type {HTMLFormElement | null} the next sheet, fetched and not shown yet */
-    this.atHand = null;
-    /** @type {Entry | null} the entry whose answer brings the next sheet */
+    /** @type {HTMLFormElement | null} the next sheet, fetched but not shown yet */
+    this.nextForm = null;
+    /** @type {Entry | null} the entry whose reply contains the next sheet */
     this.waiting = null;
     /** @type {Entry | null} the entry that is being sent */
     this.sending = null;
@@ -86,7 +92,7 @@ export class Flow {
     return control(this.page.sheet.form, "csrfmiddlewaretoken").value;
   }
 
-  /** The page was loaded: send what an earlier one left, then prepare the next sheet. */
+  /** Send rankings that an earlier page left, and prefetch the next sheet. */
   start() {
     const undo = findOptional(document, "#undo-form", HTMLFormElement);
     if (undo) {
@@ -95,31 +101,31 @@ export class Flow {
     }
     this.page.paintSent(this.last);
     const own = this.outbox.waiting().find((entry) => entry.slot === this.page.sheet.form.dataset.slot);
-    if (own) this.wait(own, gettext("Sending what was kept in this browser…"));
+    if (own) this.wait(own, gettext("Sending the ranking kept in this browser…"));
     if (this.outbox.entries().length) this.flush();
     this.prefetch();
   }
 
   async prefetch() {
-    if (this.atHand || this.fetching) return;
+    if (this.nextForm || this.fetching) return;
     this.fetching = true;
     try {
       const response = await fetch(this.outbox.nextUrl);
-      const found = response.status === 200 && !response.redirected;
-      this.keepAtHand(found ? parsed(await response.text()) : null);
+      const isSheet = response.status === 200 && !response.redirected;
+      this.keepNext(isSheet ? parsed(await response.text()) : null);
     } catch {
-      // No network: a submit then waits for its answer, which brings the next sheet.
+      // No network: the submit waits for its reply, which contains the next sheet.
     } finally {
       this.fetching = false;
     }
   }
 
   /** @param {HTMLFormElement | null} form */
-  keepAtHand(form) {
-    if (!form || this.atHand || form.dataset.slot === this.page.sheet.form.dataset.slot) return;
+  keepNext(form) {
+    if (!form || this.nextForm || form.dataset.slot === this.page.sheet.form.dataset.slot) return;
     if (this.outbox.waiting().some((entry) => entry.slot === form.dataset.slot)) return;
     if (this.waiting) return;
-    this.atHand = form;
+    this.nextForm = form;
     this.page.sheet.form.dataset.next = "ready";
   }
 
@@ -128,20 +134,20 @@ export class Flow {
   /** @param {Sheet} sheet */
   send(sheet) {
     if (this.waiting) {
-      sheet.say([gettext("It is on its way."), undoHint()].join(" ").trim());
+      sheet.say([gettext("It is being sent."), undoHint()].join(" ").trim());
       return;
     }
     const entry = this.outbox.add(sheet.form);
     this.last = { entry, form: sheet.form, undo: null, until: Date.now() + UNDO_FOR, skipped: false };
-    const next = this.atHand;
-    this.atHand = null;
+    const next = this.nextForm;
+    this.nextForm = null;
     if (next) this.page.show(next, { sent: true });
     else this.wait(entry, gettext("Sending…"));
     this.flush();
   }
 
   /**
-   * Keep the sheet on the page until its entry is answered.
+   * Keep the sheet on the page until the server answers its entry.
    * @param {Entry} entry
    * @param {string} text
    */
@@ -151,7 +157,7 @@ export class Flow {
     this.page.sheet.say(text);
   }
 
-  /** One at a time, oldest first, so that a ranking never overtakes the one before it. */
+  /** Send the entries one at a time, oldest first, so that no ranking overtakes an earlier one. */
   flush() {
     this.flight ??= this.sendAll().finally(() => {
       this.flight = null;
@@ -205,7 +211,7 @@ export class Flow {
       this.page.leave(reply.go);
       return;
     }
-    if (reply.message) this.notes.tell(reply.message);
+    if (reply.message) this.notes.add(reply.message);
     const more = this.outbox.waiting().length > 0;
     const form = reply.sheet ? parsed(reply.sheet) : null;
     if (reply.confirm || (this.waiting && !form && !more)) {
@@ -217,16 +223,16 @@ export class Flow {
     if (this.waiting && form) {
       this.waiting = null;
       this.page.show(form, { sent: true });
-    } else this.keepAtHand(form);
+    } else this.keepNext(form);
   }
 
   /**
-   * The reviewer returns to that sheet, with what they typed; the one they had comes next.
+   * Return to a refused sheet, with its contents; the current sheet comes next.
    * @param {string} html
    */
   refused(html) {
     this.last = null;
-    this.comeBack(parsed(html), gettext("This one was not taken; see what is wrong with it."));
+    this.returnTo(parsed(html), gettext("This ranking was refused; see the errors below."));
     findOptional(this.page.sheet.form, "#errors")?.focus();
   }
 
@@ -236,19 +242,19 @@ export class Flow {
     if (this.waiting?.name === entry.name) this.page.leave();
   }
 
-  // Back to a sheet that was sent
+  // Return to a sheet that was sent
 
   /**
    * @param {HTMLFormElement | null} form
    * @param {string} text
    */
-  comeBack(form, text) {
+  returnTo(form, text) {
     if (!form) {
       this.page.leave();
       return;
     }
     const shown = this.page.sheet.form;
-    if (!this.waiting && shown.dataset.slot !== form.dataset.slot) this.atHand = shown;
+    if (!this.waiting && shown.dataset.slot !== form.dataset.slot) this.nextForm = shown;
     this.waiting = null;
     this.page.show(form, { sent: false });
     this.page.sheet.say(text);
@@ -266,24 +272,24 @@ export class Flow {
       return;
     }
     if (!last.undo || this.last !== last) {
-      this.page.sheet.say(gettext("This one cannot be taken back any more."));
+      this.page.sheet.say(gettext("This can no longer be undone."));
       return;
     }
     this.last = null;
-    const reply = await this.askBack(last.undo);
-    if (reply && "sheet" in reply) {
-      this.page.refresh(reply);
-      this.comeBack(parsed(reply.sheet), gettext("Taken back. Change it, and send it again."));
-    } else if (reply) this.page.sheet.say(Object.values(reply.errors).join(" "), "warn");
-    else {
-      this.last = last;
-      this.page.sheet.say(gettext("There is no network, so it could not be taken back. Try again."), "warn");
+    const outcome = await this.requestUndo(last.undo);
+    if (outcome.kind === "undone") {
+      this.page.refresh(outcome.reply);
+      this.returnTo(parsed(outcome.reply.sheet), gettext("Undone. Change your ranking, then send it again."));
+    } else {
+      if (outcome.kind === "failed") this.last = last;
+      this.page.sheet.say(outcome.text, "warn");
     }
     this.paint();
   }
 
   /**
-   * It may have arrived anyway, when only the answer was lost: a new key lets it be changed.
+   * Undo an unsent ranking. It may have arrived if only the reply was lost: a new key allows it to be
+   * changed.
    * @param {Entry} entry
    * @param {HTMLFormElement} form
    */
@@ -292,24 +298,30 @@ export class Flow {
     this.last = null;
     control(form, "idempotency_key").value = freshKey();
     delete form.dataset.sent;
-    this.comeBack(form, gettext("Taken back before it was sent. Change it, and send it again."));
+    this.returnTo(form, gettext("Undone before it was sent. Change your ranking, then send it."));
     this.paint();
   }
 
   /**
-   * Undo on the server, and return its reply; null without a network.
+   * Ask the server to undo a ranking or a skip.
    * @param {string} url
-   * @returns {Promise<(SentReply & { sheet: string }) | { errors: Record<string, string> } | null>}
+   * @returns {Promise<UndoOutcome>}
    */
-  async askBack(url) {
+  async requestUndo(url) {
+    let response;
     try {
-      const response = await fetch(url, {
+      response = await fetch(url, {
         method: "POST",
         headers: { Accept: "application/json", "X-CSRFToken": this.token },
       });
-      return await response.json();
     } catch {
-      return null;
+      return { kind: "failed", text: gettext("There is no network, so nothing was undone. Try again.") };
     }
+    if (response.redirected) return { kind: "failed", text: gettext("You are signed out.") };
+    const reply = await response.json().catch(() => null);
+    if (response.ok && reply?.sheet) return { kind: "undone", reply };
+    if (reply?.errors) return { kind: "refused", text: Object.values(reply.errors).join(" ") };
+    if (response.status === 404) return { kind: "refused", text: gettext("This can no longer be undone.") };
+    return { kind: "failed", text: gettext("The server did not undo this. Reload the page, then try again.") };
   }
 }

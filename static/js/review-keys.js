@@ -1,18 +1,18 @@
-// Every key of the ranking page. Letters a–i and digits 1–9 mean responses, or grades of a pair; the
-// rest is listed in the dialog that "?" opens. Nothing here runs while someone types, nor when keys
-// are switched off.
+// Keyboard shortcuts of the ranking page. Letters a–i and digits 1–9 stand for responses, or for the
+// grades of a pair; the dialog that "?" opens lists the rest. Shortcuts are disabled while someone
+// types, and when they are switched off.
 import { closest, find, findAll, findOptional } from "./dom.js";
 import { digitOf, keyOf } from "./keys.js";
 
 const OFF = "tiebreak-keys-off";
 const TYPING = "textarea, select, input:not([type=radio], [type=checkbox])";
 
-/** @typedef {{ index: number, digit: boolean }} ResponseKey which response a key means, and whether it was a digit */
+/** @typedef {{ index: number, digit: boolean }} ResponseKey the response of a key, and whether the key is a digit */
 /** @typedef {keyof typeof KEYS} Verb */
 /** @typedef {Record<Verb | "nextDifferences", () => void>} Verbs */
 
 /**
- * What the keys do.
+ * The actions of the keys.
  * @typedef {object} Actions
  * @property {Verbs} verbs
  * @property {(key: ResponseKey) => boolean} canKey
@@ -60,7 +60,7 @@ function responseKey(event) {
 }
 
 /**
- * Digits rate the criterion in focus and go on to the next one; 0 removes the rating.
+ * Rate the criterion in focus with a digit, and move to the next criterion; 0 removes the rating.
  * @param {KeyboardEvent} event
  * @param {() => void} onPending
  */
@@ -92,7 +92,7 @@ function leaveField(event, field, verbs) {
 }
 
 /**
- * Return what a key does when no one is typing; null when it is left to the browser.
+ * Return the action of a key when no one is typing; null if the browser handles it.
  * @param {KeyboardEvent} event
  * @param {Actions} actions
  */
@@ -103,7 +103,7 @@ function actionOf(event, { verbs, canKey, onKey }) {
   if (input?.type === "radio" && event.key.startsWith("Arrow")) return null;
   if (event.key === "Escape") return () => target instanceof HTMLElement && target.blur();
   const verb = VERBS[keyOf(event)];
-  // Named keys go first: on some keyboards "-" is on a digit's key.
+  // Named keys come first: on some keyboards "-" is on the key of a digit.
   if (verb === "undo" && event.shiftKey) return verbs.redo;
   if (verb === "differences" && event.shiftKey) return verbs.nextDifferences;
   if (verb) return verbs[verb];

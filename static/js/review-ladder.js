@@ -1,5 +1,5 @@
-// The ladder: the tiers from best to worst, the line, and the tray of responses not placed yet.
-// Chips are kept between paints, so that focus and a drag survive them.
+// The ladder: tiers from best to worst, the line, and the tray of responses not placed yet. Chips are
+// reused between paints, to keep focus and drags.
 import { LINE, placed } from "./order.js";
 import { fill } from "./review-words.js";
 
@@ -7,13 +7,13 @@ import { fill } from "./review-words.js";
 /** @typedef {import("./order.js").Row} Row */
 
 /**
- * What chips and drops do.
+ * The actions of chips and drops.
  * @typedef {object} LadderVerbs
  * @property {(id: Id) => void} select
  * @property {(id: Id, tied: boolean) => void} pick
  * @property {(id: Id, mate: Id) => void} drop
  * @property {(id: Id, index: number) => void} dropBefore
- * @property {(id: Id) => void} takeBack
+ * @property {(id: Id) => void} unplace
  */
 
 /**
@@ -124,7 +124,7 @@ export class Ladder {
   tray(rest) {
     const label = element("span", "ladder-label", gettext("Not placed"));
     const item = element("li", "ladder-tray", label, ...rest.map((id) => this.chip(id)));
-    return this.target(item, (id) => this.verbs.takeBack(id));
+    return this.target(item, (id) => this.verbs.unplace(id));
   }
 
   /** @param {{ rows: Row[], selected: Id | null, tieNext: boolean }} state */

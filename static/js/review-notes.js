@@ -1,5 +1,4 @@
-// What the reviewer has to know besides the sheet: what is waiting to be sent, and what happened to
-// something sent earlier.
+// Notes above the sheet: rankings waiting to be sent, refused rankings, and messages of the server.
 import { data } from "./dom.js";
 import { fill } from "./review-words.js";
 
@@ -42,12 +41,12 @@ export class Notes {
   }
 
   /** @param {string} message */
-  tell(message) {
+  add(message) {
     this.messages.push(message);
   }
 
   /**
-   * `trouble` is why the last try failed, or null.
+   * Show the notes. `trouble` is the reason why the last attempt failed, or null.
    * @param {State} state
    */
   paint(state) {
@@ -72,7 +71,7 @@ export class Notes {
       this.messages = this.messages.filter((other) => other !== message);
       repaint();
     };
-    return line(message, button(gettext("All right"), close));
+    return line(message, button(gettext("OK"), close));
   }
 
   /**
@@ -82,8 +81,8 @@ export class Notes {
    */
   pending(count, trouble, retry) {
     const text = ngettext(
-      "%(count)s ranking is kept in this browser and waits to be sent. Keep working; it goes out by itself.",
-      "%(count)s rankings are kept in this browser and wait to be sent. Keep working; they go out by themselves.",
+      "%(count)s ranking is kept in this browser. Keep working; it is sent automatically.",
+      "%(count)s rankings are kept in this browser. Keep working; they are sent automatically.",
       count,
     );
     const words = `${WHY[trouble]()} ${fill(text, { count })}`;
@@ -101,11 +100,11 @@ export class Notes {
    */
   rejected(entry, outbox, repaint) {
     const at = new Date(entry.at).toLocaleString();
-    const text = fill(gettext("The ranking you sent %(at)s was not taken: its task or your place in the project is gone."), { at });
+    const text = fill(gettext("The ranking you sent on %(at)s was refused: its task was removed, or you are no longer a member of the project."), { at });
     const drop = () => {
       outbox.remove(entry);
       repaint();
     };
-    return line(text, button(gettext("Throw it away"), drop));
+    return line(text, button(gettext("Discard"), drop));
   }
 }

@@ -1,4 +1,4 @@
-// A ranking of three to nine: rows of tiers in a ladder, written into a rank select per response.
+// A ranking of three to nine responses: rows of tiers in a ladder, written into one select per response.
 import { control, data, find, findAll } from "./dom.js";
 import { Ladder } from "./review-ladder.js";
 import { fill, isTouchOnly, listed, ordinal } from "./review-words.js";
@@ -6,7 +6,7 @@ import * as order from "./order.js";
 
 /** @typedef {import("./order.js").Id} Id */
 /** @typedef {import("./order.js").Row} Row */
-/** @typedef {{ rows: Row[], selected: Id | null }} OrderStep a state that undo can return to */
+/** @typedef {{ rows: Row[], selected: Id | null }} OrderStep a state that undo restores */
 
 export class Order {
   /**
@@ -97,21 +97,21 @@ export class Order {
       return gettext("Not sent yet: a ranking compares at least two responses.");
     }
     const text = ngettext(
-      "Not sent yet: %(letters)s has no place. Every response needs one.",
-      "Not sent yet: %(letters)s have no place. Every response needs one.",
+      "Not sent yet: %(letters)s is not placed. Place every response.",
+      "Not sent yet: %(letters)s are not placed. Place every response.",
       rest.length,
     );
     return fill(text, { letters: listed(rest) });
   }
 
-  /** Return what the status adds once it can be sent: it names what is left out, without asking. */
+  /** Return the status of a ranking that can be sent, with the responses left out; empty otherwise. */
   ready() {
     const rest = this.missing().map((id) => this.letterOf(id));
     if (!rest.length) return isTouchOnly() ? gettext("All placed: ready to submit.") : gettext("All placed: Enter submits.");
     if (this.refusal()) return "";
     const text = ngettext(
-      "%(letters)s is left out and compared with nothing.",
-      "%(letters)s are left out and compared with nothing.",
+      "%(letters)s is left out and not compared.",
+      "%(letters)s are left out and not compared.",
       rest.length,
     );
     return [fill(text, { letters: listed(rest) }), isTouchOnly() ? "" : gettext("Enter submits.")].join(" ").trim();
@@ -119,7 +119,7 @@ export class Order {
 
   /** @param {Id | null} id */
   describe(id) {
-    if (!id) return gettext("The line is gone.");
+    if (!id) return gettext("Line removed.");
     const at = order.rowOf(this.rows, id);
     if (id === order.LINE) return this.describeLine();
     if (at < 0) return fill(gettext("%(letter)s is not placed."), { letter: this.letterOf(id) });
@@ -137,13 +137,13 @@ export class Order {
     return fill(gettext("%(letter)s is %(place)s."), values);
   }
 
-  /** Return which responses are unacceptable, as a sentence; empty without a line. */
+  /** Return the unacceptable responses as a sentence; empty without a line. */
   describeLine() {
     const below = order.unacceptable(this.rows);
     if (!below) return "";
     const letters = [...this.cards.keys()].filter((id) => below.includes(id)).map((id) => this.letterOf(id));
     if (letters.length) return fill(gettext("Unacceptable: %(letters)s."), { letters: listed(letters) });
-    if (this.missing().length) return gettext("The next ones you place are unacceptable.");
+    if (this.missing().length) return gettext("Responses you place next are unacceptable.");
     return gettext("Nothing is unacceptable.");
   }
 
@@ -168,7 +168,7 @@ export class Order {
     this.form.querySelector("[data-do=tie]")?.setAttribute("aria-pressed", String(this.tieNext));
   }
 
-  // What a reviewer can do
+  // Actions
 
   /**
    * @param {Row[]} rows
@@ -219,7 +219,7 @@ export class Order {
     this.paint();
     this.sheet.say(
       this.tieNext && mate !== undefined
-        ? fill(gettext("The next one ties with %(letter)s."), { letter: this.letterOf(mate) })
+        ? fill(gettext("The next response ties with %(letter)s."), { letter: this.letterOf(mate) })
         : gettext("Place a response first, then tie the next one with it."),
     );
   }
@@ -238,13 +238,13 @@ export class Order {
   }
 
   back() {
-    if (this.selected) this.takeBack(this.selected);
+    if (this.selected) this.unplace(this.selected);
   }
 
   /** @param {Id} id */
-  takeBack(id) {
+  unplace(id) {
     const letter = this.letterOf(id);
-    const text = id === order.LINE ? gettext("The line is gone.") : fill(gettext("%(letter)s is back in the tray."), { letter });
+    const text = id === order.LINE ? gettext("Line removed.") : fill(gettext("%(letter)s is unplaced."), { letter });
     this.change(order.without(this.rows, id), null, text);
   }
 

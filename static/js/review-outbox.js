@@ -1,5 +1,5 @@
-// What was submitted and has not reached the server yet. It is kept in this browser, under the key that
-// makes sending it twice the same as sending it once, until the server has answered.
+// Submitted rankings that have not reached the server yet. They are kept in this browser until the
+// server answers. Their idempotency keys make it safe to send them again.
 import { control, data } from "./dom.js";
 
 const PREFIX = "tiebreak-outbox";
@@ -13,19 +13,19 @@ const PATIENCE = 20_000;
  * @property {string} body  the form, as it is sent
  * @property {number} at  when it was submitted, in ms
  * @property {string} draft  the key of its draft
- * @property {boolean} [refused]  the server will never take it
+ * @property {boolean} [refused]  the server rejected it for good
  */
 
 /** @typedef {"offline" | "unanswered" | "signed-out"} Trouble */
 /** @typedef {{ progress?: string, csrf: string }} BarReply */
 
 /**
- * The server took a ranking. `sheet` is the next one, as HTML; `go` is a page to read first.
+ * The reply to a stored ranking. `sheet` is the next sheet as HTML; `go` is a page to read first.
  * @typedef {BarReply & { go?: string, message?: string, undo?: string | null, sheet?: string | null, confirm?: boolean }} SentReply
  */
 
 /**
- * What happened to an entry.
+ * The outcome of sending an entry.
  * @typedef {{ kind: "sent", reply: SentReply }
  *   | { kind: "refused", reply: { sheet: string } }
  *   | { kind: "rejected" }
@@ -33,13 +33,13 @@ const PATIENCE = 20_000;
  */
 
 /**
- * Return why an entry has to be sent again; null when the server has decided about it.
+ * Return the reason to send an entry again; null once the server has accepted or refused it.
  * @param {Outcome} outcome
  */
 export const troubleOf = ({ kind }) =>
   kind === "offline" || kind === "unanswered" || kind === "signed-out" ? kind : null;
 
-/** Return a random version 4 UUID; crypto.randomUUID exists on secure pages only. */
+/** Return a random version 4 UUID. (crypto.randomUUID exists on secure pages only.) */
 export function freshKey() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6] & 0x0f) | 0x40;
@@ -70,7 +70,7 @@ export class Outbox {
   }
 
   /**
-   * Return a stored entry; null for one that another tab has just removed, or that is damaged.
+   * Return a stored entry; null if it is damaged, or another tab has just removed it.
    * @param {string} name
    * @returns {Entry | null}
    */
@@ -104,7 +104,7 @@ export class Outbox {
     try {
       localStorage.setItem(entry.name, JSON.stringify(entry));
     } catch {
-      this.memory.set(entry.name, entry); // A full or forbidden store: kept as long as the page is open.
+      this.memory.set(entry.name, entry); // Storage is full or blocked: kept while the page is open.
     }
   }
 
@@ -142,7 +142,7 @@ export class Outbox {
   }
 
   /**
-   * Return the server's response; null without a network.
+   * Post an entry and return the response; null without a network.
    * @param {Entry} entry
    * @param {string} shown
    * @param {string} token

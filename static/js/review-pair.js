@@ -1,9 +1,9 @@
-// Two responses: one of seven grades from "A is much better" to "B is much better", and whether
-// they are acceptable. The radios and the select of the form hold the answer.
+// A comparison of two responses: one of seven grades from "A is much better" to "B is much better",
+// and whether they are acceptable. The radio buttons and the select of the form hold the state.
 import { data, find, findAll } from "./dom.js";
 import { fill, isTouchOnly } from "./review-words.js";
 
-/** @typedef {{ chosen: string | null, cut: string }} PairStep a state that undo can return to */
+/** @typedef {{ chosen: string | null, cut: string }} PairStep a state that undo restores */
 
 export class Pair {
   /**
@@ -57,7 +57,7 @@ export class Pair {
   }
 
   /**
-   * Return the pair [better, worse] of response ids, if one is better.
+   * Return the pair [better, worse] of response ids; empty for a tie.
    * @returns {[string, string][]}
    */
   beats() {
@@ -77,7 +77,7 @@ export class Pair {
 
   describe() {
     const label = this.labels.find(({ dataset }) => dataset.grade === this.chosen);
-    return label ? fill(gettext("%(words)s."), { words: label.title }) : gettext("Nothing is chosen.");
+    return label ? fill(gettext("%(words)s."), { words: label.title }) : gettext("Nothing selected.");
   }
 
   lineWords() {
@@ -95,7 +95,7 @@ export class Pair {
       card.dataset.unacceptable = this.cut === "0" || (this.cut === "1" && lost) ? "yes" : "no";
       card.dataset.selected = won ? "yes" : "no";
       find(card, ".answer-rank").textContent = this.chosen === null ? "" : won ? "1" : lost ? "2" : "=1";
-      const label = fill(gettext("%(letter)s is better, by one step more"), { letter: data(card, "letter") });
+      const label = fill(gettext("%(letter)s is better by one more step"), { letter: data(card, "letter") });
       find(card, ".answer-place").setAttribute("aria-label", label);
     }
     find(this.form, "#pair-line").textContent = this.lineWords();
@@ -162,7 +162,7 @@ export class Pair {
   }
 
   /**
-   * Digits choose a grade; the letters go one step towards A or B.
+   * Choose a grade with a digit, or move one step towards A or B with a letter.
    * @param {number} index
    * @param {boolean} tied
    * @param {boolean} digit

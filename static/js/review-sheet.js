@@ -1,5 +1,5 @@
-// One sheet: the form of one task. The form works without this script, and only its fields are sent;
-// what a reviewer does goes through a model of it, Order or Pair, and is written back.
+// A sheet is the form of one task. The form works without this script, and only its fields are sent.
+// Actions change its model, Order or Pair, which is written back into the fields.
 import { control, data, find, findAll, findOptional } from "./dom.js";
 import { Draft } from "./review-draft.js";
 import { Order } from "./review-order.js";
@@ -11,7 +11,7 @@ const NARROW = "(max-width: 64rem)";
 /** @typedef {import("./review-order.js").OrderStep | import("./review-pair.js").PairStep} Step */
 
 /**
- * The ranking that a sheet holds, and what a reviewer can do to it.
+ * The ranking on a sheet, and the actions that change it.
  * @typedef {{
  *   selected: string | null,
  *   paint(): void,
@@ -34,7 +34,7 @@ const NARROW = "(max-width: 64rem)";
  */
 
 /**
- * What a sheet needs from the page that shows it.
+ * The interface that a sheet requires of its page.
  * @typedef {{
  *   clock: import("./review-clock.js").Clock,
  *   send(sheet: Sheet, event: Event): void,
@@ -71,7 +71,7 @@ export class Sheet {
   }
 
   /**
-   * Listen as long as this sheet is shown.
+   * Listen until this sheet is closed.
    * @param {EventTarget} target
    * @param {string} name
    * @param {(event: Event) => void} act
@@ -102,12 +102,12 @@ export class Sheet {
   onDraft(state) {
     /** @type {Partial<Record<typeof state, string>>} */
     const warnings = {
-      unsaved: gettext("The draft is kept in this browser only: the server did not take it."),
-      offline: gettext("No network: your work is kept in this browser and sent when it returns."),
-      ranked: gettext("You have sent this task already, in another tab. Reload the page to go on, or submit to replace that ranking."),
-      skipped: gettext("You have skipped this task, in another tab. Reload the page to go on."),
-      withdrawn: gettext("A lead has withdrawn this task. You can still submit what you have; it is kept."),
-      expired: gettext("Your reservation ran out. Everything is still here; submit it, or skip the task."),
+      unsaved: gettext("The draft is kept in this browser only: the server refused it."),
+      offline: gettext("No network: your work is kept in this browser and sent once you are online."),
+      ranked: gettext("You have already ranked this task in another tab. Reload the page to continue, or submit to replace that ranking."),
+      skipped: gettext("You have skipped this task in another tab. Reload the page to continue."),
+      withdrawn: gettext("A lead has withdrawn this task. You can still submit your ranking; it is kept."),
+      expired: gettext("Your reservation has expired. Your work is still here: submit it, or skip the task."),
     };
     const warning = warnings[state];
     if (warning) this.say(warning, "warn");
@@ -121,7 +121,7 @@ export class Sheet {
   }
 
   /**
-   * The model changed; `before` is the state that an undo returns to.
+   * Record a change of the model; undo restores `before`.
    * @param {Step} before
    * @param {string} text
    */
@@ -143,7 +143,7 @@ export class Sheet {
   }
 
   /**
-   * Go one step back or forth in the history; return whether there was one.
+   * Move one step back or forward in the history; return false if there is none.
    * @param {Step[]} from
    * @param {Step[]} to
    * @param {string} text
@@ -162,7 +162,7 @@ export class Sheet {
   }
 
   redo() {
-    this.travel(this.future, this.past, gettext("Done again."));
+    this.travel(this.future, this.past, gettext("Redone."));
   }
 
   // Sending
@@ -176,7 +176,7 @@ export class Sheet {
     } else this.page.send(this, event);
   }
 
-  /** Counted as the server counts: by code point, without blanks around the text. */
+  /** The length as the server counts it: in code points, without surrounding blanks. */
   get rationaleLength() {
     return [...this.rationale.value.trim()].length;
   }
@@ -195,7 +195,7 @@ export class Sheet {
     return fill(gettext("A rationale has at most %(longest)s characters; this one has %(written)s. Shorten it."), { longest, written });
   }
 
-  /** Return why the rationale cannot be sent, and show it at its field; null when it can. */
+  /** Show at its field why the rationale cannot be sent, and return it; null if it can be sent. */
   refuseRationale() {
     const problem = this.longRationale() || this.shortRationale();
     this.showRationaleError(problem);
@@ -222,7 +222,7 @@ export class Sheet {
     return Number(findOptional(this.form, selector, HTMLInputElement)?.value || 0);
   }
 
-  /** Return a question about the first pair whose ratings all say the opposite of the ranking. */
+  /** Return a question about the first pair whose ratings all contradict the ranking, or null. */
   contradiction() {
     const names = [...new Set(findAll(this.form, ".rating").map((group) => data(group, "criterion")))];
     for (const [better, worse] of this.model.beats()) {
@@ -237,7 +237,7 @@ export class Sheet {
     return null;
   }
 
-  // Moving about
+  // Navigation
 
   rate() {
     const [first] = this.cards.values();
@@ -255,7 +255,7 @@ export class Sheet {
     const stacked = this.form.dataset.layout !== "stacked";
     this.form.dataset.layout = stacked ? "stacked" : "side";
     localStorage.setItem("tiebreak-layout", this.form.dataset.layout);
-    this.say(stacked ? gettext("Responses below each other.") : gettext("Responses side by side."));
+    this.say(stacked ? gettext("Responses stacked.") : gettext("Responses side by side."));
   }
 
   /**

@@ -1,13 +1,13 @@
-// Sentences with blanks, ordinal numbers, lists in words, and the status line.
+// Placeholders in sentences, ordinals, lists in words, and the status line.
 
 /**
- * Put values into the %(name)s of a sentence.
+ * Replace the %(name)s placeholders of a sentence.
  * @param {string} text
  * @param {Record<string, string | number>} values
  */
 export const fill = (text, values) => interpolate(text, values, true);
 
-/** Whether touch is the only input: a sentence then names no key. */
+/** Whether touch is the only input; sentences then mention no keys. */
 export const isTouchOnly = () => matchMedia("(hover: none) and (pointer: coarse)").matches;
 
 /** @param {number} index  0 for the first */
@@ -25,7 +25,7 @@ export function listed(words) {
 }
 
 /**
- * Say `text` in the status line, and hide the sentence about the line of acceptability where `text`
+ * Show `text` in the status line, and hide the sentence about the line of acceptability if `text`
  * contains it.
  * @param {HTMLElement} status
  * @param {HTMLElement | null} line

@@ -1,5 +1,5 @@
-// Makes the ranking page quick: the form works without this script. The page shows one sheet at a
-// time; keys, buttons and drops end in the verbs below, and Flow brings the next sheet.
+// The ranking page, enhanced: its form works without this script. The page shows one sheet at a time;
+// keys, buttons and drops call the verbs below, and Flow fetches the next sheet.
 import { closest, control, data, find, findAll, findOptional } from "./dom.js";
 import { reading } from "./reading.js";
 import { Clock } from "./review-clock.js";
@@ -69,7 +69,7 @@ class Page {
     this.present(form);
     window.scrollTo(0, 0);
     find(document, "#main").focus({ preventScroll: true });
-    if (sent) announce(isTouchOnly() ? gettext("Sent. The next task is here.") : gettext("Sent; Z takes it back. The next task is here."));
+    if (sent) announce(isTouchOnly() ? gettext("Sent. The next task is here.") : gettext("Sent; press Z to undo. The next task is here."));
     this.flow.prefetch();
   }
 
@@ -88,7 +88,7 @@ class Page {
     document.dispatchEvent(new CustomEvent("sheet:shown", { detail: { form } }));
   }
 
-  /** How to rank, for someone who has not ranked here yet and has not dismissed the hint. */
+  /** Show how to rank to reviewers who have neither ranked here nor dismissed the hint. */
   showHint() {
     const hint = findOptional(this.sheet.form, "#first-hint");
     if (hint) hint.hidden = !this.flow.root.dataset.first || localStorage.getItem(HINT) === "1";
@@ -100,7 +100,7 @@ class Page {
   }
 
   /**
-   * While the guideline is the same, it stays where the reader has scrolled it.
+   * Keep the scroll position of a guideline that did not change.
    * @param {HTMLFormElement} old
    * @param {HTMLFormElement} form
    */
@@ -133,7 +133,7 @@ class Page {
     button.append(" ", Object.assign(document.createElement("kbd"), { textContent: "z" }));
     button.addEventListener("click", () => this.flow.undo());
     const done = last.skipped ? gettext("Skipped.") : gettext("Sent.");
-    note.append(this.flow.isUnsent(last) ? gettext("On its way.") : done, " ", button);
+    note.append(this.flow.isUnsent(last) ? gettext("Sending…") : done, " ", button);
     find(this.sheet.form, "#sent-place").append(note);
     this.undoTimer = setTimeout(() => this.paintSent(this.flow.last), left);
   }
@@ -148,7 +148,7 @@ class Page {
   }
 
   /**
-   * A sheet is complete: ask once when its ratings contradict the ranking, then send it.
+   * Send a complete sheet; first ask for confirmation, once, if its ratings contradict the ranking.
    * @param {Sheet} sheet
    * @param {Event} event
    */
@@ -170,7 +170,7 @@ class Page {
       this.flow.send(sheet);
     } else if (!navigator.onLine) {
       event.preventDefault();
-      sheet.say(gettext("There is no network. The revision is kept in this browser; send it again when it is back."), "bad");
+      sheet.say(gettext("There is no network. The revision is kept in this browser; send it again once you are online."), "bad");
     } else if (sheet.form.dataset.sent) {
       event.preventDefault();
       sheet.say(gettext("Sending…"));
@@ -190,19 +190,19 @@ class Page {
     openDialog("ask-dialog");
     return new Promise((answer) => {
       this.answer = answer;
-      // A browser may report an earlier closing only after the question was asked again.
+      // A browser may report an earlier close event only after the dialog is open again.
       dialog.onclose = () => dialog.open || answer(dialog.returnValue === "send");
     });
   }
 
-  /** Go wherever the server sends a reviewer now: another task, the changed guideline, or the end. */
+  /** Load the page that the server chooses now: another task, the changed guideline, or the end. */
   async leave(address = this.flow.reviewUrl) {
     if (!this.flow.waiting) await this.sheet.draft.send();
     location.assign(address);
   }
 }
 
-document.documentElement.classList.add("enhanced"); // first: the page measures its texts as they are shown
+document.documentElement.classList.add("enhanced"); // first: the heights of texts are measured with these styles
 const page = new Page(find(document, "#ranking-form", HTMLFormElement));
 const { flow } = page;
 
@@ -269,11 +269,11 @@ listen({
   onPending: () => page.sheet.draft.save(),
 });
 if (page.sheet.form.dataset.renewUrl) {
-  const forms = () => [page.sheet.form, flow.atHand].filter((form) => form !== null);
+  const forms = () => [page.sheet.form, flow.nextForm].filter((form) => form !== null);
   page.clock.renewEvery(Number(page.sheet.form.dataset.renewSeconds), forms, (form, reason) => {
     if (form === page.sheet.form) page.sheet.onDraft(reason);
-    else if (form === flow.atHand) {
-      flow.atHand = null;
+    else if (form === flow.nextForm) {
+      flow.nextForm = null;
       flow.prefetch();
     }
   });

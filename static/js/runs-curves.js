@@ -1,4 +1,4 @@
-// Draws the curves of a run with uPlot: one chart for each metric, its held-out twin in the same.
+// Draw the curves of a run with uPlot: one chart per metric, together with its held-out twin.
 
 /** @typedef {{ number: number, step: number, values: Record<string, number> }} Point */
 /** @typedef {{ plot: uPlot, names: string, body: HTMLElement, card: HTMLElement }} Chart */
@@ -20,7 +20,7 @@ let shares = new Set();
 const label = (name) => LABELS[name] || name.replaceAll("_", " ").replaceAll("/", " ");
 
 /**
- * Resolve a custom property: those made with light-dark() resolve only where they are used.
+ * Resolve a custom property. Values of light-dark() resolve only on an element that uses them.
  * @param {string} name
  */
 function colour(name) {
@@ -33,7 +33,7 @@ function colour(name) {
 }
 
 /**
- * A resumed run repeats the steps after its checkpoint; the later value counts.
+ * Add points. A resumed run repeats the steps after its checkpoint; the later value counts.
  * @param {Point[]} points
  */
 function add(points) {
@@ -59,7 +59,7 @@ function groups() {
 }
 
 /**
- * Put the training curve before its held-out twin, so that colours mean the same everywhere.
+ * Put the training curve before its held-out twin, so that every chart uses the same colours.
  * @param {Iterable<string>} names
  */
 const ordered = (names) =>
@@ -85,7 +85,7 @@ function short(value) {
 }
 
 /**
- * Write a share as the page does elsewhere: with one decimal, and a point in every language.
+ * Format a share as the rest of the page does: one decimal, and a point in every language.
  * @type {Format}
  */
 const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(1)}%`);
@@ -93,7 +93,7 @@ const percent = (value) => (value === null || value === undefined ? "–" : `${(
 const formatOf = (name) => (shares.has(name) ? percent : short);
 
 /**
- * Show the value under the pointer in the legend, or the latest where there is none.
+ * Show the value under the pointer in the legend, or the latest value.
  * @param {Format} format
  * @returns {uPlot.Series.Value}
  */
@@ -105,7 +105,7 @@ function legendValue(format) {
 }
 
 /**
- * No axis beyond 100%: a curve that stays at 100% would otherwise sit in the middle of 0 to 200%.
+ * Limit the axis to 100%: a curve that stays at 100% would otherwise be drawn halfway up to 200%.
  * @type {uPlot.Range.Function}
  */
 function rangeOfShares(_plot, low, high) {

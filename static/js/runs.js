@@ -1,18 +1,17 @@
-// Keeps the page of a run up to date: often while it changes and someone looks, rarely while it stands
-// still, not at all when the page is hidden or the run has ended. While the server does not answer,
-// the pause between two requests grows.
+// Keep the page of a run up to date: poll often while the run changes, rarely while it does not, and
+// never while the page is hidden or after the run has ended. Back off while the server does not answer.
 import { data, find } from "./dom.js";
 import { drawCurves } from "./runs-curves.js";
 
 /**
- * What the server says about a run that is not finished.
+ * The state of a run that has not ended.
  * @typedef {object} RunState
  * @property {string} state
  * @property {string} label
  * @property {boolean} ended
  * @property {boolean} cancelling
  * @property {number} step
- * @property {import("./runs-curves.js").Point[]} points  those after the last one the page has
+ * @property {import("./runs-curves.js").Point[]} points  those after the last point on the page
  * @property {string} status  HTML
  * @property {string} messages  HTML
  * @property {string} log
@@ -66,7 +65,7 @@ function followRun() {
       say("");
     } catch {
       failures += 1;
-      say("Reconnecting… The run goes on without this page.");
+      say("Reconnecting… The run continues without this page.");
     } finally {
       asking = false;
     }
@@ -110,7 +109,7 @@ function say(text) {
 }
 
 /**
- * Only what differs is replaced, so that selected text stays selected.
+ * Replace a part only if it has changed, so that selected text stays selected.
  * @param {string} name
  * @param {string} html
  */
@@ -123,7 +122,7 @@ function replace(name, html) {
 }
 
 /**
- * Show the log; a reader at its end stays there.
+ * Show the log, and keep it scrolled to the end if it was.
  * @param {HTMLElement} log
  * @param {string} text
  */

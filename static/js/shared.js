@@ -1,11 +1,11 @@
-// The theme switch: the system's choice until a person picks one; kept in a cookie, so that the
-// server sends the right theme with the first byte.
+// The theme switch. The default is the system's theme. A choice is kept in a cookie, so that the
+// server renders the page with it.
 import { findAll } from "./dom.js";
 
 /** @typedef {"auto" | "light" | "dark"} Theme */
 
 /** @type {Record<Theme, string>} */
-const NAMES = { auto: gettext("Theme: as the system"), light: gettext("Theme: light"), dark: gettext("Theme: dark") };
+const NAMES = { auto: gettext("Theme: system"), light: gettext("Theme: light"), dark: gettext("Theme: dark") };
 /** @type {Record<Theme, string>} */
 const SHAPES = {
   auto: "M12 4a8 8 0 1 0 0 16 8 8 0 0 0 0-16M12 4v16M8.5 5v14M5.5 8v8",
@@ -62,7 +62,7 @@ function themeToggle(button) {
 
 for (const button of findAll(document, "[data-theme-toggle]")) themeToggle(button);
 
-// A form marked data-once sends one request however often its button is pressed.
+// A form marked data-once is sent once, however often its button is pressed.
 for (const form of findAll(document, "form[data-once]", HTMLFormElement)) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) event.preventDefault();
@@ -71,7 +71,7 @@ for (const form of findAll(document, "form[data-once]", HTMLFormElement)) {
   window.addEventListener("pageshow", () => delete form.dataset.sent);
 }
 
-// Where the tabs do not fit, the tab of this page is scrolled into view.
+// Scroll the current tab into view if the tabs do not fit.
 for (const tab of findAll(document, ".subnav [aria-current], .site-nav [aria-current]")) {
   const row = tab.parentElement;
   if (row) row.scrollLeft = tab.offsetLeft - row.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;

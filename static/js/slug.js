@@ -1,5 +1,5 @@
-// Proposes the address of a new project while its name is typed, until the address is edited by hand.
-// The server does the same for an empty field and makes it unique.
+// Suggest the address of a new project while its name is typed, until the address is edited by hand.
+// The server does the same for an empty field, and makes the address unique.
 import { find } from "./dom.js";
 
 const name = find(document, "#id_name", HTMLInputElement);

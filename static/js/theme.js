@@ -1,4 +1,4 @@
-// Pages that the server renders without the cookie (the admin's) read it here, before they paint.
+// Apply the theme cookie before the first paint, on pages that the server renders without it (the admin).
 {
   const theme = /(?:^|; )theme=(light|dark)(?:;|$)/.exec(document.cookie);
   if (theme) document.documentElement.dataset.theme = theme[1];

@@ -47,11 +47,11 @@ def test_a_lead_imports_a_file_and_drops_a_response_that_says_who_it_is(
     assert faults_in_both_themes(page) == []
     page.get_by_role("button", name="Import", exact=True).click()
     work()
-    expect(page.get_by_text("good.jsonl is imported")).to_be_visible()
+    expect(page.get_by_text("good.jsonl was imported")).to_be_visible()
     page.get_by_role("link", name="Findings").click()
     assert faults_in_both_themes(page) == []
     page.get_by_role("button", name="Drop response B").click()
-    expect(page.get_by_role("heading", name="No tasks waiting")).to_be_visible()
+    expect(page.get_by_role("heading", name="No findings")).to_be_visible()
     review = visit(world.review, world.reviewer)
     expect(review.locator(".answer")).to_have_count(2)
     expect(review.get_by_text("ChatGPT")).to_have_count(0)
@@ -94,7 +94,7 @@ def test_a_lead_says_what_columns_mean_and_undoes_a_wrong_import(visit, world, l
     assert faults_in_both_themes(page) == []
     page.get_by_role("button", name="Import", exact=True).click()
     work()
-    expect(page.get_by_text("lamps.csv is imported")).to_be_visible()
+    expect(page.get_by_text("lamps.csv was imported")).to_be_visible()
     ranking = Ranking.objects.get(task__project=world.project)
     texts = dict(ranking.task.responses.values_list("pk", "text"))
     assert [texts[pk] for [pk] in ranking.tiers] == ["Die rote.", "Die hohe."]
@@ -107,7 +107,7 @@ def test_a_lead_counts_and_downloads_pairs(visit, world, lead, tmp_path):
     )
     page = visit(f"/p/{world.project.slug}/data/export/", lead)
     page.get_by_label("TRL pairs: prompt").check()
-    page.get_by_role("button", name="Count").click()
+    page.get_by_role("button", name="Preview").click()
     expect(page.get_by_role("row", name="Rows 1")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()

@@ -72,7 +72,7 @@ def test_it_is_settled_on_the_keyboard_and_the_next_one_follows(visit, world, di
     said = Ranking.objects.filter(task=first)
     expect(page.locator(".ladder-tier")).to_have_count(4)
     page.keyboard.press("Enter")
-    expect(page.locator("#case-status")).to_contain_text("Say why they disagreed")
+    expect(page.locator("#case-status")).to_contain_text("Choose the cause")
     for key in ("r", "1"):
         page.keyboard.press(key)
     page.keyboard.press("n")
@@ -121,9 +121,9 @@ def test_every_key_that_works_is_listed(visit, world, disputed):
 def test_it_works_without_a_script(visit, world, disputed):
     task = disputed[0]
     page = visit(address(world, task), make_lead(world), java_script_enabled=False)
-    page.get_by_role("link", name="Start from this one").first.click()
+    page.get_by_role("link", name="Start from this ranking").first.click()
     page.get_by_label("A reviewer did not follow the guideline").check()
-    page.get_by_role("button", name="Record the outcome").click()
+    page.get_by_role("button", name="Record outcome").click()
     expect(page).to_have_url(re.compile(address(world, disputed[1])))
     assert Adjudication.objects.get(task=task).cause == "mistake"
 
@@ -167,7 +167,7 @@ def test_a_reviewer_reads_what_others_said_after_ranking(visit, world, disputed)
     Project.objects.filter(pk=world.project.pk).update(sees_others="after")
     own = disputed[0].rankings.first()
     page = visit(f"/p/{world.project.slug}/review/history/", own.reviewer)
-    page.get_by_role("link", name="Others").first.click()
-    expect(page.get_by_text("Another reviewer, 1")).to_be_visible()
+    page.get_by_role("link", name="Other rankings").first.click()
+    expect(page.get_by_text("Reviewer 1")).to_be_visible()
     assert faults_in_both_themes(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280

@@ -25,7 +25,7 @@ def test_it_is_written_previewed_and_published_and_then_read_by_the_reviewer(vis
     page.locator("[id$='-0-name']").fill("next-step")
     page.locator("[id$='-0-meaning']").fill("Who does what, by when.")
     page.get_by_role("button", name="Save and publish").click()
-    expect(page.get_by_role("heading", name="What changed since version 1")).to_be_visible()
+    expect(page.get_by_role("heading", name="Changes since version 1")).to_be_visible()
     page.get_by_role("button", name="Publish version 2").click()
     expect(page.locator(".messagelist")).to_contain_text("is published")
 

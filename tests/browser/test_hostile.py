@@ -129,7 +129,7 @@ def test_it_shows_the_whole_corpus_inert_to_the_reviewer(visit, world, viewport)
         slots.skip(slot_id=slot.pk, reviewer=world.reviewer, reason=Skip.Reason.OTHER, note="")
     assert wrong + watch.noted == []
     page.reload()
-    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
 
 
 def test_it_leaves_the_page_working_beside_hostile_responses(visit, world):
@@ -137,7 +137,7 @@ def test_it_leaves_the_page_working_beside_hostile_responses(visit, world):
     page = visit(world.review, world.reviewer)
     for key in ("c", "a", "b", "Enter"):
         page.keyboard.press(key)
-    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
     ranking = Ranking.objects.get()
     assert ranking.tiers == [[ranking.shown_order[place]] for place in (2, 0, 1)]
 
@@ -205,7 +205,7 @@ def test_it_answers_to_keys_beside_a_megabyte(visit, world, name):
     world.add_task(GIANTS[name], GIANTS[name][::-1], "A calm one.", prompt=GIANTS[name])
     watch = Watch(page := visit("/", world.reviewer))
     assert watch.open(world.review) == []
-    expect(page.get_by_role("button", name="Show all of it").first).to_be_visible()
+    expect(page.get_by_role("button", name="Show all").first).to_be_visible()
     for key in ("a", "b", "c", "z"):
         page.keyboard.press(key)
     expect(page.locator("#review-status")).to_have_text("Undone.")

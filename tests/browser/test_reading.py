@@ -48,23 +48,23 @@ def test_it_folds_a_giant_response_and_shows_it_whole_by_click_or_by_key(visit, 
     world.add_task(LONG, "Short.")
     page = visit(world.review, world.reviewer)
     tall = page.locator(".answer-body", has_text="Paragraph 29")
-    unfold = page.get_by_role("button", name="Show all of it")
+    unfold = page.get_by_role("button", name="Show all")
     expect(unfold).to_have_count(1)
     expect(unfold).to_have_attribute("aria-expanded", "false")
     assert tall.evaluate("one => one.clientHeight") < 700
     unfold.click()
-    expect(page.get_by_role("button", name="Fold it again")).to_be_visible()
+    expect(page.get_by_role("button", name="Collapse")).to_be_visible()
     assert tall.evaluate("one => one.clientHeight === one.scrollHeight")
     page.keyboard.press("l")
     assert tall.evaluate("one => one.clientHeight") < 700
     page.keyboard.press("l")
-    expect(page.locator("#review-status")).to_have_text("Every text is shown whole.")
+    expect(page.locator("#review-status")).to_have_text("All texts are shown in full.")
 
 
 def test_it_folds_a_giant_prompt_too(visit, world):
     world.add_task("A.", "B.", prompt=LONG)
     page = visit(world.review, world.reviewer)
-    expect(page.locator(".prompt").get_by_role("button", name="Show all of it")).to_be_visible()
+    expect(page.locator(".prompt").get_by_role("button", name="Show all")).to_be_visible()
     expect(page.locator(".answer").first).to_be_visible()
 
 
@@ -78,7 +78,7 @@ def test_it_puts_the_earlier_turns_of_a_long_talk_away_and_shows_them_on_demand(
     expect(toggle).to_have_attribute("aria-expanded", "false")
     page.keyboard.press("t")
     expect(shown).to_have_count(7)
-    expect(page.get_by_role("button", name="Put the earlier turns away")).to_be_visible()
+    expect(page.get_by_role("button", name="Hide earlier turns")).to_be_visible()
     page.keyboard.press("t")
     expect(shown).to_have_count(2)
 
@@ -195,7 +195,7 @@ def test_it_says_so_when_two_responses_are_the_same(visit, world):
     world.add_task("Exactly this.", "Exactly this. ")
     page = visit(world.review, world.reviewer)
     page.get_by_role("button", name="Differences").click()
-    expect(page.locator("#review-status")).to_contain_text("word for word")
+    expect(page.locator("#review-status")).to_contain_text("identical")
     assert page.locator("mark").count() == 0
 
 

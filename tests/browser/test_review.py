@@ -20,7 +20,7 @@ def test_it_ranks_ten_tasks_by_keyboard_alone_with_ties_in_at_most_twelve_presse
         presses = press(page, "b", "a", "Shift+C", "d", "Enter")
         assert presses + 1 <= 12  # Shift is a press of its own
         assert in_letters(sent(page, world, done)) == ["B", "AC", "D"]
-    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
     assert Slot.objects.filter(ranking=None).count() == 0
 
 
@@ -31,7 +31,7 @@ def test_it_starts_without_any_order_and_refuses_to_send_none(visit, world):
         "", "", "", "",
     ]  # fmt: skip
     press(page, "a", "b", "Enter")
-    expect(page.locator("#review-status")).to_have_text(re.compile("C and D have no place"))
+    expect(page.locator("#review-status")).to_have_text(re.compile("C and D are not placed"))
     assert Ranking.objects.count() == 0
 
 
@@ -54,11 +54,13 @@ def test_it_takes_the_line_away_again_and_says_so(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "-")
-    expect(page.locator("#review-status")).to_have_text("The next ones you place are unacceptable.")
+    expect(page.locator("#review-status")).to_have_text(
+        "Responses you place next are unacceptable."
+    )
     press(page, "u")
-    expect(page.locator("#review-status")).to_have_text("The line is gone.")
+    expect(page.locator("#review-status")).to_have_text("Line removed.")
     press(page, "b", "Backspace")
-    expect(page.locator("#review-status")).to_have_text("B is back in the tray.")
+    expect(page.locator("#review-status")).to_have_text("B is unplaced.")
     press(page, "b", "c", "d", "s")
     ranking = sent(page, world, 1)
     assert (in_letters(ranking), ranking.cut) == (["A", "B", "C", "D"], None)
@@ -86,7 +88,7 @@ def test_it_skips_with_a_reason_by_keyboard(visit, world):
     press(page, "x")
     expect(page.get_by_role("heading", name="Skip this task")).to_be_visible()
     press(page, "Space", "ArrowDown", "Enter")
-    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
     assert Skip.objects.get(task=task).reason == Skip.Reason.EXPERTISE
 
 
@@ -97,7 +99,7 @@ def test_it_lists_every_shortcut_and_can_switch_them_off(visit, world):
     listed = page.locator("#help-dialog")
     for key in ("A", "Shift", "=", "←", "-", "⌫", "Z", "S", "R", "N", "J", "O", "V", "X", "?"):
         assert listed.locator("kbd", has_text=re.compile(f"^{re.escape(key)}$")).count()
-    page.get_by_label("Switch single-key shortcuts off").check()
+    page.get_by_label("Disable single-key shortcuts").check()
     press(page, "Escape", "a")
     assert page.locator(".answer[data-placed=yes]").count() == 0
 
@@ -152,16 +154,16 @@ def test_it_works_without_javascript(visit, world):
         page.get_by_label(f"Rank of response {letter}").select_option(rank)
     page.get_by_label("The line").select_option("1")
     page.get_by_label("Why this order?").fill("The first one hears her.")
-    page.get_by_role("button", name="Submit and go on").click()
+    page.get_by_role("button", name="Submit and continue").click()
     expect(page.locator(".form-errors")).to_contain_text("D has no place yet.")
     expect(page.get_by_label("Why this order?")).to_have_value("The first one hears her.")
     page.get_by_label("Rank of response D").select_option("4")
-    page.get_by_role("button", name="Submit and go on").click()
+    page.get_by_role("button", name="Submit and continue").click()
     ranking = sent(page, world, 1)
     assert (in_letters(ranking), ranking.cut) == (["B", "AC", "D"], 1)
     page.get_by_label("I do not know the subject").check()
-    page.get_by_role("button", name="Skip it").click()
-    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    page.get_by_role("button", name="Skip task").click()
+    expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
 
 
 def test_it_keeps_the_draft_over_a_reload_and_on_another_machine(visit, world):

@@ -66,7 +66,7 @@ def test_a_dispute_is_settled_on_a_phone_with_a_tie_and_a_low_dock(visit, world)
     assert height(page, "#dock") < 844 / 3
     page.locator(".answer[data-letter=A] .answer-place").tap()
     page.get_by_role("button", name="Tie", exact=False).first.tap()
-    expect(page.locator("#case-status")).to_have_text("The next one ties with A.")
+    expect(page.locator("#case-status")).to_have_text("The next response ties with A.")
     for letter in "BCD":
         page.locator(f".answer[data-letter={letter}] .answer-place").tap()
     expect(page.locator("#case-status")).not_to_contain_text("R, then")

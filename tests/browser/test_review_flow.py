@@ -60,7 +60,7 @@ def test_it_shows_the_next_task_before_the_submit_is_answered(visit, world):
     press(page, "a", "b", "c", "d", "Enter")
     expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
     expect(page.locator(".answer")).to_have_count(4)
-    expect(page.locator("#sent-place")).to_contain_text("On its way")
+    expect(page.locator("#sent-place")).to_contain_text("Sending…")
     assert Ranking.objects.count() == 0
     let_go(page, held)
     sent(page, world, 1)
@@ -195,7 +195,7 @@ def test_it_sends_what_was_kept_also_when_nothing_is_left_to_rank(visit, world):
     Slot.objects.update(**lapsed)
     page.unroute(REVIEW)
     page.goto(world.review)
-    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
     page.wait_for_function(
         "() => !Object.keys(localStorage).some((name) => name.startsWith('tiebreak-outbox'))"
     )
@@ -284,9 +284,9 @@ def test_it_says_when_a_ranking_cannot_be_taken_and_keeps_it_until_thrown_away(v
     next_is_ready(page)
     Membership.objects.filter(user=world.reviewer).delete()
     press(page, "a", "b", "c", "d", "Enter")
-    expect(page.locator("#outbox-note")).to_contain_text("was not taken")
+    expect(page.locator("#outbox-note")).to_contain_text("was refused")
     assert Ranking.objects.count() == 0
-    page.get_by_role("button", name="Throw it away").click()
+    page.get_by_role("button", name="Discard").click()
     expect(page.locator("#outbox-note")).to_be_hidden()
 
 
@@ -306,7 +306,7 @@ def test_a_ranking_whose_slot_someone_else_filled_is_kept_and_that_is_said(visit
     press(page, "a", "b", "c", "d", "Enter")
     expect(page.locator("#outbox-note")).to_contain_text("kept as an extra one")
     assert Ranking.objects.get(reviewer=world.reviewer).extra
-    page.get_by_role("button", name="All right").click()
+    page.get_by_role("button", name="OK").click()
     expect(page.locator("#outbox-note")).to_be_hidden()
 
 
@@ -342,7 +342,7 @@ def test_z_takes_back_what_was_just_sent(visit, world):
     second = slot_shown(page)
     press(page, "z")
     expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
-    expect(page.locator("#review-status")).to_contain_text("Taken back")
+    expect(page.locator("#review-status")).to_contain_text("Undone")
     expect(page.locator(".ladder-tier")).to_have_count(3)
     wrong.refresh_from_db()
     assert wrong.superseded_at
@@ -396,10 +396,31 @@ def test_the_last_one_can_be_taken_back_after_a_reload_and_when_nothing_is_left(
     press(page, "Enter")
     expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
     press(page, "a", "b", "c", "d", "Enter")
-    expect(page.get_by_role("heading", name="Nothing is left for you")).to_be_visible()
+    expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
     page.wait_for_load_state()  # its script listens for the key
     press(page, "z")
     expect(page.locator(".ladder-tier")).to_have_count(4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ({"status": 404, "body": "<h1>Page not found</h1>"}, "This can no longer be undone."),
+        ({"status": 200, "json": {}}, "The server did not undo this."),
+        ({"status": 503, "json": {"detail": "Later."}}, "The server did not undo this."),
+    ],
+    ids=["a missing page", "JSON without a sheet or errors", "a server error"],
+)
+def test_an_undo_without_a_sheet_in_the_reply_says_why(visit, world, answer, sentence):
+    many(world, 2)
+    page = visit(world.review, world.reviewer)
+    next_is_ready(page)
+    press(page, "a", "b", "c", "d", "Enter")
+    sent(page, world, 1)
+    page.route(re.compile("/undo/$"), lambda route: route.fulfill(**answer))
+    press(page, "z")
+    expect(page.locator("#review-status")).to_contain_text(sentence)
+    expect(page.locator("#sent-note")).to_have_count(0 if answer["status"] == 404 else 1)
 
 
 def test_the_offer_to_undo_ends(visit, world):
@@ -429,7 +450,7 @@ def test_a_second_tab_says_that_its_task_was_sent_and_counts_nothing_twice(visit
     press(first, "a", "b", "c", "d", "Enter")
     sent(first, world, 1)
     press(second, "b")
-    expect(second.locator("#review-status")).to_contain_text("sent this task already")
+    expect(second.locator("#review-status")).to_contain_text("already ranked this task")
     press(second, "a", "c", "d", "Enter")
     expect(second.locator("#review-progress")).to_contain_text("1 done today")
     assert Ranking.objects.filter(superseded_at=None).count() == 1

@@ -53,7 +53,7 @@ def test_signs_and_undo_go_by_position_too_once_the_layout_is_clear(visit, world
     expect(page.locator(".chip-line")).to_be_visible()
     strike(page, ("؟", "Slash"))
     expect(page.locator("#help-dialog")).to_be_visible()
-    expect(page.locator("#help-dialog")).to_contain_text("position of a key counts")
+    expect(page.locator("#help-dialog")).to_contain_text("shortcuts follow key positions")
 
 
 def test_latin_layouts_go_by_the_letter_on_the_key(visit, world):

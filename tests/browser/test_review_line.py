@@ -38,7 +38,7 @@ def test_a_line_under_a_selected_response_stays_there(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "-")
-    expect(page.locator("#line-words")).to_have_text("The next ones you place are unacceptable.")
+    expect(page.locator("#line-words")).to_have_text("Responses you place next are unacceptable.")
     press(page, "c", "d", "a", "-")
     expect(page.locator("#line-words")).to_have_text("Unacceptable: B, C and D.")
     press(page, "Enter")

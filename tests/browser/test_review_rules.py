@@ -45,7 +45,7 @@ def test_without_a_script_a_tie_is_refused_where_there_are_none(visit, world):
     page = visit(world.review, world.reviewer, java_script_enabled=False)
     for letter, rank in zip("ABC", "112", strict=True):
         page.get_by_label(f"Rank of response {letter}").select_option(rank)
-    page.get_by_role("button", name="Submit and go on").click()
+    page.get_by_role("button", name="Submit and continue").click()
     expect(page.locator(".form-errors")).to_contain_text("This project ranks without ties.")
     assert Ranking.objects.count() == 0
 
@@ -58,7 +58,7 @@ def test_it_says_what_is_left_out_and_sends_without_asking(visit, world):
     expect(page.locator("#review-status")).to_contain_text("compares at least two responses")
     press(page, "d")
     expect(page.locator("#review-status")).to_have_text(
-        "D is second. A and C are left out and compared with nothing. Enter submits."
+        "D is second. A and C are left out and not compared. Enter submits."
     )
     press(page, "Enter")
     assert in_letters(sent(page, world, 1)) == ["B", "D"]
@@ -70,10 +70,10 @@ def test_without_a_script_responses_may_be_left_out_where_that_is_allowed(visit,
     page = visit(world.review, world.reviewer, java_script_enabled=False)
     expect(page.get_by_text("You may leave responses out")).to_be_visible()
     page.get_by_label("Rank of response C").select_option("1")
-    page.get_by_role("button", name="Submit and go on").click()
+    page.get_by_role("button", name="Submit and continue").click()
     expect(page.locator(".form-errors")).to_contain_text("compares at least two responses")
     page.get_by_label("Rank of response A").select_option("2")
-    page.get_by_role("button", name="Submit and go on").click()
+    page.get_by_role("button", name="Submit and continue").click()
     assert in_letters(sent(page, world, 1)) == ["C", "A"]
 
 
@@ -194,10 +194,10 @@ def test_a_pair_is_graded_by_touch_on_a_phone(visit, world):
 def test_a_pair_is_graded_without_a_script_and_revised(visit, world):
     world.add_task("Sorry, we mend it.", "No.")
     page = visit(world.review, world.reviewer, java_script_enabled=False)
-    page.get_by_role("button", name="Submit and go on").click()
+    page.get_by_role("button", name="Submit and continue").click()
     expect(page.locator(".form-errors")).to_contain_text("Say which response is better")
     page.get_by_role("radio", name="B is better", exact=True).check()
-    page.get_by_role("button", name="Submit and go on").click()
+    page.get_by_role("button", name="Submit and continue").click()
     ranking = sent(page, world, 1)
     assert (in_letters(ranking), ranking.strength) == (["B", "A"], 2)
     page.goto(f"/p/{world.project.slug}/review/history/{ranking.pk}/")
@@ -269,10 +269,10 @@ def test_someone_who_begins_reads_the_guideline_first(visit, world):
     publish(world.project, "Be kind.\n\n" * 200)
     newcomer = make_member(world.project, confirmed=False)
     page = visit(world.review, newcomer)
-    expect(page.get_by_role("heading", name="Before you begin")).to_be_in_viewport()
+    expect(page.get_by_role("heading", name="Before you start")).to_be_in_viewport()
     assert page.evaluate("scrollY") == 0
     expect(page.locator(".prose")).to_contain_text("Be kind.")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Start").click()
     expect(page.locator(".answer")).to_have_count(4)
     assert GuidelineConfirmation.objects.filter(reviewer=newcomer).count() == 1
     page.goto(world.review)

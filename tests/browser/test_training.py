@@ -26,7 +26,7 @@ def trainer(transactional_db: None) -> User:
 
 
 def start(page: Page) -> None:
-    page.get_by_role("button", name="Start the run").click()
+    page.get_by_role("button", name="Start run").click()
     expect(page).to_have_url(re.compile(r"/runs/\d+/$"))
     expect(page.locator(".badge", has_text="Succeeded")).to_be_visible(timeout=2 * MINUTE)
     expect(page.get_by_role("heading", name="Result")).to_be_visible()

@@ -138,10 +138,10 @@ def test_an_evaluation_shows_how_many_answers_are_identical(client, people, adap
     evaluation.report["win_rate"]["answers"] = 6
     evaluation.save()
     page = client.get(address).text
-    assert "2 of 6" in page and "identical answers" in page and "33.3%" in page
+    assert "2 of 6" in page and "identical responses" in page and "33.3%" in page
     del evaluation.report["identical"]
     evaluation.save()
-    assert "identical answers" not in client.get(address).text
+    assert "identical responses" not in client.get(address).text
 
 
 def test_many_answers_come_in_pages_that_keep_the_verdict(client, people, adapter):

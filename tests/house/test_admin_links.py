@@ -52,4 +52,4 @@ def test_without_a_guideline_leads_are_sent_to_it_and_reviewers_wait():
     for_reviewer = signed_in(make_member(project)).get(review).content.decode()
     assert guideline in for_lead
     assert guideline not in for_reviewer
-    assert "You can begin when a lead has published one." in for_reviewer
+    assert "You can start once a lead has published one." in for_reviewer

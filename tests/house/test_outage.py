@@ -55,7 +55,7 @@ def test_a_page_without_a_database_is_a_sentence_with_503_and_no_traceback(
     with failing_with(cause):
         answer = visitor.get("/", headers={"accept": "text/html"})
     assert (answer.status_code, answer["Retry-After"]) == (503, "2")
-    assert "<h1>Back in a moment</h1>" in answer.content.decode()
+    assert "<h1>Temporarily unavailable</h1>" in answer.content.decode()
     [line] = [record for record in caplog.records if record.name == "tiebreak.outage"]
     assert line.levelno == logging.ERROR and line.exc_info is None
     assert not [record for record in caplog.records if record.name == "django.request"]

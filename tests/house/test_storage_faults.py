@@ -97,7 +97,7 @@ def test_reviewers_read_no_names_of_folders(rf):
     page = StorageFaults(lambda request: None).process_exception(request, error)
     assert page.status_code == 503
     assert "/srv/secret" not in page.content.decode()
-    assert "Tell an administrator" in page.content.decode()
+    assert "Contact an administrator" in page.content.decode()
 
 
 @pytest.mark.django_db(transaction=True)

@@ -201,7 +201,7 @@ def test_publishing_shows_the_changes_first(client, project):
     client.post(address(project, "edit"), form("", "Answer in two lines."))
     page = client.get(address(project, "publish")).content.decode()
     assert "Changes since version 1" in page and "<b>two</b>" in page
-    assert "It has no criteria" in page
+    assert "This version has no criteria" in page
     project.refresh_from_db()
     assert project.current_version.number == 1
 

@@ -206,15 +206,15 @@ def test_it_changes_and_retires_gold(project, client):
 
 
 def test_it_says_how_to_begin_where_there_is_none(project, client):
-    assert "No gold yet" in client.get(url("project-gold", project)).content.decode()
+    assert "No gold tasks yet" in client.get(url("project-gold", project)).content.decode()
 
 
 @pytest.mark.parametrize(
     ("fields", "purpose", "sentence"),
     [
-        ({"gold_percent": 0}, "check", "None is given out: the project&#x27;s gold percent is 0."),
-        ({"gold_percent": 10}, "training", "There is none to give."),
-        ({"qualification_percent": 80}, "check", "nobody gets real work"),
+        ({"gold_percent": 0}, "check", "None are shown: the gold percentage is 0."),
+        ({"gold_percent": 10}, "training", "None are available."),
+        ({"qualification_percent": 80}, "check", "reviewers get no other tasks"),
         ({"qualification_percent": 80}, "qualification", "1 of 1 must be right (80%)"),
     ],
 )
@@ -340,8 +340,8 @@ def test_it_says_plainly_that_it_is_the_qualification_and_how_it_ended():
     assert "Qualification, task 2 of 2." in browser.get(url("review", project)).content.decode()
     work(project, reviewer, 1, right=False)
     shown = browser.get(url("review", project)).content.decode()
-    assert "The qualification was not passed" in shown and "1 of 2" in shown
-    assert "they can allow another attempt" in shown
+    assert "Qualification not passed" in shown and "1 of 2" in shown
+    assert "ask a lead to allow another attempt" in shown
 
 
 def test_a_lead_sees_who_failed_and_allows_another_attempt(project, client):
@@ -388,7 +388,7 @@ def test_training_answers_with_what_was_right_and_why(right):
     assert "<strong>names a day</strong>" in shown
     assert (f"{a} belongs above {b}." in shown) is right
     assert (f"{a} belongs above {b}, and is below it." in shown) is not right
-    assert "On to real work" in shown
+    assert "Continue to real tasks" in shown
     assert "Training" not in browser.get(url("review", project)).content.decode()
     assert signed_in(other).get(sent.url).status_code == 404
 

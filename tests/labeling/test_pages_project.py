@@ -204,9 +204,9 @@ def test_it_shows_each_role_its_start_page(project):
     home = reverse("home")
     assert b"Start reviewing" in signed_in(reviewer).get(home).content
     assert b"rankings done" in signed_in(lead).get(home).content
-    assert b"Last runs" in signed_in(trainer).get(home).content
-    assert b"Last runs" not in signed_in(lead).get(home).content
-    assert b"No project yet" in signed_in(make_user()).get(home).content
+    assert b"Recent runs" in signed_in(trainer).get(home).content
+    assert b"Recent runs" not in signed_in(lead).get(home).content
+    assert b"No projects yet" in signed_in(make_user()).get(home).content
     assert Client().get(home).status_code == 302
 
 

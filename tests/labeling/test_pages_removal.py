@@ -50,7 +50,7 @@ def test_a_lead_withdraws_and_restores(kind, project, lead, task):
     content, client = content_of(task, kind), signed_in(lead)
     address = url("withdraw", project, kind, content)
     page = client.get(address).content.decode()
-    assert "Nobody has ranked it." in page and not is_withdrawn(content)
+    assert "It has no rankings." in page and not is_withdrawn(content)
     answer = client.post(address, {"reason": "Spam", "back": "//evil.example/"})
     assert answer.status_code == 302 and answer.url.startswith(f"/p/{project.slug}/data/")
     assert is_withdrawn(content) and content.withdrawn_reason == "Spam"

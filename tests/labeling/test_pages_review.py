@@ -481,7 +481,7 @@ def test_it_asks_to_confirm_the_guideline_before_anything_is_leased(desk):
     newcomer = make_member(desk.project, confirmed=False)
     client = desk.as_(newcomer)
     page = client.get(desk.url("review"))
-    assert "Before you begin" in page.content.decode()
+    assert "Before you start" in page.content.decode()
     assert not Slot.objects.filter(reviewer=newcomer).exists()
     version = desk.project.current_version_id
     url, data = desk.url("review-guideline"), {"version": version, "next": desk.url("review")}

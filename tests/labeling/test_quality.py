@@ -63,11 +63,11 @@ def test_each_part_is_for_leads_alone(project, show):
 def test_each_part_of_an_empty_project_says_what_is_missing(project, show):
     shown = page_of(project, show).content.decode()
     words = {
-        "agreement": "Nothing to compare yet",
+        "agreement": "No agreement yet",
         "reviewers": "No rankings yet",
         "parts": "No ratings yet",
         "models": "No models to compare yet",
-        "consensus": "Nothing to join yet",
+        "consensus": "No consensus yet",
     }
     assert words[show] in shown
 
@@ -323,7 +323,7 @@ def test_it_ranks_the_models_that_wrote_the_responses(project):
     assert rows[0]["one"].score == 0.75 and rows[0]["one"].comparisons == 24
     assert rows[0]["cells"][1]["met"] == 12
     shown = page.content.decode()
-    assert "model-0" in shown and "Who beats whom" in shown
+    assert "model-0" in shown and "Pairwise win rates" in shown
 
 
 def test_it_says_when_models_never_met(project):

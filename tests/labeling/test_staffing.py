@@ -67,7 +67,7 @@ def test_the_empty_queue_counts_what_others_have_reserved_and_what_is_held_back(
     assert slots.claim(project=project, reviewer=bo) is not None
     html = page_of(project, ada)
     assert "1 task is reserved by someone else" in html
-    assert "1 task is held back until a lead has checked it" in html
+    assert "1 task is held until a lead has checked it" in html
     assert "Every task" not in html
 
 
@@ -77,7 +77,7 @@ def test_the_empty_queue_says_that_every_task_is_ranked_only_where_it_is():
     assert "The project has no tasks yet." in page_of(project, ada)
     make_task(project)
     rank_all(project, ada)
-    assert "Every task has all the rankings it wants." in page_of(project, ada)
+    assert "Every task is fully ranked." in page_of(project, ada)
 
 
 # --- what leads are warned of ---------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_a_lead_is_warned_when_tasks_want_more_rankings_than_there_are_people():
     found = staffing.shortage(project)
     assert (found.tasks, found.reviewers, found.open_tasks) == (1, 2, 2)
     html = page_of(project, lead, "project")
-    assert "1 task wants more rankings than the people of this project can still give it." in html
+    assert "1 task needs more rankings than this project’s reviewers can still give." in html
     assert "Add at least 2 more reviewers." in html
     make_member(project), make_member(project)
     assert staffing.shortage(project).tasks == 0

@@ -167,7 +167,7 @@ def test_the_report_leads_to_the_list_of_likely_mistakes(client, lead, snapshot,
     client.force_login(lead)
     model = make_reported(snapshot, **mistakes_of(rankings[:2]))
     text = page_of(client, model)
-    assert "of 500 rankings were probably entered wrongly" in text
+    assert "of 500 rankings are probably mistakes" in text
     assert f"{list_of(project)}?model={model.pk}" in text
     assert "up to one in four" in text and "75%" in text
 
@@ -271,5 +271,5 @@ def test_the_newest_model_with_a_list_is_shown_unless_another_is_asked_for(
 @pytest.mark.django_db
 def test_without_a_reward_model_the_page_says_what_to_do(client, lead, project):
     client.force_login(lead)
-    assert "No reward model has looked yet" in client.get(list_of(project)).text
+    assert "No rankings checked yet" in client.get(list_of(project)).text
     assert list_of(project) in client.get(reverse("project-disputes", args=[project.slug])).text

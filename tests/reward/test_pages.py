@@ -148,7 +148,7 @@ def test_nothing_to_freeze_is_said(client, people, project):
 def test_with_several_projects_it_asks_of_which(client, people, ranked):
     make_project()
     client.force_login(people["trainer"])
-    assert "Of which project?" in client.get(reverse("new-snapshot")).text
+    assert "Choose a project" in client.get(reverse("new-snapshot")).text
     assert client.get(reverse("new-snapshot") + "?project=nowhere").status_code == 404
 
 
@@ -388,7 +388,7 @@ def test_the_temperature_says_what_it_is_worth_on_other_prompts(client, people, 
     text = page_of(client, reported(snapshot, temperature={"value": 1.834, **figures}))
     assert "temperature of 1.83" in text and "0.034 instead of 0.112" in text
     none = {"value": None, "before": None, "after": None, "reason": "Too few."}
-    assert "Divided by a temperature" not in page_of(client, reported(snapshot, temperature=none))
+    assert "divided by a temperature" not in page_of(client, reported(snapshot, temperature=none))
 
 
 def test_the_page_says_how_far_any_model_could_come(client, people, snapshot):

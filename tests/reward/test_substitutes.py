@@ -211,7 +211,7 @@ def test_the_form_offers_both_and_the_pages_say_what_stands_in(project):
     }  # fmt: skip
     page = client.post(address, {**form, "preview": "1"}).content.decode()
     assert "Outcomes of disputes, in place of rankings" in page
-    assert "There is nothing to freeze" not in page
+    assert "No rankings match these options" not in page
     page = client.post(address, {**form, "freeze": "1"}, follow=True).content.decode()
     assert "1 outcome that leads decided" in page
     assert client.get(reverse("snapshots")).status_code == 200

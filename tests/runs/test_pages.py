@@ -373,11 +373,11 @@ def test_a_queued_run_says_how_many_are_before_it(trainer):
     in_state(State.RUNNING)
     in_state(State.QUEUED)
     run = in_state(State.QUEUED)
-    assert "Waits for 2 other runs." in live(trainer, run)["status"]
+    assert "Waiting for 2 other runs." in live(trainer, run)["status"]
 
 
 def test_a_run_without_a_broker_says_that_it_waits_for_one(trainer):
-    assert "broker could not be reached" in live(trainer, in_state(State.QUEUED))["status"]
+    assert "broker is not reachable" in live(trainer, in_state(State.QUEUED))["status"]
 
 
 def test_hostile_messages_metrics_and_logs_are_shown_as_text(trainer, runs_dir):
@@ -407,7 +407,7 @@ def test_every_state_has_a_page_that_works_without_javascript(trainer, state, ru
     page = trainer.get(f"/runs/{run.pk}/").content.decode()
     ended = state not in (State.QUEUED, State.RUNNING)
     assert ('http-equiv="refresh"' in page) is not ended
-    assert ("Cancel the run" in page) is not ended
+    assert ("Cancel run" in page) is not ended
     assert ("Continue from the last checkpoint" in page) is (state in ("failed", "cancelled"))
     assert ("It broke." in page) is (state == State.FAILED)
 
@@ -437,7 +437,7 @@ def test_the_list_filters_by_kind_and_state(trainer):
 
 
 def test_an_empty_list_says_what_to_do_next(trainer):
-    assert "Nothing has run yet" in trainer.get("/runs/").content.decode()
+    assert "No runs yet" in trainer.get("/runs/").content.decode()
 
 
 def test_the_number_of_queries_does_not_grow_with_the_number_of_runs(
