@@ -215,7 +215,7 @@ def test_it_says_how_to_begin_where_there_is_none(project, client):
         ({"gold_percent": 0}, "check", "None are shown: the gold percentage is 0."),
         ({"gold_percent": 10}, "training", "None are available."),
         ({"qualification_percent": 80}, "check", "reviewers get no other tasks"),
-        ({"qualification_percent": 80}, "qualification", "1 of 1 must be right (80%)"),
+        ({"qualification_percent": 80}, "qualification", "1 of 1 must be correct (80%)"),
     ],
 )
 def test_it_says_what_a_setting_does_with_the_gold_there_is(fields, purpose, sentence):
@@ -263,7 +263,7 @@ def test_it_shows_the_share_right_by_task_and_by_reviewer_and_what_is_suspect(pr
     assert "9% to 91%" in shown  # 1 of 2
     assert shown.count(">suspect<") == 2  # the training task, too
     detail = client.get(url("project-gold-detail", project, wrong.pk)).content.decode()
-    assert "1 of 3 right" in detail and "A belongs above B, and is below it." in detail
+    assert "1 of 3 correct" in detail and "A belongs above B, and is below it." in detail
 
 
 def test_retired_gold_measures_no_reviewer(project, client):
