@@ -226,7 +226,7 @@ function compare([left, right]) {
 /** @param {ReturnType<typeof markDifferences>} differences */
 function describe({ left, right, same, cut }) {
   if (!left && !right) return gettext("The texts are identical.");
-  const share = interpolate(gettext("%s % of the words are the same."), [Math.round(100 * same)]);
+  const share = interpolate(gettext("%s% of the words are the same."), [Math.round(100 * same)]);
   return cut ? [share, gettext("Only the first 20,000 words are compared.")].join(" ") : share;
 }
 

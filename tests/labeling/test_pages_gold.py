@@ -212,7 +212,7 @@ def test_it_says_how_to_begin_where_there_is_none(project, client):
 @pytest.mark.parametrize(
     ("fields", "purpose", "sentence"),
     [
-        ({"gold_percent": 0}, "check", "None are shown: the gold percentage is 0."),
+        ({"gold_percent": 0}, "check", "None are shown: the share of gold is 0%."),
         ({"gold_percent": 10}, "training", "None are available."),
         ({"qualification_percent": 80}, "check", "reviewers get no other tasks"),
         ({"qualification_percent": 80}, "qualification", "1 of 1 must be correct (80%)"),
