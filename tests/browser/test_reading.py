@@ -165,7 +165,7 @@ def test_it_marks_what_differs_between_two_responses_and_takes_the_marks_away(vi
     before = page.locator(".answers").inner_html()
     page.keyboard.press("m")
     assert sorted(marked(page, "A") + marked(page, "B")) == ["Friday", "Monday"]
-    expect(page.locator("#review-status")).to_contain_text("89 % of the words are the same.")
+    expect(page.locator("#review-status")).to_contain_text("89% of the words are the same.")
     lines = page.locator("mark.differs").evaluate_all(
         "all => all.map(one => getComputedStyle(one).textDecorationLine)"
     )

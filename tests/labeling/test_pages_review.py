@@ -262,7 +262,7 @@ def test_it_skips_with_a_reason_and_not_without(desk, slot):
     client.post(url, {"reason": "guideline", "note": "Nothing on lanterns."})
     skipped = Skip.objects.get()
     assert (skipped.reason, skipped.note) == ("guideline", "Nothing on lanterns.")
-    assert b"Nothing is left" in client.get(desk.url("review")).content
+    assert b"No tasks left" in client.get(desk.url("review")).content
 
 
 def test_a_note_of_a_skip_that_is_too_long_is_refused_and_kept_whole(desk, slot):
