@@ -231,7 +231,7 @@ class _Letter:
         return self._pronoun() if self.letter == "I" else Kind.RESPONSE
 
     def _unwrap(self) -> None:
-        """Remove quotation marks and emphasis around the letter, and emphasis that starts or ends at it."""
+        """Remove quotation marks and emphasis around or at the letter."""
         for opening, closing in WRAPPERS:
             if self.before.endswith(opening) and self.after.startswith(closing):
                 self.before = self.before[: -len(opening)]
@@ -410,7 +410,7 @@ def _previous(before: str) -> str:
 
 
 def _is_name(word: str) -> bool:
-    """Return whether the word is capitalised like a name, excluding SHOUTED words and sentence starts."""
+    """Return whether the word is capitalised like a name, not SHOUTED or a sentence start."""
     if len(word) < 2 or not word[0].isupper() or word.isupper():
         return False
     return word.lower() not in STARTERS | NOUNS | VERBS and not word.endswith("ly")

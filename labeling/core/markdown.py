@@ -55,7 +55,7 @@ def _is_content(inner: str, outer: str) -> bool:
 
 
 def _is_name(src: str, start: int, end: int) -> bool:
-    """Return whether the run at `start` belongs to a name, as in _x_ and __init__, and is not emphasis."""
+    """Return whether the run at `start` is part of a name, as in _x_ and __init__, not emphasis."""
     run = src[start:end]
     if "_" not in run:
         return False
@@ -288,7 +288,7 @@ class _Renderer(RendererHTML):
 
 
 def _address(token: Token, href: str) -> str:
-    """Return the address of a link as written, and an internationalised host also as a browser sends it."""
+    """Return the address of a link as written, and an internationalised host also in ASCII."""
     tail = str(token.meta.get("tail", ""))
     written = f" {escape(tail)}" if tail else ""
     return f"{written} → {escape(href)}" if "xn--" in href and "xn--" not in tail else written

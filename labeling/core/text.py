@@ -27,7 +27,7 @@ BLOCK = 4_000
 """Characters per block of a long text. A browser lays out visible blocks only."""
 
 TABLE_LIMIT = 10_000
-"""Maximum cells of a table. Short rows are padded to the header's width, so a small text can have many."""
+"""Maximum number of cells. Short rows are padded, so a small text can have a huge table."""
 
 BLOCKS = {"p", "h3", "h4", "h5", "h6", "li", "td", "th"}
 CONTAINERS = {"ul", "ol", "blockquote", "table"}
@@ -172,7 +172,7 @@ def _table_cells(text: str) -> int:
 
 
 def _direct_containers(state: StateCore) -> None:
-    """Set the direction of lists, quotes and tables, with their marks and columns, by their first letter.
+    """Set the direction of lists, quotes and tables by their first letter.
 
     `dir="auto"` does not work there, as it ignores descendants with a direction of their own.
     """

@@ -47,41 +47,47 @@ def problem(constraints: Any, letters: Letters) -> str | None:
     """Return why the constraints on these responses are invalid, as a sentence, or None."""
     if not isinstance(constraints, list) or not constraints:
         return "Add at least one constraint: a response above another, or an unacceptable response."
-    for number, one in enumerate(constraints, start=1):
-        if sentence := _shape_problem(one, letters):
+    for number, constraint in enumerate(constraints, start=1):
+        if sentence := _shape_problem(constraint, letters):
             return f"Constraint {number}: {sentence}"
-    identities = [_identity(one) for one in constraints]
+    identities = [_identity(constraint) for constraint in constraints]
     if len(set(identities)) < len(identities):
         return "Two constraints are the same. Remove one."
-    if all(one["kind"] == "tie_allowed" for one in constraints):
+    if all(constraint["kind"] == "tie_allowed" for constraint in constraints):
         return (
             "Every ranking meets allowed ties alone. Add a response above another, or an "
             "unacceptable response."
         )
-    if circle := _circle([(one["a"], one["b"]) for one in constraints if one["kind"] == "above"]):
+    if circle := _circle(
+        [
+            (constraint["a"], constraint["b"])
+            for constraint in constraints
+            if constraint["kind"] == "above"
+        ]
+    ):
         return f"No ranking can meet this: {' above '.join(letters[i] for i in circle)}."
     return None
 
 
-def _shape_problem(one: Any, letters: Letters) -> str | None:
-    if not isinstance(one, dict) or one.get("kind") not in KEYS:
+def _shape_problem(constraint: Any, letters: Letters) -> str | None:
+    if not isinstance(constraint, dict) or constraint.get("kind") not in KEYS:
         return f"it must be an object whose kind is one of {', '.join(KEYS)}."
-    if set(one) != set(KEYS[one["kind"]]):
-        wanted = ", ".join(KEYS[one["kind"]])
-        return f"{one['kind']} has exactly {wanted}; got {', '.join(map(str, one))}."
-    for name in KEYS[one["kind"]][1:]:
-        response = one[name]
+    if set(constraint) != set(KEYS[constraint["kind"]]):
+        wanted = ", ".join(KEYS[constraint["kind"]])
+        return f"{constraint['kind']} has exactly {wanted}; got {', '.join(map(str, constraint))}."
+    for name in KEYS[constraint["kind"]][1:]:
+        response = constraint[name]
         if isinstance(response, bool) or not isinstance(response, int) or response not in letters:
             return f"this task has no response {response!r}."
-    if one["kind"] != "unacceptable" and one["a"] == one["b"]:
+    if constraint["kind"] != "unacceptable" and constraint["a"] == constraint["b"]:
         return "it needs two different responses."
     return None
 
 
-def _identity(one: Constraint) -> tuple[Any, ...]:
-    if one["kind"] == "tie_allowed":
-        return ("tie_allowed", *sorted((one["a"], one["b"])))
-    return (one["kind"], one["a"], one.get("b"))
+def _identity(constraint: Constraint) -> tuple[Any, ...]:
+    if constraint["kind"] == "tie_allowed":
+        return ("tie_allowed", *sorted((constraint["a"], constraint["b"])))
+    return (constraint["kind"], constraint["a"], constraint.get("b"))
 
 
 def _circle(above: Sequence[tuple[int, int]]) -> list[int] | None:
@@ -103,14 +109,14 @@ def _circle(above: Sequence[tuple[int, int]]) -> list[int] | None:
 
 def sentences(constraints: Sequence[Constraint], letters: Letters) -> list[str]:
     """Return a sentence for each constraint."""
-    return [_rule(one, letters) for one in constraints]
+    return [_rule(constraint, letters) for constraint in constraints]
 
 
-def _rule(one: Constraint, letters: Letters) -> str:
-    named = {name: letters.get(one[name], "?") for name in ("a", "b") if name in one}
-    if one["kind"] == "above":
+def _rule(constraint: Constraint, letters: Letters) -> str:
+    named = {name: letters.get(constraint[name], "?") for name in ("a", "b") if name in constraint}
+    if constraint["kind"] == "above":
         return _("%(a)s belongs above %(b)s.") % named
-    if one["kind"] == "tie_allowed":
+    if constraint["kind"] == "tie_allowed":
         return _("%(a)s and %(b)s may share a place.") % named
     return _("%(a)s is unacceptable.") % named
 
@@ -157,7 +163,7 @@ def meets(
 ) -> bool:
     """Return whether the ranking meets the constraints. Faster than `check`, for many rankings."""
     places = _places(tiers)
-    return not any(_fault(one, places, cut, constraints) for one in constraints)
+    return not any(_fault(constraint, places, cut, constraints) for constraint in constraints)
 
 
 def _places(tiers: Sequence[Sequence[int]]) -> dict[int, int]:
@@ -165,23 +171,27 @@ def _places(tiers: Sequence[Sequence[int]]) -> dict[int, int]:
 
 
 def _fault(
-    one: Constraint, places: Mapping[int, int], cut: int | None, constraints: Sequence[Constraint]
+    constraint: Constraint,
+    places: Mapping[int, int],
+    cut: int | None,
+    constraints: Sequence[Constraint],
 ) -> str | None:
     """Return why a ranking does not meet a constraint (missing, acceptable, below, tied), or None."""
-    if one["kind"] == "tie_allowed":
+    if constraint["kind"] == "tie_allowed":
         return None
-    if one["a"] not in places or one.get("b", one["a"]) not in places:
+    if constraint["a"] not in places or constraint.get("b", constraint["a"]) not in places:
         return "missing"
-    if one["kind"] == "unacceptable":
-        return "acceptable" if cut is None or places[one["a"]] < cut else None
-    if places[one["a"]] == places[one["b"]]:
-        return None if _may_tie(one, constraints) else "tied"
-    return "below" if places[one["a"]] > places[one["b"]] else None
+    if constraint["kind"] == "unacceptable":
+        return "acceptable" if cut is None or places[constraint["a"]] < cut else None
+    if places[constraint["a"]] == places[constraint["b"]]:
+        return None if _may_tie(constraint, constraints) else "tied"
+    return "below" if places[constraint["a"]] > places[constraint["b"]] else None
 
 
-def _may_tie(one: Constraint, constraints: Sequence[Constraint]) -> bool:
+def _may_tie(constraint: Constraint, constraints: Sequence[Constraint]) -> bool:
     return any(
-        other["kind"] == "tie_allowed" and {other["a"], other["b"]} == {one["a"], one["b"]}
+        other["kind"] == "tie_allowed"
+        and {other["a"], other["b"]} == {constraint["a"], constraint["b"]}
         for other in constraints
     )
 
@@ -195,27 +205,27 @@ def _lines(
     """
     places = _places(ranking.tiers)
     lines = []
-    for one in constraints:
-        fault = _fault(one, places, ranking.cut, constraints)
-        lines.append((_sentence(one, fault, places, letters), fault is None))
+    for constraint in constraints:
+        fault = _fault(constraint, places, ranking.cut, constraints)
+        lines.append((_sentence(constraint, fault, places, letters), fault is None))
     return lines
 
 
 def _sentence(
-    one: Constraint, fault: str | None, places: Mapping[int, int], letters: Letters
+    constraint: Constraint, fault: str | None, places: Mapping[int, int], letters: Letters
 ) -> str:
-    ids = {name: one[name] for name in ("a", "b") if name in one}
+    ids = {name: constraint[name] for name in ("a", "b") if name in constraint}
     named = {name: letters.get(pk, "?") for name, pk in ids.items()}
     if fault == "missing":
         missing = next(named[name] for name, pk in ids.items() if pk not in places)
-        return f"{_rule(one, letters)} " + _("%(a)s has no place.") % {"a": missing}
+        return f"{_rule(constraint, letters)} " + _("%(a)s has no place.") % {"a": missing}
     if fault == "acceptable":
         return _("%(a)s is unacceptable, and is not below the line.") % named
     if fault == "below":
         return _("%(a)s belongs above %(b)s, and is below it.") % named
     if fault == "tied":
         return _("%(a)s belongs above %(b)s, and they share a place.") % named
-    return _rule(one, letters)
+    return _rule(constraint, letters)
 
 
 @dataclass(frozen=True)
@@ -234,7 +244,7 @@ class Feedback:
 
 
 def feedback(ranking: Ranking) -> Feedback | None:
-    """Return the feedback on a ranking of a training task, or None. One query for gold, otherwise none."""
+    """Return the feedback on a ranking of a training task, or None. One query for gold, or none."""
     if ranking.task.kind != Task.Kind.GOLD:
         return None
     gold = Gold.objects.filter(task=ranking.task_id, purpose=Gold.Purpose.TRAINING).first()

@@ -117,7 +117,7 @@ def lock_additions(project_id: int) -> None:
 
 
 def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
-    """Refresh new tasks if anything of theirs is withdrawn. Otherwise two queries of partial indexes."""
+    """Refresh new tasks if anything of theirs is withdrawn, which two queries of indexes check."""
     prompts = list(prompt_ids)
     if (
         Prompt.objects.filter(AnyOf("pk", prompts), withdrawn_at__isnull=False).exists()

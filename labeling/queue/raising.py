@@ -91,12 +91,12 @@ SELECT count(*) FROM (
 
 REASONS = {
     "withdrawn": "withdrawn",
-    "enough": "with as many already",
+    "enough": "that already want as many",
     "decided": "decided by a lead",
-    "parked": "not given out any more, as gold was made of them",
-    "gold": "gold",
-    "comparison": "blind comparisons, whose number is fixed",
-    "relabel": "ranked again under another guideline, as often as the original",
+    "parked": "no longer given out, because gold was made from them",
+    "gold": "that are gold",
+    "comparison": "that are blind comparisons, with a fixed number of rankings",
+    "relabel": "relabelled under another guideline, as often as the original",
 }
 
 
@@ -151,8 +151,8 @@ def _apply(
     planned = plan(project=project, wanted=wanted, task=task)
     if expected is not None and expected != planned.slots:
         raise CannotRaise(
-            f"Nothing was added: it would now add {planned.slots} slots instead of {expected}. "
-            "Look at the numbers again, then confirm."
+            f"Nothing was added: this would now add {planned.slots} slots instead of {expected}. "
+            "Check the numbers again, then confirm."
         )
     with connection.cursor() as cursor:
         cursor.execute(_RAISE, _values(project, wanted, task))
@@ -170,7 +170,7 @@ def _check(project: Project, wanted: int) -> None:
     if sequential and wanted > project.rankings_at_most:
         raise CannotRaise(
             f"With sequential overlap a task gets at most {project.rankings_at_most} rankings. "
-            "Raise that in the settings first."
+            "Raise the maximum in the settings first."
         )
 
 

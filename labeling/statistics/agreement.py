@@ -1,16 +1,16 @@
-"""How far reviewers say the same, with intervals. Pure Python and numpy: recipes use it too.
+"""Agreement between reviewers, with intervals. Pure Python and numpy, because recipes use it too.
 
-A ranking is read as what it says about each pair of responses: better, worse or tied. Two
-rankings of a task are compared on the pairs that both placed. Judgments of one task hang together,
-so intervals resample whole tasks (or whatever `clusters` names), never single pairs.
+A ranking judges each pair of its responses: better, worse or tied. Two rankings of a task are
+compared on the pairs that both ranked. Judgments of one task are dependent, so intervals resample
+whole tasks (or the given `clusters`), never single pairs.
 
-Four measures. `pairwise` is the one that every page and report shows first: of the pairs that two
+There are four measures. `pairwise` is the headline of every page and report: of the pairs that two
 reviewers of a task both ordered, the share that they ordered the same way. A tie is not an order, so
 pairs that either of them tied are left out (setup S2 of Zheng et al., "Judging LLM-as-a-Judge with
-MT-Bench and Chatbot Arena", NeurIPS 2023). `exact` counts ties too: the share of pairs on which they
-agree exactly, better, worse or tied (setup S1). `tau` is Kendall's tau-b of two rankings of a task,
-its mean over all couples of rankings. `alpha` is Krippendorff's, with a pair of responses as the
-unit and the values −1, 0, +1: agreement beyond chance.
+MT-Bench and Chatbot Arena", NeurIPS 2023). `exact` includes ties: the share of pairs that both judge
+better, both judge worse or both tie (setup S1). `tau` is the mean of Kendall's tau-b over all couples
+of rankings of a task. `alpha` is Krippendorff's alpha, with a pair of responses as the unit and the
+values −1, 0, +1: agreement beyond chance.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -28,25 +28,25 @@ from labeling.statistics.meetings import Meetings, meetings
 from labeling.statistics.pairs import Judgment, Pairs, Tiers, expand
 
 PAIRWISE = "Pairwise agreement"
-"""The name of the headline figure, the same on every page and in every report."""
+"""The name of the headline figure on every page and in every report."""
 
 Outcomes = np.ndarray  # (pairs, 2) int8; +1: the first of the pair is better, 0: tied, −1: worse
 
 NO_COMPARISON = "No two reviewers ranked the same responses."
 NO_STRICT = "No two reviewers both ordered the same pair without a tie."
-NO_TAU = "Wherever two reviewers met, one of them tied everything, which has no order to compare."
-ALL_TIED = "Every pair was called tied by everyone: with a single value in use, none is by chance."
-NO_RATING = "No response was rated by two reviewers."
-ONE_RATING = (
-    "Everyone gave the same rating throughout: with a single value in use, none is by chance."
+NO_TAU = (
+    "Of any two reviewers who share a task, one tied everything, so there is no order to compare."
 )
+ALL_TIED = "Everyone tied every pair. With a single value, agreement beyond chance is undefined."
+NO_RATING = "No response was rated by two reviewers."
+ONE_RATING = "All ratings are equal. With a single value, agreement beyond chance is undefined."
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A measure with its 95 % interval; `value` is None when `reason` says why.
+    """A measure with its 95 % interval. Without a `value`, `reason` says why.
 
-    `pairs` counts what was compared: pairs of responses, once for every two reviewers; couples of
+    `pairs` is the number of comparisons: pairs of responses, once for every two reviewers; couples of
     rankings for tau; ratings for the alpha of a criterion.
     """
 
@@ -68,7 +68,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Agreements:
-    """`nominal` is alpha with every difference counting the same."""
+    """All measures of one sample. `nominal` is alpha with all differences weighted equally."""
 
     pairwise: Agreement
     exact: Agreement
@@ -83,9 +83,9 @@ class Agreements:
 
 
 def pair_outcomes(a: Tiers, b: Tiers) -> Outcomes:
-    """What two rankings say about every pair of responses that both placed.  → (pairs, 2) int8
+    """Return the judgments of two rankings on each pair of their shared responses.  → (pairs, 2) int8
 
-    Pairs come in the order of `combinations` over the shared ids, ascending.
+    Pairs are in the order of `combinations` over the ascending shared ids.
     """
     places_a, places_b = _places(a), _places(b)
     shared = sorted(places_a.keys() & places_b.keys())
@@ -95,37 +95,37 @@ def pair_outcomes(a: Tiers, b: Tiers) -> Outcomes:
 
 
 def _places(tiers: Tiers) -> dict[int, int]:
-    return {response: place for place, tier in enumerate(tiers) for response in tier}
+    return {response: rank for rank, tier in enumerate(tiers) for response in tier}
 
 
 def strict_counts(a: Tiers, b: Tiers) -> tuple[int, int]:
-    """Return how many pairs two rankings order the same way, and how many both order.
+    """Return the number of pairs that two rankings order the same way, and that both order.
 
     Plain Python, which is several times as fast as arrays for the few responses of a task.
     """
     first, second = _places(a), _places(b)
     same = both = 0
-    for one, two in combinations(first.keys() & second.keys(), 2):
-        product = (first[one] - first[two]) * (second[one] - second[two])
+    for i, j in combinations(first.keys() & second.keys(), 2):
+        product = (first[i] - first[j]) * (second[i] - second[j])
         both += product != 0
         same += product > 0
     return same, both
 
 
 def pairwise_of(sums: ShareSums) -> "Agreement":
-    """Return the headline from the counts of each prompt, as `strict_counts` has them."""
+    """Return the headline figure from sums over prompts of `strict_counts`."""
     if sums.share is None:
         return Agreement(None, None, None, 0, NO_STRICT)
     return Agreement(sums.share, *sums.interval, int(sums.total))
 
 
 def headline(agreement: "Agreement", sample: str) -> dict[str, Any]:
-    """Return the headline as files and commands have it, with the words for its sample."""
+    """Return the headline figure for files and commands, with a description of its sample."""
     return {"name": PAIRWISE, "sample": sample, **agreement.as_json()}
 
 
 def from_json(figure: Mapping[str, Any] | None) -> "Agreement | None":
-    """Return the agreement that `headline` wrote; None for none."""
+    """Return the agreement in a dictionary from `headline`, or None without one."""
     if not figure:
         return None
     low, high = figure["interval"] or (None, None)
@@ -133,7 +133,7 @@ def from_json(figure: Mapping[str, Any] | None) -> "Agreement | None":
 
 
 def in_words(figure: Mapping[str, Any]) -> str:
-    """Return what `headline` wrote as a sentence."""
+    """Return a dictionary from `headline` as a sentence."""
     if figure["value"] is None:
         return f"{figure['name']} {figure['sample']}: none. {figure['reason']}"
     value, interval = percent(figure["value"]), percent_range(figure["interval"])
@@ -142,7 +142,7 @@ def in_words(figure: Mapping[str, Any]) -> str:
     )
 
 
-# --- of groups of rankings -----------------------------------------------------------------------
+# --- groups of rankings ---------------------------------------------------------------------------
 
 
 def exact_agreement(
@@ -154,8 +154,8 @@ def exact_agreement(
 ) -> Agreement:
     """Return the share of compared pairs on which two reviewers agree exactly: <, = or >.
 
-    Each item of `groups` holds the rankings of one task by different reviewers. `clusters`, one
-    key a group, joins groups that hang together (the tasks of one prompt) for the interval.
+    Each item of `groups` has the rankings of one task by different reviewers. `clusters` has one key
+    per group; groups with equal keys (tasks of one prompt) are resampled together.
     """
     return _of_groups(groups, clusters, resamples, seed).exact()
 
@@ -169,7 +169,7 @@ def pairwise_agreement(
 ) -> Agreement:
     """Return the share ordered the same way, of the pairs that two reviewers both ordered.
 
-    The mark for a model's accuracy on strict pairs. Arguments as for `exact_agreement`.
+    A benchmark for a model's accuracy on strict pairs. Arguments as for `exact_agreement`.
     """
     return _of_groups(groups, clusters, resamples, seed).pairwise()
 
@@ -180,26 +180,26 @@ def _of_groups(
     resamples: int,
     seed: int,
 ) -> "Compared":
-    held = list(groups)
-    keys = list(range(len(held))) if clusters is None else list(clusters)
-    if len(keys) != len(held):
-        raise ValueError(f"{len(held)} groups need as many cluster keys; got {len(keys)}.")
+    rankings = list(groups)
+    keys = list(range(len(rankings))) if clusters is None else list(clusters)
+    if len(keys) != len(rankings):
+        raise ValueError(f"{len(rankings)} groups need as many cluster keys; got {len(keys)}.")
     judgments = [
         Judgment(task, reviewer, tiers)
-        for task, group in enumerate(held)
+        for task, group in enumerate(rankings)
         for reviewer, tiers in enumerate(group)
     ]
     return Compared(judgments, dict(enumerate(keys)), resamples=resamples, seed=seed)
 
 
-# --- of judgments, whole or in parts -------------------------------------------------------------
+# --- judgments, all or a part ---------------------------------------------------------------------
 
 
 class Compared:
-    """Rankings beside each other. Measuring a part draws the same clusters as the whole.
+    """Rankings prepared for comparison. Parts are resampled with the same clusters as the whole.
 
-    `clusters` maps a task to what it hangs together with; by default each stands alone. Costs
-    about a second for 10,000 rankings of four responses; each measure a few milliseconds more.
+    `clusters` maps a task to its cluster; by default each task is its own. Takes about a second for
+    10,000 rankings of four responses. Each measure then takes a few milliseconds.
     """
 
     def __init__(
@@ -212,15 +212,15 @@ class Compared:
     ) -> None:
         self.pairs: Pairs = expand(judgments)
         self.meetings: Meetings = meetings(self.pairs)
-        met = np.unique(self.meetings.task)
-        keys = [self.pairs.tasks[task] for task in met]
-        of_met, count = numbered(keys if clusters is None else [clusters[key] for key in keys])
+        shared = np.unique(self.meetings.task)
+        keys = [self.pairs.tasks[task] for task in shared]
+        numbers, count = numbered(keys if clusters is None else [clusters[key] for key in keys])
         self.cluster = np.zeros(len(self.pairs.tasks), dtype=np.int64)
-        self.cluster[met] = of_met
+        self.cluster[shared] = numbers
         self.bootstrap = Bootstrap(count, resamples=resamples, seed=seed)
 
     def everything(self, rows: np.ndarray | None = None) -> Agreements:
-        """Of the meetings in `rows`, or all."""
+        """Return all measures of the meetings in `rows`, by default of all."""
         part = self._part(rows)
         return Agreements(
             self.pairwise(rows),
@@ -232,12 +232,15 @@ class Compared:
         )
 
     def of_reviewer(self, reviewer: Any) -> Agreements:
-        """Of one reviewer with all others. A unit of alpha is then a pair and one other reviewer."""
+        """Return all measures of one reviewer with the others.
+
+        A unit of alpha is then a pair together with one other reviewer.
+        """
         index = self.pairs.reviewers.index(reviewer)
         return self.everything((self.meetings.one == index) | (self.meetings.two == index))
 
     def pairwise(self, rows: np.ndarray | None = None) -> Agreement:
-        """Return the headline. Its interval depends on the sample alone, not on any draw."""
+        """Return the headline figure. Its interval is computed without resampling."""
         part = self._part(rows)
         if not len(part):
             return Agreement(None, None, None, 0, NO_COMPARISON)
@@ -252,9 +255,9 @@ class Compared:
     def tau(self, rows: np.ndarray | None = None) -> Agreement:
         part = self._part(rows)
         tau = part.tau
-        known = np.isfinite(tau)
+        defined = np.isfinite(tau)
         reason = NO_TAU if len(part) else NO_COMPARISON
-        return self._share(part, np.where(known, tau, 0), known, reason, lowest=-1.0)
+        return self._share(part, np.where(defined, tau, 0), defined, reason, lowest=-1.0)
 
     def alpha(self, rows: np.ndarray | None = None, metric: str = ORDINAL) -> Agreement:
         part = self._part(rows)
@@ -270,11 +273,11 @@ class Compared:
         compared = int(part.compared.sum())
         if not compared:
             return Agreement(None, None, None, 0, NO_COMPARISON)
-        found = float(value(sums.sum(axis=0, keepdims=True))[0])
-        if not np.isfinite(found):
+        alpha = float(value(sums.sum(axis=0, keepdims=True))[0])
+        if not np.isfinite(alpha):
             return Agreement(None, None, None, compared, ALL_TIED)
         low, high = self.bootstrap.interval(sums, value, lowest=-1.0, highest=1.0)
-        return Agreement(found, low, high, compared)
+        return Agreement(alpha, low, high, compared)
 
     def _part(self, rows: np.ndarray | None) -> Meetings:
         return self.meetings if rows is None else self.meetings.where(rows)
@@ -297,12 +300,12 @@ class Compared:
         return Agreement(float(counted.sum() / total), low, high, total)
 
 
-# --- of ratings ----------------------------------------------------------------------------------
+# --- ratings --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Rating:
-    """Of a response by a reviewer, on a criterion; `cluster` is the prompt or the task."""
+    """A reviewer's rating of a response on a criterion. `cluster` is the prompt or the task."""
 
     unit: Hashable
     cluster: Hashable
@@ -316,26 +319,29 @@ def rating_agreement(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Agreement:
-    """Krippendorff's ordinal alpha of one criterion. `pairs` counts ratings that can be compared."""
-    held = list(ratings)
-    unit, units = numbered(rating.unit for rating in held)
+    """Return Krippendorff's ordinal alpha of one criterion.
+
+    `pairs` of the result is the number of ratings of responses with two ratings or more.
+    """
+    all_ratings = list(ratings)
+    unit, units = numbered(rating.unit for rating in all_ratings)
     several = np.bincount(unit, minlength=units) > 1 if units else np.zeros(0, dtype=bool)
     keep = np.flatnonzero(several[unit]) if units else unit
     if not len(keep):
         return Agreement(None, None, None, 0, NO_RATING)
     order = keep[np.argsort(unit[keep], kind="stable")]
-    scale, value = np.unique([held[n].value for n in order], return_inverse=True)
+    scale, value = np.unique([all_ratings[n].value for n in order], return_inverse=True)
     tables = coincidences(unit[order], value, len(scale))
     heads = order[np.unique(unit[order], return_index=True)[1]]
-    cluster, clusters = numbered(held[n].cluster for n in heads)
+    cluster, clusters = numbered(all_ratings[n].cluster for n in heads)
     sums = by_cluster(tables.reshape(len(tables), -1), cluster, clusters)
 
     def of_totals(totals: np.ndarray) -> np.ndarray:
         return measure(totals.reshape(-1, len(scale), len(scale)))
 
-    found = float(of_totals(sums.sum(axis=0, keepdims=True))[0])
-    if not np.isfinite(found):
+    alpha = float(of_totals(sums.sum(axis=0, keepdims=True))[0])
+    if not np.isfinite(alpha):
         return Agreement(None, None, None, len(keep), ONE_RATING)
     draws = Bootstrap(clusters, resamples=resamples, seed=seed)
     low, high = draws.interval(sums, of_totals, lowest=-1.0, highest=1.0)
-    return Agreement(found, low, high, len(keep))
+    return Agreement(alpha, low, high, len(keep))

@@ -1,7 +1,7 @@
-"""Krippendorff's alpha: 1 is perfect agreement, 0 what chance gives, below 0 is worse than chance.
+"""Krippendorff's alpha: 1 is perfect agreement, 0 is chance, below 0 is worse than chance.
 
-Krippendorff, "Computing Krippendorff's Alpha-Reliability" (University of Pennsylvania, 2011). Any
-number of observers, values may be missing. Values are numbered 0 … V−1 in their order.
+Krippendorff, "Computing Krippendorff's Alpha-Reliability" (University of Pennsylvania, 2011). The
+number of observers is arbitrary, and values may be missing. Values are numbered 0 … V−1 in order.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ NOMINAL, ORDINAL, INTERVAL = "nominal", "ordinal", "interval"
 def alpha(
     data: Sequence[Sequence[float | None]] | np.ndarray, metric: str = ORDINAL
 ) -> float | None:
-    """Of values by observer (rows) and unit (columns), None where one is missing.
+    """Return alpha of values by observer (rows) and unit (columns), with None for missing ones.
 
-    None when it is undefined: no unit has two values, or all values are the same.
+    Return None if alpha is undefined: no unit has two values, or all values are equal.
     """
     table = np.array(data, dtype=float)
     unit, observer = np.nonzero(~np.isnan(table.T))
@@ -26,14 +26,14 @@ def alpha(
     if not len(unit):
         return None
     counted = coincidences(unit, value, len(scale)).sum(axis=0)
-    found = float(alpha_of(counted, metric, scale))
-    return found if np.isfinite(found) else None
+    result = float(alpha_of(counted, metric, scale))
+    return result if np.isfinite(result) else None
 
 
 def coincidences(unit: np.ndarray, value: np.ndarray, values: int) -> np.ndarray:
-    """How often values meet within a unit, each unit weighing as many as its values. (U, V, V)
+    """Return the coincidence matrix of each unit, weighted by its number of values.  → (U, V, V)
 
-    `unit` is sorted. A unit with fewer than two values counts nothing.
+    `unit` is sorted. Units with fewer than two values have zeros.
     """
     starts, sizes = runs_of(unit)
     number = np.repeat(np.arange(len(starts)), sizes)
@@ -44,9 +44,9 @@ def coincidences(unit: np.ndarray, value: np.ndarray, values: int) -> np.ndarray
 
 
 def alpha_of(coincidence: np.ndarray, metric: str, scale: np.ndarray | None = None) -> np.ndarray:
-    """From coincidence matrices, (…, V, V) → (…); NaN where it is undefined.
+    """Return alpha of coincidence matrices, NaN where undefined.  (…, V, V) → (…)
 
-    alpha = 1 − (n − 1) · Σ o_ck δ²_ck / Σ n_c n_k δ²_ck. `scale` has the values for `interval`.
+    alpha = 1 − (n − 1) · Σ o_ck δ²_ck / Σ n_c n_k δ²_ck. `scale` has the values for INTERVAL.
     """
     marginal = coincidence.sum(axis=-1)
     distance = _distance(marginal, metric, scale)
@@ -54,29 +54,29 @@ def alpha_of(coincidence: np.ndarray, metric: str, scale: np.ndarray | None = No
     observed = (coincidence * distance).sum(axis=(-1, -2))
     expected = (marginal[..., :, None] * marginal[..., None, :] * distance).sum(axis=(-1, -2))
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = 1 - (total - 1) * observed / np.where(expected == 0, np.nan, expected)
-    return np.asarray(found)
+        alpha = 1 - (total - 1) * observed / np.where(expected == 0, np.nan, expected)
+    return np.asarray(alpha)
 
 
 def _distance(marginal: np.ndarray, metric: str, scale: np.ndarray | None) -> np.ndarray:
-    """δ² of every two values. (…, V, V)"""
+    """Return δ² of every two values.  → (…, V, V)"""
     values = marginal.shape[-1]
     if metric == NOMINAL:
         return np.broadcast_to(1.0 - np.eye(values), (*marginal.shape, values))
     if metric == ORDINAL:
-        # Σ n_g from c to k, less half of both ends, is the distance between mid-ranks.
-        place = np.cumsum(marginal, axis=-1) - marginal / 2
+        # Σ n_g from c to k, minus half of both ends, is the distance between mid-ranks.
+        position = np.cumsum(marginal, axis=-1) - marginal / 2
     elif metric == INTERVAL:
-        place = np.broadcast_to(np.arange(values) if scale is None else scale, marginal.shape)
+        position = np.broadcast_to(np.arange(values) if scale is None else scale, marginal.shape)
     else:
-        raise ValueError(f"There is no metric {metric!r}; there are nominal, ordinal, interval.")
-    return np.asarray((place[..., :, None] - place[..., None, :]) ** 2, dtype=float)
+        raise ValueError(f"Unknown metric {metric!r}; use nominal, ordinal or interval.")
+    return np.asarray((position[..., :, None] - position[..., None, :]) ** 2, dtype=float)
 
 
 def either_way(coincidence: np.ndarray) -> np.ndarray:
-    """Of values that come as opposites (−1, 0, 1), for pairs with no first and second.
+    """Symmetrise coincidences of opposite values (−1, 0, 1), for pairs without a first and second.
 
-    Which of two responses stands first is only numbering. Each pair counts half in either
-    direction, so that alpha does not depend on it; n stays.
+    Which of two responses comes first is arbitrary. Each pair counts half in either direction, so that
+    alpha does not depend on it. n is unchanged.
     """
     return (coincidence + coincidence[..., ::-1, ::-1]) / 2

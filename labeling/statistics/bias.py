@@ -1,6 +1,7 @@
-"""What sways reviewers that should not: the place on the page, length, haste. With intervals.
+"""Biases of reviewers, with intervals: position on the page, response length, speed.
 
-A bias is a difference in shares of pairs won: 0.05 is five points. A tie gives half a win to each.
+A bias is a difference in shares of pairs won: 0.05 is five percentage points. A tie is half a win for
+each response.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ from labeling.statistics.pairs import Pairs
 
 @dataclass(frozen=True)
 class Meter:
-    """A figure with its 95 % interval, over `count` pairs or rankings; None when `reason` says why.
+    """A figure with its 95 % interval, over `count` pairs or rankings.
 
-    `high` is infinite where nothing bounds it.
+    Without a `value`, `reason` says why. An unbounded `high` is infinite.
     """
 
     value: float | None
@@ -42,18 +43,18 @@ class Meter:
         }
 
 
-NOT_SHOWN = "No ranking says in which order its responses were shown."
+NOT_SHOWN = "No ranking has the order in which its responses were shown."
 NO_LENGTH = "No pair of responses differs in length."
-NO_OTHER = "No one else judged the same pairs."
+NO_OTHER = "Nobody else judged the same pairs."
 NO_TIME = "No active time was measured."
-NO_PEER = "No one else's time was measured."
+NO_PEER = "Nobody else's time was measured."
 
 
 class Sways:
-    """Pairs with the order in which they were shown and the lengths of the responses.
+    """Position and length biases, from pairs, the orders shown and the lengths of the responses.
 
-    `shown[n]` is the order of ranking n, empty where it is not known; `lengths` maps a response to
-    its length; `cluster[t]` numbers what task t hangs together with.
+    `shown[n]` is the order that ranking n was shown, empty if unknown. `lengths` maps a response to its
+    length. `cluster[t]` is the number of the cluster of task t.
     """
 
     def __init__(
@@ -72,42 +73,45 @@ class Sways:
         self.longer = _longer(pairs, lengths)[pairs.pair]
 
     def position(self, reviewer: int | None = None) -> Meter:
-        """How much more often the one shown earlier wins than half the time."""
-        known = self._rows(reviewer) & (self.first_place >= 0)
-        earlier = self.first_place[known] < self.second_place[known]
-        won = np.where(earlier, self.won[known], 1 - self.won[known])
-        return self._mean(won - 0.5, known, NOT_SHOWN)
+        """Return the share of pairs that the response shown earlier wins, minus 0.5."""
+        rows = self._rows(reviewer) & (self.first_place >= 0)
+        earlier = self.first_place[rows] < self.second_place[rows]
+        won = np.where(earlier, self.won[rows], 1 - self.won[rows])
+        return self._mean(won - 0.5, rows, NOT_SHOWN)
 
     def by_position(self) -> list[Meter]:
-        """For each place on the page, first to last: the share of pairs that the response there won."""
-        known = np.flatnonzero(self.first_place >= 0)
-        places = np.r_[self.first_place[known], self.second_place[known]]
-        won = np.r_[self.won[known], 1 - self.won[known]]
-        rows = np.r_[known, known]
+        """Return the share of pairs won by the response in each position on the page."""
+        rows = np.flatnonzero(self.first_place >= 0)
+        positions = np.r_[self.first_place[rows], self.second_place[rows]]
+        won = np.r_[self.won[rows], 1 - self.won[rows]]
+        rows = np.r_[rows, rows]
         return [
-            self._mean(won[places == place], rows[places == place], NOT_SHOWN, around=0.5)
-            for place in range(int(places.max(initial=-1)) + 1)
+            self._mean(won[positions == n], rows[positions == n], NOT_SHOWN, around=0.5)
+            for n in range(int(positions.max(initial=-1)) + 1)
         ]
 
     def length(self) -> Meter:
-        """How much more often the longer wins than half the time. It may deserve to."""
-        known = self.longer != 0
-        return self._mean(self._longer_won(known) - 0.5, known, NO_LENGTH)
+        """Return the share of pairs that the longer response wins, minus 0.5.
+
+        Longer responses may be better, so this alone does not show a bias.
+        """
+        rows = self.longer != 0
+        return self._mean(self._longer_won(rows) - 0.5, rows, NO_LENGTH)
 
     def length_of(self, reviewer: int) -> Meter:
-        """How much more often the longer wins with this reviewer than with others on the same pairs.
+        """Return how much more often the longer response wins with this reviewer than with others.
 
-        What the longer deserves cancels out.
+        Compares the same pairs, so that differences in quality cancel out.
         """
-        known = self.longer != 0
-        total = np.bincount(self.pairs.pair[known], self._longer_won(known), len(self.pairs))
-        judged = np.bincount(self.pairs.pair[known], minlength=len(self.pairs))
-        own = known & self._rows(reviewer)
+        rows = self.longer != 0
+        total = np.bincount(self.pairs.pair[rows], self._longer_won(rows), len(self.pairs))
+        judged = np.bincount(self.pairs.pair[rows], minlength=len(self.pairs))
+        own = rows & self._rows(reviewer)
         own &= judged[self.pairs.pair] > 1
-        said, pair = self._longer_won(own), self.pairs.pair[own]
-        others = (total[pair] - said) / np.maximum(judged[pair] - 1, 1)
-        reason = NO_OTHER if np.any(known) else NO_LENGTH
-        return self._mean(said - others, own, reason, spread=1.0)
+        own_won, pair = self._longer_won(own), self.pairs.pair[own]
+        others_won = (total[pair] - own_won) / np.maximum(judged[pair] - 1, 1)
+        reason = NO_OTHER if np.any(rows) else NO_LENGTH
+        return self._mean(own_won - others_won, own, reason, spread=1.0)
 
     def _rows(self, reviewer: int | None) -> np.ndarray:
         if reviewer is None:
@@ -140,59 +144,57 @@ def _share(totals: np.ndarray) -> np.ndarray:
 
 
 def _places(pairs: Pairs, shown: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """The place on the page of both responses of each statement, −1 where it is not known."""
-    places = [{response: place for place, response in enumerate(order)} for order in shown]
-    found = np.full((2, len(pairs.pair)), -1, dtype=np.int64)
+    """Return the positions on the page of both responses of each judgment, −1 if unknown."""
+    positions = [{response: n for n, response in enumerate(order)} for order in shown]
+    places = np.full((2, len(pairs.pair)), -1, dtype=np.int64)
     first, second = pairs.first[pairs.pair].tolist(), pairs.second[pairs.pair].tolist()
-    for row, (ranking, one, two) in enumerate(
-        zip(pairs.ranking.tolist(), first, second, strict=True)
-    ):
-        place = places[ranking]
-        if one in place and two in place:
-            found[0, row], found[1, row] = place[one], place[two]
-    return found[0], found[1]
+    for row, (ranking, i, j) in enumerate(zip(pairs.ranking.tolist(), first, second, strict=True)):
+        position = positions[ranking]
+        if i in position and j in position:
+            places[0, row], places[1, row] = position[i], position[j]
+    return places[0], places[1]
 
 
 def _longer(pairs: Pairs, lengths: dict[int, int]) -> np.ndarray:
-    """+1 where the first of a pair is longer, −1 where the second is, 0 for neither or not known."""
+    """Return +1 if the first of a pair is longer, −1 if the second is, 0 if equal or unknown.  (P,)"""
     signs = [
-        np.sign(lengths[one] - lengths[two]) if one in lengths and two in lengths else 0
-        for one, two in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+        np.sign(lengths[i] - lengths[j]) if i in lengths and j in lengths else 0
+        for i, j in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
     ]
     return np.array(signs, dtype=np.int64)
 
 
-# --- haste ---------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def speeds(seconds: dict[Any, list[float]], lengths: dict[Any, list[float]]) -> dict[Any, Meter]:
-    """Each reviewer's median of seconds per character, as a multiple of what is usual for others.
+    """Return each reviewer's median of seconds per character, relative to the other reviewers.
 
-    Usual is the median of the other reviewers' medians, so that neither one slow task nor one
-    strange reviewer moves it. The interval is that of the reviewer's own median.
+    The reference is the median of the others' medians, which one slow task or one unusual reviewer
+    does not affect. The interval is that of the reviewer's own median.
     """
     rates = {
         who: np.sort(np.array(seconds[who]) / np.maximum(lengths[who], 1.0)) for who in seconds
     }
     medians = {who: float(np.median(rate)) for who, rate in rates.items() if len(rate)}
-    found = {}
+    meters = {}
     for who, rate in rates.items():
         others = [median for other, median in medians.items() if other != who]
         if not len(rate) or not others:
             reason = NO_PEER if len(rate) else NO_TIME
-            found[who] = Meter(None, None, None, len(rate), reason)
+            meters[who] = Meter(None, None, None, len(rate), reason)
             continue
         usual = max(float(np.median(others)), 1e-9)
         low, high = median_interval(rate)
-        found[who] = Meter(medians[who] / usual, low / usual, high / usual, len(rate))
-    return found
+        meters[who] = Meter(medians[who] / usual, low / usual, high / usual, len(rate))
+    return meters
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """Of sorted values, by order statistics: it holds the median with 95 % whatever the shape.
+    """Return the 95 % interval of the median of sorted values, for any distribution.
 
-    Conover, "Practical Nonparametric Statistics" (1999), section 3.2. Fewer than six values cannot:
-    then it is the whole line from 0 up.
+    Uses order statistics (Conover, "Practical Nonparametric Statistics", 1999, section 3.2). With fewer
+    than six values, return 0 to infinity.
     """
     count = len(values)
     if count < 6:
@@ -208,23 +210,23 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(values[below]), float(values[count - 1 - below])
 
 
-# --- giving back what was shown ------------------------------------------------------------------
+# --- repeating the order shown --------------------------------------------------------------------
 
 
 def as_shown(tiers: Sequence[Sequence[Sequence[int]]], shown: Sequence[Sequence[int]]) -> Meter:
-    """How much more often a ranking is just the order on the page than luck gives, 1/K! for K."""
-    same, luck = 0, 0.0
-    known = [(t, order) for t, order in zip(tiers, shown, strict=True) if order]
-    for order_of_tiers, order in known:
-        same += [list(tier) for tier in order_of_tiers] == [[response] for response in order]
-        luck += 1 / factorial(len(order))
-    if not known:
+    """Return the share of rankings that repeat the order shown, minus that by chance (1/K!)."""
+    same, expected = 0, 0.0
+    rankings = [(t, order) for t, order in zip(tiers, shown, strict=True) if order]
+    for own_tiers, order in rankings:
+        same += [list(tier) for tier in own_tiers] == [[response] for response in order]
+        expected += 1 / factorial(len(order))
+    if not rankings:
         return Meter(None, None, None, 0, NOT_SHOWN)
-    usual = luck / len(known)
-    low, high = wilson(same / len(known), len(known))
-    return Meter(same / len(known) - usual, low - usual, high - usual, len(known))
+    chance = expected / len(rankings)
+    low, high = wilson(same / len(rankings), len(rankings))
+    return Meter(same / len(rankings) - chance, low - chance, high - chance, len(rankings))
 
 
 def cluster_numbers(tasks: Sequence[Any], prompts: dict[Any, Any]) -> np.ndarray:
-    """The prompt of each task, as numbers."""
+    """Return the number of each task's prompt, from 0."""
     return numbered(prompts[task] for task in tasks)[0]

@@ -1,4 +1,4 @@
-"""Bootstrap intervals that resample whole clusters: dependent rows are drawn together.
+"""Bootstrap intervals that resample whole clusters, so that dependent rows are drawn together.
 
 The percentile bootstrap of Efron, over clusters as in Davison and Hinkley, "Bootstrap Methods and
 their Application" (1997), section 3.8.
@@ -16,7 +16,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # (B, D) sums → (B,) values, N
 
 
 class Bootstrap:
-    """Draws of C clusters, the same for everything that is asked of them."""
+    """Draws of C clusters, the same for all statistics."""
 
     def __init__(self, clusters: int, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
         self.clusters = clusters
@@ -26,9 +26,9 @@ class Bootstrap:
     def interval(
         self, sums: np.ndarray, statistic: Statistic, *, lowest: float, highest: float
     ) -> tuple[float, float]:
-        """The 2.5 % and 97.5 % points of a statistic of sums over clusters. `sums` is (C, D).
+        """Return the 2.5 % and 97.5 % quantiles of a statistic of sums over clusters, (C, D).
 
-        One cluster says nothing about the next: the interval is then `lowest` to `highest`.
+        Return `lowest` to `highest` for fewer than two clusters, which have no variance to estimate.
         """
         if np.count_nonzero(np.any(sums != 0, axis=1)) < 2:
             return lowest, highest
@@ -40,7 +40,7 @@ class Bootstrap:
         return float(low), float(high)
 
     def totals(self, sums: np.ndarray) -> np.ndarray:
-        """The sums of each draw.  (C, D) → (B, D). Clusters of nothing but zeros cost nothing."""
+        """Return the sums of each draw.  (C, D) → (B, D). Clusters of zeros cost nothing."""
         rows = np.flatnonzero(np.any(sums != 0, axis=1))
         if self.clusters * self.resamples <= NUMBERS_AT_ONCE:
             return np.asarray(self._kept[rows].T @ sums[rows])
@@ -48,11 +48,11 @@ class Bootstrap:
 
     @cached_property
     def _kept(self) -> np.ndarray:
-        """(C, B), so that choosing clusters is quick."""
+        """Return all draws.  → (C, B), in this layout so that selecting clusters is fast."""
         return np.ascontiguousarray(np.concatenate(list(self._draw())).T)
 
     def _draw(self) -> Iterable[np.ndarray]:
-        """How often each cluster was drawn, some draws at a time. (b, C)"""
+        """Yield the number of times each cluster is drawn, in batches of draws.  → (b, C)"""
         rng = np.random.default_rng(self.seed)
         at_once = max(1, NUMBERS_AT_ONCE // max(1, self.clusters))
         for start in range(0, self.resamples, at_once):
@@ -64,19 +64,19 @@ class Bootstrap:
 
 
 def numbered(keys: Iterable[Hashable]) -> tuple[np.ndarray, int]:
-    """A number from 0 up for each key, equal for equal keys; and how many there are."""
+    """Return a number from 0 for each key, equal for equal keys, and the number of distinct keys."""
     seen: dict[Hashable, int] = {}
     numbers = [seen.setdefault(key, len(seen)) for key in keys]
     return np.array(numbers, dtype=np.int64), len(seen)
 
 
 def by_cluster(rows: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:
-    """The sums of rows over each cluster.  (M, D), (M,) → (C, D)"""
+    """Return the sums of rows over each cluster.  (M, D), (M,) → (C, D)"""
     columns = [np.bincount(cluster, column, clusters) for column in rows.T]
     return np.array(columns, dtype=float).reshape(len(columns), clusters).T
 
 
 def ratio(totals: np.ndarray) -> np.ndarray:
-    """Of the first column to the second, NaN where that is 0.  (B, 2) → (B,)"""
+    """Divide the first column by the second; NaN where the second is 0.  (B, 2) → (B,)"""
     with np.errstate(invalid="ignore", divide="ignore"):
         return totals[..., 0] / np.where(totals[..., 1] == 0, np.nan, totals[..., 1])

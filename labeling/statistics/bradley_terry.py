@@ -1,13 +1,13 @@
-"""The strength of models from who beat whom: Bradley–Terry with ties.
+"""Ratings of models from pairwise comparisons: the Bradley–Terry model with ties.
 
 Davidson, "On Extending the Bradley-Terry Model to Accommodate Ties in Paired Comparison
 Experiments" (JASA 65, 1970). With strengths θ and a propensity to tie ν,
 
     P(i beats j) ∝ e^θi     P(j beats i) ∝ e^θj     P(tie) ∝ ν · e^((θi + θj)/2)
 
-It is an exponential family in θ and log ν, so Newton's steps go straight to the one maximum. A
-normal prior of standard deviation 10 on θ keeps it finite where a model never lost; elsewhere it
-changes nothing that can be seen. Intervals draw whole clusters (prompts) anew.
+It is an exponential family in θ and log ν, so Newton's method converges to the single maximum. A
+normal prior of standard deviation 10 on θ keeps estimates finite for a model that never lost, and is
+otherwise negligible. Intervals are bootstrapped over whole clusters (prompts).
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,9 +30,10 @@ MIDDLE = 1000.0
 
 @dataclass(frozen=True)
 class Standing:
-    """`rating` is on Elo's scale, 1000 in the middle of its group: 400 more is ten to one.
+    """A model's place on the leaderboard.
 
-    `score` is the share of its comparisons that it won, a tie counting half.
+    `rating` is on the Elo scale: 1000 is the mean of the group, and 400 points are odds of ten to one.
+    `score` is the share of comparisons won, with a tie as half.
     """
 
     name: str
@@ -49,9 +50,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """`rates[i][j]` is what standings[i] scored against standings[j], None where they never met.
+    """The standings of all models.
 
-    `reason` says why there is no board, or what it cannot say.
+    `rates[i][j]` is the score of standings[i] against standings[j], or None if never compared. `reason`
+    says why there are no standings, or what they do not show.
     """
 
     standings: Sequence[Standing]
@@ -62,13 +64,13 @@ class Leaderboard:
     reason: str = ""
 
 
-ALONE = "Every task holds responses of one model only, so no two models were compared."
+ALONE = "Each task has responses of one model only, so no two models were compared."
 APART = (
-    "The models fall into {groups} groups that never met in a task. Ratings compare models within "
-    "a group only; a task with responses of both would join them."
+    "The models form {groups} groups without a task in common. Ratings compare models within a "
+    "group only. A task with responses of both would connect them."
 )
-NEVER_LOST = "Won every comparison: its rating is a lower bound, and the upper end says little."
-NEVER_WON = "Lost every comparison: its rating is an upper bound, and the lower end says little."
+NEVER_LOST = "Won every comparison. The rating is a lower bound, and the upper end is uncertain."
+NEVER_WON = "Lost every comparison. The rating is an upper bound, and the lower end is uncertain."
 
 
 def leaderboard(
@@ -80,21 +82,22 @@ def leaderboard(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Leaderboard:
-    """From comparisons of two models: `outcome` +1 where the first won, 0 tied, −1 lost. (N,)
+    """Return the leaderboard of N comparisons of two models.
 
-    `cluster` numbers the prompts from 0. The MODELS_AT_MOST with the most comparisons are placed.
+    `outcome` is +1 if the first won, 0 for a tie, −1 if it lost. `cluster` numbers the prompts from 0.
+    Only the MODELS_AT_MOST models with the most comparisons are rated.
     """
     different = np.array([a != b for a, b in zip(first, second, strict=True)], dtype=bool)
-    names, one, two, left_out = _most_compared(
+    names, i, j, left_out = _most_compared(
         np.asarray(first, dtype=object)[different], np.asarray(second, dtype=object)[different]
     )
     if not names:
         return Leaderboard([], [], [], 0, 0, ALONE)
-    keep = (one >= 0) & (two >= 0)
-    one, two = one[keep], two[keep]
+    keep = (i >= 0) & (j >= 0)
+    i, j = i[keep], j[keep]
     outcome, cluster = outcome[different][keep], cluster[different][keep]
     size = len(names)
-    sums = _counts(one, two, outcome, cluster, size)
+    sums = _counts(i, j, outcome, cluster, size)
     total = sums.sum(axis=0, keepdims=True).reshape(1, 2, size, size)
     group = _groups(total[0].sum(axis=0))
     strength = _centred(fit(total)[0], group)[0]
@@ -107,38 +110,38 @@ def leaderboard(
 def _most_compared(
     first: np.ndarray, second: np.ndarray
 ) -> tuple[list[str], np.ndarray, np.ndarray, int]:
-    """Names, and the indices of both sides, −1 for a model left out."""
+    """Return names, the indices of both sides (−1 for a model left out), and the number left out."""
     if not len(first):
         return [], np.zeros(0, dtype=int), np.zeros(0, dtype=int), 0
     names, index, count = np.unique(
         np.r_[first, second].astype(str), return_inverse=True, return_counts=True
     )
     kept = np.argsort(-count, kind="stable")[:MODELS_AT_MOST]
-    place = np.full(len(names), -1)
-    place[kept] = np.arange(len(kept))
-    sides = place[index]
+    new_index = np.full(len(names), -1)
+    new_index[kept] = np.arange(len(kept))
+    sides = new_index[index]
     left_out = len(names) - len(kept)
     return [str(names[n]) for n in kept], sides[: len(first)], sides[len(first) :], left_out
 
 
 def _counts(
-    one: np.ndarray, two: np.ndarray, outcome: np.ndarray, cluster: np.ndarray, size: int
+    i: np.ndarray, j: np.ndarray, outcome: np.ndarray, cluster: np.ndarray, size: int
 ) -> np.ndarray:
-    """Wins [0, i, j] of i over j and ties [1, i, j], both ways.  → (C, 2·size·size)"""
+    """Return wins [0, i, j] of i over j and ties [1, i, j], in both orders.  → (C, 2·size·size)"""
     _, row = np.unique(cluster, return_inverse=True)
     width, count = 2 * size * size, int(row.max(initial=-1)) + 1
-    winner, loser = np.where(outcome >= 0, one, two), np.where(outcome >= 0, two, one)
+    winner, loser = np.where(outcome >= 0, i, j), np.where(outcome >= 0, j, i)
     tied = outcome == 0
     cells = np.r_[
         (row * width + winner * size + loser)[~tied],
-        (row * width + size * size + one * size + two)[tied],
-        (row * width + size * size + two * size + one)[tied],
+        (row * width + size * size + i * size + j)[tied],
+        (row * width + size * size + j * size + i)[tied],
     ]
     return np.bincount(cells, minlength=count * width).reshape(count, width).astype(float)
 
 
 def fit(counts: np.ndarray, *, start: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """θ and log ν of each table of (wins, ties).  (B, 2, M, M) → (B, M), (B,)"""
+    """Return θ and log ν of each table of (wins, ties).  (B, 2, M, M) → (B, M), (B,)"""
     wins, ties = counts[:, 0], counts[:, 1]
     batch, size = wins.shape[:2]
     met = wins + wins.transpose(0, 2, 1) + ties
@@ -181,7 +184,7 @@ def _newton(
 
 
 def chances(strength: np.ndarray, propensity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """That i beats j, and that they tie.  (B, M), (B,) → two (B, M, M); the diagonal says nothing"""
+    """Return P(i beats j) and P(tie).  (B, M), (B,) → two (B, M, M), with a meaningless diagonal"""
     ahead = (strength[:, :, None] - strength[:, None, :]) / 2
     up, down, level = np.exp(ahead), np.exp(-ahead), np.exp(propensity)[:, None, None]
     total = up + down + level
@@ -189,7 +192,7 @@ def chances(strength: np.ndarray, propensity: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _groups(met: np.ndarray) -> np.ndarray:
-    """Which models are joined by comparisons, directly or through others. (M,) numbers from 0"""
+    """Return the connected component of each model, numbered from 0.  → (M,)"""
     reach = (met + met.T > 0) | np.eye(len(met), dtype=bool)
     for _ in range(len(met).bit_length()):
         reach = (reach.astype(float) @ reach) > 0
@@ -198,7 +201,7 @@ def _groups(met: np.ndarray) -> np.ndarray:
 
 
 def _centred(strength: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Each group around 0.  (B, M)"""
+    """Shift each group to mean 0.  (B, M)"""
     centred = strength.copy()
     for number in np.unique(group):
         part = group == number
@@ -256,17 +259,17 @@ def as_json(board: Leaderboard) -> dict[str, Any]:
     return {
         "models": [
             {
-                "model": one.name,
-                "rating": one.rating,
-                "interval": [one.low, one.high],
-                "score": one.score,
-                "comparisons": one.comparisons,
-                "wins": one.wins,
-                "ties": one.ties,
-                "group": one.group + 1,
-                "note": one.note,
+                "model": standing.name,
+                "rating": standing.rating,
+                "interval": [standing.low, standing.high],
+                "score": standing.score,
+                "comparisons": standing.comparisons,
+                "wins": standing.wins,
+                "ties": standing.ties,
+                "group": standing.group + 1,
+                "note": standing.note,
             }
-            for one in rows
+            for standing in rows
         ],
         "left_out": board.left_out,
         "reason": board.reason,

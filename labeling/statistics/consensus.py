@@ -1,12 +1,12 @@
-"""The order that a task's rankings speak for, and how sure that is.
+"""The most probable order of a task's responses, with its probability.
 
-Every pair of responses has a posterior from labeling.statistics.reliability. Orders are those of
-tiers, and the weight of one is the product over its pairs of that posterior to the power 2/K: a
-ranking of K responses is K−1 decisions, not K(K−1)/2, and without the power its pairs would count
-as so many independent witnesses. For two responses this is the posterior of the pair itself.
+Each pair of responses has a posterior from labeling.statistics.reliability. The weight of an order
+(with ties) is the product of the posteriors of its pairs, to the power 2/K: a ranking of K responses
+consists of K−1 decisions, not K(K−1)/2, and without the power its pairs would count as independent
+evidence. For two responses this is the posterior of the pair itself.
 
-All orders are summed exactly by taking off the top tier again and again: 3^K steps, not one for
-each of the 7,087,261 orders that nine responses have.
+The sum over all orders is exact. It removes the top tier recursively, in 3^K steps instead of one for
+each of the 7,087,261 orders of nine responses.
 """
 
 from collections import defaultdict
@@ -25,11 +25,11 @@ NUMBERS_AT_ONCE = 4_000_000
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is known of a task. Axes follow `responses`, the ids in ascending order.
+    """The posterior of a task's order. Axes are `responses`, the ids in ascending order.
 
-    `above[i, j]` is the probability that i is better than j, `tied[i, j]` that they are equal;
-    above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]`: nothing is better than i. `tiers` is the
-    most probable order and `probability` its own.
+    `above[i, j]` is the probability that i is better than j, `tied[i, j]` that they are equal, so that
+    above[i, j] + tied[i, j] + above[j, i] = 1. `best[i]` is the probability that no response is better
+    than i. `tiers` is the most probable order, and `probability` is its probability.
     """
 
     responses: tuple[int, ...]
@@ -45,10 +45,10 @@ class Posterior:
 
     @property
     def least_certain(self) -> float:
-        """How probable the likeliest of <, = and > is, for the pair where it is least so."""
-        one, two = np.triu_indices(len(self.responses), k=1)
+        """Return the smallest probability, over all pairs, of the pair's most probable side."""
+        i, j = np.triu_indices(len(self.responses), k=1)
         likeliest = np.maximum(np.maximum(self.above, self.above.T), self.tied)
-        return float(likeliest[one, two].min())
+        return float(likeliest[i, j].min())
 
     def is_clear(self, certainty: float) -> bool:
         return self.best_probability >= certainty and self.least_certain >= certainty
@@ -57,51 +57,49 @@ class Posterior:
 def posterior_of_pairs(
     rankings: Iterable[tuple[Hashable, Tiers]], reliabilities: Reliabilities
 ) -> Posterior | None:
-    """Of one task, from (reviewer, tiers). None when no ranking compares two responses.
+    """Return the posterior of one task, or None if no ranking compares two responses.
 
-    Costs well under a millisecond for four responses. Someone `reliabilities` does not know counts
-    as typical.
+    `rankings` are (reviewer, tiers). Unknown reviewers count as typical. Takes less than a millisecond
+    for four responses.
     """
-    found = consensus(
-        [Judgment(None, reviewer, tiers) for reviewer, tiers in rankings], reliabilities
-    )
-    return found.get(None)
+    judgments = [Judgment(None, reviewer, tiers) for reviewer, tiers in rankings]
+    return consensus(judgments, reliabilities).get(None)
 
 
 def consensus(
     judgments: Iterable[Judgment], reliabilities: Reliabilities
 ) -> dict[Hashable, Posterior]:
-    """By task. A task of which no two responses were compared is left out."""
+    """Return the posterior of each task. Tasks without a comparison are left out."""
     return consensus_of_pairs(expand(judgments), reliabilities)
 
 
 def consensus_of_pairs(pairs: Pairs, reliabilities: Reliabilities) -> dict[Hashable, Posterior]:
     if not len(pairs):
         return {}
-    known = _pair_posterior(pairs, reliabilities)
-    found: dict[Hashable, Posterior] = {}
+    pair_posterior = _pair_posterior(pairs, reliabilities)
+    posteriors: dict[Hashable, Posterior] = {}
     for responses, rows in _by_size(pairs):
-        names, logs = _tables(pairs, known, responses, rows, reliabilities.tied)
+        names, logs = _tables(pairs, pair_posterior, responses, rows, reliabilities.tied)
         for start in range(0, len(names), _tasks_at_once(responses.shape[1])):
             part = slice(start, start + _tasks_at_once(responses.shape[1]))
-            found.update(_orders(names[part], responses[part], logs[part]))
-    return found
+            posteriors.update(_orders(names[part], responses[part], logs[part]))
+    return posteriors
 
 
 def _pair_posterior(pairs: Pairs, reliabilities: Reliabilities) -> np.ndarray:
-    """→ (P, 3)"""
+    """Return P(>), P(=) and P(<) of each pair.  → (P, 3)"""
     people = [reliabilities[reviewer] for reviewer in pairs.reviewers]
     confusion = np.array(
         [[p.right, p.tie, max(0.0, 1 - p.right - p.tie), p.tie_of_tie] for p in people]
     )
-    said = 1 - pairs.outcome.astype(np.int64)
+    side = 1 - pairs.outcome.astype(np.int64)
     return posterior(
-        pairs.pair, pairs.reviewer, said, log_confusion(confusion), log_truth(reliabilities.tied)
+        pairs.pair, pairs.reviewer, side, log_confusion(confusion), log_truth(reliabilities.tied)
     )
 
 
 def _by_size(pairs: Pairs) -> Iterable[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
-    """Tasks with equally many responses: ids (n, K), and for each its task and its pairs."""
+    """Yield tasks by their number of responses K: ids (n, K), and the task and pairs of each."""
     order = np.argsort(pairs.task, kind="stable")
     starts = np.flatnonzero(np.diff(pairs.task[order], prepend=-1))
     sizes: dict[int, list[tuple[np.ndarray, tuple[int, np.ndarray]]]] = defaultdict(list)
@@ -110,28 +108,28 @@ def _by_size(pairs: Pairs) -> Iterable[tuple[np.ndarray, list[tuple[int, np.ndar
         if len(ids) > MOST_RESPONSES:
             raise ValueError(f"A task has at most {MOST_RESPONSES} responses; got {len(ids)}.")
         sizes[len(ids)].append((ids, (int(pairs.task[rows[0]]), rows)))
-    for found in sizes.values():
-        yield np.array([ids for ids, _ in found]), [row for _, row in found]
+    for tasks in sizes.values():
+        yield np.array([ids for ids, _ in tasks]), [row for _, row in tasks]
 
 
 def _tables(
     pairs: Pairs,
-    known: np.ndarray,
+    pair_posterior: np.ndarray,
     responses: np.ndarray,
     rows: Sequence[tuple[int, np.ndarray]],
     tied: float,
 ) -> tuple[list[Hashable], np.ndarray]:
-    """Names of the tasks, and (n, 2, K, K) logs: i better than j, i tied with j; powered."""
+    """Return task names, and weighted logs of P(i above j) and P(i tied with j).  → (n, 2, K, K)"""
     size = responses.shape[1]
     unknown = np.exp(log_truth(tied))
     logs = np.empty((len(rows), 2, size, size))
     logs[:, 0], logs[:, 1] = unknown[0], unknown[1]
     for number, (_, at) in enumerate(rows):
-        one = np.searchsorted(responses[number], pairs.first[at])
-        two = np.searchsorted(responses[number], pairs.second[at])
-        logs[number, 0, one, two] = known[at, 0]
-        logs[number, 0, two, one] = known[at, 2]
-        logs[number, 1, one, two] = logs[number, 1, two, one] = known[at, 1]
+        i = np.searchsorted(responses[number], pairs.first[at])
+        j = np.searchsorted(responses[number], pairs.second[at])
+        logs[number, 0, i, j] = pair_posterior[at, 0]
+        logs[number, 0, j, i] = pair_posterior[at, 2]
+        logs[number, 1, i, j] = logs[number, 1, j, i] = pair_posterior[at, 1]
     names = [pairs.tasks[task] for task, _ in rows]
     return names, np.log(np.clip(logs, 1e-12, 1)) * (2 / size)
 
@@ -141,13 +139,13 @@ def _tables(
 
 @dataclass(frozen=True)
 class _Steps:
-    """Taking a top tier off a set of responses, sets being bit masks. S steps, by set."""
+    """All S ways to remove a top tier from a set of responses, grouped by set. Sets are bit masks."""
 
-    beats: np.ndarray  # (S, K·K) 1 where the tier beats what is left
+    beats: np.ndarray  # (S, K·K) 1 where the tier beats the rest
     ties: np.ndarray  # (S, K·K) 1 above the diagonal within the tier
-    rest: np.ndarray  # (S,) what is left
+    rest: np.ndarray  # (S,) the remaining set
     tier: np.ndarray  # (S,)
-    begin: np.ndarray  # (2^K + 1,) where the steps of a set begin
+    begin: np.ndarray  # (2^K + 1,) index of the first step of each set
 
 
 @lru_cache(maxsize=MOST_RESPONSES)
@@ -156,7 +154,7 @@ def _steps(size: int) -> _Steps:
     bits = (masks[:, None] >> np.arange(size)) & 1  # (2^K, K)
     tiers = [masks[1:][(masks[1:] & ~whole) == 0] for whole in masks]
     tier = np.concatenate(tiers)
-    rest = np.repeat(masks, [len(one) for one in tiers]) & ~tier
+    rest = np.repeat(masks, [len(tier_masks) for tier_masks in tiers]) & ~tier
     within = bits[tier][:, :, None] * bits[tier][:, None, :] * np.triu(np.ones((size, size)), 1)
     beats = bits[tier][:, :, None] * bits[rest][:, None, :]
     return _Steps(
@@ -164,7 +162,7 @@ def _steps(size: int) -> _Steps:
         within.reshape(-1, size * size).astype(np.float32),
         rest,
         tier,
-        np.cumsum([0, *(len(one) for one in tiers)]),
+        np.cumsum([0, *(len(tier_masks) for tier_masks in tiers)]),
     )
 
 
@@ -200,14 +198,17 @@ def _orders(
 
 
 def _mass(weight: np.ndarray, steps: _Steps, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The share of all orders that goes through each step, (n, S); and by top response."""
+    """Return the share of all orders that use each step, (n, S), and sums over the orders.
+
+    `top` of the sums is the share by top response, `log_total` the log of the total weight.
+    """
     count, full = len(weight), 2**size - 1
-    below = np.ones((count, full + 1))  # all ways to order what is in the set
+    below = np.ones((count, full + 1))  # weight of all orders of the set
     for whole in range(1, full + 1):
         at = slice(steps.begin[whole], steps.begin[whole + 1])
         below[:, whole] = (weight[:, at] * below[:, steps.rest[at]]).sum(axis=1)
     total = below[:, full]
-    before = np.zeros((count, full + 1))  # all ways to have ordered what is not in it, above it
+    before = np.zeros((count, full + 1))  # weight of all orders of the rest, above the set
     before[:, full] = 1 / total
     mass = np.empty_like(weight)
     for whole in range(full, 0, -1):
@@ -223,7 +224,7 @@ def _mass(weight: np.ndarray, steps: _Steps, size: int) -> tuple[np.ndarray, dic
 def _likeliest(
     gain: np.ndarray, steps: _Steps, size: int
 ) -> Iterable[tuple[list[list[int]], float]]:
-    """The order of highest weight, as indices in tiers, and the log of that weight."""
+    """Yield the order of highest weight, as tiers of indices, and the log of its weight."""
     full = 2**size - 1
     value = np.zeros((len(gain), full + 1))
     chosen = np.zeros((len(gain), full + 1), dtype=np.int64)

@@ -1,27 +1,27 @@
-"""Tasks on which reviewers disagree more than their usual noise explains. Pure numpy.
+"""Disputed tasks: those with more disagreement than the usual noise explains. Pure numpy.
 
-Two statistics of a task, both from τ = 1 − 2·distance of every couple of its rankings, where the
-distance of two rankings is 0 for the same order, 1 for the reverse, and a tie against an order
-counts ½ of a pair:
+A task has two statistics, computed from τ = 1 − 2·distance of each couple of its rankings. The
+distance of two rankings is 0 for the same order and 1 for the reverse. A tie against an order counts
+as half a pair.
 
-- the mean distance, for reviewers who are simply far apart;
-- with three rankings or more the gain of reversing: how much the mean τ would rise if the best
-  chosen camp of reviewers had their rankings reversed. Reviewers of one opinion gain nothing, noise
-  gains little, and two camps gain more with each ranking.
+- The mean distance detects general disagreement.
+- The gain of reversing, for three rankings or more, detects two camps. It is the largest increase of
+  the mean τ when the rankings of a subset of reviewers are reversed. It is 0 without disagreement,
+  small for noise, and larger with each ranking for two camps.
 
 The null model is that of Thurstone, "A Law of Comparative Judgment" (Psychological Review 34, 1927):
-each reviewer perceives the common worth of each response with independent normal noise, and ranks by
-what they perceive. With ρ the correlation of what two reviewers perceive, they order a pair in
-opposite ways with probability arccos(ρ)/π. So the usual rate of disagreement, estimated over the
-project and for each reviewer, gives the ρ of a task, and simulation the distribution of both
-statistics for its numbers of responses and rankings. Tasks differ in how close their responses are in
-worth: that is part of the model, and close responses alone make no dispute.
+each reviewer perceives the worth of each response with independent normal noise, and ranks the
+responses by perceived worth. If ρ is the correlation of two reviewers' perceptions, they order a pair
+in opposite ways with probability arccos(ρ)/π. So the usual rate of disagreement, estimated over the
+project and for each reviewer, determines the ρ of a task. The distribution of both statistics is
+simulated for its number of responses and rankings. Responses that are close in worth are part of the
+model, so they alone do not make a dispute.
 
-A task's p-value is twice the smaller share of simulated tasks with as extreme a statistic (Bonferroni;
-with two rankings there is one statistic). Where the bulk of the tasks is more spread than the model
-says, all are scaled to it (the empirical null of Efron, "Large-Scale Simultaneous Hypothesis Testing",
-JASA 99, 2004). Of the tasks tested together, those are disputed that pass the procedure of Benjamini
-and Hochberg (JRSS B 57, 1995): of the tasks called disputed, at most 10 % are expected to be noise.
+The p-value of a task is twice the smaller share of simulated tasks with as extreme a statistic
+(Bonferroni), or the share itself for two rankings, which have one statistic. If the bulk of the tasks
+has a wider distribution than the model, all are scaled to it (the empirical null of Efron,
+"Large-Scale Simultaneous Hypothesis Testing", JASA 99, 2004). Disputed tasks are those that pass the
+procedure of Benjamini and Hochberg (JRSS B 57, 1995): at most 10 % of them are expected to be noise.
 """
 
 from dataclasses import dataclass
@@ -36,12 +36,12 @@ from labeling.statistics.meetings import Meetings
 
 FALSE_DISCOVERIES = 0.1
 USUAL = 0.27
-"""Taken for the rate of disagreement until a project shows its own: the labelers of Ouyang et al.,
+"""The rate of disagreement assumed until a project has its own estimate: the labelers of Ouyang et al.,
 "Training language models to follow instructions with human feedback" (2022), agreed on 73 %."""
 LEARNED_FROM = 30
-"""Tasks with two rankings from which a project's own rate is estimated."""
+"""Minimum number of tasks with two rankings to estimate a project's own rate."""
 SHRUNK_BY = 10
-"""Tasks by which a reviewer's rate is drawn to the project's."""
+"""Weight of the project's rate in a reviewer's, in tasks."""
 SIMULATED = 20_000
 AT_ONCE = 4_000
 RANKINGS_AT_MOST = 9
@@ -69,10 +69,10 @@ class Verdicts:
 
 
 def verdicts(tasks: list[Any], met: Meetings) -> Verdicts:
-    """Judge every task that has a meeting. `tasks` names them as the meetings number them.
+    """Test each task with two rankings or more. `tasks` are the names of the numbered tasks.
 
-    About 0.1 s for 1,000 tasks of four responses, and as much for each new shape of a task, once in
-    a process.
+    Takes about 0.1 s for 1,000 tasks of four responses, and once per process about 0.1 s for each new
+    combination of responses, rankings and ρ.
     """
     cases = _cases(met)
     usual, learned = USUAL, len(cases) >= LEARNED_FROM
@@ -94,7 +94,7 @@ def verdicts(tasks: list[Any], met: Meetings) -> Verdicts:
 
 
 def passing(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
-    """Return which hypotheses Benjamini and Hochberg's procedure rejects. (T,) bool"""
+    """Return whether the Benjamini–Hochberg procedure rejects each hypothesis.  → (T,) bool"""
     order = np.argsort(p_value)
     passes = p_value[order] <= rate * np.arange(1, len(order) + 1) / max(1, len(order))
     last = np.flatnonzero(passes)
@@ -109,7 +109,7 @@ def passing(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Cases:
-    """The tasks with a meeting. All arrays (T,), but `at`: (M,) the case of each meeting."""
+    """Tasks with two rankings or more. Arrays are (T,), except `at`: (M,) the case of each meeting."""
 
     task: np.ndarray
     at: np.ndarray
@@ -128,13 +128,13 @@ def _cases(met: Meetings) -> _Cases:
     distance = np.bincount(at, met.distance * met.compared) / np.maximum(compared, 1)
     # As many responses as make the pairs of a couple on average, rounded down.
     responses = ((1 + np.sqrt(1 + 8 * compared / np.maximum(couples, 1))) / 2 + 1e-9).astype(int)
-    code, place = np.unique(
+    code, index = np.unique(
         np.r_[at, at] * (met.rankings.max(initial=0) + 1) + met.rankings.T.ravel(),
         return_inverse=True,
     )
     case = code // (met.rankings.max(initial=0) + 1)
     rankings = np.bincount(case, minlength=len(task))
-    place = place - np.searchsorted(case, np.r_[at, at])
+    index = index - np.searchsorted(case, np.r_[at, at])
     gain = np.zeros(len(task))
     for count in np.unique(rankings[rankings > 2]):
         chosen = np.flatnonzero(rankings == count)
@@ -142,16 +142,16 @@ def _cases(met: Meetings) -> _Cases:
         number[chosen] = np.arange(len(chosen))
         rows = np.flatnonzero(number[at] >= 0)
         taus = np.zeros((len(chosen), count, count))
-        taus[number[at[rows]], place[rows], place[len(at) + rows]] = 1 - 2 * met.distance[rows]
+        taus[number[at[rows]], index[rows], index[len(at) + rows]] = 1 - 2 * met.distance[rows]
         most = min(int(count), RANKINGS_AT_MOST)
         gain[chosen] = gain_of_reversing(taus[:, :most, :most])
     return _Cases(task, at, np.maximum(responses, 2), rankings, distance, gain)
 
 
 def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
-    """Return how much the mean τ rises if the best chosen rankings are reversed.
+    """Return the largest increase of the mean τ when some of the rankings are reversed.
 
-    (T, R, R), of which the part above the diagonal is read  → (T,), 0 where reversing gains nothing
+    (T, R, R), of which only the part above the diagonal is read  → (T,), at least 0
     """
     first, second = np.triu_indices(taus.shape[1], k=1)
     above = taus[:, first, second]  # (T, couples)
@@ -160,9 +160,9 @@ def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=RANKINGS_AT_MOST)
 def _signs(rankings: int) -> np.ndarray:
-    """Return for each way to split the rankings in two: 1/couples within, less that across.
+    """Return the sign of each couple for each split of the rankings in two, divided by the couples.
 
-    (couples, 2^(R − 1))
+    The sign is +1 within a part and −1 across.  → (couples, 2^(R − 1))
     """
     splits = np.arange(2 ** (rankings - 1))[:, None] >> np.arange(rankings) & 1
     first, second = np.triu_indices(rankings, k=1)
@@ -176,7 +176,7 @@ def _signs(rankings: int) -> np.ndarray:
 def _correlations(
     met: Meetings, cases: _Cases, calm: np.ndarray, learned: bool
 ) -> tuple[np.ndarray, float]:
-    """Return ρ of each task, and the usual rate over the tasks that are `calm`."""
+    """Return ρ of each task, and the usual rate of disagreement over the tasks that are `calm`."""
     if not learned or not calm.any():
         return np.full(len(cases), cos(pi * USUAL)), USUAL
     usual = float(cases.distance[calm].mean())
@@ -189,12 +189,12 @@ def _correlations(
     seen = _of_other_tasks(reviewer, task, weight)
     rate = (apart + SHRUNK_BY * usual) / (seen + SHRUNK_BY)
     own = np.clip(np.cos(pi * np.minimum(rate, 0.5)) / max(typical, 1e-3), 0, 0.999)
-    one, two = own.reshape(2, -1)
-    return np.bincount(cases.at, one * two, len(cases)) / couples, usual
+    i, j = own.reshape(2, -1)
+    return np.bincount(cases.at, i * j, len(cases)) / couples, usual
 
 
 def _of_other_tasks(reviewer: np.ndarray, task: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return for each row what its reviewer's rows of other tasks sum up to."""
+    """Return for each row the sum of its reviewer's values over other tasks."""
     _, pair = np.unique(reviewer * (task.max() + 1) + task, return_inverse=True)
     everything, here = np.bincount(reviewer, values), np.bincount(pair, values)
     return np.asarray(everything[reviewer] - here[pair])
@@ -209,7 +209,7 @@ def simulated(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.
     rho = STEP * step
     rng = np.random.default_rng([responses, rankings, step])
     first, second = np.triu_indices(responses, k=1)
-    one, two = np.triu_indices(rankings, k=1)
+    i, j = np.triu_indices(rankings, k=1)
     distances, gains = [], []
     for _ in range(0, SIMULATED, AT_ONCE):
         worth = np.sqrt(rho) * rng.standard_normal((AT_ONCE, 1, responses), dtype=np.float32)
@@ -217,9 +217,9 @@ def simulated(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.
             (AT_ONCE, rankings, responses), dtype=np.float32
         )
         seen = worth + noise
-        said = np.where(seen[:, :, first] > seen[:, :, second], np.float32(1), np.float32(-1))
-        taus = said @ said.transpose(0, 2, 1) / np.float32(len(first))  # (AT_ONCE, R, R)
-        distances.append((1 - taus[:, one, two].mean(axis=1)) / 2)
+        signs = np.where(seen[:, :, first] > seen[:, :, second], np.float32(1), np.float32(-1))
+        taus = signs @ signs.transpose(0, 2, 1) / np.float32(len(first))  # (AT_ONCE, R, R)
+        distances.append((1 - taus[:, i, j].mean(axis=1)) / 2)
         gains.append(gain_of_reversing(taus))
     return np.sort(np.concatenate(distances)), np.sort(np.concatenate(gains))
 
@@ -232,7 +232,7 @@ def _tables(cases: _Cases, rho: np.ndarray) -> list[tuple[np.ndarray, np.ndarray
 
 
 def _p_values(cases: _Cases, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
-    """Two-statistic p-values; `rescale` corrects for a bulk that is more spread than the model."""
+    """Return the p-values of both statistics combined; `rescale` scales them to the bulk of tasks."""
     tables = _tables(cases, rho)
     distances = [distances for distances, _ in tables]
     apart = _tails(cases.distance, distances)
@@ -243,7 +243,7 @@ def _p_values(cases: _Cases, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
 
 
 def _tails(values: np.ndarray, tables: list[np.ndarray], margin: float = -1e-5) -> np.ndarray:
-    """Return the share of each table that is at least the value, the value itself included."""
+    """Return the share of each table that is at least as large as the value, counting the value."""
     tail = [
         1 + len(table) - np.searchsorted(table, value + margin)
         for value, table in zip(values.tolist(), tables, strict=True)
@@ -252,9 +252,9 @@ def _tails(values: np.ndarray, tables: list[np.ndarray], margin: float = -1e-5) 
 
 
 def _spread(values: np.ndarray, tables: list[np.ndarray]) -> float:
-    """Return how many times wider than the tables the bulk of the values is, at least 1.
+    """Return the width of the bulk of the values relative to the tables, at least 1.
 
-    The values are discrete, so this takes mid-p-values, in which equal ones count half.
+    Uses mid-p-values, in which equal values count half, because the values are discrete.
     """
     middle = (_tails(values, tables) + _tails(values, tables, 1e-5)) / 2
     edge = float(np.clip(np.quantile(middle, 1 - BULK), 1e-6, 1 - 1e-6))

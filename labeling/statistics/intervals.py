@@ -1,4 +1,4 @@
-"""Confidence intervals of shares. Pure numpy: pages, commands and recipes use the same ones.
+"""Confidence intervals of shares, used by pages, commands and recipes alike. Pure numpy.
 
 `wilson` is the score interval of Wilson, "Probable Inference, the Law of Succession, and
 Statistical Inference" (JASA 22, 1927). `ShareSums` is the same interval for observations that come
@@ -18,14 +18,14 @@ Z95 = 1.959963984540054
 
 REPLICATES = 1000
 RESAMPLED_AT_ONCE = 2**22
-"""Numbers of a bootstrap that are in memory together."""
+"""Maximum number of values of a bootstrap in memory."""
 
 FEW_CLUSTERS = 10
-"""With fewer, their variance is too uncertain: each cluster then counts as one trial."""
+"""With fewer clusters, their variance is too uncertain, so each cluster counts as one trial."""
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `trials`; 0 to 1 without any."""
+    """Return the 95 % interval of a share of `trials`, or 0 to 1 without trials."""
     if not trials:
         return 0.0, 1.0
     spread = Z95 * Z95 / trials
@@ -36,7 +36,7 @@ def wilson(share: float, trials: float) -> tuple[float, float]:
 
 @dataclass
 class ShareSums:
-    """Sums over clusters that give a share and its interval, in constant memory and any order."""
+    """Sums over clusters for a share and its interval. Clusters may come in any order."""
 
     clusters: int = 0
     agreeing: float = 0.0
@@ -47,14 +47,14 @@ class ShareSums:
 
     @classmethod
     def of(cls, rows: Iterable[tuple[float, float]]) -> "ShareSums":
-        """Return the sums of (agreeing, total) of each cluster."""
+        """Return the sums over clusters, given (agreeing, total) of each."""
         sums = cls()
         for agreeing, total in rows:
             sums.add(agreeing, total)
         return sums
 
     def add(self, agreeing: float, total: float) -> None:
-        """Add one cluster. One without observations changes nothing."""
+        """Add one cluster. A cluster without observations is ignored."""
         if total <= 0:
             return
         self.clusters += 1
@@ -70,13 +70,13 @@ class ShareSums:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval; 0 to 1 for a single cluster, which says nothing of the next."""
+        """Return the 95 % interval, or 0 to 1 for fewer than two clusters."""
         if self.share is None or self.clusters < 2:
             return 0.0, 1.0
         return wilson(self.share, self._effective_size(self.share))
 
     def _effective_size(self, share: float) -> float:
-        """Return share·(1 − share) over the variance of the ratio estimator between clusters."""
+        """Return share·(1 − share) divided by the variance of the ratio estimator."""
         squares = (
             self._agreeing_squared - 2 * share * self._product + share**2 * self._total_squared
         )
@@ -94,8 +94,8 @@ def share_interval(
 ) -> tuple[list[float], str]:
     """Return the 95 % interval of Σ agreeing / Σ evidence over clusters, and the method used.
 
-    A bootstrap over clusters. Where it has nothing to vary (few clusters, or all alike, so that each
-    resample equals the sample), Wilson's interval with each cluster as one trial.
+    The method is a bootstrap over clusters. With few clusters, or when all have the same share so that
+    resamples do not vary, it is Wilson's interval with each cluster as one trial.
     """
     share_of_each = agreeing / evidence
     if len(evidence) < FEW_CLUSTERS or np.ptp(share_of_each) == 0:
@@ -108,9 +108,9 @@ def share_interval(
 
 
 def resamples(count: int, seed: int, replicates: int = REPLICATES) -> Iterator[np.ndarray]:
-    """Yield how often each of `count` clusters is drawn in each replicate.
+    """Yield the number of times each of `count` clusters is drawn, in batches of replicates.
 
-    → (n, count) each, `replicates` rows in all and as many at once as fit into memory
+    → (n, count), with `replicates` rows in total
     """
     rng = np.random.default_rng(seed)
     at_once = max(1, RESAMPLED_AT_ONCE // count)

@@ -1,7 +1,7 @@
-"""Two reviewers meet on a task: what they said about its pairs, in one 3×3 table.
+"""Meetings of two reviewers on a task: a 3×3 table of their judgments of its pairs.
 
 Every measure of agreement is a sum over such tables, so that a part (a reviewer, a week) is a
-choice of rows.
+selection of rows.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from labeling.statistics.pairs import Pairs, couples
 
 @dataclass(frozen=True)
 class Meetings:
-    """M meetings. Axes of a table: what `one` said, what `two` said; −1, 0, +1.
+    """M meetings. The axes of a table are the judgments of `one` and of `two`: −1, 0, +1.
 
-    `shares` is the table with each pair weighing 1/(m − 1), m reviewers having judged it: summed
-    with its transpose it is the coincidence matrix of Krippendorff's alpha.
+    `shares` is the table with each pair weighted by 1/(m − 1), where m reviewers judged it. Added to
+    its transpose, it is the coincidence matrix of Krippendorff's alpha.
     """
 
     task: np.ndarray  # (M,) index into the tasks
     one: np.ndarray  # (M,) index into the reviewers
     two: np.ndarray  # (M,)
-    rankings: np.ndarray  # (M, 2) of one and of two, among those given
+    rankings: np.ndarray  # (M, 2) indices of the rankings of one and two
     table: np.ndarray  # (M, 3, 3) counts of pairs
     shares: np.ndarray  # (M, 3, 3)
 
@@ -50,7 +50,7 @@ class Meetings:
 
     @property
     def strict(self) -> np.ndarray:
-        """Pairs that both ordered."""
+        """Return the number of pairs that both ordered."""
         return self.table[:, ::2, ::2].sum(axis=(1, 2))
 
     @property
@@ -59,28 +59,28 @@ class Meetings:
 
     @property
     def tau(self) -> np.ndarray:
-        """Kendall's tau-b of the two rankings; NaN where one of them ties everything."""
+        """Return Kendall's tau-b of the two rankings, NaN if one of them ties everything."""
         untied_one = self.compared - self.table[:, 1, :].sum(axis=1)
         untied_two = self.compared - self.table[:, :, 1].sum(axis=1)
         return tau_of(2 * self.strict_same - self.strict, untied_one, untied_two)
 
     @property
     def distance(self) -> np.ndarray:
-        """0 for the same order, 1 for the reverse; a tie against an order counts half."""
+        """Return 0 for the same order, 1 for the reverse; a tie against an order counts half."""
         apart = np.abs(np.arange(3)[:, None] - np.arange(3)) / 2
         return (self.table * apart).sum(axis=(1, 2)) / self.compared
 
 
 def meetings(pairs: Pairs) -> Meetings:
-    """Linear in the pairs times the couples of reviewers on each."""
+    """Return all meetings. Linear in the number of pairs times the couples of reviewers on each."""
     left, right = couples(pairs.pair)
     judged = np.bincount(pairs.pair, minlength=len(pairs))[pairs.pair[left]]
     task = pairs.task[pairs.pair[left]]
     rankings = int(pairs.ranking.max(initial=0)) + 1
     key = pairs.ranking[left] * rankings + pairs.ranking[right]
     _, at, meeting = np.unique(key, return_index=True, return_inverse=True)
-    said = (pairs.outcome[left].astype(np.int64) + 1) * 3 + pairs.outcome[right] + 1
-    code, size = meeting * 9 + said, len(at) * 9
+    cell = (pairs.outcome[left].astype(np.int64) + 1) * 3 + pairs.outcome[right] + 1
+    code, size = meeting * 9 + cell, len(at) * 9
     return Meetings(
         task=task[at],
         one=pairs.reviewer[left][at],

@@ -1,7 +1,7 @@
-"""Rankings as what they say about pairs of responses, in flat arrays that numpy can count.
+"""Rankings as judgments of pairs of responses, in flat numpy arrays.
 
-A pair is two responses of one task, the smaller id first. Every ranking that placed both says
-+1 (the first is better), 0 (tied) or −1 of it; one that left a response out says nothing.
+A pair is two responses of one task, the smaller id first. Each ranking with both responses judges it:
++1 (the first is better), 0 (tied) or −1.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ Tiers = Sequence[Sequence[int]]
 
 
 class Judgment(NamedTuple):
-    """A ranking of a task by a reviewer; both are named by whatever the caller likes."""
+    """A ranking of a task by a reviewer. Any hashable values may identify the two."""
 
     task: Hashable
     reviewer: Hashable
@@ -24,9 +24,9 @@ class Judgment(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairs:
-    """P pairs and the N statements about them. Tasks and reviewers are numbered as they came.
+    """P pairs and the N judgments of them. Tasks and reviewers are numbered in order of appearance.
 
-    Statements are sorted by pair, then by the order of the rankings.
+    Judgments are sorted by pair, then by ranking.
     """
 
     tasks: list[Any]
@@ -37,20 +37,23 @@ class Pairs:
     pair: np.ndarray  # (N,) index of the pair
     reviewer: np.ndarray  # (N,) index into reviewers
     outcome: np.ndarray  # (N,) int8
-    ranking: np.ndarray  # (N,) index of the ranking among those given
+    ranking: np.ndarray  # (N,) index of the ranking
 
     def __len__(self) -> int:
         return len(self.first)
 
 
 def expand(judgments: Iterable[Judgment]) -> Pairs:
-    """Linear in the statements, K(K−1)/2 for a ranking of K: under two seconds for 100,000 of four."""
+    """Return the pairs of rankings: K(K−1)/2 for a ranking of K responses.
+
+    Linear in the pairs: less than two seconds for 100,000 rankings of four responses.
+    """
     tasks: dict[Any, int] = {}
     reviewers: dict[Any, int] = {}
     by_size: dict[int, list[tuple[int, int, int, list[int], list[int]]]] = defaultdict(list)
     for number, (task, reviewer, tiers) in enumerate(judgments):
         ids = [response for tier in tiers for response in tier]
-        places = [place for place, tier in enumerate(tiers) for _ in tier]
+        places = [index for index, tier in enumerate(tiers) for _ in tier]
         task_index = tasks.setdefault(task, len(tasks))
         reviewer_index = reviewers.setdefault(reviewer, len(reviewers))
         by_size[len(ids)].append((number, task_index, reviewer_index, ids, places))
@@ -60,18 +63,21 @@ def expand(judgments: Iterable[Judgment]) -> Pairs:
 
 
 def _statements(rows: list[tuple[int, int, int, list[int], list[int]]]) -> np.ndarray:
-    """→ (6, n): ranking, task, reviewer, first id, second id, outcome; for rankings of one size"""
+    """Return rows of ranking, task, reviewer, first id, second id and outcome.  → (6, n)
+
+    All rankings have the same number of responses.
+    """
     about = np.array([row[:3] for row in rows], dtype=np.int64)
     ids = np.array([row[3] for row in rows], dtype=np.int64)
     order = np.argsort(ids, axis=1)
     ids = np.take_along_axis(ids, order, axis=1)
     places = np.take_along_axis(np.array([row[4] for row in rows]), order, axis=1)
-    one, two = np.triu_indices(ids.shape[1], k=1)
+    i, j = np.triu_indices(ids.shape[1], k=1)
     return np.concatenate(
         [
-            np.repeat(about, len(one), axis=0).T,
-            [ids[:, one].ravel(), ids[:, two].ravel()],
-            [np.sign(places[:, two] - places[:, one]).ravel()],
+            np.repeat(about, len(i), axis=0).T,
+            [ids[:, i].ravel(), ids[:, j].ravel()],
+            [np.sign(places[:, j] - places[:, i]).ravel()],
         ]
     )
 
@@ -98,19 +104,19 @@ def _numbered(tasks: list[Any], reviewers: list[Any], columns: np.ndarray) -> Pa
 
 
 def couples(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (i, j), i < j, with group[i] == group[j], of a sorted array of groups.  → two (M,)"""
+    """Return all (i, j), i < j, with group[i] == group[j], for a sorted `group`.  → two (M,)"""
     starts, sizes = runs_of(group)
     left, right = [], []
     for size in np.unique(sizes[sizes > 1]):
-        one, two = np.triu_indices(size, k=1)
+        i, j = np.triu_indices(size, k=1)
         begin = starts[sizes == size][:, None]
-        left.append((begin + one).ravel())
-        right.append((begin + two).ravel())
+        left.append((begin + i).ravel())
+        right.append((begin + j).ravel())
     nothing = np.zeros(0, dtype=np.int64)
     return np.concatenate([nothing, *left]), np.concatenate([nothing, *right])
 
 
 def runs_of(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each value of a sorted array begins, and how often it stands there."""
+    """Return the start and the length of each run of equal values of a sorted array."""
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]]) if len(group) else group[:0]
     return starts, np.diff(np.r_[starts, len(group)])

@@ -1,22 +1,22 @@
-"""How far each reviewer can be trusted, from how they judge the pairs that others judged too.
+"""Reliability of reviewers, estimated from pairs that several reviewers judged.
 
 The model is that of Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using
-the EM Algorithm" (Applied Statistics 28, 1979), on pairs of responses. A pair is truly ordered one
-way, the other, or tied; which of two responses comes first is only a matter of numbering, so the
-3×3 confusion of a reviewer has three free numbers:
+the EM Algorithm" (Applied Statistics 28, 1979), on pairs of responses. The true side of a pair is one
+of two orders or a tie. Which response comes first is arbitrary, so the 3×3 confusion matrix of a
+reviewer has three free parameters:
 
     truly ordered:  right, tie, reversed      (they sum to 1)
     truly tied:     tie_of_tie, and half of the rest for either order
 
-`quality` = right + tie/2 is the chance of being right about an ordered pair when a tie counts half:
-1 is never wrong, 0.5 knows nothing, 0 is always the wrong way round. It plays the part that η has
-in Chen et al., "Pairwise Ranking Aggregation in a Crowdsourced Setting" (Crowd-BT, WSDM 2013),
-without assuming that all responses lie on one scale, which those of different prompts do not.
+`quality` = right + tie/2 is the probability of being right about an ordered pair, with a tie as half:
+1 is always right, 0.5 is chance, 0 is always reversed. It corresponds to η in Chen et al., "Pairwise
+Ranking Aggregation in a Crowdsourced Setting" (Crowd-BT, WSDM 2013), but does not assume that all
+responses have a common scale, as those of different prompts do not.
 
-Estimates are those of highest posterior density under weak Dirichlet priors, found by EM. The
-pairs of one ranking hang together, so standard errors are those of a composite likelihood: the
-sandwich of Varin, Reid and Firth, "An Overview of Composite Likelihood Methods" (Statistica Sinica
-21, 2011), with the task as the unit, over all reviewers at once.
+Estimates maximise the posterior under weak Dirichlet priors, by EM. The pairs of one ranking are
+dependent, so standard errors are those of a composite likelihood: the sandwich estimator of Varin,
+Reid and Firth, "An Overview of Composite Likelihood Methods" (Statistica Sinica 21, 2011), with the
+task as the unit, jointly over all reviewers.
 """
 
 from collections.abc import Hashable, Iterable, Mapping
@@ -28,9 +28,9 @@ import numpy as np
 from labeling.statistics.intervals import Z95
 from labeling.statistics.pairs import Judgment, Pairs, couples, expand, runs_of
 
-# Pseudo-counts of pairs: as much as one ranking of four responses says.
+# Pseudo-counts of pairs: as many as in one ranking of four responses.
 ORDERED = np.array([4.0, 1.0, 1.0])  # right, tie, reversed
-TIED = np.array([1.5, 1.5])  # a tie called a tie, or not
+TIED = np.array([1.5, 1.5])  # judged a tie, or not
 TRULY = np.array([8.0, 2.0])  # ordered, tied
 
 STEPS_AT_MOST = 200
@@ -41,7 +41,10 @@ REVIEWERS_TOGETHER = 400
 
 @dataclass(frozen=True)
 class Reliability:
-    """Of one reviewer. `low` to `high` holds the quality with 95 %; `tasks` and `pairs` were shared."""
+    """Reliability of one reviewer, with a 95 % interval of the quality.
+
+    `tasks` and `pairs` are the numbers shared with other reviewers.
+    """
 
     right: float
     tie: float
@@ -63,19 +66,19 @@ class Reliability:
         return self._bound(Z95)
 
     def _bound(self, z: float) -> float:
-        """On the scale of log odds, so that it stays between 0 and 1."""
+        """Return a bound computed on the log-odds scale, so that it is between 0 and 1."""
         quality = min(max(self.quality, 1e-9), 1 - 1e-9)
         odds = quality / (1 - quality) * np.exp(z * self.error / (quality * (1 - quality)))
         return float(odds / (1 + odds))
 
 
-# What is taken for someone of whom nothing is known yet.
+# Assumed for reviewers without shared tasks.
 TYPICAL = Reliability(right=0.75, tie=0.1, tie_of_tie=0.5, error=0.15)
 
 
 @dataclass(frozen=True)
 class Reliabilities:
-    """`tied` is the share of pairs that are truly tied. Ask for anyone: strangers are typical."""
+    """Reliabilities by reviewer. Unknown reviewers are `typical`; `tied` is the share of true ties."""
 
     of: Mapping[Hashable, Reliability] = field(default_factory=dict)
     typical: Reliability = TYPICAL
@@ -86,11 +89,14 @@ class Reliabilities:
         return self.of.get(reviewer, self.typical)
 
 
-NOBODY_MET = "No two reviewers ranked the same responses, so no one can be checked against another."
+NOBODY_MET = "No two reviewers ranked the same responses, so reviewers cannot be compared."
 
 
 def fit(judgments: Iterable[Judgment]) -> Reliabilities:
-    """Three to six seconds for 100,000 rankings of four responses. `reason` says why there are none."""
+    """Estimate the reliabilities, or return a `reason` why that is impossible.
+
+    Takes three to six seconds for 100,000 rankings of four responses.
+    """
     return fit_pairs(expand(judgments))
 
 
@@ -104,7 +110,7 @@ def fit_pairs(pairs: Pairs) -> Reliabilities:
     present = np.unique(shared.reviewer)
     tasks = _tasks_each(shared, len(pairs.reviewers))
     count = np.bincount(shared.reviewer, minlength=len(pairs.reviewers))
-    found = {
+    reliabilities = {
         pairs.reviewers[w]: Reliability(
             right=float(confusion[w, 0]),
             tie=float(confusion[w, 1]),
@@ -115,31 +121,31 @@ def fit_pairs(pairs: Pairs) -> Reliabilities:
         )
         for w in present
     }
-    return Reliabilities(found, _typical(confusion[present], found), tied)
+    return Reliabilities(reliabilities, _typical(confusion[present], reliabilities), tied)
 
 
-def _typical(confusion: np.ndarray, found: Mapping[Any, Reliability]) -> Reliability:
-    """The median reviewer, as uncertain as reviewers differ."""
+def _typical(confusion: np.ndarray, of: Mapping[Any, Reliability]) -> Reliability:
+    """Return the median reviewer, with the spread between reviewers as the error."""
     right, tie, _, tie_of_tie = (float(v) for v in np.median(confusion, axis=0))
-    qualities = [one.quality for one in found.values()]
+    qualities = [reliability.quality for reliability in of.values()]
     spread = float(np.std(qualities)) if len(qualities) > 2 else TYPICAL.error
     right = min(right, 1 - tie)
     return Reliability(right, tie, tie_of_tie, max(spread, 0.02))
 
 
-# --- what counts ---------------------------------------------------------------------------------
+# --- judgments ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Statements:
-    """Sorted by pair; every pair has two or more."""
+    """Judgments sorted by pair, with two or more of each pair."""
 
-    pair: np.ndarray  # (N,) numbered anew
+    pair: np.ndarray  # (N,) renumbered from 0
     reviewer: np.ndarray  # (N,)
-    said: np.ndarray  # (N,) 0: the first is better, 1: tied, 2: worse
+    side: np.ndarray  # (N,) 0: the first is better, 1: tied, 2: worse
     task: np.ndarray  # (N,)
-    weight: np.ndarray  # (P,) how many pairs look like this
-    same_as: np.ndarray  # for every pair that was gathered here: its number
+    weight: np.ndarray  # (P,) number of pairs with these judgments
+    same_as: np.ndarray  # (all pairs,) number of the pair here that represents each
 
 
 def _shared(pairs: Pairs) -> _Statements:
@@ -158,12 +164,12 @@ def _shared(pairs: Pairs) -> _Statements:
 
 
 def _patterns(shared: _Statements) -> _Statements:
-    """Pairs of which the same reviewers say the same, once: there are far fewer of them.
+    """Merge pairs with the same judgments by the same reviewers, which leaves far fewer.
 
-    Told apart by the sum of a random 64-bit number for each (reviewer, statement).
+    Pairs are compared by a sum of random 64-bit numbers, one for each (reviewer, side).
     """
     rng = np.random.default_rng(0)
-    code = shared.reviewer * 3 + shared.said
+    code = shared.reviewer * 3 + shared.side
     hashes = rng.integers(0, 2**63, size=int(code.max()) + 1, dtype=np.uint64)
     starts, sizes = runs_of(shared.pair)
     sums = np.add.reduceat(hashes[code], starts)
@@ -174,7 +180,7 @@ def _patterns(shared: _Statements) -> _Statements:
     return _Statements(
         np.repeat(np.arange(len(at)), sizes[at]),
         shared.reviewer[rows],
-        shared.said[rows],
+        shared.side[rows],
         shared.task[rows],
         weight.astype(float),
         same_as,
@@ -182,7 +188,7 @@ def _patterns(shared: _Statements) -> _Statements:
 
 
 def _ramp(sizes: np.ndarray) -> np.ndarray:
-    """0 … n−1 for each size n, one after the other."""
+    """Return 0 … n−1 for each size n, concatenated."""
     ends = np.cumsum(sizes)
     return np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
 
@@ -196,7 +202,10 @@ def _tasks_each(shared: _Statements, reviewers: int) -> np.ndarray:
 
 
 def log_confusion(confusion: np.ndarray) -> np.ndarray:
-    """(…, 4) right, tie, reversed, tie_of_tie  → (…, truth, said) logs, each axis >, =, <"""
+    """Return the logs of the confusion matrices, with both axes >, =, <.
+
+    (…, 4) right, tie, reversed, tie_of_tie  → (…, truth, judgment)
+    """
     right, tie, wrong, tie_of_tie = np.moveaxis(np.clip(confusion, 1e-9, 1), -1, 0)
     either = np.clip((1 - tie_of_tie) / 2, 1e-9, 1)
     rows = [[right, tie, wrong], [either, tie_of_tie, either], [wrong, tie, right]]
@@ -204,59 +213,63 @@ def log_confusion(confusion: np.ndarray) -> np.ndarray:
 
 
 def log_truth(tied: float) -> np.ndarray:
-    """(3,): before anything is said of a pair"""
+    """Return the log prior of the true side of a pair.  → (3,)"""
     return np.log(np.clip([(1 - tied) / 2, tied, (1 - tied) / 2], 1e-9, 1))
 
 
 def posterior(
-    pair: np.ndarray, reviewer: np.ndarray, said: np.ndarray, logs: np.ndarray, truth: np.ndarray
+    pair: np.ndarray,
+    reviewer: np.ndarray,
+    side: np.ndarray,
+    log_chances: np.ndarray,
+    truth: np.ndarray,
 ) -> np.ndarray:
-    """What each pair truly is, given what was said of it.  → (P, 3) probabilities of >, =, <"""
+    """Return the posterior of the true side of each pair.  → (P, 3) probabilities of >, =, <"""
     count = int(pair.max(initial=-1)) + 1
-    evidence = [np.bincount(pair, logs[reviewer, z, said], count) for z in range(3)]
-    found = np.array(evidence).T + truth
-    found = np.exp(found - found.max(axis=1, keepdims=True))
-    return found / found.sum(axis=1, keepdims=True)
+    evidence = [np.bincount(pair, log_chances[reviewer, z, side], count) for z in range(3)]
+    logs = np.array(evidence).T + truth
+    weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _em(rows: _Statements, reviewers: int) -> tuple[np.ndarray, float]:
-    """→ (reviewers, 4) right, tie, reversed, tie_of_tie; and the share of ties
+    """Return (right, tie, reversed, tie_of_tie) of each reviewer, and the share of true ties.
 
-    Steps of EM are drawn out as in SQUAREM, scheme S3 (Varadhan and Roland, Scandinavian Journal
-    of Statistics 35, 2008): ten times fewer than of plain EM. The end is a point that EM keeps.
+    EM is accelerated by SQUAREM, scheme S3 (Varadhan and Roland, Scandinavian Journal of Statistics 35,
+    2008), which needs a tenth of the steps. It converges to a fixed point of EM.
     """
     ordered, called_tie = ORDERED / ORDERED.sum(), TIED[0] / TIED.sum()
-    place = _odds(
+    point = _odds(
         np.tile(np.r_[ordered, called_tie], (reviewers, 1)), float(TRULY[1] / TRULY.sum())
     )
     for _ in range(STEPS_AT_MOST):
-        once = _step(rows, place)
+        once = _step(rows, point)
         twice = _step(rows, once)
-        first, bend = once - place, (twice - once) - (once - place)
+        first, bend = once - point, (twice - once) - (once - point)
         if np.abs(first).max() < TOLERANCE:
             break
         length = -float(np.linalg.norm(first)) / max(float(np.linalg.norm(bend)), 1e-12)
         length = min(-1.0, max(length, -LONGEST_STEP))
-        place = _step(rows, np.clip(place - 2 * length * first + length**2 * bend, -20, 20))
-    return _chances(place)
+        point = _step(rows, np.clip(point - 2 * length * first + length**2 * bend, -20, 20))
+    return _chances(point)
 
 
-def _step(rows: _Statements, place: np.ndarray) -> np.ndarray:
-    confusion, tied = _chances(place)
-    held = posterior(rows.pair, rows.reviewer, rows.said, log_confusion(confusion), log_truth(tied))
+def _step(rows: _Statements, point: np.ndarray) -> np.ndarray:
+    confusion, tied = _chances(point)
+    held = posterior(rows.pair, rows.reviewer, rows.side, log_confusion(confusion), log_truth(tied))
     held *= rows.weight[:, None]
     return _odds(*_m_step(rows, held, len(confusion)))
 
 
 def _odds(confusion: np.ndarray, tied: float) -> np.ndarray:
-    """Without bounds: the parameters of `_scores`, flat, and the log odds of a tie in truth."""
+    """Return unbounded parameters: those of `_scores`, flattened, and the log odds of a true tie."""
     right, tie, wrong, tie_of_tie = confusion.T
     odds = np.log([right / wrong, tie / wrong, tie_of_tie / (1 - tie_of_tie)]).T
     return np.r_[odds.ravel(), np.log(tied / (1 - tied))]
 
 
-def _chances(place: np.ndarray) -> tuple[np.ndarray, float]:
-    odds = np.exp(place)
+def _chances(point: np.ndarray) -> tuple[np.ndarray, float]:
+    odds = np.exp(point)
     right, tie, of_tie = odds[:-1].reshape(-1, 3).T
     total = 1 + right + tie
     confusion = np.column_stack([right / total, tie / total, 1 / total, of_tie / (1 + of_tie)])
@@ -264,20 +277,20 @@ def _chances(place: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _m_step(rows: _Statements, held: np.ndarray, reviewers: int) -> tuple[np.ndarray, float]:
-    code = rows.reviewer * 3 + rows.said
+    code = rows.reviewer * 3 + rows.side
 
-    def said(z: int) -> np.ndarray:
+    def judgments_of(z: int) -> np.ndarray:
         return np.bincount(code, held[rows.pair, z], reviewers * 3).reshape(-1, 3)
 
-    ordered = said(0) + said(2)[:, ::-1] + ORDERED
-    level = said(1)
+    ordered = judgments_of(0) + judgments_of(2)[:, ::-1] + ORDERED
+    level = judgments_of(1)
     called_tie = (level[:, 1] + TIED[0]) / (level.sum(axis=1) + TIED.sum())
     ordered /= ordered.sum(axis=1, keepdims=True)
     share = (held[:, 1].sum() + TRULY[1]) / (held.sum() + TRULY.sum())
     return np.column_stack([ordered, called_tie]), float(share)
 
 
-# --- how sure they are ---------------------------------------------------------------------------
+# --- standard errors ------------------------------------------------------------------------------
 
 
 def _errors(
@@ -287,13 +300,13 @@ def _errors(
     tied: float,
     reviewers: int,
 ) -> np.ndarray:
-    """Standard errors of the quality. (reviewers,)
+    """Return the standard errors of the quality.  → (reviewers,)
 
-    Beyond REVIEWERS_TOGETHER, each reviewer's is taken as if the others were known.
+    With more than REVIEWERS_TOGETHER reviewers, each error treats the other reviewers as known.
     """
     scores = _scores(confusion)
     held = posterior(
-        patterns.pair, patterns.reviewer, patterns.said, log_confusion(confusion), log_truth(tied)
+        patterns.pair, patterns.reviewer, patterns.side, log_confusion(confusion), log_truth(tied)
     )
     prior = _complete(confusion, np.tile([ORDERED.sum(), TIED.sum()], (reviewers, 1)))
     bread = _information(patterns, held, scores, confusion, reviewers)
@@ -313,7 +326,7 @@ def _errors(
 def _sandwich(
     bread: np.ndarray, meat: np.ndarray, prior: np.ndarray, slope: np.ndarray
 ) -> np.ndarray:
-    """The larger of the model's own error and the one that minds that pairs hang together."""
+    """Return the larger of the model-based and the robust error, which allows for dependent pairs."""
     size = len(prior)
     each = np.arange(size)
     blocks = np.zeros((size, 3, size, 3))
@@ -332,9 +345,9 @@ def _sandwich(
 
 
 def _scores(confusion: np.ndarray) -> np.ndarray:
-    """Slopes of the log likelihood of a statement. (reviewers, truth, said, 3)
+    """Return the gradient of the log likelihood of a judgment.  → (reviewers, truth, judgment, 3)
 
-    By log(right/reversed), log(tie/reversed) and the log odds of tie_of_tie.
+    The parameters are log(right/reversed), log(tie/reversed) and the log odds of tie_of_tie.
     """
     right, tie, _, tie_of_tie = confusion.T
     scores = np.zeros((len(confusion), 3, 3, 3))
@@ -349,15 +362,18 @@ def _scores(confusion: np.ndarray) -> np.ndarray:
 
 
 def _complete(confusion: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """What (ordered, tied) pairs would tell if their truth were known. (reviewers, 3, 3)"""
+    """Return the Fisher information of `counts` (ordered, tied) pairs with known truth.
+
+    → (reviewers, 3, 3)
+    """
     right, tie, _, tie_of_tie = confusion.T
-    found = np.zeros((len(confusion), 3, 3))
-    found[:, 0, 0] = right * (1 - right)
-    found[:, 1, 1] = tie * (1 - tie)
-    found[:, 0, 1] = found[:, 1, 0] = -right * tie
-    found[:, :2, :2] *= counts[:, 0, None, None]
-    found[:, 2, 2] = tie_of_tie * (1 - tie_of_tie) * counts[:, 1]
-    return found
+    information = np.zeros((len(confusion), 3, 3))
+    information[:, 0, 0] = right * (1 - right)
+    information[:, 1, 1] = tie * (1 - tie)
+    information[:, 0, 1] = information[:, 1, 0] = -right * tie
+    information[:, :2, :2] *= counts[:, 0, None, None]
+    information[:, 2, 2] = tie_of_tie * (1 - tie_of_tie) * counts[:, 1]
+    return information
 
 
 Blocks = tuple[np.ndarray, np.ndarray, np.ndarray]  # reviewer, reviewer, (n, 3, 3)
@@ -370,13 +386,13 @@ def _information(
     confusion: np.ndarray,
     reviewers: int,
 ) -> Blocks:
-    """Observed: complete less missing (Louis, JRSS B 44, 1982)."""
+    """Return the observed information: complete minus missing (Louis, JRSS B 44, 1982)."""
     weight = rows.weight[rows.pair]
     ordered = np.bincount(rows.reviewer, weight * (1 - held[rows.pair, 1]), reviewers)
     level = np.bincount(rows.reviewer, weight * held[rows.pair, 1], reviewers)
     everyone = np.arange(reviewers)
     own = _complete(confusion, np.column_stack([ordered, level]))
-    by_truth = scores[rows.reviewer, :, rows.said]  # (n, truth, 3)
+    by_truth = scores[rows.reviewer, :, rows.side]  # (n, truth, 3)
     chances = held[rows.pair]
     spread = by_truth - np.einsum("nz,nzp->np", chances, by_truth)[:, None, :]
     left, right = _with_itself(rows.pair)
@@ -391,9 +407,9 @@ def _information(
 
 
 def _variability(rows: _Statements, held: np.ndarray, scores: np.ndarray) -> Blocks:
-    """Of the slope from task to task."""
+    """Return the variability of the gradient between tasks."""
     expected = np.einsum(
-        "nz,nzp->np", held[rows.pair], scores[rows.reviewer, :, rows.said], optimize=True
+        "nz,nzp->np", held[rows.pair], scores[rows.reviewer, :, rows.side], optimize=True
     )
     key = rows.task * (rows.reviewer.max() + 1) + rows.reviewer
     present, at = np.unique(key, return_inverse=True)
@@ -408,10 +424,10 @@ def _variability(rows: _Statements, held: np.ndarray, scores: np.ndarray) -> Blo
 
 
 def _with_itself(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All (i, j) of one group, i = j and both orders included."""
-    one, two = couples(group)
+    """Return all (i, j) of one group, in both orders and with i = j."""
+    i, j = couples(group)
     each = np.arange(len(group))
-    return np.r_[each, one, two], np.r_[each, two, one]
+    return np.r_[each, i, j], np.r_[each, j, i]
 
 
 def _dense(blocks: Blocks, reviewers: int) -> np.ndarray:
@@ -431,7 +447,7 @@ def _diagonal(blocks: Blocks, reviewers: int) -> np.ndarray:
 
 
 def _slope(confusion: np.ndarray) -> np.ndarray:
-    """Of right + tie/2, by the parameters of `_scores`. (reviewers, 3)"""
+    """Return the gradient of right + tie/2 by the parameters of `_scores`.  → (reviewers, 3)"""
     right, tie, _, _ = confusion.T
     by_right = right * (1 - right) - right * tie / 2
     by_tie = tie * (1 - tie) / 2 - right * tie

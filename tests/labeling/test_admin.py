@@ -306,7 +306,7 @@ def test_a_new_draft_starts_from_a_version(client, project):
     draft = GuidelineVersion.objects.get(state="draft")
     assert response.url == page("labeling_guidelineversion_change", draft.pk)
     assert draft.text == "Be kind." and draft.criteria.count() == 1
-    assert "is a draft already" in client.post(url, follow=True).content.decode()
+    assert "is already a draft" in client.post(url, follow=True).content.decode()
 
 
 def test_a_second_draft_is_refused_beside_the_field(client, project):

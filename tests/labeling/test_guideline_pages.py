@@ -112,11 +112,11 @@ def test_a_new_version_starts_from_the_one_in_force_and_nothing_is_written_yet(c
     ("changes", "sentence"),
     [
         ({"text": ""}, "This field is required."),
-        ({"criteria-0-name": "two words"}, "it is a key"),
+        ({"criteria-0-name": "two words"}, "the name is a key"),
         ({"criteria-0-meaning": ""}, "This field is required."),
         ({"criteria-0-scale": "11"}, "From 2 to 10."),
         ({"criteria-0-scale": "1"}, "From 2 to 10."),
-        ({"criteria-1-name": "honesty"}, "Another criterion is called honesty already."),
+        ({"criteria-1-name": "honesty"}, "Another criterion is already called honesty."),
         ({"criteria-0-ORDER": "9" * 4301}, "Enter a whole number."),
         ({"criteria-TOTAL_FORMS": "x"}, "ManagementForm data is missing"),
         ({"criteria-TOTAL_FORMS": "21"}, "at most 20"),
@@ -177,7 +177,7 @@ def test_a_draft_starts_from_any_version(client, project):
     draft = GuidelineVersion.objects.get(state="draft")
     assert (draft.number, draft.text, draft.criteria.count()) == (3, "Be kind.", 1)
     again = client.post(address(project, "draft"), follow=True).content.decode()
-    assert "Version 3 is a draft already" in again
+    assert "Version 3 is already a draft" in again
     assert GuidelineVersion.objects.count() == 3
     missing = reverse("project-guideline-draft", args=[project.slug, 9])
     assert client.post(missing).status_code == 404
@@ -211,7 +211,7 @@ def test_only_what_was_read_is_published(client, project):
     seen = client.get(address(project, "publish")).context["seen"]
     GuidelineVersion.objects.update(text="Unread.")
     answer = client.post(address(project, "publish"), {"seen": seen}, follow=True)
-    assert "The draft changed after you opened this page" in answer.content.decode()
+    assert "The draft has changed since you opened this page" in answer.content.decode()
     assert GuidelineVersion.objects.get().state == "draft"
     client.post(address(project, "publish"), {"seen": answer.context["seen"]})
     assert GuidelineVersion.objects.get().state == "published"

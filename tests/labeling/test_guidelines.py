@@ -34,7 +34,7 @@ def test_it_drafts_then_publishes_and_moves_the_pointer():
 def test_it_keeps_one_draft_at_a_time():
     project = make_project(published=False)
     draft(project)
-    with pytest.raises(GuidelineError, match="Version 1 is a draft already"):
+    with pytest.raises(GuidelineError, match="Version 1 is already a draft"):
         draft(project)
     assert GuidelineVersion.objects.count() == 1
 
@@ -46,7 +46,7 @@ def test_it_publishes_a_version_once_and_never_an_empty_one():
         versions.publish(version=empty, by=None)
     GuidelineVersion.objects.filter(pk=empty.pk).update(text="Be kind.")
     version = versions.publish(version=empty, by=None)
-    with pytest.raises(GuidelineError, match="published already"):
+    with pytest.raises(GuidelineError, match="already published"):
         versions.publish(version=version, by=None)
     assert AuditEntry.objects.filter(action="guideline published").count() == 1
 

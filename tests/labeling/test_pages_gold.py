@@ -125,7 +125,7 @@ def test_it_makes_gold_of_what_the_lead_chose(project, lead, client):
     ("said", "sentence"),
     [
         ([], "Add at least one constraint"),
-        ([("a", "", "")], "Choose a response and what is known"),
+        ([("a", "", "")], "Choose a response and a relation"),
         ([("a", "above", "")], "Choose the other response"),
         ([("a", "unacceptable", "b")], "Only one response can be unacceptable"),
         ([("a", "above", "a")], "two different responses"),

@@ -175,7 +175,7 @@ def test_it_tells_leads_whom_to_look_at(project):
 def test_a_meter_that_cannot_be_measured_says_why_on_the_page(project):
     opposed(project)  # recorded without the order shown, all answers equally long, no time
     shown = page_of(project, "reviewers").content.decode()
-    assert "No ranking says in which order its responses were shown." in shown
+    assert "No ranking has the order in which its responses were shown." in shown
     assert "No pair of responses differs in length." in shown
     assert "No active time was measured." in shown
 
@@ -196,29 +196,29 @@ def test_its_remarks_need_a_whole_interval():
     assert remarks(reviewer()) == []
     assert remarks(reviewer(reliability=Reliability(0.8, 0.1, 0.5, 0.02))) == []
     assert remarks(reviewer(reliability=Reliability(0.2, 0.1, 0.5, 0.02))) == [
-        ("bad", "the wrong way round")
+        ("bad", "reverses the order")
     ]
     assert remarks(reviewer(reliability=Reliability(0.5, 0.0, 0.5, 0.05))) == [
         ("bad", "no better than guessing")
     ]
     for right, error in ((0.6, 0.2), (0.4, 0.12)):
         assert remarks(reviewer(reliability=Reliability(right, 0.0, 0.5, error))) == [
-            ("warn", "too few pairs to tell from guessing")
+            ("warn", "too few pairs to distinguish from guessing")
         ]
     assert remarks(reviewer(position=Meter(0.05, 0.01, 0.09, 400))) == [
-        ("warn", "prefers what is shown first")
+        ("warn", "prefers the first response shown")
     ]
     assert remarks(reviewer(position=Meter(0.05, -0.01, 0.11, 400))) == []
     assert remarks(reviewer(length=Meter(-0.05, -0.09, -0.01, 400))) == [
-        ("warn", "prefers shorter than others do")
+        ("warn", "prefers shorter responses than others")
     ]
     assert remarks(reviewer(speed=Meter(0.2, 0.1, 0.3, 40))) == [
-        ("bad", "less than half the time of others")
+        ("bad", "takes less than half as long as others")
     ]
     assert remarks(reviewer(speed=Meter(0.2, 0.1, 0.6, 40))) == []
     assert remarks(reviewer(as_shown=Meter(0.4, 0.3, 0.5, 8))) == []
     assert remarks(reviewer(as_shown=Meter(0.4, 0.3, 0.5, 40))) == [
-        ("bad", "gives back the order shown")
+        ("bad", "repeats the order shown")
     ]
 
 
@@ -333,7 +333,7 @@ def test_it_says_when_models_never_met(project):
         Response.objects.filter(places__task=task, model_name="model-1").update(model_name=f"y{n}")
         rank(task, make_member(project))
     shown = page_of(project, "models").content.decode()
-    assert "2 groups that never met" in shown and "Group 2" in shown
+    assert "2 groups without a task in common" in shown and "Group 2" in shown
 
 
 def test_it_shows_the_consensus_the_least_certain_first(project):
