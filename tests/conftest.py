@@ -1,7 +1,7 @@
-"""Marks each test by what it needs besides PostgreSQL and Redis, so that `make test-fast` can leave it out.
+"""Marks for tests that need more than PostgreSQL and Redis, so that `make test-fast` can skip them.
 
-A test is marked by its folder, the name of its file or the fixtures that it asks for. What none of
-these shows is marked in the test's own file.
+A test is marked by its folder, the name of its file or its fixtures. Other marks are in the test
+files.
 """
 
 from pathlib import Path
@@ -25,16 +25,16 @@ MARKS_OF_FILES = {
     "test_training_": "torch",
     "test_web_": "processes",
 }
-"""By the beginning of the file's name."""
+"""Marks by the beginning of a file's name."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import the tests of the recipes when they are left out: torch may be missing."""
+    """Skip importing the tests of the recipes if they are deselected: torch may be missing."""
     left_out = "not torch" in config.option.markexpr
     return True if left_out and mark_of_file(collection_path) == "torch" else None
 
 
-@pytest.hookimpl(tryfirst=True)  # before the choice of -m
+@pytest.hookimpl(tryfirst=True)  # before -m selects tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in marks_of(item):

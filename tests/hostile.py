@@ -1,6 +1,6 @@
-"""Responses that attack the page, its reader, or both. Each must be shown as text and do nothing.
+"""Responses that attack the page or its reader. Each must be shown as text and have no effect.
 
-An address under evil.example must never be asked for; `window.pwned` must stay undefined.
+No page may request an address under evil.example, and `window.pwned` must stay undefined.
 """
 
 SHOUT = "window.pwned=1;alert(1)"

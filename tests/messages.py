@@ -1,9 +1,9 @@
-"""The sentences of the pages and their translations: collects, merges, compiles.
+"""Collect, merge and compile the messages of the pages and their translations.
 
     python -m tests.messages
 
-brings locale/*/LC_MESSAGES/*.po up to date with the source, compiles the .mo files that the
-server reads, and names what has no translation yet. Pure Python: GNU gettext is not needed.
+updates locale/*/LC_MESSAGES/*.po from the source, compiles the .mo files, and lists untranslated
+messages. It does not need GNU gettext.
 """
 
 import re
@@ -41,10 +41,10 @@ KEYWORDS: dict[str, Any] = {
 }  # fmt: skip
 
 NO_DATE = datetime(2000, 1, 1, tzinfo=UTC)
-"""A compiled file says when; the same words give the same bytes."""
+"""A fixed date for compiled files, so that compiling is deterministic."""
 
 Message = tuple[str, str | tuple[str, ...], str | None]
-"""Where it stands, the id (with its plural), the context."""
+"""Location, id (with its plural) and context of a message."""
 
 _STRING = r"""u?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _CALL = re.compile(rf"\b(n?p?gettext|_)\(({_STRING}(?:, *{_STRING})*)")
@@ -65,7 +65,7 @@ def _in_script(path: Path) -> Iterator[tuple[Any, str | None]]:
 
 
 def _in_template(path: Path) -> Iterator[tuple[Any, str | None]]:
-    """Django turns a template into calls that an extractor of Python can read."""
+    """Yield the messages of a template, which Django converts to Python calls."""
     for name, arguments in _CALL.findall(templatize(path.read_text(), origin=str(path))):
         words = [literal_eval(word) for word in re.findall(_STRING, arguments)]
         context = words.pop(0) if "p" in name.removesuffix("gettext") else None
@@ -128,7 +128,7 @@ def update(domain: str, language: str) -> Catalog:
 
 
 def write(catalog: Catalog, domain: str, language: str) -> None:
-    """No header of dates and no line numbers: a file changes when a sentence does."""
+    """Write a catalogue without dates and line numbers, so that it changes only with its messages."""
     path = po_path(domain, language)
     path.parent.mkdir(parents=True, exist_ok=True)
     catalog.header_comment, catalog.fuzzy = "# The words of Tiebreak's pages.", False

@@ -1,7 +1,7 @@
-"""Gives the tests a PostgreSQL and a Redis of their own, before Django reads its settings.
+"""Start a PostgreSQL and a Redis for the tests, before Django reads its settings.
 
-Run in several processes, each has servers of its own. With servers given by DATABASE_URL and
-REDIS_URL the processes would empty each other's queues: run the tests in one then.
+Each test process has its own servers. With DATABASE_URL and REDIS_URL set, run the tests in one
+process, because several would empty each other's queues.
 """
 
 import os
@@ -19,15 +19,15 @@ from config.local.services import provide
 folder = os.environ.setdefault("TIEBREAK_VAR", str(BASE_DIR / "var" / "test"))
 if worker := os.environ.get("PYTEST_XDIST_WORKER", ""):
     os.environ["TIEBREAK_VAR"] = f"{folder}-{worker}"
-    if os.environ.pop("TIEBREAK_LOCAL_SERVICES", ""):  # those of the process that hands out tests
+    if os.environ.pop("TIEBREAK_LOCAL_SERVICES", ""):  # the servers of the pytest-xdist controller
         del os.environ["DATABASE_URL"], os.environ["REDIS_URL"]
 provide()
 
 
 def relax_durability() -> None:
-    """Let the tests' own PostgreSQL skip its waits for the disk: its data need not survive a crash.
+    """Disable durability in the tests' PostgreSQL, whose data need not survive a crash.
 
-    Tests that kill a PostgreSQL start one of their own, with the settings of the product.
+    Tests that kill a PostgreSQL start their own, with the settings of the product.
     """
     with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as connection:
         for setting in ("fsync", "full_page_writes", "synchronous_commit"):
@@ -41,7 +41,7 @@ if os.environ.get("TIEBREAK_LOCAL_SERVICES"):
 
 @pytest.fixture(autouse=True)
 def no_language_is_left_behind() -> Iterator[None]:
-    """A request leaves the language of its reader in the thread."""
+    """Reset the language, which a request leaves in the thread."""
     yield
     from django.utils import translation
 
@@ -50,10 +50,10 @@ def no_language_is_left_behind() -> Iterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short path, for data folders with servers of their own.
+    """Yield a folder with a short path, for data folders with their own servers.
 
-    Not pytest's: run by root, PostgreSQL has another account, and each session of pytest closes
-    the folder of all sessions to other accounts.
+    tmp_path does not work: as root, PostgreSQL uses another account, and pytest closes its folders
+    to other accounts.
     """
     path = Path(tempfile.mkdtemp(prefix="tb-"))
     path.chmod(0o711)

@@ -1,4 +1,4 @@
-"""Models and tokenizers small enough to train inside a test; torch is imported only when a model is asked for."""
+"""Models and tokenizers small enough to train in a test. Only creating a model imports torch."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assista
 
 
 def make_tokenizer(chat: bool = True) -> Any:
-    """A byte-level tokenizer: one token a byte, so that lengths in a test can be counted by eye."""
+    """Return a byte-level tokenizer with one token per byte, so that lengths are easy to count."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -32,7 +32,7 @@ def make_tokenizer(chat: bool = True) -> Any:
 
 
 def tiny_config(family: str = "llama", **changes: Any) -> Any:
-    """A configuration of a few thousand parameters in the given family (a `model_type` of transformers)."""
+    """Return a configuration with a few thousand parameters for a `model_type` of transformers."""
     from transformers import AutoConfig
 
     size = {
@@ -60,7 +60,7 @@ def tiny_config(family: str = "llama", **changes: Any) -> Any:
 def make_model(
     folder: str | Path, family: str = "llama", *, seed: int = 0, chat: bool = True, **changes: Any
 ) -> Path:
-    """Write a random-init causal model and its tokenizer to `folder`, as a user's own model would lie there."""
+    """Write a causal model with random weights and its tokenizer to `folder`."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -72,7 +72,7 @@ def make_model(
 
 
 def make_encoder(folder: str | Path, family: str = "bert", **changes: Any) -> Path:
-    """Write a random-init encoder as its family trains it from nothing (so without a pooling layer)."""
+    """Write an encoder with random weights and no pooling layer to `folder`."""
     import torch
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoModelForMaskedLM

@@ -1,4 +1,4 @@
-"""A real Celery worker in a process of its own, working on the test database.
+"""A real Celery worker in a separate process, on the test database.
 
     def test_…(celery_worker):          # implies a transactional database
         worker = celery_worker()        # starts one; several may run
@@ -29,7 +29,7 @@ START_SECONDS = 30
 
 
 def empty_queues() -> None:
-    """Throw away the messages that earlier tests left."""
+    """Discard messages of earlier tests."""
     with app.connection_for_write() as broker:
         for queue in ("default", "gpu"):
             broker.default_channel.queue_declare(queue)
@@ -37,7 +37,7 @@ def empty_queues() -> None:
 
 
 def database_url() -> str:
-    """The test database's URL, which a child process can use."""
+    """Return the URL of the test database for a child process."""
     url = urlsplit(os.environ["DATABASE_URL"])
     return url._replace(path="/" + quote(connection.settings_dict["NAME"])).geturl()
 
@@ -78,7 +78,7 @@ class Worker:
         self.process.wait(10)
 
     def stop(self) -> int:
-        """A warm shutdown, as a service manager asks for it. Returns the exit status."""
+        """Shut down warmly, as a service manager does, and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -109,7 +109,7 @@ def wait_for_end(run: Run, seconds: float = 30) -> Run:
 
 @pytest.fixture
 def runs_dir(settings: Any, tmp_path: Path) -> Path:
-    """Run directories of this test alone, in this process and in its workers."""
+    """Return a folder for run directories, for this test and its workers only."""
     settings.RUNS_DIR = tmp_path / "runs"
     settings.SNAPSHOTS_DIR = tmp_path / "snapshots"
     settings.VAR_DIR = tmp_path
@@ -120,7 +120,7 @@ def runs_dir(settings: Any, tmp_path: Path) -> Path:
 def celery_worker(
     transactional_db: None, runs_dir: Path, tmp_path: Path
 ) -> Iterator[Callable[..., Worker]]:
-    """Starts workers. They have ended before the tables are emptied. About two seconds each."""
+    """Return a function that starts a worker in about two seconds. Workers end with the test."""
     workers: list[Worker] = []
     empty_queues()
 

@@ -1,4 +1,4 @@
-"""Times that several machines compare come from the database's clock."""
+"""Tests of the database's clock on a machine whose own clock is wrong."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def ten_minutes_slow(monkeypatch):
-    """This web server's clock; the database's is right."""
+    """Set this machine's clock ten minutes back."""
     real = timezone.now
     monkeypatch.setattr(timezone, "now", lambda: real() - timedelta(minutes=10))
     monkeypatch.setattr(clock, "_measured_at", -clock.MEASURED_EVERY)
@@ -24,19 +24,19 @@ def ten_minutes_slow(monkeypatch):
     clock._measured_at = -clock.MEASURED_EVERY
 
 
-def test_it_tells_the_database_time_on_a_machine_whose_clock_is_slow(ten_minutes_slow):
+def test_now_is_the_database_time_on_a_machine_with_a_slow_clock(ten_minutes_slow):
     assert clock.now() - timezone.now() == pytest.approx(
         timedelta(minutes=10), abs=timedelta(seconds=5)
     )
 
 
-def test_it_asks_once_a_minute_only(django_assert_num_queries):
+def test_the_offset_is_measured_once_a_minute(django_assert_num_queries):
     clock.now()
     with django_assert_num_queries(0):
         clock.now()
 
 
-def test_the_undo_window_is_the_same_on_a_slow_web_server(ten_minutes_slow):
+def test_the_undo_window_does_not_depend_on_the_web_servers_clock(ten_minutes_slow):
     from labeling.queue import slots
 
     project = make_project()

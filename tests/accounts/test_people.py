@@ -1,4 +1,4 @@
-"""Own passwords, one-time links, and the pages on which administrators manage accounts."""
+"""Tests of password changes, one-time links and the pages on which accounts are managed."""
 
 import re
 from datetime import datetime, timedelta
@@ -60,7 +60,7 @@ def can_sign_in(name: str, password: str) -> bool:
 # --- one's own password --------------------------------------------------------------------------
 
 
-def test_everyone_changes_their_own_password(ada):
+def test_users_change_their_own_password(ada):
     client, elsewhere = signed_in(ada), signed_in(ada)
     page = reverse("change-password")
     form = {"old_password": OLD, "new_password1": NEW, "new_password2": NEW}
@@ -77,7 +77,7 @@ def test_everyone_changes_their_own_password(ada):
 @pytest.mark.parametrize(
     "change", [{"old_password": "x"}, {"new_password2": "other"}, {"new_password1": "1"}]
 )
-def test_a_password_that_is_refused_changes_nothing(ada, change):
+def test_a_refused_password_changes_nothing(ada, change):
     form = {"old_password": OLD, "new_password1": NEW, "new_password2": NEW} | change
     answer = signed_in(ada).post(reverse("change-password"), form)
     assert answer.context["form"].errors
@@ -85,12 +85,12 @@ def test_a_password_that_is_refused_changes_nothing(ada, change):
     assert "password changed" not in actions()
 
 
-def test_the_password_page_is_for_people_who_are_signed_in():
+def test_the_password_page_requires_a_sign_in():
     assert Client().get(reverse("change-password")).url.startswith("/login/")
     assert Client().get("/admin/password_change/").url == reverse("change-password")
 
 
-def test_the_password_page_speaks_german(ada):
+def test_the_password_page_is_translated_to_german(ada):
     answer = signed_in(ada).get(reverse("change-password"), headers={"accept-language": "de"})
     assert "Passwort ändern" in answer.content.decode()
 
@@ -111,7 +111,7 @@ def test_a_link_sets_a_password_once_and_signs_in(ada):
     assert "password set by a one-time link" in actions()
 
 
-def test_a_form_that_was_open_when_the_link_was_used_sets_nothing(ada):
+def test_an_open_form_sets_no_password_after_the_link_was_used(ada):
     link = people.issue_link(person=ada, by=None)
     late = Client()
     form = late.get(link, follow=True).request["PATH_INFO"]
@@ -122,7 +122,7 @@ def test_a_form_that_was_open_when_the_link_was_used_sets_nothing(ada):
 
 
 class Rival:
-    """A password validator during which somebody else uses the same link."""
+    """A password validator that uses the same link concurrently."""
 
     link = ""
 
@@ -135,7 +135,7 @@ class Rival:
         return ""
 
 
-def test_of_two_requests_with_one_link_the_first_sets_the_password(ada, settings):
+def test_the_first_of_two_requests_with_a_link_sets_the_password(ada, settings):
     settings.AUTH_PASSWORD_VALIDATORS = [{"NAME": f"{__name__}.Rival"}]
     Rival.link = people.issue_link(person=ada, by=None)
     assert "This link is not valid" in use(Rival.link, "the second one 4").content.decode()
@@ -159,7 +159,7 @@ def test_a_link_expires(ada, settings, monkeypatch):
     assert "you are signed in" in use(link).content.decode()
 
 
-def test_a_link_ends_with_the_account(ada):
+def test_a_link_expires_when_the_account_is_deactivated(ada):
     link = people.issue_link(person=ada, by=None)
     User.objects.update(is_active=False)
     assert "This link is not valid" in use(link).content.decode()
@@ -169,11 +169,11 @@ def test_a_link_ends_with_the_account(ada):
 
 
 @pytest.mark.parametrize("link", ["/link/x/y/", "/link/MQ/set-password/", "/link/MTA/a-b/"])
-def test_a_link_that_was_made_up_is_not_valid(ada, link):
+def test_a_forged_link_is_not_valid(ada, link):
     assert "This link is not valid" in Client().get(link, follow=True).content.decode()
 
 
-def test_the_link_page_speaks_german(ada):
+def test_the_link_page_is_translated_to_german(ada):
     link = people.issue_link(person=ada, by=None)
     answer = Client().get(link, follow=True, headers={"accept-language": "de"})
     assert "Passwort festlegen" in answer.content.decode()
@@ -198,7 +198,7 @@ def test_an_administrator_creates_an_account_and_gets_its_link_once(root):
     assert AuditEntry.objects.get(action="user added").details["role"] == "trainer"
 
 
-def test_an_account_that_cannot_be_is_refused_next_to_the_field(root, ada):
+def test_an_invalid_account_shows_an_error_next_to_the_field(root, ada):
     answer = root.post(reverse("people"), {"username": "ada", "role": "lead"})
     assert answer.status_code == 422
     assert "already exists" in answer.content.decode()
@@ -206,7 +206,7 @@ def test_an_account_that_cannot_be_is_refused_next_to_the_field(root, ada):
 
 
 @pytest.mark.parametrize("address", ["person-link", "admin"])
-def test_an_administrator_hands_out_a_link(root, ada, address):
+def test_an_administrator_issues_a_link(root, ada, address):
     change = root.get(reverse("admin:accounts_user_change", args=[ada.pk])).content.decode()
     page = reverse("person-link", args=[ada.pk])
     assert f'action="{page}"' in change and "../password/" not in change
@@ -215,7 +215,7 @@ def test_an_administrator_hands_out_a_link(root, ada, address):
     assert root.get(page).status_code == 405
 
 
-def test_the_admin_has_no_form_for_the_password_of_somebody_else(root, ada):
+def test_the_admin_cannot_set_other_peoples_passwords(root, ada):
     form = {"password1": NEW, "password2": NEW, "usable_password": "true"}
     assert root.post(f"/admin/accounts/user/{ada.pk}/password/", form).status_code in {302, 404}
     assert can_sign_in("ada", OLD)
@@ -238,7 +238,7 @@ def test_an_administrator_changes_a_role(root, ada):
     assert actions().count("user changed") == 2
 
 
-def test_an_administrator_keeps_their_own_rights(root):
+def test_administrators_cannot_remove_their_own_rights(root):
     own = User.objects.get(username="root")
     answer = root.post(reverse("person", args=[own.pk]), {"role": "reviewer", "is_active": "on"})
     assert answer.status_code == 422
@@ -247,7 +247,7 @@ def test_an_administrator_keeps_their_own_rights(root):
 
 
 @pytest.mark.parametrize("role", Role.values)
-def test_people_are_managed_by_administrators_alone(ada, role):
+def test_only_administrators_manage_accounts(ada, role):
     client = signed_in(User.objects.create(username="other", role=role))
     for address in (reverse("people"), reverse("person", args=[ada.pk])):
         assert client.get(address).status_code == 403
@@ -258,7 +258,7 @@ def test_people_are_managed_by_administrators_alone(ada, role):
     assert (ada.role, ada.link_number, User.objects.count()) == ("reviewer", 0, 2)
 
 
-def test_the_list_of_people_is_searched_and_paged(root, monkeypatch):
+def test_the_list_of_people_has_a_search_and_pages(root, monkeypatch):
     monkeypatch.setattr("accounts.views.PEOPLE_PER_PAGE", 5)
     User.objects.bulk_create(User(username=f"person-{n}") for n in range(9))
     first = root.get(reverse("people")).content.decode()
@@ -271,7 +271,7 @@ def test_the_list_of_people_is_searched_and_paged(root, monkeypatch):
 # --- a server without accounts -------------------------------------------------------------------
 
 
-def test_the_sign_in_page_says_how_to_create_the_first_account():
+def test_the_sign_in_page_explains_how_to_create_the_first_account():
     User.objects.create(username="simulated", simulated=True)
     command = "manage.py createsuperuser"
     assert command in Client().get("/login/").content.decode()
@@ -301,7 +301,7 @@ def test_the_command_prints_a_link_for_an_account(ada):
     assert can_sign_in("ada", NEW)
 
 
-def test_the_command_refuses_with_a_sentence_and_tries_without_writing(ada):
+def test_the_command_explains_errors_and_a_dry_run_writes_nothing(ada):
     for arguments in (["add", "ada"], ["add", "a b"], ["link", "nobody"]):
         with pytest.raises(CommandError):
             run(*arguments)

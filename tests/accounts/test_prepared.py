@@ -14,7 +14,7 @@ def named(name):
     return User.objects.filter(username=name, is_active=True)
 
 
-def test_it_finds_what_the_queryset_finds(django_assert_num_queries):
+def test_a_prepared_query_returns_the_querysets_row(django_assert_num_queries):
     user = make_user()
     prepared = Prepared(named, name=str)
     with django_assert_num_queries(2):
@@ -22,13 +22,13 @@ def test_it_finds_what_the_queryset_finds(django_assert_num_queries):
         assert prepared.first(name="nobody") is None
 
 
-def test_it_asks_for_the_value_of_each_call():
+def test_each_call_uses_its_own_value():
     ada, otis = make_user(), make_user()
     prepared = Prepared(lambda pk: User.objects.filter(pk=pk), pk=int)
     assert [prepared.first(pk=user.pk) for user in (ada, otis)] == [ada, otis]
 
 
-def test_its_instances_bring_what_was_selected_with_them(django_assert_num_queries):
+def test_instances_include_selected_relations(django_assert_num_queries):
     member = Membership.objects.create(project=make_project(), user=make_user())
     build = lambda pk: Membership.objects.filter(pk=pk).select_related("project__current_version")  # noqa: E731
     prepared, version = Prepared(build, pk=int), member.project.current_version
@@ -37,20 +37,20 @@ def test_its_instances_bring_what_was_selected_with_them(django_assert_num_queri
         assert found.project.current_version == version
 
 
-def test_it_refuses_a_queryset_that_leaves_a_value_out():
+def test_a_queryset_that_ignores_a_value_is_refused():
     prepared = Prepared(lambda name, pk: named(name), name=str, pk=int)
     with pytest.raises(TypeError, match="does not use pk"):
         prepared.first(name="ada", pk=1)
 
 
-def test_a_session_that_ran_out_signs_nobody_in(client):
+def test_an_expired_session_signs_nobody_in(client):
     client.force_login(make_user())
     assert client.get("/").status_code == 200
     Session.objects.update(expire_date=timezone.now())
     assert client.get("/").status_code == 302
 
 
-def test_someone_who_was_shut_out_is_signed_out_at_once(client):
+def test_a_deactivated_user_is_signed_out_immediately(client):
     client.force_login(user := make_user(Role.TRAINER))
     assert client.get("/").status_code == 200
     User.objects.filter(pk=user.pk).update(is_active=False)

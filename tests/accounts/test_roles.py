@@ -37,15 +37,13 @@ def ask(view: object, user: object) -> int:
     ("role", "lead_page", "trainer_page"),
     [(Role.REVIEWER, 403, 403), (Role.LEAD, 200, 403), (Role.TRAINER, 200, 200)],
 )
-def test_it_opens_a_page_to_the_roles_it_is_for(
-    role: Role, lead_page: int, trainer_page: int
-) -> None:
+def test_a_page_opens_for_its_roles_only(role: Role, lead_page: int, trainer_page: int) -> None:
     user = person(role)
     assert ask(for_leads, user) == lead_page
     assert ask(for_trainers, user) == trainer_page
 
 
-def test_it_asks_a_stranger_to_sign_in() -> None:
+def test_an_anonymous_visitor_is_asked_to_sign_in() -> None:
     from django.contrib.auth.models import AnonymousUser
 
     assert ask(for_leads, AnonymousUser()) == 302
@@ -55,7 +53,7 @@ def test_it_asks_a_stranger_to_sign_in() -> None:
         user_of(request)
 
 
-def test_it_grants_nothing_to_someone_who_left() -> None:
+def test_a_deactivated_user_has_no_permissions() -> None:
     user = person(Role.TRAINER, is_active=False)
     assert not user.can_train
     assert not user.has_perm("labeling.view_prompt")
@@ -72,27 +70,27 @@ def test_it_grants_nothing_to_someone_who_left() -> None:
         (Role.TRAINER, "accounts.change_user", False),
     ],
 )
-def test_it_gives_admin_permissions_by_role(role: Role, permission: str, granted: bool) -> None:
+def test_admin_permissions_follow_the_role(role: Role, permission: str, granted: bool) -> None:
     assert person(role).has_perm(permission) is granted
 
 
-def test_it_lets_leads_and_trainers_into_the_admin() -> None:
+def test_leads_and_trainers_may_enter_the_admin() -> None:
     assert [person(role).is_staff for role in Role] == [False, True, True]
 
 
-def test_it_refuses_an_unknown_role_in_the_database() -> None:
+def test_the_database_refuses_an_unknown_role() -> None:
     person(Role.REVIEWER)
     with pytest.raises(IntegrityError, match="user_role_known"):
         User.objects.update(role="emperor")
 
 
-def test_it_keeps_only_the_digest_of_a_token() -> None:
+def test_only_the_digest_of_a_token_is_stored() -> None:
     token, key = Token.issue(user=person(Role.TRAINER), name="script")
     assert token.digest == Token.digest_of(key)
     assert key not in str(token.__dict__)
 
 
-def test_it_writes_who_did_what() -> None:
+def test_an_audit_entry_records_user_action_and_subject() -> None:
     user = person(Role.LEAD)
     audit(user, "guideline published", user, version=3)
     entry = AuditEntry.objects.get()

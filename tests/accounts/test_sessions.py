@@ -1,4 +1,4 @@
-"""Sessions end after a time without activity, and after a maximum; the clock is a fake."""
+"""Tests of the idle limit and the maximum age of sessions, with a fake clock."""
 
 from datetime import datetime, timedelta
 
@@ -45,7 +45,7 @@ def stored_end() -> datetime:
     return Session.objects.get().expire_date
 
 
-def test_activity_postpones_the_idle_limit(client, clock):
+def test_activity_extends_the_idle_limit(client, clock):
     for _ in range(4):
         clock.forward(hours=11)
         assert is_signed_in(client)
@@ -53,7 +53,7 @@ def test_activity_postpones_the_idle_limit(client, clock):
     assert not is_signed_in(client)
 
 
-def test_nobody_stays_signed_in_beyond_the_maximum(client, clock):
+def test_a_session_ends_at_its_maximum_age(client, clock):
     for _ in range(int(MAXIMUM / timedelta(hours=6)) - 1):
         clock.forward(hours=6)
         assert is_signed_in(client)
@@ -61,21 +61,21 @@ def test_nobody_stays_signed_in_beyond_the_maximum(client, clock):
     assert not is_signed_in(client)
 
 
-def test_a_page_that_polls_does_not_keep_its_session(client, clock):
+def test_polling_does_not_extend_a_session(client, clock):
     clock.forward(hours=11)
     assert is_signed_in(client, sec_fetch_dest="empty")
     clock.forward(hours=2)
     assert not is_signed_in(client)
 
 
-def test_what_a_script_posts_is_activity(client, clock):
+def test_a_post_by_a_script_counts_as_activity(client, clock):
     clock.forward(hours=11)
     client.post("/p/none/review/", headers={"sec-fetch-dest": "empty"})
     clock.forward(hours=2)
     assert is_signed_in(client)
 
 
-def test_the_limit_is_written_every_five_minutes_only(client, clock):
+def test_the_limit_is_written_at_most_every_five_minutes(client, clock):
     is_signed_in(client)
     end = stored_end()
     clock.forward(minutes=4)
@@ -103,7 +103,7 @@ def test_an_older_session_gets_both_limits(client, clock):
     assert not is_signed_in(client)
 
 
-def test_the_limits_are_settings(client, clock, settings):
+def test_the_limits_can_be_set(client, clock, settings):
     settings.SESSION_IDLE_HOURS = 1
     clock.forward(hours=1, minutes=30)
     assert is_signed_in(client), "the limit in force when the request was made"

@@ -1,4 +1,4 @@
-"""Sign-ins, sign-outs and failed attempts leave an audit entry, without secrets."""
+"""Tests of audit entries for sign-ins, sign-outs and failed attempts."""
 
 import pytest
 from django.test import Client
@@ -36,15 +36,15 @@ def test_a_sign_in_and_a_sign_out_are_recorded(ada, address):
     assert entries() == [("signed in", "User ada", "ada"), ("signed out", "User ada", "ada")]
 
 
-def test_a_wrong_password_is_recorded_without_it(ada):
+def test_a_failed_sign_in_is_recorded_without_the_password(ada):
     Client().post("/login/", {"username": "ada", "password": "a-guess"})
     assert entries() == [("sign-in failed", "User ada", None)]
     assert AuditEntry.objects.get().details == {"address": "127.0.0.1"}
     assert "a-guess" not in str(list(AuditEntry.objects.values()))
 
 
-def test_a_name_that_nobody_has_is_cut(ada):
-    """People type passwords into the wrong field."""
+def test_an_unknown_name_is_truncated(ada):
+    """Avoid storing passwords that were typed into the wrong field."""
     Client().post("/login/", {"username": PASSWORD, "password": "x"})
     assert entries() == [("sign-in failed", "Unknown name cor…", None)]
 

@@ -1,4 +1,4 @@
-"""Guessing passwords: by account, by address, in several processes, without telling who exists."""
+"""Tests of the limits on password guessing, by account and by address."""
 
 from datetime import timedelta
 
@@ -39,7 +39,7 @@ def fail(name, times, path="/login/", **environ):
 
 
 @pytest.mark.parametrize("path", ["/login/", "/admin/login/"])
-def test_after_some_wrong_passwords_even_the_right_one_has_to_wait(person, path):
+def test_after_several_wrong_passwords_the_right_one_is_refused_too(person, path):
     User.objects.update(role=Role.LEAD, is_staff=True)
     assert fail("anna", 3, path) == [200, 200, 200]
     reply = sign_in("anna", RIGHT, path)
@@ -48,46 +48,46 @@ def test_after_some_wrong_passwords_even_the_right_one_has_to_wait(person, path)
     assert "_auth_user_id" not in reply.client.session
 
 
-def test_the_two_sign_in_pages_count_together(person):
+def test_both_sign_in_pages_share_one_count(person):
     User.objects.update(role=Role.LEAD, is_staff=True)
     fail("anna", 2, "/login/")
     fail("anna", 1, "/admin/login/")
     assert sign_in("anna", RIGHT).status_code == 429
 
 
-def test_the_sentence_is_german_for_germans(person):
+def test_the_message_is_translated_to_german(person):
     fail("anna", 3)
     reply = sign_in("anna", RIGHT, HTTP_ACCEPT_LANGUAGE="de")
     assert "Versuchen Sie es in 15 Minuten erneut." in reply.content.decode()
 
 
-def test_the_wait_ends(person):
+def test_the_block_expires(person):
     fail("anna", 4)
     SignInAttempts.objects.update(since=timezone.now() - timedelta(minutes=16))
     assert sign_in("anna", RIGHT).status_code == 302
 
 
-def test_signing_in_clears_the_account_and_costs_the_address_nothing(person):
+def test_signing_in_resets_the_account_and_does_not_count_for_the_address(person):
     for _ in range(3):
         assert fail("anna", 2) == [200, 200]
         assert sign_in("anna", RIGHT).status_code == 302
     assert SignInAttempts.objects.get().count == 6
 
 
-def test_one_address_is_slowed_over_many_accounts(person):
+def test_an_address_that_tries_many_accounts_is_blocked(person):
     for n in range(8):
         assert fail(f"nobody-{n}", 1) == [200]
     assert sign_in("anna", RIGHT).status_code == 429
     assert sign_in("anna", RIGHT, REMOTE_ADDR="192.0.2.7").status_code == 302
 
 
-def test_an_account_is_slowed_over_many_addresses(person):
+def test_an_account_that_is_tried_from_many_addresses_is_blocked(person):
     for n in range(3):
         assert fail("anna", 1, REMOTE_ADDR=f"192.0.2.{n}") == [200]
     assert sign_in("anna", RIGHT, REMOTE_ADDR="192.0.2.9").status_code == 429
 
 
-def test_spelling_the_name_differently_is_no_way_around():
+def test_other_spellings_of_a_name_share_its_count():
     make_user_with_password("anna")
     for name in ("anna", " anna", "ANNA"):
         fail(name, 1)
@@ -95,7 +95,7 @@ def test_spelling_the_name_differently_is_no_way_around():
 
 
 @pytest.mark.parametrize("name", ["anna", "inactive", "without-password", "nobody"])
-def test_nobody_can_tell_from_the_throttle_whether_an_account_exists(person, name, monkeypatch):
+def test_the_throttle_does_not_reveal_whether_an_account_exists(person, name, monkeypatch):
     make_user_with_password("inactive", is_active=False)
     make_user(Role.REVIEWER)
     User.objects.filter(username__startswith="user-").update(username="without-password")
@@ -114,7 +114,7 @@ def test_nobody_can_tell_from_the_throttle_whether_an_account_exists(person, nam
 
 
 @pytest.mark.django_db(transaction=True)
-def test_guesses_that_arrive_together_all_count(person):
+def test_concurrent_guesses_all_count(person):
     def guess(n):
         return lambda: sign_in("anna", f"wrong-{n}").status_code
 
@@ -137,7 +137,7 @@ def test_changing_the_password_is_throttled_too(person):
     assert person.check_password(RIGHT)
 
 
-def test_no_more_hashes_run_at_a_time_than_a_process_may(person, monkeypatch):
+def test_a_process_limits_concurrent_hashes(person, monkeypatch):
     monkeypatch.setattr(throttle, "WAIT_SECONDS", 0.01)
     request = RequestFactory().get("/login/")
     held = [throttle.attempt(request, f"other-{n}") for n in range(throttle.HASHES_AT_ONCE)]
@@ -157,7 +157,7 @@ def test_old_counts_are_deleted():
     assert throttle.forget_old() == 2 and not SignInAttempts.objects.exists()
 
 
-def test_what_was_typed_as_a_name_is_not_stored():
+def test_mistyped_names_are_not_stored():
     fail("my-secret-password", 1)
     assert "secret" not in str(list(SignInAttempts.objects.values()))
 
@@ -173,7 +173,7 @@ def test_what_was_typed_as_a_name_is_not_stored():
         (1, "", "127.0.0.1"),
     ],
 )
-def test_only_trusted_proxies_say_where_a_request_comes_from(settings, proxies, forwarded, address):
+def test_only_trusted_proxies_determine_the_address(settings, proxies, forwarded, address):
     settings.PROXIES = proxies
     request = RequestFactory().get("/", HTTP_X_FORWARDED_FOR=forwarded)
     assert throttle.client_address(request) == address
@@ -195,7 +195,7 @@ def test_a_forged_address_does_not_evade_the_throttle(person):
         ("", ""),
     ],
 )
-def test_a_subscriber_with_many_addresses_counts_once(address, network):
+def test_all_ipv6_addresses_of_a_network_share_one_count(address, network):
     assert throttle.network_of(address) == network
 
 

@@ -1,4 +1,4 @@
-"""Tokens: issued and revoked on the command line and in the admin, counted by the minute."""
+"""Tests of API tokens: issuing, revoking and limits per minute."""
 
 import io
 from datetime import timedelta
@@ -22,7 +22,7 @@ def said(*command):
     return out.getvalue()
 
 
-def test_a_key_is_printed_once_and_only_its_hash_kept():
+def test_a_key_is_printed_once_and_only_its_hash_is_stored():
     user = make_user(Role.LEAD)
     key = said("token", "issue", user.username, "--name", "nightly").strip()
     token = Token.of_key(key)
@@ -33,7 +33,7 @@ def test_a_key_is_printed_once_and_only_its_hash_kept():
     assert AuditEntry.objects.get().action == "token issued"
 
 
-def test_a_revoked_token_opens_nothing_and_the_audit_trail_knows():
+def test_a_revoked_token_is_refused_and_its_revocation_is_audited():
     token, key = Token.issue(user=make_user(), name="nightly")
     assert "would be revoked" in said("token", "revoke", str(token.pk), "--dry-run")
     assert Token.of_key(key)
@@ -42,7 +42,7 @@ def test_a_revoked_token_opens_nothing_and_the_audit_trail_knows():
     assert AuditEntry.objects.get().action == "token deleted"
 
 
-def test_a_dry_run_issues_none_and_what_is_wrong_is_said():
+def test_a_dry_run_issues_no_token_and_explains_errors():
     user = make_user()
     assert "would be issued" in said("token", "issue", user.username, "--name", "a", "--dry-run")
     user.is_active = False
@@ -65,7 +65,7 @@ def test_the_owner_of_a_token_must_be_active():
     assert Token.of_key(key) is None
 
 
-def test_its_last_use_is_written_once_a_minute():
+def test_the_last_use_of_a_token_is_written_once_a_minute():
     token, key = Token.issue(user=make_user(), name="a")
     Token.of_key(key)
     with CaptureQueriesContext(connection) as queries:
@@ -79,10 +79,10 @@ def test_its_last_use_is_written_once_a_minute():
     assert token.last_used_at >= first
 
 
-def test_a_minutes_allowance_is_counted_and_restarts():
+def test_the_allowance_is_counted_per_minute():
     token, _ = Token.issue(user=make_user(), name="a")
     now = int(timezone.now().timestamp()) // 60
-    Token.objects.update(minute=now + 1000)  # any minute that is not this one
+    Token.objects.update(minute=now + 1000)  # any other minute
     assert token.spend(250, limit=100), "a first request is never refused"
     assert not token.spend(1, limit=100)
     Token.objects.update(minute=now - 1)
@@ -93,11 +93,11 @@ def test_a_minutes_allowance_is_counted_and_restarts():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_requests_at_once_cannot_both_take_the_last():
+def test_two_concurrent_requests_cannot_both_take_the_last_unit():
     token, _ = Token.issue(user=make_user(), name="a")
     token.spend(90, limit=100)
     taken = in_threads(*[lambda: token.spend(10, limit=100)] * 4)
-    assert sum(taken) in (1, 2), "2 only when a minute ended meanwhile"
+    assert sum(taken) in (1, 2), "2 only if a minute ended during the test"
 
 
 def test_the_admin_issues_a_key_that_works_and_shows_it_once():
@@ -105,7 +105,7 @@ def test_the_admin_issues_a_key_that_works_and_shows_it_once():
     client = Client()
     client.force_login(admin)
     page = client.post("/admin/accounts/token/add/", {"user": admin.pk, "name": "a"}, follow=True)
-    key = page.content.decode().split("The key is ")[1].split(" ")[0]
+    key = page.content.decode().split("The key is ")[1].split(".")[0]
     token = Token.of_key(key)
     assert token and token.name == "a"
     assert key not in client.get("/admin/accounts/token/").content.decode()

@@ -1,4 +1,4 @@
-"""A real Chromium against a real server. A missing browser fails the run; it is never skipped."""
+"""Fixtures for tests with a real Chromium and a real server. A missing browser is a failure."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from tests.labeling.world import make_member, make_project
 
 expect.set_options(timeout=15_000)
 
-# Playwright keeps an event loop in this thread, and Django refuses its ORM beside one.
+# Playwright runs an event loop in this thread, and Django refuses to run its ORM in one.
 os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
 
 QUIET = [
@@ -46,7 +46,7 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
 
 
 class World:
-    """A project with a guideline, a reviewer, and letters to rank."""
+    """A project with a guideline, a reviewer and tasks."""
 
     def __init__(self) -> None:
         self.project = make_project(rankings_per_task=1)
@@ -75,9 +75,9 @@ def world(transactional_db: None) -> World:
 
 
 def wait_for_requests(attempts: int = 100) -> None:
-    """Wait until no other connection has a transaction: one could deadlock with the flush that follows.
+    """Wait until no other connection has a transaction, which could deadlock with the next flush.
 
-    A page that closes may still send a last request, which the server then answers without a reader.
+    A page may send a last request while it closes.
     """
     for _ in range(attempts):
         with connection.cursor() as cursor:
@@ -95,7 +95,7 @@ def wait_for_requests(attempts: int = 100) -> None:
 def visit(
     browser: Browser, live_server: Any, transactional_db: None
 ) -> Iterator[Callable[..., Page]]:
-    """Open an address as a user, in a context of its own. At the end nothing may have complained."""
+    """Return a function that opens a URL as a user. At the end, checks that no page had an error."""
     contexts, complaints = [], []
 
     def open_page(address: str, user: User | None = None, **options: Any) -> Page:

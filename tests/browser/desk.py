@@ -1,4 +1,4 @@
-"""What every test of the ranking page does: press keys, wait for what was sent, read it."""
+"""Helpers for tests of the ranking page."""
 
 from playwright.sync_api import Page, expect
 
@@ -7,7 +7,7 @@ from tests.browser.conftest import World
 
 
 def in_letters(ranking: Ranking) -> list[str]:
-    """The tiers in the letters that were shown: ["B", "AC", "D"]."""
+    """Return the tiers as the letters shown, such as ["B", "AC", "D"]."""
     letter = dict(zip(ranking.shown_order, "ABCDEFGHI", strict=False))
     return ["".join(sorted(letter[i] for i in tier)) for tier in ranking.tiers]
 
@@ -19,14 +19,14 @@ def press(page: Page, *keys: str) -> int:
 
 
 def sent(page: Page, world: World, count: int) -> Ranking:
-    """The newest ranking, once the page has moved on from the one before."""
+    """Return the newest ranking once the page has left the previous task."""
     expect(page.locator("#review-progress, .empty")).to_contain_text(f"{count} done today")
     assert Ranking.objects.count() == count
     return Ranking.objects.latest("id")
 
 
 def next_is_ready(page: Page) -> None:
-    """The sheet after this one lies in the browser."""
+    """Wait until the browser has prefetched the next sheet."""
     expect(page.locator("#ranking-form")).to_have_attribute("data-next", "ready")
 
 

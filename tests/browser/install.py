@@ -1,8 +1,8 @@
-"""Finds a Chromium for the browser tests, and installs one where there is none.
+"""Find a Chromium for the browser tests, or install one.
 
     python -m tests.browser.install
 
-As root on Debian or Ubuntu from the distribution's package, else through playwright.
+As root on Debian or Ubuntu, it installs the distribution's package, otherwise Playwright's browser.
 """
 
 import os
@@ -15,7 +15,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_browser() -> str | None:
-    """The path of a browser on the PATH, else of playwright's own, else None."""
+    """Return the path of a browser: on the PATH, or Playwright's own, or None."""
     for name in NAMES:
         if found := shutil.which(name):
             return found

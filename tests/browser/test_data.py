@@ -1,4 +1,4 @@
-"""A lead brings a file in, decides about what the scan found, and takes the data out again."""
+"""Tests of importing a file, reviewing its findings, and exporting data."""
 
 import json
 
@@ -24,7 +24,7 @@ def lead(world, settings, tmp_path):
     return user
 
 
-def test_a_lead_imports_a_file_and_drops_a_response_that_says_who_it_is(
+def test_a_lead_imports_a_file_and_drops_a_response_that_reveals_its_model(
     visit, world, lead, tmp_path
 ):
     ask = [{"role": "user", "content": "Why does my lamp flicker?"}]
@@ -57,7 +57,7 @@ def test_a_lead_imports_a_file_and_drops_a_response_that_says_who_it_is(
     expect(review.get_by_text("ChatGPT")).to_have_count(0)
 
 
-def test_a_lead_says_what_columns_mean_and_undoes_a_wrong_import(visit, world, lead, tmp_path):
+def test_a_lead_maps_columns_and_undoes_a_wrong_import(visit, world, lead, tmp_path):
     (file := tmp_path / "lamps.csv").write_text(
         "Frage;Antwort 1;Antwort 2;Rang 1;Rang 2\nWelche Lampe?;Die hohe.;Die rote.;2;1\n"
     )

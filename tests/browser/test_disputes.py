@@ -1,4 +1,4 @@
-"""Disputes, settings and relabelling in a real browser: on the keyboard, on a phone, for everyone."""
+"""Tests of disputes with the keyboard, on a phone and without scripts."""
 
 import re
 
@@ -31,7 +31,7 @@ def make_lead(world: World) -> User:
 
 
 def dispute(world: World, turned: int = 4) -> Task:
-    """Two rankings; the second has the last `turned` responses turned round."""
+    """Create two rankings of a task, the second with its last `turned` responses reversed."""
     task = world.add_task()
     order = ids(task)
     other = order[: 4 - turned] + order[4 - turned :][::-1]
@@ -49,7 +49,7 @@ def dispute(world: World, turned: int = 4) -> Task:
 def disputed(world: World) -> list[Task]:
     Project.objects.filter(pk=world.project.pk).update(rankings_per_task=2)
     world.project.refresh_from_db()
-    second, first = dispute(world), dispute(world)  # equally far apart: the newest comes first
+    second, first = dispute(world), dispute(world)  # equal disagreement: the newest comes first
     return [first, second]
 
 
@@ -61,7 +61,7 @@ def order_of(page: Page) -> list[str]:
     return page.locator(".ladder-tier").all_inner_texts()
 
 
-def test_it_is_settled_on_the_keyboard_and_the_next_one_follows(visit, world, disputed):
+def test_a_dispute_is_settled_with_the_keyboard_and_the_next_one_follows(visit, world, disputed):
     first, second = disputed
     page = visit(address(world), make_lead(world))
     page.get_by_role("link", name="Decide the first").click()
@@ -84,7 +84,7 @@ def test_it_is_settled_on_the_keyboard_and_the_next_one_follows(visit, world, di
     assert decided.tiers in [ranking.tiers for ranking in said]
 
 
-def test_it_orders_ties_and_draws_the_line_on_the_keyboard(visit, world, disputed):
+def test_an_outcome_with_ties_and_a_line_is_entered_with_the_keyboard(visit, world, disputed):
     task = disputed[0]
     page = visit(address(world, task), make_lead(world))
     ids_by_name = {name: pk for pk, name in page_names(task.pk, ids(task)).items()}
@@ -118,7 +118,7 @@ def test_every_key_that_works_is_listed(visit, world, disputed):
     expect(page).to_have_url(re.compile(address(world, disputed[1])))
 
 
-def test_it_works_without_a_script(visit, world, disputed):
+def test_a_dispute_is_settled_without_scripts(visit, world, disputed):
     task = disputed[0]
     page = visit(address(world, task), make_lead(world), java_script_enabled=False)
     page.get_by_role("link", name="Start from this ranking").first.click()
@@ -135,7 +135,7 @@ def test_it_has_no_serious_fault_of_accessibility_and_fits_a_phone(visit, world,
     draw(project=world.project, size=1, by=lead)
     Project.objects.filter(pk=world.project.pk).update(sees_models="after", sees_others="after")
     page = visit(address(world, disputed[0]), lead)
-    page.evaluate("scrollTo(0, document.body.scrollHeight)")  # where the dock covers nothing
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")  # where the dock hides nothing
     found = faults_in_both_themes(page)
     page.keyboard.press("1")
     page.keyboard.press("Enter")
@@ -163,7 +163,7 @@ def test_it_has_no_serious_fault_of_accessibility_and_fits_a_phone(visit, world,
     assert (found, wide) == ([], [])
 
 
-def test_a_reviewer_reads_what_others_said_after_ranking(visit, world, disputed):
+def test_a_reviewer_reads_other_rankings_after_ranking(visit, world, disputed):
     Project.objects.filter(pk=world.project.pk).update(sees_others="after")
     own = disputed[0].rankings.first()
     page = visit(f"/p/{world.project.slug}/review/history/", own.reviewer)

@@ -1,4 +1,4 @@
-"""A reviewer's day in German: no word of ours is left in English, wherever they look."""
+"""Tests that reviewers see no English text in German."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 GERMAN = {"locale": "de-DE"}
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd%]|<[^>]+>|&\w+;")
-# Names and texts of the tests' world, the product's own name, keys, the time zone of a date.
+# Names and texts of the test data, the product's name, keys, and the time zone of a date.
 DATA = """Tiebreak UTC EN English DE Esc project user honesty Says what is true
     Be kind My goose lamp has a bent neck letter A new one Sorry We look into it No make demo"""
 
@@ -38,7 +38,7 @@ EVERYTHING = """() => {
 
 @cache
 def german() -> list[re.Pattern[str]]:
-    """Every run of words of our German, and of the names and texts that are no words of ours."""
+    """Return all German phrases, and names and texts that are not translated."""
     runs = set(re.findall(r"\w+", DATA))
     for domain in messages.SOURCES:
         for message in messages.read(domain, "de"):
@@ -58,7 +58,7 @@ def german() -> list[re.Pattern[str]]:
 
 @cache
 def remains_of(said: str) -> str:
-    """The longest of our runs are taken out first."""
+    """Return the text without the known phrases, removing the longest first."""
     for run in german():
         said = run.sub(" ", said)
     return said.strip() if re.search(r"[^\W\d_]{2,}", said) else ""
@@ -72,7 +72,7 @@ def month_names(month: int) -> Iterator[str]:
 
 
 def left_in_english(page: Page) -> list[str]:
-    """What is said on the page, less all that is ours in German: whatever words remain."""
+    """Return the words of a page that are neither German phrases nor names."""
     texts = [" ".join(said.split()) for said in page.evaluate(EVERYTHING)]
     return [f"{page.url}: {rest!r} in {text!r}" for text in texts if (rest := remains_of(text))]
 
@@ -81,12 +81,12 @@ def none_left(page: Page) -> None:
     assert left_in_english(page) == []
 
 
-def test_it_would_notice_a_word_of_english(visit, world):
+def test_an_english_word_is_detected(visit, world):
     page = visit("/", world.reviewer, locale="en-US")
     assert len(left_in_english(page)) > 5
 
 
-def test_it_signs_in_and_finds_the_work_in_german(visit, world):
+def test_signing_in_and_finding_tasks_in_german(visit, world):
     world.add_task()
     world.reviewer.set_password("a bent neck")
     world.reviewer.save()
@@ -113,7 +113,7 @@ def test_it_signs_in_and_finds_the_work_in_german(visit, world):
         none_left(page)
 
 
-def test_it_ranks_and_skips_in_german(visit, world):
+def test_ranking_and_skipping_in_german(visit, world):
     tasks = [world.add_task() for _ in range(3)]
     page = visit(world.review, world.reviewer, **GERMAN)
     expect(page.locator(".dock")).to_be_visible()
@@ -151,7 +151,7 @@ def test_it_ranks_and_skips_in_german(visit, world):
     none_left(page)
 
 
-def test_it_compares_two_with_grades_in_german(visit, world):
+def test_grading_a_pair_in_german(visit, world):
     Project.objects.update(min_rationale=20)
     world.add_task("One.", "Two.")
     page = visit(world.review, world.reviewer, **GERMAN)
@@ -162,7 +162,7 @@ def test_it_compares_two_with_grades_in_german(visit, world):
     expect(page.locator("#review-status")).to_contain_text("mindestens 20 Zeichen")
 
 
-def test_it_works_without_a_network_in_german(visit, world):
+def test_working_without_a_network_in_german(visit, world):
     world.add_task()
     world.add_task()
     page = visit(world.review, world.reviewer, **GERMAN)
@@ -177,7 +177,7 @@ def test_it_works_without_a_network_in_german(visit, world):
     expect(page.locator("#outbox-note")).to_be_hidden(timeout=20_000)
 
 
-def test_it_refuses_in_german_without_a_script_too(visit, world):
+def test_errors_without_scripts_are_in_german(visit, world):
     Project.objects.update(allow_ties=False)
     world.add_task()
     page = visit(world.review, world.reviewer, java_script_enabled=False, **GERMAN)
@@ -189,7 +189,7 @@ def test_it_refuses_in_german_without_a_script_too(visit, world):
     expect(page.get_by_role("heading", name="nichts mehr offen")).to_be_visible()
 
 
-def test_it_changes_the_language_where_one_is_and_keeps_it(visit, world):
+def test_changing_the_language_stays_on_the_page_and_is_kept(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer, locale="en-US")
     page.keyboard.press("a")
@@ -203,7 +203,7 @@ def test_it_changes_the_language_where_one_is_and_keeps_it(visit, world):
     assert dict(settings.LANGUAGES)["de"] == "Deutsch"
 
 
-def test_it_fits_a_phone_in_german_too(visit, world):
+def test_german_pages_fit_a_phone(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer, viewport={"width": 390, "height": 844}, **GERMAN)
     expect(page.locator(".dock")).to_be_visible()

@@ -1,4 +1,4 @@
-"""What comes before real work, and what may not be told apart, in a browser."""
+"""Tests of qualification, training and gold questions in a browser."""
 
 import re
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def add_gold(world: World, purpose: str, explanation: str = "") -> Gold:
-    """The first response belongs above the others, and the last is unacceptable."""
+    """Add a gold question: the first response is best and the last one unacceptable."""
     task = world.add_task()
     first, *others = ids(task)
     constraints = [{"kind": "above", "a": first, "b": other} for other in others]
@@ -28,7 +28,7 @@ def add_gold(world: World, purpose: str, explanation: str = "") -> Gold:
 
 
 def rank(page: Page, *, right: bool = True) -> None:
-    """Place the shown responses in the task's own order, which is right, and submit."""
+    """Submit the right ranking, which is the task's own order."""
     slot = Slot.objects.get(pk=slot_shown(page))
     letters = dict(zip(slot.shown_order or [], "abcd", strict=True))
     order = [letters[response] for response in ids(slot.task)]
@@ -42,7 +42,7 @@ def set_policy(world: World, **fields: int) -> None:
     world.project.save(update_fields=list(fields))
 
 
-def test_a_reviewer_qualifies_and_goes_on_to_real_work(visit, world):
+def test_a_reviewer_qualifies_and_continues_with_real_tasks(visit, world):
     set_policy(world, qualification_percent=100)
     for _ in range(2):
         add_gold(world, "qualification")
@@ -62,7 +62,7 @@ def test_a_reviewer_qualifies_and_goes_on_to_real_work(visit, world):
     assert Slot.objects.get(pk=slot_shown(page)).task.kind == "ranking"
 
 
-def test_a_reviewer_fails_and_is_told_what_to_do(visit, world):
+def test_a_reviewer_who_fails_reads_what_to_do(visit, world):
     set_policy(world, qualification_percent=100)
     add_gold(world, "qualification")
     world.add_task()
@@ -77,7 +77,7 @@ def test_a_reviewer_fails_and_is_told_what_to_do(visit, world):
     expect(page.locator("#ranking-form")).to_have_count(0)
 
 
-def test_a_reviewer_trains_and_sees_what_was_right_after_each(visit, world):
+def test_a_reviewer_in_training_sees_the_right_answer_after_each_task(visit, world):
     add_gold(world, "training", "The first one **names a day**.")
     add_gold(world, "training")
     world.add_task()
@@ -98,8 +98,8 @@ def test_a_reviewer_trains_and_sees_what_was_right_after_each(visit, world):
     assert Ranking.objects.filter(task__kind="ranking").count() == 0
 
 
-def test_gold_among_real_work_cannot_be_told_from_it(visit, world):
-    """The elements of the sheet, their classes and attributes, and what the bar says is left."""
+def test_gold_questions_look_like_other_tasks(visit, world):
+    """Compare the sheet's elements, classes and attributes, and the number of tasks left."""
     set_policy(world, gold_percent=50)
     for _ in range(4):
         add_gold(world, "check")
@@ -111,22 +111,24 @@ def test_gold_among_real_work_cannot_be_told_from_it(visit, world):
         slot = Slot.objects.select_related("task").get(pk=slot_shown(page))
         expect(page.locator("#review-progress")).to_contain_text(f"{total - number} left")
         next_is_ready(page)
-        if number:  # the first came with the page, the others from what was leased ahead
+        if number:  # the first came with the page, the others were leased ahead
             shapes.setdefault(slot.task.kind, set()).add(shape(page))
         rank(page)
         expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(slot.pk))
     assert set(shapes) == {"gold", "ranking"}
-    assert shapes["gold"] & shapes["ranking"]  # exactly, see test_pages_gold: here a script paints
+    assert (
+        shapes["gold"] & shapes["ranking"]
+    )  # test_pages_gold compares exactly; here, scripts change the page
 
 
 def assignment_length(world: World) -> int:
-    """How many tasks the reviewer will get, by the page's own count once one is before them."""
+    """Return the number of tasks left for the reviewer, according to the page."""
     assignment.current(project=world.project, reviewer=world.reviewer)
     return of_reviewer(world.project, world.reviewer).waiting
 
 
 def shape(page: Page) -> str:
-    """The sheet's markup without texts and numbers."""
+    """Return the sheet's markup without texts and numbers."""
     html = page.evaluate(
         """() => {
             const sheet = document.getElementById("ranking-form").cloneNode(true);
@@ -141,7 +143,7 @@ def shape(page: Page) -> str:
     return re.sub(r"\d+(\.\d+)?", "N", html)
 
 
-def test_a_lead_makes_gold_from_what_was_ranked(visit, world):
+def test_a_lead_makes_gold_from_a_ranked_task(visit, world):
     lead = make_user(Role.LEAD)
     Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)
     task = world.add_task()

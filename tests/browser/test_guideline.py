@@ -1,4 +1,4 @@
-"""A lead writes and publishes a guideline in the admin; the reviewer reads it beside the work."""
+"""Test of writing and publishing a guideline, and of reading it while ranking."""
 
 import pytest
 from playwright.sync_api import expect
@@ -11,7 +11,7 @@ from tests.labeling.world import make_user
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_it_is_written_previewed_and_published_and_then_read_by_the_reviewer(visit, world: World):
+def test_a_guideline_is_written_previewed_published_and_read(visit, world: World):
     world.add_task()
     lead = make_user(Role.LEAD)
     Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)

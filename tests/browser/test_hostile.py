@@ -1,4 +1,4 @@
-"""Hostile text in a real browser, under the policy: it is shown, and it does nothing."""
+"""Tests that hostile text is shown and has no effect, with the Content-Security-Policy."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,7 +51,7 @@ INSPECT = """(tags) => {
 
 
 class Watch:
-    """Notes whatever a page does that it was not asked to: requests, dialogs, windows, violations."""
+    """A recorder of a page's unwanted actions: requests, dialogs, windows, policy violations."""
 
     def __init__(self, page: Page):
         self.page, self.noted = page, []
@@ -70,7 +70,7 @@ class Watch:
             self.noted.append(f"request {request.url}")
 
     def open(self, address: str) -> list[str]:
-        """Visits, looks, and says what is wrong there."""
+        """Open a page and return its problems."""
         self.page.goto(address)
         assert urlsplit(self.page.url).path == urlsplit(address).path
         faults = self.page.evaluate(INSPECT, sorted(TAGS))
@@ -78,7 +78,7 @@ class Watch:
 
 
 def add_tasks(world: World, texts: list[str]) -> list[Task]:
-    """Each text once as a response and once as a prompt."""
+    """Add each text as a response and as a prompt."""
     return [
         hostile_task(world, texts[start : start + AT_ONCE])
         for start in range(0, len(texts), AT_ONCE)
@@ -96,7 +96,7 @@ def hostile_task(world: World, texts: list[str]) -> Task:
 
 
 def rank_against(world: World, task: Task, rationale: str) -> list[Ranking]:
-    """Two who disagree, so that the task is disputed."""
+    """Add two contradicting rankings, so that the task is disputed."""
     return [
         recording.record(
             task=task,
@@ -116,7 +116,7 @@ def lead_of(world: World) -> User:
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
-def test_it_shows_the_whole_corpus_inert_to_the_reviewer(visit, world, viewport):
+def test_hostile_texts_are_inert_on_the_ranking_page(visit, world, viewport):
     tasks = add_tasks(world, TEXTS)
     page = visit("/", world.reviewer, viewport=viewport)
     watch, wrong = Watch(page), []
@@ -132,7 +132,7 @@ def test_it_shows_the_whole_corpus_inert_to_the_reviewer(visit, world, viewport)
     expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
 
 
-def test_it_leaves_the_page_working_beside_hostile_responses(visit, world):
+def test_the_ranking_page_works_with_hostile_responses(visit, world):
     world.add_task(*[storable(CORPUS[name]) for name in ("a form", "htmx", "the end of the page")])
     page = visit(world.review, world.reviewer)
     for key in ("c", "a", "b", "Enter"):
@@ -143,7 +143,7 @@ def test_it_leaves_the_page_working_beside_hostile_responses(visit, world):
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
-def test_it_shows_the_corpus_inert_on_every_other_page_that_shows_texts(visit, world, viewport):
+def test_hostile_texts_are_inert_on_all_other_pages_with_texts(visit, world, viewport):
     tasks = add_tasks(world, TEXTS)
     own = [
         rank_against(world, task, " ".join(TEXTS[n * AT_ONCE :][:AT_ONCE]))[0]
@@ -162,7 +162,7 @@ def test_it_shows_the_corpus_inert_on_every_other_page_that_shows_texts(visit, w
 
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
-def test_it_shows_it_inert_on_the_pages_of_data_and_models(
+def test_hostile_texts_are_inert_on_data_and_model_pages(
     visit, world, viewport, settings, tmp_path
 ):
     settings.SNAPSHOTS_DIR = tmp_path
@@ -201,7 +201,7 @@ def test_it_shows_it_inert_on_the_pages_of_data_and_models(
 
 
 @pytest.mark.parametrize("name", GIANTS)
-def test_it_answers_to_keys_beside_a_megabyte(visit, world, name):
+def test_keys_respond_with_a_text_of_a_megabyte(visit, world, name):
     world.add_task(GIANTS[name], GIANTS[name][::-1], "A calm one.", prompt=GIANTS[name])
     watch = Watch(page := visit("/", world.reviewer))
     assert watch.open(world.review) == []

@@ -1,4 +1,4 @@
-"""Every page of labeling, in both themes and at both widths: readable by everyone, nothing cut off."""
+"""Tests of accessibility and layout of all labeling pages, in both themes and at both widths."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -17,7 +17,7 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 def faults(page: Page) -> list[str]:
-    """Serious and critical ones, in a line each that says where."""
+    """Return serious and critical accessibility problems, one line each."""
     found = Axe().run(page, options={"runOnly": WCAG}).response["violations"]
     return [
         f"{page.url} {fault['id']}: {fault['help']} {fault['nodes'][0]['html'][:200]}"
@@ -37,7 +37,7 @@ def faults_in_both_themes(page: Page) -> list[str]:
 
 @pytest.fixture
 def addresses(world: World) -> list[str]:
-    """A project two reviewers disagree on, seen by its lead."""
+    """Return the URLs of a lead's pages in a project with a dispute."""
     world.project.rankings_per_task = 2
     world.project.save(update_fields=["rankings_per_task"])
     other = make_member(world.project)
@@ -61,7 +61,7 @@ def addresses(world: World) -> list[str]:
     return ["/", "/projects/", *[base + page for page in pages], "/nowhere/"]
 
 
-def test_it_has_no_serious_fault_of_accessibility_on_any_page(visit, world, addresses):
+def test_no_page_has_a_serious_accessibility_problem(visit, world, addresses):
     lead = make_user(Role.LEAD)
     Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)
     page = visit("/", lead)
@@ -72,7 +72,9 @@ def test_it_has_no_serious_fault_of_accessibility_on_any_page(visit, world, addr
     assert found == []
 
 
-def test_it_has_none_on_the_ranking_page_and_its_dialogs(visit, world, addresses):
+def test_the_ranking_page_and_its_dialogs_have_no_serious_accessibility_problem(
+    visit, world, addresses
+):
     page = visit(world.review, world.reviewer)
     found = faults_in_both_themes(page)
     for keys in (["a", "-", "b", "r"], ["Escape", "?"]):
@@ -82,13 +84,13 @@ def test_it_has_none_on_the_ranking_page_and_its_dialogs(visit, world, addresses
     assert found == []
 
 
-def test_it_has_none_on_the_sign_in_page_and_when_nothing_is_left(visit, world):
+def test_the_sign_in_page_and_the_empty_queue_have_no_serious_accessibility_problem(visit, world):
     found = faults_in_both_themes(visit("/login/"))
     found += faults_in_both_themes(visit(world.review, world.reviewer))
     assert found == []
 
 
-def test_it_never_scrolls_sideways_on_a_phone(visit, world, addresses):
+def test_no_page_scrolls_sideways_on_a_phone(visit, world, addresses):
     lead = make_user(Role.LEAD)
     Membership.objects.create(project=world.project, user=lead, role=Membership.Role.LEAD)
     page = visit("/", lead, viewport={"width": 390, "height": 844}, is_mobile=True)
@@ -106,7 +108,7 @@ def test_it_never_scrolls_sideways_on_a_phone(visit, world, addresses):
     assert wide == []
 
 
-def test_it_keeps_the_chosen_theme(visit, world):
+def test_the_chosen_theme_is_kept(visit, world):
     page = visit("/", world.reviewer, color_scheme="light")
     assert page.evaluate("document.documentElement.dataset.theme") is None
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -119,7 +121,7 @@ def test_it_keeps_the_chosen_theme(visit, world):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
 
 
-def test_it_signs_in_shows_what_is_wrong_beside_the_form_and_signs_out(visit, world):
+def test_signing_in_shows_errors_next_to_the_form(visit, world):
     world.reviewer.set_password("a bent neck")
     world.reviewer.save()
     page = visit("/p/nowhere/")
@@ -134,7 +136,7 @@ def test_it_signs_in_shows_what_is_wrong_beside_the_form_and_signs_out(visit, wo
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_it_leads_a_reviewer_from_the_start_page_to_the_work(visit, world):
+def test_the_start_page_leads_a_reviewer_to_tasks(visit, world):
     make_task(make_project())  # someone else's
     world.add_task()
     page = visit("/", world.reviewer)

@@ -1,4 +1,4 @@
-"""From nothing to a published guideline on the product's own pages, with their scripts."""
+"""Test of creating a project and publishing its guideline."""
 
 import pytest
 from playwright.sync_api import expect

@@ -1,4 +1,4 @@
-"""Reading on the ranking page: long texts, many turns, what differs, and writing from the right."""
+"""Tests of reading: long texts, long chats, differences and right-to-left scripts."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ LONGER = LONG + "\n\n" + LONG.replace("lamp", "goose")
 
 
 def overflow(page: Page) -> int:
-    """By how many pixels the page is wider than the window."""
+    """Return by how many pixels the page is wider than the window."""
     return page.evaluate(
         "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     )
@@ -44,7 +44,7 @@ def talk(world: World, *turns: str, responses: tuple[str, ...] = ("A.", "B.")) -
 # Long texts
 
 
-def test_it_folds_a_giant_response_and_shows_it_whole_by_click_or_by_key(visit, world):
+def test_a_very_long_response_is_collapsed_and_expands_by_click_or_key(visit, world):
     world.add_task(LONG, "Short.")
     page = visit(world.review, world.reviewer)
     tall = page.locator(".answer-body", has_text="Paragraph 29")
@@ -61,14 +61,14 @@ def test_it_folds_a_giant_response_and_shows_it_whole_by_click_or_by_key(visit, 
     expect(page.locator("#review-status")).to_have_text("All texts are shown in full.")
 
 
-def test_it_folds_a_giant_prompt_too(visit, world):
+def test_a_very_long_prompt_is_collapsed_too(visit, world):
     world.add_task("A.", "B.", prompt=LONG)
     page = visit(world.review, world.reviewer)
     expect(page.locator(".prompt").get_by_role("button", name="Show all")).to_be_visible()
     expect(page.locator(".answer").first).to_be_visible()
 
 
-def test_it_puts_the_earlier_turns_of_a_long_talk_away_and_shows_them_on_demand(visit, world):
+def test_the_earlier_turns_of_a_long_chat_are_collapsed(visit, world):
     talk(world, *[f"Turn {n}. " + "It is still bent. " * 40 for n in range(7)])
     page = visit(world.review, world.reviewer)
     shown = page.locator(".prompt .message:visible")
@@ -83,14 +83,14 @@ def test_it_puts_the_earlier_turns_of_a_long_talk_away_and_shows_them_on_demand(
     expect(shown).to_have_count(2)
 
 
-def test_it_leaves_a_short_talk_alone(visit, world):
+def test_a_short_chat_is_not_collapsed(visit, world):
     talk(world, "Hello.", "Hello!", "It is bent.")
     page = visit(world.review, world.reviewer)
     expect(page.locator(".prompt .message:visible")).to_have_count(3)
     assert page.locator(".earlier").count() == 0
 
 
-def test_it_scrolls_wide_code_and_tables_in_a_box_of_their_own(visit, world):
+def test_wide_code_and_tables_scroll_in_their_own_box(visit, world):
     code = "```\n" + "x = " + "call(argument) + " * 80 + "\n```"
     table = "| " + " | ".join(f"column {n}" for n in range(40)) + " |\n" + "|---" * 40 + "|\n"
     table += "| " + " | ".join("value-without-a-break" for _ in range(40)) + " |"
@@ -105,7 +105,7 @@ def test_it_scrolls_wide_code_and_tables_in_a_box_of_their_own(visit, world):
     assert faults_in_both_themes(page) == []
 
 
-def test_it_wraps_a_text_that_is_too_long_for_markdown(visit, world):
+def test_a_text_too_long_for_markdown_is_wrapped(visit, world):
     world.add_task("An ordinary sentence about a lamp. " * 1500, "Short.")
     page = visit(world.review, world.reviewer)
     raw = page.locator(".answer-body samp").first
@@ -116,7 +116,7 @@ def test_it_wraps_a_text_that_is_too_long_for_markdown(visit, world):
 # Scrolling together
 
 
-def test_it_scrolls_the_responses_together_each_in_proportion(visit, world):
+def test_responses_scroll_together_in_proportion(visit, world):
     world.add_task(LONG, LONGER)
     page = visit(world.review, world.reviewer)
     page.keyboard.press("p")
@@ -143,7 +143,7 @@ def test_it_scrolls_the_responses_together_each_in_proportion(visit, world):
     expect(page.locator(".folded")).to_have_count(2)
 
 
-def test_it_can_be_scrolled_together_by_keyboard_and_is_named_for_a_screen_reader(visit, world):
+def test_joint_scrolling_works_with_the_keyboard_and_a_screen_reader(visit, world):
     world.add_task(LONG, LONGER)
     page = visit(world.review, world.reviewer)
     page.keyboard.press("p")
@@ -154,10 +154,10 @@ def test_it_can_be_scrolled_together_by_keyboard_and_is_named_for_a_screen_reade
     assert faults_in_both_themes(page) == []
 
 
-# What differs
+# Differences
 
 
-def test_it_marks_what_differs_between_two_responses_and_takes_the_marks_away(visit, world):
+def test_differences_between_two_responses_are_highlighted_and_cleared(visit, world):
     world.add_task(
         "Your lamp goes out **on Monday** by post.", "Your lamp goes out **on Friday** by post."
     )
@@ -169,14 +169,14 @@ def test_it_marks_what_differs_between_two_responses_and_takes_the_marks_away(vi
     lines = page.locator("mark.differs").evaluate_all(
         "all => all.map(one => getComputedStyle(one).textDecorationLine)"
     )
-    assert lines == ["underline", "underline"]  # not by colour only
+    assert lines == ["underline", "underline"]  # not only by colour
     assert faults_in_both_themes(page) == []
     page.keyboard.press("m")
     assert page.locator("mark").count() == 0
     assert page.locator(".answers").inner_html() == before
 
 
-def test_it_compares_the_selected_with_the_next_and_any_two_that_are_chosen(visit, world):
+def test_any_two_responses_can_be_compared(visit, world):
     world.add_task("one common ending", "two common ending", "three common ending")
     page = visit(world.review, world.reviewer)
     compared = page.locator(".answer[data-compared=yes]")
@@ -191,7 +191,7 @@ def test_it_compares_the_selected_with_the_next_and_any_two_that_are_chosen(visi
     expect(compared).to_have_count(0)
 
 
-def test_it_says_so_when_two_responses_are_the_same(visit, world):
+def test_identical_responses_are_reported(visit, world):
     world.add_task("Exactly this.", "Exactly this. ")
     page = visit(world.review, world.reviewer)
     page.get_by_role("button", name="Differences").click()
@@ -229,13 +229,13 @@ def compare(page: Page, left: str, right: str) -> Any:
         ("🙂 yes", "🙃 yes", ["🙂"], ["🙃"]),
     ],
 )
-def test_it_finds_the_words_that_differ(visit, world, left, right, of_left, of_right):
+def test_differing_words_are_found(visit, world, left, right, of_left, of_right):
     page = visit("/", world.reviewer)
     found = compare(page, left, right)
     assert (found["left"], found["right"]) == (of_left, of_right)
 
 
-def test_it_ignores_a_word_or_two_that_are_the_same_amid_much_that_is_not(visit, world):
+def test_short_matches_between_long_differences_are_ignored(visit, world):
     page = visit("/", world.reviewer)
     found = compare(page, "p q r s the t u v w", "1 2 3 4 the 5 6 7 8")
     assert "the" in found["left"] and "the" in found["right"]
@@ -254,15 +254,15 @@ def test_it_ignores_a_word_or_two_that_are_the_same_amid_much_that_is_not(visit,
     ],
     ids=["one word", "reversed", "a megabyte word", "half of it"],
 )
-def test_it_compares_giants_in_bounded_time(visit, world, left, right):
+def test_very_long_texts_are_compared_in_bounded_time(visit, world, left, right):
     page = visit("/", world.reviewer)
     assert compare(page, left, right)["ms"] < 3000
 
 
-# Writing from the right
+# Right-to-left scripts
 
 
-def test_it_gives_each_block_its_own_direction(visit, world):
+def test_each_block_has_its_own_direction(visit, world):
     arabic = (
         "مرحبا، طلبك `order #42` في الطريق.\n\nThe lamp is **مصباح** in Arabic.\n\n- אחת\n- two"
     )
@@ -281,7 +281,7 @@ def test_it_gives_each_block_its_own_direction(visit, world):
     assert starts == "start"
 
 
-def test_it_lists_the_keys_of_reading(visit, world):
+def test_the_keys_for_reading_are_listed(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     page.keyboard.press("?")
@@ -289,7 +289,7 @@ def test_it_lists_the_keys_of_reading(visit, world):
         assert page.locator("#help-dialog kbd", has_text=re.compile(f"^{key}$")).count()
 
 
-def test_it_makes_a_sheet_comfortable_that_is_put_in_later_and_doubles_nothing(visit, world):
+def test_a_sheet_inserted_later_is_set_up_once(visit, world):
     talk(world, *["It is still bent. " * 60] * 7, responses=(LONG, "Short."))
     page = visit(world.review, world.reviewer)
     again = "form => document.dispatchEvent(new CustomEvent('sheet:shown', { detail: { form } }))"

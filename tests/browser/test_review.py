@@ -1,4 +1,4 @@
-"""The ranking page as a reviewer uses it: keyboard, mouse, touch, and without a script."""
+"""Tests of ranking by keyboard, mouse and touch, and without scripts."""
 
 import re
 
@@ -11,20 +11,20 @@ from tests.browser.desk import in_letters, press, sent
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_it_ranks_ten_tasks_by_keyboard_alone_with_ties_in_at_most_twelve_presses(visit, world):
+def test_ten_tasks_are_ranked_by_keyboard_with_ties_in_at_most_twelve_presses(visit, world):
     for _ in range(10):
         world.add_task()
     page = visit(world.review, world.reviewer)
     for done in range(1, 11):
         expect(page.locator(".dock")).to_be_visible()
         presses = press(page, "b", "a", "Shift+C", "d", "Enter")
-        assert presses + 1 <= 12  # Shift is a press of its own
+        assert presses + 1 <= 12  # Shift counts as a press
         assert in_letters(sent(page, world, done)) == ["B", "AC", "D"]
     expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
     assert Slot.objects.filter(ranking=None).count() == 0
 
 
-def test_it_starts_without_any_order_and_refuses_to_send_none(visit, world):
+def test_the_sheet_starts_without_an_order_and_an_empty_ranking_is_refused(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     assert page.locator("select[name^=rank-]").evaluate_all("all => all.map(s => s.value)") == [
@@ -35,7 +35,7 @@ def test_it_starts_without_any_order_and_refuses_to_send_none(visit, world):
     assert Ranking.objects.count() == 0
 
 
-def test_it_draws_the_line_moves_across_it_and_undoes(visit, world):
+def test_the_line_is_drawn_crossed_and_undone(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "1", "2", "-", "3", "=", "4")
@@ -50,7 +50,7 @@ def test_it_draws_the_line_moves_across_it_and_undoes(visit, world):
     assert (in_letters(ranking), ranking.cut) == (["A", "B", "D", "C"], 3)
 
 
-def test_it_takes_the_line_away_again_and_says_so(visit, world):
+def test_removing_the_line_is_announced(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "-")
@@ -66,7 +66,7 @@ def test_it_takes_the_line_away_again_and_says_so(visit, world):
     assert (in_letters(ranking), ranking.cut) == (["A", "B", "C", "D"], None)
 
 
-def test_it_rates_flags_and_explains_by_keyboard(visit, world):
+def test_ratings_flags_and_rationale_are_entered_by_keyboard(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "r", "4", "Escape", "b", "c", "d", "n")
@@ -82,7 +82,7 @@ def test_it_rates_flags_and_explains_by_keyboard(visit, world):
     assert in_letters(ranking) == ["A", "B", "C", "D"]
 
 
-def test_it_skips_with_a_reason_by_keyboard(visit, world):
+def test_a_task_is_skipped_with_a_reason_by_keyboard(visit, world):
     task = world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "x")
@@ -92,7 +92,7 @@ def test_it_skips_with_a_reason_by_keyboard(visit, world):
     assert Skip.objects.get(task=task).reason == Skip.Reason.EXPERTISE
 
 
-def test_it_lists_every_shortcut_and_can_switch_them_off(visit, world):
+def test_shortcuts_are_listed_and_can_be_switched_off(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "?")
@@ -104,7 +104,7 @@ def test_it_lists_every_shortcut_and_can_switch_them_off(visit, world):
     assert page.locator(".answer[data-placed=yes]").count() == 0
 
 
-def test_it_ranks_with_the_mouse_and_by_dragging(visit, world):
+def test_ranking_with_the_mouse_and_by_dragging(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     for letter in "CAB":
@@ -117,7 +117,7 @@ def test_it_ranks_with_the_mouse_and_by_dragging(visit, world):
     assert in_letters(sent(page, world, 1)) == ["C", "AD", "B"]
 
 
-def test_something_dropped_after_a_cancelled_drag_moves_no_response(visit, world):
+def test_a_drop_after_a_cancelled_drag_moves_no_response(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b")
@@ -129,7 +129,7 @@ def test_something_dropped_after_a_cancelled_drag_moves_no_response(visit, world
     expect(page.locator(".ladder-tray .chip")).to_have_count(2)
 
 
-def test_it_ranks_by_touch_on_a_phone(visit, world):
+def test_ranking_by_touch_on_a_phone(visit, world):
     world.add_task()
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     page = visit(world.review, world.reviewer, **phone)
@@ -146,7 +146,7 @@ def test_it_ranks_by_touch_on_a_phone(visit, world):
     assert (in_letters(ranking), ranking.cut) == (["AD", "BC"], 1)
 
 
-def test_it_works_without_javascript(visit, world):
+def test_ranking_works_without_javascript(visit, world):
     world.add_task()
     world.add_task()
     page = visit(world.review, world.reviewer, java_script_enabled=False)
@@ -166,7 +166,7 @@ def test_it_works_without_javascript(visit, world):
     expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
 
 
-def test_it_keeps_the_draft_over_a_reload_and_on_another_machine(visit, world):
+def test_a_draft_survives_a_reload_and_another_machine(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "b", "a", "-", "n")
@@ -180,7 +180,7 @@ def test_it_keeps_the_draft_over_a_reload_and_on_another_machine(visit, world):
     expect(other.locator(".ladder-line")).to_have_count(1)
 
 
-def test_it_makes_one_ranking_of_two_submits(visit, world):
+def test_two_submits_make_one_ranking(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d")
@@ -190,7 +190,7 @@ def test_it_makes_one_ranking_of_two_submits(visit, world):
     sent(page, world, 1)
 
 
-def test_it_keeps_a_ranking_whose_lease_ran_out(visit, world):
+def test_a_ranking_with_an_expired_lease_is_kept(visit, world):
     task = world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c")
@@ -199,7 +199,7 @@ def test_it_keeps_a_ranking_whose_lease_ran_out(visit, world):
     assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
 
 
-def test_it_counts_active_time_and_shows_it(visit, world):
+def test_active_time_is_counted_and_shown(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     expect(page.locator("#active-time")).to_have_text(re.compile("0:0[2-9]"), timeout=6000)
@@ -207,7 +207,7 @@ def test_it_counts_active_time_and_shows_it(visit, world):
     assert 1.5 < sent(page, world, 1).active_seconds < 30
 
 
-def test_it_revises_what_was_sent(visit, world):
+def test_a_submitted_ranking_is_revised(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "Enter")
@@ -221,7 +221,7 @@ def test_it_revises_what_was_sent(visit, world):
     assert (in_letters(newest), newest.supersedes_id) == (["A", "B", "CD"], first.pk)
 
 
-def test_it_ranks_nine(visit, world):
+def test_nine_responses_are_ranked(visit, world):
     world.add_task(*[f"Answer {n}. " * 20 for n in range(9)])
     page = visit(world.review, world.reviewer)
     press(page, *"987654321", "Enter")
@@ -237,7 +237,7 @@ HOSTILE = (
 )
 
 
-def test_it_renders_hostile_responses_inert(visit, world):
+def test_hostile_responses_are_inert(visit, world):
     world.add_task(*HOSTILE, prompt="<script>window.hit = 9</script>")
     asked: list[str] = []
     page = visit("/", world.reviewer)
@@ -253,7 +253,7 @@ def test_it_renders_hostile_responses_inert(visit, world):
     sent(page, world, 1)
 
 
-def test_it_blocks_inline_script_and_style_by_policy(page, live_server):
+def test_the_policy_blocks_inline_scripts_and_styles(page, live_server):
     page.goto(f"{live_server.url}/login/")
     blocked = page.evaluate(
         """() => new Promise((done) => {

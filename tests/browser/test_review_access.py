@@ -1,4 +1,4 @@
-"""For everyone: every key is listed, all is said aloud, nothing is too faint, time is counted honestly."""
+"""Tests of accessibility on the ranking page, and of the counted time."""
 
 import re
 
@@ -41,7 +41,7 @@ def announced(page: Page, text: str | re.Pattern[str]) -> None:
     expect(page.locator("#announcer")).to_have_text(text)
 
 
-def test_it_says_aloud_what_happens(visit, world):
+def test_changes_are_announced_to_screen_readers(visit, world):
     world.add_task()
     world.add_task()
     page = visit(world.review, world.reviewer)
@@ -69,7 +69,7 @@ def test_it_says_aloud_what_happens(visit, world):
     expect(page.locator("#main")).to_be_focused()
 
 
-def test_a_response_names_its_place_on_its_button(visit, world):
+def test_a_responses_button_names_its_rank(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "c", "Shift+A")
@@ -79,7 +79,7 @@ def test_a_response_names_its_place_on_its_button(visit, world):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_has_no_serious_fault_at_work(visit, world, size):
+def test_the_sheet_has_no_serious_accessibility_problem(visit, world, size):
     world.add_task()
     world.add_task("Sorry, we mend it.", "No.")
     page = visit(world.review, world.reviewer, **SIZES[size])
@@ -93,7 +93,7 @@ def test_it_has_no_serious_fault_at_work(visit, world, size):
     found += faults_in_both_themes(page)
     press(page, "Escape", "d")
     page.context.set_offline(True)
-    press(page, "s")  # on to the pair, with a ranking that waits
+    press(page, "s")  # continue with the pair, with an unsent ranking
     expect(page.locator("#outbox-note")).to_be_visible()
     press(page, "2")
     found += faults_in_both_themes(page)
@@ -102,7 +102,9 @@ def test_it_has_no_serious_fault_at_work(visit, world, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_has_no_serious_fault_in_the_question_a_refusal_and_the_history(visit, world, size):
+def test_the_question_a_refusal_and_the_history_have_no_serious_accessibility_problem(
+    visit, world, size
+):
     world.add_task()
     page = visit(world.review, world.reviewer, **SIZES[size])
     press(page, "a", "b", "c", "d")
@@ -128,7 +130,7 @@ def test_it_has_no_serious_fault_in_the_question_a_refusal_and_the_history(visit
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_has_no_serious_fault_where_a_guideline_is_confirmed(visit, world, size):
+def test_confirming_a_guideline_has_no_serious_accessibility_problem(visit, world, size):
     publish(world.project, "Be kind and brief.\n\n- Name a day.\n- Say sorry.")
     page = visit(world.review, world.reviewer, **SIZES[size])
     expect(page.get_by_role("heading", name="The guideline changed")).to_be_visible()
@@ -145,7 +147,7 @@ def seconds(page: Page) -> float:
 
 @pytest.fixture
 def timed(visit, world: World) -> Page:
-    """A page whose clock the test moves."""
+    """Open the page with a fake clock."""
     world.add_task(*["A long answer. " * 400] * 3)
     world.add_task()
     page = visit("/", world.reviewer)
@@ -155,12 +157,12 @@ def timed(visit, world: World) -> Page:
     return page
 
 
-def test_reading_counts_and_idling_does_not(timed):
+def test_reading_time_counts_and_idle_time_does_not(timed):
     timed.mouse.move(200, 300)
     timed.clock.run_for(30_000)
     begun = seconds(timed)
     assert 25 <= begun <= 32
-    timed.clock.run_for(300_000)  # nobody moves: a minute more at most
+    timed.clock.run_for(300_000)  # without activity, at most one more minute counts
     idle = seconds(timed)
     assert begun < idle <= 62
     expect(timed.locator("#active-time")).to_have_attribute("data-running", "false")
@@ -188,7 +190,7 @@ def test_a_hidden_page_does_not_count(timed):
     assert seconds(timed) >= hidden + 8
 
 
-def test_the_next_sheet_counts_from_when_it_is_shown(timed, world):
+def test_the_time_of_a_prefetched_sheet_counts_from_its_display(timed, world):
     timed.mouse.move(200, 300)
     timed.clock.run_for(30_000)
     press(timed, "a", "b", "c", "Enter")
@@ -197,7 +199,7 @@ def test_the_next_sheet_counts_from_when_it_is_shown(timed, world):
     expect(timed.locator("#active-time")).to_have_text(re.compile("0:0[0-2]"))
 
 
-def test_it_says_how_long_the_rest_takes_at_ones_own_pace(visit, world):
+def test_the_remaining_time_is_estimated_from_the_reviewers_pace(visit, world):
     for _ in range(3):
         task = world.add_task()
         Ranking.objects.create(

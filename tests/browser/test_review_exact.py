@@ -1,4 +1,4 @@
-"""The exact text: one key shows what a model wrote, character by character, and back."""
+"""Tests of the exact view of texts, character by character."""
 
 import pytest
 from playwright.sync_api import expect
@@ -16,7 +16,7 @@ def body(page, letter="A"):
     return page.locator(f".answer[data-letter={letter}] .answer-body")
 
 
-def test_one_key_shows_every_text_exactly_and_back(visit, world):
+def test_one_key_toggles_the_exact_view(visit, world):
     world.add_task(SOURCE, SOURCE, prompt="*Why?*")
     world.add_task(SOURCE, SOURCE)
     page = visit(world.review, world.reviewer)
@@ -30,14 +30,14 @@ def test_one_key_shows_every_text_exactly_and_back(visit, world):
     assert body(page, "B").text_content() == SOURCE
     expect(page.locator(".prompt .reading")).to_contain_text("*Why?*")
     expect(page.get_by_role("button", name="Exact text")).to_have_attribute("aria-pressed", "true")
-    press(page, "m", "m")  # differences are compared as shown, and leave nothing behind
+    press(page, "m", "m")  # differences compare the view shown, and clearing them restores it
     press(page, "1", "Enter")
     assert body(page).text_content() == SOURCE  # the next sheet too
     page.get_by_role("button", name="Exact text").click()
     assert body(page).inner_html() == formatted
 
 
-def test_it_shows_the_exact_text_without_a_script(visit, world):
+def test_the_exact_view_works_without_scripts(visit, world):
     world.add_task(SOURCE, SOURCE)
     page = visit(world.review, world.reviewer, java_script_enabled=False)
     page.locator(".answer summary", has_text="Exact text").first.click()
@@ -55,7 +55,7 @@ def test_a_lead_sees_the_exact_text_of_a_dispute(visit, world):
     expect(page.locator(".prompt .reading strong")).to_have_text("Bold")
 
 
-def test_an_empty_response_says_that_it_is_empty(visit, world):
+def test_an_empty_response_is_labelled_as_empty(visit, world):
     world.add_task("", " \n ", "x")
     page = visit(world.review, world.reviewer)
     expect(page.locator(".answer-body", has_text="(empty)")).to_have_count(2)

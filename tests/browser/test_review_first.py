@@ -1,4 +1,4 @@
-"""The first minutes of a reviewer, on a phone and at 200 %: what to do is in sight."""
+"""Tests of a reviewer's first minutes, on a phone and at 200 % zoom."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -22,7 +22,7 @@ def height(page: Page, selector: str) -> float:
     return box["height"]
 
 
-def test_a_first_hint_shows_how_to_rank_until_it_was_read_or_followed(visit, world):
+def test_a_hint_explains_ranking_until_it_is_dismissed_or_followed(visit, world):
     world.add_task()
     world.add_task()
     page = visit(world.review, world.reviewer)
@@ -34,12 +34,12 @@ def test_a_first_hint_shows_how_to_rank_until_it_was_read_or_followed(visit, wor
     expect(hint).to_be_hidden()
     press(page, "a", "b", "c", "d", "Enter")
     sent(page, world, 1)
-    other = visit(world.review, world.reviewer)  # another browser of someone who has ranked
+    other = visit(world.review, world.reviewer)  # another browser of an experienced reviewer
     expect(other.locator(".answer")).to_have_count(4)
     expect(other.locator("#first-hint")).to_be_hidden()
 
 
-def test_an_unplaced_response_says_on_its_card_that_it_can_be_placed(visit, world):
+def test_an_unplaced_response_shows_that_it_can_be_placed(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     place = page.get_by_role("button", name="Place A next")
@@ -48,7 +48,7 @@ def test_an_unplaced_response_says_on_its_card_that_it_can_be_placed(visit, worl
     assert place.evaluate(shown) == '"place next"'
 
 
-def test_a_phone_names_no_key(visit, world):
+def test_a_phone_shows_no_keys(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer, **PHONE)
     expect(page.locator("#first-hint .with-touch")).to_be_visible()
@@ -77,7 +77,7 @@ def test_a_dispute_is_settled_on_a_phone_with_a_tie_and_a_low_dock(visit, world)
     assert [len(tier) for tier in Adjudication.objects.get().tiers] == [2, 1, 1]
 
 
-def test_tabs_that_do_not_fit_show_that_there_are_more_and_which_is_open(visit, world):
+def test_tabs_that_overflow_show_a_hint_and_the_open_one(visit, world):
     lead = make_lead(world)
     page = visit(f"/p/{world.project.slug}/settings/", lead, **PHONE)
     tabs = page.locator(".subnav")
@@ -88,7 +88,7 @@ def test_tabs_that_do_not_fit_show_that_there_are_more_and_which_is_open(visit, 
 
 
 @pytest.mark.parametrize("language", ["en-GB", "de-DE"])
-def test_a_response_is_in_sight_when_the_page_opens_at_200_percent(visit, world, language):
+def test_a_response_is_visible_at_200_percent_zoom(visit, world, language):
     world.add_task(LONG, LONG, LONG, prompt=PROMPT)
     page = visit(world.review, world.reviewer, locale=language, **ZOOMED)
     expect(page.locator("#dock")).to_be_visible()
@@ -96,7 +96,7 @@ def test_a_response_is_in_sight_when_the_page_opens_at_200_percent(visit, world,
     text = page.locator(".answer-body").first.bounding_box()
     dock = page.locator("#dock").bounding_box()
     assert text is not None and dock is not None
-    assert dock["y"] - text["y"] >= 30  # a line of it at least
+    assert dock["y"] - text["y"] >= 30  # at least one line
     expect(page.locator("[data-do=submit]")).to_be_in_viewport(ratio=0.9)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert faults_in_both_themes(page) == []

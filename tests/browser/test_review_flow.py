@@ -1,4 +1,4 @@
-"""Nothing waits and nothing is lost: the next sheet at hand, a dead network, a refusal, an undo."""
+"""Tests of prefetching, lost networks, refusals and undo: nothing waits and nothing is lost."""
 
 import re
 from datetime import timedelta
@@ -21,7 +21,7 @@ REVIEW = re.compile(r"/review/$")
 
 
 def hold_submits(page: Page) -> list[Route]:
-    """Submits stay under way until the test lets them go on."""
+    """Hold submits until the test releases them."""
     held: list[Route] = []
     page.route(
         REVIEW,
@@ -51,7 +51,7 @@ def many(world: World, count: int) -> None:
 # --- nothing waits -------------------------------------------------------------------------------
 
 
-def test_it_shows_the_next_task_before_the_submit_is_answered(visit, world):
+def test_the_next_task_is_shown_before_the_submit_is_answered(visit, world):
     many(world, 3)
     page = visit(world.review, world.reviewer)
     first = slot_shown(page)
@@ -69,7 +69,7 @@ def test_it_shows_the_next_task_before_the_submit_is_answered(visit, world):
     assert in_letters(sent(page, world, 2)) == ["D", "C", "B", "A"]
 
 
-def test_what_is_prepared_is_not_seen_until_it_is_shown(visit, world):
+def test_a_prefetched_task_is_hidden_until_it_is_shown(visit, world):
     many(world, 3)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -84,7 +84,7 @@ def test_what_is_prepared_is_not_seen_until_it_is_shown(visit, world):
     assert Slot.objects.get(ahead=True).shown_at is None
 
 
-def test_it_tells_other_scripts_which_sheet_is_shown(visit, world):
+def test_other_scripts_learn_which_sheet_is_shown(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     page.evaluate(
@@ -97,7 +97,7 @@ def test_it_tells_other_scripts_which_sheet_is_shown(visit, world):
     assert int(page.evaluate("window.told")) == slot_shown(page)
 
 
-def test_it_keeps_the_place_in_the_guideline(visit, world):
+def test_the_guideline_keeps_its_scroll_position(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     page.evaluate("document.getElementById('guideline').dataset.mark = 'read'")
@@ -108,7 +108,7 @@ def test_it_keeps_the_place_in_the_guideline(visit, world):
     expect(page.locator("#guideline")).to_have_attribute("data-mark", "read")
 
 
-def test_a_skip_leads_to_the_sheet_that_was_prepared(visit, world):
+def test_a_skip_shows_the_prefetched_sheet(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -121,16 +121,18 @@ def test_a_skip_leads_to_the_sheet_that_was_prepared(visit, world):
 # --- nothing is lost -----------------------------------------------------------------------------
 
 
-def test_a_refused_ranking_comes_back_with_all_that_was_typed(visit, world):
+def test_a_refused_ranking_is_shown_again_with_its_input(visit, world):
     many(world, 3)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
     first = slot_shown(page)
-    Project.objects.update(min_rationale=10)  # a lead asks for more than this page knows of
+    Project.objects.update(
+        min_rationale=10
+    )  # a lead adds a requirement that this page does not know
     held = hold_submits(page)
     press(page, "b", "a", "-", "c", "d", "Enter")
     expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
-    press(page, "d")  # work on the next one has begun
+    press(page, "d")  # the reviewer has started on the next task
     let_go(page, held)
     expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
     expect(page.locator("#errors")).to_contain_text("Say why in at least 10 characters")
@@ -140,10 +142,10 @@ def test_a_refused_ranking_comes_back_with_all_that_was_typed(visit, world):
     page.keyboard.type("It names a day.")
     press(page, "Control+Enter")
     assert in_letters(sent(page, world, 1)) == ["B", "A", "C", "D"]
-    expect(page.locator(".ladder-tier")).to_contain_text("D")  # what had been begun
+    expect(page.locator(".ladder-tier")).to_contain_text("D")  # the started task
 
 
-def test_it_goes_on_without_network_and_sends_when_it_returns(visit, world):
+def test_work_continues_without_a_network_and_is_sent_later(visit, world):
     many(world, 3)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -161,7 +163,7 @@ def test_it_goes_on_without_network_and_sends_when_it_returns(visit, world):
     expect(page.locator(".answer[data-placed=yes]")).to_have_count(0)  # the third one
 
 
-def test_it_sends_at_the_next_page_load_what_an_earlier_page_kept(visit, world):
+def test_rankings_kept_by_an_earlier_page_are_sent_at_the_next_load(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     first = slot_shown(page)
@@ -185,7 +187,7 @@ def test_a_damaged_entry_does_not_keep_rankings_from_being_sent(visit, world):
     expect(page.locator("#outbox-note")).to_be_hidden()
 
 
-def test_it_sends_what_was_kept_also_when_nothing_is_left_to_rank(visit, world):
+def test_kept_rankings_are_sent_when_no_task_is_left(visit, world):
     many(world, 1)
     page = visit(world.review, world.reviewer)
     cut_off(page)
@@ -202,7 +204,7 @@ def test_it_sends_what_was_kept_also_when_nothing_is_left_to_rank(visit, world):
     assert in_letters(Ranking.objects.get()) == ["A", "B", "C", "D"]
 
 
-def test_a_draft_outlives_the_reservation(visit, world):
+def test_a_draft_survives_its_reservation(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     first = slot_shown(page)
@@ -211,13 +213,13 @@ def test_a_draft_outlives_the_reservation(visit, world):
     page.goto("/")
     Slot.objects.filter(pk=first).update(leased_until=timezone.now() - timedelta(minutes=1))
     assert slots.release_expired() == 1
-    page.evaluate("localStorage.clear()")  # the server's copy alone
+    page.evaluate("localStorage.clear()")  # only the server's copy
     page.goto(world.review)
     assert slot_shown(page) == first
     expect(page.locator(".ladder-tier")).to_have_count(2)
 
 
-def test_an_answer_that_got_lost_makes_no_second_ranking(visit, world):
+def test_a_lost_response_makes_no_second_ranking(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -238,7 +240,7 @@ def test_an_answer_that_got_lost_makes_no_second_ranking(visit, world):
     sent(page, world, 1)
 
 
-def test_it_sends_under_a_new_token_when_the_old_one_is_no_longer_good(visit, world):
+def test_an_expired_csrf_token_is_renewed(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -247,7 +249,7 @@ def test_it_sends_under_a_new_token_when_the_old_one_is_no_longer_good(visit, wo
     sent(page, world, 1)
 
 
-def test_it_waits_for_someone_who_was_signed_out(visit, world):
+def test_rankings_wait_while_the_reviewer_is_signed_out(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -261,7 +263,7 @@ def test_it_waits_for_someone_who_was_signed_out(visit, world):
     sent(page, world, 1)
 
 
-def test_it_keeps_a_ranking_while_the_server_does_not_answer(visit, world):
+def test_a_ranking_is_kept_while_the_server_does_not_answer(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -278,7 +280,7 @@ def test_it_keeps_a_ranking_while_the_server_does_not_answer(visit, world):
     sent(page, world, 1)
 
 
-def test_it_says_when_a_ranking_cannot_be_taken_and_keeps_it_until_thrown_away(visit, world):
+def test_a_refused_ranking_is_kept_until_it_is_discarded(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -290,7 +292,7 @@ def test_it_says_when_a_ranking_cannot_be_taken_and_keeps_it_until_thrown_away(v
     expect(page.locator("#outbox-note")).to_be_hidden()
 
 
-def test_a_ranking_whose_slot_someone_else_filled_is_kept_and_that_is_said(visit, world):
+def test_a_ranking_for_a_filled_slot_is_kept_with_a_message(visit, world):
     task = world.add_task()
     many(world, 1)
     page = visit(world.review, world.reviewer)
@@ -310,7 +312,7 @@ def test_a_ranking_whose_slot_someone_else_filled_is_kept_and_that_is_said(visit
     expect(page.locator("#outbox-note")).to_be_hidden()
 
 
-def test_it_renews_what_is_shown_and_what_is_prepared(visit, world):
+def test_leases_of_the_shown_and_the_prefetched_task_are_renewed(visit, world):
     many(world, 2)
     page = visit("/", world.reviewer)
     page.clock.install()
@@ -331,7 +333,7 @@ def test_it_renews_what_is_shown_and_what_is_prepared(visit, world):
 # --- undo ----------------------------------------------------------------------------------------
 
 
-def test_z_takes_back_what_was_just_sent(visit, world):
+def test_z_reopens_the_last_ranking(visit, world):
     many(world, 3)
     page = visit(world.review, world.reviewer)
     first = slot_shown(page)
@@ -354,7 +356,7 @@ def test_z_takes_back_what_was_just_sent(visit, world):
     assert (in_letters(newest), newest.supersedes) == (["AB", "CD"], None)
 
 
-def test_z_undoes_what_was_done_on_this_sheet_first(visit, world):
+def test_z_first_undoes_changes_on_this_sheet(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     next_is_ready(page)
@@ -367,7 +369,7 @@ def test_z_undoes_what_was_done_on_this_sheet_first(visit, world):
     assert not Ranking.objects.exclude(superseded_at=None).exists()
 
 
-def test_what_was_not_sent_yet_is_taken_back_in_the_browser(visit, world):
+def test_an_unsent_ranking_is_reopened_in_the_browser(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     first = slot_shown(page)
@@ -383,7 +385,7 @@ def test_what_was_not_sent_yet_is_taken_back_in_the_browser(visit, world):
     assert in_letters(sent(page, world, 1)) == ["A", "B", "CD"]
 
 
-def test_the_last_one_can_be_taken_back_after_a_reload_and_when_nothing_is_left(visit, world):
+def test_the_last_ranking_can_be_reopened_after_a_reload_and_when_no_task_is_left(visit, world):
     many(world, 2)
     page = visit(world.review, world.reviewer)
     first = slot_shown(page)
@@ -397,7 +399,7 @@ def test_the_last_one_can_be_taken_back_after_a_reload_and_when_nothing_is_left(
     expect(page.locator("#ranking-form")).not_to_have_attribute("data-slot", str(first))
     press(page, "a", "b", "c", "d", "Enter")
     expect(page.get_by_role("heading", name="No tasks left for you")).to_be_visible()
-    page.wait_for_load_state()  # its script listens for the key
+    page.wait_for_load_state()  # the page's script handles the key
     press(page, "z")
     expect(page.locator(".ladder-tier")).to_have_count(4)
 
@@ -423,7 +425,7 @@ def test_an_undo_without_a_sheet_in_the_reply_says_why(visit, world, answer, sen
     expect(page.locator("#sent-note")).to_have_count(0 if answer["status"] == 404 else 1)
 
 
-def test_the_offer_to_undo_ends(visit, world):
+def test_the_offer_to_undo_expires(visit, world):
     many(world, 2)
     page = visit("/", world.reviewer)
     page.clock.install()
@@ -441,7 +443,7 @@ def test_the_offer_to_undo_ends(visit, world):
 # --- two tabs ------------------------------------------------------------------------------------
 
 
-def test_a_second_tab_says_that_its_task_was_sent_and_counts_nothing_twice(visit, world):
+def test_a_second_tab_reports_that_its_task_was_sent_and_counts_once(visit, world):
     world.add_task()
     world.add_task()
     first = visit(world.review, world.reviewer)

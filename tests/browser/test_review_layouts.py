@@ -1,4 +1,4 @@
-"""Shortcuts on keyboards without Latin letters, and on Latin ones that are arranged differently."""
+"""Tests of shortcuts on keyboards without Latin letters and with other Latin layouts."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def strike(page: Page, *keys: tuple[str, str], shift: bool = False) -> None:
-    """Press keys as a layout reports them: what a key writes, and its position."""
+    """Press keys as a layout reports them: the character of a key, and its position."""
     for key, code in keys:
         page.evaluate(
             """([key, code, shiftKey]) => (document.activeElement ?? document.body).dispatchEvent(
@@ -32,7 +32,7 @@ def strike(page: Page, *keys: tuple[str, str], shift: bool = False) -> None:
     ],
     ids=["Russian", "Greek", "Hebrew", "Thai"],
 )
-def test_letters_go_by_position_where_there_are_no_latin_ones(visit, world, keys):
+def test_letters_use_key_positions_on_layouts_without_latin_letters(visit, world, keys):
     world.add_task()
     page = visit(world.review, world.reviewer)
     for key, code in keys:
@@ -43,7 +43,7 @@ def test_letters_go_by_position_where_there_are_no_latin_ones(visit, world, keys
     assert in_letters(ranking) == (["B", "AC", "D"] if tied else ["B", "A", "C", "D"])
 
 
-def test_signs_and_undo_go_by_position_too_once_the_layout_is_clear(visit, world):
+def test_signs_and_undo_use_key_positions_once_the_layout_is_known(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     strike(page, ("ש", "KeyA"), ("נ", "KeyB"))
@@ -56,7 +56,7 @@ def test_signs_and_undo_go_by_position_too_once_the_layout_is_clear(visit, world
     expect(page.locator("#help-dialog")).to_contain_text("shortcuts follow key positions")
 
 
-def test_latin_layouts_go_by_the_letter_on_the_key(visit, world):
+def test_latin_layouts_use_the_letter_on_the_key(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     strike(page, ("a", "KeyQ"))  # AZERTY
@@ -67,7 +67,7 @@ def test_latin_layouts_go_by_the_letter_on_the_key(visit, world):
     expect(page.locator(".compare")).to_have_count(0)
 
 
-def test_rating_digits_go_by_position(visit, world):
+def test_rating_digits_use_key_positions(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "r")
@@ -77,7 +77,7 @@ def test_rating_digits_go_by_position(visit, world):
     assert [list(rated.values()) for rated in Ranking.objects.get().ratings.values()] == [[2]]
 
 
-def test_z_takes_the_last_ranking_back_where_nothing_is_left(visit, world):
+def test_z_reopens_the_last_ranking_when_no_task_is_left(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "Enter")

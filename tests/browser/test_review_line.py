@@ -1,4 +1,4 @@
-"""The line below which everything is unacceptable: where it goes, and what is sent."""
+"""Tests of the line below which responses are unacceptable."""
 
 import pytest
 from playwright.sync_api import expect
@@ -25,7 +25,7 @@ def test_a_line_drawn_when_all_are_placed_makes_the_last_one_unacceptable(visit,
     assert sent(page, world, 1).cut == 3
 
 
-def test_a_line_that_is_moved_below_everything_says_that_nothing_is_unacceptable(visit, world):
+def test_a_line_below_everything_means_that_nothing_is_unacceptable(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "-", "ArrowRight")
@@ -45,7 +45,7 @@ def test_a_line_under_a_selected_response_stays_there(visit, world):
     assert sent(page, world, 1).cut == 1
 
 
-def test_a_line_where_all_are_tied_makes_them_all_unacceptable(visit, world):
+def test_a_line_with_all_responses_tied_makes_them_all_unacceptable(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "Shift+B", "Shift+C", "Shift+D", "-")
@@ -54,7 +54,7 @@ def test_a_line_where_all_are_tied_makes_them_all_unacceptable(visit, world):
     assert sent(page, world, 1).cut == 0
 
 
-def test_the_line_of_an_outcome_goes_above_the_last_tier_too(visit, world):
+def test_the_line_of_an_outcome_can_be_above_the_last_tier(visit, world):
     task = dispute(world)
     page = visit(f"/p/{world.project.slug}/disputes/{task.pk}/", make_lead(world))
     press(page, "a", "b", "c", "d", "-")

@@ -1,4 +1,4 @@
-"""What a project asks of a ranking, a pair's grades, the soft question, and a changed guideline."""
+"""Tests of a project's rules for rankings, grades of pairs, and guideline changes."""
 
 import re
 
@@ -21,7 +21,7 @@ def policy(world, **fields):
 # --- what a project asks -------------------------------------------------------------------------
 
 
-def test_it_offers_no_tie_where_there_are_none(visit, world):
+def test_ties_are_not_offered_in_projects_without_ties(visit, world):
     policy(world, allow_ties=False)
     world.add_task()
     page = visit(world.review, world.reviewer)
@@ -30,7 +30,7 @@ def test_it_offers_no_tie_where_there_are_none(visit, world):
     expect(page.locator("#review-status")).to_have_text("This project ranks without ties.")
     press(page, "Shift+B")
     expect(page.locator("#review-status")).to_have_text("This project ranks without ties.")
-    press(page, "b", "c", "d", "ArrowLeft")  # past C, where it would tie else
+    press(page, "b", "c", "d", "ArrowLeft")  # past C, with which it would otherwise tie
     page.locator(".ladder-tier .chip", has_text="B").drag_to(
         page.locator(".ladder-tier", has_text="A"), target_position={"x": 10, "y": 20}
     )
@@ -39,7 +39,7 @@ def test_it_offers_no_tie_where_there_are_none(visit, world):
     assert in_letters(sent(page, world, 1)) == ["B", "A", "D", "C"]
 
 
-def test_without_a_script_a_tie_is_refused_where_there_are_none(visit, world):
+def test_without_scripts_a_tie_is_refused_in_projects_without_ties(visit, world):
     policy(world, allow_ties=False)
     world.add_task("One.", "Two.", "Three.")
     page = visit(world.review, world.reviewer, java_script_enabled=False)
@@ -50,7 +50,7 @@ def test_without_a_script_a_tie_is_refused_where_there_are_none(visit, world):
     assert Ranking.objects.count() == 0
 
 
-def test_it_says_what_is_left_out_and_sends_without_asking(visit, world):
+def test_unplaced_responses_are_listed_and_sent_without_a_question(visit, world):
     policy(world, allow_partial=True)
     world.add_task()
     page = visit(world.review, world.reviewer)
@@ -64,7 +64,7 @@ def test_it_says_what_is_left_out_and_sends_without_asking(visit, world):
     assert in_letters(sent(page, world, 1)) == ["B", "D"]
 
 
-def test_without_a_script_responses_may_be_left_out_where_that_is_allowed(visit, world):
+def test_without_scripts_responses_may_be_unplaced_where_allowed(visit, world):
     policy(world, allow_partial=True)
     world.add_task("One.", "Two.", "Three.")
     page = visit(world.review, world.reviewer, java_script_enabled=False)
@@ -77,7 +77,7 @@ def test_without_a_script_responses_may_be_left_out_where_that_is_allowed(visit,
     assert in_letters(sent(page, world, 1)) == ["C", "A"]
 
 
-def test_it_asks_for_as_much_reason_as_the_project_does(visit, world):
+def test_the_rationale_must_be_as_long_as_the_project_requires(visit, world):
     policy(world, min_rationale=12)
     world.add_task()
     page = visit(world.review, world.reviewer)
@@ -92,7 +92,7 @@ def test_it_asks_for_as_much_reason_as_the_project_does(visit, world):
     assert sent(page, world, 1).rationale == "It names a day."
 
 
-def test_a_rationale_that_is_too_long_shows_its_error_while_it_is_pasted(visit, world):
+def test_pasting_a_too_long_rationale_shows_an_error(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d")
@@ -111,7 +111,7 @@ def test_a_rationale_that_is_too_long_shows_its_error_while_it_is_pasted(visit, 
     assert sent(page, world, 1).rationale == written[1:]
 
 
-def test_the_history_says_until_when_and_closes(visit, world):
+def test_the_history_shows_the_deadline_for_revisions(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "Enter")
@@ -149,7 +149,7 @@ def test_a_pair_is_graded_with_one_key(visit, world, key, letters, strength):
     assert (in_letters(ranking), ranking.strength) == (letters, strength)
 
 
-def test_a_pair_goes_by_letters_arrows_the_line_and_undo_too(visit, world):
+def test_a_pair_can_be_ranked_with_letters_arrows_the_line_and_undo(visit, world):
     world.add_task("Sorry, we mend it.", "No.")
     page = visit(world.review, world.reviewer)
     press(page, "Enter")
@@ -168,7 +168,7 @@ def test_a_pair_goes_by_letters_arrows_the_line_and_undo_too(visit, world):
     assert (in_letters(ranking), ranking.strength, ranking.cut) == (["A", "B"], 2, 1)
 
 
-def test_a_pair_has_no_middle_without_ties(visit, world):
+def test_a_pair_has_no_tie_grade_without_ties(visit, world):
     policy(world, allow_ties=False)
     world.add_task("Sorry, we mend it.", "No.")
     page = visit(world.review, world.reviewer)
@@ -191,7 +191,7 @@ def test_a_pair_is_graded_by_touch_on_a_phone(visit, world):
     assert (in_letters(ranking), ranking.strength) == (["B", "A"], 2)
 
 
-def test_a_pair_is_graded_without_a_script_and_revised(visit, world):
+def test_a_pair_is_graded_and_revised_without_scripts(visit, world):
     world.add_task("Sorry, we mend it.", "No.")
     page = visit(world.review, world.reviewer, java_script_enabled=False)
     page.get_by_role("button", name="Submit and continue").click()
@@ -217,7 +217,7 @@ def rate(page, letter, grade):
     card.locator(".rating-scale label", has_text=re.compile(f"^{grade}$")).click()
 
 
-def test_ratings_that_say_the_opposite_are_asked_about_once_and_never_block(visit, world):
+def test_contradicting_ratings_cause_one_question_and_never_block(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d")
@@ -236,7 +236,7 @@ def test_ratings_that_say_the_opposite_are_asked_about_once_and_never_block(visi
     assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
 
 
-def test_an_earlier_closing_told_late_does_not_answer_the_question(visit, world):
+def test_a_late_close_event_does_not_answer_the_question(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d")
@@ -250,7 +250,7 @@ def test_an_earlier_closing_told_late_does_not_answer_the_question(visit, world)
     assert in_letters(sent(page, world, 1)) == ["A", "B", "C", "D"]
 
 
-def test_ratings_that_agree_or_tie_are_not_asked_about(visit, world):
+def test_agreeing_or_tied_ratings_cause_no_question(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "=", "c", "d")
@@ -264,7 +264,7 @@ def test_ratings_that_agree_or_tie_are_not_asked_about(visit, world):
 # --- the guideline -------------------------------------------------------------------------------
 
 
-def test_someone_who_begins_reads_the_guideline_first(visit, world):
+def test_new_reviewers_read_the_guideline_first(visit, world):
     world.add_task()
     publish(world.project, "Be kind.\n\n" * 200)
     newcomer = make_member(world.project, confirmed=False)
@@ -297,7 +297,7 @@ def test_a_changed_guideline_is_shown_and_confirmed_before_going_on(visit, world
     assert sent(page, world, 2).guideline_version == new
 
 
-def test_a_draft_outlives_the_change_of_the_guideline(visit, world):
+def test_a_draft_survives_a_guideline_change(visit, world):
     world.add_task()
     world.add_task()
     page = visit(world.review, world.reviewer)

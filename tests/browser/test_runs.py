@@ -1,4 +1,4 @@
-"""A trainer launches a run in a browser and watches it to its end."""
+"""Tests of launching and watching a run."""
 
 import re
 
@@ -35,7 +35,7 @@ def test_a_trainer_launches_a_run_and_watches_it_end(visit, celery_worker):
     assert Run.objects.count() == 1
 
 
-def test_a_hidden_page_asks_for_nothing_and_a_seen_one_catches_up(visit, celery_worker, begin):
+def test_a_hidden_page_does_not_poll_and_catches_up_when_shown(visit, celery_worker, begin):
     user = User.objects.create_user("tara", role=Role.TRAINER)
     run = begin(send=False)
     page = visit(f"/runs/{run.pk}/", user)

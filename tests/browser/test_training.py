@@ -1,4 +1,4 @@
-"""A trainer launches a reward model and a fine-tune from their forms, and watches both end."""
+"""Test of launching a reward model and a fine-tune and watching both."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The demo's loop, small, with a real worker; cut off and started again."""
+"""Test of a small demo loop with a real worker, interrupted and started again."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def begin(environment: dict[str, str]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_it_goes_on_after_a_kill_and_ends_with_its_figures(
+def test_an_interrupted_demo_resumes_and_prints_its_figures(
     environment: dict[str, str], folder: Path
 ) -> None:
     demo = begin(environment)

@@ -1,4 +1,4 @@
-"""The progress of the demo, with a terminal and without."""
+"""Tests of the demo's progress display, with and without a terminal."""
 
 from io import StringIO
 
@@ -36,7 +36,7 @@ def test_a_terminal_shows_one_bar_per_step_with_the_time_left() -> None:
     assert max(len(part) for part in lines[0].split("\r\x1b[K")) <= 80
 
 
-def test_the_time_left_counts_down_while_nothing_is_reported() -> None:
+def test_the_time_left_counts_down_between_reports() -> None:
     terminal, clock = Terminal(), Clock()
     steps = Steps(terminal, clock)
     steps.begin("Training")
@@ -54,7 +54,7 @@ def test_the_time_left_counts_down_while_nothing_is_reported() -> None:
     assert texts == ["0:20 left", "0:10 left", "0:00 left", "0:00 left"]
 
 
-def test_without_a_terminal_there_are_plain_lines() -> None:
+def test_output_without_a_terminal_has_plain_lines() -> None:
     out, clock = StringIO(), Clock()
     steps = Steps(out, clock)
     steps.begin("Training")
@@ -65,5 +65,5 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (3900, "1:05:00")])
-def test_a_duration_is_written_as_a_clock_shows_it(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted_like_a_clock(seconds: float, text: str) -> None:
     assert duration(seconds) == text

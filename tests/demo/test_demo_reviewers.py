@@ -33,14 +33,14 @@ def strict_pairs(judgment: Judgment) -> set[tuple[int, int]]:
     }
 
 
-def test_it_gives_the_same_ranking_for_the_same_state_of_the_generator():
+def test_the_same_random_state_gives_the_same_ranking():
     letter = world.prompts(1, seed=0)[0]
     replies = [world.write_reply(random.Random(n), letter) for n in range(5)]
     first, second = (rank(CREW[0], letter.messages, replies, random.Random(4)) for _ in range(2))
     assert first == second
 
 
-def test_it_places_every_response_once_and_rates_each():
+def test_every_response_is_placed_once_and_rated():
     letter = world.prompts(1, seed=0)[0]
     replies = [world.write_reply(random.Random(n), letter) for n in range(9)]
     for reviewer in CREW:
@@ -53,7 +53,7 @@ def test_it_places_every_response_once_and_rates_each():
         assert made.active_seconds > 0
 
 
-def test_without_noise_it_ranks_and_draws_the_line_as_the_rule_does():
+def test_without_noise_ranking_and_line_follow_the_rule():
     for letter in world.prompts(60, seed=2):
         replies = [world.write_reply(random.Random(n), letter) for n in range(4)]
         made = rank(EXACT, letter.messages, replies, random.Random(0))
@@ -65,13 +65,13 @@ def test_without_noise_it_ranks_and_draws_the_line_as_the_rule_does():
         assert {index for tier in above for index in tier} == sendable
 
 
-def test_equal_replies_are_a_tie_for_an_exact_reviewer():
+def test_an_exact_reviewer_ties_equal_replies():
     letter = world.prompts(1, seed=0)[0]
     made = rank(EXACT, letter.messages, ["We are here."] * 3, random.Random(0))
     assert made.tiers == [[0, 1, 2]]
 
 
-def test_the_reviewers_agree_with_one_another_as_often_as_people_do():
+def test_simulated_reviewers_agree_as_often_as_people():
     same = total = 0
     for group in make_groups(list(CREW)):
         for one, other in combinations(group.rankings, 2):
@@ -81,12 +81,12 @@ def test_the_reviewers_agree_with_one_another_as_often_as_people_do():
     assert 0.80 < same / total < 0.88
 
 
-def test_the_ceiling_is_one_without_noise_and_lies_between_agreement_and_one_with_it():
+def test_the_ceiling_is_one_without_noise_and_above_the_agreement_with_noise():
     assert reviewers.noise_ceiling(make_groups([EXACT], count=80)) == 1
     assert 0.84 < reviewers.noise_ceiling(make_groups(list(CREW))) < 0.92
 
 
-def test_the_ceiling_counts_a_pair_worked_out_by_hand():
+def test_the_ceiling_matches_an_example_by_hand():
     letter = [{"role": "user", "content": "My fox lamp is late. No sign of my fox lamp."}]
     good = "I am so sorry that your fox lamp is late. I will post a second fox lamp tomorrow."
     bad = "Do not write again. We are very busy, and this is your own fault, not our problem."
@@ -96,7 +96,7 @@ def test_the_ceiling_counts_a_pair_worked_out_by_hand():
     assert reviewers.noise_ceiling([group]) == pytest.approx((1 + 1 + 0.5 + 0 + 1.5) / (3 + 6))
 
 
-def test_the_ceiling_of_ties_alone_is_a_sentence_and_not_a_number():
+def test_ties_alone_have_no_ceiling():
     letter = world.prompts(1, seed=0)[0].messages
     group = Group("g", letter, [1, 2], ["Yes.", "No."], [Judgment("a", [[1, 2]])])
     with pytest.raises(ValueError, match="no strict pair"):

@@ -1,4 +1,4 @@
-"""The model that ships: it loads as any other, and what it writes can be read."""
+"""Tests of the tiny model that ships: it loads like any other and writes readable replies."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ MODEL_LIMIT_MB = 9
 
 @pytest.fixture(scope="module")
 def samples() -> list[tuple[world.Letter, str]]:
-    """24 replies at temperature 1, left-padded as generation needs it."""
+    """Generate 24 replies at temperature 1, with left padding."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -38,7 +38,7 @@ def samples() -> list[tuple[world.Letter, str]]:
     return list(zip(letters, replies, strict=True))
 
 
-def test_it_writes_readable_replies_of_differing_quality(samples):
+def test_replies_are_readable_and_vary_in_quality(samples):
     marks = [rule.explain(letter.messages, reply)["reads"] for letter, reply in samples]
     scores = [rule.score(letter.messages, reply) for letter, reply in samples]
     assert sum(mark > 0.5 for mark in marks) >= 0.75 * len(marks)
@@ -46,12 +46,12 @@ def test_it_writes_readable_replies_of_differing_quality(samples):
     assert sum(score < rule.LINE for score in scores) >= 4
 
 
-def test_it_ends_its_replies_by_itself(samples):
+def test_replies_end_with_the_end_token(samples):
     assert all(len(reply.split()) < 100 for _, reply in samples)
     assert sum(reply.rstrip()[-1:].isalpha() or reply.rstrip()[-1:] in ".!" for _, reply in samples) > 18  # fmt: skip
 
 
-def test_its_tokenizer_pads_left_gives_back_any_text_and_knows_its_chat_form():
+def test_the_tokenizer_pads_left_round_trips_text_and_has_a_chat_template():
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED)
@@ -77,11 +77,11 @@ def test_letters_and_replies_fit_into_few_tokens():
     assert replies[int(0.95 * len(replies))] <= 96
 
 
-def test_it_is_small_enough_to_ship():
+def test_the_model_is_small_enough_to_ship():
     assert sum(f.stat().st_size for f in SHIPPED.iterdir()) < MODEL_LIMIT_MB * 1e6
 
 
-def test_the_recipe_makes_the_same_loadable_model_twice(tmp_path):
+def test_the_recipe_is_deterministic_and_its_model_can_be_loaded(tmp_path):
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

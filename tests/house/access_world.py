@@ -1,4 +1,4 @@
-"""Two projects with one row of everything, and an address in each for every URL pattern."""
+"""Two projects with a row of each kind, and a URL in each project for every URL pattern."""
 
 import re
 from collections.abc import Iterator
@@ -35,16 +35,16 @@ PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>[^)]*\)")
 
 @dataclass
 class Side:
-    """A project, its reviewer and its lead, and a row for every kind of thing an address names."""
+    """A project with its reviewer, its lead and a row for each kind of URL parameter."""
 
     project: Project
     reviewer: User
     lead: User
     values: dict[str, Any]
-    """By the name of the parameter, or by the start of the address where that is only `pk`."""
+    """Rows by the name of the parameter, or by the start of the URL if that is only `pk`."""
 
     def path(self, route: str) -> str:
-        """Return the address of a route such as `p/<slug>/data/<task_id>/` in this project."""
+        """Return the URL of a route such as `p/<slug>/data/<task_id>/` in this project."""
         return "/" + PARAMETER.sub(
             lambda match: str(self._value(route, match[1] or match[2])), route
         )
@@ -63,7 +63,7 @@ class Side:
         return found
 
     def _row(self, model: type[Model]) -> Any:
-        """Return the key of a row of the project, or of any where the table belongs to none."""
+        """Return the key of a row of the project, or of any row in tables without a project."""
         from django.contrib import admin
 
         path = getattr(admin.site._registry[model], "project_path", None)
@@ -140,7 +140,7 @@ def make_side() -> Side:
 
 
 def make_people() -> dict[str, User]:
-    """Return the people who belong to no project: a trainer and an administrator."""
+    """Return a trainer and an administrator, who are members of no project."""
     trainer = User.objects.create(username="trainer", role=Role.TRAINER)
     administrator = User.objects.create(username="administrator", is_superuser=True)
     Token.issue(user=trainer, name="first")

@@ -1,8 +1,8 @@
-"""Every URL, for every role, in one's own project and in another, reading and writing.
+"""Access of every role to every URL, in its own project and in another, for reading and writing.
 
-The answers are in access_matrix.txt, to be read and reviewed. TIEBREAK_PIN_ACCESS=1 in the
-environment writes them again after an intended change. A new page needs nothing else, unless its
-address has a parameter of a new name, which make_side in access_world.py must know.
+The expected statuses are in access_matrix.txt. After an intended change, set TIEBREAK_PIN_ACCESS=1
+to regenerate the file, and review the difference. A new page needs no change here unless its URL has
+a parameter with a new name, which make_side in access_world.py must know.
 """
 
 import logging
@@ -26,18 +26,18 @@ COLUMNS = (
     "anonymous", "reviewer", "·other", "lead", "·other", "trainer", "administrator",
 )  # fmt: skip
 HEADER = """\
-What every address answers to whom: an HTTP status, or "login" for a redirect to a sign-in page.
-The columns "·other" are the same person at the address of a project they do not belong to, where
-the address names one. The first status of each pair is for reading (GET), the second for writing
-(POST) with the least a form needs (see SENT in test_access_matrix.py), so that a writer who is let
-in mostly gets 200 or 422, "correct this", or 302.
-The API is asked with a token of the person; 503 there means let in, as no scorer runs in the tests.
-TIEBREAK_PIN_ACCESS=1 python -m pytest tests/house/test_access_matrix.py writes this file.
+Responses of every URL by role: an HTTP status, or "login" for a redirect to a sign-in page.
+The columns "·other" are for the same role and a project of which the user is not a member, if the
+URL names a project. The first status of each pair is for reading (GET), the second for writing
+(POST) with the fields that the form requires (see SENT in test_access_matrix.py); with access, this
+is usually 200, 302 or 422 (invalid input). API requests carry the user's token; there, 503 means that
+access was granted, because the tests run no scorer.
+TIEBREAK_PIN_ACCESS=1 python -m pytest tests/house/test_access_matrix.py regenerates this file.
 """
 REFUSED = {"login", "401", "403", "404", "405"}
 WRITING = re.compile(r"\s*(WITH\b.*\b)?(INSERT|UPDATE|DELETE)\b", re.IGNORECASE | re.DOTALL)
 MAY_BE_WRITTEN = ("accounts_token",)
-"""A refused request may note when the token was last used."""
+"""Writes allowed in refused requests: the last use of a token."""
 
 QUERIES = {
     "admin/autocomplete/": "?app_label=labeling&model_name=response&field_name=prompt&term=",
@@ -57,11 +57,11 @@ SENT: dict[str, Any] = {
     "models/reward/<pk>/move/": {"to": "archive"},
     "i18n/setlang/": {"language": "de"},
 }
-"""What is sent where an empty form would be refused before the access of its sender matters."""
+"""Fields for forms that refuse empty data before they check access."""
 
 
 class Statements:
-    """The SQL of everything executed meanwhile, prepared statements too."""
+    """The SQL of all statements executed in a block, including prepared statements."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -83,7 +83,7 @@ class World:
         }
 
     def ask(self, method: str, route: str, person: str, side: Side) -> str:
-        """Return the answer's status; everything that the request wrote is undone."""
+        """Return the response's status, and roll back all writes of the request."""
         self.client.cookies = SimpleCookie(self.sessions[person])
         statements = Statements()
         with transaction.atomic(), connection.execute_wrapper(statements):
@@ -168,12 +168,12 @@ def world(settings, tmp_path):
     settings.SNAPSHOTS_DIR = tmp_path / "snapshots"
     settings.RUNS_DIR = tmp_path / "runs"
     settings.SCORER_SOCKET = tmp_path / "no.sock"
-    logging.disable(logging.ERROR)  # thousands of refusals, each with its stack
+    logging.disable(logging.ERROR)  # silence thousands of refusals with stack traces
     yield World()
     logging.disable(logging.NOTSET)
 
 
-def test_every_address_answers_every_role_as_reviewed(world):
+def test_every_url_answers_every_role_as_pinned(world):
     table = {route: row(world, route) for route in sorted(routes())}
     if os.environ.get("TIEBREAK_PIN_ACCESS"):
         PINNED.write_text(lines(table))
@@ -186,8 +186,8 @@ def test_every_address_answers_every_role_as_reviewed(world):
     )
 
 
-def test_no_address_fails():
-    """A status of 5xx is a bug, but for the API's 503 without a scorer."""
+def test_no_url_fails():
+    """Check that no status is 5xx, except for the API's 503 without a scorer."""
     table = PINNED.read_text().split("\naddress", 1)[1]
     failing = [
         line

@@ -1,4 +1,4 @@
-"""The product's own pages do not send anyone to the Django admin, except for the audit trail."""
+"""Tests that pages do not link to the Django admin, except for the audit trail."""
 
 import re
 from pathlib import Path

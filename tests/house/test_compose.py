@@ -1,4 +1,4 @@
-"""The compose file: what each service may do, and which secrets it knows."""
+"""Tests of the privileges and secrets of the services in docker-compose.yml."""
 
 import os
 import re
@@ -25,26 +25,26 @@ SECRET = re.compile(r"\$\{(\w*(?:PASSWORD|SECRET_KEY|TOKEN))\b")
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_no_service_has_or_gains_privileges(name):
+def test_no_service_has_or_can_gain_privileges(name):
     service = SERVICES[name]
     assert service["cap_drop"] == ["ALL"] and not service.get("privileged")
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert name == "postgres" or "cap_add" not in service
 
 
-def test_each_service_knows_the_secrets_it_uses_and_no_others():
+def test_each_service_has_only_the_secrets_it_uses():
     known = {name: set(SECRET.findall(str(service))) for name, service in SERVICES.items()}
     assert known == SECRETS
 
 
-def test_passwords_are_required_and_databases_published_nowhere():
+def test_passwords_are_required_and_databases_publish_no_port():
     text = (BASE_DIR / "docker-compose.yml").read_text()
     for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "TIEBREAK_SECRET_KEY"):
         assert set(re.findall(rf"\$\{{{name}([^}}]*)\}}", text)) == {f":?set {name}"}
     assert {name for name, service in SERVICES.items() if "ports" in service} == {"web"}
 
 
-def test_redis_takes_its_password_from_no_argument():
+def test_the_password_of_redis_is_not_an_argument():
     command = SERVICES["redis"]["command"]
     assert "requirepass" in command[2] and "--requirepass" not in command[2]
     script = command[2].replace("$$", "$").split("|")[0]

@@ -1,4 +1,4 @@
-"""Connections that the database dropped, as a restart of it does."""
+"""Tests of connections that the database dropped, as in a restart."""
 
 import psycopg
 from django.db import connection
@@ -13,7 +13,7 @@ def test_the_first_request_after_a_restart_of_the_database_gets_a_live_connectio
     connection.close()
     connection.close_pool()
     assert not User.objects.exists()
-    connection.close()  # which puts it among the spare ones
+    connection.close()  # returns it to the pool
     with psycopg.connect(database_url(), autocommit=True) as other:
         (dropped,) = other.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "

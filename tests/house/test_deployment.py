@@ -1,4 +1,4 @@
-"""What an operator is told before users find out."""
+"""Tests of system checks, settings and health checks."""
 
 import os
 import re
@@ -23,21 +23,21 @@ def ids(messages: list) -> list[str]:
     return [message.id for message in messages]
 
 
-def test_it_warns_of_a_public_site_without_https(settings: Settings) -> None:
+def test_a_public_site_without_https_is_a_warning(settings: Settings) -> None:
     settings.ALLOWED_HOSTS, settings.HTTPS = ["rank.example.org"], False
     assert ids(checks.public_without_https(None)) == ["tiebreak.W001"]
     settings.HTTPS = True
     assert checks.public_without_https(None) == []
 
 
-def test_it_refuses_debug_pages_in_public(settings: Settings) -> None:
+def test_public_debug_pages_are_an_error(settings: Settings) -> None:
     settings.ALLOWED_HOSTS, settings.DEBUG = ["rank.example.org"], True
     assert ids(checks.public_with_debug(None)) == ["tiebreak.E001"]
     settings.ALLOWED_HOSTS = ["localhost"]
     assert checks.public_with_debug(None) == []
 
 
-def test_it_warns_of_a_variable_that_nothing_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.variables_known(None) == []
     monkeypatch.setenv("TIEBREAK_HTPS", "1")
     monkeypatch.setenv("TIEBREAK_XYZZY", "1")
@@ -46,7 +46,7 @@ def test_it_warns_of_a_variable_that_nothing_reads(monkeypatch: pytest.MonkeyPat
     assert "TIEBREAK_XYZZY" in unknown.msg and "docs/settings.md" in unknown.hint
 
 
-def test_a_wrong_variable_ends_a_command_with_one_sentence() -> None:
+def test_an_invalid_variable_ends_a_command_with_one_sentence() -> None:
     ended = subprocess.run(
         [sys.executable, "manage.py", "check"], cwd=BASE_DIR, capture_output=True, text=True,
         env={**os.environ, "TIEBREAK_HTTPS": "perhaps"},
@@ -55,9 +55,7 @@ def test_a_wrong_variable_ends_a_command_with_one_sentence() -> None:
     assert ended.stderr == "tiebreak: TIEBREAK_HTTPS is 'perhaps'; it must be 1 or 0.\n"
 
 
-def test_it_names_the_folder_it_cannot_write(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_folder_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.RUNS_DIR = Path("/proc/runs")
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith("/proc"))
     (error,) = checks.folders_writable(None)
@@ -81,9 +79,7 @@ def test_it_names_the_folder_it_cannot_write(
         ),
     ],
 )
-def test_it_says_in_a_sentence_which_variable_is_wrong(
-    environment: dict[str, str], sentence: str
-) -> None:
+def test_the_error_names_the_invalid_variable(environment: dict[str, str], sentence: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", "import config.settings"],
         cwd=BASE_DIR,
@@ -111,7 +107,7 @@ def test_the_local_database_needs_no_secret_key_even_while_it_is_down(
     assert (result.returncode == 0) is accepted
 
 
-def test_it_reads_words_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_and_flags_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     variable = Variable("TIEBREAK_TESTED", "a, b", "")
     assert variable.words() == ["a", "b"]
     monkeypatch.setenv("TIEBREAK_TESTED", "yes")
@@ -121,12 +117,12 @@ def test_it_reads_words_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.django_db
-def test_it_answers_health_checks_without_a_sign_in(client: Client) -> None:
+def test_health_checks_need_no_sign_in(client: Client) -> None:
     answer = client.get("/health/")
     assert (answer.status_code, answer.content) == (200, b"ok")
 
 
-def test_it_asks_for_health_as_a_proxy_would(
+def test_the_health_client_imitates_a_proxy(
     live_server: LiveServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.ALLOWED_HOSTS = ["rank.example.org"]
@@ -137,7 +133,7 @@ def test_it_asks_for_health_as_a_proxy_would(
 
 
 @pytest.mark.django_db
-def test_it_is_not_well_without_its_database(client: Client) -> None:
+def test_the_health_check_fails_without_a_database(client: Client) -> None:
     def refuse(*args: object) -> None:
         raise DatabaseError("gone")
 
@@ -148,14 +144,14 @@ def test_it_is_not_well_without_its_database(client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_it_sends_a_strict_content_security_policy(client: Client) -> None:
+def test_the_content_security_policy_is_strict(client: Client) -> None:
     policy = client.get("/login/")["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".dockerignore"])
-def test_a_file_of_secrets_enters_neither_git_nor_an_image(name: str) -> None:
+def test_the_env_file_is_ignored_by_git_and_docker(name: str) -> None:
     lines = (BASE_DIR / name).read_text().split()
     assert ".env" in {line.strip("/") for line in lines}
 

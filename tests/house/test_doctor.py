@@ -1,4 +1,4 @@
-"""What `manage.py doctor` finds, says and exits with, on an installation whose folders were damaged."""
+"""Tests of `manage.py doctor` on damaged installations."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def world(settings, tmp_path, monkeypatch) -> dict[str, Any]:
-    """A snapshot, an adapter with a recorded file, a reward model, and a run that waits."""
+    """Create a snapshot, an adapter with a recorded file, a reward model and a queued run."""
     settings.VAR_DIR = tmp_path
     settings.RUNS_DIR, settings.SNAPSHOTS_DIR = tmp_path / "runs", tmp_path / "snapshots"
     settings.UPLOADS_DIR = tmp_path / "uploads"
@@ -44,7 +44,7 @@ def world(settings, tmp_path, monkeypatch) -> dict[str, Any]:
 
 
 def examined(*options: str) -> tuple[str, int]:
-    """What it printed, and its exit status."""
+    """Return the output and the exit status of the command."""
     out = StringIO()
     try:
         call_command("doctor", *options, stdout=out)
@@ -53,7 +53,7 @@ def examined(*options: str) -> tuple[str, int]:
     return out.getvalue(), 0
 
 
-def test_a_sound_installation_is_said_to_be_so(world):
+def test_an_installation_without_problems_is_reported_as_such(world):
     assert examined() == ("Nothing is missing or altered.\n", 0)
 
 
@@ -100,7 +100,7 @@ def block_folder(world) -> None:
         (block_folder, ["uploads cannot be written", "TIEBREAK_UPLOADS_DIR"]),
     ],
 )  # fmt: skip
-def test_it_names_what_is_wrong_and_what_to_do(world, damage, sentences):
+def test_each_problem_is_named_with_a_remedy(world, damage, sentences):
     damage(world)
     text, status = examined()
     assert status == doctor_status() == 2
@@ -114,7 +114,7 @@ def doctor_status() -> int:
     return EXIT_PROBLEMS
 
 
-def test_quick_compares_sizes_only(world):
+def test_quick_compares_only_sizes(world):
     alter_weights(world)
     assert examined("--quick")[1] == 0
     world["weights"].write_bytes(b"short")
@@ -129,14 +129,14 @@ def test_a_full_disk_is_a_warning(world, monkeypatch):
     assert text.endswith("0 problems and 1 warnings.\n")
 
 
-def test_json_has_one_object_a_problem(world):
+def test_json_has_one_object_per_problem(world):
     alter_weights(world)
     rows = [json.loads(line) for line in examined("--json")[0].splitlines()[:-1]]
     assert {row["serious"] for row in rows} == {True}
     assert {"about", "sentence", "serious"} == set(rows[0])
 
 
-def test_it_changes_nothing(world):
+def test_the_command_changes_nothing(world):
     before = sorted(path for path in world["root"].rglob("*") if path.is_file())
     examined()
     assert sorted(path for path in world["root"].rglob("*") if path.is_file()) == before

@@ -1,4 +1,4 @@
-"""Every page of a reviewer in German, without a browser: no English sentence of ours is left."""
+"""Tests that the reviewers' pages in German contain no English sentence."""
 
 import html
 import re
@@ -19,14 +19,14 @@ OURS = re.compile(r"<(script|style)\b.*?</\1>|<div class=\"prose.*?</div>", re.D
 
 
 def words_of(page: str) -> str:
-    """The text of a page and of its labels, without what models and leads wrote."""
+    """Return the text of a page and its labels, without texts of models and leads."""
     body = OURS.sub(" ", page)
     labels = " | ".join(re.findall(r'(?:title|aria-label|placeholder|alt)="([^"]*)"', body))
     return html.unescape(re.sub(r"<[^>]+>", " | ", body) + " | " + labels)
 
 
 def english_sentences() -> set[str]:
-    """The English of every translated sentence of three words or more without a placeholder."""
+    """Return the English of all translated sentences with three words or more and no placeholder."""
     found = set()
     for message in messages.read("django", "de"):
         for text in messages.texts(message.id) if message.id else ():
@@ -63,7 +63,7 @@ def pages(desk: Desk, client: Client) -> dict[str, str]:
     return found
 
 
-def test_no_page_of_a_reviewer_mixes_languages(desk: Desk) -> None:
+def test_no_reviewer_page_mixes_languages(desk: Desk) -> None:
     client = desk.as_(desk.reviewer)
     client.cookies["django_language"] = "de"
     sentences = english_sentences()

@@ -1,7 +1,7 @@
-"""No address fails on parameters, fields, cookies and bodies that no browser would send.
+"""Tests that no URL fails on parameters, fields, cookies or bodies that no browser would send.
 
-Which names an address reads is recorded while it answers, and its forms are read from the pages, so
-that a new parameter or field is tried without a change here. Everything a request writes is undone.
+The names that a view reads are recorded, and forms are parsed from pages, so that new parameters
+and fields need no change here. All writes of a request are rolled back.
 """
 
 import json
@@ -32,11 +32,11 @@ HOSTILE = [
     "0001-01-01", "9999-12-31", "\ufffd\u202e",
 ]  # fmt: skip
 HIDDEN = ["\xb2", "9" * 25, "9" * 4301, "a\0b"]
-"""Those that are tried for each name alone."""
+"""Values that are tried for each name separately."""
 SMALL_FORM = 6
-"""Fields of larger forms are tried together only."""
+"""Largest form whose fields are also tried separately."""
 SURROGATE = "%ED%A0%80"
-"""A lone surrogate as it would be sent; in JSON it is an escape."""
+"""An unpaired surrogate as a client would send it. In JSON it is an escape."""
 LEFT_ALONE = {"csrfmiddlewaretoken", "_method"}
 ROTATIONS_OF_THE_ADMIN = 2
 JSON_FIELDS = {
@@ -53,7 +53,7 @@ OF_THE_ADMIN = [
 
 
 class Forms(HTMLParser):
-    """Collects what a browser would send from each form of a page, by the form's address."""
+    """A parser that collects the fields of each form of a page, by the form's URL."""
 
     def __init__(self, html: str, path: str) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Attacker:
         self.failed: list[tuple[str, ...]] = []
 
     def ask(self, method: str, route: str, *, path: str = "", query: str = "", **more: Any) -> int:
-        """Return the status; note it when the address failed."""
+        """Return the status, and record a failure."""
         path = path or self.side.path(route)
         reviewer = "/review/" in route
         cookie = f"{django_settings.SESSION_COOKIE_NAME}={self.sessions['reviewer' if reviewer else 'administrator']}"
@@ -128,7 +128,7 @@ class Attacker:
             self.html = body.decode(errors="replace")
         self.client.cookies.clear()
         status = reply.status_code
-        scores = route.startswith("api/v1/") and status == 503  # nothing scores here
+        scores = route.startswith("api/v1/") and status == 503  # there is no scorer here
         if status >= 500 and not scores:
             what = (
                 str(more.get("data") or more.get("HTTP_COOKIE") or "")
@@ -139,7 +139,7 @@ class Attacker:
         return status
 
     def names(self, route: str) -> list[str]:
-        """Return the names of parameters that a GET of the address reads."""
+        """Return the names of the parameters that a GET of the URL reads."""
         names: set[str] = set()
         for _ in range(3):
             before = len(names)
@@ -185,7 +185,7 @@ def test_no_page_fails_on_a_parameter(attacker: Attacker) -> None:
         names = attacker.names(route)
         for shift in range(len(HOSTILE)) if names else ():
             attacker.ask("get", route, query=urlencode(rotated(names, shift)))
-        # Alone, too, since one bad value may keep a page from reading the next.
+        # Separately too, because one bad value may prevent the page from reading the next.
         for name in names if len(names) > 1 else ():
             for value in [*map(quote, HIDDEN), SURROGATE]:
                 attacker.ask("get", route, query=f"{name}={value}&{name}={value}")
@@ -204,14 +204,14 @@ def test_no_page_fails_on_a_field(attacker: Attacker) -> None:
         names = sorted(({*forms[path]} | attacker.read) - LEFT_ALONE)
         for shift in range(len(HOSTILE)) if names else ():
             attacker.ask("post", route, data=rotated(names, shift))
-        # With all others as the page fills them in, since one bad value may hide the next.
+        # With valid values in all other fields, because one bad value may hide the next.
         for name in names if len(names) <= SMALL_FORM else ():
             for value in HIDDEN:
                 attacker.ask("post", route, data={**forms[path], name: value})
     assert not attacker.failed
 
 
-def test_no_page_fails_on_a_part_of_its_path(attacker: Attacker) -> None:
+def test_no_page_fails_on_a_path_parameter(attacker: Attacker) -> None:
     for route in routes():
         given = attacker.side.path(route)
         for match in PARAMETER.finditer(route):
@@ -223,7 +223,7 @@ def test_no_page_fails_on_a_part_of_its_path(attacker: Attacker) -> None:
 
 
 def as_header(value: str) -> str:
-    """What a WSGI server makes of the bytes that a client sent."""
+    """Return a header's bytes decoded as a WSGI server decodes them."""
     return value.encode().decode("latin-1")
 
 
@@ -277,7 +277,7 @@ BODIES = {
 }  # fmt: skip
 
 
-def test_no_address_that_reads_json_fails_on_what_it_gets(attacker: Attacker) -> None:
+def test_no_url_that_reads_json_fails_on_its_body(attacker: Attacker) -> None:
     key = Token.issue(user=attacker.trainer, name="hostile")[1]
     project = f"project={attacker.side.project.slug}"
     json_with_token: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The scripts of the pages: TypeScript checks every one of them, without exceptions."""
+"""Tests that TypeScript checks all scripts without exceptions."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def test_typescript_checks_every_script_strictly() -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=ids)
-def test_a_script_does_not_opt_out_of_the_check(path: Path) -> None:
+def test_no_script_opts_out_of_the_check(path: Path) -> None:
     assert OPT_OUTS.findall(path.read_text()) == []
 
 

@@ -1,4 +1,4 @@
-"""What the application refuses before it parses it, and what browsers may keep."""
+"""Tests of request limits and of caching."""
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -29,7 +29,7 @@ def file_of(size):
 
 
 @pytest.mark.parametrize("path", ["/login/", "/", "/admin/login/", "/p/lamps/review/"])
-def test_a_large_body_is_refused_unparsed(client, path, monkeypatch):
+def test_a_large_body_is_refused_without_parsing(client, path, monkeypatch):
     def parsed(request):
         raise AssertionError("the body was parsed")
 
@@ -39,8 +39,8 @@ def test_a_large_body_is_refused_unparsed(client, path, monkeypatch):
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_a_form_above_the_limit_of_django_gets_the_page_of_a_large_request(lead, language):
-    """Django itself answers such a form with a bare page in English."""
+def test_a_form_above_djangos_limit_gets_the_413_page(lead, language):
+    """Check that Django's own plain English page does not appear."""
     reply = lead.post(
         reverse("new-project"),
         {"name": "a" * (SMALL - 1000)},
@@ -51,19 +51,19 @@ def test_a_form_above_the_limit_of_django_gets_the_page_of_a_large_request(lead,
     assert {"en": "2.5 MB", "de": "2,5 MB"}[language] in reply.text
 
 
-def test_a_request_that_django_refuses_gets_a_page_of_ours(client):
+def test_a_request_that_django_refuses_gets_the_usual_error_page(client):
     reply = client.get("/login/", headers={"host": "elsewhere.example"})
     assert reply.status_code == 400
     assert "This request is not valid" in reply.text
     assert "/static/css/" in reply.text
 
 
-def test_only_someone_signed_in_sends_a_file_to_the_import(client, project):
+def test_only_signed_in_users_can_upload_a_file(client, project):
     address = reverse("project-import", args=[project.slug])
     assert client.post(address, {"file": file_of(SMALL)}).status_code == 413
 
 
-def test_a_lead_sends_a_large_file_to_the_import(lead, project, settings, tmp_path):
+def test_a_lead_can_upload_a_large_file(lead, project, settings, tmp_path):
     settings.UPLOADS_DIR = tmp_path
     address = reverse("project-import", args=[project.slug])
     assert lead.post(address, {"file": file_of(SMALL)}).status_code != 413
@@ -72,7 +72,7 @@ def test_a_lead_sends_a_large_file_to_the_import(lead, project, settings, tmp_pa
     assert largest_body(reverse("project-data", args=[project.slug]), may_upload=True) == SMALL
 
 
-def test_opening_the_import_page_lets_its_upload_through_the_server(lead, project):
+def test_opening_the_import_page_allows_the_upload(lead, project):
     assert not was_signed_in("") and not was_signed_in("tiebreak_upload=1:2:3")
     lead.get(reverse("project-import", args=[project.slug]))
     cookie = lead.cookies["tiebreak_upload"]
@@ -81,7 +81,7 @@ def test_opening_the_import_page_lets_its_upload_through_the_server(lead, projec
     assert cookie["httponly"]
 
 
-def test_a_stranger_gets_no_upload_cookie(client, project):
+def test_an_anonymous_visitor_gets_no_upload_cookie(client, project):
     client.get(reverse("project-import", args=[project.slug]))
     assert "tiebreak_upload" not in client.cookies
 
@@ -92,13 +92,13 @@ def test_the_api_refuses_a_large_body_as_json(client):
 
 
 @pytest.mark.parametrize("text", ["²", "-1", "9" * 4301, "1 2"])
-def test_a_length_that_makes_no_sense_is_over_every_limit(text):
+def test_an_invalid_length_exceeds_every_limit(text):
     assert content_length(text) > UPLOAD
     assert content_length("") == 0 and content_length("17") == 17
 
 
 @pytest.mark.parametrize("query", ["project=%00", "%00=1", "q=a%00b"])
-def test_an_address_with_a_null_character_is_refused_in_a_sentence(lead, query):
+def test_an_address_with_a_null_character_is_refused(lead, query):
     reply = lead.get(f"/snapshots/?{query}")
     assert reply.status_code == 400
     assert "<p>The address contains a null character. Remove it.</p>" in reply.text
@@ -109,7 +109,7 @@ def test_an_address_with_a_null_character_is_refused_in_a_sentence(lead, query):
 @pytest.mark.parametrize(
     ("language", "sentence"), [("en", "only receives forms"), ("de", "nur Formulare entgegen")]
 )
-def test_opening_the_address_of_a_form_explains_what_it_is(client, lead, language, sentence):
+def test_opening_the_url_of_a_form_shows_an_explanation(client, lead, language, sentence):
     for visitor in (client, Client()):
         reply = visitor.get(reverse("logout"), headers={"accept-language": language})
         assert (reply.status_code, reply["Allow"]) == (405, "POST, OPTIONS")
@@ -117,23 +117,23 @@ def test_opening_the_address_of_a_form_explains_what_it_is(client, lead, languag
         assert "Welcome" not in reply.text
 
 
-def test_a_program_that_uses_a_wrong_method_gets_no_page(lead):
+def test_a_program_with_a_wrong_method_gets_no_page(lead):
     bare = lead.get(reverse("logout"), headers={"accept": "application/json"})
     assert (bare.status_code, bare.content) == (405, b"")
     problem = lead.get("/api/v1/score")
     assert (problem.status_code, problem.json()["status"]) == (405, 405)
 
 
-def test_pages_are_not_stored(lead, project):
+def test_pages_are_not_cached(lead, project):
     for path in ("/", reverse("project-data", args=[project.slug]), "/admin/", "/login/"):
         assert "no-store" in lead.get(path)["Cache-Control"], path
     assert "no-store" in lead.get("/api/v1/score")["Cache-Control"]
 
 
-def test_the_words_of_the_scripts_may_be_stored():
+def test_translations_for_scripts_may_be_cached():
     assert "no-store" not in Client().get("/i18n.js")["Cache-Control"]
 
 
-def test_a_script_name_of_the_client_changes_no_address(client):
+def test_a_clients_script_name_changes_no_url(client):
     reply = client.get("/projects/", SCRIPT_NAME="/evil")
     assert reply["Location"] == "/login/?next=/projects/"

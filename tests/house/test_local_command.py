@@ -1,4 +1,4 @@
-"""`manage.py local` as a person at a terminal sees it."""
+"""Tests of `manage.py local` in a terminal."""
 
 import os
 import re
@@ -19,12 +19,12 @@ from config.env import BASE_DIR
 
 
 def ignore_interrupts() -> None:
-    """What a shell without job control does to a background job."""
+    """Ignore SIGINT, as a shell without job control does for background jobs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Local:
-    """A running `manage.py local` with a var/ folder of its own."""
+    """A running `manage.py local` with its own var/ folder."""
 
     def __init__(self, var: Path, *arguments: str):
         unset = {"DATABASE_URL", "REDIS_URL", "TIEBREAK_LOCAL_SERVICES"}
@@ -78,7 +78,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_it_serves_on_the_next_free_port_in_little_memory_and_stops_everything_on_ctrl_c(
+def test_local_serves_on_a_free_port_in_little_memory_and_stops_on_ctrl_c(
     var: Path,
 ) -> None:
     with socket.socket() as taken:
@@ -110,7 +110,7 @@ def test_it_serves_on_the_next_free_port_in_little_memory_and_stops_everything_o
         assert "SecurityWarning" not in local.errors.read_text(), "as root, Celery warns of pickles"
 
 
-def test_it_revives_a_dead_web_server_and_leaves_nothing_after_kill_9(var: Path) -> None:
+def test_local_restarts_the_web_server_and_leaves_nothing_after_kill_9(var: Path) -> None:
     local = Local(var)
     web = next(p for p in local.family() if "gunicorn" in " ".join(p.cmdline()))
     time.sleep(2)
@@ -131,13 +131,11 @@ def test_it_revives_a_dead_web_server_and_leaves_nothing_after_kill_9(var: Path)
 
 @pytest.mark.parametrize("command", ["local", "demo"])
 @pytest.mark.parametrize("port", [0, 65536])
-def test_a_port_that_cannot_be_is_refused_with_a_sentence(
-    command: str, port: int, db: None
-) -> None:
+def test_an_invalid_port_is_refused_with_a_sentence(command: str, port: int, db: None) -> None:
     with pytest.raises(CommandError, match="A port is a number from 1 to 65535"):
         call_command(command, port=port)
 
 
-def test_a_demo_of_too_few_letters_is_refused_before_anything_starts(db: None) -> None:
+def test_a_demo_with_too_few_letters_is_refused_before_anything_starts(db: None) -> None:
     with pytest.raises(CommandError, match=r"needs at least 20 letters.*got 19"):
         call_command("demo", prompts=19)

@@ -1,6 +1,6 @@
-"""Real signals to the parts of `manage.py local`, and what a visitor sees meanwhile.
+"""Tests of `manage.py local` whose processes are killed or suspended.
 
-One site for all tests of this file, which run in their order. Each leaves the site running.
+All tests of this file share one site and run in order. Each leaves the site running.
 """
 
 import http.client
@@ -22,7 +22,7 @@ from tests.house.test_local_services import wait_until
 from tests.services import folder as folder_fixture
 
 BOUND_SECONDS = 8
-"""The product's limits are two to three seconds; the rest is for a busy machine."""
+"""Seconds. The product's limits are two to three; the rest allows for a busy machine."""
 
 
 class Site(Local):
@@ -36,7 +36,7 @@ class Site(Local):
         self.log = var / "local/keeper.log"
 
     def get(self, path: str, accept: str = "text/html") -> tuple[int, str]:
-        """Status and text, with a cookie to look up. Raises TimeoutError when the site hangs."""
+        """Return status and text of a request with a session. Raises TimeoutError."""
         address = urlsplit(self.site)
         connection = http.client.HTTPConnection(
             address.hostname or "", address.port, timeout=BOUND_SECONDS
@@ -56,18 +56,18 @@ class Site(Local):
             return False
 
     def servers(self, name: str) -> list[psutil.Process]:
-        """The keeper's processes of this name, the main one first."""
+        """Return the keeper's processes of this name, the main one first."""
         found = []
         for process in self.keeper.children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # a backend lives as long as its connection
+            with suppress(psutil.NoSuchProcess):  # backends end with their connections
                 if name in process.name():
                     found.append(process)
         return found
 
     def part(self, *words: str) -> psutil.Process | None:
-        """The process of `manage.py local`, below its leash, with these words in its command line."""
+        """Return the process of `manage.py local`, below its leash, with these words in its command."""
         for process in self.family():
-            with suppress(psutil.Error):  # it may have ended by now
+            with suppress(psutil.Error):  # it may have ended
                 line = process.cmdline()
                 if "runs.supervision.leash" not in line and all(
                     word in " ".join(line) for word in words
@@ -85,10 +85,10 @@ PARTS = {
 
 
 def zombies(site: Site) -> list[psutil.Process]:
-    """Processes below `manage.py local` that have ended and were not waited for."""
+    """Return zombies among the children of `manage.py local`."""
     ended = []
     for process in site.family():
-        with suppress(psutil.Error):  # it may be gone by now
+        with suppress(psutil.Error):  # it may have ended
             if process.status() == psutil.STATUS_ZOMBIE:
                 ended.append(process)
     return ended
@@ -109,7 +109,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 @pytest.fixture
 def stopped(site: Site) -> Iterator[Callable[[str], None]]:
-    """Stops all processes of a server with SIGSTOP; they continue after the test."""
+    """Suspend all processes of a server with SIGSTOP until the end of the test."""
     suspended: list[psutil.Process] = []
 
     def stop(name: str) -> None:
@@ -126,7 +126,7 @@ def stopped(site: Site) -> Iterator[Callable[[str], None]]:
 
 
 def at_once(count: int, call: Callable[[], object]) -> list[object]:
-    """What `count` calls in threads of their own returned or raised."""
+    """Return the results or exceptions of `count` concurrent calls."""
     results: list[object] = []
 
     def run() -> None:
@@ -143,12 +143,12 @@ def at_once(count: int, call: Callable[[], object]) -> list[object]:
     return results
 
 
-def test_a_hanging_database_costs_each_request_little_and_is_admitted(
+def test_a_hanging_database_delays_each_request_briefly_and_gives_503(
     site: Site, stopped: Callable[[str], None]
 ) -> None:
     wait_until(site.works, "the first page did not come", 30)
     stopped("postgres")
-    answers = at_once(8, lambda: site.get("/"))  # twice as many as the web has threads
+    answers = at_once(8, lambda: site.get("/"))  # twice the number of web threads
     assert all(isinstance(answer, tuple) and answer[0] == 503 for answer in answers), answers
     assert site.get("/health/") == (503, "The database does not answer. Try again in a moment.")
     status, page = site.get("/")
@@ -157,7 +157,7 @@ def test_a_hanging_database_costs_each_request_little_and_is_admitted(
     assert status == 200 or json.loads(problem)["status"] == 503
 
 
-def test_a_statement_that_waits_for_a_database_that_hangs_meanwhile_is_given_up(
+def test_a_statement_is_cancelled_when_the_database_hangs_during_it(
     site: Site, stopped: Callable[[str], None]
 ) -> None:
     with psycopg.connect(site.database_url) as lock:
@@ -182,10 +182,10 @@ def _one(site: Site, query: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["postgres", "valkey"])
-def test_a_killed_server_is_back_and_so_are_the_pages(site: Site, name: str) -> None:
+def test_pages_recover_after_a_server_is_killed(site: Site, name: str) -> None:
     other = "valkey" if name == "postgres" else "postgres"
     untouched = site.servers(other)[0].pid
-    at_once(8, lambda: site.get("/"))  # several connections to lose
+    at_once(8, lambda: site.get("/"))  # open several connections
     before = site.servers(name)[0]
     before.kill()
     wait_until(lambda: any(p.pid != before.pid for p in site.servers(name)), "it is not back")
@@ -194,7 +194,7 @@ def test_a_killed_server_is_back_and_so_are_the_pages(site: Site, name: str) -> 
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_killed_part_is_started_again_alone(site: Site, name: str) -> None:
+def test_only_a_killed_process_is_restarted(site: Site, name: str) -> None:
     before = {part: site.part(*words) for part, words in PARTS.items()}
     assert all(before.values())
     victim = before.pop(name)
@@ -212,7 +212,7 @@ def test_a_killed_part_is_started_again_alone(site: Site, name: str) -> None:
     wait_until(lambda: not zombies(site), "zombies are left")
 
 
-def test_a_killed_keeper_is_started_again_with_its_servers(site: Site) -> None:
+def test_a_killed_keeper_is_restarted_with_its_servers(site: Site) -> None:
     servers = site.servers("")
     os.kill(site.keeper.pid, signal.SIGKILL)
     psutil.wait_procs(servers, timeout=15)

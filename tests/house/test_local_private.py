@@ -1,4 +1,4 @@
-"""No other account of the machine reaches the local data, PostgreSQL or Redis."""
+"""Tests that other accounts cannot access the local data, PostgreSQL or Redis."""
 
 import json
 import os
@@ -25,7 +25,7 @@ assert environment
 
 @pytest.fixture(params=["short", "long"])
 def var(request: pytest.FixtureRequest, environment: dict[str, str], folder: Path) -> Path:
-    """A data folder whose path is short enough for a socket, and one whose path is not."""
+    """Return data folders with a path short enough for a socket and one too long."""
     path = folder / ("var" if request.param == "short" else f"var-{'x' * 90}")
     environment["TIEBREAK_VAR"] = str(path)
     return path
@@ -38,7 +38,7 @@ def sockets(var: Path) -> list[Path]:
 
 
 def refused_as(uid: int, path: Path) -> bool:
-    """Whether the system refuses a process of this account to connect to the socket."""
+    """Return whether a process of this account is refused by the socket."""
     child = os.fork()
     if child == 0:
         try:
@@ -54,7 +54,7 @@ def refused_as(uid: int, path: Path) -> bool:
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """Paths that another account may read, write or list. Searching a folder is not counted."""
+    """Return paths that other accounts may read, write or list. Searching does not count."""
     listed = []
     for path in [folder, *folder.rglob("*")]:
         mode = path.lstat().st_mode
@@ -64,7 +64,7 @@ def open_to_others(folder: Path) -> list[str]:
     return listed
 
 
-def test_another_account_cannot_connect_or_read_and_this_one_needs_the_password(
+def test_other_accounts_cannot_connect_or_read_and_this_one_needs_the_password(
     environment: dict[str, str], var: Path
 ) -> None:
     user = hold(environment)
@@ -83,7 +83,7 @@ def test_another_account_cannot_connect_or_read_and_this_one_needs_the_password(
         stop(user)
 
 
-def test_an_installation_of_an_earlier_version_is_closed_when_it_starts(
+def test_the_data_of_an_earlier_version_is_closed_to_others_at_start(
     environment: dict[str, str], folder: Path
 ) -> None:
     var = folder / "var"
@@ -108,7 +108,7 @@ def test_an_installation_of_an_earlier_version_is_closed_when_it_starts(
         stop(user)
 
 
-def test_a_socket_folder_that_someone_else_made_is_not_used(
+def test_a_socket_folder_of_another_account_is_not_used(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -120,7 +120,7 @@ def test_a_socket_folder_that_someone_else_made_is_not_used(
     assert socket_folder(var) != ours
 
 
-def test_files_of_a_command_are_private_unless_others_serve_them(folder: Path) -> None:
+def test_files_written_by_commands_are_private_except_for_static_files(folder: Path) -> None:
     code = (
         "import os; from config.local import services; services.provide = lambda: None; "
         "services.provide_for_command(['manage.py', {!r}]); print(oct(os.umask(0)))"
@@ -149,7 +149,7 @@ def test_files_of_a_command_are_private_unless_others_serve_them(folder: Path) -
         ("", False),
     ],
 )
-def test_a_server_of_the_path_must_have_no_known_vulnerability(version: str, safe: bool) -> None:
+def test_a_server_on_the_path_must_have_no_known_vulnerability(version: str, safe: bool) -> None:
     assert without_known_cves(version) is safe
 
 
@@ -161,7 +161,7 @@ def server_named(folder: Path, name: str, version: str) -> Path:
     return path
 
 
-def test_a_safe_server_of_the_path_comes_before_the_wheel(
+def test_a_safe_server_on_the_path_is_preferred_to_the_wheel(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:/bin:/usr/bin")

@@ -1,4 +1,4 @@
-"""A local server that dies is started again, alone, and leaves nothing behind."""
+"""Tests of restarts of the local servers."""
 
 import json
 import os
@@ -47,14 +47,14 @@ class Servers:
             return False
 
 
-def test_a_killed_server_comes_back_alone_and_both_end_with_their_keeper(
+def test_only_a_killed_server_is_restarted_and_both_end_with_the_keeper(
     environment: dict[str, str], folder: Path
 ) -> None:
     user = hold(environment)
     servers = Servers(folder / "var")
     queue = redis.Redis(unix_socket_path=servers.redis_path)
     queue.rpush("queue", "message")
-    queue.execute_command("WAITAOF", 1, 0, 5000)  # it is on disk
+    queue.execute_command("WAITAOF", 1, 0, 5000)  # it is stored on disk
     for killed, other in [("valkey", "postgres"), ("postgres", "valkey")] * 2:
         before, untouched = servers.pid(killed), servers.pid(other)
         assert before and untouched
@@ -77,9 +77,7 @@ def test_a_killed_server_comes_back_alone_and_both_end_with_their_keeper(
     stop(user)
 
 
-def test_a_queue_that_cannot_be_read_is_set_aside(
-    environment: dict[str, str], folder: Path
-) -> None:
+def test_an_unreadable_queue_is_set_aside(environment: dict[str, str], folder: Path) -> None:
     queue = folder / "var/local/appendonlydir"
     queue.mkdir(parents=True)
     (queue / "appendonly.aof.manifest").write_text("written by a newer version\n")
@@ -93,7 +91,7 @@ def test_a_queue_that_cannot_be_read_is_set_aside(
         stop(user)
 
 
-def test_a_process_that_cannot_start_is_started_less_and_less_often(
+def test_the_pauses_grow_for_a_process_that_cannot_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = 1000.0

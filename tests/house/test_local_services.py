@@ -1,4 +1,4 @@
-"""The PostgreSQL and Redis that the product brings along: shared while used, gone afterwards."""
+"""Tests of the local PostgreSQL and Redis, which processes share and which end with the last one."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def hold(environment: dict[str, str]) -> subprocess.Popen[str]:
 
 
 def servers(var_parent: Path) -> list[int]:
-    """Ids of the living server processes whose command line or socket lies under the folder."""
+    """Return the ids of running servers whose command line or socket is under the folder."""
     found = []
     for process in psutil.process_iter(["name", "cmdline", "status"]):
         if process.info["status"] == psutil.STATUS_ZOMBIE:
@@ -72,7 +72,7 @@ def stop(process: subprocess.Popen[str], with_signal: int = signal.SIGTERM) -> N
     process.wait(10)
 
 
-def test_it_shares_the_servers_and_stops_them_after_the_last_user(
+def test_processes_share_the_servers_which_end_after_the_last_user(
     environment: dict[str, str], folder: Path
 ) -> None:
     first = hold(environment)
@@ -86,7 +86,7 @@ def test_it_shares_the_servers_and_stops_them_after_the_last_user(
     wait_until(lambda: not servers(folder), "the servers stayed after the last user")
 
 
-def test_it_leaves_nothing_running_or_locked_after_a_crash(
+def test_a_crash_leaves_nothing_running_or_locked(
     environment: dict[str, str], folder: Path
 ) -> None:
     stop(hold(environment), signal.SIGKILL)
@@ -94,7 +94,7 @@ def test_it_leaves_nothing_running_or_locked_after_a_crash(
     stop(hold(environment))
 
 
-def test_it_takes_over_when_the_keeper_itself_was_killed(
+def test_a_new_keeper_takes_over_from_a_killed_one(
     environment: dict[str, str], folder: Path
 ) -> None:
     first = hold(environment)
@@ -106,7 +106,7 @@ def test_it_takes_over_when_the_keeper_itself_was_killed(
     stop(second)
 
 
-def test_it_finds_the_next_free_port() -> None:
+def test_the_next_free_port_is_used() -> None:
     import socket
 
     with socket.socket() as taken:

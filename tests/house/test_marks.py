@@ -1,4 +1,4 @@
-"""`make test-fast` leaves out what needs a browser, a worker, other processes or torch."""
+"""Tests of the marks by which `make test-fast` skips tests."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ def declared_marks() -> set[str]:
     return {line.partition(":")[0] for line in lines}
 
 
-def test_the_fast_tests_are_those_without_a_mark_and_the_guide_names_the_marks() -> None:
+def test_the_fast_tests_have_no_mark_and_the_guide_lists_the_marks() -> None:
     makefile = (BASE_DIR / "Makefile").read_text()
     [expression] = re.findall(r'-m "(not [^"]*)"', makefile)
     assert set(expression.removeprefix("not ").split(" and not ")) == declared_marks()
@@ -47,7 +47,7 @@ def test_a_test_is_marked_by_its_folder_its_file_and_its_fixtures(
 @pytest.mark.parametrize(
     ("expression", "ignored"), [("not browser and not torch", True), ("", None), ("torch", None)]
 )
-def test_files_that_import_torch_are_not_imported_when_they_are_left_out(
+def test_skipped_files_that_import_torch_are_not_imported(
     expression: str, ignored: bool | None
 ) -> None:
     config = SimpleNamespace(option=SimpleNamespace(markexpr=expression))

@@ -1,4 +1,4 @@
-"""The German of the pages: complete, compiled, and fitting its placeholders."""
+"""Tests of the German catalogues: complete, compiled, with matching placeholders."""
 
 import gettext
 import re
@@ -19,7 +19,7 @@ PLACEHOLDER = re.compile(r"%(?:\((\w+)\))?[sd]|\{(\w*)\}|<[^>]+>|&\w+;")
 
 
 @pytest.mark.parametrize(("domain", "language"), FILES)
-def test_it_translates_every_sentence(domain: str, language: str) -> None:
+def test_every_message_is_translated(domain: str, language: str) -> None:
     catalog = messages.read(domain, language)
     missing = []
     for place, text, context in messages.messages(domain):
@@ -30,7 +30,7 @@ def test_it_translates_every_sentence(domain: str, language: str) -> None:
 
 
 @pytest.mark.parametrize(("domain", "language"), FILES)
-def test_it_keeps_no_sentence_that_no_page_says(domain: str, language: str) -> None:
+def test_the_catalogues_have_no_unused_message(domain: str, language: str) -> None:
     said = {
         (text if isinstance(text, str) else text[0], context)
         for _, text, context in messages.messages(domain)
@@ -40,7 +40,7 @@ def test_it_keeps_no_sentence_that_no_page_says(domain: str, language: str) -> N
 
 
 @pytest.mark.parametrize(("domain", "language"), FILES)
-def test_it_has_compiled_what_is_written(domain: str, language: str) -> None:
+def test_the_compiled_catalogues_are_up_to_date(domain: str, language: str) -> None:
     path = messages.po_path(domain, language).with_suffix(".mo")
     with path.open("rb") as file:
         served = gettext.GNUTranslations(file)
@@ -57,7 +57,7 @@ def test_it_has_compiled_what_is_written(domain: str, language: str) -> None:
 
 
 @pytest.mark.parametrize(("domain", "language"), FILES)
-def test_it_fills_the_same_blanks_in_every_language(domain: str, language: str) -> None:
+def test_placeholders_match_in_every_language(domain: str, language: str) -> None:
     wrong = []
     for message in messages.read(domain, language):
         wanted = set(PLACEHOLDER.findall(messages.texts(message.id)[-1]))
@@ -69,21 +69,21 @@ def test_it_fills_the_same_blanks_in_every_language(domain: str, language: str) 
     assert wrong == []
 
 
-def test_it_finds_every_call_in_a_script() -> None:
-    """The extractor does not look inside `${…}`; a sentence there would never be translated."""
+def test_every_call_in_a_script_is_collected() -> None:
+    """Check that scripts have no message inside `${…}`, where the extractor does not look."""
     hidden = re.compile(r"\$\{[^}]*gettext")
     for path in (messages.ROOT / "static").rglob("*.js"):
         if "vendor" not in path.parts:
             assert not hidden.search(path.read_text()), path
 
 
-def test_it_compiles_the_same_words_to_the_same_bytes() -> None:
+def test_compiling_is_deterministic() -> None:
     first = messages.compiled(messages.read("djangojs", "de"))
     assert first == messages.compiled(messages.read("djangojs", "de"))
     assert first == messages.po_path("djangojs", "de").with_suffix(".mo").read_bytes()
 
 
-def test_a_page_without_translations_says_that_it_is_english() -> None:
+def test_a_page_without_translations_is_marked_as_english() -> None:
     pages = (BASE_DIR / "templates").rglob("*.html")
     for page in pages:
         text = page.read_text()
@@ -96,7 +96,7 @@ def test_a_page_without_translations_says_that_it_is_english() -> None:
 def test_a_lead_who_reads_german_gets_english_pages_marked_as_such(client) -> None:
     client.force_login(make_user(Role.TRAINER))
     client.cookies["django_language"] = "de"
-    with translation.override("en"):  # a request leaves its language behind
+    with translation.override("en"):  # the thread keeps the language of its last request
         home, runs = (client.get(address).content.decode() for address in ("/", "/runs/"))
     assert '<html lang="de"' in home and '<html lang="de"' in runs
     assert '<main id="main" tabindex="-1">' in home

@@ -1,4 +1,4 @@
-"""What a request gets while the database is away, and what the log says about it."""
+"""Tests of responses and log messages while the database is away."""
 
 import json
 import logging
@@ -48,7 +48,7 @@ AWAY = [
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("cause", AWAY, ids=lambda cause: type(cause).__name__)
-def test_a_page_without_a_database_is_a_sentence_with_503_and_no_traceback(
+def test_a_page_without_a_database_is_a_503_without_traceback(
     visitor: Client, cause: psycopg.Error, caplog: pytest.LogCaptureFixture
 ) -> None:
     visitor.cookies["sessionid"] = "a" * 32
@@ -62,12 +62,12 @@ def test_a_page_without_a_database_is_a_sentence_with_503_and_no_traceback(
 
 
 @pytest.mark.django_db
-def test_the_page_of_an_outage_has_the_language_of_its_reader_and_a_link_to_reload(
+def test_the_503_page_is_in_the_users_language_and_links_to_reload(
     visitor: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outage.state, "away", True)
     monkeypatch.setattr(outage, "database_answers", lambda: False)
-    with translation.override("de"):  # left by the request before
+    with translation.override("de"):  # left by the previous request
         english = visitor.get("/runs/?q=a&page=2", headers={"accept": "text/html"})
     assert '<html lang="en"' in english.text
     assert 'href="/runs/?q=a&amp;page=2"' in english.text
@@ -77,7 +77,7 @@ def test_the_page_of_an_outage_has_the_language_of_its_reader_and_a_link_to_relo
 
 
 @pytest.mark.django_db
-def test_a_statement_that_fails_is_no_outage(visitor: Client) -> None:
+def test_a_failed_statement_is_not_an_outage(visitor: Client) -> None:
     visitor.cookies["sessionid"] = "a" * 32
     with failing_with(errors.DeadlockDetected("deadlock detected")):
         assert visitor.get("/").status_code == 500
@@ -85,7 +85,7 @@ def test_a_statement_that_fails_is_no_outage(visitor: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_programs_get_a_problem_or_a_line(visitor: Client) -> None:
+def test_programs_get_problem_json_or_plain_text(visitor: Client) -> None:
     with failing_with(AWAY[0]):
         answer = visitor.post(
             "/api/v1/score", {}, "application/json", headers={"authorization": "Bearer x"}
@@ -98,7 +98,7 @@ def test_programs_get_a_problem_or_a_line(visitor: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_after_one_failure_requests_ask_first_until_the_database_answers(
+def test_after_a_failure_requests_probe_until_the_database_answers(
     visitor: Client, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Callable[..., Any]
 ) -> None:
     with failing_with(AWAY[0]):
@@ -112,7 +112,7 @@ def test_after_one_failure_requests_ask_first_until_the_database_answers(
 
 
 @pytest.mark.django_db
-def test_the_server_is_asked_without_a_sign_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_needs_no_sign_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outage.database_answers()
     monkeypatch.setitem(connection.settings_dict, "HOST", "/nonexistent")
     assert not outage.database_answers()
@@ -133,7 +133,7 @@ class SwitchedConnection(psycopg.Connection[Any]):
 
 
 @pytest.mark.django_db
-def test_a_thread_that_waits_for_a_connection_gets_one_when_the_database_returns() -> None:
+def test_a_waiting_thread_gets_a_connection_when_the_database_returns() -> None:
     options = {**settings.DATABASES["default"]["OPTIONS"]["pool"]}
     options["connection_class"] = SwitchedConnection
     parameters = connection.get_connection_params()

@@ -1,4 +1,4 @@
-"""What each list page asks of the database is pinned: a page that asks more is a change to see.
+"""Pinned query counts of the list pages.
 
 TIEBREAK_PIN_QUERIES=1 in the environment regenerates the counts.
 """
@@ -26,7 +26,7 @@ PINNED = Path(__file__).with_name("query_counts.json")
 
 
 def fill(project, people):
-    """Two more tasks, each ranked by everybody."""
+    """Add two tasks, ranked by all reviewers."""
     for _ in range(2):
         task = make_task(project, rankings_wanted=len(people))
         for person in people:
@@ -61,7 +61,7 @@ def counts(client, project):
     return found
 
 
-def test_every_list_page_runs_the_queries_it_is_known_for(world):
+def test_every_list_page_runs_its_pinned_number_of_queries(world):
     project, _, client = world
     found = counts(client, project)
     if os.environ.get("TIEBREAK_PIN_QUERIES"):
@@ -86,8 +86,8 @@ def test_no_list_page_runs_more_queries_for_more_rows(world):
     assert not more
 
 
-def test_every_page_without_an_id_is_known():
-    """A list page that is added is measured and pinned, or named here as something else."""
+def test_every_page_without_an_id_is_pinned_or_listed():
+    """Check that new pages are pinned, or listed here as not being lists."""
     others = {
         "home", "login", "logout", "change-password", "health", "words", "start-review", "review",
         "review-next", "review-guideline", "review-qualification", "new-snapshot", "add-model",

@@ -1,4 +1,4 @@
-"""A page of a role says whom it is for, in the reader's language."""
+"""Tests of the 403 page, which names the roles that have access."""
 
 import pytest
 from django.urls import reverse
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
         (Role.TRAINER, "people", "Only administrators may", "nur für die Administration"),
     ],
 )
-def test_a_page_of_another_role_says_whom_it_is_for(role, page, english, german):
+def test_the_403_page_names_the_roles_with_access(role, page, english, german):
     client = signed_in(make_user(role))
     for language, sentence in (("en", english), ("de", german)):
         refused = client.get(reverse(page), headers={"accept-language": language})

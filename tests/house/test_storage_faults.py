@@ -1,4 +1,4 @@
-"""Pages and commands on a server whose folders are full or unusable."""
+"""Tests of pages and commands with full or unusable folders."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ READ_ONLY = Path("/sys/tiebreak")
 
 @pytest.fixture
 def project(settings, tmp_path) -> Project:
-    """With rankings to freeze."""
+    """Return a project with rankings to freeze."""
     settings.SNAPSHOTS_DIR, settings.UPLOADS_DIR = tmp_path / "snapshots", tmp_path / "uploads"
     project, reviewer = make_project(), make_user()
     for _ in range(2):
@@ -42,7 +42,7 @@ def freeze(client, project: Project):
 
 
 @pytest.mark.django_db
-def test_a_full_disk_is_told_on_the_page_and_nothing_is_saved(trainer, project, settings):
+def test_a_full_disk_is_reported_on_the_page_and_nothing_is_saved(trainer, project, settings):
     with files_limited_to(100):
         page = freeze(trainer, project)
     assert page.status_code == 507
@@ -66,7 +66,7 @@ def test_a_lead_who_reads_german_gets_the_whole_explanation_in_english(trainer, 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("folder", [READ_ONLY, Path(__file__) / "snapshots"])
-def test_an_unusable_folder_is_told_on_the_page(trainer, project, settings, folder):
+def test_an_unusable_folder_is_reported_on_the_page(trainer, project, settings, folder):
     settings.SNAPSHOTS_DIR = folder
     page = freeze(trainer, project)
     assert page.status_code == 503
@@ -74,7 +74,7 @@ def test_an_unusable_folder_is_told_on_the_page(trainer, project, settings, fold
 
 
 @pytest.mark.django_db
-def test_a_full_disk_leaves_no_part_of_an_upload(trainer, project, settings):
+def test_a_full_disk_leaves_no_partial_upload(trainer, project, settings):
     file = SimpleUploadedFile("prompts.jsonl", b'{"prompt": "x"}\n' * 10_000)
     with files_limited_to(20_000):
         page = trainer.post(
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_no_part_of_an_upload(trainer, project, settings):
 
 
 @pytest.mark.django_db
-def test_reviewers_read_no_names_of_folders(rf):
+def test_reviewers_see_no_folder_names(rf):
     from config.web.faults import StorageFaults
 
     request = rf.get("/")

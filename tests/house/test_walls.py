@@ -1,4 +1,4 @@
-"""The walls of the house: what may never be imported, said or forgotten."""
+"""Tests of rules for the whole repository: imports, documentation and safe text."""
 
 import argparse
 import importlib
@@ -44,7 +44,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("entry", ["config.urls", "config.celery", "config.wsgi"])
-def test_it_never_brings_torch_into_a_web_or_worker_process(entry: str) -> None:
+def test_web_and_worker_processes_never_import_torch(entry: str) -> None:
     code = (
         "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'config.settings'\n"
         "import django; django.setup()\n"
@@ -61,7 +61,7 @@ def test_it_never_brings_torch_into_a_web_or_worker_process(entry: str) -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize("recipe", ["reward.training.train", "finetune.training.train"])
-def test_it_runs_the_recipes_without_django_celery_or_a_database(recipe: str) -> None:
+def test_recipes_import_no_django_celery_or_database(recipe: str) -> None:
     code = (
         f"import sys, {recipe}; print(sorted({{'django', 'celery', 'psycopg'}} & set(sys.modules)))"
     )
@@ -71,7 +71,7 @@ def test_it_runs_the_recipes_without_django_celery_or_a_database(recipe: str) ->
 
 @pytest.mark.parametrize("package", ["reward.training", "finetune.training"])
 @pytest.mark.parametrize(("chosen", "used"), [("", "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_it_does_not_spin_while_others_need_the_machine(
+def test_waiting_threads_do_not_spin(
     package: str, chosen: str, used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
@@ -82,18 +82,18 @@ def test_it_does_not_spin_while_others_need_the_machine(
 
 
 @pytest.mark.torch
-def test_it_can_import_every_module() -> None:
+def test_every_module_can_be_imported() -> None:
     for name in modules():
         importlib.import_module(name)
 
 
-def test_it_documents_every_setting_and_only_settings_there_are() -> None:
+def test_the_documentation_lists_exactly_the_existing_settings() -> None:
     text = (BASE_DIR / "docs" / "settings.md").read_text()
     documented = set(re.findall(r"^\| `([A-Z_]+)` \|", text, flags=re.MULTILINE))
     assert documented == set(VARIABLES)
 
 
-def test_it_documents_every_command_of_the_product() -> None:
+def test_every_command_is_documented() -> None:
     text = (BASE_DIR / "docs" / "commands.md").read_text()
     documented = set(re.findall(r"^## `manage\.py (\w+)`", text, flags=re.MULTILINE))
     assert documented == {path.stem for path in command_files()}
@@ -108,7 +108,7 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
     return found
 
 
-def test_it_documents_every_option_of_every_command() -> None:
+def test_every_option_of_every_command_is_documented() -> None:
     text = (BASE_DIR / "docs" / "commands.md").read_text()
     ordinary = options_of(BaseCommand().create_parser("manage.py", "any"))
     for path in command_files():
@@ -127,7 +127,7 @@ def command_files() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", command_files(), ids=lambda path: path.stem)
-def test_it_explains_every_command(path: Path) -> None:
+def test_every_command_has_a_help_text(path: Path) -> None:
     command = load_command_class(path.relative_to(BASE_DIR).parts[0], path.stem)
     said = command.create_parser("manage.py", path.stem).format_help()
     assert len(command.help) > 30
@@ -137,7 +137,7 @@ def test_it_explains_every_command(path: Path) -> None:
 TRUSTED = {"labeling/core/text.py", "reward/pages/charts.py"}
 
 
-def test_it_marks_text_as_safe_in_one_place_only() -> None:
+def test_text_is_marked_as_safe_in_one_module_only() -> None:
     pattern = re.compile(r"\|\s*safe\b|mark_safe\(|\bautoescape off\b|SafeString\(")
     found = {
         str(path.relative_to(BASE_DIR))
@@ -148,7 +148,7 @@ def test_it_marks_text_as_safe_in_one_place_only() -> None:
     assert found <= TRUSTED
 
 
-def test_it_has_no_inline_script_or_style_in_its_pages() -> None:
+def test_templates_have_no_inline_scripts_or_styles() -> None:
     pattern = re.compile(
         r"<script(?![^>]*\b(src|type=\"application/json\"))|<style|\sstyle=|\son[a-z]+=\"",
         re.IGNORECASE,

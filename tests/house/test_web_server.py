@@ -1,4 +1,4 @@
-"""The web server against clients that send too slowly, too much, or read nothing."""
+"""Tests of the web server with slow clients and large requests."""
 
 import http.client
 import json
@@ -92,24 +92,24 @@ def test_slow_readers_hold_no_thread(port):
         connection.close()
 
 
-def test_a_header_that_never_ends_is_given_up(port):
+def test_an_endless_header_is_cut_off(port):
     with connect(port) as connection:
         connection.sendall(b"GET /health/ HTTP/1.1\r\nHost: localhost\r\n")
         assert until_closed(connection) == b""
 
 
-def test_a_body_that_comes_too_slowly_is_given_up_although_it_comes(port):
+def test_a_body_that_arrives_too_slowly_is_cut_off(port):
     with connect(port) as connection:
         connection.sendall(
             b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600\r\n\r\n"
         )
         with pytest.raises(ConnectionError):
-            for _ in range(600):  # a minute, and it has three seconds
+            for _ in range(600):  # it would take a minute, and the limit is three seconds
                 connection.sendall(b"a")
                 time.sleep(0.1)
 
 
-def test_a_body_that_comes_slowly_but_in_time_is_read(port):
+def test_a_slow_body_within_the_limit_is_accepted(port):
     with connect(port) as connection:
         connection.sendall(
             b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -121,7 +121,7 @@ def test_a_body_that_comes_slowly_but_in_time_is_read(port):
         assert until_closed(connection).startswith(b"HTTP/1.1 403 ")  # without a CSRF token
 
 
-def test_a_response_that_nobody_reads_is_given_up(port):
+def test_an_unread_response_is_cut_off(port):
     page = len(ask(port, path="/i18n.js")[2])
     count = 8_000_000 // page
     with socket.socket() as connection:
@@ -136,7 +136,7 @@ def test_a_response_that_nobody_reads_is_given_up(port):
 
 
 def server_holds(connection):
-    """Whether a process has the other end of the connection open."""
+    """Return whether a process has the other end of the connection open."""
     ours = connection.getsockname()
     return any(c.pid and c.raddr == ours for c in psutil.net_connections("tcp"))
 
@@ -161,7 +161,7 @@ def test_a_large_body_is_refused_before_it_is_read(port, path):
         ("Accept-Language: fr", "Too large"),
     ],
 )
-def test_a_browser_reads_a_page_in_its_language_about_a_large_body(port, headers, sentence):
+def test_a_browser_gets_a_translated_page_for_a_large_body(port, headers, sentence):
     with connect(port) as connection:
         connection.sendall(
             "POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n"
@@ -173,7 +173,7 @@ def test_a_browser_reads_a_page_in_its_language_about_a_large_body(port, headers
     assert f"<h1>{sentence}</h1>" in body
 
 
-def test_a_client_that_sends_on_reads_why_it_was_refused(port):
+def test_a_client_that_keeps_sending_can_read_the_reason(port):
     with connect(port) as connection:
         connection.sendall(
             b"POST /login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000000\r\n\r\n"
@@ -204,12 +204,12 @@ def test_a_length_that_is_not_a_number_is_refused(port, length):
 
 
 @pytest.mark.parametrize("header", ["SCRIPT_NAME", "Script-Name", "PATH_INFO", "X-Script-Name"])
-def test_headers_change_no_address(port, header):
+def test_headers_do_not_change_urls(port, header):
     status, headers, _ = ask(port, path="/projects/", headers={header: "/evil"})
     assert (status, headers["Location"]) == (302, "/login/?next=/projects/")
 
 
-def test_a_request_in_small_pieces_is_answered(port):
+def test_a_request_sent_in_small_pieces_is_answered(port):
     with connect(port) as connection:
         for byte in b"GET /health/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n":
             connection.sendall(bytes([byte]))

@@ -1,4 +1,4 @@
-"""Times and days are those of the reader's browser; the server's zone is named where it is unknown."""
+"""Tests of times and days in the browser's time zone, or in the server's."""
 
 import re
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ def shown(request):
     return Template("{% load moments %}{{ at|moment }}").render(Context({"at": AT}))
 
 
-def test_a_time_is_in_the_zone_of_the_browser(rf):
+def test_times_are_in_the_browsers_zone(rf):
     text = seen(rf, "Asia/Tokyo", shown)
     assert ">4 Nov, 08:30</time>" in text
     assert 'title="4 Nov 2026, 08:30 JST"' in text
@@ -44,11 +44,11 @@ def test_a_time_is_in_the_zone_of_the_browser(rf):
 @pytest.mark.parametrize(
     "cookie", [None, "", "Mars/Base", "../../etc/passwd", "/etc/localtime", "x" * 9999, "\0"]
 )
-def test_without_a_zone_that_exists_the_server_names_its_own(rf, cookie):
+def test_without_a_valid_zone_times_name_the_servers_zone(rf, cookie):
     assert ">3 Nov, 23:30 UTC</time>" in seen(rf, cookie, shown)
 
 
-def test_the_zone_of_one_request_does_not_reach_the_next(rf):
+def test_a_requests_zone_does_not_affect_the_next_request(rf):
     def fail(request):
         raise ValueError
 
@@ -72,7 +72,7 @@ def page_of(reviewer, project, zone=None):
 
 
 @pytest.mark.django_db
-def test_today_is_the_day_of_the_reader(monkeypatch):
+def test_today_is_the_users_day(monkeypatch):
     project = make_project()
     make_task(project)
     reviewer = make_member(project)
@@ -87,7 +87,7 @@ def test_today_is_the_day_of_the_reader(monkeypatch):
     monkeypatch.setattr(timezone, "now", lambda: datetime(2026, 11, 3, 23, 30, tzinfo=UTC))
     from django.db import connection
 
-    with connection.cursor() as cursor:  # rankings never change, so the test goes around the rule
+    with connection.cursor() as cursor:  # rankings are immutable, so the test bypasses the trigger
         cursor.execute("SET LOCAL session_replication_role = replica")
         cursor.execute("UPDATE labeling_ranking SET created_at = %s", [sent])
         cursor.execute("SET LOCAL session_replication_role = DEFAULT")
@@ -99,7 +99,7 @@ def test_today_is_the_day_of_the_reader(monkeypatch):
 
 
 @pytest.mark.django_db
-def test_counts_of_today_are_kept_for_each_zone():
+def test_counts_of_today_are_cached_per_zone():
     project = make_project()
     make_task(project)
     reviewer = make_member(project)
@@ -117,7 +117,7 @@ def test_counts_of_today_are_kept_for_each_zone():
     assert len(progress._counts) == cached + 1
 
 
-def test_dates_of_a_snapshot_mean_the_same_for_everyone():
+def test_the_dates_of_a_snapshot_do_not_depend_on_the_zone():
     chosen = SnapshotFilter(since=AT.date(), until=AT.date())
     with timezone.override(ZoneInfo("Asia/Tokyo")):
         assert chosen.covers(AT, None)

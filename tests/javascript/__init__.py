@@ -1,1 +1,1 @@
-"""The check of the scripts' types; see `tests.javascript.__main__`."""
+"""Type checking of scripts; see `tests.javascript.__main__`."""

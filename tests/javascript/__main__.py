@@ -1,4 +1,4 @@
-"""Checks the types of the scripts with TypeScript; nothing is built.
+"""Check the types of the scripts with TypeScript, without building anything.
 
     python -m tests.javascript
 
@@ -23,7 +23,7 @@ OLDEST_NODE = 20
 
 @dataclass(frozen=True)
 class Node:
-    """A Node.js: its program, and the command that runs its npm."""
+    """A Node.js installation: its program and the command for npm."""
 
     program: str
     npm: tuple[str, ...]
@@ -38,7 +38,7 @@ def find_node() -> Node:
 
 
 def major_version(program: str) -> int:
-    """Return the 20 of v20.11.1; 0 for a program that does not say."""
+    """Return the major version, such as 20 for v20.11.1, or 0 if it is unknown."""
     result = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
     major = result.stdout.strip().removeprefix("v").split(".")[0]
     return int(major) if major.isdecimal() else 0
@@ -49,12 +49,12 @@ def packaged_node() -> Node:
 
     root = Path(executable.ROOT_DIR)
     program = str(root / "bin" / "node")
-    # Its bin/npm is a copy of a link and finds nothing next to it.
+    # Its bin/npm is a copied link and does not find its modules.
     return Node(program, (program, str(root / "lib/node_modules/npm/bin/npm-cli.js")))
 
 
 def install(node: Node) -> bool:
-    """Install TypeScript unless package-lock.json is installed already; return whether it is there."""
+    """Install TypeScript unless package-lock.json is installed; return whether it is available."""
     if INSTALLED_LOCK.exists() and INSTALLED_LOCK.read_bytes() == LOCK.read_bytes():
         return True
     print("Installing TypeScript …", flush=True)

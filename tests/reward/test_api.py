@@ -309,7 +309,7 @@ def test_a_fault_of_the_storage_is_a_problem_with_a_sentence(
     said = refused(caller.post("score", conversation("Red.")), status, str(settings.VAR_DIR))
     assert "\n" not in said["detail"]
     monkeypatch.setattr("accounts.models.User.can_lead", False)
-    said = refused(caller.post("score", conversation("Red.")), status, "Tell the operator")
+    said = refused(caller.post("score", conversation("Red.")), status, "Ask the operator")
     assert str(settings.VAR_DIR) not in said["detail"]
 
 

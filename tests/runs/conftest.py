@@ -13,7 +13,7 @@ __all__ = ["celery_worker", "runs_dir"]
 
 @pytest.fixture
 def begin() -> Callable[..., Run]:
-    """Queue a run of the test kind: begin(total=5, trouble="error", word="hello")."""
+    """Return a function that queues a test run: begin(total=5, trouble="error", word="hello")."""
 
     def start(word: str = "hello", send: bool = True, by: Any = None, **config: Any) -> Run:
         return services.start(kinds.COUNTING.name, config, by, inputs={"word": word}, send=send)

@@ -1,7 +1,7 @@
-"""A recipe without torch that counts to N, and misbehaves on request.
+"""A recipe without torch that counts to N, and fails on request.
 
-What it computes depends on every step in order, so a resumed run that skipped or repeated one
-ends with another result.
+Its result depends on the order of all steps, so that a resumed run that skips or repeats one gives
+another result.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def save(run_dir: RunDir, step: int, digest: str) -> None:
 
 
 def start_grandchild(run_dir: RunDir) -> None:
-    """In a session of its own, as torchrun starts its ranks: killing our group does not reach it."""
+    """Start a process in its own session, as torchrun does, which killing our group does not end."""
     code = "import sys,time\nwhile True: open(sys.argv[1], 'a').write('x'); time.sleep(0.02)"
     file = str(run_dir.path / "grandchild.txt")
     process = subprocess.Popen([sys.executable, "-c", code, file], start_new_session=True)
@@ -65,7 +65,7 @@ def misbehave(run_dir: RunDir, config: dict, step: int) -> int | None:
             (run_dir.path / "less").touch()
             return RESTART
         case "stopped behind a launcher":
-            # A launcher ends with 1, whatever its processes end with.
+            # A launcher exits with 1, regardless of its processes' status.
             if not (run_dir.path / "less").exists():
                 (run_dir.path / "less").touch()
                 (run_dir.path / f"{ENDED}7-1").write_text(str(STOPPED))

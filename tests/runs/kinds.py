@@ -1,4 +1,4 @@
-"""The kind of run that the tests start. A worker imports this module too (`--include`)."""
+"""The test kind of run. Workers import this module too (`--include`)."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ TROUBLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class CountingConfig(RecipeConfig):
-    total: int = option(5, "How far to count.", min=1, max=100_000)
+    total: int = option(5, "Number of steps to count.", min=1, max=100_000)
     checkpoint_every: int = option(2, "Steps between two checkpoints.", min=1, max=1000)
     delay: float = option(0.0, "Seconds a step takes.", min=0.0, max=10.0, advanced=True)
     trouble: str = option("none", "How to misbehave.", choices=TROUBLES, advanced=True)

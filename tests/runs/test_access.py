@@ -1,4 +1,4 @@
-"""Runs belong to a project: who sees which run, and what the list of runs filters."""
+"""Tests of access to the runs of a project, and of the filters of the list of runs."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def own(lead):
 
 @pytest.fixture
 def foreign(lead):
-    """A project in which the lead only reviews."""
+    """Return a project in which the lead is only a reviewer."""
     project = make_project(name="Secrets")
     join(project, lead)
     return project
@@ -77,7 +77,7 @@ def test_the_list_shows_a_lead_only_runs_of_their_projects(client, lead, own, fo
     assert "Secrets" not in page.text
 
 
-def test_the_poll_endpoint_gives_a_stranger_to_the_project_no_event(client, lead, foreign):
+def test_the_poll_endpoint_gives_no_events_to_people_outside_the_project(client, lead, foreign):
     run = in_state(State.RUNNING, project=foreign)
     RunEvent.objects.create(
         run=run, number=1, at=run.created_at, event="message", data={"text": "private words"}
@@ -87,7 +87,7 @@ def test_the_poll_endpoint_gives_a_stranger_to_the_project_no_event(client, lead
     assert (answer.status_code, "private words" in answer.text) == (404, False)
 
 
-def test_a_run_outlives_its_project_and_is_for_trainers_then(own):
+def test_only_trainers_see_the_runs_of_a_deleted_project(own):
     run = in_state(State.FAILED, project=own)
     own.delete()
     run.refresh_from_db()
@@ -136,6 +136,6 @@ def test_the_list_finds_runs_by_name_number_and_person(listed):
 
 
 @pytest.mark.parametrize("text", ["%C2%B2", "9" * 30, "9" * 4301, "#"])
-def test_odd_searches_are_answered(listed, text):
+def test_unusual_searches_do_not_fail(listed, text):
     in_state(State.FAILED, title="Sampling")
     assert listed(f"q={text}") in ([], ["Sampling"])

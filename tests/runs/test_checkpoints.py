@@ -1,4 +1,4 @@
-"""Damaged checkpoints are never resumed from, whatever happened to them."""
+"""Tests that runs never resume from damaged checkpoints."""
 
 import json
 from collections.abc import Callable
@@ -68,7 +68,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_newest_good_checkpoint_is_used_and_the_damaged_one_named(run_dir, damage):
+def test_the_newest_valid_checkpoint_is_used_and_damaged_ones_are_named(run_dir, damage):
     change, sentence = DAMAGES[damage]
     change(run_dir.checkpoints / "checkpoint-4")
     newest = checkpoints.newest_good(run_dir, NAMES)
@@ -79,20 +79,20 @@ def test_the_newest_good_checkpoint_is_used_and_the_damaged_one_named(run_dir, d
     assert len(warnings(run_dir)) == 1
 
 
-def test_a_good_one_is_used_without_a_warning(run_dir):
+def test_a_valid_checkpoint_is_used_without_a_warning(run_dir):
     newest = checkpoints.newest_good(run_dir, NAMES)
     assert newest is not None and newest.name == "checkpoint-4"
     assert warnings(run_dir) == []
 
 
-def test_without_a_good_one_a_run_starts_from_the_beginning(run_dir):
+def test_without_a_valid_checkpoint_a_run_starts_from_the_beginning(run_dir):
     for path in run_dir.checkpoints.glob(NAMES):
         truncate(path)
     assert checkpoints.newest_good(run_dir, NAMES) is None
     assert len(warnings(run_dir)) == 2
 
 
-def test_the_next_good_checkpoint_replaces_damaged_ones(run_dir):
+def test_the_next_valid_checkpoint_replaces_damaged_ones(run_dir):
     truncate(run_dir.checkpoints / "checkpoint-4")
     checkpoints.newest_good(run_dir, NAMES)
     assert list(run_dir.checkpoints.glob(".damaged-*"))
@@ -102,8 +102,8 @@ def test_the_next_good_checkpoint_replaces_damaged_ones(run_dir):
     assert checkpoints.newest_good(run_dir, NAMES) == run_dir.checkpoints / "checkpoint-4"
 
 
-def test_everything_is_on_the_disk_before_it_has_a_name(run_dir, monkeypatch):
-    """What a power failure would leave: a name only for what fsync has reported."""
+def test_files_are_synced_before_they_are_renamed(run_dir, monkeypatch):
+    """Check that only synced files get their final name, in case of a power failure."""
     synced, missing = [], []
     real_sync, real_rename = checkpoints.fsync_path, Path.rename
 

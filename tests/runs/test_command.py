@@ -19,7 +19,7 @@ def runs(*words: str) -> str:
     return out.getvalue()
 
 
-def test_it_lists_the_newest_first_and_filters():
+def test_runs_are_listed_newest_first_and_filtered():
     first, second = in_state(State.FAILED, error="It broke."), in_state(State.QUEUED)
     lines = runs("list").splitlines()
     assert [line.split()[0] for line in lines] == [f"#{second.pk}", f"#{first.pk}"]
@@ -31,7 +31,7 @@ def test_it_lists_the_newest_first_and_filters():
     )
 
 
-def test_it_lists_the_runs_of_a_project_and_finds_them_by_name():
+def test_runs_can_be_listed_by_project_and_name():
     project = make_project()
     mine = in_state(State.FAILED, project=project, title="Long training")
     in_state(State.FAILED, title="Long sampling")
@@ -41,7 +41,7 @@ def test_it_lists_the_runs_of_a_project_and_finds_them_by_name():
     assert "No run matches." in runs("list", "--search", "short")
 
 
-def test_it_shows_one_run_and_its_status_says_how_it_ended(begin):
+def test_showing_a_run_exits_with_a_status_for_its_outcome(begin):
     run = services.run_now(begin(send=False).pk)
     assert json.loads(runs("show", str(run.pk), "--json"))["result"] == run.result
     assert "succeeded" in runs("show", str(run.pk))
@@ -50,7 +50,7 @@ def test_it_shows_one_run_and_its_status_says_how_it_ended(begin):
     assert ended.value.code == 2
 
 
-def test_it_watches_until_the_end(begin):
+def test_a_run_can_be_watched_until_it_ends(begin):
     run = services.run_now(begin(total=2, send=False).pk)
     lines = runs("watch", str(run.pk)).splitlines()
     assert lines[0] == "Starting the recipe"
@@ -58,7 +58,7 @@ def test_it_watches_until_the_end(begin):
     assert "succeeded" in lines[-1]
 
 
-def test_it_cancels_and_puts_back():
+def test_a_run_can_be_cancelled_and_resumed():
     run = in_state(State.QUEUED)
     assert "is cancelled" in runs("cancel", str(run.pk))
     with pytest.raises(CommandError, match=r"has already ended \(cancelled\)"):
@@ -74,7 +74,7 @@ def test_it_cancels_and_puts_back():
         runs("cancel", str(running.pk))
 
 
-def test_it_names_a_run_that_is_not_there():
+def test_a_missing_run_is_named():
     with pytest.raises(CommandError, match="There is no run 4711"):
         runs("show", "4711")
     assert "Nothing has run yet." in runs("list")

@@ -1,4 +1,4 @@
-"""Which environment variables reach a recipe; tests/runs/test_supervisor.py tries it on a process."""
+"""Tests of the environment variables passed to a recipe. See also test_supervisor.py."""
 
 import re
 
@@ -16,11 +16,11 @@ def test_no_variable_of_the_product_reaches_a_recipe():
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "https_proxy", "LC_ALL", "CUDA_VISIBLE_DEVICES"])
-def test_what_libraries_need_reaches_it(name):
+def test_variables_that_libraries_need_reach_a_recipe(name):
     assert for_recipe({name: "x", "AWS_SECRET_ACCESS_KEY": "y"}) == {name: "x"}
 
 
-def test_the_documentation_names_allowed_variables_only():
+def test_the_documentation_names_only_allowed_variables():
     text = (BASE_DIR / "docs" / "settings.md").read_text()
     section = text.partition("## What a recipe's process sees")[2].partition("\n## ")[0]
     listed = "\n".join(line for line in section.splitlines() if line.startswith("- "))

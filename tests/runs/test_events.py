@@ -22,7 +22,7 @@ def line(**data) -> bytes:
     return json.dumps({"at": "2026-01-02T03:04:05+00:00", "event": "message", **data}).encode()
 
 
-def test_a_torn_line_is_read_once_it_is_whole(run_dir):
+def test_a_partial_line_is_read_once_it_is_complete(run_dir):
     tail = EventTail(1, run_dir)
     whole = line(text="one") + b"\n"
     append(run_dir, whole[:20])
@@ -32,17 +32,17 @@ def test_a_torn_line_is_read_once_it_is_whole(run_dir):
     assert tail.read() == []
 
 
-def test_events_are_numbered_by_line_and_junk_keeps_its_number(run_dir):
+def test_events_are_numbered_by_line_including_invalid_lines(run_dir):
     append(run_dir, line(text="a") + b"\nnot json\n[1]\n\n" + line(text="e") + b"\n")
     assert [event.number for event in EventTail(1, run_dir).read()] == [1, 5]
 
 
-def test_a_second_supervisor_goes_on_where_the_first_was(run_dir):
+def test_a_second_supervisor_continues_where_the_first_stopped(run_dir):
     append(run_dir, b"".join(line(text=str(n)) + b"\n" for n in range(5)))
     assert [event.number for event in EventTail(1, run_dir, after=3).read()] == [4, 5]
 
 
-def test_an_error_of_an_earlier_attempt_is_not_this_ones(run_dir):
+def test_an_error_of_an_earlier_attempt_is_ignored(run_dir):
     append(run_dir, line(text="old", level="error") + b"\n")
     tail = EventTail(1, run_dir, after=1)
     tail.read()
@@ -53,7 +53,7 @@ def test_an_error_of_an_earlier_attempt_is_not_this_ones(run_dir):
 
 
 @pytest.mark.django_db
-def test_it_stores_what_jsonb_would_refuse(run_dir):
+def test_values_that_jsonb_refuses_are_stored(run_dir):
     from tests.runs.test_lifecycle import State, in_state
 
     run = in_state(State.RUNNING)
@@ -76,21 +76,21 @@ def test_a_step_never_passes_the_total(progress, stored):
     assert Run.objects.values_list("step", "total_steps").get() == stored
 
 
-def test_an_absurd_step_is_brought_into_range(run_dir):
+def test_an_invalid_step_is_clamped(run_dir):
     append(run_dir, line(event="progress", step=-4, total="many") + b"\n")
     tail = EventTail(1, run_dir)
     tail.read()
     assert tail.progress == (0, 0)
 
 
-def test_mending_cuts_off_only_the_half_line(run_dir):
+def test_a_repair_truncates_only_the_partial_line(run_dir):
     append(run_dir, line(text="one") + b"\n" + b'{"half')
     remove_partial_line(run_dir)
     run_dir.message("two")
     assert [event["text"] for event in run_dir.events()] == ["one", "two"]
 
 
-def test_a_very_long_line_is_still_one_event(run_dir, monkeypatch):
+def test_a_very_long_line_is_one_event(run_dir, monkeypatch):
     monkeypatch.setattr("runs.supervision.events.BATCH_BYTES", 50)
     append(run_dir, line(text="x" * 500) + b"\n" + line(text="y") + b"\n")
     tail = EventTail(1, run_dir)

@@ -1,4 +1,4 @@
-"""Real errors of full disks, unwritable folders and damaged files become sentences."""
+"""Tests of messages for full disks, unwritable folders and damaged files, with real errors."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ from tests.finetune.training_runs import groups_that_like_b
 
 @contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond it: a real error, EFBIG, as of a quota."""
+    """Limit the size of files, which causes a real error (EFBIG), as a quota does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -67,8 +67,8 @@ WRITERS = [
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_full_disk_is_said_whatever_library_writes(tmp_path, write):
-    write(tmp_path / "warm-up")  # imports write files of their own
+def test_a_full_disk_is_reported_for_every_library(tmp_path, write):
+    write(tmp_path / "warm-up")  # imports write files too
     with files_limited_to(10_000), pytest.raises(Exception) as raised:
         write(tmp_path / "big")
     sentence = storage_problem(raised.value, tmp_path)
@@ -77,14 +77,14 @@ def test_a_full_disk_is_said_whatever_library_writes(tmp_path, write):
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_a_folder_that_is_gone_is_said_with_its_name(tmp_path, write):
+def test_a_missing_folder_is_named(tmp_path, write):
     write(tmp_path / "warm-up")
     with pytest.raises(Exception) as raised:
         write(tmp_path / "gone" / "file")
     assert str(tmp_path / "gone") in (storage_problem(raised.value, tmp_path / "gone") or "")
 
 
-def test_the_cause_of_an_error_is_looked_at(tmp_path):
+def test_the_cause_of_an_error_is_considered(tmp_path):
     try:
         try:
             raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "file"))
@@ -99,14 +99,14 @@ def test_the_cause_of_an_error_is_looked_at(tmp_path):
     "error",
     [ValueError("no"), ConnectionRefusedError(111, "refused"), OSError("strange"), KeyError()],
 )
-def test_other_errors_are_left_alone(error):
+def test_other_errors_are_unchanged(error):
     assert storage_problem(error, "/tmp") is None
 
 
 # --- damaged Parquet ------------------------------------------------------------------------------
 
 
-def test_every_damage_of_a_preference_file_is_one_kind_of_error(tmp_path):
+def test_every_damage_to_a_preference_file_raises_one_error_class(tmp_path):
     path = tmp_path / "preferences.parquet"
     write_groups(path, groups_that_like_b(12))
     sound = path.read_bytes()
@@ -144,7 +144,7 @@ def test_damaged_prompts_are_refused_with_a_sentence(tmp_path):
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("runs_dir")
-def test_a_recipe_that_a_full_disk_left_speechless_fails_with_its_sentence(begin, monkeypatch):
+def test_a_recipe_that_cannot_write_its_error_fails_with_a_sentence(begin, monkeypatch):
     monkeypatch.setattr(faults, "FULL_BYTES", 1 << 60)
     run = services.run_now(begin(trouble="silent", send=False).pk)
     assert run.state == State.FAILED
@@ -152,7 +152,7 @@ def test_a_recipe_that_a_full_disk_left_speechless_fails_with_its_sentence(begin
 
 
 @pytest.mark.django_db
-def test_a_run_whose_folder_cannot_be_made_says_which(begin, settings, tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(begin, settings, tmp_path):
     (tmp_path / "file").write_text("in the way")
     settings.RUNS_DIR = tmp_path / "file" / "runs"
     run = services.run_now(begin(send=False).pk)

@@ -1,4 +1,4 @@
-"""Which moves a run's state may make, and that of many who try at once exactly one succeeds."""
+"""Tests of the transitions of a run's state, alone and under concurrency."""
 
 import threading
 from collections.abc import Callable
@@ -18,7 +18,7 @@ FIELDS = [field.attname for field in Run._meta.concrete_fields]
 
 
 def in_state(state: State, **fields) -> Run:
-    """A row in that state, as the database's own constraints allow it."""
+    """Create a run in that state, within the database's constraints."""
     if state == State.RUNNING:
         fields = {"lease_expires_at": Now() + timedelta(seconds=30), "fencing_token": 1, **fields}
     if state in ENDED:
@@ -66,7 +66,7 @@ LEGAL = {
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("verb", "state"), LEGAL)
-def test_it_makes_every_legal_move(verb, state):
+def test_every_legal_transition_succeeds(verb, state):
     run = in_state(state)
     VERBS[verb](run)
     assert row(run)["state"] == LEGAL[verb, state]
@@ -76,7 +76,7 @@ def test_it_makes_every_legal_move(verb, state):
 @pytest.mark.parametrize(
     ("verb", "state"), [(v, s) for v in VERBS for s in State if (v, s) not in LEGAL]
 )
-def test_it_refuses_every_illegal_move_and_changes_nothing(verb, state):
+def test_every_illegal_transition_is_refused_and_changes_nothing(verb, state):
     run = in_state(state)
     before = row(run)
     try:
@@ -89,7 +89,7 @@ def test_it_refuses_every_illegal_move_and_changes_nothing(verb, state):
 
 
 @pytest.mark.django_db
-def test_only_what_the_reaper_took_and_nobody_has_is_regained():
+def test_a_worker_regains_only_reaped_runs_without_an_owner():
     def reaped(**fields) -> Run:
         run = in_state(State.RUNNING, **{"lease_expires_at": Now() - timedelta(1), **fields})
         lifecycle.reap()
@@ -112,7 +112,7 @@ def test_only_what_the_reaper_took_and_nobody_has_is_regained():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("verb", ["fail", "requeue"])
-def test_a_run_whose_cancelling_was_asked_for_ends_as_cancelled(verb):
+def test_a_run_with_a_cancel_request_ends_as_cancelled(verb):
     run = in_state(State.RUNNING, cancel_requested_at=Now())
     VERBS[verb](run)
     assert (row(run)["state"], row(run)["error"]) == (State.CANCELLED, "")
@@ -130,7 +130,7 @@ def test_a_worker_that_wakes_up_late_changes_nothing(verb):
 
 
 @pytest.mark.django_db
-def test_a_late_workers_events_progress_and_rows_are_not_kept():
+def test_events_progress_and_rows_of_a_late_worker_are_not_stored():
     run = in_state(State.RUNNING, fencing_token=2)
     late = Lease(run.pk, 1)
     event = RunEvent(run=run, number=1, at=run.created_at, event="message", data={})
@@ -156,7 +156,7 @@ def test_a_claim_counts_the_attempt_and_gives_a_new_token():
 
 
 @pytest.mark.django_db
-def test_a_started_time_survives_later_attempts():
+def test_later_attempts_keep_the_first_start_time():
     run = in_state(State.QUEUED)
     lease = lifecycle.claim(run.pk, "a")
     first = row(run)["started_at"]
@@ -167,7 +167,7 @@ def test_a_started_time_survives_later_attempts():
 
 
 @pytest.mark.django_db
-def test_success_is_all_or_nothing():
+def test_success_is_atomic():
     run = in_state(State.RUNNING)
 
     def finish(current: Run) -> dict:
@@ -204,7 +204,7 @@ def silent(**fields) -> Run:
 
 
 @pytest.mark.django_db
-def test_the_reaper_puts_back_what_a_dead_worker_held():
+def test_the_reaper_requeues_the_runs_of_a_dead_worker():
     run, healthy = silent(), in_state(State.RUNNING)
     assert lifecycle.reap() == [run.pk]
     assert row(run)["state"] == State.QUEUED
@@ -214,7 +214,7 @@ def test_the_reaper_puts_back_what_a_dead_worker_held():
 
 
 @pytest.mark.django_db
-def test_the_reaper_gives_a_run_up_after_the_last_attempt(settings):
+def test_the_reaper_fails_a_run_after_its_last_attempt(settings):
     settings.RUN_MAX_ATTEMPTS = 3
     run = silent()
     Run.objects.filter(pk=run.pk).update(attempt=3)
@@ -231,7 +231,7 @@ def test_the_reaper_ends_a_cancelled_run_whose_worker_died():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_reaper_leaves_a_run_alone_that_is_being_ended_this_moment():
+def test_the_reaper_skips_a_run_that_is_ending():
     run = silent()
     reaped: list = []
 
@@ -246,7 +246,7 @@ def test_the_reaper_leaves_a_run_alone_that_is_being_ended_this_moment():
     assert row(run)["state"] == State.SUCCEEDED
 
 
-# --- many at once ---------------------------------------------------------------------------------
+# --- concurrency ----------------------------------------------------------------------------------
 
 
 def apart(work: Callable[[], object]) -> None:
@@ -257,7 +257,7 @@ def apart(work: Callable[[], object]) -> None:
 
 
 def all_at_once(*works: Callable[[], object]) -> list:
-    """Each in a thread with a connection of its own; the results that were no LeaseLost."""
+    """Run the calls concurrently, each with its own connection; return results except LeaseLost."""
     barrier, done = threading.Barrier(len(works)), []
 
     def one(work: Callable[[], object]) -> None:
@@ -275,7 +275,7 @@ def all_at_once(*works: Callable[[], object]) -> list:
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("round", range(4))
-def test_of_many_workers_exactly_one_claims(round):
+def test_exactly_one_of_many_workers_claims_a_run(round):
     run = in_state(State.QUEUED)
     claims = all_at_once(*[lambda n=n: lifecycle.claim(run.pk, f"w{n}") for n in range(8)])
     assert len([lease for lease in claims if lease]) == 1
@@ -284,7 +284,7 @@ def test_of_many_workers_exactly_one_claims(round):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("round", range(4))
-def test_of_many_ends_exactly_one_happens(round):
+def test_exactly_one_of_many_ends_succeeds(round):
     run = in_state(State.RUNNING, cancel_requested_at=Now())
     ends = [VERBS[verb] for verb in ("succeed", "fail", "cancel", "requeue")] * 2
     done = all_at_once(*[lambda end=end: (end(run), "done") for end in ends])
@@ -292,7 +292,7 @@ def test_of_many_ends_exactly_one_happens(round):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_a_claim_and_a_cancel_of_a_queued_run_neither_is_lost():
+def test_a_concurrent_claim_and_cancel_are_both_kept():
     for _ in range(8):
         run = in_state(State.QUEUED)
         all_at_once(

@@ -1,4 +1,4 @@
-"""The pages of runs, as a trainer, a lead, a reviewer and a stranger see them."""
+"""Tests of the pages of runs, for each role and anonymous visitors."""
 
 import json
 import uuid
@@ -51,7 +51,7 @@ def test_a_trainer_starts_a_run(trainer, people):
     assert run.config["loud"] is False
 
 
-def test_a_ticked_box_is_a_yes(trainer):
+def test_a_checked_box_sets_its_setting(trainer):
     trainer.post(LAUNCH, form(**{"config-loud": "on"}))
     assert Run.objects.get().config["loud"] is True
 
@@ -63,7 +63,7 @@ def test_a_double_click_starts_one_run(trainer):
     assert Run.objects.count() == 1
 
 
-def test_going_back_and_sending_other_settings_does_not_show_the_old_run_as_if_new(trainer):
+def test_resubmitting_a_form_with_other_settings_does_not_show_the_old_run_as_new(trainer):
     data = form()
     trainer.post(LAUNCH, data)
     answer = trainer.post(LAUNCH, {**data, "config-total": "9"})
@@ -77,19 +77,19 @@ def test_going_back_and_sending_other_settings_does_not_show_the_old_run_as_if_n
     )
 
 
-def test_errors_stand_beside_the_field_and_what_was_typed_stays(trainer):
+def test_errors_are_next_to_the_field_and_input_is_kept(trainer):
     answer = trainer.post(LAUNCH, form(**{"config-total": "lots", "config-delay": "99"}))
     page = answer.content.decode()
     assert answer.status_code == 422
     config = answer.context["launch"].config
     assert config["total"].errors == ["Expected a whole number, got 'lots'."]
-    assert config["delay"].errors == []  # limits are looked at once everything can be read
+    assert config["delay"].errors == []  # limits are checked once all values can be parsed
     assert 'value="lots"' in page
     assert 'value="99"' in page
     assert not Run.objects.exists()
 
 
-def test_an_error_among_the_folded_settings_unfolds_them(trainer):
+def test_an_error_in_collapsed_settings_expands_them(trainer):
     folded = trainer.get(LAUNCH).content.decode()
     assert '<details class="runs-advanced">' in folded
     answer = trainer.post(LAUNCH, form(**{"config-delay": "99"}))
@@ -97,14 +97,14 @@ def test_an_error_among_the_folded_settings_unfolds_them(trainer):
     assert '<details class="runs-advanced" open>' in answer.content.decode()
 
 
-def test_settings_that_contradict_each_other_are_refused_before_anything_is_queued(trainer):
+def test_contradicting_settings_are_refused_before_the_run_is_queued(trainer):
     answer = trainer.post(LAUNCH, form(**{"config-total": "1"}))
     assert "There would be no checkpoint at all." in answer.content.decode()
     assert not Run.objects.exists()
 
 
 @pytest.mark.parametrize("word", ["", "refused"])
-def test_inputs_that_cannot_be_used_are_refused_together_with_wrong_settings(trainer, word):
+def test_unusable_inputs_are_reported_together_with_wrong_settings(trainer, word):
     answer = trainer.post(LAUNCH, form(word=word, **{"config-total": "0"}))
     page = answer.content.decode()
     assert answer.status_code == 422
@@ -117,19 +117,19 @@ def test_inputs_that_cannot_be_used_are_refused_together_with_wrong_settings(tra
 
 def test_the_form_shows_each_setting_with_its_help_default_and_limits(trainer):
     page = trainer.get(LAUNCH).content.decode()
-    assert "How far to count." in page
+    assert "Number of steps to count." in page
     assert 'max="100000"' in page
     assert 'value="5"' in page
     assert "Decided by the inputs." not in page
 
 
-def test_a_choice_with_a_default_is_not_called_optional(trainer):
+def test_a_choice_with_a_default_is_not_marked_as_optional(trainer):
     page = trainer.get(LAUNCH).content.decode()
     label = page.split('for="id_config-trouble">')[1].split("</label>")[0]
     assert label.strip() == "Trouble"
 
 
-def test_run_again_fills_the_form_with_the_settings_of_that_run(trainer):
+def test_run_again_fills_the_form_with_the_runs_settings(trainer):
     trainer.post(LAUNCH, form(**{"config-total": "8", "config-trouble": "error", "word": "again"}))
     run = Run.objects.get()
     assert f"/runs/new/counting/?from={run.pk}" in trainer.get(f"/runs/{run.pk}/").content.decode()
@@ -141,7 +141,7 @@ def test_run_again_fills_the_form_with_the_settings_of_that_run(trainer):
 
 
 @pytest.mark.parametrize("origin", ["x", "999999", "-1", ""])
-def test_a_wrong_origin_gives_the_plain_form(trainer, origin):
+def test_an_invalid_origin_gives_an_empty_form(trainer, origin):
     launch = trainer.get(f"{LAUNCH}?from={origin}&word=linked").context["launch"]
     assert launch.config["total"].value() == 5
     assert launch.inputs["word"].value() == "linked"
@@ -161,7 +161,7 @@ CHANGE = ["/runs/{}/cancel", "/runs/{}/continue"]
 @pytest.mark.parametrize(
     ("who", "look", "start"), [("trainer", 200, 200), ("lead", 200, 403), ("reviewer", 403, 403)]
 )
-def test_each_role_sees_what_it_may(client, people, who, look, start):
+def test_each_role_sees_its_pages(client, people, who, look, start):
     project = make_project()
     join(project, people["lead"], "lead")
     run = in_state(State.QUEUED, project=project)
@@ -170,7 +170,7 @@ def test_each_role_sees_what_it_may(client, people, who, look, start):
     assert {client.get(url).status_code for url in START} == {start}
 
 
-def test_a_stranger_is_asked_to_sign_in(client):
+def test_an_anonymous_visitor_is_asked_to_sign_in(client):
     run = in_state(State.QUEUED)
     for url in LOOK + START:
         answer = client.get(url.format(run.pk))
@@ -204,7 +204,7 @@ def test_a_wrong_method_is_refused_and_changes_nothing(trainer):
     assert run.state == State.QUEUED
 
 
-def test_a_trainer_cancels_and_continues(trainer, people):
+def test_a_trainer_cancels_and_resumes_a_run(trainer, people):
     run = in_state(State.QUEUED)
     assert trainer.post(f"/runs/{run.pk}/cancel").url == f"/runs/{run.pk}/"
     run.refresh_from_db()
@@ -219,7 +219,7 @@ def test_a_trainer_cancels_and_continues(trainer, people):
     ("state", "sentence"),
     [(State.RUNNING, "is already being cancelled"), (State.SUCCEEDED, "ended (succeeded)")],
 )
-def test_a_second_cancel_says_how_far_the_first_is(trainer, state, sentence):
+def test_a_second_cancel_reports_the_progress_of_the_first(trainer, state, sentence):
     run = in_state(state)
     trainer.post(f"/runs/{run.pk}/cancel")
     page = trainer.post(f"/runs/{run.pk}/cancel", follow=True).content.decode()
@@ -229,7 +229,7 @@ def test_a_second_cancel_says_how_far_the_first_is(trainer, state, sentence):
 CONTINUE = "Continue from the last checkpoint"
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_is_not_continued(trainer):
+def test_a_run_that_failed_before_its_first_checkpoint_cannot_be_resumed(trainer):
     run = in_state(State.FAILED)
     assert CONTINUE not in trainer.get(f"/runs/{run.pk}/").text
     answer = trainer.post(f"/runs/{run.pk}/continue", follow=True)
@@ -238,7 +238,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_is_not_continued(trainer)
     assert run.state == State.FAILED
 
 
-def test_a_run_with_a_checkpoint_is_continued(trainer, runs_dir):
+def test_a_run_with_a_checkpoint_is_resumed(trainer, runs_dir):
     run = in_state(State.FAILED)
     (runs_dir / str(run.pk) / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     assert CONTINUE in trainer.get(f"/runs/{run.pk}/").text
@@ -253,7 +253,7 @@ def test_a_run_cancelled_before_its_first_checkpoint_starts_from_the_beginning(t
 
 
 @pytest.mark.parametrize("url", [*LOOK[1:], *CHANGE])
-def test_a_run_that_is_not_there_is_not_found(trainer, url):
+def test_a_missing_run_is_not_found(trainer, url):
     method = trainer.post if url in CHANGE else trainer.get
     assert method(url.format(4711)).status_code == 404
 
@@ -278,7 +278,7 @@ def live(client, run: Run, **query) -> dict:
     return client.get(f"/runs/{run.pk}/live", query).json()
 
 
-def test_the_live_answer_has_only_the_new_points(trainer):
+def test_the_poll_endpoint_returns_only_new_points(trainer):
     run = in_state(State.RUNNING)
     progress(run, 10, 20, 30)
     first = live(trainer, run)
@@ -289,7 +289,7 @@ def test_the_live_answer_has_only_the_new_points(trainer):
     assert live(trainer, run, after="x")["points"] == first["points"]
 
 
-def test_the_time_left_follows_from_the_speed_of_this_attempt(trainer):
+def test_the_time_left_depends_on_the_speed_of_the_current_attempt(trainer):
     run = in_state(State.RUNNING)
     progress(run, 80, 90, each=500)
     progress(run, 20, 22, 24, 26, 28, 30, start=2, each=2.0)
@@ -299,7 +299,7 @@ def test_the_time_left_follows_from_the_speed_of_this_attempt(trainer):
 
 
 @pytest.mark.parametrize("hours", [-3, 3])
-def test_the_time_left_does_not_depend_on_the_clock_of_the_machine_that_trains(trainer, hours):
+def test_the_time_left_does_not_depend_on_the_training_machines_clock(trainer, hours):
     run = in_state(State.RUNNING)
     progress(run, *range(1, 31))
     expected = live(trainer, run)["seconds_left"]
@@ -313,7 +313,7 @@ def told(run: Run, number: int, text: str) -> None:
     RunEvent.objects.create(run=run, number=number, at=now, event="stage", data={"text": text})
 
 
-def test_a_running_run_says_what_it_does_at_any_time(trainer):
+def test_a_running_run_always_shows_its_current_activity(trainer):
     run = in_state(State.RUNNING)
     assert "Preparing the data." in live(trainer, run)["status"]
     told(run, 1, "Loading the model")
@@ -329,8 +329,8 @@ def test_a_running_run_says_what_it_does_at_any_time(trainer):
     assert "Scoring" not in live(trainer, run)["status"]
 
 
-def test_shares_are_percentages_wherever_a_run_shows_them(trainer, monkeypatch):
-    """The result, the latest values, the list and the curves write one number one way."""
+def test_all_shares_of_a_run_are_shown_as_percentages(trainer, monkeypatch):
+    """Check that result, latest values, list and curves format a number the same way."""
     monkeypatch.setattr("runs.live.shares_of", lambda run: frozenset({"accuracy"}))
     accuracy = {"value": 0.6825, "interval": [0.6, 0.75]}
     run = in_state(State.SUCCEEDED, result={"accuracy": accuracy, "pairs": 40, "loss": 0.6825})
@@ -344,7 +344,7 @@ def test_shares_are_percentages_wherever_a_run_shows_them(trainer, monkeypatch):
     assert 'data-shares="accuracy"' in page
 
 
-def test_the_latest_values_are_those_of_the_last_step_whichever_event_tells_them(trainer):
+def test_the_latest_values_are_those_of_the_last_step_from_any_event(trainer):
     run = in_state(State.RUNNING)
     for number, metrics in enumerate([{"a": 1.0, "b": 1.0}, {"a": 2.0}, {"held_out": 3.0}], 1):
         RunEvent.objects.create(
@@ -354,13 +354,13 @@ def test_the_latest_values_are_those_of_the_last_step_whichever_event_tells_them
     assert dict(progress_of(run).latest) == {"a": "2", "held_out": "3"}
 
 
-def test_a_single_step_tells_nothing_about_the_time_left(trainer):
+def test_a_single_step_gives_no_time_left(trainer):
     run = in_state(State.RUNNING)
     progress(run, 1)
     assert live(trainer, run)["seconds_left"] is None
 
 
-def test_very_many_points_are_thinned_but_the_last_one_stays(trainer, monkeypatch):
+def test_very_many_points_are_thinned_except_for_the_last(trainer, monkeypatch):
     monkeypatch.setattr("runs.live.MOST_POINTS", 10)
     run = in_state(State.RUNNING)
     progress(run, *range(1, 98))
@@ -369,14 +369,14 @@ def test_very_many_points_are_thinned_but_the_last_one_stays(trainer, monkeypatc
     assert points[-1]["step"] == 97
 
 
-def test_a_queued_run_says_how_many_are_before_it(trainer):
+def test_a_queued_run_shows_its_position(trainer):
     in_state(State.RUNNING)
     in_state(State.QUEUED)
     run = in_state(State.QUEUED)
     assert "Waiting for 2 other runs." in live(trainer, run)["status"]
 
 
-def test_a_run_without_a_broker_says_that_it_waits_for_one(trainer):
+def test_a_run_without_a_broker_shows_that_it_waits_for_one(trainer):
     assert "broker is not reachable" in live(trainer, in_state(State.QUEUED))["status"]
 
 
@@ -412,7 +412,7 @@ def test_every_state_has_a_page_that_works_without_javascript(trainer, state, ru
     assert ("It broke." in page) is (state == State.FAILED)
 
 
-def test_a_finished_run_shows_its_result_and_what_it_made(trainer):
+def test_a_finished_run_shows_its_result_and_outputs(trainer):
     run = services.run_now(services.start("counting", {}, None, inputs={"word": "hi"}).pk)
     page = trainer.get(f"/runs/{run.pk}/").content.decode()
     assert run.result["digest"] in page
@@ -421,7 +421,7 @@ def test_a_finished_run_shows_its_result_and_what_it_made(trainer):
     assert live(trainer, run)["ended"] is True
 
 
-def test_a_kind_that_is_no_longer_installed_still_has_a_page(trainer):
+def test_a_run_of_an_uninstalled_kind_has_a_page(trainer):
     run = Run.objects.create(kind="alchemy", config={"gold": True})
     assert "alchemy" in trainer.get(f"/runs/{run.pk}/").content.decode()
     assert "alchemy" in trainer.get("/runs/").content.decode()
@@ -436,7 +436,7 @@ def test_the_list_filters_by_kind_and_state(trainer):
     assert "No matching runs" in trainer.get("/runs/?state=succeeded").content.decode()
 
 
-def test_an_empty_list_says_what_to_do_next(trainer):
+def test_an_empty_list_shows_the_next_step(trainer):
     assert "No runs yet" in trainer.get("/runs/").content.decode()
 
 
@@ -445,7 +445,7 @@ def test_the_number_of_queries_does_not_grow_with_the_number_of_runs(
 ):
     for number in range(30):
         in_state(State.SUCCEEDED, created_by=people["lead"], title=str(number))
-    # session, user, projects to filter by, count, runs
+    # session, user, projects for the filter, count, runs
     with django_assert_num_queries(5):
         assert "Page 1 of 2" in trainer.get("/runs/").content.decode()
 
@@ -470,7 +470,7 @@ def test_the_points_in_the_page_are_json_that_cannot_end_the_script(trainer):
 
 
 @pytest.mark.parametrize("value", ["²", "-1", "9" * 4301, "9" * 25, "x"])
-def test_a_number_that_is_none_is_ignored(client, begin, value):
+def test_an_invalid_number_is_ignored(client, begin, value):
     client.force_login(User.objects.create(username="number", role=Role.TRAINER))
     run = begin(send=False)
     assert client.get(reverse("run-live", args=[run.pk]), {"after": value}).status_code == 200

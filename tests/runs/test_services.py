@@ -21,7 +21,7 @@ def start(word="hello", request_id=None, **config) -> Run:
 
 
 @pytest.mark.django_db
-def test_it_freezes_the_whole_config_defaults_and_decided_settings_included():
+def test_the_frozen_config_includes_defaults_and_decided_settings():
     run = start(total=7)
     assert run.config == {
         "total": 7, "checkpoint_every": 2, "delay": 0.0, "trouble": "none", "at": 3,
@@ -42,7 +42,7 @@ def test_it_freezes_the_whole_config_defaults_and_decided_settings_included():
         ({}, "refused", {"inputs": "This word cannot be counted with."}),
     ],
 )
-def test_it_queues_nothing_that_cannot_run(config, word, errors):
+def test_a_run_that_cannot_run_is_not_queued(config, word, errors):
     with pytest.raises(InvalidConfig) as raised:
         start(word, **config)
     assert raised.value.errors == errors
@@ -51,13 +51,13 @@ def test_it_queues_nothing_that_cannot_run(config, word, errors):
 
 
 @pytest.mark.django_db
-def test_it_refuses_an_unknown_kind_and_names_the_known_ones():
+def test_an_unknown_kind_is_refused_with_the_known_kinds():
     with pytest.raises(InvalidConfig, match="counting"):
         services.start("alchemy", {}, None, inputs={})
 
 
 @pytest.mark.django_db
-def test_the_same_request_twice_is_one_run():
+def test_repeating_a_request_starts_one_run():
     request_id = uuid.uuid4()
     assert start(request_id=request_id).pk == start(request_id=request_id).pk
     assert Run.objects.count() == 1
@@ -65,7 +65,7 @@ def test_the_same_request_twice_is_one_run():
 
 
 @pytest.mark.django_db
-def test_a_request_used_before_for_other_settings_is_refused():
+def test_a_request_id_with_other_settings_is_refused():
     request_id = uuid.uuid4()
     start(request_id=request_id)
     with pytest.raises(InvalidConfig, match="already started run"):
@@ -73,7 +73,7 @@ def test_a_request_used_before_for_other_settings_is_refused():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_sends_after_commit_and_not_at_all_after_a_rollback():
+def test_the_message_is_sent_after_commit_and_not_after_a_rollback():
     empty_queues()
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         start()
@@ -102,7 +102,7 @@ print(time.monotonic() - began)
 
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
-def test_with_the_broker_down_the_run_waits_and_nobody_waits_long():
+def test_starting_a_run_without_a_broker_returns_quickly():
     environment = {
         **os.environ,
         "DATABASE_URL": database_url(),
@@ -119,7 +119,7 @@ def test_with_the_broker_down_the_run_waits_and_nobody_waits_long():
     assert (run.state, run.message_sent_at) == (State.QUEUED, None)
 
 
-def test_the_reaper_sends_again_what_was_lost(celery_worker, begin):
+def test_the_reaper_resends_lost_messages(celery_worker, begin):
     run = begin(send=False)
     celery_worker(include=KINDS)
     wait_for_end(run)
@@ -127,7 +127,7 @@ def test_the_reaper_sends_again_what_was_lost(celery_worker, begin):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_waiting_messages_are_not_sent_a_second_time():
+def test_waiting_messages_are_not_resent():
     empty_queues()
     start()
     start()
@@ -139,7 +139,7 @@ def test_waiting_messages_are_not_sent_a_second_time():
 
 
 @pytest.mark.django_db
-def test_a_second_delivery_finds_nothing_and_leaves_quietly(runs_dir):
+def test_a_second_delivery_does_nothing(runs_dir):
     run = services.run_now(start().pk)
     services.execute(run.pk)
     services.execute(run.pk + 1000)
@@ -148,7 +148,7 @@ def test_a_second_delivery_finds_nothing_and_leaves_quietly(runs_dir):
 
 
 @pytest.mark.django_db
-def test_a_busy_machine_takes_no_second_run(runs_dir):
+def test_a_busy_machine_claims_no_second_run(runs_dir):
     run = start()
     with slots.acquire() as slot:
         assert slot
@@ -160,7 +160,7 @@ def test_a_busy_machine_takes_no_second_run(runs_dir):
     assert run.state == State.SUCCEEDED
 
 
-def test_a_worker_carries_one_run_after_the_other(celery_worker, begin):
+def test_a_worker_executes_runs_one_after_the_other(celery_worker, begin):
     celery_worker(include=KINDS)
     runs = [begin(total=10, delay=0.03) for _ in range(3)]
     most = 0
@@ -178,7 +178,7 @@ def test_a_worker_carries_one_run_after_the_other(celery_worker, begin):
 
 
 @pytest.mark.django_db
-def test_cancelling_a_queued_run_ends_it_at_once():
+def test_cancelling_a_queued_run_ends_it_immediately():
     run = start()
     assert services.cancel(run, None)
     run.refresh_from_db()
@@ -187,7 +187,7 @@ def test_cancelling_a_queued_run_ends_it_at_once():
 
 
 @pytest.mark.django_db
-def test_it_knows_only_one_kind_of_a_name():
+def test_kinds_have_unique_names():
     import dataclasses
 
     twin = dataclasses.replace(kinds.get("counting"), title="Twin")

@@ -1,4 +1,4 @@
-"""Rows survive a move of var/ and of the checkout, and missing or altered files are refused early."""
+"""Tests of stored paths after a move of var/ or the checkout, and of missing or altered files."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("runs_dir")]
 
 @pytest.fixture
 def reader(monkeypatch) -> str:
-    """A kind of run that reads a folder, named in its setting `word`."""
+    """Register a kind of run that reads the folder in its setting `word`."""
     kind = replace(COUNTING, name="reading", folders=frozenset({"word"}))
     monkeypatch.setitem(kinds._kinds, kind.name, kind)
     return kind.name
@@ -36,7 +36,7 @@ def queue(kind: str, word: str) -> Run:
     return services.start(kind, {"total": 2}, None, inputs={"word": word}, send=False)
 
 
-def test_paths_are_kept_relative_to_the_innermost_root(settings, tmp_path):
+def test_paths_are_stored_relative_to_the_innermost_root(settings, tmp_path):
     settings.BASE_DIR, settings.VAR_DIR = tmp_path / "site", tmp_path / "site" / "var"
     settings.RUNS_DIR = settings.VAR_DIR / "runs"
     for path, form in {
@@ -66,9 +66,7 @@ def test_an_adapter_is_found_after_its_folder_was_moved(reader, finished, settin
     assert run.config["word"] == f"runs:{finished.pk}/output"
 
 
-def test_a_run_that_is_continued_after_a_move_reads_the_new_folder(
-    reader, finished, settings, runs_dir
-):
+def test_a_run_resumed_after_a_move_reads_the_new_folder(reader, finished, settings, runs_dir):
     run = queue(reader, f"runs:{finished.pk}/output")
     workspace.prepare(run, kinds.get(reader))
     settings.RUNS_DIR = runs_dir.rename(runs_dir.with_name("moved"))
@@ -93,7 +91,7 @@ def alter(output: Path) -> None:
 def test_an_altered_adapter_is_refused_before_it_is_used(
     reader, finished, runs_dir, damage, sentence
 ):
-    """Its size is looked at when the run is queued, its digest when it starts."""
+    """Check the size when the run is queued and the digest when it starts."""
     run = queue(reader, f"runs:{finished.pk}/output")
     damage(runs_dir / str(finished.pk) / "output")
     run = services.run_now(run.pk)

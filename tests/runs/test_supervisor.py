@@ -1,4 +1,4 @@
-"""One run carried to its end in this process, by the code that a worker uses."""
+"""Tests of the supervisor, which executes runs in this process."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def digest_of(total: int) -> str:
     return digest
 
 
-def test_it_carries_a_run_to_its_result(begin, runs_dir):
+def test_a_run_is_executed_to_its_result(begin, runs_dir):
     run = services.run_now(begin(total=5, send=False).pk)
     assert (run.state, run.error) == (State.SUCCEEDED, "")
     assert run.result == {"accuracy": 0.75, "digest": digest_of(5)}
@@ -46,7 +46,7 @@ def test_it_carries_a_run_to_its_result(begin, runs_dir):
     assert "counting from 0" in (runs_dir / str(run.pk) / "log.txt").read_text()
 
 
-def test_it_records_what_was_published_with_its_hash(begin, runs_dir):
+def test_published_files_are_recorded_with_their_hash(begin, runs_dir):
     run = services.run_now(begin(total=3, send=False).pk)
     made = {artifact.name: artifact for artifact in run.artifacts.all()}
     assert set(made) == {"count.json", "parts"}
@@ -69,7 +69,7 @@ def test_it_records_what_was_published_with_its_hash(begin, runs_dir):
         ("no output", "published no output"),
     ],
 )
-def test_it_says_in_a_sentence_why_a_run_failed(begin, trouble, sentence):
+def test_a_failed_run_has_a_sentence_with_the_reason(begin, trouble, sentence):
     run = services.run_now(begin(trouble=trouble, send=False).pk)
     assert run.state == State.FAILED
     assert sentence in run.error
@@ -84,9 +84,7 @@ def test_it_says_in_a_sentence_why_a_run_failed(begin, trouble, sentence):
         ("unfinishable", "Storing the results failed: ValueError: the report has no accuracy"),
     ],
 )
-def test_an_error_in_a_kinds_own_code_fails_the_run_and_leaves_nothing_half_done(
-    begin, runs_dir, word, sentence
-):
+def test_an_error_in_a_kinds_code_fails_the_run_and_is_rolled_back(begin, runs_dir, word, sentence):
     run = services.run_now(begin(word=word, send=False).pk)
     assert (run.state, run.error, run.title) == (State.FAILED, sentence, "")
     assert not run.artifacts.exists()
@@ -94,7 +92,7 @@ def test_an_error_in_a_kinds_own_code_fails_the_run_and_leaves_nothing_half_done
         assert "Traceback" in (runs_dir / str(run.pk) / "log.txt").read_text()
 
 
-def test_it_prepares_again_what_a_crash_left_half_done(begin, runs_dir):
+def test_an_incomplete_preparation_is_repeated_after_a_crash(begin, runs_dir):
     run = begin(send=False)
     data = runs_dir / str(run.pk) / "data"
     data.mkdir(parents=True)
@@ -105,7 +103,7 @@ def test_it_prepares_again_what_a_crash_left_half_done(begin, runs_dir):
     assert [path.name for path in data.iterdir()] == ["words.txt"]
 
 
-def test_it_does_not_prepare_twice(begin, runs_dir):
+def test_a_run_is_prepared_once(begin, runs_dir):
     run = services.run_now(begin(trouble="error", send=False).pk)
     marker = runs_dir / str(run.pk) / "data" / "words.txt"
     marker.write_text("kept")
@@ -114,7 +112,7 @@ def test_it_does_not_prepare_twice(begin, runs_dir):
     assert marker.read_text() == "kept"
 
 
-def test_a_continued_run_goes_on_from_its_checkpoint_and_says_so(begin):
+def test_a_resumed_run_continues_from_its_checkpoint_and_reports_it(begin):
     run = services.run_now(begin(total=9, trouble="error", at=5, send=False).pk)
     assert run.state == State.FAILED
     Run.objects.filter(pk=run.pk).update(config={**run.config, "trouble": "none"})
@@ -145,7 +143,7 @@ def test_a_continued_run_goes_on_from_its_checkpoint_and_says_so(begin):
         ),
     ],
 )
-def test_a_run_that_was_lost_inside_a_part_says_where_it_goes_on(begin, runs_dir, left, sentence):
+def test_a_run_resumed_inside_a_part_reports_where_it_continues(begin, runs_dir, left, sentence):
     run = begin(send=False)
     workspace.prepare(run, kinds.get(run.kind))
     for name in left:
@@ -162,7 +160,7 @@ def test_a_run_of_an_unknown_kind_fails_with_a_sentence():
     assert "There is no run kind 'alchemy'" in run.error
 
 
-def test_a_run_that_was_cancelled_before_it_began_never_starts_its_recipe(begin, runs_dir):
+def test_a_run_cancelled_before_its_start_never_starts_its_recipe(begin, runs_dir):
     run = begin(send=False)
     Run.objects.filter(pk=run.pk).update(cancel_requested_at=Now())
     run = services.run_now(run.pk)
@@ -172,7 +170,7 @@ def test_a_run_that_was_cancelled_before_it_began_never_starts_its_recipe(begin,
 
 @contextmanager
 def database_away() -> Iterator[None]:
-    """It drops every connection but this thread's, and takes no new one."""
+    """Drop all connections except this thread's, and refuse new ones."""
     name = connection.settings_dict["NAME"]
     connection.ensure_connection()
     own = connection.connection.info.backend_pid
@@ -191,10 +189,8 @@ def database_away() -> Iterator[None]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_run_that_finishes_while_the_database_is_away_publishes_when_it_is_back(
-    begin, runs_dir, settings
-):
-    """Its lease ends meanwhile, on its last attempt: nothing is repeated or lost."""
+def test_a_run_that_finishes_during_an_outage_publishes_afterwards(begin, runs_dir, settings):
+    """Check that nothing is repeated or lost when the lease expires in the last attempt."""
     settings.RUN_LEASE_SECONDS, settings.RUN_MAX_ATTEMPTS = 2, 1
     run = begin(total=20, delay=0.05, send=False)
     folder = runs_dir / str(run.pk)
@@ -216,7 +212,7 @@ def test_a_run_that_finishes_while_the_database_is_away_publishes_when_it_is_bac
     assert sorted(steps) == list(range(1, 21))
 
 
-def test_what_an_earlier_attempt_finished_is_taken_over_and_not_repeated(begin, runs_dir):
+def test_results_of_an_earlier_attempt_are_reused(begin, runs_dir):
     run = begin(total=4, send=False)
     workspace.prepare(run, kinds.get(run.kind))
     folder = runs_dir / str(run.pk)
@@ -231,7 +227,7 @@ def test_what_an_earlier_attempt_finished_is_taken_over_and_not_repeated(begin, 
     assert texts == ["An earlier attempt finished, and its results are used."]
 
 
-def test_results_that_could_not_be_taken_over_are_computed_again(begin):
+def test_results_that_cannot_be_reused_are_computed_again(begin):
     run = services.run_now(begin(word="unfinishable", send=False).pk)
     assert run.state == State.FAILED
     Run.objects.filter(pk=run.pk).update(inputs={"word": "hello"})
@@ -243,7 +239,7 @@ def test_results_that_could_not_be_taken_over_are_computed_again(begin):
 
 @contextmanager
 def directory_in_use(run: Run) -> Iterator[None]:
-    """Somebody on another machine holds the run's directory."""
+    """Hold the lock of the run's directory, as another machine would."""
     with workspace.locked(run) as lock:
         os.ftruncate(lock, 0)
         yield
@@ -285,8 +281,8 @@ def test_a_cancelled_run_that_cannot_be_prepared_ends_as_cancelled(begin):
     assert services.run_now(run.pk).state == State.CANCELLED
 
 
-def test_a_recipe_stopped_from_outside_is_tried_again(begin, runs_dir, monkeypatch):
-    """As when a machine shuts down and signals every process at the same time."""
+def test_a_recipe_stopped_by_a_signal_is_retried(begin, runs_dir, monkeypatch):
+    """Stop the recipe first, as a machine that shuts down and signals all processes."""
     run = begin(total=30, delay=0.05, checkpoint_every=1, send=False)
     folder = runs_dir / str(run.pk)
 
@@ -300,21 +296,21 @@ def test_a_recipe_stopped_from_outside_is_tried_again(begin, runs_dir, monkeypat
     assert run.result["digest"] == digest_of(30)
 
 
-def test_a_recipe_that_asks_to_be_started_again_is_and_loses_no_attempt(begin):
+def test_a_recipe_that_requests_a_restart_loses_no_attempt(begin):
     run = services.run_now(begin(trouble="again", send=False).pk)
     assert (run.state, run.error, run.attempt) == (State.SUCCEEDED, "", 1)
     assert run.result["digest"] == digest_of(5)
 
 
-def test_it_is_told_how_several_processes_ended_for_their_launcher_does_not_say(begin):
-    """The first attempt was stopped and is tried again; the second fails, and nothing says how."""
+def test_the_exit_of_several_processes_is_reported_in_place_of_the_launchers(begin):
+    """Check that a stopped attempt is retried, and that one without an exit report fails."""
     run = services.run_now(begin(trouble="stopped behind a launcher", send=False).pk)
     assert (run.state, run.attempt) == (State.FAILED, 2)
     assert "The recipe ended with status 1." in run.error
 
 
 @pytest.mark.torch
-def test_several_processes_have_the_whole_grace_period_for_their_checkpoint(monkeypatch, settings):
+def test_several_processes_get_the_whole_grace_period_for_their_checkpoint(monkeypatch, settings):
     from torch.distributed.launcher.api import LaunchConfig
 
     settings.RUN_GRACE_SECONDS = 90.5
@@ -341,8 +337,8 @@ def test_a_recipe_gets_the_allowed_variables_and_no_secret(begin, runs_dir, monk
     assert "hunter2" not in seen.values()
 
 
-def test_two_attempts_never_write_the_same_directory_at_once(begin, runs_dir):
-    """A recipe whose supervisor hangs is killed by the next attempt on the same machine."""
+def test_two_attempts_never_write_the_same_directory_concurrently(begin, runs_dir):
+    """Check that the next attempt on the same machine kills the recipe of a hanging supervisor."""
     run = begin(total=1000, delay=0.05, trouble="deaf", send=False)
     folder = runs_dir / str(run.pk)
     workspace.prepare(run, kinds.get("counting"))
@@ -364,7 +360,7 @@ def test_gpus_are_counted_without_cuda(monkeypatch, visible, gpus):
     assert child.gpu_count() == gpus
 
 
-def test_gpus_are_counted_by_asking_the_driver(monkeypatch, tmp_path):
+def test_gpus_are_counted_by_the_driver(monkeypatch, tmp_path):
     smi = tmp_path / "nvidia-smi"
     smi.write_text(
         "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: a)'\necho 'GPU 1: NVIDIA H200 (UUID: b)'\n"
@@ -381,7 +377,7 @@ def test_gpus_are_counted_by_asking_the_driver(monkeypatch, tmp_path):
     assert child.environment(["python"])["CUDA_VISIBLE_DEVICES"] == "0"
 
 
-def test_it_refuses_the_folder_of_a_run_of_another_database(begin):
+def test_the_folder_of_another_databases_run_is_refused(begin):
     run = services.run_now(begin(total=2, send=False).pk)
     run.created_at += timedelta(seconds=1)
     with pytest.raises(kinds.CannotRun, match="another database"):

@@ -1,4 +1,4 @@
-"""Real workers on a real Redis: what messages, crashes and shutdowns do to a run."""
+"""Tests of real workers and a real Redis, with crashes, shutdowns and lost messages."""
 
 import os
 import signal
@@ -42,9 +42,7 @@ def pid_in(runs_dir: Path, run: Run, name: str) -> int:
     return int((runs_dir / str(run.pk) / name).read_text())
 
 
-def test_it_survives_kill_9_of_the_worker_and_ends_as_if_nothing_had_happened(
-    begin, celery_worker, runs_dir
-):
+def test_a_run_survives_kill_9_of_its_worker_with_the_same_result(begin, celery_worker, runs_dir):
     first = celery_worker(include=KINDS)
     run = begin(total=100, delay=0.05, checkpoint_every=5, trouble="grandchild")
     reach(run, 7)
@@ -71,7 +69,7 @@ def test_it_survives_kill_9_of_the_worker_and_ends_as_if_nothing_had_happened(
     assert any("resumed from step" in text for text in said)
 
 
-def test_it_goes_back_to_the_queue_with_a_checkpoint_when_the_worker_shuts_down(
+def test_a_run_returns_to_the_queue_with_a_checkpoint_when_its_worker_shuts_down(
     begin, celery_worker, runs_dir
 ):
     first = celery_worker(include=KINDS)
@@ -86,9 +84,7 @@ def test_it_goes_back_to_the_queue_with_a_checkpoint_when_the_worker_shuts_down(
     assert (run.state, run.attempt, run.result["digest"]) == (State.SUCCEEDED, 1, digest_of(60))
 
 
-def test_it_cancels_within_the_grace_period_and_kills_what_ignores_the_wish(
-    begin, celery_worker, runs_dir
-):
+def test_a_cancelled_run_ends_within_the_grace_period_or_is_killed(begin, celery_worker, runs_dir):
     celery_worker(include=KINDS, grace=1)
     polite = begin(total=1000, delay=0.05)
     reach(polite, 3)
@@ -107,7 +103,7 @@ def test_it_cancels_within_the_grace_period_and_kills_what_ignores_the_wish(
 
 
 def processes_training(run: Run) -> list[int]:
-    """Recipes of this run that live and are not stopped."""
+    """Return the ids of this run's recipe processes that are neither dead nor suspended."""
     recipes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -119,10 +115,10 @@ def processes_training(run: Run) -> list[int]:
     return [pid for pid in recipes if alive(pid)]
 
 
-def test_a_stopped_workers_run_is_taken_over_by_another_on_the_same_machine(
+def test_another_worker_on_the_machine_takes_over_the_run_of_a_suspended_one(
     begin, celery_worker, runs_dir
 ):
-    """Its slot is the only one, and its recipe would train on while the run waits."""
+    """Check that the suspended worker's recipe ends, which holds the only place for a run."""
     stopped = celery_worker(include=KINDS, lease=2)
     run = begin(total=150, delay=0.05, checkpoint_every=5)
     reach(run, 7)
@@ -142,7 +138,7 @@ def test_a_stopped_workers_run_is_taken_over_by_another_on_the_same_machine(
     assert (run.state, run.attempt, run.result["digest"]) == (State.SUCCEEDED, 2, digest_of(150))
 
 
-def test_it_outlives_a_database_that_drops_its_connections(begin, celery_worker):
+def test_a_run_survives_a_database_that_drops_its_connections(begin, celery_worker):
     worker = celery_worker(include=KINDS)
     run = begin(total=80, delay=0.05)
     reach(run, 3)
@@ -157,7 +153,7 @@ def test_it_outlives_a_database_that_drops_its_connections(begin, celery_worker)
 
     for _ in range(3):
         wait_until(dropped)
-        connection.close_pool()  # this process's spare connections were ended too
+        connection.close_pool()  # the pool of this process lost its connections too
         time.sleep(0.7)
     wait_for_end(run)
     assert (run.state, run.attempt, run.error) == (State.SUCCEEDED, 1, "")
@@ -173,7 +169,7 @@ def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
     return server
 
 
-def test_it_comes_through_a_restart_of_redis(begin, celery_worker, tmp_path, monkeypatch):
+def test_a_run_survives_a_restart_of_redis(begin, celery_worker, tmp_path, monkeypatch):
     port = free_port(17000)
     redis = start_redis(tmp_path, port)
     try:
@@ -204,8 +200,8 @@ print(services.notify_worker(1), services.pending_messages())
 
 
 @pytest.mark.processes
-def test_a_broker_that_hangs_is_given_up(folder):
-    """Without a limit, telling would wait until the broker goes on."""
+def test_sending_to_a_hanging_broker_times_out(folder):
+    """Check that sending does not wait until the broker continues."""
     port = free_port(17000)
     redis = start_redis(folder, port)
     redis.send_signal(signal.SIGSTOP)
