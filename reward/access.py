@@ -14,12 +14,12 @@ def led_projects(user: User) -> QuerySet[Project]:
 
 
 def snapshot_for(request: HttpRequest, pk: int) -> Snapshot:
-    """Raises Http404 when the signed-in user may not see it."""
-    seen = Snapshot.objects.filter(project__in=led_projects(user_of(request)))
-    return get_object_or_404(seen.select_related("project", "created_by"), pk=pk)
+    """Return a snapshot that the signed-in user may see. Raises Http404 otherwise."""
+    visible = Snapshot.objects.filter(project__in=led_projects(user_of(request)))
+    return get_object_or_404(visible.select_related("project", "created_by"), pk=pk)
 
 
 def reward_model_for(request: HttpRequest, pk: int) -> RewardModel:
-    """Raises Http404 when the signed-in user may not see it."""
-    seen = RewardModel.objects.filter(project__in=led_projects(user_of(request)))
-    return get_object_or_404(seen.select_related("project", "run", "snapshot"), pk=pk)
+    """Return a reward model that the signed-in user may see. Raises Http404 otherwise."""
+    visible = RewardModel.objects.filter(project__in=led_projects(user_of(request)))
+    return get_object_or_404(visible.select_related("project", "run", "snapshot"), pk=pk)

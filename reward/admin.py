@@ -7,7 +7,7 @@ from reward.models import RewardModel, Snapshot
 
 
 class FrozenAdmin(admin.ModelAdmin):
-    """To look at: what is frozen is made and moved by the product's own pages and commands."""
+    """A read-only admin. Rows are created and changed by the pages and commands of the product."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

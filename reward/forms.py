@@ -10,20 +10,20 @@ from reward.preferences.filters import FilterError, SnapshotFilter
 
 
 class OfferIterator(forms.models.ModelChoiceIterator):
-    """Its choices, or one that says what to create first."""
+    """The choices, or a single one that says what to create first."""
 
     def __iter__(self) -> Iterator[Any]:
-        offered = False
+        is_empty = True
         for choice in super().__iter__():
-            offered = True
+            is_empty = False
             yield choice
         assert isinstance(self.field, OfferField)
-        if not offered:
+        if is_empty:
             yield "", self.field.none_yet
 
 
 class OfferField(forms.ModelChoiceField):
-    """A choice among rows. `none_yet` says what to create first where there is nothing to choose."""
+    """A choice among rows. Without rows, `none_yet` says what to create first."""
 
     iterator = OfferIterator
 
@@ -42,7 +42,7 @@ class SnapshotChoiceField(OfferField):
 
 
 def offer(form: forms.Form, name: str, rows: Any) -> None:
-    """Let a field choose among these rows."""
+    """Set the rows that a field offers."""
     field = form.fields[name]
     assert isinstance(field, forms.ModelChoiceField)
     field.queryset = rows
@@ -56,8 +56,8 @@ class RewardInputs(forms.Form):
     snapshot = SnapshotChoiceField(
         queryset=Snapshot.objects.none(),
         empty_label=None,
-        help_text="The rankings to learn from; the newest comes first. Its test prompts are not "
-        "trained on: the report is made from them.",
+        help_text="The rankings to learn from, newest first. Its test prompts are not used for training, but "
+        "for the report.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -75,7 +75,7 @@ class RewardModelChoiceField(OfferField):
 
 
 def usable_reward_models() -> Any:
-    """Not archived, in open projects; the promoted one of a project first, then the newest."""
+    """Return the models of open projects that are not archived, the promoted one first, then the newest."""
     models = RewardModel.objects.filter(project__archived_at=None).select_related("project")
     models = models.exclude(state=RewardModel.State.ARCHIVED)
     return models.order_by("project__name", "-state", "-id")
@@ -86,24 +86,23 @@ class ScoreInputs(forms.Form):
         queryset=RewardModel.objects.none(),
         empty_label=None,
         none_yet="No reward models yet: train one first",
-        help_text="Who scores, and with it whose project's responses are scored. Those it has "
-        "scored before are left out.",
+        help_text="Scores the responses of its own project. Responses that it has already scored are "
+        "skipped.",
     )
     order = forms.BooleanField(
         required=False,
-        label="Put the queue in order",
-        help_text="Afterwards, tasks that nobody has begun come in the order of what ranking them "
-        "would teach this model. Priorities stay as they are, and it can be taken back.",
+        label="Order the queue",
+        help_text="Afterwards, tasks that nobody has started are ordered by how much this model would learn "
+        "from ranking them. Priorities are unchanged. You can undo this.",
     )
     random_share = forms.FloatField(
         required=False,
         min_value=0.01,
         max_value=0.9,
-        label="Share left random",
+        label="Random share",
         widget=forms.NumberInput({"step": "any", "placeholder": "0.2"}),
-        help_text="Prompts whose tasks no model ever puts in order, so that models can be judged "
-        "by them; hold out no more than this in snapshots. It is fixed the first time. Empty: the "
-        "project's own, or 0.2.",
+        help_text="Share of prompts whose tasks are never ordered, for unbiased evaluation. Hold out no more "
+        "than this in snapshots. It cannot be changed later. Empty: the project's share, or 0.2.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -120,83 +119,82 @@ class ScoreInputs(forms.Form):
 
 
 class SnapshotForm(forms.Form):
-    """The filter of a new snapshot of one project."""
+    """The filter of a new snapshot of a project."""
 
     sources = forms.MultipleChoiceField(
         choices=Ranking.Source.choices,
         initial=list(Ranking.Source.values),
         widget=forms.CheckboxSelectMultiple,
         error_messages={"required": "Choose at least one source of rankings."},
-        help_text="Simulated rankings are marked wherever they are shown.",
+        help_text="Simulated rankings are marked on all pages.",
     )
     guideline_versions = forms.ModelMultipleChoiceField(
         queryset=GuidelineVersion.objects.none(),
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="None chosen means all, and rankings made under no guideline too.",
+        help_text="If none is chosen, all rankings are used, including those without a guideline.",
     )
     reviewers = forms.ModelMultipleChoiceField(
         queryset=User.objects.none(),
         required=False,
         widget=forms.SelectMultiple(attrs={"size": 6}),
-        help_text="None chosen means all.",
+        help_text="If none is chosen, all are used.",
     )
     since = forms.DateField(
         required=False,
-        label="From day",
+        label="First day",
         widget=forms.DateInput(attrs={"type": "date"}),
     )
     until = forms.DateField(
         required=False,
-        label="To day",
+        label="Last day",
         widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="This day included.",
+        help_text="Included.",
     )
     min_active_seconds = forms.FloatField(
         min_value=0,
         initial=0,
-        label="Shortest active time (seconds)",
-        help_text="Leaves out rankings that a reviewer clicked through. Imports and simulations "
-        "are not timed, so they stay.",
+        label="Minimum active time (seconds)",
+        help_text="Leaves out hasty rankings. Imports and simulations are not timed and always used.",
     )
     include_comparisons = forms.BooleanField(
         required=False,
-        label="Blind comparisons too",
-        help_text="They were made to evaluate models. Training on them makes later evaluations "
-        "on these prompts worthless.",
+        label="Include blind comparisons",
+        help_text="Blind comparisons evaluate models. Training on them invalidates later evaluations on these "
+        "prompts.",
     )
     adjudicated = forms.BooleanField(
         required=False,
         label="Outcomes of disputes",
-        help_text="What a lead decided about a disputed task stands in for its rankings.",
+        help_text="The lead's decision on a disputed task replaces its rankings.",
     )
     relabelled = forms.BooleanField(
         required=False,
-        label="Tasks ranked again",
-        help_text="What was ranked again under a later guideline stands in for the first rankings. "
-        "Otherwise it is left out, so that no task counts twice.",
+        label="Relabelled tasks",
+        help_text="Rankings under a later guideline replace the first rankings of a task. Otherwise they are "
+        "left out, so that no task counts twice.",
     )
     weigh_reviewers = forms.BooleanField(
         required=False,
-        label="Weigh by reliability",
-        help_text="A ranking weighs more the better its reviewer agrees with others on the same "
-        "tasks: 1 is typical, 0 is chance. Needs tasks that several people ranked. Accuracy is "
-        "weighed too, so compare it only with that of models from weighed snapshots.",
+        label="Weight by reliability",
+        help_text="Each ranking is weighted by its reviewer's agreement with others on the same tasks: 1 is "
+        "typical, 0 is chance. Needs tasks ranked by several people. The accuracy is weighted too, so "
+        "compare it only with other models from weighted snapshots.",
     )
     test_fraction = forms.FloatField(
         min_value=0,
         max_value=0.9,
         initial=0.2,
         label="Share held out",
-        help_text="Prompts that nothing is trained on, so that models can be judged. A prompt "
-        "falls on the same side in every snapshot with the same seed.",
+        help_text="Prompts that are not used for training, to evaluate models. All snapshots with the same seed "
+        "hold out the same prompts.",
     )
     seed = forms.IntegerField(
         min_value=0,
         max_value=2**31 - 1,
         initial=0,
         label="Seed of the split",
-        help_text="Keep it: with another seed, old models have seen your new test prompts.",
+        help_text="Keep the same seed. With a different one, existing models were trained on the new test prompts.",
     )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any):
@@ -218,10 +216,10 @@ class SnapshotForm(forms.Form):
         return values
 
     def _filter(self, values: dict[str, Any]) -> SnapshotFilter:
-        chosen: dict[str, Any] = dict(values)
+        arguments: dict[str, Any] = dict(values)
         for name in ("guideline_versions", "reviewers"):
-            chosen[name] = tuple(row.pk for row in values.get(name) or ()) or None
-        return SnapshotFilter(**chosen)
+            arguments[name] = tuple(row.pk for row in values.get(name) or ()) or None
+        return SnapshotFilter(**arguments)
 
 
 def reviewers_of(project: Project) -> Any:

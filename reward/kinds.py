@@ -23,7 +23,7 @@ from runs.models import Run
 
 
 def snapshot_of(inputs: dict[str, Any]) -> Snapshot:
-    """Raises CannotRun."""
+    """Return the snapshot of a run. Raises CannotRun."""
     number: Any = inputs.get("snapshot")
     try:
         return Snapshot.objects.select_related("project").get(pk=number)
@@ -32,17 +32,17 @@ def snapshot_of(inputs: dict[str, Any]) -> Snapshot:
 
 
 def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
-    """Lay the snapshot's file into the run directory. Reads it once, to see that it is unchanged.
+    """Put the snapshot's file into the run directory, and check its hash, which reads it once.
 
-    Raises CannotRun when it is gone or not what was frozen.
+    Raises CannotRun if the file is missing or has changed.
     """
     try:
-        found = content_hash(read_groups(snapshot.file))
+        digest = content_hash(read_groups(snapshot.file))
     except PreferenceError as error:
         raise CannotRun(f"The file of snapshot {snapshot.pk} is unusable: {error}") from error
-    if found != snapshot.content_hash:
+    if digest != snapshot.content_hash:
         raise CannotRun(
-            f"{snapshot.file} is not what was frozen: its content hashes to {found[:12]}, not "
+            f"{snapshot.file} has changed since it was frozen: its hash is {digest[:12]}, not "
             f"{snapshot.content_hash[:12]}. Restore it from a backup, or freeze a new snapshot."
         )
     link_or_copy(snapshot.file, run_dir.data / "preferences.parquet")
@@ -50,7 +50,7 @@ def put_snapshot(snapshot: Snapshot, run_dir: RunDir) -> dict[str, Any]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Both are read only from here on, so one file on the disk will do where the system allows it."""
+    """Link the file if the system allows it, since neither is changed later, or copy it."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -59,7 +59,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def read_report(run_dir: RunDir) -> dict[str, Any]:
-    """Raises CannotRun when the recipe did not write one."""
+    """Return the report that the recipe wrote. Raises CannotRun if there is none."""
     path = run_dir.output / "report.json"
     try:
         return json.loads(path.read_text())
@@ -96,7 +96,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def headline(report: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a report that a list has room for."""
+    """Return the figures of a report that lists of runs show."""
     return {
         name: {key: report[source].get(key) for key in ("value", "interval", "reason")}
         for name, source in HEADLINE.items()
@@ -114,7 +114,9 @@ def links(run: Run) -> list[tuple[str, str]]:
     return [(f"Report of {model}", reverse("reward-model", args=[model.pk]))] if model else []
 
 
-SHARES = frozenset({*HEADLINE, "reviewer_agreement"})  # the last one in results of older runs
+SHARES = frozenset(
+    {*HEADLINE, "reviewer_agreement"}
+)  # older runs have reviewer_agreement in their results
 
 REWARD = RunKind(
     name="reward",

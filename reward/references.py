@@ -1,4 +1,4 @@
-"""Names of models as people write them: `repo`, `repo@revision` or a folder."""
+"""References to models: `repo`, `repo@revision` or a folder."""
 
 import json
 import os
@@ -12,7 +12,7 @@ REPO = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", re.ASCII)
 
 
 class ReferenceProblem(Exception):  # noqa: N818
-    """No model can be meant by this; the text says why and what would do."""
+    """An invalid reference. The text has the reason and what to enter instead."""
 
 
 def looks_like_folder(reference: str) -> bool:
@@ -22,8 +22,8 @@ def looks_like_folder(reference: str) -> bool:
 def checked_reference(reference: str) -> str:
     """Return the reference in its stored form: see `runs.storage`. Raises ReferenceProblem.
 
-    Reads a folder's config.json. A hub name is checked for its shape alone: this machine may have
-    no internet where the one that trains has.
+    Reads the config.json of a folder. Only the form of a hub name is checked, since this machine may
+    be offline while the one that trains is not.
     """
     reference = storage.resolve(reference.strip())
     if looks_like_folder(reference):
@@ -40,27 +40,27 @@ def _checked_folder(folder: Path) -> Path:
         raise ReferenceProblem(f"There is no folder {folder}.")
     if (folder / "adapter_config.json").exists():
         raise ReferenceProblem(
-            f"{folder} holds an adapter. Add its base here; adapters come from runs."
+            f"{folder} is an adapter. Add its base instead; adapters are created by runs."
         )
     config = folder / "config.json"
     if not config.is_file():
         raise ReferenceProblem(
-            f"{folder} has no config.json, so it is not a Hugging Face model. It should hold what "
-            "save_pretrained writes: config.json, the weights and a tokenizer."
+            f"{folder} has no config.json, so it is not a Hugging Face model. It needs the "
+            "files written by save_pretrained: config.json, the weights and a tokenizer."
         )
     try:
-        known = isinstance(json.loads(config.read_text()).get("model_type"), str)
+        has_type = isinstance(json.loads(config.read_text()).get("model_type"), str)
     except (OSError, ValueError, AttributeError):
-        known = False
-    if not known:
-        raise ReferenceProblem(f"{config} names no model_type, so no library can load it.")
+        has_type = False
+    if not has_type:
+        raise ReferenceProblem(f"{config} has no model_type, so it cannot be loaded.")
     return folder
 
 
 def config_of(reference: str) -> dict[str, Any] | None:
-    """Return the config.json of a model, or None where this machine has no copy of it.
+    """Return the config.json of a model, or None if this machine has no copy of it.
 
-    A hub name is looked up in the local cache only: nothing is downloaded.
+    A hub name is looked up in the local cache only; nothing is downloaded.
     """
     folder = Path(reference) if looks_like_folder(reference) else _cached_folder(reference)
     try:

@@ -19,7 +19,7 @@ from labeling.removal import erasing, withdrawing
 from labeling.removal.erasing import ERASED
 from reward.models import RewardModel, Snapshot
 from reward.preferences.erasing import (
-    Gone,
+    Erasure,
     clean_folder,
     rewrite_snapshot,
     scrubbed,
@@ -52,7 +52,7 @@ class Reach:
 
 def reach_of(content: Content) -> Reach:
     """Return where the content is stored. Reads two columns of every snapshot of the project."""
-    gone = Gone.of(content)
+    gone = Erasure.of(content)
     project = withdrawing.project_of(content)
     snapshots = snapshots_with(gone, project.pk)
     reward_models = RewardModel.objects.filter(snapshot__in=snapshots)
@@ -90,7 +90,7 @@ def erase(*, content: Content, by: User) -> None:
             f"Runs of {project} are not finished and may be reading it: {numbers}. Cancel them or "
             "wait until they have ended."
         )
-    gone = Gone.of(content)
+    gone = Erasure.of(content)
     if content.erased_at is not None:
         raise CannotErase("It has already been erased.")
     snapshots = snapshots_with(gone, project.pk)
@@ -113,7 +113,7 @@ def erase(*, content: Content, by: User) -> None:
     )
 
 
-def _erase_from_evaluations(project: Project, gone: Gone) -> None:
+def _erase_from_evaluations(project: Project, gone: Erasure) -> None:
     items = EvaluationItem.objects.filter(evaluation__project=project, prompt=int(gone.prompt_id))
     if gone.whole_prompt:
         items.update(baseline_text=ERASED, candidate_text=ERASED)
@@ -122,7 +122,7 @@ def _erase_from_evaluations(project: Project, gone: Gone) -> None:
         items.filter(**{f"{side}__in": gone.texts}).update(**{side: ERASED})
 
 
-def _erase_from_runs(project: Project, gone: Gone) -> list[int]:
+def _erase_from_runs(project: Project, gone: Erasure) -> list[int]:
     """Erase the content from files, events and results of runs. Return the ids of changed runs."""
     changed = []
     for run in Run.objects.filter(project=project).order_by("pk"):
@@ -142,7 +142,7 @@ def _erase_from_runs(project: Project, gone: Gone) -> list[int]:
     return changed
 
 
-def _scrub(rows: Iterable[Any], name: str, gone: Gone) -> int:
+def _scrub(rows: Iterable[Any], name: str, gone: Erasure) -> int:
     count = 0
     for row in rows:
         before = getattr(row, name)

@@ -1,4 +1,4 @@
-"""What the commands that list and move models have in common."""
+"""The base of commands that list models and change their state."""
 
 import json
 from argparse import RawDescriptionHelpFormatter
@@ -11,7 +11,7 @@ from reward.promotion import CannotMove, Promotable, move
 
 
 class ModelCommand(BaseCommand):
-    """A subclass sets `help`, and `model` and `columns` for the rows it works on."""
+    """A command for one kind of model. Subclasses set `help`, `model` and `columns`."""
 
     model: Any
     columns: tuple[str, ...]
@@ -23,11 +23,11 @@ class ModelCommand(BaseCommand):
         self.verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
         listing = self.verbs.add_parser("list", help="all models")
         listing.add_argument("--project", metavar="SLUG")
-        listing.add_argument("--json", action="store_true", help="one JSON object a line")
+        listing.add_argument("--json", action="store_true", help="one JSON object per line")
         for name, help in (
             ("promote", "make it the default of its project"),
-            ("archive", "take it out of the choices"),
-            ("restore", "put it back"),
+            ("archive", "remove it from the choices"),
+            ("restore", "make it a candidate again"),
         ):
             verb = self.verbs.add_parser(name, help=help)
             verb.add_argument("model", type=int, metavar="NUMBER")
@@ -37,7 +37,7 @@ class ModelCommand(BaseCommand):
         )
 
     def add_dry_run(self, verb: CommandParser) -> None:
-        verb.add_argument("--dry-run", action="store_true", help="check, and change nothing")
+        verb.add_argument("--dry-run", action="store_true", help="check only; change nothing")
 
     def handle(self, *, verb: str, **options: Any) -> None:
         try:
@@ -80,7 +80,7 @@ class ModelCommand(BaseCommand):
         self.stdout.write(move(model, options["verb"], by=None, despite_doubts=despite_doubts))
 
     def named(self, number: int) -> Any:
-        """Return the model with this number. Raises CommandError, which lists those that exist."""
+        """Return the model with this number. Raises CommandError, which lists existing models."""
         return model_named(self.model, number)
 
 

@@ -1,4 +1,4 @@
-"""Running a module of reward.training from a command: torch stays out of the command's process."""
+"""Modules of reward.training as subprocesses of commands, so that commands do not import torch."""
 
 import json
 import subprocess
@@ -14,24 +14,24 @@ from runs.supervision.child import environment
 
 
 def run_module(name: str, *arguments: str) -> str:
-    """Return what it printed on stdout. Raises CommandError with its last line when it failed."""
+    """Run a module and return its stdout. Raises CommandError with its last line if it fails."""
     command = [sys.executable, "-m", f"reward.training.{name}", *arguments]
-    ended = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=settings.BASE_DIR,
         env=environment(command),
         capture_output=True,
         text=True,
     )
-    if ended.returncode:
-        raise CommandError(_last_said(ended.stderr, ended.returncode))
-    return ended.stdout
+    if process.returncode:
+        raise CommandError(_last_line(process.stderr, process.returncode))
+    return process.stdout
 
 
 def stream_module(name: str, *arguments: str, out: Any) -> Any:
-    """Passes stdout on to `out` line by line; returns the JSON object that ends its stderr.
+    """Run a module, copying its stdout to `out`, and return the JSON object in its last line on stderr.
 
-    Raises CommandError as `run_module` does. The process ends with this one's Ctrl-C.
+    Raises CommandError as `run_module` does. Ctrl-C ends the process too.
     """
     command = [sys.executable, "-m", f"reward.training.{name}", *arguments]
     with tempfile.TemporaryFile("w+") as errors:
@@ -51,19 +51,19 @@ def stream_module(name: str, *arguments: str, out: Any) -> Any:
                 child.kill()
             status = child.wait()
         errors.seek(0)
-        said = errors.read()
+        output = errors.read()
     if status:
-        raise CommandError(_last_said(said, status))
-    return json.loads(said.strip().splitlines()[-1])
+        raise CommandError(_last_line(output, status))
+    return json.loads(output.strip().splitlines()[-1])
 
 
-def _last_said(said: str, status: int) -> str:
-    return (said.strip().splitlines() or [f"It ended with status {status}."])[-1]
+def _last_line(output: str, status: int) -> str:
+    return (output.strip().splitlines() or [f"It ended with status {status}."])[-1]
 
 
 def reward_model_numbered(number: int) -> RewardModel:
-    """Raises CommandError."""
-    found = RewardModel.objects.filter(pk=number).first()
-    if found is None:
+    """Return the reward model with this number. Raises CommandError."""
+    model = RewardModel.objects.filter(pk=number).first()
+    if model is None:
         raise CommandError(f"There is no reward model {number}.")
-    return found
+    return model

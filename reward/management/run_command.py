@@ -1,4 +1,4 @@
-"""What the commands that start a run have in common."""
+"""The base of commands that start a run."""
 
 import json
 import threading
@@ -19,25 +19,25 @@ EXIT_NOT_SUCCEEDED = 2
 
 ENDING = """
 
-The run is queued for a worker, and this command shows what it says until it ends. Ctrl-C stops the
-showing, not the run. Status: 0 it succeeded, 1 nothing was started, 2 it failed or was cancelled.
+The run is queued for a worker, and this command shows its messages until it ends. Ctrl-C stops this
+command, not the run. Status: 0 succeeded, 1 nothing was started, 2 failed or cancelled.
 """
 
 
 class RunCommand(BaseCommand):
-    """A subclass sets `kind` and `what`, adds its arguments, and makes the inputs from them."""
+    """A command that starts a run. Subclasses set `kind` and `description`, and define arguments and inputs."""
 
     kind: str
-    what: str
+    description: str
     own_arguments: frozenset[str] = frozenset()
-    """Settings that have an argument of their own, so that --set does not take them."""
+    """Settings with their own argument, which --set does not accept."""
 
     def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
-        self.help = self.what + ENDING + self._settings()
+        self.help = self.description + ENDING + self._settings()
         return super().create_parser(*args, formatter_class=RawDescriptionHelpFormatter, **kwargs)
 
     def _settings(self) -> str:
-        lines = [_explained(option) for option in self._options()]
+        lines = [_help_of(option) for option in self._options()]
         return "\nSettings for --set, with their defaults:\n" + "\n".join(lines)
 
     def _options(self) -> list[Option]:
@@ -47,33 +47,33 @@ class RunCommand(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", dest="given",
+            "--set", action="append", default=[], metavar="NAME=VALUE", dest="assignments",
             help="a setting of the recipe; may be repeated",
         )  # fmt: skip
-        parser.add_argument("--title", default="", help="what to call the run")
+        parser.add_argument("--title", default="", help="title of the run")
         how = parser.add_mutually_exclusive_group()
-        how.add_argument("--no-wait", action="store_true", help="queue it and leave")
+        how.add_argument("--no-wait", action="store_true", help="queue the run and exit")
         how.add_argument(
-            "--here", action="store_true", help="run it in this process, without a worker"
+            "--here", action="store_true", help="run in this process, without a worker"
         )
         how.add_argument(
-            "--dry-run", action="store_true", help="check everything, print it, and start nothing"
+            "--dry-run", action="store_true", help="check and print everything; start nothing"
         )
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Raises CommandError."""
+        """Return the inputs of the run. Raises CommandError."""
         raise NotImplementedError
 
     def config(self, options: dict[str, Any]) -> dict[str, Any]:
-        return settings_from(options["given"], [option.name for option in self._options()])
+        return settings_from(options["assignments"], [option.name for option in self._options()])
 
     def handle(self, **options: Any) -> None:
         config, inputs = self.config(options), self.inputs(options)
         try:
             if options["dry_run"]:
-                found = services.checked(self.kind, config, inputs)
+                checked = services.checked(self.kind, config, inputs)
                 return self.stdout.write(
-                    json.dumps({"kind": self.kind, "config": found, "inputs": inputs}, indent=2)
+                    json.dumps({"kind": self.kind, "config": checked, "inputs": inputs}, indent=2)
                 )
             run = services.start(
                 self.kind, config, None,
@@ -92,35 +92,35 @@ class RunCommand(BaseCommand):
         watcher = threading.Thread(target=self._watch, args=(run.pk,), daemon=True)
         watcher.start()
         try:
-            ended = services.run_now(run.pk)
+            finished = services.run_now(run.pk)
         except KeyboardInterrupt:
             raise CommandError(
                 f"Run {run.pk} is cancelled.", returncode=EXIT_NOT_SUCCEEDED
             ) from None
         watcher.join(timeout=5)
-        if ended.state != State.SUCCEEDED:
-            raise CommandError(ended.error or f"The run {ended.state}.", returncode=2)
+        if finished.state != State.SUCCEEDED:
+            raise CommandError(finished.error or f"The run {finished.state}.", returncode=2)
 
     def _watch(self, run_id: int) -> None:
         try:
             call_command("runs", "watch", str(run_id), stdout=self.stdout)
         except SystemExit:
-            pass  # the run did not succeed; the main thread says so
+            pass  # the run did not succeed; the main thread reports it
         finally:
             connection.close()
 
 
-def settings_from(pairs: list[str], known: list[str]) -> dict[str, str]:
-    """Raises CommandError, with the names there are, for one that there is not."""
-    read = {}
-    for pair in pairs:
+def settings_from(assignments: list[str], names: list[str]) -> dict[str, str]:
+    """Parse NAME=VALUE assignments. Raises CommandError with the valid names for an unknown one."""
+    values = {}
+    for pair in assignments:
         name, equals, value = pair.partition("=")
         if not equals:
             raise CommandError(f"--set {pair} has no value; write --set NAME=VALUE.")
-        if name not in known:
-            raise CommandError(f"There is no setting {name!r}. There are: {', '.join(known)}.")
-        read[name] = value
-    return read
+        if name not in names:
+            raise CommandError(f"There is no setting {name!r}. There are: {', '.join(names)}.")
+        values[name] = value
+    return values
 
 
 def _sentences(error: InvalidConfig) -> str:
@@ -129,13 +129,13 @@ def _sentences(error: InvalidConfig) -> str:
     )
 
 
-def _explained(option: Option) -> str:
+def _help_of(option: Option) -> str:
     default = "" if option.default is None else str(option.default)
     choices = f" One of {', '.join(map(str, option.choices))}." if option.choices else ""
     return f"  {option.name}={default}\n      {option.help}{choices}".replace("%", "%%")
 
 
-# --- finding what is named -----------------------------------------------------------------------
+# --- lookups -------------------------------------------------------------------------------------
 
 
 def add_snapshot_arguments(parser: CommandParser) -> None:
@@ -145,15 +145,15 @@ def add_snapshot_arguments(parser: CommandParser) -> None:
 
 
 def snapshot_named(options: dict[str, Any]) -> Snapshot:
-    """Raises CommandError."""
+    """Return the snapshot of --snapshot, or the newest of --project. Raises CommandError."""
     if options["snapshot"] is not None:
-        found = Snapshot.objects.filter(pk=options["snapshot"]).first()
-        if found is None:
+        snapshot = Snapshot.objects.filter(pk=options["snapshot"]).first()
+        if snapshot is None:
             raise CommandError(f"There is no snapshot {options['snapshot']}.")
-        return found
+        return snapshot
     project = project_named(options["project"])
-    found = Snapshot.objects.filter(project=project).order_by("-id").first()
-    if found is None:
-        text = f"{project} has no snapshot. Make one: manage.py snapshot {project.slug}"
+    snapshot = Snapshot.objects.filter(project=project).order_by("-id").first()
+    if snapshot is None:
+        text = f"{project} has no snapshot. Create one: manage.py snapshot {project.slug}"
         raise CommandError(text)
-    return found
+    return snapshot

@@ -1,1 +1,1 @@
-"""The order of waiting tasks by what ranking them would teach a reward model."""
+"""The order of waiting tasks by the information that ranking them gives a reward model."""

@@ -1,9 +1,9 @@
-"""Waiting tasks in the order of what ranking them would teach, and the stream that stays random.
+"""The order of waiting tasks by expected information, and the random stream.
 
-A share of the prompts, by their text alone, is never put in order: the random stream. The other
-tasks exchange places among themselves (labeling.queue.arrangement), so the stream's tasks come up where
-and as often as they would have. A snapshot holds out by the same rule: with the stream's seed, and a
-share held out that is no larger, every held-out prompt is one that no model chose.
+The random stream is a share of the prompts, chosen by their text alone, whose tasks are never ordered.
+The other tasks exchange positions among themselves (labeling.queue.arrangement), so tasks of the stream
+keep their positions. A snapshot holds out prompts by the same rule: with the stream's seed and at most
+its share, no held-out prompt was chosen by a model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,13 +35,13 @@ from runs.kinds import CannotRun
 
 SHARE, SEED = 0.2, 0
 MOST_TASKS = 50_000
-"""How many tasks are put in order at a time: the first of the queue. The others keep their places."""
+"""Maximum tasks to order, from the front of the queue. The others keep their positions."""
 GREEDY = 1000
 RANKED_AT_ONCE = 2000
 
 
 class CannotOrder(Exception):  # noqa: N818
-    """The queue stays as it is; the text says why and what to do."""
+    """A refusal to order the queue. The text has the reason and what to do."""
 
 
 # --- the random stream ---------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def stream_of(project: Project) -> RandomStream | None:
 
 
 def check_inputs(project: Project, inputs: Mapping[str, Any]) -> None:
-    """Raises CannotRun for a stream other than the project's own."""
+    """Raise CannotRun for a share that differs from the project's random stream."""
     if not inputs.get("order"):
         return
     try:
@@ -62,18 +62,21 @@ def check_inputs(project: Project, inputs: Mapping[str, Any]) -> None:
 
 
 def checked_share(stream: RandomStream | None, share: float | None) -> float:
-    """What a new order keeps random. None: the project's own share, or a fifth."""
+    """Return the share of the random stream: the project's own, or SHARE by default.
+
+    Raises CannotOrder for a share that is out of range or differs from the project's own.
+    """
     if stream and share is not None and abs(share - stream.share) > 1e-9:
         raise CannotOrder(
-            f"The random stream of {stream.project} is {stream.percent} of its prompts since "
-            f"{stream.created_at:%d %b %Y}, and cannot change: tasks that a model chose would come "
-            "into it. Leave the share empty."
+            f"The random stream of {stream.project} has been {stream.percent} of its prompts since "
+            f"{stream.created_at:%d %b %Y} and cannot change, as it would then include tasks chosen by "
+            "a model. Leave the share empty."
         )
     share = stream.share if stream else (SHARE if share is None else share)
     if not 0 < share <= 0.9:
         raise CannotOrder(
-            "The random stream is more than 0 and at most 0.9 of the prompts: without one nothing "
-            "could be measured without bias."
+            "The random stream must be more than 0 and at most 0.9 of the prompts. Unbiased measurements "
+            "need it."
         )
     return share
 
@@ -83,17 +86,17 @@ def in_stream(stream: RandomStream, prompt_hash: str) -> bool:
 
 
 def holds_out_random(snapshot: Snapshot, stream: RandomStream) -> bool:
-    """Whether every prompt it holds out lies in the stream, whatever the prompts are."""
-    chosen = snapshot.filter
-    return chosen["seed"] == stream.seed and chosen["test_fraction"] <= stream.share
+    """Return whether all held-out prompts of the snapshot are in the random stream."""
+    filter = snapshot.filter
+    return filter["seed"] == stream.seed and filter["test_fraction"] <= stream.share
 
 
 # --- the order -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Known:
-    """Of one response: its features (D,) and its score."""
+class ScoredResponse:
+    """The features (D,) and the score of a response."""
 
     features: np.ndarray
     score: float
@@ -101,35 +104,35 @@ class Known:
 
 @transaction.atomic
 def put_in_order(*, model: RewardModel, by: User | None, share: float | None = None) -> QueueOrder:
-    """Reads the waiting tasks, what was ranked and the model's scores; writes the order, audited.
+    """Order the waiting tasks by the model's scores and the rankings so far, and return the order.
 
-    The order in force is taken back. Costs what selection.in_order does, half a minute for 50,000
-    tasks; slots are locked at the very end only, for a second. Raises CannotOrder.
+    Replaces the current order. Takes half a minute for 50,000 tasks, of which slots are locked for
+    the last second. Raises CannotOrder.
     """
     project = model.project
-    _one_after_the_other(project)
+    _lock_order(project)
     stream = stream_of(project)
     share = checked_share(stream, share)
     if stream is None:
         stream = RandomStream.objects.create(project=project, share=share, seed=SEED)
-    found = arrangement.waiting(project=project, most=MOST_TASKS)
-    ours = [task for task in found if not in_stream(stream, task.prompt_hash)]
-    known = known_responses(model, [task.task_id for task in ours])
-    usable = [task for task in ours if task.task_id in known]
+    waiting = arrangement.waiting(project=project, most=MOST_TASKS)
+    outside_stream = [task for task in waiting if not in_stream(stream, task.prompt_hash)]
+    responses = scored_responses(model, [task.task_id for task in outside_stream])
+    usable = [task for task in outside_stream if task.task_id in responses]
     if not usable:
-        raise CannotOrder(_nothing(project, model, found, ours))
-    places = best_first(model, usable, known)
+        raise CannotOrder(_nothing_to_order(project, model, waiting, outside_stream))
+    places = best_first(model, usable, responses)
     counts = {
-        "waiting": len(found),
-        "random_stream": len(found) - len(ours),
-        "unscored": len(ours) - len(usable),
+        "waiting": len(waiting),
+        "random_stream": len(waiting) - len(outside_stream),
+        "unscored": len(outside_stream) - len(usable),
         "ordered": len(usable),
     }
     return _written(model, places, counts, by)
 
 
-def _one_after_the_other(project: Project) -> None:
-    """Two orders of a project are made in turn; nobody else waits."""
+def _lock_order(project: Project) -> None:
+    """Wait for any other ordering of the project. Nothing else waits for this lock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('reward.ordering.queue', %s))",
@@ -140,10 +143,13 @@ def _one_after_the_other(project: Project) -> None:
 def _written(
     model: RewardModel, places: list[tuple[Waiting, float]], counts: dict[str, int], by: User | None
 ) -> QueueOrder:
-    """The new order in place of the one in force, of which the first places are taken over."""
+    """Replace the current order, and return the new one.
+
+    Tasks of the current order keep the positions noted before it.
+    """
     project = model.project
     earlier = QueueOrder.objects.filter(project=project, undone_at=None).first()
-    stood = dict(earlier.tasks.values_list("task_id", "was")) if earlier else {}
+    noted = dict(earlier.tasks.values_list("task_id", "was")) if earlier else {}
     replaced = bool(earlier and _ended(earlier))
     order = QueueOrder.objects.create(
         project=project, reward_model=model, created_by=by, counts=counts
@@ -152,7 +158,7 @@ def _written(
         OrderedTask(
             order=order,
             task_id=task.task_id,
-            was=stood.get(task.task_id, task.position),
+            was=noted.get(task.task_id, task.position),
             place=number,
             gain=gain,
         )
@@ -160,63 +166,72 @@ def _written(
     )
     OrderedTask.objects.bulk_create(rows, batch_size=2000)
     if earlier and replaced:
-        _stand_as_before(earlier)
+        _restore_positions(earlier)
     arrangement.rearrange(project=project, task_ids=[task.task_id for task, _ in places])
     audit(by, "queue put in order", project, order=order.pk, model=model.pk, **counts)
     return order
 
 
 def _ended(order: QueueOrder) -> bool:
-    """False when someone else has taken it back."""
+    """Mark the order as undone. Return False if it already was."""
     return bool(QueueOrder.objects.filter(pk=order.pk, undone_at=None).update(undone_at=Now()))
 
 
-def _stand_as_before(order: QueueOrder) -> None:
+def _restore_positions(order: QueueOrder) -> None:
     tasks = order.tasks.order_by("was", "task_id").values_list("task_id", flat=True)
     arrangement.rearrange(project=order.project, task_ids=list(tasks))
 
 
-def _nothing(
-    project: Project, model: RewardModel, found: Sequence[Waiting], ours: Sequence[Waiting]
+def _nothing_to_order(
+    project: Project,
+    model: RewardModel,
+    waiting: Sequence[Waiting],
+    outside_stream: Sequence[Waiting],
 ) -> str:
-    if not found:
-        return f"No task of {project} waits that nobody has begun, so there is nothing to order."
-    if not ours:
-        return f"All {len(found)} waiting tasks of {project} lie in its random stream."
+    if not waiting:
+        return f"{project} has no waiting tasks that nobody has started, so nothing can be ordered."
+    if not outside_stream:
+        return f"All {len(waiting)} waiting tasks of {project} are in its random stream."
     return (
-        f"{model} has scored none of the {len(ours)} waiting tasks with features. Score them first, "
-        "and keep features."
+        f"{model} has scored none of the {len(outside_stream)} waiting tasks with features. Score them "
+        "first, with features kept."
     )
 
 
 @transaction.atomic
 def put_back(*, project: Project, by: User | None) -> QueueOrder | None:
-    """Let what still waits stand as it stood before the order in force; that order, None without one."""
+    """Undo the current order, and return it; None if there is none.
+
+    Tasks that are still waiting return to their earlier positions.
+    """
     order = QueueOrder.objects.filter(project=project, undone_at=None).first()
     if order is None or not _ended(order):
         return None
-    _stand_as_before(order)
+    _restore_positions(order)
     audit(by, "queue order taken back", project, order=order.pk)
     return order
 
 
 def best_first(
-    model: RewardModel, waiting: Sequence[Waiting], known: Mapping[int, list[Known]]
+    model: RewardModel, waiting: Sequence[Waiting], responses: Mapping[int, list[ScoredResponse]]
 ) -> list[tuple[Waiting, float]]:
-    """With what each would teach. Priorities are kept: the higher ones come first, whatever they teach."""
-    everything = _tasks(known[task.task_id] for task in waiting)
-    precision = selection.prior(everything)
+    """Return the tasks in order, each with its expected information in nats.
+
+    Tasks with a higher priority always come first.
+    """
+    all_tasks = _tasks(responses[task.task_id] for task in waiting)
+    precision = selection.prior(all_tasks)
     for ranked, times in _ranked(model):
         precision = precision + selection.information(ranked, times)
     places, start = [], 0
     for _, band in groupby(waiting, key=lambda task: task.priority):
         count = len(list(band))
         part = np.arange(start, start + count)
-        order = selection.in_order(everything.some(part), precision, most=GREEDY)
-        precision = order.known
+        order = selection.in_order(all_tasks.some(part), precision, most=GREEDY)
+        precision = order.precision
         places += [
-            (waiting[start + int(place)], float(gain))
-            for place, gain in zip(order.chosen, order.gains, strict=True)
+            (waiting[start + int(index)], float(gain))
+            for index, gain in zip(order.chosen, order.gains, strict=True)
         ]
         start += count
     return places
@@ -225,14 +240,14 @@ def best_first(
 def _tasks(responses: Any) -> Tasks:
     rows = list(responses)
     return Tasks.of(
-        [np.stack([one.features for one in row]) for row in rows],
-        [np.array([one.score for one in row]) for row in rows],
+        [np.stack([response.features for response in row]) for row in rows],
+        [np.array([response.score for response in row]) for row in rows],
     )
 
 
 def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
-    """What is known already: the project's ranked tasks, and how often each was ranked."""
-    counted = (
+    """Yield the project's ranked tasks in batches, and how often each was ranked."""
+    counts = (
         Task.objects.filter(project=model.project_id, kind=Task.Kind.RANKING, out_of_use=False)
         .annotate(times=Count("rankings", filter=Q(rankings__superseded_at=None)))
         .filter(times__gt=0)
@@ -240,34 +255,37 @@ def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
         .values_list("pk", "times")
         .iterator(chunk_size=RANKED_AT_ONCE)
     )
-    while batch := dict(islice(counted, RANKED_AT_ONCE)):
-        known = known_responses(model, list(batch))
-        if known:
-            yield _tasks(known.values()), np.array([batch[pk] for pk in known], dtype=float)
+    while batch := dict(islice(counts, RANKED_AT_ONCE)):
+        responses = scored_responses(model, list(batch))
+        if responses:
+            yield _tasks(responses.values()), np.array([batch[pk] for pk in responses], dtype=float)
 
 
-def known_responses(model: RewardModel, task_ids: Sequence[int]) -> dict[int, list[Known]]:
-    """Of the tasks whose every response has a score and features, in the order asked for."""
-    found: dict[int, list[Known] | None] = {}
+def scored_responses(
+    model: RewardModel, task_ids: Sequence[int]
+) -> dict[int, list[ScoredResponse]]:
+    """Return the responses of each task of which all have a score and features, in the given order."""
+    by_task: dict[int, list[ScoredResponse] | None] = {}
     for start in range(0, len(task_ids), RANKED_AT_ONCE):
         part = task_ids[start : start + RANKED_AT_ONCE]
         places: dict[int, list[int]] = {pk: [] for pk in part}
-        left = TaskResponse.objects.filter(task_id__in=part, withdrawn=False)
-        rows = left.order_by("task_id", "position")
+        in_use = TaskResponse.objects.filter(task_id__in=part, withdrawn=False)
+        rows = in_use.order_by("task_id", "position")
         for task_id, response_id in rows.values_list("task_id", "response_id"):
             places[task_id].append(response_id)
-        said = _said(model, {pk for ids in places.values() for pk in ids})
+        scored = _scored(model, {pk for ids in places.values() for pk in ids})
         for task_id, ids in places.items():
-            found[task_id] = [said[pk] for pk in ids] if ids and said.keys() >= set(ids) else None
-    return {task_id: known for task_id, known in found.items() if known}
+            complete = ids and scored.keys() >= set(ids)
+            by_task[task_id] = [scored[pk] for pk in ids] if complete else None
+    return {task_id: responses for task_id, responses in by_task.items() if responses}
 
 
-def _said(model: RewardModel, response_ids: set[int]) -> dict[int, Known]:
+def _scored(model: RewardModel, response_ids: set[int]) -> dict[int, ScoredResponse]:
     rows = ResponseScore.objects.filter(
         reward_model=model, response__in=response_ids, features__isnull=False
     ).values_list("response_id", "score", "features")
     return {
-        pk: Known(np.frombuffer(bytes(features), "<f4").astype(float), score)
+        pk: ScoredResponse(np.frombuffer(bytes(features), "<f4").astype(float), score)
         for pk, score, features in rows
         if score is not None and features is not None
     }

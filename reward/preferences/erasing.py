@@ -1,8 +1,8 @@
-"""Erasing a prompt or a response from frozen files and reports.
+"""The erasure of a prompt or a response from frozen files and reports.
 
-A snapshot's file is written again without it, under a new hash: its row says when that happened and
-what the hash was before. Parquet files of runs lose the rows. In reports, logs and events the text is
-replaced. What a model has learned from it stays in the model's weights.
+A snapshot's file is rewritten without the content, under a new hash; its row records the time and the
+earlier hash. Rows are removed from the Parquet files of runs. In reports, logs and events the text is
+replaced. The weights of models trained on the content do not change.
 """
 
 import json
@@ -30,14 +30,14 @@ from recipes.rundir import atomically, write_atomically
 from reward.models import Snapshot
 
 SHORTEST = 20
-"""Characters of an excerpt that is taken for part of the erased text."""
+"""Minimum characters of an excerpt to count as part of the erased text."""
 TEXT_SUFFIXES = {".txt", ".md"}
 JSON_SUFFIXES = {".json", ".jsonl"}
 
 
 @dataclass(frozen=True)
-class Gone:
-    """What is erased: a prompt with all its responses, or one response. `texts` are as they were."""
+class Erasure:
+    """The content to erase: a prompt with all its responses, or one response, with its texts."""
 
     prompt_id: str
     whole_prompt: bool
@@ -45,24 +45,26 @@ class Gone:
     texts: tuple[str, ...]
 
     @classmethod
-    def of(cls, content: Prompt | Response) -> "Gone":
-        """Two queries. Call it before the rows are erased."""
+    def of(cls, content: Prompt | Response) -> "Erasure":
+        """Return the erasure of a row. Costs two queries. Call it before the row is erased."""
         if isinstance(content, Response):
             return cls(
                 str(content.prompt_id), False, frozenset([content.pk]), _texts([content.text])
             )
         responses = dict(content.responses.values_list("pk", "text"))
-        said = [message["content"] for message in content.messages]
+        messages = [message["content"] for message in content.messages]
         return cls(
-            str(content.pk), True, frozenset(responses), _texts([*said, *responses.values()])
+            str(content.pk), True, frozenset(responses), _texts([*messages, *responses.values()])
         )
 
     def is_in(self, text: str) -> bool:
-        """Whether a string holds an erased text, or is a longer excerpt of one."""
-        return any(gone in text or (len(text) >= SHORTEST and text in gone) for gone in self.texts)
+        """Return whether a string contains an erased text, or is a long enough excerpt of one."""
+        return any(
+            erased in text or (len(text) >= SHORTEST and text in erased) for erased in self.texts
+        )
 
-    def left_of(self, group: Group) -> Group | None:
-        """The row without it; None when nothing is left to compare."""
+    def applied_to(self, group: Group) -> Group | None:
+        """Return the row without the content; None if fewer than two responses remain."""
         if group.group_id != self.prompt_id or self.response_ids.isdisjoint(group.response_ids):
             return group
         kept = [pk for pk in group.response_ids if pk not in self.response_ids]
@@ -76,29 +78,29 @@ def _texts(texts: list[str]) -> tuple[str, ...]:
 # --- snapshots -----------------------------------------------------------------------------------
 
 
-def snapshots_with(gone: Gone, project_id: int) -> list[Snapshot]:
-    """The project's snapshots whose file holds it. Reads two columns of each file."""
+def snapshots_with(erasure: Erasure, project_id: int) -> list[Snapshot]:
+    """Return the project's snapshots with the content. Reads two columns of each file."""
     snapshots = Snapshot.objects.filter(project=project_id).order_by("pk")
-    return [snapshot for snapshot in snapshots if _holds(snapshot.file, gone)]
+    return [snapshot for snapshot in snapshots if _holds(snapshot.file, erasure)]
 
 
-def _holds(path: Path, gone: Gone) -> bool:
+def _holds(path: Path, erasure: Erasure) -> bool:
     if not path.is_file():
         return False
     with pq.ParquetFile(path) as file:
         return any(
-            group == gone.prompt_id and not gone.response_ids.isdisjoint(ids)
+            group == erasure.prompt_id and not erasure.response_ids.isdisjoint(ids)
             for batch in file.iter_batches(columns=["group_id", "response_ids"])
             for group, ids in zip(*(column.to_pylist() for column in batch.columns), strict=True)
         )
 
 
 @transaction.atomic
-def rewrite_snapshot(snapshot: Snapshot, gone: Gone) -> None:
-    """Write its file again without it. The old file is deleted when the transaction commits."""
+def rewrite_snapshot(snapshot: Snapshot, erasure: Erasure) -> None:
+    """Rewrite the snapshot's file without the content. The old file is deleted after the commit."""
     old = snapshot.file
     draft = old.with_name(f".erasing-{snapshot.pk}.parquet")
-    write_groups(draft, _left(read_groups(old), gone))
+    write_groups(draft, _without(read_groups(old), erasure))
     digest = content_hash(read_groups(draft))
     draft.replace(old.with_name(f"{digest}.parquet"))
     history = [*snapshot.counts.get("erased", []), snapshot.content_hash]
@@ -111,12 +113,12 @@ def rewrite_snapshot(snapshot: Snapshot, gone: Gone) -> None:
     transaction.on_commit(lambda: _delete_unused(old))
 
 
-def _left(groups: Iterator[Group], gone: Gone) -> Iterator[Group]:
-    return (left for group in groups if (left := gone.left_of(group)) is not None)
+def _without(groups: Iterator[Group], erasure: Erasure) -> Iterator[Group]:
+    return (kept for group in groups if (kept := erasure.applied_to(group)) is not None)
 
 
 def _delete_unused(path: Path) -> None:
-    """Two snapshots with the same rows share a file."""
+    """Delete the file unless a snapshot uses it. Snapshots with the same rows share a file."""
     if not Snapshot.objects.filter(path=path.name).exists():
         path.unlink(missing_ok=True)
 
@@ -124,24 +126,24 @@ def _delete_unused(path: Path) -> None:
 # --- folders of runs -----------------------------------------------------------------------------
 
 
-def clean_folder(folder: Path, gone: Gone) -> list[Path]:
-    """Take it out of every Parquet file, report and log under the folder; return what changed."""
+def clean_folder(folder: Path, erasure: Erasure) -> list[Path]:
+    """Erase the content from all files under the folder, and return the changed files."""
     changed = []
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file():
             continue
         if path.suffix == ".parquet":
-            touched = _clean_parquet(path, gone)
+            is_changed = _clean_parquet(path, erasure)
         elif path.suffix in JSON_SUFFIXES | TEXT_SUFFIXES:
-            touched = _clean_text(path, gone)
+            is_changed = _clean_text(path, erasure)
         else:
             continue
-        if touched:
+        if is_changed:
             changed.append(path)
     return changed
 
 
-def _clean_parquet(path: Path, gone: Gone) -> bool:
+def _clean_parquet(path: Path, erasure: Erasure) -> bool:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError):
@@ -150,17 +152,17 @@ def _clean_parquet(path: Path, gone: Gone) -> bool:
         schema = file.schema_arrow
         names = set(schema.names)
         if set(SCHEMA.names) <= names:
-            if not _holds(path, gone):
+            if not _holds(path, erasure):
                 return False
-            write_groups(path, _left(read_groups(path), gone))
+            write_groups(path, _without(read_groups(path), erasure))
             return True
         if not names & {"prompt_id", "response_ids"}:
             return False
-        if not any(_is_gone(row, gone) for row in _rows(file)):
+        if not any(_is_erased(row, erasure) for row in _rows(file)):
             return False
         with atomically(path) as draft, pq.ParquetWriter(draft, schema) as writer:
             for batch in file.iter_batches():
-                rows = [row for row in batch.to_pylist() if not _is_gone(row, gone)]
+                rows = [row for row in batch.to_pylist() if not _is_erased(row, erasure)]
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     return True
 
@@ -170,62 +172,62 @@ def _rows(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _is_gone(row: dict[str, Any], gone: Gone) -> bool:
-    """A row of a file of prompts, generated responses, answers or responses to score."""
+def _is_erased(row: dict[str, Any], erasure: Erasure) -> bool:
+    """Return whether to erase a row of prompts, generated responses, answers or responses to score."""
     if "response_ids" in row:
-        return not gone.response_ids.isdisjoint(row["response_ids"] or ())
-    if row.get("prompt_id") != gone.prompt_id:
+        return not erasure.response_ids.isdisjoint(row["response_ids"] or ())
+    if row.get("prompt_id") != erasure.prompt_id:
         return False
     texts = [value for name, value in row.items() if name not in ("prompt_id", "meta")]
-    return gone.whole_prompt or any(isinstance(t, str) and gone.is_in(t) for t in texts)
+    return erasure.whole_prompt or any(isinstance(t, str) and erasure.is_in(t) for t in texts)
 
 
-def _clean_text(path: Path, gone: Gone) -> bool:
+def _clean_text(path: Path, erasure: Erasure) -> bool:
     try:
         before = path.read_text()
     except (UnicodeDecodeError, OSError):
         return False
-    after = _cleaned(path.suffix, before, gone)
+    after = _cleaned(path.suffix, before, erasure)
     if after == before:
         return False
     write_atomically(path, after)
     return True
 
 
-def _cleaned(suffix: str, text: str, gone: Gone) -> str:
+def _cleaned(suffix: str, text: str, erasure: Erasure) -> str:
     if suffix == ".json":
-        return _cleaned_json(text, gone, indent=2)
+        return _cleaned_json(text, erasure, indent=2)
     if suffix == ".jsonl":
-        lines = (_cleaned_json(line, gone) for line in text.splitlines())
+        lines = (_cleaned_json(line, erasure) for line in text.splitlines())
         return "".join(f"{line}\n" for line in lines)
-    for erased in gone.texts:
+    for erased in erasure.texts:
         text = text.replace(erased, ERASED)
     return text
 
 
-def _cleaned_json(text: str, gone: Gone, indent: int | None = None) -> str:
+def _cleaned_json(text: str, erasure: Erasure, indent: int | None = None) -> str:
     try:
         value = json.loads(text)
     except ValueError:
         return text
-    cleaned = scrubbed(value, gone)
+    cleaned = scrubbed(value, erasure)
     return text if cleaned == value else json.dumps(cleaned, indent=indent, sort_keys=True)
 
 
-def scrubbed(value: Any, gone: Gone) -> Any:
-    """A JSON value with the erased text replaced, and without rows about the erased prompt."""
+def scrubbed(value: Any, erasure: Erasure) -> Any:
+    """Return a JSON value with erased texts replaced and without rows about the erased prompt."""
     if isinstance(value, str):
-        return ERASED if gone.is_in(value) else value
+        return ERASED if erasure.is_in(value) else value
     if isinstance(value, list):
-        return [scrubbed(each, gone) for each in value if not _is_about(each, gone)]
+        return [scrubbed(each, erasure) for each in value if not _is_about(each, erasure)]
     if isinstance(value, dict):
-        return {name: scrubbed(each, gone) for name, each in value.items()}
+        return {name: scrubbed(each, erasure) for name, each in value.items()}
     return value
 
 
-def _is_about(value: Any, gone: Gone) -> bool:
+def _is_about(value: Any, erasure: Erasure) -> bool:
     return (
-        gone.whole_prompt
+        erasure.whole_prompt
         and isinstance(value, dict)
-        and gone.prompt_id in (value.get("group_id"), value.get("prompt_id"))
+        and erasure.prompt_id in (value.get("group_id"), value.get("prompt_id"))
     )

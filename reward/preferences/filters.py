@@ -1,4 +1,4 @@
-"""Which rankings a snapshot is made of, and how its prompts are split."""
+"""The filter of a snapshot's rankings, and the split of its prompts."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,27 +14,28 @@ from labeling.models import Ranking, Task
 REASONS = {
     "superseded": "Replaced by its reviewer's own revision.",
     "withdrawn": "Its task, its prompt or too many of its responses are withdrawn.",
-    "comparison": "From a blind comparison of two models, which evaluates and does not train.",
-    "gold": "Of a gold task, whose answer was known: it measures reviewers and does not train.",
-    "source": "Its source (reviewers, import or simulation) was not asked for.",
-    "guideline_version": "Made under a guideline version that was not asked for.",
-    "reviewer": "By a reviewer who was not asked for.",
-    "date": "Made outside the dates asked for.",
-    "relabelled": "From a task given out again to see what a change of the guideline did.",
-    "too_fast": "Made in less active time than asked for.",
-    "nothing_compared": "Places fewer than two responses, so it compares nothing.",
-    "ranked_anew": "Its task was ranked again, and those rankings replace it.",
-    "adjudicated": "A lead decided its task, and the outcome stands in its place.",
+    "comparison": "From a blind comparison of two models, which is for evaluation only.",
+    "gold": "Of a gold task, which measures reviewers and has a known answer.",
+    "source": "Its source (reviewers, import or simulation) is not in the filter.",
+    "guideline_version": "Made under a guideline version that is not in the filter.",
+    "reviewer": "By a reviewer who is not in the filter.",
+    "date": "Made outside the dates of the filter.",
+    "relabelled": "From a task ranked again to measure a change of the guideline.",
+    "too_fast": "Made in less active time than the filter requires.",
+    "nothing_compared": "Has fewer than two responses, so it compares nothing.",
+    "ranked_anew": "Replaced by later rankings of its task under a new guideline.",
+    "adjudicated": "Replaced by a lead's decision of a dispute.",
 }
-"""Why a ranking is left out, in the order in which the reasons are tried: each counts once.
+"""Reasons to leave out a ranking. Only the first that applies is counted.
 
-The last two depend on the prompt's other rankings; see reward.preferences.substitutes."""
+The last two depend on other rankings of the prompt; see reward.preferences.substitutes.
+"""
 
 SOURCES = tuple(Ranking.Source.values)
 
 
 class FilterError(ValueError):
-    """A filter that cannot be used. `errors` maps each field to one sentence."""
+    """An invalid filter. `errors` has a sentence for each wrong field."""
 
     def __init__(self, errors: dict[str, str]):
         super().__init__(" ".join(f"{name}: {text}" for name, text in errors.items()))
@@ -43,13 +44,13 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotFilter:
-    """None means all. Dates are days of the product's time zone, both included.
+    """The rankings to freeze and the split of prompts. None means all. Dates are inclusive local days.
 
-    `min_active_seconds` concerns rankings made on the review page alone: imports and simulations
-    were not timed. `adjudicated`: a decided task's outcome stands in for its rankings.
-    `relabelled`: so do the rankings that a task got under a later guideline; they are left out
-    otherwise, so that no task counts twice. `weigh_reviewers` leaves none out: each ranking weighs
-    what its reviewer's agreement with others says.
+    min_active_seconds  applies to rankings from the review page only, since others are not timed
+    adjudicated         a lead's decision replaces the rankings of a disputed task
+    relabelled          rankings under a later guideline replace the first ones; by default they are
+                        left out, so that no task counts twice
+    weigh_reviewers     each ranking has a weight from its reviewer's agreement with others
     """
 
     guideline_versions: tuple[int, ...] | None = None
@@ -67,16 +68,16 @@ class SnapshotFilter:
 
     def __post_init__(self) -> None:
         for name in ("guideline_versions", "reviewers", "sources"):
-            chosen = getattr(self, name)
-            if chosen is not None:
-                object.__setattr__(self, name, tuple(sorted(set(chosen))))
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, tuple(sorted(set(values))))
         if errors := self._errors():
             raise FilterError(errors)
 
     def _errors(self) -> dict[str, str]:
         errors = {}
         if unknown := set(self.sources) - set(SOURCES):
-            errors["sources"] = f"{sorted(unknown)[0]!r} is none of {', '.join(SOURCES)}."
+            errors["sources"] = f"{sorted(unknown)[0]!r} is not one of {', '.join(SOURCES)}."
         elif not self.sources:
             errors["sources"] = "Choose at least one source of rankings."
         if self.guideline_versions == ():
@@ -84,29 +85,29 @@ class SnapshotFilter:
         if self.reviewers == ():
             errors["reviewers"] = "Choose at least one reviewer, or leave it out for all."
         if self.since and self.until and self.until < self.since:
-            errors["until"] = "The last day lies before the first."
+            errors["until"] = "The last day is before the first."
         if not (isfinite(self.min_active_seconds) and self.min_active_seconds >= 0):
             errors["min_active_seconds"] = "Must be zero or more."
         if not 0 <= self.test_fraction <= 0.9:
-            errors["test_fraction"] = "Must lie between 0 and 0.9: the rest is for training."
+            errors["test_fraction"] = "Must be between 0 and 0.9; the rest is for training."
         if not 0 <= self.seed < 2**31:
             errors["seed"] = "Must be a whole number from 0 to 2147483647."
         return errors
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SnapshotFilter":
-        """Reads what `to_dict` wrote. Raises FilterError for unknown fields and illegal values."""
-        known = {field.name for field in fields(cls)}
-        if unknown := set(values) - known:
-            raise FilterError(dict.fromkeys(sorted(unknown), "A snapshot has no such filter."))
-        read = dict(values)
+        """Return the filter that `to_dict` wrote. Raises FilterError for unknown fields and wrong values."""
+        names = {field.name for field in fields(cls)}
+        if unknown := set(values) - names:
+            raise FilterError(dict.fromkeys(sorted(unknown), "Unknown filter."))
+        arguments = dict(values)
         for name in ("since", "until"):
-            if isinstance(read.get(name), str):
-                read[name] = _day(name, read[name])
-        return cls(**read)
+            if isinstance(arguments.get(name), str):
+                arguments[name] = _day(name, arguments[name])
+        return cls(**arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON; the same filter always gives the same JSON, in whichever version made it."""
+        """Return plain JSON. It is the same in all versions, since snapshots are unique by it."""
         values = asdict(self)
         for name in ("adjudicated", "relabelled", "weigh_reviewers"):
             if not values[name]:
@@ -118,7 +119,7 @@ class SnapshotFilter:
         return {**values, "min_active_seconds": float(self.min_active_seconds)}
 
     def objection_to(self, ranking: Mapping[str, Any]) -> str | None:
-        """The first of REASONS that keeps a ranking out, None when it is used."""
+        """Return the first of REASONS that applies to a ranking, or None if it is used."""
         checks = (
             ("superseded", ranking["superseded_at"] is not None),
             ("withdrawn", ranking["task__out_of_use"]),
@@ -145,7 +146,7 @@ class SnapshotFilter:
         return next((reason for reason, applies in checks if applies), None)
 
     def covers(self, moment: datetime, guideline_version: int | None) -> bool:
-        """Whether a decision of then, under that version, is among what was asked for."""
+        """Return whether a decision at this time, under this guideline version, passes the filter."""
         return self._covers(moment) and not _outside(guideline_version, self.guideline_versions)
 
     def _covers(self, moment: datetime) -> bool:
@@ -155,12 +156,12 @@ class SnapshotFilter:
         return (self.since or day) <= day <= (self.until or day)
 
     def split_of(self, prompt_hash: str) -> str:
-        """train or test, from the prompt's text and the seed alone: the same in every snapshot."""
+        """Return train or test, from the prompt's text and the seed alone."""
         return "test" if share_of(self.seed, prompt_hash) < self.test_fraction else "train"
 
 
 def share_of(seed: int, prompt_hash: str) -> float:
-    """Where a prompt stands between 0 and 1, from its text and the seed alone."""
+    """Return a number from 0 to 1 that depends on the prompt's text and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{prompt_hash}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

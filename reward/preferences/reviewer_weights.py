@@ -1,4 +1,4 @@
-"""How much each reviewer's rankings weigh in a snapshot, from how they agree with the others."""
+"""Weights of reviewers' rankings in a snapshot, from the reviewers' agreement with each other."""
 
 from collections.abc import Hashable
 from math import log
@@ -6,25 +6,25 @@ from math import log
 from labeling.statistics.reliability import Reliabilities, Reliability
 
 HEAVIEST = 3.0
-"""A few pairs can make anyone look perfect."""
+"""Largest weight, since a few pairs can make any reviewer look perfect."""
 
 
 class Weights:
-    """The log odds of being right, by those of the typical reviewer: 1 is typical, 0 knows nothing.
+    """The log odds of a correct judgment, relative to the typical reviewer. Guessing has weight 0.
 
-    Log odds are the weights under which votes of unequal judges are best combined (Nitzan & Paroush
-    1982, "Optimal Decision Rules in Uncertain Dichotomous Choice Situations").
+    Log odds are the optimal weights of votes by judges of unequal quality (Nitzan & Paroush 1982,
+    "Optimal Decision Rules in Uncertain Dichotomous Choice Situations").
     """
 
-    def __init__(self, found: Reliabilities):
-        self.found = found
-        self.typical = log_odds(found.typical)
+    def __init__(self, reliabilities: Reliabilities):
+        self.reliabilities = reliabilities
+        self.typical = log_odds(reliabilities.typical)
 
     def __call__(self, reviewer: Hashable) -> float:
-        """Rounded, so that the last digits of an estimate do not make another snapshot."""
+        """Return the weight of a reviewer, rounded so that equal rankings give equal snapshots."""
         if self.typical <= 0:
             return 1.0
-        weight = log_odds(self.found[reviewer]) / self.typical
+        weight = log_odds(self.reliabilities[reviewer]) / self.typical
         return round(min(max(weight, 0.0), HEAVIEST), 2)
 
 

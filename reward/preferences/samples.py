@@ -1,4 +1,4 @@
-"""A few rows of a snapshot as a page shows them, all text inert."""
+"""Sample rows of a snapshot for its page, with all texts rendered safely."""
 
 from dataclasses import dataclass
 from string import ascii_uppercase
@@ -25,14 +25,14 @@ class Sample:
     rankings: list[tuple[str, str, bool]]
 
 
-def letter(place: int) -> str:
-    """A to Z, then A1, B1 …"""
-    round_, index = divmod(place, 26)
-    return ascii_uppercase[index] + (str(round_) if round_ else "")
+def letter(index: int) -> str:
+    """Return A to Z, then A1, B1 …"""
+    number, remainder = divmod(index, 26)
+    return ascii_uppercase[remainder] + (str(number) if number else "")
 
 
 def sample(group: Group) -> Sample:
-    letters = {pk: letter(place) for place, pk in enumerate(group.response_ids)}
+    letters = {pk: letter(index) for index, pk in enumerate(group.response_ids)}
     models = group.meta.get("response_models") or [""] * len(group.responses)
     simulated = group.meta.get("simulated") or [False] * len(group.rankings)
     return Sample(
@@ -51,7 +51,7 @@ def sample(group: Group) -> Sample:
 
 
 def order_in_letters(ranking: Judgment, letters: dict[int, str]) -> str:
-    """`B > A = C | D`: better than, tied with, and the line under which all is unacceptable."""
+    """Return the ranking as `B > A = C | D`, where `|` is the line of acceptability."""
     tiers = [" = ".join(sorted(letters[pk] for pk in tier)) for tier in ranking.tiers]
     if ranking.cut is None:
         return " > ".join(tiers)

@@ -1,8 +1,8 @@
-"""Freezing rankings: from the database to one Parquet file that never changes.
+"""Snapshots: rankings frozen into a Parquet file that never changes.
 
-All rankings of the project are read once, by one statement, so that the file and its account show
-one moment. Memory holds one batch of prompts, 32 bytes for each prompt, and what stands in for
-rankings (reward.preferences.substitutes) when the filter asks for it.
+One statement reads all rankings of the project, so the file and its account are consistent. Memory
+holds one batch of prompts, 32 bytes per prompt, and the replacements of reward.preferences.substitutes
+if the filter asks for them.
 """
 
 import hmac
@@ -55,14 +55,14 @@ COLUMNS = (
 
 
 class SnapshotError(Exception):
-    """There is nothing to freeze; the text says why and what to do."""
+    """Nothing to freeze. The text has the reason and what to do."""
 
 
 @dataclass
 class Account:
-    """What a snapshot holds and what it leaves out. `considered` = `used` + the sum of `left_out`.
+    """Counts of a snapshot and of the rankings left out. `considered` = `used` + Σ `left_out`.
 
-    `outcomes` counts leads' decisions that stand in for rankings; they are beside `used`.
+    `outcomes` counts leads' decisions that replace rankings. `used` does not include them.
     """
 
     considered: int = 0
@@ -70,7 +70,7 @@ class Account:
     outcomes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     responses_withdrawn: int = 0
-    """Responses missing from rows of which other responses are used."""
+    """Withdrawn responses of prompts in the snapshot."""
     splits: dict[str, Counter[str]] = field(
         default_factory=lambda: {"train": Counter(), "test": Counter()}
     )
@@ -80,7 +80,7 @@ class Account:
     reviewers: set[int] = field(default_factory=set)
     simulated: int = 0
     agreement: ShareSums = field(default_factory=ShareSums)
-    """Of the pairs that two reviewers of a task ordered, by prompt: the pairwise agreement."""
+    """Pairwise agreement: sums by prompt over pairs that two reviewers of a task ordered."""
 
     def add(self, prompt: "JudgedPrompt") -> None:
         split = self.splits[prompt.split]
@@ -101,7 +101,7 @@ class Account:
         self.agreement.add(*_agreeing(prompt.rankings))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON, as Snapshot.counts keeps it."""
+        """Return the counts as plain JSON, for Snapshot.counts."""
         return {
             "considered": self.considered,
             "used": self.used,
@@ -129,7 +129,7 @@ class Account:
 
 @dataclass
 class JudgedPrompt:
-    """A prompt with the rankings that are used; its responses are those of the tasks they judge."""
+    """A prompt with the rankings used, and the responses of their tasks."""
 
     prompt_id: int
     split: str
@@ -138,7 +138,7 @@ class JudgedPrompt:
 
 
 def survey(*, project: Project, filter: SnapshotFilter) -> Account:
-    """What `freeze` would find. Reads every ranking of the project and no text; writes nothing."""
+    """Return the account of `freeze` without writing. Reads all rankings of the project, but no texts."""
     account = Account()
     for _ in _judged_prompts(project, filter, account):
         pass
@@ -146,10 +146,10 @@ def survey(*, project: Project, filter: SnapshotFilter) -> Account:
 
 
 def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snapshot:
-    """Write the project's current rankings to a file and return its row.
+    """Write the project's current rankings to a file and return its snapshot.
 
-    The same filter over the same rankings returns the row that exists already. Reads every ranking
-    of the project. Raises SnapshotError when nothing is left to freeze.
+    The same filter over the same rankings returns the existing snapshot. Reads all rankings of the
+    project. Raises SnapshotError if there is nothing to freeze.
     """
     folder = Path(settings.SNAPSHOTS_DIR)
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,10 +165,10 @@ def freeze(*, project: Project, filter: SnapshotFilter, by: User | None) -> Snap
 
 def nothing_to_freeze(project: Project, account: Account) -> str:
     if not account.considered:
-        return f"{project} has no rankings yet. Let people rank some tasks first."
+        return f"{project} has no rankings yet. Have some tasks ranked first."
     return (
-        f"None of the {account.considered} rankings of {project} passes the filter. Look at what "
-        "it leaves out and why, and ask for more."
+        f"None of the {account.considered} rankings of {project} passes the filter. Check the reasons, "
+        "and widen the filter."
     )
 
 
@@ -192,7 +192,7 @@ def _record(
 
 
 def _rankings(project: Project, after: int | None = None) -> Iterator[dict[str, Any]]:
-    """Every ranking ever made in the project, prompt by prompt, through a server-side cursor."""
+    """Yield all rankings of the project, ordered by prompt, through a server-side cursor."""
     rows = Ranking.objects.filter(task__project=project).order_by("task__prompt_id", "id")
     if after is not None:
         rows = rows.filter(task__prompt_id__gt=after)
@@ -203,36 +203,36 @@ def _used_by_prompt(
     project: Project, filter: SnapshotFilter, account: Account, after: int | None
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     substitutes = Substitutes(project, filter)
-    gone = withdrawn_responses(project)
+    withdrawn = withdrawn_responses(project)
     for prompt_id, rankings in groupby(_rankings(project, after), itemgetter("task__prompt_id")):
-        let_through = []
+        passed = []
         for ranking in rankings:
             account.considered += 1
-            ranking = _left(ranking, gone)
+            ranking = _without_withdrawn(ranking, withdrawn)
             if reason := filter.objection_to(ranking):
                 account.left_out[reason] += 1
             else:
-                let_through.append(ranking)
-        if used := substitutes.of_prompt(let_through, account.left_out):
-            yield prompt_id, [_left(ranking, gone) for ranking in used]
+                passed.append(ranking)
+        if used := substitutes.of_prompt(passed, account.left_out):
+            yield prompt_id, [_without_withdrawn(ranking, withdrawn) for ranking in used]
 
 
 def withdrawn_responses(project: Project) -> frozenset[int]:
-    """A query of a partial index."""
-    found = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
-    return frozenset(found.values_list("pk", flat=True))
+    """Return the ids of withdrawn responses. Costs a query of a partial index."""
+    withdrawn = Response.objects.filter(prompt__project=project, withdrawn_at__isnull=False)
+    return frozenset(withdrawn.values_list("pk", flat=True))
 
 
-def _left(ranking: dict[str, Any], gone: frozenset[int]) -> dict[str, Any]:
-    """The ranking without what it says of withdrawn responses."""
-    if gone.isdisjoint(pk for tier in ranking["tiers"] for pk in tier):
+def _without_withdrawn(ranking: dict[str, Any], withdrawn: frozenset[int]) -> dict[str, Any]:
+    """Return the ranking without withdrawn responses."""
+    if withdrawn.isdisjoint(pk for tier in ranking["tiers"] for pk in tier):
         return ranking
-    tiers, cut = without(ranking["tiers"], ranking["cut"], gone)
-    said = {
-        name: {pk: value for pk, value in ranking[name].items() if int(pk) not in gone}
+    tiers, cut = without(ranking["tiers"], ranking["cut"], withdrawn)
+    marks = {
+        name: {pk: value for pk, value in ranking[name].items() if int(pk) not in withdrawn}
         for name in ("ratings", "flags")
     }
-    return {**ranking, **said, "tiers": tiers, "cut": cut}
+    return {**ranking, **marks, "tiers": tiers, "cut": cut}
 
 
 def _judged_prompts(
@@ -259,21 +259,23 @@ def _judged_prompts(
 
 
 def _responses_of_tasks(task_ids: Iterable[int], account: Account) -> dict[int, set[int]]:
-    """What is left of each task's responses; the withdrawn ones are counted."""
-    found: dict[int, set[int]] = {task_id: set() for task_id in task_ids}
+    """Return the responses of each task, and count the withdrawn ones."""
+    responses: dict[int, set[int]] = {task_id: set() for task_id in task_ids}
     withdrawn = set()
-    places = TaskResponse.objects.filter(task_id__in=found).order_by()
-    for task_id, response_id, gone in places.values_list("task_id", "response_id", "withdrawn"):
-        if gone:
+    rows = TaskResponse.objects.filter(task_id__in=responses).order_by()
+    for task_id, response_id, is_withdrawn in rows.values_list(
+        "task_id", "response_id", "withdrawn"
+    ):
+        if is_withdrawn:
             withdrawn.add(response_id)
         else:
-            found[task_id].add(response_id)
+            responses[task_id].add(response_id)
     account.responses_withdrawn += len(withdrawn)
-    return found
+    return responses
 
 
 def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Iterator[Group]:
-    """The rows that `freeze` would write, streamed; `account` is complete after the last."""
+    """Yield the rows that `freeze` writes. `account` is complete after the last one."""
     for batch in batches_of(project, filter, account):
         yield from batch
 
@@ -281,9 +283,9 @@ def groups_of(project: Project, filter: SnapshotFilter, account: Account) -> Ite
 def batches_of(
     project: Project, filter: SnapshotFilter, account: Account, *, after: int | None = None
 ) -> Iterator[list[Group]]:
-    """The same in batches of at most 256, from the prompts with a higher id than `after` on.
+    """Yield the rows of `groups_of` in batches of at most 256, for prompts with an id above `after`.
 
-    After each batch, `account` covers what came before it and no more.
+    After each batch, `account` covers exactly the batches so far.
     """
     pseudonym = pseudonyms(project)
     weight = reviewer_weights(project) if filter.weigh_reviewers else None
@@ -316,7 +318,7 @@ def batches_of(
 
 
 def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms", weight: Weights | None) -> Judgment:
-    """A lead's outcome of a dispute has no ranking id, and weighs as a typical ranking does."""
+    """Return the judgment of a row. A lead's decision has no ranking id and the weight 1."""
     return Judgment(
         reviewer=pseudonym(ranking["reviewer_id"]),
         tiers=ranking["tiers"],
@@ -328,9 +330,11 @@ def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms", weight: Weights 
 
 
 def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response]) -> dict[str, Any]:
-    """`ranking_ids`, `ratings` and `flags` follow the order of the row's rankings; an outcome of a
-    dispute has no ranking id, but one in `adjudication_ids`. Ids that imports brought are there
-    only where something has one, so that other rows keep their hash.
+    """Return the metadata of a row.
+
+    `ranking_ids`, `ratings` and `flags` are in the order of the rankings. A decision of a dispute has
+    an id in `adjudication_ids` instead of `ranking_ids`. External ids are included only if something
+    has one, so that the hashes of other rows do not change.
     """
     meta: dict[str, Any] = {
         "response_models": [response.model_name for response in responses],
@@ -353,9 +357,9 @@ def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response])
 
 
 def _agreeing(rankings: list[dict[str, Any]]) -> tuple[int, int]:
-    """Count the pairs that two reviewers of one task order the same way, and that both order.
+    """Return the pairs that two reviewers of a task order the same way, and those that both order.
 
-    A lead's outcome of a dispute, which has no ranking id, is not a reviewer's.
+    Leads' decisions, which have no ranking id, do not count.
     """
     same = both = 0
     for a, b in combinations([row for row in rankings if row["id"] is not None], 2):
@@ -370,59 +374,60 @@ def _is_simulated(ranking: dict[str, Any]) -> bool:
 
 
 def _pairs(tiers: list[list[int]]) -> Counter[str]:
-    """How many pairs a ranking orders strictly, and how many it ties."""
+    """Count the pairs that a ranking orders strictly, and those that it ties."""
     placed = sum(map(len, tiers))
     ties = sum(len(tier) * (len(tier) - 1) // 2 for tier in tiers)
     return Counter(pairs=placed * (placed - 1) // 2 - ties, ties=ties)
 
 
 def reviewer_weights(project: Project) -> Weights:
-    """From the 30,000 rankings made last, whatever the filter says; a query, and some seconds.
+    """Return weights from the project's latest 30,000 rankings, regardless of the filter.
 
-    Not from what quality pages keep: the same rankings must give the same snapshot.
+    Takes a query and some seconds. Cached figures of quality pages are not used, since equal rankings
+    must give equal snapshots.
     """
     current = Ranking.objects.filter(
         task__project=project, task__out_of_use=False, superseded_at=None
     ).order_by("-id")
-    gone = withdrawn_responses(project)
-    said = current.values_list("task_id", "reviewer_id", "tiers")[:WEIGHED_BY]
+    withdrawn = withdrawn_responses(project)
+    rankings = current.values_list("task_id", "reviewer_id", "tiers")[:WEIGHED_BY]
     return Weights(
         fit(
             sorted(
-                Statement(task, reviewer, without(tiers, None, gone)[0])
-                for task, reviewer, tiers in said
+                Statement(task, reviewer, without(tiers, None, withdrawn)[0])
+                for task, reviewer, tiers in rankings
             )
         )
     )
 
 
-# --- pseudonyms and the way back -----------------------------------------------------------------
+# --- pseudonyms and ranking ids ------------------------------------------------------------------
 
 
 class Pseudonyms:
-    """Names for reviewers that only the database's own key can lead back to a person."""
+    """Pseudonyms of reviewers. Only the key in the database links them to people."""
 
     def __init__(self, key: str):
         self.key = key.encode()
-        self.known: dict[int, str] = {}
+        self.names: dict[int, str] = {}
 
     def __call__(self, reviewer_id: int) -> str:
-        if reviewer_id not in self.known:
+        if reviewer_id not in self.names:
             digest = hmac.digest(self.key, str(reviewer_id).encode(), "sha256")
-            self.known[reviewer_id] = f"r-{digest.hex()[:12]}"
-        return self.known[reviewer_id]
+            self.names[reviewer_id] = f"r-{digest.hex()[:12]}"
+        return self.names[reviewer_id]
 
 
 def pseudonyms(project: Project) -> Pseudonyms:
-    """The project's own: the same in each of its snapshots, different from any other project's."""
+    """Return the project's pseudonyms, the same in all its snapshots and different in each project."""
     key, _ = PseudonymKey.objects.get_or_create(project=project)
     return Pseudonyms(key.key)
 
 
 def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
-    """Yield the rankings a snapshot was made of, row by row. Reads one column of the file, streamed.
+    """Yield the ids of a snapshot's rankings, row by row. Reads one column of the file, streamed.
 
-    Raises PreferenceError when the file is missing or damaged.
+    Raises PreferenceError if the file is missing or damaged.
     """
     try:
         yield from _ranking_ids(snapshot)
@@ -438,13 +443,13 @@ def _ranking_ids(snapshot: Snapshot) -> Iterator[int]:
 
 
 def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> list[Group]:
-    """The first rows of the file; reads no more than it needs of a split that comes late."""
+    """Return the first rows of the file, or of a split. Reads no more than needed."""
     groups = read_groups(snapshot.file, rows_at_once=64)
     return list(islice((g for g in groups if split in (None, g.split)), count))
 
 
 def frozen_since(file_import: FileImport) -> str:
-    """Return why an import cannot be undone when a snapshot may hold what it brought, or ""."""
+    """Return why an import cannot be undone if a snapshot may contain its rows, or ""."""
     if file_import.finished_at is None:
         return ""
     later = Snapshot.objects.filter(

@@ -1,7 +1,6 @@
-"""What stands in for rankings when a filter asks for it: a lead's decision of a dispute, and the
-rankings that a task got when it was given out again under a later guideline.
+"""Replacements of rankings in a snapshot: decisions of disputes, and rankings under a later guideline.
 
-Both belong to the prompt they are about, so one prompt's rankings are all that is looked at.
+Both replace rankings of the same prompt, so prompts are processed one at a time.
 """
 
 from collections import Counter, defaultdict
@@ -14,19 +13,20 @@ Row = dict[str, Any]
 
 
 class Substitutes:
-    """Two queries at most, and a row in memory for each decision and each copied task."""
+    """The replacements of a project. Costs at most two queries, and memory for each replacement."""
 
     def __init__(self, project: Project, filter: SnapshotFilter):
         self.outcomes = _outcomes(project, filter) if filter.adjudicated else {}
         self.originals = _originals(project) if filter.relabelled else {}
 
     def of_prompt(self, used: list[Row], left_out: Counter[str]) -> list[Row]:
-        """The rankings of one prompt that the filter let through → those that stay, and what
-        stands in for the others, which are counted in `left_out`.
-        """
-        return self._decided(self._ranked_anew(used, left_out), left_out)
+        """Return the rankings of a prompt after replacement, and count the replaced ones.
 
-    def _ranked_anew(self, used: list[Row], left_out: Counter[str]) -> list[Row]:
+        `used` are the prompt's rankings that pass the filter.
+        """
+        return self._decided(self._without_first_rankings(used, left_out), left_out)
+
+    def _without_first_rankings(self, used: list[Row], left_out: Counter[str]) -> list[Row]:
         replaced = {self.originals.get(row["task_id"]) for row in used} - {None}
         stay = [row for row in used if row["task_id"] not in replaced]
         if len(stay) < len(used):
@@ -48,8 +48,8 @@ class Substitutes:
 
 
 def _outcomes(project: Project, filter: SnapshotFilter) -> dict[int, Row]:
-    """By task, as rows of rankings without an id. The filter's versions and days hold for them."""
-    decided = Adjudication.objects.filter(task__project=project).values(
+    """Return the decisions that pass the filter, by task, as rows of rankings without an id."""
+    decisions = Adjudication.objects.filter(task__project=project).values(
         "id",
         "task_id",
         "tiers",
@@ -77,12 +77,12 @@ def _outcomes(project: Project, filter: SnapshotFilter) -> dict[int, Row]:
             "superseded_at": None,
             "created_at": row["created_at"],
         }
-        for row in decided
+        for row in decisions
         if filter.covers(row["created_at"], row["guideline_version_id"])
     }
 
 
 def _originals(project: Project) -> dict[int, int]:
-    """The original of each copied task."""
-    copied = RelabelledTask.objects.filter(sample__project=project)
-    return dict(copied.values_list("copy", "original"))
+    """Return the original of each copied task."""
+    copies = RelabelledTask.objects.filter(sample__project=project)
+    return dict(copies.values_list("copy", "original"))

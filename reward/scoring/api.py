@@ -1,4 +1,4 @@
-"""Scores over HTTP: POST score and POST best-of-n. docs/api.md explains them."""
+"""The scoring API: POST score and POST best-of-n. docs/api.md explains them."""
 
 from collections.abc import Callable
 from math import ceil
@@ -15,30 +15,30 @@ from reward.access import led_projects
 from reward.models import RewardModel
 from reward.scoring import scorer
 from reward.scoring.promoted import NoModel, scoring_model
-from reward.scoring.rows import Asked, asked_by_messages, asked_in
+from reward.scoring.rows import ScoreRow, parse_messages, parse_row
 
 router = Router(tags=["scores"])
 
 MOST_CONVERSATIONS = 256
 MOST_RESPONSES = 64
 CHARACTERS_EACH = 2_000
-"""Of prompt and responses: so many count as one response."""
+"""Characters of prompt and responses that count as one response."""
 TURN_SLACK = 5
 MODEL_HEADER = "Tiebreak-Reward-Model"
 UNREAD = (
-    "The model reads {limit} tokens at most, and scores nothing that is longer, empty, or that its "
+    "The model reads at most {limit} tokens. It does not score longer or empty text, or text that its "
     "chat template refuses."
 )
-NO = {
-    str(status): {"description": what, "content": {"application/problem+json": {}}}
-    for status, what in {
+ERRORS = {
+    str(status): {"description": description, "content": {"application/problem+json": {}}}
+    for status, description in {
         401: "No valid token",
-        404: "No reward model that the token's owner may use",
-        413: "Larger than 2.5 MB, than the characters of a request, or than the scorer's memory",
-        422: "Not as described here",
-        429: "Another request of the token is being answered, or its minute is used up; Retry-After says when to go on",
-        500: "The model cannot be used; the server's log says why",
-        503: "No scores at the moment; Retry-After says when to ask again",
+        404: "No reward model available to the owner of the token",
+        413: "More than 2.5 MB, too many characters, or too large for the scorer's memory",
+        422: "Invalid request",
+        429: "Another request of the token is being answered, or its limit per minute is reached; see Retry-After",
+        500: "The model cannot be used; see the server's log",
+        503: "No scores at the moment; see Retry-After",
         507: "The server's storage is full",
     }.items()
 }
@@ -60,23 +60,23 @@ class Conversation(Strict):
 
 
 class Candidates(Strict):
-    prompt: str | list[Message] = Field(description="Text, or the messages to be answered.")
+    prompt: str | list[Message] = Field(description="Text or messages.")
     responses: list[str] = Field(min_length=1, max_length=MOST_RESPONSES)
 
 
 class Score(Schema):
     score: float | None = Field(description="Higher is better. Compares responses to one prompt.")
     uncertainty: float | None = Field(
-        description="Standard deviation over the model's heads; null where it has one."
+        description="Standard deviation over the model's heads; null for one head."
     )
-    reason: str | None = Field(None, description="Why there is no score.")
+    reason: str | None = Field(None, description="Reason for a missing score.")
 
 
 class Best(Schema):
     scores: list[float | None]
     uncertainties: list[float | None]
-    best: int | None = Field(description="Place of the highest score, from 0.")
-    tokens_forwarded: int = Field(description="Tokens that the model was shown.")
+    best: int | None = Field(description="Index of the highest score, from 0.")
+    tokens_forwarded: int = Field(description="Tokens forwarded by the model.")
 
 
 Project = Annotated[str, Query(description="Slug of the project whose promoted model scores.")]
@@ -86,7 +86,7 @@ OneOrMany = Annotated[
     Annotated[Conversation, Tag("one")] | Annotated[Batch, Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
 ]
-"""Told apart before either is read, so that what is wrong is told of the one that was meant."""
+"""Distinguished before validation, so that errors are about the form that was sent."""
 
 
 @router.post(
@@ -95,26 +95,27 @@ OneOrMany = Annotated[
     summary="Score",
     url_name="api-score",
     operation_id="reward_api_score",  # generated clients name their functions after it
-    openapi_extra={"responses": NO},
+    openapi_extra={"responses": ERRORS},
 )
 def score(
     request: HttpRequest,
     response: HttpResponse,
-    asked: Annotated[OneOrMany, Body()],
+    conversations: Annotated[OneOrMany, Body()],
     project: Project = "",
     model: Number = None,
 ) -> Any:
-    """One conversation gives one score, a list of them a list of scores in the same order."""
+    """Score one conversation, or a list of conversations in order."""
     token, chosen = allowed(request, project, model)
-    batch = {"": asked} if isinstance(asked, Conversation) else dict(enumerate(asked))
+    is_single = isinstance(conversations, Conversation)
+    batch = {"": conversations} if is_single else dict(enumerate(conversations))
     rows = [
-        _row(f"{place}.messages".lstrip("."), asked_by_messages, [m.dict() for m in each.messages])
-        for place, each in batch.items()
+        _row(f"{key}.messages".lstrip("."), parse_messages, [m.dict() for m in each.messages])
+        for key, each in batch.items()
     ]
-    said = scores_of(token, chosen, rows)
+    judged = scores_of(token, chosen, rows)
     response[MODEL_HEADER] = str(chosen.pk)
-    found = [_score(verdict, said.limit) for verdict in said.verdicts]
-    return found if isinstance(asked, list) else found[0]
+    scores = [_score(verdict, judged.limit) for verdict in judged.verdicts]
+    return scores[0] if is_single else scores
 
 
 @router.post(
@@ -123,70 +124,70 @@ def score(
     summary="Best of n",
     url_name="api-best-of-n",
     operation_id="reward_api_best_of_n",
-    openapi_extra={"responses": NO},
+    openapi_extra={"responses": ERRORS},
 )
 def best_of_n(
     request: HttpRequest,
     response: HttpResponse,
-    asked: Annotated[Candidates, Body()],
+    candidates: Annotated[Candidates, Body()],
     project: Project = "",
     model: Number = None,
 ) -> Any:
-    """Several responses to one prompt, which the model reads once for sixteen of them."""
+    """Score several responses to one prompt. The model reads the prompt once per 16 responses."""
     token, chosen = allowed(request, project, model)
-    row = _row("prompt", asked_in, asked.dict())
-    said = scores_of(token, chosen, [row])
+    row = _row("prompt", parse_row, candidates.dict())
+    judged = scores_of(token, chosen, [row])
     response[MODEL_HEADER] = str(chosen.pk)
-    (verdict,) = said.verdicts
-    known = [(s, -place) for place, s in enumerate(verdict["scores"]) if s is not None]
-    best = -max(known)[1] if known else None
-    return {**verdict, "best": best, "tokens_forwarded": said.forwarded}
+    (verdict,) = judged.verdicts
+    scored = [(s, -index) for index, s in enumerate(verdict["scores"]) if s is not None]
+    best = -max(scored)[1] if scored else None
+    return {**verdict, "best": best, "tokens_forwarded": judged.forwarded}
 
 
 def allowed(request: HttpRequest, project: str, number: int | None) -> tuple[Token, RewardModel]:
-    """Who asks, and the model that they may ask. Raises Problem when they may ask none."""
+    """Return the token and the model to use. Raises Problem if the token's owner may use none."""
     token = token_of(request)
     models = RewardModel.objects.filter(project__in=led_projects(token.user))
     try:
         return token, scoring_model(models, number=number, project=project)
     except NoModel as error:
-        raise Problem(404, f"{error} You see the models of the projects you lead.") from None
+        raise Problem(404, f"{error} You can use the models of projects that you lead.") from None
 
 
-def scores_of(token: Token, model: RewardModel, rows: list[Asked]) -> scorer.Said:
-    """Charge the request to the token's minute and have it scored. Raises Problem.
+def scores_of(token: Token, model: RewardModel, rows: list[ScoreRow]) -> scorer.Scores:
+    """Count the request against the token's limit per minute, and return its scores. Raises Problem.
 
-    A request that is too large is refused before anything tokenizes it. A token has one request at
-    a time, in all processes together, so that one of them cannot keep the others waiting.
+    A request that is too large is refused before it is tokenized. Each token has one request at a
+    time across all processes, so that one client cannot block the others.
     """
     size, most = sum(map(_characters, rows)), settings.API_CHARACTERS
     if size > most:
-        text = f"The texts have {size:,} characters; a request may have {most:,}. Send several."
+        text = f"The texts have {size:,} characters; the limit per request is {most:,}. Send several requests."
         raise Problem(413, text)
-    with token.turn(seconds=settings.SCORER_SECONDS + TURN_SLACK) as mine:
-        if not mine:
+    with token.turn(seconds=settings.SCORER_SECONDS + TURN_SLACK) as acquired:
+        if not acquired:
             text = "Another request with this token is being answered. Send one at a time."
             raise Problem(429, text, retry_after=1)
         limit = settings.API_RESPONSES_A_MINUTE
         if not token.spend(sum(map(_charge, rows)), limit=limit):
             text = (
-                f"A token may have {limit} responses scored in a minute; {CHARACTERS_EACH:,} "
-                "characters count as one. Continue in the next minute."
+                f"The limit is {limit} responses per token and minute; {CHARACTERS_EACH:,} characters "
+                "count as one response. Continue in the next minute."
             )
             raise Problem(429, text, retry_after=60)
         return _judged(model, rows)
 
 
-def _characters(row: Asked) -> int:
+def _characters(row: ScoreRow) -> int:
     return sum(len(turn["content"]) for turn in row.prompt) + sum(map(len, row.responses))
 
 
-def _charge(row: Asked) -> int:
-    """Return how many responses a row counts as: by number or by size, whichever is more."""
+def _charge(row: ScoreRow) -> int:
+    """Return how many responses a row counts as: the larger of its number and its size."""
     return max(len(row.responses), ceil(_characters(row) / CHARACTERS_EACH))
 
 
-def _judged(model: RewardModel, rows: list[Asked]) -> scorer.Said:
+def _judged(model: RewardModel, rows: list[ScoreRow]) -> scorer.Scores:
     try:
         return scorer.judge(model, rows)
     except scorer.Unavailable as error:
@@ -197,15 +198,15 @@ def _judged(model: RewardModel, rows: list[Asked]) -> scorer.Said:
         raise Problem(500, str(error)) from None
 
 
-def _row(place: str, read: Callable[[Any], Asked], value: Any) -> Asked:
+def _row(field: str, read: Callable[[Any], ScoreRow], value: Any) -> ScoreRow:
     try:
         return read(value)
     except ValueError as error:
-        told = [{"at": place, "what": str(error)}]
-        raise Problem(422, f"{place}: {error}.", errors=told) from None
+        errors = [{"at": field, "what": str(error)}]
+        raise Problem(422, f"{field}: {error}.", errors=errors) from None
 
 
 def _score(verdict: dict[str, list[float | None]], limit: int) -> dict[str, Any]:
-    (value,), (apart,) = verdict["scores"], verdict["uncertainties"]
+    (value,), (uncertainty,) = verdict["scores"], verdict["uncertainties"]
     reason = UNREAD.format(limit=limit) if value is None else None
-    return {"score": value, "uncertainty": apart, "reason": reason}
+    return {"score": value, "uncertainty": uncertainty, "reason": reason}

@@ -1,7 +1,7 @@
-"""The columns that a Parquet file of scored rows gets. Needs neither Django nor torch.
+"""The columns of a Parquet file of scored rows. Needs neither Django nor torch.
 
-A JSON file has no columns: rows may differ. Whether they fit one table is known before a model is
-loaded, with the row and the name that do not.
+The rows of a JSON file may differ. If they do not fit one table, the row and the column are reported
+before a model is loaded.
 """
 
 import io
@@ -19,7 +19,7 @@ MISFITS = (pa.ArrowException, OverflowError, ValueError, TypeError)
 
 
 def columns_of(source: Path) -> pa.Schema:
-    """Return the columns of a Parquet source, or those that all rows of a JSON one fit.
+    """Return the columns of a Parquet source, or columns that fit all rows of a JSON source.
 
     Reads the whole file. Raises RowsError with the row and column that do not fit.
     """
@@ -43,15 +43,15 @@ INSTEAD = "Write JSON lines instead."
 
 
 def _row_by_row(source: Path, schema: pa.Schema, batch: list[tuple[int, Any]]) -> pa.Schema:
-    """Raises RowsError with the first row and column that do not fit those before."""
+    """Return the columns with those of the batch. Raises RowsError at the first value that does not fit."""
     for number, raw in batch:
         for name, value in legible(raw).items():
             try:
                 schema = _joined(schema, [{name: value}])
             except MISFITS:
                 raise RowsError(
-                    f"{source}, row {number}: {name!r} holds {str(value)[:40]!r}, which does not fit "
-                    f"one column of Parquet with the rows before it. {INSTEAD}"
+                    f"{source}, row {number}: {name!r} is {str(value)[:40]!r}, which does not fit in one "
+                    f"Parquet column with the rows before it. {INSTEAD}"
                 ) from None
     return schema
 
@@ -63,7 +63,7 @@ def _joined(schema: pa.Schema, rows: list[Row]) -> pa.Schema:
 
 
 def legible(value: Any) -> Any:
-    """Return a value with texts that Parquet can hold: half a surrogate pair becomes U+FFFD."""
+    """Return the value with lone surrogates replaced by U+FFFD, since Parquet cannot store them."""
     if isinstance(value, str):
         return text_of(value) if not value.isascii() else value
     if isinstance(value, dict):

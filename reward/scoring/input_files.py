@@ -1,7 +1,7 @@
-"""Files that the scoring recipes do not read themselves, given to them as JSON lines.
+"""Conversion of files to JSON lines for the scoring recipes.
 
-The recipes know no Django, and read JSON lines and Parquet. The commands also take what imports
-take: one JSON array, CSV, Excel, gzip, and other encodings.
+The recipes do not use Django, and read JSON lines and Parquet. The commands read everything that
+imports read: JSON arrays, CSV, Excel, gzip and other encodings.
 """
 
 import json
@@ -22,10 +22,10 @@ CHATS = ("messages", "conversations", "prompt", "response", "chosen", "rejected"
 
 @contextmanager
 def readable(path: Path, encoding: str, read: Callable[[Any], Any]) -> Iterator[Path]:
-    """Give the path of a file of JSON lines or Parquet with the same rows, each looked at first.
+    """Check every row, and yield the path of a file of JSON lines or Parquet with the same rows.
 
-    `read` raises ValueError with a clause for a wrong row. Raises RowsError with the number of
-    every wrong row, ten at most.
+    `read` raises ValueError with a clause for a wrong row. Raises RowsError with the numbers of the
+    first ten wrong rows.
     """
     try:
         with as_utf8(path, encoding) as text:
@@ -62,12 +62,12 @@ def _written(path: Path, file: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _from_cells(row: Cells) -> dict[str, Any]:
-    """Return a row of a table with the chats and lists that its cells hold as text."""
-    read = {name: values.chat_or_text(row, name) for name in CHATS if name in row}
+    """Return a row of a table with chats and lists parsed from the text of its cells."""
+    parsed = {name: values.chat_or_text(row, name) for name in CHATS if name in row}
     lists = {n: values.structure(row, n) for n in ("responses", "chosen", "rejected") if n in row}
     if isinstance(lists.get("responses"), list):
-        read["responses"] = lists["responses"]
+        parsed["responses"] = lists["responses"]
     sides = [lists.get("chosen"), lists.get("rejected")]
     if all(values.texts(side) for side in sides):  # best of n: both are lists, or neither is
-        read["chosen"], read["rejected"] = sides
-    return {**row, **read}
+        parsed["chosen"], parsed["rejected"] = sides
+    return {**row, **parsed}

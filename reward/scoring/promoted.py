@@ -1,4 +1,4 @@
-"""Which reward model scores when nobody, or only half, says so: the promoted one."""
+"""The choice of a reward model: the promoted one by default."""
 
 from typing import Any
 
@@ -8,15 +8,16 @@ from reward.models import RewardModel
 
 
 class NoModel(LookupError):  # noqa: N818
-    """No model to score with, or more than one; the text says what to name."""
+    """No model to score with, or several; the text says what to name."""
 
 
 def scoring_model(
     models: QuerySet[RewardModel], *, number: int | None = None, project: str = ""
 ) -> RewardModel:
-    """Of `models`, the one of that number, or else the promoted one of the project, or of all.
+    """Return the model with this number, or without a number the promoted one.
 
-    One query. Raises NoModel when there is none, or when several projects have one.
+    `models` are the models to choose from. Without `project`, the promoted model must be the only one.
+    Costs a query. Raises NoModel if there is no such model or several.
     """
     if number is not None:
         return _only(models.filter(pk=number), f"There is no reward model {number}.")
@@ -30,10 +31,10 @@ def scoring_model(
 
 
 def _only(models: QuerySet[RewardModel], none: str) -> RewardModel:
-    found: list[Any] = list(models.select_related("project")[:11])
-    if not found:
+    candidates: list[Any] = list(models.select_related("project")[:11])
+    if not candidates:
         raise NoModel(none)
-    if len(found) > 1:
-        slugs = ", ".join(sorted(model.project.slug for model in found[:10]))
+    if len(candidates) > 1:
+        slugs = ", ".join(sorted(model.project.slug for model in candidates[:10]))
         raise NoModel(f"Several projects have a promoted reward model ({slugs}). Name one of them.")
-    return found[0]
+    return candidates[0]

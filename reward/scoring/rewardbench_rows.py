@@ -1,6 +1,6 @@
-"""Rows in RewardBench's format, read as imports read them. Needs neither Django nor torch.
+"""Rows in RewardBench's format, read as leniently as imports. Needs neither Django nor torch.
 
-The recipe and the command read the same, so that a wrong row is refused before a model is loaded.
+The recipe and the command share this code, so that wrong rows are refused before a model is loaded.
 """
 
 import unicodedata
@@ -14,18 +14,18 @@ from reward.scoring.rows import Messages, RowsError, chat_of, check, holds, raw_
 
 @dataclass(frozen=True)
 class Row:
-    """The chosen responses come first."""
+    """A prompt and its responses, the chosen ones first."""
 
     subset: str
     prompt: list[dict[str, str]]
     responses: list[str]
     chosen: int
     whole: bool = True
-    """Whether all of it is text: a model cannot read the images of a row."""
+    """False if the row has images, which the model cannot read."""
 
     @property
     def chance(self) -> float:
-        """What scores drawn at random would get."""
+        """Return the accuracy of random scores."""
         return 1 / float(_choose(len(self.responses), self.chosen))
 
 
@@ -37,12 +37,12 @@ def _choose(count: int, chosen: int) -> int:
 
 
 def check_rows(path: Path) -> int:
-    """Look at every row and return how many there are. Raises RowsError with up to ten problems."""
+    """Check every row and return their number. Raises RowsError with up to ten problems."""
     return check(path, raw_rows(path), read_row)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Streams. Raises RowsError for a file or row that is not in the format, with its number."""
+    """Yield the rows, streamed. Raises RowsError with the number of a row in a wrong format."""
     for number, raw in raw_rows(path):
         try:
             if isinstance(raw, ValueError):
@@ -53,7 +53,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def read_row(raw: Any) -> Row:
-    """Raises ValueError with a clause that says what is wrong."""
+    """Return the row of an object. Raises ValueError with a clause about the problem."""
     names = ("chosen", "rejected")
     missing = [name for name in names if not isinstance(raw, dict) or not holds(raw.get(name))]
     if missing:
@@ -70,7 +70,7 @@ def read_row(raw: Any) -> Row:
 
 
 def _answers(prompt: Any, value: Any, name: str) -> tuple[Messages, list[str], bool]:
-    """Return the prompt, the texts of one side, and whether they are the whole of it."""
+    """Return the prompt, the texts of one side, and whether all of it is text."""
     listed = value if isinstance(value, list) else [value]
     texts = [text_of(item) for item in listed if item is not None]
     if texts and None not in texts:
@@ -84,8 +84,8 @@ def _answers(prompt: Any, value: Any, name: str) -> tuple[Messages, list[str], b
         raise ValueError(f"{name} is a conversation that does not end with an answer")
     if len(turns) > 1:
         return turns[:-1], [turns[-1]["content"]], whole
-    before, all_of_it = _prompt(prompt)
-    return before, [turns[-1]["content"]], whole and all_of_it
+    before, prompt_whole = _prompt(prompt)
+    return before, [turns[-1]["content"]], whole and prompt_whole
 
 
 def _prompt(value: Any) -> tuple[Messages, bool]:

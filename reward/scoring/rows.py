@@ -1,10 +1,10 @@
-"""Rows to score: lines of JSON or rows of Parquet, each in one of three shapes.
+"""Rows to score: lines of JSON or rows of Parquet, each in one of three forms.
 
     {messages}             a conversation that ends with the response
     {prompt, response}     the prompt as text or messages
     {prompt, responses}    several responses to one prompt
 
-Needs neither Django nor torch; the command, the API and the recipe read the same.
+Needs neither Django nor torch. The command, the API and the recipe use the same code.
 """
 
 import json
@@ -21,33 +21,33 @@ import pyarrow.parquet as pq
 from recipes import faults
 
 ROWS_AT_ONCE = 256
-WRONG_ROWS_TOLD = 10
+MAX_PROBLEMS = 10
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Messages = list[dict[str, str]]
 
 
 class RowsError(ValueError):
-    """The file cannot be scored; the text says which rows are wrong and why."""
+    """A file that cannot be scored; the text lists the wrong rows and the reasons."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prompt and the responses to score; `many` when the row has a list of them."""
+class ScoreRow:
+    """A prompt and the responses to score. `many`: the row has a list of responses."""
 
     prompt: Messages
     responses: list[str]
     many: bool
     unread: frozenset[int] = frozenset()
-    """Places of responses that get no score: null, or an answer to something that is not text."""
+    """Indices of responses without a score: null, or a response to something other than text."""
 
 
-def asked_in(raw: Any) -> Asked:
-    """Raises ValueError with a clause that says what is wrong with the row."""
+def parse_row(raw: Any) -> ScoreRow:
+    """Return the row of a strict JSON object. Raises ValueError with a clause about the problem."""
     if not isinstance(raw, dict):
         raise ValueError("it is not a JSON object")
     if raw.get("messages") is not None:
-        return asked_by_messages(raw["messages"])
+        return parse_messages(raw["messages"])
     if raw.get("prompt") is None:
         raise ValueError("it has neither messages nor prompt")
     prompt = messages_in(raw["prompt"], "prompt")
@@ -55,27 +55,27 @@ def asked_in(raw: Any) -> Asked:
         texts = raw["responses"]
         if not isinstance(texts, list) or not texts:
             raise ValueError("responses is not a list of texts")
-        return Asked(prompt, [text_in(text, "a response") for text in texts], many=True)
+        return ScoreRow(prompt, [text_in(text, "a response") for text in texts], many=True)
     if raw.get("response") is None:
-        raise ValueError("it has a prompt, and neither response nor responses")
-    return Asked(prompt, [text_in(raw["response"], "response")], many=False)
+        raise ValueError("it has a prompt but neither response nor responses")
+    return ScoreRow(prompt, [text_in(raw["response"], "response")], many=False)
 
 
-def asked_by_messages(value: Any) -> Asked:
-    """A conversation that ends with the response. Raises ValueError with a clause."""
+def parse_messages(value: Any) -> ScoreRow:
+    """Return the row of a conversation that ends with the response. Raises ValueError."""
     *prompt, answer = messages_in(value, "messages")
     if answer["role"] != "assistant":
         raise ValueError(
             "messages do not end with an answer: the last role must be assistant, "
-            f"and is {answer['role']!r}"
+            f"not {answer['role']!r}"
         )
     if not prompt:
-        raise ValueError("messages hold an answer and nothing that it answers")
-    return Asked(prompt, [answer["content"]], many=False)
+        raise ValueError("messages have an answer but no prompt")
+    return ScoreRow(prompt, [answer["content"]], many=False)
 
 
 def messages_in(value: Any, name: str) -> Messages:
-    """Text is one turn of the user. Raises ValueError with a clause."""
+    """Return messages; a text becomes one user message. Raises ValueError with a clause."""
     if isinstance(value, str):
         return [{"role": "user", "content": text_in(value, name)}]
     if not isinstance(value, list) or not value:
@@ -90,19 +90,17 @@ def _turn_in(turn: Any, name: str) -> dict[str, str]:
 
 
 def text_in(value: Any, name: str) -> str:
-    """Raises ValueError for anything but text, and for text that no encoding can write."""
+    """Return the text. Raises ValueError for other types and for text with lone surrogates."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is not text")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(
-            f"{name} holds half of a surrogate pair, which is not a character"
-        ) from None
+        raise ValueError(f"{name} has a lone surrogate, which is not a character") from None
     return value
 
 
-# --- values as files hold them --------------------------------------------------------------------
+# --- rows of files --------------------------------------------------------------------------------
 
 ROLES = {
     "human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant",
@@ -112,36 +110,36 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 _UNREADABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def asked_of(raw: Any) -> Asked:
-    """Read a row of a file as imports read it. Raises ValueError with a clause.
+def parse_file_row(raw: Any) -> ScoreRow:
+    """Return the row of an object from a file, read as leniently as imports. Raises ValueError.
 
-    Numbers and true or false are text, texts of content parts are joined, and characters that are
-    none (half a surrogate pair, NUL) are replaced by U+FFFD. A response that is null, or that
-    answers an image, gets no score: the model would read a part only.
+    Numbers and booleans become text, the texts of content parts are joined, and lone surrogates and
+    NUL are replaced by U+FFFD. A response that is null, or that answers an image, gets no score,
+    since the model would read only a part.
     """
     if not isinstance(raw, dict):
         raise ValueError("it is not a JSON object")
     chat = next((raw[name] for name in ("messages", "conversations") if holds(raw.get(name))), None)
     if chat is not None:
         turns, whole = chat_of(chat, "messages")
-        asked = asked_by_messages(turns)
-        return replace(asked, unread=frozenset() if whole else frozenset([0]))
+        row = parse_messages(turns)
+        return replace(row, unread=frozenset() if whole else frozenset([0]))
     if not holds(raw.get("prompt")):
         raise ValueError("it has neither messages nor prompt")
     prompt, whole = chat_of(raw["prompt"], "prompt")
-    given, many = raw.get("responses"), raw.get("responses") is not None
-    if many and (not isinstance(given, list) or not given):
+    responses, many = raw.get("responses"), raw.get("responses") is not None
+    if many and (not isinstance(responses, list) or not responses):
         raise ValueError("responses is not a list of texts")
     if not many and "response" not in raw:
-        raise ValueError("it has a prompt, and neither response nor responses")
-    answers: list[Any] = list(given or []) if many else [raw["response"]]
+        raise ValueError("it has a prompt but neither response nor responses")
+    answers: list[Any] = list(responses or []) if many else [raw["response"]]
     texts = [None if is_nothing(a) else answer_of(a, "a response") for a in answers]
-    places = {n for n, text in enumerate(texts) if text is None or not whole}
-    return Asked(prompt, [text or "" for text in texts], many, frozenset(places))
+    unread = {n for n, text in enumerate(texts) if text is None or not whole}
+    return ScoreRow(prompt, [text or "" for text in texts], many, frozenset(unread))
 
 
 def holds(value: Any) -> bool:
-    """Whether a value is there: 0 and false are; null, NaN and what is empty are not."""
+    """Return whether a value is present. 0 and false are; null, NaN and empty values are not."""
     return not is_nothing(value) and value not in ("", [], {})
 
 
@@ -150,7 +148,7 @@ def is_nothing(value: Any) -> bool:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a text, number or truth value as a text that can be read; None for anything else."""
+    """Return a text, number or boolean as a clean text; None for other types."""
     if isinstance(value, str):
         return _UNREADABLE.sub("\ufffd", value)
     if isinstance(value, bool | int | float) and not is_nothing(value):
@@ -159,7 +157,7 @@ def text_of(value: Any) -> str | None:
 
 
 def answer_of(value: Any, name: str) -> str:
-    """Return one answer: a text, or a message of the assistant. Raises ValueError with a clause."""
+    """Return the text of an answer: a text, or an assistant message. Raises ValueError with a clause."""
     if (text := text_of(value)) is not None:
         return text
     turns, whole = chat_of(value, name) if isinstance(value, dict | list) else ([], False)
@@ -169,7 +167,7 @@ def answer_of(value: Any, name: str) -> str:
 
 
 def chat_of(value: Any, name: str) -> tuple[Messages, bool]:
-    """Return a text or a chat as messages, and whether they are the whole of it.
+    """Return a text or a chat as messages, and whether all of it is text.
 
     Raises ValueError with a clause.
     """
@@ -196,7 +194,7 @@ def _turn_of(turn: Any, name: str) -> tuple[dict[str, str], bool]:
 
 
 def _joined(content: Any) -> tuple[str | None, bool]:
-    """Return the text of a message, of which parts may be images, and whether that is all of it."""
+    """Return the text of a message and whether all its parts are text."""
     if not isinstance(content, list):
         return text_of(content), True
     texts = [_text_of_part(part) for part in content]
@@ -218,9 +216,9 @@ def is_parquet(path: Path) -> bool:
 
 
 def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Row number from 1 (for JSON, the line) and the row; a line that is not JSON is a ValueError.
+    """Yield the number from 1 (for JSON, of the line) and each row; invalid JSON as a ValueError.
 
-    Streams: memory stays the same for a file of any size. Raises RowsError when it cannot be read.
+    The file is streamed. Raises RowsError if it cannot be read.
     """
     try:
         if is_parquet(path):
@@ -228,7 +226,7 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 batches = file.iter_batches(batch_size=ROWS_AT_ONCE)
                 yield from enumerate((row for b in batches for row in b.to_pylist()), 1)
             return
-        with path.open("rb") as lines:  # bytes: a text may hold U+2028, which ends no line
+        with path.open("rb") as lines:  # as bytes, since U+2028 in a text does not end a line
             for number, line in enumerate(lines, 1):
                 if line.removeprefix(BYTE_ORDER_MARK).strip():
                     yield number, _json_in(line.removeprefix(BYTE_ORDER_MARK))
@@ -251,19 +249,19 @@ def _json_in(line: bytes) -> Any:
         return ValueError("a number has too many digits")
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], Asked]]:
-    """Raises RowsError at the first row that is wrong; `survey` tells them all."""
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any], ScoreRow]]:
+    """Yield number, object and row. Raises RowsError at the first wrong row; `survey` lists them all."""
     for number, raw in raw_rows(path):
         try:
-            yield number, raw, _asked_or_error(raw)
+            yield number, raw, _parsed(raw)
         except ValueError as error:
             raise RowsError(f"{path}, row {number}: {error}.") from None
 
 
 def check(path: Path, rows: Iterator[tuple[int, Any]], read: Callable[[Any], Any]) -> int:
-    """Look at every row and return how many there are. `read` raises ValueError with a clause.
+    """Check every row and return their number. `read` raises ValueError with a clause.
 
-    Raises RowsError with the number of every wrong row, ten at most.
+    Raises RowsError with the numbers of the first ten wrong rows.
     """
     count, wrong = 0, []
     for number, raw in rows:
@@ -274,7 +272,7 @@ def check(path: Path, rows: Iterator[tuple[int, Any]], read: Callable[[Any], Any
             read(raw)
         except ValueError as error:
             wrong.append(f"{path}, row {int(number)}: {str(error).rstrip('.')}.")
-            if len(wrong) == WRONG_ROWS_TOLD:
+            if len(wrong) == MAX_PROBLEMS:
                 break
     if wrong:
         raise RowsError("\n".join(wrong))
@@ -284,22 +282,22 @@ def check(path: Path, rows: Iterator[tuple[int, Any]], read: Callable[[Any], Any
 
 
 def survey(path: Path) -> Counter[str]:
-    """How many `rows` and `responses` there are, and rows `with_one` and `with_many` responses.
+    """Count `rows` and `responses`, and the rows `with_one` and `with_many` responses.
 
-    Reads the whole file. Raises RowsError with the number of every wrong row, ten at most.
+    Reads the whole file. Raises RowsError with the numbers of the first ten wrong rows.
     """
     counts: Counter[str] = Counter()
 
     def count(raw: Any) -> None:
-        asked = asked_of(raw)
-        counts["responses"] += len(asked.responses)
-        counts["with_many" if asked.many else "with_one"] += 1
+        row = parse_file_row(raw)
+        counts["responses"] += len(row.responses)
+        counts["with_many" if row.many else "with_one"] += 1
 
     counts["rows"] = check(path, raw_rows(path), count)
     return counts
 
 
-def _asked_or_error(raw: Any) -> Asked:
+def _parsed(raw: Any) -> ScoreRow:
     if isinstance(raw, ValueError):
         raise raw
-    return asked_of(raw)
+    return parse_file_row(raw)

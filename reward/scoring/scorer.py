@@ -1,4 +1,4 @@
-"""Asking the warm scorer, a process beside the web, for scores. It is started by `manage.py scorer`."""
+"""The client of the scorer, a separate process with loaded models. `manage.py scorer` starts it."""
 
 import logging
 import socket
@@ -11,7 +11,7 @@ from typing import Any
 from django.conf import settings
 
 from reward.models import RewardModel
-from reward.scoring.rows import Asked
+from reward.scoring.rows import ScoreRow
 from reward.scoring.wire import address, receive, send
 
 log = logging.getLogger("tiebreak.scorer")
@@ -23,7 +23,7 @@ _waiting: dict[int, threading.BoundedSemaphore] = {}
 
 
 class Unavailable(Exception):  # noqa: N818
-    """No scores now; the text says why, and `retry_after` in how many seconds to ask again."""
+    """Scores are unavailable now. The text has the reason; try again in `retry_after` seconds."""
 
     def __init__(self, text: str, *, retry_after: int):
         super().__init__(text)
@@ -31,7 +31,7 @@ class Unavailable(Exception):  # noqa: N818
 
 
 class CannotScore(Exception):  # noqa: N818
-    """No scores from this model, however often one asks; the text says why."""
+    """This model cannot score; trying again does not help. The text has the reason."""
 
 
 class TooMuch(CannotScore):
@@ -39,14 +39,14 @@ class TooMuch(CannotScore):
 
 
 class NotAnswering(Exception):  # noqa: N818
-    """The scorer's process hangs: it does not even answer a ping."""
+    """The scorer's process hangs: it does not answer a ping."""
 
 
 class DeadlineSocket(socket.socket):
-    """A connection to the scorer that has `seconds` for everything together.
+    """A connection to the scorer with one time limit for the whole exchange.
 
-    Scores take as long as they need, up to then; a scorer that hangs is noticed earlier. Raises
-    TimeoutError after the seconds, NotAnswering when the scorer is silent and answers no ping.
+    Raises TimeoutError after `seconds`, and NotAnswering earlier if the scorer is silent and does not
+    answer a ping.
     """
 
     def __init__(self, seconds: float):
@@ -54,11 +54,11 @@ class DeadlineSocket(socket.socket):
         self.until = time.monotonic() + seconds
         self.settimeout(min(seconds, PING_SECONDS))
 
-    def recv(self, *asked: int) -> bytes:
+    def recv(self, *args: int) -> bytes:
         while True:
             self.settimeout(min(self.left(), SILENT_SECONDS))
             try:
-                return super().recv(*asked)
+                return super().recv(*args)
             except TimeoutError:
                 self._give_up_if_silent()
 
@@ -83,7 +83,7 @@ class DeadlineSocket(socket.socket):
 
 
 def answers_ping(path: str) -> bool:
-    """Whether the scorer's process answers within PING_SECONDS, busy or not."""
+    """Return whether the scorer's process answers within PING_SECONDS, even if it is busy."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(PING_SECONDS)
@@ -95,16 +95,16 @@ def answers_ping(path: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Said:
-    """Scores and uncertainties of each prompt's responses, null where there is none."""
+class Scores:
+    """Scores and uncertainties of the responses to each prompt, None where they are missing."""
 
     verdicts: list[dict[str, list[float | None]]]
     limit: int
     forwarded: int
 
 
-def judge(model: RewardModel, rows: Sequence[Asked]) -> Said:
-    """No query; as long as the scorer needs, and SCORER_SECONDS at most for the whole question.
+def judge(model: RewardModel, rows: Sequence[ScoreRow]) -> Scores:
+    """Return the scores of the rows. Waits up to SCORER_SECONDS. Costs no query.
 
     Raises Unavailable and CannotScore.
     """
@@ -112,18 +112,18 @@ def judge(model: RewardModel, rows: Sequence[Asked]) -> Said:
         settings.SCORER_AT_ONCE, threading.BoundedSemaphore(settings.SCORER_AT_ONCE)
     )
     if not turn.acquire(blocking=False):
-        raise Unavailable("This server waits for other scores already.", retry_after=1)
+        raise Unavailable("This server is already waiting for other scores.", retry_after=1)
     try:
-        answer = _asked(model, rows)
+        reply = _reply_to(model, rows)
     finally:
         turn.release()
-    if "error" in answer:
-        raise _problem(answer)
-    return Said(answer["verdicts"], answer["limit"], answer["forwarded"])
+    if "error" in reply:
+        raise _problem(reply)
+    return Scores(reply["verdicts"], reply["limit"], reply["forwarded"])
 
 
-def _asked(model: RewardModel, rows: Sequence[Asked]) -> dict[str, Any]:
-    question = {
+def _reply_to(model: RewardModel, rows: Sequence[ScoreRow]) -> dict[str, Any]:
+    request = {
         "model": str(model.folder_to_load()),
         "conversations": [[row.prompt, row.responses] for row in rows],
         "seconds": settings.SCORER_SECONDS,
@@ -131,30 +131,32 @@ def _asked(model: RewardModel, rows: Sequence[Asked]) -> dict[str, Any]:
     try:
         with DeadlineSocket(settings.SCORER_SECONDS) as connection:
             connection.connect(address(settings.SCORER_SOCKET))
-            send(connection, question)
+            send(connection, request)
             return receive(connection)
     except NotAnswering:
-        text = "The scorer does not answer. The operator restarts it."
+        text = "The scorer does not answer. The operator must restart it."
         raise Unavailable(text, retry_after=30) from None
     except TimeoutError:
         text = f"The scores took longer than {settings.SCORER_SECONDS} seconds."
         raise Unavailable(text, retry_after=10) from None
     except (FileNotFoundError, ConnectionRefusedError):
-        text = "The scorer does not run. The operator starts it with manage.py scorer."
+        text = "The scorer is not running. The operator starts it with manage.py scorer."
         raise Unavailable(text, retry_after=30) from None
     except (OSError, ValueError) as error:
         log.warning("The scorer gave no answer: %s", error)
-        raise Unavailable("The scorer gave no answer and starts again.", retry_after=5) from None
+        raise Unavailable("The scorer gave no answer and is restarting.", retry_after=5) from None
 
 
-def _problem(answer: dict[str, Any]) -> Exception:
-    """Log what the scorer says of its machine; clients need not know folders."""
-    match answer["error"]:
+def _problem(reply: dict[str, Any]) -> Exception:
+    """Return the exception for an error reply. Details of the machine go to the log only."""
+    match reply["error"]:
         case "busy" | "late":
-            return Unavailable("Too many requests wait for scores.", retry_after=5)
+            return Unavailable("Too many requests are waiting for scores.", retry_after=5)
         case "memory":
-            return TooMuch("The scorer has not enough memory for this request. Send less.")
-    log.error("The scorer failed: %s", answer.get("text"))
-    if answer["error"] == "model":
-        return CannotScore("The reward model cannot be loaded; the server's log says why.")
-    return CannotScore("The scorer failed; the server's log says why.")
+            return TooMuch(
+                "The scorer does not have enough memory for this request. Send less text."
+            )
+    log.error("The scorer failed: %s", reply.get("text"))
+    if reply["error"] == "model":
+        return CannotScore("The reward model cannot be loaded; see the server's log.")
+    return CannotScore("The scorer failed; see the server's log.")

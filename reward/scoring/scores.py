@@ -1,4 +1,4 @@
-"""A reward model's scores of a project's responses: the kind of run that makes them."""
+"""The kind of run that scores a project's responses with a reward model."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
@@ -35,22 +35,22 @@ TO_SCORE = pa.schema(
 
 
 def model_of(inputs: Mapping[str, Any]) -> RewardModel:
-    """Raises CannotRun."""
+    """Return the reward model of a run. Raises CannotRun."""
     number: Any = inputs.get("reward_model")
     try:
-        found = RewardModel.objects.select_related("project").get(pk=number)
+        model = RewardModel.objects.select_related("project").get(pk=number)
     except (RewardModel.DoesNotExist, TypeError, ValueError):
         raise CannotRun(f"There is no reward model {number}.") from None
-    if found.project.archived_at:
-        raise CannotRun(f"{found.project} is archived, so nothing of it is scored.")
-    return found
+    if model.project.archived_at:
+        raise CannotRun(f"{model.project} is archived, so its responses cannot be scored.")
+    return model
 
 
 def unscored(model: RewardModel) -> QuerySet[Response]:
-    """The project's responses of which the model has said nothing yet."""
-    said = ResponseScore.objects.filter(reward_model=model, response=OuterRef("pk"))
+    """Return the project's responses that the model has not scored."""
+    scored = ResponseScore.objects.filter(reward_model=model, response=OuterRef("pk"))
     return Response.objects.filter(
-        ~Exists(said),
+        ~Exists(scored),
         prompt__project=model.project_id,
         prompt__withdrawn_at=None,
         withdrawn_at=None,
@@ -61,12 +61,12 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     model = model_of(inputs)
     queue.check_inputs(model.project, inputs)
     if not inputs.get("order") and not unscored(model).exists():
-        raise CannotRun(f"{model} has scored every response of {model.project} already.")
+        raise CannotRun(f"{model} has already scored every response of {model.project}.")
     return {"reward_model": model.path}
 
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    """Streams what has no score yet; what was scored before is left alone."""
+    """Write the unscored responses to the run directory, streamed."""
     model = model_of(run.inputs)
     model.folder_to_load()
     counts = {"responses_to_score": 0}
@@ -84,12 +84,12 @@ def _prompts(responses: QuerySet[Response]) -> Iterator[dict[str, Any]]:
     rows = responses.order_by("prompt_id", "id").values_list(
         "prompt_id", "pk", "text", "prompt__messages"
     )
-    for _, together in groupby(rows.iterator(chunk_size=ROWS_AT_ONCE), itemgetter(0)):
-        found = list(together)
+    for _, group in groupby(rows.iterator(chunk_size=ROWS_AT_ONCE), itemgetter(0)):
+        members = list(group)
         yield {
-            "prompt": found[0][3],
-            "response_ids": [row[1] for row in found],
-            "responses": [row[2] for row in found],
+            "prompt": members[0][3],
+            "response_ids": [row[1] for row in members],
+            "responses": [row[2] for row in members],
         }
 
 
@@ -123,11 +123,11 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
 
 
 def store(model: RewardModel, path: Path) -> int:
-    """Rows for the scores in a file, and how many are new; responses that are gone since are not kept."""
+    """Store the scores of a file and return how many are new. Skips responses deleted in the meantime."""
     before = ResponseScore.objects.filter(reward_model=model).count()
     for batch in _score_rows(path):
         rows = {row["response_id"]: row for row in batch}
-        there = Response.objects.filter(pk__in=rows, prompt__project=model.project_id)
+        existing = Response.objects.filter(pk__in=rows, prompt__project=model.project_id)
         ResponseScore.objects.bulk_create(
             [
                 ResponseScore(
@@ -137,7 +137,7 @@ def store(model: RewardModel, path: Path) -> int:
                     uncertainty=rows[pk]["uncertainty"],
                     features=rows[pk]["features"],
                 )
-                for pk in there.values_list("pk", flat=True)
+                for pk in existing.values_list("pk", flat=True)
             ],
             ignore_conflicts=True,
         )
@@ -145,7 +145,7 @@ def store(model: RewardModel, path: Path) -> int:
 
 
 def _score_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Raises CannotRun when the file is missing or damaged."""
+    """Yield the rows in batches. Raises CannotRun if the file is missing or damaged."""
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
@@ -170,8 +170,8 @@ def links(run: Run) -> list[tuple[str, str]]:
 SCORE = RunKind(
     name="score",
     title="Scores",
-    description="Lets a reward model score every response of its project, and puts the waiting "
-    "tasks in the order of what ranking them would teach.",
+    description="Scores every response of a project with its reward model, and can order the waiting tasks "
+    "by expected information.",
     config_class=ScoreConfig,
     module="reward.training.scoring",
     prepare=prepare,

@@ -1,14 +1,15 @@
-"""How the web and the scorer talk: JSON objects over a Unix socket, each after its length in 4 bytes.
+"""The protocol of web and scorer: JSON objects over a Unix socket, each preceded by its length.
 
-Needs neither Django nor torch. One question and one answer a connection.
+The length is a big-endian integer of 4 bytes. Each connection has one request and one reply. Needs
+neither Django nor torch.
 
-    question  {"model": folder, "conversations": [[messages, [response, …]], …], "seconds": 30}
-    answer    {"verdicts": [{"scores": [float or null], "uncertainties": […]}, …],
-               "limit": tokens the model reads, "forwarded": tokens it was shown}
-    or        {"error": "busy" | "late" | "memory" | "model" | "failed", "text": sentence}
+    request  {"model": folder, "conversations": [[messages, [response, …]], …], "seconds": 30}
+    reply    {"verdicts": [{"scores": [float or null], "uncertainties": […]}, …],
+              "limit": maximum tokens of the model, "forwarded": tokens forwarded}
+    or       {"error": "busy" | "late" | "memory" | "model" | "failed", "text": sentence}
 
-    question  {"ping": true}, answered immediately, whatever the scorer is busy with
-    answer    {"pong": true}
+    request  {"ping": true}, answered immediately, even by a busy scorer
+    reply    {"pong": true}
 """
 
 import json
@@ -20,24 +21,22 @@ from typing import Any
 LENGTH = struct.Struct(">I")
 LARGEST_MESSAGE = 64_000_000
 LONGEST_PATH = 100
-"""Bytes; the operating system takes a few more."""
+"""Bytes, slightly below the limit of the operating system."""
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Raises OSError when the other side has gone, ValueError when the message is too large."""
+    """Send a message. Raises OSError if the other side has left, ValueError if the message is too large."""
     data = json.dumps(message).encode()
     if len(data) > LARGEST_MESSAGE:
-        raise ValueError(f"The message has {len(data)} bytes; {LARGEST_MESSAGE} are the most.")
+        raise ValueError(f"The message has {len(data)} bytes; the limit is {LARGEST_MESSAGE}.")
     connection.sendall(LENGTH.pack(len(data)) + data)
 
 
 def receive(connection: socket.socket) -> dict[str, Any]:
-    """Raises ConnectionError when the other side ends in the middle, ValueError for no message."""
+    """Return the next message. Raises ConnectionError if it is cut off, ValueError if it is invalid."""
     (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
     if length > LARGEST_MESSAGE:
-        raise ValueError(
-            f"A message of {length} bytes was announced; {LARGEST_MESSAGE} are the most."
-        )
+        raise ValueError(f"The message has {length} bytes; the limit is {LARGEST_MESSAGE}.")
     message = json.loads(_exactly(connection, length))
     if not isinstance(message, dict):
         raise ValueError("The message is not an object.")
@@ -49,17 +48,17 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
     while missing:
         part = connection.recv(min(missing, 1 << 20))
         if not part:
-            raise ConnectionError("The other side ended in the middle of a message.")
+            raise ConnectionError("The connection ended in the middle of a message.")
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)
 
 
 def address(path: Path) -> str:
-    """Raises ValueError when the operating system takes no path so long for a socket."""
+    """Return the path as the address of a socket. Raises ValueError if it is too long."""
     if len(str(path).encode()) > LONGEST_PATH:
         raise ValueError(
-            f"{path} is too long for a socket; {LONGEST_PATH} bytes are the most. Set "
+            f"{path} is too long for a socket; the limit is {LONGEST_PATH} bytes. Set "
             "TIEBREAK_SCORER_SOCKET to a shorter path."
         )
     return str(path)

@@ -1,7 +1,7 @@
-"""What a run trains: LoRA matrices in the backbone, and whole every layer that nobody trained before.
+"""The trained weights of a run: LoRA matrices in the backbone, and all of each untrained layer.
 
-The head is always fresh. So is an encoder's pooling layer where its checkpoint was made without one;
-frozen it would stay random, and left out of the adapter it would be another one after each loading.
+The head is always untrained. An encoder's pooling layer is too if its checkpoint has none. Frozen, it
+would stay random; left out of the adapter, it would differ after each loading.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from reward.settings import RewardConfig
 def with_adapter(
     base: Any, config: RewardConfig, fresh: Iterable[str], name: str, revision: str | None
 ) -> Any:
-    """`fresh` names the weights that were not in the checkpoint of `name` at `revision`."""
+    """Add an adapter to the base. `fresh` names the weights missing from the checkpoint."""
     whole = trained_whole(base, fresh)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -32,7 +32,7 @@ def with_adapter(
 
 
 def trained_whole(base: Any, fresh: Iterable[str]) -> list[str]:
-    """Names of the head's modules and of those in the backbone with fresh weights."""
+    """Return the names of the head's modules and of backbone modules with untrained weights."""
     head = [name for name, part in base.named_children() if name != base.base_model_prefix]
     trained = [name for name in head if any(True for _ in base.get_submodule(name).parameters())]
     within = {
@@ -42,7 +42,7 @@ def trained_whole(base: Any, fresh: Iterable[str]) -> list[str]:
 
 
 def in_backbone(base: Any, whole: list[str]) -> list[str]:
-    """An encoder's linear layers under their full names: the head has some called alike."""
+    """Return the full names of an encoder's linear layers, since some in the head have the same name."""
     prefix = f"{base.base_model_prefix}."
-    found = (name for name, part in base.named_modules() if isinstance(part, nn.Linear))
-    return [name for name in found if name.startswith(prefix) and name not in whole]
+    linear = (name for name, part in base.named_modules() if isinstance(part, nn.Linear))
+    return [name for name in linear if name.startswith(prefix) and name not in whole]

@@ -1,12 +1,12 @@
-"""Merge a reward model's adapter and heads into one plain folder that any tool loads.
+"""Merge the adapter and heads of a reward model into a plain folder that any tool can load.
 
     python -m reward.training.merge RUN_DIR OUT [--dtype bfloat16]
 
-OUT is an ordinary `AutoModelForSequenceClassification` with one label: LoRA is added to the weights,
-and several heads become one whose score is their mean, which is exact because they are linear in
-the same features. Scores of single criteria are not kept. The merge is computed in float32 and
-saved in `--dtype`; the folder is read back without PEFT, and appears only if it gives the scores
-that adapter and base give together; else nothing is left behind.
+OUT is a plain `AutoModelForSequenceClassification` with one label. LoRA is added to the weights.
+Several heads become one whose score is their mean, which is exact because they are linear in the same
+features. Scores of single criteria are dropped. The merge is computed in float32 and saved in
+`--dtype`. The folder is read back without PEFT, and kept only if it gives the same scores as adapter
+and base.
 """
 
 import argparse
@@ -29,14 +29,17 @@ from reward.training.model import load_reward_model, load_tokenizer
 from reward.training.score import output_folder, read_report
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest difference of two scores that rounding explains, relative to the largest score."""
+"""Largest difference of two scores by rounding, relative to the largest score."""
 PROBE = (6, 32)
-"""Rows and tokens of the random text that both are asked about."""
+"""Rows and tokens of the random text that both models score."""
 
 
 def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
-    """`run` is a run directory or its output/. Raises RecipeError, and writes nothing, when `out`
-    exists, when `run` holds no reward model, or when the merged model disagrees."""
+    """Merge the model of a run directory, or of its output/, into the folder `out`.
+
+    Raises RecipeError and writes nothing if `out` exists, if `run` has no reward model, or if the
+    merged model gives different scores.
+    """
     out, folder = Path(out), output_folder(Path(run))
     with whole_folder(out) as draft:
         report = read_report(folder)
@@ -47,7 +50,7 @@ def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
         merged = with_one_label(unloaded(model.ordinary), model.heads)
         merged.to(getattr(torch, dtype)).save_pretrained(draft)
         tokenizer.save_pretrained(draft)
-        write_beside(draft, merged_report(report, dtype))
+        write_report(draft, merged_report(report, dtype))
         check(draft, probe, wanted, dtype)
     return out
 
@@ -65,7 +68,7 @@ def unloaded(ordinary: Any) -> Any:
 
 
 def with_one_label(model: Any, heads: int) -> Any:
-    """The mean of the first `heads` rows of the last layer becomes the only one."""
+    """Replace the rows of the last layer by the mean of the first `heads` rows."""
     if model.config.num_labels == 1:
         return model
     last = last_layer(model)
@@ -77,52 +80,50 @@ def with_one_label(model: Any, heads: int) -> Any:
 
 
 def last_layer(model: Any) -> nn.Linear:
-    """A decoder's `score`, or the last linear layer of an encoder's classifier."""
+    """Return a decoder's `score`, or the last linear layer of an encoder's classifier."""
     backbone = f"{model.base_model_prefix}."
-    found = [
+    layers = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and not name.startswith(backbone)
         and module.out_features == model.config.num_labels
     ]
-    if not found:
-        raise RecipeError(
-            "The layer that gives the scores was not found; this family cannot be merged."
-        )
-    return found[-1]
+    if not layers:
+        raise RecipeError("This model family cannot be merged: no linear score layer was found.")
+    return layers[-1]
 
 
 def merged_report(report: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """What `reward.training.score` and the card read; the figures are those of the run."""
+    """Return the report of the merged model, with the figures of the run."""
     config = {**report["config"], "lora_r": 0, "dtype": dtype}
     merged_from = {"lora_r": report["config"]["lora_r"], "outputs": report.get("outputs")}
     outputs = {"heads": 1, "criteria": []}
     return {**report, "config": config, "outputs": outputs, "merged_from": merged_from}
 
 
-def write_beside(draft: Path, report: dict[str, Any]) -> None:
+def write_report(draft: Path, report: dict[str, Any]) -> None:
     write_json(draft / "report.json", report)
     (draft / "README.md").write_text(model_card(cast(RewardReport, report)))
 
 
-# --- do both give the same scores? ----------------------------------------------------------------
+# --- comparison of scores -------------------------------------------------------------------------
 
 
 def probe_texts(model: Any, pad_id: int) -> dict[str, torch.Tensor]:
-    """The same random tokens each time, each row shorter than the one before and padded.  → PROBE"""
+    """Return random tokens, the same in each call, in padded rows of decreasing length.  → PROBE"""
     rows, length = PROBE
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.randint(vocabulary, PROBE, generator=torch.Generator().manual_seed(0))
     ids[ids == pad_id] = (pad_id + 1) % vocabulary
     lengths = torch.arange(length, 0, -(length // rows))[:rows]
     mask = (torch.arange(length) < lengths[:, None]).long()
-    return {"input_ids": ids.masked_fill(mask == 0, pad_id), "attention_mask": mask}
+    return {"input_ids": ids.moptions_fill(mask == 0, pad_id), "attention_mask": mask}
 
 
 @torch.no_grad()
 def scores_of(model: Any, probe: dict[str, torch.Tensor], heads: int = 1) -> torch.Tensor:
-    """→ (rows,)"""
+    """Return the mean of the heads.  → (rows,)"""
     return model.eval()(**probe).logits.float()[:, :heads].mean(dim=-1)
 
 
@@ -135,7 +136,7 @@ def check(folder: Path, probe: dict[str, torch.Tensor], wanted: torch.Tensor, dt
     if not difference <= TOLERANCE[dtype] * max(1.0, wanted.abs().max().item()):
         raise RecipeError(
             f"The merged model's scores differ by {difference:.3g} from those of adapter and base, "
-            "more than rounding explains. Nothing was written."
+            "which is more than rounding. Nothing was written."
         )
 
 
@@ -144,12 +145,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="a reward run's directory, or its output/")
-    parser.add_argument("out", help="the folder to make")
+    parser.add_argument("out", help="the folder to create")
     parser.add_argument("--dtype", choices=sorted(TOLERANCE), default="float32")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet_libraries()
     try:
-        print(merge(asked.run, asked.out, dtype=asked.dtype))
+        print(merge(options.run, options.out, dtype=options.dtype))
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 1

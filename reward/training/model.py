@@ -1,8 +1,8 @@
-"""A reward model: a decoder or encoder of transformers with LoRA and one number at the end, or a few.
+"""A reward model: a decoder or encoder of transformers with LoRA and one or several scalar outputs.
 
-The weights are those of an ordinary `AutoModelForSequenceClassification` with an ordinary PEFT
-adapter around it, so that any tool can load what is saved here. Its labels are the heads, whose mean
-is the score, and after them the rated criteria. `RewardModel` only adds the shared-prompt way of calling it.
+The weights are those of a plain `AutoModelForSequenceClassification` with a plain PEFT adapter, so that
+any tool can load a saved model. The labels are the heads, whose mean is the score, followed by the rated
+criteria. `RewardModel` adds only the forward pass with a shared prompt.
 """
 
 import json
@@ -31,21 +31,21 @@ from reward.settings import RewardConfig
 from reward.training.adapter import with_adapter
 
 UNLIMITED = 10**9
-"""Tokenizers without a limit say something beyond this."""
+"""Tokenizers without a limit report a number above this."""
 POSITIONS_AFTER_PADDING = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"})
-"""Families whose first position is numbered after the padding token."""
+"""Families that number positions from the id of the padding token onwards."""
 OWN_DROPOUT = ("activation_dropout", "attention_dropout", "dropout", "hidden_dropout")
-"""What modules call a share of what they drop by themselves."""
+"""Attributes with the dropout rate of modules that apply dropout themselves."""
 
 
 class RewardModel(nn.Module):
-    """From a batch of either layout: scores (G, K), and outputs (G, K, N + C), heads before criteria.
+    """Scores (G, K) and outputs (G, K, N + C) of a batch in either layout, heads before criteria.
 
-    `ordinary` is the model as others know it.
+    `ordinary` is the plain sequence classifier, with its adapter if it has one.
     """
 
     accepts_loss_kwargs = True
-    """Makes Trainer count `labels`, one a group, over all micro-batches of a step."""
+    """Makes Trainer count `labels`, one per group, over all micro-batches of a step."""
 
     def __init__(self, ordinary: nn.Module, heads: int = 1):
         super().__init__()
@@ -57,7 +57,7 @@ class RewardModel(nn.Module):
 
     @property
     def classifier(self) -> Any:
-        """The sequence classifier itself, under the adapter if there is one."""
+        """Return the sequence classifier without the adapter."""
         inner: Any = self.ordinary
         return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
@@ -70,13 +70,13 @@ class RewardModel(nn.Module):
         return next(self.parameters()).device
 
     def forward(
-        self, input_ids: torch.Tensor, present: torch.Tensor, **laid_out: Any
+        self, input_ids: torch.Tensor, present: torch.Tensor, **layout: Any
     ) -> dict[str, torch.Tensor]:
-        """`laid_out` is what else a layout makes: see `features`."""
+        """Return scores (G, K) and outputs (G, K, N + C). `layout` is the rest of the batch."""
         if self.reads_last_token:
-            outputs = self._head(self.features(input_ids, **laid_out))  # (G, K, N + C)
+            outputs = self._head(self.features(input_ids, **layout))  # (G, K, N + C)
         else:
-            outputs = self._by_own_head(input_ids, **laid_out)
+            outputs = self._by_own_head(input_ids, **layout)
         outputs = outputs.masked_fill(~present[..., None], 0.0)
         return {"scores": outputs[..., : self.heads].mean(dim=-1), "outputs": outputs}
 
@@ -87,9 +87,9 @@ class RewardModel(nn.Module):
         rows: torch.Tensor | None = None,
         **shared: torch.Tensor,
     ) -> torch.Tensor:
-        """What the head reads: a decoder's last layer at each response's last token.  → (G, K, H)
+        """Return a decoder's last hidden state at each response's last token.  → (G, K, H)
 
-        `shared` is the rest of a batch of the shared layout; none of it in the plain one.
+        `shared` is the rest of a batch in the shared layout, and empty in the plain layout.
         """
         if shared:
             return self._shared({"input_ids": input_ids, **shared})
@@ -98,7 +98,7 @@ class RewardModel(nn.Module):
 
     @property
     def reads_last_token(self) -> bool:
-        """Whether it is a decoder; an encoder pools its tokens and has a head of its own shape."""
+        """Return whether this is a decoder. An encoder pools its tokens and has its own kind of head."""
         return hasattr(self.classifier, "score")
 
     def _shared(self, batch: Batch) -> torch.Tensor:
@@ -114,16 +114,16 @@ class RewardModel(nn.Module):
     def _by_own_head(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor
     ) -> torch.Tensor:
-        """An encoder pools as its family does: most at their first token.  → (G, K, N + C)"""
-        said = self.ordinary(input_ids=input_ids, attention_mask=attention_mask).logits  # (rows, …)
-        return said.float()[rows]
+        """Return the outputs of an encoder, pooled by its own head.  → (G, K, N + C)"""
+        logits = self.ordinary(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits.float()[rows]  # (rows, N + C) → (G, K, N + C)
 
     def _backbone(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         backbone = getattr(self.classifier, self.classifier.base_model_prefix)
         return backbone(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
 
     def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """In float32 even under autocast: bfloat16 cannot tell close scores apart."""
+        """Return the outputs in float32, since bfloat16 cannot represent small differences in score."""
         with torch.autocast(hidden.device.type, enabled=False):
             return self.classifier.score(hidden.float())
 
@@ -135,7 +135,7 @@ class RewardModel(nn.Module):
 
 
 def _keep_what_is_trained(module: nn.Module, state: dict, prefix: str, metadata: Any) -> None:
-    """Checkpoints hold the trained weights; the frozen ones are in the base model already."""
+    """Drop frozen weights from checkpoints, since the base model has them."""
     frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
     for name in frozen:
         state.pop(prefix + name, None)
@@ -145,16 +145,18 @@ def _miss_only_what_is_trained(module: nn.Module, keys: Any) -> None:
     frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
     keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
     if keys.missing_keys:
-        raise RecipeError(f"The checkpoint lacks {keys.missing_keys[0]}; it is of another model.")
+        raise RecipeError(
+            f"The checkpoint lacks {keys.missing_keys[0]}, so it belongs to a different model."
+        )
 
 
 # --- making and loading ---------------------------------------------------------------------------
 
 
 def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0) -> RewardModel:
-    """Base, fresh heads and fresh adapter. The caller has set the seed."""
+    """Return the base with new heads and a new adapter. The caller sets the seed."""
     dtype = torch_dtype(config.dtype)
-    # Trained in full, the weights themselves need float32; autocast does the forward pass.
+    # Full training needs float32 weights; autocast lowers the precision of the forward pass.
     dtype = dtype if config.lora_r else torch.float32
     base, fresh = read_base(
         config.base_model,
@@ -178,10 +180,9 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
 def read_base(
     reference: str, dtype: torch.dtype, tokenizer: Any, *, outputs: int = 1, **loading: Any
 ) -> tuple[Any, list[str]]:
-    """The base with a head of so many numbers, and the names of the weights that are fresh.
+    """Return the base with a head of `outputs` numbers, and the names of its untrained weights.
 
-    `loading` goes to `from_pretrained`.
-    Raises RecipeError with a sentence where none can be made of it.
+    `loading` is passed to `from_pretrained`. Raises RecipeError if no reward model can be made of it.
     """
     name, revision = split_reference(reference)
     refuse_family(reference)
@@ -193,7 +194,7 @@ def read_base(
             trust_remote_code=False,
             use_safetensors=True,
             dtype=dtype,
-            ignore_mismatched_sizes=True,  # a base that is a classifier of other labels already
+            ignore_mismatched_sizes=True,  # the base may be a classifier with other labels
             output_loading_info=True,
             **loading,
         )
@@ -203,16 +204,16 @@ def read_base(
     if hasattr(base, "score"):
         base.score.float()
     elif not quantization.is_quantized(base):
-        base.float()  # an encoder is small, and its own head gives what its own layers are
+        base.float()  # an encoder is small, and its head computes in the dtype of its layers
     attention.attend(base, "cuda" if torch.cuda.is_available() else "cpu")
     fresh = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
     return base, sorted(fresh)
 
 
 def without_dropout(base: nn.Module) -> None:
-    """Two responses are compared as one and the same model reads them; noise would not cancel.
+    """Turn off dropout, so that the responses to a prompt are compared by the same model.
 
-    LoRA brings its own dropout, which the settings decide about.
+    LoRA has its own dropout, which the settings control.
     """
     for module in base.modules():
         if isinstance(module, nn.Dropout):
@@ -223,18 +224,18 @@ def without_dropout(base: nn.Module) -> None:
 
 
 def refuse_damaged(reference: str, base: Any, fresh: Sequence[str]) -> None:
-    """Raises RecipeError where the checkpoint lacks more than a head and a pooling layer."""
+    """Raise RecipeError if the checkpoint lacks more than a head and a pooling layer."""
     inside = [key for key in fresh if key.startswith(f"{base.base_model_prefix}.")]
-    lacking = [key for key in inside if "pool" not in key]
-    if lacking:
+    missing = [key for key in inside if "pool" not in key]
+    if missing:
         raise RecipeError(
-            f"The checkpoint of {reference} lacks {len(lacking)} weights that its configuration "
-            f"asks for, such as {lacking[0]}; they would be random. Was it downloaded whole?"
+            f"The checkpoint of {reference} lacks {len(missing)} weights of its configuration, such as "
+            f"{missing[0]}, which would be random. Check that the download is complete."
         )
 
 
 def refuse_family(reference: str) -> None:
-    """Raises RecipeError for what no reward model can be made of. Reads the configuration alone."""
+    """Raise RecipeError if no reward model can be made of this family. Reads only the configuration."""
     name, revision = split_reference(reference)
     try:
         config = read_config(name, revision)
@@ -242,8 +243,7 @@ def refuse_family(reference: str) -> None:
         raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise RecipeError(
-            f"{reference} is an encoder with a decoder ({config.model_type}). Choose a model that "
-            "is one of the two."
+            f"{reference} is an encoder-decoder ({config.model_type}). Choose an encoder or a decoder."
         )
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise RecipeError(
@@ -253,14 +253,14 @@ def refuse_family(reference: str) -> None:
 
 
 def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
-    """The model's tokenizer, with a padding token that is not its end token if it has any to spare.
+    """Return the model's tokenizer, with a padding token that differs from its end token if possible.
 
-    Sequence classifiers find a text's end as the last token that is no padding, so an end token
-    that doubles as padding would make other tools read the score one token too early.
+    Sequence classifiers read the score at the last token that is not padding. If the end token were
+    also the padding token, other tools would read the score one token too early.
     """
     name, revision = split_reference(reference)
     if not adapter and (Path(name) / "adapter_config.json").is_file():
-        raise RecipeError(f"{reference} is an adapter. Choose the model that it belongs to.")
+        raise RecipeError(f"{reference} is an adapter. Choose its base model.")
     try:
         tokenizer = read_tokenizer(name, revision)
     except (OSError, ValueError) as error:
@@ -269,14 +269,14 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
     spare = next((token for token in choices if token and token != tokenizer.eos_token), None)
     tokenizer.pad_token = spare or tokenizer.eos_token
     if tokenizer.pad_token is None:
-        raise RecipeError(f"The tokenizer of {reference} has no token that could serve as padding.")
+        raise RecipeError(f"The tokenizer of {reference} has no token to use as padding.")
     return tokenizer
 
 
 def load_reward_model(
     folder: Path, tokenizer: Any, dtype: str = "auto", *, heads: int = 1, criteria: int = 0
 ) -> RewardModel:
-    """What a reward run published, ready to score. An adapter does not say how many outputs it has."""
+    """Load the output of a reward run for scoring. An adapter does not record its number of outputs."""
     outputs = heads + criteria
     adapter = folder / "adapter_config.json"
     if not adapter.is_file():
@@ -291,7 +291,7 @@ def load_reward_model(
 
 
 def base_of(folder: Path, spec: dict[str, Any]) -> str:
-    """Return the reference of an adapter's base; a note next to the folder says that it has moved."""
+    """Return the reference of an adapter's base, or its new path from the note next to the folder."""
     moved = folder.absolute().parent / MOVED_BASE
     if moved.is_file():
         return moved.read_text().strip()
@@ -300,21 +300,21 @@ def base_of(folder: Path, spec: dict[str, Any]) -> str:
 
 
 def _refuse_fresh(folder: Path, fresh: Sequence[str], saved: Sequence[str]) -> None:
-    """Weights that are in neither base nor adapter would be random, and so would the scores be."""
-    beside = tuple(f"{name}." for name in saved)
-    lacking = [name for name in fresh if not name.startswith(beside)]
-    if lacking:
+    """Raise RecipeError for weights that are neither in the base nor in the adapter, hence random."""
+    prefixes = tuple(f"{name}." for name in saved)
+    missing = [name for name in fresh if not name.startswith(prefixes)]
+    if missing:
         raise RecipeError(
-            f"{folder} and its base model lack {lacking[0]}, without which scores mean nothing. "
-            "Was a file lost, or is the base model another one than at the training?"
+            f"{folder} and its base model lack {missing[0]}, so scores would be random. Check that no "
+            "file is missing and that the base model is the one used in training."
         )
 
 
 def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
-    """The longest input the model can read, or `wanted` if that is less.
+    """Return the longest input of the model in tokens, or `wanted` if that is less.
 
-    With rotary positions that are rescaled from some length on, that length: one long text would
-    otherwise change the scores of all that are forwarded with it.
+    Rotary positions that are rescaled above some length limit the input to that length. Otherwise,
+    one long text would change the scores of all texts in its batch.
     """
     name, revision = split_reference(reference)
     text = read_config(name, revision).get_text_config()
@@ -330,17 +330,19 @@ def _rescaled_from(text: Any) -> int | None:
     kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     if not any(part.get("rope_type") == "longrope" for part in kinds):
         return None
-    found = [part.get("original_max_position_embeddings") for part in kinds]
-    return min(filter(None, found), default=getattr(text, "original_max_position_embeddings", None))
+    lengths = [part.get("original_max_position_embeddings") for part in kinds]
+    return min(
+        filter(None, lengths), default=getattr(text, "original_max_position_embeddings", None)
+    )
 
 
-# --- asking it --------------------------------------------------------------------------------------
+# --- scoring ----------------------------------------------------------------------------------------
 
 
 def score_groups(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """Scores of one batch of groups, in evaluation mode.  → (G, K) float32 on the CPU"""
+    """Return the scores of a batch, in evaluation mode.  → (G, K) float32 on the CPU"""
     return outputs_of(model, groups, collator)[..., : model.heads].mean(dim=-1)
 
 
@@ -348,7 +350,7 @@ def score_groups(
 def outputs_of(
     model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
 ) -> torch.Tensor:
-    """All outputs for one batch of groups, in evaluation mode.  → (G, K, N + C) float32 on the CPU"""
+    """Return all outputs of a batch, in evaluation mode.  → (G, K, N + C) float32 on the CPU"""
     inputs = inputs_of(model, groups, collator)
     with evaluating(model):
         return model(**inputs)["outputs"].float().cpu()

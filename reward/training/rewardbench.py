@@ -2,16 +2,16 @@
 
     python -m reward.training.rewardbench RUN_DIR FILE.jsonl [--out report.json]
 
-FILE is JSONL or Parquet; `manage.py rewardbench` takes other files too. A row has `prompt`, text or messages; `chosen` and `rejected`, each a text,
-a list of texts, or a conversation that ends with the answer; and optionally `subset` and `id`. That
-is what RewardBench (Lambert et al. 2024, arXiv:2403.13787) and RewardBench 2 (Malik et al. 2025,
-arXiv:2506.01937) publish, and most preference sets too.
+FILE is JSONL or Parquet; `manage.py rewardbench` reads other files too. A row has `prompt`, a text or
+messages; `chosen` and `rejected`, each a text, a list of texts, or a conversation that ends with the
+answer; and optionally `subset` and `id`. This is the format of RewardBench (Lambert et al. 2024,
+arXiv:2403.13787), RewardBench 2 (Malik et al. 2025, arXiv:2506.01937) and most preference data sets.
 
-A row counts 1 where the chosen response has the highest score, 1/k where it shares it with k - 1
-others, else 0. A row of several chosen responses counts 1 where all of them outscore all the
-rejected: that is the accuracy within RewardBench 2's score for ties, not the whole of that score.
-Rows with a response that the model cannot read whole are left out and counted, never cut. Subsets
-are reported one by one and as their plain mean; the leaderboards weigh some of theirs otherwise.
+A row counts 1 if the chosen response has the highest score, 1/k if k responses share that score, and 0
+otherwise. A row with several chosen responses counts 1 if all of them have higher scores than all the
+rejected ones. That is the accuracy term of RewardBench 2's score for ties, not the whole score. Rows
+with a response that is too long for the model are left out and counted. The report has the accuracy of
+each subset and their unweighted mean; the leaderboards weight some subsets differently.
 
 The last line on stdout is one JSON object.
 """
@@ -42,26 +42,26 @@ ROWS_AT_ONCE = 256
 
 
 def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Raises RowsError with the numbers of rows that cannot be understood."""
+    """Return the accuracy per subset and in total. Raises RowsError with the numbers of wrong rows."""
     tallies: dict[str, list[Tally]] = {}
     chances: dict[str, list[float]] = {}
     left_out: Counter[str] = Counter()
-    check_rows(path)  # a wrong row at the end would cost the work on all before it
+    check_rows(path)  # before scoring, so that a wrong row at the end does not waste the work
     rows = read_rows(path)
     while batch := list(islice(rows, ROWS_AT_ONCE)):
         scores = scorer.score([(row.prompt, row.responses) for row in batch])
-        for row, found in zip(batch, scores, strict=True):
-            if not row.whole or np.isnan(found).any():
+        for row, values in zip(batch, scores, strict=True):
+            if not row.whole or np.isnan(values).any():
                 left_out[row.subset] += 1
                 continue
-            tally = Tally(credit(found, row.chosen), 1.0, 1)
+            tally = Tally(credit(values, row.chosen), 1.0, 1)
             tallies.setdefault(row.subset, []).append(tally)
             chances.setdefault(row.subset, []).append(row.chance)
     return summary(tallies, chances, left_out, seed)
 
 
 def credit(scores: np.ndarray, chosen: int) -> float:
-    """Scores (K,), those of the chosen first."""
+    """Return what a row counts. `scores` (K,) has those of the chosen responses first."""
     if chosen > 1:
         return float(scores[:chosen].min() > scores[chosen:].max())
     highest = scores == scores.max()
@@ -74,7 +74,7 @@ def summary(
     left_out: Counter[str],
     seed: int,
 ) -> dict[str, Any]:
-    none = "The model can read no row whole."
+    none = "Every row is too long for the model."
     everything = [tally for each in tallies.values() for tally in each]
     subsets = [
         {
@@ -85,10 +85,10 @@ def summary(
         }
         for name in sorted({*tallies, *left_out})
     ]
-    known = [row["value"] for row in subsets if row["value"] is not None]
+    values = [row["value"] for row in subsets if row["value"] is not None]
     return {
         "accuracy": _figure(everything, seed, none),
-        "mean_of_subsets": float(np.mean(known)) if known else None,
+        "mean_of_subsets": float(np.mean(values)) if values else None,
         "chance": float(np.mean([c for each in chances.values() for c in each]))
         if chances
         else None,
@@ -98,12 +98,12 @@ def summary(
 
 
 def _figure(tallies: Sequence[Tally], seed: int, none: str) -> dict[str, Any]:
-    found = share(tallies, seed, none=none)
+    figure = share(tallies, seed, none=none)
     return {
-        "value": found["value"],
-        "interval": found["interval"],
-        "rows": found["prompts"],
-        "reason": found["reason"],
+        "value": figure["value"],
+        "interval": figure["interval"],
+        "rows": figure["prompts"],
+        "reason": figure["reason"],
     }
 
 
@@ -113,29 +113,31 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path, help="a reward run's directory, or its output/")
     parser.add_argument("file", type=Path, help="JSONL or Parquet with prompt, chosen, rejected")
-    parser.add_argument("--out", type=Path, help="write the figures there too; its folder is made")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--out", type=Path, help="also write the figures to this file; creates its folder"
+    )
+    options = parser.parse_args()
     quiet_libraries()
     try:
-        if asked.out:
-            make_room(asked.out)
-        check_rows(asked.file)  # before the model is loaded
-        scorer = Scorer(output_folder(asked.run))
-        found = {"file": asked.file.name, **evaluate(scorer, asked.file)}
-        for row in [*found["subsets"], {"subset": "all rows", **found["accuracy"]}]:
+        if options.out:
+            check_writable(options.out)
+        check_rows(options.file)  # before the model is loaded
+        scorer = Scorer(output_folder(options.run))
+        figures = {"file": options.file.name, **evaluate(scorer, options.file)}
+        for row in [*figures["subsets"], {"subset": "all rows", **figures["accuracy"]}]:
             print(_line(row), file=sys.stderr)
-        print(json.dumps(found, allow_nan=False))
-        if asked.out:
-            write_to(asked.out, found)
+        print(json.dumps(figures, allow_nan=False))
+        if options.out:
+            write_to(options.out, figures)
     except (RecipeError, RowsError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def make_room(path: Path) -> None:
-    """The folder of `path`. Raises RecipeError when no file can be written there; none is yet."""
-    with sentence(path):
+def check_writable(path: Path) -> None:
+    """Create the folder of `path`. Raises RecipeError if the file cannot be written; writes nothing."""
+    with as_recipe_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             path.open("a").close()
@@ -143,13 +145,13 @@ def make_room(path: Path) -> None:
             tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def write_to(path: Path, found: dict[str, Any]) -> None:
-    with sentence(path):
-        write_json(path, found)
+def write_to(path: Path, figures: dict[str, Any]) -> None:
+    with as_recipe_error(path):
+        write_json(path, figures)
 
 
 @contextmanager
-def sentence(path: Path) -> Iterator[None]:
+def as_recipe_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -2,10 +2,11 @@
 
     python -m reward.training.score RUN/output IN.parquet OUT.parquet
 
-IN is preference data (see recipes/preferences/groups.py) or sampled text (`prompt`, `response` and whatever
-else). OUT has the same rows and columns in the same order, with `scores`, a list beside `responses`,
-or `score` added; a model of several heads adds `disagreements` or `disagreement` too, their standard
-deviation, and one that scores criteria `scores_NAME` or `score_NAME` for each. What is too long for the model gets null, never a score of a part of it.
+IN is preference data (see recipes/preferences/groups.py) or sampled text with the columns `prompt` and
+`response`. OUT has the same rows and columns in the same order, and a new column: `scores`, a list in
+the order of `responses`, or `score`. A model with several heads adds `disagreements` or `disagreement`,
+their standard deviation. A model that scores criteria adds `scores_NAME` or `score_NAME` for each.
+Responses that are too long for the model get null; nothing is truncated.
 """
 
 import argparse
@@ -28,26 +29,29 @@ from recipes.layout.families import check_shared, window_problem
 from recipes.preferences.tokens import ChatFormat, TokenGroup
 from recipes.rundir import atomically
 from recipes.runner import quiet_libraries
-from reward.scoring.rows import Asked
+from reward.scoring.rows import ScoreRow
 from reward.training.model import load_reward_model, load_tokenizer, outputs_of
 
 Conversation = tuple[list[dict[str, str]], list[str]]
 """A prompt as messages, and responses to it."""
 
 TOGETHER = 16
-"""Responses of one prompt in one row: the block mask grows with the square of the row."""
+"""Maximum responses of a prompt in one row, since the block mask grows with its square."""
 
 CHARACTERS_A_TOKEN = 64
-"""A text of more characters a token, or more than the vocabulary's longest, is too long unread."""
+"""Characters per token above which a text counts as too long without being tokenized.
+
+The longest token of the vocabulary raises this limit.
+"""
 
 
 def output_folder(run: Path) -> Path:
-    """A run directory's output/, or the folder itself."""
+    """Return the output/ of a run directory, or the folder itself."""
     return run / "output" if (run / "output").is_dir() else run
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """Raises RecipeError when the folder is not the output of a reward run."""
+    """Return the report in the folder. Raises RecipeError if it is not the output of a reward run."""
     try:
         return json.loads((folder / "report.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
@@ -56,100 +60,101 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one conversation's K responses: what each of N heads and C criteria say."""
+    """The outputs of N heads and C criteria for the K responses of a conversation."""
 
     heads: np.ndarray  # (K, N) float32
     criteria: np.ndarray  # (K, C) float32
 
     @property
     def scores(self) -> np.ndarray:
-        """(K,)"""
+        """Return the mean over the heads.  → (K,)"""
         return self.heads.mean(axis=-1)
 
     @property
     def disagreements(self) -> np.ndarray:
-        """Standard deviation over the heads; 0 where there is one.  → (K,)"""
+        """Return the standard deviation over the heads, 0 for a single head.  → (K,)"""
         return self.heads.std(axis=-1)
 
     def row(self, k: int) -> "Verdict":
-        """The verdict on one response alone."""
+        """Return the verdict on one response."""
         return Verdict(self.heads[k : k + 1], self.criteria[k : k + 1])
 
     def figures(self) -> list[list[float | None]]:
-        """Scores, disagreements and each criterion, null for NaN."""
+        """Return scores, disagreements and the scores of each criterion, with None for NaN."""
         columns = [self.scores, self.disagreements, *self.criteria.T]
         return [[None if np.isnan(v) else float(v) for v in column] for column in columns]
 
 
 class Scorer:
-    """A reward model in memory. Prompts are forwarded once for all their responses where possible."""
+    """A reward model in memory. If possible, a prompt is forwarded once for all its responses."""
 
     def __init__(self, output: str | Path, *, max_tokens: int = 8192):
-        """`output` is a reward run's output/ folder; `max_tokens` bounds one forward pass.
+        """Load the model from the output/ folder of a reward run.
 
-        Raises RecipeError when the folder holds no reward model.
+        `max_tokens` limits one forward pass. Raises RecipeError if the folder has no reward model.
         """
         folder = Path(output)
-        made_as = read_report(folder)
+        report = read_report(folder)
         self.tokenizer = load_tokenizer(str(folder), adapter=True)
-        outputs = made_as.get("outputs", {})
+        outputs = report.get("outputs", {})
         self.heads: int = outputs.get("heads", 1)
         self.criteria: list[str] = outputs.get("criteria", [])
         self.model = load_reward_model(
             folder,
             self.tokenizer,
-            made_as["config"]["dtype"],
+            report["config"]["dtype"],
             heads=self.heads,
             criteria=len(self.criteria),
         )
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.chat = ChatFormat(self.tokenizer)
-        self.limit: int = made_as["training"]["max_tokens"]
+        self.limit: int = report["training"]["max_tokens"]
         self.max_tokens = max_tokens
         longest = max(map(len, self.tokenizer.get_vocab()), default=0)
         self.characters_a_token = max(longest, CHARACTERS_A_TOKEN)
         self.collator = Collator(self.tokenizer.pad_token_id)
-        self.wants_shared = made_as["training"]["layout"] == "shared"
-        self._holds: bool | None = None
+        self.wants_shared = report["training"]["layout"] == "shared"
+        self._shared_layout_agrees: bool | None = None
         self.width: int = self.heads + len(self.criteria)
-        """Numbers that a response gets."""
+        """Outputs per response."""
 
     def score(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
-        """Scores of each conversation's responses, NaN for one the model cannot read whole.
+        """Return the scores of each conversation's responses, NaN for those too long for the model.
 
-        Comparable within a prompt only.  → one (K,) float32 array a conversation
+        Scores are comparable only within a prompt.  → one (K,) float32 array per conversation
         """
         return [verdict.scores for verdict in self.judge(conversations)]
 
     def judge(self, conversations: Sequence[Conversation]) -> list["Verdict"]:
-        """Scores, how far the heads lie apart, and the criteria, with NaN as in `score`."""
+        """Return the outputs of heads and criteria for each conversation, with NaN as in `score`."""
         end = self.heads + len(self.criteria)
         return [
-            Verdict(said[:, : self.heads], said[:, self.heads : end])
-            for said in self._ask(conversations)
+            Verdict(outputs[:, : self.heads], outputs[:, self.heads : end])
+            for outputs in self._outputs(conversations)
         ]
 
-    def _ask(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
-        """→ one (K, N + C) float32 array a conversation"""
-        said = [np.full((len(rs), self.width), np.nan, np.float32) for _, rs in conversations]
-        places, groups = self._tokenize(conversations)
+    def _outputs(self, conversations: Sequence[Conversation]) -> list[np.ndarray]:
+        """Return all outputs per conversation.  → (K, width) float32 arrays"""
+        outputs = [np.full((len(rs), self.width), np.nan, np.float32) for _, rs in conversations]
+        members, groups = self._tokenize(conversations)
         self._check_layout(groups)
         sizes = [self.collator.tokens(group) for group in groups]
         for batch in cut(sizes, max_tokens=self.max_tokens):
             rows = self._forward([groups[index] for index in batch])
             for index, row in zip(batch, rows, strict=True):
-                conversation, responses = places[index]
-                said[conversation][responses] = row[: len(responses)]
-        return said
+                conversation, responses = members[index]
+                outputs[conversation][responses] = row[: len(responses)]
+        return outputs
 
     def _forward(self, groups: Sequence[TokenGroup]) -> np.ndarray:
-        """→ (G, K, width) float32"""
+        """Return the outputs of one forward pass.  → (G, K, width) float32"""
         return outputs_of(self.model, groups, self.collator).numpy()
 
     def _tokenize(
         self, conversations: Sequence[Conversation]
     ) -> tuple[list[tuple[int, list[int]]], list[TokenGroup]]:
-        places, groups = [], []
+        """Return groups to forward, and the conversation and response indices of each."""
+        members, groups = [], []
         for number, (prompt, responses) in enumerate(conversations):
             readable = [k for k, text in enumerate(responses) if self._may_fit(prompt, text)]
             if not readable:
@@ -161,34 +166,36 @@ class Scorer:
             tails = dict(zip(readable, ends, strict=True))
             fits = [k for k, t in tails.items() if len(t) and len(head) + len(t) <= self.limit]
             for start in range(0, len(fits), TOGETHER):
-                together = fits[start : start + TOGETHER]
-                none = np.zeros((len(together), len(together)), dtype=np.float32)
-                places.append((number, together))
-                groups.append(TokenGroup(head, [tails[k] for k in together], none))
-        return places, groups
+                indices = fits[start : start + TOGETHER]
+                wins = np.zeros((len(indices), len(indices)), dtype=np.float32)
+                members.append((number, indices))
+                groups.append(TokenGroup(head, [tails[k] for k in indices], wins))
+        return members, groups
 
     def _may_fit(self, prompt: list[dict[str, str]], response: str) -> bool:
-        """Tell from the number of characters, since tokenizing a long text takes a second."""
+        """Return False for texts that are too long, without tokenizing them, which takes a second."""
         characters = len(response) + sum(len(turn["content"]) for turn in prompt)
         return characters <= self.limit * self.characters_a_token
 
     def _check_layout(self, groups: Sequence[TokenGroup]) -> None:
-        """Both layouts are compared once, on the first prompt that has several responses."""
+        """Choose the layout. Compares both once, on the first prompt with several responses."""
         shares = [group for group in groups if len(group.responses) > 1]
         self.collator.layout = "plain"
         longest = max((group.longest() for group in groups), default=0)
         if not self.wants_shared or not shares or window_problem(self.model.config, longest):
             return
-        if self._holds is None:
+        if self._shared_layout_agrees is None:
             pad_id = self.collator.pad_id
-            self._holds = not check_shared(self.model, shares[:2], pad_id, longest=longest)
-        self.collator.layout = "shared" if self._holds else "plain"
+            self._shared_layout_agrees = not check_shared(
+                self.model, shares[:2], pad_id, longest=longest
+            )
+        self.collator.layout = "shared" if self._shared_layout_agrees else "plain"
 
 
 def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int = 1024) -> int:
-    """Score a Parquet file row by row into another; returns how many responses got a score.
+    """Score the rows of a Parquet file into another, and return the number of scored responses.
 
-    The target appears whole or not at all.
+    The target appears only when it is complete.
     """
     try:
         file = pq.ParquetFile(source)
@@ -205,23 +212,26 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
         pq.ParquetWriter(draft, with_columns(file.schema_arrow, columns)) as writer,
     ):
         for batch in file.iter_batches(batch_size=rows_at_once):
-            said = judge(scorer, [asked_in(row, many) for row in batch.to_pylist()])
-            scored += sum(int(np.isfinite(verdict.scores).sum()) for verdict in said)
-            figures = [verdict.figures() for verdict in said]
+            verdicts = judge(scorer, [score_row(row, many) for row in batch.to_pylist()])
+            scored += sum(int(np.isfinite(verdict.scores).sum()) for verdict in verdicts)
+            figures = [verdict.figures() for verdict in verdicts]
             added = [
-                pa.array([f[place] if many else f[place][0] for f in figures], type=column.type)
-                for place, column in columns
+                pa.array([f[index] if many else f[index][0] for f in figures], type=column.type)
+                for index, column in columns
             ]
             writer.write_batch(pa.record_batch([*batch.columns, *added], schema=writer.schema))
     return scored
 
 
 def new_columns(scorer: Scorer, many: bool) -> list[tuple[int, pa.Field]]:
-    """Which of `Verdict.figures` are written, and as what; one head cannot disagree."""
-    score, apart = ("scores", "disagreements") if many else ("score", "disagreement")
-    names = [score, apart, *(f"{score}_{name}" for name in scorer.criteria)]
+    """Return the index in `Verdict.figures` and the field of each new column.
+
+    A model with one head has no column of disagreements.
+    """
+    score, spread = ("scores", "disagreements") if many else ("score", "disagreement")
+    names = [score, spread, *(f"{score}_{name}" for name in scorer.criteria)]
     kind = pa.list_(pa.float32()) if many else pa.float32()
-    fields = [(place, pa.field(name, kind)) for place, name in enumerate(names)]
+    fields = [(index, pa.field(name, kind)) for index, name in enumerate(names)]
     return [field for field in fields if scorer.heads > 1 or field[0] != 1]
 
 
@@ -231,31 +241,31 @@ def with_columns(schema: pa.Schema, columns: Sequence[tuple[int, pa.Field]]) -> 
     return schema
 
 
-def asked_in(row: dict[str, Any], many: bool) -> Asked:
-    return Asked(row["prompt"], row["responses"] if many else [row["response"]], many)
+def score_row(row: dict[str, Any], many: bool) -> ScoreRow:
+    return ScoreRow(row["prompt"], row["responses"] if many else [row["response"]], many)
 
 
-def judge(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
-    """One verdict a row; single responses to the same prompt are forwarded together."""
-    together: dict[str, list[int]] = {}
+def judge(scorer: Scorer, rows: Sequence[ScoreRow]) -> list[Verdict]:
+    """Return a verdict per row. Single responses to the same prompt are forwarded together."""
+    by_prompt: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        alone = f"{number} " if row.many else ""
-        together.setdefault(alone + json.dumps(row.prompt, sort_keys=True), []).append(number)
-    members = list(together.values())
-    found = scorer.judge(
+        prefix = f"{number} " if row.many else ""  # a row with a list is forwarded alone
+        by_prompt.setdefault(prefix + json.dumps(row.prompt, sort_keys=True), []).append(number)
+    members = list(by_prompt.values())
+    judged = scorer.judge(
         [(rows[m[0]].prompt, [r for number in m for r in rows[number].responses]) for m in members]
     )
-    said: dict[int, Verdict] = {}
-    for numbers, verdict in zip(members, found, strict=True):
+    verdicts: dict[int, Verdict] = {}
+    for numbers, verdict in zip(members, judged, strict=True):
         if rows[numbers[0]].many:
-            said[numbers[0]] = verdict
+            verdicts[numbers[0]] = verdict
         else:
-            said |= {number: verdict.row(place) for place, number in enumerate(numbers)}
+            verdicts |= {number: verdict.row(index) for index, number in enumerate(numbers)}
     for number, row in enumerate(rows):
         unread = sorted(row.unread)
-        said[number].heads[unread] = np.nan
-        said[number].criteria[unread] = np.nan
-    return [said[number] for number in range(len(rows))]
+        verdicts[number].heads[unread] = np.nan
+        verdicts[number].criteria[unread] = np.nan
+    return [verdicts[number] for number in range(len(rows))]
 
 
 def main() -> int:

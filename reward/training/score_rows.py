@@ -2,12 +2,12 @@
 
     python -m reward.training.score_rows RUN_DIR IN OUT
 
-IN is JSON lines or Parquet (as its name ends) of {messages}, {prompt, response} or {prompt,
-responses}. OUT has the same rows in the same order with `score` and `uncertainty` added, or `scores`
-and `uncertainties` for several responses; it is JSON lines, Parquet where its name ends so, or `-`:
-JSON lines on stdout. Every row is looked at before the first is scored, and a file appears whole or not
-at all. What the model cannot read whole gets null, and never the score of a part. Uncertainty is the
-standard deviation over the model's heads; null where it has one head only.
+IN is JSON lines or Parquet, depending on its ending, with rows of {messages}, {prompt, response} or
+{prompt, responses}. OUT has the same rows in the same order with `score` and `uncertainty` added, or
+`scores` and `uncertainties` for several responses. It is JSON lines, Parquet if its name ends in
+.parquet, or `-` for JSON lines on stdout. All rows are checked before the first is scored, and a file
+appears only when it is complete. Responses that are too long for the model get null. The uncertainty is
+the standard deviation over the model's heads, and null for a model with one head.
 
 The last line on stderr is one JSON object.
 """
@@ -41,9 +41,10 @@ KINDS = {
 
 
 def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, int]:
-    """Returns how many rows and responses there were, and how many got a score. None is stdout.
+    """Score the rows of a file, and return the numbers of rows, responses and scored responses.
 
-    Raises RowsError with the number of a row that is wrong; nothing is written then.
+    Without `target`, the rows go to stdout. Raises RowsError with the numbers of wrong rows before
+    anything is written.
     """
     counts = survey(source)
     schema = columns_of(source) if target and is_parquet(target) else None
@@ -51,22 +52,22 @@ def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, i
     with _writer(target, schema, counts) as write:
         rows = read_rows(source)
         while batch := list(islice(rows, ROWS_AT_ONCE)):
-            verdicts = judge(scorer, [asked for _, _, asked in batch])
+            verdicts = judge(scorer, [row for _, _, row in batch])
             scored += sum(int(np.isfinite(v.scores).sum()) for v in verdicts)
             write(
-                {**raw, **figures(verdict, scorer.heads, many=asked.many)}
-                for (_, raw, asked), verdict in zip(batch, verdicts, strict=True)
+                {**raw, **figures(verdict, scorer.heads, many=row.many)}
+                for (_, raw, row), verdict in zip(batch, verdicts, strict=True)
             )
     return {"rows": counts["rows"], "responses": counts["responses"], "scored": scored}
 
 
 def figures(verdict: Verdict, heads: int, *, many: bool) -> Row:
-    """The fields that a row gains. Scores of K responses (K,), NaN as null."""
+    """Return the fields to add to a row, with None for NaN."""
     scores = [_number(value) for value in verdict.scores]
-    apart = [_number(value) if heads > 1 else None for value in verdict.disagreements]
+    spread = [_number(value) if heads > 1 else None for value in verdict.disagreements]
     if many:
-        return {"scores": scores, "uncertainties": apart}
-    return {"score": scores[0], "uncertainty": apart[0]}
+        return {"scores": scores, "uncertainties": spread}
+    return {"score": scores[0], "uncertainty": spread[0]}
 
 
 def _number(value: Any) -> float | None:
@@ -101,7 +102,7 @@ def _write_lines(file: Any, rows: Iterable[Row]) -> None:
 
 
 def _line(row: Row) -> str:
-    """Return a row as JSON, with half a surrogate pair as its escape and NaN as null."""
+    """Return a row as JSON, with lone surrogates escaped and NaN as null."""
     row = finite(row)
     text = json.dumps(row, ensure_ascii=False, default=str)
     try:
@@ -120,7 +121,7 @@ def finite(value: Any) -> Any:
 
 
 class ParquetRows:
-    """Rows into a Parquet file with these columns and the scores."""
+    """A writer of rows with these columns and their scores to a Parquet file."""
 
     def __init__(self, path: Path, schema: pa.Schema, counts: dict[str, int]):
         self.path = path
@@ -156,18 +157,18 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="a reward run's directory, or its output/")
     parser.add_argument("source", type=Path, help="JSON lines or Parquet to score")
     parser.add_argument("target", help="the file to write, or - for stdout")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet_libraries()
-    target = None if asked.target == "-" else Path(asked.target)
+    target = None if options.target == "-" else Path(options.target)
     try:
-        survey(asked.source)  # before the model is loaded
+        survey(options.source)  # before the model is loaded
         if target and is_parquet(target):
-            columns_of(asked.source)
-        found = score_rows(Scorer(output_folder(asked.run)), asked.source, target)
+            columns_of(options.source)
+        counts = score_rows(Scorer(output_folder(options.run)), options.source, target)
     except (RecipeError, RowsError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(found), file=sys.stderr)
+    print(json.dumps(counts), file=sys.stderr)
     return 0
 
 

@@ -1,14 +1,14 @@
-"""Score a project's responses with a reward model, for the product to store.
+"""Score the responses of a project with a reward model.
 
     python -m reward.training.scoring RUN_DIR
 
-reads   run.json (config: reward.scoring.settings.ScoreConfig), data/responses.parquet: one prompt a row
-        (prompt, response_ids, responses)
-writes  output/scores.parquet: one response a row (response_id, score, uncertainty, features), null
-        where the model cannot read it whole; output/report.json
+reads   run.json (config: reward.scoring.settings.ScoreConfig), data/responses.parquet: one prompt per
+        row (prompt, response_ids, responses)
+writes  output/scores.parquet: one response per row (response_id, score, uncertainty, features), null if
+        the response is too long for the model; output/report.json
 
-A prompt is forwarded once for all its responses. Some prompts at a time become a file under
-checkpoints/, so a run that was stopped goes on after the last of them. Left out: several GPUs.
+A prompt is forwarded once for all its responses. Each batch of prompts becomes a file under
+checkpoints/, so a stopped run resumes after the last one. Several GPUs are not supported.
 """
 
 import sys
@@ -43,8 +43,8 @@ SCORES = pa.schema(
 
 
 def score_all(run_dir: RunDir, stop: StopSignal) -> None:
-    """The whole run. Raises Stopped, RecipeError, or what the libraries raise."""
-    began = time.monotonic()
+    """Run the recipe. Raises Stopped, RecipeError or an exception of a library."""
+    started = time.monotonic()
     config = ScoreConfig.from_dict(run_dir.spec()["config"])
     path = run_dir.data / "responses.parquet"
     try:
@@ -59,20 +59,20 @@ def score_all(run_dir: RunDir, stop: StopSignal) -> None:
         if checkpoints.is_good(run_dir, part):
             continue
         scorer = scorer or loaded(config)
-        since = time.monotonic()
-        found = scored(scorer, rows.to_pylist(), run_dir)
+        batch_started = time.monotonic()
+        scores = scored(scorer, rows.to_pylist(), run_dir)
         with checkpoints.sealed(part) as draft:
-            pq.write_table(pa.Table.from_pylist(found, schema=SCORES), draft)
-        seconds = max(time.monotonic() - since, 1e-6)
+            pq.write_table(pa.Table.from_pylist(scores, schema=SCORES), draft)
+        seconds = max(time.monotonic() - batch_started, 1e-6)
         run_dir.emit(
             "progress",
             step=number + 1,
             total=total,
             epoch=round((number + 1) / total, 4),
-            metrics={"responses_per_s": round(len(found) / seconds, 1)},
+            metrics={"responses_per_s": round(len(scores) / seconds, 1)},
             memory_mb=peak_memory_mb(),
         )
-    publish(run_dir, [part_path(run_dir, number) for number in range(total)], began)
+    publish(run_dir, [part_path(run_dir, number) for number in range(total)], started)
 
 
 def part_path(run_dir: RunDir, number: int) -> Path:
@@ -86,10 +86,10 @@ def loaded(config: ScoreConfig) -> FeatureScorer:
 def scored(
     scorer: FeatureScorer, rows: Sequence[dict[str, Any]], run_dir: RunDir
 ) -> list[dict[str, Any]]:
-    """One row a response. Out of memory halves the tokens at once and tries again."""
+    """Return a row per response. Halves the tokens per forward pass when memory runs out."""
     while True:
         try:
-            said = scorer.judge_with_features([(r["prompt"], r["responses"]) for r in rows])
+            judged = scorer.judge_with_features([(r["prompt"], r["responses"]) for r in rows])
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -100,12 +100,13 @@ def scored(
                 ) from None
         scorer.max_tokens //= 2
         run_dir.message(
-            f"Out of memory; going on with {scorer.max_tokens} tokens at once.", level="warning"
+            f"Out of memory; continuing with {scorer.max_tokens} tokens per forward pass.",
+            level="warning",
         )
         free_memory()
     return [
         line
-        for row, (verdict, features) in zip(rows, said, strict=True)
+        for row, (verdict, features) in zip(rows, judged, strict=True)
         for line in lines(row["response_ids"], verdict, features, heads=scorer.heads)
     ]
 
@@ -113,21 +114,21 @@ def scored(
 def lines(
     ids: Sequence[int], verdict: Verdict, features: np.ndarray, *, heads: int
 ) -> Iterator[dict[str, Any]]:
-    """`features` (K, dims)"""
-    scores, apart = verdict.scores, verdict.disagreements
+    """Yield a row of SCORES for each of K responses. `features` is (K, dims)."""
+    scores, spread = verdict.scores, verdict.disagreements
     for k, response in enumerate(ids):
-        known = bool(np.isfinite(scores[k]))
+        is_scored = bool(np.isfinite(scores[k]))
         yield {
             "response_id": response,
-            "score": float(scores[k]) if known else None,
-            "uncertainty": float(apart[k]) if known and heads > 1 else None,
+            "score": float(scores[k]) if is_scored else None,
+            "uncertainty": float(spread[k]) if is_scored and heads > 1 else None,
             "features": features[k].astype("<f4").tobytes()
-            if known and features.shape[1]
+            if is_scored and features.shape[1]
             else None,
         }
 
 
-def publish(run_dir: RunDir, parts: Sequence[Path], began: float) -> None:
+def publish(run_dir: RunDir, parts: Sequence[Path], started: float) -> None:
     responses = unread = 0
     with run_dir.publish() as output:
         with pq.ParquetWriter(output / "scores.parquet", SCORES) as writer:
@@ -140,14 +141,13 @@ def publish(run_dir: RunDir, parts: Sequence[Path], began: float) -> None:
             "responses": responses,
             "scored": responses - unread,
             "unread": unread,
-            "seconds": round(time.monotonic() - began, 2),
+            "seconds": round(time.monotonic() - started, 2),
             "versions": versions(),
         }
         write_json(output / "report.json", report)
     if unread:
         run_dir.message(
-            f"{unread} of {responses} responses are longer than the model can read, and have no "
-            "score.",
+            f"{unread} of {responses} responses are too long for the model and have no score.",
             level="warning",
         )
     run_dir.emit("result", result=report)

@@ -1,16 +1,16 @@
-"""A warm reward model behind a Unix socket: loaded once, it answers until it is idle.
+"""A server of reward models on a Unix socket. Models stay loaded until the server is idle.
 
     python -m reward.training.serve SOCKET
 
-Questions take turns: a long one is answered in parts, and a new one is begun after each part, so that
-no client has to wait for another's long question. A question names the folder of its model, so the model changes with the question; `--models` stay
-loaded, the one longest unused leaves first. Nothing of torch is imported before the first question.
-After `--idle` seconds, and when it holds more than `--memory` MB, the process begins anew as a fresh
-one on the same socket, which gives all memory back; nobody who connects notices. On a machine without
-a GPU `--memory` is also the most that it may allocate. `--waiting` questions may wait; one more is
-told that the scorer is busy, and one that waited longer than it said is dropped; so is one whose
-asker has left, even between two forward passes. A second process on the same socket waits in reserve
-until the first has ended. reward/scoring/wire.py has the messages.
+Long requests are answered in parts, and a new request may start after each part, so that no client
+waits for another client's long request. A request names the folder of its model. The `--models` models
+used last stay loaded. torch is not imported before the first request. After `--idle` seconds without a
+request, or when the process uses more than `--memory` MB, it replaces itself with a new process on the
+same socket, which frees all memory; clients do not notice. Without a GPU, `--memory` is also the most
+that the process may allocate. Up to `--waiting` requests may wait; the next one gets the reply "busy".
+A request is dropped if it waits longer than its own limit, or if its client disconnects, even between
+two forward passes. A second process on the same socket waits as a reserve until the first has ended.
+reward/scoring/wire.py defines the messages.
 """
 
 import argparse
@@ -35,13 +35,13 @@ READ_SECONDS = 10
 READERS = 64
 CLOSE_SECONDS = 0.5
 TOGETHER = 16
-"""Responses of a prompt that the model reads at once; the same number as in score.py."""
+"""Responses of a prompt per forward pass; the same number as in score.py."""
 PART_CHARACTERS = 16_000
-"""Text of one part of a question. A part takes about a tenth of a second for a small model."""
-BEGUN = 8
-"""Questions that are answered in turns; more wait until one of these has ended."""
-ANEW = "TIEBREAK_SCORER_FDS"
-"""Names the socket and the lock for the process that follows this one."""
+"""Characters in one part of a request. A small model needs about 0.1 seconds for a part."""
+MAX_STARTED = 8
+"""Requests that are answered in turns. More wait until one of these has ended."""
+INHERITED_FDS = "TIEBREAK_SCORER_FDS"
+"""The environment variable that passes the socket and the lock to the next process."""
 
 
 Conversation = tuple[list[dict[str, str]], list[str]]
@@ -49,11 +49,11 @@ Piece = tuple[int, list[dict[str, str]], list[str]]
 
 
 @dataclass
-class Question:
-    """A question and what has been answered of it.
+class Request:
+    """A request and the reply so far.
 
-    It is cut into pieces: a conversation's number, its prompt, and responses that the model reads
-    with the prompt in one pass.
+    A request is split into pieces: the index of a conversation, its prompt, and responses that the
+    model reads with the prompt in one forward pass.
     """
 
     connection: socket.socket
@@ -82,7 +82,7 @@ class Question:
         return part
 
     def add(self, numbers: list[int], reply: dict[str, Any]) -> None:
-        """Note the answer to the pieces of the conversations with these numbers."""
+        """Add the reply to a part. `numbers` has the index of the conversation of each piece."""
         for number, verdict in zip(numbers, reply["verdicts"], strict=True):
             whole = self.reply["verdicts"][number]
             for name, values in verdict.items():
@@ -90,36 +90,36 @@ class Question:
         self.reply["limit"] = reply["limit"]
         self.reply["forwarded"] += reply["forwarded"]
 
-    def asker_left(self) -> bool:
-        """The other side has closed the connection, and reads no answer."""
+    def client_left(self) -> bool:
+        """Return whether the client has closed the connection."""
         watch = select.poll()
-        watch.register(self.connection, 0)  # a hangup is always told
+        watch.register(self.connection, 0)  # a hangup is always reported
         return bool(watch.poll(0))
 
 
-class Door:
-    """Reads questions from the socket into a queue with a bound, beside the thread that answers."""
+class Listener:
+    """Reads requests from the socket into a bounded queue, in threads of its own."""
 
-    def __init__(self, listener: socket.socket, waiting: int):
-        self.listener = listener
-        self.questions: queue.Queue[Question] = queue.Queue(waiting)
+    def __init__(self, socket: socket.socket, waiting: int):
+        self.socket = socket
+        self.requests: queue.Queue[Request] = queue.Queue(waiting)
         self.readers = threading.BoundedSemaphore(READERS)
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._accept, daemon=True)
-        listener.settimeout(CLOSE_SECONDS)
+        socket.settimeout(CLOSE_SECONDS)
 
     def open(self) -> None:
         self.thread.start()
 
-    def next(self, seconds: float | None) -> Question | None:
-        """None when there was none for so long."""
+    def next(self, seconds: float | None) -> Request | None:
+        """Return the next request, or None if none arrives within `seconds`."""
         try:
-            return self.questions.get(timeout=seconds)
+            return self.requests.get(timeout=seconds)
         except queue.Empty:
             return None
 
     def close(self) -> None:
-        """Let nobody else in. Who is at the door waits there; who was let in is in the queue."""
+        """Stop accepting connections. Pending ones stay in the backlog; accepted ones are queued."""
         self.closing.set()
         self.thread.join()
         for _ in range(READERS):
@@ -128,10 +128,10 @@ class Door:
     def _accept(self) -> None:
         while not self.closing.is_set():
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = self.socket.accept()
             except TimeoutError:
                 continue
-            except OSError:  # no descriptor is free, for the moment
+            except OSError:  # no file descriptor is free at the moment
                 time.sleep(CLOSE_SECONDS)
                 continue
             if self.readers.acquire(blocking=False):
@@ -142,41 +142,42 @@ class Door:
     def _read(self, connection: socket.socket) -> None:
         try:
             connection.settimeout(READ_SECONDS)
-            asked = receive(connection)
-            if asked.get("ping"):
+            message = receive(connection)
+            if message.get("ping"):
                 return reply(connection, {"pong": True})
-            until = time.monotonic() + float(asked["seconds"])
-            question = Question(connection, asked["model"], asked["conversations"], until)
-            self.questions.put_nowait(question)
+            until = time.monotonic() + float(message["seconds"])
+            request = Request(connection, message["model"], message["conversations"], until)
+            self.requests.put_nowait(request)
         except queue.Full:
-            refuse(connection, "busy", "Too many questions wait already.")
+            refuse(connection, "busy", "Too many requests are waiting.")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            refuse(connection, "failed", f"The question was not understood: {error}")
+            refuse(connection, "failed", f"Invalid request: {error}")
         finally:
             self.readers.release()
         return None
 
 
-class Turns:
-    """Whose turn it is: new questions and those begun alternate, the latter in a circle."""
+class RoundRobin:
+    """The order of work: new requests alternate with started ones, which take turns."""
 
-    def __init__(self, door: Door):
-        self.door = door
-        self.begun: deque[Question] = deque()
+    def __init__(self, listener: Listener):
+        self.listener = listener
+        self.started: deque[Request] = deque()
         self.new_next = True
 
-    def next(self, seconds: float | None) -> Question | None:
-        """Return the question to work on; None when there was none for so long."""
-        if not self.begun:
-            return self.door.next(seconds)
-        if self.new_next and len(self.begun) < BEGUN and (question := self.door.next(0)):
+    def next(self, seconds: float | None) -> Request | None:
+        """Return the request to work on, or None if none arrives within `seconds`."""
+        if not self.started:
+            return self.listener.next(seconds)
+        may_start = self.new_next and len(self.started) < MAX_STARTED
+        if may_start and (request := self.listener.next(0)):
             self.new_next = False
-            return question
+            return request
         self.new_next = True
-        return self.begun.popleft()
+        return self.started.popleft()
 
-    def put_back(self, question: Question) -> None:
-        self.begun.append(question)
+    def put_back(self, request: Request) -> None:
+        self.started.append(request)
 
 
 def reply(connection: socket.socket, message: dict[str, Any]) -> None:
@@ -185,59 +186,60 @@ def reply(connection: socket.socket, message: dict[str, Any]) -> None:
         send(connection, message)
 
 
-def refuse(connection: socket.socket, why: str, text: str) -> None:
-    reply(connection, {"error": why, "text": text})
+def refuse(connection: socket.socket, error: str, text: str) -> None:
+    reply(connection, {"error": error, "text": text})
 
 
-def serve(door: Door, *, idle: float, memory: int, models: int) -> None:
-    """Answer until idle or too large; the caller then restarts. `memory` is in MB."""
-    shelf: Any = None
-    turns = Turns(door)
-    door.open()
-    while not (shelf and shelf.too_large()):
-        question = turns.next(idle if shelf else None)
-        if question is None:
-            say(f"Nothing was asked for {idle:g} seconds; the model is unloaded.")
+def serve(listener: Listener, *, idle: float, memory: int, models: int) -> None:
+    """Answer requests until idle or too large. The caller then restarts. `memory` is in MB."""
+    cache: Any = None
+    turns = RoundRobin(listener)
+    listener.open()
+    while not (cache and cache.too_large()):
+        request = turns.next(idle if cache else None)
+        if request is None:
+            log(f"No request for {idle:g} seconds; the models are unloaded.")
             break
-        if shelf is None and in_time(question):
-            from reward.training.served import Shelf
+        if cache is None and is_wanted(request):
+            from reward.training.served import ModelCache
 
-            shelf = Shelf(models, memory_mb=memory)
-        if not answer(shelf, question):
-            turns.put_back(question)
+            cache = ModelCache(models, memory_mb=memory)
+        if not answer(cache, request):
+            turns.put_back(request)
     else:
-        say(f"It holds more than {memory} MB; it restarts.")
-    door.close()
-    while question := turns.next(0.01):
-        if not answer(shelf, question):
-            turns.put_back(question)
+        log(f"More than {memory} MB in use; restarting.")
+    listener.close()
+    while request := turns.next(0.01):
+        if not answer(cache, request):
+            turns.put_back(request)
 
 
-def answer(shelf: Any, question: Question) -> bool:
-    """Answer the next part of a question. Return whether that was the last, and was replied."""
-    if shelf is None or not in_time(question):
-        refuse(question.connection, "late", "It waited longer than it was given.")
+def answer(cache: Any, request: Request) -> bool:
+    """Answer the next part of a request. Return whether the request is finished and replied to."""
+    if cache is None or not is_wanted(request):
+        refuse(request.connection, "late", "The request waited longer than its limit.")
         return True
-    part = question.next_part()
-    said = shelf.answer(
-        question.model,
+    part = request.next_part()
+    message = cache.answer(
+        request.model,
         [(prompt, responses) for _, prompt, responses in part],
-        stop=question.asker_left,
+        stop=request.client_left,
     )
-    if "error" not in said:
-        question.add([number for number, _, _ in part], said)
-        if question.pieces:
+    if "error" not in message:
+        request.add([number for number, _, _ in part], message)
+        if request.pieces:
             return False
-        said = question.reply
-    reply(question.connection, said)
+        message = request.reply
+    reply(request.connection, message)
     return True
 
 
-def in_time(question: Question) -> bool:
-    return question.until > time.monotonic() and not question.asker_left()
+def is_wanted(request: Request) -> bool:
+    """Return whether the request is within its time limit and its client still connected."""
+    return request.until > time.monotonic() and not request.client_left()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(f"scorer: {text}", file=sys.stderr, flush=True)
 
 
@@ -245,14 +247,14 @@ def say(text: str) -> None:
 
 
 def opened(path: Path) -> tuple[socket.socket, int]:
-    """The listening socket, and the lock that keeps it to one process; waits for the lock.
+    """Return the listening socket and the lock that limits it to one process. Waits for the lock.
 
-    Only the owner may connect. Raises ValueError when the path is too long.
+    Only the owner may connect. Raises ValueError if the path is too long.
     """
-    where = address(path)
-    if inherited := os.environ.pop(ANEW, ""):
-        ours, kept = map(int, inherited.split(","))
-        return socket.socket(fileno=ours), kept
+    socket_address = address(path)
+    if inherited := os.environ.pop(INHERITED_FDS, ""):
+        socket_fd, lock_fd = map(int, inherited.split(","))
+        return socket.socket(fileno=socket_fd), lock_fd
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -260,27 +262,27 @@ def opened(path: Path) -> tuple[socket.socket, int]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
-        listener.bind(where)
+        listener.bind(socket_address)
     finally:
         os.umask(before)
     listener.listen(READERS)
     return listener, lock
 
 
-def begin_anew(listener: socket.socket, lock: int) -> None:
-    """A fresh process with this one's number, on the same socket."""
+def restart(listener: socket.socket, lock: int) -> None:
+    """Replace this process with a new one of the same id, on the same socket."""
     for descriptor in (listener.fileno(), lock):
         os.set_inheritable(descriptor, True)
-    os.environ[ANEW] = f"{listener.fileno()},{lock}"
+    os.environ[INHERITED_FDS] = f"{listener.fileno()},{lock}"
     os.execv(sys.executable, [sys.executable, "-m", "reward.training.serve", *sys.argv[1:]])  # noqa: S606
 
 
-def half_the_memory() -> int:
-    """Of this machine, in MB."""
+def half_of_memory() -> int:
+    """Return half of this machine's memory in MB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
 
 
-def bound_memory(megabytes: int) -> None:
+def limit_memory(megabytes: int) -> None:
     """Limit this process's memory, so that it fails before the machine runs out."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 2**20, hard))
@@ -291,19 +293,26 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("socket", type=Path, help="where to listen")
-    parser.add_argument("--idle", type=float, default=600, help="seconds until unloaded")
-    parser.add_argument("--memory", type=int, default=0, help="MB; 0: half of the machine's")
-    parser.add_argument("--models", type=int, default=1, help="that stay loaded")
-    parser.add_argument("--waiting", type=int, default=16, help="questions that may wait")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--idle",
+        type=float,
+        default=600,
+        help="seconds without a request before models are unloaded",
+    )
+    parser.add_argument("--memory", type=int, default=0, help="MB; 0 for half of the machine's")
+    parser.add_argument("--models", type=int, default=1, help="maximum models that stay loaded")
+    parser.add_argument("--waiting", type=int, default=16, help="requests that may wait")
+    options = parser.parse_args()
     try:
-        listener, lock = opened(asked.socket)
+        listener, lock = opened(options.socket)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    memory = asked.memory or half_the_memory()
-    serve(Door(listener, asked.waiting), idle=asked.idle, memory=memory, models=asked.models)
-    begin_anew(listener, lock)
+    memory = options.memory or half_of_memory()
+    serve(
+        Listener(listener, options.waiting), idle=options.idle, memory=memory, models=options.models
+    )
+    restart(listener, lock)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The models that the scorer holds, and what it answers with them."""
+"""The models in the scorer's memory."""
 
 import sys
 import time
@@ -15,63 +15,63 @@ import torch
 from recipes.errors import RecipeError
 from recipes.memory import free_memory, is_out_of_memory
 from recipes.runner import quiet_libraries
-from reward.scoring.rows import Asked
+from reward.scoring.rows import ScoreRow
 from reward.training.score import Conversation, Scorer, Verdict, judge, output_folder
 from reward.training.score_rows import figures
-from reward.training.serve import bound_memory, say
+from reward.training.serve import limit_memory, log
 
 FEWEST_TOKENS = 512
 PROBE: Conversation = ([{"role": "user", "content": "a"}], ["b", "c"])
 
 
-class AskerLeft(Exception):  # noqa: N818
-    """Nobody reads the answer any more."""
+class ClientLeft(Exception):  # noqa: N818
+    """The client has disconnected and does not read the reply."""
 
 
-class Shelf:
-    """At most `models` loaded ones, the one longest unused leaving first; all within `memory_mb`."""
+class ModelCache:
+    """The `models` loaded models used last. Together with all else they may use `memory_mb`."""
 
     def __init__(self, models: int, *, memory_mb: int):
         self.models = models
         self.memory_mb = memory_mb
-        self.spent = False
+        self.ran_out = False
         self.loaded: OrderedDict[tuple[str, int], Scorer] = OrderedDict()
         quiet_libraries()
-        if not torch.cuda.is_available():  # CUDA reserves far more addresses than it uses
-            bound_memory(memory_mb)
+        if not torch.cuda.is_available():  # CUDA reserves more address space than it uses
+            limit_memory(memory_mb)
 
     def answer(
         self, folder: str, conversations: Sequence[Conversation], *, stop: Callable[[], bool]
     ) -> dict[str, Any]:
-        """A message of reward/scoring/wire.py; raises nothing, so that one question cannot end the rest.
+        """Return the reply to a request, as reward/scoring/wire.py defines it. Raises nothing.
 
-        `stop` is asked before each forward pass.
+        `stop` is called before each forward pass, and ends the work if it returns True.
         """
         try:
             return self._answer(folder, conversations, stop)
-        except AskerLeft:
+        except ClientLeft:
             return {"error": "late", "text": "The client has disconnected."}
         except RecipeError as error:
             return {"error": "model", "text": str(error)}
         except Exception as error:
             if is_out_of_memory(error):
-                self.spent = True
-                text = f"The scorer has no memory for it; it may use {self.memory_mb} MB."
+                self.ran_out = True
+                text = f"The request needs more memory than the scorer's {self.memory_mb} MB."
                 return {"error": "memory", "text": text}
             traceback.print_exc(file=sys.stderr)
             return {"error": "failed", "text": f"{type(error).__name__}: {error}"[:500]}
 
     def too_large(self) -> bool:
-        """Whether it holds more than it may, or has once run out."""
-        return self.spent or psutil.Process().memory_info().rss > self.memory_mb * 2**20
+        """Return whether the process uses more memory than allowed, or has run out."""
+        return self.ran_out or psutil.Process().memory_info().rss > self.memory_mb * 2**20
 
     def _answer(
         self, folder: str, conversations: Sequence[Conversation], stop: Callable[[], bool]
     ) -> dict[str, Any]:
         scorer = self._scorer(output_folder(Path(folder)))
-        rows = [Asked(prompt, texts, many=len(texts) > 1) for prompt, texts in conversations]
-        with counted(scorer, stop) as forwarded:
-            verdicts = judge_within(scorer, rows)
+        rows = [ScoreRow(prompt, texts, many=len(texts) > 1) for prompt, texts in conversations]
+        with counting_tokens(scorer, stop) as forwarded:
+            verdicts = judge_in_memory(scorer, rows)
         return {
             "verdicts": [figures(v, scorer.heads, many=True) for v in verdicts],
             "limit": scorer.limit,
@@ -79,7 +79,10 @@ class Shelf:
         }
 
     def _scorer(self, folder: Path) -> Scorer:
-        """Raises RecipeError when there is no model. A folder that was rewritten is read again."""
+        """Return the scorer of a folder, loading it if needed, also after the folder has changed.
+
+        Raises RecipeError if the folder has no model.
+        """
         key = (str(folder), _written_at(folder))
         if key not in self.loaded:
             while len(self.loaded) >= self.models:
@@ -87,9 +90,9 @@ class Shelf:
                 free_memory()
             started = time.monotonic()
             scorer = Scorer(folder)
-            scorer.judge([PROBE])  # compares the layouts now, and not in front of a question
+            scorer.judge([PROBE])  # compares the layouts now instead of during a request
             self.loaded[key] = scorer
-            say(f"{folder} is loaded, in {time.monotonic() - started:.1f} seconds.")
+            log(f"{folder} is loaded, in {time.monotonic() - started:.1f} seconds.")
         self.loaded.move_to_end(key)
         return self.loaded[key]
 
@@ -101,8 +104,8 @@ def _written_at(folder: Path) -> int:
         return 0
 
 
-def judge_within(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
-    """As `score.judge`, with fewer tokens at once where memory does not hold as many."""
+def judge_in_memory(scorer: Scorer, rows: Sequence[ScoreRow]) -> list[Verdict]:
+    """Return the verdicts of `score.judge`. Halves the tokens per forward pass when memory runs out."""
     while True:
         try:
             return judge(scorer, rows)
@@ -114,19 +117,21 @@ def judge_within(scorer: Scorer, rows: Sequence[Asked]) -> list[Verdict]:
 
 
 @contextmanager
-def counted(scorer: Scorer, stop: Callable[[], bool] = lambda: False) -> Iterator[list[int]]:
-    """The tokens of each forward pass in the block, without padding.
+def counting_tokens(
+    scorer: Scorer, stop: Callable[[], bool] = lambda: False
+) -> Iterator[list[int]]:
+    """Collect the number of tokens of each forward pass in the block, without padding.
 
-    Raises AskerLeft before the first pass at which `stop` is true.
+    Raises ClientLeft before a pass if `stop` returns True.
     """
     counts: list[int] = []
 
     def count(module: Any, args: Any, inputs: dict[str, torch.Tensor]) -> None:
         if stop():
-            raise AskerLeft
+            raise ClientLeft
         segments = inputs.get("segment_ids")
-        shown = inputs["attention_mask"] > 0 if segments is None else segments >= 0
-        counts.append(int(shown.sum()))
+        is_token = inputs["attention_mask"] > 0 if segments is None else segments >= 0
+        counts.append(int(is_token.sum()))
 
     hook = scorer.model.register_forward_pre_hook(count, with_kwargs=True)
     try:

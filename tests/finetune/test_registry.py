@@ -157,10 +157,10 @@ def test_a_folder_must_hold_a_model(tmp_path):
     with pytest.raises(ReferenceProblem, match=r"no config\.json"):
         checked_reference(str(tmp_path))
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ReferenceProblem, match="names no model_type"):
+    with pytest.raises(ReferenceProblem, match="has no model_type"):
         checked_reference(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ReferenceProblem, match="holds an adapter"):
+    with pytest.raises(ReferenceProblem, match="is an adapter"):
         checked_reference(str(tmp_path))
 
 

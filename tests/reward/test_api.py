@@ -281,7 +281,7 @@ def test_only_so_many_requests_of_a_server_wait_at_once(warm, caller, settings):
     scorer_client._waiting[987] = threading.BoundedSemaphore(1)
     with scorer_client._waiting[987]:
         answer = caller.post("score", conversation("a"))
-        refused(answer, 503, "waits for other scores")
+        refused(answer, 503, "already waiting for other scores")
         assert answer["Retry-After"] == "1"
     assert caller.post("score", conversation("a")).status_code == 200
 

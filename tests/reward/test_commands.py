@@ -40,7 +40,10 @@ def test_snapshot_freezes_by_its_filter_and_tells_what_it_left_out(project):
     rank(task, make_user(), active_seconds=1)
     text = said("snapshot", project.slug, "--min-seconds", "5")
     snapshot = Snapshot.objects.get()
-    assert "- 1  Made in less active time than asked for." in text and "1 ranking used" in text
+    assert (
+        "- 1  Made in less active time than the filter requires." in text
+        and "1 ranking used" in text
+    )
     assert str(snapshot.file) in text
     filters = ["--reviewer", ann.username, "--guideline-version", str(version.number)]
     found = json.loads(said("snapshot", project.slug, *filters, "--json"))
@@ -58,7 +61,7 @@ def test_a_dry_run_of_snapshot_writes_nothing(project):
     [
         ([], "has no rankings yet"),
         (["--test", "0.95"], "Must lie between 0 and 0.9"),
-        (["--reviewer", "nobody"], "Nobody is called 'nobody'"),
+        (["--reviewer", "nobody"], "There is no user 'nobody'"),
         (["--guideline-version", "9999"], "There is no version 9999"),
         (["--since", "2026-02-30"], "invalid day value"),
     ],

@@ -153,7 +153,7 @@ def test_a_base_and_a_run_without_files_have_nothing_to_download(client, people,
     client.force_login(people["trainer"])
     assert "Download" not in client.get(reverse("model", args=[base.pk])).text
     answer = client.get(reverse("model-archive", args=[base.pk]), follow=True)
-    assert "was not made here" in answer.text
+    assert "was not trained here" in answer.text
     assert "published no files" in client.get(reverse("model", args=[bare.pk])).text
     answer = client.get(reverse("model-archive", args=[bare.pk]), follow=True)
     assert "has published no files" in answer.text

@@ -58,7 +58,7 @@ def test_parquet_is_streamed_too(client, project, form):
 
 def test_the_card_says_the_same(client, project):
     text = page(client, "project-export-about", project, **PAIRS).content.decode()
-    assert "Ties: a tie is half a win each way" in text and "| rows | 3 |" in text
+    assert "Ties: a tie is half a win for each response" in text and "| rows | 3 |" in text
 
 
 @pytest.mark.parametrize(

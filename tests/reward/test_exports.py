@@ -262,7 +262,7 @@ def test_a_cut_export_goes_on_where_it_was(project, tmp_path, monkeypatch, capsy
     assert cut.read_bytes() == whole.read_bytes() if suffix == ".jsonl" else True
     assert [path.stem for path in written] == ["000003", "000004"], "the first parts were kept"
     assert not list(tmp_path.glob(".*"))
-    assert "cut off once" in path_of(cut).read_text()
+    assert "interrupted once" in path_of(cut).read_text()
 
 
 def test_an_export_killed_while_it_tidies_up_can_be_repeated(

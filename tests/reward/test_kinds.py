@@ -29,7 +29,7 @@ def test_the_recipe_reads_what_was_frozen(run, snapshot):
 def test_a_changed_file_is_not_trained_on(run, snapshot):
     other = make_snapshot(make_project(), prompts=1)
     snapshot.file.write_bytes(other.file.read_bytes())
-    with pytest.raises(CannotRun, match="is not what was frozen"):
+    with pytest.raises(CannotRun, match="has changed since it was frozen"):
         kinds.prepare(run, laid_out(run))
     snapshot.file.unlink()
     with pytest.raises(CannotRun, match="is unusable"):

@@ -122,7 +122,7 @@ def test_the_preview_counts_and_writes_nothing(client, people, ranked):
     address = reverse("new-snapshot") + f"?project={ranked.slug}"
     answer = client.post(address, form(min_active_seconds="10", preview="1"))
     assert answer.context["account"]["used"] == 3
-    assert "Made in less active time than asked for." in answer.text
+    assert "Made in less active time than the filter requires." in answer.text
     assert not Snapshot.objects.exists()
     assert client.get(address).context["account"]["used"] == 4
 
@@ -134,7 +134,7 @@ def test_a_filter_that_makes_no_sense_is_refused_beside_its_field(client, people
     answer = client.post(address, values)
     assert set(answer.context["form"].errors) == {"test_fraction"}
     answer = client.post(address, {**values, "test_fraction": "0.2"})
-    assert answer.context["form"].errors["until"] == ["The last day lies before the first."]
+    assert answer.context["form"].errors["until"] == ["The last day is before the first."]
     assert 'value="2026-02-02"' in answer.text
     assert not Snapshot.objects.exists()
 
@@ -435,8 +435,8 @@ def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, 
 def test_accuracy_by_length_is_beside_the_correlation(client, people, snapshot):
     client.force_login(people["trainer"])
     lengths = {"matched": SHARE, "longer_won": SHARE, "shorter_won": SHARE, "balanced": 0.71}
-    assert "the shorter one won" in page_of(client, reported(snapshot, length_slices=lengths))
-    assert "the shorter one won" not in page_of(client, make_reward_model(snapshot, name="old"))
+    assert "Shorter response won" in page_of(client, reported(snapshot, length_slices=lengths))
+    assert "Shorter response won" not in page_of(client, make_reward_model(snapshot, name="old"))
 
 
 def test_the_worst_mistakes_can_be_read_and_their_text_is_inert(client, people, snapshot):

@@ -108,7 +108,7 @@ def test_the_command_weighs_on_request(crowd):
 def test_the_form_offers_it_and_the_snapshot_says_it(crowd, client):
     client.force_login(make_user("trainer"))
     address = f"/snapshots/new/?project={crowd[0].slug}"
-    assert "Weigh by reliability" in client.get(address).text
+    assert "Weight by reliability" in client.get(address).text
     chosen = {"sources": ["review"], "test_fraction": "0.2", "seed": "0", "min_active_seconds": "0"}
     answer = client.post(address, {**chosen, "weigh_reviewers": "on", "freeze": "1"}, follow=True)
     assert "by how well each reviewer agrees with others" in answer.text

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from reward.models import RewardModel
-from reward.scoring.rows import RowsError, asked_in, survey
+from reward.scoring.rows import RowsError, parse_row, survey
 from reward.training.score import Scorer, judge, score_file
 from reward.training.score_rows import figures, score_rows
 from tests.finetune.factory import make_reward_model, make_snapshot
@@ -46,7 +46,7 @@ def written(path, rows):
 
 
 def test_a_row_may_have_each_of_the_three_shapes():
-    one, two, three = map(asked_in, ROWS)
+    one, two, three = map(parse_row, ROWS)
     assert (one.prompt, one.responses, one.many) == (PROMPT, ["The tall one."], False)
     assert (two.prompt, two.responses, two.many) == (PROMPT, ["The red one."], False)
     assert three.many and len(three.responses) == 3
@@ -62,13 +62,13 @@ def test_a_row_may_have_each_of_the_three_shapes():
         ({"prompt": "a", "responses": ["b", None]}, "a response is not text"),
         ({"prompt": [{"role": "user"}], "response": "b"}, "without role and content"),
         ({"messages": PROMPT}, "do not end with an answer"),
-        ({"messages": answered("b", [])}, "nothing that it answers"),
-        ({"prompt": "a", "response": "\ud800"}, "half of a surrogate pair"),
+        ({"messages": answered("b", [])}, "an answer but no prompt"),
+        ({"prompt": "a", "response": "\ud800"}, "a lone surrogate"),
     ],
 )
 def test_a_row_of_another_shape_is_refused_with_a_clause(row, clause):
     with pytest.raises(ValueError, match=clause):
-        asked_in(row)
+        parse_row(row)
 
 
 def test_every_wrong_row_is_told_with_its_number_up_to_ten(tmp_path):
@@ -103,7 +103,7 @@ def test_the_promoted_model_scores_all_three_shapes_alike(folder, tmp_path):
     assert many["scores"][:2] == pytest.approx([one["score"], two["score"]], abs=1e-5)
     assert many["uncertainties"][0] == pytest.approx(one["uncertainty"], abs=1e-5)
     assert many["scores"][2] is None and one["uncertainty"] > 0
-    assert "lamps scored 4 responses of 3 rows. 1 could not be read whole" in errors.getvalue()
+    assert "lamps scored 4 responses of 3 rows. 1 are too long for the model or incomplete" in errors.getvalue()
 
 
 def test_parquet_keeps_its_columns_and_equals_the_scores_of_the_older_recipe(scorer, tmp_path):
@@ -120,24 +120,24 @@ def test_parquet_keeps_its_columns_and_equals_the_scores_of_the_older_recipe(sco
 
 
 def test_many_rows_at_once_score_as_each_alone(scorer):
-    asked = [asked_in({"prompt": f"{n % 3} lamps?", "response": "x" * n}) for n in range(1, 9)]
+    asked = [parse_row({"prompt": f"{n % 3} lamps?", "response": "x" * n}) for n in range(1, 9)]
     together = judge(scorer, asked)
     for row, verdict in zip(asked, together, strict=True):
         assert verdict.heads == pytest.approx(judge(scorer, [row])[0].heads, abs=1e-5)
 
 
 def test_a_model_of_one_head_has_no_uncertainty(scorer):
-    verdict = judge(scorer, [asked_in(ROWS[2])])[0]
+    verdict = judge(scorer, [parse_row(ROWS[2])])[0]
     assert figures(verdict, 1, many=True)["uncertainties"] == [None, None, None]
 
 
 def test_rows_that_fit_no_columns_are_refused_before_a_model_is_needed(scorer, tmp_path):
     rows = [{"prompt": "a", "response": "b", "n": n} for n in range(300)]
     source = written(tmp_path / "rows.jsonl", [*rows, {**rows[0], "n": "text"}])
-    with pytest.raises(RowsError, match="row 301: 'n' holds 'text'"):
+    with pytest.raises(RowsError, match="row 301: 'n' is 'text'"):
         score_rows(None, source, tmp_path / "out.parquet")
     written(source, [{**rows[0], "n": 2**70}])
-    with pytest.raises(RowsError, match="row 1: 'n' holds '1180591620717411303424'"):
+    with pytest.raises(RowsError, match="row 1: 'n' is '1180591620717411303424'"):
         score_rows(None, source, tmp_path / "out.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     written(source, [*rows, {**rows[0], "m": 1, "n": 0.5, "note": "\ud83d"}])
@@ -155,7 +155,7 @@ def test_a_dry_run_looks_at_every_row_and_writes_nothing(folder, tmp_path, capsy
     assert "would score 5 responses of 3 rows" in capsys.readouterr().out
     written(source, [*ROWS, {"prompt": "a"}])
     for more in ([], ["--dry-run"]):
-        with pytest.raises(CommandError, match="row 4: it has a prompt, and neither"):
+        with pytest.raises(CommandError, match="row 4: it has a prompt but neither"):
             call_command(*arguments, *more)
     assert not out.exists() and len(list(tmp_path.iterdir())) == 1
 

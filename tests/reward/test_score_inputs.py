@@ -11,7 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from reward.scoring.rewardbench_rows import check_rows, read_row
-from reward.scoring.rows import RowsError, asked_of, survey
+from reward.scoring.rows import RowsError, parse_file_row, survey
 from reward.training.score import Scorer, judge
 from reward.training.score_rows import score_rows
 from tests.finetune.factory import make_reward_model, make_snapshot
@@ -64,7 +64,7 @@ def dry(*arguments, **options):
     ],
 )  # fmt: skip
 def test_a_row_of_a_file_is_read_as_imports_read_it(row, prompt, responses, unread):
-    asked = asked_of(row)
+    asked = parse_file_row(row)
     assert asked.prompt[-1] == user(prompt)
     assert asked.responses == responses and asked.unread == unread
 
@@ -73,7 +73,7 @@ def test_a_response_that_is_null_or_answers_an_image_gets_no_score(folder):
     scorer = Scorer(folder)
     rows = [{"prompt": "a", "responses": ["b", None]},
             {"messages": [user([{"type": "image"}]), assistant("c")]}]  # fmt: skip
-    many, one = judge(scorer, list(map(asked_of, rows)))
+    many, one = judge(scorer, list(map(parse_file_row, rows)))
     assert np.isfinite(many.scores[0]) and np.isnan(many.scores[1]) and np.isnan(one.scores[0])
 
 
@@ -122,7 +122,7 @@ def test_a_wrong_row_is_named_before_a_model_is_loaded(tmp_path, never_loaded, k
 def test_rows_that_do_not_fit_parquet_are_refused_before_a_model_is_loaded(tmp_path, never_loaded):
     rows = [{"prompt": "a", "response": "b", "n": 1}, {"prompt": "a", "response": "b", "n": "x"}]
     path, out = saved(tmp_path, rows), tmp_path / "out.parquet"
-    with pytest.raises(CommandError, match=r"row 2: 'n' holds 'x'"):
+    with pytest.raises(CommandError, match=r"row 2: 'n' is 'x'"):
         call_command("score", str(path), "--model", never_loaded, "--out", str(out))
     with pytest.raises(CommandError, match="There is no folder"):
         call_command(

@@ -76,7 +76,7 @@ def test_a_second_time_only_what_has_no_score_yet(model):
     scores.prepare(run, run_dir)
     publish_scores(run_dir, [said(pk) for row in to_score(run_dir) for pk in row["response_ids"]])
     assert scores.finish(run, run_dir)["stored"] == 6
-    with pytest.raises(CannotRun, match="has scored every response"):
+    with pytest.raises(CannotRun, match="has already scored every response"):
         scores.from_inputs(run.inputs)
     new = make_task(make_prompt(model.project), ("one", "two"))
     assert scores.from_inputs(run.inputs) == {"reward_model": model.path}
@@ -135,7 +135,7 @@ def test_the_form_starts_it_for_the_chosen_model(model):
     client.force_login(make_user(Role.TRAINER))
     address = reverse("run-launch", args=["score"])
     page = client.get(address, {"reward_model": model.pk, "order": "on"}).content.decode()
-    assert str(model) in page and "Put the queue in order" in page and "checked" in page
+    assert str(model) in page and "Order the queue" in page and "checked" in page
     request_id = page.split('name="request_id" value="')[1].split('"')[0]
     form = {
         "reward_model": model.pk, "order": "on", "random_share": "0.3",

@@ -47,7 +47,7 @@ def test_the_order_is_that_of_greedy_search_from_scratch():
         assert gain == pytest.approx(worth[best] - np.linalg.slogdet(known)[1])
         known = known + tasks.features[best].T @ laplacians[best] @ tasks.features[best]
         left.remove(best)
-    np.testing.assert_allclose(order.known, known)
+    np.testing.assert_allclose(order.precision, known)
     assert sorted(order.chosen.tolist()) == list(range(80))
     assert (np.diff(order.gains[15:]) <= 1e-12).all()
 

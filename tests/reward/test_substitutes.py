@@ -194,7 +194,7 @@ def test_the_command_offers_both(project):
     rank(relabel(disputed(project)), make_user())
     out = io.StringIO()
     call_command("snapshot", project.slug, "--adjudicated", "--relabelled", "--dry-run", stdout=out)
-    assert "+ 1  outcomes of disputes, in place of rankings" in out.getvalue()
+    assert "+ 1  decisions of disputes, replacing rankings" in out.getvalue()
     assert "- 2  Its task was ranked again" in out.getvalue()
 
 

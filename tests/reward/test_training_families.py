@@ -163,7 +163,7 @@ def test_layouts_that_disagree_are_caught_whatever_the_cause(tmp_path, monkeypat
 def test_a_classifier_that_reads_its_score_elsewhere_is_refused(tmp_path, monkeypatch):
     model = reward_model(tmp_path)
     monkeypatch.setattr(model, "_plain", lambda ids, mask: torch.zeros(len(ids), 32))
-    with pytest.raises(RecipeError, match="reads a text's score elsewhere"):
+    with pytest.raises(RecipeError, match="does not read the score at the last token"):
         check_reading(model, UNEVEN, 0)
 
 
@@ -184,7 +184,7 @@ def test_the_reason_for_the_plain_layout_is_in_events_and_report(tmp_path):
     ("family", "says"),
     [
         ("mamba", "no sequence classifier for the family mamba"),
-        ("bart", "an encoder with a decoder"),
+        ("bart", "an encoder-decoder"),
     ],
 )
 def test_other_families_are_refused_with_a_sentence(tmp_path, family, says):

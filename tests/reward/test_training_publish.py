@@ -74,13 +74,13 @@ def test_hubs_read_the_figures_and_people_the_temperature():
         ("ece", 0.0312),
     ]
     assert result["dataset"]["name"] == "Snapshot 0123456789ab"
-    assert "Divide a difference in score by 1.50" in text
+    assert "Divide a difference in score by the temperature 1.50" in text
 
 
 def test_a_card_says_what_scores_of_different_prompts_mean():
-    assert "only beside other scores for the same prompt" in model_card(card_report())
+    assert "only with other scores for the same prompt" in model_card(card_report())
     text = model_card(card_report(config={"lora_r": 4, "cut_weight": 0.5}))
-    assert "above 0 says acceptable" in text and "only beside" not in text
+    assert "above 0 means acceptable" in text and "only with other scores" not in text
 
 
 def test_a_card_says_how_far_any_model_could_come():

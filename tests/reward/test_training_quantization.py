@@ -47,7 +47,7 @@ def test_every_weight_cannot_be_trained_in_four_bits():
     settings = {"base_model": "m", "quantize": "nf4", "lora_r": 0}
     with pytest.raises(ConfigError) as refused:
         RewardConfig.from_dict(settings)
-    assert refused.value.errors["quantize"].startswith("With LoRA rank 0 every weight is trained")
+    assert refused.value.errors["quantize"].startswith("LoRA rank 0 trains all weights")
 
 
 def test_an_encoder_is_not_quantized(tmp_path):

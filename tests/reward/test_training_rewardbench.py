@@ -126,7 +126,7 @@ def test_subsets_are_counted_apart_and_unreadable_rows_are_left_out(tmp_path):
     easy, hard, long = found["subsets"]
     assert (easy["value"], easy["rows"], easy["chance"]) == (1.0, 2, 0.5)
     assert (hard["value"], hard["rows"], hard["chance"], hard["left_out"]) == (0.5, 2, 0.25, 1)
-    assert long["value"] is None and "can read no row" in long["reason"]
+    assert long["value"] is None and "too long for the model" in long["reason"]
     assert found["accuracy"]["value"] == 0.75 and found["mean_of_subsets"] == 0.75
     assert found["left_out"] == 2 and found["accuracy"]["interval"][0] < 0.75
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")

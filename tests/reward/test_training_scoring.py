@@ -66,7 +66,7 @@ def test_every_response_gets_what_the_scorer_says_and_the_unreadable_nothing(mod
         )
     report = json.loads((run_dir.output / "report.json").read_text())
     assert (report["responses"], report["scored"], report["unread"]) == (9, 8, 1)
-    assert any("longer than the model can read" in text for text in messages(run_dir, "warning"))
+    assert any("too long for the model" in text for text in messages(run_dir, "warning"))
 
 
 def test_the_head_makes_the_scores_from_the_features(model, tmp_path):

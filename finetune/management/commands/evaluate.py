@@ -9,7 +9,7 @@ from reward.management.run_command import RunCommand
 
 class Command(RunCommand):
     kind = "evaluate"
-    what = """Compare a tuned model with a baseline on held-out prompts.
+    description = """Compare a tuned model with a baseline on held-out prompts.
 
   manage.py evaluate 5 --judge reward_model:2
   manage.py evaluate 5 --judge demo-rule --baseline 1 --comparisons

@@ -9,7 +9,7 @@ from reward.management.run_command import RunCommand, add_snapshot_arguments, sn
 
 class Command(RunCommand):
     kind = "dpo"
-    what = """Fine-tune a LoRA adapter on a snapshot by DPO.
+    description = """Fine-tune a LoRA adapter on a snapshot by DPO.
 
   manage.py finetune --project lamps
   manage.py finetune --snapshot 3 --model 1 --set beta=0.2 --set epochs=2 --no-wait"""

@@ -11,7 +11,7 @@ from reward.management.run_command import RunCommand
 
 class Command(RunCommand):
     kind = "generate"
-    what = """Sample responses to a project's prompts and queue them for review.
+    description = """Sample responses to a project's prompts and queue them for review.
 
   manage.py generate lamps
   manage.py generate lamps --model 4 --prompts all --set samples_per_prompt=6

@@ -20,30 +20,30 @@ from reward.preferences.exports import (
 from reward.preferences.exports.card import path_of
 
 OLD_NAMES = {"parquet": ".parquet", "jsonl": ".jsonl"}
-"""Formats that name a kind of file: K-wise rows in it."""
+"""Names of earlier versions for K-wise rows in this type of file."""
 
 
 class Command(BaseCommand):
     help = (
-        "Write preference data to a file for other tools: a snapshot, or a project's rankings as "
-        "they are now. Formats: "
-        + "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
-        + "; parquet and jsonl: kwise in such a file. The file's ending says whether it is JSON "
-        "lines or Parquet; next to it, NAME.about.md says what it is and what was left out. An export "
-        "that was cut off goes on where it was when it is started again. The last line printed is "
-        "one JSON object with the counts. Status: 0 done, 1 nothing was written."
+        "Write preference data to a file for other tools: a snapshot, or the current rankings of a "
+        "project. Formats: "
+        + "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
+        + "; parquet and jsonl: kwise in this type of file. The file's ending selects JSON lines or "
+        "Parquet. The card NAME.about.md next to it counts everything left out. An interrupted export "
+        "resumes when it is started again. The last line printed is one JSON object with the counts. "
+        "Status: 0 done, 1 nothing was written."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_snapshot_arguments(parser)
-        parser.add_argument("file", type=Path, help="where to write; must not exist")
-        parser.add_argument("--format", choices=[*FORMATS, *OLD_NAMES], help="by default kwise")
+        parser.add_argument("file", type=Path, help="the file to write; must not exist")
+        parser.add_argument("--format", choices=[*FORMATS, *OLD_NAMES], help="default: kwise")
         parser.add_argument(
             "--ties",
             choices=TIES,
             default="half",
             help="in pairs and unpaired. "
-            + "; ".join(f"{name}: {what}" for name, what in TIES.items()),
+            + "; ".join(f"{name}: {text}" for name, text in TIES.items()),
         )
         defaults = PairOptions()
         parser.add_argument(
@@ -66,16 +66,18 @@ class Command(BaseCommand):
             action="store_true",
             help="in pairs: keep pairs of two responses with the same text",
         )
-        parser.add_argument("--split", choices=SPLITS, help="only this side of the split")
+        parser.add_argument("--split", choices=SPLITS, help="only this split")
         parser.add_argument(
             "--reviewers",
             choices=["pseudonyms", "names"],
             default="pseudonyms",
-            help="what full records call them; every other format has pseudonyms",
+            help="in full records; all other formats have pseudonyms",
         )
         parser.add_argument("--force", action="store_true", help="replace the file if it exists")
         parser.add_argument(
-            "--restart", action="store_true", help="do not go on with an export that was cut off"
+            "--restart",
+            action="store_true",
+            help="start again instead of resuming an interrupted export",
         )
         parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
 
@@ -85,26 +87,26 @@ class Command(BaseCommand):
             raise CommandError(f"{file} exists already. Name another file, or add --force.")
         if not options["dry_run"] and not file.absolute().parent.is_dir():
             raise CommandError(f"There is no folder {file.absolute().parent}.")
-        said: dict[str, Any] = {"file": str(file), "format": options["format"] or export.form}
+        summary: dict[str, Any] = {"file": str(file), "format": options["format"] or export.form}
         try:
             if options["dry_run"]:
                 counts = export.count()
             else:
                 counts = export.write(file, restart=options["restart"], resumed=self.resumed)
                 audit(None, "data exported", export.project, file=file.name, format=export.form)
-                said["about"] = str(path_of(file))
+                summary["about"] = str(path_of(file))
         except (ExportError, PreferenceError, OSError) as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(json.dumps({**said, "ties": export.pairs.ties, **counts}))
+        self.stdout.write(json.dumps({**summary, "ties": export.pairs.ties, **counts}))
 
     def resumed(self, counts: dict[str, int]) -> None:
-        self.stdout.write(f"Going on with an export that was cut off, after {counts['rows']} rows.")
+        self.stdout.write(f"Resuming an interrupted export after {counts['rows']} rows.")
 
     def export(self, options: dict[str, Any]) -> Export:
         form = options["format"] or "kwise"
         form = "kwise" if form in OLD_NAMES else form
         if form == "full" and (options["snapshot"] is not None or options["split"]):
-            raise CommandError("Full records are of a whole project: name --project and no split.")
+            raise CommandError("Full records hold a whole project: use --project and no --split.")
         names = options["reviewers"] == "names"
         if names and form != "full":
             raise CommandError("Only full records can name reviewers: add --format full.")
@@ -129,12 +131,12 @@ def pair_options(options: dict[str, Any]) -> PairOptions:
 
 
 def with_ending(file: Path, form: str | None) -> Path:
-    """The file, whose name must end in what it is to be. Raises CommandError."""
+    """Return the file. Raises CommandError if its name has the wrong ending."""
     if file.suffix in SUFFIXES and OLD_NAMES.get(form or "", file.suffix) == file.suffix:
         return file
     if form in OLD_NAMES:
         raise CommandError(f"{file.name} must end in {OLD_NAMES[form]} to be --format {form}.")
     raise CommandError(
-        f"What should {file.name} be? End its name in {' or '.join(SUFFIXES)}; "
-        f"what is in it says --format: {', '.join(FORMATS)}. Add --format to choose."
+        f"{file.name} has an unknown ending. End its name in {' or '.join(SUFFIXES)}, and choose its "
+        f"content with --format: {', '.join(FORMATS)}."
     )

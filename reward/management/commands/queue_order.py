@@ -12,22 +12,24 @@ from reward.ordering import queue
 
 class Command(BaseCommand):
     help = (
-        "Say in which order a project's waiting tasks come; put them in the order of what ranking "
-        "them would teach a reward model that has scored them; or take that back. Priorities stay, "
-        "and so do the tasks of the random stream. Status: 0 done, 1 the queue is as it was."
+        "Show the order of a project's waiting tasks; order them by how much a reward model that has "
+        "scored them would learn from ranking them; or undo that. Priorities and the tasks of the random "
+        "stream are unchanged. Status: 0 done, 1 nothing was changed."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("project", metavar="PROJECT", help="the project's slug")
         what = parser.add_mutually_exclusive_group()
         what.add_argument("--model", type=int, metavar="NUMBER", help="order by this reward model")
-        what.add_argument("--put-back", action="store_true", help="take the order in force back")
+        what.add_argument("--put-back", action="store_true", help="undo the current order")
         parser.add_argument(
             "--random-share", type=float, metavar="SHARE",
-            help="with --model: of prompts that are never put in order; fixed the first time "
+            help="with --model: share of prompts that are never ordered; cannot be changed later "
             "(default: 0.2)",
         )  # fmt: skip
-        parser.add_argument("--dry-run", action="store_true", help="do everything, then undo it")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="do everything, then roll it back"
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, **options: Any) -> None:
@@ -39,7 +41,7 @@ class Command(BaseCommand):
         except queue.CannotOrder as error:
             raise CommandError(str(error)) from None
         if options["json"]:
-            return self.stdout.write(json.dumps(told(order)))
+            return self.stdout.write(json.dumps(as_json(order)))
         return self.stdout.write(sentence(order))
 
     def _done(self, project: Any, options: dict[str, Any]) -> QueueOrder | None:
@@ -55,7 +57,7 @@ class Command(BaseCommand):
         return queue.put_in_order(model=model, by=None, share=options["random_share"])
 
 
-def told(order: QueueOrder | None) -> dict[str, Any] | None:
+def as_json(order: QueueOrder | None) -> dict[str, Any] | None:
     if order is None:
         return None
     return {"order": order.pk, "reward_model": order.reward_model_id, **order.counts}
@@ -63,9 +65,9 @@ def told(order: QueueOrder | None) -> dict[str, Any] | None:
 
 def sentence(order: QueueOrder | None) -> str:
     if order is None:
-        return "Waiting tasks come as they were added; no order is in force."
+        return "No order is in force; waiting tasks come in the order in which they were added."
     counts = order.counts
     return (
-        f"Ordered by {order.reward_model}: {counts['ordered']} tasks. Left as they were: "
+        f"Ordered by {order.reward_model}: {counts['ordered']} tasks. Unchanged: "
         f"{counts['random_stream']} of the random stream, {counts['unscored']} without scores."
     )

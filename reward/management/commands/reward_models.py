@@ -3,14 +3,14 @@ from reward.models import RewardModel
 
 
 class Command(ModelCommand):
-    help = """The reward models of projects.
+    help = """List reward models and change their state.
 
-  list       All of them, or one project's, as a table or with --json one JSON object a line.
+  list       All reward models, or those of a project, as a table or with --json as JSON lines.
   promote    Make a reward model the default of its project. One with doubts (no better than
              preferring the longer response, not shown to be better than chance, or without an
              accuracy) is refused unless --despite-doubts.
-  archive    Take a reward model out of the choices.
-  restore    Put an archived one back.
+  archive    Remove a reward model from the choices.
+  restore    Make an archived one a candidate again.
 
 Status: 0 done, 1 nothing was changed."""
 

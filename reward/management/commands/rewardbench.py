@@ -20,25 +20,27 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("model", type=int, help="the number of the reward model")
-        parser.add_argument("file", type=Path, help="any kind of file that import_data reads")
-        parser.add_argument("--encoding", choices=ENCODINGS, default=UTF8, help="of a text file")
-        parser.add_argument("--json", action="store_true", help="one JSON object")
+        parser.add_argument("file", type=Path, help="a file in any format that import_data reads")
+        parser.add_argument(
+            "--encoding", choices=ENCODINGS, default=UTF8, help="encoding of a text file"
+        )
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, **options: Any) -> None:
-        found = reward_model_numbered(options["model"])
+        model = reward_model_numbered(options["model"])
         try:
             with readable(options["file"].absolute(), options["encoding"], read_row) as path:
-                printed = run_module("rewardbench", str(found.folder_to_load()), str(path))
+                output = run_module("rewardbench", str(model.folder_to_load()), str(path))
         except RowsError as error:
             raise CommandError(str(error)) from None
-        figures = {**json.loads(printed.splitlines()[-1]), "file": options["file"].name}
+        figures = {**json.loads(output.splitlines()[-1]), "file": options["file"].name}
         if options["json"]:
             return self.stdout.write(json.dumps(figures))
         for row in [*figures["subsets"], {"subset": "All rows", **figures["accuracy"]}]:
             self.stdout.write(_line(row))
         if figures["left_out"]:
             self.stdout.write(
-                f"{figures['left_out']} rows are longer than the model can read, or hold more than text."
+                f"{figures['left_out']} rows are left out: too long for the model, or not only text."
             )
         return None
 

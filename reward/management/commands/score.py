@@ -9,33 +9,35 @@ from reward.models import RewardModel
 from reward.scoring.columns import columns_of
 from reward.scoring.input_files import readable
 from reward.scoring.promoted import NoModel, scoring_model
-from reward.scoring.rows import RowsError, asked_of, is_parquet, survey
+from reward.scoring.rows import RowsError, is_parquet, parse_file_row, survey
 
 
 class Command(BaseCommand):
     help = (
         "Score the rows of a file with a reward model: JSON, CSV, Excel or Parquet of {messages}, {prompt, "
         "response} or {prompt, responses}. The rows come out with score and uncertainty, or scores "
-        "and uncertainties. Every row is looked at first; a file is written whole or not at all."
+        "and uncertainties. All rows are checked first. A file appears only when it is complete."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", type=Path, help="any kind of file that import_data reads")
-        parser.add_argument("--encoding", choices=ENCODINGS, default=UTF8, help="of a text file")
+        parser.add_argument("file", type=Path, help="a file in any format that import_data reads")
+        parser.add_argument(
+            "--encoding", choices=ENCODINGS, default=UTF8, help="encoding of a text file"
+        )
         parser.add_argument(
             "--out", type=Path, metavar="FILE",
-            help="JSON lines, or Parquet if its name ends so; by default JSON lines on stdout",
+            help="JSON lines or, if the name ends in .parquet, Parquet; by default JSON lines on stdout",
         )  # fmt: skip
         parser.add_argument(
             "--model", metavar="MODEL",
             help="a reward model's number, or the folder of a run or of its output; by default the "
             "promoted one",
         )  # fmt: skip
-        parser.add_argument("--project", default="", metavar="SLUG", help="whose promoted model")
-        parser.add_argument("--force", action="store_true", help="replace the file if it exists")
         parser.add_argument(
-            "--dry-run", action="store_true", help="look at every row, and score none"
+            "--project", default="", metavar="SLUG", help="use this project's promoted model"
         )
+        parser.add_argument("--force", action="store_true", help="replace the file if it exists")
+        parser.add_argument("--dry-run", action="store_true", help="check all rows; score none")
 
     def handle(self, **options: Any) -> None:
         source, out = options["file"].absolute(), options["out"]
@@ -45,7 +47,7 @@ class Command(BaseCommand):
         if out and not out.absolute().parent.is_dir():
             raise CommandError(f"There is no folder {out.absolute().parent}.")
         try:
-            with readable(source, options["encoding"], asked_of) as path:
+            with readable(source, options["encoding"], parse_file_row) as path:
                 counts = survey(path)
                 if out and is_parquet(out):
                     columns_of(path)
@@ -55,33 +57,35 @@ class Command(BaseCommand):
                         f"{counts['rows']} rows."
                     )
                 target = str(out.absolute()) if out else "-"
-                found = stream_module("score_rows", folder, str(path), target, out=self.stdout)
+                counts = stream_module("score_rows", folder, str(path), target, out=self.stdout)
         except RowsError as error:
             raise CommandError(str(error)) from None
-        return self.tell(name, found, out)
+        return self.report(name, counts, out)
 
-    def tell(self, name: str, found: dict[str, int], out: Path | None) -> None:
-        unread = found["responses"] - found["scored"]
-        text = f"{name} scored {found['scored']} responses of {found['rows']} rows"
+    def report(self, name: str, counts: dict[str, int], out: Path | None) -> None:
+        unread = counts["responses"] - counts["scored"]
+        text = f"{name} scored {counts['scored']} responses of {counts['rows']} rows"
         text += f" into {out}." if out else "."
         if unread:
-            text += f" {unread} could not be read whole and have no score."
+            text += f" {unread} are too long for the model or incomplete, and have no score."
         (self.stdout if out else self.stderr).write(text)
 
 
-def model_named(named: str | None, project: str) -> tuple[str, str]:
-    """What to call the model, and the folder it lies in. Raises CommandError."""
-    if named and project:
+def model_named(reference: str | None, project: str) -> tuple[str, str]:
+    """Return the name and the folder of the model to use. Raises CommandError."""
+    if reference and project:
         raise CommandError("Name a model or a project, not both.")
-    if named and not named.isdigit():
-        folder = Path(named).absolute()
+    if reference and not reference.isdigit():
+        folder = Path(reference).absolute()
         if not folder.is_dir():
-            raise CommandError(f"{named} is neither the number of a reward model nor a folder.")
+            raise CommandError(f"{reference} is neither the number of a reward model nor a folder.")
         return folder.name, str(folder)
     try:
-        found = scoring_model(
-            RewardModel.objects.all(), number=int(named) if named else None, project=project
+        model = scoring_model(
+            RewardModel.objects.all(),
+            number=int(reference) if reference else None,
+            project=project,
         )
     except NoModel as error:
-        raise CommandError(f"{error} --model and --project name one.") from None
-    return found.name, str(found.folder_to_load())
+        raise CommandError(f"{error} Use --model or --project.") from None
+    return model.name, str(model.folder_to_load())

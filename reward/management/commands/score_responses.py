@@ -9,7 +9,7 @@ from reward.models import RewardModel
 
 class Command(RunCommand):
     kind = "score"
-    what = """Let a reward model score every response of its project that it has not scored yet.
+    description = """Score all responses of a project with its reward model, except those already scored.
 
   manage.py score_responses --project lamps
   manage.py score_responses --model 3 --order --here"""
@@ -18,15 +18,17 @@ class Command(RunCommand):
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--model", type=int, metavar="NUMBER", help="the reward model")
         which.add_argument(
-            "--project", metavar="SLUG", help="its promoted reward model, else the newest"
+            "--project",
+            metavar="SLUG",
+            help="use its promoted reward model, or the newest without one",
         )
         parser.add_argument(
             "--order", action="store_true",
-            help="then put the waiting tasks in the order of what ranking them would teach",
+            help="then order the waiting tasks by expected information",
         )  # fmt: skip
         parser.add_argument(
             "--random-share", type=float, metavar="SHARE",
-            help="of prompts that are never put in order; fixed the first time (default: 0.2)",
+            help="share of prompts that are never ordered; cannot be changed later (default: 0.2)",
         )  # fmt: skip
         super().add_arguments(parser)
 
@@ -42,10 +44,10 @@ class Command(RunCommand):
 
 
 def model_for(slug: str) -> RewardModel:
-    """The promoted one of a project, else the newest that is not archived. Raises CommandError."""
+    """Return a project's promoted model, or the newest that is not archived. Raises CommandError."""
     project = project_named(slug)
     models = RewardModel.objects.filter(project=project).exclude(state="archived")
-    found = models.order_by("-state", "-id").first()
-    if found is None:
+    model = models.order_by("-state", "-id").first()
+    if model is None:
         raise CommandError(f"{project} has no reward model. Train one: manage.py train_reward")
-    return found
+    return model

@@ -14,22 +14,28 @@ from reward.preferences.snapshots import SnapshotError, freeze, survey
 
 class Command(BaseCommand):
     help = (
-        "Freeze a project's current rankings into a snapshot, and say what is in it and what was "
-        "left out and why. The same filter over the same rankings gives the same snapshot. "
+        "Freeze a project's current rankings into a snapshot, and count the rankings left out by reason. "
+        "The same filter over the same rankings gives the same snapshot. "
         "Status: 0 done, 1 nothing was frozen."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("project", metavar="PROJECT", help="the project's slug")
         parser.add_argument(
-            "--source", action="append", choices=SOURCES, help="only these; may be repeated"
+            "--source",
+            action="append",
+            choices=SOURCES,
+            help="only rankings from this source; may be repeated",
         )
         parser.add_argument(
             "--guideline-version", action="append", type=int, metavar="NUMBER", dest="versions",
             help="only rankings under this version of the guideline; may be repeated",
         )  # fmt: skip
         parser.add_argument(
-            "--reviewer", action="append", metavar="USERNAME", help="only theirs; may be repeated"
+            "--reviewer",
+            action="append",
+            metavar="USERNAME",
+            help="only rankings by this reviewer; may be repeated",
         )
         parser.add_argument("--since", type=day, metavar="YYYY-MM-DD", help="first day")
         parser.add_argument("--until", type=day, metavar="YYYY-MM-DD", help="last day, included")
@@ -38,35 +44,39 @@ class Command(BaseCommand):
             help="leave out rankings made on the review page in less active time",
         )  # fmt: skip
         parser.add_argument(
-            "--comparisons", action="store_true", help="rankings from blind comparisons too"
+            "--comparisons", action="store_true", help="include rankings from blind comparisons"
         )
         parser.add_argument(
             "--adjudicated", action="store_true",
-            help="what a lead decided about a disputed task, in place of its rankings",
+            help="replace the rankings of disputed tasks by the lead's decisions",
         )  # fmt: skip
         parser.add_argument(
             "--relabelled", action="store_true",
-            help="tasks ranked again under a later guideline, in place of the first rankings",
+            help="replace the first rankings of relabelled tasks by those under the later guideline",
         )  # fmt: skip
         parser.add_argument(
             "--weigh-reviewers", action="store_true",
-            help="rankings weigh by how well their reviewer agrees with others",
+            help="weight rankings by their reviewer's agreement with others",
         )  # fmt: skip
         parser.add_argument(
-            "--test", type=float, default=0.2, metavar="SHARE", help="held out (default: 0.2)"
+            "--test",
+            type=float,
+            default=0.2,
+            metavar="SHARE",
+            help="share of prompts to hold out (default: 0.2)",
         )
-        parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+        parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
         parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, **options: Any) -> None:
         project = project_named(options["project"])
         try:
-            chosen = filter_from(project, options)
+            filter = filter_from(project, options)
             if options["dry_run"]:
-                counts, number = survey(project=project, filter=chosen).to_dict(), None
+                counts, number = survey(project=project, filter=filter).to_dict(), None
             else:
-                snapshot = freeze(project=project, filter=chosen, by=None)
+                snapshot = freeze(project=project, filter=filter, by=None)
                 counts, number = snapshot.counts, snapshot.pk
         except FilterError as error:
             raise CommandError(" ".join(error.errors.values())) from None
@@ -80,7 +90,7 @@ class Command(BaseCommand):
             )
             self.stdout.write(json.dumps({"snapshot": number, **more, "counts": counts}))
             return
-        for line in told(counts):
+        for line in summary(counts):
             self.stdout.write(line)
         if number is not None:
             self.stdout.write(f"Snapshot {number}: {snapshot.file}")
@@ -91,7 +101,7 @@ def day(text: str) -> date:
 
 
 def filter_from(project: Project, options: dict[str, Any]) -> SnapshotFilter:
-    """Raises CommandError or FilterError."""
+    """Return the filter of the options. Raises CommandError and FilterError."""
     return SnapshotFilter(
         sources=tuple(options["source"] or SOURCES),
         guideline_versions=version_ids(project, options["versions"]),
@@ -112,25 +122,25 @@ def version_ids(project: Project, numbers: list[int] | None) -> tuple[int, ...] 
     if not numbers:
         return None
     versions = GuidelineVersion.objects.filter(guideline__project=project)
-    known = dict(versions.values_list("number", "pk"))
-    if unknown := set(numbers) - set(known):
-        have = ", ".join(map(str, sorted(known))) or "none"
+    ids = dict(versions.values_list("number", "pk"))
+    if unknown := set(numbers) - set(ids):
+        existing = ", ".join(map(str, sorted(ids))) or "none"
         raise CommandError(
-            f"There is no version {min(unknown)} of the guideline. There are: {have}."
+            f"There is no version {min(unknown)} of the guideline. There are: {existing}."
         )
-    return tuple(known[number] for number in numbers)
+    return tuple(ids[number] for number in numbers)
 
 
 def reviewer_ids(usernames: list[str] | None) -> tuple[int, ...] | None:
     if not usernames:
         return None
-    known = dict(User.objects.filter(username__in=usernames).values_list("username", "pk"))
-    if unknown := sorted(set(usernames) - set(known)):
-        raise CommandError(f"Nobody is called {unknown[0]!r}.")
-    return tuple(known.values())
+    ids = dict(User.objects.filter(username__in=usernames).values_list("username", "pk"))
+    if unknown := sorted(set(usernames) - set(ids)):
+        raise CommandError(f"There is no user {unknown[0]!r}.")
+    return tuple(ids.values())
 
 
-def told(counts: dict[str, Any]) -> list[str]:
+def summary(counts: dict[str, Any]) -> list[str]:
     lines = [f"{counts['considered']} rankings of the project"]
     lines += [
         f"  - {counts['left_out'][key]}  {sentence}"
@@ -138,7 +148,7 @@ def told(counts: dict[str, Any]) -> list[str]:
         if key in counts["left_out"]
     ]
     if counts["outcomes"]:
-        lines.append(f"  + {counts['outcomes']}  outcomes of disputes, in place of rankings")
+        lines.append(f"  + {counts['outcomes']}  decisions of disputes, replacing rankings")
     total = counts["used"] + counts["outcomes"]
     lines.append(
         f"{total} ranking{'s' * (total != 1)} used, {counts['simulated']} of them simulated"

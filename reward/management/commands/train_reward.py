@@ -8,7 +8,7 @@ from reward.management.run_command import RunCommand, add_snapshot_arguments, sn
 class Command(RunCommand):
     kind = "reward"
     own_arguments = frozenset({"base_model"})
-    what = """Train a reward model from a snapshot.
+    description = """Train a reward model from a snapshot.
 
   manage.py train_reward --project lamps --base Qwen/Qwen3-0.6B
   manage.py train_reward --snapshot 3 --base /models/tiny --set epochs=3 --here"""

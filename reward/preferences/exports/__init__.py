@@ -1,8 +1,7 @@
-"""A project's rankings as files for other tools, and as records to import again.
+"""Exports of a project's rankings for other tools, and of full records for importing again.
 
-rows   one moment of the database, read once, 256 prompts in memory
-ties   TIES says what a tie becomes, and the card beside the file repeats it
-left   whatever gives no row is counted, in the card and by the command
+The database is read once, with 256 prompts in memory. The card next to the file explains the treatment
+of ties, and counts everything left out by its reason.
 """
 
 from collections import Counter
@@ -30,11 +29,11 @@ from reward.preferences.snapshots import Account, batches_of
 __all__ = ["FORMATS", "SPLITS", "SUFFIXES", "TIES", "Export", "ExportError", "PreferenceError"]
 
 FORMATS = {
-    "kwise": "one row a prompt with all its responses and rankings",
+    "kwise": "one row per prompt with all its responses and rankings",
     "pairs": "TRL preference: prompt, chosen and rejected as messages, margin, group_id",
-    "pairs-implicit": "the same without a prompt; chosen and rejected begin with it",
+    "pairs-implicit": "the same, with the prompt at the beginning of chosen and rejected",
     "unpaired": "TRL unpaired preference: prompt, completion, label",
-    "full": "everything, for import_data: prompts, responses, tasks and current rankings",
+    "full": "full records for import_data: prompts, responses, tasks and current rankings",
 }
 SUFFIXES = {".jsonl": "JSON lines", ".parquet": "Parquet"}
 GROUPS_AT_ONCE = 256
@@ -42,9 +41,9 @@ GROUPS_AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What to export: a snapshot, or without one the project's current rankings.
+    """An export of a snapshot, or without one of the project's current rankings.
 
-    `pairs` applies to pairs, its ties also to labels.
+    `pairs` applies to pairs; its `ties` also to labels.
     """
 
     project: Project
@@ -82,7 +81,7 @@ class Export:
     # --- rows ---
 
     def batches(self, counts: Counter[str], after: Any = None) -> Iterator[Batch]:
-        """(how far it is now, rows) from `after` on; `counts` keeps step with each batch."""
+        """Yield (cursor, rows) after the cursor `after`. `counts` is up to date after each batch."""
         source = self._records if self.form == "full" else self._shaped
         for cursor, rows in source(counts, after):
             counts["rows"] += len(rows)
@@ -93,16 +92,16 @@ class Export:
 
     def _shaped(self, counts: Counter[str], after: Any) -> Iterator[Batch]:
         shape = SHAPES[self.form][0]
-        source = self._of_snapshot if self.snapshot else self._as_it_is_now
+        source = self._of_snapshot if self.snapshot else self._of_current_rankings
         for cursor, groups in source(counts, after):
-            kept = [group for group in groups if self.split in (None, group.split)]
-            counts["prompts"] += len(kept)
+            chosen = [group for group in groups if self.split in (None, group.split)]
+            counts["prompts"] += len(chosen)
             if self.form != "kwise":
-                for group in kept:
+                for group in chosen:
                     counts.update(left_out.of_group(group))
-            counts["rankings"] += sum(len(group.rankings) for group in kept)
-            counts["prompts_of_the_other_split"] += len(groups) - len(kept)
-            yield cursor, [row for group in kept for row in shape(group, self.pairs, counts)]
+            counts["rankings"] += sum(len(group.rankings) for group in chosen)
+            counts["prompts_of_the_other_split"] += len(groups) - len(chosen)
+            yield cursor, [row for group in chosen for row in shape(group, self.pairs, counts)]
 
     def _of_snapshot(self, counts: Counter[str], after: Any) -> Iterator[tuple[Any, list[Group]]]:
         if self.snapshot is None:
@@ -116,7 +115,9 @@ class Export:
             done += len(batch)
             yield done, batch
 
-    def _as_it_is_now(self, counts: Counter[str], after: Any) -> Iterator[tuple[Any, list[Group]]]:
+    def _of_current_rankings(
+        self, counts: Counter[str], after: Any
+    ) -> Iterator[tuple[Any, list[Group]]]:
         account = Account()
         before = {name: count for name, count in counts.items() if name.startswith(LEFT_OUT)}
         if after is None:
@@ -127,9 +128,9 @@ class Export:
         _account(counts, before, account)
 
     def agreement(self) -> dict[str, Any] | None:
-        """Return the pairwise agreement of the snapshot, or what the project's pages show.
+        """Return the pairwise agreement of the snapshot, or of the project as its pages show it.
 
-        None for a snapshot that was frozen before it was kept.
+        Return None for a snapshot of an earlier version, which has none.
         """
         if self.snapshot:
             return self.snapshot.counts.get("pairwise_agreement")
@@ -139,14 +140,14 @@ class Export:
     # --- files ---
 
     def count(self) -> dict[str, int]:
-        """What it would write and leave out. Reads everything."""
+        """Count the rows of the export, and everything left out. Reads everything."""
         counts: Counter[str] = Counter(rows=0)
         for _ in self.batches(counts):
             pass
         return plain(counts)
 
     def stream(self, suffix: str, ended: Callable[[dict[str, int]], None]) -> Iterator[bytes]:
-        """The file in pieces; `ended` gets the counts after the last."""
+        """Yield the file in pieces, then call `ended` with the counts."""
         counts: Counter[str] = Counter(rows=0)
         rows = (row for _, batch in self.batches(counts) for row in batch)
         yield from encoded(rows, self.schema, suffix)
@@ -155,9 +156,10 @@ class Export:
     def write(
         self, path: Path, *, restart: bool = False, resumed: Callable[[dict[str, int]], None]
     ) -> dict[str, int]:
-        """To `path`, with a card beside it; goes on where an export of the same plan was cut.
+        """Write the file and its card, and return the counts. Resumes an interrupted export.
 
-        `resumed` is called with the counts so far when it does. Raises ExportError, OSError.
+        `resumed` is called with the counts so far if there is such an export with the same plan. Raises
+        ExportError and OSError.
         """
         parts = Parts(path, self.plan(path.suffix))
         if parts.begin(restart=restart):

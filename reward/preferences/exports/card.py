@@ -1,6 +1,6 @@
-"""The card next to an exported file: what it is, what a tie became, what was left out.
+"""The card next to an exported file: its content, the treatment of ties, and the rows left out.
 
-A file NAME.about.md, which loaders of data sets pass over.
+The card is NAME.about.md, which loaders of data sets ignore.
 """
 
 import json
@@ -18,20 +18,20 @@ COUNTS = {
     "rows": "rows",
     "prompts": "prompts",
     "rankings": "rankings",
-    "prompts_of_the_other_split": "prompts left out: of the other side of the split",
-    "pairs_tied": "pairs left out: neither response has won more",
-    "pairs_never_compared": "pairs left out: no ranking compares the two",
-    "pairs_given_both_ways": "pairs given both ways: neither response has won more",
+    "prompts_of_the_other_split": "prompts left out: not in this split",
+    "pairs_tied": "pairs left out: neither response won more",
+    "pairs_never_compared": "pairs left out: no ranking compares the two responses",
+    "pairs_given_both_ways": "pairs given in both directions: neither response won more",
     "pairs_identical": "pairs left out: both responses are the same text",
     "pairs_under_margin": "pairs left out: their margin is under the minimum",
     "pairs_over_maximum": "pairs left out: clearer pairs of the same prompt reach the maximum",
-    "responses_even": "responses left out: as much for them as against them",
+    "responses_even": "responses left out: equal votes for and against",
     "rankings_superseded": "rankings left out: replaced by their reviewer's own revision",
     **left_out.REASONS,
 }
-KEPT = "kept as they are: responses in one tier are tied"
-PEOPLE = {
-    "names": "their user names",
+TIES_KEPT = "kept: responses in the same tier are tied"
+REVIEWERS = {
+    "names": "user names",
     "pseudonyms": "pseudonyms, the same in every export of this project",
 }
 
@@ -65,28 +65,28 @@ def text(
     cuts: int = 0,
     agreement: dict[str, Any] | None = None,
 ) -> str:
-    """Markdown that ends with the same as JSON."""
-    said = [
+    """Return Markdown that ends with the same information as JSON."""
+    paragraphs = [
         f"# {name}",
         f"Project {plan['project']}, "
-        + (f"snapshot {plan['snapshot']}" if plan["snapshot"] else "its rankings at the time")
+        + (f"snapshot {plan['snapshot']}" if plan["snapshot"] else "current rankings")
         + f", as {plan['format']} in {plan['file']}.",
-        f"Ties: {TIES[plan['ties']] if plan['ties'] else KEPT}.",
+        f"Ties: {TIES[plan['ties']] if plan['ties'] else TIES_KEPT}.",
         *_limit_lines(plan),
-        f"Reviewers: {PEOPLE[plan['reviewers']]}.",
+        f"Reviewers: {REVIEWERS[plan['reviewers']]}.",
     ]
     if agreement:
-        said.append(in_words(agreement))
+        paragraphs.append(in_words(agreement))
     if cuts:
         times = "once" if cuts == 1 else f"{cuts} times"
-        said.append(
-            f"It was cut off {times} and continued: rankings made in between are in the later part."
+        paragraphs.append(
+            f"The export was interrupted {times} and resumed. Rankings made in between are in later rows."
         )
     table = ["| | |", "|---|---:|", *(f"| {label_of(key)} | {n:,} |" for key, n in counts.items())]
     about = {"file": name, **plan, "counts": counts, "cuts": cuts, "pairwise_agreement": agreement}
     about["exported_at"] = timezone.now().isoformat(timespec="seconds")
     fenced = "```json\n" + json.dumps(about, indent=1, ensure_ascii=False) + "\n```"
-    return "\n\n".join([*said, "\n".join(table), fenced]) + "\n"
+    return "\n\n".join([*paragraphs, "\n".join(table), fenced]) + "\n"
 
 
 def _limit_lines(plan: dict[str, Any]) -> list[str]:
@@ -101,7 +101,9 @@ def _limit_lines(plan: dict[str, Any]) -> list[str]:
 
 
 def label_of(key: str) -> str:
+    """Return what a count is, in words."""
     reason = key.removeprefix("rankings_left_out_")
-    if reason != key:
-        return f"rankings left out: {REASONS.get(reason, reason)[:1].lower()}{REASONS.get(reason, reason)[1:].rstrip('.')}"
-    return COUNTS.get(key, key)
+    if reason == key:
+        return COUNTS.get(key, key)
+    sentence = REASONS.get(reason, reason)
+    return f"rankings left out: {sentence[:1].lower()}{sentence[1:].rstrip('.')}"

@@ -1,8 +1,8 @@
-"""Rows into a JSONL or Parquet file, in memory that does not grow, and so that a cut export goes on.
+"""Writing of rows to a JSONL or Parquet file in constant memory, resumable after an interruption.
 
-Beside the file to be, a folder `.NAME.parts` gathers finished parts and a cursor that says how far
-they go. When all is there the parts are joined, the file appears under its name in one step, and the
-folder goes. Whoever starts the same export again finds the folder and goes on after the last part.
+A folder `.NAME.parts` next to the file collects finished parts, and a cursor with the progress. At the
+end the parts are joined, the file appears atomically under its name, and the folder is deleted. Starting
+the same export again resumes after the last finished part.
 """
 
 import json
@@ -24,15 +24,15 @@ COPY = 1 << 20
 
 
 Batch = tuple[Any, list[Row]]
-"""(how far the export is with it, its rows)"""
+"""(cursor after the batch, rows)"""
 
 
 class ExportError(Exception):
-    """A sentence that says why nothing was written, and what to do."""
+    """The reason why nothing was written, and what to do, as a sentence."""
 
 
 class Parts:
-    """`plan` says what is exported; parts of another plan are not gone on with."""
+    """The parts of an export. Only parts with the same `plan` are resumed."""
 
     def __init__(self, path: Path, plan: dict[str, Any]):
         self.path = path
@@ -43,25 +43,25 @@ class Parts:
         self.is_complete = False
 
     def begin(self, *, restart: bool = False) -> bool:
-        """Whether there is something to go on with. Raises ExportError."""
+        """Return whether there are parts to resume. Raises ExportError if they have a different plan."""
         if restart:
             shutil.rmtree(self.folder, ignore_errors=True)
         try:
-            found = json.loads((self.folder / "cursor.json").read_text())
+            cursor = json.loads((self.folder / "cursor.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             return False
-        if found["plan"] != self.plan:
+        if cursor["plan"] != self.plan:
             raise ExportError(
-                f"{self.folder} holds the beginning of another export to {self.path.name}. Add "
-                "--restart to start over, or repeat that one's options to continue it."
+                f"{self.folder} has the beginning of a different export to {self.path.name}. Add "
+                "--restart to start over, or use the options of that export to resume it."
             )
-        self.cursor = {**found, "cuts": found["cuts"] + 1}
+        self.cursor = {**cursor, "cuts": cursor["cuts"] + 1}
         return True
 
     def add(self, batches: Iterator[Batch], schema: pa.Schema, counts: Counter[str]) -> None:
-        """One more part, of some 20,000 rows and whole batches, written as they come."""
+        """Write one more part of whole batches, about 20,000 rows."""
         number, after = self.cursor["parts"] + 1, [self.cursor["after"]]
         _write(self._part(number), self._rows(batches, after), schema)
         self.cursor |= {"parts": number, "after": after[-1], "counts": plain(counts)}
@@ -82,7 +82,7 @@ class Parts:
         self.is_complete = True
 
     def finish(self, schema: pa.Schema) -> None:
-        """The parts as one file; atomic. The folder goes."""
+        """Join the parts to one file, atomically, and delete the folder."""
         whole = self.folder / "whole"
         parts = [self._part(number) for number in range(1, self.cursor["parts"] + 1)]
         if self.path.suffix == ".parquet":
@@ -90,7 +90,9 @@ class Parts:
         else:
             _join_lines(whole, parts)
         whole.replace(self.path)
-        (self.folder / "cursor.json").unlink()  # first: without it, what is left is no beginning
+        (
+            self.folder / "cursor.json"
+        ).unlink()  # first, since the rest of the folder is not resumable
         shutil.rmtree(self.folder)
 
     def _part(self, number: int) -> Path:
@@ -127,11 +129,11 @@ def _join_parquet(whole: Path, parts: list[Path], schema: pa.Schema) -> None:
         os.fsync(file.fileno())
 
 
-# --- as bytes ------------------------------------------------------------------------------------
+# --- encoding ------------------------------------------------------------------------------------
 
 
 def encoded(rows: Iterable[Row], schema: pa.Schema, suffix: str) -> Iterator[bytes]:
-    """The file in pieces; holds 1,024 rows of a Parquet file, one of JSON lines."""
+    """Yield the file in pieces. Memory holds 1,024 rows of Parquet, or one line of JSON."""
     return _parquet(rows, schema) if suffix == ".parquet" else map(as_line, rows)
 
 
@@ -140,7 +142,7 @@ def as_line(row: Row) -> bytes:
 
 
 class _Pipe:
-    """What a writer wrote since it was last asked."""
+    """A file object that keeps written bytes until `taken` returns them."""
 
     closed = False
 

@@ -1,6 +1,6 @@
-"""What an export does not hold, counted by its reason, for the card and the command.
+"""Counts of everything an export leaves out, by reason, for the card and the command.
 
-A handful of queries, whatever the size of the project. Reasons without a case are not listed.
+Costs a handful of queries for a project of any size. Reasons that do not occur are not listed.
 """
 
 from collections import Counter
@@ -15,14 +15,14 @@ from reward.models import Snapshot
 REASONS = {
     "prompts_withdrawn": "prompts left out: withdrawn",
     "responses_withdrawn": "responses left out: withdrawn",
-    "tasks_withdrawn": "tasks left out: withdrawn, or too few of their responses are left",
+    "tasks_withdrawn": "tasks left out: withdrawn, or with too few responses",
     "rankings_withdrawn": "rankings left out: their task is withdrawn",
-    "prompts_not_ranked": "prompts left out: no ranking of them counts",
-    "responses_not_ranked": "responses left out: in no task whose rankings count",
-    "rationales_left_out": "rationales left out: this format has no place for them",
-    "metadata_left_out": "metadata of prompts left out: this format has no place for it",
-    "ratings_left_out": "rankings whose ratings are left out: this format has no place for them",
-    "flags_left_out": "rankings whose flags are left out: this format has no place for them",
+    "prompts_not_ranked": "prompts left out: without a ranking that counts",
+    "responses_not_ranked": "responses left out: without a ranking that counts",
+    "rationales_left_out": "rationales left out: not in this format",
+    "metadata_left_out": "metadata of prompts left out: not in this format",
+    "ratings_left_out": "rankings whose ratings are left out: not in this format",
+    "flags_left_out": "rankings whose flags are left out: not in this format",
     "skips_left_out": "skips left out",
     "decisions_left_out": "decisions of disputes left out",
     "gold_left_out": "answers of gold tasks left out: retired",
@@ -30,7 +30,7 @@ REASONS = {
 
 
 def of_everything(project: Project) -> Counter[str]:
-    """Return what a full export leaves out."""
+    """Count everything that a full export leaves out."""
     return _counted(
         {
             **_withdrawn(project),
@@ -43,7 +43,7 @@ def of_everything(project: Project) -> Counter[str]:
 
 
 def of_rankings(project: Project) -> Counter[str]:
-    """Return what an export of a project's rankings as they are now leaves out."""
+    """Count everything that an export of a project's current rankings leaves out."""
     used = _current(project).filter(task__out_of_use=False, task__kind=Task.Kind.RANKING)
     prompts = Prompt.objects.filter(project=project, withdrawn_at=None)
     responses = Response.objects.filter(
@@ -63,12 +63,12 @@ def of_rankings(project: Project) -> Counter[str]:
 
 
 def of_snapshot(snapshot: Snapshot) -> dict[str, int]:
-    """Return the rankings that the snapshot left out when it was frozen, by reason."""
+    """Return the number of rankings left out of the snapshot, by reason."""
     return dict(snapshot.counts.get("left_out", {}))
 
 
 def of_group(group: Group) -> dict[str, int]:
-    """Return the rankings of a row whose ratings and flags have no place in pairs and labels."""
+    """Count the rankings with ratings and with flags, which pairs and labels leave out."""
     return {
         f"{name}_left_out": count
         for name in ("ratings", "flags")

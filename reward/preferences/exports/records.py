@@ -1,7 +1,7 @@
-"""Everything of a project's data, in the form that `import_data` reads: one row, one prompt.
+"""Full records of a project in the format of `import_data`, one row per prompt.
 
-Values with keys of their own making (`meta`, `sampling`, `ratings`, `flags`) are JSON text, so that
-every row has the same columns. Rankings name responses by their place in the row.
+Values with arbitrary keys (`meta`, `sampling`, `ratings`, `flags`) are JSON text, so that all rows have
+the same columns. Rankings refer to responses by their index in the row.
 """
 
 import json
@@ -63,9 +63,9 @@ RECORDS = pa.schema(
 
 
 class Records:
-    """Batches of rows by the id of the prompt. Six queries for 256 prompts, however many there are.
+    """Full records in batches, ordered by prompt. Costs six queries per 256 prompts.
 
-    `names`: reviewers by their user names; else by pseudonyms, the project's own.
+    With `names`, reviewers have their user names, otherwise the project's pseudonyms.
     """
 
     def __init__(self, project: Project, *, names: bool):
@@ -77,7 +77,7 @@ class Records:
         )
 
     def batches(self, counts: Counter[str], after: int | None) -> Iterator[tuple[int, list[Row]]]:
-        """(the last prompt's id, rows)"""
+        """Yield (id of the last prompt, rows) for prompts with an id above `after`."""
         last = after or 0
         counts.update(left_out.of_everything(self.project) if after is None else {})
         while True:
@@ -97,11 +97,11 @@ class Records:
         responses = _by(in_use.order_by("pk"), "prompt_id")
         tasks_in_use = Task.objects.filter(prompt__in=ids, out_of_use=False)
         tasks = _by(tasks_in_use.order_by("pk"), "prompt_id")
-        left = TaskResponse.objects.filter(task__prompt__in=ids, withdrawn=False)
-        places = _by(left.order_by("task_id", "position"), "task_id")
+        responses_in_use = TaskResponse.objects.filter(task__prompt__in=ids, withdrawn=False)
+        places = _by(responses_in_use.order_by("task_id", "position"), "task_id")
         rankings = self._rankings(ids, counts)
-        used = Gold.objects.filter(task__prompt__in=ids, retired_at=None)
-        golds = {one.task_id: one for one in used}
+        current_gold = Gold.objects.filter(task__prompt__in=ids, retired_at=None)
+        golds = {gold.task_id: gold for gold in current_gold}
         counts["prompts"] += len(prompts)
         return [
             self._row(prompt, responses[prompt.pk], tasks[prompt.pk], places, rankings, golds)
@@ -110,10 +110,10 @@ class Records:
 
     def _rankings(self, prompts: list[int], counts: Counter[str]) -> dict[int, list[Ranking]]:
         in_use = Ranking.objects.filter(task__prompt__in=prompts, task__out_of_use=False)
-        made = list(in_use.order_by("pk"))
-        current = [ranking for ranking in made if ranking.superseded_at is None]
+        rankings = list(in_use.order_by("pk"))
+        current = [ranking for ranking in rankings if ranking.superseded_at is None]
         counts["rankings"] += len(current)
-        counts["rankings_superseded"] += len(made) - len(current)
+        counts["rankings_superseded"] += len(rankings) - len(current)
         self._learn_names({ranking.reviewer_id for ranking in current})
         return _by(current, "task_id")
 
@@ -132,9 +132,9 @@ class Records:
         rankings: dict[int, list[Ranking]],
         golds: dict[int, Gold],
     ) -> Row:
-        at = {response.pk: place for place, response in enumerate(responses)}
-        asked = "\n".join(str(message["content"]) for message in prompt.messages)
-        own = own_letters(asked, [response.text for response in responses])
+        at = {response.pk: index for index, response in enumerate(responses)}
+        prompt_text = "\n".join(str(message["content"]) for message in prompt.messages)
+        own = own_letters(prompt_text, [response.text for response in responses])
         return {
             "id": prompt.external_id,
             "messages": [{"role": m["role"], "content": m["content"]} for m in prompt.messages],
@@ -178,7 +178,7 @@ class Records:
             "ratings": as_text(ratings),
             "flags": as_text(flags),
             "rationale": ranking.rationale,
-            "rationale_letters": as_text({named: at[pk] for pk, named in letters if pk in at}),
+            "rationale_letters": as_text({letter: at[pk] for pk, letter in letters if pk in at}),
             "rationale_resolved": resolved(ranking.rationale, ranking.shown_order, at, own),
             "active_seconds": ranking.active_seconds,
             "shown_order": [at[pk] for pk in ranking.shown_order if pk in at],
@@ -189,15 +189,17 @@ class Records:
 
 
 def _gold(gold: Gold | None, at: dict[int, int]) -> str | None:
-    """What is known of a gold task in use, with the responses by place."""
+    """Return the answer of a gold task as JSON, with responses by index, or None."""
     if gold is None:
         return None
     constraints = [
-        {name: at[of] if name in ("a", "b") else of for name, of in one.items()}
-        for one in gold.constraints
+        {name: at[value] if name in ("a", "b") else value for name, value in constraint.items()}
+        for constraint in gold.constraints
     ]
-    said = {"constraints": constraints, "purpose": gold.purpose, "explanation": gold.explanation}
-    return as_text(said)
+    answer = {
+        "constraints": constraints, "purpose": gold.purpose, "explanation": gold.explanation,
+    }  # fmt: skip
+    return as_text(answer)
 
 
 def as_text(value: Any) -> str:
@@ -205,7 +207,7 @@ def as_text(value: Any) -> str:
 
 
 def _by(rows: Iterable[Any], name: str) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = defaultdict(list)
+    by_key: dict[int, list[Any]] = defaultdict(list)
     for row in rows:
-        found[getattr(row, name)].append(row)
-    return found
+        by_key[getattr(row, name)].append(row)
+    return by_key

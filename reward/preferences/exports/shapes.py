@@ -1,7 +1,7 @@
-"""The rows that a group of ranked responses becomes, in each form.
+"""The rows of a group of ranked responses in each export format.
 
-`pairs`, `pairs-implicit` and `unpaired` are TRL's preference types, conversational. A pair is decided
-by all rankings of its prompt together, an unpaired label likewise. What gives no row is counted.
+`pairs`, `pairs-implicit` and `unpaired` are TRL's conversational preference types. Pairs and unpaired
+labels combine all rankings of the prompt. Pairs and responses without a row are counted.
 """
 
 from collections import Counter
@@ -15,21 +15,22 @@ from recipes.preferences.groups import SCHEMA, Group, Judgment, to_row
 from recipes.preferences.pairs import Pair, PairOptions, pairs_of
 
 TIES = {
-    "half": "a tie is half a win each way; where neither response has won more, there is no row",
-    "skip": "a tie counts for nobody; where neither response has won more, there is no row",
-    "both": "a tie is half a win each way; two responses that are even give a row each way, margin 0",
+    "half": "a tie is half a win for each response; without a winner, there is no row",
+    "skip": "a tie does not count; without a winner, there is no row",
+    "both": "a tie is half a win for each response; without a winner, there is a row in each direction, "
+    "with margin 0",
 }
-"""What becomes of ties in pairs and labels. K-wise and full rows keep each tie as it is."""
+"""The treatment of ties in pairs and labels. K-wise and full rows keep ties."""
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-_SAID = [
+_ABOUT = [
     ("margin", pa.float64()), ("strength", pa.float64()), ("chosen_model", pa.string()),
     ("rejected_model", pa.string()), ("group_id", pa.string()), ("split", pa.string()),
     ("prompt_id", pa.string()), ("chosen_id", pa.string()), ("rejected_id", pa.string()),
     ("task_ids", pa.list_(pa.string())),
 ]  # fmt: skip
-PAIRS = pa.schema([("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES), *_SAID])
-IMPLICIT = pa.schema([("chosen", MESSAGES), ("rejected", MESSAGES), *_SAID])
+PAIRS = pa.schema([("prompt", MESSAGES), ("chosen", MESSAGES), ("rejected", MESSAGES), *_ABOUT])
+IMPLICIT = pa.schema([("chosen", MESSAGES), ("rejected", MESSAGES), *_ABOUT])
 UNPAIRED = pa.schema(
     [
         ("prompt", MESSAGES), ("completion", MESSAGES), ("label", pa.bool_()),
@@ -48,9 +49,9 @@ def kwise(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[
 
 
 def pairs(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
-    """`margin` is the share of the evidence that the winner has more than the loser, 0 to 1.
+    """Yield the pairs of a group; see recipes.preferences.pairs.
 
-    `strength` is the mean graded strength, 1 to 3, of the rankings that put the winner first.
+    `strength` is the mean graded strength, 1 to 3, of the rankings that prefer the winner.
     """
     left_out: Counter[str] = Counter()
     chosen = pairs_of(group, options, left_out)
@@ -79,8 +80,8 @@ def _pair(group: Group, pair: Pair) -> Row:
     }
 
 
-def _answer(group: Group, place: int) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": group.responses[place]}]
+def _answer(group: Group, index: int) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": group.responses[index]}]
 
 
 def _models(group: Group) -> list[str]:
@@ -88,7 +89,7 @@ def _models(group: Group) -> list[str]:
 
 
 def _prompt_id(group: Group) -> str:
-    """Return the id that an import gave the prompt, or ""."""
+    """Return the external id of the prompt, or ""."""
     return str(group.meta.get("prompt_external_id") or "")
 
 
@@ -97,24 +98,26 @@ def _ids(group: Group) -> list[str]:
 
 
 def _task_ids(group: Group, *responses: int) -> list[str]:
-    """Return the ids that imports gave the tasks of the rankings that place all these responses."""
-    named = group.meta.get("task_external_ids") or []
+    """Return the external ids of the tasks whose rankings have all these responses."""
+    names = group.meta.get("task_external_ids") or []
     wanted = {group.response_ids[index] for index in responses}
     ids = [
         name
-        for name, ranking in zip(named, group.rankings, strict=False)
+        for name, ranking in zip(names, group.rankings, strict=False)
         if name and wanted.issubset(pk for tier in ranking.tiers for pk in tier)
     ]
     return list(dict.fromkeys(ids))
 
 
 def _strength(group: Group, better: int) -> float | None:
-    said = [
+    strengths = [
         ranking.strength
         for ranking in group.rankings
         if ranking.strength is not None and group.response_ids[better] in ranking.tiers[0]
     ]
-    return round(sum(said) / len(said), 6) if said and len(group.responses) == 2 else None
+    if not strengths or len(group.responses) != 2:
+        return None
+    return round(sum(strengths) / len(strengths), 6)
 
 
 def pairs_implicit(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
@@ -128,43 +131,42 @@ def pairs_implicit(group: Group, options: PairOptions, counts: Counter[str]) -> 
 
 
 def unpaired(group: Group, options: PairOptions, counts: Counter[str]) -> Iterator[Row]:
-    """A response is wanted when the rankings say so on balance.
+    """Yield each response with a label: whether the sum of its votes is positive.
 
-    Each ranking has one vote. With a line: for what is above it, against what is below. Without: the
-    share of the others that the response beats, less the share that beats it.
+    Each ranking votes. With a line, the vote is 1 above the line and -1 below it. Without one, it is
+    the share of other responses that this one beats, minus the share that beats it.
     """
     models, ids, votes = _models(group), _ids(group), votes_of(group, options.ties)
-    for place in range(len(group.responses)):
-        vote = votes[place]
+    for index, vote in enumerate(votes):
         if not vote and options.ties != "both":
             counts["responses_even"] += 1
             continue
         for label in (True, False) if not vote else (vote > 0,):
             yield {
                 "prompt": group.prompt,
-                "completion": _answer(group, place),
+                "completion": _answer(group, index),
                 "label": bool(label),
-                "model": models[place],
+                "model": models[index],
                 "group_id": group.group_id,
                 "split": group.split,
                 "prompt_id": _prompt_id(group),
-                "completion_id": ids[place],
-                "task_ids": _task_ids(group, place),
+                "completion_id": ids[index],
+                "task_ids": _task_ids(group, index),
             }
 
 
 def votes_of(group: Group, ties: str) -> np.ndarray:
-    """The balance for each response, rounded so that what cancels out is 0.  → (K,) float64"""
-    place = {response: index for index, response in enumerate(group.response_ids)}
-    total = np.zeros(len(place))
+    """Return the sum of votes on each response, rounded so that equal votes give 0.  → (K,) float64"""
+    indices = {response: index for index, response in enumerate(group.response_ids)}
+    total = np.zeros(len(indices))
     for ranking in group.rankings:
         for response, vote in _votes(ranking, ties).items():
-            total[place[response]] += ranking.weight * vote
+            total[indices[response]] += ranking.weight * vote
     return total.round(9)
 
 
 def _votes(ranking: Judgment, ties: str) -> dict[int, float]:
-    """A response in a tier of its own with nothing to beat or lose to has no vote."""
+    """Return the votes of a ranking. A response without any other to compare with gets none."""
     sizes = [len(tier) for tier in ranking.tiers]
     votes: dict[int, float] = {}
     for index, tier in enumerate(ranking.tiers):
