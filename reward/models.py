@@ -35,13 +35,13 @@ class Snapshot(models.Model):
     """Frozen preference data. The same filter on the same rankings gives the same `content_hash`."""
 
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="snapshots")
-    filter = models.JSONField(default=dict, help_text="What was asked for; see SnapshotFilter.")
+    filter = models.JSONField(default=dict, help_text="See SnapshotFilter.")
     content_hash = models.CharField(max_length=64)
     path = models.CharField(
         max_length=500, help_text="The Parquet file; inside the folder of snapshots if relative."
     )
     counts = models.JSONField(
-        default=dict, help_text="What is in it, and what was left out and why."
+        default=dict, help_text="Counts of the content, and of rankings left out by reason."
     )
     erased_at = models.DateTimeField(
         null=True,
@@ -138,7 +138,7 @@ class RewardModel(Promotable):
             reason = (accuracy and accuracy["reason"]) or "the report has no accuracy."
             return [f"Its accuracy on held-out prompts is unknown: {reason}"]
         if no_better_than_length(report):
-            return ["It is no better than always preferring the longer response."]
+            return ["It does no better than always preferring the longer response."]
         low, high = accuracy["interval"] or (0.0, 1.0)
         if low <= 0.5:
             return [
@@ -175,7 +175,7 @@ class ResponseScore(models.Model):
     response = models.ForeignKey(Response, on_delete=models.CASCADE, related_name="scores")
     score = models.FloatField(null=True, help_text="Comparable within a prompt only.")
     uncertainty = models.FloatField(
-        null=True, help_text="How far the heads lie apart (standard deviation); none for one head."
+        null=True, help_text="Standard deviation over the heads; null for one head."
     )
     features = models.BinaryField(
         null=True, help_text="The last layer at the response's end: little-endian float32."
@@ -253,8 +253,10 @@ class OrderedTask(models.Model):
         QueueOrder, on_delete=models.CASCADE, related_name="tasks", db_index=False
     )
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="+")
-    was = models.BigIntegerField(help_text="The position of its first free slot before.")
-    place = models.PositiveIntegerField(help_text="1 is given out first.")
+    was = models.BigIntegerField(
+        help_text="The position of its first free slot before the ordering."
+    )
+    place = models.PositiveIntegerField(help_text="Tasks are given out in this order, from 1.")
     gain = models.FloatField(help_text="Expected information, in nats.")
 
     class Meta:

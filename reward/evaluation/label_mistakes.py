@@ -1,7 +1,7 @@
 """Rankings that are probably mistakes, for a lead to check. Pure numpy.
 
-A mistake is a ranking that is the reverse of what its reviewer meant: tiers upside down, the wrong
-prompt in mind, a slip of the hand. As in confident learning (Northcutt et al. 2021, arXiv:1911.00068),
+A mistake is a ranking that contradicts its reviewer's intention: tiers upside down, the wrong prompt
+in mind, a slip of the hand. As in confident learning (Northcutt et al. 2021, arXiv:1911.00068),
 each ranking is judged by a model that was not trained on its prompt, and the share of mistakes is
 estimated together with their probabilities. The mistakes of the *model* are a different list
 (confident_mistakes.py).
@@ -19,7 +19,7 @@ mistake its own errors for those of reviewers, so the other rankings of a prompt
 - Each other ranking of the same responses is a vote for or against. Its weight follows from how often
   rankings agree.
 - Without other rankings, nothing is listed if the model contradicts too many rankings it is confident
-  about, or is no better than preferring the longer response.
+  about, or does no better than preferring the longer response.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def label_mistakes(
     rankings = len(doubts)
     if rankings < FEW_RANKINGS:
         reason = (
-            f"{rankings} rankings are too few to tell mistakes from differences in taste "
+            f"{rankings} rankings are too few to distinguish mistakes from taste "
             f"({FEW_RANKINGS} needed)."
         )
         return _not_estimated(checked, rankings, reason)
@@ -93,7 +93,7 @@ def label_mistakes(
     agreement = agreement_of(votes, others)
     if agreement is None and only_counts_length([item for part in parts for item in part]):
         reason = (
-            "The model is no better than always preferring the longer response, so its scores are "
+            "The model does no better than always preferring the longer response, so its scores are "
             "little evidence about the rankings."
         )
         return _not_estimated(checked, rankings, reason)

@@ -94,7 +94,7 @@ class Outputs(TypedDict):
 
 
 class MistakeFinders(TypedDict):
-    """How well each sign separates pairs ordered wrongly from the others (area under the ROC curve)."""
+    """The area under the ROC curve of each sign that a pair is ordered wrongly."""
 
     spread: Figure
     relative: Figure

@@ -26,16 +26,15 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "filter",
-                    models.JSONField(
-                        default=dict, help_text="What was asked for; see SnapshotFilter."
-                    ),
+                    models.JSONField(default=dict, help_text="See SnapshotFilter."),
                 ),
                 ("content_hash", models.CharField(max_length=64)),
                 ("path", models.CharField(help_text="The Parquet file.", max_length=500)),
                 (
                     "counts",
                     models.JSONField(
-                        default=dict, help_text="What is in it, and what was left out and why."
+                        default=dict,
+                        help_text="Counts of the content, and of rankings left out by reason.",
                     ),
                 ),
                 ("created_at", models.DateTimeField(auto_now_add=True)),

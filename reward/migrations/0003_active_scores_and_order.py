@@ -66,9 +66,16 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "was",
-                    models.BigIntegerField(help_text="The position of its first free slot before."),
+                    models.BigIntegerField(
+                        help_text="The position of its first free slot before the ordering."
+                    ),
                 ),
-                ("place", models.PositiveIntegerField(help_text="1 is given out first.")),
+                (
+                    "place",
+                    models.PositiveIntegerField(
+                        help_text="Tasks are given out in this order, from 1."
+                    ),
+                ),
                 ("gain", models.FloatField(help_text="Expected information, in nats.")),
                 (
                     "task",
@@ -127,7 +134,7 @@ class Migration(migrations.Migration):
                 (
                     "uncertainty",
                     models.FloatField(
-                        help_text="How far the heads lie apart (standard deviation); none for one head.",
+                        help_text="Standard deviation over the heads; null for one head.",
                         null=True,
                     ),
                 ),

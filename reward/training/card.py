@@ -135,7 +135,7 @@ def _length_line(report: RewardReport) -> list[str]:
     if not no_better_than_length(report):
         return []
     return [
-        "**On these prompts, the model is no better than always preferring the longer response.** Train "
+        "**On these prompts, the model does no better than always preferring the longer response.** Train "
         "it on more rankings, or on another base, before relying on it.\n"
     ]
 
