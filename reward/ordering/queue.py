@@ -121,14 +121,14 @@ def put_in_order(*, model: RewardModel, by: User | None, share: float | None = N
     usable = [task for task in outside_stream if task.task_id in responses]
     if not usable:
         raise CannotOrder(_nothing_to_order(project, model, waiting, outside_stream))
-    places = best_first(model, usable, responses)
+    ordered = best_first(model, usable, responses)
     counts = {
         "waiting": len(waiting),
         "random_stream": len(waiting) - len(outside_stream),
         "unscored": len(outside_stream) - len(usable),
         "ordered": len(usable),
     }
-    return _written(model, places, counts, by)
+    return _write_order(model, ordered, counts, by)
 
 
 def _lock_order(project: Project) -> None:
@@ -140,8 +140,11 @@ def _lock_order(project: Project) -> None:
         )
 
 
-def _written(
-    model: RewardModel, places: list[tuple[Waiting, float]], counts: dict[str, int], by: User | None
+def _write_order(
+    model: RewardModel,
+    ordered: list[tuple[Waiting, float]],
+    counts: dict[str, int],
+    by: User | None,
 ) -> QueueOrder:
     """Replace the current order, and return the new one.
 
@@ -162,12 +165,12 @@ def _written(
             place=number,
             gain=gain,
         )
-        for number, (task, gain) in enumerate(places, 1)
+        for number, (task, gain) in enumerate(ordered, 1)
     )
     OrderedTask.objects.bulk_create(rows, batch_size=2000)
     if earlier and replaced:
         _restore_positions(earlier)
-    arrangement.rearrange(project=project, task_ids=[task.task_id for task, _ in places])
+    arrangement.rearrange(project=project, task_ids=[task.task_id for task, _ in ordered])
     audit(by, "queue put in order", project, order=order.pk, model=model.pk, **counts)
     return order
 
@@ -223,18 +226,18 @@ def best_first(
     precision = selection.prior(all_tasks)
     for ranked, times in _ranked(model):
         precision = precision + selection.information(ranked, times)
-    places, start = [], 0
+    ordered, start = [], 0
     for _, band in groupby(waiting, key=lambda task: task.priority):
         count = len(list(band))
         part = np.arange(start, start + count)
         order = selection.in_order(all_tasks.some(part), precision, most=GREEDY)
         precision = order.precision
-        places += [
+        ordered += [
             (waiting[start + int(index)], float(gain))
             for index, gain in zip(order.chosen, order.gains, strict=True)
         ]
         start += count
-    return places
+    return ordered
 
 
 def _tasks(responses: Any) -> Tasks:
@@ -268,13 +271,13 @@ def scored_responses(
     by_task: dict[int, list[ScoredResponse] | None] = {}
     for start in range(0, len(task_ids), RANKED_AT_ONCE):
         part = task_ids[start : start + RANKED_AT_ONCE]
-        places: dict[int, list[int]] = {pk: [] for pk in part}
+        response_ids: dict[int, list[int]] = {pk: [] for pk in part}
         in_use = TaskResponse.objects.filter(task_id__in=part, withdrawn=False)
         rows = in_use.order_by("task_id", "position")
         for task_id, response_id in rows.values_list("task_id", "response_id"):
-            places[task_id].append(response_id)
-        scored = _scored(model, {pk for ids in places.values() for pk in ids})
-        for task_id, ids in places.items():
+            response_ids[task_id].append(response_id)
+        scored = _scored(model, {pk for ids in response_ids.values() for pk in ids})
+        for task_id, ids in response_ids.items():
             complete = ids and scored.keys() >= set(ids)
             by_task[task_id] = [scored[pk] for pk in ids] if complete else None
     return {task_id: responses for task_id, responses in by_task.items() if responses}

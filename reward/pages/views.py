@@ -95,24 +95,24 @@ def _project_of(request: HttpRequest) -> Project | None:
 @lead_required
 @require_GET
 def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
-    found = snapshot_for(request, pk)
+    snapshot = snapshot_for(request, pk)
     try:
-        samples, problem = [sample(group) for group in sample_groups(found, SAMPLES)], ""
+        samples, problem = [sample(group) for group in sample_groups(snapshot, SAMPLES)], ""
     except PreferenceError as error:
         samples, problem = [], str(error)
     context = {
-        "snapshot": found,
-        "left_out": left_out_lines(found.counts),
-        "splits": split_lines(found.counts),
-        "versions": version_lines(found.counts),
-        "sources": source_lines(found.counts),
-        "agreement": from_json(found.counts.get("pairwise_agreement")),
+        "snapshot": snapshot,
+        "left_out": left_out_lines(snapshot.counts),
+        "splits": split_lines(snapshot.counts),
+        "versions": version_lines(snapshot.counts),
+        "sources": source_lines(snapshot.counts),
+        "agreement": from_json(snapshot.counts.get("pairwise_agreement")),
         "samples": samples,
         "problem": problem,
-        "reward_models": found.reward_models.all(),
-        "models": found.models.all(),
+        "reward_models": snapshot.reward_models.all(),
+        "models": snapshot.models.all(),
         "can_train": user_of(request).can_train,
-        **random_stream(found),
+        **random_stream(snapshot),
     }
     return render(request, "reward/snapshot.html", context)
 
@@ -127,28 +127,28 @@ def random_stream(snapshot: Snapshot) -> dict[str, Any]:
 @trainer_required
 @require_GET
 def snapshot_file(request: HttpRequest, pk: int) -> HttpResponseBase:
-    found = snapshot_for(request, pk)
-    if not found.file.is_file():
-        raise Http404(f"The file of snapshot {found.pk} is missing.")
-    name = f"{found.project.slug}-snapshot-{found.pk}.parquet"
-    return FileResponse(found.file.open("rb"), as_attachment=True, filename=name)
+    snapshot = snapshot_for(request, pk)
+    if not snapshot.file.is_file():
+        raise Http404(f"The file of snapshot {snapshot.pk} is missing.")
+    name = f"{snapshot.project.slug}-snapshot-{snapshot.pk}.parquet"
+    return FileResponse(snapshot.file.open("rb"), as_attachment=True, filename=name)
 
 
 @lead_required
 @require_GET
 def snapshot_rankings(request: HttpRequest, pk: int) -> HttpResponse:
     """List the rankings that a snapshot was made from."""
-    found = snapshot_for(request, pk)
+    snapshot = snapshot_for(request, pk)
     try:
-        paginator = Paginator(range(found.counts["used"]), 100)
+        paginator = Paginator(range(snapshot.counts["used"]), 100)
         page = paginator.get_page(request.GET.get("page"))
-        ids = list(islice(ranking_ids(found), page.start_index() - 1, page.end_index()))
+        ids = list(islice(ranking_ids(snapshot), page.start_index() - 1, page.end_index()))
     except (PreferenceError, OSError) as error:
-        raise Http404(f"The file of snapshot {found.pk} cannot be read.") from error
+        raise Http404(f"The file of snapshot {snapshot.pk} cannot be read.") from error
     rankings = Ranking.objects.select_related(
         "task__prompt", "reviewer", "guideline_version__guideline"
     ).in_bulk(ids)
-    context = {"snapshot": found, "page": page, "rankings": [rankings[pk] for pk in ids]}
+    context = {"snapshot": snapshot, "page": page, "rankings": [rankings[pk] for pk in ids]}
     return render(request, "reward/snapshot_rankings.html", context)
 
 

@@ -364,8 +364,8 @@ def _agreeing(rankings: list[dict[str, Any]]) -> tuple[int, int]:
     same = both = 0
     for a, b in combinations([row for row in rankings if row["id"] is not None], 2):
         if a["task_id"] == b["task_id"]:
-            one, two = strict_counts(a["tiers"], b["tiers"])
-            same, both = same + one, both + two
+            agreeing, common = strict_counts(a["tiers"], b["tiers"])
+            same, both = same + agreeing, both + common
     return same, both
 
 

@@ -28,23 +28,23 @@ class Substitutes:
 
     def _without_first_rankings(self, used: list[Row], left_out: Counter[str]) -> list[Row]:
         replaced = {self.originals.get(row["task_id"]) for row in used} - {None}
-        stay = [row for row in used if row["task_id"] not in replaced]
-        if len(stay) < len(used):
-            left_out["ranked_anew"] += len(used) - len(stay)
-        return stay
+        remaining = [row for row in used if row["task_id"] not in replaced]
+        if len(remaining) < len(used):
+            left_out["ranked_anew"] += len(used) - len(remaining)
+        return remaining
 
     def _decided(self, used: list[Row], left_out: Counter[str]) -> list[Row]:
         by_task: dict[int, list[Row]] = defaultdict(list)
         for row in used:
             by_task[row["task_id"]].append(row)
-        stay: list[Row] = []
+        remaining: list[Row] = []
         for task, rows in by_task.items():
             if outcome := self.outcomes.get(task):
                 left_out["adjudicated"] += len(rows)
-                stay.append({**rows[0], **outcome})
+                remaining.append({**rows[0], **outcome})
             else:
-                stay += rows
-        return stay
+                remaining += rows
+        return remaining
 
 
 def _outcomes(project: Project, filter: SnapshotFilter) -> dict[int, Row]:

@@ -156,13 +156,15 @@ def _learning_line(report: RewardReport) -> list[str]:
     if not curve or not curve["forecast"] or not curve["one_point"]:
         return []
     low, high = curve["forecast"][0]["interval"]
-    one = curve["one_point"]
+    one_point = curve["one_point"]
     sentence = (
         f"With twice as many rankings, the forecast accuracy is {percent_range([low, high])} (95%), "
         "extrapolated from trainings on nested subsets"
     )
-    if one["rankings"] is None:
-        return [f"{sentence}. {one['reason']}\n"]
-    least, most = one["interval"]
+    if one_point["rankings"] is None:
+        return [f"{sentence}. {one_point['reason']}\n"]
+    least, most = one_point["interval"]
     ends = f"{least:,} or more" if most is None else f"{least:,} to {most:,}"
-    return [f"{sentence}; about {one['rankings']:,} more ({ends}) are needed for one point.\n"]
+    return [
+        f"{sentence}; about {one_point['rankings']:,} more ({ends}) are needed for one point.\n"
+    ]

@@ -46,12 +46,12 @@ def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
         tokenizer = load_tokenizer(str(folder), adapter=True)
         model = load(folder, report, tokenizer)
         probe = probe_texts(model.classifier, tokenizer.pad_token_id)
-        wanted = scores_of(model.ordinary, probe, model.heads)
+        expected = scores_of(model.ordinary, probe, model.heads)
         merged = with_one_label(unloaded(model.ordinary), model.heads)
         merged.to(getattr(torch, dtype)).save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         write_report(draft, merged_report(report, dtype))
-        check(draft, probe, wanted, dtype)
+        check(draft, probe, expected, dtype)
     return out
 
 
@@ -127,13 +127,13 @@ def scores_of(model: Any, probe: dict[str, torch.Tensor], heads: int = 1) -> tor
     return model.eval()(**probe).logits.float()[:, :heads].mean(dim=-1)
 
 
-def check(folder: Path, probe: dict[str, torch.Tensor], wanted: torch.Tensor, dtype: str) -> None:
+def check(folder: Path, probe: dict[str, torch.Tensor], expected: torch.Tensor, dtype: str) -> None:
     kind = getattr(torch, dtype)
     written = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=kind, trust_remote_code=False, use_safetensors=True
     )
-    difference = (scores_of(written, probe) - wanted).abs().max().item()
-    if not difference <= TOLERANCE[dtype] * max(1.0, wanted.abs().max().item()):
+    difference = (scores_of(written, probe) - expected).abs().max().item()
+    if not difference <= TOLERANCE[dtype] * max(1.0, expected.abs().max().item()):
         raise RecipeError(
             f"The merged model's scores differ by {difference:.3g} from those of adapter and base, "
             "which is more than rounding. Nothing was written."

@@ -310,8 +310,8 @@ def _refuse_fresh(folder: Path, fresh: Sequence[str], saved: Sequence[str]) -> N
         )
 
 
-def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
-    """Return the longest input of the model in tokens, or `wanted` if that is less.
+def readable_tokens(reference: str, tokenizer: Any, maximum: int | None) -> int:
+    """Return the longest input of the model in tokens, or `maximum` if that is less.
 
     Rotary positions that are rescaled above some length limit the input to that length. Otherwise,
     one long text would change the scores of all texts in its batch.
@@ -321,7 +321,7 @@ def readable_tokens(reference: str, tokenizer: Any, wanted: int | None) -> int:
     positions = getattr(text, "max_position_embeddings", None)
     if positions and text.model_type in POSITIONS_AFTER_PADDING:
         positions -= text.pad_token_id + 1
-    limits = [positions, _rescaled_from(text), tokenizer.model_max_length, wanted]
+    limits = [positions, _rescaled_from(text), tokenizer.model_max_length, maximum]
     return int(min(limit for limit in [*limits, UNLIMITED] if limit))
 
 

@@ -21,13 +21,13 @@ def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int)
     if not model.reads_last_token:
         return
     few, collator = groups[:1], Collator(pad_id, "plain")
-    ours = outputs_of(
+    plain = outputs_of(
         model, few, collator
     ).nan_to_num()  # values that are not finite are refused later
-    theirs = own_outputs(model, few, collator).nan_to_num()
-    difference = (ours - theirs).abs().max().item()
+    own = own_outputs(model, few, collator).nan_to_num()
+    difference = (plain - own).abs().max().item()
     allowed = ALIKE.get(precision(model), ALIKE[torch.bfloat16])
-    if not difference <= allowed * max(1.0, theirs.abs().max().item()):
+    if not difference <= allowed * max(1.0, own.abs().max().item()):
         raise RecipeError(
             f"Models of the family {model.config.model_type} cannot be trained here: their classifier "
             f"does not read the score at the last token (scores differ by {difference:.3g}). Choose "

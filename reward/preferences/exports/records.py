@@ -32,19 +32,19 @@ from reward.preferences.snapshots import pseudonyms
 
 PROMPTS_AT_ONCE = 256
 
-_PLACES = pa.list_(pa.int64())
+_INDICES = pa.list_(pa.int64())
 _RANKING = pa.struct(
     [
-        ("reviewer", pa.string()), ("tiers", pa.list_(_PLACES)), ("cut", pa.int64()),
+        ("reviewer", pa.string()), ("tiers", pa.list_(_INDICES)), ("cut", pa.int64()),
         ("strength", pa.float64()), ("ratings", pa.string()), ("flags", pa.string()),
         ("rationale", pa.string()), ("rationale_letters", pa.string()),
-        ("rationale_resolved", pa.string()), ("active_seconds", pa.float64()), ("shown_order", _PLACES),
+        ("rationale_resolved", pa.string()), ("active_seconds", pa.float64()), ("shown_order", _INDICES),
         ("created_at", pa.string()), ("source", pa.string()), ("guideline_version", pa.int64()),
     ]
 )  # fmt: skip
 _TASK = pa.struct(
     [
-        ("id", pa.string()), ("responses", _PLACES), ("priority", pa.int64()), ("rankings_wanted", pa.int64()),
+        ("id", pa.string()), ("responses", _INDICES), ("priority", pa.int64()), ("rankings_wanted", pa.int64()),
         ("kind", pa.string()), ("gold", pa.string()), ("rankings", pa.list_(_RANKING)),
     ]
 )  # fmt: skip
@@ -98,13 +98,15 @@ class Records:
         tasks_in_use = Task.objects.filter(prompt__in=ids, out_of_use=False)
         tasks = _by(tasks_in_use.order_by("pk"), "prompt_id")
         responses_in_use = TaskResponse.objects.filter(task__prompt__in=ids, withdrawn=False)
-        places = _by(responses_in_use.order_by("task_id", "position"), "task_id")
+        task_responses = _by(responses_in_use.order_by("task_id", "position"), "task_id")
         rankings = self._rankings(ids, counts)
         current_gold = Gold.objects.filter(task__prompt__in=ids, retired_at=None)
         golds = {gold.task_id: gold for gold in current_gold}
         counts["prompts"] += len(prompts)
         return [
-            self._row(prompt, responses[prompt.pk], tasks[prompt.pk], places, rankings, golds)
+            self._row(
+                prompt, responses[prompt.pk], tasks[prompt.pk], task_responses, rankings, golds
+            )
             for prompt in prompts
         ]
 
@@ -128,7 +130,7 @@ class Records:
         prompt: Prompt,
         responses: list[Response],
         tasks: list[Task],
-        places: dict[int, list[TaskResponse]],
+        task_responses: dict[int, list[TaskResponse]],
         rankings: dict[int, list[Ranking]],
         golds: dict[int, Gold],
     ) -> Row:
@@ -152,7 +154,7 @@ class Records:
             "tasks": [
                 {
                     "id": task.external_id,
-                    "responses": [at[place.response_id] for place in places[task.pk]],
+                    "responses": [at[row.response_id] for row in task_responses[task.pk]],
                     "priority": task.priority,
                     "rankings_wanted": task.rankings_wanted,
                     "kind": task.kind,

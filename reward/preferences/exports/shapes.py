@@ -100,11 +100,11 @@ def _ids(group: Group) -> list[str]:
 def _task_ids(group: Group, *responses: int) -> list[str]:
     """Return the external ids of the tasks whose rankings have all these responses."""
     names = group.meta.get("task_external_ids") or []
-    wanted = {group.response_ids[index] for index in responses}
+    compared = {group.response_ids[index] for index in responses}
     ids = [
         name
         for name, ranking in zip(names, group.rankings, strict=False)
-        if name and wanted.issubset(pk for tier in ranking.tiers for pk in tier)
+        if name and compared.issubset(pk for tier in ranking.tiers for pk in tier)
     ]
     return list(dict.fromkeys(ids))
 
