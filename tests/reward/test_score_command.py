@@ -103,7 +103,10 @@ def test_the_promoted_model_scores_all_three_shapes_alike(folder, tmp_path):
     assert many["scores"][:2] == pytest.approx([one["score"], two["score"]], abs=1e-5)
     assert many["uncertainties"][0] == pytest.approx(one["uncertainty"], abs=1e-5)
     assert many["scores"][2] is None and one["uncertainty"] > 0
-    assert "lamps scored 4 responses of 3 rows. 1 are too long for the model or incomplete" in errors.getvalue()
+    assert (
+        "lamps scored 4 responses of 3 rows. 1 are too long for the model or incomplete"
+        in errors.getvalue()
+    )
 
 
 def test_parquet_keeps_its_columns_and_equals_the_scores_of_the_older_recipe(scorer, tmp_path):
