@@ -60,7 +60,7 @@ def test_a_dry_run_of_snapshot_writes_nothing(project):
     ("arguments", "sentence"),
     [
         ([], "has no rankings yet"),
-        (["--test", "0.95"], "Must lie between 0 and 0.9"),
+        (["--test", "0.95"], "Must be between 0 and 0.9"),
         (["--reviewer", "nobody"], "There is no user 'nobody'"),
         (["--guideline-version", "9999"], "There is no version 9999"),
         (["--since", "2026-02-30"], "invalid day value"),
@@ -152,7 +152,7 @@ def test_export_overwrites_only_when_told_to_and_leaves_nothing_half_written(
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("rows.csv", "Add --format"), ("no/rows.jsonl", "There is no folder")]
+    ("name", "sentence"), [("rows.csv", "End its name in"), ("no/rows.jsonl", "There is no folder")]
 )
 def test_export_says_what_is_wrong(project, ranked, tmp_path, name, sentence):
     with pytest.raises(CommandError, match=sentence):

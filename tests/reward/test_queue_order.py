@@ -283,7 +283,7 @@ def test_the_command_orders_says_so_and_puts_back(project, model, capsys):
     call_command("queue_order", project.slug, json=True)
     assert json.loads(capsys.readouterr().out)["ordered"] > 0
     call_command("queue_order", project.slug, put_back=True)
-    assert "no order is in force" in capsys.readouterr().out
+    assert "No order is in force" in capsys.readouterr().out
     assert queued(project) == before
     with pytest.raises(CommandError, match="No order of"):
         call_command("queue_order", project.slug, put_back=True)

@@ -171,7 +171,7 @@ def test_the_reason_for_the_plain_layout_is_in_events_and_report(tmp_path):
     path = make_model(tmp_path / "model", "mistral", sliding_window=16)
     run_dir = make_run(tmp_path / "run", path, make_groups(8, 2), epochs=1)
     train(run_dir, StopSignal())
-    [warning] = [text for text in messages(run_dir, "warning") if "cannot be shared" in text]
+    [warning] = [text for text in messages(run_dir, "warning") if "cannot share the prompt" in text]
     training = json.loads((run_dir.output / "report.json").read_text())["training"]
     assert training["layout"] == "plain" and training["layout_reason"] in warning
     assert training["layout_reason"].startswith("it looks back only 16 tokens")

@@ -179,5 +179,5 @@ def test_a_run_that_was_not_asked_has_no_curve_and_judges_what_it_held_out(tmp_p
     report = report_of(run_dir)
     assert report["learning_curve"] is None
     assert report["label_mistakes"]["checked"] == "held-out"
-    assert "too few to tell" in report["label_mistakes"]["reason"]
+    assert "too few to distinguish" in report["label_mistakes"]["reason"]
     assert not (run_dir.path / "parts").exists()

@@ -402,8 +402,8 @@ def test_a_family_that_cannot_share_the_prompt_says_so_and_trains(tmp_path):
     path = tiny_llama(tmp_path, family="bloom")
     run_dir = make_run(tmp_path / "run", path, make_groups(8, 2), epochs=1)
     train(run_dir, StopSignal())
-    [warning] = [text for text in messages(run_dir, "warning") if "cannot be shared" in text]
-    assert "one copy of the prompt for each response" in warning
+    [warning] = [text for text in messages(run_dir, "warning") if "cannot share the prompt" in text]
+    assert "one copy of the prompt per response" in warning
     report = json.loads((run_dir.output / "report.json").read_text())
     assert report["training"]["layout"] == "plain"
 
