@@ -171,6 +171,6 @@ def test_the_command_takes_the_promoted_model_of_a_project(model, capsys):
 
 
 def test_the_command_queues_a_run_of_the_model_named(model):
-    call_command("score_responses", model=model.pk, no_wait=True, given=["batch_tokens=128"])
+    call_command("score_responses", model=model.pk, no_wait=True, assignments=["batch_tokens=128"])
     run = Run.objects.get(kind="score")
     assert run.config["batch_tokens"] == 128 and run.inputs["order"] is False

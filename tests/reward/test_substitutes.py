@@ -195,7 +195,7 @@ def test_the_command_offers_both(project):
     out = io.StringIO()
     call_command("snapshot", project.slug, "--adjudicated", "--relabelled", "--dry-run", stdout=out)
     assert "+ 1  decisions of disputes, replacing rankings" in out.getvalue()
-    assert "- 2  Its task was ranked again" in out.getvalue()
+    assert "- 2  Replaced by later rankings of its task" in out.getvalue()
 
 
 def test_the_form_offers_both_and_the_pages_say_what_stands_in(project):
