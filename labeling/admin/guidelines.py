@@ -47,7 +47,7 @@ class VersionForm(DraftForm):
     def clean_guideline(self) -> Guideline:
         guideline = self.cleaned_data["guideline"]
         if draft := guideline.versions.filter(state=DRAFT).first():
-            raise ValidationError(f"Version {draft.number} is a draft already. Edit that one.")
+            raise ValidationError(f"Version {draft.number} is already a draft. Edit it instead.")
         return guideline
 
 

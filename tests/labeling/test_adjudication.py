@@ -241,7 +241,7 @@ def test_equal_ranks_are_a_tie_and_the_line_lies_below_a_rank(project):
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [
-        ("cause", "", "Say why reviewers disagreed"),
+        ("cause", "", "Choose why reviewers disagreed"),
         ("cause", "moon", "Select a valid choice"),
         ("rank", "", "has no rank yet"),
         ("cut", "9", "Select a valid choice"),
@@ -263,7 +263,7 @@ def test_a_project_without_ties_has_no_ties_in_outcomes(project):
     task = dispute(project)
     ranks = {f"rank-{i}": "1" for i in ids(task)}
     answer = signed_in(make_lead(project)).post(url(task), outcome(task, **ranks))
-    assert "allows no ties" in answer.content.decode()
+    assert "does not allow ties" in answer.content.decode()
 
 
 def test_an_outcome_may_start_from_either_ranking(project):

@@ -295,7 +295,7 @@ def test_a_published_version_is_read_only(client, project):
 def test_publishing_twice_says_so(client, project):
     version = project.current_version
     response = client.post(page("labeling_guidelineversion_publish", version.pk), follow=True)
-    assert "published already" in response.content.decode()
+    assert "already published" in response.content.decode()
     assert AuditEntry.objects.filter(action="guideline published").count() == 1
 
 
@@ -313,7 +313,7 @@ def test_a_second_draft_is_refused_beside_the_field(client, project):
     versions.draft_from(version=project.current_version, by=None)
     form = {"guideline": project.guideline.pk, "text": "x", **criteria_form()}
     html = client.post(page("labeling_guidelineversion_add"), form).content.decode()
-    assert "Version 2 is a draft already" in html
+    assert "Version 2 is already a draft" in html
     assert GuidelineVersion.objects.count() == 2
 
 
@@ -356,7 +356,7 @@ def test_the_difference_is_shown_escaped_and_not_by_colour_alone(client, project
     html = client.get(page("labeling_guidelineversion_difference", new.pk)).content.decode()
     assert "<del>Always</del>" in html and "<ins>Mostly</ins>" in html
     assert "&lt;b&gt;" in html and 'aria-label="removed"' in html
-    assert "what changed since version 2" in html
+    assert "changes since version 2" in html
 
 
 def test_the_first_version_has_a_difference_too(client, project):
