@@ -1,11 +1,9 @@
-"""Reading other people's files.
+"""Importing a file: detecting its format, reading its prompts and storing them.
 
-Whether a file is JSON lines, one JSON array, CSV or Parquet, or any of these in gzip, is the concern
-of `labeling.importing.source` alone: each format can come in each.
-
-Files whose rows have columns are read by what the columns mean (`labeling.importing.formats.columns`). A
-format with a structure of its own is a module with `recognises(first)` and `read(path, tally)`. To
-add one: write the module, list it in FORMATS, and give it a test with a small file of its own.
+Every format can come in every kind of file that `labeling.importing.source` reads. Files whose rows
+have columns are read by the meaning of the columns (`labeling.importing.formats.columns`). Formats
+with a structure of their own are modules in `labeling.importing.formats`, which describes how to
+add one.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,12 +42,12 @@ class Format:
     title: str
     recognises: Callable[[Any], bool]
     read: Callable[[Path, Tally], Iterator[PromptRecord]] | None
-    """None: by the meaning of the columns."""
+    """The reader of a format; None reads rows by the meaning of their columns."""
 
 
 FORMATS = {
-    one.name: one
-    for one in (
+    format.name: format
+    for format in (
         Format("oasst", "Open Assistant trees", oasst.recognises, oasst.read),
         Format("pandalm", "PandaLM test set", pandalm.recognises, pandalm.read),
         Format("helpsteer", "HelpSteer3 preferences", helpsteer.recognises, helpsteer.read),
@@ -61,12 +59,12 @@ FORMATS = {
         Format("columns", "Rows with columns", lambda first: isinstance(first, dict), None),
     )
 }
-"""In the order in which they are tried."""
+"""The formats in the order in which they are tried."""
 
 
 PREVIEWED = 3
 FIRST_ROWS = 50
-"""Rows from which the meaning of the columns is proposed."""
+"""The number of rows from which the meaning of the columns is proposed."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +73,13 @@ class Imported:
     tally: Tally
     written: Written
     mapping: Mapping | None = None
-    """What the columns were taken to mean, in the format "columns"."""
+    """The meaning of the columns, for the format "columns"."""
     first: tuple[PromptRecord, ...] = ()
-    """The first prompts, to be looked at."""
+    """The first prompts, for the preview."""
 
 
 class Unclear(BadInput):
-    """The user has to say what some columns mean. `proposal` holds the questions."""
+    """The user has to choose the meaning of some columns. `proposal` holds the questions."""
 
     def __init__(self, proposal: Proposal):
         super().__init__(" ".join(proposal.questions.values()))
@@ -89,20 +87,20 @@ class Unclear(BadInput):
 
 
 def detect(path: Path) -> Format:
-    """Return the format of the file, from its first value. Raises BadInput."""
+    """Return the format of a file, detected from its first value. Raises BadInput."""
     first = _first_values(path, FIRST_ROWS)[0]
-    for one in FORMATS.values():
-        if one.recognises(first):
-            return one
+    for format in FORMATS.values():
+        if format.recognises(first):
+            return format
     raise BadInput(
-        f"{path.name} is not a recognised format: its rows are not objects, so they have no columns."
+        f"{path.name} is not a recognised format: its rows are not objects with columns."
     )
 
 
-def proposed(path: Path, given: Mapping | None = None) -> Proposal:
-    """Return what the columns of a file mean, with what the user says of them. Raises BadInput."""
+def proposed(path: Path, mapping: Mapping | None = None) -> Proposal:
+    """Return the proposed meaning of a file's columns, with the user's mapping. Raises BadInput."""
     proposal = propose(first_rows(path))
-    return proposal.answered(given) if given else proposal
+    return proposal.answered(mapping) if mapping else proposal
 
 
 def first_rows(path: Path) -> list[dict[str, Any]]:
@@ -110,15 +108,15 @@ def first_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _first_values(path: Path, count: int) -> list[Any]:
-    """Return the first values that can be read. Raises BadInput when none of them can be."""
-    found = rows_and_problems(path)
+    """Return the first readable values. Raises BadInput when none of the first is readable."""
+    values = rows_and_problems(path)
     first: list[Any] = []
     try:
-        first.extend(value for _, value in islice(found, count))
+        first.extend(value for _, value in islice(values, count))
     except BadInput as problem:
         first.append(problem)
     finally:
-        found.close()
+        values.close()
     readable = [value for value in first if not isinstance(value, BadInput)]
     if first and not readable:
         raise first[0]
@@ -137,11 +135,11 @@ def import_file(
     progress: Callable[[int], None] = lambda prompts: None,
     file_import: int | None = None,
 ) -> Imported:
-    """Import all of the file or nothing of it; again, and nothing is added.
+    """Import all of a file or nothing. Importing it again adds no duplicates.
 
-    `mapping`: what the user says the columns mean. `file_import`: the id of the import's row, by
-    which it can be undone. Raises BadInput, and Unclear where the meaning
-    of a column is uncertain and the user has not said it.
+    `mapping` is the user's meaning of the columns. `file_import` is the id of the import's row, by
+    which it can be undone. Raises BadInput, and Unclear when the user has to choose the meaning of
+    a column.
     """
     if mapping and format is None:
         format = FORMATS["columns"]
@@ -181,7 +179,7 @@ def import_file(
 
 
 def refresh_statistics(written: Written) -> None:
-    """After commit: the planner has not seen a large import yet, and autovacuum comes late."""
+    """Update the planner's statistics after the commit of a large import, before autovacuum does."""
     if sum(written.new.values()) < ANALYZE_FROM:
         return
     with connection.cursor() as cursor:

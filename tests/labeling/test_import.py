@@ -252,7 +252,7 @@ def test_a_pair_said_twice_counts_once_and_a_contradiction_is_told(project, save
     swapped = pair("Greet.", ("b-7b", "Yo"), ("a-7b", "Hi"), (2, 1, 0))
     imported = import_file(save(pretty([*PAIRS, swapped])), project=project)
     assert +imported.tally.left_out == {
-        "rankings said twice in the file": 2,
+        "rankings that occur twice in the file": 2,
         "second rankings of the same responses by the same reviewer, which differ": 1,
     }
     assert Ranking.objects.count() == 12
@@ -377,7 +377,7 @@ def test_the_name_of_a_person_who_works_here_is_refused(project, save):
 def test_rankings_are_booked_to_people_when_asked(project, save):
     ada = User.objects.create(username="ada")
     path = save([OWN])
-    with pytest.raises(BadInput, match="nobody here has the user name 'bob'"):
+    with pytest.raises(BadInput, match="no user is named 'bob'"):
         import_file(path, project=project, reviewers="existing")
     User.objects.create(username="bob")
     import_file(path, project=project, reviewers="existing")
