@@ -334,7 +334,7 @@ def changed(**fields):
         (changed(rankings=[{"reviewer": "a b", "tiers": [[0], [1]]}]), "user name"),
         (
             changed(rankings=[{"reviewer": "a", "tiers": [[0], [1]], "flags": {"0": ["bad"]}}]),
-            "no flag 'bad'",
+            "'bad' is not a flag",
         ),
         (changed(priority=11), "0 to 9"),
         (changed(meta=[1]), '"meta" must be an object'),
@@ -371,7 +371,7 @@ def test_a_byte_order_mark_is_no_error(project, save):
 
 def test_the_name_of_a_person_who_works_here_is_refused(project, save):
     User.objects.create(username="ada")
-    refused(save([OWN]), project, "Line 1: the reviewer 'ada' has the user name of a person")
+    refused(save([OWN]), project, "Line 1: the reviewer 'ada' has the user name of an active person")
 
 
 def test_rankings_are_booked_to_people_when_asked(project, save):
