@@ -371,7 +371,9 @@ def test_a_byte_order_mark_is_no_error(project, save):
 
 def test_the_name_of_a_person_who_works_here_is_refused(project, save):
     User.objects.create(username="ada")
-    refused(save([OWN]), project, "Line 1: the reviewer 'ada' has the user name of an active person")
+    refused(
+        save([OWN]), project, "Line 1: the reviewer 'ada' has the user name of an active person"
+    )
 
 
 def test_rankings_are_booked_to_people_when_asked(project, save):
