@@ -222,11 +222,11 @@ def test_a_merge_that_disagrees_leaves_nothing_behind(tmp_path, model, adapter, 
     real = merging.predictions
     wrong = iter([0.5, 0.0])
     monkeypatch.setattr(merging, "predictions", lambda *a: real(*a) * (1 + next(wrong)))
-    with pytest.raises(RecipeError, match="disagrees"):
+    with pytest.raises(RecipeError, match="differs from base"):
         merge(str(model), str(adapter), tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_merge_never_replaces_a_folder(tmp_path, model, adapter):
-    with pytest.raises(RecipeError, match="exists already"):
+    with pytest.raises(RecipeError, match="already exists"):
         merge(str(model), str(adapter), tmp_path)

@@ -243,7 +243,7 @@ def test_a_limit_on_prompts_is_kept(model, tmp_path):
 
 def test_nothing_to_sample_is_refused(model, tmp_path):
     run_dir = sampling_run(tmp_path, "generate", [Prompt("a", user("x" * 900))], model=str(model))
-    with pytest.raises(RecipeError, match="nothing to sample"):
+    with pytest.raises(RecipeError, match="Nothing to sample"):
         generate(run_dir, StopSignal())
     assert not run_dir.output.exists()
 

@@ -87,7 +87,7 @@ def test_a_merge_that_disagrees_leaves_nothing(finished, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_exists_or_holds_no_reward_model_is_refused(finished, tmp_path):
-    with pytest.raises(RecipeError, match="exists already"):
+    with pytest.raises(RecipeError, match="already exists"):
         merge(finished.output, tmp_path)
     with pytest.raises(RecipeError, match="is not the output of a reward run"):
         merge(tmp_path, tmp_path / "merged")
@@ -165,7 +165,7 @@ def test_the_command_merges_says_why_not_and_can_be_tried(finished, tmp_path, ca
     assert not out.exists() and str(finished.output) in capsys.readouterr().out
     call_command("merge_reward", str(model.pk), str(out), "--dtype", "bfloat16")
     assert (out / "model.safetensors").is_file()
-    with pytest.raises(CommandError, match="exists already"):
+    with pytest.raises(CommandError, match="already exists"):
         call_command("merge_reward", str(model.pk), str(out))
     with pytest.raises(CommandError, match="no reward model 999"):
         call_command("merge_reward", "999", str(out))

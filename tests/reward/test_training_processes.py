@@ -75,7 +75,7 @@ def test_two_processes_stopped_and_resumed_give_the_run_of_one(tmp_path, monkeyp
     first.terminate()
     assert first.wait(60) == 1  # of the launcher, whatever its processes end with
     assert workspace.recorded_ending(together) == STOPPED
-    assert messages(together, "info")[-1].startswith("Stopped as asked")
+    assert messages(together, "info")[-1].startswith("Stopped on request")
     assert not together.output.exists() and not messages(together, "error")
     assert launched(together, monkeypatch).wait(120) == 0
 
