@@ -8,7 +8,7 @@ from tests.tiny import make_model
 
 @pytest.fixture(autouse=True)
 def folders(request: Any, tmp_path: Path) -> None:
-    """Snapshots and runs of a test lie in its own folder; recipes alone need no settings."""
+    """Store snapshots and runs in the test's folder; recipes alone need no settings."""
     if request.node.get_closest_marker("django_db") is None:
         return
     settings = request.getfixturevalue("settings")
@@ -18,7 +18,7 @@ def folders(request: Any, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def one_thread() -> None:
-    """The models are so small that threads only wait for each other."""
+    """Use one thread, because the models are too small for several."""
     import torch
 
     torch.set_num_threads(1)
@@ -26,5 +26,5 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny llama, which tests only read."""
+    """Return the folder of a tiny llama, which tests must not change."""
     return make_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -40,7 +40,7 @@ REPORT = {
 
 
 def make_run(kind: str = "dpo", **fields: Any) -> Run:
-    """A run that has ended; `state=running` makes one that is being finished."""
+    """Create a run that has ended; `state=running` creates one that is about to end."""
     from django.utils import timezone
 
     fields = {"state": State.SUCCEEDED, "finished_at": timezone.now(), **fields}
@@ -48,7 +48,7 @@ def make_run(kind: str = "dpo", **fields: Any) -> Run:
 
 
 def output_of(run: Run) -> str:
-    """An empty output folder, as a row names it."""
+    """Create an empty output folder and return its stored path."""
     folder = workspace.run_dir_of(run).output
     folder.mkdir(parents=True, exist_ok=True)
     return storage.stored(folder)
@@ -157,7 +157,7 @@ def publish_responses(run_dir: RunDir, sampled: dict[Prompt, list[str]]) -> None
 
 
 def publish_answers(run_dir: RunDir, rows: list[dict[str, Any]]) -> None:
-    """Each row needs a prompt, `baseline` and `candidate`; the rest has a default."""
+    """Publish rows with a prompt, `baseline` and `candidate`; other fields have defaults."""
     full = []
     for row in rows:
         prompt = row.pop("of")

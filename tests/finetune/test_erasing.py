@@ -56,7 +56,7 @@ def others(project):
 
 @pytest.fixture
 def everywhere(project, task, others):
-    """A snapshot, a reward model with its run's folder, and an evaluation, all holding the text."""
+    """Create a snapshot, a reward model with a run folder, and an evaluation that contain the text."""
     snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
     model = make_reward_model(snapshot)
     report = {
@@ -99,7 +99,7 @@ def everywhere(project, task, others):
 
 
 def everything(settings) -> str:
-    """All rows of all tables, and all bytes of all files."""
+    """Return all rows of all tables and the bytes of all files."""
     with connection.cursor() as cursor:
         tables = connection.introspection.table_names(cursor)
         rows = []

@@ -62,7 +62,7 @@ def test_finetune_takes_the_newest_snapshot_and_the_only_base(capsys, project, a
         call_command("finetune", "--project", project.slug)
 
 
-def test_evaluate_compares_with_what_the_candidate_came_from(capsys, adapter):
+def test_evaluate_compares_with_the_candidates_base_model(capsys, adapter):
     judge = judges.of_reward_model(make_reward_model(adapter.snapshot)).name
     plan = planned(capsys, "evaluate", str(adapter.pk), "--judge", judge, "--limit", "5")
     assert plan["inputs"]["baseline"] == adapter.parent_id
@@ -116,7 +116,7 @@ def test_models_are_added_listed_promoted_and_archived(capsys, project, tmp_path
         call_command("models", "add", project.slug, str(tmp_path / "nothing"))
 
 
-def test_a_doubtful_model_is_promoted_only_when_told_to(adapter):
+def test_a_doubtful_model_is_promoted_only_on_request(adapter):
     with pytest.raises(CommandError, match="never evaluated"):
         call_command("models", "promote", str(adapter.pk))
     call_command("models", "promote", str(adapter.pk), "--despite-doubts")

@@ -203,7 +203,7 @@ def test_an_evaluation_takes_baseline_and_snapshot_from_the_candidate(adapter):
 
 
 def refused(adapter, **changes):
-    """The errors of an evaluation's form that is right but for these changes."""
+    """Return the errors of an otherwise valid evaluation form with these changes."""
     judge = judges.of_reward_model(make_reward_model(adapter.snapshot)).name
     return EvaluateInputs({"candidate": adapter.pk, "judge": judge, **changes}).errors
 
@@ -234,7 +234,7 @@ def test_a_candidate_is_not_offered_as_its_own_baseline(adapter):
 
 @pytest.fixture
 def shop_rule():
-    """A rule for one project only."""
+    """Register a rule for one project."""
     judges.register("shop", "The shop", lambda m, t: 0.0, for_project=lambda p: p.slug == "shop")
     yield "shop"
     del judges._rules["shop"]
@@ -289,7 +289,7 @@ def test_archived_models_and_archived_projects_are_not_offered(adapter):
 
 
 def test_pages_show_the_folder_of_a_base_and_not_its_stored_form(client, people, project):
-    """A row has `checkout:demo/tiny_model`, which nobody can paste into a command."""
+    """Check that pages do not show `checkout:demo/tiny_model`, which no command accepts."""
     stored = "checkout:demo/tiny_model"
     base = Model.objects.create(project=project, name="tiny", base=stored)
     adapter = make_adapter(base, make_snapshot(project, prompts=4, test_fraction=0.4))

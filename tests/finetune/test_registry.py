@@ -108,7 +108,7 @@ def test_hub_names_pass_as_they_are(name):
 @pytest.mark.parametrize(
     "name", ["", "a b", "org/name/more", "../x", "org/<b>", "@main", "/nowhere"]
 )
-def test_what_is_no_name_and_no_folder_is_refused(name):
+def test_text_that_is_neither_a_name_nor_a_folder_is_refused(name):
     with pytest.raises(ReferenceProblem):
         checked_reference(name)
 

@@ -171,7 +171,7 @@ def test_an_archived_project_is_read_only_and_hidden_from_reviewers(project, lea
 
 @pytest.fixture
 def full(project, task, settings):
-    """A project with a snapshot, runs with folders, models, and a neighbour that must survive."""
+    """Create a project with a snapshot, runs with folders and models, and one that must survive."""
     snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
     model = make_reward_model(snapshot)
     adapter = make_adapter(make_base(project), snapshot)
@@ -234,7 +234,7 @@ def test_only_administrators_delete_projects(project, full, lead):
 
 
 def test_every_table_that_belongs_to_a_project_is_deleted():
-    """A new table must be added to finetune.removal.deletion.TABLES."""
+    """Check that every new table is in finetune.removal.deletion.TABLES."""
     deleted = {model for model, _path in TABLES} | {Project}
     belonging = {
         model

@@ -31,7 +31,7 @@ def project() -> Project:
 
 @pytest.fixture
 def inputs(project: Project) -> dict[str, dict[str, Any]]:
-    """By kind, as the launch forms and the commands give them."""
+    """Return the inputs of each kind, as launch forms and commands pass them."""
     snapshot, base = make_snapshot(project, prompts=4, test_fraction=0.4), make_base(project)
     adapter, judge = make_adapter(base, snapshot), make_reward_model(snapshot)
     make_prompt(project)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, model):
-    """One whole run that several tests look at."""
+    """Run DPO once for several tests."""
     run_dir = dpo_run(
         tmp_path_factory.mktemp("dpo"), model, groups_that_like_b(32), epochs=3, evaluations=2
     )
@@ -131,7 +131,7 @@ def metrics_of(event) -> dict:
     return event.get("metrics", {})
 
 
-def test_progress_tells_the_curves(finished):
+def test_progress_contains_the_curves(finished):
     events = progress(finished)
     assert {e["total"] for e in events} == {27}
     steps = [e for e in events if "rewards/accuracies" in metrics_of(e)]
@@ -347,7 +347,7 @@ def test_named_layers_alone_get_an_adapter(tmp_path, model):
 
 
 def test_ipo_is_another_loss(tmp_path, model):
-    """The first IPO loss is (0 - 1 / 2β)² = 25 at β = 0.1."""
+    """Check that the first IPO loss is (0 - 1 / 2β)² = 25 at β = 0.1."""
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), loss_type="ipo", evaluations=0)
     train(run_dir, StopSignal())
     assert report_of(run_dir)["training"]["curve"][0][1] == pytest.approx(25.0, rel=1e-3)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_adapter(folder, model, *, scale):
-    """An adapter with random weights; with a scale of 0 it changes nothing."""
+    """Write an adapter with random weights, which has no effect with a scale of 0."""
     torch.manual_seed(1)
     policy = get_peft_model(
         load_model(str(model), "float32"), LoraConfig(r=4, target_modules="all-linear")

@@ -73,7 +73,7 @@ def test_no_temperature_takes_the_likeliest_token():
 
 
 def test_temperature_sharpens():
-    """At ½ the probabilities are squared: 0.25 of 0.38 for token 1, up to 0.658."""
+    """Check that probabilities are squared at ½: 0.25 of 0.38 for token 1, up to 0.658."""
     assert drawn([0.2, 0.5, 0.3], 0.65, temperature=0.5) == 1
     assert drawn([0.2, 0.5, 0.3], 0.66, temperature=0.5) == 2
 
@@ -141,7 +141,7 @@ def test_who_has_ended_leaves_the_batch_and_the_others_write_on_the_same(model, 
 
 
 def test_the_models_own_sampling_habits_are_ignored(model, tmp_path):
-    """A repetition penalty in the model's generation_config would change what DPO learns from."""
+    """Check that a repetition penalty in the model's generation_config is ignored."""
     habit = make_model(tmp_path / "habit")
     settings = json.loads((habit / "generation_config.json").read_text())
     settings |= {"repetition_penalty": 5.0, "temperature": 0.1, "do_sample": True}
@@ -224,7 +224,7 @@ def test_a_response_without_an_end_is_marked(model, tmp_path):
 
 
 def test_prompts_that_are_too_long_are_left_out_and_said(model, tmp_path):
-    """The model reads 512 tokens, 12 of which are the response's."""
+    """Check a model with 512 positions and a response of 12 tokens."""
     given = [Prompt("fits", user("x" * 490)), Prompt("long", user("x" * 600))]
     run_dir = sampling_run(tmp_path, "generate", given, model=str(model))
     generate(run_dir, StopSignal())

@@ -40,20 +40,20 @@ def test_reviewers_who_contradict_each_other_evenly_make_a_tie():
     assert left_out == {"tied": 1}
 
 
-def test_what_nobody_compared_is_no_pair():
+def test_responses_that_nobody_compared_are_not_a_pair():
     found, left_out = made(ranked_group("g", ["x", "y", "z"], [[0], [1]], split="test"))
     assert [(p.chosen, p.rejected) for p in found] == [(0, 1)]
     assert left_out == {"never_compared": 2}
 
 
-def test_the_same_text_twice_is_no_pair():
+def test_identical_texts_are_not_a_pair():
     found, left_out = made(ranked_group("g", ["x", " x "], [[0], [1]]))
     assert found == []
     assert left_out == {"identical": 1}
 
 
 def test_the_clearest_pairs_come_first():
-    """All agree on 0 over 2; two of three on 0 over 1 and on 1 over 2."""
+    """Check rankings that agree on 0 over 2, and two to one on 0 over 1 and on 1 over 2."""
     group = ranked_group("g", ["x", "y", "z"], [[0], [1], [2]], [[0], [2], [1]], [[1], [0], [2]])
     found, _ = made(group)
     assert [(p.chosen, p.rejected) for p in found] == [(0, 2), (0, 1), (1, 2)]

@@ -13,7 +13,7 @@ CONFIGS = (GenerateConfig, DPOSettings, EvaluateConfig)
 
 
 def loaded_by(*modules, say="0"):
-    """What `say` evaluates to, and the top-level packages in memory, after importing these."""
+    """Import modules in a new process; return the value of `say` and the loaded packages."""
     code = (
         f"import sys, {', '.join(modules)}; print({say}, *{{m.split('.')[0] for m in sys.modules}})"
     )
@@ -101,7 +101,7 @@ def test_a_wrong_setting_is_named_in_a_sentence(values, field, words):
     assert error.value.errors[field].endswith(".")
 
 
-def test_all_wrong_settings_are_named_at_once():
+def test_all_wrong_settings_are_named_together():
     with pytest.raises(ConfigError) as error:
         DPOSettings.from_dict({"epochs": "x", "beta": "y"})
     assert set(error.value.errors) == {"model", "epochs", "beta"}

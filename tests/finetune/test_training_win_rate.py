@@ -32,7 +32,7 @@ def test_many_prompts_get_an_interval_near_the_normal_one():
 
 
 def test_answers_to_one_prompt_do_not_narrow_the_interval_as_prompts_do():
-    """The same outcome eight times a prompt says no more than once."""
+    """Check that eight equal outcomes of a prompt count no more than one."""
     once = win_rate([(n, float(n % 2)) for n in range(40)])
     often = win_rate([(n, float(n % 2)) for n in range(40) for _ in range(8)])
     assert often["answers"] == 320

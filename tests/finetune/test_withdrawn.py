@@ -52,9 +52,7 @@ def groups(snapshot):
 
 
 @pytest.mark.parametrize("kind", ["task", "prompt"])
-def test_a_snapshot_leaves_out_rankings_of_what_is_withdrawn_and_counts_them(
-    kind, project, task, other
-):
+def test_a_snapshot_excludes_and_counts_withdrawn_rankings(kind, project, task, other):
     old = freeze(project=project, filter=ALL, by=None)
     withdrawing.withdraw(content=other if kind == "task" else other.prompt, by=None)
     new = freeze(project=project, filter=ALL, by=None)

@@ -19,7 +19,7 @@ def user(text: str) -> list[dict[str, str]]:
 
 
 def ranked_group(name: str, responses: list[str], *tiers: list[list[int]], **fields: Any) -> Group:
-    """A group whose response ids are the places in `responses`; one reviewer for each weak order."""
+    """Return a group whose response ids are indices, with one reviewer per weak order."""
     rankings = [Judgment(f"r{number}", order) for number, order in enumerate(tiers)]
     prompt = fields.pop("prompt", user(f"Question {name}?"))
     return Group(name, prompt, list(range(len(responses))), responses, rankings, **fields)
@@ -63,7 +63,7 @@ def sampling_run(path: Path, kind: str, prompts: list[Prompt], **config: Any) ->
 
 
 def start(module: str, run_dir: RunDir) -> subprocess.Popen:
-    """The recipe as a supervisor starts it, on one thread as the tests run it."""
+    """Run the recipe as a supervisor does, on one thread."""
     return subprocess.Popen(
         [sys.executable, "-m", module, str(run_dir.path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

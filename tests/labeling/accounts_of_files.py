@@ -1,4 +1,4 @@
-"""What a file holds, counted without the importers, to be compared with the account of an import."""
+"""Counts of a file's values without the importers, to compare with the account of an import."""
 
 import copy
 from collections import Counter
@@ -20,13 +20,13 @@ def same(path: str) -> str:
 
 
 def owner(path: str, columns) -> str | None:
-    """The deepest column of the account that contains a path."""
+    """Return the deepest column of the account that contains a path."""
     names = [n for n in columns if path == n or path.startswith((f"{n}.", f"{n}[]"))]
     return max(names, key=len, default=None)
 
 
 def differences(rows, columns, normal=same) -> list[str]:
-    """Where the account of a file and the file differ; empty when each value is in it once."""
+    """Return the differences between a file and its account."""
     found = [(normal(path), leaf) for row in rows for path, leaf in paths(row)]
     counts = Counter(path for path, _ in found)
     wrong = [
@@ -39,7 +39,7 @@ def differences(rows, columns, normal=same) -> list[str]:
 
 
 def with_unknown_keys(rows, skip=()):
-    """The rows with an unknown key in every object, except in those below the paths in `skip`."""
+    """Return the rows with an unknown key in every object, except below the paths in `skip`."""
     rows = copy.deepcopy(rows)
     for row in rows:
         _insert(row, "", set(skip))

@@ -14,7 +14,7 @@ from tests.labeling.world import ids, key, make_task
 def make_gold(
     project: Project, purpose: str = Gold.Purpose.CHECK, explanation: str = "", **fields: Any
 ) -> Gold:
-    """Of a task of its own: the first response belongs above the second."""
+    """Create a gold question of a new task: the first response must be above the second."""
     task = make_task(project, **fields)
     first, second, *_ = ids(task)
     return constraints.make(
@@ -26,7 +26,7 @@ def make_gold(
 
 
 def answer(slot: Slot, reviewer: User, *, right: bool = True) -> Ranking:
-    """In the task's own order, which is right, or the other way round."""
+    """Rank in the task's own order, which is right, or in reverse."""
     order = ids(slot.task) if right else ids(slot.task)[::-1]
     return recording.submit(
         slot_id=slot.pk,
@@ -37,7 +37,7 @@ def answer(slot: Slot, reviewer: User, *, right: bool = True) -> Ranking:
 
 
 def work(project: Project, reviewer: User, tasks: int, *, right: bool = True) -> list[Slot]:
-    """The slots a reviewer gets one after the other, answered; fewer when nothing is left."""
+    """Answer and return up to `tasks` slots of a reviewer, one after the other."""
     had = []
     for _ in range(tasks):
         slot = assignment.current(project=project, reviewer=reviewer)

@@ -31,7 +31,7 @@ PLAIN = [
 
 
 def saved(folder, values, name="data.jsonl"):
-    """A file with these rows: .jsonl, .json (one array), .csv, .parquet, each also with .gz, .xlsx."""
+    """Write a file with these rows: .jsonl, .json, .csv, .parquet (also with .gz) or .xlsx."""
     path = folder / name
     content = encoded(values, name.removesuffix(".gz"))
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -73,7 +73,7 @@ def assistant(text):
 
 
 def workbook(values, sheets=1) -> bytes:
-    """An Excel file as small as one can be, with the same table on each of its sheets."""
+    """Write a minimal Excel file with the same table on each sheet."""
     names = list(dict.fromkeys(name for value in values for name in value))
     rows = [names, *([one.get(name) for name in names] for one in values)]
     sheet = "".join("<row>" + "".join(map(_excel_cell, row)) + "</row>" for row in rows)

@@ -119,7 +119,7 @@ def test_a_tie_against_an_order_is_half_as_far_as_the_reverse():
     assert distance([[[1], [2]]]) == 0
 
 
-def test_gold_is_no_dispute(project):
+def test_gold_is_not_a_dispute(project):
     task = make_task(project, kind=Task.Kind.GOLD)
     rank(task, one_each(task))
     rank(task, one_each(task)[::-1])
@@ -228,7 +228,7 @@ def test_it_records_the_outcome_and_its_cause_and_the_next_follows(project):
     )
 
 
-def test_equal_ranks_are_a_tie_and_the_line_lies_below_a_rank(project):
+def test_equal_ranks_are_a_tie_and_the_line_is_below_a_rank(project):
     task = dispute(project)
     a, b, c = ids(task)
     ranks = {f"rank-{a}": "2", f"rank-{b}": "2", f"rank-{c}": "1"}
@@ -302,7 +302,7 @@ def test_nobody_overwrites_an_outcome_they_have_not_seen(project):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_leads_at_once_make_one_outcome():
+def test_two_concurrent_leads_make_one_outcome():
     project = make_project(rankings_per_task=2)
     task = dispute(project)
     leads = [make_lead(project) for _ in range(2)]

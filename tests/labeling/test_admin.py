@@ -309,7 +309,7 @@ def test_a_new_draft_starts_from_a_version(client, project):
     assert "is already a draft" in client.post(url, follow=True).content.decode()
 
 
-def test_a_second_draft_is_refused_beside_the_field(client, project):
+def test_a_second_draft_has_an_error_next_to_the_field(client, project):
     versions.draft_from(version=project.current_version, by=None)
     form = {"guideline": project.guideline.pk, "text": "x", **criteria_form()}
     html = client.post(page("labeling_guidelineversion_add"), form).content.decode()

@@ -171,7 +171,7 @@ def test_a_prompt_and_a_guideline_cannot_be_added_to_a_foreign_project(world):
 
 
 def every_choice():
-    """Each foreign key that leads from a model of the admin to one with a project."""
+    """Yield each foreign key from a model of the admin to one with a project."""
     for model in admin.site._registry:
         for field in model._meta.fields:
             if field.remote_field and field.remote_field.model in OWN:

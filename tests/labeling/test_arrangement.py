@@ -18,7 +18,7 @@ def project():
 
 
 def served(project, reviewer, count):
-    """The tasks a reviewer is given, each ranked at once."""
+    """Let a reviewer claim and rank `count` tasks, and return them."""
     given = []
     for _ in range(count):
         slot = slots.claim(project=project, reviewer=reviewer)

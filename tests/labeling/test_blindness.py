@@ -1,4 +1,4 @@
-"""Who may see model names, others' rankings and scores is a policy, and the server keeps it."""
+"""Tests of the policy on who sees model names, other rankings and scores."""
 
 import pytest
 from django.test import Client

@@ -22,7 +22,7 @@ def project() -> Project:
 
 @pytest.fixture
 def child(settings, tmp_path, monkeypatch):
-    """The process that reads a file works on the test's database and folder."""
+    """Let the reading process use the test's database and folder."""
     settings.UPLOADS_DIR = tmp_path / "uploads"
     monkeypatch.setenv("TIEBREAK_UPLOADS_DIR", str(settings.UPLOADS_DIR))
     monkeypatch.setenv("DATABASE_URL", database_url())

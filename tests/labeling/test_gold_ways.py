@@ -126,7 +126,7 @@ def test_the_command_shows_how_gold_is_answered(project):
     assert said["reviewers"][reviewers[0].username]["right"] == 1
 
 
-def test_the_command_makes_gold_of_what_was_adjudicated_or_ranked_and_retires_it(project):
+def test_the_command_makes_gold_of_adjudicated_or_ranked_tasks_and_retires_it(project):
     lead = make_member(project, Role.LEAD)
     task, other = make_task(project), make_task(project)
     first, *_ = tiers = [[i] for i in ids(task)]

@@ -41,7 +41,7 @@ def address(project: Project, name: str) -> str:
 
 
 def form(seen: str = "", text: str = "Be **brief**.", *criteria, **fields) -> dict[str, str]:
-    """What the page sends: `criteria` are (number, name, meaning, scale)."""
+    """Return the fields of the page's form; `criteria` are (number, name, meaning, scale)."""
     values = {
         "seen": seen, "text": text, "change_note": "",
         "criteria-TOTAL_FORMS": str(len(criteria)), "criteria-INITIAL_FORMS": "0",
@@ -122,7 +122,7 @@ def test_a_new_version_starts_from_the_one_in_force_and_nothing_is_written_yet(c
         ({"criteria-TOTAL_FORMS": "21"}, "at most 20"),
     ],
 )
-def test_what_cannot_be_is_told_and_what_was_typed_is_kept(client, project, changes, sentence):
+def test_invalid_input_has_errors_and_is_kept(client, project, changes, sentence):
     rows = [(1, "honesty", "True.", 5), (2, "brevity", "Short.", 5)]
     answer = client.post(address(project, "edit"), form("", "Typed.", *rows) | changes)
     assert answer.status_code == 422

@@ -361,7 +361,7 @@ def test_what_the_database_cannot_keep_is_replaced_and_told(project, save):
     assert sum(tally.changed.values()) == 1
 
 
-def test_a_byte_order_mark_is_no_error(project, save):
+def test_a_byte_order_mark_is_accepted(project, save):
     import_file(save(b"\xef\xbb\xbf" + json.dumps(OWN).encode()), project=project)
     assert Task.objects.count() == 1
 

@@ -239,7 +239,7 @@ def test_a_winner_is_named_in_several_ways(tmp_path, winner, best):
     assert tiers[0] == [best]
 
 
-def test_a_winner_that_is_no_response_is_refused(tmp_path):
+def test_a_winner_that_is_not_a_response_is_refused(tmp_path):
     rows = row(prompt="Q?", response_a="x", response_b="y", winner="model_c")
     with pytest.raises(BadInput, match="Line 1: \"winner\" is 'model_c', which is neither"):
         read(saved(tmp_path, rows))

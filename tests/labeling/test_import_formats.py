@@ -26,7 +26,7 @@ def save(tmp_path):
 
 
 def judged(**found):
-    """Who ranked what how: {(prompt, reviewer): tiers of texts}."""
+    """Return the rankings as {(prompt, reviewer): tiers of texts}."""
     texts = dict(Response.objects.values_list("pk", "text"))
     return {
         (str(ranking.task.prompt), ranking.reviewer.username): [
@@ -147,7 +147,7 @@ def test_a_pair_of_trl_is_a_ranking(project, save, shape):
     assert Prompt.objects.get().meta == kept and not +tally.left_out
 
 
-def test_pairs_that_cannot_be_told_apart_are_counted(project, save):
+def test_indistinguishable_pairs_are_counted(project, save):
     values = [
         PAIRS["explicit"],
         {"prompt": "Same?", "chosen": "x", "rejected": "x"},

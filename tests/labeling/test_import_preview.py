@@ -1,4 +1,4 @@
-"""What the preview says of a file is what the import of it brings."""
+"""Tests that the preview of a file matches its import."""
 
 import pytest
 

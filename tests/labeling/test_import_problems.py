@@ -1,4 +1,4 @@
-"""The first ten problems of a file are told together, whatever its format; nothing is written."""
+"""Tests that the first ten problems of a file are listed together, for every format; nothing is written."""
 
 import json
 
@@ -38,7 +38,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_ten_problems_of_a_file_are_told_together(tmp_path, name):
+def test_ten_problems_of_a_file_are_listed_together(tmp_path, name):
     rows = [*MORE[name], *[BROKEN[name]] * 3, "text", *[BROKEN[name]] * 20]
     with pytest.raises(BadInput) as problem:
         import_file(saved(tmp_path, rows), project=make_project())
@@ -49,14 +49,14 @@ def test_ten_problems_of_a_file_are_told_together(tmp_path, name):
     assert not Prompt.objects.exists()
 
 
-def test_lines_that_are_not_json_are_told_with_the_others(tmp_path):
+def test_lines_that_are_not_json_are_listed_with_the_others(tmp_path):
     good = json.dumps(MORE["helpsteer"][0])
     (path := tmp_path / "a.jsonl").write_text(f'{good}\n{{"context"\n{good}\n{{"context": ""}}\n')
     with pytest.raises(BadInput, match=r"(?s)Line 2: not valid JSON.*\nLine 4: .*is empty"):
         import_file(path, project=make_project())
 
 
-def test_rows_of_a_table_with_too_few_cells_are_told_with_the_others(tmp_path):
+def test_rows_with_too_few_cells_are_listed_with_the_others(tmp_path):
     text = "prompt,response_1,response_2\nQ?,x,y\nQ?,x\nQ?,x,y,z\n,x,y\n"
     (path := tmp_path / "a.csv").write_text(text)
     with pytest.raises(BadInput) as problem:
@@ -66,7 +66,7 @@ def test_rows_of_a_table_with_too_few_cells_are_told_with_the_others(tmp_path):
     ]  # fmt: skip
 
 
-def test_problems_of_the_content_are_told_with_those_of_the_shape(tmp_path):
+def test_problems_of_content_and_structure_are_listed_together(tmp_path):
     name = make_user().username
     ranked = {"messages": [user("Q?")], "responses": ["x", "y"]}
     rows = [
@@ -87,7 +87,7 @@ def test_problems_of_the_content_are_told_with_those_of_the_shape(tmp_path):
         assert sentence.startswith(f"Line {number}: ") and words in sentence
 
 
-def test_the_page_and_the_dry_run_tell_the_same_problems(tmp_path):
+def test_the_page_and_the_dry_run_list_the_same_problems(tmp_path):
     project = make_project()
     path = saved(tmp_path, [*MORE["argilla"], *[BROKEN["argilla"]] * 3])
     lifecycle.receive([path.read_bytes()], user=make_user(), project=project, name=path.name)

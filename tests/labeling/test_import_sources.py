@@ -45,7 +45,7 @@ def test_the_same_rows_are_read_from_every_kind_of_file(project, save, name):
         ("a.parquet", "Row 2: "),
     ],
 )
-def test_the_place_of_an_error_is_told(project, save, name, sentence):
+def test_the_position_of_an_error_is_named(project, save, name, sentence):
     broken = [PLAIN[0] | {"response_1": "Two\nlines."}, PLAIN[1] | {"prompt": ""}]
     with pytest.raises(BadInput, match=f"{sentence}the row has no prompt"):
         import_file(save(broken, name), project=project)

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.django_db
 
 
 def words(page: str) -> str:
-    """The page's text without its tags."""
+    """Return the page's text without tags."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", page)).split())
 
 
 def ranked(task, order, rationale, reviewer=None):
-    """By someone who saw the responses in `order`, and ranked them so."""
+    """Add a ranking by a reviewer who saw the responses in `order` and ranked them in it."""
     return recording.record(
         task=task,
         reviewer=reviewer or make_member(task.project),
@@ -188,7 +188,7 @@ def test_the_note_of_a_skip_keeps_the_letters_its_author_saw(task, lead):
     check(page, order, ids(task), "C is cut off.")
 
 
-def test_a_letter_in_doubt_is_shown_as_written_with_what_it_stands_for(task, lead):
+def test_an_ambiguous_letter_is_shown_as_written_with_its_meaning(task, lead):
     order = ids(task)[1:] + ids(task)[:1]
     ranked(task, order, "Option C is <b>best</b>.")
     page = page_of(lead, "project-task", task.project.slug, task.pk)

@@ -1,4 +1,4 @@
-"""What a model wrote stays visible: a character is shown, or it has become a format that is."""
+"""Tests that no text of a model is hidden: a character is shown, or it has become a format that is."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.labeling.test_text import HOSTILE, Page, assert_inert
 
 
 def seen(html: str) -> str:
-    """The text of a page with the numbers of its lists."""
+    """Return the text of a page with the numbers of its lists."""
     return Page(re.sub(r'<li value="(\d+)"', r"\1. <li", html)).text
 
 

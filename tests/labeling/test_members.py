@@ -83,7 +83,9 @@ def test_a_lead_adds_a_person_who_has_an_account(client, project, lead):
         ({}, "owner", "Select a valid choice"),
     ],
 )
-def test_who_cannot_be_added_is_told_next_to_the_field(client, project, person, role, sentence):
+def test_people_who_cannot_be_added_cause_an_error_next_to_the_field(
+    client, project, person, role, sentence
+):
     name = "nobody" if person is None else make_user(**person).username
     answer = client.post(address("members", project), {"username": name, "role": role})
     assert answer.status_code == 422

@@ -32,7 +32,7 @@ def rank(task: Task, order: int = 1, **fields) -> Ranking:
 
 
 def slots(task: Task) -> list[bool]:
-    """Whether each slot is filled."""
+    """Return whether each slot is filled."""
     return [slot.ranking_id is not None for slot in task.slots.order_by("number")]
 
 
@@ -45,7 +45,7 @@ def test_before_any_ranking_a_tie_is_as_probable_as_ties_are():
 
 
 def test_it_multiplies_what_each_reviewer_says():
-    """By hand: right 0.8, tie 0.15, reversed 0.05; of a tie 0.4 call it one, 0.3 each way."""
+    """Check by hand: right 0.8, tie 0.15, reversed 0.05; a true tie is 0.4 tied and 0.3 each way."""
     known = Reliabilities(typical=Reliability(0.8, 0.15, 0.4, 0.1), tied=0.2)
     products = np.array([0.4 * 0.8 * 0.8 * 0.05, 0.2 * 0.3**3, 0.4 * 0.05 * 0.05 * 0.8])
     found = sides_of_pairs([AB, AB, BA], [1, 2], known)[0]

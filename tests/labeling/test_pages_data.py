@@ -74,7 +74,7 @@ def test_a_reviewer_can_neither_import_nor_decide(project, lead):
 
 
 def checked(client: Client, project: Project, *args, **fields):
-    """The page of a file once a worker has checked it, and its address."""
+    """Return the page of a checked file, and its URL."""
     url = sent(client, project, *args, **fields).url
     work()
     return client.get(url), url
@@ -113,7 +113,7 @@ def test_a_second_click_on_import_changes_nothing(project, lead):
     assert AuditEntry.objects.filter(action="file imported").count() == 1
 
 
-def test_the_page_of_a_waiting_file_tells_its_state_to_the_script(project, lead):
+def test_the_page_of_a_waiting_file_has_its_state_for_the_script(project, lead):
     client = signed_in(lead)
     url = sent(client, project, line()).url
     assert "Waiting for a worker" in client.get(url).content.decode()

@@ -46,7 +46,7 @@ def url(name, project, *args):
 
 
 def rows(*said, purpose="check", explanation="", **more):
-    """The form as a browser sends it; each row is (a, kind, b)."""
+    """Return the form as a browser sends it; each row is (a, kind, b)."""
     data = {
         "rule-TOTAL_FORMS": str(len(said)),
         "rule-INITIAL_FORMS": "0",
@@ -101,7 +101,7 @@ def test_another_projects_gold_is_not_found(project, client):
 # --- making it -----------------------------------------------------------------------------------
 
 
-def test_it_makes_gold_of_what_the_lead_chose(project, lead, client):
+def test_gold_is_made_from_the_leads_choices(project, lead, client):
     task = make_task(project)
     a, b, c = ids(task)
     data = rows(
@@ -144,7 +144,7 @@ def test_it_refuses_in_a_sentence_and_keeps_what_was_chosen(project, client, sai
     assert not Gold.objects.exists() and Slot.objects.filter(priority=5).exists()
 
 
-def test_it_starts_from_what_was_ranked_or_adjudicated(project, lead, client):
+def test_the_form_starts_from_a_ranking_or_an_adjudication(project, lead, client):
     task = make_task(project)
     reviewer = make_member(project)
     tiers = one_each(task)
@@ -298,7 +298,7 @@ def test_its_queries_do_not_grow_with_gold_answers_or_reviewers(project, client)
 
 
 def normalised(response):
-    """A page without what differs between any two tasks: numbers, keys and tokens."""
+    """Return a page without numbers, keys and tokens, which differ between any two tasks."""
     html = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "KEY", response.content.decode())
     html = re.sub(r'(csrfmiddlewaretoken" value=|CSRFToken": )"[^"]*"', r"\1", html)
     html = re.sub(r"\br[0-9a-f]{16}\b", "RESPONSE", html)
@@ -370,7 +370,7 @@ def form_of(slot, *, right):
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_training_answers_with_what_was_right_and_why(right):
+def test_training_shows_the_right_answer_and_the_reason(right):
     project = make_project()
     make_gold(project, "training", explanation="The first **names a day**.")
     make_task(project)
@@ -393,7 +393,7 @@ def test_training_answers_with_what_was_right_and_why(right):
     assert signed_in(other).get(sent.url).status_code == 404
 
 
-def test_training_tells_the_script_where_to_read_it():
+def test_training_gives_the_script_the_feedbacks_url():
     project = make_project()
     make_gold(project, "training")
     reviewer = make_member(project)

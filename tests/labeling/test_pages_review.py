@@ -310,7 +310,7 @@ def test_it_keeps_a_draft_and_shows_it_again(desk, slot):
     "body",
     [b"", b"[]", b"{}", b'{"fields": []}', b"[" * 100_000, b'{"fields": {}}' + b" " * 200_000],
 )
-def test_it_refuses_what_is_no_draft(desk, slot, body):
+def test_an_invalid_draft_is_refused(desk, slot, body):
     url = desk.url("review-draft", slot.pk)
     answer = desk.as_(desk.reviewer).post(url, body, content_type="application/json")
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""What is counted for the pages, and how old it may be."""
+"""Tests of cached counts for pages."""
 
 import pytest
 from django.db import connection

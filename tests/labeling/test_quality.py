@@ -157,7 +157,7 @@ def test_a_large_project_is_brought_up_to_date_once_a_minute(project, monkeypatc
 # --- reviewers -----------------------------------------------------------------------------------
 
 
-def test_it_tells_leads_whom_to_look_at(project):
+def test_leads_see_which_reviewers_to_check(project):
     made = simulate(4, kinds=[HONEST] * 5 + [SPAMMER], tasks=70, overlap=3)
     people = store(made, project, active_seconds=60)
     page = page_of(project, "reviewers")

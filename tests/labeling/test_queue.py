@@ -240,7 +240,7 @@ def test_it_is_shown_once():
 
 
 def rows_stepped_over(project, reviewer) -> int:
-    """How many slots the claim's statement looked at and left, from its own plan."""
+    """Return the number of slots that the claim examined and skipped, from its query plan."""
     values = claims.parameters_of(project, reviewer, ahead=False)
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {claims.CLAIM}", values)
@@ -390,7 +390,7 @@ def test_one_reviewer_claiming_in_many_tabs_holds_one_lease():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_reviewers_working_at_once_fill_every_slot_exactly_once():
+def test_concurrent_reviewers_fill_every_slot_exactly_once():
     project = make_project(rankings_per_task=2)
     tasks = [make_task(project, responses=2) for _ in range(20)]
     reviewers = [make_member(project) for _ in range(4)]

@@ -36,7 +36,7 @@ def reviewer(project):
 
 
 def both(project, reviewer):
-    """The current lease and the one ahead."""
+    """Return the current lease and the one ahead."""
     return (
         queue.claim(project=project, reviewer=reviewer),
         queue.claim_ahead(project=project, reviewer=reviewer),
@@ -293,7 +293,7 @@ def test_a_task_never_wants_more_than_nine(project):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_slots_added_at_once_get_numbers_of_their_own():
+def test_slots_added_concurrently_get_different_numbers():
     project = make_project(rankings_per_task=1)
     task = make_task(project)
     results = in_threads(
@@ -314,7 +314,7 @@ def test_nobody_claims_a_gold_task_released_or_not(project, reviewer):
     assert queue.claim(project=project, reviewer=reviewer) is None
 
 
-def test_a_new_slot_is_leased_at_once_and_filled_like_any_other(project, reviewer):
+def test_a_new_slot_is_leased_immediately_and_filled_like_any_other(project, reviewer):
     task = make_task(project, kind=Task.Kind.GOLD)
     slot = queue.lease_new_slot(task=task, reviewer=reviewer)
     assert slot.leased_until > timezone.now() + timedelta(minutes=9)

@@ -5,7 +5,7 @@ import json
 from benchmarks import queue_hammer
 
 
-def test_sixteen_connections_doing_everything_at_once_break_nothing(capsys):
+def test_sixteen_concurrent_connections_break_no_rule(capsys):
     assert queue_hammer.main(["--seeds", "1", "--claims", "480"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     [case] = result["cases"]

@@ -50,7 +50,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """A ranking of which somebody was told that it is kept."""
+    """A ranking that was acknowledged to its reviewer."""
 
     ranking_id: int
     task_id: int
@@ -64,7 +64,7 @@ BROKEN = {
             ON ranking.id = slot.ranking_id
         WHERE slot.project_id = %(project)s AND (ranking.superseded_at IS NOT NULL OR ranking.extra
             OR ranking.task_id <> slot.task_id OR ranking.reviewer_id <> slot.reviewer_id)""",
-    "a ranking that fills no slot and is no extra": """
+    "a ranking that neither fills a slot nor is extra": """
         SELECT count(*) FROM labeling_ranking ranking JOIN labeling_task task ON task.id = task_id
         WHERE task.project_id = %(project)s AND superseded_at IS NULL AND NOT extra
             AND (SELECT count(*) FROM labeling_slot WHERE ranking_id = ranking.id) <> 1""",
@@ -187,7 +187,7 @@ class Machine(RuleBasedStateMachine):
     # --- what comes back -------------------------------------------------------------------------
 
     def send(self, form, turn, key=None):
-        """An answer of the form, of one of a few kinds."""
+        """Submit a form with one of a few kinds of ranking."""
         order = form.shown_order
         tiers = [order] if turn == 0 else [[one] for one in order[turn % 2 :] + order[: turn % 2]]
         try:
@@ -213,7 +213,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=which, turn=st.integers(0, 2))
     def submit(self, which, turn):
-        """In time, late, or again: whichever form is sent, at whatever time."""
+        """Send any form, in time, late or again."""
         if not self.forms:
             return
         form = self.form(which)

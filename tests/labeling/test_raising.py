@@ -141,7 +141,7 @@ def test_with_sequential_overlap_added_slots_stay_and_the_limit_holds():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_leads_at_once_add_the_slots_once():
+def test_two_concurrent_leads_add_the_slots_once():
     project = make_project(rankings_per_task=1)
     tasks = [make_task(project) for _ in range(20)]
     raised = in_threads(

@@ -207,7 +207,7 @@ def test_a_key_of_someone_else_or_of_another_task_is_refused(project, slot, revi
 
 
 @pytest.mark.django_db(transaction=True)
-def test_submitting_many_times_at_once_is_one_ranking(slot, reviewer):
+def test_many_concurrent_submits_make_one_ranking(slot, reviewer):
     same = key()
     made = in_threads(*[lambda: submit(slot, reviewer, idempotency_key=same)] * 6)
     assert len({submission.ranking.pk for submission in made}) == 1
@@ -505,7 +505,7 @@ def test_the_task_at_hand_comes_next_and_the_one_ahead_goes_back(project, slot, 
     assert slots.claim(project=project, reviewer=make_member(project)) == ahead
 
 
-def test_a_late_retry_of_what_was_taken_back_does_not_bring_it_back(slot, reviewer):
+def test_a_late_retry_does_not_restore_an_undone_ranking(slot, reviewer):
     same = key()
     ranking = submit(slot, reviewer, idempotency_key=same).ranking
     undo(ranking, reviewer)
@@ -551,7 +551,7 @@ def test_who_may_have_read_the_others_answers_cannot_take_back_what_may_not_be_r
 
 
 @pytest.mark.django_db(transaction=True)
-def test_taking_back_many_times_at_once_is_done_once(slot, reviewer):
+def test_many_concurrent_undos_undo_once(slot, reviewer):
     ranking = submit(slot, reviewer).ranking
     done = in_threads(*[lambda: undo(ranking, reviewer)] * 4)
     assert sum(isinstance(one, Slot) for one in done) == 1
@@ -559,7 +559,7 @@ def test_taking_back_many_times_at_once_is_done_once(slot, reviewer):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_tabs_take_back_two_rankings_at_once(reviewer):
+def test_two_tabs_undo_two_rankings_concurrently(reviewer):
     project = Project.objects.get()
     for _ in range(12):
         make_task(project)

@@ -235,7 +235,7 @@ def test_errors_of_hundreds_of_reviewers_are_close_to_those_of_all_together(monk
         assert apart[person].error == pytest.approx(together[person].error, rel=0.35)
 
 
-def test_it_orders_nine_responses_at_once():
+def test_nine_responses_are_ordered_together():
     order = [[i] for i in range(9)]
     found = posterior_of_pairs([("a", order), ("b", order)], trusted(a=0.9, b=0.9))
     assert found.tiers == tuple((i,) for i in range(9))

@@ -31,7 +31,7 @@ def own_slot(desk: Desk) -> Slot:
 
 
 def posted(desk: Desk, slot: Slot, ranks=(1, 2, 2), **fields: object) -> dict[str, object]:
-    """The form as the page sends it, with names in place of ids."""
+    """Return the form as the page sends it, with names in place of ids."""
     names = page_names(slot.task_id, ids(slot.task))
     form = {**desk.answer(slot, ranks), **fields}
     text = json.dumps(form)

@@ -54,7 +54,7 @@ def test_it_says_what_the_template_says(k, partial, monkeypatch):
     assert closed == long != short
 
 
-def test_it_speaks_the_language_of_the_page(monkeypatch):
+def test_the_sheet_is_in_the_language_of_the_page(monkeypatch):
     project = make_project()
     make_task(project), make_task(project)
     client = page_of(project)
@@ -86,7 +86,7 @@ def test_what_everyone_may_see_goes_through_the_template(sees):
     assert skeleton.sheet_html(None, project, make_task(project).slots.first(), dict) is None
 
 
-def test_it_runs_one_query_for_what_the_task_holds():
+def test_the_contents_of_a_task_cost_one_query():
     project = make_project()
     for _ in range(3):
         make_task(project)

@@ -1,4 +1,4 @@
-"""How often the scan is right, on a small list with the answers written beside it."""
+"""Tests of the scan's accuracy on a small labelled list."""
 
 import time
 
@@ -115,7 +115,7 @@ def test_it_shows_the_words():
     assert found.excerpt.startswith("I am ChatGPT, and I like tea")
 
 
-def test_it_knows_the_name_a_model_goes_by_here():
+def test_the_projects_names_of_models_are_found():
     assert scan("Hello, I am lampkin-7b and I sell lamps.", model="shops/lampkin-7b")
     assert not scan("The model lampkin-7b sells lamps.", model="shops/lampkin-7b")
     assert not scan("I am human after all.", model="human")

@@ -41,7 +41,7 @@ def url(skip):
     return reverse("review-undo-skip", args=[skip.task.project.slug, skip.pk])
 
 
-def test_a_reviewer_takes_a_skip_back_with_what_they_had_typed(project, reviewer):
+def test_undoing_a_skip_restores_the_reviewers_input(project, reviewer):
     task = make_task(project)
     draft = {"fields": {"rationale": ["Half a th"]}, "at": 1}
     shown = slots.claim(project=project, reviewer=reviewer).shown_order

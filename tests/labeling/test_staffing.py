@@ -1,4 +1,4 @@
-"""What an empty queue says, what leads are warned of, and what a second tab is told."""
+"""Tests of messages: an empty queue, warnings for leads, and a second tab."""
 
 import pytest
 from django.test import Client
@@ -49,7 +49,7 @@ def test_the_empty_queue_says_that_tasks_wait_for_reviewers_who_do_not_exist():
     assert "Every task" not in html
 
 
-def test_the_empty_queue_does_not_speak_of_too_few_reviewers_where_there_are_enough():
+def test_the_empty_queue_does_not_warn_of_too_few_reviewers_if_there_are_enough():
     project = make_project(rankings_per_task=2)
     make_task(project)
     ada = make_member(project)

@@ -150,7 +150,7 @@ def test_a_part_counts_its_own_meetings_only():
 
 
 def test_its_interval_covers_what_is_true():
-    """Of 60 samples whose true value is known, the interval holds it in nine of ten or more."""
+    """Check that intervals of at least 90 % of 60 samples contain the true value."""
     judgments = simulate(99, kinds=[HONEST] * 6, tasks=3000).judgments
     truth = Compared(judgments, resamples=2)
     covered = {"pairwise": 0, "exact": 0, "tau": 0, "alpha": 0}
@@ -283,7 +283,7 @@ def test_it_notices_who_gives_back_the_order_on_the_page():
 
 
 def board(*games, **options):
-    """Of (first, second, outcome) or (first, second, outcome, how many), each its own prompt."""
+    """Return judgments of (first, second, outcome[, count]), each on its own prompt."""
     rows = [game[:3] for game in games for _n in range(game[3] if len(game) > 3 else 1)]
     first, second, outcome = zip(*rows, strict=True) if rows else ((), (), ())
     return bradley_terry.leaderboard(

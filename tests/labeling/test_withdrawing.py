@@ -1,4 +1,4 @@
-"""What is withdrawn is out of use everywhere, and comes back as it was."""
+"""Tests that withdrawn data is unused everywhere, and can be restored."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def submit(slot, reviewer, tiers=None, **content):
 
 
 def ranked(project, task, *, reverse=False):
-    """A ranking of the task by a new member."""
+    """Add a ranking of the task by a new member."""
     member = make_member(project)
     slot = slots.claim(project=project, reviewer=member)
     assert slot.task_id == task.pk
@@ -246,7 +246,7 @@ def test_gold_is_out_of_use_without_one_of_its_responses(project, reviewer, lead
     assert constraints.course(**ask).total == 1
 
 
-def test_gold_is_not_made_of_what_is_withdrawn(project, task, lead):
+def test_gold_is_not_made_of_withdrawn_tasks(project, task, lead):
     withdrawing.withdraw(content=task.responses.first(), by=lead)
     with pytest.raises(constraints.GoldError, match="withdrawn"):
         constraints.make(task=task, constraints=[], by=lead)

@@ -120,7 +120,7 @@ def key() -> uuid.UUID:
 
 
 def in_threads(*calls: Any) -> list[Any]:
-    """Run the calls at once, each on a connection of its own; exceptions come back as results."""
+    """Run the calls concurrently, each on a connection of its own; exceptions come back as results."""
 
     def run(call: Any) -> Any:
         close_old_connections()

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def folders(request: Any, tmp_path: Path) -> None:
-    """Snapshots and runs of a test lie in its own folder; recipes alone need no settings."""
+    """Store snapshots and runs in the test's folder; recipes alone need no settings."""
     if request.node.get_closest_marker("django_db") is None:
         return
     settings = request.getfixturevalue("settings")

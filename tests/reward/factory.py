@@ -52,7 +52,7 @@ def make_prompt(project: Project, text: str = "") -> Prompt:
 def make_task(
     prompt: Prompt, texts: Sequence[str] = ("good", "fair", "poor"), **fields: Any
 ) -> Task:
-    """A task whose responses are new rows with these texts."""
+    """Create a task whose responses have these texts."""
     responses = [
         Response.objects.create(prompt=prompt, text=text, model_name="m", seed=next(numbers))
         for text in texts

@@ -9,7 +9,7 @@ from tests.tiny import make_model, make_tokenizer
 def make_scorer_folder(
     folder: Path, *, heads: int = 2, seed: int = 0, limit: int = 512, trained_for: str = "shared"
 ) -> Path:
-    """A whole reward model of random weights, as a run publishes one. Half a second."""
+    """Write a reward model with random weights, as a run publishes it, in half a second."""
     import torch
     from transformers import AutoModelForSequenceClassification
 

@@ -46,7 +46,7 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def project(models, settings, tmp_path):
-    """With a promoted model, and no scorer yet."""
+    """Return a project with a promoted model and no scorer."""
     settings.SCORER_SOCKET = tmp_path / "none.sock"
     project = make_project()
     snapshot = make_snapshot(project, prompts=1)
@@ -187,7 +187,9 @@ TWO = [conversation("a"), {"messages": [*PROMPT, {"role": "user", "content": 3}]
         ("best-of-n", {"prompt": [], "responses": ["b"]}, "prompt", "neither text nor a list"),
     ],
 )
-def test_a_request_of_another_form_is_told_where_it_is_wrong(caller, where, body, place, sentence):
+def test_an_invalid_request_is_refused_with_the_position_of_the_error(
+    caller, where, body, place, sentence
+):
     first = refused(caller.post(where, body), 422, sentence)["errors"][0]
     assert sentence in first["what"] and first["at"].startswith(place)
     caller.token.refresh_from_db()
@@ -252,7 +254,7 @@ def test_a_token_has_one_request_at_a_time(caller, monkeypatch):
     assert caller.token.busy_until is None
 
 
-def test_the_turn_of_a_process_that_died_ends_by_itself(caller):
+def test_the_turn_of_a_dead_process_expires(caller):
     past = timezone.now() - timedelta(seconds=1)
     Token.objects.filter(pk=caller.token.pk).update(busy_until=past)
     refused(caller.post("score", conversation("first")), 503, "scorer")
@@ -276,7 +278,7 @@ def test_scores_that_take_too_long_are_not_waited_for(warm, caller, settings, tm
         assert answer["Retry-After"]
 
 
-def test_only_so_many_requests_of_a_server_wait_at_once(warm, caller, settings):
+def test_the_number_of_waiting_requests_is_limited(warm, caller, settings):
     settings.SCORER_AT_ONCE = 987
     scorer_client._waiting[987] = threading.BoundedSemaphore(1)
     with scorer_client._waiting[987]:
@@ -286,7 +288,7 @@ def test_only_so_many_requests_of_a_server_wait_at_once(warm, caller, settings):
     assert caller.post("score", conversation("a")).status_code == 200
 
 
-def test_a_model_that_cannot_be_loaded_tells_its_folder_to_the_log_alone(warm, caller, caplog):
+def test_only_the_log_names_the_folder_of_an_unusable_model(warm, caller, caplog):
     RewardModel.objects.filter(project=warm).update(path="/srv/secret/place")
     said = refused(caller.post("score", conversation("a")), 500, "cannot be loaded")
     assert "secret" not in json.dumps(said) and "/srv/secret/place" in caplog.text

@@ -4,7 +4,7 @@ from formatting.numbers import percent
 from reward.pages.charts import curve, interval_row, reliability
 
 
-def test_an_interval_lies_on_an_axis_of_percent():
+def test_an_interval_is_drawn_on_an_axis_in_percent():
     row = interval_row("x", {"value": 0.75, "interval": [0.5, 1.0]})
     assert (row.at, row.low, row.high, row.width) == ("75.00%", "50.00%", "100.00%", "50.00%")
     assert row.interval == "50.0% to 100.0%"

@@ -33,7 +33,7 @@ def said(*command) -> str:
     return out.getvalue()
 
 
-def test_snapshot_freezes_by_its_filter_and_tells_what_it_left_out(project):
+def test_snapshot_freezes_by_its_filter_and_lists_excluded_rankings(project):
     ann, version = make_user(), make_version(project)
     task = make_task(make_prompt(project))
     rank(task, ann, guideline_version=version, active_seconds=9)
@@ -91,7 +91,7 @@ def test_train_reward_takes_the_newest_snapshot(project):
 
 @pytest.fixture
 def ranked(project):
-    """One prompt; b beats a twice, a and c are even, b and c nobody compared. Ties count half."""
+    """Check a prompt where b beats a twice, a and c are even, and b and c are not compared."""
     task = make_task(make_prompt(project, "Why?"), ("a", "b", "c"))
     for order in (((1,), (0,)), ((1,), (0,)), ((0, 2),), ((0, 1),)):
         rank(task, make_user(), order)
@@ -159,7 +159,7 @@ def test_export_says_what_is_wrong(project, ranked, tmp_path, name, sentence):
         call_command("export", "--project", project.slug, str(tmp_path / name))
 
 
-def test_a_base_that_is_no_model_is_refused_before_anything_is_queued(project, tmp_path):
+def test_a_base_that_is_not_a_model_is_refused_before_anything_is_queued(project, tmp_path):
     snapshot = make_snapshot(project, prompts=1)
     for base, why in ((str(tmp_path / "nowhere"), "no folder"), (str(tmp_path), "config.json")):
         command = ("train_reward", "--snapshot", str(snapshot.pk), "--base", base)

@@ -65,7 +65,7 @@ def test_the_card_says_the_same(client, project):
     ("query", "sentence"),
     [({"form": "full", "split": "test"}, "whole project"), ({"names": "on"}, "Only full records")],
 )
-def test_a_choice_that_makes_no_sense_is_told_beside_the_field(client, project, query, sentence):
+def test_an_invalid_choice_has_an_error_next_to_the_field(client, project, query, sentence):
     for name in ("project-export", "project-export-file", "project-export-about"):
         response = page(client, name, project, **{**PAIRS, **query})
         assert sentence in response.content.decode()

@@ -298,7 +298,7 @@ def test_a_cut_export_can_start_over(project, ranked, tmp_path):
 
 
 def described(project: Project):
-    """All that is known of a project's data, without the numbers of its rows."""
+    """Return all data of a project without its row ids."""
 
     def place(task, pk):
         response = Response.objects.get(pk=pk)

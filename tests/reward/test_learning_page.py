@@ -70,7 +70,7 @@ def test_more_rankings_lie_further_right_and_better_ones_higher():
     assert float(drawn.marks[0].low) > float(drawn.marks[0].y) > float(drawn.marks[0].high)
 
 
-def test_what_was_measured_is_drawn_apart_from_what_is_forecast():
+def test_measurements_and_forecasts_are_drawn_differently():
     drawn = plot(CURVE)
     assert drawn.fitted.split()[-1] == drawn.extrapolated.split()[0]
     assert drawn.fitted.split()[-1].startswith(drawn.now + ",")

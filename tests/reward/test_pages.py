@@ -34,7 +34,7 @@ def project():
 
 @pytest.fixture
 def people(project):
-    """By name: who may do what with the project."""
+    """Return people with different access to the project, by name."""
     found = {
         "trainer": make_user(Role.TRAINER),
         "lead": make_user(Role.LEAD),
@@ -127,7 +127,7 @@ def test_the_preview_counts_and_writes_nothing(client, people, ranked):
     assert client.get(address).context["account"]["used"] == 4
 
 
-def test_a_filter_that_makes_no_sense_is_refused_beside_its_field(client, people, ranked):
+def test_an_invalid_filter_has_an_error_next_to_its_field(client, people, ranked):
     client.force_login(people["trainer"])
     address = reverse("new-snapshot") + f"?project={ranked.slug}"
     values = form(since="2026-02-02", until="2026-02-01", test_fraction="2", freeze="1")

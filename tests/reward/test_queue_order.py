@@ -58,7 +58,7 @@ def make_scored(project, model, count, **fields):
 
 
 def tasks_outside_the_stream(project, model, count):
-    """Made until so many prompts lie outside, which their text decides."""
+    """Create tasks until `count` are outside the random stream, which depends on their text."""
     RandomStream.objects.get_or_create(project=project, defaults={"share": 0.2, "seed": 0})
     stream, outside = queue_order.stream_of(project), []
     while len(outside) < count:
@@ -217,7 +217,7 @@ def test_without_anything_to_order_the_queue_and_the_order_in_force_stay(project
     assert order.undone_at is None and queued(project) == before
 
 
-def test_what_a_snapshot_holds_out_lies_in_the_stream(project, model):
+def test_held_out_prompts_of_a_snapshot_are_in_the_stream(project, model):
     tasks = make_scored(project, model, 30)
     for task in tasks:
         recording.record(

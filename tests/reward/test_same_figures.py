@@ -36,7 +36,7 @@ def project():
 
 @pytest.fixture
 def expected(project):
-    """The figure from its definition, over all rankings of the project."""
+    """Compute the figure from its definition, over all rankings of the project."""
     said: dict[int, list] = {}
     for task, tiers in Ranking.objects.filter(task__project=project).values_list("task", "tiers"):
         said.setdefault(task, []).append(tiers)
@@ -49,7 +49,7 @@ def trainer():
 
 
 def texts(expected):
-    """As people read it: the value, the interval, and the number of pairs."""
+    """Return the figure as text: value, interval and number of pairs."""
     return percent(expected.value), percent_range([expected.low, expected.high])
 
 

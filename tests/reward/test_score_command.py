@@ -71,7 +71,7 @@ def test_a_row_of_another_shape_is_refused_with_a_clause(row, clause):
         parse_row(row)
 
 
-def test_every_wrong_row_is_told_with_its_number_up_to_ten(tmp_path):
+def test_up_to_ten_wrong_rows_are_listed_with_their_numbers(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "response": "b"}\n\n{"prompt": "a"}\n{nonsense\n')
     with pytest.raises(RowsError, match=r"(?s)row 3: .*row 4: not valid JSON"):
@@ -122,7 +122,7 @@ def test_parquet_keeps_its_columns_and_equals_the_scores_of_the_older_recipe(sco
         assert mine["uncertainties"] == pytest.approx(theirs["disagreements"], abs=1e-5)
 
 
-def test_many_rows_at_once_score_as_each_alone(scorer):
+def test_rows_score_the_same_together_and_alone(scorer):
     asked = [parse_row({"prompt": f"{n % 3} lamps?", "response": "x" * n}) for n in range(1, 9)]
     together = judge(scorer, asked)
     for row, verdict in zip(asked, together, strict=True):

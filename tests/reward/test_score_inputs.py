@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def never_loaded(tmp_path):
-    """A folder that no model can be loaded from."""
+    """Return a folder from which no model can be loaded."""
     (tmp_path / "no-model").mkdir()
     return str(tmp_path / "no-model")
 

@@ -127,7 +127,7 @@ def test_a_family_that_cannot_share_gets_the_prompt_with_each_response(tmp_path)
     assert sum(shown) == 2 * len(head) + sum(map(len, tails))
 
 
-def test_work_for_whoever_has_left_is_dropped(models):
+def test_requests_of_disconnected_clients_are_dropped(models):
     asked, kept = [], {"verdicts": [], "limit": 512, "forwarded": 0}
     cache = type(
         "ModelCache", (), {"answer": lambda *question, **options: asked.append(options) or kept}
@@ -271,7 +271,7 @@ def test_a_question_beyond_its_memory_is_refused_and_it_restarts(tmp_path, model
         assert scorer.process().pid == before
 
 
-def test_one_question_more_than_may_wait_is_told_so(tmp_path):
+def test_a_request_beyond_the_queue_limit_is_refused(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "door"))
         listener.listen()

@@ -50,7 +50,7 @@ def disputed(project) -> Task:
 
 
 def relabel(task: Task) -> Task:
-    """Its copy, with the same responses and no ranking yet."""
+    """Create a copy of the task with the same responses and no ranking."""
     copy = make_task(task.prompt, kind=Task.Kind.RELABEL)
     copy.places.all().delete()
     for place in task.places.all():

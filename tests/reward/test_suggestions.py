@@ -116,7 +116,7 @@ def test_what_has_no_score_is_shown_without_one():
     assert page.count("0.37") == 2 and "None" not in page
 
 
-def test_how_far_the_heads_lie_apart_is_shown_where_there_are_several():
+def test_the_spread_of_several_heads_is_shown():
     world = World("always")
     assert "± 0.37" in world.page("review")
     ResponseScore.objects.update(uncertainty=None)

@@ -1,4 +1,4 @@
-"""A score for each rated criterion beside the overall one."""
+"""Tests of a score for each rated criterion in addition to the overall score."""
 
 import json
 
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 
 def rated_groups(train: int, test: int) -> list[Group]:
-    """The order goes by x; the criterion `brief` by length, the shorter the better."""
+    """Return groups ordered by x, with a criterion `brief` that prefers short responses."""
     return [rated(group) for group in make_groups(train, test)]
 
 
@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
     return run_dir
 
 
-def test_each_criterion_is_learned_and_reported_beside_the_overall_score(finished):
+def test_each_criterion_is_learned_and_reported_with_the_overall_score(finished):
     report = json.loads((finished.output / "report.json").read_text())
     assert report["outputs"] == {"heads": 2, "criteria": ["brief"]}
     assert report["accuracy"]["value"] > 0.75

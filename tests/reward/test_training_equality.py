@@ -170,7 +170,7 @@ def win_loss(d, config, width):
 
 
 def alone(model, tokens):
-    """Each text in a forward pass of its own, through the ordinary model.  → K rows of N scores"""
+    """Forward each text alone, through the plain model.  → K rows of N scores"""
     texts = [np.concatenate([tokens.prompt, r]).astype(np.int64) for r in tokens.responses]
     return [model.ordinary(input_ids=torch.from_numpy(t)[None]).logits[0] for t in texts]
 
@@ -226,7 +226,7 @@ def gradients(model, loss):
 
 
 def labelled_groups(train: int, test: int) -> list[Group]:
-    """The rule of `world`, said in every way that a label can say it."""
+    """Return groups whose judgments have every kind of label."""
     groups = make_groups(train, test)
     return [richer(group, number) for number, group in enumerate(groups)]
 

@@ -64,7 +64,7 @@ def untrained(path, **config):
 
 
 def random_adapter(model):
-    """As after some steps: a fresh adapter adds nothing and so would hide mistakes."""
+    """Randomise the adapter, because a new one has no effect and would hide errors."""
     torch.manual_seed(1)
     for _, weight in model.named_parameters():
         if weight.requires_grad:
@@ -140,7 +140,7 @@ def test_windows_count_only_where_a_layer_has_one_and_only_for_longer_inputs():
 
 
 def test_a_leak_of_a_thousandth_between_responses_is_measured(tmp_path, monkeypatch):
-    """The mamba layers of this model, were they not known by name."""
+    """Check that a Jamba model is caught even if its layers are not recognised by name."""
     monkeypatch.setattr(families, "unsupported_architecture", lambda model: None)
     for dtype in ("float32", "bfloat16"):
         folder = make_model(tmp_path / dtype, "jamba", **JAMBA)
@@ -297,7 +297,7 @@ def test_an_input_stays_below_the_length_from_which_positions_are_rescaled(tmp_p
 
 
 def test_an_end_token_that_doubles_as_padding_is_left_away(tmp_path):
-    """As in GPT-2; its classifier would read the score of the token before."""
+    """Check a tokenizer like GPT-2's, with which the classifier would read the previous token."""
     tokenizer = make_tokenizer(chat=False)
     tokenizer.bos_token, tokenizer.pad_token = None, "<|end|>"
     tokenizer.save_pretrained(tmp_path)

@@ -52,7 +52,7 @@ def test_where_no_ranking_is_contradicted_none_is_doubted():
     assert found["likely"] == 0 and found["share"] < 0.05
 
 
-def test_a_model_that_knows_nothing_accuses_nobody():
+def test_an_untrained_model_lists_no_mistakes():
     rng = np.random.default_rng(0)
     items = [item(n, [[[0], [1]]], rng.normal(size=2)) for n in range(300)]
     found = label_mistakes([items], checked="all")
@@ -60,8 +60,8 @@ def test_a_model_that_knows_nothing_accuses_nobody():
     assert found["likely"] == 0 or "always preferring the longer" in found["reason"]
 
 
-def test_a_model_that_only_counts_length_accuses_nobody():
-    """It is sure that the longer of two is better, and right in three of four."""
+def test_a_model_that_only_measures_length_lists_no_mistakes():
+    """Check a model that confidently prefers longer responses and is right in three of four."""
     items = [item(n, [[[0], [1]] if n % 4 else [[1], [0]]], [6.0, 0.0]) for n in range(200)]
     assert "always preferring" not in (label_mistakes([items], checked="all")["reason"] or "")
     longer = [replace(each, lengths=np.array([50.0, 10.0])) for each in items]
@@ -100,7 +100,7 @@ def poor_model(reviewers: int) -> list[Scored]:
     return [item(n, [[[0], [1]]] * reviewers, [lead, 0.0]) for n, lead in enumerate(leads)]
 
 
-def test_a_poor_model_does_not_accuse_reviewers_who_agree():
+def test_a_poor_model_lists_no_rankings_on_which_reviewers_agree():
     found = label_mistakes([poor_model(3)], checked="all")
     assert found["likely"] == 0 and found["reason"] is None
     slip = item(900, [[[1], [0]], [[0], [1]], [[0], [1]]], [4.0, 0.0])
@@ -133,7 +133,7 @@ def test_votes_count_as_far_as_rankings_agree():
 
 
 def test_scores_of_different_models_are_put_on_one_scale():
-    """One model shouts and the other whispers; each is sure of its own."""
+    """Check two models with scores of different scale."""
     loud = [item(n, [[[0], [1]]], [90.0, 0.0]) for n in range(60)] + [
         item(900, [[[1], [0]]], [90.0, 0.0])
     ]
@@ -151,7 +151,7 @@ def test_no_prompt_is_in_two_parts():
 
 
 def test_it_is_another_list_than_the_worst_mistakes_of_the_model():
-    """A pair that reviewers order two to one is the model's mistake, and no ranking is one."""
+    """Check that a pair ordered two to one counts as the model's mistake, not as a ranking's."""
     sure = [item(n, [[[0], [1]]], [0.1, 0.0]) for n in range(60)]
     wrong = item(80, [[[1], [0]], [[1], [0]], [[0], [1]]], [0.05, 0.0])
     assert [m["group_id"] for m in worst_mistakes([*sure, wrong])] == ["g80"]

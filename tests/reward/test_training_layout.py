@@ -151,7 +151,7 @@ def test_a_group_scores_the_same_alone_and_in_company(tmp_path):
             torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_a_response_scores_the_same_whoever_its_siblings_are(tmp_path):
+def test_a_score_does_not_depend_on_the_other_responses(tmp_path):
     model = reward_model(tmp_path)
     group = UNEVEN[2]
     turned = TokenGroup(group.prompt, group.responses[::-1], group.wins)
@@ -193,7 +193,7 @@ def test_a_step_is_cut_into_parts_of_like_length_that_hold_every_group_once():
     assert steps.collator.tokens(groups[0]) == 16
 
 
-def test_an_empty_prompt_is_no_response(tmp_path):
+def test_an_empty_prompt_is_not_a_response(tmp_path):
     model = reward_model(tmp_path)
     groups = [token_group(1, 0, [4, 7, 2]), token_group(2, 6, [3, 5])]
     plain = score_groups(model, groups, Collator(0, "plain"))
@@ -225,7 +225,7 @@ def test_scoring_counts_every_copy_of_a_prompt(monkeypatch):
     assert model.seen == [200] * 3
 
 
-def test_scoring_goes_on_with_less_at_once_where_memory_runs_out():
+def test_scoring_continues_with_smaller_batches_when_memory_runs_out():
     model, groups = Small(110), [token_group(n, 20, [5] * 4) for n in range(6)]
     scores = score_all(model, groups, Collator(0, "plain"))
     assert [len(row) for row in scores] == [4] * 6
@@ -278,7 +278,7 @@ def test_without_a_chat_template_the_text_is_plain():
 
 
 def merging(pre_tokenizer, merges=(), ends_texts=False):
-    """A tokenizer that joins characters, as those of real models do."""
+    """Return a tokenizer that merges characters, as real ones do."""
     letters = sorted({*":= <|>/", *"▁Ġ", *map(chr, range(65, 123)), "Ċ", "."})
     pieces = [*SPECIAL, *letters, *(a + b for a, b in merges)]
     inner = Tokenizer(models.BPE({piece: n for n, piece in enumerate(pieces)}, list(merges)))
@@ -302,7 +302,7 @@ PREFIXED = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     ids=["a space joined to its word", "a space put before every text", "ends texts itself"],
 )
 def test_what_is_trained_on_are_the_tokens_of_the_whole_text(tokenizer):
-    """As the code on the card, or any other tool, would tokenize it."""
+    """Tokenize a chat as the model card's code does."""
     chat = ChatFormat(tokenizer)
     prompt, [fine, again] = chat.encode([{"role": "user", "content": "Hi"}], ["Fine.", "F"])
     for response, text in ((fine, "Fine."), (again, "F")):

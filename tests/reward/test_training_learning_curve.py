@@ -125,7 +125,7 @@ def test_the_benchmark_ends_with_one_line_of_json(capfd, monkeypatch):
 
 @pytest.fixture(scope="module")
 def with_parts(tmp_path_factory):
-    """A run with a learning curve and two parts, twice: the second finds the parts done."""
+    """Run the learning curve in two parts, twice; the second run reuses the parts."""
     folder = tmp_path_factory.mktemp("parts")
     groups = make_groups(64, 16, k=3)
     model = tiny_llama(folder)

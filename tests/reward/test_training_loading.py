@@ -52,7 +52,7 @@ def llama(tmp_path_factory):
 
 @pytest.fixture
 def named_attention(llama):
-    """A configuration that asks for an attention from somebody's repository."""
+    """Yield a model whose configuration requests an attention from a hub repository."""
     path = llama / "config.json"
     before = path.read_text()
     named = {"_attn_implementation": "someone/kernel", "attn_implementation": "someone/kernel"}

@@ -31,7 +31,7 @@ RESPONSES = ["axxb", "zzz", "x"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run with two heads."""
+    """Return a run with two heads."""
     folder = tmp_path_factory.mktemp("merge")
     run_dir = make_run(folder / "run", tiny_llama(folder), make_groups(16, 4), heads=2)
     train(run_dir, StopSignal())
@@ -39,7 +39,7 @@ def finished(tmp_path_factory):
 
 
 def plain_scores(folder: Path) -> list[float]:
-    """By transformers alone, in a process that knows nothing of this package."""
+    """Score with transformers alone, in a process without this package."""
     code = f"""
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -38,14 +38,14 @@ SETTINGS = {
 
 
 def same_run(folder: Path, model: Path) -> RunDir:
-    """In the last step of each epoch one prompt is left, so that one process has nothing to do."""
+    """Return a run in which one process has no prompt in the last step of each epoch."""
     return make_run(folder, model, make_groups(19, 8), **SETTINGS)
 
 
 def launched(
     run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, module: str = REWARD.module
 ) -> subprocess.Popen:
-    """By the very command of the supervisor on a machine with two GPUs."""
+    """Start the recipe with the supervisor's command for a machine with two GPUs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     command = child.command_for(module, run_dir.path, multi_gpu=REWARD.multi_gpu)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -62,7 +62,7 @@ def wait_for_checkpoint(run_dir: RunDir, process: subprocess.Popen) -> None:
 
 
 def losses(run_dir: RunDir) -> dict[int, float]:
-    """By step; of a step that was repeated after a stop, the last."""
+    """Return the loss of each step, and the last one of a repeated step."""
     return {e["step"]: e["loss"] for e in run_dir.events() if e["event"] == "progress"}
 
 
@@ -92,7 +92,9 @@ def test_two_processes_stopped_and_resumed_give_the_run_of_one(tmp_path, monkeyp
     assert (one["training"]["processes"], two["training"]["processes"]) == (1, 2)
 
 
-def test_only_the_first_process_tells_and_only_the_first_failure_is_told(tmp_path, monkeypatch):
+def test_only_the_first_process_reports_and_only_the_first_failure_is_reported(
+    tmp_path, monkeypatch
+):
     run_dir = RunDir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")

@@ -129,7 +129,7 @@ def test_the_limit_follows_from_how_often_reviewers_agree():
     assert alone["value"] is None and "No two reviewers" in alone["reason"]
 
 
-def test_a_limit_is_told_where_it_limits_something():
+def test_a_limit_is_reported_only_where_it_applies():
     limited = {"accuracy": {"value": 0.8}, "accuracy_limit": {"interval": [0.85, 0.9]}}
     assert limit_to_show(limited) == 0.9
     assert limit_to_show({**limited, "accuracy": {"value": 0.95}}) is None

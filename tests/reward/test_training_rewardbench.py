@@ -135,7 +135,7 @@ def test_subsets_are_counted_apart_and_unreadable_rows_are_left_out(tmp_path):
 
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
-    """What the recipe ends with for --out, and how many rows were scored on the way."""
+    """Return a function that runs the recipe with --out and returns its status and loaded scorers."""
     row = {"prompt": "a", "chosen": "xx", "rejected": "x"}
     rows = written(tmp_path / "rows.jsonl", [row])
     loaded = []
@@ -156,7 +156,7 @@ def test_figures_are_written_into_a_folder_that_was_not_there(scored, tmp_path, 
     assert json.loads(out.read_text()) == said and said["accuracy"]["value"] == 1.0
 
 
-def test_a_file_that_cannot_be_written_is_told_before_anything_is_scored(scored, tmp_path, capsys):
+def test_an_unwritable_file_is_refused_before_scoring(scored, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "figures.json", tmp_path):
         assert scored(out) == (1, 0)

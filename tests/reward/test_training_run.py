@@ -44,7 +44,7 @@ def llama(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, llama) -> RunDir:
-    """One uninterrupted run of 32 steps, with a checkpoint every four."""
+    """Run 32 uninterrupted steps, with a checkpoint every four."""
     run_dir = make_run(
         tmp_path_factory.mktemp("run"), llama, make_groups(64, 24), checkpoint_steps=4
     )
@@ -91,7 +91,7 @@ def test_it_learns_the_rule_and_publishes_everything(finished):
     assert "accuracy on strict pairs" in (finished.output / "README.md").read_text()
 
 
-def test_events_tell_the_progress_and_end_with_the_result(finished):
+def test_events_report_the_progress_and_end_with_the_result(finished):
     events = finished.events()
     steps = [e["step"] for e in events if e["event"] == "progress"]
     assert steps == sorted(steps) and steps[-1] == 32
@@ -158,7 +158,7 @@ def test_a_full_disk_ends_the_run_with_the_folder_and_leaves_no_half_checkpoint(
 
 
 def test_a_reward_model_loads_after_its_base_has_moved(finished, tmp_path, llama):
-    """As after moving the checkout: the adapter names a folder that is no longer there."""
+    """Check an adapter that names a missing folder, as after a move of the checkout."""
     output = shutil.copytree(finished.output, tmp_path / "12" / "output")
     base = shutil.copytree(llama, tmp_path / "elsewhere")
     spec = json.loads((output / "adapter_config.json").read_text())
@@ -198,7 +198,7 @@ def test_a_stop_during_the_first_step_keeps_that_step(tmp_path, llama):
 def test_held_out_prompts_are_watched_after_an_epoch_but_not_while_a_run_stops(
     tmp_path, step, watched
 ):
-    """Of 32 steps and two epochs. Trainer ends the epoch after a stop and after the last step alike."""
+    """Check 32 steps in two epochs, whose end Trainer reports after a stop and after the last step."""
     told = RunDir(tmp_path)
     control = TrainerControl(should_training_stop=step != 16)
     state = TrainerState(global_step=step, max_steps=32, is_world_process_zero=True)

@@ -41,7 +41,7 @@ def pair(i_beats_j: float = 0.0, j_beats_i: float = 0.0) -> torch.Tensor:
 # --- strength -------------------------------------------------------------------------------------
 
 
-def test_strengths_are_the_weighted_mean_of_what_was_graded():
+def test_strengths_are_the_weighted_mean_of_the_grades():
     # 0 > 1 graded 3 (weight 1) and 1 (weight 3): (3 + 3) / 4. The full ranking grades nothing.
     found = strengths(
         group(
@@ -196,7 +196,7 @@ def test_weights_that_are_ignored_do_not_decide_the_width_of_ties():
     assert width() == pytest.approx(math.log(1.25 / 0.75))
 
 
-def test_ties_of_their_own_are_no_wins():
+def test_explicit_ties_are_not_wins():
     found = evidence(group(Judgment("a", [[0], [1, 2]], weight=2.0)), config(ties="davidson"))
     assert found.wins.tolist() == [[0, 2, 2], [0, 0, 0], [0, 0, 0]]
     assert found.signals["ties"].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
@@ -277,7 +277,7 @@ def test_each_criterion_has_wins_of_its_own():
     assert "criteria" not in evidence(RATED, config()).signals
 
 
-def test_criteria_count_beside_the_order_as_their_setting_says():
+def test_the_weight_of_criteria_follows_the_setting():
     wins = pair(1.0)
     batch = {"wins": wins, "criteria": torch.stack([wins[0].T, torch.zeros(2, 2)])[None]}
     objective = Objective(criteria_weight=0.5)
