@@ -81,7 +81,7 @@ def test_z_reopens_the_last_ranking_when_no_task_is_left(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "Enter")
-    expect(page.get_by_text("Nothing is left")).to_be_visible()
+    expect(page.get_by_text("No tasks left")).to_be_visible()
     strike(page, ("я", "KeyZ"))
     expect(page.locator("#ranking-form")).to_be_visible()
 
