@@ -214,7 +214,7 @@ def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_again(pro
     client.post(page, data)
     assert GuidelineVersion.objects.get(pk=draft.pk).requalify
     publish = client.get(reverse("admin:labeling_guidelineversion_publish", args=[draft.pk]))
-    assert "resets qualifications" in publish.content.decode()
+    assert "ends every qualification" in publish.content.decode()
 
 
 @pytest.mark.parametrize(("model", "most"), [("gold", 9), ("qualification", 8)])
