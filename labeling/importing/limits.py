@@ -8,12 +8,14 @@ import gzip
 import io
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
 from django.conf import settings
 
 from labeling.importing.records import BadInput
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 MB = 1 << 20
 RATIO = 100
@@ -100,7 +102,7 @@ def check_workbook(path: Path) -> None:
         )
 
 
-def check_parquet(path: Path, footer: pq.FileMetaData) -> None:
+def check_parquet(path: Path, footer: "pq.FileMetaData") -> None:
     """Raise BadInput for a Parquet file whose footer exceeds the limits.
 
     The footer may be wrong, so rows are measured again as they are decoded.

@@ -18,7 +18,11 @@ class BadInput(ValueError):  # noqa: N818 - reads better without Error
         super().__init__(f"{word} {line}: {sentence}" if line else sentence)
 
 
-@dataclass(frozen=True)
+# The records are not frozen, although nothing changes one: making a frozen one takes four times as
+# long, in sum a fifth of the time of reading a file.
+
+
+@dataclass(unsafe_hash=True)
 class ResponseRecord:
     text: str
     model: str
@@ -27,7 +31,7 @@ class ResponseRecord:
     sampling: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class RankingRecord:
     """A ranking in a file.
 
@@ -61,7 +65,7 @@ class GoldRecord:
     explanation: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class TaskRecord:
     """A task in a file. `responses` are indexes in the prompt's responses.
 
@@ -79,7 +83,7 @@ class TaskRecord:
     external_id: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptRecord:
     line: int
     messages: list[dict[str, str]]
@@ -132,21 +136,29 @@ class Columns:
         others = meaning.get("*", default)
         for name, value in row.items():
             wanted = meaning.get(name, others)
-            if isinstance(wanted, str):
-                self.count(prefix + name, wanted, value, nested=bool(prefix))
+            path = prefix + name if prefix else name
+            if not isinstance(wanted, str):
+                self._inside(path, wanted, value, nested=bool(prefix))
+            elif (
+                value
+                and isinstance(value, str)
+                and (column := self.columns.get(path))
+                and column.example
+            ):
+                column.filled += 1  # nearly every value: a third of the time of `count`
             else:
-                self._inside(prefix + name, wanted, value, nested=bool(prefix))
+                self.count(path, wanted, value, nested=bool(prefix))
 
     def _inside(self, path: str, meaning: Meaning, value: Any, *, nested: bool) -> None:
         """Count a value and the keys of the objects in it."""
         items = value if isinstance(value, list) else []
-        opened = isinstance(value, Mapping) or any(isinstance(item, Mapping) for item in items)
+        opened = isinstance(value, dict) or dict in map(type, items)
         whole = meaning.get("", NESTED if opened or not value else "unused")
         self.count(path, whole, value, nested=nested)
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             self.add(value, meaning, f"{path}.")
         for item in items if opened else ():
-            if isinstance(item, Mapping):
+            if isinstance(item, dict):
                 self.add(item, meaning, f"{path}[].")
             else:
                 self.count(f"{path}[]", meaning.get("", "unused"), item, nested=True)

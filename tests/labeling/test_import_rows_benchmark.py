@@ -26,7 +26,7 @@ def test_each_shape_is_a_file_of_so_many_rows(tmp_path, shape, prompts, rankings
 def version(seconds, rows=5):
     figures = {
         "seconds": seconds, "cpu_seconds": 1.0, "peak_mb": 100.0, "tree_mb": 100.0,
-        "server_mb": 0.0, "last_line": "{}", "rows": {"prompt": rows},
+        "server_mb": 0.0, "server_cpu_seconds": 0.0, "last_line": "{}", "rows": {"prompt": rows},
     }  # fmt: skip
     return {"read": figures, "import": figures}
 

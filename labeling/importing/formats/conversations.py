@@ -214,10 +214,10 @@ def account(
 
 def finite(value: Any) -> Any:
     """Return the value with None for NaN and infinity, which neither JSON nor the database stores."""
-    if isinstance(value, str):  # nearly every cell
+    if value is None or isinstance(value, str):  # nearly every cell
         return value
     if isinstance(value, float):
         return value if value - value == 0 else None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value

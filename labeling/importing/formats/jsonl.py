@@ -84,7 +84,8 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
 def _known(value: Any, names: set[str], what: str, line: int) -> None:
     if not isinstance(value, dict):
         raise BadInput(f"{what} must be a JSON object.", line)
-    if unknown := sorted(value.keys() - names):
+    if not value.keys() <= names:
+        unknown = sorted(value.keys() - names)
         raise BadInput(
             f"{what} has {', '.join(unknown)}; it may have {', '.join(sorted(names))}.", line
         )
@@ -94,8 +95,9 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
     _known(value, LINE, "a line", line)
     tally.read["lines"] += 1
     tally.columns.add({name: _parsed(item) for name, item in value.items()}, MEANING)
-    responses = [_response(response, line) for response in _list(value, "responses", line)]
-    indexes = _indexes_by_name(_list(value, "responses", line), line)
+    listed = _list(value, "responses", line)
+    responses = [_response(response, line) for response in listed]
+    indexes = _indexes_by_name(listed, line)
     if value.get("tasks") is not None:
         for name in ("rankings", "gold", "priority"):
             if value.get(name) not in (None, []):
@@ -175,7 +177,7 @@ Indexes = Mapping[Any, int]
 
 def _indexes_by_name(responses: Sequence[Any], line: int) -> Indexes:
     names = [response.get("id") if isinstance(response, dict) else None for response in responses]
-    if any(name is None for name in names):
+    if None in names:
         return {index: index for index in range(len(responses))}
     try:
         indexes = {name: index for index, name in enumerate(names)}
@@ -284,6 +286,8 @@ def _shown_order(value: dict[str, Any], indexes: Indexes, line: int) -> list[int
 
     The letters give the same order as an object: {"A": 2, "B": 0, "C": 1}.
     """
+    if value.get("shown_order") is None and value.get("rationale_letters") is None:
+        return []
     order = [_index(name, indexes, line) for name in _list(value, "shown_order", line)]
     letters = _parsed(value.get("rationale_letters")) or {}
     if not isinstance(letters, dict) or sorted(letters) != list(LETTERS[: len(letters)]):
@@ -321,7 +325,9 @@ def _index(name: Any, indexes: Indexes, line: int) -> int:
 
 def _by_index(value: dict[str, Any], name: str, indexes: Indexes, line: int) -> dict[int, Any]:
     """Return an object by response. JSON keys are text, even when responses are named by index."""
-    by_response = _parsed(value.get(name)) or {}
+    if value.get(name) is None:
+        return {}
+    by_response = _parsed(value[name]) or {}
     if not isinstance(by_response, dict):
         raise BadInput(f'"{name}" must be an object by response.', line)
     kind = dict if name == "ratings" else list

@@ -58,6 +58,7 @@ def mark_of(name: str) -> str:
     return match[1].lower() if match else ""
 
 
+@lru_cache(maxsize=1000)
 def belongs(name: str, column: str) -> bool:
     """Return whether a column such as rank_2 or chosen_model describes another column's response."""
     whole = rf"(?<![^\W_]){re.escape(column)}(?![^\W_])"

@@ -23,7 +23,8 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
         for answer in row.answers:
             before = len(draft.responses)
             index = draft.add(answer.text, answer.model, answer.external_id)
-            tally.left_out["responses said twice"] += len(draft.responses) == before
+            if len(draft.responses) == before:
+                tally.left_out["responses said twice"] += 1
             answers.setdefault(index, answer)
             indexes.append(index)
         if row.verdict is not None:
@@ -36,8 +37,9 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
                 strength=row.verdict.strength,
                 rationale=row.rationale,
             )
-    tally.left_out[OTHER_ID] += sum(_loses_id(row, first) for row in rows)
-    tally.left_out[OTHER_META] += sum(row.meta != first.meta for row in rows)
+    for row in rows[1:]:
+        tally.left_out[OTHER_ID] += _loses_id(row, first)
+        tally.left_out[OTHER_META] += row.meta != first.meta
     if all(row.verdict is None for row in rows):
         _judge_marks(draft, answers, first.reviewer or reviewer, tally)
     return draft
@@ -45,15 +47,16 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
 
 def _loses_id(row: Row, first: Row) -> bool:
     """Return whether the row's id is kept neither by its prompt nor by its task or responses."""
-    ids = {answer.external_id for answer in row.answers}
-    return (row.external_id not in ("", first.external_id) and row.external_id not in ids) or (
-        row.task_id not in ("", first.task_id)
-    )
+    if row.task_id not in ("", first.task_id):
+        return True
+    if row.external_id in ("", first.external_id):
+        return False
+    return row.external_id not in {answer.external_id for answer in row.answers}
 
 
 def _name_answers(rows: list[Row]) -> None:
     """Give ids that differ between the rows of a prompt to the responses that the rows hold."""
-    if len({row.external_id for row in rows}) < 2:
+    if len(rows) < 2 or len({row.external_id for row in rows}) < 2:
         return
     ids: dict[tuple[str, str], str] = {}
     for row in rows:

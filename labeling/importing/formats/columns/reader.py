@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ class _Reading:
 
     def _text(self, meaning: str) -> str:
         """Return the texts of all columns of a meaning. Other values are converted to JSON."""
-        parts = (finite(self.source.get(name)) for name in self.columns[meaning])
+        if not (names := self.columns[meaning]):
+            return ""
+        parts = (finite(self.source.get(name)) for name in names)
         return "\n\n".join(
             part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
             for part in parts
@@ -114,11 +117,15 @@ class _Reading:
         )
 
     def _id(self, meaning: str) -> str:
-        ids = (name_of(self.source.get(name)) for name in self.columns[meaning])
+        if not (names := self.columns[meaning]):
+            return ""
+        ids = (name_of(self.source.get(name)) for name in names)
         return " ".join(text for text in ids if text)
 
     def _meta(self) -> dict[str, Any]:
         """Return the columns to be stored with the prompt, without empty values."""
+        if not self.kept:
+            return {}
         empty: tuple[Any, ...] = (
             ("", [], {}, None) if isinstance(self.source, Cells) else ("", [], {})
         )
@@ -134,9 +141,10 @@ class _Reading:
             for name in self.columns["prompt"]
             if self.source.get(name) not in (None, "", [])
         ]
-        texts = [values.as_text(part) for part in parts]
-        if len(parts) > 1 and all(text is not None for text in texts):
-            parts = ["\n\n".join(text for text in texts if text)]
+        if len(parts) > 1:
+            texts = [values.as_text(part) for part in parts]
+            if all(text is not None for text in texts):
+                parts = ["\n\n".join(text for text in texts if text)]
         names = self.columns["prompt"]
         messages = [
             m for part in parts for m in values.messages(part, self.line, names[0], self.tally)
@@ -207,6 +215,8 @@ class _Reading:
         """Return the answers on one side of a pair; a list of texts holds several."""
         if value in (None, ""):
             return []
+        if isinstance(value, str):
+            return [value]
         texts = values.texts(value)
         if texts is None:
             return [value]
@@ -401,11 +411,14 @@ class _Reading:
     def _models(self, answers: list[Answer]) -> None:
         if not (names := self.columns["model"]):
             return
-        listed = [values.structure(self.source, name) for name in names]
-        flat = ["" if m is None else str(m) for v in listed if isinstance(v, list) for m in v]
-        single = [
-            (n, str(v)) for n, v in zip(names, listed, strict=True) if v and not isinstance(v, list)
-        ]
+        flat: list[str] = []
+        single: list[tuple[str, str]] = []
+        for name in names:
+            value = values.structure(self.source, name)
+            if isinstance(value, list):
+                flat += ["" if model is None else str(model) for model in value]
+            elif value:
+                single.append((name, str(value)))
         for index, answer in enumerate(answers):
             if answer.model:
                 continue
@@ -521,6 +534,7 @@ class _Reading:
         return Verdict([[best], [n for n in indexes if n != best]])
 
 
+@lru_cache(maxsize=1000)
 def _of_one_side(name: str) -> bool:
     """Return whether a column describes one response only, by its number or its side."""
     return bool(mark_of(name)) or bool(re.search("chosen|rejected", name, re.IGNORECASE))

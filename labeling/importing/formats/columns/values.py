@@ -66,31 +66,34 @@ def parsed(text: str) -> Any:
 
 def structure(row: Mapping[str, Any], name: str) -> Any:
     """Return a column that should hold a list or object, parsed if it is text."""
-    value = finite(row.get(name))
-    if isinstance(value, str) and (content := parsed(value)) is not None:
-        return content
-    return value
+    value = row.get(name)
+    if not isinstance(value, str):
+        return finite(value)
+    content = parsed(value)
+    return value if content is None else content
 
 
 def chat_or_text(row: Mapping[str, Any], name: str) -> Any:
     """Return a column that should hold a text or a chat. Texts are parsed in tables only."""
-    value = finite(row.get(name))
-    if isinstance(row, Cells) and isinstance(value, str):
+    value = row.get(name)
+    if not isinstance(value, str):
+        return finite(value)
+    if isinstance(row, Cells):
         content = parsed(value)
-        return content if is_chat(content) or is_message(content) else value
+        return content if content and (is_chat(content) or is_message(content)) else value
     return value
 
 
 def is_message(value: Any) -> bool:
     return (
-        isinstance(value, Mapping)
+        isinstance(value, dict)
         and any(isinstance(value.get(name), str) for name in ROLE)
         and any(name in value for name in (*CONTENT, *CALLS))
     )
 
 
 def is_chat(value: Any) -> bool:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value = value.get("messages")
     return isinstance(value, list) and bool(value) and all(map(is_message, value))
 
@@ -99,8 +102,9 @@ def as_text(value: Any) -> str | None:
     """Return a text, number or boolean as text, or None for anything else and for NaN."""
     if isinstance(value, str):
         return value
-    value = finite(value)
-    return json.dumps(value) if isinstance(value, bool | int | float) else None
+    if not isinstance(value, bool | int | float):
+        return None
+    return None if (value := finite(value)) is None else json.dumps(value)
 
 
 def holds(value: Any) -> bool:
@@ -119,7 +123,7 @@ def texts(value: Any) -> list[str] | None:
 
 def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
     """Return a text as one message of the user, and a chat as its messages. Raises BadInput."""
-    if isinstance(value, Mapping) and "messages" in value:
+    if isinstance(value, dict) and "messages" in value:
         others = {key: item for key, item in value.items() if key != "messages"}
         tally.columns.add(others, {}, f"{name}.")
         value, name = value["messages"], f"{name}.messages"
@@ -132,7 +136,7 @@ def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
             tally.changed[TRANSCRIPTS] += 1
             return transcript(text)[:-1]
         return [{"role": "user", "content": text}]
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, dict) and value:
         keys = ", ".join(map(str, value))
         raise BadInput(f'"{name}" must be a text or a chat; it is an object with {keys}.', line)
     if not isinstance(value, list) or not value:
@@ -150,8 +154,10 @@ def turns(texts: list[str]) -> Messages:
 
 def message(value: Any, line: int, name: str, tally: Tally, path: str) -> dict[str, str]:
     """Return a message as its role and text. Unused keys are counted under `path`."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise BadInput(f'a message in "{name}" must be {{"role": …, "content": …}}.', line)
+    if len(value) == 2 and value.get("role") in ROLES and isinstance(value.get("content"), str):
+        return {"role": value["role"], "content": value["content"]}  # nearly every message
     keys = {
         "role": next((key for key in ROLE if value.get(key)), "role"),
         "content": next((key for key in CONTENT if value.get(key) is not None), "content"),
@@ -193,7 +199,7 @@ def _joined(content: Any, tally: Tally, path: str) -> str | None:
 
 def _text_of_part(part: Any, tally: Tally, path: str) -> str | None:
     """Return the text of a part, or a tool call as JSON; None for images and other parts."""
-    if not isinstance(part, Mapping):
+    if not isinstance(part, dict):
         return part if isinstance(part, str) else None
     key = next((key for key in PART_TEXT if isinstance(part.get(key), str)), "")
     kind = part.get("type") or "text"

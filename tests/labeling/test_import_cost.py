@@ -1,0 +1,40 @@
+"""What an import costs PostgreSQL, by the rows that it reads and not by the clock."""
+
+import pytest
+from django.db import connection, transaction
+
+from benchmarks.import_rows import SHAPES, write_file
+from labeling.importing.reading import import_file
+from tests.labeling.world import make_project
+
+pytestmark = pytest.mark.django_db(transaction=True)
+ROWS = 1500
+TABLES = ("prompt", "response", "task", "taskresponse", "slot", "ranking")
+
+
+def rows_read() -> int:
+    """Return the rows that this transaction has read from all tables."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))"
+            " FROM pg_stat_xact_user_tables"
+        )
+        return int(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("shape", ["pairs", "single"])
+def test_the_rows_read_do_not_multiply_after_an_import_was_rolled_back(tmp_path, shape):
+    """A vacuum of what was rolled back leaves pages in which the planner expects no rows."""
+    suffix, values = SHAPES[shape]
+    path = tmp_path / f"file{suffix}"
+    write_file(path, values, ROWS)
+    project = make_project()
+    with transaction.atomic():
+        import_file(path, project=project)
+        transaction.set_rollback(True)
+    with connection.cursor() as cursor:
+        for name in TABLES:
+            cursor.execute(f"VACUUM (TRUNCATE off) labeling_{name}")
+    with transaction.atomic():
+        import_file(path, project=project)
+        assert rows_read() < 60 * ROWS
