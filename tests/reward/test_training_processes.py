@@ -125,7 +125,7 @@ def test_the_ending_of_an_earlier_launch_is_forgotten(tmp_path, monkeypatch):
 
 def test_a_process_that_waits_for_one_that_failed_ends_too(tmp_path):
     code = (
-        "import sys, time; from reward.training import processes\n"
+        "import sys, time; from recipes import processes\n"
         "run_dir = processes.run_dir_for(sys.argv[1]); processes.LEAVE_SECONDS = 0.1\n"
         "processes.exit_with_first(run_dir); time.sleep(50)"
     )
