@@ -55,14 +55,14 @@ class OutcomeForm(forms.Form):
 
     def outcome(self) -> dict[str, Any]:
         """Return the arguments for labeling.disputes.adjudication.decide. Requires a valid form."""
-        said = self.cleaned_data
-        ranks = {pk: int(said[f"rank-{self.names[pk]}"]) for pk in self.letters}
+        values = self.cleaned_data
+        ranks = {pk: int(values[f"rank-{self.names[pk]}"]) for pk in self.letters}
         used = sorted(set(ranks.values()))
-        line = said["cut"]
+        line = values["cut"]
         return {
             "tiers": [[i for i in self.letters if ranks[i] == rank] for rank in used],
             "cut": sum(rank <= int(line) for rank in used) if line else None,
-            **{name: said[name] for name in ("cause", "note", "seen")},
+            **{name: values[name] for name in ("cause", "note", "seen")},
         }
 
     def refuse(self, refused: CannotDecide) -> None:

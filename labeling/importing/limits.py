@@ -32,9 +32,9 @@ def value_bytes() -> int:
     return int(settings.IMPORT_VALUE_MB) * MB
 
 
-def too_long(what: str, line: int) -> BadInput:
+def too_long(unit: str, line: int) -> BadInput:
     return BadInput(
-        f"this {what} is longer than {settings.IMPORT_VALUE_MB} MB, the maximum for one value. "
+        f"this {unit} is longer than {settings.IMPORT_VALUE_MB} MB, the maximum for one value. "
         "Remove or shorten it; TIEBREAK_IMPORT_VALUE_MB sets the limit.",
         line,
     )

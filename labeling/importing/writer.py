@@ -132,7 +132,7 @@ class Writer:
     def _store_prompts(self, batch: list[PromptRecord]) -> list[int]:
         hashes = [digest(record.messages) for record in batch]
         stored = Prompt.objects.filter(project=self.project, content_hash__in=hashes)
-        known = {
+        existing = {
             h: (pk, external_id, meta)
             for h, pk, external_id, meta in stored.values_list(
                 "content_hash", "pk", "external_id", "meta"
@@ -140,8 +140,8 @@ class Writer:
         }
         fresh: dict[str, PromptRecord] = {}
         for number, (h, record) in enumerate(zip(hashes, batch, strict=True)):
-            if h in known:
-                batch[number] = self._as_kept(record, *known[h][1:])
+            if h in existing:
+                batch[number] = self._as_kept(record, *existing[h][1:])
             elif (first := fresh.setdefault(h, record)) is not record:
                 batch[number] = self._as_kept(record, first.external_id, first.meta)
         ids = dict(zip(fresh, reserve_ids("labeling_prompt", len(fresh)), strict=True))
@@ -165,7 +165,7 @@ class Writer:
             ),
         )
         self._count("prompts", hashes, fresh)
-        return [known[h][0] if h in known else ids[h] for h in hashes]
+        return [existing[h][0] if h in existing else ids[h] for h in hashes]
 
     def _as_kept(self, record: PromptRecord, external_id: str, meta: Any) -> PromptRecord:
         """Return the record of an existing prompt, whose own id goes to its tasks.
@@ -186,7 +186,7 @@ class Writer:
             [(prompt, identity_of(response)) for response in record.responses]
             for record, prompt in zip(batch, prompts, strict=True)
         ]
-        known = {
+        existing = {
             (prompt, identity): pk
             for prompt, identity, pk in Response.objects.filter(
                 AnyOf("prompt", set(prompts))
@@ -196,7 +196,7 @@ class Writer:
             key: response
             for record, row in zip(batch, keys, strict=True)
             for key, response in zip(row, record.responses, strict=True)
-            if key not in known
+            if key not in existing
         }
         ids = dict(zip(fresh, reserve_ids("labeling_response", len(fresh)), strict=True))
         now = timezone.now()
@@ -222,7 +222,7 @@ class Writer:
         )
         self._count("responses", [key for row in keys for key in row], fresh)
         return [
-            StoredPrompt(record, prompt, [known.get(key) or ids[key] for key in row])
+            StoredPrompt(record, prompt, [existing.get(key) or ids[key] for key in row])
             for record, prompt, row in zip(batch, prompts, keys, strict=True)
         ]
 
@@ -279,7 +279,9 @@ class Writer:
         self.tally.left_out[OTHER_ID] += sum(stored_names[pk] != name for pk, name in wanted)
 
     def _store_rankings(self, imported: list[ImportedRanking], new_tasks: set[int]) -> None:
-        rated = [self._rated(one) for one in imported if one.ranking.reviewer in self.users]
+        rated = [
+            self._rated(ranking) for ranking in imported if ranking.ranking.reviewer in self.users
+        ]
         keyed: dict[Any, ImportedRanking] = {}
         for ranking in rated:
             if not self._accepts(partial(ranking.check, self._scales_of(ranking))):
@@ -288,12 +290,12 @@ class Writer:
             if first is not ranking:
                 self._note_second(first, ranking)
         self.written.read["rankings"] += len(keyed)
-        known = set(
+        existing = set(
             Ranking.objects.filter(AnyOf("idempotency_key", keyed)).values_list(
                 "idempotency_key", flat=True
             )
         )
-        fresh = {key: ranking for key, ranking in keyed.items() if key not in known}
+        fresh = {key: ranking for key, ranking in keyed.items() if key not in existing}
         bulk = first_of_each_task(fresh, new_tasks)
         self._copy_rankings(bulk)
         self.written.new["rankings"] += len(bulk)
@@ -335,12 +337,12 @@ class Writer:
     def _copy_rankings(self, fresh: dict[Any, ImportedRanking]) -> None:
         """Copy rankings into new tasks, whose slots are numbered from 1 and all free."""
         ids = reserve_ids("labeling_ranking", len(fresh))
-        now, taken = timezone.now(), Counter[int]()
+        now, slot_numbers = timezone.now(), Counter[int]()
         rows, filled = [], []
         for pk, (key, imported) in zip(ids, fresh.items(), strict=True):
             user, content = self.users[imported.ranking.reviewer], imported.content.columns()
-            taken[imported.task_id] += 1
-            filled.append((imported.task_id, taken[imported.task_id], user.pk, pk))
+            slot_numbers[imported.task_id] += 1
+            filled.append((imported.task_id, slot_numbers[imported.task_id], user.pk, pk))
             rows.append(
                 (
                     pk,

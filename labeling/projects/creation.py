@@ -41,9 +41,9 @@ class ProjectForm(PolicyForm):
 def proposed_slug(name: str) -> str:
     """Return a free slug made from the name: `lamps`, then `lamps-2`. Costs one query."""
     base = slugify(name)[: SLUG_LENGTH - 5].strip("-_") or "project"
-    taken = set(Project.objects.filter(slug__startswith=base).values_list("slug", flat=True))
+    existing = set(Project.objects.filter(slug__startswith=base).values_list("slug", flat=True))
     names = (base if number == 1 else f"{base}-{number}" for number in count(1))
-    return next(slug for slug in names if slug not in taken)
+    return next(slug for slug in names if slug not in existing)
 
 
 def create(*, form: ProjectForm, by: User) -> Project | None:

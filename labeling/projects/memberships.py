@@ -74,7 +74,7 @@ def remove(*, membership: Membership, by: User | None) -> None:
 
 
 def linkable(by: User, persons: Iterable[User]) -> set[int]:
-    """Return the ids of the people for whom a user may create a one-time link.
+    """Return the ids of the people who may get a one-time link from a user.
 
     Costs at most one query. Administrators may create links for everyone. Leads may create them for
     reviewers whose account has never been used and who are in no project of another lead: with the

@@ -56,8 +56,8 @@ def effect_of(content: Content) -> Effect:
     tasks = tasks_of(content).filter(out_of_use=False)
     smaller = 0
     if isinstance(content, Response):
-        left = Count("places", filter=Q(places__withdrawn=False))
-        sizes = Task.objects.filter(pk__in=tasks.values("pk")).annotate(left=left)
+        remaining = Count("places", filter=Q(places__withdrawn=False))
+        sizes = Task.objects.filter(pk__in=tasks.values("pk")).annotate(left=remaining)
         smaller = sizes.exclude(kind=Task.Kind.GOLD).filter(left__gt=2).count()
     leases = Slot.objects.filter(task__in=tasks, leased_until__isnull=False)
     rankings = Ranking.objects.filter(task__in=tasks, superseded_at=None)

@@ -14,16 +14,20 @@ from labeling.guidelines.versions import difference
 from labeling.models import Project
 
 
-def confirmation_page(request: HttpRequest, project: Project, asked: Unconfirmed) -> HttpResponse:
+def confirmation_page(
+    request: HttpRequest, project: Project, unconfirmed: Unconfirmed
+) -> HttpResponse:
     """Show the guideline and, to reviewers of an earlier version, the changes since then."""
     context = {
         "project": project,
         "section": "review",
-        "version": asked.version,
-        "before": asked.before,
-        "difference": difference(asked.before, asked.version) if asked.before else [],
-        "html": render_text(asked.version.text, line_breaks=False),
-        "criteria": list(asked.version.criteria.all()),
+        "version": unconfirmed.version,
+        "before": unconfirmed.before,
+        "difference": difference(unconfirmed.before, unconfirmed.version)
+        if unconfirmed.before
+        else [],
+        "html": render_text(unconfirmed.version.text, line_breaks=False),
+        "criteria": list(unconfirmed.version.criteria.all()),
         "next": request.get_full_path(),
     }
     return render(request, "labeling/review_guideline.html", context)

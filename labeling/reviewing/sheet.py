@@ -111,12 +111,12 @@ class Sheet:
             for index, response in enumerate(self.shown_order)
         ]
 
-    def card(self, place: int, response: int, text: str) -> Card:
+    def card(self, index: int, response: int, text: str) -> Card:
         flagged = self.fields.get(f"flag-{response}", [])
         return Card(
             id=response,
             name=self.names[response],
-            letter=ascii_uppercase[place],
+            letter=ascii_uppercase[index],
             html=render(text),
             exact=exact(text),
             rank=first(self.fields, f"rank-{response}"),

@@ -131,9 +131,9 @@ def _undo_of(project: Project, ranking: Ranking | None, skip: Skip | None) -> Co
     if skip is not None and (ranking is None or ranking.created_at < skip.created_at):
         url = reverse("review-undo-skip", args=[project.slug, skip.pk])
         return {"url": url, "seconds": skipping.undo_seconds(skip), "skipped": True}
-    if ranking is None or (sent := _undo_url(project, ranking)) is None:
+    if ranking is None or (url_of_ranking := _undo_url(project, ranking)) is None:
         return None
-    return {"url": sent, "seconds": undoing.undo_seconds(ranking)}
+    return {"url": url_of_ranking, "seconds": undoing.undo_seconds(ranking)}
 
 
 def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Context:

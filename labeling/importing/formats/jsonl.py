@@ -81,18 +81,18 @@ def read(path: Path, tally: Tally) -> Iterator[PromptRecord]:
     yield from each_row(path, tally, lambda line, value: [_prompt(value, line, tally)])
 
 
-def _known(value: Any, names: set[str], what: str, line: int) -> None:
+def _check_names(value: Any, names: set[str], subject: str, line: int) -> None:
     if not isinstance(value, dict):
-        raise BadInput(f"{what} must be a JSON object.", line)
+        raise BadInput(f"{subject} must be a JSON object.", line)
     if not value.keys() <= names:
         unknown = sorted(value.keys() - names)
         raise BadInput(
-            f"{what} has {', '.join(unknown)}; it may have {', '.join(sorted(names))}.", line
+            f"{subject} has {', '.join(unknown)}; it may have {', '.join(sorted(names))}.", line
         )
 
 
 def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
-    _known(value, LINE, "a line", line)
+    _check_names(value, LINE, "a line", line)
     tally.read["lines"] += 1
     tally.columns.add({name: _parsed(item) for name, item in value.items()}, MEANING)
     listed = _list(value, "responses", line)
@@ -152,7 +152,7 @@ def _list(value: dict[str, Any], name: str, line: int) -> list[Any]:
 def _response(value: Any, line: int) -> ResponseRecord:
     if (text := values.as_text(value)) is not None:
         return ResponseRecord(text, "unknown")
-    _known(value, RESPONSE, "a response", line)
+    _check_names(value, RESPONSE, "a response", line)
     if (text := values.as_text(value.get("text"))) is None:
         raise BadInput('each response must have a "text".', line)
     seed, sampling = value.get("seed"), finite(_parsed(value.get("sampling"))) or {}
@@ -211,7 +211,7 @@ def _only_task(value: dict[str, Any], indexes: Indexes, line: int) -> list[TaskR
 
 
 def _task(value: Any, indexes: Indexes, line: int) -> TaskRecord:
-    _known(value, TASK, "a task", line)
+    _check_names(value, TASK, "a task", line)
     responses = [_index(name, indexes, line) for name in _list(value, "responses", line)]
     if not 2 <= len(responses) <= 9:
         raise BadInput(f"a task ranks 2 to 9 responses; this one has {len(responses)}.", line)
@@ -231,7 +231,7 @@ def _gold(value: dict[str, Any], indexes: Indexes, line: int) -> GoldRecord | No
     """Return the known answer, unchecked; labeling.gold.constraints checks it."""
     if (gold := _parsed(value.get("gold"))) is None:
         return None
-    _known(gold, GOLD, '"gold"', line)
+    _check_names(gold, GOLD, '"gold"', line)
     constraints = [
         {
             key: _index(name, indexes, line) if key in ("a", "b") else name
@@ -256,7 +256,7 @@ def _priority(value: dict[str, Any], line: int) -> int:
 
 
 def _ranking(value: Any, indexes: Indexes, line: int) -> RankingRecord:
-    _known(value, RANKING, "a ranking", line)
+    _check_names(value, RANKING, "a ranking", line)
     reviewer, tiers = value.get("reviewer"), value.get("tiers")
     if not isinstance(reviewer, str) or not reviewer.strip():
         raise BadInput('each ranking must have a "reviewer".', line)

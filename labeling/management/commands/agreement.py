@@ -121,7 +121,7 @@ def report(project: Project, tasks: int) -> dict[str, Any]:
         "weeks": {part.label.isoformat(): part.agreement.as_json() for part in parts.weeks},
         "reviewers": [_reviewer(reviewer, names[reviewer.id]) for reviewer in people.reviewers],
         "position_bias": people.position.as_json(),
-        "won_by_place": [place.as_json() for place in people.places],
+        "won_by_place": [position.as_json() for position in people.places],
         "length_bias": people.length.as_json(),
         "models": bradley_terry.as_json(board.board),
         "consensus": {

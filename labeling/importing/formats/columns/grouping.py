@@ -20,7 +20,7 @@ class Scattered(Exception):  # noqa: N818 - a request to read differently, not a
 
 
 def following(rows: Iterable[Row], key: Key) -> Iterator[list[Row]]:
-    """Group consecutive rows by key. A row with the key None is a group by itself.
+    """Group consecutive rows by key. A row with the key None is its own group.
 
     Raises Scattered when a key returns after other keys. Stores 16 to 32 bytes per key.
     """

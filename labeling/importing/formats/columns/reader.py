@@ -465,12 +465,12 @@ class _Reading:
                 if (rating := number(self.source.get(name))) is not None:
                     answer.ratings[name] = int(rating)
 
-    def _spread(self, answers: list[Answer], meaning: str, name: str, given: list[Any]) -> None:
-        if len(given) != len(answers):
+    def _spread(self, answers: list[Answer], meaning: str, name: str, cells: list[Any]) -> None:
+        if len(cells) != len(answers):
             raise BadInput(
-                f'"{name}" has {len(given)} values for {len(answers)} responses.', self.line
+                f'"{name}" has {len(cells)} values for {len(answers)} responses.', self.line
             )
-        for answer, value in zip(answers, given, strict=True):
+        for answer, value in zip(answers, cells, strict=True):
             if value is not None:
                 setattr(answer, meaning, self._value(meaning, name, value))
 

@@ -22,7 +22,7 @@ from labeling.importing.records import BadInput, Tally
 from labeling.importing.source import Cells
 
 LONGEST_REPR = 1 << 20
-"""Python's parser takes about a hundred times the memory of what it parses."""
+"""Python's parser takes about a hundred times the memory of its input."""
 ROLE = ("role", "from")
 CONTENT = ("content", "value", "text")
 SPELLINGS = {
