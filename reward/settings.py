@@ -24,6 +24,14 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         min=1e-8,
         max=1.0,
     )
+    lora_dropout: float = option(
+        0.05,
+        "Dropout in the LoRA matrices. It depends on batching, packing and layout. At 0 these "
+        "change results only by rounding.",
+        label="LoRA dropout",
+        min=0,
+        max=0.9,
+    )
     tokens_at_once: int | None = option(
         None,
         "Maximum tokens per forward pass, in addition to the limit on prompts. The prompts of a step are "
@@ -83,14 +91,6 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         label="LoRA rank",
         min=0,
         max=1024,
-    )
-    lora_dropout: float = option(
-        0.05,
-        "Dropout in the LoRA matrices. It depends on batching, packing and layout. At 0 these "
-        "change results only by rounding.",
-        label="LoRA dropout",
-        min=0,
-        max=0.9,
     )
     max_tokens: int | None = option(
         None,

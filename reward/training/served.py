@@ -3,7 +3,6 @@
 import sys
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import psutil
 import torch
+from cachetools import LRUCache
 
 from recipes.errors import RecipeError
 from recipes.memory import free_memory, is_out_of_memory
@@ -32,10 +32,9 @@ class ModelCache:
     """The `models` loaded models used last. Together with all else they may use `memory_mb`."""
 
     def __init__(self, models: int, *, memory_mb: int):
-        self.models = models
         self.memory_mb = memory_mb
         self.ran_out = False
-        self.loaded: OrderedDict[tuple[str, int], Scorer] = OrderedDict()
+        self.loaded: LRUCache[tuple[str, int], Scorer] = LRUCache(maxsize=models)
         quiet_libraries()
         if not torch.cuda.is_available():  # CUDA reserves more address space than it uses
             limit_memory(memory_mb)
@@ -85,15 +84,15 @@ class ModelCache:
         """
         key = (str(folder), _written_at(folder))
         if key not in self.loaded:
-            while len(self.loaded) >= self.models:
-                self.loaded.popitem(last=False)
+            # Unload before loading, not after: memory need not hold one model more.
+            while len(self.loaded) >= self.loaded.maxsize:
+                self.loaded.popitem()
                 free_memory()
             started = time.monotonic()
             scorer = Scorer(folder)
             scorer.judge([PROBE])  # compares the layouts now instead of during a request
             self.loaded[key] = scorer
             log(f"{folder} is loaded, in {time.monotonic() - started:.1f} seconds.")
-        self.loaded.move_to_end(key)
         return self.loaded[key]
 
 
