@@ -1,4 +1,4 @@
-"""Leads settle disputes, blind to who said what; the outcome and its cause are kept and counted."""
+"""Tests of disputes: their list, their blind pages, and outcomes with causes."""
 
 import json
 from io import StringIO
@@ -61,7 +61,7 @@ def rank(task: Task, tiers, **fields) -> Ranking:
 
 
 def dispute(project: Project, *, apart: int = 0, responses: int = 3, **fields) -> Task:
-    """Two rankings; the second has the last `apart` responses turned round, or all of them."""
+    """Create two rankings, the second with its last `apart` responses (or all) reversed."""
     task = make_task(project, responses)
     order = ids(task)
     kept = responses - apart if apart else 0
@@ -87,7 +87,7 @@ def project() -> Project:
 # --- which ---------------------------------------------------------------------------------------
 
 
-def test_it_lists_what_noise_does_not_explain_and_all_disagreements_apart(project):
+def test_disputes_and_all_disagreements_are_listed_separately(project):
     near, far, wide = (
         dispute(project, apart=2, responses=5),
         dispute(project, responses=7, apart=6),
@@ -113,7 +113,7 @@ def test_it_lists_what_noise_does_not_explain_and_all_disagreements_apart(projec
     assert client.get(address, {"show": "nonsense"}).text.count(f"#{near.pk}<") == 0
 
 
-def test_a_tie_against_an_order_is_half_as_far_as_the_reverse():
+def test_a_tie_against_an_order_counts_half_of_a_reversal():
     assert distance([[[1], [2]], [[1, 2]]]) == 0.5
     assert distance([[[1], [2]], [[2], [1]]]) == 1
     assert distance([[[1], [2]]]) == 0
@@ -127,7 +127,7 @@ def test_gold_is_not_a_dispute(project):
     assert signed_in(make_lead(project)).get(url(task)).status_code == 404
 
 
-def test_looking_for_disputes_costs_two_queries_once_cached(project, django_assert_num_queries):
+def test_cached_disputes_cost_two_queries(project, django_assert_num_queries):
     for _ in range(3):
         dispute(project)
     for queries in (5, 2):
@@ -154,7 +154,7 @@ def test_the_list_the_counts_the_filter_and_the_command_have_the_same_disputes(p
     assert (told["disputed"], told["differing"], told["tasks"]) == (2, 3, 3)
 
 
-def test_only_leads_of_the_project_may_look_or_decide(project):
+def test_only_leads_of_the_project_see_and_decide_disputes(project):
     task = dispute(project)
     for address in (url(task), reverse("project-disputes", args=[project.slug])):
         assert Client().get(address).status_code == 302
@@ -174,7 +174,7 @@ def test_a_task_of_another_project_is_not_found(project):
 # --- blind ---------------------------------------------------------------------------------------
 
 
-def test_it_shows_what_was_said_and_never_who_said_it_or_which_model_wrote(project):
+def test_a_dispute_shows_rankings_without_reviewers_and_models(project):
     task = dispute(project)
     page = signed_in(make_lead(project)).get(url(task)).content.decode()
     assert "It names a day." in page
@@ -186,14 +186,14 @@ def test_it_shows_what_was_said_and_never_who_said_it_or_which_model_wrote(proje
     assert "model-0" not in page
 
 
-def test_it_shows_model_names_when_the_policy_shows_them_to_everyone(project):
+def test_a_dispute_shows_model_names_if_the_policy_shows_them_to_everyone(project):
     task, lead = dispute(project), make_lead(project)
     for policy, shown in (("after", False), ("always", True)):
         Project.objects.filter(pk=project.pk).update(sees_models=policy)
         assert ("model-0" in signed_in(lead).get(url(task)).content.decode()) is shown
 
 
-def test_it_shows_model_names_to_leads_once_it_is_decided(project):
+def test_leads_see_model_names_of_a_decided_dispute(project):
     task, lead = dispute(project), make_lead(project)
     signed_in(lead).post(url(task), outcome(task))
     assert "model-0" in signed_in(lead).get(url(task)).content.decode()
@@ -211,7 +211,7 @@ def test_hostile_rationales_and_responses_are_inert(project):
 # --- deciding ------------------------------------------------------------------------------------
 
 
-def test_it_records_the_outcome_and_its_cause_and_the_next_follows(project):
+def test_an_outcome_and_its_cause_are_recorded_and_the_next_dispute_follows(project):
     second, first = dispute(project), dispute(project)
     lead = make_lead(project)
     answer = signed_in(lead).post(url(first), outcome(first, cut="2"))
@@ -247,7 +247,7 @@ def test_equal_ranks_are_a_tie_and_the_line_is_below_a_rank(project):
         ("cut", "9", "Select a valid choice"),
     ],
 )
-def test_what_is_missing_is_said_and_what_was_typed_stays(project, field, value, sentence):
+def test_missing_fields_are_named_and_input_is_kept(project, field, value, sentence):
     task = dispute(project)
     name = f"rank-{ids(task)[0]}" if field == "rank" else field
     answer = signed_in(make_lead(project)).post(url(task), outcome(task, **{name: value}))
@@ -292,7 +292,7 @@ def test_a_lead_may_change_an_outcome_and_the_audit_trail_keeps_the_old_one(proj
     }  # fmt: skip
 
 
-def test_nobody_overwrites_an_outcome_they_have_not_seen(project):
+def test_a_lead_cannot_overwrite_an_unseen_outcome(project):
     task, lead = dispute(project), make_lead(project)
     decide(task=task, by=lead, tiers=one_each(task), cause="close")
     answer = signed_in(make_lead(project)).post(url(task), outcome(task))
@@ -326,7 +326,7 @@ def test_an_outcome_places_every_response_of_the_task_and_no_other(project):
     assert set(refused.value.errors) == {"cut", "cause", "note"}
 
 
-def test_a_decided_task_is_asked_no_further():
+def test_a_decided_task_gets_no_more_rankings():
     project = make_project(
         overlap=Project.Overlap.SEQUENTIAL, rankings_per_task=2, rankings_at_most=5
     )
@@ -355,7 +355,7 @@ def test_causes_are_counted_and_gaps_lead_to_the_guideline(project):
     assert f'href="{reverse("project-guideline", args=[project.slug])}"' in page
 
 
-def test_the_list_costs_the_same_whatever_there_is(project, django_assert_max_num_queries):
+def test_the_number_of_queries_of_the_list_is_constant(project, django_assert_max_num_queries):
     lead = make_lead(project)
     for _ in range(4):
         dispute(project)

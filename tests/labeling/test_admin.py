@@ -94,7 +94,7 @@ def fill(project):
 
 
 @pytest.mark.parametrize("model", QUERIES)
-def test_a_list_page_asks_the_database_the_same_whatever_its_length(root, project, model):
+def test_the_number_of_queries_of_a_list_does_not_depend_on_its_length(root, project, model):
     fill(project)
     root.get(page(f"{model}_changelist"))
     counts = []
@@ -198,7 +198,7 @@ def test_a_large_table_is_estimated_and_a_filtered_one_counted(project, monkeypa
 ATTACK = "<script>alert(1)</script>\u202e" + "long " * 400
 
 
-def test_what_a_model_wrote_is_escaped_and_cut(root, project):
+def test_texts_of_models_are_escaped_and_truncated(root, project):
     task = make_task(project)
     Response.objects.filter(pk=task.responses.first().pk).update(
         text=ATTACK, model_name=ATTACK[:60]
@@ -292,7 +292,7 @@ def test_a_published_version_is_read_only(client, project):
     assert version.text == "Be kind."
 
 
-def test_publishing_twice_says_so(client, project):
+def test_publishing_twice_shows_a_message(client, project):
     version = project.current_version
     response = client.post(page("labeling_guidelineversion_publish", version.pk), follow=True)
     assert "already published" in response.content.decode()
@@ -350,7 +350,7 @@ def test_a_lead_of_another_project_sees_and_changes_nothing(project):
     assert draft.state == "draft" and GuidelineVersion.objects.filter(text="mine").count() == 0
 
 
-def test_the_difference_is_shown_escaped_and_not_by_colour_alone(client, project):
+def test_a_diff_is_escaped_and_readable_without_colour(client, project):
     publish(project, "Be kind.\n<b>Always</b>.")
     new = publish(project, "Be kind.\n<b>Mostly</b>.")
     html = client.get(page("labeling_guidelineversion_difference", new.pk)).content.decode()
@@ -359,12 +359,12 @@ def test_the_difference_is_shown_escaped_and_not_by_colour_alone(client, project
     assert "changes since version 2" in html
 
 
-def test_the_first_version_has_a_difference_too(client, project):
+def test_the_first_version_has_a_diff_too(client, project):
     url = page("labeling_guidelineversion_difference", project.current_version.pk)
     assert "This is the first version." in client.get(url).content.decode()
 
 
-def test_a_guideline_is_made_in_the_admin(client, lead):
+def test_a_guideline_is_created_in_the_admin(client, lead):
     project = make_project(published=False)
     project.memberships.create(user=lead, role="lead")
     form = {
@@ -378,7 +378,7 @@ def test_a_guideline_is_made_in_the_admin(client, lead):
 # --- prompts, responses, tasks -------------------------------------------------------------------
 
 
-def test_a_prompt_is_added_and_then_stays(client, project):
+def test_an_added_prompt_cannot_be_changed(client, project):
     url = page("labeling_prompt_add")
     form = {"project": project.pk, "messages": '[{"role": "user"}]', "meta": "{}"}
     assert "each message must be" in client.post(url, form).content.decode()
@@ -390,7 +390,7 @@ def test_a_prompt_is_added_and_then_stays(client, project):
     assert client.post(change, {**form, "messages": "[]"}).status_code == 403
 
 
-def test_tasks_are_made_of_the_responses_of_prompts(client, project):
+def test_tasks_are_created_from_the_responses_of_prompts(client, project):
     prompts = [make_task(project).prompt for _ in range(2)]
     lonely = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
     Response.objects.create(prompt=prompts[0], text="One more.", model_name="m")
@@ -463,7 +463,7 @@ def test_deleting_an_account_with_rankings_leads_to_erasing_its_person(root, pro
     assert root.get(url).url == reverse("erase-person", args=[reviewer.pk])
 
 
-def test_rankings_slots_and_skips_are_to_look_at(root, project):
+def test_rankings_slots_and_skips_are_read_only(root, project):
     fill(project)
     for model in ("ranking", "slot", "skip"):
         assert root.get(page(f"labeling_{model}_add")).status_code == 403
@@ -472,7 +472,7 @@ def test_rankings_slots_and_skips_are_to_look_at(root, project):
 # --- people --------------------------------------------------------------------------------------
 
 
-def test_a_lead_can_choose_whom_to_add_to_a_project(client, project):
+def test_a_lead_can_add_people_to_a_project(client, project):
     newcomer = make_user(Role.REVIEWER)
     gone = make_user(Role.REVIEWER)
     User.objects.filter(pk=gone.pk).update(is_active=False)
@@ -481,14 +481,14 @@ def test_a_lead_can_choose_whom_to_add_to_a_project(client, project):
     assert f'<option value="{gone.pk}">' not in shown
 
 
-def test_only_a_superuser_manages_people(client, trainer, root):
+def test_only_superusers_manage_accounts(client, trainer, root):
     for name in ("user", "token", "auditentry"):
         url = page(f"accounts_{name}_changelist")
         assert client.get(url).status_code == trainer.get(url).status_code == 403
         assert root.get(url).status_code == 200
 
 
-def test_a_changed_role_decides_about_the_admin_and_is_written_down(root):
+def test_a_changed_role_changes_access_to_the_admin_and_is_audited(root):
     user = make_user(Role.LEAD)
     assert user.is_staff
     form = {

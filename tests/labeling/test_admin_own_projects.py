@@ -1,7 +1,7 @@
-"""In the admin a lead of one project neither sees nor changes anything of another.
+"""Tests that leads cannot see or change other projects in the admin.
 
-Every registered model with a project is tried: lists, filters, searches, pages of one row, history,
-actions, choices of foreign keys, inlines.
+They cover lists, filters, searches, pages of a row, history, actions, foreign keys and inlines of
+every registered model with a project.
 """
 
 import json
@@ -39,7 +39,7 @@ NAMES = sorted(model._meta.model_name for model in OWN)
 
 
 class World:
-    """Project A, full of rows, and B, whose lead is signed in."""
+    """Create project A with rows, and project B with its lead signed in."""
 
     def __init__(self) -> None:
         self.theirs = make_project(description="secret")
@@ -104,7 +104,7 @@ def test_every_admin_of_the_package_is_one_of_them():
             assert not offered or issubclass(inline, OwnChoicesMixin), (inline, offered)
 
 
-def test_a_list_its_filters_and_its_search_name_own_projects_only(world):
+def test_lists_filters_and_searches_show_only_own_projects(world):
     for name in NAMES:
         assert rows(name, world.theirs).exists(), f"no {name}, so the tests would prove nothing"
     number = world.theirs.tasks.first().pk
@@ -156,7 +156,7 @@ def test_a_response_cannot_be_added_to_a_foreign_prompt(world):
     assert Response.objects.get(text="Mine.").prompt.project == world.own
 
 
-def test_a_prompt_and_a_guideline_cannot_be_added_to_a_foreign_project(world):
+def test_prompts_and_guidelines_cannot_be_added_to_a_foreign_project(world):
     messages = json.dumps([{"role": "user", "content": "Mine?"}])
     form = {"project": world.theirs.pk, "messages": messages, "meta": "{}"}
     answer = world.client.post(page("prompt", "add"), form).content.decode()
@@ -234,7 +234,7 @@ def test_a_trainer_sees_every_project(world):
 # --- the audit trail of the admin ----------------------------------------------------------------
 
 
-def test_prompts_added_changed_and_deleted_in_the_admin_are_in_the_audit_trail(world):
+def test_changes_of_prompts_in_the_admin_are_audited(world):
     messages = json.dumps([{"role": "user", "content": "A new one?"}])
     form = {"project": world.own.pk, "messages": messages, "meta": "{}"}
     world.client.post(page("prompt", "add"), form)
@@ -246,7 +246,7 @@ def test_prompts_added_changed_and_deleted_in_the_admin_are_in_the_audit_trail(w
         assert AuditEntry.objects.get(action="prompt deleted").details["id"] == prompt.pk
 
 
-def test_members_changed_in_the_admin_are_in_the_audit_trail(world):
+def test_changes_of_members_in_the_admin_are_audited(world):
     project, newcomer = world.own, make_user()
     form = {name: str(value) for name, value in vars(project).items() if value is not False}
     form.pop("archived_at")

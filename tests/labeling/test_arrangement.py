@@ -1,4 +1,4 @@
-"""Tasks exchange places in the queue, and nothing else moves."""
+"""Tests of rearranging tasks in the queue."""
 
 import pytest
 
@@ -32,13 +32,13 @@ def served(project, reviewer, count):
     return given
 
 
-def test_it_gives_out_tasks_in_the_order_asked_for(project):
+def test_tasks_are_assigned_in_the_requested_order(project):
     a, b, c = (make_task(project).pk for _ in range(3))
     assert arrangement.rearrange(project=project, task_ids=[c, a, b]) == 3
     assert served(project, make_member(project), 3) == [c, a, b]
 
 
-def test_what_is_not_among_them_keeps_its_own_place(project):
+def test_other_tasks_keep_their_position(project):
     a, stays, b, c = (make_task(project).pk for _ in range(4))
     before = list(Slot.objects.filter(task=stays).values_list("position", flat=True))
     arrangement.rearrange(project=project, task_ids=[c, b, a])
@@ -57,7 +57,7 @@ def test_a_task_keeps_its_slots_together_and_its_priority(project):
     assert dict(Task.objects.values_list("pk", "priority")) == {a: 5, b: 5, urgent: 9}
 
 
-def test_a_slot_that_someone_holds_does_not_move(project):
+def test_a_leased_slot_does_not_move(project):
     a, b = make_task(project), make_task(project)
     held = slots.claim(project=project, reviewer=make_member(project))
     arrangement.rearrange(project=project, task_ids=[b.pk, a.pk])
@@ -65,7 +65,7 @@ def test_a_slot_that_someone_holds_does_not_move(project):
     assert (after.position, after.reviewer_id) == (held.position, held.reviewer_id)
 
 
-def test_a_reviewer_whose_cursor_lies_behind_a_moved_task_gets_it(project):
+def test_a_reviewer_whose_cursor_passed_a_moved_task_gets_it(project):
     reviewer = make_member(project)
     a, b = make_task(project).pk, make_task(project).pk
     last = Slot.objects.order_by("-position").first().position
@@ -74,13 +74,13 @@ def test_a_reviewer_whose_cursor_lies_behind_a_moved_task_gets_it(project):
     assert served(project, reviewer, 2) == [b, a]
 
 
-def test_tasks_of_another_project_stay(project):
+def test_tasks_of_another_project_do_not_move(project):
     other = make_project()
     theirs = make_task(other).pk, make_task(other).pk
     assert arrangement.rearrange(project=project, task_ids=theirs[::-1]) == 0
 
 
-def test_only_tasks_that_nobody_has_begun_are_waiting(project):
+def test_only_unstarted_tasks_are_waiting(project):
     ranked, open_now, drafted, waits, urgent = (make_task(project) for _ in range(5))
     make_task(project, held=True)
     make_task(project, kind=Task.Kind.COMPARISON)

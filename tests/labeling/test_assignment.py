@@ -30,7 +30,7 @@ def kinds(slots):
 # --- without gold --------------------------------------------------------------------------------
 
 
-def test_it_gives_what_the_queue_gives_where_there_is_no_gold(django_assert_max_num_queries):
+def test_without_gold_tasks_come_from_the_queue(django_assert_max_num_queries):
     project = make_project()
     task = make_task(project)
     reviewer = make_member(project)
@@ -42,7 +42,7 @@ def test_it_gives_what_the_queue_gives_where_there_is_no_gold(django_assert_max_
     assert slot.task == task
 
 
-def test_it_gives_nothing_before_a_guideline_is_published():
+def test_no_task_is_assigned_before_a_guideline_is_published():
     project = make_project(published=False, qualification_percent=80)
     make_task(project)
     reviewer = make_member(project)
@@ -54,7 +54,7 @@ def test_it_gives_nothing_before_a_guideline_is_published():
 # --- gold among real work ------------------------------------------------------------------------
 
 
-def test_it_gives_as_much_gold_as_the_project_asks_and_never_in_clusters():
+def test_the_share_of_gold_is_as_set_and_gold_is_spread_out():
     project = make_project(gold_percent=20, rankings_per_task=1)
     for _ in range(30):
         make_gold(project, responses=2)
@@ -68,7 +68,7 @@ def test_it_gives_as_much_gold_as_the_project_asks_and_never_in_clusters():
 
 
 @pytest.mark.parametrize("percent", [1, 3, 10, 30, 50])
-def test_its_gaps_have_the_mean_that_was_asked_for(percent):
+def test_gaps_between_gold_have_the_requested_mean(percent):
     gaps = [
         schedule.gap(percent=percent, project_id=1, reviewer_id=2, task_id=n) for n in range(4000)
     ]
@@ -76,7 +76,7 @@ def test_its_gaps_have_the_mean_that_was_asked_for(percent):
     assert min(gaps) >= 2 and max(gaps) <= 150 / percent + 1
 
 
-def test_it_gives_every_reviewer_an_order_and_a_rhythm_of_their_own():
+def test_each_reviewer_gets_gold_in_another_order_and_rhythm():
     project = make_project(gold_percent=50)
     for _ in range(6):
         make_gold(project)
@@ -85,7 +85,7 @@ def test_it_gives_every_reviewer_an_order_and_a_rhythm_of_their_own():
     assert len(orders) > 1 and len({frozenset(order) for order in orders}) == 1
 
 
-def test_it_gives_a_reviewer_each_gold_task_once_also_after_a_skip():
+def test_a_reviewer_gets_each_gold_task_once_even_after_a_skip():
     project = make_project(gold_percent=50, rankings_per_task=1)
     for _ in range(3):
         make_gold(project)
@@ -106,7 +106,7 @@ def test_it_gives_a_reviewer_each_gold_task_once_also_after_a_skip():
     assert len(tasks) == len(set(tasks)) == 14
 
 
-def test_it_gives_no_gold_to_someone_who_ranked_the_same_prompt_before():
+def test_a_reviewer_who_ranked_the_prompt_gets_no_gold_of_it():
     project = make_project(gold_percent=50)
     reviewer, other = make_member(project), make_member(project)
     task = make_task(project)
@@ -121,7 +121,7 @@ def test_it_gives_no_gold_to_someone_who_ranked_the_same_prompt_before():
     assert known.task_id in schedule.remaining(project, other)
 
 
-def test_it_leases_gold_ahead_like_any_other_task():
+def test_gold_is_leased_ahead_like_any_other_task():
     project = make_project(gold_percent=50, rankings_per_task=1)
     for _ in range(5):
         make_gold(project)
@@ -139,13 +139,13 @@ def test_it_leases_gold_ahead_like_any_other_task():
     assert 4 <= seen.count("gold") <= 5
 
 
-def test_it_leases_nothing_ahead_without_a_current_slot():
+def test_nothing_is_leased_ahead_without_a_current_slot():
     project = make_project(gold_percent=50)
     make_gold(project)
     assert assignment.ahead(project=project, reviewer=make_member(project)) is None
 
 
-def test_it_counts_what_is_left_down_by_one_at_every_task_gold_or_not():
+def test_every_task_lowers_the_number_of_tasks_left_by_one():
     project = make_project(gold_percent=30, rankings_per_task=1)
     for _ in range(8):
         make_gold(project)
@@ -163,7 +163,7 @@ def test_it_counts_what_is_left_down_by_one_at_every_task_gold_or_not():
     assert left == list(range(len(had), 0, -1))
 
 
-def test_it_gives_gold_nobody_claims_to_nobody_when_its_lease_ends():
+def test_expired_gold_is_not_assigned_to_others():
     project = make_project(gold_percent=50)
     one = make_gold(project)
     first, other = make_member(project), make_member(project)
@@ -174,7 +174,7 @@ def test_it_gives_gold_nobody_claims_to_nobody_when_its_lease_ends():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_gives_one_slot_to_a_reviewer_who_asks_in_two_tabs_at_once():
+def test_a_reviewer_with_two_concurrent_tabs_gets_one_slot():
     project = make_project(gold_percent=50)
     for _ in range(4):
         make_gold(project)
@@ -186,7 +186,7 @@ def test_it_gives_one_slot_to_a_reviewer_who_asks_in_two_tabs_at_once():
         answer(found[0], reviewer)
 
 
-def test_it_gives_no_gold_that_was_retired():
+def test_retired_gold_is_not_assigned():
     project = make_project(gold_percent=50, rankings_per_task=1)
     one = make_gold(project)
     Gold.objects.filter(pk=one.pk).update(retired_at="2026-01-01T00:00Z")
@@ -198,7 +198,7 @@ def test_it_gives_no_gold_that_was_retired():
 # --- training ------------------------------------------------------------------------------------
 
 
-def test_it_begins_with_training_in_order_whatever_the_answers():
+def test_training_comes_first_and_in_order():
     project = make_project()
     make_task(project)
     golds = [make_gold(project, "training") for _ in range(2)]
@@ -211,7 +211,7 @@ def test_it_begins_with_training_in_order_whatever_the_answers():
     assert assignment.stage(project=project, reviewer=reviewer) is None
 
 
-def test_it_leases_nothing_ahead_in_training():
+def test_nothing_is_leased_ahead_in_training():
     project = make_project()
     make_task(project)
     make_gold(project, "training")
@@ -221,7 +221,7 @@ def test_it_leases_nothing_ahead_in_training():
     assert assignment.ahead(project=project, reviewer=reviewer) is None
 
 
-def test_it_takes_back_unseen_real_work_when_training_is_added():
+def test_unseen_tasks_are_released_when_training_is_added():
     project = make_project()
     for _ in range(3):
         make_task(project)
@@ -239,7 +239,7 @@ def test_it_takes_back_unseen_real_work_when_training_is_added():
 # --- late and never held -------------------------------------------------------------------------
 
 
-def test_it_refuses_a_ranking_of_a_task_that_was_never_given(db):
+def test_a_ranking_of_an_unassigned_task_is_refused(db):
     project = make_project(rankings_per_task=2)
     task = make_task(project)
     reviewer, stranger = make_member(project), make_member(project)
@@ -252,7 +252,7 @@ def test_it_refuses_a_ranking_of_a_task_that_was_never_given(db):
 
 
 @pytest.mark.parametrize("end", ["expiry", "release", "taken"])
-def test_it_keeps_the_late_ranking_of_someone_who_held_it(end):
+def test_a_late_ranking_of_a_former_holder_is_kept(end):
     project = make_project(rankings_per_task=1)
     make_task(project)
     reviewer, other = make_member(project), make_member(project)
@@ -267,7 +267,7 @@ def test_it_keeps_the_late_ranking_of_someone_who_held_it(end):
     assert answer(slot, reviewer).extra is (end == "taken")
 
 
-def test_a_slot_remembers_each_reviewer_once():
+def test_a_slot_records_each_reviewer_once():
     project = make_project(rankings_per_task=1)
     make_task(project)
     reviewers = [make_member(project) for _ in range(2)]

@@ -68,7 +68,7 @@ def page_of(user: User, name: str, *args) -> str:
 
 @pytest.mark.parametrize("policy", Project.Sees.values)
 @pytest.mark.parametrize("field", FIELDS)
-def test_each_face_sees_what_the_policy_says(field, policy):
+def test_each_kind_of_viewer_sees_what_the_policy_allows(field, policy):
     world = World(**{field: policy})
     seeing = {
         face for face in FACES if FIELDS[field](world.people[face], world.project, world.task)
@@ -77,7 +77,7 @@ def test_each_face_sees_what_the_policy_says(field, policy):
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_having_ranked_one_task_shows_nothing_of_another(field):
+def test_ranking_a_task_reveals_nothing_about_other_tasks(field):
     world = World(**{field: "after"})
     reviewer = world.people["reviewer after ranking"]
     assert not FIELDS[field](reviewer, world.project, world.other)
@@ -85,7 +85,7 @@ def test_having_ranked_one_task_shows_nothing_of_another(field):
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_who_judges_a_task_is_blind_unless_everyone_sees_always(field):
+def test_reviewers_of_a_task_are_blind_unless_everyone_always_sees(field):
     for policy, seen in (("leads", False), ("after", False), ("always", True)):
         world = World(**{field: policy})
         for face in ("reviewer after ranking", "lead", "trainer"):
@@ -94,7 +94,7 @@ def test_who_judges_a_task_is_blind_unless_everyone_sees_always(field):
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_blind_comparison_is_judged_blind_whatever_the_policy(field):
+def test_a_blind_comparison_is_blind_under_every_policy(field):
     world = World(**{field: "always"})
     for task, seen in ((world.task, True), (make_task(world.project, kind="comparison"), False)):
         for face in ("reviewer", "lead", "trainer"):
@@ -102,7 +102,7 @@ def test_a_blind_comparison_is_judged_blind_whatever_the_policy(field):
             assert may is seen
 
 
-def test_who_took_a_ranking_back_has_not_ranked():
+def test_an_undone_ranking_does_not_count_as_ranked():
     world = World(sees_others="after")
     Ranking.objects.filter(pk=world.own.pk).update(superseded_at=world.own.created_at)
     assert not blindness.may_see_others(world.own.reviewer, world.project, world.task)
@@ -135,7 +135,7 @@ def test_a_reviewer_sees_after_ranking_what_the_policy_shows(policy, models, oth
     assert world.theirs.reviewer.username not in page
 
 
-def test_nobody_opens_what_others_said_through_a_ranking_that_is_not_theirs():
+def test_other_rankings_cannot_be_opened_through_a_foreign_ranking():
     world = World(sees_others="always")
     for face in ("reviewer", "lead", "trainer"):
         assert (
@@ -146,7 +146,7 @@ def test_nobody_opens_what_others_said_through_a_ranking_that_is_not_theirs():
 
 
 @pytest.mark.parametrize("policy", ["leads", "after"])
-def test_no_page_of_a_reviewer_names_a_model_or_shows_another_order_before_they_ranked(policy):
+def test_no_reviewer_page_shows_models_or_other_orders_before_ranking(policy):
     world = World(sees_models=policy, sees_others=policy)
     slug, reviewer = world.project.slug, world.people["reviewer"]
     slot = slots.claim(project=world.project, reviewer=reviewer)
@@ -162,7 +162,7 @@ def test_no_page_of_a_reviewer_names_a_model_or_shows_another_order_before_they_
     "name",
     ["project-quality", "project-data", "project-disputes", "project-settings", "project-relabel"],
 )
-def test_pages_of_leads_are_closed_to_reviewers_whatever_the_policy(name):
+def test_reviewers_cannot_open_pages_of_leads_under_any_policy(name):
     world = World(sees_models="always", sees_others="always")
     slug = world.project.slug
     assert page_of(world.own.reviewer, name, slug) == "403"
@@ -170,7 +170,7 @@ def test_pages_of_leads_are_closed_to_reviewers_whatever_the_policy(name):
     assert page_of(world.people["lead"], name, slug) not in {"403", "404"}
 
 
-def test_the_page_of_a_task_shows_names_to_its_leads_alone():
+def test_only_leads_see_names_on_the_page_of_a_task():
     world = World(sees_models="always")
     args = (world.project.slug, world.task.pk)
     assert "model-0" in page_of(world.people["lead"], "project-task", *args)
@@ -186,7 +186,7 @@ def test_the_ranking_page_names_models_to_everyone_only_when_the_policy_is_alway
             assert ("model-0" in page) is shown, (policy, face)
 
 
-def test_the_ranking_page_shows_what_others_said_only_when_the_policy_is_always():
+def test_the_ranking_page_shows_other_rankings_only_when_the_policy_is_always():
     for policy, shown in (("leads", False), ("after", False), ("always", True)):
         world = World(sees_others=policy)
         for face in ("reviewer", "lead"):
@@ -195,7 +195,7 @@ def test_the_ranking_page_shows_what_others_said_only_when_the_policy_is_always(
             assert world.theirs.reviewer.username not in page
 
 
-def test_a_tie_is_a_tie_to_others_too():
+def test_a_tie_is_shown_as_a_tie():
     world = World(sees_others="after")
     third = make_member(world.project)
     recording.record(
@@ -210,7 +210,7 @@ def test_a_tie_is_a_tie_to_others_too():
 
 
 def addresses(world: World, ranking: Ranking) -> list[str]:
-    """Every page of a project, with the numbers of this ranking where one is asked for."""
+    """Return every page of a project, with this ranking's ids in its URL."""
     slot = world.task.slots.get(ranking=ranking)
     numbers = {
         "slug": world.project.slug,
@@ -228,8 +228,8 @@ def addresses(world: World, ranking: Ranking) -> list[str]:
 
 
 @pytest.mark.parametrize("face", ["stranger", "reviewer", "reviewer after ranking"])
-def test_no_page_of_a_project_shows_leads_matters_to_others(face):
-    """Also those that are yet to be written: this looks at each address there is."""
+def test_pages_for_leads_are_closed_to_others(face):
+    """Check every URL pattern, so that new pages are covered."""
     world = World()
     client = signed_in(world.people[face])
     checked = 0

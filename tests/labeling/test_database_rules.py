@@ -1,4 +1,4 @@
-"""The database refuses what must never be, whoever writes."""
+"""Tests of database constraints and triggers."""
 
 from datetime import timedelta
 
@@ -32,7 +32,7 @@ def refused(match: str = "violates"):
 
 
 def check_now() -> None:
-    """Deferred constraints speak at commit, which a test never reaches."""
+    """Check deferred constraints now, because a test never commits."""
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
@@ -104,7 +104,7 @@ def test_a_task_cannot_lose_responses_until_one_is_left():
         check_now()
 
 
-def test_a_task_holds_responses_of_its_own_prompt_only():
+def test_a_task_has_only_responses_of_its_prompt():
     project = make_project()
     task, other = make_task(project), make_task(project)
     with refused("another prompt"), transaction.atomic():
@@ -144,7 +144,7 @@ def test_a_reviewer_cannot_hold_two_leases_in_a_project():
 @pytest.mark.parametrize(
     "half", [{"leased_until": timezone.now()}, {"reviewer": True}, {"ranking": True}]
 )
-def test_a_slot_is_free_leased_or_filled_and_nothing_between(half):
+def test_a_slot_is_free_leased_or_filled(half):
     task = make_task(make_project(rankings_per_task=2))
     ranking = make_ranking(task)
     if "reviewer" in half:
@@ -180,7 +180,7 @@ def test_a_submitted_ranking_is_frozen():
         same.update(superseded_at=None)
 
 
-def test_no_rationale_is_longer_than_the_limit_and_no_project_asks_for_more():
+def test_rationales_and_required_lengths_are_limited():
     project = make_project()
     with refused("ranking_rationale"), transaction.atomic():
         Ranking.objects.create(
@@ -207,7 +207,7 @@ def test_a_reviewer_has_one_current_ranking_of_a_task():
         )
 
 
-def test_an_unknown_key_is_not_taken_for_a_known_one():
+def test_an_unknown_key_is_not_mistaken_for_another():
     task = make_task(make_project(rankings_per_task=2))
     first = make_ranking(task)
     second = recording.record(

@@ -1,4 +1,4 @@
-"""Decided disputes stay findable, savings are those of sequential overlap, leads see what is gold."""
+"""Tests of decided disputes, savings of sequential overlap, and the marking of gold for leads."""
 
 import pytest
 from django.urls import reverse
@@ -44,7 +44,7 @@ def decide(task, **fields):
     return adjudication.decide(task=task, by=make_user(Role.TRAINER), **(chosen | fields))
 
 
-def test_both_lists_of_disputes_say_how_many_there_are(project, client):
+def test_both_lists_of_disputes_show_their_number(project, client):
     still_open, decided = dispute(project), dispute(project)
     decide(decided)
     for query in ("", "?show=decided"):
@@ -98,7 +98,7 @@ def ranked(task, order=1):
     )
 
 
-def test_tasks_that_a_lead_decided_are_not_counted_as_saved():
+def test_tasks_decided_by_a_lead_do_not_count_as_savings():
     project = make_project(rankings_per_task=2, overlap="sequential", rankings_at_most=4)
     task = make_task(project)
     ranked(task)
@@ -113,7 +113,7 @@ def test_tasks_that_a_lead_decided_are_not_counted_as_saved():
     assert (found.tasks, found.rankings, found.saved) == (1, 2, 2)
 
 
-def test_tasks_finished_with_fixed_overlap_are_not_counted_as_saved():
+def test_tasks_with_fixed_overlap_do_not_count_as_savings():
     project = make_project(rankings_per_task=1, rankings_at_most=3)
     ranked(make_task(project))
     assert overlap.saved(project).tasks == 0
@@ -122,7 +122,7 @@ def test_tasks_finished_with_fixed_overlap_are_not_counted_as_saved():
     assert overlap.saved(project).tasks == 0, "what was finished before stays out"
 
 
-def test_a_task_that_turns_out_unclear_saved_nothing():
+def test_an_unclear_task_saves_nothing():
     project = make_project(rankings_per_task=2, overlap="sequential", rankings_at_most=3)
     task = make_task(project)
     ranked(task)
@@ -137,7 +137,7 @@ def test_a_task_that_turns_out_unclear_saved_nothing():
 # --- gold ----------------------------------------------------------------------------------------
 
 
-def test_leads_see_which_tasks_are_gold_and_which_gold_was_made_of(project, client):
+def test_leads_see_gold_and_the_tasks_it_was_made_from(project, client):
     made = make_gold(project)
     original = made.task.prompt.tasks.exclude(pk=made.task_id).get()
     plain = make_task(project)
@@ -150,7 +150,7 @@ def test_leads_see_which_tasks_are_gold_and_which_gold_was_made_of(project, clie
     assert ">has a gold copy<" not in page(client, "project-task", project, plain.pk)
 
 
-def test_disputes_say_when_gold_was_made_of_the_task(project, client):
+def test_disputes_show_that_gold_was_made_from_the_task(project, client):
     task = dispute(project)
     a, b, *_ = ids(task)
     made = constraints.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
@@ -160,7 +160,7 @@ def test_disputes_say_when_gold_was_made_of_the_task(project, client):
     assert "has a gold copy" not in page(client, "project-disputes", project)
 
 
-def test_reviewers_never_see_what_is_gold(project):
+def test_reviewers_cannot_recognise_gold(project):
     make_gold(project)
     reviewer = make_member(project)
     for name in ("project-data", "project-disputes", "project-gold"):
@@ -197,7 +197,7 @@ def deactivate(reviewer):
 
 
 @pytest.mark.parametrize("remove", [delete_one, delete_many, give_to_another, deactivate])
-def test_what_a_removed_reviewer_had_reserved_goes_to_others(project, remove):
+def test_reservations_of_a_removed_reviewer_go_to_others(project, remove):
     slot, reviewer = reserved(project)
     other = make_member(project)
     assert slots.claim(project=project, reviewer=other) is None
@@ -207,7 +207,7 @@ def test_what_a_removed_reviewer_had_reserved_goes_to_others(project, remove):
     assert slots.claim(project=project, reviewer=other).pk == slot.pk
 
 
-def test_removing_a_reviewer_keeps_their_rankings_and_what_they_hold_elsewhere(project):
+def test_removing_a_reviewer_keeps_their_rankings_and_other_reservations(project):
     slot, reviewer = reserved(project)
     recording.submit(
         slot_id=slot.pk,
@@ -225,7 +225,7 @@ def test_removing_a_reviewer_keeps_their_rankings_and_what_they_hold_elsewhere(p
     assert Slot.objects.get(pk=held.pk).reviewer == reviewer
 
 
-def test_another_change_of_a_member_frees_nothing(project):
+def test_other_changes_of_a_member_keep_reservations(project):
     slot, reviewer = reserved(project)
     Membership.objects.filter(user=reviewer).update(role="lead")
     reviewer.first_name = "Ada"

@@ -1,4 +1,4 @@
-"""Disputes on simulated reviewers: noise is not called a dispute, and planted disputes are found."""
+"""Tests of disputes on simulated reviewers: no dispute from noise, and planted ones are found."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,10 @@ TASKS, PLANTED = 300, 15
 def reviewed(
     seed, *, noise, overlap, responses=4, planted=0, scale=0.0, spammers=0, tie=0.1, tasks=TASKS
 ):
-    """Thurstone's reviewers, each with a noise of their own. In the first `planted` tasks every
-    other reviewer judges by the opposite taste. `scale` varies how far responses are apart.
+    """Simulate Thurstone reviewers with different noise.
+
+    In the first `planted` tasks, every other reviewer has the opposite preference. `scale` is the
+    spread of the responses.
     """
     rng = np.random.default_rng(seed)
     own = rng.uniform(*noise, 10)
@@ -70,7 +72,7 @@ def judged(judgments):
     ],
     ids=["sure", "mixed", "noisy", "two", "uneven", "spammers", "close and far", "ties"],
 )
-def test_at_most_one_task_in_twenty_is_disputed_where_none_is(options):
+def test_at_most_one_task_in_twenty_is_disputed_without_planted_disputes(options):
     for seed in range(5):
         found, disputed = judged(reviewed(seed, **options))
         assert len(disputed) <= 0.05 * len(found), seed
@@ -96,7 +98,7 @@ def test_tasks_on_which_reviewers_split_into_two_camps_are_found(options, power)
     assert false <= 0.15 * named
 
 
-def test_more_rankings_find_more():
+def test_more_rankings_find_more_disputes():
     found = [
         len(judged(reviewed(1, noise=(0.2, 0.8), overlap=(n, n), planted=PLANTED))[1])
         for n in (2, 4, 8)
@@ -104,13 +106,13 @@ def test_more_rankings_find_more():
     assert found == sorted(found) and found[2] > 2 * found[0]
 
 
-def test_the_usual_rate_is_learned_from_the_other_tasks():
+def test_the_usual_rate_is_estimated_from_the_other_tasks():
     calm, _ = judged(reviewed(0, noise=(0.2, 0.8), overlap=(6, 6)))
     some, _ = judged(reviewed(0, noise=(0.2, 0.8), overlap=(6, 6), planted=PLANTED))
     assert calm.learned and some.usual == pytest.approx(calm.usual, abs=0.01)
 
 
-def test_a_small_project_is_judged_by_the_rate_that_is_usual_elsewhere():
+def test_a_small_project_uses_the_default_rate():
     calm = reviewed(0, noise=(0.1, 0.2), overlap=(2, 2), tasks=3)
     reverse = [Judgment(9, 0, [[1], [2], [3], [4]]), Judgment(9, 1, [[4], [3], [2], [1]])]
     found, disputed = judged([*calm, *reverse])
@@ -124,7 +126,7 @@ def test_two_opposite_rankings_of_two_responses_prove_nothing():
     assert found.p_value[0] == pytest.approx(USUAL, abs=0.02)
 
 
-def test_reversing_a_camp_gains_what_it_gains_by_hand():
+def test_the_gain_of_reversing_a_camp_matches_an_example_by_hand():
     # 1 and 2 agree, 3 is the reverse of both: τ = 1, −1, −1, mean −⅓. With 3 reversed it is 1.
     taus = np.zeros((2, 3, 3))
     taus[0, 0, 1], taus[0, 0, 2], taus[0, 1, 2] = 1, -1, -1
@@ -138,19 +140,19 @@ def test_the_simulated_rate_of_disagreement_is_that_of_the_correlation():
     assert (np.diff(distances) >= 0).all() and gains.min() == pytest.approx(0, abs=1e-5)
 
 
-def test_the_procedure_of_benjamini_and_hochberg_rejects_up_to_the_last_that_passes():
+def test_benjamini_hochberg_rejects_up_to_the_last_passing_value():
     # At 10 % of four: 0.025, 0.05, 0.075, 0.1. The second fails its own, the third passes.
     assert passing(np.array([0.9, 0.02, 0.06, 0.07])).tolist() == [False, True, True, True]
     assert passing(np.array([0.04, 0.2])).tolist() == [True, False]
     assert passing(np.array([])).tolist() == []
 
 
-def test_tasks_that_nobody_shares_are_not_judged():
+def test_tasks_with_one_ranking_are_not_tested():
     found, disputed = judged([Judgment(1, 0, [[1], [2]]), Judgment(2, 1, [[3], [4]])])
     assert len(found) == 0 and disputed == set()
 
 
-def test_a_reviewer_is_judged_by_their_other_tasks():
+def test_a_reviewers_noise_comes_from_their_other_tasks():
     # Reviewer 0 has 1 and 2 on task 0, and 4 on task 1; reviewer 1 has 8 on task 1.
     found = _of_other_tasks(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), np.array([1, 2, 4, 8]))
     assert found.tolist() == [4, 4, 3, 0]

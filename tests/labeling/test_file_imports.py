@@ -1,4 +1,4 @@
-"""A worker reads the files that leads send: with a real Celery worker, and with what it starts."""
+"""Tests of imports by a real Celery worker and its reading process."""
 
 import json
 
@@ -80,7 +80,7 @@ def test_a_file_whose_worker_died_is_read_by_the_next(child, project):
     assert in_state(file_import, "ready") and file_import.token == 2
 
 
-def test_a_file_that_ends_its_workers_is_given_up(child, project):
+def test_a_file_that_crashes_its_workers_is_abandoned(child, project):
     file_import = received(project, line())
     for _ in range(lifecycle.MAX_ATTEMPTS):
         assert lifecycle.claim(file_import.pk)
@@ -117,14 +117,14 @@ def test_the_reading_process_ends_with_its_worker(child, project):
     assert in_state(file_import, "checking") and not Prompt.objects.exists()
 
 
-def test_a_file_that_is_gone_is_named(child, project):
+def test_a_missing_file_is_named(child, project):
     file_import = received(project, line())
     file_import.path.unlink()
     lifecycle.execute(file_import.pk)
     assert in_state(file_import, "failed") and "a.jsonl is no longer in" in file_import.problem
 
 
-def test_a_broken_upload_leaves_nothing_behind(child, project, tmp_path):
+def test_an_incomplete_upload_leaves_no_file(child, project, tmp_path):
     def chunks():
         yield json.dumps({}).encode()
         raise OSError("No space left on device")

@@ -1,4 +1,4 @@
-"""Tasks with findings are held until a lead has decided."""
+"""Tests of tasks that are held until a lead decides about their findings."""
 
 import json
 
@@ -51,7 +51,7 @@ def claimed(project):
     return slot and slot.task
 
 
-def test_nobody_gets_a_task_with_a_finding(project, bring):
+def test_a_task_with_a_finding_is_not_assigned(project, bring):
     task = bring("Fine.", LEAK, CUT)
     assert task.held and claimed(project) is None and not Slot.objects.exists()
     kinds = Finding.objects.order_by("response").values_list("kind", flat=True)
@@ -60,13 +60,13 @@ def test_nobody_gets_a_task_with_a_finding(project, bring):
     assert bring("Fine.", "So.", prompt="Why?") == claimed(project)
 
 
-def test_a_task_that_comes_with_rankings_is_not_held_and_they_are_stored(project, bring):
+def test_an_imported_task_with_rankings_is_not_held(project, bring):
     task = bring("Fine.", LEAK, rankings=[{"reviewer": "ada", "tiers": [[0], [1]]}])
     assert not task.held and task.rankings.count() == 1
     assert Finding.objects.count() == 1 and findings.counts(project).held == 0
 
 
-def test_a_false_alarm_gives_the_task_out(project, lead, bring):
+def test_dismissing_a_finding_releases_the_task(project, lead, bring):
     task = bring("Fine.", LEAK)
     assert findings.dismiss(project=project, response_id=response_of(LEAK), by=lead) == 1
     assert claimed(project) == task and task.slots.count() == 2
@@ -76,7 +76,7 @@ def test_a_false_alarm_gives_the_task_out(project, lead, bring):
     assert findings.dismiss(project=project, response_id=response_of(LEAK), by=lead) == 0
 
 
-def test_a_task_waits_for_its_last_finding(project, lead, bring):
+def test_a_task_is_held_until_its_last_finding_is_decided(project, lead, bring):
     task = bring("Fine.", LEAK, CUT)
     assert findings.dismiss(project=project, response_id=response_of(LEAK), by=lead) == 0
     assert claimed(project) is None
@@ -84,7 +84,7 @@ def test_a_task_waits_for_its_last_finding(project, lead, bring):
     assert claimed(project) == task
 
 
-def test_a_task_can_be_released_whole(project, lead, bring):
+def test_a_task_can_be_released_unchanged(project, lead, bring):
     task = bring("Fine.", LEAK, CUT)
     other = make_project()
     assert not findings.release(project=other, task_id=task.pk, by=lead)
@@ -93,7 +93,7 @@ def test_a_task_can_be_released_whole(project, lead, bring):
     assert not findings.release(project=project, task_id=task.pk, by=lead)
 
 
-def test_a_dropped_response_leaves_a_task_of_the_others(project, lead, bring):
+def test_dropping_a_response_keeps_a_task_of_the_others(project, lead, bring):
     old = bring("Fine.", LEAK, "So.")
     dropped = findings.drop(project=project, response_id=response_of(LEAK), by=lead)
     assert dropped == findings.Dropped(replaced=1, ended=0)
@@ -103,7 +103,7 @@ def test_a_dropped_response_leaves_a_task_of_the_others(project, lead, bring):
     assert Response.objects.filter(text=LEAK).exists()
 
 
-def test_a_pair_that_loses_a_response_is_never_given_out(project, lead, bring):
+def test_a_pair_that_loses_a_response_is_never_assigned(project, lead, bring):
     bring("Fine.", LEAK)
     dropped = findings.drop(project=project, response_id=response_of(LEAK), by=lead)
     assert dropped == findings.Dropped(replaced=0, ended=1)
@@ -119,7 +119,7 @@ def test_two_bad_responses_are_dropped_one_after_the_other(project, lead, bring)
     assert findings.counts(project).held == 0
 
 
-def test_a_task_with_a_dropped_response_never_comes_back(project, lead, bring):
+def test_a_task_with_a_dropped_response_is_not_imported_again(project, lead, bring):
     old = bring("Fine.", LEAK, "So.", CUT)
     findings.drop(project=project, response_id=response_of(LEAK), by=lead)
     assert findings.dismiss(project=project, response_id=response_of(CUT), by=lead) == 1
@@ -127,7 +127,7 @@ def test_a_task_with_a_dropped_response_never_comes_back(project, lead, bring):
     assert Task.objects.get(pk=old.pk).held
 
 
-def test_what_was_decided_holds_when_the_file_comes_again(project, lead, bring):
+def test_decisions_apply_when_the_file_is_imported_again(project, lead, bring):
     bring("Fine.", LEAK, "So.")
     findings.drop(project=project, response_id=response_of(LEAK), by=lead)
     before = Task.objects.count()
@@ -143,7 +143,7 @@ def test_a_dismissed_response_is_not_held_again(project, lead, bring):
     assert not bring("Fine.", LEAK, "So.").held
 
 
-def test_another_project_is_out_of_reach(project, lead, bring):
+def test_findings_of_another_project_cannot_be_decided(project, lead, bring):
     bring("Fine.", LEAK)
     other, pk = make_project(), response_of(LEAK)
     assert findings.dismiss(project=other, response_id=pk, by=lead) == 0
@@ -151,7 +151,7 @@ def test_another_project_is_out_of_reach(project, lead, bring):
     assert Finding.objects.get().dismissed_at is None
 
 
-def test_tasks_made_by_hand_are_scanned_too(project):
+def test_manually_created_tasks_are_scanned_too(project):
     prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
     ids = [
         Response.objects.create(prompt=prompt, text=text, model_name="m").pk for text in ("a", LEAK)
@@ -160,7 +160,7 @@ def test_tasks_made_by_hand_are_scanned_too(project):
     assert new and Task.objects.get(pk=pk).held
 
 
-def test_a_blind_comparison_is_held_for_a_name_only(project):
+def test_a_blind_comparison_is_held_only_for_a_name(project):
     prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
     pks = {
         text: Response.objects.create(prompt=prompt, text=text, model_name="m").pk
@@ -171,7 +171,7 @@ def test_a_blind_comparison_is_held_for_a_name_only(project):
     assert [Task.objects.get(pk=pk).held for pk, _ in added] == [True, False]
 
 
-def test_the_list_comes_in_pages(project, bring, monkeypatch):
+def test_the_list_has_pages(project, bring, monkeypatch):
     monkeypatch.setattr(findings, "PAGE", 2)
     tasks = [bring("Fine.", LEAK, prompt=f"{n}?") for n in range(3)]
     shown, after = findings.page_of(project)

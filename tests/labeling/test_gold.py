@@ -55,7 +55,7 @@ def broken(tiers, cut, *constraints):
         ([above(1, 2), above(2, 1), tie(1, 2)], "A above B above A"),
     ],
 )
-def test_it_refuses_constraints_that_say_nothing_or_too_much(constraints, sentence):
+def test_empty_or_contradicting_constraints_are_refused(constraints, sentence):
     assert sentence in (gold.problem(constraints, LETTERS) or "")
 
 
@@ -67,7 +67,7 @@ def test_it_refuses_constraints_that_say_nothing_or_too_much(constraints, senten
         [above(1, 2), above(1, 3), above(2, 4), above(3, 4), tie(2, 3), unacceptable(4)],
     ],
 )
-def test_it_takes_constraints_that_a_ranking_can_meet(constraints):
+def test_satisfiable_constraints_are_accepted(constraints):
     assert gold.problem(constraints, LETTERS) is None
 
 
@@ -87,11 +87,11 @@ def test_it_takes_constraints_that_a_ranking_can_meet(constraints):
         ([[1], [2]], 1, [unacceptable(3)], ["C is unacceptable. C has no place."]),
     ],
 )
-def test_it_says_which_constraints_a_ranking_breaks(tiers, cut, constraints, sentences):
+def test_violated_constraints_of_a_ranking_are_listed(tiers, cut, constraints, sentences):
     assert broken(tiers, cut, *constraints) == sentences
 
 
-def test_it_takes_a_ranking_as_a_start_and_finds_that_ranking_right():
+def test_constraints_from_a_ranking_accept_that_ranking():
     tiers, cut = [[1], [2, 3], [4]], 2
     constraints = gold.constraints_from(tiers, cut)
     assert gold.problem(constraints, LETTERS) is None
@@ -105,7 +105,7 @@ def test_it_takes_a_ranking_as_a_start_and_finds_that_ranking_right():
 pytestmark = pytest.mark.django_db
 
 
-def test_it_is_a_task_beside_the_one_it_was_made_from():
+def test_gold_is_a_new_task_next_to_its_source():
     project = make_project()
     task = make_task(project)
     first, second, _third = ids(task)
@@ -115,7 +115,7 @@ def test_it_is_a_task_beside_the_one_it_was_made_from():
     assert not one.task.slots.exists()
 
 
-def test_it_gives_the_task_it_was_made_from_to_nobody_new_and_keeps_a_late_answer():
+def test_the_source_task_is_not_assigned_again_and_keeps_late_answers():
     project = make_project(rankings_per_task=2)
     task = make_task(project)
     first, other = make_member(project), make_member(project)
@@ -127,7 +127,7 @@ def test_it_gives_the_task_it_was_made_from_to_nobody_new_and_keeps_a_late_answe
     assert answer(slot, first).extra is False
 
 
-def test_it_refuses_gold_of_gold_and_a_second_of_the_same():
+def test_gold_of_gold_and_second_gold_are_refused():
     project = make_project()
     task = make_task(project)
     constraints = [above(*ids(task)[:2])]
@@ -140,7 +140,7 @@ def test_it_refuses_gold_of_gold_and_a_second_of_the_same():
     assert Gold.objects.count() == Task.objects.filter(kind="gold").count() == 1
 
 
-def test_it_comes_back_when_made_again_after_it_was_retired():
+def test_making_retired_gold_again_reactivates_it():
     project = make_project()
     task = make_task(project)
     first, second, third = ids(task)
@@ -152,7 +152,7 @@ def test_it_comes_back_when_made_again_after_it_was_retired():
     assert again.constraints == [above(third, second)]
 
 
-def test_it_measures_earlier_answers_by_constraints_that_were_changed():
+def test_changed_constraints_apply_to_earlier_answers():
     project = make_project(gold_percent=50)
     one = make_gold(project)
     first, second, _third = ids(one.task)

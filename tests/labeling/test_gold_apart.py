@@ -1,4 +1,4 @@
-"""Gold measures reviewers; nothing that is made of rankings is made of it."""
+"""Tests that gold is excluded from statistics and counts of rankings."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def answered(one, *reviewers, right=True):
         answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=right)
 
 
-def test_it_enters_no_agreement_and_no_dispute():
+def test_gold_counts_for_no_agreement_and_no_dispute():
     project = make_project(rankings_per_task=2)
     one, a, b = make_gold(project), make_member(project), make_member(project)
     answered(one, a)
@@ -26,7 +26,7 @@ def test_it_enters_no_agreement_and_no_dispute():
     assert (found.tasks, found.agreement.pairs, list(found.disputes)) == (0, 0, [])
 
 
-def test_it_enters_no_progress_and_no_list_of_reviewers():
+def test_gold_counts_for_no_progress_and_no_list_of_reviewers():
     project = make_project(rankings_per_task=1)
     task = make_task(project)
     one, reviewer = make_gold(project), make_member(project)
@@ -40,7 +40,7 @@ def test_it_enters_no_progress_and_no_list_of_reviewers():
     assert [row.rankings for row in by_reviewer(project)] == [1]
 
 
-def test_the_days_count_holds_checks_and_neither_training_nor_qualification():
+def test_todays_count_includes_checks_but_not_training_or_qualification():
     project = make_project(qualification_percent=50)
     reviewer = make_member(project)
     make_gold(project, "training")
@@ -51,7 +51,7 @@ def test_the_days_count_holds_checks_and_neither_training_nor_qualification():
     assert done_today(project, reviewer) == 1
 
 
-def test_the_list_of_tasks_left_holds_no_slot_of_gold_given_back():
+def test_released_gold_slots_are_not_among_the_tasks_left():
     project = make_project()
     one, reviewer = make_gold(project), make_member(project)
     slot = slots.lease_new_slot(task=one.task, reviewer=reviewer)

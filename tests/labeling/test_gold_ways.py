@@ -1,4 +1,4 @@
-"""The other ways to gold: a file, a command, the admin."""
+"""Tests of gold from files, from the command and from the admin."""
 
 import json
 from io import StringIO
@@ -50,7 +50,7 @@ def imported(project, tmp_path, *lines):
 # --- a file --------------------------------------------------------------------------------------
 
 
-def test_a_line_with_gold_becomes_gold_and_no_work_for_the_queue(project, tmp_path):
+def test_a_line_with_gold_becomes_gold_and_no_queued_task(project, tmp_path):
     assert imported(project, tmp_path, LINE).tally.read["gold tasks"] == 1
     one = Gold.objects.get()
     first, second, _third = ids(one.task)
@@ -65,7 +65,7 @@ def test_a_line_with_gold_becomes_gold_and_no_work_for_the_queue(project, tmp_pa
     assert Gold.objects.get().retired_at and Task.objects.count() == 1
 
 
-def test_the_responses_of_its_gold_may_be_named_by_id(project, tmp_path):
+def test_gold_in_a_file_may_name_responses_by_id(project, tmp_path):
     responses = [dict(one, id=f"r{n}") for n, one in enumerate(LINE["responses"])]
     said = {"constraints": [{"kind": "above", "a": "r2", "b": "r0"}]}
     imported(project, tmp_path, {**LINE, "responses": responses, "gold": said})
@@ -89,14 +89,14 @@ def test_the_responses_of_its_gold_may_be_named_by_id(project, tmp_path):
         ),
     ],
 )
-def test_a_line_whose_gold_cannot_be_refuses_the_file(project, tmp_path, said, sentence):
+def test_invalid_gold_in_a_line_refuses_the_file(project, tmp_path, said, sentence):
     with pytest.raises(BadInput) as refused:
         imported(project, tmp_path, {**LINE, "gold": said})
     assert sentence in str(refused.value)
     assert not Task.objects.exists() and not Gold.objects.exists()
 
 
-def test_gold_that_is_held_for_a_lead_is_given_to_nobody():
+def test_held_gold_is_not_assigned():
     project = make_project(gold_percent=50)
     one, reviewer = make_gold(project), make_member(project)
     assert schedule.remaining(project, reviewer) == [one.task_id]
@@ -155,7 +155,7 @@ def test_the_command_makes_gold_of_adjudicated_or_ranked_tasks_and_retires_it(pr
         (["--make", "TASK", "--ranking", "0"], "no ranking 0"),
     ],
 )
-def test_the_command_refuses_in_a_sentence(project, args, sentence):
+def test_the_command_explains_errors(project, args, sentence):
     task = make_task(project)
     with pytest.raises(CommandError, match=sentence):
         run(project, *[arg.replace("TASK", str(task.pk)) for arg in args])
@@ -172,7 +172,7 @@ def signed_in(user):
     return client
 
 
-def test_the_admin_changes_what_is_known_and_refuses_what_cannot_be(project):
+def test_the_admin_changes_constraints_and_refuses_invalid_ones(project):
     one = make_gold(project)
     a, b, _c = ids(one.task)
     client = signed_in(make_member(project, Role.LEAD))
@@ -190,7 +190,7 @@ def test_the_admin_changes_what_is_known_and_refuses_what_cannot_be(project):
     assert one.purpose == "training"
 
 
-def test_the_admin_retires_and_neither_adds_nor_deletes(project):
+def test_the_admin_can_retire_but_not_add_or_delete_gold(project):
     one = make_gold(project)
     client = signed_in(make_user(Role.TRAINER))
     listed = reverse("admin:labeling_gold_changelist")
@@ -203,7 +203,7 @@ def test_the_admin_retires_and_neither_adds_nor_deletes(project):
     assert client.get(reverse("admin:labeling_qualification_changelist")).status_code == 200
 
 
-def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_again(project):
+def test_a_guideline_version_can_require_a_new_qualification(project):
     client = signed_in(make_member(project, Role.LEAD))
     draft = versions.create_draft(project=project, by=None, text="New.", criteria=[])
     page = reverse("admin:labeling_guidelineversion_change", args=[draft.pk])
@@ -218,7 +218,7 @@ def test_a_guidelines_author_says_in_the_admin_that_it_asks_to_qualify_again(pro
 
 
 @pytest.mark.parametrize(("model", "most"), [("gold", 9), ("qualification", 8)])
-def test_a_list_in_the_admin_asks_the_same_whatever_its_length(model, most):
+def test_the_number_of_queries_of_an_admin_list_is_constant(model, most):
     client, counts = signed_in(make_user(is_superuser=True)), []
     client.get(reverse(f"admin:labeling_{model}_changelist"))
     for _ in range(2):

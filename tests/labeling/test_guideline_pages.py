@@ -1,4 +1,4 @@
-"""A lead writes, compares and publishes a guideline on the project's own pages."""
+"""Tests of the pages on which leads write, compare and publish guidelines."""
 
 import pytest
 from django.test import Client
@@ -97,7 +97,7 @@ def test_a_saved_draft_is_edited_again_and_criteria_are_numbered(client, project
     assert criteria_of(draft) == [(1, "c")]
 
 
-def test_a_new_version_starts_from_the_one_in_force_and_nothing_is_written_yet(client, project):
+def test_a_new_version_starts_from_the_current_one_and_is_not_saved_yet(client, project):
     publish(project, "Be kind.")
     page = client.get(address(project, "edit"))
     assert "Be kind." in page.content.decode() and "honesty" in page.content.decode()
@@ -131,7 +131,7 @@ def test_invalid_input_has_errors_and_is_kept(client, project, changes, sentence
     assert not GuidelineVersion.objects.exists()
 
 
-def test_a_draft_that_somebody_else_saved_is_not_replaced_in_silence(client, project):
+def test_a_draft_saved_by_another_lead_is_not_overwritten_silently(client, project):
     client.post(address(project, "edit"), form("", "First."))
     seen = seen_on(client, project)
     other = signed_in(make_member(project, Role.LEAD))
@@ -145,7 +145,7 @@ def test_a_draft_that_somebody_else_saved_is_not_replaced_in_silence(client, pro
     assert GuidelineVersion.objects.get().text == "Mine."
 
 
-def test_a_text_survives_the_publishing_of_its_draft_by_somebody_else(client, project):
+def test_input_is_kept_when_another_lead_publishes_the_draft(client, project):
     client.post(address(project, "edit"), form("", "First."))
     seen = seen_on(client, project)
     versions.publish(version=GuidelineVersion.objects.get(), by=None)
@@ -156,7 +156,7 @@ def test_a_text_survives_the_publishing_of_its_draft_by_somebody_else(client, pr
     assert GuidelineVersion.objects.get(number=1).text == "First."
 
 
-def test_the_preview_is_what_reviewers_read(client, project):
+def test_the_preview_matches_the_reviewers_page(client, project):
     text = "**bold**\nsame line <script>alert(1)</script>"
     html = client.post(address(project, "preview"), {"text": text}).content.decode()
     assert "<strong>bold</strong>\nsame line" in html and "<script>" not in html
@@ -183,7 +183,7 @@ def test_a_draft_starts_from_any_version(client, project):
     assert client.post(missing).status_code == 404
 
 
-def test_a_draft_is_deleted_and_published_versions_stay(client, project):
+def test_drafts_can_be_deleted_and_published_versions_cannot(client, project):
     publish(project)
     client.post(address(project, "draft"))
     assert client.get(address(project, "delete")).status_code == 405
@@ -206,7 +206,7 @@ def test_publishing_shows_the_changes_first(client, project):
     assert project.current_version.number == 1
 
 
-def test_only_what_was_read_is_published(client, project):
+def test_only_the_version_that_was_read_is_published(client, project):
     client.post(address(project, "edit"), form("", "Read."))
     seen = client.get(address(project, "publish")).context["seen"]
     GuidelineVersion.objects.update(text="Unread.")

@@ -20,7 +20,7 @@ def lines(old, new, **options):
     ]
 
 
-def test_it_drafts_then_publishes_and_moves_the_pointer():
+def test_publishing_a_draft_makes_it_the_current_version():
     project, lead = make_project(published=False), make_user(Role.LEAD)
     version = draft(project, criteria=[{"name": "wit", "meaning": "Is funny.", "scale": 3}])
     assert (version.number, version.state, project.current_version) == (1, "draft", None)
@@ -31,7 +31,7 @@ def test_it_drafts_then_publishes_and_moves_the_pointer():
     assert AuditEntry.objects.get(action="guideline published").user == lead
 
 
-def test_it_keeps_one_draft_at_a_time():
+def test_a_guideline_has_one_draft_at_a_time():
     project = make_project(published=False)
     draft(project)
     with pytest.raises(GuidelineError, match="Version 1 is already a draft"):
@@ -39,7 +39,7 @@ def test_it_keeps_one_draft_at_a_time():
     assert GuidelineVersion.objects.count() == 1
 
 
-def test_it_publishes_a_version_once_and_never_an_empty_one():
+def test_a_version_is_published_once_and_never_empty():
     project = make_project(published=False)
     empty = draft(project, text=" \n")
     with pytest.raises(GuidelineError, match="empty"):
@@ -51,7 +51,7 @@ def test_it_publishes_a_version_once_and_never_an_empty_one():
     assert AuditEntry.objects.filter(action="guideline published").count() == 1
 
 
-def test_a_new_draft_says_what_its_version_said():
+def test_a_new_draft_copies_its_version():
     project = make_project()
     new = versions.draft_from(version=project.current_version, by=None)
     assert (new.number, new.text) == (2, "Be kind.")
@@ -61,13 +61,13 @@ def test_a_new_draft_says_what_its_version_said():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_publishing_at_the_same_moment_publishes_once():
+def test_concurrent_publishing_publishes_once():
     version = draft(make_project(published=False))
     results = in_threads(*[lambda: versions.publish(version=version, by=None)] * 4)
     assert sum(isinstance(result, GuidelineError) for result in results) == 3
 
 
-def test_the_difference_marks_the_words_that_changed():
+def test_a_diff_marks_changed_words():
     project = make_project(published=False)
     old = publish(project, "Be kind.\nAnswer in one line.")
     new = publish(project, "Be kind.\nAnswer in two lines.")
@@ -77,7 +77,7 @@ def test_the_difference_marks_the_words_that_changed():
     assert (removed.old_number, added.new_number) == (2, 2)
 
 
-def test_the_difference_shows_criteria_and_shortens_what_stayed():
+def test_a_diff_shows_criteria_and_shortens_unchanged_text():
     project = make_project(published=False)
     text = "\n".join(f"Line {n}." for n in range(40))
     old = publish(project, text)
@@ -90,6 +90,6 @@ def test_the_difference_shows_criteria_and_shortens_what_stayed():
     assert len(shown) < 8 < len(lines(old, new, context=None))
 
 
-def test_the_first_version_differs_from_nothing():
+def test_the_diff_of_the_first_version_adds_every_line():
     version = make_project().current_version
     assert {kind for kind, _ in lines(None, version)} == {"added"}

@@ -116,7 +116,7 @@ def test_a_tree_becomes_prompts_with_history_and_tasks(project, save):
     assert second.prompt.external_id == "id Then?"
 
 
-def test_what_a_tree_leaves_out_is_counted(project, save):
+def test_excluded_parts_of_a_tree_are_counted(project, save):
     tally = import_file(save([TREE, tree(prompter("Alone?"))]), project=project).tally
     assert +tally.left_out == {
         "deleted messages, with the replies below them": 1,
@@ -137,7 +137,7 @@ def test_a_tree_is_ranked_by_one_inactive_reviewer_under_no_guideline(project, s
     assert ranking.slot.number == 1 and ranking.task.rankings_wanted == 1
 
 
-def test_of_more_than_nine_replies_nine_are_taken_evenly(project, save):
+def test_nine_of_more_replies_are_chosen_evenly(project, save):
     replies = [assistant(f"r{n:02}", n) for n in range(17)]
     tally = import_file(save([tree(prompter("How?", *replies))]), project=project).tally
     kept = [tier[0] for tier in texts_by_tier(Ranking.objects.get())]
@@ -217,7 +217,7 @@ def test_the_input_follows_the_instruction_and_no_text_is_lost(project, save):
     assert tally.changed["numbers, true and false in place of a text, kept as text"] == 1
 
 
-def test_the_agreement_is_the_files(project, save):
+def test_the_agreement_matches_the_files(project, save):
     import_file(save(pretty(PAIRS)), project=project)
     groups = [[r.tiers for r in task.rankings.all()] for task in Task.objects.all()]
     votes = [[one[f"annotator{n}"] for n in (1, 2, 3)] for one in PAIRS]
@@ -242,7 +242,7 @@ def test_a_broken_pair_is_refused_with_the_line_where_it_begins(project, save, b
     refused(path, project, f"Line {line}: {sentence}")
 
 
-def test_a_file_that_was_cut_off_is_refused(project, save):
+def test_a_truncated_file_is_refused(project, save):
     whole = pretty(PAIRS)
     refused(save(whole[: whole.index("Yo") + 1]), project, r"Line \d+: not valid JSON")
     refused(save(whole[:-1]), project, "cut off")
@@ -275,7 +275,7 @@ OWN = {
 }  # fmt: skip
 
 
-def test_a_line_is_kept_whole(project, save):
+def test_every_field_of_a_line_is_kept(project, save):
     path = save([OWN])
     assert detect(path).name == "jsonl"
     import_file(path, project=project)
@@ -299,7 +299,7 @@ def test_tiers_may_name_the_ids_of_responses(project, save):
     assert texts_by_tier(Ranking.objects.get()) == [["Thus."], ["So."]]
 
 
-def test_lines_without_rankings_are_work_for_reviewers(project, save):
+def test_lines_without_rankings_become_tasks(project, save):
     unranked = {"messages": ASK, "responses": OWN["responses"]}
     prompt_only = {"messages": [{"role": "user", "content": "Who?"}]}
     tally = import_file(save([unranked, prompt_only]), project=project).tally
@@ -369,14 +369,14 @@ def test_a_byte_order_mark_is_accepted(project, save):
 # --- whose rankings ------------------------------------------------------------------------------
 
 
-def test_the_name_of_a_person_who_works_here_is_refused(project, save):
+def test_the_name_of_an_existing_user_is_refused(project, save):
     User.objects.create(username="ada")
     refused(
         save([OWN]), project, "Line 1: the reviewer 'ada' has the user name of an active person"
     )
 
 
-def test_rankings_are_booked_to_people_when_asked(project, save):
+def test_rankings_are_credited_to_existing_users_on_request(project, save):
     ada = User.objects.create(username="ada")
     path = save([OWN])
     with pytest.raises(BadInput, match="no user is named 'bob'"):
@@ -386,7 +386,7 @@ def test_rankings_are_booked_to_people_when_asked(project, save):
     assert ada.rankings.count() == 1 and User.objects.get(username="ada").is_active
 
 
-def test_what_a_person_ranked_before_stays(project, save):
+def test_earlier_rankings_of_a_user_are_kept(project, save):
     ada, bob = (User.objects.create(username=name) for name in ("ada", "bob"))
     import_file(save([changed(rankings=[])]), project=project)
     task = Task.objects.get()
@@ -416,7 +416,7 @@ def test_importing_again_adds_nothing(project, save, content):
     assert again.written.read == first.written.read
 
 
-def test_a_longer_file_adds_only_what_is_new(project, save):
+def test_a_longer_file_adds_only_new_rows(project, save):
     import_file(save(pretty(PAIRS[:2])), project=project)
     imported = import_file(save(pretty(PAIRS)), project=project)
     assert imported.written.new["tasks"] == 2 and imported.written.new["rankings"] == 6
@@ -428,7 +428,7 @@ def test_a_longer_file_adds_only_what_is_new(project, save):
     assert task.slots.filter(ranking__isnull=False).count() == 3
 
 
-def test_two_projects_do_not_share(project, save):
+def test_projects_do_not_share_prompts(project, save):
     path, other = save([OWN]), make_project()
     import_file(path, project=project)
     imported = import_file(path, project=other)
@@ -444,7 +444,7 @@ def run(*arguments):
     return out.getvalue()
 
 
-def test_the_command_reports_what_it_did(save, project):
+def test_the_command_prints_its_counts(save, project):
     out = run(save(pretty(PAIRS)), "--project", project.slug)
     assert "4 pairs, 12 judgments" in out
     figures = {line.split()[0]: line.split()[1:] for line in out.split("\n") if line[:1].islower()}
@@ -453,13 +453,13 @@ def test_the_command_reports_what_it_did(save, project):
     assert "12        12         0" in run(save(pretty(PAIRS)), "--project", project.slug)
 
 
-def test_a_dry_run_keeps_nothing(save):
+def test_a_dry_run_writes_nothing(save):
     before = rows()
     out = run(save([TREE]), "--project", "new-one", "--create-project", "--dry-run")
     assert "nothing was saved" in out and rows() == before
 
 
-def test_the_command_says_what_to_do(save, tmp_path, project):
+def test_the_commands_errors_say_what_to_do(save, tmp_path, project):
     path = save([OWN])
     with pytest.raises(CommandError, match="--create-project"):
         run(path, "--project", "nowhere")

@@ -1,4 +1,4 @@
-"""Every key of every row of every shape is used, kept or left out, and the account says which."""
+"""Tests that the account of an import covers every key of every row in every format."""
 
 import re
 
@@ -174,13 +174,13 @@ WHOLE = {
     "preferred outputs": ["input.messages[].tool_calls"],
     "a chat with tools and parts": ["messages[].tool_calls"],
 }
-"""Objects whose keys are data: names of questions, buckets and functions."""
+"""Objects whose keys are data, such as names of questions, buckets and functions."""
 
 NOT_USED = {"unused", "metadata", "nested"}
 
 
 def message_of_tree(path):
-    """Messages of a tree are counted together, whatever their depth."""
+    """Return a path with the messages of a tree merged, at any depth."""
     return re.sub(r"^prompt(\.replies\[\])*(?=\.)", "message", path)
 
 
@@ -345,7 +345,7 @@ def test_suggestions_of_another_type_are_not_counted(tmp_path):
     assert not +tally.left_out and tally.columns.columns["suggestions"].meaning == "unused"
 
 
-def test_a_response_that_is_an_object_is_counted_where_it_is(tmp_path):
+def test_a_response_that_is_an_object_is_counted_at_its_path(tmp_path):
     rows = [{"prompt": "Q?", "response_1": {"text": "x", "tokens": 1}, "response_2": "y"}]
     _, tally, _ = records_of(saved(tmp_path, rows))
     assert differences(rows, tally.columns.columns) == []

@@ -1,4 +1,4 @@
-"""Tables in the shapes that people have, each read from a small file made here."""
+"""Tests of tables in common formats."""
 
 import json
 
@@ -17,7 +17,7 @@ from tests.labeling.world import make_project
 
 
 def read(path, *pairs):
-    """Prompts as (chat, responses, tiers of texts, line, metadata), and the tally."""
+    """Return prompts as (chat, responses, tiers of texts, line, metadata), and the tally."""
     assert detect(path).name == "columns"
     proposal = proposed(path, Mapping.parse(pairs) if pairs else None)
     if proposal.questions:
@@ -209,12 +209,12 @@ def test_a_shape_keeps_its_prompt_responses_and_preference(tmp_path, name):
 
 
 TYPED = {"numbers and truth values as responses", "responses that look like JSON"}
-"""Shapes whose texts a cell of a table cannot tell from other values."""
+"""Formats whose texts look like other values in a cell of a table."""
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES.keys() - TYPED))
 @pytest.mark.parametrize("kind", ["a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.xlsx"])
-def test_a_shape_reads_alike_from_every_kind_of_file(tmp_path, name, kind):
+def test_a_format_gives_the_same_result_in_every_kind_of_file(tmp_path, name, kind):
     rows, _, _ = SHAPES[name]
     expected = [one[:4] for one in read(saved(tmp_path, rows))[0]]
     assert [one[:4] for one in read(saved(tmp_path, rows, kind))[0]] == expected
@@ -248,7 +248,7 @@ def test_a_winner_that_is_not_a_response_is_refused(tmp_path):
 # --- nothing is guessed --------------------------------------------------------------------------
 
 
-def test_no_prompt_is_cut_out_of_answers(tmp_path):
+def test_no_prompt_is_extracted_from_answers(tmp_path):
     rows = row(chosen="No. Water would get into the switch.", rejected="Sure, lamps love rain.")
     with pytest.raises(Unclear, match="No column holds the prompt"):
         read(saved(tmp_path, rows))
@@ -260,7 +260,7 @@ def test_no_prompt_is_cut_out_of_answers(tmp_path):
     assert chat == [("user", "lamps")] and tiers == [[["The lamp is tall."], ["The lamp is red."]]]
 
 
-def test_a_list_of_answers_is_not_taken_for_an_order(tmp_path):
+def test_a_list_of_answers_is_not_read_as_a_ranking(tmp_path):
     path = saved(tmp_path, row(instruction="Q?", input="", output=["x", "y"]))
     with pytest.raises(Unclear, match="best_first=output"):
         read(path)
@@ -322,7 +322,7 @@ def test_an_index_column_and_a_comma_at_the_end_are_not_data(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_not_are_kept_as_null(tmp_path, text):
+def test_nan_values_are_kept_as_null(tmp_path, text):
     content = f'{{"prompt": "p", "response_1": "a", "response_2": "b", "difficulty": {text}}}\n'
     (path := tmp_path / "a.jsonl").write_text(content)
     assert read(path)[0][0][4] == {"difficulty": None}
@@ -390,9 +390,7 @@ def test_numbers_and_truth_values_of_a_workbook_keep_their_kind(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["windows-1252", "utf-16"])
-def test_a_text_that_is_not_utf_8_is_refused_with_a_proposal_and_read_when_it_is_named(
-    tmp_path, encoding
-):
+def test_another_encoding_is_proposed_and_used_when_named(tmp_path, encoding):
     content = "prompt;response_1;response_2\nGr\u00f6\u00dfe?;gro\u00df;klein\n"
     (path := tmp_path / "a.csv").write_bytes(content.encode(encoding))
     with pytest.raises(BadInput):
@@ -444,7 +442,7 @@ def test_ids_of_zero_are_kept(tmp_path):
 
 
 @pytest.mark.django_db
-def test_scattered_rows_become_one_ranking_and_again_nothing(tmp_path):
+def test_scattered_rows_become_one_ranking_once(tmp_path):
     rows, _, _ = SHAPES["alpaca KTO, scattered"]
     project = make_project()
     path = saved(tmp_path, rows)
@@ -463,7 +461,7 @@ def test_a_prompt_that_is_an_open_transcript_is_a_chat(tmp_path):
     assert read(saved(tmp_path, quoted))[0][0][0] == [("user", "Human: Q?")]
 
 
-def test_the_model_of_one_side_is_not_taken_for_that_of_the_other(tmp_path):
+def test_the_models_of_both_sides_are_not_confused(tmp_path):
     from tests.labeling.test_import_fuzz import records_of
 
     rows = row(instruction="Q?", **{"chosen-model": "m", "chosen-rating": 5}, **SIDES)

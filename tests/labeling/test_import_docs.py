@@ -1,4 +1,4 @@
-"""Every example in docs/import-formats.md is imported, and gives what the page says of its keys."""
+"""Tests that every example in docs/import-formats.md is imported as documented."""
 
 import json
 import re

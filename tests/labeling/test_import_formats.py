@@ -1,4 +1,4 @@
-"""The shapes of other tools and data sets, each on a small file made here."""
+"""Tests of the formats of other tools and data sets."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def judged(**found):
 # --- prompts, responses, chats -------------------------------------------------------------------
 
 
-def test_prompts_alone_wait_for_responses(project, save):
+def test_prompts_without_responses_make_no_tasks(project, save):
     values = [{"prompt": "How?", "topic": "ways"}, {"prompt": [user("Why?")], "id": "q2"}]
     tally = imported(save(values), project, "columns").tally
     assert Prompt.objects.count() == 2 and not Task.objects.exists()
@@ -67,7 +67,7 @@ def test_rows_of_one_prompt_are_responses_to_it(project, save):
     assert tally.left_out["responses said twice"] == 1
 
 
-def test_responses_may_stand_in_a_list_with_their_models(project, save):
+def test_responses_may_be_a_list_with_their_models(project, save):
     values = [
         {"question": "A?", "responses": ["x", "y"], "models": ["m1", "m2"]},
         {
@@ -109,7 +109,7 @@ def test_the_last_answer_of_a_chat_is_a_response(project, save, style):
     }
 
 
-def test_own_lines_may_give_responses_as_texts(project, save):
+def test_tiebreak_jsonl_may_have_responses_as_texts(project, save):
     imported(save([{"messages": [user("A?")], "responses": ["x", "y"]}]), project, "jsonl")
     assert Task.objects.get().responses.count() == 2
 
@@ -161,7 +161,7 @@ def test_indistinguishable_pairs_are_counted(project, save):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv"])
-def test_labelled_responses_of_one_prompt_are_parted_by_the_line(project, save, name):
+def test_the_line_separates_labelled_responses_of_a_prompt(project, save, name):
     values = [
         {"prompt": "A?", "completion": text, "label": label}
         for text, label in (("x", True), ("y", False), ("z", True))
@@ -181,7 +181,7 @@ def test_a_label_is_true_or_false(project, save):
         import_file(save([{"prompt": "A?", "completion": "x", "label": "good"}]), project=project)
 
 
-def test_transcripts_are_taken_apart(project, save):
+def test_transcripts_are_split_into_messages(project, save):
     begin = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: How?\n\nAssistant:"
     values = [
         {"chosen": f"{begin} So.", "rejected": f"{begin} Thus."},
@@ -235,7 +235,7 @@ def test_generations_with_ratings_are_ranked_too(project, save):
     assert list(judged().values()) == [[["y"], ["x"]]]
 
 
-def test_graded_preferences_keep_their_strength_and_their_people(project, save):
+def test_graded_preferences_keep_their_strength_and_reviewers(project, save):
     row = {
         "domain": "code", "language": "python", "context": [user("A?")],
         "response1": "x", "response2": "y", "overall_preference": -2,
@@ -374,7 +374,7 @@ def test_users_rankings_and_ratings_are_rankings(project, save):
     assert tally.left_out["users' answers that rank or rate no responses"] == 1
 
 
-def test_an_older_export_and_the_columns_of_a_data_set_are_read(project, save):
+def test_older_exports_and_columns_of_a_data_set_are_read(project, save):
     old = {
         "fields": FIELDS,
         "responses": [{"user_id": "u1", "status": "submitted", "values": {"preference": {
@@ -436,13 +436,13 @@ def test_importing_any_format_again_adds_nothing(project, save, name):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_file_with_a_broken_end_leaves_nothing(project, save, name):
+def test_a_file_with_a_broken_end_imports_nothing(project, save, name):
     with pytest.raises(BadInput, match=r"Line \d+: "):
         import_file(save([*EXAMPLES[name], "broken"]), project=project)
     assert counts() == [0] * 5
 
 
-def test_ratings_of_other_criteria_are_kept_when_the_command_is_told(save):
+def test_ratings_of_other_criteria_are_kept_on_request(save):
     project = make_project(published=False)
     run(save([OWN]), "--project", project.slug, "--any-criteria")
     assert {"honesty": 4} in Ranking.objects.get(reviewer__username="ada").ratings.values()
@@ -459,7 +459,7 @@ def test_more_than_nine_reviewers_of_one_task_are_kept(save, project):
     assert (task.rankings_wanted, task.slots.filter(ranking__isnull=False).count()) == (9, 12)
 
 
-def test_every_format_is_documented_and_tried():
+def test_every_format_is_documented_and_tested():
     text = (BASE_DIR / "docs" / "import-formats.md").read_text()
     assert set(FORMATS) == set(EXAMPLES) | {"oasst", "pandalm", "jsonl"}
     assert all(f"\n## {name}\n" in text for name in FORMATS)

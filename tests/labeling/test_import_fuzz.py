@@ -1,4 +1,4 @@
-"""Files of any keys, types and nesting: read, or refused with a sentence; never lost in silence."""
+"""Property tests of imports with arbitrary keys, types and nesting."""
 
 import json
 

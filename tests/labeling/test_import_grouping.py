@@ -1,11 +1,11 @@
-"""Rows of one prompt are brought together, in bounded memory."""
+"""Tests of grouping the rows of a prompt in bounded memory."""
 
 import pytest
 
 from labeling.importing.formats.columns.grouping import Scattered, _Hashes, following
 
 
-def test_a_key_that_comes_back_among_many_is_noticed():
+def test_a_repeated_key_among_many_is_detected():
     keys = [*range(10_000), 17]
     groups = following(keys, lambda key: key)
     for number in range(10_000):
@@ -14,7 +14,7 @@ def test_a_key_that_comes_back_among_many_is_noticed():
         next(groups)
 
 
-def test_rows_without_a_key_stand_alone_and_may_come_back():
+def test_rows_without_a_key_are_not_grouped_and_may_repeat():
     assert list(following(["a", "a", "b", "a"], lambda row: None)) == [["a"], ["a"], ["b"], ["a"]]
 
 

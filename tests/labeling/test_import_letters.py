@@ -1,4 +1,4 @@
-"""Rationales come in with the letters that their authors saw."""
+"""Tests of imported rationales with the letters that their authors saw."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def lettered(**columns):
     return LETTERED | {"rankings": [LETTERED["rankings"][0] | columns]}
 
 
-def test_the_letters_of_a_rationale_are_read_as_the_order_of_display(project, tmp_path):
+def test_the_letters_of_a_rationale_give_the_order_of_display(project, tmp_path):
     imported(saved(tmp_path, [lettered(rationale_letters={"A": 1, "B": 0})]), project, "jsonl")
     ranking = Ranking.objects.get()
     assert [Response.objects.get(pk=pk).text for pk in ranking.shown_order] == ["b", "a"]

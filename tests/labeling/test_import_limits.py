@@ -1,4 +1,4 @@
-"""Files that unpack to far more than their size are refused before they are unpacked."""
+"""Tests of refusing files that unpack to far more than their size."""
 
 import csv
 import gzip

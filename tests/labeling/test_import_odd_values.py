@@ -1,4 +1,4 @@
-"""Values that break readers, in each kind of file and each format in which they can occur."""
+"""Tests of unusual values in each format and kind of file."""
 
 import json
 
@@ -71,14 +71,14 @@ FORMATS = {
     "jsonl": lambda p, a, b: {"messages": [user(p)], "responses": [{"text": a}, {"text": b}]},
 }  # fmt: skip
 NESTED = {"ultrafeedback", "labelstudio", "argilla", "oasst", "jsonl", "pandalm"}
-"""Formats whose structure a cell of a table does not hold."""
+"""Formats whose structure does not fit into a cell of a table."""
 CASES = [
     (name, kind) for name in FORMATS for kind in KINDS if not (name in NESTED and kind in TABLES)
 ]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_an_odd_text_stays_that_text(tmp_path, name, kind):
+def test_an_unusual_text_is_unchanged(tmp_path, name, kind):
     texts = [text for text in ODD_TEXTS if writable(text, kind)]
     rows = [FORMATS[name](f"{n} {text}", text, f"{n}") for n, text in enumerate(texts)]
     imported = import_file(saved(tmp_path, rows, kind), project=make_project())
@@ -107,7 +107,7 @@ ONE_TYPE = {"columns, a list", "columns, chats", "ultrafeedback", "jsonl", "oass
 
 @pytest.mark.parametrize("value", [42, True, 0.5, 2**70, False])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_number_or_truth_value_in_the_place_of_a_text_becomes_text(tmp_path, name, value):
+def test_a_number_or_boolean_in_place_of_a_text_becomes_text(tmp_path, name, value):
     rows = [FORMATS[name](value, "x", "y"), FORMATS[name]("A?", value, "z")]
     kinds = ["a.jsonl", "a.json"]
     if name not in ONE_TYPE and value != 2**70:
@@ -153,7 +153,7 @@ def replaced(value, path, odd):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_an_odd_value_anywhere_is_read_or_refused_with_a_sentence(tmp_path, name):
+def test_an_unusual_value_anywhere_is_read_or_refused_with_a_sentence(tmp_path, name):
     rows = WHOLE[name]
     project = make_project()
     for path in leaves(rows[0]):

@@ -1,4 +1,4 @@
-"""Every kind of file: read alike, streamed, and its faults told with their place."""
+"""Tests of reading every kind of file, in a stream and with the positions of errors."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""An import is taken back as long as nobody has worked with what it brought."""
+"""Tests of undoing an import that nobody has worked with."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def undone(client, project):
     return client.get(url).content.decode()
 
 
-def test_an_import_is_undone_and_leaves_what_was_there_before(project):
+def test_undoing_an_import_keeps_earlier_data(project):
     make_task(project)
     before = counts()
     client = signed_in(make_lead(project))
@@ -88,7 +88,7 @@ def test_an_import_whose_task_was_ranked_is_kept(project):
     assert counts()[:4] == before[:4] and FileImport.objects.get().state == "imported"
 
 
-def test_what_other_tasks_use_stays(project):
+def test_data_used_by_other_tasks_is_kept(project):
     client = signed_in(make_lead(project))
     imported(client, project, line(responses=["x", "y", "z"]))
     kept = Response.objects.filter(text__in=["x", "y"])
@@ -98,7 +98,7 @@ def test_what_other_tasks_use_stays(project):
     assert Prompt.objects.count() == 1 and Task.objects.count() == 1
 
 
-def test_a_ranking_of_a_task_that_was_there_before_is_taken_back_alone(project):
+def test_only_the_ranking_of_an_existing_task_is_undone(project):
     client = signed_in(make_lead(project))
     imported(client, project, line())
     imported(client, project, line(**RANKED))

@@ -1,4 +1,4 @@
-"""Intervals of shares: Wilson's, and the same for observations that come in clusters."""
+"""Tests of Wilson intervals of shares, with and without clusters."""
 
 import numpy as np
 import pytest
@@ -22,14 +22,14 @@ def test_neither_the_order_nor_empty_clusters_change_anything():
     assert ShareSums.of(rows[::-1]).interval == ShareSums.of([*rows, (0.0, 0.0)]).interval
 
 
-def test_one_cluster_says_nothing_and_few_count_one_trial_each():
+def test_one_cluster_gives_no_information_and_few_count_one_trial_each():
     assert ShareSums.of([(3.0, 3.0)]).interval == (0.0, 1.0)
     assert ShareSums.of([]).share is None
     assert ShareSums.of([(3.0, 3.0)] * 4).interval == wilson(1.0, 4)
 
 
 @pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
-def test_clusters_that_vary_are_covered_as_often_as_promised(share):
+def test_intervals_of_varying_clusters_have_their_nominal_coverage(share):
     """Check that 95 % of 400 samples of 40 prompts contain the true share."""
     rng = np.random.default_rng(7)
     held = 0
