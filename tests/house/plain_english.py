@@ -136,10 +136,35 @@ def _pieces_of_python(source: str) -> Iterator[tuple[int, str, str]]:
             yield number, "comment", match[1]
 
 
+PARTICIPLES = {
+    "asked", "found", "given", "kept", "known", "left", "made", "meant", "one", "place", "said",
+    "seen", "shown", "told", "wanted",
+}  # fmt: skip
+
+
+def participles(paths: list[str]) -> list[str]:
+    """Return the places at which a variable or parameter is called `found`, `said` and the like."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+        for path in files(paths)
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (name := _bound_name(node)) in PARTICIPLES
+    ]
+
+
+def _bound_name(node: ast.AST) -> str:
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    return node.arg if isinstance(node, ast.arg) else ""
+
+
 def main(paths: list[str]) -> None:
     total = count(paths)
     for hit in sorted(total.hits, key=lambda hit: (hit.path, hit.line)):
         print(f"{hit.path.relative_to(ROOT)}:{hit.line}: {hit.kind}: {hit.text}")
+    for name in participles(paths):
+        print(name)
     print(Counter(hit.kind for hit in total.hits).most_common())
     print(
         f"{total.rate():.1f} per 10,000 words ({total.words} words); "
