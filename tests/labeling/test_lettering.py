@@ -1,4 +1,4 @@
-"""A text about responses is shown in the letters of the page, marked, wherever it is shown."""
+"""Tests that texts about responses are shown with the letters of the page, highlighted."""
 
 import html
 import re
@@ -37,7 +37,7 @@ def ranked(task, order, rationale, reviewer=None):
 
 
 def translated(rationale: str, written: list[int], here: list[int]) -> str:
-    """`rationale`, whose letters are all references, in the letters of a page."""
+    """Return `rationale` with the letters of a page; all its letters are references."""
     letters = letters_of(here)
     return re.sub(r"\b[A-C]\b", lambda match: letters[written["ABC".index(match[0])]], rationale)
 
@@ -91,7 +91,7 @@ def test_the_quality_page_shows_rationales_in_its_own_letters(task, lead):
     check(page_of(lead, "project-quality", task.project.slug), order, ids(task))
 
 
-def test_reviewers_read_others_in_the_letters_they_ranked_in(task):
+def test_reviewers_read_other_rankings_in_their_own_letters(task):
     own = ranked(task, ids(task), "")
     order = ids(task)[1:] + ids(task)[:1]
     ranked(task, order, SAYS)
@@ -99,7 +99,7 @@ def test_reviewers_read_others_in_the_letters_they_ranked_in(task):
     check(page, order, own.shown_order)
 
 
-def test_reviewers_read_others_on_the_ranking_page_in_its_letters(task):
+def test_the_ranking_page_shows_other_rationales_in_its_letters(task):
     reviewer = make_member(task.project)
     here = slots.claim(project=task.project, reviewer=reviewer).shown_order
     order = here[1:] + here[:1]
@@ -115,7 +115,7 @@ def test_the_gold_page_shows_rationales_in_its_own_letters(task, lead):
     check(page_of(lead, "project-gold-detail", task.project.slug, made.pk), order, ids(task))
 
 
-def test_the_explanation_of_a_training_task_is_in_the_letters_of_its_reader(task, lead):
+def test_the_explanation_of_a_training_task_uses_the_readers_letters(task, lead):
     a, b, _ = ids(task)
     made = constraints.make(
         task=task,
@@ -133,7 +133,7 @@ def test_the_explanation_of_a_training_task_is_in_the_letters_of_its_reader(task
     assert f'<strong><abbr class="letter" title="written as C">{best}</abbr></strong>' in page
 
 
-def test_the_note_of_a_decision_is_in_the_letters_of_the_lead_who_reads_it(task, lead):
+def test_the_note_of_a_decision_uses_the_readers_letters(task, lead):
     ranked(task, ids(task), "")
     ranked(task, ids(task)[::-1], "")
     other = next(
@@ -160,7 +160,7 @@ def test_the_note_of_a_decision_is_in_the_letters_of_the_lead_who_reads_it(task,
     assert (decided.note, decided.shown_order if note != "C is best." else here) == (note, here)
 
 
-def test_a_note_in_doubt_that_is_saved_unchanged_keeps_its_authors_letters(task, lead):
+def test_an_ambiguous_note_saved_unchanged_keeps_its_authors_letters(task, lead):
     written = adjudication.order_for(task.pk, lead, ids(task))
     others = written[1:] + written[:1]
     note = "Option C is right"
@@ -177,7 +177,7 @@ def test_a_note_in_doubt_that_is_saved_unchanged_keeps_its_authors_letters(task,
     assert Adjudication.objects.get().shown_order == others
 
 
-def test_the_note_of_a_skip_keeps_the_letters_its_author_saw(task, lead):
+def test_the_note_of_a_skip_keeps_its_authors_letters(task, lead):
     reviewer = make_member(task.project)
     slot = slots.claim(project=task.project, reviewer=reviewer)
     order = ids(task)[1:] + ids(task)[:1]
@@ -205,7 +205,7 @@ def test_the_same_order_needs_no_translation_and_no_mark(task, lead):
     assert "author’s letters" not in page
 
 
-def test_an_imported_rationale_without_an_order_stays_as_written_and_says_so(task, lead):
+def test_an_imported_rationale_without_an_order_is_shown_as_written_with_a_hint(task, lead):
     recording.record(
         task=task, reviewer=make_member(task.project), source=Ranking.Source.IMPORT,
         content=Content([[i] for i in ids(task)], rationale=SAYS),
@@ -216,7 +216,7 @@ def test_an_imported_rationale_without_an_order_stays_as_written_and_says_so(tas
     assert "was not recorded" in page
 
 
-def test_the_text_in_the_database_stays_as_it_was_written(task, lead):
+def test_the_stored_text_is_unchanged(task, lead):
     ranking = ranked(task, ids(task)[::-1], SAYS)
     page_of(lead, "project-task", task.project.slug, task.pk)
     ranking.refresh_from_db()
@@ -229,13 +229,13 @@ def test_a_reference_to_a_response_that_is_not_on_the_page_is_shown_as_written()
     assert note.legend == [("A", "B"), ("B", "A"), ("C", "")]
 
 
-def test_a_shortened_line_is_cut_after_the_translation():
+def test_a_line_is_truncated_after_translating_letters():
     note = Lettering({1: "A", 2: "B"}).show("A is\n  better than B " + "x" * 50, [2, 1], limit=24)
     assert "".join(part.text for part in note.parts) == "B is better than A xxxx…"
     assert note.original.startswith("A is\n  better than B xxxx")
 
 
-def test_a_rationale_in_a_file_names_the_place_of_each_response():
+def test_a_rationale_in_a_file_names_the_position_of_each_response():
     places = {7: 0, 8: 1, 9: 2}
     assert resolved("C is best, plan B is not", [9, 8, 7], places, frozenset()) == (
         "C [0] is best, plan B is not"

@@ -110,7 +110,7 @@ def test_ordinary_formats_are_still_rendered(source, html):
 @example("1. a\n007. b")
 @example("*a*\n\n02) x\n03) y")
 @example("> > - 1. x\n\n    y")
-def test_every_letter_digit_and_symbol_of_any_text_is_shown_in_its_order(source):
+def test_every_letter_digit_and_symbol_is_shown_in_order(source):
     html = render(source)
     assert_inert(html)
     rest = iter(seen(html))
@@ -138,7 +138,7 @@ def test_the_exact_text_marks_blanks_at_the_ends_of_lines():
     assert "one<i>  </i>\ntwo<i>\t</i>" in (exact("one  \ntwo\t") or "")
 
 
-def test_the_exact_text_of_a_long_text_is_the_one_that_is_shown_already():
+def test_a_long_text_is_already_shown_exactly():
     assert exact("x " * MARKDOWN_LIMIT) is None
 
 
@@ -148,12 +148,12 @@ def test_the_exact_text_is_inert(source):
 
 
 @pytest.mark.parametrize("source", ["", " ", "\n\t \r\n", "\u00a0\u3000"])
-def test_an_empty_text_says_that_it_is_empty(source):
+def test_an_empty_text_is_labelled_as_empty(source):
     assert Page(render(source)).text == "(empty)"
     assert excerpt(source) == "(empty)"
 
 
-def test_characters_without_width_are_shown_wherever_they_are():
+def test_zero_width_characters_are_always_shown():
     for hidden in (
         "é\u00adé",
         "а\u034fб",

@@ -1,4 +1,4 @@
-"""Leads manage the members of their project: add, change a role, remove, create a reviewer."""
+"""Tests of managing the members of a project."""
 
 import re
 
@@ -62,7 +62,7 @@ def post(client: Client, url: str, **form: str) -> str:
 # --- adding --------------------------------------------------------------------------------------
 
 
-def test_a_lead_adds_a_person_who_has_an_account(client, project, lead):
+def test_a_lead_adds_a_person_with_an_account(client, project, lead):
     person = make_user()
     page = post(client, address("members", project), username=person.username, role="reviewer")
     assert f"{person} is now a member." in page
@@ -117,14 +117,14 @@ def test_a_role_is_changed(client, project, lead):
 
 
 @pytest.mark.parametrize("role", ["lead", "owner", ""])
-def test_a_role_that_cannot_be_is_refused(client, project, role):
+def test_an_invalid_role_is_refused(client, project, role):
     reviewer = make_member(project)
     page = post(client, address("member-role", project, reviewer.pk), role=role)
     assert "can lead a project" in page or "role is reviewer or lead" in page
     assert role_of(reviewer, project) == REVIEWER
 
 
-def test_a_member_is_removed_and_their_reservation_is_free_again(client, project, lead):
+def test_removing_a_member_frees_their_reservation(client, project, lead):
     reviewer = make_member(project)
     make_task(project, rankings_wanted=1)
     slot = slots.claim(project=project, reviewer=reviewer)
@@ -155,7 +155,7 @@ def test_removing_a_member_in_the_admin_frees_their_reservation_too(client, proj
     assert slots.claim(project=project, reviewer=lead) is not None
 
 
-def test_the_last_lead_stays_unless_a_trainer_says_otherwise(client, project, lead):
+def test_only_a_trainer_can_remove_the_last_lead(client, project, lead):
     for url, form in (("member-remove", {}), ("member-role", {"role": "reviewer"})):
         assert "A project needs a lead" in post(client, address(url, project, lead.pk), **form)
     assert role_of(lead, project) == LEAD
@@ -163,7 +163,7 @@ def test_the_last_lead_stays_unless_a_trainer_says_otherwise(client, project, le
     assert role_of(lead, project) is None
 
 
-def test_a_lead_may_leave_when_another_one_stays(client, project, lead):
+def test_a_lead_may_leave_if_another_lead_remains(client, project, lead):
     make_member(project, Role.LEAD)
     answer = client.post(address("member-remove", project, lead.pk))
     assert answer.url == "/" and role_of(lead, project) is None
@@ -176,7 +176,7 @@ def link_in(page: str) -> str:
     return re.search(r"http://testserver(/link/[^\"]+)", page)[1]
 
 
-def test_a_lead_creates_a_reviewer_with_a_link_and_never_more(client, project, lead):
+def test_a_lead_can_create_only_reviewers(client, project, lead):
     form = {"username": "grace", "role": "trainer", "is_superuser": "on"}
     answer = client.post(address("members-new", project), form)
     grace = User.objects.get(username="grace")
@@ -200,7 +200,7 @@ def test_an_administrator_chooses_the_role_of_a_new_person(project):
     assert (grace.role, role_of(grace, project)) == ("lead", REVIEWER)
 
 
-def test_an_account_that_cannot_be_is_refused_next_to_the_field(client, project, lead):
+def test_an_invalid_account_has_an_error_next_to_the_field(client, project, lead):
     for name in (lead.username, "two words", ""):
         answer = client.post(address("members-new", project), {"username": name})
         assert answer.status_code == 422 and answer.context["create"].errors["username"]
@@ -208,7 +208,7 @@ def test_an_account_that_cannot_be_is_refused_next_to_the_field(client, project,
     assert client.get(address("members-new", project)).status_code == 302
 
 
-def test_a_lead_gets_another_link_until_the_account_is_used(client, project):
+def test_a_lead_can_issue_links_until_the_account_is_used(client, project):
     client.post(address("members-new", project), {"username": "grace"})
     grace = User.objects.get(username="grace")
     link = address("member-link", project, grace.pk)
@@ -228,7 +228,7 @@ def test_a_lead_gets_another_link_until_the_account_is_used(client, project):
         {"is_active": False},
     ],
 )  # fmt: skip
-def test_a_lead_gets_no_link_to_more_than_an_unused_reviewer(client, project, fields):
+def test_a_lead_can_issue_links_only_for_unused_reviewer_accounts(client, project, fields):
     person = make_user(**({"password": "!"} | fields))
     Membership.objects.create(project=project, user=person, role=REVIEWER)
     assert client.post(address("member-link", project, person.pk)).status_code == 403
@@ -236,7 +236,7 @@ def test_a_lead_gets_no_link_to_more_than_an_unused_reviewer(client, project, fi
     assert person.link_number == 0
 
 
-def test_a_lead_gets_no_link_to_somebody_of_another_project(client, project, lead):
+def test_a_lead_cannot_issue_links_for_other_projects(client, project, lead):
     person = make_user(password="!")
     Membership.objects.create(project=project, user=person, role=REVIEWER)
     assert memberships.linkable(lead, [person]) == {person.pk}
@@ -267,7 +267,7 @@ def test_only_leads_of_the_project_manage_its_members(project, lead):
     assert User.objects.filter(link_number__gt=0).count() == 0
 
 
-def test_a_member_of_another_project_is_not_reached_through_this_one(client, project):
+def test_members_of_another_project_cannot_be_changed(client, project):
     stranger = make_member(make_project())
     for url in ("member-role", "member-remove", "member-link"):
         answer = client.post(address(url, project, stranger.pk), {"role": "lead"})

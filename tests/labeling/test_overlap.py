@@ -1,4 +1,4 @@
-"""A task gets one more ranking while reviewers disagree, and no more than it may have."""
+"""Tests of sequential overlap: tasks get more rankings while reviewers disagree."""
 
 import numpy as np
 import pytest
@@ -39,12 +39,12 @@ def slots(task: Task) -> list[bool]:
 # --- the posterior -------------------------------------------------------------------------------
 
 
-def test_before_any_ranking_a_tie_is_as_probable_as_ties_are():
+def test_before_any_ranking_the_probability_of_a_tie_is_the_share_of_ties():
     known = Reliabilities(tied=0.3)
     assert sides_of_pairs([], [1, 2], known)[0] == pytest.approx([0.35, 0.3, 0.35])
 
 
-def test_it_multiplies_what_each_reviewer_says():
+def test_the_likelihoods_of_reviewers_are_multiplied():
     """Check by hand: right 0.8, tie 0.15, reversed 0.05; a true tie is 0.4 tied and 0.3 each way."""
     known = Reliabilities(typical=Reliability(0.8, 0.15, 0.4, 0.1), tied=0.2)
     products = np.array([0.4 * 0.8 * 0.8 * 0.05, 0.2 * 0.3**3, 0.4 * 0.05 * 0.05 * 0.8])
@@ -52,7 +52,7 @@ def test_it_multiplies_what_each_reviewer_says():
     assert found == pytest.approx(products / products.sum())
 
 
-def test_it_learns_nothing_of_a_pair_that_was_left_out():
+def test_an_unranked_pair_gives_no_information():
     sides = sides_of_pairs([AB, AB], [1, 2, 3])
     assert sides[0, 0] > 0.9
     assert sides[1:] == pytest.approx(np.tile(sides_of_pairs([], [1, 2])[0], (2, 1)))
@@ -72,23 +72,23 @@ def test_it_learns_nothing_of_a_pair_that_was_left_out():
         ([AB, BA, TIE], False),
     ],
 )
-def test_two_who_agree_are_clear_and_two_who_do_not_need_a_third(said, clear):
+def test_two_agreeing_rankings_suffice_and_two_disagreeing_ones_need_a_third(said, clear):
     assert is_clear(said, [1, 2], certainty=0.9) is clear
 
 
-def test_it_is_stricter_with_more_certainty():
+def test_a_higher_certainty_asks_for_more_rankings():
     assert is_clear([AB, AB], [1, 2], certainty=0.91)
     assert not is_clear([AB, AB], [1, 2], certainty=0.92)
 
 
-def test_it_asks_more_of_reviewers_who_err_more():
+def test_less_reliable_reviewers_need_more_rankings():
     careful = Reliabilities(typical=Reliability(0.9, 0.05, 0.5, 0.1), tied=0.1)
     careless = Reliabilities(typical=Reliability(0.5, 0.2, 0.5, 0.1), tied=0.1)
     assert is_clear([AB, BA, AB], [1, 2], certainty=0.85, known=careful)
     assert not is_clear([AB, AB], [1, 2], certainty=0.85, known=careless)
 
 
-def test_the_best_are_those_that_nothing_beats():
+def test_the_best_responses_are_the_unbeaten_ones():
     assert best_is(sides_of_pairs([[[1], [2], [3]]] * 2, [1, 2, 3]), 3) > 0.9
     assert best_is(sides_of_pairs([[[1, 2], [3]]] * 2, [1, 2, 3]), 3) > 0.9
     doubtful = [[[1], [2], [3]], [[2], [1], [3]]]
@@ -103,7 +103,7 @@ def test_nine_responses_in_the_same_order_twice_are_clear():
 
 
 @pytest.mark.django_db
-def test_it_asks_a_third_only_where_two_disagree():
+def test_a_third_ranking_is_requested_only_after_disagreement():
     project = sequential()
     agreed, disputed = make_task(project), make_task(project)
     for task, order in ((agreed, 1), (disputed, -1)):
@@ -117,7 +117,7 @@ def test_it_asks_a_third_only_where_two_disagree():
 
 
 @pytest.mark.django_db
-def test_it_never_asks_for_more_than_the_project_allows():
+def test_a_task_gets_no_more_rankings_than_the_project_allows():
     task = make_task(sequential(rankings_at_most=4, certainty=0.99))
     for order in (1, -1, 1, -1):
         rank(task, order)
@@ -126,7 +126,7 @@ def test_it_never_asks_for_more_than_the_project_allows():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("kind", [Task.Kind.COMPARISON, Task.Kind.RELABEL, Task.Kind.GOLD])
-def test_it_leaves_other_kinds_of_tasks_alone(kind):
+def test_other_kinds_of_tasks_are_unchanged(kind):
     task = make_task(sequential(), kind=kind)
     rank(task)
     rank(task, -1)
@@ -134,7 +134,7 @@ def test_it_leaves_other_kinds_of_tasks_alone(kind):
 
 
 @pytest.mark.django_db
-def test_it_asks_everyone_the_same_with_fixed_overlap():
+def test_fixed_overlap_gives_all_tasks_the_same_number():
     task = make_task(make_project(rankings_per_task=2, rankings_at_most=3))
     rank(task)
     rank(task, -1)
@@ -142,7 +142,7 @@ def test_it_asks_everyone_the_same_with_fixed_overlap():
 
 
 @pytest.mark.django_db
-def test_a_submitted_ranking_counts_and_the_third_is_given_out():
+def test_a_submitted_ranking_counts_and_a_third_slot_is_assigned():
     project = sequential()
     task = make_task(project)
     people = [make_member(project) for _ in range(3)]
@@ -157,7 +157,7 @@ def test_a_submitted_ranking_counts_and_the_third_is_given_out():
 
 
 @pytest.mark.django_db
-def test_a_revision_that_settles_it_withdraws_what_nobody_has_begun():
+def test_a_revision_that_settles_a_task_withdraws_unstarted_slots():
     project = sequential()
     task = make_task(project)
     rank(task)
@@ -175,7 +175,7 @@ def test_a_revision_that_settles_it_withdraws_what_nobody_has_begun():
 
 
 @pytest.mark.django_db
-def test_a_revision_does_not_take_a_task_from_the_one_who_has_it_open():
+def test_a_revision_does_not_withdraw_an_open_slot():
     project = sequential()
     task = make_task(project)
     rank(task)
@@ -191,7 +191,7 @@ def test_a_revision_does_not_take_a_task_from_the_one_who_has_it_open():
 
 
 @pytest.mark.django_db
-def test_a_revision_that_disturbs_it_asks_a_third():
+def test_a_revision_that_causes_disagreement_requests_a_third_ranking():
     task = make_task(sequential())
     rank(task)
     second = rank(task)
@@ -205,7 +205,7 @@ def test_a_revision_that_disturbs_it_asks_a_third():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_who_submit_at_the_same_time_add_one_slot():
+def test_two_concurrent_submits_add_one_slot():
     project = sequential()
     for _ in range(5):
         task = make_task(project)
@@ -228,7 +228,7 @@ def test_two_who_submit_at_the_same_time_add_one_slot():
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_crowd_at_work_at_once_gives_each_task_what_it_needs_and_no_more():
+def test_concurrent_reviewers_give_each_task_exactly_the_rankings_it_needs():
     project = sequential(rankings_at_most=4)
     tasks = [make_task(project, responses=2) for _ in range(12)]
     people = [make_member(project) for _ in range(6)]
@@ -263,7 +263,7 @@ def test_a_crowd_at_work_at_once_gives_each_task_what_it_needs_and_no_more():
 
 
 @pytest.mark.django_db
-def test_it_counts_the_rankings_saved_over_finished_tasks():
+def test_saved_rankings_are_counted_over_finished_tasks():
     project = sequential()
     for order in (1, 1, 1, -1):
         task = make_task(project)
@@ -281,7 +281,7 @@ def test_it_counts_the_rankings_saved_over_finished_tasks():
 
 
 @pytest.mark.django_db
-def test_it_learns_how_reviewers_of_the_project_err(django_assert_num_queries):
+def test_error_rates_are_estimated_from_the_projects_reviewers(django_assert_num_queries):
     project = sequential(rankings_per_task=2)
     people = [make_member(project) for _ in range(2)]
     for number in range(30):
@@ -310,12 +310,12 @@ def test_fixed_overlap_costs_a_submit_no_query(django_assert_num_queries):
 
 
 @pytest.mark.django_db
-def test_it_says_nothing_of_savings_before_a_task_is_finished():
+def test_savings_are_hidden_until_a_task_is_finished():
     assert overlap.saved(sequential()).share is None
 
 
 class Crowd:
-    """Reviewers who perceive each response's quality with an error, and tie what looks alike."""
+    """Simulate reviewers who perceive quality with an error and tie similar responses."""
 
     def __init__(self, seed: int, noise: float, tie_below: float):
         self.rng = np.random.default_rng(seed)
@@ -333,7 +333,7 @@ class Crowd:
 
 
 def consensus_right(said: list[list[list[int]]], quality: np.ndarray) -> float:
-    """Share of pairs whose majority has the true order; an undecided majority counts half."""
+    """Return the share of pairs whose majority has the true order; an even split counts half."""
     places = np.array(
         [
             [next(n for n, t in enumerate(tiers) if i in t) for i in range(len(quality))]
@@ -346,9 +346,9 @@ def consensus_right(said: list[list[list[int]]], quality: np.ndarray) -> float:
 
 
 def simulate(tasks: int, responses: int, at_most: int, *, noise: float = 0.5):
-    """→ rankings a task and quality with sequential overlap, then quality with the fixed ones
+    """Return rankings per task and quality with sequential overlap, and quality with fixed overlap.
 
-    What is known of the reviewers is learned from two rankings of each of 400 other tasks.
+    The reviewers' reliability is estimated from two rankings of each of 400 other tasks.
     """
     crowd = Crowd(0, noise=noise, tie_below=0.1)
 
@@ -380,7 +380,7 @@ def simulate(tasks: int, responses: int, at_most: int, *, noise: float = 0.5):
     ("responses", "at_most", "most_asked", "lost"),
     [(2, 3, 2.4, 0.002), (2, 5, 2.9, 0.01), (3, 5, 4.0, 0.01), (4, 5, 4.5, 0.01)],
 )
-def test_simulated_reviewers_save_rankings_and_lose_no_quality(
+def test_sequential_overlap_saves_rankings_without_losing_quality(
     responses, at_most, most_asked, lost
 ):
     asked, quality = simulate(1500, responses, at_most)

@@ -1,4 +1,4 @@
-"""The lead's pages around data: import, findings, and their way into the project's other pages."""
+"""Tests of the pages of imports and findings."""
 
 import io
 import json
@@ -52,7 +52,7 @@ def sent(client: Client, project: Project, content, name="a.jsonl", **fields):
 
 
 @pytest.mark.parametrize("name", ["project-import", "project-findings", "project-export"])
-def test_these_pages_are_for_leads(project, lead, name):
+def test_only_leads_can_open_the_pages(project, lead, name):
     url = reverse(name, args=[project.slug])
     assert signed_in(lead).get(url).status_code == 200
     assert signed_in(make_user(Role.TRAINER)).get(url).status_code == 200
@@ -61,7 +61,7 @@ def test_these_pages_are_for_leads(project, lead, name):
     assert Client().get(url).status_code == 302
 
 
-def test_a_reviewer_can_neither_import_nor_decide(project, lead):
+def test_a_reviewer_can_neither_import_nor_decide_findings(project, lead):
     reviewer = signed_in(make_member(project))
     assert sent(reviewer, project, line()).status_code == 403
     url = reverse("project-findings-decide", args=[project.slug])
@@ -145,19 +145,19 @@ def test_a_file_that_is_already_imported_cannot_be_imported_again(project, lead)
     )
 
 
-def test_the_page_says_which_tasks_would_be_held(project, lead):
+def test_the_page_shows_which_tasks_would_be_held(project, lead):
     page, _ = checked(signed_in(lead), project, line(responses=["So.", LEAK]))
     assert "1 new task would be held" in page.content.decode() and not Finding.objects.exists()
 
 
-def test_the_file_may_not_be_too_large(project, lead, monkeypatch, folder):
+def test_a_file_that_is_too_large_is_refused(project, lead, monkeypatch, folder):
     monkeypatch.setattr("labeling.pages.imports.LARGEST", 10)
     page = sent(signed_in(lead), project, line())
     assert page.status_code == 413
     assert "manage.py import_data" in page.content.decode() and not folder.exists()
 
 
-def test_ratings_of_other_criteria_are_kept_when_asked(project, lead):
+def test_ratings_of_other_criteria_are_kept_on_request(project, lead):
     client = signed_in(lead)
     ranked = line(rankings=[{"reviewer": "ada", "tiers": [[0], [1]], "ratings": {"0": {"wit": 7}}}])
     assert "no criterion" in checked(client, project, ranked)[0].content.decode()
@@ -206,7 +206,7 @@ def meanings(*chosen: str) -> dict[str, str]:
     return {"map": "1", **{f"meaning-{number}": name for number, name in enumerate(chosen)}}
 
 
-def test_a_file_with_names_of_its_own_is_mapped_and_shown_as_reviewers_will_see_it(project, lead):
+def test_unknown_columns_are_mapped_and_previewed_as_reviewers_see_them(project, lead):
     client = signed_in(lead)
     page, url = checked(client, project, OWN_NAMES, "a.csv")
     assert "No column looks like a prompt" in page.content.decode()
@@ -229,7 +229,7 @@ def test_a_file_with_names_of_its_own_is_mapped_and_shown_as_reviewers_will_see_
     assert [[texts[pk] for pk in tier] for tier in ranking.tiers] == [["Das."], ["Dies."]]
 
 
-def test_a_file_of_another_encoding_is_read_when_it_is_chosen(project, lead):
+def test_another_encoding_can_be_chosen(project, lead):
     client = signed_in(lead)
     content = "prompt;response_1;response_2\nGr\u00f6\u00dfe?;x;y\n".encode("windows-1252")
     page, _ = checked(client, project, content, "a.csv")
@@ -238,7 +238,7 @@ def test_a_file_of_another_encoding_is_read_when_it_is_chosen(project, lead):
     assert "Gr\u00f6\u00dfe?" in page.content.decode()
 
 
-def test_the_next_file_of_the_same_shape_needs_no_mapping(project, lead):
+def test_the_next_file_with_the_same_columns_needs_no_mapping(project, lead):
     client = signed_in(lead)
     _, url = checked(client, project, OWN_NAMES, "a.csv")
     client.post(url, meanings(*MEANT))
@@ -333,7 +333,7 @@ def test_a_lead_decides(project, lead, held, choice, texts):
     assert set(given.responses.values_list("text", flat=True)) == texts
 
 
-def test_findings_of_another_project_stay(project, held):
+def test_findings_of_another_project_cannot_be_decided(project, held):
     other = make_project()
     stranger = signed_in(make_lead(other))
     url = reverse("project-findings-decide", args=[other.slug])
@@ -350,7 +350,7 @@ def test_hostile_excerpts_are_shown_as_text(project, lead):
     assert "<script>alert" not in page and "&lt;script&gt;" in page
 
 
-def test_the_list_of_findings_costs_the_same_however_many(
+def test_the_number_of_queries_of_the_findings_list_is_constant(
     project, lead, django_assert_max_num_queries
 ):
     client = signed_in(lead)

@@ -67,7 +67,7 @@ def answered(one, reviewer, *, right=True):
 # --- who may -------------------------------------------------------------------------------------
 
 
-def test_it_is_for_the_leads_of_the_project(project, lead):
+def test_only_leads_of_the_project_see_gold(project, lead):
     one, task = make_gold(project), make_task(project)
     reviewer, elsewhere = make_member(project), make_member(make_project(), Role.LEAD)
     pages = [
@@ -133,7 +133,7 @@ def test_gold_is_made_from_the_leads_choices(project, lead, client):
         ([("a", "above", 999999999)], "999999999 is not one of the available choices"),
     ],
 )
-def test_it_refuses_in_a_sentence_and_keeps_what_was_chosen(project, client, said, sentence):
+def test_errors_are_explained_and_choices_are_kept(project, client, said, sentence):
     task = make_task(project)
     named = dict(zip("ab", ids(task), strict=False))
     chosen = [tuple(named.get(value, value) for value in row) for row in said]
@@ -167,7 +167,7 @@ def test_the_form_starts_from_a_ranking_or_an_adjudication(project, lead, client
     assert f'<option value="{b}" selected>B</option>' in page.content.decode()
 
 
-def test_it_gives_more_lines_and_keeps_what_was_chosen(project, client):
+def test_more_lines_can_be_added_and_choices_are_kept(project, client):
     task = make_task(project)
     a, b, _c = ids(task)
     data = rows((a, "above", b), explanation="So far", purpose="qualification", more="1")
@@ -179,7 +179,7 @@ def test_it_gives_more_lines_and_keeps_what_was_chosen(project, client):
     assert not Gold.objects.exists()
 
 
-def test_it_leads_from_a_task_to_its_gold(project, client):
+def test_a_task_links_to_its_gold(project, client):
     one, task = make_gold(project), make_task(project)
     made = client.get(url("project-gold-make", project, one.task_id))
     assert made.url == url("project-gold-detail", project, one.pk)
@@ -189,7 +189,7 @@ def test_it_leads_from_a_task_to_its_gold(project, client):
     assert '<span class="badge badge-accent">gold</span>' in listed
 
 
-def test_it_changes_and_retires_gold(project, client):
+def test_gold_can_be_changed_and_retired(project, client):
     one = make_gold(project)
     a, b, c = ids(one.task)
     detail = url("project-gold-detail", project, one.pk)
@@ -205,7 +205,7 @@ def test_it_changes_and_retires_gold(project, client):
     assert f"#{one.pk}<" in client.get(listed + "?retired=1").content.decode()
 
 
-def test_it_says_how_to_begin_where_there_is_none(project, client):
+def test_an_empty_list_explains_how_to_begin(project, client):
     assert "No gold tasks yet" in client.get(url("project-gold", project)).content.decode()
 
 
@@ -218,7 +218,7 @@ def test_it_says_how_to_begin_where_there_is_none(project, client):
         ({"qualification_percent": 80}, "qualification", "1 of 1 must be correct (80%)"),
     ],
 )
-def test_it_says_what_a_setting_does_with_the_gold_there_is(fields, purpose, sentence):
+def test_settings_show_their_effect_on_existing_gold(fields, purpose, sentence):
     project = make_project(**fields)
     make_gold(project, purpose)
     shown = signed_in(make_member(project, Role.LEAD)).get(url("project-gold", project))
@@ -232,11 +232,11 @@ def test_it_says_what_a_setting_does_with_the_gold_there_is(fields, purpose, sen
     ("right", "asked", "low", "high"),
     [(8, 10, 0.4902, 0.9433), (0, 0, 0, 1), (0, 10, 0, 0.2775), (10, 10, 0.7225, 1)],
 )
-def test_its_interval_is_wilsons(right, asked, low, high):
+def test_the_interval_is_wilsons(right, asked, low, high):
     assert gold_shares.Share(right, asked).bounds == pytest.approx((low, high), abs=1e-4)
 
 
-def test_it_shows_the_share_right_by_task_and_by_reviewer_and_what_is_suspect(project, client):
+def test_accuracy_is_shown_by_task_and_reviewer_with_suspicious_gold(project, client):
     easy, wrong, training = make_gold(project), make_gold(project), make_gold(project, "training")
     reviewers = [make_member(project) for _ in range(3)]
     for number, reviewer in enumerate(reviewers):
@@ -273,7 +273,7 @@ def test_retired_gold_measures_no_reviewer(project, client):
     assert client.get(url("project-gold", project)).context["reviewers"] == []
 
 
-def test_it_lists_page_by_page(project, client, monkeypatch):
+def test_the_list_has_pages(project, client, monkeypatch):
     monkeypatch.setattr("labeling.pages.gold.PAGE", 2)
     golds = [make_gold(project) for _ in range(3)]
     first = client.get(url("project-gold", project))
@@ -282,7 +282,7 @@ def test_it_lists_page_by_page(project, client, monkeypatch):
     assert [row["gold"].pk for row in older.context["rows"]] == [golds[0].pk]
 
 
-def test_its_queries_do_not_grow_with_gold_answers_or_reviewers(project, client):
+def test_the_number_of_queries_does_not_grow_with_gold_answers_or_reviewers(project, client):
     counts = []
     for _ in range(2):
         for _ in range(2):
@@ -306,7 +306,7 @@ def normalised(response):
     return re.sub(r"\d+", "N", html), re.sub(r"\d+", "N", str(headers))
 
 
-def test_gold_is_on_the_page_what_any_other_task_is(project):
+def test_gold_looks_like_any_other_task(project):
     for _ in range(6):
         make_gold(project)
         make_task(project)
@@ -328,7 +328,7 @@ def test_gold_is_on_the_page_what_any_other_task_is(project):
     assert "gold" not in pages["gold"][0].lower() + pages["gold ahead"][0].lower()
 
 
-def test_it_says_plainly_that_it_is_the_qualification_and_how_it_ended():
+def test_the_qualification_is_announced_with_its_result():
     project = make_project(qualification_percent=100)
     for _ in range(2):
         make_gold(project, "qualification")
@@ -404,7 +404,7 @@ def test_training_gives_the_script_the_feedbacks_url():
     assert sent.json()["go"] == url("review-feedback", project, Ranking.objects.get().pk)
 
 
-def test_there_is_no_feedback_for_real_work_or_a_check(project):
+def test_real_tasks_and_checks_have_no_feedback(project):
     one, reviewer = make_gold(project), make_member(project)
     ranking = answered(one, reviewer)
     shown = signed_in(reviewer).get(url("review-feedback", project, ranking.pk))
@@ -412,7 +412,7 @@ def test_there_is_no_feedback_for_real_work_or_a_check(project):
 
 
 @pytest.mark.parametrize("policy", ["after", "always"])
-def test_where_others_are_shown_gold_shows_no_more_of_them_than_any_task(policy):
+def test_gold_shows_no_more_of_other_rankings_than_any_task(policy):
     project = make_project(gold_percent=50, rankings_per_task=3, sees_others=policy)
     one, reviewer = make_gold(project), make_member(project)
     for _ in range(5):

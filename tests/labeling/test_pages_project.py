@@ -49,7 +49,7 @@ def project() -> Project:
     return make_project(rankings_per_task=2)
 
 
-def test_it_shows_other_peoples_rankings_to_leads_alone(project):
+def test_only_leads_see_other_peoples_rankings(project):
     task = make_task(project)
     reviewer, lead = make_member(project), make_lead(project)
     elsewhere = make_lead(make_project())
@@ -64,7 +64,7 @@ def test_it_shows_other_peoples_rankings_to_leads_alone(project):
         assert signed_in(lead).post(url).status_code == 405
 
 
-def test_it_counts_what_is_there_and_what_waits(project):
+def test_the_overview_counts_rankings_and_waiting_tasks(project):
     reviewer, other = make_member(project), make_member(project)
     tasks = [make_task(project) for _ in range(3)]
     rank(tasks[0], reviewer)
@@ -82,7 +82,7 @@ def test_it_counts_what_is_there_and_what_waits(project):
     assert of_reviewer(project, other).today == 0  # a program's work is not their day
 
 
-def test_it_counts_a_skip_and_a_revision_once(project):
+def test_a_skip_and_a_revision_count_once(project):
     reviewer = make_member(project)
     ranking = rank(make_task(project), reviewer, active_seconds=20)
     recording.revise(
@@ -99,7 +99,7 @@ def test_it_counts_a_skip_and_a_revision_once(project):
     assert of_reviewer(project, reviewer).waiting == 0
 
 
-def test_it_puts_the_most_disputed_task_first_blind_to_names(project):
+def test_the_most_disputed_task_comes_first_without_names(project):
     calm, tied, upside_down = (make_task(project, responses=5) for _ in range(3))
     a, b = make_member(project), make_member(project)
     for task, other in (
@@ -123,7 +123,7 @@ def test_it_puts_the_most_disputed_task_first_blind_to_names(project):
     assert a.username not in disputes and b.username not in disputes
 
 
-def test_it_marks_simulated_rankings_wherever_they_are_shown(project):
+def test_simulated_rankings_are_always_marked(project):
     task, lead = make_task(project), make_lead(project)
     program = make_member(project)
     User.objects.filter(pk=program.pk).update(simulated=True)
@@ -140,12 +140,12 @@ def test_it_marks_simulated_rankings_wherever_they_are_shown(project):
     assert 'class="simulated"' in history.content.decode()
 
 
-def test_it_explains_why_there_is_no_agreement_yet(project):
+def test_a_missing_agreement_is_explained(project):
     page = signed_in(make_lead(project)).get(reverse("project-quality", args=[project.slug]))
     assert b"Agreement needs two reviewers on the same task" in page.content
 
 
-def test_it_browses_tasks_by_id_and_searches_prompts(project, monkeypatch):
+def test_tasks_are_found_by_id_and_by_words_of_the_prompt(project, monkeypatch):
     monkeypatch.setattr("labeling.pages.data.PAGE", 2)
     tasks = [make_task(project) for _ in range(5)]
     client, url = signed_in(make_lead(project)), reverse("project-data", args=[project.slug])
@@ -164,7 +164,7 @@ def test_it_browses_tasks_by_id_and_searches_prompts(project, monkeypatch):
     assert listed(before="nonsense") == [tasks[4].pk, tasks[3].pk]
 
 
-def test_it_runs_as_many_queries_for_fifty_tasks_as_for_one(project, django_assert_num_queries):
+def test_the_number_of_queries_does_not_grow_with_tasks(project, django_assert_num_queries):
     lead, url = make_lead(project), reverse("project-data", args=[project.slug])
     client = signed_in(lead)
     counts = []
@@ -176,13 +176,13 @@ def test_it_runs_as_many_queries_for_fifty_tasks_as_for_one(project, django_asse
     assert counts[0] == counts[1]
 
 
-def test_it_shows_a_task_of_its_project_only(project):
+def test_a_task_is_shown_only_in_its_project(project):
     foreign = make_task(make_project())
     url = reverse("project-task", args=[project.slug, foreign.pk])
     assert signed_in(make_lead(project)).get(url).status_code == 404
 
 
-def test_it_shows_reviewers_published_guidelines_and_leads_the_draft_too(project):
+def test_reviewers_see_published_guidelines_and_leads_also_the_draft(project):
     publish(project, "Be kind. Be **brief**.")
     reviewer, lead = make_member(project), make_lead(project)
     from labeling.guidelines import versions
@@ -198,7 +198,7 @@ def test_it_shows_reviewers_published_guidelines_and_leads_the_draft_too(project
     assert {line.kind for line in changed} >= {"added", "removed"}
 
 
-def test_it_shows_each_role_its_start_page(project):
+def test_each_role_has_its_start_page(project):
     make_task(project)
     reviewer, lead, trainer = make_member(project), make_lead(project), make_user(Role.TRAINER)
     home = reverse("home")
@@ -210,7 +210,7 @@ def test_it_shows_each_role_its_start_page(project):
     assert Client().get(home).status_code == 302
 
 
-def test_it_leads_each_role_where_it_may_go(project):
+def test_the_menu_shows_each_role_its_pages(project):
     def places(user: User) -> list[str]:
         page = signed_in(user).get(reverse("projects"))
         return [item["label"] for item in page.context["items"]]
@@ -222,7 +222,7 @@ def test_it_leads_each_role_where_it_may_go(project):
     ]  # fmt: skip
 
 
-def test_it_escapes_hostile_text_on_every_page(project):
+def test_hostile_text_is_escaped_on_every_page(project):
     bad = "<script>alert(1)</script>"
     prompt = Prompt.objects.create(project=project, messages=[{"role": "user", "content": bad}])
     responses = [

@@ -1,4 +1,4 @@
-"""The pages on which leads withdraw, restore and edit, and the filters that find what they need."""
+"""Tests of the pages on which leads withdraw, restore and edit, and of their filters."""
 
 import pytest
 from django.test import Client
@@ -78,7 +78,7 @@ def test_only_leads_of_the_project_withdraw_and_restore(kind, project, lead, tas
     assert not AuditEntry.objects.filter(action__contains="withdrawn").exists()
 
 
-def test_nothing_but_prompts_responses_and_tasks_can_be_withdrawn(project, lead):
+def test_only_prompts_responses_and_tasks_can_be_withdrawn(project, lead):
     address = reverse("project-withdraw", args=[project.slug, "project", project.pk])
     assert signed_in(lead).get(address).status_code == 404
 
@@ -120,9 +120,7 @@ def test_the_reviewer_is_not_shown_a_withdrawn_response(project, lead, task):
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
-def test_a_ranking_sent_after_its_task_was_withdrawn_is_kept_and_its_reviewer_told(
-    accept, project, lead, task
-):
+def test_a_ranking_of_a_withdrawn_task_is_kept_with_a_message(accept, project, lead, task):
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     withdrawing.withdraw(content=task.prompt, by=lead)
@@ -143,7 +141,7 @@ def test_a_ranking_sent_after_its_task_was_withdrawn_is_kept_and_its_reviewer_to
     assert Ranking.objects.get().tiers == one_each(task)
 
 
-def test_reviewers_do_not_meet_what_is_withdrawn_in_their_history(project, lead, task):
+def test_the_history_hides_withdrawn_tasks(project, lead, task):
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     made = recording.submit(
@@ -171,7 +169,7 @@ def listed(client, project, show):
     return {row["task"].pk for row in client.get(address, {"show": show}).context["rows"]}
 
 
-def test_tasks_are_filtered_by_what_leads_look_for(project, lead):
+def test_tasks_can_be_filtered(project, lead):
     open_task, disputed, skipped, held, withdrawn, smaller = (
         make_task(project, held=name == "held")
         for name in ("open", "disputed", "skipped", "held", "withdrawn", "smaller")
@@ -199,7 +197,7 @@ def test_tasks_are_filtered_by_what_leads_look_for(project, lead):
     assert len(listed(client, project, "")) == len(listed(client, project, "nonsense")) == 6
 
 
-def test_an_empty_filter_says_so_and_leads_back(project, lead, task):
+def test_a_filter_without_results_says_so_and_links_back(project, lead, task):
     address = reverse("project-data", args=[project.slug])
     page = signed_in(lead).get(address, {"show": "held"}).content.decode()
     assert "No held tasks" in page and "Show all tasks" in page
@@ -227,7 +225,7 @@ def test_a_prompt_nobody_has_ranked_can_be_edited(project, lead, task):
     assert entry.user == lead and "Corrected" not in str(entry.details)
 
 
-def test_a_prompt_is_not_edited_by_others(project, lead, task):
+def test_only_leads_can_edit_a_prompt(project, lead, task):
     other = make_member(make_project(), Membership.Role.LEAD)
     assert send_edit(signed_in(make_member(project)), project, task.prompt, "x").status_code == 403
     assert send_edit(signed_in(other), project, task.prompt, "x").status_code == 404
@@ -235,7 +233,7 @@ def test_a_prompt_is_not_edited_by_others(project, lead, task):
     assert Prompt.objects.get(pk=task.prompt_id).messages == task.prompt.messages
 
 
-def test_a_ranked_prompt_keeps_its_text(project, lead, task):
+def test_a_ranked_prompt_cannot_be_edited(project, lead, task):
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     recording.submit(
@@ -246,7 +244,7 @@ def test_a_ranked_prompt_keeps_its_text(project, lead, task):
     assert Prompt.objects.get(pk=task.prompt_id).messages == task.prompt.messages
 
 
-def test_a_prompt_somebody_is_reading_keeps_its_text(project, lead, task):
+def test_a_prompt_that_a_reviewer_has_open_cannot_be_edited(project, lead, task):
     reviewer = make_member(project)
     slot = slots.claim(project=project, reviewer=reviewer)
     slots.mark_shown(slot_id=slot.pk, reviewer=reviewer)
@@ -268,7 +266,7 @@ def test_a_prompt_that_cannot_be_answered_is_refused(project, lead, task, messag
     assert Prompt.objects.get(pk=task.prompt_id).messages == task.prompt.messages
 
 
-def test_a_prompt_does_not_become_another_of_the_project(project, lead, task):
+def test_a_prompt_cannot_be_changed_to_a_duplicate(project, lead, task):
     other = make_task(project)
     with pytest.raises(CannotEdit, match=f"Prompt {other.prompt_id} "):
         editing.edit(prompt=task.prompt, messages=other.prompt.messages, by=lead)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 
 class Desk:
-    """A project with one task, its reviewer, another reviewer and a stranger, each signed in."""
+    """Create a project with one task, and sign in two reviewers and a stranger."""
 
     def __init__(self) -> None:
         self.project: Project = make_project()
@@ -70,7 +70,7 @@ def slot(desk: Desk) -> Slot:
 # --- showing ---------------------------------------------------------------------------------------
 
 
-def test_it_leases_a_slot_and_shows_it_in_the_stored_order(desk):
+def test_a_slot_is_leased_and_shown_in_the_stored_order(desk):
     page = desk.as_(desk.reviewer).get(desk.url("review"))
     slot = Slot.objects.get(reviewer=desk.reviewer)
     assert [card.id for card in page.context["sheet"].cards] == slot.shown_order
@@ -78,13 +78,13 @@ def test_it_leases_a_slot_and_shows_it_in_the_stored_order(desk):
     assert "no-store" in page["Cache-Control"]
 
 
-def test_it_shows_no_model_name_and_no_order_of_its_own(desk):
+def test_the_page_shows_no_model_names_and_no_other_order(desk):
     page = desk.as_(desk.reviewer).get(desk.url("review"))
     assert "model-" not in page.content.decode()
     assert {card.rank for card in page.context["sheet"].cards} == {""}
 
 
-def test_it_asks_a_stranger_to_sign_in_and_hides_the_project_from_non_members(desk):
+def test_anonymous_visitors_sign_in_and_non_members_get_404(desk):
     for name in ("review", "review-history", "project", "project-guideline"):
         asked = Client().get(desk.url(name))
         assert asked.status_code == 302 and asked.url.startswith("/login/")
@@ -92,7 +92,7 @@ def test_it_asks_a_stranger_to_sign_in_and_hides_the_project_from_non_members(de
     assert not Slot.objects.filter(reviewer__isnull=False).exists()
 
 
-def test_it_gives_nothing_out_before_a_guideline_is_published(desk):
+def test_no_task_is_assigned_before_a_guideline_is_published(desk):
     project = make_project(published=False)
     make_task(project)
     reviewer = make_member(project)
@@ -101,7 +101,7 @@ def test_it_gives_nothing_out_before_a_guideline_is_published(desk):
     assert not Slot.objects.filter(reviewer=reviewer).exists()
 
 
-def test_it_costs_the_same_queries_for_two_responses_as_for_nine(desk):
+def test_the_number_of_queries_does_not_grow_with_responses(desk):
     counts = []
     for responses in (2, 9):
         project = make_project()
@@ -117,7 +117,7 @@ def test_it_costs_the_same_queries_for_two_responses_as_for_nine(desk):
 # --- sending ---------------------------------------------------------------------------------------
 
 
-def test_a_rationale_that_is_too_long_is_refused_at_its_field_and_kept_whole(desk, slot):
+def test_a_too_long_rationale_has_an_error_and_is_kept(desk, slot):
     written = "x" * (LONGEST_RATIONALE + 1)
     page = desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(slot, rationale=written))
     assert page.status_code == 422 and not Ranking.objects.exists()
@@ -128,14 +128,14 @@ def test_a_rationale_that_is_too_long_is_refused_at_its_field_and_kept_whole(des
     assert "maxlength" not in re.findall(r"<textarea name=.rationale[^>]*>", html)[0]
 
 
-def test_the_longest_rationale_is_taken_and_can_be_required(desk, slot):
+def test_the_longest_rationale_is_accepted_and_can_be_required(desk, slot):
     Project.objects.update(min_rationale=LONGEST_RATIONALE)
     data = desk.answer(slot, rationale="é" * LONGEST_RATIONALE)
     assert desk.as_(desk.reviewer).post(desk.url("review"), data).status_code == 302
     assert len(Ranking.objects.get().rationale) == LONGEST_RATIONALE
 
 
-def test_it_stores_what_the_form_says_and_goes_on(desk, slot):
+def test_a_form_is_stored_and_the_next_task_follows(desk, slot):
     first, second, third = ids(desk.task)
     fields = {f"rating-{first}-honesty": "4", f"flag-{second}": ["unsafe"], "rationale": "Kind."}
     sent = desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(slot, **fields))
@@ -148,7 +148,7 @@ def test_it_stores_what_the_form_says_and_goes_on(desk, slot):
     assert ranking.shown_order == slot.shown_order
 
 
-def test_it_reads_ranks_with_gaps_and_a_line_between_them(desk, slot):
+def test_ranks_may_have_gaps_and_a_line_between_them(desk, slot):
     data = desk.answer(slot, ranks=(9, 3, 3), cut="5")
     desk.as_(desk.reviewer).post(desk.url("review"), data)
     first, second, third = ids(desk.task)
@@ -168,7 +168,7 @@ def test_it_reads_ranks_with_gaps_and_a_line_between_them(desk, slot):
         ({"idempotency_key": "again"}, "incomplete"),
     ],
 )
-def test_it_refuses_in_a_sentence_and_keeps_what_was_typed(desk, slot, changes, sentence):
+def test_errors_are_explained_and_input_is_kept(desk, slot, changes, sentence):
     first, *_, last = ids(desk.task)
     named = {
         name.replace("last", str(last)).replace("first", str(first)): value
@@ -182,14 +182,14 @@ def test_it_refuses_in_a_sentence_and_keeps_what_was_typed(desk, slot, changes, 
     assert not Ranking.objects.exists()
 
 
-def test_it_makes_one_ranking_of_a_form_sent_twice(desk, slot):
+def test_a_form_sent_twice_makes_one_ranking(desk, slot):
     data, client = desk.answer(slot), desk.as_(desk.reviewer)
     assert client.post(desk.url("review"), data).status_code == 302
     assert client.post(desk.url("review"), data).status_code == 302
     assert Ranking.objects.count() == 1
 
 
-def test_it_refuses_a_slot_of_another_project_and_a_stranger(desk, slot):
+def test_slots_of_other_projects_and_strangers_are_refused(desk, slot):
     elsewhere = make_project()
     make_task(elsewhere)
     foreign = slots.claim(project=elsewhere, reviewer=make_member(elsewhere))
@@ -200,7 +200,7 @@ def test_it_refuses_a_slot_of_another_project_and_a_stranger(desk, slot):
 
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
-def test_no_slot_of_someone_else_shows_its_sheet(desk, slot, accept):
+def test_the_sheet_of_another_reviewers_slot_is_not_shown(desk, slot, accept):
     tasks = [make_task(desk.project, rankings_wanted=2) for _ in range(3)]
     slots.claim(project=desk.project, reviewer=desk.other)
     for user in (desk.other, make_member(desk.project, "lead"), make_user(Role.TRAINER)):
@@ -213,7 +213,7 @@ def test_no_slot_of_someone_else_shows_its_sheet(desk, slot, accept):
     assert len(tasks) == 3 and not Ranking.objects.exists()
 
 
-def test_someone_whose_reservation_ran_out_keeps_their_sheet(desk, slot):
+def test_a_reviewer_with_an_expired_lease_keeps_the_sheet(desk, slot):
     slots.release(slot_id=slot.pk, reviewer=desk.reviewer)
     Slot.objects.exclude(pk=slot.pk).delete()
     assert slots.claim(project=desk.project, reviewer=desk.other) == slot
@@ -221,7 +221,7 @@ def test_someone_whose_reservation_ran_out_keeps_their_sheet(desk, slot):
     assert reply.status_code == 422 and b"Answer 1" in reply.content
 
 
-def test_a_lease_is_not_reached_through_another_project(desk, slot):
+def test_a_lease_cannot_be_used_through_another_project(desk, slot):
     second = make_project()
     Membership.objects.create(project=second, user=desk.reviewer)
     Membership.objects.filter(project=desk.project, user=desk.reviewer).delete()
@@ -239,13 +239,13 @@ def test_a_lease_is_not_reached_through_another_project(desk, slot):
     assert Slot.objects.filter(pk=slot.pk).values()[0] == before and not Skip.objects.exists()
 
 
-def test_it_keeps_text_that_postgresql_cannot(desk, slot):
+def test_text_that_postgresql_cannot_store_is_replaced(desk, slot):
     data = desk.answer(slot, rationale="a\x00b")
     assert desk.as_(desk.reviewer).post(desk.url("review"), data).status_code == 302
     assert Ranking.objects.get().rationale == "a\ufffdb"
 
 
-def test_it_needs_the_csrf_token(desk, slot):
+def test_a_submit_needs_the_csrf_token(desk, slot):
     client = Client(enforce_csrf_checks=True)
     client.force_login(desk.reviewer)
     assert client.post(desk.url("review"), desk.answer(slot)).status_code == 403
@@ -255,7 +255,7 @@ def test_it_needs_the_csrf_token(desk, slot):
 # --- skipping, drafts, renewing --------------------------------------------------------------------
 
 
-def test_it_skips_with_a_reason_and_not_without(desk, slot):
+def test_skipping_requires_a_reason(desk, slot):
     client, url = desk.as_(desk.reviewer), desk.url("review-skip", slot.pk)
     client.post(url, {})
     assert not Skip.objects.exists()
@@ -265,7 +265,7 @@ def test_it_skips_with_a_reason_and_not_without(desk, slot):
     assert b"No tasks left" in client.get(desk.url("review")).content
 
 
-def test_a_note_of_a_skip_that_is_too_long_is_refused_and_kept_whole(desk, slot):
+def test_a_too_long_note_of_a_skip_has_an_error_and_is_kept(desk, slot):
     client, url = desk.as_(desk.reviewer), desk.url("review-skip", slot.pk)
     page = client.post(url, {"reason": "guideline", "note": "x" * 501})
     assert page.status_code == 422 and not Skip.objects.exists()
@@ -277,7 +277,7 @@ def test_a_note_of_a_skip_that_is_too_long_is_refused_and_kept_whole(desk, slot)
 
 
 @pytest.mark.parametrize("name", ["review-skip", "review-draft", "review-renew"])
-def test_it_changes_nothing_for_others_nor_by_get(desk, slot, name):
+def test_other_people_and_get_requests_change_nothing(desk, slot, name):
     url, body = desk.url(name, slot.pk), json.dumps({"fields": {"rationale": ["mine"]}, "at": 1})
     assert desk.as_(desk.reviewer).get(url).status_code == 405
     assert desk.as_(desk.stranger).post(url, {"reason": "other"}).status_code == 404
@@ -292,7 +292,7 @@ def test_it_changes_nothing_for_others_nor_by_get(desk, slot, name):
     assert not Skip.objects.exists()
 
 
-def test_it_keeps_a_draft_and_shows_it_again(desk, slot):
+def test_a_draft_is_stored_and_shown_again(desk, slot):
     first = ids(desk.task)[0]
     draft = {"fields": {f"rank-{first}": ["2"], "cut": ["0"]}, "at": 1700, "active_seconds": 31}
     client = desk.as_(desk.reviewer)
@@ -317,7 +317,7 @@ def test_an_invalid_draft_is_refused(desk, slot, body):
     assert Slot.objects.get(pk=slot.pk).draft is None
 
 
-def test_it_takes_from_a_draft_only_what_a_form_can_say():
+def test_a_draft_keeps_only_known_fields():
     draft = {"fields": {"cut": ["1", 2, None], "x": "y", "\ud800": ["\x00"]}, "at": 1e300}
     assert read_draft(json.dumps(draft).encode()) == {
         "fields": {"cut": ["1"], "\ufffd": ["\ufffd"], "active_seconds": ["0.0"]},
@@ -325,7 +325,7 @@ def test_it_takes_from_a_draft_only_what_a_form_can_say():
     }
 
 
-def test_it_renews_the_lease_of_the_one_who_holds_it(desk, slot):
+def test_only_the_holder_renews_a_lease(desk, slot):
     assert desk.as_(desk.reviewer).post(desk.url("review-renew", slot.pk)).status_code == 204
     assert Slot.objects.get(pk=slot.pk).leased_until > slot.leased_until
 
@@ -333,7 +333,7 @@ def test_it_renews_the_lease_of_the_one_who_holds_it(desk, slot):
 # --- own history -----------------------------------------------------------------------------------
 
 
-def test_it_lists_own_rankings_only_and_revises_them(desk, slot):
+def test_reviewers_list_and_revise_only_their_own_rankings(desk, slot):
     client = desk.as_(desk.reviewer)
     client.post(desk.url("review"), desk.answer(slot))
     ranking = Ranking.objects.get()
@@ -350,7 +350,7 @@ def test_it_lists_own_rankings_only_and_revises_them(desk, slot):
     assert newest.tiers == [[i] for i in ids(desk.task)[::-1]]
 
 
-def test_it_refuses_to_show_or_revise_the_ranking_of_another(desk, slot):
+def test_another_reviewers_ranking_cannot_be_shown_or_revised(desk, slot):
     desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(slot))
     ranking = Ranking.objects.get()
     url = desk.url("review-ranking", ranking.pk)
@@ -360,7 +360,7 @@ def test_it_refuses_to_show_or_revise_the_ranking_of_another(desk, slot):
     assert Ranking.objects.count() == 1
 
 
-def test_it_takes_a_reviewer_of_one_project_straight_to_its_work(desk):
+def test_a_reviewer_of_one_project_is_redirected_to_its_tasks(desk):
     client = desk.as_(desk.reviewer)
     assert client.get(reverse("start-review")).url == desk.url("review")
     assert desk.as_(desk.stranger).get(reverse("start-review")).url == reverse("home")
@@ -376,7 +376,7 @@ def send(client: Client, desk: Desk, slot: Slot, shown: object = "", **fields):
     return client.post(desk.url("review"), data, **JSON)
 
 
-def test_it_answers_a_submit_with_the_sheet_the_page_does_not_have(desk, slot):
+def test_a_submit_returns_the_sheet_that_the_page_does_not_have(desk, slot):
     second, third = make_task(desk.project), make_task(desk.project)
     client = desk.as_(desk.reviewer)
     prepared = client.get(desk.url("review-next"))
@@ -394,7 +394,7 @@ def test_it_answers_a_submit_with_the_sheet_the_page_does_not_have(desk, slot):
     assert (reply["message"], reply["confirm"]) == ("", False)
 
 
-def test_it_answers_a_page_that_shows_nothing_with_a_sheet_that_counts_as_shown(desk, slot):
+def test_a_sheet_sent_to_an_empty_page_counts_as_shown(desk, slot):
     make_task(desk.project)
     reply = send(desk.as_(desk.reviewer), desk, slot).json()
     current = Slot.objects.get(leased_until__isnull=False)
@@ -410,7 +410,7 @@ def test_a_sheet_whose_lease_was_lost_is_not_marked_and_the_new_one_comes_next(d
     assert f'data-slot="{current.pk}"' in reply["sheet"] and current.shown_at is None
 
 
-def test_it_refuses_in_json_with_the_sheet_as_it_was_typed(desk, slot):
+def test_a_json_error_contains_the_sheet_with_its_input(desk, slot):
     reply = send(desk.as_(desk.reviewer), desk, slot, cut="low", rationale="I thought about it")
     assert reply.status_code == 422
     assert list(reply.json()["errors"]) == ["cut"]
@@ -418,7 +418,7 @@ def test_it_refuses_in_json_with_the_sheet_as_it_was_typed(desk, slot):
     assert not Ranking.objects.exists()
 
 
-def test_it_prepares_nothing_for_a_stranger_nor_without_a_task_nor_unconfirmed(desk):
+def test_no_sheet_is_prefetched_without_access_task_or_confirmation(desk):
     client, url = desk.as_(desk.reviewer), desk.url("review-next")
     assert desk.as_(desk.stranger).get(url).status_code == 404
     assert client.get(url).status_code == 204  # nothing is being read
@@ -431,7 +431,7 @@ def test_it_prepares_nothing_for_a_stranger_nor_without_a_task_nor_unconfirmed(d
     assert not Slot.objects.filter(ahead=True).exists()
 
 
-def test_it_costs_a_bounded_number_of_queries_to_send_and_go_on(desk, slot):
+def test_the_number_of_queries_of_a_submit_is_bounded(desk, slot):
     make_task(desk.project)
     make_task(desk.project)
     client = desk.as_(desk.reviewer)
@@ -445,7 +445,7 @@ def test_it_costs_a_bounded_number_of_queries_to_send_and_go_on(desk, slot):
 # --- taking back, confirming -----------------------------------------------------------------------
 
 
-def test_it_takes_back_what_was_sent_as_a_form_and_in_json(desk, slot):
+def test_a_submit_can_be_undone_by_form_and_json(desk, slot):
     client = desk.as_(desk.reviewer)
     for headers in ({}, JSON):
         client.post(desk.url("review"), desk.answer(slot, rationale="Hm."))
@@ -469,7 +469,7 @@ def test_it_takes_back_what_was_sent_as_a_form_and_in_json(desk, slot):
         slot.refresh_from_db()
 
 
-def test_what_was_taken_back_is_not_counted(desk, slot):
+def test_an_undone_ranking_is_not_counted(desk, slot):
     client = desk.as_(desk.reviewer)
     for _ in range(2):
         assert "<strong>1</strong> done today" in send(client, desk, slot).json()["progress"]
@@ -477,7 +477,7 @@ def test_what_was_taken_back_is_not_counted(desk, slot):
         assert "<strong>0</strong> done today" in client.post(url, **JSON).json()["progress"]
 
 
-def test_it_asks_to_confirm_the_guideline_before_anything_is_leased(desk):
+def test_the_guideline_is_confirmed_before_a_slot_is_leased(desk):
     newcomer = make_member(desk.project, confirmed=False)
     client = desk.as_(newcomer)
     page = client.get(desk.url("review"))
@@ -496,7 +496,7 @@ def test_it_asks_to_confirm_the_guideline_before_anything_is_leased(desk):
     assert client.get(desk.url("review")).context["sheet"]
 
 
-def test_it_compares_with_the_newest_version_they_went_by(desk):
+def test_the_diff_starts_from_the_last_confirmed_version(desk):
     publish(desk.project, "Be brief.")
     publish(desk.project, "Be bold.")
     client = desk.as_(desk.reviewer)
@@ -506,7 +506,7 @@ def test_it_compares_with_the_newest_version_they_went_by(desk):
     assert client.get(desk.url("review")).context["sheet"].version.number == 3
 
 
-def test_a_submit_under_way_under_the_old_version_is_taken(desk, slot):
+def test_a_submit_under_the_previous_version_is_accepted(desk, slot):
     old = desk.project.current_version
     publish(desk.project, "Be brief.")
     reply = send(desk.as_(desk.reviewer), desk, slot, guideline_version=old.pk).json()

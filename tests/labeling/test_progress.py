@@ -26,7 +26,7 @@ def rank(project, reviewer) -> Ranking:
     ).ranking
 
 
-def test_small_counts_are_never_old():
+def test_small_counts_are_always_current():
     project = make_project()
     make_task(project)
     assert progress.of_project(project).slots == 2
@@ -34,7 +34,7 @@ def test_small_counts_are_never_old():
     assert progress.of_project(project).slots == 4
 
 
-def test_large_counts_are_kept_for_a_while(monkeypatch):
+def test_large_counts_are_cached_for_a_while(monkeypatch):
     monkeypatch.setattr(counts, "LARGE", 2)
     project, other = make_project(), make_project()
     make_task(project), make_task(other)
@@ -45,9 +45,7 @@ def test_large_counts_are_kept_for_a_while(monkeypatch):
     assert (progress.of_project(project).slots, progress.of_project(other).slots) == (4, 4)
 
 
-def test_the_worker_counts_large_projects_and_pages_read_what_it_kept(
-    monkeypatch, django_assert_num_queries
-):
+def test_pages_read_the_workers_counts_of_large_projects(monkeypatch, django_assert_num_queries):
     monkeypatch.setattr(counts, "LARGE", 4)
     project, small = make_project(), make_project()
     make_task(small), make_task(project), make_task(project)
@@ -63,7 +61,7 @@ def test_the_worker_counts_large_projects_and_pages_read_what_it_kept(
         assert [row.rankings for row in progress.by_reviewer(project)] == [2]
 
 
-def test_what_was_kept_for_too_long_is_counted_again(monkeypatch):
+def test_expired_counts_are_recomputed(monkeypatch):
     monkeypatch.setattr(counts, "LARGE", 2)
     monkeypatch.setattr(counts, "KEPT_SECONDS", -1)
     make_task(project := make_project())
@@ -72,7 +70,7 @@ def test_what_was_kept_for_too_long_is_counted_again(monkeypatch):
     assert progress.of_project(project).slots == 4
 
 
-def test_after_each_ranking_progress_goes_on_by_one_with_one_short_query():
+def test_each_ranking_adds_one_to_the_progress_with_one_short_query():
     project = make_project(rankings_per_task=1)
     for _ in range(5):
         make_task(project)

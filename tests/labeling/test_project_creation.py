@@ -1,4 +1,4 @@
-"""A lead creates a project on the product's own pages and becomes its lead."""
+"""Tests of creating projects."""
 
 import pytest
 from django.test import Client
@@ -29,7 +29,7 @@ def form(**changes: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("role", [Role.LEAD, Role.TRAINER])
-def test_a_lead_creates_a_project_and_leads_it(role):
+def test_the_creator_of_a_project_becomes_its_lead(role):
     lead = make_user(role)
     answer = signed_in(lead).post(PAGE, form(rankings_per_task="3"), follow=True)
     project = Project.objects.get()
@@ -50,7 +50,7 @@ def test_an_administrator_creates_a_project():
     assert Project.objects.get().memberships.get().user == root
 
 
-def test_a_reviewer_creates_none():
+def test_a_reviewer_cannot_create_a_project():
     reviewer = signed_in(make_user())
     assert reviewer.get(PAGE).status_code == reviewer.post(PAGE, form()).status_code == 403
     assert Client().post(PAGE, form()).status_code == 302
@@ -69,7 +69,7 @@ def test_a_reviewer_creates_none():
         ({"name": "x" * 121}, "name", "at most 120"),
     ],
 )
-def test_an_error_is_next_to_its_field_and_nothing_is_lost(changes, field, sentence):
+def test_an_error_is_next_to_its_field_and_input_is_kept(changes, field, sentence):
     Project.objects.create(slug="taken", name="Taken")
     answer = signed_in(make_user(Role.LEAD)).post(PAGE, form(description="Typed.", **changes))
     assert answer.status_code == 422
@@ -85,14 +85,14 @@ def test_an_error_is_next_to_its_field_and_nothing_is_lost(changes, field, sente
         ("x" * 120, "x" * 55), ("  -- ", "project"),
     ],
 )  # fmt: skip
-def test_the_slug_is_proposed_from_the_name(name, slug):
+def test_a_slug_is_proposed_from_the_name(name, slug):
     assert proposed_slug(name) == slug
     Project.objects.create(slug=slug, name=name)
     Project.objects.create(slug=f"{slug}-2", name=name)
     assert proposed_slug(name) == f"{slug}-3"
 
 
-def test_a_slug_that_is_taken_in_the_meantime_is_an_error_next_to_the_field(monkeypatch):
+def test_a_slug_taken_concurrently_is_an_error_next_to_the_field(monkeypatch):
     monkeypatch.setattr("labeling.projects.creation.proposed_slug", lambda name: "raced")
     monkeypatch.setattr(Project, "validate_unique", lambda self, exclude=None: None)
     Project.objects.create(slug="raced", name="First")
@@ -102,7 +102,7 @@ def test_a_slug_that_is_taken_in_the_meantime_is_an_error_next_to_the_field(monk
     assert Project.objects.count() == 1 and not Membership.objects.exists()
 
 
-def test_the_pages_offer_it_and_not_the_admin():
+def test_pages_link_to_the_form_and_not_to_the_admin():
     lead = signed_in(make_user(Role.LEAD))
     for address in ("/", "/projects/"):
         page = lead.get(address).content.decode()

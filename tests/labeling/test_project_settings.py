@@ -1,4 +1,4 @@
-"""A lead sets what the project asks of its reviewers; what cannot be is refused with a sentence."""
+"""Tests of the settings of a project."""
 
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def test_every_policy_field_is_on_the_page_in_the_admin_and_in_the_docs(project)
         assert PolicyForm(instance=project).fields[name].help_text or name.startswith("sees_")
 
 
-def test_only_leads_of_the_project_may_look_or_change(project, lead):
+def test_only_leads_of_the_project_see_and_change_settings(project, lead):
     assert Client().get(url(project)).status_code == 302
     assert signed_in(lead).get(url(project)).status_code == 200
     changed = fields(project, lease_minutes=5)
@@ -69,7 +69,7 @@ def test_only_leads_of_the_project_may_look_or_change(project, lead):
     assert project.lease_minutes == 30
 
 
-def test_it_saves_what_was_changed_and_the_audit_trail_says_what_was_before(project, lead):
+def test_changes_are_saved_and_audited_with_the_previous_values(project, lead):
     changed = fields(project, overlap="sequential", rankings_at_most=4, allow_ties=False)
     answer = signed_in(lead).post(url(project), changed, follow=True)
     assert "Saved: overlap, maximum rankings per task, allow ties." in (answer.content.decode())
@@ -88,7 +88,7 @@ def test_it_saves_what_was_changed_and_the_audit_trail_says_what_was_before(proj
     }
 
 
-def test_it_touches_nothing_that_was_not_changed(project, lead):
+def test_unchanged_settings_are_not_written(project, lead):
     page = fields(project, lease_minutes=10)
     Project.objects.filter(pk=project.pk).update(simulated=True)
     signed_in(lead).post(url(project), page)
@@ -96,7 +96,7 @@ def test_it_touches_nothing_that_was_not_changed(project, lead):
     assert (project.simulated, project.lease_minutes) == (True, 10)
 
 
-def test_a_lead_renames_a_project_and_its_address_stays(project, lead):
+def test_renaming_a_project_keeps_its_url(project, lead):
     signed_in(lead).post(url(project), fields(project, name="Letters", description="Of a shop."))
     slug = project.slug
     project.refresh_from_db()
@@ -109,7 +109,7 @@ def test_a_lead_renames_a_project_and_its_address_stays(project, lead):
     assert answer.status_code == 422 and "This field is required." in answer.content.decode()
 
 
-def test_nothing_changed_writes_nothing(project, lead):
+def test_saving_without_changes_writes_nothing(project, lead):
     answer = signed_in(lead).post(url(project), fields(project), follow=True)
     assert "Nothing changed." in answer.content.decode()
     assert not AuditEntry.objects.filter(action="project settings changed").exists()
@@ -136,7 +136,7 @@ def test_nothing_changed_writes_nothing(project, lead):
         ({"sees_models": "nobody"}, "Select a valid choice"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_sentence(project, lead, changes, sentence):
+def test_invalid_settings_are_refused_with_a_sentence(project, lead, changes, sentence):
     answer = signed_in(lead).post(url(project), fields(project, **changes))
     assert answer.status_code == 422
     assert sentence in answer.content.decode()
@@ -145,7 +145,7 @@ def test_what_cannot_be_is_refused_with_a_sentence(project, lead, changes, sente
     assert {name: getattr(project, name) for name in FIELDS} == before
 
 
-def test_a_project_with_fixed_overlap_may_ask_more_than_it_would_at_most(project, lead):
+def test_fixed_overlap_may_exceed_the_sequential_maximum(project, lead):
     signed_in(lead).post(url(project), fields(project, rankings_per_task=5))
     project.refresh_from_db()
     assert project.rankings_per_task == 5

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def project():
-    """Three qualification tasks, two of which must be right, before real work."""
+    """Set up three qualification tasks, of which two must be right."""
     project = make_project(qualification_percent=60)
     for _ in range(3):
         make_gold(project, "qualification")
@@ -49,7 +49,7 @@ def fail(project, reviewer):
     assert next_kind(project, reviewer) is None
 
 
-def test_it_comes_before_real_work_and_is_passed(project, reviewer):
+def test_the_qualification_comes_before_real_tasks(project, reviewer):
     had = work(project, reviewer, 3)
     assert [slot.task.gold.purpose for slot in had] == ["qualification"] * 3
     assert next_kind(project, reviewer) == "ranking"
@@ -60,7 +60,7 @@ def test_it_comes_before_real_work_and_is_passed(project, reviewer):
 
 
 @pytest.mark.parametrize(("wrong", "state"), [(1, "passed"), (2, "failed")])
-def test_it_is_passed_with_the_share_that_the_project_asks_for(project, reviewer, wrong, state):
+def test_the_pass_mark_is_the_projects(project, reviewer, wrong, state):
     work(project, reviewer, wrong, right=False)
     work(project, reviewer, 3 - wrong)
     assert next_kind(project, reviewer) == ("ranking" if state == "passed" else None)
@@ -78,7 +78,7 @@ def test_a_skipped_task_is_not_right(project, reviewer):
     assert (attempt.state, attempt.right, attempt.asked) == ("failed", 1, 3)
 
 
-def test_without_it_nobody_ranks_real_work_by_any_way(project, reviewer):
+def test_unqualified_reviewers_cannot_rank_real_tasks(project, reviewer):
     [real] = project.tasks.filter(kind="ranking", slots__priority__lt=10).distinct()
     fail(project, reviewer)
     assert assignment.ahead(project=project, reviewer=reviewer) is None
@@ -87,7 +87,7 @@ def test_without_it_nobody_ranks_real_work_by_any_way(project, reviewer):
     assert not real.rankings.exists()
 
 
-def test_a_lead_allows_another_attempt_which_starts_over(project, reviewer):
+def test_a_lead_can_allow_another_attempt(project, reviewer):
     lead = make_member(project, "lead")
     with pytest.raises(QualificationError, match="has not failed"):
         qualification.allow_again(project=project, reviewer=reviewer, by=lead)
@@ -105,7 +105,7 @@ def test_a_lead_allows_another_attempt_which_starts_over(project, reviewer):
         qualification.allow_again(project=project, reviewer=reviewer, by=lead)
 
 
-def test_a_late_answer_from_the_attempt_before_is_kept(project, reviewer):
+def test_a_late_answer_of_the_previous_attempt_is_kept(project, reviewer):
     work(project, reviewer, 2, right=False)
     slot = assignment.current(project=project, reviewer=reviewer)
     publish(project, requalify=True)
@@ -113,7 +113,7 @@ def test_a_late_answer_from_the_attempt_before_is_kept(project, reviewer):
     assert answer(slot, reviewer)
 
 
-def test_a_version_that_says_so_ends_it_and_another_does_not(project, reviewer):
+def test_a_guideline_version_can_require_a_new_qualification(project, reviewer):
     work(project, reviewer, 3)
     publish(project)
     assert next_kind(project, reviewer) == "ranking"
@@ -128,7 +128,7 @@ def test_a_version_that_says_so_ends_it_and_another_does_not(project, reviewer):
     assert list(attempts) == [("passed", 1), ("passed", 3)]
 
 
-def test_what_is_before_them_when_it_ends_is_theirs_to_finish(project, reviewer):
+def test_a_reviewer_can_finish_the_open_task_when_the_qualification_expires(project, reviewer):
     work(project, reviewer, 3)
     slot = assignment.current(project=project, reviewer=reviewer)
     publish(project, requalify=True)
@@ -138,14 +138,14 @@ def test_what_is_before_them_when_it_ends_is_theirs_to_finish(project, reviewer)
     assert next_kind(project, reviewer) == "gold"
 
 
-def test_an_attempt_under_way_starts_over_under_such_a_version(project, reviewer):
+def test_a_new_version_restarts_a_running_attempt(project, reviewer):
     work(project, reviewer, 2)
     publish(project, requalify=True)
     assert len(work(project, reviewer, 4)) == 4  # all three again, and then real work
     assert attempt_of(project=project, reviewer=reviewer).state == "passed"
 
 
-def test_it_gives_nothing_while_there_are_no_tasks_for_it():
+def test_nothing_is_assigned_without_qualification_tasks():
     project = make_project(qualification_percent=60)
     make_task(project)
     reviewer = make_member(project)
@@ -156,14 +156,14 @@ def test_it_gives_nothing_while_there_are_no_tasks_for_it():
     assert next_kind(project, reviewer) == "gold"
 
 
-def test_it_is_not_asked_for_where_the_percent_is_zero():
+def test_a_pass_mark_of_zero_disables_the_qualification():
     project = make_project()
     make_gold(project, "qualification")
     make_task(project)
     assert next_kind(project, make_member(project)) == "ranking"
 
 
-def test_training_comes_before_it(project, reviewer):
+def test_training_comes_before_the_qualification(project, reviewer):
     make_gold(project, "training")
     purposes = [slot.task.gold.purpose for slot in work(project, reviewer, 4)]
     assert purposes == ["training", *["qualification"] * 3]

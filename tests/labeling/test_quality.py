@@ -40,7 +40,7 @@ def page_of(project, show="agreement", **query):
 
 
 def opposed(project, count=1):
-    """Tasks on which two reviewers say the reverse."""
+    """Create tasks that two reviewers rank in opposite orders."""
     people = make_member(project), make_member(project)
     tasks = [make_task(project) for _ in range(count)]
     for task in tasks:
@@ -50,7 +50,7 @@ def opposed(project, count=1):
 
 
 @pytest.mark.parametrize("show", SHOWN)
-def test_each_part_is_for_leads_alone(project, show):
+def test_only_leads_see_each_part(project, show):
     opposed(project)
     url = reverse("project-quality", args=[project.slug])
     assert page_of(project, show).status_code == 200
@@ -60,7 +60,7 @@ def test_each_part_is_for_leads_alone(project, show):
 
 
 @pytest.mark.parametrize("show", SHOWN)
-def test_each_part_of_an_empty_project_says_what_is_missing(project, show):
+def test_each_part_of_an_empty_project_explains_missing_data(project, show):
     shown = page_of(project, show).content.decode()
     words = {
         "agreement": "No agreement yet",
@@ -76,9 +76,7 @@ QUERIES = {"agreement": 13, "reviewers": 10, "parts": 8, "models": 9, "consensus
 
 
 @pytest.mark.parametrize("show", SHOWN)
-def test_each_part_runs_as_many_queries_for_twenty_tasks_as_for_two(
-    project, show, django_assert_num_queries
-):
+def test_the_number_of_queries_does_not_grow_with_tasks(project, show, django_assert_num_queries):
     client, url = (
         signed_in(make_lead(project)),
         reverse("project-quality", args=[project.slug]),
@@ -91,7 +89,7 @@ def test_each_part_runs_as_many_queries_for_twenty_tasks_as_for_two(
         client.get(url, {"show": show})
 
 
-def test_it_shows_the_measures_with_their_intervals(project):
+def test_measures_are_shown_with_their_intervals(project):
     store(simulate(0, kinds=[HONEST] * 4, tasks=30), project)
     found = measures.quality_of(project).measures
     shown = page_of(project).content.decode()
@@ -101,7 +99,7 @@ def test_it_shows_the_measures_with_their_intervals(project):
     assert f">{100 * found.exact.value:.1f}%<" in shown
 
 
-def test_it_looks_at_the_tasks_ranked_last_and_no_further(project):
+def test_only_the_most_recently_ranked_tasks_are_measured(project):
     tasks, _ = opposed(project, 4)
     found = measures.quality_of(project, tasks_at_most=2)
     assert found.capped and {d.task_id for d in found.disputes} == {t.pk for t in tasks[2:]}
@@ -111,7 +109,7 @@ def test_it_looks_at_the_tasks_ranked_last_and_no_further(project):
     assert looked_at.capped and len(looked_at.rows) == 4
 
 
-def test_it_leaves_out_gold_and_what_was_revised(project):
+def test_gold_and_revised_rankings_are_excluded(project):
     [task], people = opposed(project)
     Task.objects.filter(pk=opposed(project)[0][0].pk).update(kind=Task.Kind.GOLD)
     assert measures.quality_of(project).tasks == 1
@@ -122,7 +120,7 @@ def test_it_leaves_out_gold_and_what_was_revised(project):
     assert measures.quality_of(project).agreement.value == 1
 
 
-def test_it_is_kept_until_the_next_ranking(project, django_assert_num_queries):
+def test_measures_are_cached_until_the_next_ranking(project, django_assert_num_queries):
     opposed(project)
     first = measures.quality_of(project)
     with django_assert_num_queries(2):
@@ -131,7 +129,7 @@ def test_it_is_kept_until_the_next_ranking(project, django_assert_num_queries):
     assert measures.quality_of(project).tasks == 2
 
 
-def test_results_over_many_tasks_are_brought_up_to_date_once_a_minute(project, monkeypatch):
+def test_measures_over_many_tasks_are_updated_once_a_minute(project, monkeypatch):
     monkeypatch.setattr("labeling.quality.measures.LARGE", 2)
     opposed(project, 2)
     assert measures.quality_of(project).tasks == 2
@@ -144,7 +142,7 @@ def test_results_over_many_tasks_are_brought_up_to_date_once_a_minute(project, m
     assert measures.quality_of(project).tasks == 4
 
 
-def test_a_large_project_is_brought_up_to_date_once_a_minute(project, monkeypatch):
+def test_measures_of_a_large_project_are_updated_once_a_minute(project, monkeypatch):
     opposed(project, 2)
     before = measures.quality_of(project, tasks_at_most=1)
     [newest], _ = opposed(project)
@@ -172,7 +170,7 @@ def test_leads_see_which_reviewers_to_check(project):
     assert f"{100 * found.low:.1f}% to {100 * found.high:.1f}%" in shown
 
 
-def test_a_meter_that_cannot_be_measured_says_why_on_the_page(project):
+def test_a_measure_without_a_value_shows_the_reason(project):
     opposed(project)  # recorded without the order shown, all answers equally long, no time
     shown = page_of(project, "reviewers").content.decode()
     assert "No ranking has the order in which its responses were shown." in shown
@@ -180,7 +178,7 @@ def test_a_meter_that_cannot_be_measured_says_why_on_the_page(project):
     assert "No active time was measured." in shown
 
 
-def test_its_remarks_need_a_whole_interval():
+def test_remarks_depend_on_the_whole_interval():
     from labeling.quality.remarks import remarks
     from tests.labeling.test_statistics import Compared, Judgment
 
@@ -222,7 +220,7 @@ def test_its_remarks_need_a_whole_interval():
     ]
 
 
-def test_it_measures_haste_in_work_on_the_page_alone(project):
+def test_speed_is_measured_only_for_rankings_on_the_page(project):
     people = [make_member(project) for _ in range(3)]
     for _task in range(8):
         task = make_task(project)
@@ -236,7 +234,7 @@ def test_it_measures_haste_in_work_on_the_page_alone(project):
     assert found[people[0].pk].value == pytest.approx(60 / 33)
 
 
-def test_it_knows_whom_to_trust_for_those_who_ask_often(project, django_assert_num_queries):
+def test_reliabilities_are_cached_for_frequent_use(project, django_assert_num_queries):
     people = store(simulate(1, kinds=[HONEST] * 4, tasks=40), project)
     trusted = measures.reliabilities_of(project)
     assert set(trusted.of) == {person.pk for person in people.values()}
@@ -249,7 +247,7 @@ def test_it_knows_whom_to_trust_for_those_who_ask_often(project, django_assert_n
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def test_it_compares_within_a_guideline_version_and_counts_by_week(project):
+def test_agreement_is_measured_within_a_guideline_version_and_by_week(project):
     _tasks, people = opposed(project)
     publish(project, "Be kind and brief.")
     new, mixed = make_task(project), make_task(project)
@@ -269,7 +267,7 @@ def test_it_compares_within_a_guideline_version_and_counts_by_week(project):
     assert "No two reviewers ranked the same responses." in shown
 
 
-def test_it_draws_a_curve_once_two_weeks_have_something_to_compare(project):
+def test_a_curve_is_drawn_for_at_least_two_weeks_with_data(project):
     assert page_of(project, "parts").context["trend"] is None
     for days in (0, 7, 14):
         at = timezone.now() - timedelta(days=days)
@@ -287,7 +285,7 @@ def test_it_draws_a_curve_once_two_weeks_have_something_to_compare(project):
 
 
 def with_trigger_off(old, at):
-    """Rankings cannot be changed, so a test that wants old ones says so to the database."""
+    """Backdate rankings, bypassing the trigger that makes them immutable."""
     from django.db import connection
 
     with connection.cursor() as cursor:
@@ -296,7 +294,7 @@ def with_trigger_off(old, at):
         cursor.execute("SET session_replication_role = DEFAULT")
 
 
-def test_it_gives_alpha_for_each_criterion(project):
+def test_each_criterion_has_its_alpha(project):
     ratings = [(5, 5), (4, 4), (1, 2)]
     task, people = make_task(project), [make_member(project) for _ in range(2)]
     for number, person in enumerate(people):
@@ -313,7 +311,7 @@ def test_it_gives_alpha_for_each_criterion(project):
 # --- models and consensus ------------------------------------------------------------------------
 
 
-def test_it_ranks_the_models_that_wrote_the_responses(project):
+def test_the_models_of_the_responses_are_ranked(project):
     for n in range(12):
         task = make_task(project)  # of model-0, model-1, model-2
         rank(task, make_member(project), one_each(task) if n % 4 else one_each(task)[::-1])
@@ -326,7 +324,7 @@ def test_it_ranks_the_models_that_wrote_the_responses(project):
     assert "model-0" in shown and "Pairwise win rates" in shown
 
 
-def test_it_says_when_models_never_met(project):
+def test_models_that_were_never_compared_are_reported(project):
     for n in range(2):
         task = make_task(project, 2)
         Response.objects.filter(places__task=task, model_name="model-0").update(model_name=f"x{n}")
@@ -336,7 +334,7 @@ def test_it_says_when_models_never_met(project):
     assert "2 groups without a task in common" in shown and "Group 2" in shown
 
 
-def test_it_shows_the_consensus_the_least_certain_first(project):
+def test_the_least_certain_consensus_comes_first(project):
     [disputed], _ = opposed(project)
     people = [make_member(project) for _ in range(2)]
     agreed = [make_task(project) for _ in range(10)]
@@ -353,7 +351,7 @@ def test_it_shows_the_consensus_the_least_certain_first(project):
     assert page.context["rows"][-1]["order"] == [["A"], ["B"], ["C"]]
 
 
-def test_no_name_of_a_model_runs_as_markup(project):
+def test_names_of_models_are_escaped(project):
     bad = "<script>alert(1)</script>"
     task = make_task(project)
     Response.objects.filter(places__task=task).update(model_name=bad)
@@ -397,7 +395,7 @@ def test_the_command_reports_what_the_page_shows(project):
     assert f"{shown.measures.tau.value:.4f}" in text and "Consensus: of 25 tasks" in text
 
 
-def test_the_command_looks_at_as_many_tasks_as_it_is_told(project):
+def test_the_command_limits_the_number_of_tasks(project):
     opposed(project, 3)
     found = json.loads(said("--project", project.slug, "--tasks", "2", "--json"))
     assert found["tasks"] == 2 and found["capped"]
@@ -406,7 +404,7 @@ def test_the_command_looks_at_as_many_tasks_as_it_is_told(project):
         said("--project", project.slug, "--tasks", "0")
 
 
-def test_the_command_explains_itself_where_there_is_nothing(project):
+def test_the_command_explains_missing_data(project):
     with pytest.raises(CommandError, match="no project 'nowhere'"):
         said("--project", "nowhere")
     assert "No two reviewers" in said("--project", project.slug)

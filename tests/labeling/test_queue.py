@@ -41,7 +41,7 @@ def expire(slot: Slot) -> None:
     Slot.objects.filter(pk=slot.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
 
 
-def test_it_leases_a_slot_and_stores_the_shuffled_order():
+def test_a_claim_leases_a_slot_and_stores_the_shuffled_order():
     project = make_project(lease_minutes=10)
     task, reviewer = make_task(project, responses=5), make_member(project)
     slot = queue.claim(project=project, reviewer=reviewer)
@@ -52,7 +52,7 @@ def test_it_leases_a_slot_and_stores_the_shuffled_order():
     assert timedelta(minutes=9) < left < timedelta(minutes=11)
 
 
-def test_it_gives_the_running_lease_again_and_renews_it():
+def test_a_second_claim_returns_and_renews_the_current_lease():
     project = make_project()
     make_task(project), make_task(project)
     reviewer = make_member(project)
@@ -62,7 +62,7 @@ def test_it_gives_the_running_lease_again_and_renews_it():
     assert again.pk == slot.pk and again.leased_until > timezone.now()
 
 
-def test_it_costs_one_statement():
+def test_a_claim_costs_one_statement():
     project = make_project()
     make_task(project)
     reviewer = make_member(project)
@@ -74,7 +74,7 @@ def test_it_costs_one_statement():
     assert len(work) == 1 and "SKIP LOCKED" in work[0]
 
 
-def test_it_gives_the_highest_priority_first_and_the_oldest_within_it():
+def test_tasks_are_claimed_by_priority_and_then_by_age():
     project = make_project(rankings_per_task=1)
     low, first, second = (make_task(project, priority=priority) for priority in (2, 7, 7))
     reviewer = make_member(project)
@@ -85,14 +85,14 @@ def test_it_gives_the_highest_priority_first_and_the_oldest_within_it():
     assert order == [first.pk, second.pk, low.pk]
 
 
-def test_it_finishes_tasks_before_it_begins_others():
+def test_started_tasks_are_finished_before_others_begin():
     project = make_project(rankings_per_task=2)
     first, second = make_task(project), make_task(project)
     given = [queue.claim(project=project, reviewer=make_member(project)).task_id for _ in range(4)]
     assert given == [first.pk, first.pk, second.pk, second.pk]
 
 
-def test_it_never_gives_a_reviewer_a_task_twice():
+def test_a_reviewer_gets_a_task_only_once():
     project = make_project(rankings_per_task=3)
     tasks = {make_task(project).pk for _ in range(3)}
     reviewer = make_member(project)
@@ -103,13 +103,13 @@ def test_it_never_gives_a_reviewer_a_task_twice():
     assert sorted(given) == sorted(tasks)
 
 
-def test_it_keeps_projects_apart():
+def test_a_claim_stays_within_its_project():
     here, there = make_project(), make_project()
     make_task(there)
     assert queue.claim(project=here, reviewer=make_member(here)) is None
 
 
-def test_it_does_not_offer_a_skipped_task_again_but_offers_it_to_others():
+def test_a_skipped_task_is_offered_only_to_others():
     project = make_project(rankings_per_task=1)
     skipped, other = make_task(project), make_task(project)
     reviewer, colleague = make_member(project), make_member(project)
@@ -123,7 +123,7 @@ def test_it_does_not_offer_a_skipped_task_again_but_offers_it_to_others():
     assert queue.claim(project=project, reviewer=colleague).task_id == skipped.pk
 
 
-def test_it_refuses_an_unknown_reason_to_skip():
+def test_an_unknown_reason_to_skip_is_refused():
     project = make_project()
     make_task(project)
     reviewer = make_member(project)
@@ -144,7 +144,7 @@ def test_a_released_slot_goes_to_the_back():
     assert queue.claim(project=project, reviewer=reviewer).task_id == first.pk
 
 
-def test_nobody_else_can_move_a_lease():
+def test_only_the_holder_can_change_a_lease():
     project = make_project()
     make_task(project)
     reviewer, stranger = make_member(project), make_member(project)
@@ -158,7 +158,7 @@ def test_nobody_else_can_move_a_lease():
     assert not Skip.objects.exists()
 
 
-def test_a_lease_that_runs_is_never_given_to_another():
+def test_a_current_lease_is_never_given_to_another_reviewer():
     project = make_project(rankings_per_task=1)
     make_task(project)
     reviewer, colleague = make_member(project), make_member(project)
@@ -180,7 +180,7 @@ def test_an_expired_lease_is_freed_by_the_periodic_task():
     assert release_expired_leases() == 0
 
 
-def test_an_expired_lease_does_not_wait_for_the_periodic_task_when_nothing_else_is_left():
+def test_an_expired_lease_is_freed_immediately_if_no_other_task_is_left():
     project = make_project(rankings_per_task=1)
     make_task(project)
     slot = queue.claim(project=project, reviewer=make_member(project))
@@ -188,7 +188,7 @@ def test_an_expired_lease_does_not_wait_for_the_periodic_task_when_nothing_else_
     assert queue.claim(project=project, reviewer=make_member(project)).pk == slot.pk
 
 
-def test_a_draft_outlives_its_lease_and_brings_its_reviewer_back():
+def test_a_draft_survives_its_lease_and_returns_to_its_reviewer():
     project = make_project(rankings_per_task=1)
     make_task(project), make_task(project)
     reviewer = make_member(project)
@@ -227,7 +227,7 @@ def test_a_draft_renews_the_lease():
     assert slot.leased_until > timezone.now() + timedelta(minutes=19)
 
 
-def test_it_is_shown_once():
+def test_a_slot_is_marked_as_shown_once():
     project = make_project()
     make_task(project)
     reviewer = make_member(project)
@@ -255,7 +255,7 @@ def _removed(node: dict):
         yield from _removed(child)
 
 
-def test_it_steps_over_a_long_history_once():
+def test_a_long_history_is_skipped_once():
     project = make_project(rankings_per_task=2)
     reviewer = make_member(project)
     make_many(project, 1000, ranked_by=reviewer)
@@ -268,7 +268,7 @@ def test_it_steps_over_a_long_history_once():
     assert rows_stepped_over(project, reviewer) <= claims.CURSOR_STEP
 
 
-def test_it_remembers_a_priority_in_which_the_reviewer_had_everything():
+def test_the_cursor_remembers_an_exhausted_priority():
     project = make_project(rankings_per_task=2)
     reviewer = make_member(project)
     make_many(project, 60, ranked_by=reviewer)
@@ -311,7 +311,7 @@ def test_the_cursor_never_passes_a_slot_that_was_only_locked():
     assert queue.claim(project=project, reviewer=reviewer).task_id == locked.pk
 
 
-def test_what_a_cursor_hid_is_found_again_at_most_once_a_minute():
+def test_slots_before_the_cursor_are_searched_at_most_once_a_minute():
     project = make_project(rankings_per_task=1)
     reviewer = make_member(project)
     task = make_task(project)
@@ -328,7 +328,7 @@ def test_what_a_cursor_hid_is_found_again_at_most_once_a_minute():
 # --- adding tasks --------------------------------------------------------------------------------
 
 
-def test_the_same_task_exists_once():
+def test_adding_a_task_again_creates_no_duplicate():
     project = make_project()
     task = make_task(project)
     responses = list(task.responses.all())
@@ -337,7 +337,7 @@ def test_the_same_task_exists_once():
     assert task.slots.count() == project.rankings_per_task
 
 
-def test_it_adds_the_slots_that_are_wanted():
+def test_missing_slots_are_added():
     project = make_project(rankings_per_task=3)
     assert make_task(project).slots.count() == 3
     task = make_task(project, rankings_wanted=1, priority=8)
@@ -353,13 +353,13 @@ def test_it_adds_the_slots_that_are_wanted():
         ({"rankings_wanted": 10}, "1 to 9 rankings"),
     ],
 )
-def test_it_refuses_a_task_that_cannot_be_ranked(fields, sentence):
+def test_a_task_that_cannot_be_ranked_is_refused(fields, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_task(make_project(), **fields)
     assert not Task.objects.exists()
 
 
-def test_it_refuses_the_responses_of_another_prompt():
+def test_responses_of_another_prompt_are_refused():
     project = make_project()
     task, other = make_task(project), make_task(project)
     with pytest.raises(ValueError, match="its own prompt"):

@@ -1,4 +1,4 @@
-"""The next task is leased ahead; held tasks; slots beside the queue."""
+"""Tests of leases ahead, held tasks and slots outside the queue."""
 
 from datetime import timedelta
 
@@ -57,7 +57,7 @@ def expire(*slots):
     Slot.objects.filter(pk__in=ids).update(leased_until=timezone.now() - timedelta(seconds=1))
 
 
-def test_the_next_task_is_leased_ahead_and_is_another_one(project, reviewer):
+def test_another_task_is_leased_ahead(project, reviewer):
     first, second = make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     assert (current.task_id, ahead.task_id) == (first.pk, second.pk)
@@ -65,18 +65,18 @@ def test_the_next_task_is_leased_ahead_and_is_another_one(project, reviewer):
     assert ahead.reviewer_id == reviewer.pk and sorted(ahead.shown_order)
 
 
-def test_nothing_is_leased_ahead_of_nothing(project, reviewer):
+def test_nothing_is_leased_ahead_without_a_current_lease(project, reviewer):
     make_task(project)
     assert queue.claim_ahead(project=project, reviewer=reviewer) is None
     assert not Slot.objects.exclude(reviewer=None).exists()
 
 
-def test_nothing_is_ahead_of_the_last_task(project, reviewer):
+def test_nothing_is_leased_ahead_of_the_last_task(project, reviewer):
     make_task(project)
     assert both(project, reviewer)[1] is None
 
 
-def test_it_is_one_statement(project, reviewer):
+def test_a_lease_ahead_costs_one_statement(project, reviewer):
     make_task(project), make_task(project)
     queue.claim(project=project, reviewer=reviewer)
     with CaptureQueriesContext(connection) as queries:
@@ -84,7 +84,7 @@ def test_it_is_one_statement(project, reviewer):
     assert len([q for q in queries if "SAVEPOINT" not in q["sql"]]) == 1
 
 
-def test_a_prefetch_is_not_seen_until_it_is_shown(project, reviewer):
+def test_a_prefetched_task_does_not_count_as_seen_until_it_is_shown(project, reviewer):
     make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     queue.mark_shown(slot_id=current.pk, reviewer=reviewer)
@@ -114,7 +114,7 @@ def run_out(slot, reviewer):
 
 
 @pytest.mark.parametrize("end", [fill, skip, release, run_out])
-def test_whatever_ends_the_current_lease_makes_the_one_ahead_current(project, reviewer, end):
+def test_the_lease_ahead_becomes_current_when_the_current_one_ends(project, reviewer, end):
     make_task(project), make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     end(current, reviewer)
@@ -125,7 +125,7 @@ def test_whatever_ends_the_current_lease_makes_the_one_ahead_current(project, re
 
 
 @pytest.mark.parametrize("end", [fill, skip, release, run_out])
-def test_the_one_ahead_can_end_first(project, reviewer, end):
+def test_the_lease_ahead_can_end_first(project, reviewer, end):
     make_task(project), make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     end(ahead, reviewer)
@@ -135,7 +135,7 @@ def test_the_one_ahead_can_end_first(project, reviewer, end):
     assert following.ahead and following.pk != ahead.pk
 
 
-def test_both_leases_are_given_again_and_renewed(project, reviewer):
+def test_both_leases_are_returned_and_renewed(project, reviewer):
     make_task(project), make_task(project), make_task(project)
     slots = both(project, reviewer)
     expire(*slots)
@@ -145,7 +145,7 @@ def test_both_leases_are_given_again_and_renewed(project, reviewer):
     assert Slot.objects.filter(leased_until__gt=later).count() == 2
 
 
-def test_holding_the_current_one_holds_the_one_ahead(project, reviewer):
+def test_renewing_the_current_lease_renews_the_one_ahead(project, reviewer):
     make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     expire(current, ahead)
@@ -154,7 +154,7 @@ def test_holding_the_current_one_holds_the_one_ahead(project, reviewer):
     assert not queue.renew(slot_id=ahead.pk, reviewer=make_member(project))
 
 
-def test_going_on_promotes_shows_and_leases_ahead_in_one_statement(project, reviewer):
+def test_advancing_promotes_shows_and_leases_ahead_in_one_statement(project, reviewer):
     make_task(project), make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     rank(current, reviewer)
@@ -168,7 +168,7 @@ def test_going_on_promotes_shows_and_leases_ahead_in_one_statement(project, revi
     assert same.shown_at is None
 
 
-def test_going_on_with_another_one_before_them_shows_nothing(project, reviewer):
+def test_advancing_with_another_open_task_shows_nothing(project, reviewer):
     make_task(project), make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     now, following = queue.advance(project=project, reviewer=reviewer, shown=ahead.pk)
@@ -176,7 +176,7 @@ def test_going_on_with_another_one_before_them_shows_nothing(project, reviewer):
     assert not Slot.objects.exclude(shown_at=None).exists()
 
 
-def test_going_on_from_nothing_leases_both(project, reviewer):
+def test_advancing_without_leases_leases_both(project, reviewer):
     assert queue.advance(project=project, reviewer=reviewer, shown=0) == (None, None)
     make_task(project)
     assert queue.advance(project=project, reviewer=reviewer, shown=0)[1] is None
@@ -185,7 +185,7 @@ def test_going_on_from_nothing_leases_both(project, reviewer):
     assert not current.ahead and ahead.ahead
 
 
-def test_a_draft_comes_back_before_the_one_ahead(project, reviewer):
+def test_a_draft_returns_before_the_lease_ahead(project, reviewer):
     make_task(project), make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     queue.save_draft(slot_id=current.pk, reviewer=reviewer, draft={"x": 1})
@@ -196,7 +196,7 @@ def test_a_draft_comes_back_before_the_one_ahead(project, reviewer):
     assert still.pk == ahead.pk and still.ahead
 
 
-def test_a_draft_of_the_one_ahead_outlives_its_lease(project, reviewer):
+def test_a_draft_of_the_task_ahead_survives_its_lease(project, reviewer):
     make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     queue.save_draft(slot_id=ahead.pk, reviewer=reviewer, draft={"x": 1})
@@ -207,7 +207,7 @@ def test_a_draft_of_the_one_ahead_outlives_its_lease(project, reviewer):
     assert (following.pk, following.ahead, following.draft) == (ahead.pk, True, {"x": 1})
 
 
-def test_the_cursor_stays_before_a_task_that_may_be_given_back(project, reviewer):
+def test_the_cursor_does_not_pass_a_task_that_may_be_released(project, reviewer):
     held = make_task(project)
     make_many(project, 60, ranked_by=reviewer)
     last = make_task(project)
@@ -218,7 +218,7 @@ def test_the_cursor_stays_before_a_task_that_may_be_given_back(project, reviewer
     assert cursor is None or cursor.position < other.position
 
 
-def test_an_answer_to_the_one_ahead_fills_it(project, reviewer):
+def test_an_answer_to_the_slot_ahead_fills_it(project, reviewer):
     make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
     sent = rank(ahead, reviewer)
@@ -228,7 +228,7 @@ def test_an_answer_to_the_one_ahead_fills_it(project, reviewer):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_claims_of_one_reviewer_in_many_tabs_hold_two_leases():
+def test_a_reviewer_with_many_tabs_holds_two_leases():
     project = make_project()
     for _ in range(8):
         make_task(project)
@@ -242,7 +242,7 @@ def test_claims_of_one_reviewer_in_many_tabs_hold_two_leases():
 # --- held tasks ----------------------------------------------------------------------------------
 
 
-def test_nobody_gets_a_held_task_until_it_is_released(project, reviewer):
+def test_a_held_task_is_not_assigned_until_it_is_released(project, reviewer):
     task = make_task(project, held=True)
     assert task.held and not task.slots.exists()
     assert queue.claim(project=project, reviewer=reviewer) is None
@@ -261,7 +261,7 @@ def test_releasing_twice_or_from_another_project_does_nothing(project):
     assert (task.slots.count(), free.slots.count()) == (2, 2)
 
 
-def test_a_held_task_with_an_imported_ranking_gets_only_what_it_lacks(project, reviewer):
+def test_a_held_task_with_an_imported_ranking_gets_only_the_missing_slots(project, reviewer):
     task = make_task(project, held=True)
     recording.record(task=task, reviewer=reviewer, source="import", content=Content(one_each(task)))
     release_held(project=project, task_ids=[task.pk])
@@ -274,7 +274,7 @@ def test_a_held_task_with_an_imported_ranking_gets_only_what_it_lacks(project, r
 # --- slots beside the queue ----------------------------------------------------------------------
 
 
-def test_one_more_slot_is_given_out_before_other_tasks_are_begun():
+def test_an_added_slot_is_assigned_before_other_tasks_begin():
     project = make_project(rankings_per_task=1)
     begun, waiting = make_task(project), make_task(project)
     rank(queue.claim(project=project, reviewer=(first := make_member(project))), first)
@@ -306,7 +306,7 @@ def test_slots_added_concurrently_get_different_numbers():
     assert sorted(slot.number for slot in results) == [2, 3, 4, 5, 6, 7]
 
 
-def test_nobody_claims_a_gold_task_released_or_not(project, reviewer):
+def test_gold_tasks_cannot_be_claimed(project, reviewer):
     free = make_task(project, kind=Task.Kind.GOLD)
     held = make_task(project, kind=Task.Kind.GOLD, held=True)
     assert release_held(project=project, task_ids=[held.pk]) == 1
@@ -335,7 +335,7 @@ def test_a_new_slot_can_be_leased_ahead(project, reviewer):
     assert queue.claim(project=project, reviewer=reviewer).pk == slot.pk
 
 
-def test_a_new_slot_gives_way_to_the_lease_that_is_there(project, reviewer):
+def test_a_new_slot_yields_to_an_existing_lease(project, reviewer):
     make_task(project)
     gold = make_task(project, kind=Task.Kind.GOLD)
     current = queue.claim(project=project, reviewer=reviewer)
@@ -343,7 +343,7 @@ def test_a_new_slot_gives_way_to_the_lease_that_is_there(project, reviewer):
     assert not gold.slots.exists()
 
 
-def test_a_new_slot_that_comes_back_is_claimed_by_nobody_and_used_again(project, reviewer):
+def test_a_released_new_slot_is_not_claimed_and_is_reused(project, reviewer):
     gold = make_task(project, kind=Task.Kind.GOLD)
     slot = queue.lease_new_slot(task=gold, reviewer=reviewer)
     expire(slot)

@@ -1,4 +1,4 @@
-"""The order of display is balanced over the slots of a task."""
+"""Tests of the balanced order of display over the slots of a task."""
 
 from itertools import permutations
 
@@ -15,7 +15,7 @@ SIZES = range(2, 10)
 
 
 @pytest.mark.parametrize("k", SIZES)
-def test_over_as_many_slots_as_responses_each_stands_in_each_place_once(k):
+def test_each_response_has_each_position_once_over_as_many_slots(k):
     responses = list(range(100, 100 + k))
     for block in (1, 1 + k):
         rows = [shown_order_for(7, number, responses) for number in range(block, block + k)]
@@ -24,19 +24,19 @@ def test_over_as_many_slots_as_responses_each_stands_in_each_place_once(k):
 
 
 @pytest.mark.parametrize("k", [2, 4, 6, 8])
-def test_two_slots_show_every_pair_both_ways_round(k):
+def test_two_slots_show_every_pair_in_both_orders(k):
     first, second = (shown_order_for(3, number, range(k)) for number in (1, 2))
     assert first == second[::-1]
 
 
 @pytest.mark.parametrize("k", [3, 5, 7, 9])
-def test_with_an_odd_number_twice_as_many_slots_show_every_pair_both_ways_round(k):
+def test_an_odd_number_needs_twice_as_many_slots_for_both_orders_of_every_pair(k):
     rows = [shown_order_for(3, number, range(k)) for number in range(1, 2 * k + 1)]
     for a, b in permutations(range(k), 2):
         assert sum(row.index(a) < row.index(b) for row in rows) == k
 
 
-def test_a_pair_is_shown_one_way_round_and_then_the_other():
+def test_a_pair_alternates_its_order():
     a, b = shown_order_for(1, 1, [10, 20]), shown_order_for(1, 2, [10, 20])
     assert a == b[::-1]
 
@@ -47,7 +47,7 @@ def test_tasks_are_shuffled_differently():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("k", SIZES)
-def test_a_lease_stores_the_order_that_its_number_says(k):
+def test_a_lease_stores_the_order_of_its_number(k):
     project = make_project(rankings_per_task=min(2 * k + 1, 9))
     task = make_task(project, responses=k)
     for _ in range(project.rankings_per_task):

@@ -1,4 +1,4 @@
-"""Whatever reviewers do, and in whatever order: a state machine over a real PostgreSQL.
+"""A state machine of reviewers' actions in any order, on a real PostgreSQL.
 
 MACHINE_EXAMPLES=1000 in the environment makes it a long run; see CONTRIBUTING.md.
 """
@@ -39,7 +39,7 @@ ahead = st.booleans()
 
 @dataclass(frozen=True)
 class Form:
-    """A page that somebody has open, for as long as they like."""
+    """A page that a reviewer has open, for any time."""
 
     reviewer: Any
     slot_id: int
@@ -337,7 +337,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_whatever_reviewers_do_no_ranking_is_lost_or_doubled():
+def test_no_sequence_of_actions_loses_or_duplicates_a_ranking():
     run_state_machine_as_test(
         Machine,
         settings=settings(

@@ -1,4 +1,4 @@
-"""Raising the number of rankings of existing tasks shows what it adds first, and adds that."""
+"""Tests of raising the number of rankings of existing tasks."""
 
 import json
 
@@ -40,7 +40,7 @@ def slots(task):
     return Slot.objects.filter(task=task).count()
 
 
-def test_every_task_that_wants_fewer_gets_the_missing_slots(project):
+def test_every_task_with_fewer_rankings_gets_the_missing_slots(project):
     one, two, four = (make_task(project, rankings_wanted=wanted) for wanted in (1, 2, 4))
     elsewhere = make_task(make_project(rankings_per_task=1))
     planned = raising.plan(project=project, wanted=3)
@@ -66,20 +66,20 @@ def test_a_finished_task_is_offered_to_others_again(project):
     assert queue.claim(project=project, reviewer=first) is None
 
 
-def test_one_task_alone_can_be_raised(project):
+def test_a_single_task_can_be_raised(project):
     task, other = make_task(project), make_task(project)
     assert raising.apply(project=project, wanted=2, by=None, task=task).slots == 1
     assert [slots(task), slots(other)] == [2, 1]
 
 
-def test_gold_and_what_it_was_made_of_stay_as_they_are(project):
+def test_gold_and_its_source_tasks_are_unchanged(project):
     gold = make_gold(project)
     planned = raising.apply(project=project, wanted=3, by=None)
     assert (planned.tasks, planned.left_out) == (0, {"gold": 1, "parked": 1})
     assert slots(gold.task) == 0
 
 
-def test_a_task_that_was_complete_when_gold_was_made_of_it_stays_as_it_is(project):
+def test_a_complete_source_task_of_gold_is_unchanged(project):
     task = make_task(project)
     recording.record(
         task=task, reviewer=make_member(project), source="review", content=Content(one_each(task))
@@ -91,7 +91,7 @@ def test_a_task_that_was_complete_when_gold_was_made_of_it_stays_as_it_is(projec
     assert raising.plan(project=project, wanted=3).left_out == {"gold": 1, "parked": 1}
 
 
-def test_a_decided_task_is_asked_no_further(project):
+def test_a_decided_task_gets_no_more_slots(project):
     task = make_task(project)
     lead = make_user(Role.TRAINER)
     adjudication.decide(task=task, by=lead, tiers=one_each(task), cause="close")
@@ -100,7 +100,7 @@ def test_a_decided_task_is_asked_no_further(project):
     assert Adjudication.objects.exists()
 
 
-def test_a_withdrawn_task_stays_as_it_is(project):
+def test_a_withdrawn_task_is_unchanged(project):
     task = make_task(project)
     withdrawing.withdraw(content=task, by=make_user(Role.TRAINER))
     assert raising.apply(project=project, wanted=3, by=None).left_out == {"withdrawn": 1}
@@ -123,7 +123,7 @@ def test_comparisons_and_relabelled_tasks_keep_their_number(project, kind):
     assert slots(task) == 1
 
 
-def test_with_sequential_overlap_added_slots_stay_and_the_limit_holds():
+def test_sequential_overlap_keeps_added_slots_within_the_limit():
     project = make_project(rankings_per_task=2, overlap="sequential", rankings_at_most=3)
     task = make_task(project)
     with pytest.raises(raising.CannotRaise, match="at most 3 rankings"):
@@ -198,7 +198,7 @@ def test_the_page_of_a_task_leads_to_the_form_for_that_task(project):
         ({}, ">Preview<"),
     ],
 )
-def test_what_the_lead_has_not_seen_is_not_added(project, sent, sentence):
+def test_slots_that_the_lead_has_not_seen_are_not_added(project, sent, sentence):
     task = make_task(project)
     answer = signed_in(make_user(Role.TRAINER)).post(url(project), sent)
     assert answer.status_code == 422
@@ -206,7 +206,7 @@ def test_what_the_lead_has_not_seen_is_not_added(project, sent, sentence):
     assert slots(task) == 1
 
 
-def test_only_leads_of_the_project_raise(project):
+def test_only_leads_of_the_project_can_raise(project):
     task = make_task(project)
     sent = {"wanted": "3", "slots": "2"}
     assert signed_in(make_member(project)).post(url(project), sent).status_code == 403
@@ -241,7 +241,7 @@ def test_the_command_counts_first_and_then_adds(project, capsys):
         (["--wanted", "3", "--task", "99999"], "has no task 99999"),
     ],
 )
-def test_the_command_says_what_is_wrong(project, options, sentence):
+def test_the_command_explains_errors(project, options, sentence):
     given = options if "--project" in options else ["--project", project.slug, *options]
     with pytest.raises(CommandError, match=sentence):
         call_command("raise_rankings", *given)

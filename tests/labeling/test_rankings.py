@@ -67,7 +67,7 @@ def lapse(slot):
     assert slots.release_expired() == 1
 
 
-def test_it_fills_the_slot_with_everything_that_was_said(slot, task, reviewer, project):
+def test_a_submit_fills_the_slot_with_all_its_content(slot, task, reviewer, project):
     a, b, c = ids(task)
     made = submit(
         slot,
@@ -118,7 +118,7 @@ A, B, C, ALIEN = "a", "b", "c", "alien"
         ("rationale", {"rationale": "x" * (recording.LONGEST_RATIONALE + 1)}),
     ],
 )
-def test_it_refuses_what_makes_no_sense_and_writes_nothing(slot, task, reviewer, field, content):
+def test_invalid_content_is_refused_and_nothing_is_written(slot, task, reviewer, field, content):
     names = dict(zip([A, B, C], ids(task), strict=True)) | {ALIEN: 10**9}
 
     def named(value):
@@ -137,7 +137,7 @@ def test_it_refuses_what_makes_no_sense_and_writes_nothing(slot, task, reviewer,
     assert slot.ranking_id is None and slot.reviewer_id == reviewer.pk
 
 
-def test_it_takes_a_strength_for_one_of_two(project, reviewer):
+def test_a_pair_may_have_a_strength(project, reviewer):
     task = make_task(project, responses=2)
     slot = slots.claim(project=project, reviewer=reviewer)
     first, second = ids(task)
@@ -152,7 +152,7 @@ def test_a_wrong_clock_costs_no_ranking(slot, reviewer, said, kept):
     assert submit(slot, reviewer, active_seconds=said).ranking.active_seconds == kept
 
 
-def test_it_says_when_no_guideline_is_published():
+def test_a_missing_guideline_is_reported():
     project = make_project(published=False)
     make_task(project)
     reviewer = make_member(project)
@@ -161,7 +161,7 @@ def test_it_says_when_no_guideline_is_published():
         submit(slot, reviewer)
 
 
-def test_it_says_when_the_slot_is_gone(reviewer):
+def test_a_missing_slot_is_reported(reviewer):
     with pytest.raises(InvalidRanking, match="no longer exists"):
         recording.submit(
             slot_id=10**9, reviewer=reviewer, idempotency_key=key(), content=Content([])
@@ -193,7 +193,7 @@ def test_another_answer_from_a_second_tab_supersedes(slot, task, reviewer):
     assert first.superseded_at and second.supersedes == first and slot.ranking == second
 
 
-def test_a_key_of_someone_else_or_of_another_task_is_refused(project, slot, reviewer):
+def test_a_key_of_another_reviewer_or_task_is_refused(project, slot, reviewer):
     same = key()
     submit(slot, reviewer, idempotency_key=same)
     make_task(project)
@@ -278,7 +278,7 @@ def test_a_stranger_cannot_answer_a_free_slot(project, task):
     assert not Ranking.objects.exists()
 
 
-def test_a_former_member_holds_nothing_and_can_rank_no_more(slot, reviewer, project):
+def test_a_former_member_holds_no_slot_and_cannot_submit(slot, reviewer, project):
     Membership.objects.filter(user=reviewer).delete()
     slot.refresh_from_db()
     assert slot.reviewer is None and slot.leased_until is None
@@ -290,7 +290,7 @@ def test_a_former_member_holds_nothing_and_can_rank_no_more(slot, reviewer, proj
 # --- revisions -----------------------------------------------------------------------------------
 
 
-def test_a_revision_supersedes_under_todays_guideline(project, slot, task, reviewer):
+def test_a_revision_supersedes_under_the_current_guideline(project, slot, task, reviewer):
     old = submit(slot, reviewer).ranking
     version = publish(project, "Be kinder.")
     same = key()
@@ -372,7 +372,7 @@ def test_a_second_recorded_ranking_by_one_reviewer_is_refused(task, reviewer):
             )
 
 
-def test_a_partial_ranking_is_recorded_only_when_it_says_so(task, reviewer):
+def test_a_partial_ranking_must_be_declared_as_such(task, reviewer):
     some = one_each(task)[:2]
     with pytest.raises(InvalidRanking, match="place"):
         recording.record(task=task, reviewer=reviewer, source="import", content=Content(some))
@@ -393,7 +393,7 @@ def test_a_partial_ranking_is_recorded_only_when_it_says_so(task, reviewer):
 # --- what a project asks -------------------------------------------------------------------------
 
 
-def test_it_refuses_a_tie_where_there_are_none(project, slot, task, reviewer):
+def test_a_tie_is_refused_in_projects_without_ties(project, slot, task, reviewer):
     Project.objects.update(allow_ties=False)
     a, b, c = ids(task)
     with pytest.raises(InvalidRanking, match="without ties"):
@@ -401,7 +401,7 @@ def test_it_refuses_a_tie_where_there_are_none(project, slot, task, reviewer):
     assert submit(slot, reviewer).ranking.tiers == one_each(task)
 
 
-def test_it_takes_a_ranking_that_leaves_out_only_where_that_is_allowed(slot, task, reviewer):
+def test_unplaced_responses_are_accepted_only_where_allowed(slot, task, reviewer):
     a, b, _ = ids(task)
     with pytest.raises(InvalidRanking, match="Give every response a place"):
         submit(slot, reviewer, tiers=[[a], [b]])
@@ -411,14 +411,14 @@ def test_it_takes_a_ranking_that_leaves_out_only_where_that_is_allowed(slot, tas
     assert submit(slot, reviewer, tiers=[[a], [b]]).ranking.tiers == [[a], [b]]
 
 
-def test_it_asks_for_the_shortest_rationale_of_the_project(slot, reviewer):
+def test_the_rationale_must_have_the_projects_minimum_length(slot, reviewer):
     Project.objects.update(min_rationale=5)
     with pytest.raises(InvalidRanking, match="at least 5 characters; so far there are 4"):
         submit(slot, reviewer, rationale="  kind  ")
     assert submit(slot, reviewer, rationale="kinder").ranking.rationale == "kinder"
 
 
-def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, reviewer):
+def test_revisions_are_possible_only_within_the_window(project, slot, task, reviewer):
     Project.objects.update(revision_hours=2)
     first = submit(slot, reviewer).ranking
     until = revision_window.revisable_until(Ranking.objects.get(pk=first.pk))
@@ -445,7 +445,7 @@ def test_it_revises_while_the_window_is_open_and_not_after(project, slot, task, 
     assert Ranking.objects.get(task=task) == old
 
 
-def test_without_a_window_nothing_is_revised_not_even_from_a_second_tab(slot, task, reviewer):
+def test_without_a_window_no_tab_can_revise(slot, task, reviewer):
     Project.objects.update(revision_hours=0)
     first = submit(slot, reviewer).ranking
     with pytest.raises(InvalidRanking, match="no longer be revised"):
@@ -454,13 +454,13 @@ def test_without_a_window_nothing_is_revised_not_even_from_a_second_tab(slot, ta
     assert Ranking.objects.get() == first
 
 
-def test_it_is_stamped_with_the_version_that_was_shown(project, slot, reviewer):
+def test_a_ranking_records_the_version_that_was_shown(project, slot, reviewer):
     shown = project.current_version
     publish(project, "Be brief.")
     assert submit(slot, reviewer, guideline_version=shown.pk).ranking.guideline_version == shown
 
 
-def test_a_version_of_another_project_or_a_draft_is_not_believed(project, slot, reviewer):
+def test_drafts_and_versions_of_other_projects_are_ignored(project, slot, reviewer):
     alien = make_project().current_version
     draft = versions.draft_from(version=project.current_version, by=None)
     for said in (alien.pk, draft.pk, 10**9):
@@ -477,7 +477,7 @@ def undo(ranking, reviewer):
     return undoing.undo(ranking=ranking, reviewer=reviewer, draft=DRAFT)
 
 
-def test_what_was_just_sent_is_taken_back_with_its_slot_and_a_draft(slot, reviewer):
+def test_undoing_a_ranking_restores_its_slot_and_a_draft(slot, reviewer):
     ranking = submit(slot, reviewer).ranking
     undo(ranking, reviewer)
     ranking.refresh_from_db()
@@ -491,7 +491,7 @@ def test_what_was_just_sent_is_taken_back_with_its_slot_and_a_draft(slot, review
     assert (again.supersedes, slot.__class__.objects.get(pk=slot.pk).ranking) == (None, again)
 
 
-def test_the_task_at_hand_comes_next_and_the_one_ahead_goes_back(project, slot, reviewer):
+def test_an_undo_makes_the_open_task_the_next_and_releases_the_one_ahead(project, slot, reviewer):
     ranking = submit(slot, reviewer).ranking
     make_task(project)
     make_task(project)
@@ -513,7 +513,7 @@ def test_a_late_retry_does_not_restore_an_undone_ranking(slot, reviewer):
     assert not Ranking.objects.filter(superseded_at=None).exists()
 
 
-def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
+def test_an_undo_is_refused_when_late_foreign_repeated_or_revised(
     slot, task, reviewer, project, monkeypatch
 ):
     ranking = submit(slot, reviewer).ranking
@@ -532,16 +532,14 @@ def test_it_is_too_late_after_a_while_twice_for_a_revision_and_for_another(
     assert Slot.objects.get(pk=slot.pk).ranking == revised
 
 
-def test_once_the_answer_was_shown_there_is_no_way_back(project, reviewer):
+def test_an_undo_is_refused_after_the_answer_was_shown(project, reviewer):
     one = make_gold(project, Gold.Purpose.TRAINING)
     ranking = submit(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer).ranking
     with pytest.raises(InvalidRanking, match="too late"):
         undo(ranking, reviewer)
 
 
-def test_who_may_have_read_the_others_answers_cannot_take_back_what_may_not_be_revised(
-    slot, reviewer
-):
+def test_an_undo_is_refused_after_other_rankings_were_visible(slot, reviewer):
     ranking = submit(slot, reviewer).ranking
     Project.objects.update(sees_others=Project.Sees.AFTER, revision_hours=0)
     with pytest.raises(InvalidRanking, match="too late"):

@@ -1,4 +1,4 @@
-"""Which letters of a text name a response: every example is what a reviewer might write."""
+"""Tests of recognising letters that name responses in a text."""
 
 import pytest
 
@@ -99,7 +99,7 @@ def test_letters_that_name_responses_are_recognised_and_no_others(expected):
         "A+B",
     ],
 )
-def test_a_letter_that_could_mean_something_else_puts_the_text_in_doubt(text):
+def test_an_ambiguous_letter_makes_the_text_ambiguous(text):
     assert marked(text) is None
 
 

@@ -1,4 +1,4 @@
-"""After a guideline change a sample is ranked again, and agreement is compared before and after."""
+"""Tests of ranking a sample again after a guideline change."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def rank(task: Task, reviewer: User, order: int = 1) -> Ranking:
 
 
 class World:
-    """Tasks two people ranked in opposite orders under version 1; version 2 is in force."""
+    """Create tasks with two opposite rankings under version 1, and publish version 2."""
 
     def __init__(self, tasks: int = 4):
         self.project = make_project(rankings_per_task=2)
@@ -79,7 +79,7 @@ def world() -> World:
 # --- drawing -------------------------------------------------------------------------------------
 
 
-def test_it_copies_a_sample_that_is_given_out_first_and_again_to_the_same_people(world):
+def test_a_sample_is_assigned_first_and_to_the_same_people_too(world):
     for _ in range(3):
         make_task(world.project)
     sample = world.draw()
@@ -106,7 +106,7 @@ def test_the_same_seed_draws_the_same_tasks(world):
     assert len({*map(tuple, drawn)}) == 2
 
 
-def test_it_draws_no_task_twice_and_none_that_one_person_ranked(world):
+def test_a_sample_has_no_duplicates_and_no_tasks_with_one_ranking(world):
     alone = make_task(world.project)
     rank(alone, world.people[0])
     first, second = world.draw(size=3), world.draw(size=3)
@@ -127,7 +127,7 @@ def test_it_draws_no_task_twice_and_none_that_one_person_ranked(world):
         ({"after": 1}, "under version 2, the guideline in force"),
     ],
 )
-def test_what_cannot_be_drawn_is_said_and_nothing_is_written(world, fields, sentence):
+def test_an_impossible_sample_is_explained_and_nothing_is_written(world, fields, sentence):
     with pytest.raises(CannotRelabel, match=sentence):
         world.draw(**fields)
     assert not RelabelSample.objects.exists()
@@ -145,7 +145,7 @@ def test_a_project_without_an_earlier_version_has_nothing_to_compare():
 # --- comparing -----------------------------------------------------------------------------------
 
 
-def test_it_shows_agreement_before_and_after_and_how_far_the_consensus_moved(world):
+def test_the_page_compares_agreement_and_consensus_before_and_after(world):
     sample = world.draw()
     nothing = comparison(sample)
     assert (nothing.tasks, nothing.finished, nothing.made, nothing.wanted) == (2, 0, 0, 4)
@@ -161,7 +161,7 @@ def test_it_shows_agreement_before_and_after_and_how_far_the_consensus_moved(wor
     assert found.moved.low <= found.moved.value <= found.moved.high
 
 
-def test_it_compares_only_tasks_with_two_rankings_on_both_sides(world):
+def test_only_tasks_with_two_rankings_on_both_sides_are_compared(world):
     sample = world.draw()
     one = sample.tasks.first()
     rank(one.copy, world.people[0])
@@ -172,7 +172,7 @@ def test_it_compares_only_tasks_with_two_rankings_on_both_sides(world):
     assert (found.moved.low, found.moved.tasks) == (None, 1)
 
 
-def test_it_leaves_out_what_was_ranked_under_yet_another_version(world):
+def test_rankings_under_other_versions_are_excluded(world):
     sample = world.draw()
     publish(world.project, "Version three.")
     for one in sample.tasks.select_related("copy__project"):
@@ -194,7 +194,7 @@ def test_the_interval_narrows_with_more_tasks():
     assert widths[1] < widths[0] / 2
 
 
-def test_the_consensus_is_what_most_say_of_each_pair():
+def test_the_consensus_is_the_majority_for_each_pair():
     said = [[[1], [2], [3]], [[2], [1], [3]], [[1, 2], [3]]]
     assert consensus(said) == {(1, 2): 0, (1, 3): 1, (2, 3): 1}
 
@@ -202,7 +202,7 @@ def test_the_consensus_is_what_most_say_of_each_pair():
 # --- the page and the command --------------------------------------------------------------------
 
 
-def test_a_lead_draws_a_sample_and_sees_what_it_shows(world):
+def test_a_lead_draws_a_sample_and_sees_its_results(world):
     lead = make_lead(world.project)
     url = reverse("project-relabel", args=[world.project.slug])
     answer = signed_in(lead).post(url, {"size": 2, "before": 1, "seed": 0}, follow=True)
@@ -216,14 +216,14 @@ def test_a_lead_draws_a_sample_and_sees_what_it_shows(world):
     assert "+100.0%" in page
 
 
-def test_only_leads_may_draw(world):
+def test_only_leads_can_draw_a_sample(world):
     url = reverse("project-relabel", args=[world.project.slug])
     for face, status in ((world.people[0], 403), (make_member(make_project()), 404)):
         assert signed_in(face).post(url, {"size": 1, "before": 1, "seed": 0}).status_code == status
     assert not RelabelSample.objects.exists()
 
 
-def test_a_form_that_cannot_be_drawn_says_why(world):
+def test_an_impossible_form_has_an_error(world):
     url = reverse("project-relabel", args=[world.project.slug])
     client = signed_in(make_lead(world.project))
     for form in ({"size": 0, "before": 1, "seed": 0}, {"size": 1, "before": 7, "seed": 0}):
@@ -239,7 +239,7 @@ def command(world: World, *options: str) -> str:
     return out.getvalue()
 
 
-def test_the_command_draws_and_shows(world):
+def test_the_command_draws_a_sample_and_prints_results(world):
     with pytest.raises(CommandError, match="no sample yet"):
         command(world)
     assert "2 tasks ranked under version 1 would be" in command(world, "--size", "2", "--dry-run")
@@ -262,7 +262,7 @@ def test_the_command_says_what_is_wrong(world):
         call_command("relabel", "--project", "nowhere", "--size", "1")
 
 
-def test_a_copy_is_ranked_in_its_own_right(world):
+def test_a_copy_is_ranked_independently(world):
     sample = world.draw()
     copy = sample.tasks.first().copy
     first = rank(copy, world.people[0])

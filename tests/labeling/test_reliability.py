@@ -13,13 +13,13 @@ KINDS = [HONEST] * 25 + [SPAMMER] * 3 + [REVERSED] * 2
 
 
 def trusted(**people: float) -> Reliabilities:
-    """Reviewers who never tie, right so often; a fifth of all pairs are tied in truth."""
+    """Return reliabilities without ties for this accuracy; a fifth of all pairs are truly tied."""
     return Reliabilities(
         {name: Reliability(right, 0.0, 0.5, 0.05) for name, right in people.items()}, tied=0.2
     )
 
 
-def test_it_keeps_what_each_ranking_says_of_each_pair():
+def test_each_ranking_gives_an_outcome_for_each_pair():
     pairs = expand(
         [
             Judgment("one", "a", [[7], [3, 5]]),
@@ -47,7 +47,7 @@ def test_it_keeps_what_each_ranking_says_of_each_pair():
     assert len(pairs) == 4  # the pair 3, 7 of two tasks is two pairs
 
 
-def test_its_posterior_of_a_pair_is_the_one_worked_by_hand():
+def test_the_posterior_of_a_pair_matches_an_example_by_hand():
     # Truth: > 0.4, = 0.2, < 0.4. Ann says 1 > 2 and is right 0.9; Bob says 2 > 1 and is right 0.7;
     # of a tie either says each order with 0.25.
     # > : 0.4·0.9·0.3 = 0.108    = : 0.2·0.25·0.25 = 0.0125    < : 0.4·0.1·0.7 = 0.028
@@ -63,7 +63,7 @@ def test_its_posterior_of_a_pair_is_the_one_worked_by_hand():
     assert found.is_clear(0.72) and not found.is_clear(0.73)
 
 
-def test_its_order_of_three_is_the_sum_over_all_thirteen():
+def test_the_order_of_three_sums_over_all_thirteen_weak_orders():
     people = trusted(ann=0.9, bob=0.7)
     rankings = [("ann", [[1], [2], [3]]), ("bob", [[2, 3], [1]])]
     sides = {}
@@ -97,7 +97,7 @@ def test_its_order_of_three_is_the_sum_over_all_thirteen():
     }
 
 
-def test_it_grows_clearer_with_every_reviewer_who_agrees():
+def test_certainty_grows_with_every_agreeing_reviewer():
     order = [[1], [2], [3], [4]]
     sure = [
         posterior_of_pairs([(n, order) for n in range(many)], Reliabilities()).probability
@@ -106,25 +106,25 @@ def test_it_grows_clearer_with_every_reviewer_who_agrees():
     assert sure == sorted(sure) and sure[0] < 0.5 < sure[-1]
 
 
-def test_it_knows_nothing_of_a_task_without_a_comparison():
+def test_a_task_without_a_comparison_is_undecided():
     assert posterior_of_pairs([("ann", [[1]])], Reliabilities()) is None
     assert posterior_of_pairs([], Reliabilities()) is None
 
 
-def test_it_takes_a_stranger_for_a_typical_reviewer():
+def test_an_unknown_reviewer_counts_as_typical():
     found = fit(simulate(3, kinds=[HONEST] * 6, tasks=60).judgments)
     assert found["nobody met"] == found.typical
     assert 0.5 < found.typical.quality < 1
 
 
-def test_it_says_why_no_one_can_be_checked():
+def test_missing_reliabilities_have_a_reason():
     alone = fit([Judgment(1, "ann", [[1], [2]]), Judgment(2, "bob", [[3], [4]])])
     assert alone.of == {} and "No two reviewers" in alone.reason
     assert fit([]).of == {}
 
 
-def test_it_finds_whom_to_trust_among_noise_spam_and_answers_the_wrong_way_round():
-    """Over seeds 0 to 19 the correlation is 0.978 at the least (this is seed 0)."""
+def test_reliable_reviewers_are_found_among_noise_spam_and_reversed_answers():
+    """Check seed 0. Over seeds 0 to 19 the correlation is at least 0.978."""
     made = simulate(0, kinds=KINDS, tasks=1000, overlap=3)
     found = fit(made.judgments)
     people = [found[w] for w in range(len(KINDS))]
@@ -138,7 +138,7 @@ def test_it_finds_whom_to_trust_among_noise_spam_and_answers_the_wrong_way_round
         assert (one.high < 0.5) == (kind == REVERSED)
 
 
-def test_its_consensus_is_better_than_counting_heads_and_as_sure_as_it_is_right():
+def test_the_consensus_beats_a_majority_vote_and_is_calibrated():
     made = simulate(5, kinds=KINDS, tasks=1500, overlap=3)
     found = consensus(made.judgments, fit(made.judgments))
     heads = consensus(made.judgments, Reliabilities())
@@ -152,7 +152,7 @@ def test_its_consensus_is_better_than_counting_heads_and_as_sure_as_it_is_right(
     assert np.mean(sure) == pytest.approx(np.mean(right), abs=0.04)
 
 
-def test_its_estimates_are_at_the_top_of_the_posterior():
+def test_the_estimates_maximise_the_posterior():
     made = simulate(8, kinds=[HONEST] * 3, tasks=60, overlap=3)
     found = fit(made.judgments)
     patterns: dict[tuple[tuple[int, int], ...], int] = {}
@@ -165,7 +165,7 @@ def test_its_estimates_are_at_the_top_of_the_posterior():
         patterns[key] = patterns.get(key, 0) + 1
 
     def log_posterior(odds):
-        """Written out: the sum over pairs of log Σ truth Π chance, and the priors."""
+        """Compute the posterior directly: the sum over pairs of log Σ truth Π chance, and the priors."""
         total = 0.0
         chances = []
         for a, b, c in odds[:-1].reshape(3, 3):
@@ -201,7 +201,7 @@ def test_its_estimates_are_at_the_top_of_the_posterior():
         assert abs(slope) < 0.02
 
 
-def test_it_admits_that_two_reviewers_who_disagree_cannot_be_told_apart():
+def test_two_disagreeing_reviewers_are_equally_reliable():
     rng = np.random.default_rng(0)
     judgments = []
     for task in range(500):
@@ -213,7 +213,7 @@ def test_it_admits_that_two_reviewers_who_disagree_cannot_be_told_apart():
         assert found[name].high - found[name].low > 0.2
 
 
-def test_it_has_one_answer_whatever_the_order_of_rankings_and_the_numbers_of_responses():
+def test_the_result_does_not_depend_on_the_order_of_rankings_and_ids():
     made = simulate(1, kinds=KINDS[:8], tasks=80)
     found = fit(made.judgments)
     turned = [
@@ -244,8 +244,8 @@ def test_nine_responses_are_ordered_together():
     assert np.allclose(total[~np.eye(9, dtype=bool)], 1, atol=1e-5)
 
 
-def test_it_stays_quick_on_many_rankings():
-    """Measured: 100,000 rankings of four take 3 to 6 seconds of one core."""
+def test_many_rankings_are_fitted_quickly():
+    """Check the time; 100,000 rankings of four take 3 to 6 seconds of one core."""
     made = simulate(0, kinds=KINDS, tasks=2000, overlap=3)
     began = time.process_time()
     fit(made.judgments)

@@ -1,4 +1,4 @@
-"""No page on which responses are judged contains a response's id."""
+"""Tests that no page on which responses are judged contains a response's id."""
 
 import json
 import re

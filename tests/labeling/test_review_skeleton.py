@@ -42,7 +42,7 @@ def both_ways(client, project, monkeypatch):
 
 @pytest.mark.parametrize("k", [2, 3, 9])
 @pytest.mark.parametrize("partial", [True, False])
-def test_it_says_what_the_template_says(k, partial, monkeypatch):
+def test_the_skeleton_renders_the_same_html_as_the_template(k, partial, monkeypatch):
     project = make_project(allow_partial=partial, min_rationale=7)
     for _ in range(3):
         make_task(project, responses=k)
@@ -64,7 +64,7 @@ def test_the_sheet_is_in_the_language_of_the_page(monkeypatch):
     assert german == long
 
 
-def test_hostile_text_is_rendered_as_everywhere(monkeypatch):
+def test_hostile_text_is_rendered_safely(monkeypatch):
     project = make_project()
     tasks = [make_task(project), make_task(project)]
     nasty = f"<script>alert(1)</script> {skeleton.MARKS.csrf} {skeleton.MARKS.slot} \\1 **b**"
@@ -80,7 +80,7 @@ def test_hostile_text_is_rendered_as_everywhere(monkeypatch):
 
 
 @pytest.mark.parametrize("sees", ["sees_models", "sees_others", "sees_suggestions"])
-def test_what_everyone_may_see_goes_through_the_template(sees):
+def test_policies_that_show_more_use_the_template(sees):
     project = make_project(**{sees: Project.Sees.ALWAYS})
     make_task(project), make_task(project)
     assert skeleton.sheet_html(None, project, make_task(project).slots.first(), dict) is None

@@ -94,22 +94,22 @@ def rates(test, positives, negatives):
     return len(hits) / (len(hits) + len(alarms)), len(hits) / len(positives)
 
 
-def test_it_finds_leaks_and_leaves_talk_about_models_alone():
+def test_leaks_are_found_and_talk_about_models_is_not():
     precision, recall = rates(identity_leak, LEAKS, NO_LEAKS)
     assert precision >= 0.95 and recall >= 0.9, (precision, recall)
 
 
-def test_it_finds_what_was_cut_off_and_leaves_the_whole_alone():
+def test_truncated_texts_are_found_and_complete_ones_are_not():
     precision, recall = rates(lambda text: truncation(text, {}), CUT, WHOLE)
     assert precision >= 0.9 and recall >= 0.9, (precision, recall)
 
 
 @pytest.mark.parametrize("text", [*NO_LEAKS, *WHOLE])
-def test_it_is_silent_about(text):
+def test_harmless_texts_have_no_findings(text):
     assert scan(text) == []
 
 
-def test_it_shows_the_words():
+def test_a_finding_shows_the_matching_words():
     [found] = scan("Sure!\nHere you are. I am ChatGPT, and I like tea. More follows here.")
     assert found.kind == Finding.Kind.IDENTITY
     assert found.excerpt.startswith("I am ChatGPT, and I like tea")
@@ -125,7 +125,7 @@ def test_the_projects_names_of_models_are_found():
     "sampling",
     [{"truncated": True}, {"finish_reason": "length"}, {"tokens": 64, "max_new_tokens": 64}],
 )
-def test_it_believes_the_sampler(sampling):
+def test_the_samplers_finish_reason_is_trusted(sampling):
     [found] = scan("All is said.", sampling=sampling)
     assert found.kind == Finding.Kind.TRUNCATED
     assert not scan(
@@ -133,12 +133,12 @@ def test_it_believes_the_sampler(sampling):
     )
 
 
-def test_a_person_may_leave_out_the_last_full_stop():
+def test_a_missing_final_full_stop_is_accepted():
     text = WHOLE_STORY + "In the evening they opened the first crate and went to bed"
     assert scan(text, model="some-7b") and not scan(text, model="human")
 
 
-def test_a_long_or_hostile_text_costs_little():
+def test_long_or_hostile_texts_are_scanned_quickly():
     began = time.process_time()
     for text in ("I am " * 200_000, "As an AI " * 100_000, "(" * 500_000, "`" * 500_000, '"' * 500_000,
                  "openai " + "I am an AI model, developed " * 50_000, "word " * 400_000):  # fmt: skip

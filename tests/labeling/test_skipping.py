@@ -1,4 +1,4 @@
-"""A skip can be taken back: by its reviewer as long as a ranking can, by a lead at any time."""
+"""Tests of undoing skips, by the reviewer for a while and by leads at any time."""
 
 from datetime import timedelta
 
@@ -58,7 +58,7 @@ def test_undoing_a_skip_restores_the_reviewers_input(project, reviewer):
     assert not sent.extra
 
 
-def test_the_page_gets_the_sheet_and_what_was_in_front_comes_next(project, reviewer):
+def test_undoing_a_skip_returns_its_sheet_and_keeps_the_open_task_next(project, reviewer):
     first, second = make_task(project), make_task(project)
     skip = skipped(project, reviewer)
     assert slots.claim(project=project, reviewer=reviewer).task == second
@@ -69,7 +69,7 @@ def test_the_page_gets_the_sheet_and_what_was_in_front_comes_next(project, revie
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
-def test_the_review_page_offers_to_take_back_the_skip(project, reviewer, tasks):
+def test_the_review_page_offers_to_undo_the_skip(project, reviewer, tasks):
     for _ in range(tasks):
         make_task(project)
     skip = skipped(project, reviewer)
@@ -77,7 +77,7 @@ def test_the_review_page_offers_to_take_back_the_skip(project, reviewer, tasks):
     assert f'action="{url(skip)}"' in page
 
 
-def test_a_ranking_sent_after_the_skip_is_what_the_page_takes_back(project, reviewer):
+def test_the_page_undoes_a_ranking_sent_after_the_skip(project, reviewer):
     make_task(project), make_task(project)
     skip = skipped(project, reviewer)
     slot = slots.claim(project=project, reviewer=reviewer)
@@ -92,7 +92,7 @@ def test_a_ranking_sent_after_the_skip_is_what_the_page_takes_back(project, revi
     assert reverse("review-undo", args=[project.slug, Ranking.objects.get().pk]) in page
 
 
-def test_after_as_long_as_a_ranking_can_be_undone_it_is_too_late(project, reviewer):
+def test_a_skip_can_be_undone_as_long_as_a_ranking(project, reviewer):
     make_task(project)
     skip = skipped(project, reviewer)
     Skip.objects.update(created_at=F("created_at") - UNDO_FOR + timedelta(seconds=20))
@@ -107,7 +107,7 @@ def test_after_as_long_as_a_ranking_can_be_undone_it_is_too_late(project, review
     assert Skip.objects.exists()
 
 
-def test_a_task_that_others_have_taken_stays_skipped(project, reviewer):
+def test_the_skip_of_a_task_that_others_took_cannot_be_undone(project, reviewer):
     make_task(project)
     skip = skipped(project, reviewer)
     other = make_member(project)
@@ -119,7 +119,7 @@ def test_a_task_that_others_have_taken_stays_skipped(project, reviewer):
     assert taken.reviewer == other
 
 
-def test_nobody_takes_back_the_skip_of_another(project, reviewer):
+def test_another_reviewers_skip_cannot_be_undone(project, reviewer):
     make_task(project)
     skip = skipped(project, reviewer)
     for person in (make_member(project), make_user(Role.TRAINER)):
@@ -131,7 +131,7 @@ def test_nobody_takes_back_the_skip_of_another(project, reviewer):
 
 
 @pytest.mark.parametrize("purpose", ["training", "qualification"])
-def test_a_skip_in_training_or_qualification_stands(project, reviewer, purpose):
+def test_a_skip_in_training_or_qualification_is_final(project, reviewer, purpose):
     gold = make_gold(project, purpose)
     slot = slots.lease_new_slot(task=gold.task, reviewer=reviewer)
     slots.skip(slot_id=slot.pk, reviewer=reviewer, reason="unclear")
