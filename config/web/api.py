@@ -33,7 +33,7 @@ api.add_router("", scores)
 
 ERRORS_LISTED = 10
 STORAGE = "The server's storage is full or unusable. Ask the operator; the log names the folder."
-PARAMETER_NAMES = {"body", "asked", "one", "many"}
+PARAMETER_NAMES = {"body", "conversations", "candidates", "one", "many"}
 """Names of the code in the locations of errors. Clients do not know them."""
 
 

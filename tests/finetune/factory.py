@@ -1,4 +1,4 @@
-"""Models, runs and what recipes leave behind, without running one."""
+"""Models, runs and outputs of recipes for tests, without running a recipe."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows for the tests of snapshots, models and pages, each with as little as it needs."""
+"""Minimal rows for tests of snapshots, models and pages."""
 
 import itertools
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def response_ids(task: Task) -> list[int]:
 def rank(
     task: Task, reviewer: User, order: Sequence[Sequence[int]] = ((0,), (1,), (2,)), **fields: Any
 ) -> Ranking:
-    """`order` holds places in the task, best first."""
+    """Rank a task; `order` has indices of its responses, best first."""
     ids = response_ids(task)
     tiers = [[ids[place] for place in tier] for tier in order]
     return Ranking.objects.create(task=task, reviewer=reviewer, tiers=tiers, **fields)

@@ -1,4 +1,4 @@
-"""Reward models that lie ready to score, untrained: their scores are as good as any for a test."""
+"""Untrained reward models for tests of scoring."""
 
 import json
 from pathlib import Path

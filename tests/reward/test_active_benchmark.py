@@ -20,7 +20,9 @@ from benchmarks.active import (
 )
 
 
-def test_it_ends_with_one_line_of_json_and_draws_the_curves(capfd, tmp_path, monkeypatch):
+def test_the_benchmark_ends_with_one_line_of_json_and_draws_the_curves(
+    capfd, tmp_path, monkeypatch
+):
     monkeypatch.setattr(active, "BUDGET", 100)
     small = [replace(world, waiting=200) for world in WORLDS]
     monkeypatch.setattr(active, "WORLDS", small)
@@ -36,7 +38,7 @@ def test_it_ends_with_one_line_of_json_and_draws_the_curves(capfd, tmp_path, mon
     assert drawn.count("<polyline") == 3 and "lifelike" in drawn
 
 
-def test_active_selection_learns_more_from_as_many_rankings(monkeypatch):
+def test_active_selection_learns_more_from_the_same_number_of_rankings(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 160)
     world = next(world for world in WORLDS if world.name == "lifelike")
     gains = [
@@ -46,7 +48,7 @@ def test_active_selection_learns_more_from_as_many_rankings(monkeypatch):
     assert np.mean(gains) > 0.01
 
 
-def test_one_order_serves_as_many_rankings_as_its_rhythm_says(monkeypatch):
+def test_one_order_serves_a_batch_of_rankings(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 160)
     asked = []
 
@@ -58,13 +60,13 @@ def test_one_order_serves_as_many_rankings_as_its_rhythm_says(monkeypatch):
     assert asked == [(40, 60), (100, 60)] and len(points) == len(active.counts()) == 7
 
 
-def test_a_rhythm_between_two_points_of_the_curve_is_refused(capsys):
+def test_a_batch_between_two_points_of_the_curve_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--batch", "30"])
     assert "no multiple of 20" in capsys.readouterr().err
 
 
-def test_what_is_saved_is_measured_against_what_random_selection_needed(monkeypatch):
+def test_savings_are_relative_to_random_selection(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 240)
     level = [0.5, 0.6, 0.7, 0.8, 0.9, *[0.9] * 6]
     steep = [0.5, 0.7, 0.9, *[0.95] * 8]
@@ -73,7 +75,7 @@ def test_what_is_saved_is_measured_against_what_random_selection_needed(monkeypa
     assert found["saved_to"] == pytest.approx(80 / 120, abs=1e-3)
 
 
-def test_what_was_not_reached_is_null_and_not_an_infinity(monkeypatch):
+def test_an_unreached_target_is_null(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 240)
     flat, steep = [0.5] * 11, [0.5, 0.7, 0.9, *[0.95] * 8]
     found = compare([steep] * 3, [flat, flat, steep])
@@ -83,13 +85,13 @@ def test_what_was_not_reached_is_null_and_not_an_infinity(monkeypatch):
     assert "hard: not reached" in active.svg([case])
 
 
-def test_the_wins_of_equal_responses_vary_as_ranks_do():
+def test_the_wins_of_equal_responses_have_the_variance_of_ranks():
     found = noise_of(np.zeros((400, 4)), np.random.default_rng(0)).mean(axis=0)
     by_hand = (np.eye(4) - 1 / 4) * 4 * 5 / 12
     np.testing.assert_allclose(found, by_hand, atol=0.02)
 
 
-def test_who_knows_the_taste_saves_more_where_tasks_are_unequal():
+def test_knowing_the_true_weights_saves_more_on_unequal_tasks():
     names = {world.name: world for world in WORLDS}
     level, unequal = possible(names["alike"], 0), possible(names["spread"], 0)
     few = possible(replace(names["alike"], waiting=1000), 0)
@@ -97,18 +99,18 @@ def test_who_knows_the_taste_saves_more_where_tasks_are_unequal():
     assert possible(names["misfit"], 0) is None
 
 
-def test_both_ways_start_from_the_same_rankings(monkeypatch):
+def test_both_selections_start_from_the_same_rankings(monkeypatch):
     monkeypatch.setattr(active, "BUDGET", 40)
     assert curve(World("any"), 3, active.at_random) == curve(World("any"), 3, active.most_to_learn)
 
 
-def test_a_curve_reaches_a_target_between_its_points_or_not_at_all():
+def test_a_target_is_interpolated_between_points_or_not_reached():
     rising = [0.5 + 0.01 * n for n in range(29)]
     assert reached(rising, 0.605) == pytest.approx(40 + 20 * 10.5)
     assert reached(rising, 0.9) is None and reached(rising, 0.1) == 40
 
 
-def test_the_fit_is_where_the_gradient_is_nothing():
+def test_the_gradient_of_the_fit_is_zero():
     rng = np.random.default_rng(0)
     x, wins = rng.normal(size=(50, 3, 4)), rng.integers(0, 2, size=(50, 3, 3)).astype(float)
     theta = fit(x, wins, np.eye(4), np.zeros(4))
@@ -118,12 +120,12 @@ def test_the_fit_is_where_the_gradient_is_nothing():
     np.testing.assert_allclose(gradient, 0, atol=1e-5)
 
 
-def test_it_needs_no_torch():
+def test_the_benchmark_needs_no_torch():
     code = "import sys, benchmarks.active; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=accelerator.ROOT).returncode == 0
 
 
-def test_the_commit_has_a_plus_where_what_was_measured_differs_from_it(tmp_path, monkeypatch):
+def test_the_commit_has_a_plus_if_measured_files_differ(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "ROOT", tmp_path)
     for name in ("measured", "other"):
         (tmp_path / name).mkdir()

@@ -22,7 +22,7 @@ def rows():
     }
 
 
-def test_a_trainer_finds_each_in_the_admin_and_can_add_or_delete_none(client, rows):
+def test_trainers_can_view_but_not_add_or_delete_rows(client, rows):
     client.force_login(make_user(Role.TRAINER))
     for name, row in rows.items():
         listed = client.get(reverse(f"admin:{name}_changelist"))
@@ -32,7 +32,7 @@ def test_a_trainer_finds_each_in_the_admin_and_can_add_or_delete_none(client, ro
         assert client.post(reverse(f"admin:{name}_delete", args=[row.pk])).status_code == 403
 
 
-def test_only_the_name_of_a_model_can_be_changed_there(client, rows):
+def test_only_the_name_of_a_model_can_be_changed(client, rows):
     model = rows["reward_rewardmodel"]
     client.force_login(make_user(Role.TRAINER))
     address = reverse("admin:reward_rewardmodel_change", args=[model.pk])
@@ -41,7 +41,7 @@ def test_only_the_name_of_a_model_can_be_changed_there(client, rows):
     assert (changed.name, changed.state, changed.base) == ("better", "candidate", "org/base")
 
 
-def test_a_lead_finds_none_of_them(client, rows):
+def test_leads_cannot_view_the_rows(client, rows):
     client.force_login(make_user(Role.LEAD))
     for name in rows:
         assert client.get(reverse(f"admin:{name}_changelist")).status_code == 403

@@ -1,4 +1,4 @@
-"""The API, asked over HTTP as a script would, with the real scorer behind it."""
+"""Tests of the API over HTTP, with the real scorer."""
 
 import errno
 import json
@@ -119,7 +119,7 @@ def test_best_of_n_reads_the_prompt_once(warm, caller, models):
     assert caller.post("best-of-n", nothing).json()["best"] is None
 
 
-def test_a_model_promoted_in_its_place_answers_from_then_on(warm, caller, models):
+def test_a_newly_promoted_model_answers_from_then_on(warm, caller, models):
     first = caller.post("score", conversation("Red.")).json()
     snapshot = make_snapshot(warm, prompts=1)
     other = make_reward_model(snapshot, path=str(models[1]))
@@ -133,7 +133,7 @@ def test_a_model_promoted_in_its_place_answers_from_then_on(warm, caller, models
 # --- who may ----------------------------------------------------------------------------------------
 
 
-def test_a_stranger_is_asked_for_a_token_and_a_session_is_none(warm, caller):
+def test_a_request_needs_a_token_and_a_session_does_not_count(warm, caller):
     for key in ("", "Bearer", "Bearer nonsense", "Bearer \u00e9", f"Basic {caller.key}"):
         answer = caller.post("score", conversation("a"), Authorization=key)
         refused(answer, 401, "Authorization: Bearer KEY")
@@ -144,7 +144,7 @@ def test_a_stranger_is_asked_for_a_token_and_a_session_is_none(warm, caller):
     refused(answer, 401, "The request has none.")
 
 
-def test_a_lead_may_ask_their_own_projects_models_and_a_reviewer_none(warm, models):
+def test_leads_may_use_their_projects_models_and_reviewers_none(warm, models):
     lead, reviewer = Caller(make_user(Role.LEAD)), Caller(make_user())
     join(warm, reviewer.token.user)
     for stranger in (lead, reviewer):
@@ -155,7 +155,7 @@ def test_a_lead_may_ask_their_own_projects_models_and_a_reviewer_none(warm, mode
     assert lead.post("score", conversation("a")).status_code == 200
 
 
-def test_the_project_must_be_named_where_several_have_a_model(warm, caller, models):
+def test_the_project_must_be_named_if_several_have_a_model(warm, caller, models):
     other = make_project()
     snapshot = make_snapshot(other, prompts=1)
     make_reward_model(snapshot, path=str(models[1]), state=RewardModel.State.PROMOTED)
@@ -205,7 +205,7 @@ def test_a_body_that_is_not_json_or_too_large_is_a_problem_too(caller, settings)
     refused(caller.post("score", conversation("x" * 2_700_000)), 413, "2.5 MB")
 
 
-def test_a_token_has_so_many_responses_a_minute(warm, caller, settings):
+def test_the_responses_of_a_token_per_minute_are_limited(warm, caller, settings):
     settings.API_RESPONSES_A_MINUTE = 3
     body = {"prompt": "a", "responses": ["b", "c", "d"]}
     assert caller.post("best-of-n", body).status_code == 200
@@ -213,14 +213,14 @@ def test_a_token_has_so_many_responses_a_minute(warm, caller, settings):
     if answer.status_code == 200:  # a minute ended meanwhile
         caller.post("best-of-n", body)
         answer = caller.post("best-of-n", body)
-    refused(answer, 429, "3 responses scored in a minute")
+    refused(answer, 429, "limit is 3 responses per token and minute")
     assert 0 < int(answer["Retry-After"]) <= 60
 
 
 def test_a_request_with_too_much_text_is_refused_before_it_is_charged(caller, settings):
     settings.API_CHARACTERS = 100
     answer = caller.post("score", conversation("a" * 101))
-    refused(answer, 413, "characters; a request may have 100")
+    refused(answer, 413, "characters; the limit per request is 100")
     answer = caller.post("best-of-n", {"prompt": "a" * 60, "responses": ["b" * 30, "c" * 30]})
     refused(answer, 413, "120 characters")
     caller.token.refresh_from_db()
@@ -260,13 +260,13 @@ def test_the_turn_of_a_dead_process_expires(caller):
     refused(caller.post("score", conversation("first")), 503, "scorer")
 
 
-def test_without_a_scorer_it_says_when_to_ask_again(caller):
+def test_without_a_scorer_the_response_has_a_retry_time(caller):
     answer = caller.post("score", conversation("a"))
     refused(answer, 503, "manage.py scorer")
     assert int(answer["Retry-After"]) > 0
 
 
-def test_scores_that_take_too_long_are_not_waited_for(warm, caller, settings, tmp_path):
+def test_waiting_for_scores_times_out(warm, caller, settings, tmp_path):
     import socket
 
     with socket.socket(socket.AF_UNIX) as silent:
@@ -315,7 +315,7 @@ def test_a_fault_of_the_storage_is_a_problem_with_a_sentence(
     assert str(settings.VAR_DIR) not in said["detail"]
 
 
-def test_the_committed_document_is_what_the_api_says_of_itself(client):
+def test_the_committed_openapi_document_is_up_to_date(client):
     said = json.dumps(client.get("/api/v1/openapi.json").json(), indent=2, sort_keys=True) + "\n"
     if os.environ.get("TIEBREAK_PIN_OPENAPI"):
         SNAPSHOT.write_text(said)
@@ -338,6 +338,6 @@ def test_every_operation_and_limit_is_documented():
         assert fact in text
 
 
-def test_no_page_with_scripts_from_elsewhere_comes_with_it(client):
+def test_the_api_has_no_page_with_external_scripts(client):
     assert client.get("/api/v1/docs").status_code == 404
     assert "script-src 'self'" in client.get("/api/v1/openapi.json")["Content-Security-Policy"]

@@ -10,7 +10,7 @@ def test_an_interval_is_drawn_on_an_axis_in_percent():
     assert row.interval == "50.0% to 100.0%"
 
 
-def test_without_a_value_the_reason_is_said_and_nothing_is_drawn():
+def test_without_a_value_the_reason_is_shown_and_nothing_is_drawn():
     row = interval_row("x", {"value": None, "interval": None, "reason": "Too few."})
     assert (row.at, row.value, row.interval) == (None, "–", "Too few.")
     assert interval_row("x", None).interval == "Unknown."
@@ -23,13 +23,13 @@ def bins(*observed, pairs=10):
     ]
 
 
-def test_a_dot_on_the_diagonal_is_as_far_right_as_up():
+def test_a_point_on_the_diagonal_has_equal_coordinates():
     chart = reliability(bins(0.55))
     dot = chart.bins[0]
     assert float(dot.x) - chart.left == pytest.approx(chart.bottom - float(dot.y), abs=0.11)
 
 
-def test_every_dot_stays_inside_the_axes():
+def test_every_point_is_inside_the_axes():
     for value in (0.0, 0.3, 0.5, 1.0):
         chart = reliability(bins(value))
         dot = chart.bins[0]
@@ -37,7 +37,7 @@ def test_every_dot_stays_inside_the_axes():
         assert chart.top <= float(dot.y) <= chart.bottom
 
 
-def test_a_dot_with_four_times_the_pairs_has_twice_the_extra_radius():
+def test_a_point_with_four_times_the_pairs_has_twice_the_extra_radius():
     rows = bins(0.5, pairs=40) + bins(0.6, pairs=10)
     large, small = (float(dot.radius) - 4 for dot in reliability(rows).bins)
     assert large == pytest.approx(2 * small, abs=0.1)

@@ -66,7 +66,7 @@ def test_a_dry_run_of_snapshot_writes_nothing(project):
         (["--since", "2026-02-30"], "invalid day value"),
     ],
 )
-def test_snapshot_says_what_is_wrong(project, arguments, sentence):
+def test_snapshot_explains_errors(project, arguments, sentence):
     with pytest.raises(CommandError, match=sentence):
         call_command("snapshot", project.slug, *arguments)
     assert not Snapshot.objects.exists()
@@ -136,9 +136,7 @@ def test_one_side_of_the_split_can_be_exported(project, tmp_path):
     assert set(pq.read_table(tmp_path / "t.parquet")["split"].to_pylist()) == {"test"}
 
 
-def test_export_overwrites_only_when_told_to_and_leaves_nothing_half_written(
-    project, ranked, tmp_path
-):
+def test_export_overwrites_only_on_request_and_writes_atomically(project, ranked, tmp_path):
     file = tmp_path / "rows.jsonl"
     counts = exported("--project", project.slug, str(file), "--dry-run")
     assert counts["rows"] == 1 and not file.exists()
@@ -154,7 +152,7 @@ def test_export_overwrites_only_when_told_to_and_leaves_nothing_half_written(
 @pytest.mark.parametrize(
     ("name", "sentence"), [("rows.csv", "End its name in"), ("no/rows.jsonl", "There is no folder")]
 )
-def test_export_says_what_is_wrong(project, ranked, tmp_path, name, sentence):
+def test_export_explains_errors(project, ranked, tmp_path, name, sentence):
     with pytest.raises(CommandError, match=sentence):
         call_command("export", "--project", project.slug, str(tmp_path / name))
 
@@ -169,7 +167,7 @@ def test_a_base_that_is_not_a_model_is_refused_before_anything_is_queued(project
     assert not Run.objects.exists()
 
 
-def test_a_folder_is_kept_as_an_absolute_path(project, tmp_path, monkeypatch):
+def test_a_folder_is_stored_as_an_absolute_path(project, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     monkeypatch.chdir(tmp_path.parent)
     snapshot = make_snapshot(project, prompts=1)

@@ -1,4 +1,4 @@
-"""Downloads of a model's archive, card and report from its page."""
+"""Tests of downloading a model's archive, card and report."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ FILES = {
 
 
 def publish(run: Run) -> None:
-    """Lay out the files, and record them as the supervisor does."""
+    """Write the files, and record them as the supervisor does."""
     output = workspace.run_dir_of(run).output
     output.mkdir(parents=True, exist_ok=True)
     for name, data in FILES.items():
@@ -74,7 +74,7 @@ def model(request, project):
     return found
 
 
-def test_the_archive_holds_every_file_as_it_was_published(client, people, model):
+def test_the_archive_contains_every_published_file(client, people, model):
     client.force_login(people["lead"])
     answer = client.get(model.address("archive"))
     assert answer.streaming
@@ -90,7 +90,7 @@ def test_the_archive_holds_every_file_as_it_was_published(client, people, model)
 
 
 @pytest.mark.parametrize(("part", "file"), [("card", "README.md"), ("report", "report.json")])
-def test_the_card_and_the_report_are_files_of_their_own(client, people, model, part, file):
+def test_the_card_and_the_report_are_separate_files(client, people, model, part, file):
     client.force_login(people["lead"])
     answer = client.get(model.address(part))
     assert b"".join(answer.streaming_content) == FILES[file]
@@ -98,7 +98,7 @@ def test_the_card_and_the_report_are_files_of_their_own(client, people, model, p
 
 
 @pytest.mark.parametrize("part", ["archive", "card", "report"])
-def test_only_those_who_see_the_model_download_it(client, people, model, part):
+def test_only_people_who_see_the_model_can_download_it(client, people, model, part):
     assert statuses(client, people, model.address(part)) == LOOKING
     client.force_login(people["trainer"])
     assert client.post(model.address(part)).status_code == 405
@@ -120,7 +120,7 @@ def test_the_page_offers_the_files_with_their_digests_and_the_code(client, peopl
         (lambda file: file.write_bytes(b"short"), "has 5 bytes; 1,280,000 were published."),
     ],
 )
-def test_a_missing_or_changed_file_is_a_sentence(client, people, model, damage, sentence):
+def test_a_missing_or_changed_file_is_explained(client, people, model, damage, sentence):
     damage(workspace.run_dir_of(model.run).output / "adapter_model.safetensors")
     client.force_login(people["lead"])
     answer = client.get(model.address("archive"), follow=True)
@@ -138,7 +138,7 @@ def test_a_file_of_the_same_size_but_other_content_ends_the_download(client, peo
         b"".join(answer.streaming_content)
 
 
-def test_a_model_whose_whole_folder_is_gone_still_has_a_page(client, people, model):
+def test_a_model_without_a_folder_has_a_page(client, people, model):
     folder = workspace.run_dir_of(model.run).path
     folder.rename(folder.with_name("elsewhere"))
     client.force_login(people["lead"])

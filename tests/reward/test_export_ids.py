@@ -1,4 +1,4 @@
-"""Ids that a file brought come back in every export, and through a full one in another project."""
+"""Tests that exports contain the ids of imported files."""
 
 import json
 
@@ -35,7 +35,7 @@ def rows_of(path):
 
 
 def ids_of(form, rows):
-    """Return what the rows of an export say, as in EXPECTED."""
+    """Return the ids in the rows of an export, in the form of EXPECTED."""
     if form == "full":
         return {_of_record(row) for row in rows}
     if form == "kwise":
@@ -65,7 +65,7 @@ def _of_group(row):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("form", FORMATS)
-def test_own_ids_come_back_in_every_export(tmp_path, form, suffix):
+def test_every_export_contains_own_ids(tmp_path, form, suffix):
     project = make_project()
     import_file(saved(tmp_path, TABLE), project=project)
     file = tmp_path / f"out{suffix}"
@@ -169,7 +169,7 @@ def test_rows_of_one_prompt_give_their_own_ids_to_their_responses(tmp_path):
     assert set(Response.objects.values_list("text", "external_id")) == {("x", "0"), ("y", "1")}
 
 
-def test_an_id_of_a_prompt_that_is_kept_already_goes_to_its_task(tmp_path):
+def test_an_id_for_an_existing_prompt_goes_to_its_task(tmp_path):
     rows = [
         {"id": n, "prompt": "Q?", "chosen": "x", "rejected": f"y{n}", "seen": n} for n in range(3)
     ]
@@ -179,7 +179,7 @@ def test_an_id_of_a_prompt_that_is_kept_already_goes_to_its_task(tmp_path):
     assert list((+tally.left_out).values()) == [2], "the metadata of the second and third row"
 
 
-def test_an_id_that_finds_no_place_is_counted(tmp_path):
+def test_an_id_that_cannot_be_stored_is_counted(tmp_path):
     project = make_project()
     import_file(saved(tmp_path, [{"prompt": "Q?", "id": 1}]), project=project)
     tally = import_file(saved(tmp_path, [{"prompt": "Q?", "id": 2}]), project=project).tally
@@ -191,7 +191,7 @@ def test_an_id_that_finds_no_place_is_counted(tmp_path):
     assert tally.left_out["ids that match no response of their row"] == 1
 
 
-def test_an_id_that_is_too_long_is_cut_and_counted(tmp_path):
+def test_a_too_long_id_is_truncated_and_counted(tmp_path):
     rows = [
         {"messages": [user("Q?")], "id": "i" * 300, "responses": [{"text": "x", "id": "r" * 201}]}
     ]

@@ -1,4 +1,4 @@
-"""A full export says which response each letter of a rationale names."""
+"""Test of the letters of rationales in full exports."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.reward.test_commands import exported
 pytestmark = pytest.mark.django_db
 
 
-def test_a_full_export_says_which_response_each_letter_of_a_rationale_names(tmp_path):
+def test_a_full_export_maps_the_letters_of_rationales_to_responses(tmp_path):
     project = make_project()
     task = make_task(make_prompt(project, "Why?"), ("a", "b", "c"))
     first, second, third = response_ids(task)

@@ -35,13 +35,13 @@ def body(response) -> bytes:
     return b"".join(response.streaming_content)
 
 
-def test_it_counts_before_it_gives(client, project):
+def test_the_page_shows_counts_before_the_download(client, project):
     shown = page(client, "project-export", project, **PAIRS)
     assert ("rows", 3) in shown.context["counts"] and b">Download</a>" in shown.content
     assert b">Download</a>" not in page(client, "project-export", project).content
 
 
-def test_a_download_is_streamed_and_leaves_a_trace(client, project):
+def test_a_download_is_streamed_and_audited(client, project):
     response = page(client, "project-export-file", project, **PAIRS)
     assert response.streaming and f"{project.slug}-pairs.jsonl" in response["Content-Disposition"]
     rows = [json.loads(line) for line in body(response).splitlines()]
@@ -56,7 +56,7 @@ def test_parquet_is_streamed_too(client, project, form):
     assert pq.read_table(io.BytesIO(content)).num_rows == (6 if form == "unpaired" else 3)
 
 
-def test_the_card_says_the_same(client, project):
+def test_the_card_has_the_same_counts(client, project):
     text = page(client, "project-export-about", project, **PAIRS).content.decode()
     assert "Ties: a tie is half a win for each response" in text and "| rows | 3 |" in text
 
@@ -73,5 +73,5 @@ def test_an_invalid_choice_has_an_error_next_to_the_field(client, project, query
 
 
 @pytest.mark.parametrize("name", ["project-export-file", "project-export-about"])
-def test_downloads_are_for_leads(project, name):
+def test_only_leads_can_download(project, name):
     assert page(signed_in(make_user()), name, project, **PAIRS).status_code in (403, 404)

@@ -1,4 +1,4 @@
-"""Files for other tools: what is in them, that they can be read there, and that a cut one goes on."""
+"""Tests of export files: their content, their use in other tools, and resumed exports."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def project():
 
 @pytest.fixture
 def ranked(project):
-    """b beats a twice, a and c are even, b and c nobody compared."""
+    """Create a prompt on which b beats a twice, a and c are even, and b and c are not compared."""
     task = make_task(make_prompt(project, "Why?"), ("a", "b", "c"))
     for order in (((1,), (0,)), ((1,), (0,)), ((0, 2),)):
         rank(task, make_user(), order)
@@ -60,7 +60,9 @@ def sides(row):
         ("both", [("b", "a"), ("a", "c"), ("c", "a")]),
     ],
 )
-def test_the_policy_for_ties_is_chosen_counted_and_said(project, ranked, tmp_path, ties, expected):
+def test_the_policy_for_ties_is_applied_counted_and_reported(
+    project, ranked, tmp_path, ties, expected
+):
     file = tmp_path / "pairs.jsonl"
     counts = exported("--project", project.slug, str(file), "--format", "pairs", "--ties", ties)
     assert [sides(row) for row in lines(file)] == expected
@@ -71,7 +73,7 @@ def test_the_policy_for_ties_is_chosen_counted_and_said(project, ranked, tmp_pat
     assert f"Ties: {TIES[ties]}" in card and f'"{name}": 1' in card
 
 
-def test_half_wins_can_decide_where_skipping_leaves_nothing(project, tmp_path):
+def test_half_wins_can_decide_pairs_that_skipping_ties_cannot(project, tmp_path):
     task = make_task(make_prompt(project), ("a", "b"))
     for order in (((0,), (1,)), ((0, 1),), ((0, 1),)):
         rank(task, make_user(), order)
@@ -93,7 +95,7 @@ def test_an_implicit_prompt_begins_both_sides(project, ranked, tmp_path):
     assert row["rejected"] == [ask, {"role": "assistant", "content": "a"}]
 
 
-def test_labels_follow_the_line_and_else_the_balance_of_the_rankings(project, tmp_path):
+def test_labels_follow_the_line_or_otherwise_the_balance_of_rankings(project, tmp_path):
     lined, plain = (make_task(make_prompt(project, text), ("a", "b", "c")) for text in ("1?", "2?"))
     rank(lined, make_user(), ((0,), (1,), (2,)), cut=2)
     rank(plain, make_user(), ((0,), (1,), (2,)))
@@ -119,7 +121,7 @@ def test_the_strength_of_a_graded_pair_is_the_mean_of_those_who_agree(project, t
     assert row["margin"] == pytest.approx(1 / 3, abs=1e-6)
 
 
-def test_what_is_left_out_is_counted_by_its_reason(project, tmp_path):
+def test_excluded_data_is_counted_by_reason(project, tmp_path):
     ann = make_user()
     task = make_task(make_prompt(project), ("a", "b"))
     first = rank(task, ann, ((0,), (1,)))
@@ -136,7 +138,7 @@ def test_what_is_left_out_is_counted_by_its_reason(project, tmp_path):
     assert kept["tiers"] == [[1], [0]]
 
 
-def test_values_and_content_without_a_place_in_the_format_are_counted(project, tmp_path):
+def test_content_that_the_format_cannot_hold_is_counted(project, tmp_path):
     prompt = make_prompt(project, "Ranked?")
     task = make_task(prompt, ("a", "b"))
     Response.objects.create(prompt=prompt, text="alone", model_name="m")
@@ -158,7 +160,7 @@ def test_values_and_content_without_a_place_in_the_format_are_counted(project, t
         assert all(f"| {REASONS[name]} | 1 |" in card for name in left)
 
 
-def test_an_export_of_a_snapshot_says_what_the_snapshot_left_out(project, ranked, tmp_path):
+def test_an_export_of_a_snapshot_lists_the_snapshots_exclusions(project, ranked, tmp_path):
     first = Ranking.objects.first()
     Ranking.objects.filter(pk=first.pk).update(superseded_at="2026-01-01T00:00Z")
     snapshot = freeze(project=project, filter=SnapshotFilter(), by=None)
@@ -175,14 +177,14 @@ def test_an_export_of_a_snapshot_says_what_the_snapshot_left_out(project, ranked
         (["x.jsonl", "--reviewers", "names"], "Only full records can name reviewers"),
     ],
 )
-def test_export_says_what_to_do_instead(project, ranked, tmp_path, arguments, sentence):
+def test_errors_of_an_export_suggest_an_alternative(project, ranked, tmp_path, arguments, sentence):
     arguments = [str(tmp_path / arguments[0]), *arguments[1:]]
     with pytest.raises(CommandError, match=sentence):
         call_command("export", "--project", project.slug, *arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_leaves_a_line_in_the_audit_trail(project, ranked, tmp_path):
+def test_an_export_is_audited(project, ranked, tmp_path):
     exported("--project", project.slug, str(tmp_path / "x.jsonl"))
     assert AuditEntry.objects.get(action="data exported").details["file"] == "x.jsonl"
 
@@ -210,7 +212,7 @@ def test_the_files_open_as_data_sets(project, ranked, tmp_path, form, suffix):
     assert len(whole) == counts["rows"]
 
 
-def test_trl_sees_preferences_where_there_are_some(project, ranked, tmp_path):
+def test_trl_recognises_the_preference_format(project, ranked, tmp_path):
     trl = pytest.importorskip("trl.data_utils")
     for form in ("pairs", "pairs-implicit", "unpaired"):
         file = tmp_path / f"{form}.jsonl"
@@ -230,7 +232,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @pytest.mark.parametrize("form", ["pairs", "full"])
-def test_a_cut_export_goes_on_where_it_was(project, tmp_path, monkeypatch, capsys, form, suffix):
+def test_an_interrupted_export_resumes(project, tmp_path, monkeypatch, capsys, form, suffix):
     from reward.preferences import snapshots
     from reward.preferences.exports import records
 
@@ -265,9 +267,7 @@ def test_a_cut_export_goes_on_where_it_was(project, tmp_path, monkeypatch, capsy
     assert "interrupted once" in path_of(cut).read_text()
 
 
-def test_an_export_killed_while_it_tidies_up_can_be_repeated(
-    project, ranked, tmp_path, monkeypatch
-):
+def test_an_export_killed_during_cleanup_can_be_repeated(project, ranked, tmp_path, monkeypatch):
     file = tmp_path / "x.jsonl"
     tidied = shutil.rmtree
 
@@ -285,7 +285,7 @@ def test_an_export_killed_while_it_tidies_up_can_be_repeated(
     assert file.read_bytes() == before and not list(tmp_path.glob(".*"))
 
 
-def test_a_cut_export_can_start_over(project, ranked, tmp_path):
+def test_an_interrupted_export_can_start_over(project, ranked, tmp_path):
     file = tmp_path / "x.jsonl"
     folder = tmp_path / ".x.jsonl.parts"
     folder.mkdir()
@@ -409,7 +409,7 @@ def build(tasks) -> Project:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(tasks=st.lists(tasks_of(), min_size=1, max_size=3))
-def test_out_and_in_again_gives_the_same_rankings(tmp_path, suffix, tasks):
+def test_exporting_and_importing_gives_the_same_rankings(tmp_path, suffix, tasks):
     project = build(tasks)
     file = tmp_path / f"{uuid.uuid4().hex}{suffix}"
     exported("--project", project.slug, str(file), "--format", "full", "--reviewers", "names")
@@ -423,7 +423,7 @@ def test_out_and_in_again_gives_the_same_rankings(tmp_path, suffix, tasks):
     assert not +into_itself.written.new
 
 
-def test_full_records_hide_names_unless_they_are_asked_for(project, ranked, tmp_path):
+def test_full_records_contain_names_only_on_request(project, ranked, tmp_path):
     names = set(User.objects.values_list("username", flat=True))
     for reviewers in ("pseudonyms", "names"):
         file = tmp_path / f"{reviewers}.jsonl"
@@ -432,7 +432,7 @@ def test_full_records_hide_names_unless_they_are_asked_for(project, ranked, tmp_
         assert len(said) == 3 and (said <= names) == (reviewers == "names")
 
 
-def test_full_records_hold_prompts_and_responses_without_rankings_too(project, tmp_path):
+def test_full_records_contain_prompts_and_responses_without_rankings(project, tmp_path):
     alone = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "Alone?"}])
     for text in ("a", "b"):
         Response.objects.create(prompt=alone, text=text, model_name="m")

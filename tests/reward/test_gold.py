@@ -1,4 +1,4 @@
-"""Gold measures reviewers: it trains nothing, and full records keep what is known."""
+"""Tests that snapshots exclude gold and that full records contain it."""
 
 import json
 
@@ -27,7 +27,7 @@ def answered(one):
 
 
 @pytest.mark.parametrize("purpose", Gold.Purpose.values)
-def test_a_snapshot_leaves_gold_out_and_says_so(project, purpose):
+def test_a_snapshot_excludes_and_counts_gold(project, purpose):
     answered(make_gold(project, purpose))
     account = survey(project=project, filter=SnapshotFilter())
     assert (account.considered, account.used, dict(account.left_out)) == (1, 0, {"gold": 1})
@@ -35,7 +35,7 @@ def test_a_snapshot_leaves_gold_out_and_says_so(project, purpose):
         freeze(project=project, filter=SnapshotFilter(), by=None)
 
 
-def test_a_snapshot_keeps_the_rankings_of_the_task_that_gold_was_made_of(project):
+def test_a_snapshot_keeps_rankings_of_the_source_task_of_gold(project):
     task = make_task(project)
     reviewer = make_member(project)
     answer(slots.claim(project=project, reviewer=reviewer), reviewer)
@@ -46,7 +46,7 @@ def test_a_snapshot_keeps_the_rankings_of_the_task_that_gold_was_made_of(project
     assert (account.used, dict(account.left_out)) == (1, {"gold": 1})
 
 
-def test_full_records_bring_gold_out_and_in_again(project, tmp_path):
+def test_gold_survives_an_export_and_import_of_full_records(project, tmp_path):
     one = make_gold(project, "training", "It names a day.")
     answered(one)
     retired = make_gold(project)

@@ -20,7 +20,7 @@ def run(snapshot):
     return make_run("reward", inputs={"snapshot": snapshot.pk}, config={"base_model": "org/base"})
 
 
-def test_the_recipe_reads_what_was_frozen(run, snapshot):
+def test_the_recipe_reads_the_frozen_data(run, snapshot):
     run_dir = laid_out(run)
     assert kinds.prepare(run, run_dir) == {"snapshot_hash": snapshot.content_hash}
     assert len(list(read_groups(run_dir.data / "preferences.parquet"))) == 3
@@ -36,7 +36,7 @@ def test_a_changed_file_is_not_trained_on(run, snapshot):
         kinds.prepare(run, laid_out(run))
 
 
-def test_it_leaves_one_reward_model_however_often_it_is_finished(run, snapshot):
+def test_finishing_a_run_repeatedly_creates_one_reward_model(run, snapshot):
     run_dir = laid_out(run)
     publish(run_dir, REPORT)
     assert kinds.finish(run, run_dir) == kinds.finish(run, run_dir)

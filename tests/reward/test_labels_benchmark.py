@@ -38,7 +38,7 @@ def gain(signal: str, setting: str, figure: str, seeds: int = 4) -> float:
         ("cut_weight", "0.5", "true_order", 0.005),
     ],
 )
-def test_what_a_label_says_brings_the_model_closer_to_the_truth(signal, setting, figure, at_least):
+def test_signals_in_labels_improve_the_order(signal, setting, figure, at_least):
     assert gain(signal, setting, figure) > at_least
 
 
@@ -50,9 +50,9 @@ def test_what_a_label_says_brings_the_model_closer_to_the_truth(signal, setting,
         ("ties", "rao_kupper", "probability_error"),
     ],
 )
-def test_what_a_label_says_makes_the_probabilities_truer(signal, setting, figure):
+def test_signals_in_labels_improve_the_probabilities(signal, setting, figure):
     assert gain(signal, setting, figure) < -0.005
 
 
-def test_weights_within_a_prompt_say_nothing_where_each_has_one_reviewer():
+def test_weights_within_a_prompt_have_no_effect_with_one_reviewer_each():
     assert gain("reviewer_weights", "within", "true_order") == pytest.approx(0, abs=1e-3)

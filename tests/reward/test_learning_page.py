@@ -1,4 +1,4 @@
-"""The learning curve and the likely mistakes, as trainers and leads see them."""
+"""Tests of the pages of the learning curve and of likely mistakes."""
 
 import re
 from itertools import pairwise
@@ -60,7 +60,7 @@ def mistakes_of(rankings, **changes):
 # --- the plot -------------------------------------------------------------------------------------
 
 
-def test_more_rankings_lie_further_right_and_better_ones_higher():
+def test_the_axes_show_rankings_and_accuracy():
     drawn = plot(CURVE, ceiling=0.8)
     marks = [(float(mark.x), float(mark.y)) for mark in drawn.marks]
     assert marks == sorted(marks, key=lambda mark: (mark[0], -mark[1]))
@@ -78,14 +78,14 @@ def test_measurements_and_forecasts_are_drawn_differently():
     assert len(drawn.band.split()) == 10 and drawn.ceiling is None
 
 
-def test_labels_of_the_axis_keep_out_of_each_others_way():
+def test_axis_labels_do_not_overlap():
     many = {**CURVE, "points": [{**CURVE["points"][0], "rankings": n} for n in range(100, 130)]}
     places = [float(label.x) for label in plot(many).axis_labels]
     assert all(b - a >= 34 for a, b in pairwise(places))
     assert plot(many).axis_labels[-1].label == "1,600"
 
 
-def test_the_answer_names_a_number_its_interval_or_why_there_is_none():
+def test_the_answer_has_a_number_with_interval_or_a_reason():
     said = answer(CURVE["one_point"])
     assert "needs about 310 more rankings" in said and "90 and 2,400" in said
     assert "90 or more" in answer({**CURVE["one_point"], "interval": [90, None]})
@@ -94,7 +94,7 @@ def test_the_answer_names_a_number_its_interval_or_why_there_is_none():
     assert learning({}) is None
 
 
-def test_the_model_card_says_what_more_rankings_would_bring():
+def test_the_model_card_shows_the_forecast():
     (line,) = _learning_line({"learning_curve": CURVE})
     assert "69.0% to 79.0%" in line and "about 310 more (90 to 2,400)" in line
     assert _learning_line({"learning_curve": None}) == []
@@ -141,7 +141,7 @@ def list_of(project):
 
 
 @pytest.mark.django_db
-def test_the_report_says_how_many_more_rankings_a_point_costs(client, lead, snapshot):
+def test_the_report_shows_the_rankings_needed_for_a_point(client, lead, snapshot):
     client.force_login(lead)
     text = page_of(client, make_reported(snapshot, learning_curve=CURVE))
     assert "One more point of accuracy needs about 310 more rankings" in text
@@ -150,9 +150,7 @@ def test_the_report_says_how_many_more_rankings_a_point_costs(client, lead, snap
 
 
 @pytest.mark.django_db
-def test_a_curve_that_could_not_be_fitted_says_why_and_one_not_asked_for_how(
-    client, lead, snapshot
-):
+def test_a_missing_curve_has_a_reason_or_instructions(client, lead, snapshot):
     client.force_login(lead)
     short = {**CURVE, "points": CURVE["points"][-1:], "band": [], "forecast": []}
     short |= {"one_point": None, "reason": "A forecast needs 4 sizes."}
@@ -163,7 +161,7 @@ def test_a_curve_that_could_not_be_fitted_says_why_and_one_not_asked_for_how(
 
 
 @pytest.mark.django_db
-def test_the_report_leads_to_the_list_of_likely_mistakes(client, lead, snapshot, rankings, project):
+def test_the_report_links_to_the_list_of_likely_mistakes(client, lead, snapshot, rankings, project):
     client.force_login(lead)
     model = make_reported(snapshot, **mistakes_of(rankings[:2]))
     text = page_of(client, model)
@@ -173,7 +171,7 @@ def test_the_report_leads_to_the_list_of_likely_mistakes(client, lead, snapshot,
 
 
 @pytest.mark.django_db
-def test_a_likely_mistake_opens_where_a_lead_decides_and_names_nobody(
+def test_a_likely_mistake_links_to_the_decision_without_names(
     client, lead, snapshot, rankings, project
 ):
     model = make_reported(snapshot, **mistakes_of(rankings[:2]))
@@ -191,7 +189,7 @@ def test_a_likely_mistake_opens_where_a_lead_decides_and_names_nobody(
 
 
 @pytest.mark.django_db
-def test_no_ranking_is_called_a_mistake_for_certain(client, lead, snapshot, rankings, project):
+def test_likely_mistakes_are_not_presented_as_certain(client, lead, snapshot, rankings, project):
     found = mistakes_of(rankings[:1])
     found["label_mistakes"]["rows"][0]["probability"] = 0.9983
     make_reported(snapshot, **found)
@@ -201,7 +199,7 @@ def test_no_ranking_is_called_a_mistake_for_certain(client, lead, snapshot, rank
 
 
 @pytest.mark.django_db
-def test_the_list_says_what_became_of_a_ranking(client, lead, snapshot, rankings, project):
+def test_the_list_shows_the_current_state_of_a_ranking(client, lead, snapshot, rankings, project):
     make_reported(snapshot, **mistakes_of([*rankings[:2], None]))
     Adjudication.objects.create(
         task=rankings[1].task, by=lead, tiers=rankings[1].tiers, cause="mistake"
@@ -235,7 +233,7 @@ def test_only_leads_of_the_project_and_trainers_see_likely_mistakes(client, lead
 
 
 @pytest.mark.django_db
-def test_the_list_costs_the_same_for_many_rows(
+def test_the_number_of_queries_of_the_list_is_constant(
     client, lead, snapshot, rankings, project, django_assert_num_queries
 ):
     make_reported(snapshot, **mistakes_of(rankings[:1]))
@@ -269,7 +267,7 @@ def test_the_newest_model_with_a_list_is_shown_unless_another_is_asked_for(
 
 
 @pytest.mark.django_db
-def test_without_a_reward_model_the_page_says_what_to_do(client, lead, project):
+def test_without_a_reward_model_the_page_explains_what_to_do(client, lead, project):
     client.force_login(lead)
     assert "No rankings checked yet" in client.get(list_of(project)).text
     assert list_of(project) in client.get(reverse("project-disputes", args=[project.slug])).text

@@ -65,7 +65,7 @@ LOOKING = {"trainer": 200, "lead": 200, "lead_elsewhere": 404, "reviewer": 403, 
 TRAINING = {"trainer": 200, "lead": 403, "lead_elsewhere": 403, "reviewer": 403, "stranger": 302}
 
 
-def test_who_may_look_at_a_snapshot_and_a_reward_model(client, people, snapshot):
+def test_access_to_a_snapshot_and_a_reward_model(client, people, snapshot):
     model = make_reward_model(snapshot)
     for name, pk in (
         ("snapshot", snapshot.pk),
@@ -75,19 +75,19 @@ def test_who_may_look_at_a_snapshot_and_a_reward_model(client, people, snapshot)
         assert statuses(client, people, reverse(name, args=[pk])) == LOOKING
 
 
-def test_who_may_see_the_list_of_snapshots(client, people, snapshot):
+def test_access_to_the_list_of_snapshots(client, people, snapshot):
     expected = {**LOOKING, "lead_elsewhere": 200}
     assert statuses(client, people, reverse("snapshots")) == expected
     client.force_login(people["lead_elsewhere"])
     assert f"/snapshots/{snapshot.pk}/" not in client.get(reverse("snapshots")).text
 
 
-def test_only_trainers_freeze_and_take_files_away(client, people, snapshot):
+def test_only_trainers_freeze_and_download(client, people, snapshot):
     assert statuses(client, people, reverse("new-snapshot")) == TRAINING
     assert statuses(client, people, reverse("snapshot-file", args=[snapshot.pk])) == TRAINING
 
 
-def test_the_file_is_what_was_frozen(client, people, snapshot):
+def test_the_download_is_the_frozen_file(client, people, snapshot):
     client.force_login(people["trainer"])
     answer = client.get(reverse("snapshot-file", args=[snapshot.pk]))
     assert b"".join(answer.streaming_content) == snapshot.file.read_bytes()
@@ -139,13 +139,13 @@ def test_an_invalid_filter_has_an_error_next_to_its_field(client, people, ranked
     assert not Snapshot.objects.exists()
 
 
-def test_nothing_to_freeze_is_said(client, people, project):
+def test_an_empty_filter_result_is_reported(client, people, project):
     client.force_login(people["trainer"])
     address = reverse("new-snapshot") + f"?project={project.slug}"
     assert "has no rankings yet" in client.post(address, form(freeze="1")).text
 
 
-def test_with_several_projects_it_asks_of_which(client, people, ranked):
+def test_with_several_projects_the_form_asks_for_one(client, people, ranked):
     make_project()
     client.force_login(people["trainer"])
     assert "Choose a project" in client.get(reverse("new-snapshot")).text
@@ -164,7 +164,7 @@ def test_text_of_models_is_inert_on_the_page_of_a_snapshot(client, people, proje
     assert "<script>alert" not in page and "<img src" not in page and "<iframe" not in page
 
 
-def test_a_lost_file_is_said_and_the_page_stays(client, people, snapshot):
+def test_a_missing_file_is_reported_on_the_page(client, people, snapshot):
     snapshot.file.unlink()
     client.force_login(people["trainer"])
     answer = client.get(reverse("snapshot", args=[snapshot.pk]))
@@ -199,7 +199,7 @@ def test_a_report_that_lacks_figures_still_has_a_page(client, people, snapshot, 
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_numbers_in_charts_keep_their_point_in_every_language(client, people, snapshot, language):
+def test_charts_use_decimal_points_in_every_language(client, people, snapshot, language):
     model = make_reward_model(snapshot)
     client.force_login(people["lead"])
     address = reverse("reward-model", args=[model.pk])
@@ -207,7 +207,7 @@ def test_numbers_in_charts_keep_their_point_in_every_language(client, people, sn
     assert 'cx="80.00%"' in page
 
 
-def test_simulated_rankings_are_marked_wherever_they_are_shown(client, people, project):
+def test_simulated_rankings_are_always_marked(client, people, project):
     from reward.preferences.snapshots import SnapshotFilter, freeze
 
     rank(make_task(make_prompt(project)), make_user(simulated=True), source="simulation")
@@ -225,7 +225,7 @@ def test_simulated_rankings_are_marked_wherever_they_are_shown(client, people, p
         assert 'class="simulated"' in client.get(address).text, address
 
 
-def test_a_reward_model_is_moved_by_trainers_alone_and_by_post(client, people, snapshot):
+def test_only_trainers_change_the_state_of_a_reward_model_by_post(client, people, snapshot):
     model = make_reward_model(snapshot)
     address = reverse("move-reward-model", args=[model.pk])
     client.force_login(people["lead"])
@@ -271,7 +271,7 @@ def test_a_reward_model_without_doubts_asks_for_no_confirmation(client, people, 
 
 
 @pytest.mark.parametrize(("report", "doubt"), DOUBTFUL)
-def test_the_command_refuses_a_doubtful_reward_model_unless_told_to(
+def test_the_command_promotes_a_doubtful_reward_model_only_on_request(
     snapshot, report, doubt, capsys
 ):
     model = make_reward_model(snapshot, report={**REPORT, **report})
@@ -284,7 +284,7 @@ def test_the_command_refuses_a_doubtful_reward_model_unless_told_to(
     assert RewardModel.objects.get().state == "promoted"
 
 
-def test_the_command_lists_and_moves_reward_models(snapshot, project, capsys):
+def test_the_command_lists_reward_models_and_changes_their_state(snapshot, project, capsys):
     model = make_reward_model(snapshot)
     call_command("reward_models", "archive", str(model.pk), "--dry-run")
     call_command("reward_models", "archive", str(model.pk))
@@ -299,7 +299,9 @@ def test_the_command_lists_and_moves_reward_models(snapshot, project, capsys):
         call_command("reward_models", "promote", "0")
 
 
-def test_lists_cost_the_same_for_many_rows(client, people, project, django_assert_num_queries):
+def test_the_number_of_queries_of_lists_is_constant(
+    client, people, project, django_assert_num_queries
+):
     client.force_login(people["trainer"])
     for rows in (1, 4):
         for _ in range(rows):
@@ -333,7 +335,7 @@ def test_training_from_a_snapshot_starts_from_the_projects_base(client, people, 
     assert f'<option value="{snapshot.pk}" selected>' in launch
 
 
-def test_heads_that_disagree_are_shown_with_what_that_is_good_for(client, people, snapshot):
+def test_the_disagreement_of_heads_is_shown_with_its_value(client, people, snapshot):
     figure = {"value": 0.71, "interval": [0.6, 0.8], "reason": None}
     report = {
         **REPORT,
@@ -382,7 +384,7 @@ def page_of(client, model):
     return client.get(reverse("reward-model", args=[model.pk])).text
 
 
-def test_the_temperature_says_what_it_is_worth_on_other_prompts(client, people, snapshot):
+def test_the_temperature_is_shown_with_its_cross_validated_effect(client, people, snapshot):
     client.force_login(people["trainer"])
     figures = {"before": {"ece": 0.112}, "after": {"ece": 0.034}, "reason": None}
     text = page_of(client, reported(snapshot, temperature={"value": 1.834, **figures}))
@@ -391,7 +393,7 @@ def test_the_temperature_says_what_it_is_worth_on_other_prompts(client, people, 
     assert "divided by a temperature" not in page_of(client, reported(snapshot, temperature=none))
 
 
-def test_the_page_says_how_far_any_model_could_come(client, people, snapshot):
+def test_the_page_shows_the_limit_of_any_model(client, people, snapshot):
     client.force_login(people["trainer"])
     limit = {"value": 0.8831, "interval": [0.87, 0.8931], "reason": None}
     text = page_of(client, reported(snapshot, reviewer_agreement=SHARE, accuracy_limit=limit))
@@ -399,7 +401,7 @@ def test_the_page_says_how_far_any_model_could_come(client, people, snapshot):
     assert "come beyond" not in page_of(client, reported(snapshot, reviewer_agreement=SHARE))
 
 
-def test_the_page_says_where_counting_length_does_as_well(client, people, snapshot):
+def test_the_page_warns_if_length_is_as_accurate(client, people, snapshot):
     client.force_login(people["trainer"])
     sentence = "no better than always preferring the longer response"
     for own, longer, said in ((0.63, 0.67, True), (0.7, 0.67, False), (None, 0.67, False)):
@@ -410,7 +412,7 @@ def test_the_page_says_where_counting_length_does_as_well(client, people, snapsh
         assert (sentence in page_of(client, reported(snapshot, **shares))) == said
 
 
-def test_calibration_error_stands_beside_what_chance_would_show(client, people, snapshot):
+def test_calibration_error_is_shown_next_to_its_value_by_chance(client, people, snapshot):
     client.force_login(people["trainer"])
     figures = {**REPORT["calibration"], "ece": 0.1157, "ece_by_chance": 0.0712, "pairs": 167}
     text = page_of(client, reported(snapshot, calibration=figures))
@@ -432,7 +434,7 @@ def test_slices_name_the_guideline_version_and_show_the_ceiling(client, people, 
     assert "<th>Reviewer</th>" not in text  # one slice alone is the whole
 
 
-def test_accuracy_by_length_is_beside_the_correlation(client, people, snapshot):
+def test_accuracy_by_length_is_next_to_the_correlation(client, people, snapshot):
     client.force_login(people["trainer"])
     lengths = {"matched": SHARE, "longer_won": SHARE, "shorter_won": SHARE, "balanced": 0.71}
     assert "Shorter response won" in page_of(client, reported(snapshot, length_slices=lengths))

@@ -34,7 +34,7 @@ def make_group(number: int = 0, **changes) -> Group:
     return Group(**{**fields, **changes})
 
 
-def test_wins_count_weight_halves_a_tie_and_ignores_what_was_not_compared():
+def test_wins_use_weights_split_ties_and_ignore_uncompared_pairs():
     # r1 (weight 2): 22 beats 11 and 33, who tie. r2 (weight 1): 11 beats 22, never saw 33.
     expected = [[0, 1, 1], [2, 0, 2], [1, 0, 0]]
     assert wins(make_group()).tolist() == expected
@@ -53,13 +53,13 @@ def test_wins_of_one_full_ranking_sum_to_the_number_of_pairs():
     assert np.all(wins(group) + wins(group).T + np.eye(6) == 1)
 
 
-def test_it_reads_back_what_was_written(tmp_path):
+def test_a_written_file_can_be_read(tmp_path):
     groups = [make_group(number) for number in range(5)]
     assert write_groups(tmp_path / "p.parquet", groups, rows_at_once=2) == 5
     assert list(read_groups(tmp_path / "p.parquet", rows_at_once=3)) == groups
 
 
-def test_it_writes_an_empty_file_that_can_be_read(tmp_path):
+def test_an_empty_file_can_be_written_and_read(tmp_path):
     assert write_groups(tmp_path / "p.parquet", []) == 0
     assert list(read_groups(tmp_path / "p.parquet")) == []
 
@@ -88,12 +88,12 @@ def test_a_failed_write_leaves_no_file(tmp_path):
         ({"meta": {"response_models": ["a"]}}, "1 entries of response_models for 3 responses"),
     ],
 )
-def test_an_unsound_row_is_refused_with_a_sentence(tmp_path, changes, sentence):
+def test_an_invalid_row_is_refused_with_a_sentence(tmp_path, changes, sentence):
     with pytest.raises(PreferenceError, match=sentence):
         write_groups(tmp_path / "p.parquet", [make_group(**changes)])
 
 
-def test_it_refuses_a_file_that_is_not_preference_data(tmp_path):
+def test_a_file_without_preference_data_is_refused(tmp_path):
     pq.write_table(pa.table({"group_id": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(PreferenceError, match="it lacks prompt, response_ids"):
         list(read_groups(tmp_path / "other.parquet"))
@@ -129,7 +129,7 @@ def test_the_hash_ignores_the_order_of_rankings_and_inside_a_tier():
         {"prompt": [{"role": "system", "content": "Question 0?"}]},
     ],
 )
-def test_the_hash_changes_with_anything_a_row_says(changes):
+def test_the_hash_depends_on_every_field_of_a_row(changes):
     assert content_hash([make_group()]) != content_hash([make_group(**changes)])
 
 
@@ -145,7 +145,7 @@ def test_dropping_responses_keeps_the_rest_of_each_ranking():
     assert kept.rankings[1].tiers == [[11]]
 
 
-def test_dropping_responses_leaves_each_other_with_its_own_model():
+def test_dropping_responses_keeps_the_models_of_the_others():
     group = make_group(meta={"response_models": ["a", "b", "c"], "flags": [[], []]})
     assert keep_responses(group, [33, 22]).meta == {
         "response_models": ["b", "c"],

@@ -1,4 +1,4 @@
-"""Waiting tasks in the order of what they teach, and the stream that no model touches."""
+"""Tests of ordering waiting tasks by information, and of the random stream."""
 
 import json
 
@@ -42,7 +42,7 @@ def model(project):
 
 
 def score(model, task, apart: float, *, gap: float = 0.0, direction: int = 0):
-    """Features `apart` along one direction, and scores `gap` apart."""
+    """Score a task with features `apart` along one direction, and scores `gap` apart."""
     for place, response in enumerate(task.responses.order_by("places__position")):
         features = np.zeros(4, "<f4")
         features[direction] = apart * place
@@ -53,7 +53,7 @@ def score(model, task, apart: float, *, gap: float = 0.0, direction: int = 0):
 
 
 def make_scored(project, model, count, **fields):
-    """Tasks from which there is the more to learn the later they were added."""
+    """Create scored tasks, each more informative than the one before."""
     return [score(model, make_task(project, responses=2, **fields), 1.0 + n) for n in range(count)]
 
 
@@ -79,7 +79,7 @@ def split(project, tasks):
     return inside, [t for t in tasks if t not in inside]
 
 
-def test_what_teaches_most_comes_first_and_the_random_stream_keeps_its_places(project, model):
+def test_the_most_informative_tasks_come_first_and_the_stream_keeps_its_positions(project, model):
     tasks = make_scored(project, model, 30)
     before = queued(project)
     order = queue_order.put_in_order(model=model, by=None)
@@ -98,7 +98,7 @@ def test_what_teaches_most_comes_first_and_the_random_stream_keeps_its_places(pr
     assert not OrderedTask.objects.filter(task__in=inside).exists()
 
 
-def test_the_reviewer_is_given_the_tasks_in_that_order(project, model):
+def test_reviewers_get_the_tasks_in_that_order(project, model):
     tasks_outside_the_stream(project, model, 6)
     order = queue_order.put_in_order(model=model, by=None)
     reviewer = make_member(project)
@@ -111,7 +111,7 @@ def test_the_reviewer_is_given_the_tasks_in_that_order(project, model):
     assert [pk for pk in given if pk in ordered] == ordered
 
 
-def test_priorities_stay_and_higher_ones_still_come_first(project, model):
+def test_priorities_are_unchanged_and_come_first(project, model):
     low = score(model, make_task(project, responses=2, priority=2), 50.0)
     tasks_outside_the_stream(project, model, 4)
     priorities = dict(Slot.objects.values_list("pk", "priority"))
@@ -120,7 +120,7 @@ def test_priorities_stay_and_higher_ones_still_come_first(project, model):
     assert queued(project)[-1] == low.pk
 
 
-def test_what_was_ranked_already_teaches_less(project, model):
+def test_ranked_tasks_lower_the_information_of_similar_ones(project, model):
     first, second = tasks_outside_the_stream(project, model, 2)
     ResponseScore.objects.filter(response__in=first.responses.all()).delete()
     ResponseScore.objects.filter(response__in=second.responses.all()).delete()
@@ -139,7 +139,7 @@ def test_what_was_ranked_already_teaches_less(project, model):
     assert order.tasks.get(task=second).place < order.tasks.get(task=first).place
 
 
-def test_a_task_that_was_begun_or_has_no_scores_stays_out_of_it(project, model):
+def test_started_and_unscored_tasks_are_not_ordered(project, model):
     begun, unscored, *others = tasks_outside_the_stream(project, model, 5)
     ResponseScore.objects.filter(response=unscored.responses.first()).delete()
     recording.record(
@@ -152,7 +152,7 @@ def test_a_task_that_was_begun_or_has_no_scores_stays_out_of_it(project, model):
     assert queued(project).index(unscored.pk) == place
 
 
-def test_taking_it_back_leaves_the_queue_as_it_was(project, model):
+def test_undoing_an_order_restores_the_queue(project, model):
     make_scored(project, model, 12)
     before = queued(project)
     by = make_user(Role.TRAINER)
@@ -167,7 +167,7 @@ def test_taking_it_back_leaves_the_queue_as_it_was(project, model):
     assert list(said) == ["queue put in order", "queue order taken back"]
 
 
-def test_ordered_twice_it_still_knows_where_everything_stood_at_first(project, model):
+def test_undoing_two_orders_restores_the_original_queue(project, model):
     make_scored(project, model, 12)
     before = queued(project)
     queue_order.put_in_order(model=model, by=None)
@@ -197,14 +197,14 @@ def test_the_random_stream_is_fixed_the_first_time(project, model):
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 0.95])
-def test_a_stream_of_nothing_or_nearly_everything_is_refused(project, model, share):
+def test_a_share_of_zero_or_nearly_one_is_refused(project, model, share):
     make_scored(project, model, 3)
     with pytest.raises(CannotOrder, match="must be more than 0 and at most"):
         queue_order.put_in_order(model=model, by=None, share=share)
     assert not RandomStream.objects.exists()
 
 
-def test_without_anything_to_order_the_queue_and_the_order_in_force_stay(project, model):
+def test_without_tasks_to_order_nothing_changes(project, model):
     with pytest.raises(CannotOrder, match="has no waiting tasks"):
         queue_order.put_in_order(model=model, by=None)
     tasks_outside_the_stream(project, model, 4)
@@ -243,7 +243,7 @@ def test_held_out_prompts_of_a_snapshot_are_in_the_stream(project, model):
 # --- the run, the command and the page -----------------------------------------------------------
 
 
-def test_the_run_puts_the_queue_in_order_after_scoring(project, model):
+def test_the_run_orders_the_queue_after_scoring(project, model):
     make_scored(project, model, 8)
     run = make_score_run(model, order=True)
     publish_scores(laid_out(run), [])
@@ -252,7 +252,7 @@ def test_the_run_puts_the_queue_in_order_after_scoring(project, model):
     assert QueueOrder.objects.get().pk == result["order"] and result["ordered"] > 0
 
 
-def test_a_run_that_cannot_order_keeps_its_scores_and_says_why(project, model):
+def test_a_run_that_cannot_order_keeps_its_scores_and_gives_the_reason(project, model):
     task = make_task(project, responses=2)
     run = make_score_run(model, order=True)
     pk = task.responses.first().pk
@@ -264,7 +264,7 @@ def test_a_run_that_cannot_order_keeps_its_scores_and_says_why(project, model):
     assert ResponseScore.objects.count() == 1
 
 
-def test_the_run_leaves_the_queue_alone_unless_asked(project, model):
+def test_the_run_orders_the_queue_only_on_request(project, model):
     make_scored(project, model, 4)
     run = make_score_run(model, order=False)
     publish_scores(laid_out(run), [])
@@ -272,7 +272,7 @@ def test_the_run_leaves_the_queue_alone_unless_asked(project, model):
     assert not QueueOrder.objects.exists()
 
 
-def test_the_command_orders_says_so_and_puts_back(project, model, capsys):
+def test_the_command_orders_and_restores_the_queue(project, model, capsys):
     make_scored(project, model, 8)
     before = queued(project)
     call_command("queue_order", project.slug, model=model.pk, random_share=0.3, dry_run=True)
@@ -304,7 +304,7 @@ def lead_of(project):
     return lead
 
 
-def test_the_page_shows_what_comes_next_and_a_lead_takes_it_back(project, model):
+def test_the_page_shows_the_next_tasks_and_a_lead_undoes_the_order(project, model):
     make_scored(project, model, 10)
     before = queued(project)
     client, address = signed_in(lead_of(project)), reverse("queue-order", args=[project.slug])
@@ -322,7 +322,7 @@ def test_the_page_shows_what_comes_next_and_a_lead_takes_it_back(project, model)
     assert reverse("run-launch", args=["score"]) in trainer.get(address).content.decode()
 
 
-def test_a_task_given_out_since_is_no_longer_next(project, model):
+def test_an_assigned_task_is_no_longer_next(project, model):
     tasks_outside_the_stream(project, model, 3)
     order = queue_order.put_in_order(model=model, by=None)
     first, second, _ = order.tasks.order_by("place")
@@ -334,7 +334,7 @@ def test_a_task_given_out_since_is_no_longer_next(project, model):
     assert f"#{second.task_id}" in said and f"#{first.task_id}<" not in said
 
 
-def test_reviewers_and_strangers_neither_see_nor_move_the_order(project, model):
+def test_reviewers_and_strangers_cannot_see_or_change_the_order(project, model):
     make_scored(project, model, 6)
     queue_order.put_in_order(model=model, by=None)
     ordered = queued(project)
@@ -346,7 +346,7 @@ def test_reviewers_and_strangers_neither_see_nor_move_the_order(project, model):
     assert queued(project) == ordered and QueueOrder.objects.get().undone_at is None
 
 
-def test_pages_say_which_figures_come_from_the_stream(project):
+def test_pages_mark_figures_from_the_stream(project):
     model = make_reward_model(make_snapshot(project, prompts=6))
     client = signed_in(make_user(Role.TRAINER))
     snapshot_page = reverse("snapshot", args=[model.snapshot_id])
@@ -363,7 +363,7 @@ def test_pages_say_which_figures_come_from_the_stream(project):
 # --- one order after another ----------------------------------------------------------------------
 
 
-def test_what_the_first_order_moved_and_the_second_cannot_goes_back(project, model):
+def test_tasks_that_only_the_first_order_could_move_return(project, model):
     make_scored(project, model, 12)
     before = queued(project)
     order = queue_order.put_in_order(model=model, by=None)
@@ -374,7 +374,7 @@ def test_what_the_first_order_moved_and_the_second_cannot_goes_back(project, mod
     assert queued(project).index(moved.pk) == before.index(moved.pk)
 
 
-def test_tasks_that_came_between_two_orders_go_back_to_where_they_came(project, model):
+def test_tasks_added_between_two_orders_return_to_their_position(project, model):
     make_scored(project, model, 6)
     queue_order.put_in_order(model=model, by=None)
     make_scored(project, model, 6)

@@ -1,4 +1,4 @@
-"""Rankings of a snapshot that weigh what their reviewer's agreement with others says."""
+"""Tests of weighting rankings by their reviewers' reliability."""
 
 from io import StringIO
 from math import log
@@ -20,26 +20,26 @@ def reliability(quality: float) -> Reliability:
     return Reliability(right=quality, tie=0.0, tie_of_tie=0.5, error=0.1)
 
 
-def test_a_weight_is_the_log_odds_of_being_right_by_those_of_the_typical_reviewer():
+def test_a_weight_is_the_log_odds_of_being_right_relative_to_the_typical_reviewer():
     weight = Weights(Reliabilities({1: reliability(0.9), 2: reliability(0.5)}, reliability(0.75)))
     assert weight(1) == pytest.approx(log(9) / log(3), abs=0.005)
     assert weight(2) == 0.0
     assert weight(3) == 1.0  # of whom nothing is known
 
 
-def test_no_one_weighs_less_than_nothing_or_more_than_the_heaviest():
+def test_weights_are_between_zero_and_the_maximum():
     found = Reliabilities({1: reliability(0.999), 2: reliability(0.1)}, reliability(0.75))
     assert (Weights(found)(1), Weights(found)(2)) == (HEAVIEST, 0.0)
 
 
-def test_where_the_typical_reviewer_knows_nothing_all_weigh_the_same():
+def test_weights_are_equal_if_the_typical_reviewer_is_random():
     found = Reliabilities({1: reliability(0.9)}, reliability(0.4))
     assert Weights(found)(1) == 1.0
 
 
 @pytest.fixture
 def crowd(db):
-    """Three reviewers who agree on thirty tasks, and one who turns half of them upside down."""
+    """Create three agreeing reviewers on thirty tasks, and one who reverses half of them."""
     project = make_project()
     careful, careless = [make_user() for _ in range(3)], make_user()
     tasks = [make_task(make_prompt(project)) for _ in range(30)]
@@ -58,7 +58,7 @@ def weights_in(snapshot) -> dict[str, set[float]]:
     return found
 
 
-def test_a_snapshot_weighs_rankings_by_how_their_reviewers_agree(crowd):
+def test_a_snapshot_weights_rankings_by_agreement(crowd):
     project, careful, careless, _ = crowd
     found = weights_in(freeze(project=project, filter=WEIGHED, by=None))
     name = pseudonyms(project)
@@ -69,19 +69,19 @@ def test_a_snapshot_weighs_rankings_by_how_their_reviewers_agree(crowd):
         assert heavy >= 0.9
 
 
-def test_without_being_asked_all_rankings_weigh_the_same(crowd):
+def test_weights_are_equal_by_default(crowd):
     found = weights_in(freeze(project=crowd[0], filter=SnapshotFilter(), by=None))
     assert set().union(*found.values()) == {1.0}
 
 
-def test_the_same_rankings_give_the_same_weighed_snapshot(crowd):
+def test_the_same_rankings_give_the_same_weighted_snapshot(crowd):
     first = freeze(project=crowd[0], filter=WEIGHED, by=None)
     again = freeze(project=crowd[0], filter=WEIGHED, by=None)
     plain = freeze(project=crowd[0], filter=SnapshotFilter(), by=None)
     assert first == again and first.content_hash != plain.content_hash
 
 
-def test_what_a_lead_decided_weighs_as_a_typical_ranking(crowd):
+def test_an_outcome_has_the_weight_of_a_typical_ranking(crowd):
     project, _, careless, tasks = crowd
     Adjudication.objects.create(
         task=tasks[0], by=careless, tiers=[[one] for one in response_ids(tasks[0])], cause="mistake"
@@ -92,12 +92,12 @@ def test_what_a_lead_decided_weighs_as_a_typical_ranking(crowd):
     assert [r.weight for r in decided[0].rankings] == [1.0]
 
 
-def test_filters_from_before_there_were_weights_keep_their_hash():
+def test_filters_without_weights_keep_their_hash():
     assert "weigh_reviewers" not in SnapshotFilter().to_dict()
     assert SnapshotFilter.from_dict(WEIGHED.to_dict()) == WEIGHED
 
 
-def test_the_command_weighs_on_request(crowd):
+def test_the_command_adds_weights_on_request(crowd):
     out = StringIO()
     call_command("snapshot", crowd[0].slug, "--weigh-reviewers", stdout=out)
     (snapshot,) = crowd[0].snapshots.all()
@@ -105,7 +105,7 @@ def test_the_command_weighs_on_request(crowd):
     assert len(set().union(*weights_in(snapshot).values())) > 1
 
 
-def test_the_form_offers_it_and_the_snapshot_says_it(crowd, client):
+def test_the_form_offers_weights_and_the_snapshot_shows_them(crowd, client):
     client.force_login(make_user("trainer"))
     address = f"/snapshots/new/?project={crowd[0].slug}"
     assert "Weight by reliability" in client.get(address).text

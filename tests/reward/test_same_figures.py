@@ -1,4 +1,4 @@
-"""One project, one pairwise agreement: the same figure on pages, in commands, exports and reports."""
+"""Tests that pages, commands, exports and reports show the same pairwise agreement."""
 
 import json
 from dataclasses import replace
@@ -80,7 +80,7 @@ def test_every_page_shows_the_same_pairwise_agreement(client, project, trainer, 
             assert f"{expected.pairs} pairs, 24 tasks" in text, address
 
 
-def test_commands_and_exports_print_that_figure_too(client, project, trainer, expected, tmp_path):
+def test_commands_and_exports_print_the_same_figure(client, project, trainer, expected, tmp_path):
     value, interval = texts(expected)
     sentence = f"{value} ({interval}), {expected.pairs} pairs."
     assert f"Pairwise agreement of the whole snapshot: {sentence}" in printed(
@@ -102,7 +102,7 @@ def test_commands_and_exports_print_that_figure_too(client, project, trainer, ex
     assert sentence in about
 
 
-def test_a_report_has_it_for_the_same_sample_and_names_another(client, project, trainer, expected):
+def test_a_report_has_the_same_figure_for_the_same_sample(client, project, trainer, expected):
     snapshot = freeze(project=project, filter=SnapshotFilter(test_fraction=0.4), by=trainer)
     groups = list(read_groups(snapshot.file))
     whole = reviewer_agreement(groups)

@@ -1,4 +1,4 @@
-"""`manage.py score` and its recipe: what goes in, what comes out, and what is refused."""
+"""Tests of `manage.py score` and its recipe."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def test_a_row_may_have_each_of_the_three_shapes():
         ({"prompt": "a", "response": "\ud800"}, "a lone surrogate"),
     ],
 )
-def test_a_row_of_another_shape_is_refused_with_a_clause(row, clause):
+def test_an_invalid_row_is_refused_with_a_reason(row, clause):
     with pytest.raises(ValueError, match=clause):
         parse_row(row)
 
@@ -92,7 +92,7 @@ def test_rows_are_read_with_a_byte_order_mark_and_with_numbers_that_are_not_json
 
 
 @pytest.mark.django_db
-def test_the_promoted_model_scores_all_three_shapes_alike(folder, tmp_path):
+def test_all_three_shapes_get_the_same_scores(folder, tmp_path):
     snapshot = make_snapshot(make_project(), prompts=1)
     make_reward_model(snapshot, path="/nowhere")
     make_reward_model(snapshot, path=str(folder), state=RewardModel.State.PROMOTED, name="lamps")
@@ -151,7 +151,7 @@ def test_rows_that_fit_no_columns_are_refused_before_a_model_is_needed(scorer, t
 
 
 @pytest.mark.django_db
-def test_a_dry_run_looks_at_every_row_and_writes_nothing(folder, tmp_path, capsys):
+def test_a_dry_run_checks_every_row_and_writes_nothing(folder, tmp_path, capsys):
     source, out = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "out.jsonl"
     arguments = ["score", str(source), "--model", str(folder), "--out", str(out)]
     call_command(*arguments, "--dry-run")
@@ -164,7 +164,7 @@ def test_a_dry_run_looks_at_every_row_and_writes_nothing(folder, tmp_path, capsy
 
 
 @pytest.mark.django_db
-def test_a_file_that_exists_stays_unless_it_is_to_be_replaced(folder, tmp_path):
+def test_an_existing_file_is_replaced_only_on_request(folder, tmp_path):
     source, out = written(tmp_path / "rows.jsonl", ROWS[:1]), tmp_path / "out.jsonl"
     out.write_text("mine")
     arguments = ["score", str(source), "--model", str(folder), "--out", str(out)]
@@ -175,7 +175,7 @@ def test_a_file_that_exists_stays_unless_it_is_to_be_replaced(folder, tmp_path):
 
 
 @pytest.mark.django_db
-def test_a_model_that_is_not_there_or_not_the_only_one_is_named(folder, tmp_path):
+def test_a_missing_or_ambiguous_model_is_named(folder, tmp_path):
     source = str(written(tmp_path / "rows.jsonl", ROWS))
     for arguments, sentence in [
         ([], "No reward model is promoted"),

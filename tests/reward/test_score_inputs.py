@@ -1,4 +1,4 @@
-"""`score` and `rewardbench` read what imports read, and refuse the rest before a model is loaded."""
+"""Tests that `score` and `rewardbench` read the files that imports read."""
 
 import io
 import json

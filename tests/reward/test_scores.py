@@ -1,4 +1,4 @@
-"""Scoring a project: what the recipe is given, and what becomes of what it writes."""
+"""Tests of scoring a project: the recipe's input, and storing its output."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_each_prompt_is_one_row_with_all_its_responses(model):
     assert rows[0]["prompt"] == responses.get(pk=rows[0]["response_ids"][0]).prompt.messages
 
 
-def test_a_second_time_only_what_has_no_score_yet(model):
+def test_a_second_run_scores_only_new_responses(model):
     run = make_score_run(model)
     run_dir = laid_out(run)
     scores.prepare(run, run_dir)
@@ -88,7 +88,7 @@ def test_a_second_time_only_what_has_no_score_yet(model):
     assert scores.unscored(other).count() == 8
 
 
-def test_what_it_could_not_read_is_not_tried_again(model):
+def test_unreadable_responses_are_not_retried(model):
     pk = scores.unscored(model).values_list("pk", flat=True)[0]
     run = make_score_run(model)
     nothing = {"response_id": pk, "score": None, "uncertainty": None, "features": None}
@@ -98,7 +98,7 @@ def test_what_it_could_not_read_is_not_tried_again(model):
     assert not scores.unscored(model).filter(pk=pk).exists()
 
 
-def test_finishing_twice_stores_once_and_strangers_are_left_out(model):
+def test_finishing_twice_stores_scores_once_and_ignores_other_projects(model):
     run = make_score_run(model)
     stranger = make_task(make_prompt(make_project())).responses.first()
     ours = scores.unscored(model).first()
@@ -110,7 +110,7 @@ def test_finishing_twice_stores_once_and_strangers_are_left_out(model):
     assert np.frombuffer(bytes(row.features), "<f4").tolist() == [1.0, 2.0]
 
 
-def test_a_file_that_is_gone_is_said(model):
+def test_a_missing_file_is_reported(model):
     run = make_score_run(model)
     publish_scores(laid_out(run), [])
     (laid_out(run).output / "scores.parquet").unlink()
@@ -118,7 +118,7 @@ def test_a_file_that_is_gone_is_said(model):
         scores.finish(run, laid_out(run))
 
 
-def test_an_archived_project_and_a_model_that_is_not_there_are_refused(model):
+def test_archived_projects_and_missing_models_are_refused(model):
     with pytest.raises(CannotRun, match="There is no reward model 999999"):
         scores.from_inputs({"reward_model": 999999})
     model.project.archived_at = timezone.now()
@@ -130,7 +130,7 @@ def test_an_archived_project_and_a_model_that_is_not_there_are_refused(model):
 # --- starting it ---------------------------------------------------------------------------------
 
 
-def test_the_form_starts_it_for_the_chosen_model(model):
+def test_the_form_starts_a_run_for_the_chosen_model(model):
     client = Client()
     client.force_login(make_user(Role.TRAINER))
     address = reverse("run-launch", args=["score"])
@@ -151,7 +151,7 @@ def test_the_form_starts_it_for_the_chosen_model(model):
 
 
 @pytest.mark.parametrize("role", [Role.REVIEWER, Role.LEAD])
-def test_only_a_trainer_starts_it(model, role):
+def test_only_trainers_can_start_scoring(model, role):
     client = Client()
     client.force_login(make_user(role))
     assert client.post(reverse("run-launch", args=["score"])).status_code == 403

@@ -1,4 +1,4 @@
-"""Which tasks teach most, against the definition and by hand."""
+"""Tests of selecting informative tasks, against the definition and by hand."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def test_information_is_the_weighted_sum_over_all_pairs():
     np.testing.assert_allclose(selection.information(tasks, 2.0), 2 * by_hand, atol=1e-9)
 
 
-def test_the_gain_of_a_pair_is_what_the_matrix_determinant_lemma_says():
+def test_the_gain_of_a_pair_follows_the_matrix_determinant_lemma():
     tasks = Tasks.of([np.array([[1.0, 0.0], [0.0, 0.0]])], [np.zeros(2)])
     gain = selection.gains(tasks.features, tasks.laplacians(), np.eye(2) / 2)
     assert gain == pytest.approx([np.log(1 + 0.25 / 2)])
 
 
-def test_the_order_is_that_of_greedy_search_from_scratch():
+def test_the_order_equals_a_plain_greedy_search():
     tasks = make_tasks(80)
     known = selection.prior(tasks)
     order = selection.in_order(tasks, known, most=15)
@@ -52,20 +52,20 @@ def test_the_order_is_that_of_greedy_search_from_scratch():
     assert (np.diff(order.gains[15:]) <= 1e-12).all()
 
 
-def test_of_two_tasks_that_teach_the_same_one_comes_late():
+def test_one_of_two_redundant_tasks_comes_late():
     x = [np.array([[2.0, 0.0], [0.0, 0.0]])] * 2 + [np.array([[0.0, 1.8], [0.0, 0.0]])]
     tasks = Tasks.of(x, [np.zeros(2)] * 3)
     assert selection.in_order(tasks, np.eye(2), most=3).chosen.tolist() == [0, 2, 1]
 
 
-def test_a_pair_whose_outcome_is_known_teaches_little():
+def test_a_pair_with_a_predictable_outcome_has_little_information():
     x = [np.array([[1.0, 0.0], [0.0, 0.0]])] * 2
     tasks = Tasks.of(x, [np.array([9.0, 0.0]), np.array([0.1, 0.0])])
     order = selection.in_order(tasks, np.eye(2), most=2)
     assert order.chosen.tolist() == [1, 0] and order.gains[1] < 0.01
 
 
-def test_a_smaller_task_is_not_padded_with_responses_it_does_not_have():
+def test_padding_of_smaller_tasks_is_ignored():
     three = [np.arange(6.0).reshape(3, 2) ** 2], [np.array([0.0, 1.0, 2.0])]
     alone = selection.information(Tasks.of(*three))
     both = Tasks.of([*three[0], np.ones((5, 2))], [*three[1], np.zeros(5)])

@@ -89,7 +89,7 @@ def test_another_filter_over_the_same_rankings_is_another_row_of_the_same_conten
     assert second != first and second.content_hash == first.content_hash
 
 
-def test_a_superseded_ranking_is_left_out_and_counted(project, ann):
+def test_a_superseded_ranking_is_excluded_and_counted(project, ann):
     task = make_task(make_prompt(project))
     revised = supersede(rank(task, ann), ((2,), (1,), (0,)))
     snapshot = freeze(project=project, filter=ALL, by=ann)
@@ -122,7 +122,7 @@ def test_responses_of_a_task_nobody_ranked_are_not_in_the_group(project, ann):
     assert group.responses == ["a", "b"]
 
 
-def test_each_filter_leaves_out_what_it_says(project, ann):
+def test_each_filter_excludes_its_rankings(project, ann):
     task, version, other = make_task(make_prompt(project)), make_version(project), make_user()
     late = datetime(2026, 3, 2, 12, tzinfo=UTC)
     rank(task, ann, guideline_version=version, active_seconds=30, created_at=late)
@@ -143,7 +143,7 @@ def test_each_filter_leaves_out_what_it_says(project, ann):
     assert left_out(min_active_seconds=5) == {"too_fast": 2}
 
 
-def test_a_blind_comparison_is_left_out_unless_asked_for(project, ann):
+def test_blind_comparisons_are_included_only_on_request(project, ann):
     rank(make_task(make_prompt(project), kind=Task.Kind.COMPARISON), ann)
     with pytest.raises(SnapshotError, match="None of the 1 rankings"):
         freeze(project=project, filter=ALL, by=ann)
@@ -158,7 +158,7 @@ def test_nothing_to_freeze_is_refused_and_leaves_no_file(project, ann, snapshots
     assert not Snapshot.objects.exists()
 
 
-def test_other_projects_stay_out(project, ann):
+def test_rankings_of_other_projects_are_excluded(project, ann):
     rank(make_task(make_prompt(project)), ann)
     rank(make_task(make_prompt(make_project())), ann)
     assert survey(project=project, filter=ALL).considered == 1
@@ -176,7 +176,7 @@ def test_the_split_of_a_prompt_is_the_same_in_every_snapshot_of_one_seed(project
     assert {k: g.split for k, g in other.items()} != {k: g.split for k, g in after.items()}
 
 
-def test_the_split_follows_the_fraction_asked_for():
+def test_the_split_follows_the_requested_fraction():
     for fraction in (0.0, 0.1, 0.5):
         chosen = SnapshotFilter(test_fraction=fraction)
         splits = Counter(chosen.split_of(str(number)) for number in range(4000))
@@ -204,7 +204,7 @@ def test_simulated_rankings_are_counted_and_marked(project, ann):
     assert group.meta["simulated"] == [False, True]
 
 
-def test_memory_is_bounded_by_batches_and_not_by_a_query_for_each_prompt(project, ann, monkeypatch):
+def test_prompts_are_read_in_batches(project, ann, monkeypatch):
     monkeypatch.setattr(snapshots, "PROMPTS_AT_ONCE", 4)
     for _ in range(8):
         rank(make_task(make_prompt(project)), ann)
@@ -262,7 +262,7 @@ FACTS = st.fixed_dictionaries(
     sources=st.sets(st.sampled_from(Ranking.Source.values), min_size=1),
     fastest=st.sampled_from([0, 5]),
 )
-def test_every_ranking_is_either_used_or_left_out_for_one_reason(facts, sources, fastest):
+def test_every_ranking_is_used_or_excluded_for_one_reason(facts, sources, fastest):
     project = make_project()
     tasks = [make_task(make_prompt(project)) for _ in range(4)]
     for fact in facts:

@@ -1,4 +1,4 @@
-"""A lead's decision, or the rankings of a task ranked again, in place of a task's rankings."""
+"""Tests of outcomes and second rankings in place of a task's rankings."""
 
 import io
 from datetime import date
@@ -70,7 +70,7 @@ def only_group(snapshot):
 # --- outcomes of disputes ------------------------------------------------------------------------
 
 
-def test_an_outcome_stands_in_for_the_rankings_of_its_task_when_asked_for(project):
+def test_an_outcome_replaces_the_rankings_of_its_task_on_request(project):
     task = disputed(project)
     decided = decide(task)
     assert len(only_group(freeze(project=project, filter=SnapshotFilter(), by=None)).rankings) == 2
@@ -88,7 +88,7 @@ def test_an_outcome_stands_in_for_the_rankings_of_its_task_when_asked_for(projec
     assert list(ranking_ids(snapshot)) == []
 
 
-def test_rankings_of_other_tasks_stay_as_they_are(project):
+def test_rankings_of_other_tasks_are_unchanged(project):
     decide(disputed(project))
     other = rank(make_task(make_prompt(project)), make_user())
     same_prompt = rank(make_task(Task.objects.first().prompt), make_user())
@@ -126,7 +126,7 @@ def test_an_outcome_replaces_only_what_the_filter_would_use(project):
     assert account.left_out == {"source": 2}
 
 
-def test_an_outcome_of_another_day_or_version_does_not_stand_in(project):
+def test_an_outcome_outside_the_filter_replaces_nothing(project):
     version = make_version(project)
     task = make_task(make_prompt(project))
     rank(task, make_user(), guideline_version=version)
@@ -139,7 +139,7 @@ def test_an_outcome_of_another_day_or_version_does_not_stand_in(project):
     assert survey(project=project, filter=ADJUDICATED).outcomes == 1
 
 
-def test_outcomes_of_other_projects_stay_out(project):
+def test_outcomes_of_other_projects_are_excluded(project):
     decide(disputed(make_project()))
     rank(make_task(make_prompt(project)), make_user())
     assert survey(project=project, filter=ADJUDICATED).outcomes == 0
@@ -148,14 +148,14 @@ def test_outcomes_of_other_projects_stay_out(project):
 # --- tasks ranked again ---------------------------------------------------------------------------
 
 
-def test_rankings_made_again_are_left_out_so_that_no_task_counts_twice(project):
+def test_second_rankings_are_excluded_so_that_no_task_counts_twice(project):
     task = disputed(project)
     rank(relabel(task), make_user())
     account = survey(project=project, filter=SnapshotFilter())
     assert (account.used, account.left_out) == (2, {"relabelled": 1})
 
 
-def test_it_stands_in_for_the_first_rankings_when_asked_for(project):
+def test_second_rankings_replace_the_first_on_request(project):
     task = disputed(project)
     anew = rank(relabel(task), make_user())
     untouched = disputed(project)
@@ -166,7 +166,7 @@ def test_it_stands_in_for_the_first_rankings_when_asked_for(project):
     assert snapshot.counts["left_out"] == {"ranked_anew": 2}
 
 
-def test_an_outcome_of_the_copy_stands_in_for_both(project):
+def test_an_outcome_of_the_copy_replaces_both(project):
     task = disputed(project)
     copy = relabel(task)
     rank(copy, make_user())
@@ -182,7 +182,7 @@ def test_an_outcome_of_the_copy_stands_in_for_both(project):
 # --- the filter, the form, the command -----------------------------------------------------------
 
 
-def test_a_filter_that_asks_for_neither_is_written_as_it_always_was():
+def test_a_filter_without_replacements_keeps_its_form():
     assert "adjudicated" not in SnapshotFilter().to_dict()
     assert "relabelled" not in SnapshotFilter().to_dict()
     both = SnapshotFilter(adjudicated=True, relabelled=True)
@@ -198,7 +198,7 @@ def test_the_command_offers_both(project):
     assert "- 2  Replaced by later rankings of its task" in out.getvalue()
 
 
-def test_the_form_offers_both_and_the_pages_say_what_stands_in(project):
+def test_the_form_offers_both_and_the_pages_show_replacements(project):
     trainer = make_user(Role.TRAINER)
     join(project, make_user())
     decide(disputed(project))

@@ -1,4 +1,4 @@
-"""A reward model's scores reach those whom the project's policy allows, and nobody else's browser."""
+"""Tests of showing a reward model's scores according to the project's policy."""
 
 import pytest
 from django.db import connection
@@ -23,7 +23,7 @@ SCORES = ("7.31", "-4.25", "0.62")
 
 
 class World:
-    """Two tasks of three responses, each scored by a promoted model."""
+    """Create two tasks with three responses, scored by a promoted model."""
 
     def __init__(self, policy: str):
         self.project = make_project(rankings_per_task=3, sees_suggestions=policy)
@@ -83,7 +83,7 @@ def test_a_reviewer_sees_scores_when_the_policy_says(policy, while_ranking, afte
 
 
 @pytest.mark.parametrize("policy", Project.Sees.values)
-def test_leads_see_them_on_the_task_and_not_while_they_rank_it(policy):
+def test_leads_see_scores_on_the_task_page_but_not_while_ranking(policy):
     world = World(policy)
     trainer = make_user(Role.TRAINER)
     assert shows(world.page("project-task", world.tasks[0].pk, person=trainer))
@@ -94,7 +94,7 @@ def test_leads_see_them_on_the_task_and_not_while_they_rank_it(policy):
     assert shows(world.page("review", person=lead)) is (policy == "always")
 
 
-def test_of_the_other_task_nothing_is_sent_after_ranking_one():
+def test_ranking_a_task_reveals_no_scores_of_another():
     world = World("after")
     ranking = world.rank()
     other = next(task for task in world.tasks if task.pk != ranking.task_id)
@@ -102,13 +102,13 @@ def test_of_the_other_task_nothing_is_sent_after_ranking_one():
     assert len(suggestions_for(world.reviewer, ranking.task, ids(ranking.task))) == 3
 
 
-def test_a_model_that_is_not_promoted_says_nothing():
+def test_scores_of_an_unpromoted_model_are_not_shown():
     world = World("always")
     RewardModel.objects.update(state="candidate")
     assert not shows(world.page("review"))
 
 
-def test_what_has_no_score_is_shown_without_one():
+def test_responses_without_a_score_are_shown_without_one():
     world = World("always")
     row = ResponseScore.objects.filter(response__in=ids(world.tasks[0])).first()
     ResponseScore.objects.filter(pk=row.pk).update(score=None, uncertainty=None)
@@ -130,7 +130,7 @@ def test_the_sheet_that_shows_them_goes_through_the_template():
 
 
 @pytest.mark.parametrize("policy", ["leads", "after"])
-def test_a_page_that_may_not_show_them_does_not_read_them(policy):
+def test_a_page_that_may_not_show_scores_does_not_query_them(policy):
     world = World(policy)
     with CaptureQueriesContext(connection) as queries:
         world.page("review"), world.page("review-next")
