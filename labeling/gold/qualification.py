@@ -129,10 +129,10 @@ def _forget_answers(project: Project, reviewer: User) -> None:
     """Let the tasks be answered again. The rankings are kept, marked superseded."""
     tasks = _tasks(project).values("task")
     slots = Slot.objects.filter(task__in=tasks, reviewer=reviewer).order_by("task", "number")
-    held = list(slots.select_for_update().values_list("pk", flat=True))
+    slot_ids = list(slots.select_for_update().values_list("pk", flat=True))
     answers = Ranking.objects.filter(task__in=tasks, reviewer=reviewer, superseded_at=None)
     answers.update(superseded_at=timezone.now())
-    forget_rankings(Slot.objects.filter(pk__in=held))
+    forget_rankings(Slot.objects.filter(pk__in=slot_ids))
     Skip.objects.filter(task__in=tasks, reviewer=reviewer).delete()
 
 

@@ -20,7 +20,7 @@ from labeling.models import Project, Task
 from labeling.quality import window
 from labeling.quality.window import TASKS_AT_MOST, Window
 from labeling.statistics.agreement import Agreement, Agreements, Rating, rating_agreement
-from labeling.statistics.bias import Meter, Sways, as_shown, cluster_numbers, speeds
+from labeling.statistics.bias import Meter, PairBiases, as_shown, cluster_numbers, speeds
 from labeling.statistics.bradley_terry import Leaderboard, leaderboard
 from labeling.statistics.consensus import Posterior, consensus_of_pairs
 from labeling.statistics.disputes import Verdicts, verdicts
@@ -192,8 +192,8 @@ def parts_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Parts:
 def _parts(sample: Window) -> Parts:
     versions = np.array([row.version or 0 for row in sample.rows], dtype=np.int64)
     weeks = np.array([monday(row.at).toordinal() for row in sample.rows], dtype=np.int64)
-    met = sample.compared.meetings.rankings
-    under, when = versions[met], weeks[met].max(axis=1, initial=0)
+    couples = sample.compared.meetings.rankings  # (M, 2)
+    under, when = versions[couples], weeks[couples].max(axis=1, initial=0)
     newest = sorted(set(weeks.tolist()))[-WEEKS_AT_MOST:]
     return Parts(
         criteria=criteria_of(sample),
@@ -268,18 +268,18 @@ def _people(sample: Window) -> People:
     reliabilities = fit_pairs(pairs)
     clusters = cluster_numbers(pairs.tasks, sample.prompts)
     lengths = {response: answer.length for response, answer in sample.answers.items()}
-    sways = Sways(pairs, [row.shown for row in sample.rows], lengths, clusters)
-    haste = _haste(sample, lengths)
+    biases = PairBiases(pairs, [row.shown for row in sample.rows], lengths, clusters)
+    speed = _speeds(sample, lengths)
     counts = np.bincount([pairs.reviewers.index(row.reviewer) for row in sample.rows])
     order = np.argsort(-counts, kind="stable")[:REVIEWERS_AT_MOST]
     return People(
         reviewers=[
-            _reviewer(sample, reliabilities, sways, haste, int(index), int(counts[index]))
+            _reviewer(sample, reliabilities, biases, speed, int(index), int(counts[index]))
             for index in order
         ],
-        position=sways.position(),
-        places=sways.by_position(),
-        length=sways.length(),
+        position=biases.position(),
+        places=biases.by_position(),
+        length=biases.length(),
         reason=reliabilities.reason,
         tasks=len(np.unique(sample.compared.meetings.task)),
         left_out=len(counts) - len(order),
@@ -290,29 +290,29 @@ def _people(sample: Window) -> People:
 def _reviewer(
     sample: Window,
     reliabilities: Reliabilities,
-    sways: Sways,
-    haste: dict[int, Meter],
+    biases: PairBiases,
+    speed: dict[int, Meter],
     index: int,
     rankings: int,
 ) -> Reviewer:
     pairs = sample.compared.pairs
     who = pairs.reviewers[index]
     own = [row for row in sample.rows if row.reviewer == who]
-    said = pairs.outcome[pairs.reviewer == index]
+    outcomes = pairs.outcome[pairs.reviewer == index]
     return Reviewer(
         id=who,
         rankings=rankings,
         agreement=sample.compared.of_reviewer(who),
         reliability=reliabilities.of.get(who),
-        position=sways.position(index),
-        length=sways.length_of(index),
-        speed=haste[who],
+        position=biases.position(index),
+        length=biases.length_of(index),
+        speed=speed[who],
         as_shown=as_shown([row.tiers for row in own], [row.shown for row in own]),
-        ties=float((said == 0).mean()) if len(said) else None,
+        ties=float((outcomes == 0).mean()) if len(outcomes) else None,
     )
 
 
-def _haste(sample: Window, lengths: dict[int, int]) -> dict[int, Meter]:
+def _speeds(sample: Window, lengths: dict[int, int]) -> dict[int, Meter]:
     seconds: dict[int, list[float]] = defaultdict(list)
     read: dict[int, list[float]] = defaultdict(list)
     for row in sample.rows:

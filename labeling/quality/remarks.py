@@ -22,10 +22,10 @@ def remarks(reviewer: Reviewer) -> list[Remark]:
         _as_shown(reviewer.as_shown),
         _quick(reviewer.speed),
         _ties(reviewer),
-        _sway(
+        _bias(
             reviewer.position, "prefers the first response shown", "prefers the last response shown"
         ),
-        _sway(
+        _bias(
             reviewer.length,
             "prefers longer responses than others",
             "prefers shorter responses than others",
@@ -64,7 +64,7 @@ def _ties(reviewer: Reviewer) -> Remark | None:
     return None
 
 
-def _sway(meter: Meter, above: str, below: str) -> Remark | None:
+def _bias(meter: Meter, above: str, below: str) -> Remark | None:
     if not meter.excludes_zero:
         return None
     return "warn", above if meter.value and meter.value > 0 else below

@@ -147,8 +147,8 @@ def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
         raise ValueError(f"{task} is withdrawn.")
     same_use = Q(project=locked.project_id, ahead=ahead) | Q(task=locked)
     leases = Slot.objects.filter(same_use, reviewer=reviewer, leased_until__isnull=False)
-    if held := leases.order_by("ahead").first():
-        return held
+    if lease := leases.order_by("ahead").first():
+        return lease
     if locked.rankings.filter(reviewer=reviewer, superseded_at=None).exists():
         raise ValueError(f"{reviewer} has ranked {task} already.")
     free = locked.slots.filter(reviewer=None, priority=OFF_QUEUE)
@@ -405,9 +405,9 @@ def _make_room(project: Project, reviewer: User) -> None:
     leases = Slot.objects.select_for_update().filter(
         project=project, reviewer=reviewer, leased_until__isnull=False
     )
-    held = {lease.ahead: lease for lease in leases.order_by("pk")}
-    if (current := held.get(False)) is None:
+    by_ahead = {lease.ahead: lease for lease in leases.order_by("pk")}
+    if (current := by_ahead.get(False)) is None:
         return
-    if (ahead := held.get(True)) is not None:
+    if (ahead := by_ahead.get(True)) is not None:
         free_leases(Slot.objects.filter(pk=ahead.pk))
     Slot.objects.filter(pk=current.pk).update(ahead=True)

@@ -19,31 +19,33 @@ from labeling.queue.out_of_use import PARKED
 from labeling.statistics.agreement import Tiers
 from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth
 
-STRANGERS = Reliabilities()
+PRIOR_RELIABILITIES = Reliabilities()
 """Typical reviewers, assumed until the project has enough rankings."""
 
 COUNTED_AT_MOST = 5_000
-LEARNED_FROM = 30
+SHARED_TASKS_NEEDED = 30
 
 Sides = np.ndarray  # (pairs, 3) float64; the first of the pair is better, they tie, it is worse
 
 
 def sides_of_pairs(
-    rankings: Sequence[Tiers], response_ids: Collection[int], known: Reliabilities = STRANGERS
+    rankings: Sequence[Tiers],
+    response_ids: Collection[int],
+    reliabilities: Reliabilities = PRIOR_RELIABILITIES,
 ) -> Sides:
     """Return the probabilities of each pair's sides, in the order of `combinations` of sorted ids.
 
     Uses the model of Dawid and Skene (1979) as in labeling.statistics.reliability, with one confusion
-    matrix for all reviewers, `known.typical`: P(side | rankings) ∝ P(side) Π P(judgment | side). The
-    prior P(tied) is `known.tied`. All reviewers count alike, as in a snapshot, so that one untrusted
+    matrix for all reviewers, `reliabilities.typical`: P(side | rankings) ∝ P(side) Π P(judgment | side). The
+    prior P(tied) is `reliabilities.tied`. All reviewers count alike, as in a snapshot, so that one untrusted
     reviewer cannot close a task. Pairs that a ranking leaves out are not affected by it.
     """
     pairs = list(combinations(sorted(response_ids), 2))
-    typical = known.typical
+    typical = reliabilities.typical
     reversed_ = max(0.0, 1 - typical.right - typical.tie)
     confusion = np.array([typical.right, typical.tie, reversed_, typical.tie_of_tie])
     log_chances = log_confusion(confusion)  # (truth, judgment)
-    logs = np.tile(log_truth(known.tied), (len(pairs), 1))
+    logs = np.tile(log_truth(reliabilities.tied), (len(pairs), 1))
     for tiers in rankings:
         tier_of = {response: tier for tier, tied in enumerate(tiers) for response in tied}
         for pair, (a, b) in enumerate(pairs):
@@ -76,22 +78,22 @@ def is_clear(
     response_ids: Collection[int],
     *,
     certainty: float,
-    known: Reliabilities = STRANGERS,
+    reliabilities: Reliabilities = PRIOR_RELIABILITIES,
 ) -> bool:
     """Return whether the side of every pair and the best response have at least this probability."""
-    sides = sides_of_pairs(rankings, response_ids, known)
+    sides = sides_of_pairs(rankings, response_ids, reliabilities)
     sure = bool((sides.max(axis=1) >= certainty).all())
     return sure and best_is(sides, len(response_ids)) >= certainty
 
 
-def learned(project: Project) -> Reliabilities:
+def learned_reliabilities(project: Project) -> Reliabilities:
     """Return the project's reliabilities, at most ten minutes old; usually without a query.
 
-    With fewer than LEARNED_FROM tasks that have two rankings, return STRANGERS.
+    With fewer than SHARED_TASKS_NEEDED tasks that have two rankings, return PRIOR_RELIABILITIES.
     """
     reliabilities = reliabilities_of(project)
     shared_tasks = sum(reliability.tasks for reliability in reliabilities.of.values())
-    return reliabilities if shared_tasks >= 2 * LEARNED_FROM else STRANGERS
+    return reliabilities if shared_tasks >= 2 * SHARED_TASKS_NEEDED else PRIOR_RELIABILITIES
 
 
 # --- adding and removing slots --------------------------------------------------------------------
@@ -150,7 +152,7 @@ def _is_clear(task: Task, project: Project) -> bool:
         list(current.values_list("tiers", flat=True)),
         list(task.places.filter(withdrawn=False).values_list("response_id", flat=True)),
         certainty=project.certainty,
-        known=learned(project),
+        reliabilities=learned_reliabilities(project),
     )
 
 

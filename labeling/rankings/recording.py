@@ -163,11 +163,11 @@ def _submit_locked(answer: _Answer) -> Submission:
     if earlier := _earlier(task, reviewer, answer.key):
         version = answer.guideline_version
         return _resubmit(earlier, task, reviewer, answer.key, answer.content, version)
-    held = _slot_to_fill(slots, reviewer, answer.slot.pk, task.project)
-    ranking = answer.ranking(extra=held is None)
+    slot = _slot_to_fill(slots, reviewer, answer.slot.pk, task.project)
+    ranking = answer.ranking(extra=slot is None)
     ranking.save(force_insert=True)
-    if held is not None:
-        fill(held, ranking)
+    if slot is not None:
+        fill(slot, ranking)
     overlap.after_ranking(task)
     return _first_of_task(ranking)
 
@@ -245,9 +245,9 @@ def record(
         partial=partial,
         scales=scales,
     )
+    own = [slot for slot in slots if _holds(slot, reviewer)]
     free = [slot for slot in slots if slot.reviewer_id is None]
-    held = [slot for slot in slots if _holds(slot, reviewer)]
-    slot = next(iter(held + free), None)
+    slot = next(iter(own + free), None)
     if slot is None:
         number = max((slot.number for slot in slots), default=0) + 1
         slot = append_slot(task, number=number, priority=task.priority)

@@ -50,7 +50,7 @@ NO_TIME = "No active time was measured."
 NO_PEER = "Nobody else's time was measured."
 
 
-class Sways:
+class PairBiases:
     """Position and length biases, from pairs, the orders shown and the lengths of the responses.
 
     `shown[n]` is the order that ranking n was shown, empty if unknown. `lengths` maps a response to its

@@ -144,13 +144,13 @@ def fit(counts: np.ndarray, *, start: np.ndarray | None = None) -> tuple[np.ndar
     """Return θ and log ν of each table of (wins, ties).  (B, 2, M, M) → (B, M), (B,)"""
     wins, ties = counts[:, 0], counts[:, 1]
     batch, size = wins.shape[:2]
-    met = wins + wins.transpose(0, 2, 1) + ties
+    compared = wins + wins.transpose(0, 2, 1) + ties
     scored = (wins + ties / 2).sum(axis=2)
     tied = ties.sum(axis=(1, 2)) / 2
     strength = np.zeros((batch, size)) if start is None else np.tile(start, (batch, 1))
     propensity = np.zeros(batch)
     for _ in range(STEPS_AT_MOST):
-        step = _newton(strength, propensity, met, scored, tied)
+        step = _newton(strength, propensity, compared, scored, tied)
         length = np.abs(step).max(axis=1, keepdims=True)
         step *= np.minimum(1.0, LONGEST_STEP / np.maximum(length, 1e-12))
         strength, propensity = strength + step[:, :-1], propensity + step[:, -1]
@@ -162,24 +162,24 @@ def fit(counts: np.ndarray, *, start: np.ndarray | None = None) -> tuple[np.ndar
 def _newton(
     strength: np.ndarray,
     propensity: np.ndarray,
-    met: np.ndarray,
+    compared: np.ndarray,
     scored: np.ndarray,
     tied: np.ndarray,
 ) -> np.ndarray:
     size = strength.shape[1]
     win, tie = chances(strength, propensity)
     expected = win + tie / 2
-    spread = met * (win + tie / 4 - expected**2)
-    information = np.zeros((len(met), size + 1, size + 1))
+    spread = compared * (win + tie / 4 - expected**2)
+    information = np.zeros((len(compared), size + 1, size + 1))
     information[:, :size, :size] = -spread
     at = np.arange(size)
     information[:, at, at] = spread.sum(axis=2) + PRECISION
-    across = (met * (tie / 2 - expected * tie)).sum(axis=2)
+    across = (compared * (tie / 2 - expected * tie)).sum(axis=2)
     information[:, :size, size] = information[:, size, :size] = across
-    information[:, size, size] = (met * tie * (1 - tie)).sum(axis=(1, 2)) / 2 + TIES_PRECISION
-    slope = np.empty((len(met), size + 1))
-    slope[:, :size] = scored - (met * expected).sum(axis=2) - PRECISION * strength
-    slope[:, size] = tied - (met * tie).sum(axis=(1, 2)) / 2 - TIES_PRECISION * propensity
+    information[:, size, size] = (compared * tie * (1 - tie)).sum(axis=(1, 2)) / 2 + TIES_PRECISION
+    slope = np.empty((len(compared), size + 1))
+    slope[:, :size] = scored - (compared * expected).sum(axis=2) - PRECISION * strength
+    slope[:, size] = tied - (compared * tie).sum(axis=(1, 2)) / 2 - TIES_PRECISION * propensity
     return np.linalg.solve(information, slope[:, :, None])[:, :, 0]
 
 
@@ -191,10 +191,10 @@ def chances(strength: np.ndarray, propensity: np.ndarray) -> tuple[np.ndarray, n
     return up / total, level / total
 
 
-def _groups(met: np.ndarray) -> np.ndarray:
+def _groups(compared: np.ndarray) -> np.ndarray:
     """Return the connected component of each model, numbered from 0.  → (M,)"""
-    reach = (met + met.T > 0) | np.eye(len(met), dtype=bool)
-    for _ in range(len(met).bit_length()):
+    reach = (compared + compared.T > 0) | np.eye(len(compared), dtype=bool)
+    for _ in range(len(compared).bit_length()):
         reach = (reach.astype(float) @ reach) > 0
     _, group = np.unique(reach.argmax(axis=1), return_inverse=True)
     return group
@@ -219,7 +219,7 @@ def _board(
     left_out: int,
 ) -> Leaderboard:
     wins, ties = counts
-    met = wins + wins.T + ties
+    compared = wins + wins.T + ties
     points = wins + ties / 2
     groups = int(group.max()) + 1
     order = np.lexsort((-strength, group))
@@ -229,29 +229,30 @@ def _board(
             rating=float(MIDDLE + ELO * strength[i]),
             low=float(MIDDLE + ELO * min(low[i], strength[i])),
             high=float(MIDDLE + ELO * max(high[i], strength[i])),
-            score=float(points[i].sum() / met[i].sum()),
-            comparisons=int(met[i].sum()),
+            score=float(points[i].sum() / compared[i].sum()),
+            comparisons=int(compared[i].sum()),
             wins=int(wins[i].sum()),
             ties=int(ties[i].sum()),
             group=int(group[i]),
-            note=_note(points[i].sum(), met[i].sum()),
+            note=_note(points[i].sum(), compared[i].sum()),
         )
         for i in order
     ]
     return Leaderboard(
         standings=standings,
         rates=[
-            [float(points[i, j] / met[i, j]) if met[i, j] else None for j in order] for i in order
+            [float(points[i, j] / compared[i, j]) if compared[i, j] else None for j in order]
+            for i in order
         ],
-        met=[[int(met[i, j]) for j in order] for i in order],
+        met=[[int(compared[i, j]) for j in order] for i in order],
         groups=groups,
         left_out=left_out,
         reason=APART.format(groups=groups) if groups > 1 else "",
     )
 
 
-def _note(points: float, met: float) -> str:
-    return NEVER_LOST if points == met else NEVER_WON if points == 0 else ""
+def _note(points: float, compared: float) -> str:
+    return NEVER_LOST if points == compared else NEVER_WON if points == 0 else ""
 
 
 def as_json(board: Leaderboard) -> dict[str, Any]:

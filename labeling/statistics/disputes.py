@@ -68,18 +68,18 @@ class Verdicts:
         return len(self.tasks)
 
 
-def verdicts(tasks: list[Any], met: Meetings) -> Verdicts:
+def verdicts(tasks: list[Any], meetings: Meetings) -> Verdicts:
     """Test each task with two rankings or more. `tasks` are the names of the numbered tasks.
 
     Takes about 0.1 s for 1,000 tasks of four responses, and once per process about 0.1 s for each new
     combination of responses, rankings and ρ.
     """
-    cases = _cases(met)
+    cases = _cases(meetings)
     usual, learned = USUAL, len(cases) >= LEARNED_FROM
     p_value = np.ones(len(cases))
     calm = np.ones(len(cases), dtype=bool)
     for _ in range(ROUNDS if learned else 1):
-        rho, usual = _correlations(met, cases, calm, learned)
+        rho, usual = _correlations(meetings, cases, calm, learned)
         p_value = _p_values(cases, rho, rescale=learned)
         calm = ~passing(p_value)
     return Verdicts(
@@ -122,17 +122,17 @@ class _Cases:
         return len(self.task)
 
 
-def _cases(met: Meetings) -> _Cases:
-    task, at = np.unique(met.task, return_inverse=True)
-    compared, couples = np.bincount(at, met.compared), np.bincount(at)
-    distance = np.bincount(at, met.distance * met.compared) / np.maximum(compared, 1)
+def _cases(meetings: Meetings) -> _Cases:
+    task, at = np.unique(meetings.task, return_inverse=True)
+    compared, couples = np.bincount(at, meetings.compared), np.bincount(at)
+    distance = np.bincount(at, meetings.distance * meetings.compared) / np.maximum(compared, 1)
     # As many responses as make the pairs of a couple on average, rounded down.
     responses = ((1 + np.sqrt(1 + 8 * compared / np.maximum(couples, 1))) / 2 + 1e-9).astype(int)
     code, index = np.unique(
-        np.r_[at, at] * (met.rankings.max(initial=0) + 1) + met.rankings.T.ravel(),
+        np.r_[at, at] * (meetings.rankings.max(initial=0) + 1) + meetings.rankings.T.ravel(),
         return_inverse=True,
     )
-    case = code // (met.rankings.max(initial=0) + 1)
+    case = code // (meetings.rankings.max(initial=0) + 1)
     rankings = np.bincount(case, minlength=len(task))
     index = index - np.searchsorted(case, np.r_[at, at])
     gain = np.zeros(len(task))
@@ -142,7 +142,7 @@ def _cases(met: Meetings) -> _Cases:
         number[chosen] = np.arange(len(chosen))
         rows = np.flatnonzero(number[at] >= 0)
         taus = np.zeros((len(chosen), count, count))
-        taus[number[at[rows]], index[rows], index[len(at) + rows]] = 1 - 2 * met.distance[rows]
+        taus[number[at[rows]], index[rows], index[len(at) + rows]] = 1 - 2 * meetings.distance[rows]
         most = min(int(count), RANKINGS_AT_MOST)
         gain[chosen] = gain_of_reversing(taus[:, :most, :most])
     return _Cases(task, at, np.maximum(responses, 2), rankings, distance, gain)
@@ -174,7 +174,7 @@ def _signs(rankings: int) -> np.ndarray:
 
 
 def _correlations(
-    met: Meetings, cases: _Cases, calm: np.ndarray, learned: bool
+    meetings: Meetings, cases: _Cases, calm: np.ndarray, learned: bool
 ) -> tuple[np.ndarray, float]:
     """Return ρ of each task, and the usual rate of disagreement over the tasks that are `calm`."""
     if not learned or not calm.any():
@@ -182,12 +182,12 @@ def _correlations(
     usual = float(cases.distance[calm].mean())
     typical = max(0.0, cos(pi * min(usual, 0.5))) ** 0.5  # a reviewer's correlation with the worth
     couples = np.bincount(cases.at, minlength=len(cases))
-    reviewer = np.r_[met.one, met.two]  # (2M,), like everything below
+    reviewer = np.r_[meetings.one, meetings.two]  # (2M,), like everything below
     task = np.tile(cases.at, 2)
     weight = np.where(calm[task], 1 / couples[task], 0)  # a task counts once
-    apart = _of_other_tasks(reviewer, task, weight * np.tile(met.distance, 2))
-    seen = _of_other_tasks(reviewer, task, weight)
-    rate = (apart + SHRUNK_BY * usual) / (seen + SHRUNK_BY)
+    apart = _of_other_tasks(reviewer, task, weight * np.tile(meetings.distance, 2))
+    tasks = _of_other_tasks(reviewer, task, weight)
+    rate = (apart + SHRUNK_BY * usual) / (tasks + SHRUNK_BY)
     own = np.clip(np.cos(pi * np.minimum(rate, 0.5)) / max(typical, 1e-3), 0, 0.999)
     i, j = own.reshape(2, -1)
     return np.bincount(cases.at, i * j, len(cases)) / couples, usual
@@ -216,8 +216,10 @@ def simulated(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.
         noise = np.sqrt(1 - rho) * rng.standard_normal(
             (AT_ONCE, rankings, responses), dtype=np.float32
         )
-        seen = worth + noise
-        signs = np.where(seen[:, :, first] > seen[:, :, second], np.float32(1), np.float32(-1))
+        perceived = worth + noise
+        signs = np.where(
+            perceived[:, :, first] > perceived[:, :, second], np.float32(1), np.float32(-1)
+        )
         taus = signs @ signs.transpose(0, 2, 1) / np.float32(len(first))  # (AT_ONCE, R, R)
         distances.append((1 - taus[:, i, j].mean(axis=1)) / 2)
         gains.append(gain_of_reversing(taus))

@@ -137,7 +137,7 @@ def _typical(confusion: np.ndarray, of: Mapping[Any, Reliability]) -> Reliabilit
 
 
 @dataclass(frozen=True)
-class _Statements:
+class _Judgments:
     """Judgments sorted by pair, with two or more of each pair."""
 
     pair: np.ndarray  # (N,) renumbered from 0
@@ -148,12 +148,12 @@ class _Statements:
     same_as: np.ndarray  # (all pairs,) number of the pair here that represents each
 
 
-def _shared(pairs: Pairs) -> _Statements:
+def _shared(pairs: Pairs) -> _Judgments:
     several = np.bincount(pairs.pair, minlength=len(pairs)) > 1
     keep = several[pairs.pair]
     _, numbered = np.unique(pairs.pair[keep], return_inverse=True)
     count = int(several.sum())
-    return _Statements(
+    return _Judgments(
         numbered,
         pairs.reviewer[keep],
         1 - pairs.outcome[keep].astype(np.int64),
@@ -163,7 +163,7 @@ def _shared(pairs: Pairs) -> _Statements:
     )
 
 
-def _patterns(shared: _Statements) -> _Statements:
+def _patterns(shared: _Judgments) -> _Judgments:
     """Merge pairs with the same judgments by the same reviewers, which leaves far fewer.
 
     Pairs are compared by a sum of random 64-bit numbers, one for each (reviewer, side).
@@ -177,7 +177,7 @@ def _patterns(shared: _Statements) -> _Statements:
         sums, return_index=True, return_inverse=True, return_counts=True
     )
     rows = np.repeat(starts[at], sizes[at]) + _ramp(sizes[at])
-    return _Statements(
+    return _Judgments(
         np.repeat(np.arange(len(at)), sizes[at]),
         shared.reviewer[rows],
         shared.side[rows],
@@ -193,7 +193,7 @@ def _ramp(sizes: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
 
 
-def _tasks_each(shared: _Statements, reviewers: int) -> np.ndarray:
+def _tasks_each(shared: _Judgments, reviewers: int) -> np.ndarray:
     seen = np.unique(shared.reviewer * (shared.task.max() + 1) + shared.task)
     return np.bincount(seen // (shared.task.max() + 1), minlength=reviewers)
 
@@ -232,7 +232,7 @@ def posterior(
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _em(rows: _Statements, reviewers: int) -> tuple[np.ndarray, float]:
+def _em(rows: _Judgments, reviewers: int) -> tuple[np.ndarray, float]:
     """Return (right, tie, reversed, tie_of_tie) of each reviewer, and the share of true ties.
 
     EM is accelerated by SQUAREM, scheme S3 (Varadhan and Roland, Scandinavian Journal of Statistics 35,
@@ -254,11 +254,13 @@ def _em(rows: _Statements, reviewers: int) -> tuple[np.ndarray, float]:
     return _chances(point)
 
 
-def _step(rows: _Statements, point: np.ndarray) -> np.ndarray:
+def _step(rows: _Judgments, point: np.ndarray) -> np.ndarray:
     confusion, tied = _chances(point)
-    held = posterior(rows.pair, rows.reviewer, rows.side, log_confusion(confusion), log_truth(tied))
-    held *= rows.weight[:, None]
-    return _odds(*_m_step(rows, held, len(confusion)))
+    truths = posterior(
+        rows.pair, rows.reviewer, rows.side, log_confusion(confusion), log_truth(tied)
+    )
+    truths *= rows.weight[:, None]
+    return _odds(*_m_step(rows, truths, len(confusion)))
 
 
 def _odds(confusion: np.ndarray, tied: float) -> np.ndarray:
@@ -276,17 +278,17 @@ def _chances(point: np.ndarray) -> tuple[np.ndarray, float]:
     return confusion, float(odds[-1] / (1 + odds[-1]))
 
 
-def _m_step(rows: _Statements, held: np.ndarray, reviewers: int) -> tuple[np.ndarray, float]:
+def _m_step(rows: _Judgments, truths: np.ndarray, reviewers: int) -> tuple[np.ndarray, float]:
     code = rows.reviewer * 3 + rows.side
 
     def judgments_of(z: int) -> np.ndarray:
-        return np.bincount(code, held[rows.pair, z], reviewers * 3).reshape(-1, 3)
+        return np.bincount(code, truths[rows.pair, z], reviewers * 3).reshape(-1, 3)
 
     ordered = judgments_of(0) + judgments_of(2)[:, ::-1] + ORDERED
     level = judgments_of(1)
     called_tie = (level[:, 1] + TIED[0]) / (level.sum(axis=1) + TIED.sum())
     ordered /= ordered.sum(axis=1, keepdims=True)
-    share = (held[:, 1].sum() + TRULY[1]) / (held.sum() + TRULY.sum())
+    share = (truths[:, 1].sum() + TRULY[1]) / (truths.sum() + TRULY.sum())
     return np.column_stack([ordered, called_tie]), float(share)
 
 
@@ -294,8 +296,8 @@ def _m_step(rows: _Statements, held: np.ndarray, reviewers: int) -> tuple[np.nda
 
 
 def _errors(
-    shared: _Statements,
-    patterns: _Statements,
+    shared: _Judgments,
+    patterns: _Judgments,
     confusion: np.ndarray,
     tied: float,
     reviewers: int,
@@ -305,12 +307,12 @@ def _errors(
     With more than REVIEWERS_TOGETHER reviewers, each error treats the other reviewers as known.
     """
     scores = _scores(confusion)
-    held = posterior(
+    truths = posterior(
         patterns.pair, patterns.reviewer, patterns.side, log_confusion(confusion), log_truth(tied)
     )
     prior = _complete(confusion, np.tile([ORDERED.sum(), TIED.sum()], (reviewers, 1)))
-    bread = _information(patterns, held, scores, confusion, reviewers)
-    meat = _variability(shared, held[patterns.same_as], scores)
+    bread = _information(patterns, truths, scores, confusion, reviewers)
+    meat = _variability(shared, truths[patterns.same_as], scores)
     slope = _slope(confusion)
     if reviewers <= REVIEWERS_TOGETHER:
         return _sandwich(_dense(bread, reviewers), _dense(meat, reviewers), prior, slope)
@@ -380,20 +382,20 @@ Blocks = tuple[np.ndarray, np.ndarray, np.ndarray]  # reviewer, reviewer, (n, 3,
 
 
 def _information(
-    rows: _Statements,
-    held: np.ndarray,
+    rows: _Judgments,
+    truths: np.ndarray,
     scores: np.ndarray,
     confusion: np.ndarray,
     reviewers: int,
 ) -> Blocks:
     """Return the observed information: complete minus missing (Louis, JRSS B 44, 1982)."""
     weight = rows.weight[rows.pair]
-    ordered = np.bincount(rows.reviewer, weight * (1 - held[rows.pair, 1]), reviewers)
-    level = np.bincount(rows.reviewer, weight * held[rows.pair, 1], reviewers)
+    ordered = np.bincount(rows.reviewer, weight * (1 - truths[rows.pair, 1]), reviewers)
+    level = np.bincount(rows.reviewer, weight * truths[rows.pair, 1], reviewers)
     everyone = np.arange(reviewers)
     own = _complete(confusion, np.column_stack([ordered, level]))
     by_truth = scores[rows.reviewer, :, rows.side]  # (n, truth, 3)
-    chances = held[rows.pair]
+    chances = truths[rows.pair]
     spread = by_truth - np.einsum("nz,nzp->np", chances, by_truth)[:, None, :]
     left, right = _with_itself(rows.pair)
     missing = np.einsum(
@@ -406,10 +408,10 @@ def _information(
     )
 
 
-def _variability(rows: _Statements, held: np.ndarray, scores: np.ndarray) -> Blocks:
+def _variability(rows: _Judgments, truths: np.ndarray, scores: np.ndarray) -> Blocks:
     """Return the variability of the gradient between tasks."""
     expected = np.einsum(
-        "nz,nzp->np", held[rows.pair], scores[rows.reviewer, :, rows.side], optimize=True
+        "nz,nzp->np", truths[rows.pair], scores[rows.reviewer, :, rows.side], optimize=True
     )
     key = rows.task * (rows.reviewer.max() + 1) + rows.reviewer
     present, at = np.unique(key, return_inverse=True)

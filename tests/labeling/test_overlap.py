@@ -8,7 +8,7 @@ from labeling.models import Project, Ranking, Slot, Task
 from labeling.queue import slots as queue
 from labeling.rankings import overlap, recording
 from labeling.rankings.content import Content
-from labeling.rankings.overlap import best_is, is_clear, learned, sides_of_pairs
+from labeling.rankings.overlap import best_is, is_clear, learned_reliabilities, sides_of_pairs
 from labeling.statistics.pairs import Judgment
 from labeling.statistics.reliability import Reliabilities, Reliability, fit
 from tests.labeling.world import ids, in_threads, key, make_member, make_project, make_task
@@ -84,8 +84,8 @@ def test_a_higher_certainty_asks_for_more_rankings():
 def test_less_reliable_reviewers_need_more_rankings():
     careful = Reliabilities(typical=Reliability(0.9, 0.05, 0.5, 0.1), tied=0.1)
     careless = Reliabilities(typical=Reliability(0.5, 0.2, 0.5, 0.1), tied=0.1)
-    assert is_clear([AB, BA, AB], [1, 2], certainty=0.85, known=careful)
-    assert not is_clear([AB, AB], [1, 2], certainty=0.85, known=careless)
+    assert is_clear([AB, BA, AB], [1, 2], certainty=0.85, reliabilities=careful)
+    assert not is_clear([AB, AB], [1, 2], certainty=0.85, reliabilities=careless)
 
 
 def test_the_best_responses_are_the_unbeaten_ones():
@@ -292,9 +292,9 @@ def test_error_rates_are_estimated_from_the_projects_reviewers(django_assert_num
                 task=task, reviewer=reviewer, source="simulation", content=Content(tiers)
             )
     cache.clear()
-    assert learned(project).typical.right < 0.7
+    assert learned_reliabilities(project).typical.right < 0.7
     with django_assert_num_queries(0):
-        learned(project)
+        learned_reliabilities(project)
     task = make_task(project, responses=2)
     for reviewer in people:
         tiers = [[i] for i in ids(task)]
@@ -367,7 +367,7 @@ def simulate(tasks: int, responses: int, at_most: int, *, noise: float = 0.5):
         truth, said = ask(at_most)
         count = 2
         while count < at_most and not is_clear(
-            said[:count], range(responses), certainty=0.9, known=known
+            said[:count], range(responses), certainty=0.9, reliabilities=known
         ):
             count += 1
         asked.append(count)

@@ -6,7 +6,7 @@ import pytest
 from labeling.statistics import bradley_terry
 from labeling.statistics.agreement import Compared, Rating, rating_agreement
 from labeling.statistics.alpha import alpha
-from labeling.statistics.bias import Sways, as_shown, median_interval, speeds
+from labeling.statistics.bias import PairBiases, as_shown, median_interval, speeds
 from labeling.statistics.intervals import wilson
 from labeling.statistics.kendall import tau_b
 from labeling.statistics.pairs import Judgment, expand
@@ -179,27 +179,27 @@ def test_a_criterions_alpha_is_that_of_krippendorffs_example():
     assert "All ratings are equal" in rating_agreement([Rating(1, 1, 3), Rating(1, 1, 3)]).reason
 
 
-# --- sways ---------------------------------------------------------------------------------------
+# --- biases --------------------------------------------------------------------
 
 
-def sways(made, lengths=None):
+def biases(made, lengths=None):
     pairs = expand(made.judgments)
     lengths = lengths or {}
-    return Sways(pairs, made.shown, lengths, np.arange(len(pairs.tasks)))
+    return PairBiases(pairs, made.shown, lengths, np.arange(len(pairs.tasks)))
 
 
 def test_it_detects_a_position_bias_of_five_points():
     """Over seeds 0 to 19 the lower end is 0.019 at the least (this is seed 0)."""
-    biased = sways(simulate(0, kinds=[HONEST] * 10, tasks=800, displayed=0.1)).position()
+    biased = biases(simulate(0, kinds=[HONEST] * 10, tasks=800, displayed=0.1)).position()
     assert biased.low > 0
     assert biased.value == pytest.approx(0.05, abs=0.025)
-    fair = sways(simulate(0, kinds=[HONEST] * 10, tasks=800)).position()
+    fair = biases(simulate(0, kinds=[HONEST] * 10, tasks=800)).position()
     assert not fair.excludes_zero
 
 
 def test_it_shows_the_share_won_by_each_place_on_the_page():
     made = simulate(1, kinds=[HONEST] * 10, tasks=500, displayed=0.3)
-    places = sways(made).by_position()
+    places = biases(made).by_position()
     assert [place.value for place in places] == sorted((p.value for p in places), reverse=True)
     assert places[0].low > 0.5 > places[-1].high
     # Everyone who is just shown the order gives first place all its pairs, last place none.
@@ -213,7 +213,7 @@ def test_it_finds_who_of_the_reviewers_looks_at_the_place():
         if judgment.reviewer == lazy and number % 5 == 0:
             tiers = [[response] for response in made.shown[number]]
             made.judgments[number] = judgment._replace(tiers=tiers)
-    found = sways(made)
+    found = biases(made)
     index = found.pairs.reviewers.index(lazy)
     assert found.position(index).low > 0
     others = [found.position(n) for n in range(6) if n != index]
@@ -232,7 +232,7 @@ def test_it_tells_a_taste_for_length_from_length_that_is_deserved():
         if reviewer == 0:
             ids = sorted(range(10 * task, 10 * task + 4), key=lambda i: -lengths[i])
             made.judgments[number] = Judgment(task, 0, [[i] for i in ids])
-    found = sways(made, lengths)
+    found = biases(made, lengths)
     assert found.length().low > 0.05
     people = {who: found.length_of(n) for n, who in enumerate(found.pairs.reviewers)}
     assert people[0].low > 0.1
@@ -242,7 +242,7 @@ def test_it_tells_a_taste_for_length_from_length_that_is_deserved():
 def test_a_sway_that_cannot_be_measured_says_why():
     made = simulate(0, kinds=[HONEST] * 2, tasks=3)
     made.shown = [[] for _order in made.shown]
-    found = sways(made)
+    found = biases(made)
     assert "order in which its responses were shown" in found.position().reason
     assert "differs in length" in found.length().reason and found.by_position() == []
 
