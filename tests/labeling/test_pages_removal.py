@@ -257,7 +257,7 @@ def test_a_prompt_that_a_reviewer_has_open_cannot_be_edited(project, lead, task)
     [
         ([], "non-empty"),
         ([{"role": "assistant", "content": "Hi"}], "nothing to answer"),
-        ("Hello", "must be a list"),
+        ("Hello", "must be a non-empty list"),
     ],
 )
 def test_a_prompt_that_cannot_be_answered_is_refused(project, lead, task, messages, sentence):
