@@ -1,4 +1,4 @@
-"""Erased content is in no table, snapshot, run folder, report or audit trail."""
+"""Tests that erased content is in no table, snapshot, run folder, report or audit trail."""
 
 import json
 
@@ -188,7 +188,7 @@ def test_files_that_changed_keep_matching_their_recorded_digests(
     assert recorded == now
 
 
-def test_what_was_erased_is_neither_restored_nor_edited(project, task, admin):
+def test_erased_content_cannot_be_restored_or_edited(project, task, admin):
     erasing.erase(content=task.prompt, by=admin)
     prompt = Prompt.objects.get(pk=task.prompt_id)
     assert not withdrawing.restore(content=prompt, by=admin)
@@ -230,7 +230,7 @@ def test_rankings_stay_frozen_outside_of_erasing(project, task, admin):
 # --- people --------------------------------------------------------------------------------------
 
 
-def test_a_person_leaves_only_labels_behind(project, task, admin, settings):
+def test_erasing_a_person_keeps_only_their_labels(project, task, admin, settings):
     user = User.objects.create_user(
         "jroe", email="jane@roe.example", first_name="Jane", last_name="Roe", password="x" * 12
     )
@@ -248,6 +248,6 @@ def test_a_person_leaves_only_labels_behind(project, task, admin, settings):
     assert AuditEntry.objects.get(action="person erased").details == {"account": user.pk}
 
 
-def test_nobody_erases_themselves(admin):
+def test_administrators_cannot_erase_themselves(admin):
     with pytest.raises(CannotErase, match="signed in"):
         erasing.erase_person(user=admin, by=admin)

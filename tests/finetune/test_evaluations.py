@@ -136,7 +136,7 @@ def test_when_the_judge_can_score_nothing_no_evaluation_is_made(candidate, snaps
     assert not Evaluation.objects.exists()
 
 
-def test_people_are_asked_blindly_and_their_verdict_is_read_back(candidate):
+def test_people_judge_blindly_and_their_verdicts_are_stored(candidate):
     prompts = [make_prompt(candidate.project) for _ in range(2)]
     run, run_dir = run_of(candidate, comparisons=True)
     publish_answers(
@@ -163,7 +163,7 @@ def test_people_are_asked_blindly_and_their_verdict_is_read_back(candidate):
     assert (people["wins"], people["ties"], people["losses"]) == (2, 1, 1)
 
 
-def test_neither_ids_nor_places_tell_which_answer_is_the_candidates(candidate):
+def test_neither_ids_nor_positions_reveal_the_candidates_answer(candidate):
     rows = [
         {"of": make_prompt(candidate.project), "baseline": f"theirs {n}", "candidate": f"ours {n}"}
         for n in range(40)

@@ -74,7 +74,7 @@ def test_a_response_that_names_its_model_keeps_its_task_from_reviewers(model):
     assert set(Slot.objects.values_list("task__prompt", flat=True)) == {prompts[1].pk}
 
 
-def test_text_that_the_database_cannot_hold_is_kept_without_it(model):
+def test_characters_that_the_database_cannot_store_are_removed(model):
     finished(model, {make_prompt(model.project): ["a\x00b", "c"]})
     assert sorted(Response.objects.values_list("text", flat=True)) == ["a\ufffdb", "c"]
 
@@ -114,6 +114,6 @@ def test_a_model_of_another_project_is_refused(model):
 
 
 @pytest.mark.parametrize("inputs", [{}, {"project": "x"}, {"project": 0, "model": None}])
-def test_inputs_that_name_nothing_are_refused(inputs):
+def test_inputs_that_name_missing_rows_are_refused(inputs):
     with pytest.raises(CannotRun, match="There is no"):
         generation.from_inputs(inputs)

@@ -1,4 +1,4 @@
-"""Once around the loop, with real recipes on a model of a few thousand weights."""
+"""Test of the whole loop, with real recipes on a tiny model."""
 
 from collections import Counter
 
@@ -41,7 +41,7 @@ def run(kind: str, config: dict, inputs: dict, by) -> Run:
     return ended
 
 
-def test_from_a_base_once_around_to_a_promoted_adapter_and_back_to_each_ranking(tmp_path, rule):
+def test_the_loop_leads_from_a_base_to_a_promoted_adapter_and_back_to_each_ranking(tmp_path, rule):
     trainer, project = make_user(Role.TRAINER), make_project()
     reviewers = [make_user() for _ in range(2)]
     for number in range(16):

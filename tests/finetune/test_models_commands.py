@@ -91,7 +91,7 @@ def test_no_wait_queues_and_leaves(capsys, adapter):
         (["evaluate", "0", "--judge", "x"], "There is no model 0"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_said_and_starts_nothing(project, adapter, command, sentence):
+def test_an_error_is_explained_and_starts_nothing(project, adapter, command, sentence):
     make_prompt(project)
     before = Run.objects.count()
     with pytest.raises(CommandError, match=sentence):
@@ -125,7 +125,7 @@ def test_a_doubtful_model_is_promoted_only_on_request(adapter):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_run_here_tells_what_it_does_and_that_it_failed(adapter, capsys):
+def test_a_local_run_prints_its_progress_and_failure(adapter, capsys):
     adapter.snapshot.file.unlink()
     with pytest.raises(CommandError, match="is unusable") as caught:
         call_command("finetune", "--snapshot", str(adapter.snapshot_id), "--here")

@@ -44,13 +44,13 @@ def adapter(project):
     return make_adapter(make_base(project), make_snapshot(project, prompts=4, test_fraction=0.4))
 
 
-def test_who_may_look_at_a_model_and_an_evaluation(client, people, adapter):
+def test_access_to_a_model_and_an_evaluation(client, people, adapter):
     evaluation = make_evaluation(adapter)
     assert statuses(client, people, reverse("model", args=[adapter.pk])) == LOOKING
     assert statuses(client, people, reverse("evaluation", args=[evaluation.pk])) == LOOKING
 
 
-def test_who_may_see_the_list_of_models(client, people, adapter):
+def test_access_to_the_list_of_models(client, people, adapter):
     expected = {**LOOKING, "lead_elsewhere": 200}
     assert statuses(client, people, reverse("models")) == expected
     client.force_login(people["lead_elsewhere"])
@@ -74,7 +74,7 @@ def test_a_trainer_adds_a_base_once(client, people, project, tmp_path):
     assert Model.objects.count() == 1
 
 
-def test_a_model_leads_back_to_run_snapshot_rankings_and_base(client, people, adapter):
+def test_a_model_links_to_its_run_snapshot_rankings_and_base(client, people, adapter):
     client.force_login(people["lead"])
     page = client.get(reverse("model", args=[adapter.pk])).text
     for name, pk in (
@@ -100,7 +100,7 @@ def test_promoting_a_doubtful_model_asks_first(client, people, adapter):
     assert adapter.state == "promoted"
 
 
-def test_models_are_moved_by_trainers_alone_and_by_post(client, people, adapter):
+def test_only_trainers_change_the_state_of_models_by_post(client, people, adapter):
     address = reverse("move-model", args=[adapter.pk])
     for name in ("lead", "reviewer"):
         client.force_login(people[name])
@@ -154,7 +154,7 @@ def test_many_answers_come_in_pages_that_keep_the_verdict(client, people, adapte
     assert len(client.get(address, {"verdict": "won", "page": 2}).context["answers"]) == 2
 
 
-def test_lists_cost_the_same_for_many_rows(
+def test_the_number_of_queries_of_lists_is_constant(
     client, people, project, adapter, django_assert_num_queries
 ):
     client.force_login(people["trainer"])
@@ -166,7 +166,7 @@ def test_lists_cost_the_same_for_many_rows(
             client.get(reverse("models"))
 
 
-def test_an_evaluation_costs_the_same_for_many_answers(
+def test_the_number_of_queries_of_an_evaluation_is_constant(
     client, people, adapter, django_assert_num_queries
 ):
     client.force_login(people["trainer"])

@@ -59,7 +59,7 @@ def test_one_model_of_a_project_is_promoted_at_a_time(base, adapter):
         ((0.45, 0.6), "is inconclusive"),
     ],
 )
-def test_a_doubtful_adapter_is_promoted_only_on_insistence(adapter, interval, sentence):
+def test_a_doubtful_adapter_is_promoted_only_with_confirmation(adapter, interval, sentence):
     if interval:
         make_evaluation(adapter, interval=interval)
     with pytest.raises(CannotMove, match=sentence):
@@ -169,7 +169,7 @@ def test_short_names_leave_out_owner_and_revision():
     assert [short_name(name) for name in names] == ["name", "tiny", "gpt2"]
 
 
-def test_a_dpo_run_leaves_one_adapter_however_often_it_is_finished(base):
+def test_finishing_a_dpo_run_repeatedly_creates_one_adapter(base):
     snapshot = make_snapshot(base.project, prompts=1)
     run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": base.pk}, config={})
     run_dir = laid_out(run)

@@ -1,4 +1,4 @@
-"""The pages and commands on which administrators erase content, erase people and delete projects."""
+"""Tests of erasing content and people and deleting projects, on pages and by command."""
 
 from io import StringIO
 

@@ -1,4 +1,4 @@
-"""The project of a run: what each kind derives from its inputs, and what the migration fills in."""
+"""Tests of the project of a run, for each kind and in the migration."""
 
 from importlib import import_module
 from typing import Any

@@ -1,4 +1,4 @@
-"""DPO: what is learned from which pairs, and that nothing that happens to the machine changes it."""
+"""Tests of DPO: its pairs, its results, and resuming."""
 
 import json
 import math
@@ -72,13 +72,13 @@ def test_it_learns_what_reviewers_prefer(finished):
 
 
 def test_the_first_loss_is_that_of_a_model_equal_to_its_reference(finished):
-    """β·0 for every pair: -log σ(0) = ln 2. Anything else means the reference was computed unlike."""
+    """Check that the first loss is -log σ(0) = ln 2, which requires an identical reference."""
     step, loss = report_of(finished)["training"]["curve"][0]
     assert (step, loss) == (1, pytest.approx(math.log(2), abs=1e-5))
 
 
 def test_the_adapter_alone_reproduces_the_reported_accuracy(finished, model):
-    """Read back with plain PEFT, and the implicit rewards computed the slow way."""
+    """Load the adapter with plain PEFT, and compute the implicit rewards directly."""
     tokenizer = load_tokenizer(str(model))
     base, tuned = load_model(str(model), "float32"), load_model(str(model), "float32")
     tuned = add_adapter(tuned, str(finished.output))
@@ -161,7 +161,7 @@ def test_the_output_is_an_adapter_that_others_can_load(finished, model):
 
 @pytest.mark.parametrize("family", ["opt", "gpt2", "gemma", "qwen3"])
 def test_any_family_starts_equal_to_its_reference(tmp_path, family):
-    """Dropout would make the two differ, and OPT applies it where no module can be turned off."""
+    """Check that dropout is off, also in OPT, which applies it without a module."""
     other = make_model(tmp_path / family, family)
     run_dir = dpo_run(tmp_path / "run", other, groups_that_like_b(8), evaluations=0)
     train(run_dir, StopSignal())
@@ -362,7 +362,7 @@ def test_bfloat16_trains_on_any_machine(tmp_path, model):
 
 
 def test_evidence_decides_how_often_a_pair_is_shown(tmp_path, model):
-    """Three reviewers agree on one pair and one reviewer on each of two: 3 : 1 : 1 of three rows."""
+    """Check that evidence of three reviewers, one and one gives shares of 3 : 1 : 1."""
     groups = [
         ranked_group("sure", ["b", "a"], [[0], [1]], [[0], [1]], [[0], [1]]),
         ranked_group("one", ["bb", "aa"], [[0], [1]]),

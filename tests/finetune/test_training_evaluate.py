@@ -1,4 +1,4 @@
-"""Two models answer the same prompts with the same seeds; an adapter becomes a plain model."""
+"""Tests of comparing two models, and of merging an adapter."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_both_sides_answer_each_prompt_with_the_same_seed(tmp_path, model, adapt
 
 
 def test_a_model_against_itself_ties_everywhere(tmp_path, model, idle_adapter):
-    """Common random numbers: nothing but the model can make a difference."""
+    """Check that common random numbers make equal models give equal answers."""
     run_dir = evaluation(tmp_path, model, idle_adapter, max_new_tokens=30)
     evaluate(run_dir, StopSignal())
     assert all(r["baseline"] == r["candidate"] for r in rows_of(run_dir))
@@ -131,7 +131,7 @@ def test_prompts_that_are_too_long_are_left_out_of_both_sides(tmp_path, model, a
 
 
 def test_a_reward_model_scores_both_sides(tmp_path, model, adapter, monkeypatch):
-    """Here it counts characters, and cannot read what has none."""
+    """Check with a reward model that counts characters and cannot read empty texts."""
 
     class CountsCharacters:
         def __init__(self, folder):
@@ -177,9 +177,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, adapter):
     assert not run_dir.output.exists()
 
 
-def test_an_interrupted_evaluation_goes_on_and_ends_as_if_nothing_had_happened(
-    tmp_path, model, adapter, monkeypatch
-):
+def test_a_resumed_evaluation_gives_the_same_result(tmp_path, model, adapter, monkeypatch):
     whole = evaluation(tmp_path / "whole", model, adapter)
     evaluate(whole, StopSignal())
     halved = evaluation(tmp_path / "halved", model, adapter)

@@ -1,4 +1,4 @@
-"""An export of pairs with the default options holds the pairs that DPO trains on by default."""
+"""Tests that a default export of pairs contains the pairs that DPO trains on."""
 
 import json
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("one_thread")]
 
 
 def ranked_prompts(project):
-    """Fifteen pairs per prompt, one tied, one of identical texts, some contested."""
+    """Create fifteen pairs per prompt: one tied, one of identical texts, some contested."""
     for number in range(12):
         texts = ("a", "b", "c", "d", "e", " a ")
         task = make_task(make_prompt(project, f"Question {number}?"), texts)

@@ -1,4 +1,4 @@
-"""Sampling: what a seed decides, what is left out, and that a killed run goes on."""
+"""Tests of sampling: seeds, limits and resuming."""
 
 import json
 import signal
@@ -54,13 +54,13 @@ def drawn(probabilities, uniform, **options):
     ("uniform", "token"), [(0.0, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 0), (0.999999, 0)]
 )
 def test_a_token_is_read_off_the_cumulative_distribution(uniform, token):
-    """Sorted: token 1 has ½, token 2 has 0.3, token 0 has 0.2."""
+    """Check the sorted distribution: token 1 has ½, token 2 has 0.3, token 0 has 0.2."""
     assert drawn([0.2, 0.5, 0.3], uniform) == token
 
 
 @pytest.mark.parametrize(("uniform", "token"), [(0.62, 1), (0.63, 2), (0.999999, 2)])
 def test_the_nucleus_leaves_out_the_tail_and_is_rescaled(uniform, token):
-    """Top-p 0.7 keeps ½ and 0.3, so token 1 gets ½ / 0.8 = 0.625 and token 0 nothing."""
+    """Check that top-p 0.7 keeps ½ and 0.3, so that token 1 gets ½ / 0.8 = 0.625."""
     assert drawn([0.2, 0.5, 0.3], uniform, top_p=0.7) == token
 
 
@@ -79,7 +79,7 @@ def test_temperature_sharpens():
 
 
 def test_samples_follow_the_models_distribution(model):
-    """First tokens of 400 samples of one prompt, beside the model's own probabilities."""
+    """Compare the first tokens of 400 samples with the model's probabilities."""
     policy = load_for_sampling(str(model), None, "float32")
     chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
     config = GenerateConfig(model=str(model), max_new_tokens=1, samples_per_prompt=400, top_p=1.0)
@@ -117,7 +117,7 @@ def test_a_response_does_not_depend_on_who_shares_its_batch(model):
     assert len({sampled.text for sampled in together}) > 6
 
 
-def test_who_has_ended_leaves_the_batch_and_the_others_write_on_the_same(model, monkeypatch):
+def test_finished_responses_leave_the_batch_without_changing_others(model, monkeypatch):
     policy = load_for_sampling(str(model), None, "float32")
     chat = PolicyChat(load_tokenizer(str(model)), policy.generation_config)
     config = GenerateConfig(model=str(model), max_new_tokens=50, samples_per_prompt=8, seed=3)
@@ -260,7 +260,7 @@ def test_a_prompt_that_occurs_twice_is_refused(tmp_path):
         read_prompts(tmp_path / "p.parquet")
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(model, tmp_path):
+def test_a_resumed_run_gives_the_same_result(model, tmp_path):
     settings = {"model": str(model), "batch_size": 2, "max_new_tokens": 40}
     whole = sampling_run(tmp_path / "whole", "generate", prompts(20), **settings)
     generate(whole, StopSignal())

@@ -1,4 +1,4 @@
-"""Which pairs DPO learns from."""
+"""Tests of the pairs for DPO."""
 
 from collections import Counter
 
@@ -17,13 +17,13 @@ def made(group, **options):
 
 
 def test_a_pair_has_the_net_evidence_as_weight_and_its_share_as_margin():
-    """Three reviewers: two prefer 0, one prefers 1."""
+    """Check three reviewers, of whom two prefer 0 and one prefers 1."""
     found, _ = made(ranked_group("g", ["x", "y"], [[0], [1]], [[0], [1]], [[1], [0]]))
     assert found == [Pair(chosen=0, rejected=1, weight=1.0, margin=pytest.approx(1 / 3))]
 
 
 def test_a_tie_by_one_reviewer_weakens_a_pair():
-    """wins: 1 + ½ against ½."""
+    """Check wins of 1 + ½ against ½."""
     found, _ = made(ranked_group("g", ["x", "y"], [[1], [0]], [[0, 1]]))
     assert found == [Pair(chosen=1, rejected=0, weight=1.0, margin=0.5)]
 

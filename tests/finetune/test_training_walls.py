@@ -1,4 +1,4 @@
-"""The settings load without torch, and the recipes without the web."""
+"""Tests that settings load without torch, and recipes without Django."""
 
 import subprocess
 import sys

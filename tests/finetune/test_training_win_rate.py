@@ -1,4 +1,4 @@
-"""Win rates against numbers worked by hand."""
+"""Tests of win rates against examples by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Withdrawn content reaches no snapshot, export, score, generation or evaluation."""
+"""Tests that withdrawn content is in no snapshot, export, score, generation or evaluation."""
 
 import json
 from collections import Counter

@@ -271,7 +271,7 @@ def test_a_held_task_with_an_imported_ranking_gets_only_the_missing_slots(projec
     ]
 
 
-# --- slots beside the queue ----------------------------------------------------------------------
+# --- slots outside the queue ----------------------------------------------------------------------
 
 
 def test_an_added_slot_is_assigned_before_other_tasks_begin():

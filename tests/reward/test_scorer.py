@@ -1,4 +1,4 @@
-"""The warm scorer as a process of its own: what it answers, and that it outlives what happens to it."""
+"""Tests of the scorer process: its answers, and its recovery from faults."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""The loss and its gradients against a loop over judgments and pairs that forwards one text at a time."""
+"""Tests of the loss and its gradients against a plain loop over judgments and pairs."""
 
 from functools import partial
 
@@ -66,7 +66,7 @@ CRITERIA = ["kind", "true"]
 
 
 def rich_groups() -> list[Group]:
-    """Ties, a line, weights, grades, and responses that some did not see; 4, 3 and 2 responses."""
+    """Return groups of 4, 3 and 2 responses with ties, a line, weights, grades and missing responses."""
     prompt = [{"role": "user", "content": "Which?"}]
     everyone = [
         Judgment("a", [[0], [1, 2], [3]], cut=1),
@@ -257,7 +257,7 @@ def assert_same(one, other, atol=1e-5):
 EVERYTHING = OPTIONS["everything"]
 
 
-def test_with_every_signal_eight_at_once_and_eight_times_one_give_the_same_weights(tmp_path, llama):
+def test_with_every_signal_the_micro_batch_does_not_change_the_weights(tmp_path, llama):
     both = [
         trained(tmp_path / str(micro), llama, batch_size=8, micro_batch_size=micro, **EVERYTHING)
         for micro in (8, 1)
@@ -279,23 +279,23 @@ def test_with_every_signal_both_layouts_give_the_same_weights(tmp_path, llama):
     [{"packing": "never"}, {"packing": "always"}, {"tokens_at_once": 60}, {"tokens_at_once": 1}],
     ids=str,
 )
-def test_however_a_step_is_packed_and_cut_the_weights_are_the_same(
+def test_packing_and_splitting_a_step_do_not_change_the_weights(
     tmp_path, llama, uncut, layout, settings
 ):
     found = trained(tmp_path, llama, epochs=0.5, batch_size=8, layout=layout, **settings)
-    # Adam takes a step of its usual size, 3e-3, along a gradient that is all rounding, too.
+    # Adam takes a step of its usual size, 3e-3, even along a gradient of rounding errors.
     assert_same(uncut, found, atol=5e-5)
 
 
 @pytest.fixture(scope="module")
 def uncut(tmp_path_factory, llama):
-    """Plain rows, all of a step at once."""
+    """Run half an epoch in the plain layout, with whole steps in one forward pass."""
     settings = {"epochs": 0.5, "batch_size": 8, "micro_batch_size": 8, "layout": "plain"}
     return trained(tmp_path_factory.mktemp("uncut"), llama, **settings)
 
 
 class StopAt:
-    """A stop signal that comes after a number of questions."""
+    """A stop signal that is set after a number of checks."""
 
     def __init__(self, answers: int):
         self.left = answers
@@ -310,7 +310,7 @@ class StopAt:
             raise Stopped
 
 
-def test_with_every_signal_a_stopped_run_goes_on_to_the_same_weights(tmp_path, llama):
+def test_with_every_signal_a_resumed_run_gives_the_same_weights(tmp_path, llama):
     whole = trained(tmp_path / "whole", llama, **EVERYTHING)
     groups = labelled_groups(20, 4)
     run_dir = make_run(tmp_path / "parts", llama, groups, lora_dropout=0.0, **EVERYTHING)

@@ -1,4 +1,4 @@
-"""What each family of models is read like: shared where both layouts agree, else plainly and loudly."""
+"""Tests of the layout for each model family: shared if both layouts agree, otherwise plain."""
 
 import json
 import re
@@ -98,7 +98,7 @@ def test_both_layouts_give_the_same_scores_loss_and_gradients(tmp_path, family):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_decoder_that_may_share_is_let_in_whatever_its_number_format(tmp_path, dtype):
+def test_a_decoder_may_share_the_prompt_in_any_number_format(tmp_path, dtype):
     model = untrained(make_model(tmp_path, num_hidden_layers=6), dtype=dtype)
     assert check_shared(model, UNEVEN, 0, longest=31) is None
 
@@ -119,7 +119,7 @@ JAMBA = {"num_experts": 1, "use_mamba_kernels": False}
         ("gemma3_text", {"sliding_window": 16}, "looks back only 16 tokens"),
     ],
 )
-def test_a_family_that_cannot_share_says_why_and_still_scores(tmp_path, family, changes, why):
+def test_a_family_that_cannot_share_reports_why_and_scores(tmp_path, family, changes, why):
     model = untrained(make_model(tmp_path / family, family, **changes))
     problem = check_shared(model, UNEVEN, 0, longest=31)
     assert problem is not None and re.search(why, problem), problem
@@ -131,7 +131,7 @@ def test_an_encoder_is_never_laid_out_with_a_shared_prompt(tmp_path):
     assert check_shared(model, UNEVEN, 0, longest=31).startswith("it is an encoder")
 
 
-def test_windows_count_only_where_a_layer_has_one_and_only_for_longer_inputs():
+def test_attention_windows_matter_only_for_longer_inputs():
     config = tiny_config("gemma3_text", sliding_window=16)
     assert window_problem(config, 16) is None and "looks back" in window_problem(config, 17)
     config.layer_types = ["full_attention"] * 2
@@ -139,7 +139,7 @@ def test_windows_count_only_where_a_layer_has_one_and_only_for_longer_inputs():
     assert window_problem(tiny_config("qwen2"), 10_000) is None
 
 
-def test_a_leak_of_a_thousandth_between_responses_is_measured(tmp_path, monkeypatch):
+def test_a_small_leak_between_responses_is_detected(tmp_path, monkeypatch):
     """Check that a Jamba model is caught even if its layers are not recognised by name."""
     monkeypatch.setattr(families, "unsupported_architecture", lambda model: None)
     for dtype in ("float32", "bfloat16"):
@@ -148,7 +148,7 @@ def test_a_leak_of_a_thousandth_between_responses_is_measured(tmp_path, monkeypa
         assert check_shared(model, UNEVEN, 0, longest=31) is not None
 
 
-def test_layouts_that_disagree_are_caught_whatever_the_cause(tmp_path, monkeypatch):
+def test_disagreeing_layouts_are_detected(tmp_path, monkeypatch):
     model = reward_model(tmp_path)
     honest = model._shared
 
@@ -213,7 +213,7 @@ def test_a_base_that_classifies_something_else_gets_a_fresh_head(tmp_path):
 
 
 class Backward(torch.autograd.Function):
-    """Passes values on; what comes back is `factor` times as large, or fails where that is 0."""
+    """A function whose gradient is scaled by `factor`, or fails if that is 0."""
 
     @staticmethod
     def forward(ctx, values, factor):
@@ -228,7 +228,7 @@ class Backward(torch.autograd.Function):
 
 
 class Faulty(RewardModel):
-    """Right forwards. Backwards all attentions but the dense one go wrong, or, if asked, that too."""
+    """A model with correct outputs whose gradients are wrong except with dense attention."""
 
     factor, dense_too, response = 0.0, False, None
 
@@ -244,7 +244,7 @@ class Faulty(RewardModel):
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.1])
-def test_an_attention_whose_backward_pass_fails_is_given_up(tmp_path, factor):
+def test_an_attention_with_a_failing_backward_pass_is_not_used(tmp_path, factor):
     model = random_adapter(reward_model(tmp_path))
     assert check_gradients(model, UNEVEN, 0, torch.float32) is None
     assert model.attends == attention.PIECES

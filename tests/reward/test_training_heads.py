@@ -1,4 +1,4 @@
-"""Several heads on one backbone: what is saved, what is scored, and what the report makes of them."""
+"""Tests of several heads on one backbone: saving, scoring and reporting."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_the_score_is_the_mean_of_heads_that_differ_and_all_are_saved(finished):
         np.testing.assert_allclose(heads.mean(axis=1), scores, atol=1e-6)
 
 
-def test_a_fresh_process_says_the_same_scores_and_disagreements(finished, tmp_path):
+def test_a_new_process_gives_the_same_scores_and_disagreements(finished, tmp_path):
     source, target = finished.data / "preferences.parquet", tmp_path / "scored.parquet"
     command = [sys.executable, "-m", "reward.training.score", str(finished.output), str(source)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -72,7 +72,7 @@ def test_sampled_text_gets_its_disagreement_and_the_unreadable_null(finished, tm
     assert read["disagreement"] > 0 and unread["score"] is unread["disagreement"] is None
 
 
-def test_report_and_card_say_how_many_heads_and_whether_they_know_better(finished):
+def test_report_and_card_show_the_number_and_value_of_heads(finished):
     report = json.loads((finished.output / "report.json").read_text())
     assert report["outputs"]["heads"] == report["disagreement"]["heads"] == 4
     assert {"spread", "relative", "small_gap"} == report["disagreement"]["finds_mistakes"].keys()
@@ -126,7 +126,7 @@ def test_draws_follow_from_prompt_and_seed_alone_and_are_one_in_the_mean():
 
 
 def pair(number, heads_gap, right=True):
-    """Two responses; the mean prefers the first."""
+    """Return two responses, of which the mean prefers the first."""
     heads = np.array([heads_gap, [0.0] * len(heads_gap)])
     tiers = [[0], [1]] if right else [[1], [0]]
     group = Group(f"g{number}", [], [0, 1], ["a", "b"], [Judgment("r", tiers)], split="test")
@@ -148,7 +148,7 @@ def test_the_area_counts_wrong_above_right_and_equals_by_half():
     assert auc(values, right, wrong * 3) == pytest.approx(2.5 / 4)
 
 
-def test_heads_that_know_better_find_what_a_small_gap_does_not():
+def test_useful_disagreement_finds_mistakes_that_a_small_gap_does_not():
     right = [pair(n, [1.0, 1.0]) for n in range(40)]
     wrong = [pair(100 + n, [3.0, -1.0], right=False) for n in range(30)]
     found = disagreement(right + wrong)

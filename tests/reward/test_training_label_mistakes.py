@@ -1,4 +1,4 @@
-"""Rankings that were probably entered wrongly: numbers worked by hand, and simulated flips."""
+"""Tests of detecting wrong rankings, by hand and with simulated flips."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def test_the_share_of_mistakes_is_found_and_those_that_contradict_most_are_the_l
     assert (np.diff(chances[np.argsort(leads)]) <= 1e-9).all()
 
 
-def test_where_no_ranking_is_contradicted_none_is_doubted():
+def test_uncontradicted_rankings_are_not_listed():
     found = label_mistakes([[item(n, [[[0], [1]]], [3.0, 0.0]) for n in range(100)]], checked="all")
     assert found["likely"] == 0 and found["share"] < 0.05
 
@@ -94,7 +94,7 @@ def test_the_list_is_bounded_and_says_how_many_there_are():
 
 
 def poor_model(reviewers: int) -> list[Scored]:
-    """Right about 62 % of pairs, no surer where it is right, sometimes very sure; reviewers all agree."""
+    """Return scores right on 62 % of pairs, with uninformative confidence; all reviewers agree."""
     rng = np.random.default_rng(3)
     leads = np.abs(rng.standard_t(2, size=400)) * np.where(rng.random(400) < 0.62, 1, -1)
     return [item(n, [[[0], [1]]] * reviewers, [lead, 0.0]) for n, lead in enumerate(leads)]
@@ -108,13 +108,13 @@ def test_a_poor_model_lists_no_rankings_on_which_reviewers_agree():
     assert [(row["group_id"], row["reviewer"]) for row in rows] == [("g900", "r0")]
 
 
-def test_a_poor_model_of_single_rankings_says_that_the_mistakes_are_its_own():
+def test_a_poor_model_of_single_rankings_attributes_mistakes_to_itself():
     found = label_mistakes([poor_model(1)], checked="all")
     assert found["rows"] == [] and found["likely"] is None
     assert "probably mistakes of the model" in found["reason"]
 
 
-def test_others_who_say_the_same_or_the_reverse_are_votes():
+def test_other_rankings_count_as_votes():
     rankings = [[[0], [1], [2]], [[0], [2], [1]], [[2], [1], [0]], [[0, 1, 2]], [[1]]]
     first, second, third = doubts_of([item(1, rankings, [3.0, 2.0, 1.0])])
     assert (first.votes, first.others) == (0, 2)

@@ -203,7 +203,7 @@ def test_an_empty_prompt_is_not_a_response(tmp_path):
 
 
 class Small(torch.nn.Module):
-    """A model that scores a response by its number of tokens, and holds only so many at once."""
+    """A model that scores a response by its number of tokens and has limited memory."""
 
     def __init__(self, holds: int):
         super().__init__()
@@ -301,7 +301,7 @@ PREFIXED = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
     ],
     ids=["a space joined to its word", "a space put before every text", "ends texts itself"],
 )
-def test_what_is_trained_on_are_the_tokens_of_the_whole_text(tokenizer):
+def test_training_uses_the_tokens_of_the_whole_text(tokenizer):
     """Tokenize a chat as the model card's code does."""
     chat = ChatFormat(tokenizer)
     prompt, [fine, again] = chat.encode([{"role": "user", "content": "Hi"}], ["Fine.", "F"])
@@ -340,7 +340,7 @@ def test_a_template_that_refuses_the_conversation_leaves_the_prompt_out():
     assert "roles must alternate" in row["why"] and row["count"] == 1
 
 
-def test_what_the_model_cannot_read_whole_is_left_out_and_counted():
+def test_too_long_texts_are_excluded_and_counted():
     ranked = [Judgment("r", [[1], [2], [3]])]
     fits = Group("a", PROMPT, [1, 2, 3], ["ok", "x" * 50, "fine"], ranked)
     alone = Group("b", PROMPT, [1, 2], ["ok", "x" * 50], [Judgment("r", [[1], [2]])], split="test")
@@ -373,7 +373,7 @@ def test_what_the_model_cannot_read_whole_is_left_out_and_counted():
     ]
 
 
-def test_the_readable_length_is_the_least_of_model_tokenizer_and_wish(tmp_path):
+def test_the_maximum_length_is_the_smallest_of_model_tokenizer_and_setting(tmp_path):
     path = str(make_model(tmp_path / "m"))
     tokenizer = load_tokenizer(path)
     assert readable_tokens(path, tokenizer, None) == 512
@@ -382,7 +382,7 @@ def test_the_readable_length_is_the_least_of_model_tokenizer_and_wish(tmp_path):
     assert readable_tokens(path, tokenizer, 100) == 64
 
 
-def test_padding_is_never_the_end_token_while_another_is_to_spare(tmp_path):
+def test_padding_uses_the_end_token_only_without_another(tmp_path):
     path = make_model(tmp_path / "m")
     tokenizer = make_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token

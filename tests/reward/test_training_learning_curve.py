@@ -1,4 +1,4 @@
-"""The curve over nested subsets: what it measures, what it promises, and what it refuses to say."""
+"""Tests of the learning curve over nested subsets, and of its forecast."""
 
 import json
 
@@ -23,7 +23,7 @@ from tests.reward.world import make_groups, make_run, tiny_llama
 
 
 def points(accuracies, rankings=(100, 200, 400, 800, 1600), prompts=600, seed=0) -> list[Point]:
-    """Every point is right about the same easy prompts first, so that they differ by no luck."""
+    """Return points that are right on the same easy prompts, so that they do not differ by chance."""
     luck = np.random.default_rng(seed).permutation(prompts) / prompts
     return [
         Point(n, n, [Tally(float(one < accuracy), 1.0, 1) for one in luck])
@@ -95,7 +95,7 @@ def test_no_forecast_goes_beyond_what_reviewers_who_differ_allow():
     assert learning_curve(climbing, at_most=0.78)["forecast"][1]["value"] <= 0.79
 
 
-def test_too_little_data_is_said_instead_of_a_forecast():
+def test_too_little_data_gives_a_reason_instead_of_a_forecast():
     too_few = learning_curve(points([0.6, 0.7, 0.8], (20, 40, 80)))
     assert too_few["forecast"] == [] and "needs 4 subsets" in too_few["reason"]
     assert [p["accuracy"]["value"] for p in too_few["points"]] == pytest.approx([0.6, 0.7, 0.8])

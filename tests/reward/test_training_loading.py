@@ -1,4 +1,4 @@
-"""What a model's publisher wrote is read as data: no code, no pickles, no attention of their choice."""
+"""Tests that loading a model runs no code, reads no pickles and chooses the attention itself."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""Adapter and heads in one plain folder: the same scores, or no folder."""
+"""Tests of merging adapter and heads into a plain model."""
 
 import json
 import os

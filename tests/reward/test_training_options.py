@@ -1,4 +1,4 @@
-"""What the settings of the optimizer make of its steps, by a Trainer with a model of two weights."""
+"""Tests of the optimizer's settings, by a Trainer with a model of two weights."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ PEAK = 0.1
 
 
 class Slope(torch.nn.Module):
-    """The gradient is that of the rows, whatever the weights."""
+    """A model whose gradient depends only on the rows."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class Slope(torch.nn.Module):
 
 
 class Recorder(TrainerCallback):
-    """At each step: the step size, and the length of the gradient that reaches the optimizer."""
+    """A callback that records the learning rate and the gradient norm of each step."""
 
     def __init__(self):
         self.rates: list[float] = []
@@ -71,7 +71,7 @@ def test_the_step_size_rises_in_the_share_of_steps_given_to_the_warm_up(tmp_path
         ("cosine", 0.5, 0.00616),  # (1 + cos(19/20 π)) / 2
     ],
 )
-def test_the_step_size_falls_as_the_schedule_says(tmp_path, schedule, half_way, last):
+def test_the_learning_rate_follows_the_schedule(tmp_path, schedule, half_way, last):
     recorder, _ = trained(tmp_path, schedule=schedule)
     assert recorder.rates[10] == pytest.approx(PEAK * half_way)
     assert recorder.rates[19] == pytest.approx(PEAK * last, rel=0.01)

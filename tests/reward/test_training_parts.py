@@ -1,4 +1,4 @@
-"""Trainings on parts of the data: killed inside one, a run ends as if it had not been."""
+"""Tests of resuming a run with trainings on parts of the data."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def prepared() -> Prepared:
 
 
 def by_length(folder: RunDir, data: Prepared) -> list[Scored]:
-    """Stands for a training: it says two things, shows its progress and leaves a checkpoint."""
+    """Imitate a training: log two messages, report progress and write a checkpoint."""
     folder.message("Out of memory with 4 examples at a time; continuing with 2.", level="warning")
     folder.message(f"{len(data.groups['train'])} prompts.")
     folder.emit("progress", step=1, total=2, loss=0.5, metrics={})
@@ -108,7 +108,7 @@ def test_a_part_that_is_done_is_read_without_a_word_and_its_checkpoints_go(tmp_p
     config = RewardConfig(base_model="m", label_mistakes=2)
     first = Parts(run_dir, prepared, by_length).folds(config)
     assert not list(run_dir.path.glob("parts/*/checkpoints"))
-    # As after a kill between the scores and the end of the checkpoints.
+    # The state after a kill between writing scores and deleting checkpoints.
     left = run_dir.path / "parts" / "without-1" / "checkpoints" / "checkpoint-1"
     left.mkdir(parents=True)
     said = messages(run_dir, "info")
@@ -122,7 +122,7 @@ def test_a_part_that_is_done_is_read_without_a_word_and_its_checkpoints_go(tmp_p
 
 def test_a_part_leaves_no_model_in_memory(tmp_path, prepared):
     class Model:
-        """In a cycle of references, as accelerate leaves the models that it has prepared."""
+        """Check a model in a reference cycle, which accelerate creates."""
 
         alive = 0
 

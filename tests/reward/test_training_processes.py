@@ -1,4 +1,4 @@
-"""Two processes that share each step give the run that one gives, stopped in the middle or not."""
+"""Tests that two processes give the same run as one, resumed or not."""
 
 import json
 import os

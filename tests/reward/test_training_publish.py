@@ -1,4 +1,4 @@
-"""What is published can be trusted and loaded: weights read back, cards that name the right base."""
+"""Tests of published models: verified weights, and cards that name the right base."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_a_folder_may_have_an_at_sign_in_its_name(tmp_path):
     assert loading(CODE, str(folder)) == CODE.replace("{base}", str(folder))
 
 
-def test_hubs_are_told_a_base_model_that_others_can_find():
+def test_the_cards_base_model_is_public():
     assert "base_model: lab/tiny\n" in front_matter({}, "lab/tiny@abc123")
     assert "base_model" not in front_matter({}, "/srv/models/tiny")
 

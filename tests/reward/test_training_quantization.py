@@ -1,4 +1,4 @@
-"""Weights of four bits: what is asked of the library, and the sentences where it cannot be done."""
+"""Tests of 4-bit weights: the library's options, and errors."""
 
 import pytest
 import torch

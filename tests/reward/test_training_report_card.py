@@ -1,4 +1,4 @@
-"""Temperature, slices, length and mistakes: numbers worked by hand."""
+"""Tests of temperature, slices, length and mistakes, by hand."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from reward.evaluation.slices import length_slices, slices
 
 
 def item(number, tiers, scores, lengths=None, **judgment) -> Scored:
-    """`tiers` is one ranking, or a list of (reviewer, tiers)."""
+    """Return a scored group; `tiers` is one ranking, or a list of (reviewer, tiers)."""
     count = len(scores)
     said = tiers if isinstance(tiers[0], tuple) else [("r", tiers)]
     group = Group(
@@ -33,7 +33,7 @@ def item(number, tiers, scores, lengths=None, **judgment) -> Scored:
 
 
 def won(share: float, gap: float, count: int, start: int = 0) -> list[Scored]:
-    """Pairs with this gap in score, of which this share went the model's way."""
+    """Return pairs with this score gap, of which the model is right about this share."""
     right = round(share * count)
     return [
         item(start + n, [[0], [1]] if n < right else [[1], [0]], [gap, 0.0]) for n in range(count)

@@ -1,4 +1,4 @@
-"""Files in RewardBench's format: what a row may look like, and what it counts."""
+"""Tests of files in RewardBench's format."""
 
 import json
 
@@ -25,7 +25,7 @@ TURNS = [{"role": "user", "content": "Which?"}]
 
 
 class CountsX:
-    """Scores a response by its x; cannot read what is longer than 20 characters."""
+    """A scorer that counts x and cannot read more than 20 characters."""
 
     def score(self, conversations):
         return [

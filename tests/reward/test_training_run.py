@@ -118,7 +118,7 @@ def test_running_a_finished_run_again_changes_no_weight(finished):
 # --- stopping and going on ------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(finished, tmp_path, llama):
+def test_a_resumed_run_gives_the_same_weights(finished, tmp_path, llama):
     run_dir = same_run(tmp_path, llama)
     process = start(run_dir)
     wait_for_checkpoint(run_dir, process)
@@ -212,7 +212,7 @@ def test_held_out_prompts_are_watched_after_an_epoch_but_not_while_a_run_stops(
 # --- equivalent settings, one trajectory ----------------------------------------------------------
 
 
-def test_eight_at_once_and_eight_times_one_give_the_same_weights(tmp_path, llama):
+def test_the_micro_batch_does_not_change_the_weights(tmp_path, llama):
     # 20 prompts: the last step of an epoch is an incomplete batch.
     runs = []
     for micro in (8, 1):
@@ -486,7 +486,7 @@ def test_the_report_says_how_the_prompts_were_packed_and_attended_to(tmp_path, l
         assert training["micro_batch_size"] == 4
 
 
-def test_the_tokens_at_once_are_those_asked_for_and_fewer_where_memory_ran_out(llama):
+def test_tokens_at_once_follow_the_setting_and_shrink_after_out_of_memory(llama):
     config = RewardConfig(base_model=str(llama), micro_batch_size=8, tokens_at_once=1000)
     model = make_reward_model(config, load_tokenizer(str(llama)))
     steps = step_collator(config, model, 8)

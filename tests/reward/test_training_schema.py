@@ -1,4 +1,4 @@
-"""The report of a run has the keys that the schema declares, and no others."""
+"""Tests that the report of a run has exactly the keys of the schema."""
 
 import json
 from typing import get_type_hints

@@ -1,4 +1,4 @@
-"""The recipe that scores a project: what it writes, what it leaves null, and how it goes on."""
+"""Tests of the recipe that scores a project."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What else than the order a label says: strength, weight, ties, the line. Numbers worked by hand."""
+"""Tests of strength, weights, ties and the line in labels, by hand."""
 
 import math
 
