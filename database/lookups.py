@@ -7,8 +7,8 @@ from django.db.models import BooleanField, Func, Value
 class AnyOf(Func):
     """A condition that a column holds one of many values, as in `filter(AnyOf("pk", ids))`.
 
-    All values are one array parameter. `pk__in` prepares each value separately, which takes 8 ms
-    for 2,000 ids, longer than the query itself.
+    All values are one array parameter. `pk__in` prepares each value separately: a query for 2,000
+    ids takes 7 ms of Python's time with it and 2 ms with this.
     """
 
     template = "%(expressions)s)"

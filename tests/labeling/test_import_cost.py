@@ -1,4 +1,4 @@
-"""What an import costs PostgreSQL, by the rows that it reads and not by the clock."""
+"""The cost of an import in PostgreSQL, counted in rows read."""
 
 import pytest
 from django.db import connection, transaction
@@ -24,7 +24,7 @@ def rows_read() -> int:
 
 @pytest.mark.parametrize("shape", ["pairs", "single"])
 def test_the_rows_read_do_not_multiply_after_an_import_was_rolled_back(tmp_path, shape):
-    """A vacuum of what was rolled back leaves pages in which the planner expects no rows."""
+    """Import after a vacuum of rolled-back rows, when the planner expects empty tables."""
     suffix, values = SHAPES[shape]
     path = tmp_path / f"file{suffix}"
     write_file(path, values, ROWS)
