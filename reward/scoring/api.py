@@ -106,8 +106,11 @@ def score(
 ) -> Any:
     """Score one conversation, or a list of conversations in order."""
     token, chosen = allowed(request, project, model)
-    is_single = isinstance(conversations, Conversation)
-    batch = {"": conversations} if is_single else dict(enumerate(conversations))
+    batch: dict[Any, Conversation] = (
+        {"": conversations}
+        if isinstance(conversations, Conversation)
+        else dict(enumerate(conversations))
+    )
     rows = [
         _row(f"{key}.messages".lstrip("."), parse_messages, [m.dict() for m in each.messages])
         for key, each in batch.items()
@@ -115,7 +118,7 @@ def score(
     judged = scores_of(token, chosen, rows)
     response[MODEL_HEADER] = str(chosen.pk)
     scores = [_score(verdict, judged.limit) for verdict in judged.verdicts]
-    return scores[0] if is_single else scores
+    return scores if isinstance(conversations, list) else scores[0]
 
 
 @router.post(

@@ -118,7 +118,7 @@ def probe_texts(model: Any, pad_id: int) -> dict[str, torch.Tensor]:
     ids[ids == pad_id] = (pad_id + 1) % vocabulary
     lengths = torch.arange(length, 0, -(length // rows))[:rows]
     mask = (torch.arange(length) < lengths[:, None]).long()
-    return {"input_ids": ids.moptions_fill(mask == 0, pad_id), "attention_mask": mask}
+    return {"input_ids": ids.masked_fill(mask == 0, pad_id), "attention_mask": mask}
 
 
 @torch.no_grad()

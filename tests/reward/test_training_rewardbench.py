@@ -167,7 +167,7 @@ def test_an_unwritable_file_is_refused_before_scoring(scored, tmp_path, capsys):
 def test_figures_that_cannot_be_written_in_the_end_are_printed_all_the_same(
     scored, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(rewardbench, "make_room", lambda path: None)
+    monkeypatch.setattr(rewardbench, "check_writable", lambda path: None)
     assert scored(tmp_path / "nowhere" / "figures.json") == (1, 1)
     printed = capsys.readouterr()
     assert json.loads(printed.out)["accuracy"]["rows"] == 1

@@ -135,7 +135,7 @@ def test_a_stopped_run_goes_on_after_its_last_part(model, tmp_path, monkeypatch)
 def test_out_of_memory_halves_the_tokens_at_once(model, tmp_path, monkeypatch):
     plain = make_scoring(tmp_path / "plain", model)
     score_all(plain, StopSignal())
-    ask, tried = FeatureScorer._ask, []
+    ask, tried = FeatureScorer._outputs, []
 
     def short_of_memory(self, conversations):
         tried.append(self.max_tokens)
@@ -143,7 +143,7 @@ def test_out_of_memory_halves_the_tokens_at_once(model, tmp_path, monkeypatch):
             raise RuntimeError("CUDA out of memory")
         return ask(self, conversations)
 
-    monkeypatch.setattr(FeatureScorer, "_ask", short_of_memory)
+    monkeypatch.setattr(FeatureScorer, "_outputs", short_of_memory)
     run_dir = make_scoring(tmp_path / "run", model, batch_tokens=1000)
     score_all(run_dir, StopSignal())
     assert tried == [1000, 500]
