@@ -216,7 +216,7 @@ def test_a_submitted_ranking_is_revised(visit, world):
     page.get_by_role("link", name="Revise").click()
     expect(page.locator(".ladder-tier")).to_have_count(4)
     press(page, "d", "ArrowLeft", "Enter")
-    expect(page.locator(".messages")).to_contain_text("The revision replaces")
+    expect(page.locator(".messages")).to_contain_text("Your revision is saved")
     newest = Ranking.objects.latest("id")
     assert (in_letters(newest), newest.supersedes_id) == (["A", "B", "CD"], first.pk)
 

@@ -226,7 +226,7 @@ def test_a_half_written_checkpoint_is_never_resumed_from(tmp_path, model, uninte
     half.mkdir(parents=True)
     (half / "trainer_state.json").write_text('{"global_step": 20}')
     train(run_dir, StopSignal())
-    assert not [text for text in messages(run_dir) if text.startswith("Going on")]
+    assert not [text for text in messages(run_dir) if text.startswith("Resuming")]
     assert apart(run_dir, uninterrupted) == 0
 
 
