@@ -79,7 +79,7 @@ def test_a_failed_write_leaves_no_file(tmp_path):
         ({"rankings": [Judgment("r", [[11], [11]])]}, "places a response twice"),
         ({"rankings": [Judgment("r", [[99]])]}, r"does not hold: \[99\]"),
         ({"rankings": [Judgment("r", [[11]], weight=float("nan"))]}, "the weight nan"),
-        ({"rankings": [Judgment("r", [[11]], cut=2)]}, "line lies outside"),
+        ({"rankings": [Judgment("r", [[11]], cut=2)]}, "line is outside"),
         ({"rankings": [Judgment("r", [[11], [22]], strength=float("inf"))]}, "the strength inf"),
         ({"rankings": [Judgment("r", [[11], [22]], strength=-1.0)]}, "the strength -1.0"),
         ({"meta": {"ratings": [{}]}}, "1 entries of ratings for 2 rankings"),
