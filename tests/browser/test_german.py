@@ -123,7 +123,7 @@ def test_ranking_and_skipping_in_german(visit, world):
         page.keyboard.press(key)
         none_left(page)
     page.keyboard.press("?")
-    expect(page.get_by_role("heading", name="Alles mit der Tastatur")).to_be_visible()
+    expect(page.get_by_role("heading", name="Tastenkürzel")).to_be_visible()
     none_left(page)
     page.keyboard.press("Escape")
     page.reload()
@@ -136,12 +136,12 @@ def test_ranking_and_skipping_in_german(visit, world):
     expect(page.get_by_role("heading", name="Diese Aufgabe überspringen")).to_be_visible()
     page.get_by_label("Ich kenne das Thema nicht").check()
     none_left(page)
-    page.get_by_role("button", name="Überspringen", exact=True).last.click()
+    page.get_by_role("button", name="Aufgabe überspringen").click()
     expect(page.locator(".dock")).to_be_visible()
     none_left(page)
     for key in ("a", "b", "c", "d", "Enter"):
         page.keyboard.press(key)
-    expect(page.get_by_role("heading", name="nichts mehr offen")).to_be_visible()
+    expect(page.get_by_role("heading", name="keine Aufgaben mehr für Sie offen")).to_be_visible()
     none_left(page)
     assert Ranking.objects.count() == 2 and Skip.objects.count() == len(tasks) - 2
     page.goto(f"{world.review}history/")
@@ -185,8 +185,8 @@ def test_errors_without_scripts_are_in_german(visit, world):
     page.get_by_role("button", name="Absenden und weiter").click()
     expect(page.locator("#errors")).to_contain_text("haben noch keinen Platz")
     page.get_by_label("Etwas anderes").check()
-    page.get_by_role("button", name="Überspringen", exact=True).last.click()
-    expect(page.get_by_role("heading", name="nichts mehr offen")).to_be_visible()
+    page.get_by_role("button", name="Aufgabe überspringen").click()
+    expect(page.get_by_role("heading", name="keine Aufgaben mehr für Sie offen")).to_be_visible()
 
 
 def test_changing_the_language_stays_on_the_page_and_is_kept(visit, world):

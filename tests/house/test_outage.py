@@ -72,7 +72,7 @@ def test_the_503_page_is_in_the_users_language_and_links_to_reload(
     assert '<html lang="en"' in english.text
     assert 'href="/runs/?q=a&amp;page=2"' in english.text
     german = visitor.post("/", headers={"accept": "text/html", "accept-language": "de"})
-    assert '<html lang="de"' in german.text and "Gleich wieder da" in german.text
+    assert '<html lang="de"' in german.text and "Vorübergehend nicht verfügbar" in german.text
     assert 'href="/"' not in german.text, "a form is not sent again"
 
 
