@@ -152,7 +152,7 @@ def test_a_lead_makes_gold_from_a_ranked_task(visit, world):
     expect(visited.locator(".empty")).to_be_visible()
     page = visit(f"/p/{world.project.slug}/data/{task.pk}/", lead)
     page.get_by_role("link", name="Make gold").click()
-    page.get_by_role("link", name="Use").click()
+    page.get_by_role("link", name="Use", exact=True).click()
     expect(page.get_by_label("Row 1: response")).to_have_value(str(ids(task)[0]))
     assert faults_in_both_themes(page) == []
     page.get_by_role("button", name="Add rows").click()
