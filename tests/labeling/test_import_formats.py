@@ -64,7 +64,7 @@ def test_rows_of_one_prompt_are_responses_to_it(project, save):
     system = {"role": "system", "content": "Be terse."}
     assert task.prompt.messages == [system, user("Add.\n\n1+1")]
     assert set(task.responses.values_list("text", "model_name")) == {("2", "m1"), ("3", "m2")}
-    assert tally.left_out["responses said twice"] == 1
+    assert tally.left_out["responses that occur twice"] == 1
 
 
 def test_responses_may_be_a_list_with_their_models(project, save):

@@ -24,7 +24,7 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
             before = len(draft.responses)
             index = draft.add(answer.text, answer.model, answer.external_id)
             if len(draft.responses) == before:
-                tally.left_out["responses said twice"] += 1
+                tally.left_out["responses that occur twice"] += 1
             answers.setdefault(index, answer)
             indexes.append(index)
         if row.verdict is not None:
