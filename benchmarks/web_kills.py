@@ -135,10 +135,10 @@ def check(url: str, reviewers: list[Reviewer]) -> dict[str, int]:
             "SELECT count(*) FROM labeling_ranking WHERE rationale = '' AND NOT extra"
             " AND created_at > now() - interval '1 hour' AND active_seconds < 4"
         ).fetchone()
-    kept, written = (row[0] if row else 0), (new[0] if new else 0)
+    stored, written = (row[0] if row else 0), (new[0] if new else 0)
     return {
         **counts,
-        "acknowledged_and_lost": len(set(keys)) - kept,
+        "acknowledged_and_lost": len(set(keys)) - stored,
         "acknowledged_twice": len(keys) - len(set(keys)),
         "written_and_never_acknowledged": written - len(set(keys)),
         "refused": sum(len(reviewer.errors) for reviewer in reviewers),

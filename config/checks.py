@@ -54,11 +54,11 @@ INTERNAL_VARIABLES = {
 
 @register()
 def variables_known(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    known = VARIABLES.keys() | INTERNAL_VARIABLES
+    names = VARIABLES.keys() | INTERNAL_VARIABLES
     warnings: list[CheckMessage] = []
     for name in sorted(name for name in os.environ if name.startswith("TIEBREAK_")):
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.8)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0.8)
             warnings.append(
                 Warning(
                     f"{name} is set, but nothing reads it.",

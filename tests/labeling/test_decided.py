@@ -74,7 +74,7 @@ def test_the_page_of_a_task_shows_its_decision(project, client):
     assert "Says nothing of rhymes." in shown
     assert str(decision.get_cause_display()) in shown
     assert decision.by.username in shown
-    assert "Decide the outcome" not in shown, "Change is beside the decision"
+    assert "Decide the outcome" not in shown, "Change is next to the decision"
 
 
 def test_a_decided_or_withdrawn_dispute_is_not_counted_as_disputed(project, client):

@@ -248,7 +248,7 @@ def test_a_truncated_file_is_refused(project, save):
     refused(save(whole[:-1]), project, "cut off")
 
 
-def test_a_pair_said_twice_counts_once_and_a_contradiction_is_told(project, save):
+def test_a_repeated_pair_counts_once_and_a_contradiction_is_reported(project, save):
     swapped = pair("Greet.", ("b-7b", "Yo"), ("a-7b", "Hi"), (2, 1, 0))
     imported = import_file(save(pretty([*PAIRS, swapped])), project=project)
     assert +imported.tally.left_out == {
@@ -354,7 +354,7 @@ def test_broken_json_and_broken_text_are_refused_with_their_line(project, save):
     refused(save(good + "\n" + deep), project, "Line 2: this is (no JSON|nested too deeply)")
 
 
-def test_what_the_database_cannot_keep_is_replaced_and_told(project, save):
+def test_characters_that_the_database_cannot_store_are_replaced_and_reported(project, save):
     odd = changed(responses=[{"text": "a\x00b"}, {"text": "\ud800"}], rankings=[])
     tally = import_file(save([odd]), project=project).tally
     assert set(Response.objects.values_list("text", flat=True)) == {"a\ufffdb", "\ufffd"}
@@ -505,7 +505,7 @@ def test_the_number_of_queries_does_not_grow_with_the_lines_of_a_batch(save, pro
     assert Slot.objects.filter(ranking__isnull=False).count() == 911
 
 
-def test_everyone_can_be_imported_beside_people_who_are_unrelated(save, project):
+def test_everyone_can_be_imported_with_unrelated_users(save, project):
     make_user()
     import_file(save([OWN]), project=project)
     assert User.objects.filter(is_active=False).count() == 2

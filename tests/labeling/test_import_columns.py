@@ -52,7 +52,7 @@ SIDES = {"chosen": "x", "rejected": "y"}
 RATED = {"correctness": 2, "coherence": 4, "complexity": 1, "verbosity": 0}
 
 SHAPES = {
-    "question beside a pair": (row(question="Q?", **SIDES), ASKED, FIRST_BETTER),
+    "question next to a pair": (row(question="Q?", **SIDES), ASKED, FIRST_BETTER),
     "alpaca pair": (
         row(instruction="Q?", input="More.", system="Be kind.", history=[["a", "b"]], **SIDES),
         [("system", "Be kind."), ("user", "a"), ("assistant", "b"), ("user", "Q?\n\nMore.")],

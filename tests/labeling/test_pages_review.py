@@ -272,7 +272,7 @@ def test_a_too_long_note_of_a_skip_has_an_error_and_is_kept(desk, slot):
     html = page.content.decode()
     assert "at most 500 characters" in html and "x" * 501 in html
     assert re.search(r'<dialog[^>]*id="skip-dialog"[^>]* open>', html)
-    assert f'action="{desk.url("review")}"' in html  # what was ranked meanwhile goes its own way
+    assert f'action="{desk.url("review")}"' in html  # the ranking form has its own address
     assert "maxlength" not in html
 
 

@@ -375,7 +375,7 @@ def test_a_changed_priority_moves_the_open_slots():
     assert second.priority == 9 and first.slots.get().priority == 5
 
 
-# --- many at once --------------------------------------------------------------------------------
+# --- concurrency ---------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db(transaction=True)

@@ -450,7 +450,7 @@ def test_without_a_window_no_tab_can_revise(slot, task, reviewer):
     first = submit(slot, reviewer).ranking
     with pytest.raises(InvalidRanking, match="no longer be revised"):
         submit(slot, reviewer, tiers=[ids(task)])
-    assert submit(slot, reviewer).duplicate  # the same answer again is no revision
+    assert submit(slot, reviewer).duplicate  # the same answer again is not a revision
     assert Ranking.objects.get() == first
 
 

@@ -96,7 +96,7 @@ def test_tau_of_two_rankings_is_that_of_their_places():
 def test_alpha_of_rankings_is_that_of_their_pairs_taken_either_way():
     # Each pair is a unit and its values −1, 0, 1, and once more turned round, so that the numbers
     # of the responses do not matter; n is the number of values, not twice that. Turned round is one
-    # table of both, whose n is twice as large: 1 − alpha is (n − 1)/n of what it would be, so
+    # table of both, whose n is twice as large: 1 − alpha has a factor (n − 1)/n, so
     # (1 − alpha) = (1 − table) · (n − 1)/n · 2n/(2n − 1).
     made = simulate(7, kinds=[HONEST] * 5, tasks=40, overlap=3)
     compared = Compared(made.judgments)
@@ -220,7 +220,7 @@ def test_it_finds_who_of_the_reviewers_looks_at_the_place():
     assert sum(meter.excludes_zero for meter in others) <= 1
 
 
-def test_it_tells_a_taste_for_length_from_length_that_is_deserved():
+def test_a_bias_for_length_is_distinguished_from_deserved_length():
     # Longer is better in truth. Reviewer 0 puts the longer first whatever it is worth.
     made = simulate(3, kinds=[HONEST] * 6, tasks=700)
     lengths = {

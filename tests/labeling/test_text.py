@@ -199,6 +199,6 @@ def test_it_counts_accents_that_are_piled_upon_a_letter():
     assert visible("Z" + "\u0301" * 50) == "Z" + "\u0301" * 6 + "⟦44 more accents⟧"
 
 
-def test_it_shows_a_mark_of_direction_amid_ascii_and_keeps_it_beside_letters_that_need_it():
+def test_direction_marks_are_shown_in_ascii_and_kept_next_to_letters_that_need_them():
     assert visible("1\u200f2") == "1⟦U+200F⟧2"
     assert visible("שלום\u200f!") == "שלום\u200f!"

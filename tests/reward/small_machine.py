@@ -1,6 +1,6 @@
-"""The recipe for reward models, in a process too small to forward more than two prompts at once.
+"""The recipe for reward models in a process that cannot forward more than two prompts together.
 
-Of several processes it is the second one.
+With several processes, this applies to the second one.
 """
 
 import sys

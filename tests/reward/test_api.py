@@ -210,7 +210,7 @@ def test_the_responses_of_a_token_per_minute_are_limited(warm, caller, settings)
     body = {"prompt": "a", "responses": ["b", "c", "d"]}
     assert caller.post("best-of-n", body).status_code == 200
     answer = caller.post("score", conversation("a"))
-    if answer.status_code == 200:  # a minute ended meanwhile
+    if answer.status_code == 200:  # a minute ended during the test
         caller.post("best-of-n", body)
         answer = caller.post("best-of-n", body)
     refused(answer, 429, "limit is 3 responses per token and minute")

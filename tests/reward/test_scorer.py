@@ -112,7 +112,7 @@ def test_its_scores_equal_the_recipes_and_do_not_depend_on_the_batch(running, mo
 def test_the_prompt_is_forwarded_once_for_all_its_responses(running, models):
     texts = ["one", "three", "seventeen"]
     head, tails = Scorer(models[0]).chat.encode(PROMPT, texts)
-    assert len(head) > 40, "else the test could not tell"
+    assert len(head) > 40, "too short for this test"
     said = running.ask(models[0], [[PROMPT, texts]])
     assert said["forwarded"] == len(head) + sum(map(len, tails))
     alone = running.ask(models[0], [[PROMPT, [text]] for text in texts])

@@ -213,7 +213,7 @@ def test_prompts_are_read_in_batches(project, ann, monkeypatch):
     ) as queries:
         account = survey(project=project, filter=ALL)
     assert account.used == 8
-    # What is withdrawn, the rankings, and the prompts and responses of two batches.
+    # Withdrawn data, rankings, and the prompts and responses of two batches.
     assert len(queries) == 1 + 1 + 2 * 2
 
 

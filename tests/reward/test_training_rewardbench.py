@@ -164,9 +164,7 @@ def test_an_unwritable_file_is_refused_before_scoring(scored, tmp_path, capsys):
         assert f"{out} cannot be written: " in printed.err and not printed.out
 
 
-def test_figures_that_cannot_be_written_in_the_end_are_printed_all_the_same(
-    scored, tmp_path, capsys, monkeypatch
-):
+def test_figures_that_cannot_be_written_are_printed(scored, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rewardbench, "check_writable", lambda path: None)
     assert scored(tmp_path / "nowhere" / "figures.json") == (1, 1)
     printed = capsys.readouterr()

@@ -359,9 +359,7 @@ def test_a_weight_that_is_not_a_number_ends_the_run_before_the_first_step(tmp_pa
     assert not list(run_dir.checkpoints.glob("checkpoint-*")) and not run_dir.output.exists()
 
 
-def test_a_loss_is_judged_once_a_step_and_stops_it_whichever_part_was_at_fault(
-    tmp_path, llama, monkeypatch
-):
+def test_an_infinite_loss_in_a_part_stops_the_run_after_the_step(tmp_path, llama, monkeypatch):
     honest, parts = Objective.losses, []
 
     def first_part_infinite(self, outputs, batch):
@@ -373,7 +371,7 @@ def test_a_loss_is_judged_once_a_step_and_stops_it_whichever_part_was_at_fault(
     run_dir = make_run(tmp_path, llama, make_groups(8, 2), micro_batch_size=1)
     with pytest.raises(RecipeError, match="The loss was not finite at step 1"):
         train(run_dir, StopSignal())
-    assert parts == [1, 1, 1, 1]  # no part waited for the verdict on the one before
+    assert parts == [1, 1, 1, 1]  # the loss was checked once, after all parts
     assert not list(run_dir.checkpoints.glob("checkpoint-*"))
 
 
@@ -486,7 +484,7 @@ def test_the_report_says_how_the_prompts_were_packed_and_attended_to(tmp_path, l
         assert training["micro_batch_size"] == 4
 
 
-def test_tokens_at_once_follow_the_setting_and_shrink_after_out_of_memory(llama):
+def test_the_token_limit_follows_the_setting_and_shrinks_after_out_of_memory(llama):
     config = RewardConfig(base_model=str(llama), micro_batch_size=8, tokens_at_once=1000)
     model = make_reward_model(config, load_tokenizer(str(llama)))
     steps = step_collator(config, model, 8)

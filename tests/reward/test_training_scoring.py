@@ -132,7 +132,7 @@ def test_a_stopped_run_goes_on_after_its_last_part(model, tmp_path, monkeypatch)
     assert read(run_dir) == read(whole)
 
 
-def test_out_of_memory_halves_the_tokens_at_once(model, tmp_path, monkeypatch):
+def test_out_of_memory_halves_the_token_limit(model, tmp_path, monkeypatch):
     plain = make_scoring(tmp_path / "plain", model)
     score_all(plain, StopSignal())
     ask, tried = FeatureScorer._outputs, []

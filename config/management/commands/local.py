@@ -67,13 +67,13 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def chosen_port(wanted: int, command: BaseCommand) -> int:
-    if not 1 <= wanted <= LAST_PORT:
-        raise CommandError(f"A port is a number from 1 to {LAST_PORT}; got {wanted}.")
+def chosen_port(requested: int, command: BaseCommand) -> int:
+    if not 1 <= requested <= LAST_PORT:
+        raise CommandError(f"A port is a number from 1 to {LAST_PORT}; got {requested}.")
     try:
-        port = free_port(wanted)
+        port = free_port(requested)
     except OSError as error:
         raise CommandError(f"{error}; choose another with --port.") from None
-    if port != wanted:
-        command.stdout.write(f"Port {wanted} is taken; using {port}.")
+    if port != requested:
+        command.stdout.write(f"Port {requested} is taken; using {port}.")
     return port
