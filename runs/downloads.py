@@ -147,12 +147,12 @@ def _header(name: str, size: int, mtime: int) -> bytes:
 
 
 def _contents(member: Member, file: BinaryIO) -> Iterator[bytes]:
-    digest, left = hashlib.sha256(), member.bytes
-    while left and (chunk := file.read(min(CHUNK_BYTES, left))):
-        left -= len(chunk)
+    digest, remaining = hashlib.sha256(), member.bytes
+    while remaining and (chunk := file.read(min(CHUNK_BYTES, remaining))):
+        remaining -= len(chunk)
         digest.update(chunk)
         yield chunk
-    if left or (member.sha256 and digest.hexdigest() != member.sha256):
+    if remaining or (member.sha256 and digest.hexdigest() != member.sha256):
         raise RuntimeError(f"{member.path} is not what was published; the download ends early.")
 
 

@@ -171,8 +171,8 @@ def succeed(
 
 def fail(lease: Lease, sentence: str) -> None:
     """End the run as failed, or as cancelled if cancelling was requested. Raises LeaseLost."""
-    wanted = _held(lease).filter(cancel_requested_at=None)
-    if not wanted.update(**_ended(State.FAILED, error=sentence)):
+    running = _held(lease).filter(cancel_requested_at=None)
+    if not running.update(**_ended(State.FAILED, error=sentence)):
         cancel(lease)
 
 
@@ -185,13 +185,11 @@ def cancel(lease: Lease) -> None:
 def requeue(lease: Lease, *, counted: bool) -> None:
     """Put a running run back into the queue, or end it if cancelling was requested.
 
-    Raises LeaseLost.
-
-    `counted` says whether the attempt counts towards the maximum.
+    `counted` says whether the attempt counts towards the maximum. Raises LeaseLost.
     """
     used = F("attempt") if counted else F("attempt") - 1
-    wanted = _held(lease).filter(cancel_requested_at=None)
-    if not wanted.update(**_queued(attempt=used)):
+    running = _held(lease).filter(cancel_requested_at=None)
+    if not running.update(**_queued(attempt=used)):
         cancel(lease)
 
 
@@ -200,11 +198,11 @@ def request_cancel(run: Run, by: User | None) -> bool:
 
     Return False if it has ended or is already being cancelled.
     """
-    asked = {"cancel_requested_at": Now(), "cancelled_by": by}
+    request = {"cancel_requested_at": Now(), "cancelled_by": by}
     with transaction.atomic():
         waiting = Run.objects.filter(pk=run.pk, state=State.QUEUED)
         running = Run.objects.filter(pk=run.pk, state=State.RUNNING, cancel_requested_at=None)
-        done = waiting.update(**_ended(State.CANCELLED, **asked)) or running.update(**asked)
+        done = waiting.update(**_ended(State.CANCELLED, **request)) or running.update(**request)
         if done:
             audit(by, "cancel", run)
     return bool(done)

@@ -124,8 +124,8 @@ def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
         return []
     stride = ceil((span["last"] - span["first"] + 1) / MOST_POINTS)
     if stride > 1:
-        kept = Q(offset=0) | Q(number=span["last"])
-        new = new.annotate(offset=F("number") % stride).filter(kept)
+        thinned = Q(offset=0) | Q(number=span["last"])
+        new = new.annotate(offset=F("number") % stride).filter(thinned)
     rows = new.order_by("number").values_list("number", "data")
     return [
         {"number": number, "step": data["step"], "values": curves_of(data)}

@@ -124,12 +124,12 @@ def sampled_rows(run_dir: RunDir) -> list[dict[str, Any]]:
 
 def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the first answer with each text, in the order sampled, without empty ones."""
-    seen: dict[str, dict[str, Any]] = {}
+    by_text: dict[str, dict[str, Any]] = {}
     for row in rows:
         text = row["response"].strip()
         if text:
-            seen.setdefault(text, row)
-    return list(seen.values())
+            by_text.setdefault(text, row)
+    return list(by_text.values())
 
 
 def sampling_of(run: Run) -> dict[str, Any]:

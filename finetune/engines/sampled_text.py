@@ -76,13 +76,13 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         Prompt(row["prompt_id"], row["prompt"], row.get("n"))
         for row in read_rows(path, required=("prompt_id", "prompt"))
     ]
-    seen: set[str] = set()
+    ids: set[str] = set()
     for prompt in prompts:
-        if prompt.prompt_id in seen:
+        if prompt.prompt_id in ids:
             raise SampledTextError(f"{path} holds the prompt {prompt.prompt_id} twice.")
         if not prompt.messages:
             raise SampledTextError(f"{path}: the prompt {prompt.prompt_id} has no messages.")
-        seen.add(prompt.prompt_id)
+        ids.add(prompt.prompt_id)
     return prompts
 
 

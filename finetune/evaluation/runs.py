@@ -86,20 +86,20 @@ def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     if parts.judge.reward_model:
         parts.judge.reward_model.folder_to_load()
     try:
-        prompts, seen = held_out_prompts(parts)
+        prompts, left_out = held_out_prompts(parts)
     except PreferenceError as error:
         raise CannotRun(f"A snapshot cannot be read: {error}") from error
     if not prompts:
         raise CannotRun(
             f"Snapshot {parts.snapshot.pk} has no held-out prompt that the models were not trained "
-            f"on ({seen} left out). Freeze a snapshot with a held-out share and the same seed."
+            f"on ({left_out} left out). Freeze a snapshot with a held-out share and the same seed."
         )
     prompts = prompts[: limit_of(run.inputs)]
     write_prompts(run_dir.data / "prompts.parquet", prompts)
     return {
         "snapshot_hash": parts.snapshot.content_hash,
         "prompts_written": len(prompts),
-        "seen_in_training": seen,
+        "seen_in_training": left_out,
     }
 
 

@@ -215,9 +215,9 @@ def _count_wins(group: Group, tie_share: float) -> np.ndarray:
     return matrix
 
 
-def keep_responses(group: Group, kept: Sequence[int]) -> Group:
-    """Return the group with only the responses in `kept`. Empty tiers are removed."""
-    ids = set(kept)
+def keep_responses(group: Group, response_ids: Sequence[int]) -> Group:
+    """Return the group with only these responses. Empty tiers are removed."""
+    ids = set(response_ids)
     indices = [k for k, number in enumerate(group.response_ids) if number in ids]
     listed = {name: group.meta[name] for name in PER_RESPONSE if group.meta.get(name)}
     return replace(

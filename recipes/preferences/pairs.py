@@ -93,10 +93,10 @@ def _same_text(group: Group, i: int, j: int) -> bool:
 def _limited(pairs: Sequence[Pair], options: PairOptions, left_out: Counter[str]) -> list[Pair]:
     """Return the pairs within the limits of the options. `pairs` are the clearest first."""
     clear = [pair for pair in pairs if pair.margin >= options.min_margin]
-    kept = clear[: options.max_per_prompt]
+    clearest = clear[: options.max_per_prompt]
     left_out["under_margin"] += len(pairs) - len(clear)
-    left_out["over_maximum"] += len(clear) - len(kept)
-    return kept
+    left_out["over_maximum"] += len(clear) - len(clearest)
+    return clearest
 
 
 def _directions(pair: Pair) -> list[Pair]:

@@ -185,13 +185,13 @@ class Prepared:
             self.left_out[group.split, "prompts", str(error)] += 1
             return
         fits = self._fitting(group, len(prompt), [len(r) for r in responses], limit)
-        kept = keep_responses(group, [group.response_ids[k] for k in fits])
-        evidence = self.evidence(kept)
+        readable = keep_responses(group, [group.response_ids[k] for k in fits])
+        evidence = self.evidence(readable)
         if not (evidence.wins.any() or np.any(evidence.signals.get("ties", 0))):
-            self.left_out[group.split, "prompts", _why_no_evidence(kept)] += 1
+            self.left_out[group.split, "prompts", _why_no_evidence(readable)] += 1
             return
         tokens = TokenGroup(prompt, [responses[k] for k in fits], evidence.wins, evidence.signals)
-        self.groups[group.split].append(kept)
+        self.groups[group.split].append(readable)
         self.tokens[group.split].append(tokens)
 
     def _fitting(self, group: Group, prompt: int, responses: list[int], limit: int) -> list[int]:
