@@ -205,8 +205,8 @@ def probabilities(
         reliability = min(agreement, 1 - 1e-6)
         backed = np.clip(votes, -VOTES, VOTES) * np.log(reliability / (1 - reliability))
     shares = np.linspace(0.0, largest, STEPS)
-    meant = leads[None, :] / TEMPERATURES[:, None]  # (T, n), log odds by the model alone
-    right, wrong = -np.logaddexp(0, -meant), -np.logaddexp(0, meant)
+    log_odds = leads[None, :] / TEMPERATURES[:, None]  # (T, n), log odds by the model alone
+    right, wrong = -np.logaddexp(0, -log_odds), -np.logaddexp(0, log_odds)
     with np.errstate(divide="ignore"):  # the log of a share of 0 is -inf
         log_shares, log_rest = np.log(shares), np.log1p(-shares)
     log_likelihood = np.stack(
@@ -221,8 +221,8 @@ def probabilities(
     chances = np.zeros(len(leads))
     for odds, weight in zip(log_shares - log_rest, weights, strict=True):
         chances += weight @ np.exp(
-            -np.logaddexp(0, meant + backed - odds)
-        )  # σ(odds - meant - backed)
+            -np.logaddexp(0, log_odds + backed - odds)
+        )  # σ(odds - log_odds - backed)
     return chances, float(weights.sum(axis=1) @ shares)
 
 

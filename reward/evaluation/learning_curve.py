@@ -217,9 +217,9 @@ class Curves:
 
     def one_point(self) -> OnePoint:
         """Return how many more rankings would add a point to the expected accuracy."""
-        left = np.clip(1 - ONE_POINT / np.maximum(self.gain, 1e-12), 0.0, None)
+        remainder = np.clip(1 - ONE_POINT / np.maximum(self.gain, 1e-12), 0.0, None)
         with np.errstate(divide="ignore", over="ignore"):
-            times = np.where(left > 0, left ** (-1 / self.exponent), np.inf)
+            times = np.where(remainder > 0, remainder ** (-1 / self.exponent), np.inf)
         more = np.where(times <= FARTHEST, (times - 1) * self.rankings, np.inf)
         low, value, high = (
             float(np.quantile(more, q, method="nearest")) for q in (0.025, 0.5, 0.975)
@@ -247,8 +247,8 @@ def measured(points: Sequence[Point], seed: int) -> tuple[np.ndarray, np.ndarray
     replicates = []
     for drawn in resamples(agreeing.shape[1], seed):  # (n, T)
         totals = drawn @ evidence.T
-        seen = totals.min(axis=1) > 0
-        replicates.append((drawn @ agreeing.T)[seen] / totals[seen])
+        has_evidence = totals.min(axis=1) > 0
+        replicates.append((drawn @ agreeing.T)[has_evidence] / totals[has_evidence])
     covariance = np.cov(np.concatenate(replicates).T)
     return agreeing.sum(axis=1) / evidence.sum(axis=1), covariance
 

@@ -67,8 +67,8 @@ class Erasure:
         """Return the row without the content; None if fewer than two responses remain."""
         if group.group_id != self.prompt_id or self.response_ids.isdisjoint(group.response_ids):
             return group
-        kept = [pk for pk in group.response_ids if pk not in self.response_ids]
-        return None if self.whole_prompt or len(kept) < 2 else keep_responses(group, kept)
+        remaining = [pk for pk in group.response_ids if pk not in self.response_ids]
+        return None if self.whole_prompt or len(remaining) < 2 else keep_responses(group, remaining)
 
 
 def _texts(texts: list[str]) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ def rewrite_snapshot(snapshot: Snapshot, erasure: Erasure) -> None:
 
 
 def _without(groups: Iterator[Group], erasure: Erasure) -> Iterator[Group]:
-    return (kept for group in groups if (kept := erasure.applied_to(group)) is not None)
+    return (remaining for group in groups if (remaining := erasure.applied_to(group)) is not None)
 
 
 def _delete_unused(path: Path) -> None:

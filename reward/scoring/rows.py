@@ -198,8 +198,8 @@ def _joined(content: Any) -> tuple[str | None, bool]:
     if not isinstance(content, list):
         return text_of(content), True
     texts = [_text_of_part(part) for part in content]
-    kept = [text for text in texts if text is not None]
-    return "\n\n".join(kept) if content else None, len(kept) == len(texts)
+    readable = [text for text in texts if text is not None]
+    return "\n\n".join(readable) if content else None, len(readable) == len(texts)
 
 
 def _text_of_part(part: Any) -> str | None:
