@@ -91,15 +91,15 @@ def perceived(truth: np.ndarray, rng: np.random.Generator, noise: float = 1.0) -
     return truth + noise * rng.gumbel(size=len(truth))
 
 
-def order(seen: np.ndarray) -> list[list[int]]:
-    return [[int(i)] for i in np.argsort(-seen)]
+def order(scores: np.ndarray) -> list[list[int]]:
+    return [[int(i)] for i in np.argsort(-scores)]
 
 
 def graded_pair(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
     """Return a judgment whose strength grows with the perceived difference."""
-    seen = perceived(truth, rng)
-    gap = abs(seen[0] - seen[1])
-    return [Judgment("r", order(seen), strength=1.0 + (gap > 1.0) + (gap > 2.5))]
+    scores = perceived(truth, rng)
+    gap = abs(scores[0] - scores[1])
+    return [Judgment("r", order(scores), strength=1.0 + (gap > 1.0) + (gap > 2.5))]
 
 
 CAREFUL, CARELESS = 0.7, 8.0
@@ -110,9 +110,9 @@ def one_of_two(weigh: bool) -> Judge:
 
     def judge(prompt: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
         careful = prompt % 3 == 0
-        seen = perceived(truth, rng, CAREFUL if careful else CARELESS)
+        scores = perceived(truth, rng, CAREFUL if careful else CARELESS)
         weight = (CARELESS if careful else CAREFUL) / CARELESS if weigh else 1.0
-        return [Judgment("r", order(seen), weight=weight)]
+        return [Judgment("r", order(scores), weight=weight)]
 
     return judge
 
@@ -145,20 +145,20 @@ SLIPS = 5
 
 def slipping(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
     """Return the true order, reversed in one judgment of five."""
-    seen = order(truth)
-    return [Judgment("r", seen[::-1] if rng.random() < 1 / SLIPS else seen)]
+    tiers = order(truth)
+    return [Judgment("r", tiers[::-1] if rng.random() < 1 / SLIPS else tiers)]
 
 
 def with_a_line(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
-    seen = perceived(truth, rng) - np.euler_gamma
-    return [Judgment("r", order(seen), cut=int((seen > 0).sum()))]
+    scores = perceived(truth, rng) - np.euler_gamma
+    return [Judgment("r", order(scores), cut=int((scores > 0).sum()))]
 
 
 def seeing_ties(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
     """Return a judgment that ties small differences."""
-    seen = perceived(truth, rng)
-    tied = abs(seen[0] - seen[1]) < 1.5
-    return [Judgment("r", [[0, 1]] if tied else order(seen))]
+    scores = perceived(truth, rng)
+    tied = abs(scores[0] - scores[1]) < 1.5
+    return [Judgment("r", [[0, 1]] if tied else order(scores))]
 
 
 # --- fitting --------------------------------------------------------------------------------------
@@ -423,14 +423,14 @@ def simulate_mistakes(
     }
 
 
-def scored_without(world: World, groups: Sequence[Group], seen: np.ndarray) -> list[Scored]:
-    """Return the groups that are not `seen`, scored by a model trained on those that are."""
-    some = World(world.features[seen], world.truth[seen])
+def scored_without(world: World, groups: Sequence[Group], trained: np.ndarray) -> list[Scored]:
+    """Return the groups outside the `trained` ones, scored by a model trained on those."""
+    some = World(world.features[trained], world.truth[trained])
     config = RewardConfig.from_dict({"base_model": "none"})
-    theta = fit(some, [groups[index] for index in np.flatnonzero(seen).tolist()], config)
+    theta = fit(some, [groups[index] for index in np.flatnonzero(trained).tolist()], config)
     scores = with_constant(world.features) @ theta
-    unseen = np.flatnonzero(~seen).tolist()
-    return [Scored(groups[index], scores[index], np.ones(len(scores[index]))) for index in unseen]
+    others = np.flatnonzero(~trained).tolist()
+    return [Scored(groups[index], scores[index], np.ones(len(scores[index]))) for index in others]
 
 
 def against(ranking: Judgment, truth: np.ndarray) -> bool:

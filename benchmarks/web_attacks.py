@@ -321,12 +321,12 @@ def starve(port: int, number: int, argument: str, stop: Any, statuses: Counter[s
 
 
 def score(connection: http.client.HTTPConnection, key: str, texts: list[str]) -> int:
-    asked = [
+    conversations = [
         {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]}
         for text in texts
     ]
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    connection.request("POST", "/api/v1/score", json.dumps(asked), headers)
+    connection.request("POST", "/api/v1/score", json.dumps(conversations), headers)
     reply = connection.getresponse()
     reply.read()
     return reply.status

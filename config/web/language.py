@@ -31,11 +31,13 @@ class Catalog(JavaScriptCatalog):
     packages = ["config"]  # only the translations in LOCALE_PATHS, without the admin's
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        asked = request.GET.get("language", "")
-        language = asked if asked in dict(settings.LANGUAGES) else translation.get_language()
+        requested = request.GET.get("language", "")
+        language = (
+            requested if requested in dict(settings.LANGUAGES) else translation.get_language()
+        )
         with translation.override(language):
             response = super().get(request, *args, **kwargs)
-        if request.GET.get("words") == FINGERPRINT and language == asked:
+        if request.GET.get("words") == FINGERPRINT and language == requested:
             patch_cache_control(response, public=True, max_age=A_YEAR, immutable=True)
         else:
             patch_cache_control(response, no_cache=True)
