@@ -114,7 +114,7 @@ def test_a_snapshot_with_outcomes_has_one_number_of_rankings(project, client):
     (choice,) = RewardInputs().fields["snapshot"].choices
     assert "3 rankings" in str(choice[1])
     rankings = client.get(reverse("snapshot-rankings", args=[snapshot.pk])).text
-    assert "3 rankings" in rankings and "the other 1 is the outcome of a dispute" in rankings
+    assert "3 rankings" in rankings and "the other 1 is a dispute decided by leads" in rankings
 
 
 def test_an_outcome_replaces_only_what_the_filter_would_use(project):
@@ -213,5 +213,5 @@ def test_the_form_offers_both_and_the_pages_show_replacements(project):
     assert "Outcomes of disputes, in place of rankings" in page
     assert "No rankings match these options" not in page
     page = client.post(address, {**form, "freeze": "1"}, follow=True).content.decode()
-    assert "1 outcome that leads decided" in page
+    assert "1 outcome decided by leads" in page
     assert client.get(reverse("snapshots")).status_code == 200
