@@ -191,7 +191,7 @@ def test_the_page_of_a_task_leads_to_the_form_for_that_task(project):
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
-        ({"wanted": "3", "slots": "7"}, "it would now add 2 slots instead of 7"),
+        ({"wanted": "3", "slots": "7"}, "this would now add 2 slots instead of 7"),
         ({"wanted": "3"}, "Check the numbers again"),
         ({"wanted": "10", "slots": "9"}, "Select a valid choice"),
         ({"wanted": "3", "slots": "2", "task": "99999"}, "This project has no task 99999."),
