@@ -1,6 +1,7 @@
 """Models, runs and outputs of recipes for tests, without running a recipe."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def make_adapter(parent: Model, snapshot: Snapshot, **fields: Any) -> Model:
 def make_reward_model(snapshot: Snapshot, **fields: Any) -> RewardModel:
     run = make_run("reward", inputs={"snapshot": snapshot.pk})
     path = fields.pop("path", None) or output_of(run)
-    fields = {"name": f"reward-{run.pk}", "report": REPORT, "path": path, **fields}
+    fields = {"name": f"reward-{run.pk}", "report": deepcopy(REPORT), "path": path, **fields}
     return RewardModel.objects.create(
         project=snapshot.project, base="org/base", run=run, snapshot=snapshot, **fields
     )

@@ -63,7 +63,7 @@ def test_one_order_serves_a_batch_of_rankings(monkeypatch):
 def test_a_batch_between_two_points_of_the_curve_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["--batch", "30"])
-    assert "no multiple of 20" in capsys.readouterr().err
+    assert "not a multiple of 20" in capsys.readouterr().err
 
 
 def test_savings_are_relative_to_random_selection(monkeypatch):

@@ -77,7 +77,7 @@ def test_report_and_card_show_the_number_and_value_of_heads(finished):
     assert report["outputs"]["heads"] == report["disagreement"]["heads"] == 4
     assert {"spread", "relative", "small_gap"} == report["disagreement"]["finds_mistakes"].keys()
     card = (finished.output / "README.md").read_text()
-    assert "num_labels=4)" in card and "It has 4 heads" in card
+    assert "num_labels=4)" in card and "The model has 4 heads" in card
 
 
 def test_an_ordinary_classifier_with_as_many_labels_gives_the_same_scores(finished):

@@ -22,7 +22,7 @@ def test_variables_that_libraries_need_reach_a_recipe(name):
 
 def test_the_documentation_names_only_allowed_variables():
     text = (BASE_DIR / "docs" / "settings.md").read_text()
-    section = text.partition("## What a recipe's process sees")[2].partition("\n## ")[0]
+    section = text.partition("## Environment of training processes")[2].partition("\n## ")[0]
     listed = "\n".join(line for line in section.splitlines() if line.startswith("- "))
     names = [name for name in re.findall(r"`([A-Z_]+)\*?`", listed) if not name.islower()]
     assert len(names) > 30
