@@ -27,7 +27,7 @@ def publish(
 
 
 def verify_saved(model: Any, folder: Path) -> None:
-    """Raise RecipeError unless the folder holds exactly the trained weights."""
+    """Raise RecipeError unless the folder holds every trained weight, bit for bit."""
     written: dict[str, torch.Tensor] = {}
     for file in folder.glob("*.safetensors"):
         written.update(load_file(file))
@@ -36,7 +36,7 @@ def verify_saved(model: Any, folder: Path) -> None:
     for name, weight in trained.items():
         if name not in written or not torch.equal(weight.cpu(), written[name]):
             raise RecipeError(
-                f"The model was not saved whole: {name} is missing. Is the disk full?"
+                f"The model was not saved completely: {name} is missing or different. Is the disk full?"
             )
 
 

@@ -159,10 +159,8 @@ def restart_label(run: Run) -> str:
 def execute(run_id: int) -> None:
     """Execute the oldest queued run if this machine has a free slot.
 
-    A worker calls this for each message.
-
-    That run may be another than the one in the message. If it is not the only one waiting, a
-    worker is notified when this one ends.
+    A worker calls this for each message. The run may be another than `run_id`, the one in the
+    message. When it ends and others wait, a worker is notified.
     """
     with slots.acquire() as slot:
         if slot is None or supervisor.SHUTTING_DOWN.is_set():

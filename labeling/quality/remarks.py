@@ -65,6 +65,6 @@ def _ties(reviewer: Reviewer) -> Remark | None:
 
 
 def _bias(meter: Meter, above: str, below: str) -> Remark | None:
-    if not meter.excludes_zero:
+    if not meter.excludes_zero or meter.count < ENOUGH_PAIRS:
         return None
     return "warn", above if meter.value and meter.value > 0 else below

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 RESAMPLES = 1000
+FEWEST_CLUSTERS = 5
 NUMBERS_AT_ONCE = 4_000_000
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # (B, D) sums → (B,) values, NaN where undefined
@@ -28,9 +29,10 @@ class Bootstrap:
     ) -> tuple[float, float]:
         """Return the 2.5 % and 97.5 % quantiles of a statistic of sums over clusters, (C, D).
 
-        Return `lowest` to `highest` for fewer than two clusters, which have no variance to estimate.
+        Return `lowest` to `highest` for fewer than FEWEST_CLUSTERS: a few clusters that agree would
+        give an interval without width.
         """
-        if np.count_nonzero(np.any(sums != 0, axis=1)) < 2:
+        if np.count_nonzero(np.any(sums != 0, axis=1)) < FEWEST_CLUSTERS:
             return lowest, highest
         values = statistic(self.totals(sums))
         values = values[np.isfinite(values)]

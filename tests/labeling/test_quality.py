@@ -207,6 +207,7 @@ def test_remarks_depend_on_the_whole_interval():
         ("warn", "prefers the first response shown")
     ]
     assert remarks(reviewer(position=Meter(0.05, -0.01, 0.11, 400))) == []
+    assert remarks(reviewer(position=Meter(0.4, 0.4, 0.4, 12))) == [], "12 pairs are too few"
     assert remarks(reviewer(length=Meter(-0.05, -0.09, -0.01, 400))) == [
         ("warn", "prefers shorter responses than others")
     ]

@@ -7,6 +7,7 @@ from labeling.statistics import bradley_terry
 from labeling.statistics.agreement import Compared, Rating, rating_agreement
 from labeling.statistics.alpha import alpha
 from labeling.statistics.bias import PairBiases, as_shown, median_interval, speeds
+from labeling.statistics.bootstrap import Bootstrap, ratio
 from labeling.statistics.intervals import wilson
 from labeling.statistics.kendall import tau_b
 from labeling.statistics.pairs import Judgment, expand
@@ -79,7 +80,7 @@ def test_tau_of_rankings_is_the_mean_over_reviewers_who_met():
     )
     tau = compared.tau()
     assert (tau.value, tau.pairs) == (0.5, 2)
-    assert (tau.low, tau.high) == (0, 1)
+    assert (tau.low, tau.high) == (-1, 1), "two tasks are too few for an interval"
 
 
 def test_tau_of_two_rankings_is_that_of_their_places():
@@ -359,3 +360,10 @@ def test_the_most_compared_models_are_placed_when_there_are_too_many(monkeypatch
     monkeypatch.setattr(bradley_terry, "MODELS_AT_MOST", 2)
     found = board(("a", "b", 1, 5), ("a", "b", -1, 5), ("c", "a", 1, 2))
     assert [one.name for one in found.standings] == ["a", "b"] and found.left_out == 1
+
+
+@pytest.mark.parametrize(("clusters", "known"), [(4, False), (5, True)])
+def test_a_few_clusters_that_agree_give_no_interval_without_width(clusters, known):
+    sums = np.array([[1.0, 2.0]] * clusters)
+    low, high = Bootstrap(clusters).interval(sums, ratio, lowest=-1, highest=1)
+    assert (low, high) == ((0.5, 0.5) if known else (-1, 1))
