@@ -169,12 +169,16 @@ def import_file(
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended('labeling.import', %s))", [project.pk]
         )
+        # Nothing has counted the rows of this transaction, so the planner expects each lookup of a
+        # batch to need most of the table, and scans all of it. Every statement here looks up by key.
+        cursor.execute("SET LOCAL enable_seqscan = off")
         try:
             with transaction.atomic():
                 result = imported(scattered=False)
         except Scattered:
             result = imported(scattered=True)
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
+        cursor.execute("SET LOCAL enable_seqscan TO DEFAULT")
     return result
 
 

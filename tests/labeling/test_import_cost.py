@@ -4,6 +4,7 @@ import pytest
 from django.db import connection, transaction
 
 from benchmarks.import_rows import SHAPES, write_file
+from labeling.importing import writer
 from labeling.importing.reading import import_file
 from tests.labeling.world import make_project
 
@@ -38,3 +39,18 @@ def test_the_rows_read_do_not_multiply_after_an_import_was_rolled_back(tmp_path,
     with transaction.atomic():
         import_file(path, project=project)
         assert rows_read() < 60 * ROWS
+
+
+def test_no_batch_scans_the_responses_of_earlier_batches(tmp_path, monkeypatch):
+    """Without statistics, the planner would scan the whole table for the prompts of a batch."""
+    monkeypatch.setattr(writer, "PROMPTS_AT_ONCE", 50)
+    path = tmp_path / "file.jsonl"
+    write_file(path, SHAPES["single"][1], ROWS)
+    project = make_project()
+    with transaction.atomic(), connection.cursor() as cursor:
+        import_file(path, project=project)
+        cursor.execute(
+            "SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_xact_user_tables"
+            " WHERE relname IN ('labeling_response', 'labeling_prompt')"
+        )
+        assert cursor.fetchone()[0] < ROWS
