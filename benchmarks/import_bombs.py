@@ -31,7 +31,7 @@ from pathlib import Path
 import django
 django.setup()
 from labeling.importing.records import BadInput
-from labeling.importing.source import rows
+from labeling.importing.files.source import rows
 usage = lambda: resource.getrusage(resource.RUSAGE_SELF)
 def memory(name):
     [line] = [line for line in open("/proc/self/status") if line.startswith(name)]

@@ -32,7 +32,7 @@ def step(pk: int, token: int, progress: Progress = lambda prompts: None) -> str:
     """
     from labeling.core.text import storable
     from labeling.importing import mappings, undoing
-    from labeling.importing.encodings import as_utf8
+    from labeling.importing.files.encodings import as_utf8
     from labeling.importing.reading import BadInput, Unclear, proposed
     from labeling.models import FileImport
 
@@ -104,7 +104,7 @@ def _check(row: Any, progress: Progress) -> None:
 def _import(row: Any, progress: Progress) -> None:
     from accounts.models import audit
     from labeling.importing import mappings
-    from labeling.importing.encodings import as_utf8
+    from labeling.importing.files.encodings import as_utf8
     from labeling.importing.reading import refresh_statistics
     from labeling.importing.report import report
     from labeling.models import FileImport
@@ -130,7 +130,7 @@ def _import(row: Any, progress: Progress) -> None:
 
 def _read(row: Any, progress: Progress) -> Any:
     from labeling.importing import mappings
-    from labeling.importing.encodings import as_utf8
+    from labeling.importing.files.encodings import as_utf8
     from labeling.importing.reading import FORMATS, import_file
 
     with as_utf8(row.path, row.encoding) as path:

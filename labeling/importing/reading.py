@@ -1,6 +1,6 @@
 """Importing a file: detecting its format, reading its prompts and storing them.
 
-Every format can come in every kind of file that `labeling.importing.source` reads. Files whose rows
+Every format can come in every kind of file that `labeling.importing.files.source` reads. Files whose rows
 have columns are read by the meaning of the columns (`labeling.importing.formats.columns`). Formats
 with a structure of their own are modules in `labeling.importing.formats`, which describes how to
 add one.
@@ -14,6 +14,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
+from labeling.importing.files.source import rows_and_problems
 from labeling.importing.formats import (
     argilla,
     helpsteer,
@@ -29,7 +30,6 @@ from labeling.importing.formats.columns.grouping import Scattered
 from labeling.importing.formats.columns.mapping import Mapping
 from labeling.importing.formats.columns.proposals import Proposal, propose
 from labeling.importing.records import BadInput, PromptRecord, Tally
-from labeling.importing.source import rows_and_problems
 from labeling.importing.writer import NEW, Writer, Written
 from labeling.models import Project
 

@@ -14,7 +14,7 @@ from accounts.access import user_of
 from labeling.core import text
 from labeling.core.access import led_project
 from labeling.importing import lifecycle, undoing
-from labeling.importing.encodings import ENCODINGS, UTF8
+from labeling.importing.files.encodings import ENCODINGS, UTF8
 from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
 from labeling.importing.reading import FORMATS
 from labeling.models import FileImport, Project

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from labeling.importing.encodings import UTF8, as_utf8
+from labeling.importing.files.encodings import UTF8, as_utf8
+from labeling.importing.files.source import GZIP, Cells, kind_of, rows_and_problems
 from labeling.importing.formats.columns import values
 from labeling.importing.records import BadInput
-from labeling.importing.source import GZIP, Cells, kind_of, rows_and_problems
 from reward.scoring.rows import RowsError, check, is_parquet, raw_rows
 
 CHATS = ("messages", "conversations", "prompt", "response", "chosen", "rejected")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from labeling.importing.encodings import as_utf8
+from labeling.importing.files.encodings import as_utf8
 from labeling.importing.formats.columns import reader
 from labeling.importing.formats.columns.grouping import Scattered
 from labeling.importing.formats.columns.mapping import Mapping

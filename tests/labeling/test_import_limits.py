@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from labeling.importing.files.source import rows
 from labeling.importing.reading import BadInput, detect
-from labeling.importing.source import rows
 from tests.labeling.import_files import workbook
 
 MB = 1 << 20

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
+from labeling.importing.files.source import rows
 from labeling.importing.reading import FORMATS, BadInput, import_file
-from labeling.importing.source import rows
 from labeling.models import Project, Prompt, Response
 from tests.labeling.import_files import PLAIN, imported, saved, user
 from tests.labeling.world import make_project

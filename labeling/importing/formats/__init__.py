@@ -5,7 +5,7 @@ To add a format, write a module here with two functions:
     recognises(first)   Return whether a file is of this format, given its first value.
     read(path, tally)   Yield a PromptRecord for each prompt. Raises BadInput.
 
-Iterate with `labeling.importing.source.each_row`, which works for every kind of file (JSON lines,
+Iterate with `labeling.importing.files.source.each_row`, which works for every kind of file (JSON lines,
 a JSON array, CSV, Excel, Parquet) and gathers the problems of all rows. `conversations.Draft`
 builds a prompt with its responses and rankings. Count every column in `tally.columns`, and every
 value that is not used in `tally.left_out`, so that the report accounts for the whole file.

@@ -20,12 +20,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.argilla_records import Record, record_of, shape_of
 from labeling.importing.formats.columns import values
 from labeling.importing.formats.columns.answers import TIES
 from labeling.importing.formats.conversations import Draft, account, in_tiers, number
 from labeling.importing.records import BadInput, PromptRecord, Tally
-from labeling.importing.source import each_row
 
 PROMPT = (
     "prompt",

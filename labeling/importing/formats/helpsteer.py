@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.columns import values
 from labeling.importing.formats.conversations import Draft, account, number, signed, text_of
 from labeling.importing.records import BadInput, PromptRecord, Tally
-from labeling.importing.source import each_row
 
 REVIEWER = "helpsteer"
 MEANING = {

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.conversations import TURN, Draft, Messages, account, transcript
 from labeling.importing.records import BadInput, PromptRecord, Tally
-from labeling.importing.source import each_row
 
 REVIEWER = "hh-rlhf"
 MEANING = {"chosen": "chosen", "rejected": "rejected"}

@@ -26,6 +26,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_aware
 
 from labeling.core.letter_references import LETTERS
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.columns import values
 from labeling.importing.formats.conversations import can_be_answered, finite, name_of, number
 from labeling.importing.records import (
@@ -37,7 +38,6 @@ from labeling.importing.records import (
     Tally,
     TaskRecord,
 )
-from labeling.importing.source import each_row
 from labeling.models import Task
 
 LINE = {"messages", "responses", "rankings", "tasks", "id", "meta", "priority", "gold"}

@@ -21,6 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.columns import values
 from labeling.importing.formats.conversations import (
     Draft,
@@ -31,7 +32,6 @@ from labeling.importing.formats.conversations import (
     text_of,
 )
 from labeling.importing.records import NESTED, BadInput, Meaning, PromptRecord, Tally
-from labeling.importing.source import each_row
 
 PROMPT = (
     "prompt",

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.columns import values
 from labeling.importing.records import (
     NESTED,
@@ -24,7 +25,6 @@ from labeling.importing.records import (
     Tally,
     TaskRecord,
 )
-from labeling.importing.source import each_row
 
 REVIEWER = "oasst"
 MOST = 9

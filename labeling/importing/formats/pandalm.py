@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.conversations import number
 from labeling.importing.records import (
     BadInput,
@@ -22,7 +23,6 @@ from labeling.importing.records import (
     Tally,
     TaskRecord,
 )
-from labeling.importing.source import each_row
 
 ANNOTATOR = re.compile(r"annotator\d+")
 MEANING = {

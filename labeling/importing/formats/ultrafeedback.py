@@ -14,10 +14,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.columns import values
 from labeling.importing.formats.conversations import Draft, account, in_tiers, number, text_of
 from labeling.importing.records import BadInput, PromptRecord, Tally
-from labeling.importing.source import each_row
 
 REVIEWER = "ultrafeedback"
 MEANING = {"instruction": "prompt", "completions": "response", "id": "id", "prompt_id": "id"}

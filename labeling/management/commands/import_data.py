@@ -8,7 +8,7 @@ from django.utils.text import slugify
 
 from accounts.models import audit
 from labeling.core.text import storable, visible
-from labeling.importing.encodings import ENCODINGS, UTF8, as_utf8
+from labeling.importing.files.encodings import ENCODINGS, UTF8, as_utf8
 from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
 from labeling.importing.reading import (
     FORMATS,

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management import BaseCommand, CommandError, CommandParser
 
 from formatting.numbers import percent
-from labeling.importing.encodings import ENCODINGS, UTF8
+from labeling.importing.files.encodings import ENCODINGS, UTF8
 from reward.management.recipe_process import reward_model_numbered, run_module
 from reward.scoring.input_files import readable
 from reward.scoring.rewardbench_rows import read_row

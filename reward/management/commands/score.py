@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management import BaseCommand, CommandError, CommandParser
 
-from labeling.importing.encodings import ENCODINGS, UTF8
+from labeling.importing.files.encodings import ENCODINGS, UTF8
 from reward.management.recipe_process import stream_module
 from reward.models import RewardModel
 from reward.scoring.columns import columns_of

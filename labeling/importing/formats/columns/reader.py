@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from labeling.importing.files.source import Cells, each_row
 from labeling.importing.formats.columns import values
 from labeling.importing.formats.columns.answers import (
     BOTH_BAD,
@@ -35,7 +36,6 @@ from labeling.importing.formats.conversations import (
     signed,
 )
 from labeling.importing.records import BadInput, PromptRecord, Tally
-from labeling.importing.source import Cells, each_row
 
 TEXT = ("text", "response", "content", "answer", "output", "completion", "generation", "value")
 MODEL = ("model", "model_name", "generator")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from labeling.core.chats import ROLES
+from labeling.importing.files.source import Cells
 from labeling.importing.formats.conversations import (
     NAMES_OF_ROLES,
     TURN,
@@ -19,7 +20,6 @@ from labeling.importing.formats.conversations import (
     transcript,
 )
 from labeling.importing.records import BadInput, Tally
-from labeling.importing.source import Cells
 
 LONGEST_REPR = 1 << 20
 """Python's parser takes about a hundred times the memory of its input."""

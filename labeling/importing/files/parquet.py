@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from labeling.importing import limits
+from labeling.importing.files import limits
+from labeling.importing.files.source import CHUNK, Row
 from labeling.importing.records import BadInput
-from labeling.importing.source import CHUNK, Row
 
 ROWS_AT_ONCE = 256
 

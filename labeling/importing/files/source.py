@@ -2,7 +2,7 @@
 
 `rows` reads JSON lines, one JSON array, CSV and Parquet, each also compressed with gzip, and Excel
 files. It recognises them by their content. All are streamed: memory holds one value, or one batch
-of a Parquet file. `labeling.importing.limits` bounds the size of unpacked files.
+of a Parquet file. `labeling.importing.files.limits` bounds the size of unpacked files.
 """
 
 import codecs
@@ -19,8 +19,8 @@ from typing import IO, Any, TypeVar
 
 from django.conf import settings
 
-from labeling.importing import limits
-from labeling.importing.limits import Unpacking
+from labeling.importing.files import limits
+from labeling.importing.files.limits import Unpacking
 from labeling.importing.records import BadInput, Tally
 
 CHUNK = 1 << 18
@@ -360,13 +360,13 @@ def _delimiter(line: str) -> str:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    from labeling.importing.parquet import parquet_rows
+    from labeling.importing.files.parquet import parquet_rows
 
     return parquet_rows(path)
 
 
 def _excel_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    from labeling.importing.excel import excel_rows
+    from labeling.importing.files.excel import excel_rows
 
     return excel_rows(path)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from python_calamine import CalamineError, CalamineWorkbook
 
-from labeling.importing import limits
+from labeling.importing.files import limits
+from labeling.importing.files.source import Cells, Row, column_names
 from labeling.importing.records import BadInput
-from labeling.importing.source import Cells, Row, column_names
 
 
 def excel_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from labeling.importing.files.source import CHUNK, opened
 from labeling.importing.records import BadInput
-from labeling.importing.source import CHUNK, opened
 
 UTF8 = "utf-8"
 ENCODINGS = (UTF8, "windows-1252", "utf-16")
