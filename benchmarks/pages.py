@@ -4,7 +4,7 @@
     python -m benchmarks.pages --tasks 1000000    2,000,000 rankings; loading takes minutes
 
 Each page is requested five times in this process, through all middleware. The first request, with
-cold caches, must take at most MOST_MS; the median is also reported. Query counts of these pages are
+cold caches, must take at most MAX_MS; the median is also reported. Query counts of these pages are
 pinned in tests/house/query_counts.json.
 """
 
@@ -19,15 +19,15 @@ from typing import Any
 from benchmarks.bench import commit, databases, hardware, say, use
 from config.local.services import provide
 
-MOST_MS = 200
+MAX_MS = 200
 TIMES = 5
 
-OF_A_PROJECT = (
+PROJECT_PAGES = (
     "project", "project-guideline", "project-guideline-edit", "project-members", "project-quality", "project-data", "project-import",
     "project-export", "queue-order", "project-findings", "project-gold", "project-disputes",
     "project-raise", "project-relabel", "project-settings", "project-label-mistakes", "review-history",
 )  # fmt: skip
-OF_ALL = ("home", "projects", "people", "snapshots", "runs", "models")
+SITE_PAGES = ("home", "projects", "people", "snapshots", "runs", "models")
 
 
 def addresses(slug: str) -> dict[str, str]:
@@ -35,8 +35,8 @@ def addresses(slug: str) -> dict[str, str]:
     from django.contrib import admin
     from django.urls import reverse
 
-    pages = {name: reverse(name) for name in OF_ALL}
-    pages |= {name: reverse(name, args=[slug]) for name in OF_A_PROJECT}
+    pages = {name: reverse(name) for name in SITE_PAGES}
+    pages |= {name: reverse(name, args=[slug]) for name in PROJECT_PAGES}
     for model in admin.site._registry:
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist"
         pages[name] = reverse(name)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = measure()
         result = {
             "name": "pages", "commit": commit(), "hardware": hardware(), **loaded,
-            "slow": [case["page"] for case in cases if case["first_ms"] > MOST_MS],
+            "slow": [case["page"] for case in cases if case["first_ms"] > MAX_MS],
             "cases": cases,
         }  # fmt: skip
         connections.close_all()

@@ -35,7 +35,7 @@ NAMESPACE = uuid.UUID("6f0d2c3e-6a0e-4b8c-9f43-0d6c0f1b7a11")
 PROMPTS = 720
 LEFT_FOR_PEOPLE = 24
 RANKINGS_PER_TASK = 4
-TASKS_AT_ONCE = 20
+TASK_BATCH_SIZE = 20
 TEST_FRACTION = 0.25
 
 REWARD: dict[str, Any] = {
@@ -151,9 +151,9 @@ def simulate(loop: Loop) -> int:
     )
     crew = [(reviewer, simulated_reviewer(reviewer.name)) for reviewer in reviewers.CREW]
     ranked = tasks[: len(tasks) - min(LEFT_FOR_PEOPLE, len(tasks) // 4)]
-    for first in range(0, len(ranked), TASKS_AT_ONCE):
+    for first in range(0, len(ranked), TASK_BATCH_SIZE):
         with transaction.atomic():
-            for number, task in enumerate(ranked[first : first + TASKS_AT_ONCE], start=first):
+            for number, task in enumerate(ranked[first : first + TASK_BATCH_SIZE], start=first):
                 if task.held:  # the tiny model's replies sometimes break off; release them
                     findings.release(project=loop.project, task_id=task.pk, by=loop.trainer)
                 for turn in range(RANKINGS_PER_TASK):

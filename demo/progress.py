@@ -7,7 +7,7 @@ from typing import TextIO
 
 TITLE_COLUMNS = 46
 REST_COLUMNS = 20
-LONGEST_BAR = 30
+MAX_BAR_LENGTH = 30
 REDRAW_SECONDS = 0.2
 
 
@@ -19,7 +19,7 @@ class Steps:
         self.clock = clock
         self.is_terminal = out.isatty()
         columns = shutil.get_terminal_size().columns
-        self.bar_columns = max(5, min(LONGEST_BAR, columns - TITLE_COLUMNS - REST_COLUMNS))
+        self.bar_columns = max(5, min(MAX_BAR_LENGTH, columns - TITLE_COLUMNS - REST_COLUMNS))
 
     def begin(self, title: str) -> None:
         self.title = title

@@ -18,7 +18,7 @@ from runs.models import Artifact, Run
 from runs.supervision import workspace
 
 CHUNK_BYTES = 1 << 20
-LONGEST_CARD_BYTES = 1 << 18
+MAX_CARD_BYTES = 1 << 18
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 BLOCK_BYTES = 512
 """A tar file consists of blocks of this size."""
@@ -78,7 +78,7 @@ def loading_snippet(run: Run, folder: str) -> str:
     card = workspace.run_dir_of(run).output / "README.md"
     try:
         with card.open("rb") as file:
-            text = file.read(LONGEST_CARD_BYTES).decode("utf-8", "replace")
+            text = file.read(MAX_CARD_BYTES).decode("utf-8", "replace")
     except OSError:
         return ""
     code = CODE.search(text)

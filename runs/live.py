@@ -15,8 +15,8 @@ from runs import kinds
 from runs.kinds import CannotRun, RunKind
 from runs.models import ENDED, Run, RunEvent, State
 
-MOST_POINTS = 1500
-MOST_MESSAGES = 200
+MAX_POINTS = 1500
+MAX_MESSAGES = 200
 RATE_POINTS = 30
 
 
@@ -117,12 +117,12 @@ def curves_of(data: dict[str, Any]) -> dict[str, float]:
 
 
 def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
-    """Return the points of the curves after event `after`, thinned to about MOST_POINTS."""
+    """Return the points of the curves after event `after`, thinned to about MAX_POINTS."""
     new = run.events.filter(event="progress", number__gt=after)
     span = new.aggregate(first=Min("number"), last=Max("number"))
     if span["last"] is None:
         return []
-    stride = ceil((span["last"] - span["first"] + 1) / MOST_POINTS)
+    stride = ceil((span["last"] - span["first"] + 1) / MAX_POINTS)
     if stride > 1:
         thinned = Q(offset=0) | Q(number=span["last"])
         new = new.annotate(offset=F("number") % stride).filter(thinned)
@@ -136,7 +136,7 @@ def points(run: Run, *, after: int = 0) -> list[dict[str, Any]]:
 
 def messages(run: Run) -> list[RunEvent]:
     """Return the newest messages, oldest first."""
-    newest = run.events.filter(event="message").order_by("-number")[:MOST_MESSAGES]
+    newest = run.events.filter(event="message").order_by("-number")[:MAX_MESSAGES]
     return list(newest)[::-1]
 
 

@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from accounts.models import User, audit
 from accounts.sign_in.throttle import client_address
 
-CHARACTERS_KEPT = 3
+MAX_NAME_LENGTH = 3
 """Characters stored of an unknown user name, since people type passwords into the wrong field."""
 
 
@@ -37,5 +37,5 @@ def record_failure(
 ) -> None:
     name = str(credentials.get("username") or "")
     user = User.objects.filter(username=name).first()
-    subject = user or f"Unknown name {name[:CHARACTERS_KEPT]}…"
+    subject = user or f"Unknown name {name[:MAX_NAME_LENGTH]}…"
     audit(None, "sign-in failed", subject, address=client_address(request))

@@ -26,10 +26,10 @@ from django.utils.translation import ngettext
 from accounts.models import SignInAttempts
 
 CODE = "throttled"
-HASHES_AT_ONCE = 2
+MAX_CONCURRENT_HASHES = 2
 """Concurrent password hashes per process. Each takes a core for 0.1 s, which pages need too."""
 WAIT_SECONDS = 2.0
-_turns = threading.BoundedSemaphore(HASHES_AT_ONCE)
+_turns = threading.BoundedSemaphore(MAX_CONCURRENT_HASHES)
 
 
 class Throttled(ValidationError):  # noqa: N818
@@ -61,7 +61,7 @@ class Attempt:
 
 @contextmanager
 def attempt(request: HttpRequest | None, account: str) -> Iterator[Attempt]:
-    """Count an attempt, and hold one of the HASHES_AT_ONCE turns during the `with` block.
+    """Count an attempt, and hold one of the MAX_CONCURRENT_HASHES turns during the `with` block.
 
     The caller calls `succeed()` if the password is right. Raises Throttled. Costs two queries, and
     two more after a success.

@@ -16,7 +16,7 @@ POSTGRES_ACCOUNT = "pgserver"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 UMASK = 0o077
 DONE = ".private"
-LONGEST_SOCKET_PATH = 100
+MAX_SOCKET_PATH_BYTES = 100
 """Bytes; the operating system takes 107."""
 LONGEST_SOCKET = "postgres/.s.PGSQL.5432"
 
@@ -68,7 +68,7 @@ def _close(path: Path) -> None:
 def socket_folder(var: Path) -> Path:
     """Return a private folder for sockets: in `var`, or in the temporary folder for long paths."""
     folder = var / "sockets"
-    if len(str(folder / LONGEST_SOCKET).encode()) > LONGEST_SOCKET_PATH:
+    if len(str(folder / LONGEST_SOCKET).encode()) > MAX_SOCKET_PATH_BYTES:
         digest = hashlib.sha256(str(var).encode()).hexdigest()[:12]
         folder = Path(tempfile.gettempdir(), f"tiebreak-{os.geteuid()}-{digest}")
     folder.mkdir(mode=0o700, exist_ok=True)

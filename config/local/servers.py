@@ -15,7 +15,7 @@ from runs.supervision.leash import PR_SET_PDEATHSIG, prctl
 
 START_SECONDS = 60
 STOP_SECONDS = 15
-LARGEST_LOG = 10_000_000
+MAX_LOG_BYTES = 10_000_000
 
 
 class Server:
@@ -102,7 +102,7 @@ class Server:
         return (lines or ["it printed nothing"])[-1].rstrip(".") + "."
 
     def _open_log(self) -> IO[bytes]:
-        large = self.log.exists() and self.log.stat().st_size > LARGEST_LOG
+        large = self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES
         return self.log.open("wb" if large else "ab")
 
     def _end_with_keeper(self) -> None:

@@ -23,7 +23,7 @@ NEEDS_NO_SERVICES = {"help", "version", "--help", "--version", "makemessages", "
 WRITES_FOR_OTHERS = {"collectstatic"}
 """Commands whose output another account reads, such as that of a web server."""
 START_TIMEOUT_SECONDS = 90
-LARGEST_LOG = 1_000_000
+MAX_LOG_BYTES = 1_000_000
 
 _held: list[IO[str]] = []
 
@@ -118,7 +118,7 @@ def _running() -> dict[str, str] | None:
 def _start_keeper(folder: Path) -> dict[str, str]:
     services_file(var_dir()).unlink(missing_ok=True)
     log = keeper_log()
-    large = log.exists() and log.stat().st_size > LARGEST_LOG
+    large = log.exists() and log.stat().st_size > MAX_LOG_BYTES
     with log.open("w" if large else "a") as output:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "config.local.keeper", str(var_dir())],

@@ -5,7 +5,7 @@ import time
 
 SHORT_LIFE_SECONDS = 5
 IMMEDIATE_RESTARTS = 3
-LONGEST_PAUSE_SECONDS = 60
+MAX_PAUSE_SECONDS = 60
 
 
 class Restarts:
@@ -26,7 +26,7 @@ class Restarts:
         short = now - started_at < SHORT_LIFE_SECONDS
         self.short_lives = self.short_lives + 1 if short else 0
         pauses = self.short_lives - IMMEDIATE_RESTARTS
-        pause = min(2.0**pauses, LONGEST_PAUSE_SECONDS) if pauses >= 0 else 0.0
+        pause = min(2.0**pauses, MAX_PAUSE_SECONDS) if pauses >= 0 else 0.0
         self.next_start = now + pause
         return pause
 

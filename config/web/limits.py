@@ -22,11 +22,11 @@ from django.views import defaults
 
 from accounts.api import Problem
 from accounts.parameters import number
-from labeling.pages.imports import LARGEST
+from labeling.pages.imports import MAX_UPLOAD_BYTES
 
 SMALL = 3 << 20
 """Limit of forms and of the API, in bytes. The API's own limit of 2.5 MB has a better message."""
-UPLOAD = LARGEST + (1 << 20)
+UPLOAD = MAX_UPLOAD_BYTES + (1 << 20)
 UPLOAD_PATH = re.compile(r"/p/[-\w]+/data/import/")
 UPLOAD_COOKIE = "tiebreak_upload"
 """A signed cookie that the import page sets. It lets the web server, which has no database, refuse
@@ -94,7 +94,7 @@ def too_large(path: str, limit: int = SMALL) -> str:
         return _(
             "The file is larger than %(size)d MB, or the import page was not opened first. Open "
             "the page again, or import the file with manage.py import_data."
-        ) % {"size": LARGEST >> 20}
+        ) % {"size": MAX_UPLOAD_BYTES >> 20}
     size = number_format(f"{limit / (1 << 20):g}")
     return _("The request is larger than %(size)s MB. Send less at a time.") % {"size": size}
 

@@ -45,7 +45,7 @@ HASHES_PASSWORD = re.compile(
 )
 PAUSE = 4
 """Pause after a failed attempt, as a multiple of the time it took."""
-LONGEST_PAUSE = 1.0
+MAX_PAUSE = 1.0
 
 
 class TooLarge(RequestEntityTooLarge):
@@ -207,7 +207,7 @@ class Paced:
         began = time.monotonic()
         self.connection.service()
         if not _response.status.startswith("3"):
-            time.sleep(min(PAUSE * (time.monotonic() - began), LONGEST_PAUSE))
+            time.sleep(min(PAUSE * (time.monotonic() - began), MAX_PAUSE))
 
     def cancel(self) -> None:
         self.connection.cancel()

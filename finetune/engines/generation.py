@@ -19,7 +19,7 @@ from runs.models import Run
 
 NEW = "new"
 ALL = "all"
-MOST_PER_TASK = 9
+MAX_RESPONSES_PER_TASK = 9
 
 
 def project_of(inputs: Mapping[str, Any]) -> Project:
@@ -181,5 +181,5 @@ def share_out(responses: Sequence[Response]) -> list[Sequence[Response]]:
     """Split responses into tasks of 2 to 9 each. A single response gives no task."""
     if len(responses) < 2:
         return []
-    tasks = -(-len(responses) // MOST_PER_TASK)
+    tasks = -(-len(responses) // MAX_RESPONSES_PER_TASK)
     return [responses[number::tasks] for number in range(tasks)]

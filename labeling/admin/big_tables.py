@@ -17,18 +17,18 @@ from accounts.models import audit
 from accounts.parameters import number
 from labeling.models import Membership, Project
 
-COUNTED_AT_MOST = 2_000
-LONGEST_SEARCHED = 100_000
+MAX_COUNT = 2_000
+MAX_SEARCH_LENGTH = 100_000
 
 
 class EstimatingPaginator(Paginator):
-    """A paginator that counts at most COUNTED_AT_MOST rows and estimates the size of larger tables."""
+    """A paginator that counts at most MAX_COUNT rows and estimates the size of larger tables."""
 
     @cached_property
     def count(self) -> int:
         rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
-        counted = rows.order_by()[: COUNTED_AT_MOST + 1].count()
-        if counted <= COUNTED_AT_MOST or rows.query.where:
+        counted = rows.order_by()[: MAX_COUNT + 1].count()
+        if counted <= MAX_COUNT or rows.query.where:
             return counted
         return max(counted, estimated_rows(rows.model))
 
@@ -51,7 +51,7 @@ class PromptWords(Func):
 
     def __init__(self, messages: str):
         last = KeyTextTransform("content", KeyTextTransform(-1, F(messages)))
-        super().__init__(Left(last, LONGEST_SEARCHED))
+        super().__init__(Left(last, MAX_SEARCH_LENGTH))
 
 
 def with_words(rows: QuerySet[Any], messages: str, words: str) -> QuerySet[Any]:

@@ -81,7 +81,7 @@ class Trend:
     height: int = HEIGHT
 
 
-LABELS_AT_MOST = 8
+MAX_LABELS = 8
 FLOORS = {0.5: 0.1, 0.0: 0.25, -0.25: 0.25, -0.5: 0.25, -1.0: 0.5}  # and the step between ticks
 
 
@@ -98,7 +98,7 @@ def trend(points: Sequence[tuple[Any, Figure]]) -> Trend | None:
         share = (min(1.0, max(floor, value)) - floor) / (1 - floor)
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
-    every = -(-len(defined) // LABELS_AT_MOST)
+    every = -(-len(defined) // MAX_LABELS)
     dots = [
         _dot(label, figure, LEFT + step * (n + 0.5), y, (len(defined) - 1 - n) % every == 0)
         for n, (label, figure) in enumerate(defined)

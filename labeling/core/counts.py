@@ -13,7 +13,7 @@ from django.core.cache import caches
 from labeling.models import Project, Slot
 
 LARGE = 100_000
-KEPT_SECONDS = 900
+CACHE_SECONDS = 900
 """Longer than the interval between two counts of the worker. Without a worker, pages count."""
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Kept(Generic[T]):
         """Count now, and cache a large count."""
         counted = self.count(project)
         if self.size(counted) >= LARGE:
-            caches["shared"].set(self._key(project), counted, KEPT_SECONDS)
+            caches["shared"].set(self._key(project), counted, CACHE_SECONDS)
         return counted
 
     def _key(self, project: Project) -> str:

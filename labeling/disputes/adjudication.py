@@ -22,7 +22,7 @@ from labeling.queue.slots import lock_slots
 from labeling.rankings import overlap
 from labeling.statistics.agreement import Tiers
 
-LONGEST_NOTE = 5000
+MAX_NOTE_LENGTH = 5000
 Cause = Adjudication.Cause
 
 
@@ -149,8 +149,8 @@ def _problems(task: Task, tiers: Tiers, cut: int | None, cause: str, note: str) 
         errors["cut"] = f"The line counts the tiers above it, 0 to {len(tiers)}."
     if cause not in Cause.values:
         errors["cause"] = "Choose why reviewers disagreed."
-    if len(note) > LONGEST_NOTE:
-        errors["note"] = f"The note may have at most {LONGEST_NOTE:,} characters."
+    if len(note) > MAX_NOTE_LENGTH:
+        errors["note"] = f"The note may have at most {MAX_NOTE_LENGTH:,} characters."
     return errors
 
 

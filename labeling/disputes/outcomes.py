@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 from django.core.validators import MaxLengthValidator
 
-from labeling.disputes.adjudication import LONGEST_NOTE, CannotDecide
+from labeling.disputes.adjudication import MAX_NOTE_LENGTH, CannotDecide
 from labeling.models import Adjudication
 from labeling.statistics.agreement import Tiers
 
@@ -28,7 +28,7 @@ class OutcomeForm(forms.Form):
     note = forms.CharField(
         required=False,
         validators=[
-            MaxLengthValidator(LONGEST_NOTE)
+            MaxLengthValidator(MAX_NOTE_LENGTH)
         ],  # with max_length, browsers would cut the text
         widget=forms.Textarea(attrs={"rows": 2}),
         help_text="For example, the missing rule in the guideline, or the point that was overlooked.",

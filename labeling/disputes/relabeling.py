@@ -27,8 +27,8 @@ from labeling.models import (
 from labeling.queue.tasks import NewTask, add_tasks
 from labeling.statistics.agreement import Agreement, Tiers, pairwise_agreement, strict_counts
 
-RANKINGS_LOOKED_AT = 200_000
-TASKS_AT_MOST = 2000
+MAX_RANKINGS = 200_000
+MAX_TASKS = 2000
 PRIORITY = 7
 RESAMPLES = 1000
 
@@ -81,7 +81,7 @@ def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
         task__out_of_use=False,
     ).order_by("-id")
     counts: dict[int, int] = defaultdict(int)
-    for task in newest.values_list("task", flat=True)[:RANKINGS_LOOKED_AT]:
+    for task in newest.values_list("task", flat=True)[:MAX_RANKINGS]:
         counts[task] += 1
     copied = RelabelledTask.objects.filter(sample__project=project)
     copied_ids = set(copied.values_list("original", flat=True))
@@ -102,8 +102,8 @@ def draw(
 
     A copy wants as many rankings as its original has. Raises CannotRelabel.
     """
-    if not 1 <= size <= TASKS_AT_MOST:
-        raise CannotRelabel(f"A sample has 1 to {TASKS_AT_MOST:,} tasks, not {size:,}.")
+    if not 1 <= size <= MAX_TASKS:
+        raise CannotRelabel(f"A sample has 1 to {MAX_TASKS:,} tasks, not {size:,}.")
     earlier, current = versions_to_compare(project, before, after)
     counts = candidates(project, earlier)
     if not counts:

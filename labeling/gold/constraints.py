@@ -30,7 +30,7 @@ KEYS = {
     "tie_allowed": ("kind", "a", "b"),
     "unacceptable": ("kind", "a"),
 }
-LONGEST_EXPLANATION = 10_000
+MAX_EXPLANATION_LENGTH = 10_000
 
 Constraint = Mapping[str, Any]
 Letters = Mapping[int, str]
@@ -395,8 +395,8 @@ def _columns(constraints: Any, letters: Letters, purpose: str, explanation: str)
         raise GoldError(sentence)
     if purpose not in Gold.Purpose.values:
         raise GoldError(f"The purpose of gold must be one of {', '.join(Gold.Purpose.values)}.")
-    if len(explanation) > LONGEST_EXPLANATION:
-        raise GoldError(f"An explanation has at most {LONGEST_EXPLANATION:,} characters.")
+    if len(explanation) > MAX_EXPLANATION_LENGTH:
+        raise GoldError(f"An explanation has at most {MAX_EXPLANATION_LENGTH:,} characters.")
     return {"constraints": constraints, "purpose": purpose, "explanation": storable(explanation)}
 
 

@@ -8,7 +8,7 @@ from django.core.validators import MaxLengthValidator
 from django.forms import formset_factory
 
 from accounts.parameters import number
-from labeling.gold.constraints import LONGEST_EXPLANATION, Constraint, Letters
+from labeling.gold.constraints import MAX_EXPLANATION_LENGTH, Constraint, Letters
 from labeling.models import Gold
 
 RELATIONS = [
@@ -67,7 +67,7 @@ class GoldForm(forms.Form):
     purpose = forms.ChoiceField(choices=Gold.Purpose.choices, widget=forms.RadioSelect)
     explanation = forms.CharField(
         required=False,
-        validators=[MaxLengthValidator(LONGEST_EXPLANATION)],  # max_length lets browsers cut it
+        validators=[MaxLengthValidator(MAX_EXPLANATION_LENGTH)],  # max_length lets browsers cut it
         widget=forms.Textarea(attrs={"rows": 3}),
         help_text="The reasons, in Markdown. Reviewers in training see this after they answer.",
     )

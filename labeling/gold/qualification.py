@@ -29,7 +29,7 @@ PASSED = Qualification.State.PASSED
 FAILED = Qualification.State.FAILED
 
 PURPOSE = Gold.Purpose.QUALIFICATION
-REVIEWERS_AT_MOST = 500
+MAX_REVIEWERS = 500
 
 
 class QualificationError(ValueError):
@@ -57,11 +57,9 @@ def requalifying_version(project: Project) -> int:
 
 
 def newest_attempts(project: Project) -> list[Qualification]:
-    """Return the newest attempt of each reviewer, at most REVIEWERS_AT_MOST. One query."""
+    """Return the newest attempt of each reviewer, at most MAX_REVIEWERS. One query."""
     attempts = Qualification.objects.filter(project=project).order_by("reviewer", "-pk")
-    return list(
-        attempts.distinct("reviewer").select_related("reviewer", "version")[:REVIEWERS_AT_MOST]
-    )
+    return list(attempts.distinct("reviewer").select_related("reviewer", "version")[:MAX_REVIEWERS])
 
 
 def needed(project: Project) -> int:

@@ -15,7 +15,7 @@ from django.db import connection
 from accounts.models import User
 from labeling.models import Project
 
-LOOKED_BACK = 1000
+MAX_LOOKBACK = 1000
 
 
 def _uniform(*parts: object) -> float:
@@ -43,7 +43,7 @@ class Progress:
     since: int
 
 
-# Newest first through the index ranking_history, at most the reviewer's last LOOKED_BACK rankings.
+# Newest first through the index ranking_history, at most the reviewer's last MAX_LOOKBACK rankings.
 # Leased tasks come before all rankings, and the lease ahead before the current one.
 _SINCE = """
 SELECT had.task_id, had.purpose FROM (
@@ -92,7 +92,7 @@ def progress(project: Project, reviewer: User) -> Progress:
     values = {
         "project": project.pk,
         "reviewer": reviewer.pk,
-        "looked_back": LOOKED_BACK,
+        "looked_back": MAX_LOOKBACK,
         "longest": longest,
     }
     with connection.cursor() as cursor:

@@ -12,7 +12,7 @@ from labeling.gold import constraints
 from labeling.models import Gold, Project, Ranking, Skip
 from labeling.statistics.intervals import wilson
 
-ANSWERS_AT_MOST = 5000
+MAX_ANSWERS = 5000
 SUSPECT_FROM = 3
 """Answers from which a gold task that most reviewers get wrong is itself suspect."""
 
@@ -56,7 +56,7 @@ class Shares:
 
 
 def shares(project: Project) -> Shares:
-    """Return the shares over the newest ANSWERS_AT_MOST current answers to gold. Four queries.
+    """Return the shares over the newest MAX_ANSWERS current answers to gold. Four queries.
 
     Only checks in use measure reviewers: retired gold may have been wrong, and reviewers are still
     learning in training and qualification.
@@ -71,15 +71,15 @@ def shares(project: Project) -> Shares:
         result.by_gold[gold.pk].add(right)
         if gold.purpose == Gold.Purpose.CHECK and gold.retired_at is None:
             result.by_reviewer[people[reviewer]].add(right)
-    result.capped = len(answers) == ANSWERS_AT_MOST
+    result.capped = len(answers) == MAX_ANSWERS
     return result
 
 
 def share_of(gold: Gold) -> Share:
-    """Return the share over the newest ANSWERS_AT_MOST answers to one gold task. One query."""
+    """Return the share over the newest MAX_ANSWERS answers to one gold task. One query."""
     share = Share()
     answers = gold.task.rankings.filter(superseded_at=None).order_by("-pk")
-    for tiers, cut in answers.values_list("tiers", "cut")[:ANSWERS_AT_MOST]:
+    for tiers, cut in answers.values_list("tiers", "cut")[:MAX_ANSWERS]:
         share.add(constraints.meets(tiers, cut, gold.constraints))
     return share
 
@@ -93,7 +93,7 @@ def _answers(project: Project) -> Iterable[Any]:
         task__gold__project=project, task__out_of_use=False, superseded_at=None
     )
     columns = answers.order_by("-pk").values_list("task", "reviewer", "tiers", "cut")
-    return columns[:ANSWERS_AT_MOST]
+    return columns[:MAX_ANSWERS]
 
 
 def _skips(gold: Iterable[Gold]) -> dict[int, int]:

@@ -11,15 +11,15 @@ from django.utils.safestring import SafeString
 from labeling.core.text import render, storable
 from labeling.models import Criterion, GuidelineVersion
 
-LONGEST_PREVIEW = 200_000
-MOST_CRITERIA = 20
+MAX_PREVIEW_LENGTH = 200_000
+MAX_CRITERIA = 20
 EMPTY_ROWS = 2
 """Rows for new criteria without JavaScript."""
 
 
 def preview(text: str) -> SafeString:
     """Return the Markdown rendered as reviewers see it."""
-    return render(text[:LONGEST_PREVIEW], line_breaks=False)
+    return render(text[:MAX_PREVIEW_LENGTH], line_breaks=False)
 
 
 class MarkdownEditor(forms.Textarea):
@@ -128,6 +128,6 @@ CriterionFormSet: Any = forms.formset_factory(
     can_order=True,
     can_delete=True,
     extra=EMPTY_ROWS,
-    max_num=MOST_CRITERIA,
+    max_num=MAX_CRITERIA,
     validate_max=True,
 )

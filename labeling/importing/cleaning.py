@@ -13,8 +13,8 @@ from labeling.importing.records import (
     TaskRecord,
 )
 
-LONGEST_ID = 200
-LONGEST_MODEL = 300
+MAX_ID_LENGTH = 200
+MAX_MODEL_LENGTH = 300
 REPLACED = "prompts with characters that cannot be stored, replaced by U+FFFD"
 
 
@@ -82,18 +82,20 @@ def _shortened(record: PromptRecord, tally: Tally) -> PromptRecord:
     """Return the record with ids and model names cut to the length of their columns."""
     ids = [record.external_id, *(task.external_id for task in record.tasks)]
     ids += [response.external_id for response in record.responses]
-    long_ids = sum(len(text) > LONGEST_ID for text in ids)
-    long_models = sum(len(response.model) > LONGEST_MODEL for response in record.responses)
+    long_ids = sum(len(text) > MAX_ID_LENGTH for text in ids)
+    long_models = sum(len(response.model) > MAX_MODEL_LENGTH for response in record.responses)
     if not long_ids and not long_models:
         return record
-    tally.changed[f"ids, cut to their first {LONGEST_ID} characters"] += long_ids
-    tally.changed[f"names of models, cut to their first {LONGEST_MODEL} characters"] += long_models
+    tally.changed[f"ids, cut to their first {MAX_ID_LENGTH} characters"] += long_ids
+    tally.changed[f"names of models, cut to their first {MAX_MODEL_LENGTH} characters"] += (
+        long_models
+    )
     return replace(
         record,
-        external_id=record.external_id[:LONGEST_ID],
-        tasks=[replace(t, external_id=t.external_id[:LONGEST_ID]) for t in record.tasks],
+        external_id=record.external_id[:MAX_ID_LENGTH],
+        tasks=[replace(t, external_id=t.external_id[:MAX_ID_LENGTH]) for t in record.tasks],
         responses=[
-            replace(r, external_id=r.external_id[:LONGEST_ID], model=r.model[:LONGEST_MODEL])
+            replace(r, external_id=r.external_id[:MAX_ID_LENGTH], model=r.model[:MAX_MODEL_LENGTH])
             for r in record.responses
         ],
     )

@@ -23,8 +23,8 @@ from labeling.models import Finding, Project, Response, Task, TaskResponse
 from labeling.queue import tasks as queue
 from labeling.queue.tasks import NewTask
 
-RESPONSES_AT_ONCE = 2000
-COUNTED_AT_MOST = 1000
+RESPONSE_BATCH_SIZE = 2000
+MAX_COUNT = 1000
 PAGE = 25
 
 
@@ -55,8 +55,8 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
     """Scan responses and store the findings. Return the ids that reviewers must not see."""
     ids = sorted(response_ids)
     suspects: set[int] = set()
-    for start in range(0, len(ids), RESPONSES_AT_ONCE):
-        batch = ids[start : start + RESPONSES_AT_ONCE]
+    for start in range(0, len(ids), RESPONSE_BATCH_SIZE):
+        batch = ids[start : start + RESPONSE_BATCH_SIZE]
         rows = Response.objects.filter(AnyOf("pk", batch)).values_list(
             "pk", "text", "model_name", "sampling"
         )
@@ -85,7 +85,7 @@ def waiting(project: Project) -> QuerySet[Task]:
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts for the overview, each up to COUNTED_AT_MOST so that the cost is bounded."""
+    """Counts for the overview, each up to MAX_COUNT so that the cost is bounded."""
 
     held: int
     identity: int
@@ -93,12 +93,12 @@ class Counts:
 
     @property
     def capped(self) -> bool:
-        return self.held >= COUNTED_AT_MOST
+        return self.held >= MAX_COUNT
 
 
 def counts(project: Project) -> Counts:
     """Return the number of held tasks and their open findings. Costs two queries."""
-    held = list(waiting(project).order_by("pk").values_list("pk", flat=True)[:COUNTED_AT_MOST])
+    held = list(waiting(project).order_by("pk").values_list("pk", flat=True)[:MAX_COUNT])
     by_kind = dict(
         Finding.objects.filter(dismissed_at=None, response__places__task__in=held)
         .values("kind")

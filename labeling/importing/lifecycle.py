@@ -32,7 +32,7 @@ State = FileImport.State
 LEASE = timedelta(seconds=30)
 HEARTBEAT_SECONDS = 1
 MAX_ATTEMPTS = 3
-KEPT = timedelta(days=1)
+RETENTION = timedelta(days=1)
 """The time for which a file waits to be imported."""
 
 STOPPED = (
@@ -143,12 +143,12 @@ def cancel(file_import: FileImport) -> bool:
 
 def delete_old_files() -> None:
     """Delete uploads that were not imported within a day, and partial files left by a web crash."""
-    expired = FileImport.objects.filter(created_at__lt=Now() - KEPT)
+    expired = FileImport.objects.filter(created_at__lt=Now() - RETENTION)
     _end(expired.filter(state__in=(State.READY, State.UNCLEAR)), State.CANCELLED)
     folder = Path(settings.UPLOADS_DIR)
     for path in folder.iterdir() if folder.is_dir() else ():
         try:
-            if time.time() - path.stat().st_mtime > KEPT.total_seconds():
+            if time.time() - path.stat().st_mtime > RETENTION.total_seconds():
                 path.unlink()
         except FileNotFoundError:  # another process deleted it
             continue

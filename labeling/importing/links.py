@@ -17,7 +17,7 @@ from labeling.models import Response, Task
 from labeling.queue.tasks import NewTask
 from labeling.rankings import recording
 
-MOST_SLOTS = 9
+MAX_SLOTS = 9
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def new_task(stored: StoredPrompt, task: TaskRecord, reviewers: int) -> NewTask:
         stored.prompt_id,
         ids,
         task.priority,
-        min(wanted, MOST_SLOTS) or None,
+        min(wanted, MAX_SLOTS) or None,
         kind=task.kind,
         external_id=task.external_id,
     )
@@ -112,6 +112,6 @@ def first_of_each_task(
     for key, imported in fresh.items():
         counts[imported.task_id] += 1
         begins_with_slots = imported.task_id in new_tasks and imported.task.kind != Task.Kind.GOLD
-        if begins_with_slots and counts[imported.task_id] <= MOST_SLOTS:
+        if begins_with_slots and counts[imported.task_id] <= MAX_SLOTS:
             bulk[key] = imported
     return bulk

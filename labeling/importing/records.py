@@ -175,7 +175,7 @@ class Columns:
             column.example = str(value)[:EXAMPLE]
 
 
-MOST_PROBLEMS = 10
+MAX_PROBLEMS = 10
 
 
 class SeveralProblems(BadInput):
@@ -191,7 +191,7 @@ class SeveralProblems(BadInput):
     @property
     def complete(self) -> bool:
         """Return whether the limit of problems was reached."""
-        return len(self.problems) >= MOST_PROBLEMS
+        return len(self.problems) >= MAX_PROBLEMS
 
 
 @dataclass
@@ -203,7 +203,7 @@ class Problems:
     def add(self, problem: BadInput) -> None:
         """Add a problem. The tenth ends the reading by raising BadInput with all of them."""
         self.found.append(problem)
-        if len(self.found) >= MOST_PROBLEMS:
+        if len(self.found) >= MAX_PROBLEMS:
             self.raise_any()
 
     def raise_any(self) -> None:

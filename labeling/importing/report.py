@@ -8,7 +8,7 @@ from labeling.importing.formats.columns.proposals import Proposal
 from labeling.importing.reading import Imported
 from labeling.importing.records import EXAMPLE, PromptRecord
 
-LONGEST_SHOWN = 2000
+MAX_SHOWN_LENGTH = 2000
 TABLES = ("prompts", "responses", "tasks", "rankings")
 
 
@@ -122,8 +122,8 @@ def _storable(account: Report) -> Report:
 def _shown(record: PromptRecord) -> Shown:
     texts = [response.text for response in record.responses]
     return {
-        "messages": [{**m, "content": m["content"][:LONGEST_SHOWN]} for m in record.messages],
-        "responses": [{"text": text[:LONGEST_SHOWN]} for text in texts],
+        "messages": [{**m, "content": m["content"][:MAX_SHOWN_LENGTH]} for m in record.messages],
+        "responses": [{"text": text[:MAX_SHOWN_LENGTH]} for text in texts],
         "rankings": [
             {"reviewer": ranking.reviewer, "tiers": ranking.tiers}
             for task in record.tasks

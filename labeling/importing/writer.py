@@ -45,8 +45,8 @@ from labeling.queue.filling import fill_imported
 from labeling.rankings import recording
 from labeling.removal.erasing import unfrozen
 
-PROMPTS_AT_ONCE = 1000
-CHARACTERS_AT_ONCE = 8_000_000
+PROMPT_BATCH_SIZE = 1000
+MAX_BATCH_CHARACTERS = 8_000_000
 """A batch of long texts has fewer prompts, so that memory stays bounded."""
 EXISTING, NEW = "existing", "new"
 HIGHEST_RATING = 10
@@ -433,7 +433,7 @@ def _batches(records: Iterable[PromptRecord]) -> Iterator[list[PromptRecord]]:
         batch.append(record)
         characters += sum(len(message["content"]) for message in record.messages)
         characters += sum(len(response.text) for response in record.responses)
-        if len(batch) == PROMPTS_AT_ONCE or characters > CHARACTERS_AT_ONCE:
+        if len(batch) == PROMPT_BATCH_SIZE or characters > MAX_BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
     if batch:

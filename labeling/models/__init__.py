@@ -13,7 +13,7 @@ from labeling.models.guidelines import (
 )
 from labeling.models.imports import ColumnMapping, FileImport
 from labeling.models.projects import (
-    LONGEST_RATIONALE,
+    MAX_RATIONALE_LENGTH,
     Membership,
     Project,
     ProjectQuerySet,
@@ -25,7 +25,7 @@ from labeling.models.slots import QueueCursor, Slot
 from labeling.models.tasks import Task, TaskResponse
 
 __all__ = [
-    "LONGEST_RATIONALE",
+    "MAX_RATIONALE_LENGTH",
     "Adjudication",
     "ColumnMapping",
     "Criterion",

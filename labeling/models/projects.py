@@ -16,7 +16,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
-LONGEST_RATIONALE = 20_000
+MAX_RATIONALE_LENGTH = 20_000
 """The longest rationale, in characters. Pages, forms, imports and the database share this limit."""
 
 
@@ -167,7 +167,7 @@ class Project(models.Model):
                 name="project_lease", condition=Q(lease_minutes__range=(1, 1440))
             ),
             models.CheckConstraint(
-                name="project_min_rationale", condition=Q(min_rationale__lte=LONGEST_RATIONALE)
+                name="project_min_rationale", condition=Q(min_rationale__lte=MAX_RATIONALE_LENGTH)
             ),
             models.CheckConstraint(
                 name="project_overlap",

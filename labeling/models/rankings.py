@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from database import clock
 from labeling.models.guidelines import GuidelineVersion
 from labeling.models.imports import FileImport
-from labeling.models.projects import LONGEST_RATIONALE
+from labeling.models.projects import MAX_RATIONALE_LENGTH
 from labeling.models.tasks import Task
 
 
@@ -78,7 +78,7 @@ class Ranking(models.Model):
             ),
             models.CheckConstraint(
                 name="ranking_rationale",
-                condition=LessThanOrEqual(Length("rationale"), LONGEST_RATIONALE),
+                condition=LessThanOrEqual(Length("rationale"), MAX_RATIONALE_LENGTH),
             ),
         ]
         indexes = [

@@ -54,7 +54,7 @@ def gold_list(request: HttpRequest, slug: str) -> HttpResponse:
         needed=qualification.needed(project),
         reviewers=sorted(shares.by_reviewer.items(), key=lambda item: item[1].percent),
         capped=shares.capped,
-        answers_at_most=gold_shares.ANSWERS_AT_MOST,
+        answers_at_most=gold_shares.MAX_ANSWERS,
         attempts=_attempts(project),
     )
     return render(request, "labeling/gold_list.html", context)

@@ -19,7 +19,7 @@ from labeling.importing.formats.columns.mapping import MEANINGS, Mapping
 from labeling.importing.reading import FORMATS
 from labeling.models import FileImport, Project
 
-LARGEST = 50 << 20
+MAX_UPLOAD_BYTES = 50 << 20
 AUTO = "auto"
 IMPORTED = FileImport.State.IMPORTED
 RECENT = 20
@@ -27,7 +27,7 @@ RECENT = 20
 
 class UploadForm(forms.Form):
     file = forms.FileField(
-        help_text=f"JSON lines, a JSON array, CSV, Excel or Parquet, also .gz. At most {LARGEST >> 20} MB; import "
+        help_text=f"JSON lines, a JSON array, CSV, Excel or Parquet, also .gz. At most {MAX_UPLOAD_BYTES >> 20} MB; import "
         "larger files with manage.py import_data.",
     )
     format = forms.ChoiceField(
@@ -47,10 +47,10 @@ class UploadForm(forms.Form):
 
     def clean_file(self) -> UploadedFile:
         file: UploadedFile = self.cleaned_data["file"]
-        if (file.size or 0) > LARGEST:
+        if (file.size or 0) > MAX_UPLOAD_BYTES:
             self.too_large = True
             raise forms.ValidationError(
-                f"The file has {filesizeformat(file.size or 0)}; this page accepts up to {LARGEST >> 20} MB. "
+                f"The file has {filesizeformat(file.size or 0)}; this page accepts up to {MAX_UPLOAD_BYTES >> 20} MB. "
                 "Import it with manage.py import_data, or compress it with gzip."
             )
         return file
@@ -160,4 +160,9 @@ def _rendered(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _about(project: Project) -> dict[str, Any]:
-    return {"project": project, "section": "projects", "leads": True, "largest": LARGEST >> 20}
+    return {
+        "project": project,
+        "section": "projects",
+        "leads": True,
+        "largest": MAX_UPLOAD_BYTES >> 20,
+    }

@@ -28,8 +28,8 @@ from labeling.quality.remarks import remarks
 from labeling.queue.out_of_use import among
 from labeling.statistics.bradley_terry import Leaderboard
 
-DISPUTES_A_PAGE = 10
-VERDICTS_A_PAGE = 25
+DISPUTES_PER_PAGE = 10
+VERDICTS_PER_PAGE = 25
 MIDDLE, NARROWEST = 1000.0, 200.0
 
 
@@ -58,7 +58,7 @@ def quality(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _agreement(project: Project, number: str | None) -> dict[str, Any]:
     quality = quality_of(project)
-    page = Paginator(quality.disputes, DISPUTES_A_PAGE).get_page(number)
+    page = Paginator(quality.disputes, DISPUTES_PER_PAGE).get_page(number)
     return {"quality": quality, "page": page, "disputes": _side_by_side(list(page.object_list))}
 
 
@@ -189,7 +189,7 @@ def _heat(rate: float | None) -> int:
 
 def _consensus(project: Project, number: str | None) -> dict[str, Any]:
     consensus = consensus_in(project)
-    page = Paginator(consensus.verdicts, VERDICTS_A_PAGE).get_page(number)
+    page = Paginator(consensus.verdicts, VERDICTS_PER_PAGE).get_page(number)
     numbers = [verdict.task_id for verdict in page.object_list]
     tasks = Task.objects.select_related("prompt").in_bulk(numbers)
     orders = window.orders_of(numbers)

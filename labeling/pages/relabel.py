@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts.access import user_of
 from labeling.core.access import led_project
-from labeling.disputes.relabeling import TASKS_AT_MOST, CannotRelabel, comparison, draw
+from labeling.disputes.relabeling import MAX_TASKS, CannotRelabel, comparison, draw
 from labeling.models import GuidelineVersion, Project, RelabelSample
 
 SAMPLES_SHOWN = 5
@@ -20,7 +20,7 @@ SAMPLES_SHOWN = 5
 
 class SampleForm(forms.Form):
     size = forms.IntegerField(
-        label="Tasks", min_value=1, max_value=TASKS_AT_MOST, initial=50,
+        label="Tasks", min_value=1, max_value=MAX_TASKS, initial=50,
         help_text="Each is ranked again by as many reviewers as before.",
     )  # fmt: skip
     before = forms.TypedChoiceField(

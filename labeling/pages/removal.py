@@ -21,7 +21,7 @@ from labeling.models import Project, Prompt, Response, Task
 from labeling.projects import archiving
 from labeling.removal import withdrawing
 from labeling.removal.editing import CannotEdit, edit, obstacle_to_editing
-from labeling.removal.withdrawing import LONGEST_REASON, Content
+from labeling.removal.withdrawing import MAX_REASON_LENGTH, Content
 
 KINDS: dict[str, tuple[Any, str]] = {
     "prompt": (Prompt.objects.select_related("project"), "project"),
@@ -41,7 +41,7 @@ def content_of(project: Project, kind: str, pk: int) -> Content:
 class WithdrawForm(forms.Form):
     reason = forms.CharField(
         required=False,
-        max_length=LONGEST_REASON,
+        max_length=MAX_REASON_LENGTH,
         help_text="Shown to leads and kept in the audit trail.",
     )
 

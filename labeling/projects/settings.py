@@ -8,7 +8,7 @@ from django.db import transaction
 
 from accounts.models import User, audit
 from labeling.models import Project
-from labeling.rankings.content import LONGEST_RATIONALE
+from labeling.rankings.content import MAX_RATIONALE_LENGTH
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Project": ("name", "description"),
@@ -24,7 +24,7 @@ FIELDSETS: list[tuple[str, Any]] = [(name, {"fields": names}) for name, names in
 RANGES = {
     "rankings_per_task": (1, 9),
     "rankings_at_most": (1, 9),
-    "min_rationale": (0, LONGEST_RATIONALE),
+    "min_rationale": (0, MAX_RATIONALE_LENGTH),
     "revision_hours": (0, 8760),
     "gold_percent": (0, 50),
     "qualification_percent": (0, 100),

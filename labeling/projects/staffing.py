@@ -11,7 +11,7 @@ from labeling.gold import qualification
 from labeling.models import Membership, Project, Task
 from labeling.queue.slots import OFF_QUEUE
 
-COUNTED_AT_MOST = 1000
+MAX_COUNT = 1000
 
 
 def able_to_review(project: Project) -> set[int]:
@@ -81,7 +81,7 @@ def shortage(project: Project) -> Shortage:
 
 @dataclass(frozen=True)
 class NothingLeft:
-    """The reasons why a reviewer gets no task. Each number is at most COUNTED_AT_MOST."""
+    """The reasons why a reviewer gets no task. Each number is at most MAX_COUNT."""
 
     reserved: int
     """Tasks that they could rank, but whose open slots are all reserved by others."""
@@ -118,11 +118,11 @@ def nothing_left(project: Project, reviewer: User) -> NothingLeft:
         "project": project.pk,
         "reviewer": reviewer.pk,
         "off_queue": OFF_QUEUE,
-        "limit": COUNTED_AT_MOST,
+        "limit": MAX_COUNT,
     }
     reserved, for_others = _row(_NOTHING_LEFT, values)
     tasks = Task.objects.filter(project=project, out_of_use=False).exclude(kind=Task.Kind.GOLD)
-    held = tasks.filter(held=True)[:COUNTED_AT_MOST].count()
+    held = tasks.filter(held=True)[:MAX_COUNT].count()
     return NothingLeft(reserved, for_others, held, tasks.exists())
 
 

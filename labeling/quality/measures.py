@@ -18,7 +18,7 @@ from django.utils import timezone
 from formatting.numbers import percent
 from labeling.models import Project, Task
 from labeling.quality import window
-from labeling.quality.window import TASKS_AT_MOST, Window
+from labeling.quality.window import MAX_TASKS, Window
 from labeling.statistics.agreement import Agreement, Agreements, Rating, rating_agreement
 from labeling.statistics.bias import Meter, PairBiases, as_shown, cluster_numbers, speeds
 from labeling.statistics.bradley_terry import Leaderboard, leaderboard
@@ -26,15 +26,15 @@ from labeling.statistics.consensus import Posterior, consensus_of_pairs
 from labeling.statistics.disputes import Verdicts, verdicts
 from labeling.statistics.reliability import Reliabilities, Reliability, fit_pairs
 
-__all__ = ["TASKS_AT_MOST"]
+__all__ = ["MAX_TASKS"]
 
-KEPT_SECONDS = 600
+CACHE_SECONDS = 600
 REFRESHED_SECONDS = 60
 LARGE = 200
 """Over more tasks than this, results are updated at most once a minute."""
 TRUSTED_SECONDS = 600
-WEEKS_AT_MOST = 26
-REVIEWERS_AT_MOST = 100
+MAX_WEEKS = 26
+MAX_REVIEWERS = 100
 
 Result = TypeVar("Result")
 
@@ -44,7 +44,7 @@ def kept(
     name: str,
     compute: Callable[[Window], Result],
     *,
-    tasks_at_most: int = TASKS_AT_MOST,
+    tasks_at_most: int = MAX_TASKS,
     seconds: int = 0,
 ) -> Result:
     """Return the result of `compute` for the window, from the cache if it is up to date.
@@ -63,7 +63,7 @@ def kept(
     # Half a second per thousand tasks is too long for every page view after every ranking.
     large = sample.capped or len(sample.prompts) > LARGE
     refreshed = REFRESHED_SECONDS if large else 0
-    cache.set(key, Kept(result, mark, now, refreshed), KEPT_SECONDS)
+    cache.set(key, Kept(result, mark, now, refreshed), CACHE_SECONDS)
     return result
 
 
@@ -134,7 +134,7 @@ class Quality:
         return f"{newest}{self.tasks:,} tasks with two rankings or more"
 
 
-def quality_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Quality:
+def quality_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Quality:
     """Return the agreement and the open disputes of the tasks ranked last.
 
     Three queries, or one when cached. One more if reviewers disagree anywhere, because a decision or a
@@ -184,7 +184,7 @@ class Parts:
     capped: bool
 
 
-def parts_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Parts:
+def parts_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Parts:
     """Return the agreement by criterion, guideline version and week."""
     return kept(project, "parts", _parts, tasks_at_most=tasks_at_most)
 
@@ -194,7 +194,7 @@ def _parts(sample: Window) -> Parts:
     weeks = np.array([monday(row.at).toordinal() for row in sample.rows], dtype=np.int64)
     couples = sample.compared.meetings.rankings  # (M, 2)
     under, when = versions[couples], weeks[couples].max(axis=1, initial=0)
-    newest = sorted(set(weeks.tolist()))[-WEEKS_AT_MOST:]
+    newest = sorted(set(weeks.tolist()))[-MAX_WEEKS:]
     return Parts(
         criteria=criteria_of(sample),
         versions=[
@@ -258,7 +258,7 @@ class People:
     capped: bool
 
 
-def people_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> People:
+def people_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> People:
     """Return the reviewers in the window, most rankings first. About a second for 30 reviewers."""
     return kept(project, "people", _people, tasks_at_most=tasks_at_most)
 
@@ -271,7 +271,7 @@ def _people(sample: Window) -> People:
     biases = PairBiases(pairs, [row.shown for row in sample.rows], lengths, clusters)
     speed = _speeds(sample, lengths)
     counts = np.bincount([pairs.reviewers.index(row.reviewer) for row in sample.rows])
-    order = np.argsort(-counts, kind="stable")[:REVIEWERS_AT_MOST]
+    order = np.argsort(-counts, kind="stable")[:MAX_REVIEWERS]
     return People(
         reviewers=[
             _reviewer(sample, reliabilities, biases, speed, int(index), int(counts[index]))
@@ -361,7 +361,7 @@ class Consensus:
         return sum(verdict.probability > 0.5 for verdict in self.verdicts)
 
 
-def consensus_in(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Consensus:
+def consensus_in(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Consensus:
     """Return the consensus of tasks with two rankings or more, the least certain first."""
     return kept(project, "consensus", _consensus, tasks_at_most=tasks_at_most)
 
@@ -396,7 +396,7 @@ class Board:
     capped: bool
 
 
-def board_of(project: Project, *, tasks_at_most: int = TASKS_AT_MOST) -> Board:
+def board_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Board:
     """Return the leaderboard of models that wrote the responses. It shows names, so for leads only."""
     return kept(project, "models", _board, tasks_at_most=tasks_at_most)
 

@@ -15,8 +15,8 @@ from labeling.queue.out_of_use import withdrawn_of, without
 from labeling.statistics.agreement import Compared
 from labeling.statistics.pairs import Judgment, Tiers
 
-TASKS_AT_MOST = 1000
-RANKINGS_A_TASK = 3
+MAX_TASKS = 1000
+RANKINGS_PER_TASK = 3
 
 
 class Row(NamedTuple):
@@ -119,9 +119,9 @@ def mark(project: Project) -> Mark:
     )
 
 
-def load(project: Project, tasks_at_most: int = TASKS_AT_MOST) -> Window:
+def load(project: Project, tasks_at_most: int = MAX_TASKS) -> Window:
     """Load the window. Three queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
-    at_most = RANKINGS_A_TASK * tasks_at_most
+    at_most = RANKINGS_PER_TASK * tasks_at_most
     counted = _filled(project).filter(task__out_of_use=False).exclude(task__kind=Task.Kind.GOLD)
     newest = counted.values_list("task", flat=True)
     newest_tasks = list(newest[: at_most + 1])

@@ -12,7 +12,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from labeling.core.text import storable
-from labeling.models import LONGEST_RATIONALE, Project
+from labeling.models import MAX_RATIONALE_LENGTH, Project
 
 FLAGS = {
     "unsafe": gettext_lazy("Unsafe"),
@@ -20,7 +20,7 @@ FLAGS = {
     "identity": gettext_lazy("Reveals its model"),
     "broken": gettext_lazy("Broken output"),
 }
-LONGEST_ACTIVE_SECONDS = 24 * 3600.0
+MAX_ACTIVE_SECONDS = 24 * 3600.0
 STRONGEST = 3
 
 Errors = dict[str, str]
@@ -53,7 +53,7 @@ class Content:
 
 def _sane_seconds(seconds: float) -> float:
     """Return the seconds within limits, so that a wrong clock does not make a ranking invalid."""
-    return min(max(seconds, 0.0), LONGEST_ACTIVE_SECONDS) if math.isfinite(seconds) else 0.0
+    return min(max(seconds, 0.0), MAX_ACTIVE_SECONDS) if math.isfinite(seconds) else 0.0
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,10 @@ def _flags_problem(flags: Any, responses: set[str]) -> str | None:
 def _rationale_problem(rationale: object, shortest: int) -> str | None:
     if not isinstance(rationale, str):
         return "The rationale must be text."
-    if (written := len(rationale)) > LONGEST_RATIONALE:
+    if (written := len(rationale)) > MAX_RATIONALE_LENGTH:
         return _(
             "A rationale has at most %(longest)d characters; this one has %(written)d. Shorten it."
-        ) % {"longest": LONGEST_RATIONALE, "written": written}
+        ) % {"longest": MAX_RATIONALE_LENGTH, "written": written}
     written = len(rationale.strip())
     if written < shortest:
         return _("Say why in at least %(shortest)d characters; so far there are %(written)d.") % {

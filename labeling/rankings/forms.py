@@ -19,7 +19,7 @@ from labeling.core.text import storable
 from labeling.models import Criterion, Skip
 from labeling.rankings.content import ANYTHING, FLAGS, STRONGEST, Content, Errors, Policy
 
-LONGEST_DRAFT_BYTES = 200_000
+MAX_DRAFT_BYTES = 200_000
 
 Fields = dict[str, list[str]]
 
@@ -44,7 +44,7 @@ def read_draft(body: bytes) -> dict[str, Any] | None:
     A draft that is too long is not accepted either.
     """
     try:
-        sent = json.loads(body) if len(body) <= LONGEST_DRAFT_BYTES else None
+        sent = json.loads(body) if len(body) <= MAX_DRAFT_BYTES else None
     except (ValueError, RecursionError):
         return None
     if not isinstance(sent, dict) or not isinstance(sent.get("fields"), dict):

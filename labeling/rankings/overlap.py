@@ -22,7 +22,7 @@ from labeling.statistics.reliability import Reliabilities, log_confusion, log_tr
 PRIOR_RELIABILITIES = Reliabilities()
 """Typical reviewers, assumed until the project has enough rankings."""
 
-COUNTED_AT_MOST = 5_000
+MAX_COUNT = 5_000
 SHARED_TASKS_NEEDED = 30
 
 Sides = np.ndarray  # (pairs, 3) float64; the first of the pair is better, they tie, it is worse
@@ -215,7 +215,7 @@ class Saved:
         return self.saved / self.fixed if self.fixed else None
 
 
-def saved(project: Project, *, limit: int = COUNTED_AT_MOST) -> Saved:
+def saved(project: Project, *, limit: int = MAX_COUNT) -> Saved:
     """Return the savings over the tasks of the newest `limit` rankings. One query, bounded by it."""
     with connection.cursor() as cursor:
         cursor.execute(_SAVED, {"project": project.pk, "limit": limit})

@@ -33,7 +33,7 @@ from labeling.queue.slots import append_slot, fill, lock_slots, replace_ranking
 from labeling.rankings import overlap
 from labeling.rankings.content import (
     ANYTHING,
-    LONGEST_RATIONALE,
+    MAX_RATIONALE_LENGTH,
     Content,
     Errors,
     Policy,
@@ -42,7 +42,7 @@ from labeling.rankings.content import (
 from labeling.rankings.revision_window import revisable_until
 
 __all__ = [
-    "LONGEST_RATIONALE",
+    "MAX_RATIONALE_LENGTH",
     "Content",
     "Errors",
     "InvalidRanking",

@@ -19,7 +19,7 @@ from labeling.models import Project, Prompt, Ranking, Response, Slot, Task
 from labeling.queue import out_of_use
 
 Content = Prompt | Response | Task
-LONGEST_REASON = 300
+MAX_REASON_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _withdraw(
     values = {
         "withdrawn_at": timezone.now(),
         "withdrawn_by": by,
-        "withdrawn_reason": storable(reason)[:LONGEST_REASON],
+        "withdrawn_reason": storable(reason)[:MAX_REASON_LENGTH],
     }
     if rows.model is Task:
         in_use = rows.filter(withdrawn_at=None)

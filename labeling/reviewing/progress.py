@@ -19,7 +19,7 @@ from labeling.gold import schedule
 from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
 from labeling.queue.slots import OFF_QUEUE
 
-COUNTED_AT_MOST = 1000
+MAX_COUNT = 1000
 
 # Reads a bounded number of free slots per priority, starting from the cursors: tasks before the
 # cursors are ones the reviewer has had. Uses scalar subqueries, as in labeling.queue.slots.
@@ -63,7 +63,7 @@ class ReviewerProgress:
         return replace(self, today=self.today + rankings, waiting=waiting, minutes=minutes)
 
 
-KEPT_SECONDS = 30
+CACHE_SECONDS = 30
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Counted:
 
 
 Key = tuple[int, int, str, date]
-_counts: TTLCache[Key, Counted] = TTLCache(maxsize=2000, ttl=KEPT_SECONDS)
+_counts: TTLCache[Key, Counted] = TTLCache(maxsize=2000, ttl=CACHE_SECONDS)
 _lock = Lock()  # caches of cachetools are not thread-safe
 
 _SINCE = """
@@ -99,7 +99,7 @@ def _key(project: Project, reviewer: User) -> Key:
 
 
 def after_ranking(project: Project, reviewer: User, ranking: Ranking) -> ReviewerProgress:
-    """Return the progress, updated from a count less than KEPT_SECONDS old.
+    """Return the progress, updated from a count less than CACHE_SECONDS old.
 
     Costs one short query, or five when there is no such count. Changes by others, and rankings
     undone in another process, appear only in the next full count.
@@ -135,7 +135,7 @@ def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
     with connection.cursor() as cursor:
         cursor.execute(
             _WAITING,
-            {"project": project.pk, "reviewer": reviewer.pk, "limit": COUNTED_AT_MOST},
+            {"project": project.pk, "reviewer": reviewer.pk, "limit": MAX_COUNT},
         )
         tasks, slots = cursor.fetchone()
     held = Slot.objects.filter(
@@ -146,7 +146,7 @@ def of_reviewer(project: Project, reviewer: User) -> ReviewerProgress:
     return ReviewerProgress(
         today=done_today(project, reviewer),
         waiting=waiting,
-        capped=slots >= COUNTED_AT_MOST,
+        capped=slots >= MAX_COUNT,
         minutes=None if seconds is None else max(1, round(seconds * waiting / 60)),
     )
 
@@ -177,7 +177,7 @@ def done_today(project: Project, reviewer: User) -> int:
     Gold checks are counted, because the count would reveal them otherwise.
     """
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    newest = Ranking.objects.filter(reviewer=reviewer).order_by("-id")[:COUNTED_AT_MOST]
+    newest = Ranking.objects.filter(reviewer=reviewer).order_by("-id")[:MAX_COUNT]
     ranked = Ranking.objects.filter(
         pk__in=newest.values("pk"),
         created_at__gte=midnight,
@@ -239,7 +239,7 @@ class ReviewerRow:
     newest: datetime | None
 
 
-ROWS_AT_MOST = 100
+MAX_ROWS = 100
 
 
 def _rankings(rows: list[ReviewerRow]) -> int:
@@ -264,7 +264,7 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
             seconds=Avg("active_seconds", filter=Q(active_seconds__gt=0)),
             newest=Max("created_at"),
         )
-        .order_by("-rankings", "reviewer__username")[:ROWS_AT_MOST]
+        .order_by("-rankings", "reviewer__username")[:MAX_ROWS]
     )
     skips = dict(
         Skip.objects.filter(task__project=project, task__out_of_use=False)

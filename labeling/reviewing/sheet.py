@@ -15,7 +15,7 @@ from labeling.core.response_names import page_names
 from labeling.core.text import exact, render
 from labeling.guidelines.versions import criteria_of
 from labeling.models import Criterion, GuidelineVersion, Response, Slot, Task
-from labeling.rankings.content import ANYTHING, FLAGS, LONGEST_RATIONALE, Errors, Policy
+from labeling.rankings.content import ANYTHING, FLAGS, MAX_RATIONALE_LENGTH, Errors, Policy
 from labeling.rankings.forms import Fields, first
 
 GRADES = (
@@ -65,7 +65,7 @@ class Sheet:
     Costs one query for the responses, and sometimes one for the criteria of the guideline.
     """
 
-    longest_rationale = LONGEST_RATIONALE
+    longest_rationale = MAX_RATIONALE_LENGTH
 
     def __init__(
         self,

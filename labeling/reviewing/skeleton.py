@@ -35,8 +35,8 @@ from labeling.rankings.content import Policy
 from labeling.reviewing.assignment import stage_of
 from labeling.reviewing.sheet import Sheet
 
-TEXTS_AT_MOST = 1024
-LONGEST_KEPT_TEXT = 4000
+MAX_CACHED_TEXTS = 1024
+MAX_CACHED_TEXT_LENGTH = 4000
 
 _SHEET = """
 SELECT task.kind, prompt.messages, place.response_id, response.text
@@ -131,7 +131,7 @@ def _both(markdown: str) -> tuple[SafeString, SafeString]:
     return text.render(markdown), text.exact(markdown) or text.NOTHING
 
 
-@lru_cache(maxsize=TEXTS_AT_MOST)
+@lru_cache(maxsize=MAX_CACHED_TEXTS)
 def _kept(markdown: str, language: str) -> tuple[SafeString, SafeString]:
     """Cache the HTML by language too, because an empty text is replaced by a translated note."""
     return _both(markdown)
@@ -143,7 +143,7 @@ def _html(markdown: str) -> tuple[SafeString, SafeString]:
     A response is shown as often as its task is ranked, within a short time, so short texts are
     cached.
     """
-    if len(markdown) > LONGEST_KEPT_TEXT:
+    if len(markdown) > MAX_CACHED_TEXT_LENGTH:
         return _both(markdown)
     return _kept(markdown, get_language() or "")
 

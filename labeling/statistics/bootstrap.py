@@ -10,8 +10,8 @@ from functools import cached_property
 import numpy as np
 
 RESAMPLES = 1000
-FEWEST_CLUSTERS = 5
-NUMBERS_AT_ONCE = 4_000_000
+MIN_CLUSTERS = 5
+MAX_BATCH_NUMBERS = 4_000_000
 
 Statistic = Callable[[np.ndarray], np.ndarray]  # (B, D) sums → (B,) values, NaN where undefined
 
@@ -29,10 +29,10 @@ class Bootstrap:
     ) -> tuple[float, float]:
         """Return the 2.5 % and 97.5 % quantiles of a statistic of sums over clusters, (C, D).
 
-        Return `lowest` to `highest` for fewer than FEWEST_CLUSTERS: a few clusters that agree would
+        Return `lowest` to `highest` for fewer than MIN_CLUSTERS: a few clusters that agree would
         give an interval without width.
         """
-        if np.count_nonzero(np.any(sums != 0, axis=1)) < FEWEST_CLUSTERS:
+        if np.count_nonzero(np.any(sums != 0, axis=1)) < MIN_CLUSTERS:
             return lowest, highest
         values = statistic(self.totals(sums))
         values = values[np.isfinite(values)]
@@ -44,7 +44,7 @@ class Bootstrap:
     def totals(self, sums: np.ndarray) -> np.ndarray:
         """Return the sums of each draw.  (C, D) → (B, D). Clusters of zeros cost nothing."""
         rows = np.flatnonzero(np.any(sums != 0, axis=1))
-        if self.clusters * self.resamples <= NUMBERS_AT_ONCE:
+        if self.clusters * self.resamples <= MAX_BATCH_NUMBERS:
             return np.asarray(self._kept[rows].T @ sums[rows])
         return np.concatenate([weights[:, rows] @ sums[rows] for weights in self._draw()])
 
@@ -56,7 +56,7 @@ class Bootstrap:
     def _draw(self) -> Iterable[np.ndarray]:
         """Yield the number of times each cluster is drawn, in batches of draws.  → (b, C)"""
         rng = np.random.default_rng(self.seed)
-        at_once = max(1, NUMBERS_AT_ONCE // max(1, self.clusters))
+        at_once = max(1, MAX_BATCH_NUMBERS // max(1, self.clusters))
         for start in range(0, self.resamples, at_once):
             rows = min(at_once, self.resamples - start)
             drawn = rng.integers(self.clusters, size=(rows, self.clusters))

@@ -19,11 +19,11 @@ import numpy as np
 from labeling.statistics.bootstrap import Bootstrap
 
 RESAMPLES = 300
-MODELS_AT_MOST = 40
+MAX_MODELS = 40
 PRECISION = 0.01
 TIES_PRECISION = 0.01
-STEPS_AT_MOST = 60
-LONGEST_STEP = 2.0
+MAX_STEPS = 60
+MAX_STEP = 2.0
 ELO = 400 / np.log(10)
 MIDDLE = 1000.0
 
@@ -85,7 +85,7 @@ def leaderboard(
     """Return the leaderboard of N comparisons of two models.
 
     `outcome` is +1 if the first won, 0 for a tie, −1 if it lost. `cluster` numbers the prompts from 0.
-    Only the MODELS_AT_MOST models with the most comparisons are rated.
+    Only the MAX_MODELS models with the most comparisons are rated.
     """
     different = np.array([a != b for a, b in zip(first, second, strict=True)], dtype=bool)
     names, i, j, left_out = _most_compared(
@@ -116,7 +116,7 @@ def _most_compared(
     names, index, count = np.unique(
         np.r_[first, second].astype(str), return_inverse=True, return_counts=True
     )
-    kept = np.argsort(-count, kind="stable")[:MODELS_AT_MOST]
+    kept = np.argsort(-count, kind="stable")[:MAX_MODELS]
     new_index = np.full(len(names), -1)
     new_index[kept] = np.arange(len(kept))
     sides = new_index[index]
@@ -149,10 +149,10 @@ def fit(counts: np.ndarray, *, start: np.ndarray | None = None) -> tuple[np.ndar
     tied = ties.sum(axis=(1, 2)) / 2
     strength = np.zeros((batch, size)) if start is None else np.tile(start, (batch, 1))
     propensity = np.zeros(batch)
-    for _ in range(STEPS_AT_MOST):
+    for _ in range(MAX_STEPS):
         step = _newton(strength, propensity, compared, scored, tied)
         length = np.abs(step).max(axis=1, keepdims=True)
-        step *= np.minimum(1.0, LONGEST_STEP / np.maximum(length, 1e-12))
+        step *= np.minimum(1.0, MAX_STEP / np.maximum(length, 1e-12))
         strength, propensity = strength + step[:, :-1], propensity + step[:, -1]
         if length.max() < 1e-8:
             break

@@ -19,8 +19,8 @@ import numpy as np
 from labeling.statistics.pairs import Judgment, Pairs, Tiers, expand
 from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth, posterior
 
-MOST_RESPONSES = 9
-NUMBERS_AT_ONCE = 4_000_000
+MAX_RESPONSES = 9
+MAX_BATCH_NUMBERS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _by_size(pairs: Pairs) -> Iterable[tuple[np.ndarray, list[tuple[int, np.ndar
     sizes: dict[int, list[tuple[np.ndarray, tuple[int, np.ndarray]]]] = defaultdict(list)
     for rows in np.split(order, starts[1:]):
         ids = np.unique(np.r_[pairs.first[rows], pairs.second[rows]])
-        if len(ids) > MOST_RESPONSES:
-            raise ValueError(f"A task has at most {MOST_RESPONSES} responses; got {len(ids)}.")
+        if len(ids) > MAX_RESPONSES:
+            raise ValueError(f"A task has at most {MAX_RESPONSES} responses; got {len(ids)}.")
         sizes[len(ids)].append((ids, (int(pairs.task[rows[0]]), rows)))
     for tasks in sizes.values():
         yield np.array([ids for ids, _ in tasks]), [row for _, row in tasks]
@@ -148,7 +148,7 @@ class _Steps:
     begin: np.ndarray  # (2^K + 1,) index of the first step of each set
 
 
-@lru_cache(maxsize=MOST_RESPONSES)
+@lru_cache(maxsize=MAX_RESPONSES)
 def _steps(size: int) -> _Steps:
     masks = np.arange(2**size)
     bits = (masks[:, None] >> np.arange(size)) & 1  # (2^K, K)
@@ -167,7 +167,7 @@ def _steps(size: int) -> _Steps:
 
 
 def _tasks_at_once(size: int) -> int:
-    return max(1, NUMBERS_AT_ONCE // 3**size)
+    return max(1, MAX_BATCH_NUMBERS // 3**size)
 
 
 def _orders(

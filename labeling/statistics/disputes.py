@@ -43,8 +43,8 @@ LEARNED_FROM = 30
 SHRUNK_BY = 10
 """Weight of the project's rate in a reviewer's, in tasks."""
 SIMULATED = 20_000
-AT_ONCE = 4_000
-RANKINGS_AT_MOST = 9
+BATCH_SIZE = 4_000
+MAX_RANKINGS = 9
 STEP = 0.05
 BULK = 0.8
 ROUNDS = 2
@@ -143,7 +143,7 @@ def _cases(meetings: Meetings) -> _Cases:
         rows = np.flatnonzero(number[at] >= 0)
         taus = np.zeros((len(chosen), count, count))
         taus[number[at[rows]], index[rows], index[len(at) + rows]] = 1 - 2 * meetings.distance[rows]
-        most = min(int(count), RANKINGS_AT_MOST)
+        most = min(int(count), MAX_RANKINGS)
         gain[chosen] = gain_of_reversing(taus[:, :most, :most])
     return _Cases(task, at, np.maximum(responses, 2), rankings, distance, gain)
 
@@ -158,7 +158,7 @@ def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
     return (above @ _signs(taus.shape[1])).max(axis=1) - above.mean(axis=1)
 
 
-@lru_cache(maxsize=RANKINGS_AT_MOST)
+@lru_cache(maxsize=MAX_RANKINGS)
 def _signs(rankings: int) -> np.ndarray:
     """Return the sign of each couple for each split of the rankings in two, divided by the couples.
 
@@ -211,16 +211,16 @@ def simulated(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.
     first, second = np.triu_indices(responses, k=1)
     i, j = np.triu_indices(rankings, k=1)
     distances, gains = [], []
-    for _ in range(0, SIMULATED, AT_ONCE):
-        worth = np.sqrt(rho) * rng.standard_normal((AT_ONCE, 1, responses), dtype=np.float32)
+    for _ in range(0, SIMULATED, BATCH_SIZE):
+        worth = np.sqrt(rho) * rng.standard_normal((BATCH_SIZE, 1, responses), dtype=np.float32)
         noise = np.sqrt(1 - rho) * rng.standard_normal(
-            (AT_ONCE, rankings, responses), dtype=np.float32
+            (BATCH_SIZE, rankings, responses), dtype=np.float32
         )
         perceived = worth + noise
         signs = np.where(
             perceived[:, :, first] > perceived[:, :, second], np.float32(1), np.float32(-1)
         )
-        taus = signs @ signs.transpose(0, 2, 1) / np.float32(len(first))  # (AT_ONCE, R, R)
+        taus = signs @ signs.transpose(0, 2, 1) / np.float32(len(first))  # (BATCH_SIZE, R, R)
         distances.append((1 - taus[:, i, j].mean(axis=1)) / 2)
         gains.append(gain_of_reversing(taus))
     return np.sort(np.concatenate(distances)), np.sort(np.concatenate(gains))
@@ -228,7 +228,7 @@ def simulated(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.
 
 def _tables(cases: _Cases, rho: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     step = np.clip(np.round(rho / STEP).astype(int), 0, round(1 / STEP) - 1)
-    rankings = np.minimum(cases.rankings, RANKINGS_AT_MOST)
+    rankings = np.minimum(cases.rankings, MAX_RANKINGS)
     shapes = zip(cases.responses.tolist(), rankings.tolist(), step.tolist(), strict=True)
     return [simulated(*shape) for shape in shapes]
 

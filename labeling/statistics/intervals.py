@@ -17,7 +17,7 @@ Z95 = 1.959963984540054
 """The standard normal quantile of a two-sided 95 % interval."""
 
 REPLICATES = 1000
-RESAMPLED_AT_ONCE = 2**22
+MAX_BATCH_RESAMPLES = 2**22
 """Maximum number of values of a bootstrap in memory."""
 
 FEW_CLUSTERS = 10
@@ -113,7 +113,7 @@ def resamples(count: int, seed: int, replicates: int = REPLICATES) -> Iterator[n
     → (n, count), with `replicates` rows in total
     """
     rng = np.random.default_rng(seed)
-    at_once = max(1, RESAMPLED_AT_ONCE // count)
+    at_once = max(1, MAX_BATCH_RESAMPLES // count)
     for first in range(0, replicates, at_once):
         size = min(at_once, replicates - first)
         yield rng.multinomial(count, np.full(count, 1 / count), size=size)

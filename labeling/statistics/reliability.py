@@ -33,10 +33,10 @@ ORDERED = np.array([4.0, 1.0, 1.0])  # right, tie, reversed
 TIED = np.array([1.5, 1.5])  # judged a tie, or not
 TRULY = np.array([8.0, 2.0])  # ordered, tied
 
-STEPS_AT_MOST = 200
-LONGEST_STEP = 64.0
+MAX_STEPS = 200
+MAX_STEP = 64.0
 TOLERANCE = 1e-5  # of log odds
-REVIEWERS_TOGETHER = 400
+MAX_JOINT_REVIEWERS = 400
 
 
 @dataclass(frozen=True)
@@ -242,14 +242,14 @@ def _em(rows: _Judgments, reviewers: int) -> tuple[np.ndarray, float]:
     point = _odds(
         np.tile(np.r_[ordered, called_tie], (reviewers, 1)), float(TRULY[1] / TRULY.sum())
     )
-    for _ in range(STEPS_AT_MOST):
+    for _ in range(MAX_STEPS):
         once = _step(rows, point)
         twice = _step(rows, once)
         first, bend = once - point, (twice - once) - (once - point)
         if np.abs(first).max() < TOLERANCE:
             break
         length = -float(np.linalg.norm(first)) / max(float(np.linalg.norm(bend)), 1e-12)
-        length = min(-1.0, max(length, -LONGEST_STEP))
+        length = min(-1.0, max(length, -MAX_STEP))
         point = _step(rows, np.clip(point - 2 * length * first + length**2 * bend, -20, 20))
     return _chances(point)
 
@@ -304,7 +304,7 @@ def _errors(
 ) -> np.ndarray:
     """Return the standard errors of the quality.  → (reviewers,)
 
-    With more than REVIEWERS_TOGETHER reviewers, each error treats the other reviewers as known.
+    With more than MAX_JOINT_REVIEWERS reviewers, each error treats the other reviewers as known.
     """
     scores = _scores(confusion)
     truths = posterior(
@@ -314,7 +314,7 @@ def _errors(
     bread = _information(patterns, truths, scores, confusion, reviewers)
     meat = _variability(shared, truths[patterns.same_as], scores)
     slope = _slope(confusion)
-    if reviewers <= REVIEWERS_TOGETHER:
+    if reviewers <= MAX_JOINT_REVIEWERS:
         return _sandwich(_dense(bread, reviewers), _dense(meat, reviewers), prior, slope)
     own_bread, own_meat = (_diagonal(blocks, reviewers) for blocks in (bread, meat))
     return np.concatenate(

@@ -26,13 +26,13 @@ from recipes.layout.collate import PROMPT, can_attend
 
 NAME = "tiebreak_flex"
 TILE = 128
-FEWEST_TILES = 2
+MIN_TILES = 2
 """torch.compile specialises dimensions of size 1, so rows have at least two tiles."""
 
 
 def whole_tiles(row: torch.Tensor, fill: int) -> torch.Tensor:  # (B, T) → (B, 128·N)
     """Pad rows on the right to a whole number of tiles."""
-    tiles = max(FEWEST_TILES, -(-row.shape[1] // TILE))
+    tiles = max(MIN_TILES, -(-row.shape[1] // TILE))
     return F.pad(row, (0, tiles * TILE - row.shape[1]), value=fill)
 
 

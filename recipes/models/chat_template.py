@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-LONGEST = 200_000
+MAX_CHARACTERS = 200_000
 """Characters. The longest templates in use have about 20,000."""
 SECONDS = 5
 MEGABYTES = 1024
@@ -43,8 +43,8 @@ def check(template: Any) -> None:
     """
     templates = template.values() if isinstance(template, dict) else [template or ""]
     for text in filter(None, templates):
-        if len(text) > LONGEST:
-            raise TemplateTooCostly(f"has {len(text):,} characters; {LONGEST:,} are allowed")
+        if len(text) > MAX_CHARACTERS:
+            raise TemplateTooCostly(f"has {len(text):,} characters; {MAX_CHARACTERS:,} are allowed")
         try:
             process = subprocess.run(
                 [sys.executable, "-m", "recipes.models.chat_template", str(SECONDS)],

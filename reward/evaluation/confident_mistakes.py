@@ -8,12 +8,12 @@ from recipes.preferences.groups import strict_wins
 from reward.evaluation.report import Scored
 from reward.evaluation.schema import Excerpt, Mistake, MistakenResponse
 
-MOST = 10
-LONGEST = 4000
+MAX_MISTAKES = 10
+MAX_CHARACTERS = 4000
 """Characters of a text that the report keeps. It counts the others."""
 
 
-def worst_mistakes(scored: Sequence[Scored], most: int = MOST) -> list[Mistake]:
+def worst_mistakes(scored: Sequence[Scored], most: int = MAX_MISTAKES) -> list[Mistake]:
     """Return the worst pair of each prompt, the largest gap against the reviewers' majority first."""
     mistakes = [mistake for item in scored if (mistake := worst_of(item)) is not None]
     mistakes.sort(key=lambda mistake: (-mistake[0], mistake[1].group.group_id))
@@ -58,4 +58,4 @@ def described(gap: float, item: Scored, preferred: int, scored_higher: int) -> M
 
 
 def excerpt(text: str) -> Excerpt:
-    return {"text": text[:LONGEST], "left_out": max(0, len(text) - LONGEST)}
+    return {"text": text[:MAX_CHARACTERS], "left_out": max(0, len(text) - MAX_CHARACTERS)}

@@ -34,7 +34,7 @@ from recipes.preferences.groups import Group, Judgment
 from reward.evaluation.report import Scored, agreeing_share, highest_accuracy, order_tally
 from reward.evaluation.schema import DoubtfulRanking, LabelMistakes
 
-MOST = 200
+MAX_ROWS = 200
 """Maximum rankings that the report lists. It also counts all of them."""
 SURE = 0.75
 """The least probability of a listed ranking. About one in four at this value is not a mistake."""
@@ -74,7 +74,7 @@ def folds_of(groups: Sequence[Group], folds: int, seed: int) -> np.ndarray:
 
 
 def label_mistakes(
-    parts: Sequence[Sequence[Scored]], *, checked: str, most: int = MOST
+    parts: Sequence[Sequence[Scored]], *, checked: str, most: int = MAX_ROWS
 ) -> LabelMistakes:
     """Return the rankings that are probably mistakes, most probable first.
 

@@ -28,7 +28,7 @@ from reward.evaluation.report import (
 )
 from reward.evaluation.schema import LengthSlices, Share, Slice, Slices
 
-MOST = 20
+MAX_SLICES = 20
 """Maximum slices of a kind; those with the most pairs are kept."""
 SAME_LENGTH = 1.1
 """Two lengths in tokens count as equal if their ratio is below this."""
@@ -120,7 +120,7 @@ def _row(name: Any, tallies: Sequence[Tally], seed: int, agreement: Share | None
 def largest(rows: Sequence[Slice]) -> list[Slice]:
     """Return the slices with the most pairs, without empty ones."""
     used = [row for row in rows if row["accuracy"]["pairs"]]
-    return sorted(used, key=lambda row: (-row["accuracy"]["pairs"], str(row["name"])))[:MOST]
+    return sorted(used, key=lambda row: (-row["accuracy"]["pairs"], str(row["name"])))[:MAX_SLICES]
 
 
 # --- length ---------------------------------------------------------------------------------------

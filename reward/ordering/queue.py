@@ -34,10 +34,10 @@ from reward.preferences.filters import share_of
 from runs.kinds import CannotRun
 
 SHARE, SEED = 0.2, 0
-MOST_TASKS = 50_000
+MAX_TASKS = 50_000
 """Maximum tasks to order, from the front of the queue. The others keep their positions."""
 GREEDY = 1000
-RANKED_AT_ONCE = 2000
+RANKING_BATCH_SIZE = 2000
 
 
 class CannotOrder(Exception):  # noqa: N818
@@ -115,7 +115,7 @@ def put_in_order(*, model: RewardModel, by: User | None, share: float | None = N
     share = checked_share(stream, share)
     if stream is None:
         stream = RandomStream.objects.create(project=project, share=share, seed=SEED)
-    waiting = arrangement.waiting(project=project, most=MOST_TASKS)
+    waiting = arrangement.waiting(project=project, most=MAX_TASKS)
     outside_stream = [task for task in waiting if not in_stream(stream, task.prompt_hash)]
     responses = scored_responses(model, [task.task_id for task in outside_stream])
     usable = [task for task in outside_stream if task.task_id in responses]
@@ -256,9 +256,9 @@ def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
         .filter(times__gt=0)
         .order_by("pk")
         .values_list("pk", "times")
-        .iterator(chunk_size=RANKED_AT_ONCE)
+        .iterator(chunk_size=RANKING_BATCH_SIZE)
     )
-    while batch := dict(islice(counts, RANKED_AT_ONCE)):
+    while batch := dict(islice(counts, RANKING_BATCH_SIZE)):
         responses = scored_responses(model, list(batch))
         if responses:
             yield _tasks(responses.values()), np.array([batch[pk] for pk in responses], dtype=float)
@@ -269,8 +269,8 @@ def scored_responses(
 ) -> dict[int, list[ScoredResponse]]:
     """Return the responses of each task of which all have a score and features, in the given order."""
     by_task: dict[int, list[ScoredResponse] | None] = {}
-    for start in range(0, len(task_ids), RANKED_AT_ONCE):
-        part = task_ids[start : start + RANKED_AT_ONCE]
+    for start in range(0, len(task_ids), RANKING_BATCH_SIZE):
+        part = task_ids[start : start + RANKING_BATCH_SIZE]
         response_ids: dict[int, list[int]] = {pk: [] for pk in part}
         in_use = TaskResponse.objects.filter(task_id__in=part, withdrawn=False)
         rows = in_use.order_by("task_id", "position")

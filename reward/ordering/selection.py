@@ -23,7 +23,7 @@ import numpy as np
 
 LIKELY_GAP = 2.0
 """The expected difference of two scores of a prompt before any ranking."""
-AT_ONCE = 4096
+BATCH_SIZE = 4096
 RECHECKED = 64
 
 
@@ -83,8 +83,8 @@ def information(tasks: Tasks, times: np.ndarray | float = 1.0) -> np.ndarray:
     """Return Σ M of tasks, each ranked `times` (N,) times.  → (D, D)"""
     weighted = tasks.laplacians() * np.broadcast_to(times, len(tasks))[:, None, None]
     total = np.zeros((tasks.features.shape[2],) * 2)
-    for start in range(0, len(tasks), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
+    for start in range(0, len(tasks), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
         x = tasks.features[part]
         lx = weighted[part] @ x
         total += np.tensordot(x, lx, axes=([0, 1], [0, 1]))
@@ -128,8 +128,8 @@ def gains(features: np.ndarray, laplacians: np.ndarray, variance: np.ndarray) ->
     """Return log det(A + M) − log det A = log det(I + L X A⁻¹ Xᵀ) of each task.  → (N,)"""
     values = np.empty(len(features))
     identity = np.eye(features.shape[1])
-    for start in range(0, len(features), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
+    for start in range(0, len(features), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
         x = features[part]
         spread = (x @ variance) @ x.transpose(0, 2, 1)  # (n, K, K)
         values[part] = np.linalg.slogdet(identity + laplacians[part] @ spread)[1]

@@ -16,7 +16,7 @@ from reward.evaluation.schema import (
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 400, 12, 216
-TICKS_AT_MOST = 6
+MAX_TICKS = 6
 CLOSE = 34
 """Minimum distance of two labels on the axis, in pixels."""
 
@@ -207,7 +207,7 @@ class Axes:
         return " ".join([*upper, *reversed(lower)])
 
     def levels(self) -> list[Level]:
-        step = 0.05 if self.high - self.low <= 0.05 * TICKS_AT_MOST else 0.1
+        step = 0.05 if self.high - self.low <= 0.05 * MAX_TICKS else 0.1
         first = ceil(round(self.low / step, 6))
         count = int(round((self.high - first * step) / step, 6)) + 1
         values = [(first + number) * step for number in range(count)]

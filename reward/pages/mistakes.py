@@ -17,7 +17,7 @@ from labeling.models import Adjudication, Project, Ranking
 from reward.models import RewardModel
 
 PAGE = 25
-MODELS_AT_MOST = 20
+MAX_MODELS = 20
 
 
 @login_required
@@ -52,7 +52,7 @@ def _models(project: Project) -> list[Any]:
 
     models = RewardModel.objects.filter(project=project, report__has_key="label_mistakes")
     parts = {name: part(name) for name in ("likely", "rankings", "checked", "reason", "sure")}
-    rows: Any = models.order_by("-pk").values("pk", "name", **parts)[:MODELS_AT_MOST]
+    rows: Any = models.order_by("-pk").values("pk", "name", **parts)[:MAX_MODELS]
     return [{**row, "sure_percent": percent(row["sure"] or 0, 0)} for row in rows]
 
 

@@ -43,8 +43,8 @@ from reward.preferences.substitutes import Substitutes
 
 __all__ = ["Account", "FilterError", "SnapshotError", "SnapshotFilter", "freeze", "survey"]
 
-PROMPTS_AT_ONCE = 256
-RANKINGS_AT_ONCE = 2000
+PROMPT_BATCH_SIZE = 256
+RANKING_BATCH_SIZE = 2000
 WEIGHED_BY = 30_000
 
 COLUMNS = (
@@ -196,7 +196,7 @@ def _rankings(project: Project, after: int | None = None) -> Iterator[dict[str, 
     rows = Ranking.objects.filter(task__project=project).order_by("task__prompt_id", "id")
     if after is not None:
         rows = rows.filter(task__prompt_id__gt=after)
-    return rows.values(*COLUMNS).iterator(chunk_size=RANKINGS_AT_ONCE)
+    return rows.values(*COLUMNS).iterator(chunk_size=RANKING_BATCH_SIZE)
 
 
 def _used_by_prompt(
@@ -239,7 +239,7 @@ def _judged_prompts(
     project: Project, filter: SnapshotFilter, account: Account, after: int | None = None
 ) -> Iterator[list[JudgedPrompt]]:
     used = _used_by_prompt(project, filter, account, after)
-    while batch := dict(islice(used, PROMPTS_AT_ONCE)):
+    while batch := dict(islice(used, PROMPT_BATCH_SIZE)):
         hashes = dict(Prompt.objects.filter(pk__in=batch).values_list("pk", "content_hash"))
         responses = _responses_of_tasks(
             {r["task_id"] for rs in batch.values() for r in rs}, account

@@ -19,8 +19,8 @@ from reward.scoring.rows import ScoreRow, parse_messages, parse_row
 
 router = Router(tags=["scores"])
 
-MOST_CONVERSATIONS = 256
-MOST_RESPONSES = 64
+MAX_CONVERSATIONS = 256
+MAX_RESPONSES = 64
 CHARACTERS_EACH = 2_000
 """Characters of prompt and responses that count as one response."""
 TURN_SLACK = 5
@@ -61,7 +61,7 @@ class Conversation(Strict):
 
 class Candidates(Strict):
     prompt: str | list[Message] = Field(description="Text or messages.")
-    responses: list[str] = Field(min_length=1, max_length=MOST_RESPONSES)
+    responses: list[str] = Field(min_length=1, max_length=MAX_RESPONSES)
 
 
 class Score(Schema):
@@ -81,7 +81,7 @@ class Best(Schema):
 
 Project = Annotated[str, Query(description="Slug of the project whose promoted model scores.")]
 Number = Annotated[int | None, Query(ge=1, le=2**62, description="A reward model's number.")]
-Batch = Annotated[list[Conversation], Field(min_length=1, max_length=MOST_CONVERSATIONS)]
+Batch = Annotated[list[Conversation], Field(min_length=1, max_length=MAX_CONVERSATIONS)]
 OneOrMany = Annotated[
     Annotated[Conversation, Tag("one")] | Annotated[Batch, Tag("many")],
     Discriminator(lambda value: "many" if isinstance(value, list) else "one"),

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reward.scoring.rows import ROWS_AT_ONCE, RowsError, is_parquet, raw_rows, text_of
+from reward.scoring.rows import ROW_BATCH_SIZE, RowsError, is_parquet, raw_rows, text_of
 
 Row = dict[str, Any]
 MISFITS = (pa.ArrowException, OverflowError, ValueError, TypeError)
@@ -27,7 +27,7 @@ def columns_of(source: Path) -> pa.Schema:
         return pq.read_schema(source)
     schema = pa.schema([])
     rows = raw_rows(source)
-    while batch := list(islice(rows, ROWS_AT_ONCE)):
+    while batch := list(islice(rows, ROW_BATCH_SIZE)):
         try:
             schema = _joined(schema, [legible(row) for _, row in batch])
         except MISFITS:

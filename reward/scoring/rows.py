@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from recipes import faults
 
-ROWS_AT_ONCE = 256
+ROW_BATCH_SIZE = 256
 MAX_PROBLEMS = 10
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -223,7 +223,7 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         if is_parquet(path):
             with pq.ParquetFile(path) as file:
-                batches = file.iter_batches(batch_size=ROWS_AT_ONCE)
+                batches = file.iter_batches(batch_size=ROW_BATCH_SIZE)
                 yield from enumerate((row for b in batches for row in b.to_pylist()), 1)
             return
         with path.open("rb") as lines:  # as bytes, since U+2028 in a text does not end a line

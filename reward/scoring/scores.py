@@ -23,8 +23,8 @@ from reward.scoring.settings import ScoreConfig
 from runs.kinds import CannotRun, RunKind
 from runs.models import Run
 
-ROWS_AT_ONCE = 2000
-PROMPTS_AT_ONCE = 500
+ROW_BATCH_SIZE = 2000
+PROMPT_BATCH_SIZE = 500
 TO_SCORE = pa.schema(
     [
         ("prompt", MESSAGES),
@@ -84,7 +84,7 @@ def _prompts(responses: QuerySet[Response]) -> Iterator[dict[str, Any]]:
     rows = responses.order_by("prompt_id", "id").values_list(
         "prompt_id", "pk", "text", "prompt__messages"
     )
-    for _, group in groupby(rows.iterator(chunk_size=ROWS_AT_ONCE), itemgetter(0)):
+    for _, group in groupby(rows.iterator(chunk_size=ROW_BATCH_SIZE), itemgetter(0)):
         members = list(group)
         yield {
             "prompt": members[0][3],
@@ -97,7 +97,7 @@ def _in_batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
     batch: list[dict[str, Any]] = []
     for row in rows:
         batch.append(row)
-        if len(batch) == PROMPTS_AT_ONCE:
+        if len(batch) == PROMPT_BATCH_SIZE:
             yield batch
             batch = []
     if batch:
@@ -148,7 +148,7 @@ def _score_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows in batches. Raises CannotRun if the file is missing or damaged."""
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            for batch in file.iter_batches(batch_size=ROW_BATCH_SIZE):
                 yield batch.to_pylist()
     except faults.TABLE_ERRORS as error:
         raise CannotRun(faults.table_problem(path, error)) from error

@@ -19,24 +19,24 @@ from pathlib import Path
 from typing import Any
 
 LENGTH = struct.Struct(">I")
-LARGEST_MESSAGE = 64_000_000
-LONGEST_PATH = 100
+MAX_MESSAGE_BYTES = 64_000_000
+MAX_PATH_LENGTH = 100
 """Bytes, slightly below the limit of the operating system."""
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
     """Send a message. Raises OSError if the other side has left, ValueError if the message is too large."""
     data = json.dumps(message).encode()
-    if len(data) > LARGEST_MESSAGE:
-        raise ValueError(f"The message has {len(data)} bytes; the limit is {LARGEST_MESSAGE}.")
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"The message has {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}.")
     connection.sendall(LENGTH.pack(len(data)) + data)
 
 
 def receive(connection: socket.socket) -> dict[str, Any]:
     """Return the next message. Raises ConnectionError if it is cut off, ValueError if it is invalid."""
     (length,) = LENGTH.unpack(_exactly(connection, LENGTH.size))
-    if length > LARGEST_MESSAGE:
-        raise ValueError(f"The message has {length} bytes; the limit is {LARGEST_MESSAGE}.")
+    if length > MAX_MESSAGE_BYTES:
+        raise ValueError(f"The message has {length} bytes; the limit is {MAX_MESSAGE_BYTES}.")
     message = json.loads(_exactly(connection, length))
     if not isinstance(message, dict):
         raise ValueError("The message is not an object.")
@@ -56,9 +56,9 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 def address(path: Path) -> str:
     """Return the path as the address of a socket. Raises ValueError if it is too long."""
-    if len(str(path).encode()) > LONGEST_PATH:
+    if len(str(path).encode()) > MAX_PATH_LENGTH:
         raise ValueError(
-            f"{path} is too long for a socket; the limit is {LONGEST_PATH} bytes. Set "
+            f"{path} is too long for a socket; the limit is {MAX_PATH_LENGTH} bytes. Set "
             "TIEBREAK_SCORER_SOCKET to a shorter path."
         )
     return str(path)

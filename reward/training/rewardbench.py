@@ -38,7 +38,7 @@ from reward.scoring.rewardbench_rows import check_rows, read_rows
 from reward.scoring.rows import RowsError
 from reward.training.score import Scorer, output_folder
 
-ROWS_AT_ONCE = 256
+ROW_BATCH_SIZE = 256
 
 
 def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def evaluate(scorer: Scorer, path: Path, *, seed: int = 0) -> dict[str, Any]:
     left_out: Counter[str] = Counter()
     check_rows(path)  # before scoring, so that a wrong row at the end does not waste the work
     rows = read_rows(path)
-    while batch := list(islice(rows, ROWS_AT_ONCE)):
+    while batch := list(islice(rows, ROW_BATCH_SIZE)):
         scores = scorer.score([(row.prompt, row.responses) for row in batch])
         for row, values in zip(batch, scores, strict=True):
             if not row.whole or np.isnan(values).any():

@@ -38,7 +38,7 @@ Conversation = tuple[list[dict[str, str]], list[str]]
 TOGETHER = 16
 """Maximum responses of a prompt in one row, since the block mask grows with its square."""
 
-CHARACTERS_A_TOKEN = 64
+CHARACTERS_PER_TOKEN = 64
 """Characters per token above which a text counts as too long without being tokenized.
 
 The longest token of the vocabulary raises this limit.
@@ -111,7 +111,7 @@ class Scorer:
         self.limit: int = report["training"]["max_tokens"]
         self.max_tokens = max_tokens
         longest = max(map(len, self.tokenizer.get_vocab()), default=0)
-        self.characters_a_token = max(longest, CHARACTERS_A_TOKEN)
+        self.characters_per_token = max(longest, CHARACTERS_PER_TOKEN)
         self.collator = Collator(self.tokenizer.pad_token_id)
         self.wants_shared = report["training"]["layout"] == "shared"
         self._shared_layout_agrees: bool | None = None
@@ -175,7 +175,7 @@ class Scorer:
     def _may_fit(self, prompt: list[dict[str, str]], response: str) -> bool:
         """Return False for texts that are too long, without tokenizing them, which takes a second."""
         characters = len(response) + sum(len(turn["content"]) for turn in prompt)
-        return characters <= self.limit * self.characters_a_token
+        return characters <= self.limit * self.characters_per_token
 
     def _check_layout(self, groups: Sequence[TokenGroup]) -> None:
         """Choose the layout. Compares both once, on the first prompt with several responses."""

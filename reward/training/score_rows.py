@@ -29,7 +29,7 @@ from recipes.errors import RecipeError
 from recipes.rundir import atomically
 from recipes.runner import quiet_libraries
 from reward.scoring.columns import columns_of, legible
-from reward.scoring.rows import ROWS_AT_ONCE, RowsError, is_parquet, read_rows, survey
+from reward.scoring.rows import ROW_BATCH_SIZE, RowsError, is_parquet, read_rows, survey
 from reward.training.score import Scorer, Verdict, judge, output_folder
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def score_rows(scorer: Scorer, source: Path, target: Path | None) -> dict[str, i
     scored = 0
     with _writer(target, schema, counts) as write:
         rows = read_rows(source)
-        while batch := list(islice(rows, ROWS_AT_ONCE)):
+        while batch := list(islice(rows, ROW_BATCH_SIZE)):
             verdicts = judge(scorer, [row for _, _, row in batch])
             scored += sum(int(np.isfinite(v.scores).sum()) for v in verdicts)
             write(

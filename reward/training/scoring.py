@@ -31,7 +31,7 @@ from reward.scoring.settings import ScoreConfig
 from reward.training.features import FeatureScorer
 from reward.training.score import Verdict
 
-PROMPTS_AT_ONCE = 256
+PROMPT_BATCH_SIZE = 256
 SCORES = pa.schema(
     [
         ("response_id", pa.int64()),
@@ -51,9 +51,9 @@ def score_all(run_dir: RunDir, stop: StopSignal) -> None:
         source = pq.ParquetFile(path)
     except faults.TABLE_ERRORS as error:
         raise RecipeError(faults.table_problem(path, error)) from error
-    total = -(-source.metadata.num_rows // PROMPTS_AT_ONCE)
+    total = -(-source.metadata.num_rows // PROMPT_BATCH_SIZE)
     scorer: FeatureScorer | None = None
-    for number, rows in enumerate(source.iter_batches(batch_size=PROMPTS_AT_ONCE)):
+    for number, rows in enumerate(source.iter_batches(batch_size=PROMPT_BATCH_SIZE)):
         stop.check()
         part = part_path(run_dir, number)
         if checkpoints.is_good(run_dir, part):

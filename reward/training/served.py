@@ -20,7 +20,7 @@ from reward.training.score import Conversation, Scorer, Verdict, judge, output_f
 from reward.training.score_rows import figures
 from reward.training.serve import limit_memory, log
 
-FEWEST_TOKENS = 512
+MIN_TOKENS = 512
 PROBE: Conversation = ([{"role": "user", "content": "a"}], ["b", "c"])
 
 
@@ -109,7 +109,7 @@ def judge_in_memory(scorer: Scorer, rows: Sequence[ScoreRow]) -> list[Verdict]:
         try:
             return judge(scorer, rows)
         except Exception as error:
-            if not is_out_of_memory(error) or scorer.max_tokens <= FEWEST_TOKENS:
+            if not is_out_of_memory(error) or scorer.max_tokens <= MIN_TOKENS:
                 raise
         free_memory()
         scorer.max_tokens //= 2

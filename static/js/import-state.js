@@ -1,7 +1,7 @@
 // Poll the state of a file that a worker is checking or importing, and reload the page when it changes.
 import { data, find } from "./dom.js";
 
-const FIRST_PAUSE = 500, LONGEST_PAUSE = 5000;
+const FIRST_PAUSE = 500, MAX_PAUSE = 5000;
 
 /** @param {HTMLElement} part */
 function follow(part) {
@@ -22,9 +22,9 @@ function follow(part) {
           return;
         }
         prompts.textContent = file.prompts.toLocaleString();
-        pause = Math.min(LONGEST_PAUSE, pause * 1.2);
+        pause = Math.min(MAX_PAUSE, pause * 1.2);
       } catch {
-        pause = LONGEST_PAUSE;
+        pause = MAX_PAUSE;
       }
     }
     setTimeout(ask, pause);

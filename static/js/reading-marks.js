@@ -1,8 +1,8 @@
 // Mark the words of one response that another lacks. Marks are elements around text, so that they can
 // be underlined and announced by screen readers; removing them restores the text.
-import { WORDS_AT_MOST, compare, wordsOf } from "./reading-words.js";
+import { MAX_WORDS, compare, wordsOf } from "./reading-words.js";
 
-const MARKS_AT_MOST = 3_000;
+const MAX_MARKS = 3_000;
 
 /** @typedef {import("./reading-words.js").Word & { node: Text }} PlacedWord */
 /** @typedef {{ node: Text, start: number, end: number }} Range */
@@ -17,14 +17,14 @@ function textNodes(root) {
 }
 
 /**
- * Return the words of an element, each with its text node; at most WORDS_AT_MOST.
+ * Return the words of an element, each with its text node; at most MAX_WORDS.
  * @param {Node} root
  */
 function wordsIn(root) {
   /** @type {PlacedWord[]} */
   const words = [];
   for (const node of textNodes(root)) {
-    const room = WORDS_AT_MOST - words.length;
+    const room = MAX_WORDS - words.length;
     if (room <= 0) break;
     for (const word of wordsOf(node.data, room)) words.push({ ...word, node });
   }
@@ -46,7 +46,7 @@ function ranges(words, differs) {
       Object.assign(previous, { last: index, end: word.end });
     } else stretches.push({ node: word.node, start: word.start, end: word.end, last: index });
   });
-  return stretches.slice(0, MARKS_AT_MOST);
+  return stretches.slice(0, MAX_MARKS);
 }
 
 /** @param {Range} range */
@@ -84,6 +84,6 @@ export function markDifferences(left, right) {
     left: differs.left.filter(Boolean).length,
     right: differs.right.filter(Boolean).length,
     same: differs.same,
-    cut: Math.max(words.left.length, words.right.length) >= WORDS_AT_MOST,
+    cut: Math.max(words.left.length, words.right.length) >= MAX_WORDS,
   };
 }

@@ -1,9 +1,9 @@
 // A word-by-word diff of two texts. Pure functions with bounded running time for any input: words
 // that occur once in both texts are the anchors (Bram Cohen's patience diff), and small regions
 // between anchors are compared exactly, by their longest common subsequence.
-export const WORDS_AT_MOST = 20_000;
-const CELLS_AT_MOST = 400_000;
-const STEPS_AT_MOST = 3_000_000;
+export const MAX_WORDS = 20_000;
+const MAX_CELLS = 400_000;
+const MAX_STEPS = 3_000_000;
 const ISLAND = 3;
 
 const ONE_BY_ONE = "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}";
@@ -18,7 +18,7 @@ const WORD = new RegExp(`[${ONE_BY_ONE}]\\p{M}*|(?:(?![${ONE_BY_ONE}])[\\p{L}\\p
  * @param {string} text
  * @returns {Word[]}
  */
-export function wordsOf(text, atMost = WORDS_AT_MOST) {
+export function wordsOf(text, atMost = MAX_WORDS) {
   const words = [];
   for (const match of text.matchAll(WORD)) {
     if (words.length >= atMost) break;
@@ -37,13 +37,13 @@ export function compare(left, right) {
   const mates = new Int32Array(left.length).fill(-1);
   /** @type {Region[]} */
   const todo = [[0, left.length, 0, right.length]];
-  let steps = STEPS_AT_MOST;
+  let steps = MAX_STEPS;
   for (let next = todo.pop(); next && steps > 0; next = todo.pop()) {
     const region = trimmed(left, right, next, mates);
     const [a, aEnd, b, bEnd] = region;
     steps -= aEnd - a + bEnd - b + 1;
     if (a === aEnd || b === bEnd) continue;
-    if ((aEnd - a) * (bEnd - b) <= CELLS_AT_MOST) exact(left, right, region, mates);
+    if ((aEnd - a) * (bEnd - b) <= MAX_CELLS) exact(left, right, region, mates);
     else todo.push(...around(region, anchors(left, right, region), mates));
   }
   dropIslands(mates, right.length);

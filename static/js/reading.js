@@ -8,7 +8,7 @@ import { showStatus } from "./review-words.js";
 
 const TALL = 900; // px; a longer text starts collapsed
 const LONG_TALK = 0.6; // of the window's height; a longer prompt starts with only its last turns
-const TURNS_KEPT = 2;
+const MAX_TURNS = 2;
 const SCROLL = "tiebreak-scroll";
 
 /** @typedef {[HTMLElement, HTMLElement]} AnswerPair */
@@ -86,7 +86,7 @@ function whole() {
 function hideTurns() {
   const prompt = findOptional(form, ".prompt");
   if (!prompt) return;
-  const earlier = findAll(prompt, ".message").slice(0, -TURNS_KEPT);
+  const earlier = findAll(prompt, ".message").slice(0, -MAX_TURNS);
   if (!earlier.length || prompt.dataset.turns || prompt.scrollHeight < LONG_TALK * innerHeight) return;
   prompt.prepend(button("earlier", "", () => showTurns(prompt, earlier, prompt.dataset.turns === "away")));
   showTurns(prompt, earlier, false);

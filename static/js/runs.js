@@ -17,7 +17,7 @@ import { drawCurves } from "./runs-curves.js";
  * @property {string} log
  */
 
-const FAST = 1000, CALM = 3000, SLOW = 10000, LONGEST_RETRY = 15000;
+const FAST = 1000, CALM = 3000, SLOW = 10000, MAX_RETRY_DELAY = 15000;
 const CALM_AFTER = 20000, SLOW_AFTER = 120000;
 
 const page = find(document, "[data-run-live]");
@@ -38,7 +38,7 @@ function followRun() {
   let asking = false;
 
   function pause() {
-    if (failures) return Math.min(LONGEST_RETRY, FAST * 2 ** (failures - 1));
+    if (failures) return Math.min(MAX_RETRY_DELAY, FAST * 2 ** (failures - 1));
     const still = Date.now() - changedAt;
     return still < CALM_AFTER ? FAST : still < SLOW_AFTER ? CALM : SLOW;
   }

@@ -140,7 +140,7 @@ def test_changing_the_password_is_throttled_too(person):
 def test_a_process_limits_concurrent_hashes(person, monkeypatch):
     monkeypatch.setattr(throttle, "WAIT_SECONDS", 0.01)
     request = RequestFactory().get("/login/")
-    held = [throttle.attempt(request, f"other-{n}") for n in range(throttle.HASHES_AT_ONCE)]
+    held = [throttle.attempt(request, f"other-{n}") for n in range(throttle.MAX_CONCURRENT_HASHES)]
     for one in held:
         one.__enter__()
     reply = sign_in("anna", RIGHT)

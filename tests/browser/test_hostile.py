@@ -23,7 +23,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 TEXTS = [storable(text) for text in CORPUS.values()]
-AT_ONCE = 9
+RESPONSES_PER_TASK = 9
 MAY_HAVE = {"href", "rel", "target", "dir", "start", "tabindex", "role", "aria-label", "class"}
 
 INSPECT = """(tags) => {
@@ -80,8 +80,8 @@ class Watch:
 def add_tasks(world: World, texts: list[str]) -> list[Task]:
     """Add each text as a response and as a prompt."""
     return [
-        hostile_task(world, texts[start : start + AT_ONCE])
-        for start in range(0, len(texts), AT_ONCE)
+        hostile_task(world, texts[start : start + RESPONSES_PER_TASK])
+        for start in range(0, len(texts), RESPONSES_PER_TASK)
     ]
 
 
@@ -90,7 +90,7 @@ def hostile_task(world: World, texts: list[str]) -> Task:
     prompt = Prompt.objects.create(project=world.project, messages=said, external_id=texts[0][:100])
     answers = [
         Response.objects.create(prompt=prompt, text=text, model_name=f"{n} {text}"[:300])
-        for n, text in enumerate([*texts, "A calm one."][:AT_ONCE])
+        for n, text in enumerate([*texts, "A calm one."][:RESPONSES_PER_TASK])
     ]
     return add_task(project=world.project, prompt=prompt, responses=answers, rankings_wanted=2)[0]
 
@@ -146,7 +146,7 @@ def test_the_ranking_page_works_with_hostile_responses(visit, world):
 def test_hostile_texts_are_inert_on_all_other_pages_with_texts(visit, world, viewport):
     tasks = add_tasks(world, TEXTS)
     own = [
-        rank_against(world, task, " ".join(TEXTS[n * AT_ONCE :][:AT_ONCE]))[0]
+        rank_against(world, task, " ".join(TEXTS[n * RESPONSES_PER_TASK :][:RESPONSES_PER_TASK]))[0]
         for n, task in enumerate(tasks)
     ]
     base, lead = f"/p/{world.project.slug}", lead_of(world)

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from labeling.guidelines import versions
-from labeling.models import LONGEST_RATIONALE, GuidelineConfirmation, Project, Ranking
+from labeling.models import MAX_RATIONALE_LENGTH, GuidelineConfirmation, Project, Ranking
 from tests.browser.desk import in_letters, next_is_ready, press, sent, slot_shown
 from tests.labeling.world import make_member, publish
 
@@ -96,7 +96,7 @@ def test_pasting_a_too_long_rationale_shows_an_error(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d")
-    written = "🙂" * (LONGEST_RATIONALE + 1)
+    written = "🙂" * (MAX_RATIONALE_LENGTH + 1)
     page.get_by_label("Why this order?").fill(written)
     error = page.locator("#rationale-error")
     expect(error).to_have_text(

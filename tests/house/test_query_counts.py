@@ -15,7 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import get_resolver
 
 from accounts.models import Role
-from benchmarks.pages import OF_A_PROJECT, OF_ALL, addresses
+from benchmarks.pages import PROJECT_PAGES, SITE_PAGES, addresses
 from labeling.queue import slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
@@ -102,7 +102,7 @@ def test_every_page_without_an_id_is_pinned_or_listed():
         parameters = set(pattern.pattern.converters)
         if pattern.name and parameters <= {"slug"}:
             names.add(pattern.name)
-    assert names - others - set(OF_ALL) - set(OF_A_PROJECT) == set()
+    assert names - others - set(SITE_PAGES) - set(PROJECT_PAGES) == set()
     assert admin.site._registry
 
 

@@ -186,7 +186,7 @@ def test_the_search_uses_its_index(project):
 
 def test_a_large_table_is_estimated_and_a_filtered_one_counted(project, monkeypatch):
     make_many(project, 30)
-    monkeypatch.setattr("labeling.admin.big_tables.COUNTED_AT_MOST", 10)
+    monkeypatch.setattr("labeling.admin.big_tables.MAX_COUNT", 10)
     assert estimated_rows(Task) == Task.objects.count()
     assert EstimatingPaginator(Task.objects.order_by("-pk"), 10).count == estimated_rows(Task)
     assert EstimatingPaginator(Task.objects.filter(project=project).order_by("pk"), 10).count == 11

@@ -55,7 +55,7 @@ def test_a_curves_axis_includes_its_lowest_value(lowest, floor):
 def test_a_long_curve_labels_some_points_and_the_last():
     trend = charts.trend([(n, Figure(0.9, 0.8, 1.0)) for n in range(26)])
     named = [dot.label for dot in trend.dots if dot.named]
-    assert len(named) <= charts.LABELS_AT_MOST and named[-1] == 25
+    assert len(named) <= charts.MAX_LABELS and named[-1] == 25
 
 
 def test_numbers_are_formatted_for_reading():

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from labeling.guidelines import versions as guidelines
 from labeling.models import (
-    LONGEST_RATIONALE,
+    MAX_RATIONALE_LENGTH,
     Criterion,
     GuidelineVersion,
     Project,
@@ -187,10 +187,10 @@ def test_rationales_and_required_lengths_are_limited():
             task=make_task(project),
             reviewer=make_member(project),
             tiers=[],
-            rationale="x" * (LONGEST_RATIONALE + 1),
+            rationale="x" * (MAX_RATIONALE_LENGTH + 1),
         )
     with refused("project_min_rationale"), transaction.atomic():
-        Project.objects.update(min_rationale=LONGEST_RATIONALE + 1)
+        Project.objects.update(min_rationale=MAX_RATIONALE_LENGTH + 1)
 
 
 def test_a_reviewer_has_one_current_ranking_of_a_task():

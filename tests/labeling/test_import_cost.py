@@ -43,7 +43,7 @@ def test_the_rows_read_do_not_multiply_after_an_import_was_rolled_back(tmp_path,
 
 def test_no_batch_scans_the_responses_of_earlier_batches(tmp_path, monkeypatch):
     """Without statistics, the planner would scan the whole table for the prompts of a batch."""
-    monkeypatch.setattr(writer, "PROMPTS_AT_ONCE", 50)
+    monkeypatch.setattr(writer, "PROMPT_BATCH_SIZE", 50)
     path = tmp_path / "file.jsonl"
     write_file(path, SHAPES["single"][1], ROWS)
     project = make_project()

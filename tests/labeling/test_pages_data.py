@@ -151,7 +151,7 @@ def test_the_page_shows_which_tasks_would_be_held(project, lead):
 
 
 def test_a_file_that_is_too_large_is_refused(project, lead, monkeypatch, folder):
-    monkeypatch.setattr("labeling.pages.imports.LARGEST", 10)
+    monkeypatch.setattr("labeling.pages.imports.MAX_UPLOAD_BYTES", 10)
     page = sent(signed_in(lead), project, line())
     assert page.status_code == 413
     assert "manage.py import_data" in page.content.decode() and not folder.exists()
@@ -190,7 +190,7 @@ def test_a_waiting_file_can_be_cancelled(project, lead, folder):
 def test_a_file_that_nobody_imports_within_a_day_is_deleted(project, lead, folder, monkeypatch):
     client = signed_in(lead)
     _, url = checked(client, project, line())
-    monkeypatch.setattr(lifecycle, "KEPT", timedelta(seconds=-1))
+    monkeypatch.setattr(lifecycle, "RETENTION", timedelta(seconds=-1))
     lifecycle.delete_old_files()
     assert not list(folder.iterdir()) and FileImport.objects.get().state == "cancelled"
     assert "within a day" in client.get(url).content.decode()

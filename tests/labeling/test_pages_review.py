@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from accounts.models import Role
 from labeling.models import (
-    LONGEST_RATIONALE,
+    MAX_RATIONALE_LENGTH,
     GuidelineConfirmation,
     Membership,
     Project,
@@ -118,7 +118,7 @@ def test_the_number_of_queries_does_not_grow_with_responses(desk):
 
 
 def test_a_too_long_rationale_has_an_error_and_is_kept(desk, slot):
-    written = "x" * (LONGEST_RATIONALE + 1)
+    written = "x" * (MAX_RATIONALE_LENGTH + 1)
     page = desk.as_(desk.reviewer).post(desk.url("review"), desk.answer(slot, rationale=written))
     assert page.status_code == 422 and not Ranking.objects.exists()
     assert page.context["sheet"].rationale == written
@@ -129,10 +129,10 @@ def test_a_too_long_rationale_has_an_error_and_is_kept(desk, slot):
 
 
 def test_the_longest_rationale_is_accepted_and_can_be_required(desk, slot):
-    Project.objects.update(min_rationale=LONGEST_RATIONALE)
-    data = desk.answer(slot, rationale="é" * LONGEST_RATIONALE)
+    Project.objects.update(min_rationale=MAX_RATIONALE_LENGTH)
+    data = desk.answer(slot, rationale="é" * MAX_RATIONALE_LENGTH)
     assert desk.as_(desk.reviewer).post(desk.url("review"), data).status_code == 302
-    assert len(Ranking.objects.get().rationale) == LONGEST_RATIONALE
+    assert len(Ranking.objects.get().rationale) == MAX_RATIONALE_LENGTH
 
 
 def test_a_form_is_stored_and_the_next_task_follows(desk, slot):

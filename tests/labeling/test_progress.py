@@ -63,7 +63,7 @@ def test_pages_read_the_workers_counts_of_large_projects(monkeypatch, django_ass
 
 def test_expired_counts_are_recomputed(monkeypatch):
     monkeypatch.setattr(counts, "LARGE", 2)
-    monkeypatch.setattr(counts, "KEPT_SECONDS", -1)
+    monkeypatch.setattr(counts, "CACHE_SECONDS", -1)
     make_task(project := make_project())
     assert progress.of_project(project).slots == 2
     make_task(project)

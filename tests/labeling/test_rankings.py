@@ -115,7 +115,7 @@ A, B, C, ALIEN = "a", "b", "c", "alien"
         ("ratings", {"ratings": {ALIEN: {"honesty": 3}}}),
         ("flags", {"flags": {A: ["nonsense"]}}),
         ("flags", {"flags": {ALIEN: ["unsafe"]}}),
-        ("rationale", {"rationale": "x" * (recording.LONGEST_RATIONALE + 1)}),
+        ("rationale", {"rationale": "x" * (recording.MAX_RATIONALE_LENGTH + 1)}),
     ],
 )
 def test_invalid_content_is_refused_and_nothing_is_written(slot, task, reviewer, field, content):

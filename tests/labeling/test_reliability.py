@@ -229,7 +229,7 @@ def test_the_result_does_not_depend_on_the_order_of_rankings_and_ids():
 def test_errors_of_hundreds_of_reviewers_are_close_to_those_of_all_together(monkeypatch):
     made = simulate(2, kinds=KINDS, tasks=600, overlap=3)
     together = fit(made.judgments)
-    monkeypatch.setattr(reliability, "REVIEWERS_TOGETHER", 10)
+    monkeypatch.setattr(reliability, "MAX_JOINT_REVIEWERS", 10)
     apart = fit(made.judgments)
     for person in together.of:
         assert apart[person].error == pytest.approx(together[person].error, rel=0.35)

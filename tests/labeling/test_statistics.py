@@ -357,7 +357,7 @@ def test_one_model_alone_is_explained():
 
 
 def test_the_most_compared_models_are_placed_when_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(bradley_terry, "MODELS_AT_MOST", 2)
+    monkeypatch.setattr(bradley_terry, "MAX_MODELS", 2)
     found = board(("a", "b", 1, 5), ("a", "b", -1, 5), ("c", "a", 1, 2))
     assert [one.name for one in found.standings] == ["a", "b"] and found.left_out == 1
 

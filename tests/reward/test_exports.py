@@ -236,9 +236,9 @@ def test_an_interrupted_export_resumes(project, tmp_path, monkeypatch, capsys, f
     from reward.preferences import snapshots
     from reward.preferences.exports import records
 
-    monkeypatch.setattr(files, "ROWS_A_PART", 3)
+    monkeypatch.setattr(files, "ROWS_PER_PART", 3)
     for module in (snapshots, records):
-        monkeypatch.setattr(module, "PROMPTS_AT_ONCE", 2)
+        monkeypatch.setattr(module, "PROMPT_BATCH_SIZE", 2)
     for n in range(12):
         rank(make_task(make_prompt(project, f"{n}?"), ("a", "b")), make_user(), ((0,), (1,)))
     whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"

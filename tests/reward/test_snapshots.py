@@ -205,7 +205,7 @@ def test_simulated_rankings_are_counted_and_marked(project, ann):
 
 
 def test_prompts_are_read_in_batches(project, ann, monkeypatch):
-    monkeypatch.setattr(snapshots, "PROMPTS_AT_ONCE", 4)
+    monkeypatch.setattr(snapshots, "PROMPT_BATCH_SIZE", 4)
     for _ in range(8):
         rank(make_task(make_prompt(project)), ann)
     with CaptureQueriesContext(

@@ -9,7 +9,7 @@ from benchmarks.labels import simulate_mistakes
 from recipes.preferences.groups import Group, Judgment
 from reward.evaluation.confident_mistakes import worst_mistakes
 from reward.evaluation.label_mistakes import (
-    MOST,
+    MAX_ROWS,
     SURE,
     doubts_of,
     folds_of,
@@ -88,9 +88,9 @@ def test_a_few_rankings_are_not_judged():
 
 def test_the_list_is_bounded_and_says_how_many_there_are():
     good = [item(n, [[[0], [1]]], [9.0, 0.0]) for n in range(3000)]
-    bad = [item(5000 + n, [[[1], [0]]], [9.0, 0.0]) for n in range(MOST + 50)]
+    bad = [item(5000 + n, [[[1], [0]]], [9.0, 0.0]) for n in range(MAX_ROWS + 50)]
     found = label_mistakes([good + bad], checked="all")
-    assert len(found["rows"]) == MOST and found["likely"] == MOST + 50
+    assert len(found["rows"]) == MAX_ROWS and found["likely"] == MAX_ROWS + 50
 
 
 def poor_model(reviewers: int) -> list[Scored]:

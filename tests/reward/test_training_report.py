@@ -139,7 +139,7 @@ def test_a_limit_is_reported_only_where_it_applies():
 
 def test_a_bootstrap_in_pieces_is_the_same_bootstrap(monkeypatch):
     whole = np.concatenate(list(intervals.resamples(50, 3, 20)))
-    monkeypatch.setattr(intervals, "RESAMPLED_AT_ONCE", 150)
+    monkeypatch.setattr(intervals, "MAX_BATCH_RESAMPLES", 150)
     pieces = list(intervals.resamples(50, 3, 20))
     assert [len(piece) for piece in pieces] == [3] * 6 + [2]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)

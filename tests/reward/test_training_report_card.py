@@ -9,7 +9,7 @@ import pytest
 
 from recipes.preferences.groups import Group, Judgment, strict_wins
 from reward.evaluation.calibration import comparisons, fit, temperature
-from reward.evaluation.confident_mistakes import LONGEST, worst_mistakes
+from reward.evaluation.confident_mistakes import MAX_CHARACTERS, worst_mistakes
 from reward.evaluation.report import Scored, accuracy
 from reward.evaluation.slices import length_slices, slices
 
@@ -195,9 +195,9 @@ def test_the_worst_mistakes_come_first_one_of_a_prompt_and_only_real_ones():
 
 def test_long_texts_are_cut_and_what_is_left_out_is_counted():
     wrong = item(1, [[0], [1]], [0.0, 1.0])
-    long = replace(wrong.group, responses=["x" * (LONGEST + 7), "y"])
+    long = replace(wrong.group, responses=["x" * (MAX_CHARACTERS + 7), "y"])
     [found] = worst_mistakes([replace(wrong, group=long)])
-    assert len(found["preferred"]["text"]) == LONGEST and found["preferred"]["left_out"] == 7
+    assert len(found["preferred"]["text"]) == MAX_CHARACTERS and found["preferred"]["left_out"] == 7
 
 
 def test_nothing_held_out_gives_no_mistakes():

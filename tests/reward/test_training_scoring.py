@@ -110,7 +110,7 @@ def test_without_features_none_are_written(model, tmp_path):
 
 
 def test_a_stopped_run_goes_on_after_its_last_part(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "PROMPTS_AT_ONCE", 1)
+    monkeypatch.setattr(scoring, "PROMPT_BATCH_SIZE", 1)
     stop = StopSignal()
     run_dir = make_scoring(tmp_path / "run", model)
     first_emit = run_dir.emit

@@ -361,7 +361,7 @@ def test_a_single_step_gives_no_time_left(trainer):
 
 
 def test_very_many_points_are_thinned_except_for_the_last(trainer, monkeypatch):
-    monkeypatch.setattr("runs.live.MOST_POINTS", 10)
+    monkeypatch.setattr("runs.live.MAX_POINTS", 10)
     run = in_state(State.RUNNING)
     progress(run, *range(1, 98))
     points = live(trainer, run)["points"]

@@ -24,7 +24,7 @@ from demo.project import slug_of
 from recipes.rundir import write_atomically
 from runs.services import InvalidConfig
 
-FEWEST_PROMPTS = 20
+MIN_PROMPTS = 20
 
 
 class Command(BaseCommand):
@@ -44,7 +44,7 @@ class Command(BaseCommand):
             "--prompts",
             type=int,
             default=PROMPTS,
-            help=f"Number of letters, at least {FEWEST_PROMPTS}. Default {PROMPTS}. Fewer letters are "
+            help=f"Number of letters, at least {MIN_PROMPTS}. Default {PROMPTS}. Fewer letters are "
             "faster, but too few to show an improvement.",
         )
         parser.add_argument(
@@ -52,9 +52,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, exit: bool, seed: int, prompts: int, port: int, **options: Any) -> None:
-        if prompts < FEWEST_PROMPTS:
+        if prompts < MIN_PROMPTS:
             raise CommandError(
-                f"The demo needs at least {FEWEST_PROMPTS} letters, so that some can be held out; "
+                f"The demo needs at least {MIN_PROMPTS} letters, so that some can be held out; "
                 f"got {prompts}."
             )
         self.started = time.monotonic()

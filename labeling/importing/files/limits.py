@@ -22,7 +22,7 @@ RATIO = 100
 """Text compresses 3 to 30 times. A higher ratio suggests a file built to exhaust memory."""
 RATIO_FROM = 32 * MB
 COLUMNS = 1000
-VALUES_IN_A_ROW = 100_000
+MAX_VALUES_PER_ROW = 100_000
 FOOTER = 16 * MB
 WORKBOOK = 64 * MB
 
@@ -114,9 +114,9 @@ def check_parquet(path: Path, footer: "pq.FileMetaData") -> None:
     for group in map(footer.row_group, range(footer.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             unpacked += column.total_uncompressed_size
-            if column.num_values > VALUES_IN_A_ROW * max(group.num_rows, 1):
+            if column.num_values > MAX_VALUES_PER_ROW * max(group.num_rows, 1):
                 raise BadInput(
                     f"{path.name} has {column.num_values:,} values of {column.path_in_schema!r} in "
-                    f"{group.num_rows:,} row(s); at most {VALUES_IN_A_ROW:,} per row."
+                    f"{group.num_rows:,} row(s); at most {MAX_VALUES_PER_ROW:,} per row."
                 )
     check_unpacked(unpacked, path.stat().st_size)

@@ -12,7 +12,7 @@ from labeling.importing.files import limits
 from labeling.importing.files.source import CHUNK, Row
 from labeling.importing.records import BadInput
 
-ROWS_AT_ONCE = 256
+ROW_BATCH_SIZE = 256
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -20,7 +20,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with _parquet(path) as file:
             number = size = 0
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            for batch in file.iter_batches(batch_size=ROW_BATCH_SIZE):
                 size += _expanded(batch.to_struct_array())
                 limits.check_unpacked(size, path.stat().st_size)
                 for value in _values(batch, number):

@@ -28,7 +28,7 @@ NOT_UTF8 = (
     "this is not UTF-8 text. Programs on Windows often write windows-1252, and Excel's Unicode text "
     "is utf-16: pass --encoding, or choose it on the import page."
 )
-LINES_IN_A_ROW = 50_000
+MAX_LINES_PER_ROW = 50_000
 LINES_PER_ROW = 10
 """The maximum average number of lines per CSV row; cells may hold line breaks."""
 GZIP, PARQUET, BYTE_ORDER_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
@@ -335,7 +335,7 @@ class _RowLines:
                 limits.check_count(number // LINES_PER_ROW)
             self.size += len(line)
             self.count += 1
-            if self.size > self.longest or self.count > LINES_IN_A_ROW:
+            if self.size > self.longest or self.count > MAX_LINES_PER_ROW:
                 raise limits.too_long("row", number)
             yield line
 

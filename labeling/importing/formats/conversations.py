@@ -16,7 +16,7 @@ from labeling.importing.records import (
     TaskRecord,
 )
 
-MOST = 9
+MAX_RESPONSES = 9
 NAMES_OF_ROLES = {
     "human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant",
     "model": "assistant", "chatgpt": "assistant", "function": "tool", "developer": "system",
@@ -119,10 +119,10 @@ class Draft:
         indexes = list(range(len(self.responses)))
         if len(indexes) < 2:
             return []
-        if len(indexes) <= MOST:
+        if len(indexes) <= MAX_RESPONSES:
             rankings = [r for r in self.rankings if sum(map(len, r.tiers)) > 1]
             return [TaskRecord(self.line, indexes, rankings, external_id=self.task_id)]
-        count = -(-len(indexes) // MOST)
+        count = -(-len(indexes) // MAX_RESPONSES)
         shares = [indexes[number::count] for number in range(count)]
         return [
             TaskRecord(

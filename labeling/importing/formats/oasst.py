@@ -27,7 +27,7 @@ from labeling.importing.records import (
 )
 
 REVIEWER = "oasst"
-MOST = 9
+MAX_RESPONSES = 9
 ROLES = {"prompter": "user", "assistant": "assistant"}
 DEEPEST = 200
 
@@ -148,7 +148,7 @@ def _prompt(node: Node, replies: list[Node], tally: Tally) -> PromptRecord | Non
     unranked = sum(reply.message.get("rank") is None for reply in aside)
     tally.left_out["replies without a rank at a ranked place (kept as responses)"] += unranked
     more = len(aside) - unranked
-    tally.left_out[f"ranked replies beyond {MOST} (kept as responses)"] += more
+    tally.left_out[f"ranked replies beyond {MAX_RESPONSES} (kept as responses)"] += more
     return PromptRecord(
         line=node.line,
         messages=node.chat(),
@@ -170,10 +170,10 @@ def _why_not(replies: int, ranked: int) -> str:
 
 
 def _evenly(ranked: list[Node]) -> list[Node]:
-    if len(ranked) <= MOST:
+    if len(ranked) <= MAX_RESPONSES:
         return ranked
-    step = (len(ranked) - 1) / (MOST - 1)
-    return [ranked[round(index * step)] for index in range(MOST)]
+    step = (len(ranked) - 1) / (MAX_RESPONSES - 1)
+    return [ranked[round(index * step)] for index in range(MAX_RESPONSES)]
 
 
 def _tiers(ranked: list[Node]) -> list[list[int]]:

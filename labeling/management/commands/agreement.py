@@ -32,10 +32,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--tasks",
             type=int,
-            default=measures.TASKS_AT_MOST,
+            default=measures.MAX_TASKS,
             help=(
                 "the maximum number of tasks to read, newest rankings first; "
-                f"{measures.TASKS_AT_MOST:,} by default, as on the pages"
+                f"{measures.MAX_TASKS:,} by default, as on the pages"
             ),
         )
         parser.add_argument("--json", action="store_true", help="one JSON object")

@@ -36,7 +36,7 @@ FORMATS = {
     "full": "full records for import_data: prompts, responses, tasks and current rankings",
 }
 SUFFIXES = {".jsonl": "JSON lines", ".parquet": "Parquet"}
-GROUPS_AT_ONCE = 256
+GROUP_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Export:
                 counts[LEFT_OUT + reason] = count
         groups = islice(read_groups(self.snapshot.file), after or 0, None)
         done = after or 0
-        while batch := list(islice(groups, GROUPS_AT_ONCE)):
+        while batch := list(islice(groups, GROUP_BATCH_SIZE)):
             done += len(batch)
             yield done, batch
 

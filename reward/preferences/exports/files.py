@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from reward.preferences.exports.shapes import Row
 
-ROWS_A_PART = 20_000
-ROWS_AT_ONCE = 1024
+ROWS_PER_PART = 20_000
+ROW_BATCH_SIZE = 1024
 COPY = 1 << 20
 
 
@@ -77,7 +77,7 @@ class Parts:
             yield from rows
             after[:] = [cursor]
             count += len(rows)
-            if count >= ROWS_A_PART:
+            if count >= ROWS_PER_PART:
                 return
         self.is_complete = True
 
@@ -183,7 +183,7 @@ def _parquet(rows: Iterable[Row], schema: pa.Schema) -> Iterator[bytes]:
     with pq.ParquetWriter(pa.PythonFile(pipe, mode="w"), schema, compression="zstd") as writer:
         for row in rows:
             batch.append(row)
-            if len(batch) == ROWS_AT_ONCE:
+            if len(batch) == ROW_BATCH_SIZE:
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 batch = []
                 yield pipe.taken()

@@ -30,7 +30,7 @@ from reward.preferences.exports import left_out
 from reward.preferences.exports.shapes import MESSAGES, Row
 from reward.preferences.snapshots import pseudonyms
 
-PROMPTS_AT_ONCE = 256
+PROMPT_BATCH_SIZE = 256
 
 _INDICES = pa.list_(pa.int64())
 _RANKING = pa.struct(
@@ -84,7 +84,7 @@ class Records:
             prompts = list(
                 Prompt.objects.filter(
                     project=self.project, withdrawn_at=None, pk__gt=last
-                ).order_by("pk")[:PROMPTS_AT_ONCE]
+                ).order_by("pk")[:PROMPT_BATCH_SIZE]
             )
             if not prompts:
                 return

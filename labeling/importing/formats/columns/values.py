@@ -21,7 +21,7 @@ from labeling.importing.formats.conversations import (
 )
 from labeling.importing.records import BadInput, Tally
 
-LONGEST_REPR = 1 << 20
+MAX_REPR_LENGTH = 1 << 20
 """Python's parser takes about a hundred times the memory of its input."""
 ROLE = ("role", "from")
 CONTENT = ("content", "value", "text")
@@ -55,7 +55,7 @@ def parsed(text: str) -> Any:
         return finite(json.loads(text))
     except (ValueError, RecursionError):
         pass
-    if len(text) > LONGEST_REPR:
+    if len(text) > MAX_REPR_LENGTH:
         return None
     try:
         value = ast.literal_eval(text.strip())
