@@ -382,7 +382,7 @@ def our_model(model: Any, way: str) -> tuple[RewardModel, Collator]:
     layout, packed, attends = WAYS[way]
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     if layout == "shared":
-        attention.attend(inner, model.device.type)
+        attention.set_attention(inner, model.device.type)
     ours = RewardModel(model)
     ours.attends = attends or ours.attends
     return ours, Collator(PAD, layout, packed)

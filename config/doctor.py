@@ -58,7 +58,7 @@ def examine(*, digests: bool = True) -> Iterator[Problem]:
     yield from models(digests)
     yield from outputs(digests)
     yield from waiting_runs()
-    yield from strays()
+    yield from unknown_run_folders()
 
 
 def folders() -> Iterator[Problem]:
@@ -152,7 +152,7 @@ def waiting_runs() -> Iterator[Problem]:
             yield Problem(f"run {run.pk}", f"It is {run.state} and will fail: {problem}")
 
 
-def strays() -> Iterator[Problem]:
+def unknown_run_folders() -> Iterator[Problem]:
     """Yield run directories without a row, such as those of another database or a deleted run."""
     root = Path(settings.RUNS_DIR)
     numbers = [int(p.name) for p in root.glob("[0-9]*") if p.is_dir() and p.name.isdecimal()]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
-from config.local.private import open_way_to, postgres_account
+from config.local.private import make_parents_searchable, postgres_account
 from config.local.servers import Server, end, processes_in
 from config.local.urls import password_file
 from recipes.rundir import write_atomically
@@ -93,9 +93,9 @@ class Postgres(Server):
             folder.chmod(0o700)
             if self.account:
                 os.chown(folder, self.account.pw_uid, self.account.pw_gid)
-                open_way_to(folder, self.account)
+                make_parents_searchable(folder, self.account)
         if self.account:
-            open_way_to(self._binary("postgres"), self.account)
+            make_parents_searchable(self._binary("postgres"), self.account)
 
     def _end_earlier_server(self) -> None:
         """End processes left by a keeper or a server that was killed.

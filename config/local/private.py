@@ -79,7 +79,7 @@ def socket_folder(var: Path) -> Path:
     return folder
 
 
-def open_way_to(folder: Path, account: pwd.struct_passwd) -> None:
+def make_parents_searchable(folder: Path, account: pwd.struct_passwd) -> None:
     """Let `account` search the parents of `folder`, without permission to list them."""
     for parent in folder.parents:
         status = parent.stat()

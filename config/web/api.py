@@ -43,7 +43,7 @@ def problem(request: HttpRequest, error: Problem) -> HttpResponseBase:
 
 
 @api.exception_handler(AuthenticationError)
-def stranger(request: HttpRequest, error: AuthenticationError) -> HttpResponseBase:
+def unauthenticated(request: HttpRequest, error: AuthenticationError) -> HttpResponseBase:
     sent = request.headers.get("Authorization")
     reason = "The token is not valid." if sent else "The request has none."
     return Problem(401, f"Send a token: Authorization: Bearer KEY. {reason}").response()

@@ -19,7 +19,7 @@ CACHE_SECONDS = 900
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class CachedCount(Generic[T]):
     """A count of a project that is cached if its `size` is at least LARGE."""
 
     def __init__(self, count: Callable[[Project], T], size: Callable[[T], int]):
@@ -42,8 +42,8 @@ class Kept(Generic[T]):
         return f"{self.count.__module__}.{self.count.__qualname__}:{project.pk}"
 
 
-def kept_when_large(size: Callable[[T], int]) -> Callable[[Callable[[Project], T]], Kept[T]]:
-    return lambda count: Kept(count, size)
+def cached_if_large(size: Callable[[T], int]) -> Callable[[Callable[[Project], T]], CachedCount[T]]:
+    return lambda count: CachedCount(count, size)
 
 
 def is_large(project: Project) -> bool:

@@ -58,7 +58,7 @@ class UploadForm(forms.Form):
 
 @login_required
 @require_http_methods(["GET", "POST"])
-def choose(request: HttpRequest, slug: str) -> HttpResponse:
+def upload(request: HttpRequest, slug: str) -> HttpResponse:
     """Receive a file, have it checked, and redirect to its preview."""
     project = led_project(request, slug)
     form = UploadForm(request.POST or None, request.FILES or None)
@@ -73,7 +73,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
             any_criteria=data["any_criteria"],
             encoding=data["encoding"],
         )
-        return redirect("project-import-look", project.slug, file_import.key)
+        return redirect("project-import-preview", project.slug, file_import.key)
     recent = FileImport.objects.filter(project=project).select_related("user")[:RECENT]
     context = {**_about(project), "form": form, "formats": FORMATS.values(), "recent": recent}
     return render(request, "labeling/import.html", context, status=413 if form.too_large else 200)
@@ -81,7 +81,7 @@ def choose(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_http_methods(["GET", "POST"])
-def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
+def preview(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
     """Show the preview of a file or the worker's progress. POST imports or cancels it."""
     project = led_project(request, slug)
     file_import = get_object_or_404(FileImport, project=project, key=key)
@@ -98,7 +98,7 @@ def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
                 )
         elif not lifecycle.start_import(file_import):
             messages.info(request, "This file is not waiting to be imported.")
-        return redirect("project-import-look", project.slug, key)
+        return redirect("project-import-preview", project.slug, key)
     report = file_import.report
     context = {
         **_about(project),
@@ -110,7 +110,7 @@ def look(request: HttpRequest, slug: str, key: uuid.UUID) -> HttpResponse:
         "meanings": MEANINGS.items(),
         "first": [_rendered(record) for record in report.get("first", [])],
     }
-    return render(request, "labeling/import_look.html", context)
+    return render(request, "labeling/import_preview.html", context)
 
 
 @login_required

@@ -6,7 +6,7 @@ from typing import Any
 from django.db import connection
 
 from accounts.models import User
-from labeling.core.counts import kept_when_large
+from labeling.core.counts import cached_if_large
 from labeling.gold import qualification
 from labeling.models import Membership, Project, Task
 from labeling.queue.slots import OFF_QUEUE
@@ -64,7 +64,7 @@ def _open_tasks(shortage: Shortage) -> int:
     return shortage.open_tasks
 
 
-@kept_when_large(_open_tasks)
+@cached_if_large(_open_tasks)
 def shortage(project: Project) -> Shortage:
     """Return the shortage of reviewers. Costs two queries, or three with a qualification.
 

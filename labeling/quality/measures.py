@@ -39,7 +39,7 @@ MAX_REVIEWERS = 100
 Result = TypeVar("Result")
 
 
-def kept(
+def cached_result(
     project: Project,
     name: str,
     compute: Callable[[Window], Result],
@@ -52,7 +52,7 @@ def kept(
     One query for a cached result, or none if it is younger than `seconds`.
     """
     key, now = f"quality:{name}:{project.pk}:{tasks_at_most}", timezone.now()
-    cached: Kept[Result] | None = cache.get(key)
+    cached: CachedResult[Result] | None = cache.get(key)
     if cached and now < cached.at + timedelta(seconds=seconds):
         return cached.result
     mark = window.mark(project)
@@ -63,12 +63,12 @@ def kept(
     # Half a second per thousand tasks is too long for every page view after every ranking.
     large = sample.capped or len(sample.prompts) > LARGE
     refreshed = REFRESHED_SECONDS if large else 0
-    cache.set(key, Kept(result, mark, now, refreshed), CACHE_SECONDS)
+    cache.set(key, CachedResult(result, mark, now, refreshed), CACHE_SECONDS)
     return result
 
 
 @dataclass(frozen=True)
-class Kept(Generic[Result]):
+class CachedResult(Generic[Result]):
     """A cached result for the state `mark`. Until `seconds` after `at` it is used for any state."""
 
     result: Result
@@ -140,7 +140,7 @@ def quality_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Quality:
     Three queries, or one when cached. One more if reviewers disagree anywhere, because a decision or a
     withdrawal settles a dispute without a new ranking.
     """
-    quality = kept(project, "disputes", _quality, tasks_at_most=tasks_at_most)
+    quality = cached_result(project, "disputes", _quality, tasks_at_most=tasks_at_most)
     if not quality.differing:
         return quality
     tasks = Task.objects.filter(pk__in=[dispute.task_id for dispute in quality.differing])
@@ -151,7 +151,7 @@ def quality_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Quality:
 
 def _quality(sample: Window) -> Quality:
     measures = sample.compared.everything()
-    judged = verdicts(sample.compared.pairs.tasks, sample.compared.meetings)
+    judged = verdicts(sample.compared.pairs.tasks, sample.compared.reviewer_pairs)
     differing = _differing(judged)
     return Quality(measures.tasks, sample.capped, measures, differing, judged.usual, judged.learned)
 
@@ -186,14 +186,14 @@ class Parts:
 
 def parts_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Parts:
     """Return the agreement by criterion, guideline version and week."""
-    return kept(project, "parts", _parts, tasks_at_most=tasks_at_most)
+    return cached_result(project, "parts", _parts, tasks_at_most=tasks_at_most)
 
 
 def _parts(sample: Window) -> Parts:
     versions = np.array([row.version or 0 for row in sample.rows], dtype=np.int64)
     weeks = np.array([monday(row.at).toordinal() for row in sample.rows], dtype=np.int64)
-    couples = sample.compared.meetings.rankings  # (M, 2)
-    under, when = versions[couples], weeks[couples].max(axis=1, initial=0)
+    ranking_pairs = sample.compared.reviewer_pairs.rankings  # (M, 2)
+    under, when = versions[ranking_pairs], weeks[ranking_pairs].max(axis=1, initial=0)
     newest = sorted(set(weeks.tolist()))[-MAX_WEEKS:]
     return Parts(
         criteria=criteria_of(sample),
@@ -260,7 +260,7 @@ class People:
 
 def people_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> People:
     """Return the reviewers in the window, most rankings first. About a second for 30 reviewers."""
-    return kept(project, "people", _people, tasks_at_most=tasks_at_most)
+    return cached_result(project, "people", _people, tasks_at_most=tasks_at_most)
 
 
 def _people(sample: Window) -> People:
@@ -281,7 +281,7 @@ def _people(sample: Window) -> People:
         places=biases.by_position(),
         length=biases.length(),
         reason=reliabilities.reason,
-        tasks=len(np.unique(sample.compared.meetings.task)),
+        tasks=len(np.unique(sample.compared.reviewer_pairs.task)),
         left_out=len(counts) - len(order),
         capped=sample.capped,
     )
@@ -329,7 +329,7 @@ def reliabilities_of(project: Project) -> Reliabilities:
 
     Fast enough for a submission: usually no query, and about 0.3 s once in ten minutes.
     """
-    return kept(project, "reliabilities", _reliabilities, seconds=TRUSTED_SECONDS)
+    return cached_result(project, "reliabilities", _reliabilities, seconds=TRUSTED_SECONDS)
 
 
 def _reliabilities(sample: Window) -> Reliabilities:
@@ -363,7 +363,7 @@ class Consensus:
 
 def consensus_in(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Consensus:
     """Return the consensus of tasks with two rankings or more, the least certain first."""
-    return kept(project, "consensus", _consensus, tasks_at_most=tasks_at_most)
+    return cached_result(project, "consensus", _consensus, tasks_at_most=tasks_at_most)
 
 
 def _consensus(sample: Window) -> Consensus:
@@ -398,7 +398,7 @@ class Board:
 
 def board_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Board:
     """Return the leaderboard of models that wrote the responses. It shows names, so for leads only."""
-    return kept(project, "models", _board, tasks_at_most=tasks_at_most)
+    return cached_result(project, "models", _board, tasks_at_most=tasks_at_most)
 
 
 def _board(sample: Window) -> Board:

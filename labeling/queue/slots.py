@@ -109,7 +109,7 @@ def claim(*, project: Project, reviewer: User) -> Slot | None:
     statement, whose cost does not grow with tasks, rankings or the reviewer's history. If it finds
     nothing, expired leases are freed, and at most once a minute the whole queue is read again.
     """
-    return _claim_or_uncover(project, reviewer, ahead=False)
+    return _claim_or_rescan(project, reviewer, ahead=False)
 
 
 def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
@@ -118,7 +118,7 @@ def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
     Its task is not the current one. Return None without a current lease. `shown_at` stays empty until
     `mark_shown`. Costs as much as `claim`.
     """
-    return _claim_or_uncover(project, reviewer, ahead=True)
+    return _claim_or_rescan(project, reviewer, ahead=True)
 
 
 def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
@@ -166,9 +166,9 @@ def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
     return leased
 
 
-def _claim_or_uncover(project: Project, reviewer: User, *, ahead: bool) -> Slot | None:
+def _claim_or_rescan(project: Project, reviewer: User, *, ahead: bool) -> Slot | None:
     slots = claim_leases(project, reviewer, ahead=ahead)
-    if ahead not in slots and (slots or not ahead) and _uncover(project, reviewer):
+    if ahead not in slots and (slots or not ahead) and _rescan(project, reviewer):
         slots = claim_leases(project, reviewer, ahead=ahead)
     if not slots and not ahead:
         return _leased_by_another_tab(project, reviewer)
@@ -184,7 +184,7 @@ def _leased_by_another_tab(project: Project, reviewer: User) -> Slot | None:
     return leases.filter(ahead=False).first()
 
 
-def _uncover(project: Project, reviewer: User) -> bool:
+def _rescan(project: Project, reviewer: User) -> bool:
     """Free expired leases and reset cursors older than RESCAN_AFTER; return whether any changed."""
     freed = release_expired(project=project)
     reset = QueueCursor.objects.filter(
@@ -200,10 +200,10 @@ def _uncover(project: Project, reviewer: User) -> bool:
 
 
 def _leased(slot_id: int, reviewer: User, project: Project | None = None) -> QuerySet[Slot]:
-    return _of(project).filter(pk=slot_id, reviewer=reviewer, leased_until__isnull=False)
+    return _slots_of(project).filter(pk=slot_id, reviewer=reviewer, leased_until__isnull=False)
 
 
-def _of(project: Project | None) -> QuerySet[Slot]:
+def _slots_of(project: Project | None) -> QuerySet[Slot]:
     """Return the slots of a project, or all slots without one.
 
     A page passes the project to which it checked access. Otherwise it could reach a lease in another
@@ -248,7 +248,7 @@ def save_draft(
     values = {"draft": draft, "draft_by": reviewer, "leased_until": _lease_end()}
     if _leased(slot_id, reviewer, project).update(**values):
         return True
-    expired = _of(project).filter(pk=slot_id, reviewer=None, draft_by=reviewer)
+    expired = _slots_of(project).filter(pk=slot_id, reviewer=None, draft_by=reviewer)
     return bool(expired.update(draft=draft))
 
 
@@ -324,7 +324,7 @@ def release(*, slot_id: int, reviewer: User) -> bool:
 
 def release_expired(*, project: Project | None = None) -> int:
     """Free expired leases, in one project or in all; return their number. Drafts are kept."""
-    expired = _of(project).filter(leased_until__lt=Now())
+    expired = _slots_of(project).filter(leased_until__lt=Now())
     freed = 0
     while batch := _free_batch(expired):
         freed += batch

@@ -99,7 +99,7 @@ def learned_reliabilities(project: Project) -> Reliabilities:
 # --- adding and removing slots --------------------------------------------------------------------
 
 
-def looks_at(task: Task) -> bool:
+def is_adaptive(task: Task) -> bool:
     """Return whether a ranking of the task can change its number of slots."""
     if task.out_of_use:
         return False
@@ -114,7 +114,7 @@ def after_ranking(task: Task) -> Slot | None:
     all slots are filled.
     """
     project = task.project
-    if not looks_at(task):
+    if not is_adaptive(task):
         return None
     slots = list(Slot.objects.filter(task=task).order_by("number"))
     if any(slot.priority >= PARKED for slot in slots):

@@ -145,7 +145,7 @@ def _submit_fast(answer: _Answer) -> Submission | None:
 
     The reviewer must hold the slot, and overlap must not depend on the task's other rankings.
     """
-    if overlap.looks_at(answer.slot.task):
+    if overlap.is_adaptive(answer.slot.task):
         return None
     try:
         ranking = answer.ranking(extra=False)

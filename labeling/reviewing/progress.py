@@ -14,7 +14,7 @@ from psycopg.types.numeric import Int8
 from accounts.models import User
 from database import clock
 from database.statements import fetch
-from labeling.core.counts import is_large, kept_when_large
+from labeling.core.counts import cached_if_large, is_large
 from labeling.gold import schedule
 from labeling.models import Gold, Project, Ranking, Skip, Slot, Task
 from labeling.queue.slots import OFF_QUEUE
@@ -205,7 +205,7 @@ def _slots(progress: ProjectProgress) -> int:
     return progress.slots
 
 
-@kept_when_large(_slots)
+@cached_if_large(_slots)
 def of_project(project: Project) -> ProjectProgress:
     """Return the progress of the whole project without gold, from two counts.
 
@@ -246,7 +246,7 @@ def _rankings(rows: list[ReviewerRow]) -> int:
     return sum(row.rankings for row in rows)
 
 
-@kept_when_large(_rankings)
+@cached_if_large(_rankings)
 def by_reviewer(project: Project) -> list[ReviewerRow]:
     """Return the reviewers with the most current rankings, without answers to gold.
 

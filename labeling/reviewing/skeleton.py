@@ -1,11 +1,11 @@
 """Fast rendering of ranking sheets, which caches the parts that all sheets of a project share.
 
 The template is rendered once per shape (project, guideline version, number of responses, roles of
-the messages, language, …) with marks in place of the task's own values. A sheet joins the pieces
-between the marks with those values, so the template stays the only definition of the page. It costs
-a query and the Markdown of the task, a tenth of the template's time. Without this module,
-`benchmarks.queue --http` stored 66 rankings/s instead of 151 (two turns each, side by side on 2
-cores); the goal is 200.
+the messages, language, …) with placeholders in place of the task's own values. A sheet joins the
+pieces between the placeholders with those values, so the template stays the only definition of the
+page. It costs a query and the Markdown of the task, a tenth of the template's time. Without this
+module, `benchmarks.queue --http` stored 66 rankings/s instead of 151 (two turns each, side by side
+on 2 cores); the goal is 200.
 """
 
 import json
@@ -49,7 +49,7 @@ WHERE task.id = %(task)s
 
 
 @dataclass(frozen=True)
-class Marks:
+class Placeholders:
     """Random values, drawn when the process starts, that no text can contain."""
 
     slot: int
@@ -63,7 +63,7 @@ class Marks:
     exact_response: str
 
     @classmethod
-    def draw(cls) -> "Marks":
+    def draw(cls) -> "Placeholders":
         base = secrets.randbelow(10**16) + 10**17
         word = secrets.token_hex(12)
         return cls(
@@ -75,12 +75,12 @@ class Marks:
         numbers = "|".join(str(n) for n in (self.slot, self.reviewer, *self.responses))
         texts = "|".join(
             (self.exact_message, self.exact_response, self.message, self.response)
-        )  # the longer marks first, because they end with the shorter ones
+        )  # the longer placeholders first, because they end with the shorter ones
         return re.compile(rf"({numbers}|{self.key}|{self.csrf}|(?:{texts})\d+_)")
 
 
-MARKS = Marks.draw()
-_PATTERN = MARKS.pattern()
+PLACEHOLDERS = Placeholders.draw()
+_PATTERN = PLACEHOLDERS.pattern()
 _shapes: TTLCache[Hashable, list[str]] = TTLCache(maxsize=200, ttl=60)
 _lock = Lock()  # caches of cachetools are not thread-safe
 
@@ -107,21 +107,23 @@ def sheet_html(
         return None  # a gold check takes this path too: a different response time would reveal it
     messages = json.loads(messages) if isinstance(messages, str) else messages
     values: dict[str, str] = {
-        str(MARKS.slot): str(slot.pk),
-        str(MARKS.reviewer): str(user_of(request).pk),
-        MARKS.key: str(uuid.uuid4()),
-        MARKS.csrf: get_token(request),
+        str(PLACEHOLDERS.slot): str(slot.pk),
+        str(PLACEHOLDERS.reviewer): str(user_of(request).pk),
+        PLACEHOLDERS.key: str(uuid.uuid4()),
+        PLACEHOLDERS.csrf: get_token(request),
     }
     for number, message in enumerate(messages):
-        values[f"{MARKS.message}{number}_"], values[f"{MARKS.exact_message}{number}_"] = _html(
-            message["content"]
-        )
+        (
+            values[f"{PLACEHOLDERS.message}{number}_"],
+            values[f"{PLACEHOLDERS.exact_message}{number}_"],
+        ) = _html(message["content"])
     names = page_names(slot.task_id, order)
     for number, response in enumerate(order):
-        values[str(MARKS.responses[number])] = names[response]
-        values[f"{MARKS.response}{number}_"], values[f"{MARKS.exact_response}{number}_"] = _html(
-            texts[response]
-        )
+        values[str(PLACEHOLDERS.responses[number])] = names[response]
+        (
+            values[f"{PLACEHOLDERS.response}{number}_"],
+            values[f"{PLACEHOLDERS.exact_response}{number}_"],
+        ) = _html(texts[response])
     roles = tuple(message["role"] for message in messages)
     pieces = _shape(request, project, len(order), roles, context_of)
     return "".join(values.get(piece, piece) for piece in pieces)
@@ -132,7 +134,7 @@ def _both(markdown: str) -> tuple[SafeString, SafeString]:
 
 
 @lru_cache(maxsize=MAX_CACHED_TEXTS)
-def _kept(markdown: str, language: str) -> tuple[SafeString, SafeString]:
+def _cached_html(markdown: str, language: str) -> tuple[SafeString, SafeString]:
     """Cache the HTML by language too, because an empty text is replaced by a translated note."""
     return _both(markdown)
 
@@ -145,13 +147,13 @@ def _html(markdown: str) -> tuple[SafeString, SafeString]:
     """
     if len(markdown) > MAX_CACHED_TEXT_LENGTH:
         return _both(markdown)
-    return _kept(markdown, get_language() or "")
+    return _cached_html(markdown, get_language() or "")
 
 
 def _shape(
     request: HttpRequest, project: Project, k: int, roles: tuple[str, ...], context_of: ContextOf
 ) -> list[str]:
-    """Return the rendered template, split at the marks. Every other piece is a mark."""
+    """Return the rendered template, split at the placeholders. Every other piece is a placeholder."""
     key = (
         project.pk, project.slug, project.name, project.simulated, project.lease_minutes,
         Policy.of(project), project.current_version_id, k, roles, get_language(),
@@ -160,52 +162,54 @@ def _shape(
     with _lock:
         pieces = _shapes.get(key)
     if pieces is None:
-        pieces = _PATTERN.split(_marked(request, project, k, roles, context_of))
+        pieces = _PATTERN.split(_template_html(request, project, k, roles, context_of))
         with _lock:
             _shapes[key] = pieces
     return pieces
 
 
-def _marked(
+def _template_html(
     request: HttpRequest, project: Project, k: int, roles: tuple[str, ...], context_of: ContextOf
 ) -> str:
     task = Task(project=project, kind=Task.Kind.RANKING)
     sheet = Sheet(
         task=task,
-        shown_order=MARKS.responses[:k],
+        shown_order=PLACEHOLDERS.responses[:k],
         version=project.current_version,
-        fields={"idempotency_key": [MARKS.key]},
+        fields={"idempotency_key": [PLACEHOLDERS.key]},
         policy=Policy.of(project),
-        slot=Slot(pk=MARKS.slot, project=project, task=task, reviewer_id=MARKS.reviewer),
+        slot=Slot(
+            pk=PLACEHOLDERS.slot, project=project, task=task, reviewer_id=PLACEHOLDERS.reviewer
+        ),
     )
-    sheet.names = {mark: str(mark) for mark in MARKS.responses}
+    sheet.names = {placeholder: str(placeholder) for placeholder in PLACEHOLDERS.responses}
     sheet.messages = [
         Message(
             role,
             str(SPEAKERS.get(role, role)),
-            _mark(MARKS.message, number),
-            _mark(MARKS.exact_message, number),
+            _placeholder(PLACEHOLDERS.message, number),
+            _placeholder(PLACEHOLDERS.exact_message, number),
         )
         for number, role in enumerate(roles)
     ]
     sheet.cards = [
         replace(
-            sheet.card(number, MARKS.responses[number], ""),
-            html=_mark(MARKS.response, number),
-            exact=_mark(MARKS.exact_response, number),
+            sheet.card(number, PLACEHOLDERS.responses[number], ""),
+            html=_placeholder(PLACEHOLDERS.response, number),
+            exact=_placeholder(PLACEHOLDERS.exact_response, number),
         )
         for number in range(k)
     ]
     context = {
         **context_of(request, project, sheet),
-        "draft_key": f"{MARKS.reviewer}-slot-{MARKS.slot}",
+        "draft_key": f"{PLACEHOLDERS.reviewer}-slot-{PLACEHOLDERS.slot}",
         "request": request,
         "user": request.user,
-        "csrf_token": MARKS.csrf,
+        "csrf_token": PLACEHOLDERS.csrf,
     }
     return render_to_string("labeling/review_sheet.html", context)
 
 
-def _mark(kind: str, number: int) -> Any:
-    """Return a mark of letters, digits and an underscore, which escaping does not change."""
+def _placeholder(kind: str, number: int) -> Any:
+    """Return a placeholder of letters, digits and an underscore, which escaping does not change."""
     return f"{kind}{number}_"

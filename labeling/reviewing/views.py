@@ -311,7 +311,7 @@ def _accepted(
         return JsonResponse({"go": go, "csrf": get_token(request)})
     reviewer, sheet = user_of(request), None
     confirm = unconfirmed(project=project, reviewer=reviewer) is not None
-    slot = None if confirm else _going_on(project, reviewer, number(shown))
+    slot = None if confirm else _slot_for_next_sheet(project, reviewer, number(shown))
     if slot is not None:
         sheet = _html(request, project, slot)
     return JsonResponse(
@@ -325,7 +325,7 @@ def _accepted(
     )
 
 
-def _going_on(project: Project, reviewer: User, shown: int | None) -> Slot | None:
+def _slot_for_next_sheet(project: Project, reviewer: User, shown: int | None) -> Slot | None:
     """Return the slot for the page's next sheet: the one ahead if the page has the current one."""
     if shown is not None:
         current, following = assignment.advance(project=project, reviewer=reviewer, shown=shown)
@@ -364,8 +364,8 @@ def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         reviewer=reviewer,
         task__project=project,
     )
-    take_back = partial(undoing.undo, ranking=ranking, reviewer=reviewer, draft=as_draft(ranking))
-    return _taken_back(request, project, take_back)
+    undo_change = partial(undoing.undo, ranking=ranking, reviewer=reviewer, draft=as_draft(ranking))
+    return _undo_response(request, project, undo_change)
 
 
 @login_required
@@ -373,16 +373,16 @@ def undo(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
 def undo_skip(request: HttpRequest, slug: str, skip_id: int) -> HttpResponse:
     """Undo a skip. The reviewer gets the task back."""
     project, reviewer = project_for(request, slug), user_of(request)
-    take_back = partial(skipping.undo, skip_id=skip_id, project=project, reviewer=reviewer)
-    return _taken_back(request, project, take_back)
+    undo_change = partial(skipping.undo, skip_id=skip_id, project=project, reviewer=reviewer)
+    return _undo_response(request, project, undo_change)
 
 
-def _taken_back(
-    request: HttpRequest, project: Project, take_back: Callable[[], Slot]
+def _undo_response(
+    request: HttpRequest, project: Project, undo_change: Callable[[], Slot]
 ) -> HttpResponse:
     reviewer = user_of(request)
     try:
-        slot = take_back()
+        slot = undo_change()
     except recording.InvalidRanking as invalid:
         if request.accepts("text/html"):
             messages.error(request, str(invalid))

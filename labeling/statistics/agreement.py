@@ -8,7 +8,7 @@ There are four measures. `pairwise` is the headline of every page and report: of
 reviewers of a task both ordered, the share that they ordered the same way. A tie is not an order, so
 pairs that either of them tied are left out (setup S2 of Zheng et al., "Judging LLM-as-a-Judge with
 MT-Bench and Chatbot Arena", NeurIPS 2023). `exact` includes ties: the share of pairs that both judge
-better, both judge worse or both tie (setup S1). `tau` is the mean of Kendall's tau-b over all couples
+better, both judge worse or both tie (setup S1). `tau` is the mean of Kendall's tau-b over all pairs of rankings
 of rankings of a task. `alpha` is Krippendorff's alpha, with a pair of responses as the unit and the
 values −1, 0, +1: agreement beyond chance.
 """
@@ -24,8 +24,8 @@ from formatting.numbers import percent, percent_range
 from labeling.statistics.alpha import NOMINAL, ORDINAL, alpha_of, coincidences, either_way
 from labeling.statistics.bootstrap import RESAMPLES, Bootstrap, by_cluster, numbered, ratio
 from labeling.statistics.intervals import ShareSums
-from labeling.statistics.meetings import Meetings, meetings
 from labeling.statistics.pairs import Judgment, Pairs, Tiers, expand
+from labeling.statistics.reviewer_pairs import ReviewerPairs, reviewer_pairs
 
 PAIRWISE = "Pairwise agreement"
 """The name of the headline figure on every page and in every report."""
@@ -46,7 +46,7 @@ ONE_RATING = "All ratings are equal. With a single value, agreement beyond chanc
 class Agreement:
     """A measure with its 95 % interval. Without a `value`, `reason` says why.
 
-    `pairs` is the number of comparisons: pairs of responses, once for every two reviewers; couples of
+    `pairs` is the number of comparisons: pairs of responses, once for every two reviewers; pairs of
     rankings for tau; ratings for the alpha of a criterion.
     """
 
@@ -211,8 +211,8 @@ class Compared:
         seed: int = 0,
     ) -> None:
         self.pairs: Pairs = expand(judgments)
-        self.meetings: Meetings = meetings(self.pairs)
-        shared = np.unique(self.meetings.task)
+        self.reviewer_pairs: ReviewerPairs = reviewer_pairs(self.pairs)
+        shared = np.unique(self.reviewer_pairs.task)
         keys = [self.pairs.tasks[task] for task in shared]
         numbers, count = numbered(keys if clusters is None else [clusters[key] for key in keys])
         self.cluster = np.zeros(len(self.pairs.tasks), dtype=np.int64)
@@ -220,7 +220,7 @@ class Compared:
         self.bootstrap = Bootstrap(count, resamples=resamples, seed=seed)
 
     def everything(self, rows: np.ndarray | None = None) -> Agreements:
-        """Return all measures of the meetings in `rows`, by default of all."""
+        """Return all measures of the selected pairs of reviewers, by default of all."""
         part = self._part(rows)
         return Agreements(
             self.pairwise(rows),
@@ -237,7 +237,9 @@ class Compared:
         A unit of alpha is then a pair together with one other reviewer.
         """
         index = self.pairs.reviewers.index(reviewer)
-        return self.everything((self.meetings.one == index) | (self.meetings.two == index))
+        return self.everything(
+            (self.reviewer_pairs.first == index) | (self.reviewer_pairs.second == index)
+        )
 
     def pairwise(self, rows: np.ndarray | None = None) -> Agreement:
         """Return the headline figure. Its interval is computed without resampling."""
@@ -279,12 +281,12 @@ class Compared:
         low, high = self.bootstrap.interval(sums, value, lowest=-1.0, highest=1.0)
         return Agreement(alpha, low, high, compared)
 
-    def _part(self, rows: np.ndarray | None) -> Meetings:
-        return self.meetings if rows is None else self.meetings.where(rows)
+    def _part(self, rows: np.ndarray | None) -> ReviewerPairs:
+        return self.reviewer_pairs if rows is None else self.reviewer_pairs.select(rows)
 
     def _share(
         self,
-        part: Meetings,
+        part: ReviewerPairs,
         counted: np.ndarray,
         among: np.ndarray,
         reason: str,

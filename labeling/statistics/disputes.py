@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from labeling.statistics.meetings import Meetings
+from labeling.statistics.reviewer_pairs import ReviewerPairs
 
 FALSE_DISCOVERIES = 0.1
 USUAL = 0.27
@@ -68,18 +68,18 @@ class Verdicts:
         return len(self.tasks)
 
 
-def verdicts(tasks: list[Any], meetings: Meetings) -> Verdicts:
+def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
     """Test each task with two rankings or more. `tasks` are the names of the numbered tasks.
 
     Takes about 0.1 s for 1,000 tasks of four responses, and once per process about 0.1 s for each new
     combination of responses, rankings and ρ.
     """
-    cases = _cases(meetings)
+    cases = _cases(reviewer_pairs)
     usual, learned = USUAL, len(cases) >= LEARNED_FROM
     p_value = np.ones(len(cases))
     calm = np.ones(len(cases), dtype=bool)
     for _ in range(ROUNDS if learned else 1):
-        rho, usual = _correlations(meetings, cases, calm, learned)
+        rho, usual = _correlations(reviewer_pairs, cases, calm, learned)
         p_value = _p_values(cases, rho, rescale=learned)
         calm = ~passing(p_value)
     return Verdicts(
@@ -109,7 +109,7 @@ def passing(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Cases:
-    """Tasks with two rankings or more. Arrays are (T,), except `at`: (M,) the case of each meeting."""
+    """Tasks with two rankings or more. Arrays are (T,), except `at`: (M,) the case of each pair of reviewers."""
 
     task: np.ndarray
     at: np.ndarray
@@ -122,17 +122,20 @@ class _Cases:
         return len(self.task)
 
 
-def _cases(meetings: Meetings) -> _Cases:
-    task, at = np.unique(meetings.task, return_inverse=True)
-    compared, couples = np.bincount(at, meetings.compared), np.bincount(at)
-    distance = np.bincount(at, meetings.distance * meetings.compared) / np.maximum(compared, 1)
+def _cases(reviewer_pairs: ReviewerPairs) -> _Cases:
+    task, at = np.unique(reviewer_pairs.task, return_inverse=True)
+    compared, pair_count = np.bincount(at, reviewer_pairs.compared), np.bincount(at)
+    distance = np.bincount(at, reviewer_pairs.distance * reviewer_pairs.compared) / np.maximum(
+        compared, 1
+    )
     # As many responses as make the pairs of a couple on average, rounded down.
-    responses = ((1 + np.sqrt(1 + 8 * compared / np.maximum(couples, 1))) / 2 + 1e-9).astype(int)
+    responses = ((1 + np.sqrt(1 + 8 * compared / np.maximum(pair_count, 1))) / 2 + 1e-9).astype(int)
     code, index = np.unique(
-        np.r_[at, at] * (meetings.rankings.max(initial=0) + 1) + meetings.rankings.T.ravel(),
+        np.r_[at, at] * (reviewer_pairs.rankings.max(initial=0) + 1)
+        + reviewer_pairs.rankings.T.ravel(),
         return_inverse=True,
     )
-    case = code // (meetings.rankings.max(initial=0) + 1)
+    case = code // (reviewer_pairs.rankings.max(initial=0) + 1)
     rankings = np.bincount(case, minlength=len(task))
     index = index - np.searchsorted(case, np.r_[at, at])
     gain = np.zeros(len(task))
@@ -142,7 +145,9 @@ def _cases(meetings: Meetings) -> _Cases:
         number[chosen] = np.arange(len(chosen))
         rows = np.flatnonzero(number[at] >= 0)
         taus = np.zeros((len(chosen), count, count))
-        taus[number[at[rows]], index[rows], index[len(at) + rows]] = 1 - 2 * meetings.distance[rows]
+        taus[number[at[rows]], index[rows], index[len(at) + rows]] = (
+            1 - 2 * reviewer_pairs.distance[rows]
+        )
         most = min(int(count), MAX_RANKINGS)
         gain[chosen] = gain_of_reversing(taus[:, :most, :most])
     return _Cases(task, at, np.maximum(responses, 2), rankings, distance, gain)
@@ -154,15 +159,15 @@ def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
     (T, R, R), of which only the part above the diagonal is read  → (T,), at least 0
     """
     first, second = np.triu_indices(taus.shape[1], k=1)
-    above = taus[:, first, second]  # (T, couples)
+    above = taus[:, first, second]  # (T, P)
     return (above @ _signs(taus.shape[1])).max(axis=1) - above.mean(axis=1)
 
 
 @lru_cache(maxsize=MAX_RANKINGS)
 def _signs(rankings: int) -> np.ndarray:
-    """Return the sign of each couple for each split of the rankings in two, divided by the couples.
+    """Return the sign of each pair of rankings for each split in two, divided by the number of pairs.
 
-    The sign is +1 within a part and −1 across.  → (couples, 2^(R − 1))
+    The sign is +1 within a part and −1 across.  → (P, 2^(R − 1))
     """
     splits = np.arange(2 ** (rankings - 1))[:, None] >> np.arange(rankings) & 1
     first, second = np.triu_indices(rankings, k=1)
@@ -174,23 +179,23 @@ def _signs(rankings: int) -> np.ndarray:
 
 
 def _correlations(
-    meetings: Meetings, cases: _Cases, calm: np.ndarray, learned: bool
+    reviewer_pairs: ReviewerPairs, cases: _Cases, calm: np.ndarray, learned: bool
 ) -> tuple[np.ndarray, float]:
     """Return ρ of each task, and the usual rate of disagreement over the tasks that are `calm`."""
     if not learned or not calm.any():
         return np.full(len(cases), cos(pi * USUAL)), USUAL
     usual = float(cases.distance[calm].mean())
     typical = max(0.0, cos(pi * min(usual, 0.5))) ** 0.5  # a reviewer's correlation with the worth
-    couples = np.bincount(cases.at, minlength=len(cases))
-    reviewer = np.r_[meetings.one, meetings.two]  # (2M,), like everything below
+    pair_count = np.bincount(cases.at, minlength=len(cases))
+    reviewer = np.r_[reviewer_pairs.first, reviewer_pairs.second]  # (2M,), like everything below
     task = np.tile(cases.at, 2)
-    weight = np.where(calm[task], 1 / couples[task], 0)  # a task counts once
-    apart = _of_other_tasks(reviewer, task, weight * np.tile(meetings.distance, 2))
+    weight = np.where(calm[task], 1 / pair_count[task], 0)  # a task counts once
+    apart = _of_other_tasks(reviewer, task, weight * np.tile(reviewer_pairs.distance, 2))
     tasks = _of_other_tasks(reviewer, task, weight)
     rate = (apart + SHRUNK_BY * usual) / (tasks + SHRUNK_BY)
     own = np.clip(np.cos(pi * np.minimum(rate, 0.5)) / max(typical, 1e-3), 0, 0.999)
     i, j = own.reshape(2, -1)
-    return np.bincount(cases.at, i * j, len(cases)) / couples, usual
+    return np.bincount(cases.at, i * j, len(cases)) / pair_count, usual
 
 
 def _of_other_tasks(reviewer: np.ndarray, task: np.ndarray, values: np.ndarray) -> np.ndarray:

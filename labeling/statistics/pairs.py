@@ -103,7 +103,7 @@ def _numbered(tasks: list[Any], reviewers: list[Any], columns: np.ndarray) -> Pa
     )
 
 
-def couples(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def index_pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return all (i, j), i < j, with group[i] == group[j], for a sorted `group`.  → two (M,)"""
     starts, sizes = runs_of(group)
     left, right = [], []

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from labeling.statistics.intervals import Z95
-from labeling.statistics.pairs import Judgment, Pairs, couples, expand, runs_of
+from labeling.statistics.pairs import Judgment, Pairs, expand, index_pairs, runs_of
 
 # Pseudo-counts of pairs: as many as in one ranking of four responses.
 ORDERED = np.array([4.0, 1.0, 1.0])  # right, tie, reversed
@@ -427,7 +427,7 @@ def _variability(rows: _Judgments, truths: np.ndarray, scores: np.ndarray) -> Bl
 
 def _with_itself(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return all (i, j) of one group, in both orders and with i = j."""
-    i, j = couples(group)
+    i, j = index_pairs(group)
     each = np.arange(len(group))
     return np.r_[each, i, j], np.r_[each, j, i]
 

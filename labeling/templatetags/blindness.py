@@ -46,5 +46,5 @@ def suggested(context: dict[str, Any], sheet: Sheet) -> dict[int, Suggestion]:
 
 
 @register.filter
-def said_of(suggestions: dict[int, Suggestion], response: int) -> Suggestion | None:
+def suggestion_for(suggestions: dict[int, Suggestion], response: int) -> Suggestion | None:
     return suggestions.get(response)

@@ -40,7 +40,7 @@ def best_for(device: str, config: Any) -> str:
     return TILES if device == "cuda" and flex.suits(config) else DENSE
 
 
-def attend(base: Any, device: str) -> None:
+def set_attention(base: Any, device: str) -> None:
     """Give a model that uses SDPA the best attention for the device, if its family allows it."""
     names = {PIECES: NAME, TILES: flex.NAME, DENSE: "sdpa"}
     best = best_for(device, base.config)
@@ -53,8 +53,8 @@ def attend(base: Any, device: str) -> None:
         base.set_attn_implementation("sdpa")
 
 
-def way_of(config: Any) -> str:
-    """Return the attention chosen by `attend`."""
+def attention_of(config: Any) -> str:
+    """Return the attention chosen by `set_attention`."""
     return {NAME: PIECES, flex.NAME: TILES}.get(config._attn_implementation, DENSE)
 
 

@@ -85,7 +85,7 @@ def in_stream(stream: RandomStream, prompt_hash: str) -> bool:
     return share_of(stream.seed, prompt_hash) < stream.share
 
 
-def holds_out_random(snapshot: Snapshot, stream: RandomStream) -> bool:
+def has_random_test_set(snapshot: Snapshot, stream: RandomStream) -> bool:
     """Return whether all held-out prompts of the snapshot are in the random stream."""
     filter = snapshot.filter
     return filter["seed"] == stream.seed and filter["test_fraction"] <= stream.share

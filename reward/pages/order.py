@@ -81,5 +81,5 @@ def models_on_stream(project: Project, stream: RandomStream | None) -> list[Rewa
     newest = RewardModel.objects.filter(project=project).exclude(state="archived")
     return [
         model for model in newest.select_related("snapshot")[:MODELS]
-        if queue.holds_out_random(model.snapshot, stream)
+        if queue.has_random_test_set(model.snapshot, stream)
     ]  # fmt: skip

@@ -120,7 +120,7 @@ def snapshot(request: HttpRequest, pk: int) -> HttpResponse:
 def random_stream(snapshot: Snapshot) -> dict[str, Any]:
     """Return whether all held-out prompts are from the random stream. Costs a query."""
     stream = queue.stream_of(snapshot.project)
-    random = stream is not None and queue.holds_out_random(snapshot, stream)
+    random = stream is not None and queue.has_random_test_set(snapshot, stream)
     return {"stream": stream, "held_out_is_random": random}
 
 

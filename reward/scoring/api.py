@@ -195,7 +195,7 @@ def _judged(model: RewardModel, rows: list[ScoreRow]) -> scorer.Scores:
         return scorer.judge(model, rows)
     except scorer.Unavailable as error:
         raise Problem(503, str(error), retry_after=error.retry_after) from None
-    except scorer.TooMuch as error:
+    except scorer.RequestTooLarge as error:
         raise Problem(413, str(error)) from None
     except scorer.CannotScore as error:
         raise Problem(500, str(error)) from None

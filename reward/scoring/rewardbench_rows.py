@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reward.scoring.rows import Messages, RowsError, chat_of, check, holds, raw_rows, text_of
+from reward.scoring.rows import Messages, RowsError, chat_of, check, has_content, raw_rows, text_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def read_rows(path: Path) -> Iterator[Row]:
 def read_row(raw: Any) -> Row:
     """Return the row of an object. Raises ValueError with a clause about the problem."""
     names = ("chosen", "rejected")
-    missing = [name for name in names if not isinstance(raw, dict) or not holds(raw.get(name))]
+    missing = [
+        name for name in names if not isinstance(raw, dict) or not has_content(raw.get(name))
+    ]
     if missing:
         raise ValueError(f"it has no {' and no '.join(missing)}")
     prompt, chosen, whole = _answers(raw.get("prompt"), raw["chosen"], "chosen")
@@ -90,7 +92,7 @@ def _answers(prompt: Any, value: Any, name: str) -> tuple[Messages, list[str], b
 
 def _prompt(value: Any) -> tuple[Messages, bool]:
     try:
-        if holds(value):
+        if has_content(value):
             return chat_of(value, "prompt")
     except ValueError:
         pass

@@ -119,12 +119,14 @@ def parse_file_row(raw: Any) -> ScoreRow:
     """
     if not isinstance(raw, dict):
         raise ValueError("it is not a JSON object")
-    chat = next((raw[name] for name in ("messages", "conversations") if holds(raw.get(name))), None)
+    chat = next(
+        (raw[name] for name in ("messages", "conversations") if has_content(raw.get(name))), None
+    )
     if chat is not None:
         turns, whole = chat_of(chat, "messages")
         row = parse_messages(turns)
         return replace(row, unread=frozenset() if whole else frozenset([0]))
-    if not holds(raw.get("prompt")):
+    if not has_content(raw.get("prompt")):
         raise ValueError("it has neither messages nor prompt")
     prompt, whole = chat_of(raw["prompt"], "prompt")
     responses, many = raw.get("responses"), raw.get("responses") is not None
@@ -133,17 +135,17 @@ def parse_file_row(raw: Any) -> ScoreRow:
     if not many and "response" not in raw:
         raise ValueError("it has a prompt but neither response nor responses")
     answers: list[Any] = list(responses or []) if many else [raw["response"]]
-    texts = [None if is_nothing(a) else answer_of(a, "a response") for a in answers]
+    texts = [None if is_missing(a) else answer_of(a, "a response") for a in answers]
     unread = {n for n, text in enumerate(texts) if text is None or not whole}
     return ScoreRow(prompt, [text or "" for text in texts], many, frozenset(unread))
 
 
-def holds(value: Any) -> bool:
+def has_content(value: Any) -> bool:
     """Return whether a value is present. 0 and false are; null, NaN and empty values are not."""
-    return not is_nothing(value) and value not in ("", [], {})
+    return not is_missing(value) and value not in ("", [], {})
 
 
-def is_nothing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
@@ -151,7 +153,7 @@ def text_of(value: Any) -> str | None:
     """Return a text, number or boolean as a clean text; None for other types."""
     if isinstance(value, str):
         return _UNREADABLE.sub("\ufffd", value)
-    if isinstance(value, bool | int | float) and not is_nothing(value):
+    if isinstance(value, bool | int | float) and not is_missing(value):
         return json.dumps(value)
     return None
 

@@ -34,18 +34,18 @@ class CannotScore(Exception):  # noqa: N818
     """This model cannot score; trying again does not help. The text has the reason."""
 
 
-class TooMuch(CannotScore):
+class RequestTooLarge(CannotScore):
     """The request is too large for the scorer's memory."""
 
 
-class NotAnswering(Exception):  # noqa: N818
+class ScorerUnresponsive(Exception):  # noqa: N818
     """The scorer's process hangs: it does not answer a ping."""
 
 
 class DeadlineSocket(socket.socket):
     """A connection to the scorer with one time limit for the whole exchange.
 
-    Raises TimeoutError after `seconds`, and NotAnswering earlier if the scorer is silent and does not
+    Raises TimeoutError after `seconds`, and ScorerUnresponsive earlier if the scorer is silent and does not
     answer a ping.
     """
 
@@ -79,7 +79,7 @@ class DeadlineSocket(socket.socket):
 
     def _give_up_if_silent(self) -> None:
         if self.left() and not answers_ping(self.getpeername()):
-            raise NotAnswering
+            raise ScorerUnresponsive
 
 
 def answers_ping(path: str) -> bool:
@@ -133,7 +133,7 @@ def _reply_to(model: RewardModel, rows: Sequence[ScoreRow]) -> dict[str, Any]:
             connection.connect(address(settings.SCORER_SOCKET))
             send(connection, request)
             return receive(connection)
-    except NotAnswering:
+    except ScorerUnresponsive:
         text = "The scorer does not answer. The operator must restart it."
         raise Unavailable(text, retry_after=30) from None
     except TimeoutError:
@@ -153,7 +153,7 @@ def _problem(reply: dict[str, Any]) -> Exception:
         case "busy" | "late":
             return Unavailable("Too many requests are waiting for scores.", retry_after=5)
         case "memory":
-            return TooMuch(
+            return RequestTooLarge(
                 "The scorer does not have enough memory for this request. Send less text."
             )
     log.error("The scorer failed: %s", reply.get("text"))

@@ -51,7 +51,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.ordinary = ordinary
         self.heads = heads
-        self.attends = attention.way_of(self.classifier.config)
+        self.attends = attention.attention_of(self.classifier.config)
         self.register_state_dict_post_hook(_keep_what_is_trained)
         self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 
@@ -205,7 +205,7 @@ def read_base(
         base.score.float()
     elif not quantization.is_quantized(base):
         base.float()  # an encoder is small, and its head computes in the dtype of its layers
-    attention.attend(base, "cuda" if torch.cuda.is_available() else "cpu")
+    attention.set_attention(base, "cuda" if torch.cuda.is_available() else "cpu")
     fresh = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
     return base, sorted(fresh)
 

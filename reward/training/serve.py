@@ -200,7 +200,7 @@ def serve(listener: Listener, *, idle: float, memory: int, models: int) -> None:
         if request is None:
             log(f"No request for {idle:g} seconds; the models are unloaded.")
             break
-        if cache is None and is_wanted(request):
+        if cache is None and is_live(request):
             from reward.training.served import ModelCache
 
             cache = ModelCache(models, memory_mb=memory)
@@ -216,7 +216,7 @@ def serve(listener: Listener, *, idle: float, memory: int, models: int) -> None:
 
 def answer(cache: Any, request: Request) -> bool:
     """Answer the next part of a request. Return whether the request is finished and replied to."""
-    if cache is None or not is_wanted(request):
+    if cache is None or not is_live(request):
         refuse(request.connection, "late", "The request waited longer than its limit.")
         return True
     part = request.next_part()
@@ -234,7 +234,7 @@ def answer(cache: Any, request: Request) -> bool:
     return True
 
 
-def is_wanted(request: Request) -> bool:
+def is_live(request: Request) -> bool:
     """Return whether the request is within its time limit and its client still connected."""
     return request.until > time.monotonic() and not request.client_left()
 

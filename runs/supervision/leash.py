@@ -73,7 +73,7 @@ def wake_on(*signals: int) -> int:
     return reader
 
 
-def attend(command: subprocess.Popen[bytes], pipe: int, woken: int) -> None:
+def forward_signals(command: subprocess.Popen[bytes], pipe: int, woken: int) -> None:
     """Pass on SIGTERM until the command has ended or must be killed."""
     flags: Any = os.WEXITED | os.WNOWAIT | os.WNOHANG
     while os.waitid(os.P_PID, command.pid, flags) is None:
@@ -95,7 +95,7 @@ def main(pipe: int, lock: int, command_line: list[str]) -> int:
         pass_fds=[lock],
         preexec_fn=die_with_leash,  # safe: this process has one thread
     )
-    attend(command, pipe, woken)
+    forward_signals(command, pipe, woken)
     kill_everything(command)
     status = command.wait()
     return status if status >= 0 else 128 - status

@@ -64,14 +64,14 @@ def supervise(lease: Lease, slot: Slot | None = None) -> None:
     run = Run.objects.get(pk=lease.run_id)
     logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
     try:
-        sentence = _carry(run, lease, slot)
+        sentence = _run_attempt(run, lease, slot)
         if sentence:
             _end(run, lambda: lifecycle.fail(lease, sentence))
     except LeaseLost:
         logger.warning("Run %s: the lease was lost to another worker.", run.pk)
 
 
-def _carry(run: Run, lease: Lease, slot: Slot | None) -> str:
+def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
     """Return the sentence to fail with, or "" if the run has already ended."""
     try:
         _attempt(run, lease, slot)
@@ -103,7 +103,7 @@ def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
         attempt.begin(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
         if slot:
             slot.note(lease, leash_pid=attempt.child.leash_pid)
-    status = attempt.attend()
+    status = attempt.wait()
     if status == 0:
         workspace.mark_finished(run_dir)
         return _take_over(run, kind, attempt)
@@ -217,7 +217,7 @@ class Attempt:
         self.child = Child(command, log=self.log, lock=lock)
         workspace.note_holder(lock, self.child.leash_pid)
 
-    def attend(self) -> int:
+    def wait(self) -> int:
         """Wait until the recipe ends, and return its exit status. Kill it if an error occurs here."""
         try:
             while (status := self.child.ended(TICK_SECONDS)) is None:
@@ -359,7 +359,7 @@ def heartbeats(lease: Lease) -> Iterator[None]:
         yield
         return
     done = threading.Event()
-    thread = threading.Thread(target=_beat_until, args=(lease, done), daemon=True)
+    thread = threading.Thread(target=_renew_until, args=(lease, done), daemon=True)
     thread.start()
     try:
         yield
@@ -368,7 +368,7 @@ def heartbeats(lease: Lease) -> Iterator[None]:
         thread.join()
 
 
-def _beat_until(lease: Lease, done: threading.Event) -> None:
+def _renew_until(lease: Lease, done: threading.Event) -> None:
     try:
         while not done.wait(settings.RUN_LEASE_SECONDS / 3):
             try:

@@ -35,7 +35,7 @@ def project() -> Project:
 
 @pytest.fixture
 def task(project):
-    made = make_task(make_prompt(project, "Kept?"))
+    made = make_task(make_prompt(project, "CachedCount?"))
     rank(made, make_user())
     return made
 
@@ -89,7 +89,7 @@ def test_exports_leave_out_what_is_withdrawn(form, project, task, other):
         row for _, batch in Export(project=project, form=form).batches(Counter()) for row in batch
     ]
     text = json.dumps(rows, default=str)
-    assert "Kept?" in text and "good" in text and "poor" in text
+    assert "CachedCount?" in text and "good" in text and "poor" in text
     assert "secret" not in text and "Withdrawn?" not in text and "fair" not in text
 
 

@@ -11,8 +11,8 @@ from labeling.statistics.disputes import (
     simulated,
     verdicts,
 )
-from labeling.statistics.meetings import meetings
 from labeling.statistics.pairs import Judgment, expand
+from labeling.statistics.reviewer_pairs import reviewer_pairs
 
 TASKS, PLANTED = 300, 15
 
@@ -52,7 +52,7 @@ def tiers_of(seen, task, tie):
 
 def judged(judgments):
     pairs = expand(judgments)
-    found = verdicts(pairs.tasks, meetings(pairs))
+    found = verdicts(pairs.tasks, reviewer_pairs(pairs))
     return found, {
         task for task, disputed in zip(found.tasks, found.disputed, strict=True) if disputed
     }

@@ -47,7 +47,7 @@ def test_a_worker_checks_and_imports_a_file(child, celery_worker, project):  # n
     wait_until(lambda: in_state(file_import, "ready"), 30, worker.said)
     assert not Prompt.objects.exists()
     client = signed_in(file_import.user)
-    client.post(reverse("project-import-look", args=[project.slug, file_import.key]))
+    client.post(reverse("project-import-preview", args=[project.slug, file_import.key]))
     wait_until(lambda: in_state(file_import, "imported"), 30, worker.said)
     assert Prompt.objects.count() == 2 and file_import.prompts_read == 2
     wait_until(lambda: not file_import.path.exists(), 10)

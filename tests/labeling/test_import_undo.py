@@ -42,7 +42,7 @@ def counts():
 
 def undone(client, project):
     file_import = FileImport.objects.latest("pk")
-    url = reverse("project-import-look", args=[project.slug, file_import.key])
+    url = reverse("project-import-preview", args=[project.slug, file_import.key])
     client.post(url, {"undo": "1"})
     work()
     return client.get(url).content.decode()
@@ -125,7 +125,7 @@ def test_an_import_that_a_snapshot_may_hold_is_kept(project):
 
 def test_only_leads_of_the_project_undo_an_import(project):
     imported(signed_in(make_lead(project)), project, line())
-    url = reverse("project-import-look", args=[project.slug, FileImport.objects.get().key])
+    url = reverse("project-import-preview", args=[project.slug, FileImport.objects.get().key])
     assert signed_in(make_member(project)).post(url, {"undo": "1"}).status_code == 403
     assert signed_in(make_lead(make_project())).post(url, {"undo": "1"}).status_code == 404
     work()
@@ -160,7 +160,7 @@ def test_a_dry_run_of_the_command_leaves_no_import(project, tmp_path):
 def test_a_stopped_worker_leaves_an_import_that_was_not_undone(project):
     client = signed_in(make_lead(project))
     imported(client, project, line())
-    url = reverse("project-import-look", args=[project.slug, FileImport.objects.get().key])
+    url = reverse("project-import-preview", args=[project.slug, FileImport.objects.get().key])
     client.post(url, {"undo": "1"})
     FileImport.objects.update(attempt=3, heartbeat_at="2026-01-01T00:00Z")
     from labeling.importing import lifecycle

@@ -231,10 +231,10 @@ def test_held_out_prompts_of_a_snapshot_are_in_the_stream(project, model):
     inside = {t.prompt_id for t in split(project, tasks)[0]}
     small = freeze(project=project, filter=SnapshotFilter(test_fraction=0.2), by=None)
     assert small.counts["splits"]["test"]["prompts"] <= len(inside)
-    assert queue_order.holds_out_random(small, stream)
+    assert queue_order.has_random_test_set(small, stream)
     for filter in (SnapshotFilter(test_fraction=0.4), SnapshotFilter(test_fraction=0.2, seed=1)):
         other = freeze(project=project, filter=filter, by=None)
-        assert not queue_order.holds_out_random(other, stream)
+        assert not queue_order.has_random_test_set(other, stream)
     hashes = {t.prompt_id: t.prompt.content_hash for t in tasks}
     held = {pk for pk, text in hashes.items() if SnapshotFilter().split_of(text) == "test"}
     assert held <= inside

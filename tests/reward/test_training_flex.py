@@ -92,8 +92,8 @@ def test_lengths_are_left_open_so_another_shape_compiles_nothing(monkeypatch):
 def test_a_backbone_gives_the_same_through_tiles_as_through_the_dense_mask(tmp_path, monkeypatch):
     monkeypatch.setattr(flex, "compiled", lambda: flex_attention)
     model = reward_model(tmp_path)
-    attention.attend(model.classifier, "cuda")
-    assert attention.way_of(model.config) == "tiles"
+    attention.set_attention(model.classifier, "cuda")
+    assert attention.attention_of(model.config) == "tiles"
     batch = Collator(0, "shared", packed=True)(GROUPS["long"][1:])
     real = batch["input_ids"].shape[1]
     with torch.no_grad():

@@ -58,7 +58,7 @@ def _records(line: int, row: dict[str, Any], tally: Tally) -> Iterator[PromptRec
 
 def _draft(record: Record, line: int, tally: Tally) -> Draft:
     fields = record.fields
-    name = next((name for name in PROMPT if values.holds(fields.get(name))), None)
+    name = next((name for name in PROMPT if values.has_content(fields.get(name))), None)
     named = _responses(fields, name)
     meaning = {name or "": "prompt", **dict.fromkeys(named, "response")}
     metadata = account(fields, meaning, tally, prefix=record.prefix)

@@ -165,7 +165,7 @@ def _draft(task: dict[str, Any], line: int, tally: Tally) -> Draft:
             f"found neither a list of items with ids nor two texts in data: {', '.join(data)}.",
             line,
         )
-    filled = {n.lower(): n for n in data if values.holds(data[n]) and n not in sides}
+    filled = {n.lower(): n for n in data if values.has_content(data[n]) and n not in sides}
     name = next((filled[name] for name in PROMPT if name in filled), None)
     prefix = "" if task.get("flat") else "data."
     meta = _account(data, name or "", sides, prefix, line, tally)

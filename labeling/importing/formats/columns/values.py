@@ -48,7 +48,7 @@ DROPPED_PARTS = "images, audio and other parts of messages that are not text"
 
 
 def parsed(text: str) -> Any:
-    """Return the list or object that a text holds as JSON or in Python notation, or None."""
+    """Return the list or object that a text has_content as JSON or in Python notation, or None."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
     try:
@@ -107,7 +107,7 @@ def as_text(value: Any) -> str | None:
     return None if (value := finite(value)) is None else json.dumps(value)
 
 
-def holds(value: Any) -> bool:
+def has_content(value: Any) -> bool:
     """Return whether there is a value. 0 and False are values; an empty text or list is not."""
     return value is not None and value not in ("", [], {})
 

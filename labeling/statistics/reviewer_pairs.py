@@ -1,4 +1,4 @@
-"""Meetings of two reviewers on a task: a 3×3 table of their judgments of its pairs.
+"""Pairs of reviewers of one task, each with a 3×3 table of their judgments of its responses.
 
 Every measure of agreement is a sum over such tables, so that a part (a reviewer, a week) is a
 selection of rows.
@@ -9,32 +9,32 @@ from dataclasses import dataclass
 import numpy as np
 
 from labeling.statistics.kendall import tau_of
-from labeling.statistics.pairs import Pairs, couples
+from labeling.statistics.pairs import Pairs, index_pairs
 
 
 @dataclass(frozen=True)
-class Meetings:
-    """M meetings. The axes of a table are the judgments of `one` and of `two`: −1, 0, +1.
+class ReviewerPairs:
+    """M pairs of reviewers. The axes of a table are the judgments of `first` and `second`: −1, 0, +1.
 
     `shares` is the table with each pair weighted by 1/(m − 1), where m reviewers judged it. Added to
     its transpose, it is the coincidence matrix of Krippendorff's alpha.
     """
 
     task: np.ndarray  # (M,) index into the tasks
-    one: np.ndarray  # (M,) index into the reviewers
-    two: np.ndarray  # (M,)
-    rankings: np.ndarray  # (M, 2) indices of the rankings of one and two
+    first: np.ndarray  # (M,) index into the reviewers
+    second: np.ndarray  # (M,)
+    rankings: np.ndarray  # (M, 2) indices of the rankings of first and second
     table: np.ndarray  # (M, 3, 3) counts of pairs
     shares: np.ndarray  # (M, 3, 3)
 
     def __len__(self) -> int:
         return len(self.task)
 
-    def where(self, rows: np.ndarray) -> "Meetings":
-        return Meetings(
+    def select(self, rows: np.ndarray) -> "ReviewerPairs":
+        return ReviewerPairs(
             self.task[rows],
-            self.one[rows],
-            self.two[rows],
+            self.first[rows],
+            self.second[rows],
             self.rankings[rows],
             self.table[rows],
             self.shares[rows],
@@ -60,9 +60,9 @@ class Meetings:
     @property
     def tau(self) -> np.ndarray:
         """Return Kendall's tau-b of the two rankings, NaN if one of them ties everything."""
-        untied_one = self.compared - self.table[:, 1, :].sum(axis=1)
-        untied_two = self.compared - self.table[:, :, 1].sum(axis=1)
-        return tau_of(2 * self.strict_same - self.strict, untied_one, untied_two)
+        untied_first = self.compared - self.table[:, 1, :].sum(axis=1)
+        untied_second = self.compared - self.table[:, :, 1].sum(axis=1)
+        return tau_of(2 * self.strict_same - self.strict, untied_first, untied_second)
 
     @property
     def distance(self) -> np.ndarray:
@@ -71,20 +71,23 @@ class Meetings:
         return (self.table * apart).sum(axis=(1, 2)) / self.compared
 
 
-def meetings(pairs: Pairs) -> Meetings:
-    """Return all meetings. Linear in the number of pairs times the couples of reviewers on each."""
-    left, right = couples(pairs.pair)
+def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
+    """Return all pairs of reviewers with a common task.
+
+    The cost is linear in the number of pairs of responses times the pairs of reviewers of each.
+    """
+    left, right = index_pairs(pairs.pair)
     judged = np.bincount(pairs.pair, minlength=len(pairs))[pairs.pair[left]]
     task = pairs.task[pairs.pair[left]]
     rankings = int(pairs.ranking.max(initial=0)) + 1
     key = pairs.ranking[left] * rankings + pairs.ranking[right]
-    _, at, meeting = np.unique(key, return_index=True, return_inverse=True)
+    _, at, number = np.unique(key, return_index=True, return_inverse=True)
     cell = (pairs.outcome[left].astype(np.int64) + 1) * 3 + pairs.outcome[right] + 1
-    code, size = meeting * 9 + cell, len(at) * 9
-    return Meetings(
+    code, size = number * 9 + cell, len(at) * 9
+    return ReviewerPairs(
         task=task[at],
-        one=pairs.reviewer[left][at],
-        two=pairs.reviewer[right][at],
+        first=pairs.reviewer[left][at],
+        second=pairs.reviewer[right][at],
         rankings=np.column_stack([pairs.ranking[left][at], pairs.ranking[right][at]]),
         table=np.bincount(code, minlength=size).reshape(-1, 3, 3),
         shares=np.bincount(code, 1 / np.maximum(judged - 1, 1), size).reshape(-1, 3, 3),
