@@ -7,7 +7,8 @@ from finetune.evaluation import runs
 from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
 from finetune.methods import dpo
 from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig
-from reward.kinds import SHARES, snapshot_of
+from reward.evaluation.figures import SHARES
+from reward.run_files import snapshot_of
 from runs.kinds import RunKind, register
 
 

@@ -97,20 +97,19 @@ def newest_good(run_dir: RunDir, pattern: str) -> Path | None:
     return None
 
 
-def is_good(run_dir: RunDir, path: Path) -> bool:
-    """Return whether the file exists and is unchanged. Delete a damaged one, with a warning."""
-    if not path.exists():
-        return False
-    problem = problem_of(path)
-    if problem is None:
-        return True
+def delete_if_damaged(run_dir: RunDir, path: Path) -> None:
+    """Delete a single-file checkpoint that differs from its manifest, with a warning.
+
+    Afterwards, a file at `path` is a good checkpoint. Reads every byte of it.
+    """
+    if not path.exists() or (problem := problem_of(path)) is None:
+        return
     path.unlink(missing_ok=True)  # another process may have deleted it first
     run_dir.message(
         f"{path.name} is damaged: {problem}. This part is computed again. Check the disk if this "
         "happens again.",
         level="warning",
     )
-    return False
 
 
 def problem_of(path: Path) -> str | None:

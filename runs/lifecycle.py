@@ -1,7 +1,18 @@
 """State transitions of runs, each a conditional update. Only this module changes a run's state.
 
-    queued ──claim──▶ running ──succeed / fail / cancel──▶ ended ──restart──▶ queued
-    queued ──request_cancel──▶ cancelled          running ──requeue──▶ queued
+    from               function         to
+    queued             claim            running
+    queued             request_cancel   cancelled
+    running            request_cancel   running, until its worker has stopped the recipe
+    running            succeed          succeeded
+    running            fail             failed
+    running            cancel           cancelled
+    running            requeue          queued
+    running            reap             queued, or failed after the last attempt
+    queued or failed   regain           running, for the worker whose run the reaper took
+    failed, cancelled  restart          queued
+
+If cancelling was requested, `fail`, `requeue` and `reap` end the run as cancelled instead.
 
 A worker holds a Lease, and its writes name the fencing token. So a worker that wakes up after the
 reaper has requeued its run changes nothing. Times are the database's, so clocks of machines may

@@ -13,7 +13,7 @@ from labeling.importing.findings import add_tasks
 from labeling.models import Project, Prompt, Response, Task
 from labeling.queue.tasks import NewTask
 from recipes.rundir import RunDir
-from reward.kinds import read_report
+from reward.run_files import read_report
 from runs.kinds import CannotRun
 from runs.models import Run
 

@@ -21,8 +21,8 @@ from labeling.models import Finding, Prompt, Ranking, Task
 from labeling.queue.tasks import NewTask
 from recipes.preferences.groups import PreferenceError, read_groups
 from recipes.rundir import RunDir
-from reward.kinds import read_report, snapshot_of
 from reward.models import Snapshot
+from reward.run_files import read_report, snapshot_of
 from runs.kinds import CannotRun
 from runs.models import Run
 

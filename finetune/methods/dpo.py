@@ -9,7 +9,8 @@ from finetune.engines.generation import model_of
 from finetune.models import Model
 from formatting.numbers import percent
 from recipes.rundir import RunDir
-from reward.kinds import headline, put_snapshot, read_report, snapshot_of
+from reward.evaluation.figures import main_figures
+from reward.run_files import put_snapshot, read_report, snapshot_of
 from runs import storage
 from runs.kinds import CannotRun
 from runs.models import Run
@@ -51,7 +52,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
     )
     return {
         "model": model.pk,
-        **headline(report),
+        **main_figures(report),
         **{name: report[name] for name in ("pairs", "prompts") if name in report},
     }
 

@@ -297,7 +297,8 @@ def sample_all(
     for number in range(shards):
         began = time.monotonic()
         shard = run_dir.checkpoints / f"{name}-{number:06d}.json"
-        old = checkpoints.is_good(run_dir, shard)
+        checkpoints.delete_if_damaged(run_dir, shard)
+        old = shard.exists()
         if old:
             batch = [Sampled(**values) for values in json.loads(shard.read_text())]
         else:

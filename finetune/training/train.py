@@ -65,7 +65,7 @@ from recipes.trainer import (
     training_figures,
 )
 from recipes.trainer_callbacks import ProgressEvents
-from reward.evaluation import report as reports
+from reward.evaluation.figures import main_figures
 
 Pairs = dict[str, list[tuple[int, Pair]]]
 """By split: (index of the prompt in `Prepared`, pair of its responses)."""
@@ -119,7 +119,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     }
     publish(run_dir, trainer.model, tokenizer, report, model_card(report))
     result = {name: report[name] for name in ("pairs", "prompts", "held_out")}
-    run_dir.emit("result", result={**reports.headline(report), **result})
+    run_dir.emit("result", result={**main_figures(report), **result})
 
 
 # --- data -----------------------------------------------------------------------------------------

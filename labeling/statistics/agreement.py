@@ -113,19 +113,19 @@ def strict_counts(a: Tiers, b: Tiers) -> tuple[int, int]:
 
 
 def pairwise_of(sums: ShareSums) -> "Agreement":
-    """Return the headline figure from sums over prompts of `strict_counts`."""
+    """Return pairwise agreement from sums over prompts of `strict_counts`."""
     if sums.share is None:
         return Agreement(None, None, None, 0, NO_STRICT)
     return Agreement(sums.share, *sums.interval, int(sums.total))
 
 
-def headline(agreement: "Agreement", sample: str) -> dict[str, Any]:
-    """Return the headline figure for files and commands, with a description of its sample."""
+def pairwise_json(agreement: "Agreement", sample: str) -> dict[str, Any]:
+    """Return pairwise agreement as JSON for files and commands, with its name and its sample."""
     return {"name": PAIRWISE, "sample": sample, **agreement.as_json()}
 
 
 def from_json(figure: Mapping[str, Any] | None) -> "Agreement | None":
-    """Return the agreement in a dictionary from `headline`, or None without one."""
+    """Return the agreement in a dictionary from `pairwise_json`, or None without one."""
     if not figure:
         return None
     low, high = figure["interval"] or (None, None)
@@ -133,7 +133,7 @@ def from_json(figure: Mapping[str, Any] | None) -> "Agreement | None":
 
 
 def in_words(figure: Mapping[str, Any]) -> str:
-    """Return a dictionary from `headline` as a sentence."""
+    """Return a dictionary from `pairwise_json` as a sentence."""
     if figure["value"] is None:
         return f"{figure['name']} {figure['sample']}: none. {figure['reason']}"
     value, interval = percent(figure["value"]), percent_range(figure["interval"])

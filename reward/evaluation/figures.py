@@ -3,17 +3,38 @@
 Needs neither torch nor Django: recipes, models and views import it.
 """
 
-from reward.evaluation.schema import Quality
+from collections.abc import Mapping
+from typing import Any
 
-HEADLINE = {
+from reward.evaluation.schema import Figure, Quality
+
+MAIN_FIGURES = {
     "accuracy": "accuracy",
     "pairwise_agreement": "reviewer_agreement",
     "longer_is_better": "longer_is_better",
 }
 """The names of figures in a run's result, and the keys of the report that they come from."""
 
+SHARES = frozenset(
+    {*MAIN_FIGURES, "reviewer_agreement"}
+)  # older runs have reviewer_agreement in their results
+"""The names of main figures, all of which are shares."""
+
 NO_LIMIT = 0.995
 """A limit of accuracy from here on is not worth showing."""
+
+
+def main_figures(report: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return the main figures of a report, for the result of its run."""
+    return {
+        name: {
+            "value": figure.get("value"),
+            "interval": figure.get("interval"),
+            "reason": figure.get("reason"),
+        }
+        for name, source in MAIN_FIGURES.items()
+        if isinstance(figure := report.get(source), dict)
+    }
 
 
 def no_better_than_length(report: Quality) -> bool:

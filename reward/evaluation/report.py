@@ -5,17 +5,15 @@ value is null and has a `reason`. The pairs of a prompt are not independent, so 
 resampling prompts, not pairs. reward/evaluation/schema.py declares the keys.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from labeling.statistics.agreement import NO_STRICT, PAIRWISE, strict_counts
 from labeling.statistics.intervals import FEW_CLUSTERS, ShareSums, share_interval
 from recipes.preferences.groups import Group, by_criterion, strict_wins, wins
-from reward.evaluation.figures import HEADLINE
 from reward.evaluation.schema import (
     Agreement,
     Bin,
@@ -23,7 +21,6 @@ from reward.evaluation.schema import (
     Correlation,
     CriterionFigures,
     Figure,
-    Headline,
     Quality,
     Share,
 )
@@ -70,14 +67,6 @@ def quality(scored: Sequence[Scored], seed: int = 0, evidence: Evidence = wins) 
             "score_spearman": length_correlation(scored, lambda s: s.scores, seed),
             "label_spearman": length_correlation(scored, lambda s: win_share(s.group), seed),
         },
-    }
-
-
-def headline(report: Mapping[str, Any]) -> dict[str, Headline]:
-    """Return the main figures of a report, for the result event of its run."""
-    return {
-        name: {"value": report[source]["value"], "interval": report[source]["interval"]}
-        for name, source in HEADLINE.items()
     }
 
 

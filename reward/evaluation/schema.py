@@ -80,11 +80,6 @@ class Quality(TypedDict, total=False):
     length: Length
 
 
-class Headline(TypedDict):
-    value: float | None
-    interval: Interval | None
-
-
 # --- parts of a reward model's report -------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """Snapshots: rankings frozen into a Parquet file that never changes.
 
-One statement reads all rankings of the project, so the file and its account are consistent. Memory
-holds one batch of prompts, 32 bytes per prompt, and the replacements of reward.preferences.substitutes
+One statement reads all rankings of the project, so the file and its account have the same rankings.
+Other statements read what belongs to them: withdrawn responses, the replacements of
+reward.preferences.substitutes and the weights of reviewers before the first ranking, prompts and
+responses batch by batch. Memory holds one batch of prompts, 32 bytes per prompt, and the replacements
 if the filter asks for them.
 """
 
@@ -23,7 +25,7 @@ from django.db import transaction
 from accounts.models import User, audit
 from labeling.models import FileImport, Project, Prompt, Ranking, Response, TaskResponse
 from labeling.queue.out_of_use import without
-from labeling.statistics.agreement import headline, pairwise_of, strict_counts
+from labeling.statistics.agreement import pairwise_json, pairwise_of, strict_counts
 from labeling.statistics.intervals import ShareSums
 from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit
@@ -123,7 +125,9 @@ class Account:
             },
             "reviewers": len(self.reviewers),
             "simulated": self.simulated,
-            "pairwise_agreement": headline(pairwise_of(self.agreement), "of the whole snapshot"),
+            "pairwise_agreement": pairwise_json(
+                pairwise_of(self.agreement), "of the whole snapshot"
+            ),
         }
 
 

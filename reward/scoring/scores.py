@@ -16,9 +16,9 @@ from recipes import faults
 from recipes.preferences.groups import MESSAGES
 from recipes.rundir import RunDir, atomically
 from reward.forms import ScoreInputs
-from reward.kinds import read_report
 from reward.models import ResponseScore, RewardModel
 from reward.ordering import queue
+from reward.run_files import read_report
 from reward.scoring.settings import ScoreConfig
 from runs.kinds import CannotRun, RunKind
 from runs.models import Run

@@ -128,7 +128,8 @@ class Parts:
     def _scored(self, part: Part, message: str, data: Prepared) -> list[Scored]:
         """Train on the train split of `data`, unless done already, and return its test split scored."""
         done = part.path / "scores.npz"
-        if checkpoints.is_good(part, done):
+        checkpoints.delete_if_damaged(part, done)
+        if done.exists():
             self._forget_checkpoints(part)
             return _read(done, data)
         self.run_dir.message(message)

@@ -56,7 +56,8 @@ def score_all(run_dir: RunDir, stop: StopSignal) -> None:
     for number, rows in enumerate(source.iter_batches(batch_size=PROMPT_BATCH_SIZE)):
         stop.check()
         part = part_path(run_dir, number)
-        if checkpoints.is_good(run_dir, part):
+        checkpoints.delete_if_damaged(run_dir, part)
+        if part.exists():
             continue
         scorer = scorer or loaded(config)
         batch_started = time.monotonic()

@@ -64,6 +64,7 @@ from recipes.trainer_callbacks import ProgressEvents
 from reward.evaluation import report as reports
 from reward.evaluation.calibration import temperature
 from reward.evaluation.confident_mistakes import worst_mistakes
+from reward.evaluation.figures import main_figures
 from reward.evaluation.schema import RewardReport, SplitCounts
 from reward.evaluation.slices import length_slices, slices
 from reward.evaluation.uncertainty import disagreement
@@ -169,7 +170,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     report_final_accuracy(run_dir, trainer, report)
     publish(run_dir, trainer.model.ordinary, tokenizer, report, model_card(report))
     result = {"ece": report["calibration"]["ece"], "data": report["data"]}
-    run_dir.emit("result", result={**reports.headline(report), **result})
+    run_dir.emit("result", result={**main_figures(report), **result})
 
 
 def report_final_accuracy(run_dir: RunDir, trainer: GroupTrainer, report: RewardReport) -> None:

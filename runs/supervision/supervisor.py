@@ -64,17 +64,17 @@ def supervise(lease: Lease, slot: Slot | None = None) -> None:
     run = Run.objects.get(pk=lease.run_id)
     logger.info("Run %s (%s): attempt %s begins.", run.pk, run.kind, run.attempt)
     try:
-        sentence = _run_attempt(run, lease, slot)
+        sentence = _try_attempt(run, lease, slot)
         if sentence:
             _end(run, lambda: lifecycle.fail(lease, sentence))
     except LeaseLost:
         logger.warning("Run %s: the lease was lost to another worker.", run.pk)
 
 
-def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
-    """Return the sentence to fail with, or "" if the run has already ended."""
+def _try_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
+    """Make one attempt. Return the sentence to fail the run with, or "" if it has already ended."""
     try:
-        _attempt(run, lease, slot)
+        _run_attempt(run, lease, slot)
     except CannotRun as error:
         return str(error)
     except (LeaseLost, OperationalError, InterfaceError):
@@ -87,7 +87,7 @@ def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> str:
     return ""
 
 
-def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
+def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
     kind = kinds.get(run.kind)
     with ExitStack() as stack:
         with heartbeats(lease):
@@ -96,40 +96,40 @@ def _attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
             run_dir = _explained(run, "Preparing", lambda: workspace.prepare(run, kind))
         if lifecycle.cancel_requested(lease):
             return _end(run, lambda: lifecycle.cancel(lease))
-        attempt = Attempt(run, lease, run_dir)
+        process = RecipeProcess(run, lease, run_dir)
         if workspace.is_finished(run_dir):
             run_dir.message("An earlier attempt finished, and its results are used.")
-            return _take_over(run, kind, attempt)
-        attempt.begin(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
+            return _store_results(run, kind, process)
+        process.start(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
         if slot:
-            slot.note(lease, leash_pid=attempt.child.leash_pid)
-    status = attempt.wait()
+            slot.note(lease, leash_pid=process.child.leash_pid)
+    status = process.wait()
     if status == 0:
         workspace.mark_finished(run_dir)
-        return _take_over(run, kind, attempt)
-    attempt.copy_rest()
-    return _end(run, attempt.ending(status))
+        return _store_results(run, kind, process)
+    process.copy_rest()
+    return _end(run, process.ending(status))
 
 
-def _take_over(run: Run, kind: kinds.RunKind, attempt: "Attempt") -> None:
+def _store_results(run: Run, kind: kinds.RunKind, process: "RecipeProcess") -> None:
     """Publish the output of a finished recipe. Waits for the database, even if the lease expires.
 
     If the database was unavailable for longer than the lease, the reaper has taken the run. Then
     it is taken back unless another worker has claimed it; that worker finds the finished directory
     and publishes it.
     """
-    attempt.run_dir.stage("Checking and storing the results")
+    process.run_dir.stage("Checking and storing the results")
     try:
-        attempt.copy_rest()
-        _publish(run, attempt.lease, attempt.run_dir, kind, attempt.tail)
+        process.copy_rest()
+        _succeed(run, process.lease, process.run_dir, kind, process.tail)
     except LeaseLost:
-        regained = retry_until_available(lambda: lifecycle.regain(attempt.lease, owner()))
+        regained = retry_until_available(lambda: lifecycle.regain(process.lease, owner()))
         if regained is None:
             raise
-        attempt.lease = regained
+        process.lease = regained
         try:
-            attempt.copy_rest()
-            _publish(run, regained, attempt.run_dir, kind, attempt.tail)
+            process.copy_rest()
+            _succeed(run, regained, process.run_dir, kind, process.tail)
         except CannotRun as error:
             sentence = str(error)
             _end(run, lambda: lifecycle.fail(regained, sentence))
@@ -144,7 +144,7 @@ def _check_cancel(lease: Lease) -> None:
         forget_connection(error)
 
 
-def _publish(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail: EventTail) -> None:
+def _succeed(run: Run, lease: Lease, run_dir: RunDir, kind: kinds.RunKind, tail: EventTail) -> None:
     with heartbeats(lease):
         artifacts = workspace.artifacts(run, run_dir)
 
@@ -182,7 +182,7 @@ def _explained(run: Run, what: str, work: Callable[[], T]) -> T:
         raise CannotRun(f"{what} failed: {type(error).__name__}: {detail}") from error
 
 
-class Attempt:
+class RecipeProcess:
     """One start of the recipe, from its first line in the log to its exit status."""
 
     def __init__(self, run: Run, lease: Lease, run_dir: RunDir):
@@ -197,7 +197,7 @@ class Attempt:
         self._beat_at = self._look_at = 0.0
         self._kill_at = float("inf")
 
-    def begin(self, command: list[str], lock: int) -> None:
+    def start(self, command: list[str], lock: int) -> None:
         remove_partial_line(self.run_dir)
         workspace.forget_endings(self.run_dir)
         self.copy_events()

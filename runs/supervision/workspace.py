@@ -110,9 +110,9 @@ def _update_folders(run: Run, kind: RunKind, run_dir: RunDir) -> None:
 
 
 def last_checkpoint(run_dir: RunDir) -> int | None:
-    """Return the step of the newest good checkpoint. Reads every byte of it if it is a folder."""
+    """Return the step of the newest good checkpoint. Reads every byte of it."""
     for path in reversed(checkpoints.by_age(run_dir, "[!.]*")):
-        if path.is_file() or checkpoints.problem_of(path) is None:
+        if checkpoints.problem_of(path) is None:
             return checkpoints.step_of(path)
     return None
 

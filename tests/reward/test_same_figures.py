@@ -14,9 +14,8 @@ from formatting.numbers import percent, percent_range
 from labeling.models import Ranking
 from labeling.statistics.agreement import pairwise_agreement
 from recipes.preferences.groups import Group, Judgment, read_groups
-from reward.evaluation.report import headline as recipe_headline
+from reward.evaluation.figures import SHARES, main_figures
 from reward.evaluation.report import reviewer_agreement
-from reward.kinds import SHARES, headline
 from reward.preferences.snapshots import SnapshotFilter, freeze
 from tests.finetune.factory import REPORT, make_reward_model
 from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
@@ -131,7 +130,7 @@ def test_two_rankings_of_one_reviewer_are_not_compared():
 
 
 def test_the_result_of_a_run_has_the_figure_under_its_name():
-    for result in (headline(REPORT), recipe_headline(REPORT)):
-        assert set(result) == {"accuracy", "pairwise_agreement", "longer_is_better"}
-        assert result["pairwise_agreement"]["value"] == REPORT["reviewer_agreement"]["value"]
-        assert set(result) <= SHARES
+    result = main_figures(REPORT)
+    assert set(result) == {"accuracy", "pairwise_agreement", "longer_is_better"}
+    assert result["pairwise_agreement"]["value"] == REPORT["reviewer_agreement"]["value"]
+    assert set(result) <= SHARES

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from recipes.rundir import ENDED, RESTART, STOPPED, RunDir, write_atomically
+from recipes import checkpoints
+from recipes.rundir import ENDED, RESTART, STOPPED, RunDir
 
 stopping = False
 
@@ -33,7 +34,8 @@ def newest(run_dir: RunDir) -> tuple[int, str]:
 
 def save(run_dir: RunDir, step: int, digest: str) -> None:
     path = run_dir.checkpoints / f"count-{step}.json"
-    write_atomically(path, json.dumps({"step": step, "digest": digest}))
+    with checkpoints.sealed(path) as draft:
+        draft.write_text(json.dumps({"step": step, "digest": digest}))
 
 
 def start_grandchild(run_dir: RunDir) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from recipes import checkpoints
 from recipes.rundir import RunDir
+from runs.supervision import workspace
 
 NAMES = "checkpoint-*"
 
@@ -131,10 +132,20 @@ def test_a_damaged_part_is_computed_again(run_dir, content):
     part = run_dir.checkpoints / "responses-000001.json"
     with checkpoints.sealed(part) as draft:
         draft.write_text("[1, 2]")
-    assert checkpoints.is_good(run_dir, part)
+    checkpoints.delete_if_damaged(run_dir, part)
+    assert part.read_text() == "[1, 2]" and warnings(run_dir) == []
     part.write_bytes(content)
-    assert not checkpoints.is_good(run_dir, part)
+    checkpoints.delete_if_damaged(run_dir, part)
     assert "responses-000001.json is damaged" in warnings(run_dir)[0]
     assert not part.exists()
-    assert not checkpoints.is_good(run_dir, part)
+    checkpoints.delete_if_damaged(run_dir, part)
     assert len(warnings(run_dir)) == 1
+
+
+def test_a_run_is_not_said_to_resume_from_a_damaged_file(run_dir):
+    for number in (8, 9):
+        with checkpoints.sealed(run_dir.checkpoints / f"responses-{number:06}.json") as draft:
+            draft.write_text("[1, 2]")
+    assert workspace.last_checkpoint(run_dir) == 9
+    (run_dir.checkpoints / "responses-000009.json").write_text("[1, 3]")
+    assert workspace.last_checkpoint(run_dir) == 8

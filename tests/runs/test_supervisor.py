@@ -17,6 +17,7 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 
+from recipes import checkpoints
 from runs import kinds, lifecycle, services
 from runs.models import Run, State
 from runs.supervision import child, workspace
@@ -148,7 +149,8 @@ def test_a_run_resumed_inside_a_part_reports_where_it_continues(begin, runs_dir,
     workspace.prepare(run, kinds.get(run.kind))
     for name in left:
         (runs_dir / str(run.pk) / name).parent.mkdir(parents=True, exist_ok=True)
-        (runs_dir / str(run.pk) / name).touch()
+        with checkpoints.sealed(runs_dir / str(run.pk) / name) as draft:
+            draft.touch()
     Run.objects.filter(pk=run.pk).update(attempt=1)
     run = services.run_now(run.pk)
     assert sentence in [event.data["text"] for event in run.events.filter(event="message")]

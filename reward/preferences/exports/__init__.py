@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from labeling.models import Project
 from labeling.quality.measures import quality_of
-from labeling.statistics.agreement import headline
+from labeling.statistics.agreement import pairwise_json
 from recipes.preferences.groups import SPLITS, Group, PreferenceError, read_groups
 from recipes.preferences.pairs import PairOptions
 from reward.models import Snapshot
@@ -135,7 +135,7 @@ class Export:
         if self.snapshot:
             return self.snapshot.counts.get("pairwise_agreement")
         quality = quality_of(self.project)
-        return headline(quality.agreement, f"of {quality.sample}")
+        return pairwise_json(quality.agreement, f"of {quality.sample}")
 
     # --- files ---
 
