@@ -243,7 +243,8 @@ def common_arguments(
     about `saves` checkpoints unless the settings say otherwise.
     """
     steps = ceil(config.epochs * ceil(rows / config.batch_size))
-    half = torch_dtype(config.dtype) == torch.bfloat16
+    dtype = torch_dtype(config.dtype)
+    half = dtype == torch.bfloat16
     return {
         "output_dir": str(trainer_folder(run_dir)),
         "num_train_epochs": config.epochs,
@@ -255,6 +256,7 @@ def common_arguments(
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "bf16": half,
+        "fp16": dtype == torch.float16,  # with a gradient scaler
         # Without it, Trainer refuses bf16 on the CPU, and several processes cannot connect.
         "use_cpu": (half or processes.count() > 1) and not torch.cuda.is_available(),
         "seed": config.seed,

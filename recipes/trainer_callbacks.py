@@ -143,15 +143,23 @@ class ProgressEvents(TrainerCallback):
 class RefuseNonFinite(TrainerCallback):
     """An end of the run before a non-finite gradient reaches the weights.
 
-    Reads the gradients' norm once per step, which synchronises with the GPU.
+    Reads the gradients' norm once per step, which synchronises with the GPU. In float16 the
+    gradient scaler itself skips such a step and halves its scale, which begins too high on purpose,
+    so only a row of SCALER_STEPS such steps ends the run.
     """
+
+    SCALER_STEPS = 24  # the scale begins at 2¹⁶, so by then it is below 2⁻⁷
+
+    def __init__(self) -> None:
+        self.skipped = 0
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
+        self.skipped = 0 if torch.isfinite(norm) else self.skipped + 1
+        if self.skipped > (self.SCALER_STEPS if args.fp16 else 0):
             raise RecipeError(
                 f"The gradient was not finite at step {state.global_step + 1}, so training ended "
                 "before it could damage the weights. Lower the learning rate or train in float32."

@@ -5,8 +5,12 @@ from typing import Protocol
 
 from recipes.settings import RecipeConfig, option
 
-DTYPES = ("auto", "float32", "bfloat16")
-DTYPE_HELP = "Number format. auto: bfloat16 on GPUs that support it, otherwise float32."
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPE_HELP = (
+    "Number format. auto: bfloat16 on GPUs that compute it in hardware (compute capability 8.0 or "
+    "higher), float16 on other GPUs, float32 on the CPU. Training in float16 scales the loss so that "
+    "small gradients do not become zero."
+)
 SEED_HELP = "The same seed with the same settings, data and machine gives the same result."
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from recipes.errors import RecipeError
-from recipes.models.loading import read_adapter, read_config, read_tokenizer
+from recipes.models.loading import read_adapter, read_config, read_tokenizer, why_not_loaded
 from recipes.models.references import split_reference, torch_dtype
 from recipes.preferences.tokens import ChatFormat, plain_prompt
 
@@ -47,7 +47,7 @@ def load_tokenizer(reference: str) -> Any:
         tokenizer = read_tokenizer(name, revision)
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"The tokenizer of {reference} cannot be loaded: {first_line(error)}"
+            f"The tokenizer of {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error
     if tokenizer.eos_token_id is None:
         raise RecipeError(f"The tokenizer of {reference} has no token for the end of a text.")
@@ -76,7 +76,9 @@ def load_model(reference: str, dtype: str, *, dropout: bool = True) -> Any:
             use_safetensors=True,
         ).eval()
     except (OSError, ValueError) as error:
-        raise RecipeError(f"The model {reference} cannot be loaded: {first_line(error)}") from error
+        raise RecipeError(
+            f"The model {reference} cannot be loaded: {why_not_loaded(error)}"
+        ) from error
 
 
 def turn_off_dropout(config: Any) -> None:
@@ -93,18 +95,13 @@ def add_adapter(model: Any, reference: str) -> Any:
         return read_adapter(model, path, revision).eval()
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"The adapter {reference} cannot be loaded: {first_line(error)}"
+            f"The adapter {reference} cannot be loaded: {why_not_loaded(error)}"
         ) from error
     except RuntimeError as error:
         raise RecipeError(
             f"The adapter {reference} was made for another model than {model.name_or_path}: its "
             "weights have other shapes."
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, which says what is wrong. Libraries write pages."""
-    return str(error).strip().partition("\n")[0]
 
 
 def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:

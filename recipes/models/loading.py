@@ -7,9 +7,11 @@ not pickles. The attention is set here, because a model's configuration could na
 download. Chat templates have limits (chat_template.py).
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import GatedRepoError
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer
 
@@ -46,6 +48,34 @@ def read_tokenizer(name: str, revision: str | None) -> Any:
     except chat_template.TemplateTooCostly as error:
         raise RecipeError(f"The chat template of {name} {error}. Choose another model.") from None
     return tokenizer
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, which says what is wrong. Libraries write pages."""
+    return str(error).strip().partition("\n")[0]
+
+
+def why_not_loaded(error: BaseException) -> str:
+    """Return why a model, tokenizer or adapter cannot be loaded, and what to do about access.
+
+    Libraries wrap the error of the download in others, so the whole chain of causes is read.
+    """
+    reason, step = first_line(error), error
+    while step is not None:
+        status = getattr(getattr(step, "response", None), "status_code", None)
+        if isinstance(step, GatedRepoError) or status in (401, 403):
+            return f"{reason} {_access_advice()}"
+        step = step.__cause__ or step.__context__
+    return reason
+
+
+def _access_advice() -> str:
+    token = "is set" if os.environ.get("HF_TOKEN") else "is not set"
+    return (
+        "Hugging Face refused access. The model is gated or private, or does not exist. Accept its "
+        "conditions on its page, and set HF_TOKEN, on the machine of the worker, to a token of the "
+        f"same account (HF_TOKEN {token}). See docs/base-models.md."
+    )
 
 
 def read_adapter(model: Any, name: str | Path, revision: str | None = None) -> Any:

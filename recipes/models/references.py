@@ -4,6 +4,12 @@ from pathlib import Path
 
 import torch
 
+from recipes.errors import RecipeError
+
+NATIVE_BFLOAT16 = (8, 0)
+"""The first CUDA compute capability (Ampere) with bfloat16 in hardware. Earlier GPUs emulate it,
+which is slower than float32."""
+
 
 def split_reference(reference: str) -> tuple[str, str | None]:
     """Return (repo, revision) of `repo@revision`. A folder's name may contain an @."""
@@ -14,7 +20,26 @@ def split_reference(reference: str) -> tuple[str, str | None]:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    if name == "auto":
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if bf16 else torch.float32
-    return getattr(torch, name)
+    """Return the number format of a setting `dtype` on this machine.
+
+    Raises RecipeError for float16 without a GPU, where training has no gradient scaler.
+    """
+    return dtype_for(name, cuda_capability())
+
+
+def cuda_capability() -> tuple[int, int] | None:
+    """Return the compute capability of this process's GPU, or None without CUDA."""
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def dtype_for(name: str, capability: tuple[int, int] | None) -> torch.dtype:
+    """Return the number format of a setting `dtype` for a GPU of this compute capability."""
+    if name == "float16" and capability is None:
+        raise RecipeError(
+            "dtype: float16 needs a CUDA GPU, and this machine has none. Set it to auto or float32."
+        )
+    if name != "auto":
+        return getattr(torch, name)
+    if capability is None:
+        return torch.float32
+    return torch.bfloat16 if capability >= NATIVE_BFLOAT16 else torch.float16

@@ -23,7 +23,7 @@ from recipes.layout import attention
 from recipes.layout.collate import Batch, Collator
 from recipes.layout.forward import evaluating, inputs_of
 from recipes.models import quantization
-from recipes.models.loading import read_adapter, read_config, read_tokenizer
+from recipes.models.loading import read_adapter, read_config, read_tokenizer, why_not_loaded
 from recipes.models.references import split_reference, torch_dtype
 from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import MOVED_BASE
@@ -199,7 +199,9 @@ def read_base(
             **loading,
         )
     except (OSError, ValueError) as error:
-        raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
+        raise RecipeError(
+            f"The model {reference} cannot be loaded: {why_not_loaded(error)}"
+        ) from error
     base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if hasattr(base, "score"):
         base.score.float()
@@ -240,7 +242,9 @@ def refuse_family(reference: str) -> None:
     try:
         config = read_config(name, revision)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"The model {reference} cannot be loaded: {error}") from error
+        raise RecipeError(
+            f"The model {reference} cannot be loaded: {why_not_loaded(error)}"
+        ) from error
     if getattr(config, "is_encoder_decoder", False):
         raise RecipeError(
             f"{reference} is an encoder-decoder ({config.model_type}). Choose an encoder or a decoder."
@@ -264,7 +268,9 @@ def load_tokenizer(reference: str, *, adapter: bool = False) -> Any:
     try:
         tokenizer = read_tokenizer(name, revision)
     except (OSError, ValueError) as error:
-        raise RecipeError(f"The tokenizer of {reference} cannot be loaded: {error}") from error
+        raise RecipeError(
+            f"The tokenizer of {reference} cannot be loaded: {why_not_loaded(error)}"
+        ) from error
     choices = (tokenizer.pad_token, tokenizer.unk_token, tokenizer.bos_token)
     spare = next((token for token in choices if token and token != tokenizer.eos_token), None)
     tokenizer.pad_token = spare or tokenizer.eos_token
