@@ -7,7 +7,6 @@ later decision replaces an earlier one; the audit trail keeps both.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -17,7 +16,7 @@ from django.utils import timezone
 from accounts.models import User, audit
 from labeling.core.text import storable
 from labeling.models import Adjudication, Project, Task, TaskResponse
-from labeling.quality.measures import Dispute, quality_of
+from labeling.quality.measures import Disagreement, quality_of
 from labeling.queue.slots import lock_slots
 from labeling.rankings import overlap
 from labeling.statistics.agreement import Tiers
@@ -34,7 +33,7 @@ class CannotDecide(ValueError):  # noqa: N818 - reads better without Error
         self.errors = errors
 
 
-def open_disputes(project: Project) -> list[Dispute]:
+def open_disputes(project: Project) -> list[Disagreement]:
     """Return the undecided disputes among the most recently ranked tasks, largest distance first.
 
     labeling.statistics.disputes defines a dispute. Costs two queries when the figures of the
@@ -43,26 +42,7 @@ def open_disputes(project: Project) -> list[Dispute]:
     return list(quality_of(project).disputes)
 
 
-def distance(rankings: Sequence[Tiers]) -> float:
-    """Return the mean distance over pairs of responses and of rankings, from 0 to 1.
-
-    Return 0 when no pair was compared twice. Plain Python is ten times as fast as arrays for the
-    few responses of a task.
-    """
-    rank_maps = [{i: rank for rank, tier in enumerate(tiers) for i in tier} for tiers in rankings]
-    differences = compared = 0
-    for first, second in combinations(rank_maps, 2):
-        for a, b in combinations(first.keys() & second.keys(), 2):
-            differences += abs(_sign(first[a] - first[b]) - _sign(second[a] - second[b]))
-            compared += 1
-    return differences / (2 * compared) if compared else 0.0
-
-
-def _sign(number: int) -> int:
-    return (number > 0) - (number < 0)
-
-
-def next_after(disputes: Sequence[Dispute], task_id: int) -> Dispute | None:
+def next_after(disputes: Sequence[Disagreement], task_id: int) -> Disagreement | None:
     """Return the dispute after this task's in the list, or the first if the task is not listed."""
     indexes = {dispute.task_id: index for index, dispute in enumerate(disputes)}
     index = indexes.get(task_id, -1) + 1

@@ -14,7 +14,6 @@ import numpy as np
 from django.db import transaction
 
 from accounts.models import User, audit
-from labeling.disputes.adjudication import distance
 from labeling.models import (
     GuidelineVersion,
     Project,
@@ -26,6 +25,7 @@ from labeling.models import (
 )
 from labeling.queue.tasks import NewTask, add_tasks
 from labeling.statistics.agreement import Agreement, Tiers, pairwise_agreement, strict_counts
+from labeling.statistics.reviewer_pairs import mean_distance
 
 MAX_RANKINGS = 200_000
 MAX_TASKS = 2000
@@ -207,7 +207,7 @@ def comparison(sample: RelabelSample) -> Comparison:
         after=pairwise_agreement([list(task.after.values()) for task in ready], clusters=prompts),
         gained=_mean(ready, _gain),
         moved=_mean(ready, _move),
-        by_chance=_mean(ready, lambda task: distance(list(task.before.values()))),
+        by_chance=_mean(ready, lambda task: mean_distance(list(task.before.values()))),
         same_person=_mean(pairs_of_tasks, _same_person),
     )
 
@@ -252,7 +252,7 @@ def consensus(rankings: Sequence[Tiers]) -> dict[tuple[int, int], int]:
 
 def _same_person(task: _Both) -> float | None:
     distances = [
-        distance([task.before[reviewer], task.after[reviewer]])
+        mean_distance([task.before[reviewer], task.after[reviewer]])
         for reviewer in task.before
         if reviewer in task.after
     ]

@@ -32,7 +32,7 @@ from labeling.disputes.adjudication import (
 from labeling.disputes.outcomes import OutcomeForm, ranks_of
 from labeling.gold.constraints import copies_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
-from labeling.quality.measures import Dispute, quality_of
+from labeling.quality.measures import Disagreement, quality_of
 from labeling.queue.out_of_use import among
 from labeling.rankings.content import FLAGS
 
@@ -49,7 +49,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
     decided = Adjudication.objects.filter(task__project=project, task__out_of_use=False)
     lists: dict[str, Any] = {
         "open": quality.disputes,
-        "all": quality.differing,
+        "all": quality.disagreements,
         "decided": decided.select_related("by").order_by("-created_at"),
     }
     show = show if show in lists else "open"
@@ -70,7 +70,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labeling/disputes.html", context)
 
 
-def _rows(listed: Sequence[Dispute | Adjudication]) -> list[dict[str, Any]]:
+def _rows(listed: Sequence[Disagreement | Adjudication]) -> list[dict[str, Any]]:
     """Return rows for disputes or decisions, with prompts and gold copies of their tasks."""
     tasks = {row.task_id for row in listed}
     prompts = dict(
@@ -160,7 +160,7 @@ class _Case:
             field_by_name(name, self.names): self.request.POST[name] for name in self.request.POST
         }
 
-    def following(self) -> Dispute | None:
+    def following(self) -> Disagreement | None:
         return next_after(self.disputes, self.task.pk)
 
     def initial(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from labeling.core.text import excerpt, shortened
 from labeling.models import Project, Ranking, Task, TaskResponse
 from labeling.quality import window
 from labeling.quality.measures import (
-    Dispute,
+    Disagreement,
     board_of,
     consensus_in,
     parts_of,
@@ -62,7 +62,7 @@ def _agreement(project: Project, number: str | None) -> dict[str, Any]:
     return {"quality": quality, "page": page, "disputes": _side_by_side(list(page.object_list))}
 
 
-def _side_by_side(disputes: list[Dispute]) -> list[dict[str, Any]]:
+def _side_by_side(disputes: list[Disagreement]) -> list[dict[str, Any]]:
     """Return each dispute's rankings in letters, without reviewers' names. Costs three queries."""
     numbers = [dispute.task_id for dispute in disputes]
     tasks = Task.objects.select_related("prompt").in_bulk(numbers)
@@ -82,7 +82,7 @@ def _side_by_side(disputes: list[Dispute]) -> list[dict[str, Any]]:
 
 
 def _shown(
-    dispute: Dispute, task: Task, places: list[TaskResponse], rankings: list[Ranking]
+    dispute: Disagreement, task: Task, places: list[TaskResponse], rankings: list[Ranking]
 ) -> dict[str, Any]:
     letters = {place.response_id: ascii_uppercase[place.position] for place in places}
     lettering = Lettering.of(task, letters, [place.response.text for place in places])

@@ -36,6 +36,9 @@ TRUSTED_SECONDS = 600
 MAX_WEEKS = 26
 MAX_REVIEWERS = 100
 
+CACHE_VERSION = 2
+"""Increase it when a class of cached results is renamed or its fields change."""
+
 Result = TypeVar("Result")
 
 
@@ -52,7 +55,7 @@ def cached_result(
     One query for a cached result, or none if it is younger than `seconds`.
     """
     key, now = f"quality:{name}:{project.pk}:{tasks_at_most}", timezone.now()
-    cached: CachedResult[Result] | None = cache.get(key)
+    cached: CachedResult[Result] | None = cache.get(key, version=CACHE_VERSION)
     if cached and now < cached.at + timedelta(seconds=seconds):
         return cached.result
     mark = window.mark(project)
@@ -63,7 +66,8 @@ def cached_result(
     # Half a second per thousand tasks is too long for every page view after every ranking.
     large = sample.capped or len(sample.prompts) > LARGE
     refreshed = REFRESHED_SECONDS if large else 0
-    cache.set(key, CachedResult(result, mark, now, refreshed), CACHE_SECONDS)
+    result_to_cache = CachedResult(result, mark, now, refreshed)
+    cache.set(key, result_to_cache, CACHE_SECONDS, version=CACHE_VERSION)
     return result
 
 
@@ -81,8 +85,8 @@ class CachedResult(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class Dispute:
-    """A task on which reviewers disagree, `disputed` if more than their usual noise explains.
+class Disagreement:
+    """A task on which reviewers disagree. It is disputed if noise does not explain it.
 
     `distance` is 0 for the same order and 1 for the reverse; a tie against an order counts half.
     `p_value` is the probability of such a disagreement from noise alone.
@@ -111,7 +115,7 @@ class Quality:
     tasks: int
     capped: bool
     measures: Agreements
-    differing: Sequence[Dispute]
+    disagreements: Sequence[Disagreement]
     """Undecided tasks with any disagreement, the largest distance first."""
     usual: float
     """The usual rate at which two reviewers disagree on a pair. A tie against an order counts half."""
@@ -119,8 +123,9 @@ class Quality:
     """Whether the project has enough tasks to estimate its own usual rate."""
 
     @property
-    def disputes(self) -> Sequence[Dispute]:
-        return [dispute for dispute in self.differing if dispute.disputed]
+    def disputes(self) -> Sequence[Disagreement]:
+        """Return the disputed tasks, as labeling.statistics.disputes defines them."""
+        return [task for task in self.disagreements if task.disputed]
 
     @property
     def agreement(self) -> Agreement:
@@ -141,27 +146,33 @@ def quality_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Quality:
     withdrawal settles a dispute without a new ranking.
     """
     quality = cached_result(project, "disputes", _quality, tasks_at_most=tasks_at_most)
-    if not quality.differing:
+    if not quality.disagreements:
         return quality
-    tasks = Task.objects.filter(pk__in=[dispute.task_id for dispute in quality.differing])
+    tasks = Task.objects.filter(pk__in=[row.task_id for row in quality.disagreements])
     still_open = set(tasks.filter(adjudication=None, out_of_use=False).values_list("pk", flat=True))
-    differing = [dispute for dispute in quality.differing if dispute.task_id in still_open]
-    return replace(quality, differing=differing)
+    disagreements = [row for row in quality.disagreements if row.task_id in still_open]
+    return replace(quality, disagreements=disagreements)
 
 
 def _quality(sample: Window) -> Quality:
     measures = sample.compared.everything()
     judged = verdicts(sample.compared.pairs.tasks, sample.compared.reviewer_pairs)
-    differing = _differing(judged)
-    return Quality(measures.tasks, sample.capped, measures, differing, judged.usual, judged.learned)
+    return Quality(
+        measures.tasks,
+        sample.capped,
+        measures,
+        _disagreements(judged),
+        judged.usual,
+        judged.learned,
+    )
 
 
-def _differing(judged: Verdicts) -> list[Dispute]:
+def _disagreements(judged: Verdicts) -> list[Disagreement]:
     """Return the tasks with a disagreement, the largest distance first, then the newest."""
     columns = (judged.distance, judged.rankings, judged.p_value, judged.disputed)
     rows = zip(judged.tasks, *(column.tolist() for column in columns), strict=True)
-    differing = [row for row in starmap(Dispute, rows) if row.distance > 0]
-    return sorted(differing, key=lambda dispute: (-dispute.distance, -dispute.task_id))
+    disagreements = [row for row in starmap(Disagreement, rows) if row.distance > 0]
+    return sorted(disagreements, key=lambda row: (-row.distance, -row.task_id))
 
 
 # --- parts: criteria, versions, weeks ------------------------------------------------------------

@@ -13,7 +13,7 @@ def revisable_until(ranking: Ranking) -> datetime | None:
     The time counts from the reviewer's first ranking of the task. For a revision this costs a query,
     unless it has `first_sent` (see with_first_sent).
     """
-    if is_settled(ranking):
+    if is_settled(ranking.task):
         return None
     hours = ranking.task.project.revision_hours
     if not hours:
@@ -40,15 +40,15 @@ def _not_undone(rankings: QuerySet[Ranking]) -> QuerySet[Ranking]:
     return rankings.filter(Q(superseded_at=None) | Q(superseded_by__isnull=False))
 
 
-def is_settled(ranking: Ranking) -> bool:
-    """Return whether the ranking can be neither revised nor undone.
+def is_settled(task: Task) -> bool:
+    """Return whether rankings and skips of the task can be neither revised nor undone.
 
-    It is settled if the reviewer has seen the right answer, if it counts towards a qualification, or
-    if its task is withdrawn. One query for gold, otherwise none.
+    They are settled if their reviewers have seen the right answer, if they count towards a
+    qualification, or if the task is withdrawn. One query for gold, otherwise none.
     """
-    if ranking.task.out_of_use:
+    if task.out_of_use:
         return True
-    if ranking.task.kind != Task.Kind.GOLD:
+    if task.kind != Task.Kind.GOLD:
         return False
-    gold = Gold.objects.filter(task=ranking.task_id).exclude(purpose=Gold.Purpose.CHECK)
+    gold = Gold.objects.filter(task=task).exclude(purpose=Gold.Purpose.CHECK)
     return gold.exists()

@@ -5,9 +5,10 @@ from django.utils.translation import gettext as _
 
 from accounts.models import User, audit
 from database import clock
-from labeling.models import Gold, Project, QueueCursor, Skip, Slot, Task
+from labeling.models import Project, QueueCursor, Skip, Slot, Task
 from labeling.queue.slots import OFF_QUEUE, lock_slots, reopen
 from labeling.rankings.recording import InvalidRanking
+from labeling.rankings.revision_window import is_settled
 from labeling.rankings.undo import UNDO_FOR
 
 
@@ -21,20 +22,12 @@ def newest(project: Project, reviewer: User) -> Skip | None:
 
 def can_undo(skip: Skip) -> bool:
     """Return whether the skip can be undone: for UNDO_FOR, never in training or qualification."""
-    return undo_seconds(skip) > 0 and not _is_settled(skip)
+    return undo_seconds(skip) > 0 and not is_settled(skip.task)
 
 
 def undo_seconds(skip: Skip) -> int:
     """Return the seconds left to undo the skip, 0 or less when it is too late."""
     return int((skip.created_at + UNDO_FOR - clock.now()).total_seconds())
-
-
-def _is_settled(skip: Skip) -> bool:
-    if skip.task.out_of_use:
-        return True
-    if skip.task.kind != Task.Kind.GOLD:
-        return False
-    return Gold.objects.filter(task=skip.task_id).exclude(purpose=Gold.Purpose.CHECK).exists()
 
 
 def undo(*, skip_id: int, project: Project, reviewer: User) -> Slot:
@@ -85,7 +78,7 @@ def lift(*, skip: Skip, by: User) -> None:
 
     Raises InvalidRanking for a skip in training or qualification, and for one that is already undone.
     """
-    if _is_settled(skip):
+    if is_settled(skip.task):
         raise InvalidRanking(
             {
                 "skip": "This skip counted in training or qualification. Allow another attempt instead."

@@ -34,7 +34,7 @@ def can_undo(ranking: Ranking) -> bool:
         and ranking.source == Ranking.Source.REVIEW
         and not ranking.extra
         and undo_seconds(ranking) > 0
-        and not is_settled(ranking)
+        and not is_settled(ranking.task)
     )
 
 

@@ -35,6 +35,7 @@ import numpy as np
 from labeling.statistics.reviewer_pairs import ReviewerPairs
 
 FALSE_DISCOVERIES = 0.1
+"""Expected share of noise among the disputed tasks."""
 USUAL = 0.27
 """The rate of disagreement assumed until a project has its own estimate: the labelers of Ouyang et al.,
 "Training language models to follow instructions with human feedback" (2022), agreed on 73 %."""
@@ -43,11 +44,18 @@ LEARNED_FROM = 30
 SHRUNK_BY = 10
 """Weight of the project's rate in a reviewer's, in tasks."""
 SIMULATED = 20_000
+"""Simulated tasks for each combination of responses, rankings and ρ. No p-value is below 1/20,001."""
 BATCH_SIZE = 4_000
+"""Tasks simulated at a time, to bound the memory."""
 MAX_RANKINGS = 9
+"""Rankings of a task whose reversal is tried, because each one doubles the number of subsets. The table
+for this number also serves tasks with more rankings."""
 STEP = 0.05
+"""ρ is rounded to a multiple of it, so that few combinations have to be simulated."""
 BULK = 0.8
+"""Share of the tasks, those with the smallest distances, whose spread is compared with the model's."""
 ROUNDS = 2
+"""The usual rate is estimated from all tasks, and again without those that are disputed by then."""
 NORMAL = NormalDist()
 
 
@@ -74,20 +82,20 @@ def verdicts(tasks: list[Any], reviewer_pairs: ReviewerPairs) -> Verdicts:
     Takes about 0.1 s for 1,000 tasks of four responses, and once per process about 0.1 s for each new
     combination of responses, rankings and ρ.
     """
-    cases = _cases(reviewer_pairs)
-    usual, learned = USUAL, len(cases) >= LEARNED_FROM
-    p_value = np.ones(len(cases))
-    calm = np.ones(len(cases), dtype=bool)
+    tested = _tasks(reviewer_pairs)
+    usual, learned = USUAL, len(tested) >= LEARNED_FROM
+    p_value = np.ones(len(tested))
+    calm = np.ones(len(tested), dtype=bool)
     for _ in range(ROUNDS if learned else 1):
-        rho, usual = _correlations(reviewer_pairs, cases, calm, learned)
-        p_value = _p_values(cases, rho, rescale=learned)
+        rho, usual = _correlations(reviewer_pairs, tested, calm, learned)
+        p_value = _p_values(tested, rho, rescale=learned)
         calm = ~passing(p_value)
     return Verdicts(
-        [tasks[task] for task in cases.task],
-        cases.distance,
-        cases.rankings,
+        [tasks[task] for task in tested.number],
+        tested.distance,
+        tested.rankings,
         p_value,
-        ~calm & (cases.distance > 0),
+        ~calm & (tested.distance > 0),
         usual,
         learned,
     )
@@ -108,49 +116,68 @@ def passing(p_value: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Cases:
-    """Tasks with two rankings or more. Arrays are (T,), except `at`: (M,) the case of each pair of reviewers."""
+class _Tasks:
+    """T tasks with two rankings or more, and M pairs of their reviewers."""
 
-    task: np.ndarray
-    at: np.ndarray
-    responses: np.ndarray
-    rankings: np.ndarray
-    distance: np.ndarray
-    gain: np.ndarray
+    number: np.ndarray  # (T,) as in ReviewerPairs.task
+    of_pair: np.ndarray  # (M,) the index of the task of each pair of reviewers
+    responses: np.ndarray  # (T,) compared by a pair of reviewers on average, at least 2
+    rankings: np.ndarray  # (T,)
+    distance: np.ndarray  # (T,) the mean over compared pairs of responses
+    gain: np.ndarray  # (T,) the gain of reversing; 0 for two rankings
 
     def __len__(self) -> int:
-        return len(self.task)
+        return len(self.number)
 
 
-def _cases(reviewer_pairs: ReviewerPairs) -> _Cases:
-    task, at = np.unique(reviewer_pairs.task, return_inverse=True)
-    compared, pair_count = np.bincount(at, reviewer_pairs.compared), np.bincount(at)
-    distance = np.bincount(at, reviewer_pairs.distance * reviewer_pairs.compared) / np.maximum(
-        compared, 1
+def _tasks(reviewer_pairs: ReviewerPairs) -> _Tasks:
+    """Return the tasks of the pairs of reviewers with both statistics."""
+    number, of_pair = np.unique(reviewer_pairs.task, return_inverse=True)
+    compared, pair_count = np.bincount(of_pair, reviewer_pairs.compared), np.bincount(of_pair)
+    apart = np.bincount(of_pair, reviewer_pairs.distance * reviewer_pairs.compared)
+    # n pairs are the pairs of (1 + √(1 + 8n)) / 2 responses. Rounded down, with a margin for floats.
+    responses = (1 + np.sqrt(1 + 8 * compared / np.maximum(pair_count, 1))) / 2 + 1e-9
+    rankings, index = _rankings_in_tasks(of_pair, reviewer_pairs.rankings)
+    return _Tasks(
+        number,
+        of_pair,
+        np.maximum(responses.astype(int), 2),
+        rankings,
+        apart / np.maximum(compared, 1),
+        _gains(of_pair, index, rankings, 1 - 2 * reviewer_pairs.distance),
     )
-    # As many responses as make the pairs of a couple on average, rounded down.
-    responses = ((1 + np.sqrt(1 + 8 * compared / np.maximum(pair_count, 1))) / 2 + 1e-9).astype(int)
-    code, index = np.unique(
-        np.r_[at, at] * (reviewer_pairs.rankings.max(initial=0) + 1)
-        + reviewer_pairs.rankings.T.ravel(),
-        return_inverse=True,
-    )
-    case = code // (reviewer_pairs.rankings.max(initial=0) + 1)
-    rankings = np.bincount(case, minlength=len(task))
-    index = index - np.searchsorted(case, np.r_[at, at])
-    gain = np.zeros(len(task))
+
+
+def _rankings_in_tasks(of_pair: np.ndarray, rankings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of rankings of each task, and each ranking's index among those of its task.
+
+    (M,) and (M, 2)  → (T,) and (2, M)
+    """
+    task, size = np.r_[of_pair, of_pair], rankings.max(initial=0) + 1  # (2M,)
+    ranking, number = np.unique(task * size + rankings.T.ravel(), return_inverse=True)
+    task_of_ranking = ranking // size
+    index = number - np.searchsorted(task_of_ranking, task)
+    return np.bincount(task_of_ranking, minlength=of_pair.max(initial=-1) + 1), index.reshape(2, -1)
+
+
+def _gains(
+    of_pair: np.ndarray, index: np.ndarray, rankings: np.ndarray, tau: np.ndarray
+) -> np.ndarray:
+    """Return the gain of reversing of each task.  (M,), (2, M), (T,) and (M,)  → (T,)
+
+    Tasks with the same number of rankings are computed together.
+    """
+    gain = np.zeros(len(rankings))
     for count in np.unique(rankings[rankings > 2]):
-        chosen = np.flatnonzero(rankings == count)
-        number = np.full(len(task), -1)
-        number[chosen] = np.arange(len(chosen))
-        rows = np.flatnonzero(number[at] >= 0)
-        taus = np.zeros((len(chosen), count, count))
-        taus[number[at[rows]], index[rows], index[len(at) + rows]] = (
-            1 - 2 * reviewer_pairs.distance[rows]
-        )
-        most = min(int(count), MAX_RANKINGS)
-        gain[chosen] = gain_of_reversing(taus[:, :most, :most])
-    return _Cases(task, at, np.maximum(responses, 2), rankings, distance, gain)
+        tasks = np.flatnonzero(rankings == count)
+        row = np.full(len(rankings), -1)
+        row[tasks] = np.arange(len(tasks))
+        pairs = np.flatnonzero(row[of_pair] >= 0)
+        taus = np.zeros((len(tasks), count, count))
+        taus[row[of_pair[pairs]], index[0, pairs], index[1, pairs]] = tau[pairs]
+        tried = min(int(count), MAX_RANKINGS)
+        gain[tasks] = gain_of_reversing(taus[:, :tried, :tried])
+    return gain
 
 
 def gain_of_reversing(taus: np.ndarray) -> np.ndarray:
@@ -179,23 +206,23 @@ def _signs(rankings: int) -> np.ndarray:
 
 
 def _correlations(
-    reviewer_pairs: ReviewerPairs, cases: _Cases, calm: np.ndarray, learned: bool
+    reviewer_pairs: ReviewerPairs, tested: _Tasks, calm: np.ndarray, learned: bool
 ) -> tuple[np.ndarray, float]:
     """Return ρ of each task, and the usual rate of disagreement over the tasks that are `calm`."""
     if not learned or not calm.any():
-        return np.full(len(cases), cos(pi * USUAL)), USUAL
-    usual = float(cases.distance[calm].mean())
+        return np.full(len(tested), cos(pi * USUAL)), USUAL
+    usual = float(tested.distance[calm].mean())
     typical = max(0.0, cos(pi * min(usual, 0.5))) ** 0.5  # a reviewer's correlation with the worth
-    pair_count = np.bincount(cases.at, minlength=len(cases))
+    pair_count = np.bincount(tested.of_pair, minlength=len(tested))
     reviewer = np.r_[reviewer_pairs.first, reviewer_pairs.second]  # (2M,), like everything below
-    task = np.tile(cases.at, 2)
+    task = np.tile(tested.of_pair, 2)
     weight = np.where(calm[task], 1 / pair_count[task], 0)  # a task counts once
     apart = _of_other_tasks(reviewer, task, weight * np.tile(reviewer_pairs.distance, 2))
     tasks = _of_other_tasks(reviewer, task, weight)
     rate = (apart + SHRUNK_BY * usual) / (tasks + SHRUNK_BY)
     own = np.clip(np.cos(pi * np.minimum(rate, 0.5)) / max(typical, 1e-3), 0, 0.999)
     i, j = own.reshape(2, -1)
-    return np.bincount(cases.at, i * j, len(cases)) / pair_count, usual
+    return np.bincount(tested.of_pair, i * j, len(tested)) / pair_count, usual
 
 
 def _of_other_tasks(reviewer: np.ndarray, task: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -231,21 +258,21 @@ def simulated(responses: int, rankings: int, step: int) -> tuple[np.ndarray, np.
     return np.sort(np.concatenate(distances)), np.sort(np.concatenate(gains))
 
 
-def _tables(cases: _Cases, rho: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _tables(tested: _Tasks, rho: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     step = np.clip(np.round(rho / STEP).astype(int), 0, round(1 / STEP) - 1)
-    rankings = np.minimum(cases.rankings, MAX_RANKINGS)
-    shapes = zip(cases.responses.tolist(), rankings.tolist(), step.tolist(), strict=True)
+    rankings = np.minimum(tested.rankings, MAX_RANKINGS)
+    shapes = zip(tested.responses.tolist(), rankings.tolist(), step.tolist(), strict=True)
     return [simulated(*shape) for shape in shapes]
 
 
-def _p_values(cases: _Cases, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
+def _p_values(tested: _Tasks, rho: np.ndarray, *, rescale: bool) -> np.ndarray:
     """Return the p-values of both statistics combined; `rescale` scales them to the bulk of tasks."""
-    tables = _tables(cases, rho)
+    tables = _tables(tested, rho)
     distances = [distances for distances, _ in tables]
-    apart = _tails(cases.distance, distances)
-    camps = _tails(cases.gain, [gains for _, gains in tables])
-    p_value = np.where(cases.rankings > 2, np.minimum(1, 2 * np.minimum(apart, camps)), apart)
-    spread = _spread(cases.distance, distances) if rescale else 1.0
+    apart = _tails(tested.distance, distances)
+    camps = _tails(tested.gain, [gains for _, gains in tables])
+    p_value = np.where(tested.rankings > 2, np.minimum(1, 2 * np.minimum(apart, camps)), apart)
+    spread = _spread(tested.distance, distances) if rescale else 1.0
     return p_value if spread == 1 else _rescaled(p_value, spread)
 
 

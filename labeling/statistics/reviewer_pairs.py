@@ -4,12 +4,14 @@ Every measure of agreement is a sum over such tables, so that a part (a reviewer
 selection of rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from labeling.statistics.kendall import tau_of
-from labeling.statistics.pairs import Pairs, index_pairs
+from labeling.statistics.pairs import Pairs, Tiers, index_pairs
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,23 @@ def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
         table=np.bincount(code, minlength=size).reshape(-1, 3, 3),
         shares=np.bincount(code, 1 / np.maximum(judged - 1, 1), size).reshape(-1, 3, 3),
     )
+
+
+def mean_distance(rankings: Sequence[Tiers]) -> float:
+    """Return the mean distance of the rankings of one task, over pairs of responses: 0 to 1.
+
+    It is the distance of `ReviewerPairs`, weighted by the pairs that each two rankings share. Return 0
+    when no pair was compared twice. Plain Python is ten times as fast as arrays for the few
+    responses of a task.
+    """
+    rank_maps = [{i: rank for rank, tier in enumerate(tiers) for i in tier} for tiers in rankings]
+    differences = compared = 0
+    for first, second in combinations(rank_maps, 2):
+        for a, b in combinations(first.keys() & second.keys(), 2):
+            differences += abs(_sign(first[a] - first[b]) - _sign(second[a] - second[b]))
+            compared += 1
+    return differences / (2 * compared) if compared else 0.0
+
+
+def _sign(number: int) -> int:
+    return (number > 0) - (number < 0)

@@ -76,11 +76,11 @@ def pairs_of(group: Group, options: PairOptions, left_out: Counter[str]) -> list
             better, worse = (i, j) if net >= 0 else (j, i)
             pairs.append(Pair(better, worse, float(abs(net)), float(abs(net) / evidence)))
 
-    def unclear(pair: Pair) -> tuple[float, ...]:
+    def clearest_first(pair: Pair) -> tuple[float, ...]:
         gap = net_wins[pair.chosen] - net_wins[pair.rejected]
         return (-pair.margin, -pair.weight, -gap, pair.chosen, pair.rejected)
 
-    pairs.sort(key=unclear)
+    pairs.sort(key=clearest_first)
     if group.split == "train":
         pairs = _limited(pairs, options, left_out)
     return [direction for pair in pairs for direction in _directions(pair)]

@@ -14,7 +14,6 @@ from labeling.disputes.adjudication import (
     CannotDecide,
     causes,
     decide,
-    distance,
     mark,
     open_disputes,
 )
@@ -22,6 +21,7 @@ from labeling.models import Adjudication, Membership, Project, Ranking, Task
 from labeling.pages.task_filters import filtered
 from labeling.rankings import recording
 from labeling.rankings.content import Content
+from labeling.statistics.reviewer_pairs import mean_distance
 from tests.labeling.world import (
     ids,
     in_threads,
@@ -114,9 +114,9 @@ def test_disputes_and_all_disagreements_are_listed_separately(project):
 
 
 def test_a_tie_against_an_order_counts_half_of_a_reversal():
-    assert distance([[[1], [2]], [[1, 2]]]) == 0.5
-    assert distance([[[1], [2]], [[2], [1]]]) == 1
-    assert distance([[[1], [2]]]) == 0
+    assert mean_distance([[[1], [2]], [[1, 2]]]) == 0.5
+    assert mean_distance([[[1], [2]], [[2], [1]]]) == 1
+    assert mean_distance([[[1], [2]]]) == 0
 
 
 def test_gold_is_not_a_dispute(project):

@@ -12,7 +12,7 @@ from labeling.statistics.disputes import (
     verdicts,
 )
 from labeling.statistics.pairs import Judgment, expand
-from labeling.statistics.reviewer_pairs import reviewer_pairs
+from labeling.statistics.reviewer_pairs import mean_distance, reviewer_pairs
 
 TASKS, PLANTED = 300, 15
 
@@ -156,3 +156,10 @@ def test_a_reviewers_noise_comes_from_their_other_tasks():
     # Reviewer 0 has 1 and 2 on task 0, and 4 on task 1; reviewer 1 has 8 on task 1.
     found = _of_other_tasks(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), np.array([1, 2, 4, 8]))
     assert found.tolist() == [4, 4, 3, 0]
+
+
+def test_the_distance_of_one_task_is_that_of_the_statistics():
+    rankings = [[[1], [2], [3]], [[2, 3], [1]], [[3], [1]]]
+    judgments = [Judgment("t", f"r{i}", tiers) for i, tiers in enumerate(rankings)]
+    assert judged(judgments)[0].distance == pytest.approx([mean_distance(rankings)])
+    assert mean_distance(rankings) == pytest.approx((2.5 + 1 + 0) / 5)

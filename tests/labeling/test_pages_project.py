@@ -111,7 +111,7 @@ def test_the_most_disputed_task_comes_first_without_names(project):
         rank(task, b, other, rationale="It names a day.")
     found = quality_of(project)
     assert [d.task_id for d in found.disputes] == [upside_down.pk]
-    assert [(d.task_id, d.distance) for d in found.differing] == [
+    assert [(d.task_id, d.distance) for d in found.disagreements] == [
         (upside_down.pk, 1.0),
         (tied.pk, 0.5),
     ]

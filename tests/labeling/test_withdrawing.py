@@ -144,8 +144,8 @@ def test_a_task_goes_on_without_a_withdrawn_response(project, task, reviewer, le
     before.refresh_from_db()
     assert before.tiers == [[a], [b], [c]], "rankings are kept as they were made"
     assert [row.tiers for row in window.load(project).rows] == [[[a], [c]], [[c], [a]]]
-    [differing] = quality_of(project).differing
-    assert differing.distance == 1
+    [disagreement] = quality_of(project).disagreements
+    assert disagreement.distance == 1
     adjudication.decide(task=task, by=lead, tiers=[[a], [c]], cause="close")
     withdrawing.restore(content=task.responses.get(pk=b), by=lead)
     assert window.load(project).rows[0].tiers == [[a], [b], [c]]
@@ -171,9 +171,9 @@ def test_a_difference_about_a_withdrawn_response_alone_is_no_longer_one(project,
     for tiers in ([[a], [b], [c]], [[c], [a], [b]]):
         member = make_member(project)
         submit(slots.claim(project=project, reviewer=member), member, tiers)
-    assert len(quality_of(project).differing) == 1
+    assert len(quality_of(project).disagreements) == 1
     withdrawing.withdraw(content=task.responses.get(pk=c), by=lead)
-    assert quality_of(project).differing == []
+    assert quality_of(project).disagreements == []
 
 
 def test_a_withdrawn_task_is_in_no_list_and_no_figure(project, task, lead):

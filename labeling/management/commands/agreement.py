@@ -112,7 +112,7 @@ def report(project: Project, tasks: int) -> dict[str, Any]:
         "capped": agreed.capped,
         "agreement": agreed.measures.as_json(),
         "disputed": len(agreed.disputes),
-        "differing": len(agreed.differing),
+        "differing": len(agreed.disagreements),
         "usual_disagreement": agreed.usual,
         "criteria": {name: figure.as_json() for name, figure in parts.criteria},
         "versions": {
