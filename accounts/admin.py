@@ -136,7 +136,7 @@ class AuditEntryAdmin(admin.ModelAdmin):
     list_display = ("at", "user", "action", "subject", "details")
     list_select_related = ("user",)
     search_fields = ("action", "subject", "user__username")
-    search_help_text = "An action such as “sign-in failed”, a subject, or a user name."
+    search_help_text = "An action such as “sign-in failed”, a subject, or a username."
     date_hierarchy = "at"
     show_full_result_count = False
     list_per_page = 50

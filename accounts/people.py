@@ -43,7 +43,6 @@ class PersonForm(forms.ModelForm):
     class Meta:
         model = User
         fields: tuple[str, ...] = ("username", "first_name", "last_name", "role")
-        labels = {"username": "User name"}
 
     def save(self, commit: bool = True) -> User:
         self.instance.set_unusable_password()
@@ -65,6 +64,10 @@ class RoleForm(forms.ModelForm):
         model = User
         fields = ("role", "is_active", "is_superuser")
         labels = {"is_active": "May sign in", "is_superuser": "Administrator"}
+        help_texts = {
+            "is_active": "Uncheck it when someone leaves. Their rankings are kept.",
+            "is_superuser": "Administrators manage accounts and may do everything in every project.",
+        }
 
 
 @transaction.atomic

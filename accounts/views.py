@@ -1,6 +1,7 @@
 from http import HTTPStatus
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.views import (
     INTERNAL_RESET_SESSION_TOKEN,
@@ -137,5 +138,10 @@ def link_page(request: HttpRequest, person: User, back: Any) -> HttpResponse:
     except people.LinkError as error:
         messages.error(request, str(error))
         return redirect(back)
-    context = {"person": person, "link": request.build_absolute_uri(path), "back": back}
+    context = {
+        "person": person,
+        "link": request.build_absolute_uri(path),
+        "hours": settings.PASSWORD_RESET_TIMEOUT // 3600,
+        "back": back,
+    }
     return render(request, "accounts/link.html", context)

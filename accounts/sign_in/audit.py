@@ -12,7 +12,7 @@ from accounts.models import User, audit
 from accounts.sign_in.throttle import client_address
 
 MAX_NAME_LENGTH = 3
-"""Characters stored of an unknown user name, since people type passwords into the wrong field."""
+"""Characters stored of an unknown username, since people type passwords into the wrong field."""
 
 
 def connect() -> None:

@@ -127,7 +127,7 @@ def forget_old() -> int:
 
 
 def _key(kind: str, value: str) -> str:
-    """Return a digest, so that passwords typed as user names are not stored."""
+    """Return a digest, so that passwords typed as usernames are not stored."""
     return hashlib.sha256(f"{kind}:{value}".encode(errors="surrogatepass")).hexdigest()
 
 

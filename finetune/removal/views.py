@@ -103,10 +103,10 @@ def erase_person(request: HttpRequest, pk: int) -> HttpResponse:
         name = erasing.erase_person(user=person, by=user_of(request))
         return f"Erased. The account is now called {name}."
 
-    context = {"section": "projects", "person": person, "extent": erasing.person_of(person)}
+    context = {"section": "people", "person": person, "extent": erasing.person_of(person)}
     form = TypedForm(request.POST or None, word=person.username)
     return _confirmed(
-        request, form, act, done="home", template="finetune/erase_person.html", context=context
+        request, form, act, done="people", template="finetune/erase_person.html", context=context
     )
 
 

@@ -313,7 +313,7 @@ class SlotAdmin(FrozenMixin, BigTableAdmin):
     list_select_related = ("task", "reviewer")
     number_fields = ("id", "task_id")
     name_fields = ("reviewer__username",)
-    search_help_text = "The number of a slot or a task, or a reviewer's user name."
+    search_help_text = "The number of a slot or a task, or a reviewer's username."
 
 
 @admin.register(Skip)
@@ -324,7 +324,7 @@ class SkipAdmin(FrozenMixin, BigTableAdmin):
     list_select_related = ("task", "reviewer")
     number_fields = ("id", "task_id")
     name_fields = ("reviewer__username",)
-    search_help_text = "The number of a skip or a task, or a reviewer's user name."
+    search_help_text = "The number of a skip or a task, or a reviewer's username."
 
 
 # --- rankings ------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ class RankingAdmin(FrozenMixin, BigTableAdmin):
     list_select_related = ("task", "reviewer")
     number_fields = ("id", "task_id")
     name_fields = ("reviewer__username",)
-    search_help_text = "The number of a ranking or a task, or a reviewer's user name."
+    search_help_text = "The number of a ranking or a task, or a reviewer's username."
     exclude = ("tiers",)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:

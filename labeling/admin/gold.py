@@ -99,4 +99,4 @@ class QualificationAdmin(FrozenMixin, BigTableAdmin):
     list_filter = ("state", "project")
     list_select_related = ("reviewer", "project", "version__guideline")
     name_fields = ("reviewer__username",)
-    search_help_text = "The number of an attempt, or a reviewer's user name."
+    search_help_text = "The number of an attempt, or a reviewer's username."

@@ -402,7 +402,7 @@ class Writer:
             raise BadInput(f"no user is named {name!r}.", line)
         if user is not None and user.is_active and self.reviewers == NEW:
             raise BadInput(
-                f"the reviewer {name!r} has the user name of an active person. Rename "
+                f"the reviewer {name!r} has the username of an active person. Rename "
                 "the reviewer, or pass --reviewers existing if they are the same.",
                 line,
             )
@@ -413,7 +413,7 @@ class Writer:
             UnicodeUsernameValidator()(name)
         except ValidationError:
             raise BadInput(
-                f"the reviewer {name!r} cannot be a user name: letters, digits and @.+-_ only.",
+                f"the reviewer {name!r} cannot be a username: letters, digits and @.+-_ only.",
                 line,
             ) from None
         if len(name) > 150:

@@ -22,14 +22,14 @@ from labeling.projects import memberships
 from labeling.projects.memberships import MembershipError
 
 SUGGESTED = 200
-"""The number of user names suggested while a lead types."""
+"""The number of usernames suggested while a lead types."""
 
 
 class AddForm(forms.Form):
     """A form that adds a person with an account."""
 
     username = forms.CharField(
-        label="User name",
+        label="Username",
         max_length=150,
         widget=forms.TextInput(attrs={"list": "people", "autocomplete": "off"}),
     )
@@ -39,7 +39,7 @@ class AddForm(forms.Form):
         name = self.cleaned_data["username"].strip()
         person = User.objects.filter(username=name).first()
         if person is None:
-            raise forms.ValidationError("Nobody has this user name. Create an account instead.")
+            raise forms.ValidationError("Nobody has this username. Create an account instead.")
         return person
 
 

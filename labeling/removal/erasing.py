@@ -108,7 +108,7 @@ def _erase_notes(entries: QuerySet[AuditEntry]) -> None:
 
 @transaction.atomic
 def erase_person(*, user: User) -> str:
-    """Erase a person's identity and everything they wrote. Return the new user name.
+    """Erase a person's identity and everything they wrote. Return the new username.
 
     The account stays under a number and cannot sign in, because rankings belong to it. Orders,
     ratings and flags stay: they are labels, and snapshots hold them under a pseudonym.
@@ -138,7 +138,7 @@ def erase_person(*, user: User) -> str:
 
 
 def _rename_in_audit(before: str, after: str) -> None:
-    """Replace a user name in audit entries with the account's new name."""
+    """Replace a username in audit entries with the account's new name."""
     word = re.compile(rf"(?<![\w.@+-]){re.escape(before)}(?![\w.@+-])")
     text = Cast("details", TextField())
     entries = AuditEntry.objects.annotate(text=text).filter(

@@ -75,7 +75,7 @@ class ExportForm(forms.Form):
         required=False, choices=[("", "Train and test"), *((s, f"Only {s}") for s in SPLITS)]
     )
     names = forms.BooleanField(
-        required=False, label="Full records: user names instead of pseudonyms"
+        required=False, label="Full records: usernames instead of pseudonyms"
     )
 
     def __init__(self, query: QueryDict | None, *, project: Project):

@@ -205,6 +205,19 @@ def test_an_invalid_account_shows_an_error_next_to_the_field(root, ada):
     assert User.objects.count() == 2
 
 
+def test_the_page_of_a_link_says_how_long_it_works(root, ada, settings):
+    settings.PASSWORD_RESET_TIMEOUT = 5 * 3600
+    page = root.post(reverse("person-link", args=[ada.pk])).content.decode()
+    assert "within 5 hours" in page
+
+
+def test_the_page_of_a_person_leads_to_erasing_others_only(root, ada):
+    own = User.objects.get(username="root")
+    for person, offered in ((ada, True), (own, False)):
+        page = root.get(reverse("person", args=[person.pk])).content.decode()
+        assert (reverse("erase-person", args=[person.pk]) in page) is offered
+
+
 @pytest.mark.parametrize("address", ["person-link", "admin"])
 def test_an_administrator_issues_a_link(root, ada, address):
     change = root.get(reverse("admin:accounts_user_change", args=[ada.pk])).content.decode()

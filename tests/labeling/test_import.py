@@ -331,7 +331,7 @@ def changed(**fields):
         (changed(rankings=[{"reviewer": "ada", "tiers": [0, 1]}]), "list of lists"),
         (changed(rankings=[{"reviewer": "ada", "tiers": [[0]]}]), "at least two"),
         (changed(rankings=[{"reviewer": "ada", "tiers": [[0], [1]], "cut": 3}]), "0 to 2"),
-        (changed(rankings=[{"reviewer": "a b", "tiers": [[0], [1]]}]), "user name"),
+        (changed(rankings=[{"reviewer": "a b", "tiers": [[0], [1]]}]), "username"),
         (
             changed(rankings=[{"reviewer": "a", "tiers": [[0], [1]], "flags": {"0": ["bad"]}}]),
             "'bad' is not a flag",
@@ -371,9 +371,7 @@ def test_a_byte_order_mark_is_accepted(project, save):
 
 def test_the_name_of_an_existing_user_is_refused(project, save):
     User.objects.create(username="ada")
-    refused(
-        save([OWN]), project, "Line 1: the reviewer 'ada' has the user name of an active person"
-    )
+    refused(save([OWN]), project, "Line 1: the reviewer 'ada' has the username of an active person")
 
 
 def test_rankings_are_credited_to_existing_users_on_request(project, save):

@@ -77,7 +77,7 @@ def test_a_lead_adds_a_person_with_an_account(client, project, lead):
 @pytest.mark.parametrize(
     ("person", "role", "sentence"),
     [
-        (None, "reviewer", "Nobody has this user name"),
+        (None, "reviewer", "Nobody has this username"),
         ({}, "lead", "can lead a project"),
         ({"is_active": False}, "reviewer", "cannot sign in"),
         ({}, "owner", "Select a valid choice"),
@@ -188,7 +188,7 @@ def test_a_lead_can_create_only_reviewers(client, project, lead):
     assert role_of(grace, project) == REVIEWER
     assert "no-store" in answer["Cache-Control"]
     page = Client().get(link_in(answer.content.decode()), follow=True)
-    assert "Your user name is grace" in page.content.decode()
+    assert "Your username is grace" in page.content.decode()
     actions = set(AuditEntry.objects.filter(user=lead).values_list("action", flat=True))
     assert {"user added", "member added", "one-time link issued"} <= actions
 

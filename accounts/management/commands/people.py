@@ -19,13 +19,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
         add = verbs.add_parser("add", help="create an account and print its one-time link")
-        add.add_argument("user", help="the user name")
+        add.add_argument("user", help="the username")
         add.add_argument("--role", choices=Role.values, default=Role.REVIEWER)
         add.add_argument(
             "--administrator", action="store_true", help="may do everything, accounts included"
         )
         link = verbs.add_parser("link", help="print a new one-time link; earlier links expire")
-        link.add_argument("user", help="the user name")
+        link.add_argument("user", help="the username")
         for verb in (add, link):
             verb.add_argument(
                 "--site", default=site(), help="address of the site (default: %(default)s)"

@@ -31,7 +31,7 @@ COUNTS = {
 }
 TIES_KEPT = "kept: responses in the same tier are tied"
 REVIEWERS = {
-    "names": "user names",
+    "names": "usernames",
     "pseudonyms": "pseudonyms, the same in every export of this project",
 }
 

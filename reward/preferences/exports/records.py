@@ -65,7 +65,7 @@ RECORDS = pa.schema(
 class Records:
     """Full records in batches, ordered by prompt. Costs six queries per 256 prompts.
 
-    With `names`, reviewers have their user names, otherwise the project's pseudonyms.
+    With `names`, reviewers have their usernames, otherwise the project's pseudonyms.
     """
 
     def __init__(self, project: Project, *, names: bool):
