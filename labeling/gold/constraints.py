@@ -14,15 +14,14 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
 
-from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Subquery
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import User, audit
 from labeling.core.text import storable
-from labeling.models import Gold, Project, Prompt, Ranking, Response, Skip, Task, TaskResponse
+from labeling.models import Gold, Project, Prompt, Ranking, Response, Skip, Task
 from labeling.queue.tasks import add_task, take_off_queue
 
 KEYS = {
@@ -288,26 +287,6 @@ def course(*, project: Project, reviewer: User, purpose: str) -> Course:
     )
     left = [gold for gold in course_gold if not gold.done]
     return Course(len(course_gold) - len(left), len(course_gold), next(iter(left), None))
-
-
-def copies_of(tasks: Collection[int]) -> dict[int, int]:
-    """Return the id of the gold in use made from each task, keyed by the task's id. One query."""
-    sets = (
-        TaskResponse.objects.order_by()
-        .values("task")
-        .annotate(ids=ArrayAgg("response", order_by="response"))
-    )
-    copies = (
-        Gold.objects.filter(retired_at=None)
-        .annotate(
-            original=F("task__prompt__tasks"),
-            own=Subquery(sets.filter(task=OuterRef("task")).values("ids")),
-            same=Subquery(sets.filter(task=OuterRef("task__prompt__tasks")).values("ids")),
-        )
-        .filter(own=F("same"), original__in=tasks)
-        .exclude(original=F("task"))
-    )
-    return dict(copies.values_list("original", "pk"))
 
 
 # --- creating and changing gold -------------------------------------------------------------------

@@ -16,6 +16,7 @@ from labeling.importing.records import (
 from labeling.models import Response, Task
 from labeling.queue.tasks import NewTask
 from labeling.rankings import recording
+from labeling.rankings.content import Content, problems
 
 MAX_SLOTS = 9
 
@@ -75,9 +76,9 @@ class ImportedRanking:
     def check(self, scales: dict[str, int]) -> None:
         """Raise BadInput unless the ranking is valid for its task and these rating scales."""
         ids = [self.stored.response_ids[index] for index in self.task.responses]
-        if problems := recording.problems(self.content, ids, scales, partial=True):
+        if errors := problems(self.content, ids, scales, partial=True):
             who = f"the ranking by {self.ranking.reviewer} is refused"
-            raise BadInput(f"{who}: {' '.join(problems.values())}", self.task.line)
+            raise BadInput(f"{who}: {' '.join(errors.values())}", self.task.line)
 
     def tiers(self) -> list[list[int]]:
         ids = self.stored.response_ids
@@ -87,9 +88,9 @@ class ImportedRanking:
         return [self.stored.response_ids[index] for index in self.ranking.shown_order]
 
     @cached_property
-    def content(self) -> recording.Content:
+    def content(self) -> Content:
         ids, ranking = self.stored.response_ids, self.ranking
-        return recording.Content(
+        return Content(
             tiers=self.tiers(),
             cut=ranking.cut,
             strength=ranking.strength,

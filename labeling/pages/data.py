@@ -15,9 +15,9 @@ from labeling.core.lettering import Lettering, as_order, letters_of
 from labeling.core.suggestions import suggestions_for
 from labeling.core.text import exact, shortened
 from labeling.core.text import render as render_text
-from labeling.gold import constraints
 from labeling.models import Adjudication, Skip, Slot, Task
 from labeling.pages import task_filters
+from labeling.queue.gold_copies import copies_of
 from labeling.rankings import skip as skipping
 from labeling.rankings.recording import InvalidRanking
 
@@ -71,7 +71,7 @@ def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
     sizes = dict(
         Task.objects.filter(pk__in=ids).annotate(size=Count("places")).values_list("pk", "size")
     )
-    golds = constraints.copies_of(ids)
+    golds = copies_of(ids)
     nothing = {"wanted": 0, "filled": 0, "leased": 0}
     return [
         {
@@ -117,7 +117,7 @@ def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         ],
         "rankings": _rankings(shown, lettering),
         "decision": _decision(shown, lettering),
-        "gold_copy": constraints.copies_of([shown.pk]).get(shown.pk),
+        "gold_copy": copies_of([shown.pk]).get(shown.pk),
         "slots": list(shown.slots.select_related("reviewer").order_by("number")),
         "skips": [
             {"skip": skip, "note": lettering.show(skip.note, skip.shown_order)}

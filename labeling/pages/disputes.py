@@ -30,9 +30,9 @@ from labeling.disputes.adjudication import (
     order_for,
 )
 from labeling.disputes.outcomes import OutcomeForm, ranks_of
-from labeling.gold.constraints import copies_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.quality.measures import Disagreement, quality_of
+from labeling.queue.gold_copies import copies_of
 from labeling.queue.out_of_use import among
 from labeling.rankings.content import FLAGS
 

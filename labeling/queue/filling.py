@@ -6,6 +6,7 @@ the ranking. labeling.rankings.recording decides whether more is needed.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 
 from django.db import IntegrityError, connection, transaction
@@ -14,20 +15,26 @@ from psycopg.types.numeric import Int8
 from accounts.models import User
 from database.statements import columns, fetch, from_columns
 from labeling.models import Project, Ranking, Slot, Task
+from labeling.queue.out_of_use import RESPONSES_TO_RANK, response_ids_to_rank
 
 _SLOT = f"""
-SELECT ARRAY(SELECT place.response_id FROM labeling_taskresponse place
-        WHERE place.task_id = slot.task_id AND (task.out_of_use OR NOT place.withdrawn)
-        ORDER BY place.position),
-    {columns(Slot, "slot")}, {columns(Task, "task")}
-FROM labeling_slot slot JOIN labeling_task task ON task.id = slot.task_id
+SELECT {RESPONSES_TO_RANK}, {columns(Slot, "slot")}, {columns(Task, "labeling_task")}
+FROM labeling_slot slot JOIN labeling_task ON labeling_task.id = slot.task_id
 WHERE slot.id = %(slot)s AND slot.project_id = %(project)s
   AND (slot.reviewer_id = %(reviewer)s OR %(reviewer)s = ANY(slot.had_by))
 """  # noqa: S608 - made of constants
 
 
-def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> Slot | None:
-    """Return the slot with its task, and the ids of the task's responses as `response_ids`.
+@dataclass(frozen=True)
+class SlotToAnswer:
+    """A slot, with its task and project loaded, and the responses to rank in the task's order."""
+
+    slot: Slot
+    response_ids: list[int]
+
+
+def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> SlotToAnswer | None:
+    """Return the slot that the reviewer answers.
 
     Return None for a slot that the reviewer neither holds nor held. A refused answer shows its sheet
     again, so other slots would give access to tasks that the reviewer has not been assigned, gold
@@ -44,8 +51,14 @@ def slot_to_answer(project: Project, slot_id: int, reviewer: User) -> Slot | Non
     slot = from_columns(Slot, values[:width])
     slot.task, slot.project = from_columns(Task, values[width:]), project
     slot.task.project = project
-    slot.response_ids = response_ids  # type: ignore[attr-defined]
-    return slot
+    return SlotToAnswer(slot, response_ids)
+
+
+def any_slot(slot_id: int) -> SlotToAnswer | None:
+    """Return the slot, of any project and reviewer, or None if it does not exist. One query."""
+    slots = Slot.objects.select_related("task__project__current_version")
+    slot = slots.annotate(response_ids=response_ids_to_rank()).filter(pk=slot_id).first()
+    return None if slot is None else SlotToAnswer(slot, slot.response_ids)
 
 
 # With the lock, the slower of two answers to one slot sees that it is filled.

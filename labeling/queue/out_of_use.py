@@ -12,12 +12,21 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
+from django.db.models.expressions import RawSQL
 
 from database.lookups import AnyOf
 from labeling.models import Prompt, Response, Slot, Task, TaskResponse
 
 PARKED = 20
 """Added to the priority of each slot of a task that is out of use."""
+
+RESPONSES_TO_RANK = """
+ARRAY(SELECT place.response_id FROM labeling_taskresponse place
+      WHERE place.task_id = labeling_task.id AND (labeling_task.out_of_use OR NOT place.withdrawn)
+      ORDER BY place.position)
+"""
+"""The ids of the responses of `labeling_task` to rank, in its order. A late ranking of a task that is
+out of use may have withdrawn responses too."""
 
 _PLACES = """
 UPDATE labeling_taskresponse place SET withdrawn = NOT place.withdrawn
@@ -129,6 +138,17 @@ def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
 def parked(task: Task, priority: int) -> int:
     """Return the priority of a new slot: parked if the task is out of use."""
     return priority + PARKED if task.out_of_use else priority
+
+
+def response_ids_to_rank() -> RawSQL:
+    """Return RESPONSES_TO_RANK as an expression, for queries of tasks or joined to them."""
+    return RawSQL(RESPONSES_TO_RANK, [])  # noqa: S611 - a constant
+
+
+def responses_to_rank(task: Task) -> list[int]:
+    """Return the ids of the task's responses to rank, in its order. One query."""
+    ids = Task.objects.filter(pk=task.pk).annotate(ids=response_ids_to_rank())
+    return ids.values_list("ids", flat=True).get()
 
 
 def withdrawn_of(task_ids: Any) -> frozenset[int]:

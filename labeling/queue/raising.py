@@ -1,4 +1,7 @@
-"""Raise the number of rankings that existing tasks want, after a preview of the slots this adds."""
+"""Raise the number of rankings that existing tasks want, after a preview of the slots this adds.
+
+A lead chooses the number. It does not depend on disputes, which more rankings may reveal or settle.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,6 +11,7 @@ from django.db import IntegrityError, connection, transaction
 
 from accounts.models import User, audit
 from labeling.models import Project, Task
+from labeling.queue.gold_copies import GOLD_COPIES
 from labeling.queue.slots import OFF_QUEUE
 
 
@@ -29,7 +33,7 @@ class Raise:
     """Number of unchanged tasks by reason."""
 
 
-# `reason` is the first one that applies. The gold copy of a task has its prompt and its responses.
+# `reason` is the first one that applies.
 _TASKS = f"""
 SELECT task.id, task.held, task.priority, task.rankings_wanted, slots.count, slots.highest,
     CASE
@@ -42,12 +46,7 @@ SELECT task.id, task.held, task.priority, task.rankings_wanted, slots.count, slo
         WHEN EXISTS (SELECT FROM labeling_adjudication decision WHERE decision.task_id = task.id)
             THEN 'decided'
         WHEN slots.off_queue OR EXISTS (
-            SELECT FROM labeling_gold gold JOIN labeling_task copy ON copy.id = gold.task_id
-            WHERE gold.retired_at IS NULL AND copy.prompt_id = task.prompt_id
-              AND ARRAY(SELECT place.response_id FROM labeling_taskresponse place
-                  WHERE place.task_id = copy.id ORDER BY place.response_id)
-                = ARRAY(SELECT place.response_id FROM labeling_taskresponse place
-                  WHERE place.task_id = task.id ORDER BY place.response_id)
+            SELECT FROM ({GOLD_COPIES}) copies WHERE copies.task_id = task.id
         ) THEN 'parked'
         ELSE ''
     END AS reason

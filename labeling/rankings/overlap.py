@@ -3,6 +3,10 @@
 With sequential overlap a task starts with `rankings_per_task` slots. When all are filled, the
 probable order of each pair of responses is computed from the rankings. While a pair or the best
 response is unclear, and the task has fewer than `rankings_at_most` slots, it gets one more.
+
+Clear is not the opposite of disputed (labeling.statistics.disputes). A dispute needs more disagreement
+than noise explains, over all tasks of the project, while noise alone can leave an order unclear: two
+opposite rankings of two responses are no dispute, but a third one is needed to know the order.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,7 +19,7 @@ from django.db import connection
 from labeling.models import Adjudication, Project, Ranking, Slot, Task
 from labeling.quality.measures import reliabilities_of
 from labeling.queue import slots as queue
-from labeling.queue.out_of_use import PARKED
+from labeling.queue.out_of_use import PARKED, responses_to_rank
 from labeling.statistics.agreement import Tiers
 from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth
 
@@ -150,7 +154,7 @@ def _is_clear(task: Task, project: Project) -> bool:
     current = Ranking.objects.filter(task=task, superseded_at=None)
     return is_clear(
         list(current.values_list("tiers", flat=True)),
-        list(task.places.filter(withdrawn=False).values_list("response_id", flat=True)),
+        responses_to_rank(task),
         certainty=project.certainty,
         reliabilities=learned_reliabilities(project),
     )

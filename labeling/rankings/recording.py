@@ -11,9 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.postgres.expressions import ArraySubquery
 from django.db import transaction
-from django.db.models import OuterRef, Q
+from django.db.models import Q
 from django.utils.translation import gettext as _
 
 from accounts.models import User
@@ -29,11 +28,12 @@ from labeling.models import (
 )
 from labeling.queue import filling
 from labeling.queue.display_order import shown_order_for
+from labeling.queue.filling import SlotToAnswer
+from labeling.queue.out_of_use import responses_to_rank
 from labeling.queue.slots import append_slot, fill, lock_slots, replace_ranking
 from labeling.rankings import overlap
 from labeling.rankings.content import (
     ANYTHING,
-    MAX_RATIONALE_LENGTH,
     Content,
     Errors,
     Policy,
@@ -41,30 +41,7 @@ from labeling.rankings.content import (
 )
 from labeling.rankings.revision_window import revisable_until
 
-__all__ = [
-    "MAX_RATIONALE_LENGTH",
-    "Content",
-    "Errors",
-    "InvalidRanking",
-    "Submission",
-    "problems",
-    "record",
-    "revisable_until",
-    "revise",
-    "submit",
-    "version_shown",
-]
-
 NAMESPACE = uuid.UUID("0c1f6c84-9d4e-4a4b-8b0e-5a2f0d9f7e11")
-
-LEFT = Q(withdrawn=False) | Q(task__out_of_use=True)
-"""Responses to rank. A late ranking of a withdrawn task may have its withdrawn responses too."""
-
-_RESPONSE_IDS = ArraySubquery(
-    TaskResponse.objects.filter(LEFT, task=OuterRef("task"))
-    .order_by("position")
-    .values("response_id")
-)
 
 
 class InvalidRanking(ValueError):  # noqa: N818 - it reads as what it is
@@ -94,7 +71,7 @@ def submit(
     content: Content,
     idempotency_key: uuid.UUID,
     guideline_version: int | None = None,
-    loaded_slot: Slot | None = None,
+    loaded_slot: SlotToAnswer | None = None,
 ) -> Submission:
     """Fill the slot. Submitting the same key or the same content again changes nothing.
 
@@ -103,21 +80,19 @@ def submit(
     a task that the reviewer has already ranked (in a second tab) supersedes the first ranking while
     it may be revised. Raises InvalidRanking.
     """
-    slot = loaded_slot or (
-        Slot.objects.select_related("task__project__current_version")
-        .annotate(response_ids=_RESPONSE_IDS)
-        .filter(pk=slot_id)
-        .first()
-    )
-    if slot is None:
+    loaded = loaded_slot or filling.any_slot(slot_id)
+    if loaded is None:
         raise InvalidRanking({"slot": _("This task no longer exists.")})
-    answer = _Answer(slot, reviewer, content, idempotency_key, guideline_version)
+    answer = _Answer(
+        loaded.slot, loaded.response_ids, reviewer, content, idempotency_key, guideline_version
+    )
     return _submit_fast(answer) or _submit_locked(answer)
 
 
 @dataclass(frozen=True)
 class _Answer:
     slot: Slot
+    response_ids: list[int]
     reviewer: User
     content: Content
     key: uuid.UUID
@@ -125,16 +100,16 @@ class _Answer:
 
     def ranking(self, *, extra: bool) -> Ranking:
         """Return the ranking, unsaved. Raises InvalidRanking."""
-        project, response_ids = self.slot.task.project, responses_of(self.slot)
+        project = self.slot.task.project
         return _checked(
             self.slot.task,
             self.reviewer,
             self.content,
-            response_ids=response_ids,
+            response_ids=self.response_ids,
             version=version_shown(project, self.guideline_version),
             policy=Policy.of(project),
             idempotency_key=self.key,
-            shown_order=_shown_order(self.slot, self.reviewer, response_ids),
+            shown_order=_shown_order(self.slot, self.reviewer, self.response_ids),
             source=Ranking.Source.REVIEW,
             extra=extra,
         )
@@ -173,17 +148,7 @@ def _submit_locked(answer: _Answer) -> Submission:
 
 
 def _first_of_task(ranking: Ranking) -> Submission:
-    ranking.first_sent = ranking.created_at  # type: ignore[attr-defined]  # see revisable_until
     return Submission(ranking, duplicate=False, extra=ranking.extra)
-
-
-def responses_of(slot: Slot) -> list[int]:
-    """Return the ids of the task's responses in its own order.
-
-    No query for a slot from `filling.slot_to_answer`.
-    """
-    loaded_ids = getattr(slot, "response_ids", None)
-    return _response_ids(slot.task) if loaded_ids is None else loaded_ids
 
 
 @transaction.atomic
@@ -237,7 +202,7 @@ def record(
         task,
         reviewer,
         content,
-        response_ids=_response_ids(task, imported=imported),
+        response_ids=_all_responses(task) if imported else responses_to_rank(task),
         version=None if imported else current_version(task.project),
         idempotency_key=key,
         shown_order=list(shown_order),
@@ -336,7 +301,7 @@ def _supersede(
         task,
         old.reviewer,
         content,
-        response_ids=_response_ids(task),
+        response_ids=responses_to_rank(task),
         version=version,
         policy=Policy.of(task.project),
         idempotency_key=key,
@@ -378,9 +343,9 @@ def _shown_order(slot: Slot, reviewer: User, response_ids: Collection[int]) -> l
     return shown_order_for(slot.task_id, slot.number, response_ids)
 
 
-def _response_ids(task: Task, *, imported: bool = False) -> list[int]:
-    """Return the ids of the task's responses; for an import, withdrawn ones too."""
-    places = TaskResponse.objects.filter(Q() if imported else LEFT, task=task).order_by("position")
+def _all_responses(task: Task) -> list[int]:
+    """Return the ids of the task's responses in its order, with withdrawn ones."""
+    places = TaskResponse.objects.filter(task=task).order_by("position")
     return list(places.values_list("response_id", flat=True))
 
 

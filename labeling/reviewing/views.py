@@ -154,21 +154,28 @@ def _bar(project: Project, reviewer: User, newest: Ranking | None = None) -> Con
     }
 
 
-def _sheet(
-    project: Project, slot: Slot, fields: Fields | None = None, errors: Errors | None = None
-) -> Sheet:
-    """Return the sheet with the slot's draft, or with the fields of a form shown again."""
-    order, version = slot.shown_order or [], project.current_version
-    if fields is None:
-        fields = fields_by_id(fields_of_draft(slot.draft), page_names(slot.task_id, order))
-    else:
-        order = shown_order(fields, slot)
-        number_shown = number(first(fields, "guideline_version"))
-        version = version and recording.version_shown(project, number_shown)
+def _sheet(project: Project, slot: Slot) -> Sheet:
+    """Return the sheet with the slot's draft."""
+    order = slot.shown_order or []
     return Sheet(
         task=slot.task,
         shown_order=order,
-        version=version,
+        version=project.current_version,
+        fields=fields_by_id(fields_of_draft(slot.draft), page_names(slot.task_id, order)),
+        policy=Policy.of(project),
+        slot=slot,
+    )
+
+
+def _sheet_again(
+    project: Project, slot: Slot, order: Sequence[int], fields: Fields, errors: Errors
+) -> Sheet:
+    """Return the sheet of a refused form, with its fields."""
+    number_shown = number(first(fields, "guideline_version"))
+    return Sheet(
+        task=slot.task,
+        shown_order=order,
+        version=project.current_version and recording.version_shown(project, number_shown),
         fields=fields,
         errors=errors,
         policy=Policy.of(project),
@@ -211,9 +218,8 @@ def _html(request: HttpRequest, project: Project, slot: Slot, sheet: Sheet | Non
     return render_to_string("labeling/review_sheet.html", context, request)
 
 
-def shown_order(fields: Fields, slot: Slot) -> list[int]:
-    """Return the order shown by the form, or the task's own order if the form was forged."""
-    own = recording.responses_of(slot)
+def shown_order(fields: Fields, own: list[int]) -> list[int]:
+    """Return the order shown by the form, or the task's `own` order if the form was forged."""
     order = [number(text) for text in first(fields, "shown_order").split(",")]
     return [i for i in order if i] if sorted(i or 0 for i in order) == sorted(own) else own
 
@@ -223,11 +229,13 @@ def shown_order(fields: Fields, slot: Slot) -> list[int]:
 
 def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     fields, reviewer = fields_of(request.POST), user_of(request)
-    slot = filling.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
-    if slot is None:
+    loaded = filling.slot_to_answer(project, number(first(fields, "slot")) or 0, reviewer)
+    if loaded is None:
         raise Http404
-    fields = fields_by_id(fields, page_names(slot.task_id, recording.responses_of(slot)))
-    answer = _read(project, slot, fields)
+    slot = loaded.slot
+    fields = fields_by_id(fields, page_names(slot.task_id, loaded.response_ids))
+    order = shown_order(fields, loaded.response_ids)
+    answer = _read(project, order, fields)
     try:
         if answer.errors:
             raise recording.InvalidRanking(answer.errors)
@@ -237,10 +245,12 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
             content=answer.content,
             idempotency_key=answer.idempotency_key,
             guideline_version=answer.guideline_version,
-            loaded_slot=slot,
+            loaded_slot=loaded,
         )
     except recording.InvalidRanking as invalid:
-        return _refused(request, project, _sheet(project, slot, fields, invalid.errors))
+        return _refused(
+            request, project, _sheet_again(project, slot, order, fields, invalid.errors)
+        )
     if request.accepts("text/html"):
         if remark := _remark(submission, slot.task):
             messages.info(request, remark)
@@ -250,7 +260,7 @@ def _submitted(request: HttpRequest, project: Project) -> HttpResponse:
     return _accepted(request, project, submission, first(fields, "shown"))
 
 
-def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
+def _read(project: Project, order: Sequence[int], fields: Fields) -> Answer:
     if project.current_version_id is None:
         criteria: Sequence[Criterion] = []
     else:
@@ -258,7 +268,7 @@ def _read(project: Project, slot: Slot, fields: Fields) -> Answer:
         criteria = list(criteria_of(recording.version_shown(project, number_shown)))
     return read_answer(
         fields,
-        shown_order=shown_order(fields, slot),
+        shown_order=order,
         criteria=criteria,
         policy=Policy.of(project),
     )

@@ -9,6 +9,7 @@ from labeling.gold import constraints
 from labeling.models import Membership, Slot
 from labeling.quality import measures
 from labeling.queue import slots
+from labeling.queue.gold_copies import copies_of
 from labeling.rankings import overlap, recording
 from labeling.rankings.content import Content
 from labeling.removal.withdrawing import withdraw
@@ -141,7 +142,7 @@ def test_leads_see_gold_and_the_tasks_it_was_made_from(project, client):
     made = make_gold(project)
     original = made.task.prompt.tasks.exclude(pk=made.task_id).get()
     plain = make_task(project)
-    assert constraints.copies_of([original.pk, plain.pk, made.task_id]) == {original.pk: made.pk}
+    assert copies_of([original.pk, plain.pk, made.task_id]) == {original.pk: made.pk}
     listed = page(client, "project-data", project)
     assert listed.count(">gold</span>") == 1
     assert listed.count(">has a gold copy</span>") == 1

@@ -9,6 +9,7 @@ from labeling.queue import slots
 from labeling.rankings import recording, undo
 from labeling.rankings.content import Content
 from labeling.rankings.recording import InvalidRanking
+from labeling.rankings.revision_window import revisable_until
 from labeling.reviewing import assignment
 from tests.labeling.gold_world import answer, make_gold, work
 from tests.labeling.world import in_threads, key, make_member, make_project, make_task, one_each
@@ -185,7 +186,7 @@ def test_there_is_no_way_back_once_it_was_shown_or_counted(purpose):
     project = make_project(qualification_percent=50)
     one, reviewer = make_gold(project, purpose), make_member(project)
     ranking = answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)
-    assert recording.revisable_until(ranking) is None and not undo.can_undo(ranking)
+    assert revisable_until(ranking) is None and not undo.can_undo(ranking)
     better = {"content": Content(one_each(one.task)), "idempotency_key": key()}
     with pytest.raises(InvalidRanking):
         recording.revise(ranking=ranking, reviewer=reviewer, **better)

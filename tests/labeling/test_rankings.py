@@ -10,7 +10,7 @@ from labeling.models import Gold, Membership, Project, Ranking, Slot
 from labeling.queue import slots
 from labeling.rankings import recording, revision_window
 from labeling.rankings import undo as undoing
-from labeling.rankings.content import Content
+from labeling.rankings.content import MAX_RATIONALE_LENGTH, Content
 from labeling.rankings.recording import InvalidRanking
 from tests.labeling.gold_world import make_gold
 from tests.labeling.world import (
@@ -115,7 +115,7 @@ A, B, C, ALIEN = "a", "b", "c", "alien"
         ("ratings", {"ratings": {ALIEN: {"honesty": 3}}}),
         ("flags", {"flags": {A: ["nonsense"]}}),
         ("flags", {"flags": {ALIEN: ["unsafe"]}}),
-        ("rationale", {"rationale": "x" * (recording.MAX_RATIONALE_LENGTH + 1)}),
+        ("rationale", {"rationale": "x" * (MAX_RATIONALE_LENGTH + 1)}),
     ],
 )
 def test_invalid_content_is_refused_and_nothing_is_written(slot, task, reviewer, field, content):

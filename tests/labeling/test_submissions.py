@@ -40,8 +40,9 @@ def test_reading_a_slot_and_filling_it_costs_a_query_each(
     project = Project.objects.select_related("current_version").get()
     with django_assert_num_queries(1):
         found = filling.slot_to_answer(project, slot.pk, reviewer)
-        assert (found, found.task, found.project) == (slot, task, project)
-        assert recording.responses_of(found) == places
+        found_slot = found.slot
+        assert (found_slot, found_slot.task, found_slot.project) == (slot, task, project)
+        assert found.response_ids == places
     content = {"idempotency_key": key(), "content": Content(one_each(slot.task))}
     with django_assert_num_queries(3):  # a savepoint around it, inside a test's transaction
         made = recording.submit(slot_id=slot.pk, reviewer=reviewer, loaded_slot=found, **content)
@@ -60,7 +61,7 @@ def test_a_slot_is_there_for_its_reviewer_and_earlier_reviewers_only(slot, proje
     assert filling.slot_to_answer(project, slot.pk, other) is None
     slots.release(slot_id=slot.pk, reviewer=reviewer)
     assert filling.slot_to_answer(project, slot.pk, other) is None
-    assert filling.slot_to_answer(project, slot.pk, reviewer) == slot
+    assert filling.slot_to_answer(project, slot.pk, reviewer).slot == slot
 
 
 def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
