@@ -11,6 +11,8 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from config.env import VARIABLES
 
+DEPLOYMENT = "deployment"
+"""The tag of checks that also run before commands which need no pages."""
 LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -52,7 +54,7 @@ INTERNAL_VARIABLES = {
 """Variables that the product's own processes and tests set."""
 
 
-@register()
+@register(DEPLOYMENT)
 def variables_known(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     names = VARIABLES.keys() | INTERNAL_VARIABLES
     warnings: list[CheckMessage] = []
@@ -69,7 +71,7 @@ def variables_known(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
     return warnings
 
 
-@register()
+@register(DEPLOYMENT)
 def folders_writable(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     errors: list[CheckMessage] = []
     for variable, name in (

@@ -12,16 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 BROKEN = (errno.EIO,)
 FULL_BYTES = 16 << 20
-
-TABLE_ERRORS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError)
-"""Errors raised by pyarrow for a damaged Parquet file, depending on which byte is wrong."""
 
 _OS_ERROR = re.compile(r"os error (\d+)")
 _NO_PARENT = re.compile(r"^Parent directory .* does not exist")
@@ -120,6 +115,17 @@ def _free(folder: Path | None) -> str:
         return f" ({shutil.disk_usage(folder).free >> 20:,} MB free)" if folder else ""
     except OSError:
         return ""
+
+
+def table_errors() -> tuple[type[Exception], ...]:
+    """Return the errors raised by pyarrow for a damaged Parquet file, depending on the wrong byte.
+
+    Write `except table_errors()`, which imports pyarrow after an error only. Importing it takes
+    30 MB.
+    """
+    import pyarrow as pa
+
+    return (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError)
 
 
 def table_problem(path: str | Path, error: Exception) -> str:

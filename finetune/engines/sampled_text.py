@@ -1,5 +1,7 @@
 """Files of prompts and sampled answers. Needs pyarrow, but neither Django nor torch.
 
+pyarrow is imported on first use, because it takes 30 MB.
+
 prompts.parquet    prompt_id, prompt [{role, content}], and optionally n, the number of answers wanted
 responses.parquet  prompt_id, prompt, response, sample, seed, meta (JSON: truncated, tokens)
 answers.parquet    one row per prompt and sample, with the answers of both models
@@ -7,45 +9,64 @@ answers.parquet    one row per prompt and sample, with the answers of both model
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from recipes import faults
-from recipes.preferences.groups import MESSAGES
+from recipes.preferences.groups import messages_type
 from recipes.rundir import atomically
 
-PROMPTS = pa.schema([("prompt_id", pa.string()), ("prompt", MESSAGES), ("n", pa.int64())])
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-RESPONSES = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("prompt", MESSAGES),
-        ("response", pa.string()),
-        ("sample", pa.int64()),
-        ("seed", pa.int64()),
-        ("meta", pa.string()),
-    ]
-)
 
-ANSWERS = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("prompt", MESSAGES),
-        ("sample", pa.int64()),
-        ("seed", pa.int64()),
-        ("baseline", pa.string()),
-        ("candidate", pa.string()),
-        ("baseline_tokens", pa.int64()),
-        ("candidate_tokens", pa.int64()),
-        ("baseline_truncated", pa.bool_()),
-        ("candidate_truncated", pa.bool_()),
-        ("baseline_score", pa.float64()),
-        ("candidate_score", pa.float64()),
-    ]
-)
+@cache
+def prompts_schema() -> "pa.Schema":
+    """Return the schema of prompts.parquet."""
+    import pyarrow as pa
+
+    return pa.schema([("prompt_id", pa.string()), ("prompt", messages_type()), ("n", pa.int64())])
+
+
+@cache
+def responses_schema() -> "pa.Schema":
+    """Return the schema of responses.parquet."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("prompt", messages_type()),
+            ("response", pa.string()),
+            ("sample", pa.int64()),
+            ("seed", pa.int64()),
+            ("meta", pa.string()),
+        ]
+    )
+
+
+@cache
+def answers_schema() -> "pa.Schema":
+    """Return the schema of answers.parquet."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("prompt", messages_type()),
+            ("sample", pa.int64()),
+            ("seed", pa.int64()),
+            ("baseline", pa.string()),
+            ("candidate", pa.string()),
+            ("baseline_tokens", pa.int64()),
+            ("candidate_tokens", pa.int64()),
+            ("baseline_truncated", pa.bool_()),
+            ("candidate_truncated", pa.bool_()),
+            ("baseline_score", pa.float64()),
+            ("candidate_score", pa.float64()),
+        ]
+    )
 
 
 class SampledTextError(ValueError):
@@ -63,7 +84,7 @@ class Prompt:
 
 def write_prompts(path: str | Path, prompts: Iterable[Prompt]) -> int:
     rows = [{"prompt_id": p.prompt_id, "prompt": p.messages, "n": p.n} for p in prompts]
-    write_rows(path, rows, PROMPTS)
+    write_rows(path, rows, prompts_schema())
     return len(rows)
 
 
@@ -88,10 +109,12 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, Any]]:
     """Return all rows. Raises SampledTextError if the file or a required column is missing."""
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(path)
         rows = table.to_pylist()
-    except faults.TABLE_ERRORS as error:
+    except faults.table_errors() as error:
         raise SampledTextError(faults.table_problem(path, error)) from None
     missing = [name for name in required if name not in table.column_names]
     if missing:
@@ -99,7 +122,10 @@ def read_rows(path: str | Path, required: Iterable[str] = ()) -> list[dict[str, 
     return rows
 
 
-def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: "pa.Schema") -> None:
     """Write a Parquet file, as a whole or not at all. Columns that a row lacks are null."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with atomically(Path(path)) as draft:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), draft, compression="zstd")

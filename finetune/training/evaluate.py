@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.engines.sampled_text import ANSWERS, write_rows
+from finetune.engines.sampled_text import answers_schema, write_rows
 from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
 from finetune.settings import EvaluateConfig
 from finetune.training.language_model import load_policy
@@ -82,7 +82,7 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
         **provenance(run_dir, config, started=began),
     }
     with run_dir.publish() as output:
-        write_rows(output / "answers.parquet", rows, ANSWERS)
+        write_rows(output / "answers.parquet", rows, answers_schema())
         write_json(output / "report.json", report)
     names = (
         "prompts",

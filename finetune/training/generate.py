@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-from finetune.engines.sampled_text import RESPONSES, write_rows
+from finetune.engines.sampled_text import responses_schema, write_rows
 from finetune.settings import GenerateConfig
 from finetune.training.language_model import load_policy
 from finetune.training.sampling import (
@@ -62,7 +62,7 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
         "versions": versions(),
     }
     with run_dir.publish() as output:
-        write_rows(output / "responses.parquet", rows, RESPONSES)
+        write_rows(output / "responses.parquet", rows, responses_schema())
         write_json(output / "report.json", report)
     run_dir.emit("result", result=report)
 

@@ -1,7 +1,9 @@
 """Preference data as plain files: one row per prompt, with all its responses and judgments.
 
 Needs pyarrow and numpy, but neither Django nor torch, so that the web, the recipes and a notebook
-read the same files. Rankings are not expanded to pairs: losses read the matrix of `wins`.
+read the same files. pyarrow is imported on first use, because it takes 30 MB, and most processes of
+the web and its workers never need it. Rankings are not expanded to pairs: losses read the matrix of
+`wins`.
 
 Legend: K responses of a group, in the order of `response_ids`.
 """
@@ -11,16 +13,18 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recipes import faults
 from recipes.rundir import atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SPLITS = ("train", "test")
 PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids")
@@ -28,34 +32,6 @@ PER_RANKING: tuple[str, ...] = (
     "ratings", "flags", "ranking_ids", "adjudication_ids", "simulated", "task_external_ids",
 )  # fmt: skip
 """Lists in `meta`, with one entry per response or per ranking, in the same order."""
-
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-
-SCHEMA = pa.schema(
-    [
-        ("group_id", pa.string()),
-        ("prompt", MESSAGES),
-        ("response_ids", pa.list_(pa.int64())),
-        ("responses", pa.list_(pa.string())),
-        (
-            "rankings",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("reviewer", pa.string()),
-                        ("tiers", pa.list_(pa.list_(pa.int64()))),
-                        ("cut", pa.int64()),
-                        ("strength", pa.float64()),
-                        ("weight", pa.float64()),
-                        ("guideline_version", pa.int64()),
-                    ]
-                )
-            ),
-        ),
-        ("split", pa.string()),
-        ("meta", pa.string()),
-    ]
-)
 
 
 class PreferenceError(ValueError):
@@ -238,18 +214,61 @@ def _keep_in_judgment(ranking: Judgment, ids: set[int]) -> Judgment:
 # --- files ---------------------------------------------------------------------------------------
 
 
+@cache
+def messages_type() -> "pa.DataType":
+    """Return the Arrow type of a chat, a list of {"role", "content"}."""
+    import pyarrow as pa
+
+    return pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+@cache
+def group_schema() -> "pa.Schema":
+    """Return the Arrow schema of a file of groups."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("group_id", pa.string()),
+            ("prompt", messages_type()),
+            ("response_ids", pa.list_(pa.int64())),
+            ("responses", pa.list_(pa.string())),
+            (
+                "rankings",
+                pa.list_(
+                    pa.struct(
+                        [
+                            ("reviewer", pa.string()),
+                            ("tiers", pa.list_(pa.list_(pa.int64()))),
+                            ("cut", pa.int64()),
+                            ("strength", pa.float64()),
+                            ("weight", pa.float64()),
+                            ("guideline_version", pa.int64()),
+                        ]
+                    )
+                ),
+            ),
+            ("split", pa.string()),
+            ("meta", pa.string()),
+        ]
+    )
+
+
 def write_groups(path: str | Path, groups: Iterable[Group], *, rows_at_once: int = 1024) -> int:
     """Write the groups as Parquet and return their number. Holds `rows_at_once` of them in memory.
 
     The file appears as a whole or not at all. Raises PreferenceError for invalid rows.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     source, count = iter(groups), 0
     with (
         atomically(Path(path)) as draft,
-        pq.ParquetWriter(draft, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(draft, group_schema(), compression="zstd") as writer,
     ):
         while rows := [to_row(group) for group in islice(source, rows_at_once)]:
-            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+            writer.write_table(pa.Table.from_pylist(rows, schema=group_schema()))
             count += len(rows)
     return count
 
@@ -264,19 +283,21 @@ def read_groups(path: str | Path, *, rows_at_once: int = 1024) -> Iterator[Group
         yield from _read_groups(Path(path), rows_at_once)
     except PreferenceError:
         raise
-    except faults.TABLE_ERRORS as error:
+    except faults.table_errors() as error:
         raise PreferenceError(faults.table_problem(path, error)) from None
 
 
 def _read_groups(path: Path, rows_at_once: int) -> Iterator[Group]:
+    import pyarrow.parquet as pq
+
     file = pq.ParquetFile(path)
-    missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names]
+    missing = [name for name in group_schema().names if name not in file.schema_arrow.names]
     if missing:
         raise PreferenceError(
             f"{path} does not hold preference data: it lacks {', '.join(missing)}."
         )
     with file:
-        for batch in file.iter_batches(batch_size=rows_at_once, columns=SCHEMA.names):
+        for batch in file.iter_batches(batch_size=rows_at_once, columns=group_schema().names):
             for row in batch.to_pylist():
                 yield _from_row(row)
 
@@ -288,7 +309,7 @@ def read_folder(folder: str | Path) -> Iterator[Group]:
 
 
 def to_row(group: Group) -> dict[str, Any]:
-    """Return the group as a row of SCHEMA. Raises PreferenceError for an invalid group."""
+    """Return the group as a row of `group_schema`. Raises PreferenceError for an invalid group."""
     _check(group)
     return {
         "group_id": group.group_id,

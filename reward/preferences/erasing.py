@@ -19,9 +19,9 @@ from django.utils import timezone
 from labeling.models import Prompt, Response
 from labeling.removal.erasing import ERASED
 from recipes.preferences.groups import (
-    SCHEMA,
     Group,
     content_hash,
+    group_schema,
     keep_responses,
     read_groups,
     write_groups,
@@ -151,7 +151,7 @@ def _clean_parquet(path: Path, erasure: Erasure) -> bool:
     with file:
         schema = file.schema_arrow
         names = set(schema.names)
-        if set(SCHEMA.names) <= names:
+        if set(group_schema().names) <= names:
             if not _holds(path, erasure):
                 return False
             write_groups(path, _without(read_groups(path), erasure))

@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow.parquet as pq
 from django.conf import settings
 from django.db import transaction
 
@@ -435,11 +434,13 @@ def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
     """
     try:
         yield from _ranking_ids(snapshot)
-    except faults.TABLE_ERRORS as error:
+    except faults.table_errors() as error:
         raise PreferenceError(faults.table_problem(snapshot.file, error)) from None
 
 
 def _ranking_ids(snapshot: Snapshot) -> Iterator[int]:
+    import pyarrow.parquet as pq  # takes 30 MB, which most processes never need
+
     with pq.ParquetFile(snapshot.file) as file:
         for batch in file.iter_batches(batch_size=1024, columns=["meta"]):
             for meta in batch.column(0).to_pylist():

@@ -232,7 +232,7 @@ def raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
             for number, line in enumerate(lines, 1):
                 if line.removeprefix(BYTE_ORDER_MARK).strip():
                     yield number, _json_in(line.removeprefix(BYTE_ORDER_MARK))
-    except faults.TABLE_ERRORS as error:
+    except faults.table_errors() as error:
         if is_parquet(path):
             raise RowsError(faults.table_problem(path, error)) from None
         raise RowsError(f"{path} cannot be read: {error}.") from None

@@ -1,19 +1,18 @@
 """The kind of run that scores a project's responses with a reward model."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from django.db.models import Exists, OuterRef, QuerySet
 from django.urls import reverse
 
 from labeling.models import Response
 from recipes import faults
-from recipes.preferences.groups import MESSAGES
+from recipes.preferences.groups import messages_type
 from recipes.rundir import RunDir, atomically
 from reward.forms import ScoreInputs
 from reward.models import ResponseScore, RewardModel
@@ -23,15 +22,25 @@ from reward.scoring.settings import ScoreConfig
 from runs.kinds import CannotRun, RunKind
 from runs.models import Run
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 ROW_BATCH_SIZE = 2000
 PROMPT_BATCH_SIZE = 500
-TO_SCORE = pa.schema(
-    [
-        ("prompt", MESSAGES),
-        ("response_ids", pa.list_(pa.int64())),
-        ("responses", pa.list_(pa.string())),
-    ]
-)
+
+
+@cache
+def to_score() -> "pa.Schema":
+    """Return the schema of the file of responses to score."""
+    import pyarrow as pa  # takes 30 MB, so only runs import it
+
+    return pa.schema(
+        [
+            ("prompt", messages_type()),
+            ("response_ids", pa.list_(pa.int64())),
+            ("responses", pa.list_(pa.string())),
+        ]
+    )
 
 
 def model_of(inputs: Mapping[str, Any]) -> RewardModel:
@@ -67,16 +76,19 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
     """Write the unscored responses to the run directory, streamed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     model = model_of(run.inputs)
     model.folder_to_load()
     counts = {"responses_to_score": 0}
     with (
         atomically(run_dir.data / "responses.parquet") as draft,
-        pq.ParquetWriter(draft, TO_SCORE) as writer,
+        pq.ParquetWriter(draft, to_score()) as writer,
     ):
         for batch in _in_batches(_prompts(unscored(model))):
             counts["responses_to_score"] += sum(len(row["response_ids"]) for row in batch)
-            writer.write_table(pa.Table.from_pylist(batch, schema=TO_SCORE))
+            writer.write_table(pa.Table.from_pylist(batch, schema=to_score()))
     return counts
 
 
@@ -146,11 +158,13 @@ def store(model: RewardModel, path: Path) -> int:
 
 def _score_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows in batches. Raises CannotRun if the file is missing or damaged."""
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=ROW_BATCH_SIZE):
                 yield batch.to_pylist()
-    except faults.TABLE_ERRORS as error:
+    except faults.table_errors() as error:
         raise CannotRun(faults.table_problem(path, error)) from error
 
 

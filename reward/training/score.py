@@ -199,7 +199,7 @@ def score_file(scorer: Scorer, source: Path, target: Path, *, rows_at_once: int 
     """
     try:
         file = pq.ParquetFile(source)
-    except faults.TABLE_ERRORS as error:
+    except faults.table_errors() as error:
         raise RecipeError(faults.table_problem(source, error)) from error
     names = file.schema_arrow.names
     if "prompt" not in names or not {"responses", "response"} & set(names):

@@ -49,7 +49,7 @@ def score_all(run_dir: RunDir, stop: StopSignal) -> None:
     path = run_dir.data / "responses.parquet"
     try:
         source = pq.ParquetFile(path)
-    except faults.TABLE_ERRORS as error:
+    except faults.table_errors() as error:
         raise RecipeError(faults.table_problem(path, error)) from error
     total = -(-source.metadata.num_rows // PROMPT_BATCH_SIZE)
     scorer: FeatureScorer | None = None

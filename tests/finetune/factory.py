@@ -5,7 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from finetune.engines.sampled_text import ANSWERS, RESPONSES, write_rows
+from finetune.engines.sampled_text import answers_schema, responses_schema, write_rows
 from finetune.models import Evaluation, EvaluationItem, Model
 from labeling.models import Project, Prompt
 from recipes.rundir import RunDir
@@ -154,7 +154,7 @@ def publish_responses(run_dir: RunDir, sampled: dict[Prompt, list[str]]) -> None
     ]
     with run_dir.publish() as output:
         (output / "report.json").write_text(json.dumps({"prompts": len(sampled)}))
-        write_rows(output / "responses.parquet", rows, RESPONSES)
+        write_rows(output / "responses.parquet", rows, responses_schema())
 
 
 def publish_answers(run_dir: RunDir, rows: list[dict[str, Any]]) -> None:
@@ -177,7 +177,7 @@ def publish_answers(run_dir: RunDir, rows: list[dict[str, Any]]) -> None:
         )
     with run_dir.publish() as output:
         (output / "report.json").write_text(json.dumps({"left_out": []}))
-        write_rows(output / "answers.parquet", full, ANSWERS)
+        write_rows(output / "answers.parquet", full, answers_schema())
 
 
 def model_folder(path: Path) -> Path:

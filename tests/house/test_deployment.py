@@ -8,6 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from django.core.checks import run_checks
+from django.core.checks.registry import registry
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
 from django.test import Client
@@ -17,6 +19,7 @@ from pytest_django.live_server_helper import LiveServer
 from config import checks
 from config.env import BASE_DIR, Variable
 from config.web import health
+from labeling.management.commands.import_data import Command
 
 
 def ids(messages: list) -> list[str]:
@@ -44,6 +47,15 @@ def test_an_unknown_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
     typo, unknown = checks.variables_known(None)
     assert (typo.id, typo.hint) == ("tiebreak.W002", "Did you mean TIEBREAK_HTTPS?")
     assert "TIEBREAK_XYZZY" in unknown.msg and "docs/settings.md" in unknown.hint
+
+
+def test_an_import_also_runs_the_checks_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIEBREAK_XYZZY", "1")
+    own = {check for check in registry.get_checks() if check.__module__ == checks.__name__}
+    tags = set(Command.requires_system_checks)
+    assert own
+    assert all(tags.intersection(check.tags) for check in own)
+    assert "tiebreak.W002" in ids(run_checks(tags=Command.requires_system_checks))
 
 
 def test_an_invalid_variable_ends_a_command_with_one_sentence() -> None:

@@ -59,6 +59,23 @@ def test_web_and_worker_processes_never_import_torch(entry: str) -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.mark.parametrize(
+    "modules", ["labeling.importing.reading, labeling.importing.process", "config.celery"]
+)
+def test_imports_and_workers_load_neither_arrow_nor_the_pages(modules: str) -> None:
+    """Processes that read no Parquet file save the 30 MB of pyarrow, and the 18 MB of the pages."""
+    code = (
+        "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'config.settings'\n"
+        f"import django; django.setup()\nimport {modules}\n"
+        "from django.core.checks import run_checks\n"
+        "from labeling.management.commands.import_data import Command\n"
+        "run_checks(tags=Command.requires_system_checks)\n"
+        "print(sorted({'pyarrow', 'config.urls'} & set(sys.modules)))"
+    )
+    result = run_python(code)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("recipe", ["reward.training.train", "finetune.training.train"])
 def test_recipes_import_no_django_celery_or_database(recipe: str) -> None:

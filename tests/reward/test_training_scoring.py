@@ -11,7 +11,7 @@ import torch
 from recipes.errors import Stopped
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
-from reward.scoring.scores import TO_SCORE
+from reward.scoring.scores import to_score
 from reward.training import scoring
 from reward.training.features import FeatureScorer, projection
 from reward.training.score import Scorer
@@ -42,7 +42,9 @@ def make_scoring(folder, model, prompts=3, **config) -> RunDir:
         }
         for n in range(prompts)
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema=TO_SCORE), run_dir.data / "responses.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema=to_score()), run_dir.data / "responses.parquet"
+    )
     return run_dir
 
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from finetune.engines.sampled_text import (
-    PROMPTS,
     Prompt,
     SampledTextError,
+    prompts_schema,
     read_prompts,
     write_prompts,
 )
@@ -130,7 +130,7 @@ def test_every_damage_to_a_preference_file_raises_one_error_class(tmp_path):
 def test_damaged_prompts_are_refused_with_a_sentence(tmp_path):
     path = tmp_path / "prompts.parquet"
     write_prompts(path, [Prompt(str(n), [{"role": "user", "content": "x" * n}]) for n in range(40)])
-    assert PROMPTS.names
+    assert prompts_schema().names
     data = bytearray(path.read_bytes())
     data[len(data) // 4] ^= 255
     data[len(data) // 2] ^= 255

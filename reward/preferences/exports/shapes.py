@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from recipes.preferences.groups import SCHEMA, Group, Judgment, to_row
+from recipes.preferences.groups import Group, Judgment, group_schema, to_row
 from recipes.preferences.pairs import Pair, PairOptions, pairs_of
 
 TIES = {
@@ -181,7 +181,7 @@ def _votes(ranking: Judgment, ties: str) -> dict[int, float]:
 
 
 SHAPES: dict[str, tuple[Shape, pa.Schema]] = {
-    "kwise": (kwise, SCHEMA),
+    "kwise": (kwise, group_schema()),
     "pairs": (pairs, PAIRS),
     "pairs-implicit": (pairs_implicit, IMPLICIT),
     "unpaired": (unpaired, UNPAIRED),
