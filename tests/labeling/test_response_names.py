@@ -5,6 +5,7 @@ import re
 
 import pytest
 from django.db import connection
+from django.utils.crypto import salted_hmac
 
 from accounts.models import Role
 from labeling.core.response_names import page_names
@@ -133,3 +134,10 @@ def test_an_open_dispute_contains_no_id(desk):
     ranks = {f"rank-{name}": str(rank) for rank, name in enumerate(names.values(), 1)}
     client.post(address, {**ranks, "cause": "close", "cut": ""})
     assert desk.task.adjudication.tiers == [[i] for i in ids(desk.task)]
+
+
+def test_names_are_keyed_with_the_secret_key(settings):
+    salted = salted_hmac("labeling.response", "3:7").hexdigest()
+    assert page_names(3, [7]) == {7: f"r{salted[:16]}"}
+    settings.SECRET_KEY = "another"
+    assert page_names(3, [7]) != {7: f"r{salted[:16]}"}

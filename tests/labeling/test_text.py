@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from labeling.core.text import (
     CONTAINERS,
+    HIDDEN,
     MARKDOWN_LIMIT,
+    SUSPECT,
     TAGS,
     render,
     shortened,
@@ -202,3 +204,14 @@ def test_it_counts_accents_that_are_piled_upon_a_letter():
 def test_direction_marks_are_shown_in_ascii_and_kept_next_to_letters_that_need_them():
     assert visible("1\u200f2") == "1⟦U+200F⟧2"
     assert visible("שלום\u200f!") == "שלום\u200f!"
+
+
+@pytest.mark.parametrize("context", ["%s", "a%sa", "ä%sä", "\u200d%s", "%s\ufe0f"])
+def test_the_fast_search_finds_every_hidden_character(context):
+    """`visible` skips the slow search of texts without a suspect."""
+    missed = [
+        hex(code)
+        for code in range(0x110000)
+        if HIDDEN.search(text := context % chr(code)) and not SUSPECT.search(text)
+    ]
+    assert missed == []
