@@ -12,8 +12,8 @@ handler500 = "config.web.outage.server_error"
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", home, name="home"),
     path("projects/", projects, name="projects"),
-    path("", include("accounts.urls")),
     path("", include("labeling.urls")),
+    path("", include("accounts.urls")),
     path("runs/", include("runs.urls")),
     path("", include("reward.urls")),
     path("", include("finetune.urls")),

@@ -51,7 +51,8 @@ class Prepared(Generic[M]):
         parameters = [_Value(names[p]) if p in names else p for p in sql_parameters]
         if missing := set(names.values()) - {p.name for p in parameters if isinstance(p, _Value)}:
             raise TypeError(f"The SQL does not use {', '.join(sorted(missing))}: {sql}")
-        return _Plan(sql, parameters, compiler)
+        columns = [column for column, *_ in compiler.select[: compiler.col_count]]
+        return _Plan(sql, parameters, compiler, compiler.get_converters(columns))
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class _Plan:
     sql: str
     parameters: list[Any]
     compiler: Any
+    converters: dict[int, Any]
 
     def instance(self, row: tuple[Any, ...]) -> Any:
         """Build the instance of a row as django.db.models.query.ModelIterable does (Django 5.2)."""
@@ -71,7 +73,7 @@ class _Plan:
         fields = info["select_fields"]
         start, end = fields[0], fields[-1] + 1
         names = [column[0].target.attname for column in select[start:end]]
-        [row] = self.compiler.results_iter([[row]])
+        [row] = self.compiler.apply_converters([row], self.converters)
         instance = info["model"].from_db(connection.alias, names, row[start:end])
         populators: Any = get_related_populators
         for populator in populators(info, select, connection.alias):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.postgresql.base import ServerBindingCursor
 from django.db.models import JSONField, Model
 
@@ -17,11 +17,12 @@ Row = TypeVar("Row", bound=Model)
 
 def fetch(sql: str, parameters: Mapping[str, Any] | Sequence[Any]) -> list[tuple[Any, ...]]:
     """Run a statement in the current transaction and return its rows, with JSON as text."""
-    connection.close_if_health_check_failed()
-    connection.ensure_connection()
-    with connection.wrap_database_errors:
-        bound: Any = ServerBindingCursor(connection.connection)  # type: ignore[call-arg]
-    wrap = connection.make_debug_cursor if connection.queries_logged else connection.make_cursor
+    database = connections[DEFAULT_DB_ALIAS]  # each use of the proxy `connection` looks this up
+    database.close_if_health_check_failed()
+    database.ensure_connection()
+    with database.wrap_database_errors:
+        bound: Any = ServerBindingCursor(database.connection)  # type: ignore[call-arg]
+    wrap = database.make_debug_cursor if database.queries_logged else database.make_cursor
     with wrap(bound) as cursor:
         cursor.execute(sql, parameters)
         return cursor.fetchall()

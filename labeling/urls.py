@@ -19,6 +19,20 @@ from labeling.pages import (
 from labeling.reviewing import confirmation, history, others, views
 
 of_a_project = [
+    # Reviewers send most requests, and Django tries the patterns in order.
+    path("review/", views.review, name="review"),
+    path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
+    path("review/qualification/", gold.own_qualification, name="review-qualification"),
+    path("review/next/", views.next_sheet, name="review-next"),
+    path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
+    path("review/slot/<int:slot_id>/skip/", views.skip, name="review-skip"),
+    path("review/skip/<int:skip_id>/undo/", views.undo_skip, name="review-undo-skip"),
+    path("review/slot/<int:slot_id>/draft/", views.save_draft, name="review-draft"),
+    path("review/slot/<int:slot_id>/renew/", views.renew, name="review-renew"),
+    path("review/history/", history.history, name="review-history"),
+    path("review/history/<int:ranking_id>/", history.own_ranking, name="review-ranking"),
+    path("review/history/<int:ranking_id>/undo/", views.undo, name="review-undo"),
+    path("review/history/<int:ranking_id>/others/", others.others, name="review-others"),
     path("", project.overview, name="project"),
     path("guideline/", project.guideline, name="project-guideline"),
     path("guideline/edit/", guideline.edit, name="project-guideline-edit"),
@@ -55,19 +69,6 @@ of_a_project = [
     path("data/import/<uuid:key>/state/", imports.state, name="project-import-state"),
     path("findings/", findings.waiting, name="project-findings"),
     path("findings/decide/", findings.decide, name="project-findings-decide"),
-    path("review/", views.review, name="review"),
-    path("review/feedback/<int:ranking_id>/", gold.feedback, name="review-feedback"),
-    path("review/qualification/", gold.own_qualification, name="review-qualification"),
-    path("review/next/", views.next_sheet, name="review-next"),
-    path("review/guideline/", confirmation.confirm_guideline, name="review-guideline"),
-    path("review/slot/<int:slot_id>/skip/", views.skip, name="review-skip"),
-    path("review/skip/<int:skip_id>/undo/", views.undo_skip, name="review-undo-skip"),
-    path("review/slot/<int:slot_id>/draft/", views.save_draft, name="review-draft"),
-    path("review/slot/<int:slot_id>/renew/", views.renew, name="review-renew"),
-    path("review/history/", history.history, name="review-history"),
-    path("review/history/<int:ranking_id>/", history.own_ranking, name="review-ranking"),
-    path("review/history/<int:ranking_id>/undo/", views.undo, name="review-undo"),
-    path("review/history/<int:ranking_id>/others/", others.others, name="review-others"),
 ]
 
 urlpatterns = [
