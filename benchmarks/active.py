@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accelerator import commit, cpu_name
+from benchmarks.support.accelerator import commit, cpu_name
 from reward.ordering import selection
 from reward.ordering.selection import Tasks
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accelerator import commit, hardware
+from benchmarks.support.accelerator import commit, hardware
 from demo import reviewers, rule
 from demo import world as shop
 from demo.build_model import SHIPPED

@@ -32,7 +32,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from benchmarks.queue import commit, hardware, say
+from benchmarks.support.databases import commit, hardware, say
 from config.env import BASE_DIR
 from config.local.services import provide
 

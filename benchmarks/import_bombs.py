@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import bench
+from benchmarks.support.databases import SECRET_KEY, commit
 
 MB = 1 << 20
 SECONDS = 60
@@ -115,7 +115,7 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "DATABASE_URL": "postgresql:///not-used",
-        "TIEBREAK_SECRET_KEY": bench.SECRET_KEY,
+        "TIEBREAK_SECRET_KEY": SECRET_KEY,
     }
     result = subprocess.run(
         [sys.executable, "-c", READ, str(path)],
@@ -135,7 +135,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cases = [measure(name, Path(folder)) for name in FILES]
     hardware = {"cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1)}
-    result = {"name": "import_bombs", "commit": bench.commit(), "hardware": hardware}
+    result = {"name": "import_bombs", "commit": commit(), "hardware": hardware}
     print(json.dumps({**result, "cases": cases}))
 
 

@@ -35,7 +35,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from benchmarks import bench
+from benchmarks.support.databases import commit, databases, environment, hardware, say
 from config.env import BASE_DIR
 from config.local.services import provide
 
@@ -197,10 +197,10 @@ def _busy(pid: int) -> float:
 
 
 def measure(command: Sequence[str], checkout: Path, url: str, var: Path) -> dict[str, Any]:
-    environment = {**bench.environment(url), "TIEBREAK_VAR": str(var)}
+    own = {**environment(url), "TIEBREAK_VAR": str(var)}
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
-        running = subprocess.Popen(command, cwd=checkout, env=environment, stdout=output)
+        running = subprocess.Popen(command, cwd=checkout, env=own, stdout=output)
         memory = Memory(running.pid, url)
         memory.start()
         _, status, usage = os.wait4(running.pid, 0)
@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with (
         tempfile.TemporaryDirectory(prefix="tiebreak-bench-") as folder,
         worktree(options.before, Path(folder)) as old,
-        bench.databases(["before", "after"], "import") as templates,
+        databases(["before", "after"], "import") as templates,
     ):
         checkouts = {"before": old, "after": BASE_DIR}
         var = {name: Path(folder) / f"var-{name}" for name in checkouts}
@@ -349,13 +349,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 figures = {
                     name: turn(checkouts[name], templates[name], file, var[name]) for name in order
                 }
-                bench.say(f"{shape}, turn {number + 1}: {json.dumps(figures)}")
+                say(f"{shape}, turn {number + 1}: {json.dumps(figures)}")
                 turns.append(figures)
             cases.append(compared(shape, options.rows, turns))
             file.unlink()
     result = {
-        "name": "import_rows", "commit": bench.commit(), "before": options.before,
-        "hardware": bench.hardware(), "cases": cases,
+        "name": "import_rows", "commit": commit(), "before": options.before,
+        "hardware": hardware(), "cases": cases,
     }  # fmt: skip
     print(json.dumps(result))
     return 0 if all(case["same_rows"] for case in cases) else 1

@@ -22,9 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import labels
-from benchmarks.accelerator import commit, cpu_name
-from benchmarks.labels import MEASURED, World, fit, judged, order, perceived
+from benchmarks.support.accelerator import commit, cpu_name
+from benchmarks.support.label_world import (
+    MEASURED,
+    World,
+    fit,
+    judged,
+    make_world,
+    order,
+    perceived,
+    with_constant,
+)
 from recipes.preferences.groups import Group, Judgment
 from reward.evaluation.learning_curve import AHEAD, learning_curve, point, subsets
 from reward.evaluation.report import Scored, accuracy
@@ -64,13 +72,13 @@ def parts(kind: Kind, seed: int, others: int) -> tuple[World, list[Group], World
     def judge(_: int, truth: np.ndarray, rng: np.random.Generator) -> list[Judgment]:
         return [Judgment("r", order(perceived(truth, rng, kind.noise)))]
 
-    train = labels.make_world(rng, kind.prompts * max(AHEAD), kind.k)
-    fresh = labels.make_world(rng, kind.held_out + others, kind.k)
+    train = make_world(rng, kind.prompts * max(AHEAD), kind.k)
+    fresh = make_world(rng, kind.held_out + others, kind.k)
     return train, judged(train, judge, rng), fresh, judged(fresh, judge, rng)
 
 
 def scored(theta: np.ndarray, world: World, groups: Sequence[Group]) -> list[Scored]:
-    all_scores = labels.with_constant(world.features) @ theta
+    all_scores = with_constant(world.features) @ theta
     return [
         Scored(group, scores, np.ones(len(scores)))
         for group, scores in zip(groups, all_scores, strict=True)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.bench import commit, databases, hardware, say, use
+from benchmarks.support.databases import commit, databases, hardware, say, use
 from config.local.services import provide
 
 MAX_MS = 200
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from django.core.management import call_command
         from django.db import connections
 
-        from benchmarks.load import load
+        from benchmarks.support.load import load
         from labeling.reviewing.progress import count_large_projects
 
         call_command("migrate", verbosity=0)
@@ -85,7 +85,7 @@ def measure() -> list[dict[str, Any]]:
     from django.test import Client
 
     from accounts.models import User
-    from benchmarks.load import SLUG
+    from benchmarks.support.load import SLUG
 
     client = Client(headers={"host": "localhost"})
     client.force_login(User.objects.get(username="lead"))

@@ -15,19 +15,16 @@ Progress on stderr; the last line of stdout is one JSON object.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
-import psycopg
-
-from benchmarks import queue_http
-from benchmarks.bench import commit, databases, environment, hardware, p, say
-from config.env import BASE_DIR
+from benchmarks.support import queue_http
+from benchmarks.support.databases import commit, databases, hardware, p, say
+from benchmarks.support.queue_processes import Child, check
 from config.local.services import provide
 
 RESPONSES = 4
@@ -91,38 +88,8 @@ def loaded(options: argparse.Namespace) -> Iterator[dict[int, str]]:
         yield urls
 
 
-def child(role: str, url: str, *arguments: str, options: argparse.Namespace) -> "Child":
+def child(role: str, url: str, *arguments: str, options: argparse.Namespace) -> Child:
     return Child(role, url, [*arguments, "--reviewers", str(options.reviewers)])
-
-
-class Child:
-    """This module in a separate process, with its own database."""
-
-    def __init__(self, role: str, url: str, arguments: list[str]):
-        command = [sys.executable, "-m", "benchmarks.queue", "--role", role, *arguments]
-        self.process = subprocess.Popen(
-            command, cwd=BASE_DIR, env=environment(url), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-
-    def pipe(self, name: str) -> IO[str]:
-        return getattr(self.process, name)
-
-    def send(self, line: str) -> None:
-        self.pipe("stdin").write(f"{line}\n")
-        self.pipe("stdin").flush()
-
-    def receive(self) -> Any:
-        if line := self.pipe("stdout").readline():
-            return json.loads(line)
-        raise SystemExit(f"a benchmark process ended early, with {self.process.wait()}")
-
-    def wait(self) -> Any:
-        self.pipe("stdin").close()
-        reply = self.receive()
-        if self.process.wait():
-            raise SystemExit(f"a benchmark process failed with {self.process.returncode}")
-        return reply
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -174,35 +141,6 @@ def ratio(cases: list[dict[str, Any]]) -> float | None:
     """Return the claim p95 of the largest size divided by that of the smallest."""
     sizes = [case for case in cases if "given_twice" in case]
     return round(sizes[-1]["claim_p95_ms"] / sizes[0]["claim_p95_ms"], 3) if sizes else None
-
-
-TWICE = {
-    "slots of a task given to one reviewer twice": (
-        "SELECT count(*) FROM (SELECT FROM labeling_ranking WHERE superseded_at IS NULL"
-        " GROUP BY task_id, reviewer_id HAVING count(*) > 1) twice"
-    ),
-    "tasks with more rankings than wanted": (
-        "SELECT count(*) FROM (SELECT FROM labeling_ranking ranking"
-        " JOIN labeling_task task ON task.id = ranking.task_id"
-        " GROUP BY task.id HAVING count(*) > task.rankings_wanted) twice"
-    ),
-    "rankings whose slot had gone to someone else": (
-        "SELECT count(*) FROM labeling_ranking WHERE extra OR superseded_at IS NOT NULL"
-    ),
-    "rankings without a slot": (
-        "SELECT count(*) FROM labeling_ranking ranking WHERE NOT EXISTS"
-        " (SELECT FROM labeling_slot WHERE ranking_id = ranking.id)"
-    ),
-}
-
-
-def check(url: str) -> dict[str, int]:
-    with psycopg.connect(url) as database:
-        counts = {name: database.execute(query).fetchone() for name, query in TWICE.items()}
-    wrong = {name: row[0] for name, row in counts.items() if row and row[0]}
-    for name, count in wrong.items():
-        say(f"WRONG: {count} {name}")
-    return {"given_twice": sum(wrong.values())}
 
 
 def long_history(url: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -32,7 +32,10 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.bench import commit, databases, environment, hardware, say, use
+from benchmarks.support.databases import commit, databases, environment, hardware, say, use
+from benchmarks.support.rules import broken_rules
+from benchmarks.support.service_kills import faults_under_load
+from benchmarks.support.web_kills import kill_under_load
 from config.env import BASE_DIR
 from config.local.services import provide
 
@@ -41,32 +44,6 @@ PROCESSES = 4
 TABS = 4
 RESPONSES = 3
 OVERLAP = 3
-
-BROKEN = {
-    "slots_filled_twice": """
-        SELECT count(*) FROM labeling_slot slot JOIN labeling_ranking ranking
-            ON ranking.id = slot.ranking_id
-        WHERE ranking.superseded_at IS NOT NULL OR ranking.extra
-            OR ranking.task_id <> slot.task_id OR ranking.reviewer_id <> slot.reviewer_id""",
-    "rankings_without_a_slot": """
-        SELECT count(*) FROM labeling_ranking ranking WHERE superseded_at IS NULL AND NOT extra
-            AND (SELECT count(*) FROM labeling_slot WHERE ranking_id = ranking.id) <> 1""",
-    "reviewers_twice_on_a_task": """
-        SELECT count(*) FROM (SELECT FROM labeling_ranking WHERE superseded_at IS NULL
-            GROUP BY task_id, reviewer_id HAVING count(*) > 1) twice""",
-    "tasks_with_more_rankings_than_wanted": """
-        SELECT count(*) FROM (SELECT FROM labeling_ranking ranking
-            JOIN labeling_task task ON task.id = ranking.task_id
-            WHERE superseded_at IS NULL AND NOT extra
-            GROUP BY task.id HAVING count(*) > task.rankings_wanted) more""",
-    "reviewers_with_two_leases_of_a_kind": """
-        SELECT count(*) FROM (SELECT FROM labeling_slot WHERE leased_until IS NOT NULL
-            GROUP BY project_id, reviewer_id, ahead HAVING count(*) > 1) twice""",
-    "leases_of_ranked_tasks": """
-        SELECT count(*) FROM labeling_slot slot JOIN labeling_ranking ranking
-            ON ranking.task_id = slot.task_id AND ranking.reviewer_id = slot.reviewer_id
-        WHERE slot.leased_until IS NOT NULL AND ranking.superseded_at IS NULL""",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,9 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             cases.append(one_seed(url, seed, options))
     if options.kills:
-        from benchmarks.service_kills import faults_under_load
-        from benchmarks.web_kills import kill_under_load
-
         cases.append(kill_under_load(options.kills))
         cases.append(faults_under_load(options.kills))
     broken = sum(case["broken"][name] for case in cases for name in case["broken"])
@@ -160,7 +134,7 @@ def one_seed(url: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
 def check(url: str, acknowledged: Sequence[tuple[int, int, int]]) -> dict[str, int]:
     """Return counts of broken rules. `acknowledged` has (ranking, task, reviewer) of responses."""
     with psycopg.connect(url) as database:
-        counts = {name: _count(database, query) for name, query in BROKEN.items()}
+        counts = broken_rules(database)
         rows = sorted(set(acknowledged))
         stored = database.execute(
             "SELECT count(*) FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) sent(id, task, who)"
@@ -170,11 +144,6 @@ def check(url: str, acknowledged: Sequence[tuple[int, int, int]]) -> dict[str, i
             [[row[n] for row in rows] for n in range(3)],
         ).fetchone()
     return {**counts, "acknowledged_and_lost": len(rows) - (stored[0] if stored else 0)}
-
-
-def _count(database: Any, query: str) -> int:
-    row = database.execute(query).fetchone()
-    return int(row[0])
 
 
 # --- in the children ------------------------------------------------------------------------------

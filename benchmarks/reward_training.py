@@ -52,9 +52,9 @@ from transformers import (
 from trl import RewardConfig as TRLConfig
 from trl import RewardTrainer as TRLTrainer
 
-from benchmarks.accelerator import commit, hardware, peak_mb, reset_peak
-from benchmarks.flops import pairs_work, peak, plain_work, shared_work, step_flops
-from benchmarks.reward_training_options import WAYS, parse
+from benchmarks.support.accelerator import commit, hardware, peak_mb, reset_peak
+from benchmarks.support.flops import pairs_work, peak, plain_work, shared_work, step_flops
+from benchmarks.support.reward_training_options import WAYS, parse
 from recipes.layout import attention
 from recipes.layout.collate import Collator, StepCollator
 from recipes.layout.compiling import compile_layers

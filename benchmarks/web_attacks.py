@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from benchmarks.bench import commit, databases, hardware, p, say, use
+from benchmarks.support.databases import commit, databases, hardware, p, say, use
 from config.local.services import provide
 
 READING = 0.05
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["TIEBREAK_API_RESPONSES_A_MINUTE"] = "10000000"
         use(url)
         world = load(folder)
-        from benchmarks.web import WebServer
+        from benchmarks.support.web import WebServer
 
         server = WebServer(url, workers=1, threads=4)
         stack.callback(server.stop)
@@ -94,9 +94,9 @@ def load(folder: Path) -> dict[str, str]:
     from django.core.management import call_command
 
     from accounts.models import Role, Token, User
-    from benchmarks.load import SLUG
-    from benchmarks.load import load as fill
-    from benchmarks.web import sign_in
+    from benchmarks.support.load import SLUG
+    from benchmarks.support.load import load as fill
+    from benchmarks.support.web import sign_in
     from labeling.models import Project
     from reward.models import RewardModel
     from tests.finetune.factory import make_snapshot

@@ -23,6 +23,8 @@ WHERE gold.retired_at IS NULL
 
 def copies_of(tasks: Collection[int]) -> dict[int, int]:
     """Return the id of the gold in use made from each task, keyed by the task's id. One query."""
+    if not tasks:
+        return {}
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT * FROM ({GOLD_COPIES}) copies WHERE task_id = ANY(%(tasks)s)",  # noqa: S608

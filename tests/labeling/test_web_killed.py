@@ -1,7 +1,7 @@
 """`kill -9` of a real gunicorn and of its servers under load; the small form of the hammer's."""
 
-from benchmarks.service_kills import faults_under_load
-from benchmarks.web_kills import kill_under_load
+from benchmarks.support.service_kills import faults_under_load
+from benchmarks.support.web_kills import kill_under_load
 
 
 def test_no_acknowledged_ranking_is_lost_when_the_web_server_is_killed():

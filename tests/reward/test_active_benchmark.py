@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import accelerator, active
+from benchmarks import active
 from benchmarks.active import (
     WORLDS,
     World,
@@ -18,6 +18,7 @@ from benchmarks.active import (
     possible,
     reached,
 )
+from benchmarks.support import accelerator
 
 
 def test_the_benchmark_ends_with_one_line_of_json_and_draws_the_curves(

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from benchmarks.flops import pairs_work, plain_work, shared_work, step_flops
 from benchmarks.reward_training import main, make_groups, make_model
-from benchmarks.reward_training_options import parse
+from benchmarks.support.flops import pairs_work, plain_work, shared_work, step_flops
+from benchmarks.support.reward_training_options import parse
 
 CASE_KEYS = {
     "k",

@@ -15,9 +15,9 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.bench import databases, environment, say
-from benchmarks.queue_hammer import BROKEN
-from benchmarks.web import Browser, Form, WebServer
+from benchmarks.support.databases import databases, environment, say
+from benchmarks.support.rules import broken_rules
+from benchmarks.support.web import Browser, Form, WebServer
 from config.env import BASE_DIR
 
 REVIEWERS = 6
@@ -30,7 +30,7 @@ def kill_under_load(kills: int, *, tasks: int = 1500, seed: int = 0) -> dict[str
     with databases(["kills"]) as urls:
         [url] = urls.values()
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.web_kills", str(max(tasks, 40 * kills))],
+            [sys.executable, "-m", "benchmarks.support.web_kills", str(max(tasks, 40 * kills))],
             cwd=BASE_DIR, env=environment(url), check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         sessions = sessions_of(url)
@@ -122,10 +122,7 @@ def _round(server: WebServer, reviewers: list[Reviewer], dice: random.Random) ->
 def check(url: str, reviewers: list[Reviewer]) -> dict[str, int]:
     keys = [key for reviewer in reviewers for key in reviewer.acknowledged]
     with psycopg.connect(url) as database:
-        counts = {}
-        for name, query in BROKEN.items():
-            row = database.execute(query).fetchone()
-            counts[name] = int(row[0]) if row else -1
+        counts = broken_rules(database)
         row = database.execute(
             "SELECT count(*) FROM labeling_ranking WHERE idempotency_key = ANY(%s::uuid[])"
             " AND superseded_at IS NULL",
@@ -155,14 +152,14 @@ def prepare(tasks: int) -> int:
     """Load the database and sign the reviewers in. Runs in a separate process."""
     import os
 
-    from benchmarks.bench import use
+    from benchmarks.support.databases import use
 
     use(os.environ["DATABASE_URL"])
     from django.core.management import call_command
 
     from accounts.models import User
-    from benchmarks.load import load
-    from benchmarks.web import sign_in
+    from benchmarks.support.load import load
+    from benchmarks.support.web import sign_in
 
     call_command("migrate", verbosity=0)
     load(tasks, REVIEWERS)

@@ -14,7 +14,9 @@ import threading
 import time
 from typing import Any
 
-from benchmarks.bench import commit, databases, hardware, p, say, use
+from benchmarks.support.databases import commit, databases, hardware, p, say, use
+from benchmarks.support.queue_processes import Child, check
+from benchmarks.support.web import WebServer
 from config.local.services import provide
 
 CLAIM_EACH = 10
@@ -39,8 +41,6 @@ def main(options: argparse.Namespace) -> int:
 
 
 def fill(url: str, tasks: int, options: argparse.Namespace) -> dict[str, int]:
-    from benchmarks.queue import Child
-
     began = time.perf_counter()
     people = ["--reviewers", str(options.reviewers)]
     counted = Child("http-load", url, ["--http", "--tasks", str(tasks), *people]).wait()
@@ -51,9 +51,6 @@ def fill(url: str, tasks: int, options: argparse.Namespace) -> dict[str, int]:
 def measure(
     urls: dict[int, str], loaded: dict[int, dict[str, int]], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    from benchmarks.queue import Child, check
-    from benchmarks.web import WebServer
-
     servers: dict[int, WebServer] = {}
     crews: dict[int, Child] = {}
     turns: dict[int, list[dict[str, Any]]] = {tasks: [] for tasks in urls}
@@ -109,7 +106,7 @@ def load(options: argparse.Namespace) -> int:
     use(os.environ["DATABASE_URL"])
     from django.core.management import call_command
 
-    from benchmarks.load import load as fill_database
+    from benchmarks.support.load import load as fill_database
 
     call_command("migrate", verbosity=0)
     [tasks] = options.tasks
@@ -123,8 +120,8 @@ def drive(options: argparse.Namespace) -> int:
     from django.db import connection
 
     from accounts.models import User
-    from benchmarks.load import SLUG
-    from benchmarks.web import Browser, sign_in
+    from benchmarks.support.load import SLUG
+    from benchmarks.support.web import Browser, sign_in
 
     names = [f"reviewer-{number}" for number in range(options.reviewers)]
     people = User.objects.filter(username__in=names).order_by("id")

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import psutil
 
-from benchmarks.bench import environment
+from benchmarks.support.databases import environment
 from config.env import BASE_DIR
 from config.local.processes import free_port, wait_for_web
 

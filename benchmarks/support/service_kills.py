@@ -28,9 +28,9 @@ import psutil
 import psycopg
 import redis
 
-from benchmarks.bench import SECRET_KEY, environment, say
-from benchmarks.web import Browser
-from benchmarks.web_kills import GONE, Reviewer, check, sessions_of
+from benchmarks.support.databases import SECRET_KEY, environment, say
+from benchmarks.support.web import Browser
+from benchmarks.support.web_kills import GONE, Reviewer, check, sessions_of
 from config.env import BASE_DIR
 
 PARTS = ("postgres", "valkey", "beat")
@@ -108,7 +108,7 @@ def faults_under_load(count: int, *, tasks: int = 1500, seed: int = 0) -> dict[s
     plan = [fault for n in range(0, count, len(FAULTS)) for fault in dice.sample(FAULTS, 6)][:count]
     with running_site() as site:
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.web_kills", str(max(tasks, 100 * count))],
+            [sys.executable, "-m", "benchmarks.support.web_kills", str(max(tasks, 100 * count))],
             cwd=BASE_DIR, env=environment(site.database_url), check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         sessions = sessions_of(site.database_url)
