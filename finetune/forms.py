@@ -135,6 +135,25 @@ class DPOInputs(SameProject):
         return {"project": snapshot.project_id, "snapshot": snapshot.pk, "model": model.pk}
 
 
+class MergeInputs(forms.Form):
+    model = ModelChoiceField(
+        queryset=Model.objects.none(),
+        empty_label=None,
+        none_yet="No adapters yet: fine-tune a model first",
+        help_text="The adapter to merge. It stays as it is.",
+        label="Adapter",
+        error_messages={"invalid_choice": "Choose an adapter."},
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        offer(self, "model", usable_models().exclude(adapter="").order_by("-id"))
+
+    def inputs(self) -> dict[str, Any]:
+        model = self.cleaned_data["model"]
+        return {"project": model.project_id, "model": model.pk}
+
+
 class EvaluateInputs(SameProject):
     anchor, others = "candidate", ("baseline", "snapshot")
 

@@ -1,12 +1,13 @@
-"""The run kinds of language models: generate, dpo and evaluate."""
+"""The run kinds of language models: generate, dpo, merge and evaluate."""
 
 from typing import Any
 
+from finetune import merging
 from finetune.engines import generation
 from finetune.evaluation import runs
-from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
+from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs, MergeInputs
 from finetune.methods import dpo
-from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig
+from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig, MergeConfig
 from reward.evaluation.figures import SHARES
 from reward.run_files import snapshot_of
 from runs.kinds import RunKind, register
@@ -53,6 +54,25 @@ DPO = RunKind(
     links=dpo.links,
 )
 
+MERGE = RunKind(
+    name="merge",
+    title="Merge",
+    description="Adds an adapter to the weights of its base, as a model that can be fine-tuned again.",
+    config_class=MergeConfig,
+    module="finetune.training.merge",
+    prepare=merging.prepare,
+    finish=merging.finish,
+    project_of=lambda inputs: generation.model_of(inputs).project_id,
+    inputs_form=MergeInputs,
+    from_inputs=merging.from_inputs,
+    decided=frozenset({"model", "adapter"}),
+    folders=frozenset({"model", "adapter"}),
+    figure=merging.figure,
+    shares=frozenset({"share"}),
+    links=merging.links,
+    multi_gpu=False,
+)
+
 EVALUATE = RunKind(
     name="evaluate",
     title="Evaluation",
@@ -74,5 +94,5 @@ EVALUATE = RunKind(
 
 
 def register_kinds() -> None:
-    for kind in (GENERATE, DPO, EVALUATE):
+    for kind in (GENERATE, DPO, MERGE, EVALUATE):
         register(kind)

@@ -1,3 +1,5 @@
+from collections.abc import Iterable, Iterator
+
 from django.db import models
 from django.db.models import Q
 
@@ -10,7 +12,11 @@ from runs.models import Run
 
 
 class Model(Promotable):
-    """A language model: a base model, or an adapter on one with the run that trained it."""
+    """A language model: a base, an adapter on one, or a merge of both, with the run that made it.
+
+    An adapter and a merged model have a parent: the model that was fine-tuned, or the adapter that
+    was merged. A merged model is used like a base, and keeps the snapshot of its adapter.
+    """
 
     name = models.CharField(max_length=120)
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="models")
@@ -39,13 +45,38 @@ class Model(Promotable):
         return self.name
 
     def doubts(self) -> list[str]:
-        """Return the reasons not to promote it, each as a sentence. Costs a query for an adapter."""
-        if not self.adapter:
+        """Return the reasons not to promote it, each as a sentence.
+
+        Costs a query for an adapter. A merged model that was never evaluated has the doubts of its
+        adapter, which answers alike; that costs two more.
+        """
+        if not self.adapter and not self.is_merged:
             return []
         evaluation = self.evaluations.select_related("baseline").order_by("-id").first()
+        if evaluation is None and self.is_merged and self.parent:
+            return self.parent.doubts()
         if evaluation is None:
             return ["It was never evaluated, so nobody knows whether it is better than its base."]
         return evaluation.doubts()
+
+    @property
+    def is_merged(self) -> bool:
+        """Return whether its weights contain those of an adapter, its parent."""
+        return not self.adapter and self.parent_id is not None
+
+    @property
+    def kind(self) -> str:
+        """Return what it is, for pages."""
+        if self.adapter:
+            return "LoRA adapter"
+        return "merged model" if self.is_merged else "base model"
+
+    def ancestry(self) -> "Iterator[Model]":
+        """Yield the model, its parent, and so on, through any number of merges. One query per step."""
+        step: Model | None = self
+        while step is not None:
+            yield step
+            step = step.parent
 
     @property
     def adapter_folder(self) -> str:
@@ -55,6 +86,17 @@ class Model(Promotable):
     def base_folder(self) -> str:
         """Return the folder of its base, or the name on Hugging Face."""
         return storage.resolve(self.base)
+
+
+def with_descendants(models: Iterable[Model]) -> list[Model]:
+    """Return the models and all that were made from them, by id. One query per generation."""
+    family: dict[int, Model] = {}
+    generation = list(models)
+    while generation:
+        family |= {model.pk: model for model in generation}
+        children = Model.objects.filter(parent__in=[model.pk for model in generation])
+        generation = list(children.exclude(pk__in=family))
+    return [family[pk] for pk in sorted(family)]
 
 
 class Evaluation(models.Model):

@@ -1,14 +1,19 @@
 """The registry of a project's models: base models that can be added, and the default model."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
+from django.db.models import F
 
 from accounts.models import User, audit
 from finetune.models import Model
 from labeling.models import Project
 from reward.references import ReferenceProblem, checked_reference, config_of, short_name
+from runs import storage
 
 ENCODERS = frozenset(
     {
@@ -55,21 +60,52 @@ def generation_problem(config: Mapping[str, Any]) -> str:
 
 @transaction.atomic
 def add_base(*, project: Project, base: str, by: User | None, name: str = "") -> tuple[Model, bool]:
-    """Return the project's model with this base, and whether it is new. Raises ReferenceProblem."""
+    """Return the project's model with this base, and whether it is new. Raises ReferenceProblem.
+
+    A copy of a merged model's folder keeps the lineage, so that evaluations know which prompts it
+    was trained on.
+    """
     base = checked_base(base)
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     existing = Model.objects.filter(project=project, base=base, adapter="").order_by("id").first()
     if existing:
         return existing, False
-    model = Model.objects.create(project=project, base=base, name=(name or short_name(base))[:120])
+    parent = merged_adapter(base)
+    model = Model.objects.create(
+        project=project,
+        base=base,
+        name=(name or short_name(base))[:120],
+        parent=parent,
+        snapshot=parent.snapshot if parent and parent.project_id == project.pk else None,
+    )
     audit(by, "model added", model, id=model.pk, base=base)
     return model, True
 
 
+def merged_adapter(base: str) -> Model | None:
+    """Return the adapter of this installation that was merged into a folder, if any.
+
+    Its report names the run that trained the adapter by a unique id. Costs a query if there is a
+    report.
+    """
+    try:
+        report = json.loads((Path(storage.resolve(base)) / "report.json").read_text())
+        run = UUID(report["inputs"]["lineage"][0]["run"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return Model.objects.select_related("snapshot").filter(run__request_id=run).first()
+
+
 def default_model(project: Project) -> Model | None:
-    """Return the promoted model, or otherwise the oldest base that is not archived."""
+    """Return the promoted model, or otherwise the oldest base that is not archived.
+
+    A merged model counts only if there is no other base.
+    """
     models = Model.objects.filter(project=project)
-    return (
-        models.filter(state=Model.State.PROMOTED).first()
-        or models.filter(adapter="").exclude(state=Model.State.ARCHIVED).order_by("id").first()
-    )
+    return models.filter(state=Model.State.PROMOTED).first() or bases_of(project).first()
+
+
+def bases_of(project: Project) -> Any:
+    """Return the project's models to fine-tune that are not archived: bases, then merged models."""
+    models = Model.objects.filter(project=project, adapter="").exclude(state=Model.State.ARCHIVED)
+    return models.order_by(F("parent").asc(nulls_first=True), "id")

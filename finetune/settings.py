@@ -1,4 +1,4 @@
-"""Settings of generation, DPO and evaluation."""
+"""Settings of generation, DPO, merging and evaluation."""
 
 from dataclasses import MISSING, dataclass
 
@@ -150,6 +150,21 @@ class DPOSettings(TrainingSettings):
         if not [name for name in self.lora_targets.split(",") if name.strip()]:
             return {"lora_targets": "Name at least one layer, or enter all-linear."}
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(RecipeConfig):
+    """Settings for adding an adapter to the weights of its base model."""
+
+    model: str = option(MISSING, MODEL_HELP + " The adapter was trained on it.")
+    adapter: str = option(MISSING, "LoRA adapter to merge: a folder, or a name on the hub.")
+    dtype: str = option(
+        "float32",
+        "Number format of the merged weights. bfloat16 and float16 need half the space, but round small "
+        "adapters away; the merge is refused if they do.",
+        choices=("float32", "bfloat16", "float16"),
+        label="Number format",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

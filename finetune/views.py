@@ -12,7 +12,7 @@ from accounts.access import lead_required, trainer_required, user_of
 from finetune.access import evaluation_for, model_for
 from finetune.evaluation import judges
 from finetune.evaluation.answers import answers_of, rendered
-from finetune.evaluation.runs import ancestry, peoples_verdicts
+from finetune.evaluation.runs import peoples_verdicts
 from finetune.forms import AddModelForm
 from finetune.models import Evaluation, Model
 from finetune.registry import add_base
@@ -74,7 +74,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
     evaluations = list(row.evaluations.select_related("baseline").order_by("-id"))
     context = {
         "model": row,
-        "lineage": [step for step in ancestry(row) if step != row],
+        "lineage": [step for step in row.ancestry() if step != row],
         "versions": version_lines(row.snapshot.counts) if row.snapshot else [],
         "evaluations": [(item, judges.title_of(item.judge)) for item in evaluations],
         "doubts": row.doubts(),
@@ -97,7 +97,7 @@ def move_model(request: HttpRequest, pk: int) -> HttpResponse:
 @lead_required
 @require_GET
 def download(request: HttpRequest, pk: int, part: str) -> HttpResponseBase:
-    """Send the archive, the card or the report of an adapter."""
+    """Send the archive, the card or the report of an adapter or a merged model."""
     return sent(request, model_for(request, pk), part, back="model")
 
 

@@ -1,7 +1,7 @@
 """Evaluation runs: the prompts that both models answer, and the verdicts on the answers."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,16 +129,8 @@ def trained_on(models: Iterable[Model]) -> set[str]:
     """Return the ids of the train prompts of all snapshots that the models or their ancestors
     used.
     """
-    snapshots = {m.snapshot for model in models for m in ancestry(model) if m.snapshot}
+    snapshots = {m.snapshot for model in models for m in model.ancestry() if m.snapshot}
     return _train_ids(snapshots)
-
-
-def ancestry(model: Model) -> Iterator[Model]:
-    """Yield the model, its parent, and so on. One query per step."""
-    step: Model | None = model
-    while step is not None:
-        yield step
-        step = step.parent
 
 
 def _train_ids(snapshots: Iterable[Snapshot]) -> set[str]:

@@ -26,7 +26,7 @@ def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
     if model.adapter:
         raise CannotRun(
             f"{model} is already an adapter. Fine-tune its base, {model.base}, on all rankings so "
-            "far, or merge the adapter into a folder and add that as a model."
+            "far, or merge the adapter and fine-tune the merged model."
         )
     return {"model": model.base}
 

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from accounts.models import User, audit
-from finetune.models import Evaluation, EvaluationItem, Model
+from finetune.models import Evaluation, EvaluationItem, Model, with_descendants
 from labeling.models import Adjudication, Project, Prompt, Ranking, Response, Skip
 from labeling.removal import erasing, withdrawing
 from labeling.removal.erasing import ERASED
@@ -56,7 +56,7 @@ def reach_of(content: Content) -> Reach:
     project = withdrawing.project_of(content)
     snapshots = snapshots_with(gone, project.pk)
     reward_models = RewardModel.objects.filter(snapshot__in=snapshots)
-    models = Model.objects.filter(snapshot__in=snapshots)
+    models = with_descendants(Model.objects.filter(snapshot__in=snapshots))
     made_by = Q(reward_model__in=reward_models) | Q(model__in=models)
     read = Q(project=project, inputs__snapshot__in=[snapshot.pk for snapshot in snapshots])
     rankings = Ranking.objects.filter(task__in=withdrawing.tasks_of(content))

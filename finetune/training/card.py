@@ -1,4 +1,6 @@
-"""The model card (README.md) of an adapter: what it is, how it was made, and how to load it."""
+"""The model cards (README.md) of adapters and merged models: what they are, how they were made, and
+how to load them.
+"""
 
 from typing import Any
 
@@ -42,5 +44,37 @@ def model_card(report: dict[str, Any]) -> str:
         "`report.json` holds all other figures, and what was left out and why.\n",
         "## Loading it\n",
         loading(LOADING, base),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+MERGED_LOADING = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
+model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER").eval()
+```"""
+
+
+def merged_card(report: dict[str, Any]) -> str:
+    """Return the card of a model with an adapter in its weights."""
+    base, dtype = report["model"], report["config"]["dtype"]
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["merged", "tiebreak"],
+    }
+    lines = [
+        front_matter(front, base),
+        "# Merged model\n",
+        f"`{base}` with the LoRA adapter `{report['adapter']}` added to its weights, in {dtype}. It was "
+        f"loaded in a new process and compared with base and adapter on {report['texts']} texts "
+        f"({report['text_source']}): it differs from them by {report['share']:.2%} of the adapter's "
+        "effect on the log-probabilities.\n",
+        *(f"{note}\n" for note in report["notes"]),
+        "`report.json` holds all figures, and the snapshots that the adapter and its ancestors were "
+        "trained on.\n",
+        "## Loading it\n",
+        MERGED_LOADING,
     ]
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from finetune.training.merged_weights import with_merged_weights
 from recipes.errors import RecipeError
 from recipes.models.loading import read_adapter, read_config, read_tokenizer, why_not_loaded
 from recipes.models.references import split_reference, torch_dtype
@@ -116,7 +117,7 @@ def load_for_sampling(reference: str, adapter: str | None, dtype: str) -> Any:
     if adapter:
         model = add_adapter(model, adapter)
         if torch_dtype(dtype) == torch.float32:
-            model = model.merge_and_unload()
+            model, _ = with_merged_weights(model)
     model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     return model.to(device())
 

@@ -1,91 +1,311 @@
-"""Merge an adapter into its base model: a plain folder that any tool loads without PEFT.
+"""Merge a LoRA adapter into its base model: a plain folder that any tool loads without PEFT.
 
-    python -m finetune.training.merge BASE ADAPTER OUT [--dtype bfloat16]
+    python -m finetune.training.merge RUN_DIR
 
-The merge is computed in float32 and saved in `--dtype`. The folder is read back, and appears only
-if its predictions match those of base and adapter. Otherwise nothing is left behind.
+reads   run.json (config: finetune.settings.MergeConfig), optionally data/*.parquet
+        (recipes/preferences/groups.py)
+writes  output/: the weights (safetensors), tokenizer, report.json and model card
+
+The merge is computed in float32 on the CPU, from the base's full-precision weights, and saved in
+`dtype`. A new process then loads the folder and predicts real text: responses to the run's held-out
+prompts or, without data, text that the tuned model writes itself. The folder appears only if
+
+    ‖merged − tuned‖ ≤ 5 % of ‖tuned − base‖
+
+for the log-probabilities of the next token. So a merge that lost the adapter cannot pass, whose
+left side would equal the right, and neither can a number format that rounds the adapter away.
+
+Left out, and why:
+- a GPU: each text is forwarded three times, which a CPU does in seconds to minutes
+- quantized output: tools that serve quantized models convert full-precision weights themselves
+
+Legend: T positions of a text, V vocabulary. Tensors carry their shape as a suffix: logps_TV.
 """
 
-import argparse
+import json
+import shutil
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import save_file
 
-from finetune.training.language_model import add_adapter, load_model, load_tokenizer
+from finetune.engines.sampled_text import Prompt
+from finetune.settings import MergeConfig, SamplingConfig
+from finetune.training.card import merged_card
+from finetune.training.language_model import (
+    PolicyChat,
+    add_adapter,
+    check_vocabulary,
+    existing,
+    load_model,
+    load_tokenizer,
+)
+from finetune.training.merge_check import distance, log_probabilities
+from finetune.training.merged_weights import with_merged_weights
+from finetune.training.sampling import Request, sample_batch, sample_seed
 from recipes.errors import RecipeError
-from recipes.publishing import whole_folder
-from recipes.runner import quiet_libraries
+from recipes.models.loading import read_config
+from recipes.preferences.groups import PreferenceError, read_folder
+from recipes.rundir import RunDir, write_json
+from recipes.runner import provenance, run_recipe
+from recipes.stopping import StopSignal
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Largest difference of log-probabilities due to rounding."""
-PROBE = (4, 32)
-"""Rows and tokens of the random text on which predictions are compared."""
-
-
-def merge(base: str, adapter: str, out: str | Path, *, dtype: str = "float32") -> Path:
-    """Merge the adapter and return `out`.
-
-    Raises RecipeError, and writes nothing, if `out` exists or the merged model predicts something
-    else.
-    """
-    out = Path(out)
-    with whole_folder(out) as draft:
-        tokenizer = load_tokenizer(base)
-        model = add_adapter(load_model(base, "float32"), adapter)
-        probe = probe_ids(model)
-        expected = predictions(model, probe)
-        merged = model.merge_and_unload(safe_merge=True)
-        merged.to(getattr(torch, dtype)).save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        check(draft, probe, expected, dtype)
-    return out
+LARGEST_SHARE = 0.05
+"""Largest difference between merged and tuned, as a share of the adapter's effect."""
+TEXTS = 8
+LONGEST = 512
+"""Tokens of a text. The comparison cuts longer texts."""
+POSITIONS = 32
+"""Predictions per text that are compared, spread over the response."""
+QUESTIONS = (
+    "What makes a good cup of tea?",
+    "Write a short letter to a neighbour.",
+    "Explain how a bicycle stays upright.",
+    "Name three uses of a paper clip.",
+)
+"""Prompts for the tuned model's own text, if the run directory has no data."""
+ROOT = Path(__file__).parents[2]
 
 
-def probe_ids(model: Any) -> torch.Tensor:
-    """Return the same random tokens on each call, of shape PROBE."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return torch.randint(vocabulary, PROBE, generator=torch.Generator().manual_seed(0))
+@dataclass(frozen=True)
+class Text:
+    """Tokens, and the positions whose predictions of the next token are compared."""
+
+    ids: list[int]
+    positions: list[int]
 
 
-@torch.no_grad()
-def predictions(model: Any, probe: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=probe, use_cache=False).logits.float().log_softmax(dim=-1)
+def merge(run_dir: RunDir, stop: StopSignal) -> None:
+    """Run the recipe. Raises Stopped, RecipeError, or errors of the libraries."""
+    started = time.monotonic()
+    config = MergeConfig.from_dict(run_dir.spec()["config"])
+    run_dir.stage("Loading the model")
+    tokenizer = load_tokenizer(config.model)
+    base = load_full_precision(config.model)
+    check_vocabulary(base, tokenizer, config.model)
+    tuned = add_adapter(base, config.adapter)
+    chat = PolicyChat(tokenizer, tuned.generation_config)
+    stop.check()
+    run_dir.stage("Computing what base and adapter predict")
+    texts, source = texts_of(run_dir, tuned, chat)
+    with comparison_folder(run_dir) as folder:
+        effect = write_predictions(folder, tuned, texts)
+        stop.check()
+        run_dir.stage("Merging")
+        merged, untied = with_merged_weights(tuned)
+        notes = notes_on(config, untied=untied)
+        for note in notes:
+            run_dir.message(note)
+        with run_dir.publish() as draft:
+            merged.to(getattr(torch, config.dtype)).save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            del base, tuned, merged  # the new process loads the model again
+            stop.check()
+            run_dir.stage("Comparing the merged model with base and adapter, in a new process")
+            difference = difference_in_new_process(draft, folder)
+            check(difference, effect, config.dtype)
+            report = {
+                "kind": "merge",
+                "model": config.model,
+                "adapter": config.adapter,
+                "merged_vs_tuned": difference,
+                "tuned_vs_base": effect,
+                "share": difference / effect,
+                "largest_share": LARGEST_SHARE,
+                "texts": len(texts),
+                "text_source": source,
+                "notes": notes,
+                **provenance(run_dir, config, started=started),
+            }
+            write_json(draft / "report.json", report)
+            (draft / "README.md").write_text(merged_card(report))
+    names = ("share", "merged_vs_tuned", "tuned_vs_base", "texts")
+    run_dir.emit("result", result={name: report[name] for name in names})
 
 
-def check(folder: Path, probe: torch.Tensor, expected: torch.Tensor, dtype: str) -> None:
-    written = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), trust_remote_code=False, use_safetensors=True
-    ).eval()
-    # Unlikely tokens are left out: their log-probabilities are mostly rounding.
-    likely = expected > expected.max(dim=-1, keepdim=True).values - 10
-    difference = (predictions(written, probe) - expected)[likely].abs().max().item()
-    if not difference <= TOLERANCE[dtype] * max(1.0, expected[likely].abs().max().item()):
-        raise RecipeError(
-            f"The merged model differs from base and adapter by {difference:.3g} in "
-            "log-probability, more than rounding explains. Nothing was written."
-        )
+# --- loading --------------------------------------------------------------------------------------
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("base", help="the model the adapter was trained on: folder or hub name")
-    parser.add_argument("adapter", help="the adapter: a DPO run's output/")
-    parser.add_argument("out", help="the folder to create")
-    parser.add_argument("--dtype", choices=sorted(TOLERANCE), default="float32")
-    args = parser.parse_args()
-    quiet_libraries()
+def load_full_precision(reference: str) -> Any:
+    """Return the model in float32. Raises RecipeError for a model published with quantized weights."""
+    name, revision = existing(reference)
     try:
-        print(merge(args.base, args.adapter, args.out, dtype=args.dtype))
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        quantized = getattr(read_config(name, revision), "quantization_config", None)
+    except (OSError, ValueError):
+        quantized = None  # load_model reports it
+    if quantized:
+        raise RecipeError(
+            f"The weights of {reference} are quantized, and an adapter cannot be added to them without "
+            "loss. Merge into the full-precision model that it was made from."
+        )
+    return load_model(reference, "float32")
+
+
+def notes_on(config: MergeConfig, *, untied: bool) -> list[str]:
+    notes = []
+    if quantization := quantization_of(config.adapter):
+        notes.append(
+            f"The adapter was trained on weights quantized to {quantization}. It was merged into the "
+            "full-precision weights, so answers differ slightly from those during training."
+        )
+    if untied:
+        notes.append(
+            "The base uses one matrix to read and to write tokens, and the adapter changes one of the "
+            "two uses. The merged model has a matrix for each."
+        )
+    return notes
+
+
+def quantization_of(adapter: str) -> str:
+    """Return how the base was quantized during training, or "" if it was not or nobody recorded it."""
+    try:
+        config = json.loads((Path(adapter) / "report.json").read_text())["config"]
+        quantization = str(config.get("quantize") or "none")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return ""
+    return "" if quantization == "none" else quantization
+
+
+# --- the text -------------------------------------------------------------------------------------
+
+
+def texts_of(run_dir: RunDir, tuned: Any, chat: PolicyChat) -> tuple[list[Text], str]:
+    """Return the texts to compare on, and where they are from. Raises RecipeError."""
+    if texts := texts_of_data(run_dir, chat):
+        return texts, "held-out prompts"
+    if texts := own_texts(tuned, chat):
+        return texts, "text by the tuned model"
+    raise RecipeError(
+        "There is no text to compare on: the chat template refuses every prompt. Put preference data "
+        "in the folder data/ of the run directory."
+    )
+
+
+def texts_of_data(run_dir: RunDir, chat: PolicyChat) -> list[Text]:
+    """Return the first response to each of the first held-out prompts, or to others without any."""
+    if not any(run_dir.data.glob("*.parquet")):
+        return []
+    try:
+        groups = [group for group in read_folder(run_dir.data) if group.responses]
+    except PreferenceError as error:
+        raise RecipeError(str(error)) from error
+    held_out = [group for group in groups if group.split == "test"]
+    pairs = ((group.prompt, group.responses[0]) for group in held_out or groups)
+    return some_texts(pairs, chat)
+
+
+def own_texts(tuned: Any, chat: PolicyChat) -> list[Text]:
+    prompts = [Prompt(str(n), [{"role": "user", "content": q}]) for n, q in enumerate(QUESTIONS)]
+    try:
+        requests = [
+            Request(
+                prompt, chat.prompt_ids(prompt.messages), 0, sample_seed(0, prompt.prompt_id, 0)
+            )
+            for prompt in prompts
+        ]
+    except ValueError:
+        return []
+    sampled = sample_batch(tuned, chat, requests, SamplingConfig(max_new_tokens=64))
+    pairs = (
+        (prompt.messages, answer.text) for prompt, answer in zip(prompts, sampled, strict=True)
+    )
+    return some_texts(pairs, chat)
+
+
+def some_texts(pairs: Iterator[tuple[Any, str]], chat: PolicyChat) -> list[Text]:
+    """Return at most TEXTS texts of prompts with a response, without those that the chat refuses."""
+    texts: list[Text] = []
+    for messages, response in pairs:
+        try:
+            prompt, (tokens,) = chat.encode(messages, [response])
+        except ValueError:
+            continue
+        if len(tokens) == 0 or len(prompt) == 0:
+            continue
+        prompt = prompt[-(LONGEST // 2) :]
+        ids = np.concatenate([prompt, tokens])[:LONGEST].tolist()
+        # Position t predicts token t + 1, so the prompt's last position predicts the response's first.
+        first, last = len(prompt) - 1, len(ids) - 2
+        count = min(POSITIONS, last - first + 1)
+        positions = np.linspace(first, last, count).round().astype(int).tolist()
+        texts.append(Text(ids, positions))
+        if len(texts) == TEXTS:
+            break
+    return texts
+
+
+# --- the comparison -------------------------------------------------------------------------------
+
+
+@contextmanager
+def comparison_folder(run_dir: RunDir) -> Iterator[Path]:
+    folder = run_dir.path / ".comparison"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_predictions(folder: Path, tuned: Any, texts: list[Text]) -> float:
+    """Write the texts and the tuned model's predictions for the new process. Return ‖tuned − base‖.
+
+    Raises RecipeError if the adapter changes nothing: then a lost adapter would go unnoticed.
+    """
+    squares = 0.0
+    for number, text in enumerate(texts):
+        ids, positions = torch.tensor(text.ids), torch.tensor(text.positions)
+        tuned_TV = log_probabilities(tuned, ids, positions)
+        with tuned.disable_adapter():
+            base_TV = log_probabilities(tuned, ids, positions)
+        squares += distance(tuned_TV, base_TV) ** 2
+        tensors = {"ids": ids, "positions": positions, "tuned_TV": tuned_TV}
+        save_file(tensors, folder / f"{number}.safetensors")
+    if not squares > 0:
+        raise RecipeError(
+            "The adapter changes nothing: with and without it, the model predicts the same. There is "
+            "nothing to merge. Was it trained?"
+        )
+    return (squares / len(texts)) ** 0.5
+
+
+def difference_in_new_process(draft: Path, folder: Path) -> float:
+    """Return ‖merged − tuned‖, computed by a process that has only the written files."""
+    process = subprocess.run(
+        [sys.executable, "-m", "finetune.training.merge_check", str(draft), str(folder)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = process.stderr.strip().splitlines()
+    if process.returncode or not process.stdout.strip():
+        reason = lines[-1] if lines else f"it ended with status {process.returncode}"
+        raise RecipeError(f"The merged model could not be checked: {reason} Nothing was published.")
+    return float(process.stdout.split()[-1])
+
+
+def check(difference: float, effect: float, dtype: str) -> None:
+    """Raise RecipeError unless the merged model predicts what base and adapter predict."""
+    share = difference / effect
+    if share <= LARGEST_SHARE:
+        return
+    advice = (
+        "The written model has lost the adapter, or part of it. Check the disk and the package versions."
+        if dtype == "float32"
+        else f"{dtype} probably rounds a small adapter away. Choose float32."
+    )
+    raise RecipeError(
+        f"The merged model differs from base and adapter by {share:.1%} of the adapter's effect; at "
+        f"most {LARGEST_SHARE:.0%} is allowed. Nothing was published. {advice}"
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_recipe(merge, __doc__ or ""))

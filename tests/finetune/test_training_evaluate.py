@@ -1,25 +1,20 @@
-"""Tests of comparing two models, and of merging an adapter."""
+"""Tests of comparing two models."""
 
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from finetune.engines.sampled_text import Prompt
 from finetune.training import evaluate as recipe
-from finetune.training import merge as merging
 from finetune.training import sampling
 from finetune.training.evaluate import evaluate
-from finetune.training.language_model import add_adapter, load_model
-from finetune.training.merge import merge
 from finetune.training.sampling import sample_seed
 from recipes.errors import RecipeError
 from recipes.stopping import StopSignal
 from tests.finetune.training_runs import (
+    make_adapter,
     messages,
     progress,
     results,
@@ -29,19 +24,6 @@ from tests.finetune.training_runs import (
 from tests.tiny import make_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def make_adapter(folder, model, *, scale):
-    """Write an adapter with random weights, which has no effect with a scale of 0."""
-    torch.manual_seed(1)
-    policy = get_peft_model(
-        load_model(str(model), "float32"), LoraConfig(r=4, target_modules="all-linear")
-    )
-    for name, weight in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight.data, std=scale) if scale else weight.data.zero_()
-    policy.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -197,34 +179,3 @@ def test_a_resumed_evaluation_gives_the_same_result(tmp_path, model, adapter, mo
     ]
     evaluate(halved, StopSignal())
     assert rows_of(halved) == rows_of(whole)
-
-
-# --- merging ----------------------------------------------------------------------------------------
-
-
-def test_a_merged_model_predicts_what_base_and_adapter_predict(tmp_path, model, adapter):
-    folder = merge(str(model), str(adapter), tmp_path / "merged")
-    ids = torch.tensor([[1, 5, 80, 90, 100]])
-    with torch.no_grad():
-        merged = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
-        together = add_adapter(load_model(str(model), "float32"), str(adapter))(ids).logits
-        base = load_model(str(model), "float32")(ids).logits
-    assert (merged - together).abs().max() < 1e-4
-    assert (merged - base).abs().max() > 1e-2
-    assert (folder / "tokenizer.json").exists()
-    assert not (folder / "adapter_config.json").exists()
-
-
-def test_a_merge_that_disagrees_leaves_nothing_behind(tmp_path, model, adapter, monkeypatch):
-    monkeypatch.setattr(merging, "probe_ids", lambda policy: torch.tensor([[1, 5, 80, 90, 100]]))
-    real = merging.predictions
-    wrong = iter([0.5, 0.0])
-    monkeypatch.setattr(merging, "predictions", lambda *a: real(*a) * (1 + next(wrong)))
-    with pytest.raises(RecipeError, match="differs from base"):
-        merge(str(model), str(adapter), tmp_path / "merged")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_merge_never_replaces_a_folder(tmp_path, model, adapter):
-    with pytest.raises(RecipeError, match="already exists"):
-        merge(str(model), str(adapter), tmp_path)

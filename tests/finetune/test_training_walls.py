@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig
+from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig, MergeConfig
 from recipes.settings import ConfigError, RecipeConfig, option
 
-CONFIGS = (GenerateConfig, DPOSettings, EvaluateConfig)
+CONFIGS = (GenerateConfig, DPOSettings, MergeConfig, EvaluateConfig)
 
 
 def loaded_by(*modules, say="0"):
@@ -38,6 +38,7 @@ def test_the_recipes_load_without_django_or_a_database_and_send_nothing_to_anyon
         "finetune.training.train",
         "finetune.training.evaluate",
         "finetune.training.merge",
+        "finetune.training.merge_check",
         say="sys.modules['huggingface_hub.constants'].HF_HUB_DISABLE_TELEMETRY",
     )
     assert silent == "True"

@@ -95,3 +95,22 @@ def results(run_dir: RunDir) -> list[dict[str, Any]]:
 
 def progress(run_dir: RunDir) -> list[dict[str, Any]]:
     return [e for e in run_dir.events() if e["event"] == "progress"]
+
+
+def make_adapter(folder: Path, model: Path, *, scale: float, **lora: Any) -> Path:
+    """Write an adapter with random weights, which has no effect with a scale of 0."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from finetune.training.language_model import load_model
+
+    torch.manual_seed(1)
+    settings = {"r": 4, "target_modules": "all-linear", **lora}
+    policy = get_peft_model(load_model(str(model), "float32"), LoraConfig(**settings))
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name or "lora_embedding_B" in name:
+            torch.nn.init.normal_(weight.data, std=scale) if scale else weight.data.zero_()
+        elif "modules_to_save" in name:
+            weight.data += torch.randn_like(weight) * scale * weight.std()
+    policy.save_pretrained(folder)
+    return folder

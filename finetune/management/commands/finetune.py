@@ -4,6 +4,7 @@ from django.core.management import CommandError, CommandParser
 
 from finetune.management.models_named import model_named
 from finetune.models import Model
+from finetune.registry import bases_of
 from reward.management.run_command import RunCommand, add_snapshot_arguments, snapshot_named
 
 
@@ -30,8 +31,9 @@ class Command(RunCommand):
 
 
 def only_base(project: Any) -> Model:
-    bases = list(Model.objects.filter(project=project, adapter="").exclude(state="archived")[:2])
-    if len(bases) == 1:
+    """Return the project's only base; merged models count only if there is no other."""
+    bases = list(bases_of(project)[:2])
+    if bases and (len(bases) == 1 or bases[1].is_merged > bases[0].is_merged):
         return bases[0]
     problem = "several bases" if bases else "no base"
     raise CommandError(f"{project} has {problem}; choose a model with --model NUMBER.")

@@ -1,0 +1,315 @@
+"""Tests of merge runs, and of the lineage of models through merges."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from accounts.models import Role
+from finetune import merging
+from finetune.engines.sampled_text import read_prompts
+from finetune.evaluation import judges, runs
+from finetune.forms import DPOInputs, MergeInputs
+from finetune.methods import dpo
+from finetune.models import Model, with_descendants
+from finetune.registry import add_base, default_model
+from finetune.removal.deletion import CannotDelete, delete
+from finetune.removal.erasing import reach_of
+from labeling.models import Prompt
+from labeling.projects import archiving
+from recipes.preferences.groups import read_groups
+from reward.preferences.snapshots import SnapshotFilter, freeze
+from runs import services
+from runs.kinds import CannotRun
+from runs.models import Run, State
+from tests.finetune.factory import (
+    laid_out,
+    make_adapter,
+    make_base,
+    make_evaluation,
+    make_run,
+    make_snapshot,
+    publish,
+)
+from tests.reward.factory import make_project, make_user
+
+pytestmark = pytest.mark.django_db
+
+REPORT = {
+    "kind": "merge",
+    "share": 0.001,
+    "merged_vs_tuned": 1e-5,
+    "tuned_vs_base": 1e-2,
+    "texts": 8,
+}
+
+
+@pytest.fixture(autouse=True)
+def rule():
+    judges.register("length", "The longer, the better", lambda messages, text: float(len(text)))
+    yield
+    judges._rules.pop("length")
+
+
+@pytest.fixture
+def snapshot():
+    return make_snapshot(make_project(), prompts=30, test_fraction=0.5)
+
+
+@pytest.fixture
+def adapter(snapshot):
+    return make_adapter(make_base(snapshot.project), snapshot)
+
+
+def merged(adapter: Model) -> Model:
+    """Return the model that a merge run creates, with the files that its recipe would publish."""
+    inputs = {"project": adapter.project_id, "model": adapter.pk}
+    run = make_run("merge", inputs=inputs, project=adapter.project)
+    run_dir = laid_out(run)
+    facts = merging.prepare(run, run_dir)
+    report = {**REPORT, "inputs": {**run.inputs, **facts}}
+    publish(run_dir, report, {"config.json": '{"model_type": "llama"}'})
+    return Model.objects.get(pk=merging.finish(run, run_dir)["model"])
+
+
+def ids(snapshot, split):
+    return {g.group_id for g in read_groups(snapshot.file) if g.split == split}
+
+
+def other_split(snapshot):
+    """Freeze the same rankings with another split, so that trained prompts become held-out ones."""
+    chosen = SnapshotFilter(test_fraction=0.5, seed=5)
+    return freeze(project=snapshot.project, filter=chosen, by=None)
+
+
+# --- the run ----------------------------------------------------------------------------------------
+
+
+def test_the_merged_model_keeps_its_parent_and_snapshot(adapter, snapshot):
+    model = merged(adapter)
+    assert (model.parent, model.snapshot, model.adapter) == (adapter, snapshot, "")
+    assert model.base == f"runs:{model.run_id}/output"
+    assert model.is_merged and model.kind == "merged model"
+    assert list(model.ancestry()) == [model, adapter, adapter.parent]
+
+
+def test_storing_the_result_twice_creates_one_model(adapter):
+    model = merged(adapter)
+    run_dir = laid_out(model.run)
+    assert merging.finish(model.run, run_dir)["model"] == model.pk
+    assert Model.objects.filter(parent=adapter).count() == 1
+
+
+def test_a_run_without_a_model_in_its_output_creates_none(adapter):
+    run = make_run("merge", inputs={"model": adapter.pk})
+    run_dir = laid_out(run)
+    publish(run_dir, REPORT)
+    with pytest.raises(CannotRun, match="holds no model"):
+        merging.finish(run, run_dir)
+    assert not Model.objects.filter(parent=adapter).exists()
+
+
+def test_the_recipe_gets_the_snapshot_and_the_lineage(adapter, snapshot):
+    run = make_run("merge", inputs={"model": adapter.pk})
+    run_dir = laid_out(run)
+    facts = merging.prepare(run, run_dir)
+    assert (run_dir.data / "preferences.parquet").is_file()
+    assert facts["snapshot_hash"] == snapshot.content_hash
+    assert [row["model"] for row in facts["lineage"]] == [adapter.pk, adapter.parent_id]
+    assert facts["lineage"][0]["snapshot_hash"] == snapshot.content_hash
+
+
+def test_only_an_adapter_can_be_merged(adapter):
+    assert merging.from_inputs({"model": adapter.pk}) == {
+        "model": adapter.base,
+        "adapter": adapter.adapter,
+    }
+    with pytest.raises(CannotRun, match="is not an adapter, so there is nothing to merge"):
+        merging.from_inputs({"model": adapter.parent_id})
+    assert list(MergeInputs().fields["model"].queryset) == [adapter]
+
+
+def test_the_command_plans_the_same_run(capsys, adapter):
+    call_command("merge", str(adapter.pk), "--set", "dtype=bfloat16", "--dry-run")
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["kind"] == "merge" and plan["inputs"]["model"] == adapter.pk
+    assert plan["config"] == {
+        "model": adapter.base,
+        "adapter": adapter.adapter,
+        "dtype": "bfloat16",
+    }
+    with pytest.raises(CommandError, match="is not an adapter"):
+        call_command("merge", str(adapter.parent_id), "--dry-run")
+    assert not Run.objects.filter(kind="merge").exists()
+
+
+def test_a_trainer_starts_a_merge_from_the_page_of_the_adapter(client, adapter):
+    client.force_login(make_user(Role.TRAINER))
+    page = client.get(reverse("model", args=[adapter.pk])).text
+    launch = f"{reverse('run-launch', args=['merge'])}?model={adapter.pk}"
+    assert f'href="{launch}">Merge</a>' in page
+    form = client.get(launch)
+    assert form.context["launch"].inputs["model"].value() == str(adapter.pk)
+    base_page = client.get(reverse("model", args=[adapter.parent_id])).text
+    assert ">Merge</a>" not in base_page
+
+
+def test_the_page_of_a_merged_model_shows_its_lineage(client, adapter):
+    model = merged(adapter)
+    client.force_login(make_user(Role.TRAINER))
+    page = client.get(reverse("model", args=[model.pk])).text
+    assert "A merged model of" in page
+    for ancestor in (adapter, adapter.parent):
+        assert f'href="{reverse("model", args=[ancestor.pk])}"' in page
+    assert "merged</span>" in client.get(reverse("models")).text
+
+
+@pytest.mark.torch
+def test_a_merge_run_creates_a_model_that_can_be_fine_tuned_and_merged_again(tmp_path):
+    from tests.finetune import training_runs
+    from tests.tiny import make_model
+
+    project, trainer = make_project(), make_user(Role.TRAINER)
+    snapshot = make_snapshot(project, prompts=6, test_fraction=0.4)
+    folder = make_model(tmp_path / "tiny")
+    model, _ = add_base(project=project, base=str(folder), by=trainer)
+    adapter = make_adapter(model, snapshot)
+    training_runs.make_adapter(Path(adapter.adapter_folder), folder, scale=1.0)
+    inputs = {"project": project.pk, "model": adapter.pk}
+    run = services.start("merge", {}, trainer, inputs=inputs, send=False)
+    ended = services.run_now(run.pk)
+    assert ended.state == State.SUCCEEDED, ended.error
+    assert ended.result["share"] < 1e-3
+    result = Model.objects.get(parent=adapter)
+    assert dpo.from_inputs({"snapshot": snapshot.pk, "model": result.pk}) == {"model": result.base}
+    report = json.loads((Path(result.base_folder) / "report.json").read_text())
+    assert report["inputs"]["lineage"][0]["snapshot_hash"] == snapshot.content_hash
+
+
+# --- lineage ----------------------------------------------------------------------------------------
+
+
+def evaluation_of(candidate, baseline, snapshot):
+    inputs = {
+        "project": candidate.project_id,
+        "candidate": candidate.pk,
+        "baseline": baseline.pk,
+        "snapshot": snapshot.pk,
+        "judge": "length",
+    }
+    run = make_run("evaluate", inputs=inputs, config={"seed": 0})
+    return run, laid_out(run)
+
+
+def test_prompts_trained_through_a_merged_base_are_left_out_of_evaluations(adapter, snapshot):
+    other = other_split(snapshot)
+    base = merged(make_adapter(merged(adapter), snapshot))
+    candidate = make_adapter(base, other)
+    run, run_dir = evaluation_of(candidate, base, other)
+    counts = runs.prepare(run, run_dir)
+    written = {prompt.prompt_id for prompt in read_prompts(run_dir.data / "prompts.parquet")}
+    assert written == ids(other, "test") - ids(snapshot, "train")
+    assert counts["seen_in_training"] == len(ids(other, "test") & ids(snapshot, "train")) > 0
+
+
+def test_an_evaluation_is_refused_if_all_prompts_were_trained_through_a_merged_base(snapshot):
+    everything = freeze(project=snapshot.project, filter=SnapshotFilter(test_fraction=0.0), by=None)
+    base = merged(make_adapter(make_base(snapshot.project), everything))
+    run, run_dir = evaluation_of(make_adapter(base, snapshot), base, snapshot)
+    with pytest.raises(CannotRun, match="no held-out prompt that the models were not trained on"):
+        runs.prepare(run, run_dir)
+
+
+def test_a_copy_of_a_merged_folder_added_as_a_base_keeps_the_lineage(tmp_path, adapter, snapshot):
+    copy = shutil.copytree(merged(adapter).base_folder, tmp_path / "copy")
+    added, new = add_base(project=snapshot.project, base=str(copy), by=None)
+    assert new and added.parent == adapter and added.snapshot == snapshot
+    assert runs.trained_on([added]) == ids(snapshot, "train")
+
+
+def test_a_merged_folder_added_to_another_project_keeps_the_lineage(adapter, snapshot):
+    added, new = add_base(project=make_project(), base=merged(adapter).base_folder, by=None)
+    assert new and added.parent == adapter and added.snapshot is None
+    assert runs.trained_on([added]) == ids(snapshot, "train")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "not JSON",
+        "[]",
+        '{"inputs": {}}',
+        '{"inputs": {"lineage": [{"run": "7"}]}}',
+        '{"inputs": {"lineage": [{"run": null}]}}',
+        '{"inputs": {"lineage": [{"run": "00000000-0000-4000-8000-000000000000"}]}}',
+    ],
+)
+def test_a_folder_whose_report_names_no_run_of_this_installation_is_a_base(tmp_path, report):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "report.json").write_text(report)
+    added, _ = add_base(project=make_project(), base=str(folder), by=None)
+    assert added.parent is None and added.kind == "base model"
+
+
+def test_the_folder_of_a_merged_model_is_not_added_a_second_time(adapter):
+    model = merged(adapter)
+    assert add_base(project=model.project, base=model.base_folder, by=None) == (model, False)
+
+
+def test_a_merged_model_can_be_fine_tuned_but_is_not_the_default_base(adapter, snapshot):
+    model = merged(adapter)
+    assert dpo.from_inputs({"snapshot": snapshot.pk, "model": model.pk}) == {"model": model.base}
+    assert model in DPOInputs().fields["model"].queryset
+    assert default_model(model.project) == adapter.parent
+
+
+def test_the_doubts_about_a_merged_model_are_those_of_its_adapter(adapter):
+    model = merged(adapter)
+    assert "never evaluated" in model.doubts()[0]
+    make_evaluation(adapter, interval=(0.6, 0.8))
+    assert model.doubts() == []
+    make_evaluation(model, interval=(0.1, 0.4))
+    assert "worse than" in model.doubts()[0]
+
+
+# --- removal ----------------------------------------------------------------------------------------
+
+
+def test_erasing_names_the_models_made_from_a_trained_one(adapter, snapshot):
+    model = merged(adapter)
+    later = make_adapter(model, make_snapshot(snapshot.project, prompts=1))
+    prompt = Prompt.objects.get(pk=int(min(ids(snapshot, "train"), key=int)))
+    assert set(reach_of(prompt).models) == {adapter, model, later}
+
+
+def test_descendants_include_models_of_every_generation(adapter):
+    model = merged(adapter)
+    again = merged(make_adapter(model, adapter.snapshot))
+    family = with_descendants([adapter])
+    assert family == [adapter, model, again.parent, again]
+    assert with_descendants([]) == []
+
+
+def test_a_project_whose_merged_model_is_used_elsewhere_cannot_be_deleted(adapter):
+    project, elsewhere = adapter.project, make_project()
+    add_base(project=elsewhere, base=merged(adapter).base_folder, by=None)
+    archiving.archive(project=project, by=None)
+    with pytest.raises(CannotDelete, match="builds on a model of this one"):
+        delete(project=project, by=None)
+
+
+def test_a_deleted_project_takes_its_merged_models_and_their_files(
+    adapter, django_capture_on_commit_callbacks
+):
+    model = merged(adapter)
+    folder = Path(model.base_folder)
+    assert folder.is_dir()
+    archiving.archive(project=adapter.project, by=None)
+    with django_capture_on_commit_callbacks(execute=True):
+        delete(project=adapter.project, by=None)
+    assert not Model.objects.filter(pk=model.pk).exists() and not folder.exists()
