@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from celery import current_app
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
@@ -155,15 +156,13 @@ def delete_old_files() -> None:
 
 
 def _send_after_commit(pk: int) -> None:
-    from labeling.importing.tasks import read_file
-
-    transaction.on_commit(lambda: _send(read_file, pk))
+    transaction.on_commit(lambda: _send(pk))
 
 
-def _send(task: Any, pk: int) -> None:
+def _send(pk: int) -> None:
     """Send the message. If the broker is away, `reap` sends it again later."""
     with suppress(OperationalError):
-        task.delay(pk)
+        current_app.send_task("labeling.importing.tasks.read_file", args=[pk])
 
 
 # --- worker --------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ import argparse
 import fcntl
 import os
 import queue
-import resource
 import select
 import socket
 import sys
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from reward.scoring.wire import address, receive, send
+from reward.training.server_process import log
 
 READ_SECONDS = 10
 READERS = 64
@@ -239,10 +239,6 @@ def is_live(request: Request) -> bool:
     return request.until > time.monotonic() and not request.client_left()
 
 
-def log(text: str) -> None:
-    print(f"scorer: {text}", file=sys.stderr, flush=True)
-
-
 # --- the process ----------------------------------------------------------------------------------
 
 
@@ -280,12 +276,6 @@ def restart(listener: socket.socket, lock: int) -> None:
 def half_of_memory() -> int:
     """Return half of this machine's memory in MB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**21
-
-
-def limit_memory(megabytes: int) -> None:
-    """Limit this process's memory, so that it fails before the machine runs out."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 2**20, hard))
 
 
 def main() -> int:

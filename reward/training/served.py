@@ -18,7 +18,7 @@ from recipes.runner import quiet_libraries
 from reward.scoring.rows import ScoreRow
 from reward.training.score import Conversation, Scorer, Verdict, judge, output_folder
 from reward.training.score_rows import figures
-from reward.training.serve import limit_memory, log
+from reward.training.server_process import limit_memory, log
 
 MIN_TOKENS = 512
 PROBE: Conversation = ([{"role": "user", "content": "a"}], ["b", "c"])
