@@ -11,6 +11,7 @@ from django.urls import reverse
 
 from accounts import people
 from accounts.models import AuditEntry, Role, User
+from tests.clients import signed_in
 
 pytestmark = pytest.mark.django_db
 
@@ -31,12 +32,6 @@ def ada() -> User:
 @pytest.fixture
 def root() -> Client:
     return signed_in(User.objects.create_superuser("root", password=OLD))
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def actions() -> list[str]:

@@ -9,7 +9,7 @@ from accounts.models import AuditEntry, Role, Token, User
 from finetune.models import Evaluation, EvaluationItem
 from finetune.removal import erasing
 from finetune.removal.erasing import CannotErase
-from labeling.models import Adjudication, Membership, Project, Prompt, Ranking, Skip
+from labeling.models import Adjudication, Membership, Prompt, Ranking, Skip
 from labeling.removal import editing, withdrawing
 from labeling.removal.editing import CannotEdit
 from recipes.preferences.groups import content_hash, read_groups
@@ -18,21 +18,11 @@ from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs.models import Artifact, RunEvent, State
 from runs.supervision import workspace
 from tests.finetune.factory import laid_out, make_adapter, make_base, make_reward_model, make_run
-from tests.reward.factory import join, make_project, make_prompt, make_task, make_user, rank
+from tests.reward.factory import join, make_prompt, make_task, make_user, rank
 
 pytestmark = pytest.mark.django_db
 SECRET = "Jane Roe lives at 5 Elm Street."
 ANSWER = "The person at Elm Street is Jane, born in 1980."
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
-
-
-@pytest.fixture
-def admin() -> User:
-    return make_user(Role.TRAINER, is_superuser=True)
 
 
 @pytest.fixture

@@ -7,25 +7,13 @@ from finetune.evaluation import judges
 from finetune.models import Model
 from runs.models import Run
 from tests.finetune.factory import (
-    make_adapter,
     make_base,
     make_reward_model,
-    make_snapshot,
     model_folder,
 )
-from tests.reward.factory import make_project, make_prompt
+from tests.reward.factory import make_prompt
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
-def adapter(project):
-    return make_adapter(make_base(project), make_snapshot(project, prompts=4, test_fraction=0.4))
 
 
 def planned(capsys, *command) -> dict:

@@ -1,7 +1,6 @@
 import pytest
 from django.urls import reverse
 
-from accounts.models import Role
 from finetune.evaluation import judges
 from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
 from finetune.models import Model
@@ -15,33 +14,10 @@ from tests.finetune.factory import (
     make_snapshot,
     model_folder,
 )
-from tests.reward.factory import join, make_project, make_user
+from tests.reward.factory import make_project
 from tests.reward.test_pages import LOOKING, TRAINING, statuses
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
-def people(project):
-    found = {
-        "trainer": make_user(Role.TRAINER),
-        "lead": make_user(Role.LEAD),
-        "lead_elsewhere": make_user(Role.LEAD),
-        "reviewer": make_user(),
-    }
-    join(project, found["lead"], "lead")
-    join(project, found["reviewer"])
-    return found
-
-
-@pytest.fixture
-def adapter(project):
-    return make_adapter(make_base(project), make_snapshot(project, prompts=4, test_fraction=0.4))
 
 
 def test_access_to_a_model_and_an_evaluation(client, people, adapter):

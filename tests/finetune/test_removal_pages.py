@@ -18,8 +18,8 @@ from labeling.queue import slots
 from reward.models import Snapshot
 from reward.preferences.snapshots import SnapshotFilter, freeze
 from runs.models import Run, State
+from tests.clients import signed_in
 from tests.finetune.factory import laid_out, make_adapter, make_base, make_reward_model, make_run
-from tests.labeling.test_pages_project import signed_in
 from tests.labeling.world import make_member
 from tests.labeling.world import make_project as make_guided_project
 from tests.labeling.world import make_task as make_guided_task
@@ -31,11 +31,6 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def project() -> Project:
     return make_guided_project()
-
-
-@pytest.fixture
-def admin():
-    return make_user(Role.TRAINER, is_superuser=True)
 
 
 @pytest.fixture

@@ -25,11 +25,6 @@ fill = import_module("finetune.migrations.0003_project_of_runs").fill
 
 
 @pytest.fixture
-def project() -> Project:
-    return make_project()
-
-
-@pytest.fixture
 def inputs(project: Project) -> dict[str, dict[str, Any]]:
     """Return the inputs of each kind, as launch forms and commands pass them."""
     snapshot, base = make_snapshot(project, prompts=4, test_fraction=0.4), make_base(project)

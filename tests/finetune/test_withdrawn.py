@@ -9,7 +9,7 @@ from finetune.engines import generation
 from finetune.evaluation import runs
 from finetune.evaluation.answers import answers_of
 from finetune.models import Evaluation, EvaluationItem
-from labeling.models import Project, Response, Task
+from labeling.models import Response, Task
 from labeling.removal import withdrawing
 from recipes.preferences.groups import read_groups
 from reward.preferences.exports import Export
@@ -26,11 +26,6 @@ from tests.reward.factory import make_project, make_prompt, make_task, make_user
 
 pytestmark = pytest.mark.django_db
 ALL = SnapshotFilter()
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
 
 
 @pytest.fixture

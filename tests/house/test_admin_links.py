@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from accounts.models import Role
 from labeling.models import Project
-from tests.labeling.test_blindness import signed_in
+from tests.clients import signed_in
 from tests.labeling.test_pages_project import make_lead
 from tests.labeling.world import make_member, make_project, make_user
 

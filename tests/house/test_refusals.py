@@ -4,7 +4,7 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import Role
-from tests.labeling.test_blindness import signed_in
+from tests.clients import signed_in
 from tests.labeling.world import make_user
 
 pytestmark = pytest.mark.django_db

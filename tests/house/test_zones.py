@@ -17,7 +17,7 @@ from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.reviewing import progress
 from reward.preferences.filters import SnapshotFilter
-from tests.labeling.test_blindness import signed_in
+from tests.clients import signed_in
 from tests.labeling.world import key, make_member, make_project, make_task, one_each
 
 AT = datetime(2026, 11, 3, 23, 30, tzinfo=UTC)

@@ -22,6 +22,7 @@ from labeling.pages.task_filters import filtered
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.statistics.reviewer_pairs import mean_distance
+from tests.clients import signed_in
 from tests.labeling.world import (
     ids,
     in_threads,
@@ -43,12 +44,6 @@ def make_user_in(project: Project, role: str, membership: str) -> User:
     user = make_user(role)
     Membership.objects.create(project=project, user=user, role=membership)
     return user
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def rank(task: Task, tiers, **fields) -> Ranking:
@@ -77,11 +72,6 @@ def url(task: Task) -> str:
 def outcome(task: Task, **fields) -> dict[str, str]:
     ranks = {f"rank-{i}": str(n) for n, i in enumerate(ids(task), start=1)}
     return {**ranks, "cut": "", "cause": "guideline", "note": "Says nothing of rhymes.", **fields}
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project(rankings_per_task=2)
 
 
 # --- which ---------------------------------------------------------------------------------------

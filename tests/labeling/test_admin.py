@@ -12,6 +12,7 @@ from labeling.guidelines import versions
 from labeling.models import Guideline, GuidelineVersion, Prompt, Response, Slot, Task
 from labeling.rankings import recording
 from labeling.rankings.content import Content
+from tests.clients import signed_in
 from tests.labeling.world import (
     make_many,
     make_member,
@@ -23,27 +24,6 @@ from tests.labeling.world import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-def signed_in(user) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-@pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
-def lead(project):
-    return make_member(project, Role.LEAD)
-
-
-@pytest.fixture
-def client(lead):
-    return signed_in(lead)
 
 
 @pytest.fixture
@@ -121,51 +101,51 @@ def test_a_filtered_list_works_for_every_filter(root, project):
         assert found.status_code == 200 and f"/labeling/{model}/" in found.content.decode()
 
 
-def test_tasks_are_filtered_by_priority(client, project):
+def test_tasks_are_filtered_by_priority(lead_client, project):
     urgent = make_task(project, priority=9)
     make_task(project)
     url = page("labeling_task_changelist")
-    assert results(client.get(url, {"priority": "9"})) == {urgent.pk}
-    assert len(results(client.get(url, {"priority": "x"}))) == 2
+    assert results(lead_client.get(url, {"priority": "9"})) == {urgent.pk}
+    assert len(results(lead_client.get(url, {"priority": "x"}))) == 2
 
 
 def results(response):
     return {row.pk for row in response.context["cl"].result_list}
 
 
-def test_a_prompt_is_found_by_its_words_or_its_number(client, project):
+def test_a_prompt_is_found_by_its_words_or_its_number(lead_client, project):
     tea = Prompt.objects.create(
         project=project, messages=[{"role": "user", "content": "Where is my green tea?"}]
     )
     other = make_task(project).prompt
     url = page("labeling_prompt_changelist")
-    assert results(client.get(url, {"q": "green tea"})) == {tea.pk}
-    assert results(client.get(url, {"q": '"tea green"'})) == set()
-    assert results(client.get(url, {"q": "tea -green"})) == set()
-    assert results(client.get(url, {"q": str(other.pk)})) == {other.pk}
+    assert results(lead_client.get(url, {"q": "green tea"})) == {tea.pk}
+    assert results(lead_client.get(url, {"q": '"tea green"'})) == set()
+    assert results(lead_client.get(url, {"q": "tea -green"})) == set()
+    assert results(lead_client.get(url, {"q": str(other.pk)})) == {other.pk}
     for odd in ("'; --", "%", "&|!", "9" * 40, '"'):
-        assert client.get(url, {"q": odd}).status_code == 200
-    assert client.get(url, {"q": "\x00"}).status_code == 400
+        assert lead_client.get(url, {"q": odd}).status_code == 200
+    assert lead_client.get(url, {"q": "\x00"}).status_code == 400
 
 
-def test_tasks_and_responses_are_found_by_the_words_of_their_prompt(client, project):
+def test_tasks_and_responses_are_found_by_the_words_of_their_prompt(lead_client, project):
     task, other = make_task(project), make_task(project)
     number = task.prompt.messages[0]["content"]
-    assert results(client.get(page("labeling_task_changelist"), {"q": number})) == {task.pk}
-    found = results(client.get(page("labeling_response_changelist"), {"q": number}))
+    assert results(lead_client.get(page("labeling_task_changelist"), {"q": number})) == {task.pk}
+    found = results(lead_client.get(page("labeling_response_changelist"), {"q": number}))
     assert found == set(task.responses.values_list("pk", flat=True))
     assert other.pk not in found
 
 
-def test_rankings_are_found_by_reviewer_and_task(client, project):
+def test_rankings_are_found_by_reviewer_and_task(lead_client, project):
     task, reviewer = make_task(project), make_member(project)
     made, _ = recording.record(
         task=task, reviewer=reviewer, source="import", content=Content(one_each(task))
     )
     url = page("labeling_ranking_changelist")
-    assert results(client.get(url, {"q": reviewer.username})) == {made.pk}
-    assert results(client.get(url, {"q": str(task.pk)})) == {made.pk}
-    assert results(client.get(url, {"q": "nobody"})) == set()
+    assert results(lead_client.get(url, {"q": reviewer.username})) == {made.pk}
+    assert results(lead_client.get(url, {"q": str(task.pk)})) == {made.pk}
+    assert results(lead_client.get(url, {"q": "nobody"})) == set()
 
 
 def test_the_search_uses_its_index(project):
@@ -255,7 +235,7 @@ def criteria_form(count=0, **rows):
     }  # fmt: skip
 
 
-def test_a_lead_writes_a_version_with_criteria_and_publishes_it(client, project, lead):
+def test_a_lead_writes_a_version_with_criteria_and_publishes_it(lead_client, project, lead):
     url = page("labeling_guidelineversion_add")
     form = {
         "guideline": project.guideline.pk,
@@ -266,62 +246,62 @@ def test_a_lead_writes_a_version_with_criteria_and_publishes_it(client, project,
         ),
         "_publish": "1",
     }
-    response = client.post(url, form)
+    response = lead_client.post(url, form)
     version = GuidelineVersion.objects.get(number=2)
     assert response.url == page("labeling_guidelineversion_publish", version.pk)
     assert (version.state, version.created_by) == ("draft", lead)
     assert version.criteria.get().name == "brevity"
-    confirm = client.get(response.url).content.decode()
+    confirm = lead_client.get(response.url).content.decode()
     assert "<h3" in confirm and "Be brief" in confirm and "brevity" in confirm
     project.refresh_from_db()
     assert project.current_version.number == 1
-    client.post(response.url)
+    lead_client.post(response.url)
     project.refresh_from_db()
     assert project.current_version == version
     assert AuditEntry.objects.filter(action="guideline published", user=lead).count() == 1
 
 
-def test_a_published_version_is_read_only(client, project):
+def test_a_published_version_is_read_only(lead_client, project):
     version = project.current_version
     url = page("labeling_guidelineversion_change", version.pk)
-    html = client.get(url).content.decode()
+    html = lead_client.get(url).content.decode()
     assert "<textarea" not in html and "Be kind." in html and 'name="_save"' not in html
-    assert client.post(url, {"text": "Be unkind.", **criteria_form()}).status_code == 403
-    assert client.post(page("labeling_guidelineversion_delete", version.pk)).status_code == 403
+    assert lead_client.post(url, {"text": "Be unkind.", **criteria_form()}).status_code == 403
+    assert lead_client.post(page("labeling_guidelineversion_delete", version.pk)).status_code == 403
     version.refresh_from_db()
     assert version.text == "Be kind."
 
 
-def test_publishing_twice_shows_a_message(client, project):
+def test_publishing_twice_shows_a_message(lead_client, project):
     version = project.current_version
-    response = client.post(page("labeling_guidelineversion_publish", version.pk), follow=True)
+    response = lead_client.post(page("labeling_guidelineversion_publish", version.pk), follow=True)
     assert "already published" in response.content.decode()
     assert AuditEntry.objects.filter(action="guideline published").count() == 1
 
 
-def test_a_new_draft_starts_from_a_version(client, project):
+def test_a_new_draft_starts_from_a_version(lead_client, project):
     url = page("labeling_guidelineversion_draft", project.current_version.pk)
-    assert client.get(url).status_code == 405
-    response = client.post(url)
+    assert lead_client.get(url).status_code == 405
+    response = lead_client.post(url)
     draft = GuidelineVersion.objects.get(state="draft")
     assert response.url == page("labeling_guidelineversion_change", draft.pk)
     assert draft.text == "Be kind." and draft.criteria.count() == 1
-    assert "is already a draft" in client.post(url, follow=True).content.decode()
+    assert "is already a draft" in lead_client.post(url, follow=True).content.decode()
 
 
-def test_a_second_draft_has_an_error_next_to_the_field(client, project):
+def test_a_second_draft_has_an_error_next_to_the_field(lead_client, project):
     versions.draft_from(version=project.current_version, by=None)
     form = {"guideline": project.guideline.pk, "text": "x", **criteria_form()}
-    html = client.post(page("labeling_guidelineversion_add"), form).content.decode()
+    html = lead_client.post(page("labeling_guidelineversion_add"), form).content.decode()
     assert "Version 2 is already a draft" in html
     assert GuidelineVersion.objects.count() == 2
 
 
-def test_the_preview_renders_and_sanitises(client):
+def test_the_preview_renders_and_sanitises(lead_client):
     url = page("labeling_guidelineversion_preview")
-    html = client.post(url, {"text": "**bold** <script>alert(1)</script>"}).content.decode()
+    html = lead_client.post(url, {"text": "**bold** <script>alert(1)</script>"}).content.decode()
     assert "<strong>bold</strong>" in html and "<script>" not in html
-    assert client.get(url).status_code == 405
+    assert lead_client.get(url).status_code == 405
     assert not GuidelineVersion.objects.filter(text__contains="bold").exists()
 
 
@@ -350,51 +330,51 @@ def test_a_lead_of_another_project_sees_and_changes_nothing(project):
     assert draft.state == "draft" and GuidelineVersion.objects.filter(text="mine").count() == 0
 
 
-def test_a_diff_is_escaped_and_readable_without_colour(client, project):
+def test_a_diff_is_escaped_and_readable_without_colour(lead_client, project):
     publish(project, "Be kind.\n<b>Always</b>.")
     new = publish(project, "Be kind.\n<b>Mostly</b>.")
-    html = client.get(page("labeling_guidelineversion_difference", new.pk)).content.decode()
+    html = lead_client.get(page("labeling_guidelineversion_difference", new.pk)).content.decode()
     assert "<del>Always</del>" in html and "<ins>Mostly</ins>" in html
     assert "&lt;b&gt;" in html and 'aria-label="removed"' in html
     assert "changes since version 2" in html
 
 
-def test_the_first_version_has_a_diff_too(client, project):
+def test_the_first_version_has_a_diff_too(lead_client, project):
     url = page("labeling_guidelineversion_difference", project.current_version.pk)
-    assert "This is the first version." in client.get(url).content.decode()
+    assert "This is the first version." in lead_client.get(url).content.decode()
 
 
-def test_a_guideline_is_created_in_the_admin(client, lead):
+def test_a_guideline_is_created_in_the_admin(lead_client, lead):
     project = make_project(published=False)
     project.memberships.create(user=lead, role="lead")
     form = {
         "project": project.pk, "title": "Letters", "versions-TOTAL_FORMS": 0,
         "versions-INITIAL_FORMS": 0,
     }  # fmt: skip
-    client.post(page("labeling_guideline_add"), form)
+    lead_client.post(page("labeling_guideline_add"), form)
     assert Guideline.objects.get(project=project).title == "Letters"
 
 
 # --- prompts, responses, tasks -------------------------------------------------------------------
 
 
-def test_an_added_prompt_cannot_be_changed(client, project):
+def test_an_added_prompt_cannot_be_changed(lead_client, project):
     url = page("labeling_prompt_add")
     form = {"project": project.pk, "messages": '[{"role": "user"}]', "meta": "{}"}
-    assert "each message must be" in client.post(url, form).content.decode()
+    assert "each message must be" in lead_client.post(url, form).content.decode()
     form["messages"] = '[{"role": "user", "content": "How?"}]'
-    client.post(url, form)
+    lead_client.post(url, form)
     prompt = Prompt.objects.get()
     change = page("labeling_prompt_change", prompt.pk)
-    assert "How?" in client.get(change).content.decode()
-    assert client.post(change, {**form, "messages": "[]"}).status_code == 403
+    assert "How?" in lead_client.get(change).content.decode()
+    assert lead_client.post(change, {**form, "messages": "[]"}).status_code == 403
 
 
-def test_tasks_are_created_from_the_responses_of_prompts(client, project):
+def test_tasks_are_created_from_the_responses_of_prompts(lead_client, project):
     prompts = [make_task(project).prompt for _ in range(2)]
     lonely = Prompt.objects.create(project=project, messages=[{"role": "user", "content": "?"}])
     Response.objects.create(prompt=prompts[0], text="One more.", model_name="m")
-    response = client.post(
+    response = lead_client.post(
         page("labeling_prompt_changelist"),
         {"action": "make_tasks", "_selected_action": [p.pk for p in [*prompts, lonely]]},
         follow=True,
@@ -404,10 +384,10 @@ def test_tasks_are_created_from_the_responses_of_prompts(client, project):
     assert Task.objects.count() == 3
 
 
-def test_a_changed_priority_reaches_the_slots(client, project):
+def test_a_changed_priority_reaches_the_slots(lead_client, project):
     task = make_task(project)
     url = page("labeling_task_change", task.pk)
-    client.post(
+    lead_client.post(
         url,
         {"priority": 9, **{f"{n}-{k}_FORMS": 0 for n in ("places", "slots")
                            for k in ("TOTAL", "INITIAL")}},
@@ -425,8 +405,8 @@ def test_deleting_content_leads_to_the_page_that_withdraws_it(trainer, root, pro
         ("prompt", task.prompt_id),
         ("response", task.responses.first().pk),
     ):
-        for client in (trainer, root):
-            answer = client.post(page(f"labeling_{kind}_delete", pk), {"post": "yes"})
+        for lead_client in (trainer, root):
+            answer = lead_client.post(page(f"labeling_{kind}_delete", pk), {"post": "yes"})
             assert answer.url == reverse("project-withdraw", args=[project.slug, kind, pk])
     assert Task.objects.filter(pk=task.pk, out_of_use=False).exists()
 
@@ -472,19 +452,19 @@ def test_rankings_slots_and_skips_are_read_only(root, project):
 # --- people --------------------------------------------------------------------------------------
 
 
-def test_a_lead_can_add_people_to_a_project(client, project):
+def test_a_lead_can_add_people_to_a_project(lead_client, project):
     newcomer = make_user(Role.REVIEWER)
     gone = make_user(Role.REVIEWER)
     User.objects.filter(pk=gone.pk).update(is_active=False)
-    shown = client.get(page("labeling_project_change", project.pk)).content.decode()
+    shown = lead_client.get(page("labeling_project_change", project.pk)).content.decode()
     assert f'<option value="{newcomer.pk}">' in shown
     assert f'<option value="{gone.pk}">' not in shown
 
 
-def test_only_superusers_manage_accounts(client, trainer, root):
+def test_only_superusers_manage_accounts(lead_client, trainer, root):
     for name in ("user", "token", "auditentry"):
         url = page(f"accounts_{name}_changelist")
-        assert client.get(url).status_code == trainer.get(url).status_code == 403
+        assert lead_client.get(url).status_code == trainer.get(url).status_code == 403
         assert root.get(url).status_code == 200
 
 

@@ -12,11 +12,6 @@ from tests.labeling.world import key, make_member, make_project, make_task, one_
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def project():
-    return make_project(rankings_per_task=2)
-
-
 def served(project, reviewer, count):
     """Let a reviewer claim and rank `count` tasks, and return them."""
     given = []

@@ -1,7 +1,6 @@
 """Tests of the policy on who sees model names, other rankings and scores."""
 
 import pytest
-from django.test import Client
 from django.urls import reverse
 
 from accounts.models import Role, User
@@ -11,6 +10,7 @@ from labeling.queue import slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.urls import of_a_project
+from tests.clients import signed_in
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
@@ -53,12 +53,6 @@ class World:
             content=Content([[i] for i in ids(task)[::order]], rationale=rationale),
             shown_order=ids(task),
         )[0]
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def page_of(user: User, name: str, *args) -> str:

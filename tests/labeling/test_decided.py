@@ -13,17 +13,12 @@ from labeling.queue.gold_copies import copies_of
 from labeling.rankings import overlap, recording
 from labeling.rankings.content import Content
 from labeling.removal.withdrawing import withdraw
+from tests.clients import signed_in
 from tests.labeling.gold_world import make_gold
 from tests.labeling.test_adjudication import dispute
-from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project():
-    return make_project(rankings_per_task=2)
 
 
 @pytest.fixture

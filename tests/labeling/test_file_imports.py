@@ -7,17 +7,12 @@ from django.urls import reverse
 
 from labeling.importing import lifecycle, process
 from labeling.models import FileImport, Project, Prompt
+from tests.clients import signed_in
 from tests.labeling.test_pages_data import line, sent
-from tests.labeling.test_pages_project import make_lead, signed_in
-from tests.labeling.world import make_project
+from tests.labeling.test_pages_project import make_lead
 from tests.worker import celery_worker, database_url, runs_dir, wait_until  # noqa: F401
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
 
 
 @pytest.fixture

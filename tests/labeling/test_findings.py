@@ -7,7 +7,7 @@ import pytest
 from accounts.models import AuditEntry
 from labeling.importing import findings
 from labeling.importing.reading import import_file
-from labeling.models import Finding, Membership, Prompt, Response, Slot, Task
+from labeling.models import Finding, Prompt, Response, Slot, Task
 from labeling.queue import slots
 from labeling.queue.tasks import NewTask
 from tests.labeling.world import make_member, make_project
@@ -16,16 +16,6 @@ pytestmark = pytest.mark.django_db
 
 LEAK = "I am ChatGPT, and I am happy to help."
 CUT = "To make a good soup you need onions, carrots and some of the"
-
-
-@pytest.fixture
-def project():
-    return make_project(rankings_per_task=2)
-
-
-@pytest.fixture
-def lead(project):
-    return make_member(project, Membership.Role.LEAD)
 
 
 @pytest.fixture

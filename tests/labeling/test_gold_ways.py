@@ -6,7 +6,6 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
@@ -17,6 +16,7 @@ from labeling.importing.reading import import_file
 from labeling.importing.records import BadInput
 from labeling.models import Adjudication, Gold, GuidelineVersion, Slot, Task
 from labeling.queue import slots
+from tests.clients import signed_in
 from tests.labeling.gold_world import answer, make_gold
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user
 
@@ -34,11 +34,6 @@ LINE = {
         "explanation": "It names a day.",
     },
 }  # fmt: skip
-
-
-@pytest.fixture
-def project():
-    return make_project()
 
 
 def imported(project, tmp_path, *lines):
@@ -164,12 +159,6 @@ def test_the_command_explains_errors(project, args, sentence):
 
 
 # --- the admin -----------------------------------------------------------------------------------
-
-
-def signed_in(user):
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def test_the_admin_changes_constraints_and_refuses_invalid_ones(project):

@@ -4,9 +4,10 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from accounts.models import AuditEntry, Role, User
+from accounts.models import AuditEntry, Role
 from labeling.guidelines import versions
 from labeling.models import GuidelineVersion, Membership, Project
+from tests.clients import signed_in
 from tests.labeling.world import make_member, make_project, publish
 
 pytestmark = pytest.mark.django_db
@@ -14,25 +15,9 @@ pytestmark = pytest.mark.django_db
 PAGES = ("edit", "preview", "publish", "delete", "draft")
 
 
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 @pytest.fixture
 def project() -> Project:
     return make_project(published=False)
-
-
-@pytest.fixture
-def lead(project) -> User:
-    return make_member(project, Role.LEAD)
-
-
-@pytest.fixture
-def client(lead) -> Client:
-    return signed_in(lead)
 
 
 def address(project: Project, name: str) -> str:
@@ -63,46 +48,56 @@ def criteria_of(version: GuidelineVersion) -> list[tuple[int, str]]:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def test_the_first_version_is_written_previewed_and_published(client, project, lead):
-    overview = client.get(reverse("project", args=[project.slug])).content.decode()
+def test_the_first_version_is_written_previewed_and_published(lead_client, project, lead):
+    overview = lead_client.get(reverse("project", args=[project.slug])).content.decode()
     assert address(project, "edit") in overview and "/admin/labeling/guideline" not in overview
     rows = [("", "honesty", "Says what is true.", 5), ("", "", "", 5)]
-    answer = client.post(address(project, "edit"), form("", "Be **brief**.", *rows, publish="1"))
+    answer = lead_client.post(
+        address(project, "edit"), form("", "Be **brief**.", *rows, publish="1")
+    )
     assert answer.url == address(project, "publish")
     draft = GuidelineVersion.objects.get()
     assert (draft.number, draft.state, draft.created_by) == (1, "draft", lead)
     assert criteria_of(draft) == [(1, "honesty")]
-    page = client.get(answer.url)
+    page = lead_client.get(answer.url)
     assert "Be <strong>brief</strong>." in page.content.decode()
-    client.post(answer.url, {"seen": page.context["seen"]})
+    lead_client.post(answer.url, {"seen": page.context["seen"]})
     project.refresh_from_db()
     assert project.current_version == draft
     assert AuditEntry.objects.get(action="guideline published").user == lead
 
 
-def test_a_saved_draft_is_edited_again_and_criteria_are_numbered(client, project):
-    client.post(address(project, "edit"), form("", "One.", ("", "a", "A.", 5), ("", "b", "B.", 5)))
+def test_a_saved_draft_is_edited_again_and_criteria_are_numbered(lead_client, project):
+    lead_client.post(
+        address(project, "edit"), form("", "One.", ("", "a", "A.", 5), ("", "b", "B.", 5))
+    )
     rows = [(2, "a", "A.", 3), (1, "b", "B.", 5), ("", "c", "C.", 10)]
     removed = {"criteria-2-DELETE": ""}
-    client.post(address(project, "edit"), form(seen_on(client, project), "Two.", *rows, **removed))
+    lead_client.post(
+        address(project, "edit"), form(seen_on(lead_client, project), "Two.", *rows, **removed)
+    )
     draft = GuidelineVersion.objects.get()
     assert draft.text == "Two."
     assert criteria_of(draft) == [(1, "b"), (2, "a"), (3, "c")]
     removed = {"criteria-0-DELETE": "on", "criteria-INITIAL_FORMS": "3"}
-    client.post(address(project, "edit"), form(seen_on(client, project), "Two.", *rows, **removed))
+    lead_client.post(
+        address(project, "edit"), form(seen_on(lead_client, project), "Two.", *rows, **removed)
+    )
     assert criteria_of(draft) == [(1, "b"), (2, "c")]
     emptied = {"criteria-INITIAL_FORMS": "2"}
     rows = [(1, "", "", 5), (2, "c", "C.", 10), (3, "", "", 5)]
-    client.post(address(project, "edit"), form(seen_on(client, project), "Two.", *rows, **emptied))
+    lead_client.post(
+        address(project, "edit"), form(seen_on(lead_client, project), "Two.", *rows, **emptied)
+    )
     assert criteria_of(draft) == [(1, "c")]
 
 
-def test_a_new_version_starts_from_the_current_one_and_is_not_saved_yet(client, project):
+def test_a_new_version_starts_from_the_current_one_and_is_not_saved_yet(lead_client, project):
     publish(project, "Be kind.")
-    page = client.get(address(project, "edit"))
+    page = lead_client.get(address(project, "edit"))
     assert "Be kind." in page.content.decode() and "honesty" in page.content.decode()
     assert GuidelineVersion.objects.count() == 1
-    client.post(address(project, "edit"), form("", "Be kinder."))
+    lead_client.post(address(project, "edit"), form("", "Be kinder."))
     assert GuidelineVersion.objects.get(number=2).text == "Be kinder."
     project.refresh_from_db()
     assert project.current_version.number == 1
@@ -122,108 +117,108 @@ def test_a_new_version_starts_from_the_current_one_and_is_not_saved_yet(client, 
         ({"criteria-TOTAL_FORMS": "21"}, "at most 20"),
     ],
 )
-def test_invalid_input_has_errors_and_is_kept(client, project, changes, sentence):
+def test_invalid_input_has_errors_and_is_kept(lead_client, project, changes, sentence):
     rows = [(1, "honesty", "True.", 5), (2, "brevity", "Short.", 5)]
-    answer = client.post(address(project, "edit"), form("", "Typed.", *rows) | changes)
+    answer = lead_client.post(address(project, "edit"), form("", "Typed.", *rows) | changes)
     assert answer.status_code == 422
     assert sentence in answer.content.decode()
     assert "text" in changes or "Typed." in answer.content.decode()
     assert not GuidelineVersion.objects.exists()
 
 
-def test_a_draft_saved_by_another_lead_is_not_overwritten_silently(client, project):
-    client.post(address(project, "edit"), form("", "First."))
-    seen = seen_on(client, project)
+def test_a_draft_saved_by_another_lead_is_not_overwritten_silently(lead_client, project):
+    lead_client.post(address(project, "edit"), form("", "First."))
+    seen = seen_on(lead_client, project)
     other = signed_in(make_member(project, Role.LEAD))
     other.post(address(project, "edit"), form(seen, "Theirs."))
-    answer = client.post(address(project, "edit"), form(seen, "Mine."))
+    answer = lead_client.post(address(project, "edit"), form(seen, "Mine."))
     assert answer.status_code == 422
     page = answer.content.decode()
     assert "Somebody else saved this draft" in page and "Mine." in page
     assert GuidelineVersion.objects.get().text == "Theirs."
-    client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
+    lead_client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
     assert GuidelineVersion.objects.get().text == "Mine."
 
 
-def test_input_is_kept_when_another_lead_publishes_the_draft(client, project):
-    client.post(address(project, "edit"), form("", "First."))
-    seen = seen_on(client, project)
+def test_input_is_kept_when_another_lead_publishes_the_draft(lead_client, project):
+    lead_client.post(address(project, "edit"), form("", "First."))
+    seen = seen_on(lead_client, project)
     versions.publish(version=GuidelineVersion.objects.get(), by=None)
-    answer = client.post(address(project, "edit"), form(seen, "Mine."))
+    answer = lead_client.post(address(project, "edit"), form(seen, "Mine."))
     assert answer.status_code == 422 and "published or deleted" in answer.content.decode()
-    client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
+    lead_client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
     assert GuidelineVersion.objects.get(number=2).text == "Mine."
     assert GuidelineVersion.objects.get(number=1).text == "First."
 
 
-def test_the_preview_matches_the_reviewers_page(client, project):
+def test_the_preview_matches_the_reviewers_page(lead_client, project):
     text = "**bold**\nsame line <script>alert(1)</script>"
-    html = client.post(address(project, "preview"), {"text": text}).content.decode()
+    html = lead_client.post(address(project, "preview"), {"text": text}).content.decode()
     assert "<strong>bold</strong>\nsame line" in html and "<script>" not in html
-    assert client.get(address(project, "preview")).status_code == 405
+    assert lead_client.get(address(project, "preview")).status_code == 405
     assert not GuidelineVersion.objects.exists()
 
 
 # --- versions ------------------------------------------------------------------------------------
 
 
-def test_a_draft_starts_from_any_version(client, project):
+def test_a_draft_starts_from_any_version(lead_client, project):
     publish(project, "Be kind.")
     publish(project, "Be brief.")
-    page = client.get(reverse("project-guideline", args=[project.slug]), {"version": "1"})
+    page = lead_client.get(reverse("project-guideline", args=[project.slug]), {"version": "1"})
     assert "New draft from this version" in page.content.decode()
-    assert client.get(address(project, "draft")).status_code == 405
-    assert client.post(address(project, "draft")).url == address(project, "edit")
+    assert lead_client.get(address(project, "draft")).status_code == 405
+    assert lead_client.post(address(project, "draft")).url == address(project, "edit")
     draft = GuidelineVersion.objects.get(state="draft")
     assert (draft.number, draft.text, draft.criteria.count()) == (3, "Be kind.", 1)
-    again = client.post(address(project, "draft"), follow=True).content.decode()
+    again = lead_client.post(address(project, "draft"), follow=True).content.decode()
     assert "Version 3 is already a draft" in again
     assert GuidelineVersion.objects.count() == 3
     missing = reverse("project-guideline-draft", args=[project.slug, 9])
-    assert client.post(missing).status_code == 404
+    assert lead_client.post(missing).status_code == 404
 
 
-def test_drafts_can_be_deleted_and_published_versions_cannot(client, project):
+def test_drafts_can_be_deleted_and_published_versions_cannot(lead_client, project):
     publish(project)
-    client.post(address(project, "draft"))
-    assert client.get(address(project, "delete")).status_code == 405
-    client.post(address(project, "delete"))
+    lead_client.post(address(project, "draft"))
+    assert lead_client.get(address(project, "delete")).status_code == 405
+    lead_client.post(address(project, "delete"))
     assert list(GuidelineVersion.objects.values_list("number", flat=True)) == [1]
     assert (
         "There is no draft."
-        in client.post(address(project, "delete"), follow=True).content.decode()
+        in lead_client.post(address(project, "delete"), follow=True).content.decode()
     )
     assert AuditEntry.objects.filter(action="guideline draft deleted").count() == 1
 
 
-def test_publishing_shows_the_changes_first(client, project):
+def test_publishing_shows_the_changes_first(lead_client, project):
     publish(project, "Answer in one line.")
-    client.post(address(project, "edit"), form("", "Answer in two lines."))
-    page = client.get(address(project, "publish")).content.decode()
+    lead_client.post(address(project, "edit"), form("", "Answer in two lines."))
+    page = lead_client.get(address(project, "publish")).content.decode()
     assert "Changes since version 1" in page and "<b>two</b>" in page
     assert "This version has no criteria" in page
     project.refresh_from_db()
     assert project.current_version.number == 1
 
 
-def test_only_the_version_that_was_read_is_published(client, project):
-    client.post(address(project, "edit"), form("", "Read."))
-    seen = client.get(address(project, "publish")).context["seen"]
+def test_only_the_version_that_was_read_is_published(lead_client, project):
+    lead_client.post(address(project, "edit"), form("", "Read."))
+    seen = lead_client.get(address(project, "publish")).context["seen"]
     GuidelineVersion.objects.update(text="Unread.")
-    answer = client.post(address(project, "publish"), {"seen": seen}, follow=True)
+    answer = lead_client.post(address(project, "publish"), {"seen": seen}, follow=True)
     assert "The draft has changed since you opened this page" in answer.content.decode()
     assert GuidelineVersion.objects.get().state == "draft"
-    client.post(address(project, "publish"), {"seen": answer.context["seen"]})
+    lead_client.post(address(project, "publish"), {"seen": answer.context["seen"]})
     assert GuidelineVersion.objects.get().state == "published"
 
 
-def test_nothing_is_published_without_a_draft_or_a_text(client, project):
-    answer = client.get(address(project, "publish"), follow=True).content.decode()
+def test_nothing_is_published_without_a_draft_or_a_text(lead_client, project):
+    answer = lead_client.get(address(project, "publish"), follow=True).content.decode()
     assert "There is no draft to publish." in answer
     versions.create_draft(project=project, by=None, text=" ", criteria=[])
-    page = client.get(address(project, "publish"))
+    page = lead_client.get(address(project, "publish"))
     assert "cannot be published" in page.content.decode()
-    client.post(address(project, "publish"), {"seen": page.context["seen"]})
+    lead_client.post(address(project, "publish"), {"seen": page.context["seen"]})
     assert GuidelineVersion.objects.get().state == "draft"
 
 
@@ -232,9 +227,9 @@ def test_only_leads_of_the_project_write_its_guideline(project, name):
     versions.create_draft(project=project, by=None, text="Be kind.", criteria=[])
     elsewhere = make_member(make_project(), Membership.Role.LEAD)
     for person, status in ((make_member(project), 403), (elsewhere, 404)):
-        client = signed_in(person)
-        assert client.post(address(project, name), form("", "Mine.")).status_code == status
-        assert client.get(address(project, name)).status_code in {status, 405}
+        lead_client = signed_in(person)
+        assert lead_client.post(address(project, name), form("", "Mine.")).status_code == status
+        assert lead_client.get(address(project, name)).status_code in {status, 405}
     assert Client().post(address(project, name)).url.startswith("/login/")
     draft = GuidelineVersion.objects.get(guideline__project=project)
     assert (draft.text, draft.state) == ("Be kind.", "draft")
@@ -243,13 +238,15 @@ def test_only_leads_of_the_project_write_its_guideline(project, name):
 # --- the admin -----------------------------------------------------------------------------------
 
 
-def test_the_admin_numbers_criteria_and_offers_a_new_draft_on_its_list(client, project):
+def test_the_admin_numbers_criteria_and_offers_a_new_draft_on_its_list(lead_client, project):
     publish(project, "Be kind.")
-    listing = client.get(reverse("admin:labeling_guidelineversion_changelist")).content.decode()
+    listing = lead_client.get(
+        reverse("admin:labeling_guidelineversion_changelist")
+    ).content.decode()
     version = GuidelineVersion.objects.get()
     draft_url = reverse("admin:labeling_guidelineversion_draft", args=[version.pk])
     assert f'formaction="{draft_url}">New draft from this version' in listing
-    client.post(draft_url, {"action": "", "csrfmiddlewaretoken": "x"})
+    lead_client.post(draft_url, {"action": "", "csrfmiddlewaretoken": "x"})
     draft = GuidelineVersion.objects.get(state="draft")
     kept = draft.criteria.get()
     rows = {
@@ -262,6 +259,6 @@ def test_the_admin_numbers_criteria_and_offers_a_new_draft_on_its_list(client, p
         "criteria-2-name": "first", "criteria-2-meaning": "First.", "criteria-2-scale": "5",
     }  # fmt: skip
     page = reverse("admin:labeling_guidelineversion_change", args=[draft.pk])
-    answer = client.post(page, {"text": "Be kind.", "change_note": "", **rows})
+    answer = lead_client.post(page, {"text": "Be kind.", "change_note": "", **rows})
     assert answer.status_code == 302, answer.context["errors"]
     assert criteria_of(draft) == [(1, "first"), (2, "honesty"), (3, "last")]

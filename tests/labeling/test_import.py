@@ -20,11 +20,6 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def project():
-    return make_project(rankings_per_task=2)
-
-
-@pytest.fixture
 def save(tmp_path):
     def write(content, name="data.json"):
         path = tmp_path / name

@@ -7,17 +7,12 @@ from django.core.management import CommandError
 
 from config.env import BASE_DIR
 from labeling.importing.reading import FORMATS, BadInput, import_file
-from labeling.models import Project, Prompt, Ranking, Response, Slot, Task
+from labeling.models import Prompt, Ranking, Response, Slot, Task
 from tests.labeling.import_files import PLAIN, assistant, imported, saved, user
 from tests.labeling.test_import import OWN, changed, run
 from tests.labeling.world import make_project
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
 
 
 @pytest.fixture

@@ -3,16 +3,10 @@
 import pytest
 
 from labeling.importing.reading import BadInput
-from labeling.models import Project, Ranking, Response
+from labeling.models import Ranking, Response
 from tests.labeling.import_files import imported, saved
-from tests.labeling.world import make_project
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
 
 
 LETTERED = {

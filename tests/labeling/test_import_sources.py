@@ -9,16 +9,10 @@ import pytest
 
 from labeling.importing.files.source import rows
 from labeling.importing.reading import FORMATS, BadInput, import_file
-from labeling.models import Project, Prompt, Response
+from labeling.models import Prompt, Response
 from tests.labeling.import_files import PLAIN, imported, saved, user
-from tests.labeling.world import make_project
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from labeling.queue import slots
 from labeling.queue.tasks import add_task
 from labeling.rankings import recording
 from labeling.rankings.content import Content
+from tests.clients import signed_in
 from tests.labeling.file_imports import work
 from tests.labeling.test_findings import LEAK
 from tests.labeling.test_import import run
 from tests.labeling.test_pages_data import imported, line
-from tests.labeling.test_pages_project import make_lead, signed_in
+from tests.labeling.test_pages_project import make_lead
 from tests.labeling.world import key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
@@ -29,11 +30,6 @@ TABLES = (Prompt, Response, Task, Slot, Ranking, Finding)
 @pytest.fixture(autouse=True)
 def folder(settings, tmp_path):
     settings.UPLOADS_DIR = tmp_path / "uploads"
-
-
-@pytest.fixture
-def project():
-    return make_project()
 
 
 def counts():

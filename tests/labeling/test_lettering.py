@@ -14,7 +14,7 @@ from labeling.models import Adjudication, Ranking, Skip
 from labeling.queue import slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
-from tests.labeling.test_blindness import signed_in
+from tests.clients import signed_in
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user
 
 pytestmark = pytest.mark.django_db

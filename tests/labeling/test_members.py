@@ -10,32 +10,12 @@ from accounts.models import AuditEntry, Role, User
 from labeling.models import Membership, Project
 from labeling.projects import memberships
 from labeling.queue import slots
+from tests.clients import signed_in
 from tests.labeling.world import make_member, make_project, make_task, make_user
 
 pytestmark = pytest.mark.django_db
 
 LEAD, REVIEWER = Membership.Role.LEAD, Membership.Role.REVIEWER
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
-
-
-@pytest.fixture
-def lead(project) -> User:
-    return make_member(project, Role.LEAD)
-
-
-@pytest.fixture
-def client(lead) -> Client:
-    return signed_in(lead)
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def address(name: str, project: Project, *arguments: int) -> str:
@@ -62,9 +42,9 @@ def post(client: Client, url: str, **form: str) -> str:
 # --- adding --------------------------------------------------------------------------------------
 
 
-def test_a_lead_adds_a_person_with_an_account(client, project, lead):
+def test_a_lead_adds_a_person_with_an_account(lead_client, project, lead):
     person = make_user()
-    page = post(client, address("members", project), username=person.username, role="reviewer")
+    page = post(lead_client, address("members", project), username=person.username, role="reviewer")
     assert f"{person} is now a member." in page
     assert role_of(person, project) == REVIEWER
     assert entry("member added") == (
@@ -84,19 +64,19 @@ def test_a_lead_adds_a_person_with_an_account(client, project, lead):
     ],
 )
 def test_people_who_cannot_be_added_cause_an_error_next_to_the_field(
-    client, project, person, role, sentence
+    lead_client, project, person, role, sentence
 ):
     name = "nobody" if person is None else make_user(**person).username
-    answer = client.post(address("members", project), {"username": name, "role": role})
+    answer = lead_client.post(address("members", project), {"username": name, "role": role})
     assert answer.status_code == 422
     errors = str(answer.context["add"].errors)
     assert sentence in errors and f'value="{name}"' in answer.content.decode()
     assert project.memberships.count() == 1
 
 
-def test_nobody_is_added_twice(client, project):
+def test_nobody_is_added_twice(lead_client, project):
     person = make_member(project)
-    page = post(client, address("members", project), username=person.username, role="reviewer")
+    page = post(lead_client, address("members", project), username=person.username, role="reviewer")
     assert "is already a member of this project" in page
     assert project.memberships.filter(user=person).count() == 1
 
@@ -104,39 +84,39 @@ def test_nobody_is_added_twice(client, project):
 # --- roles and removal ---------------------------------------------------------------------------
 
 
-def test_a_role_is_changed(client, project, lead):
+def test_a_role_is_changed(lead_client, project, lead):
     other = make_user(Role.LEAD)
     Membership.objects.create(project=project, user=other, role=REVIEWER)
-    page = post(client, address("member-role", project, other.pk), role="lead")
+    page = post(lead_client, address("member-role", project, other.pk), role="lead")
     assert f"{other} is now a lead of this project." in page and role_of(other, project) == LEAD
     assert entry("member’s role changed") == (
         lead.username, {"person": other.username, "role": "lead"},
     )  # fmt: skip
-    post(client, address("member-role", project, other.pk), role="lead")
+    post(lead_client, address("member-role", project, other.pk), role="lead")
     assert AuditEntry.objects.filter(action="member’s role changed").count() == 1
 
 
 @pytest.mark.parametrize("role", ["lead", "owner", ""])
-def test_an_invalid_role_is_refused(client, project, role):
+def test_an_invalid_role_is_refused(lead_client, project, role):
     reviewer = make_member(project)
-    page = post(client, address("member-role", project, reviewer.pk), role=role)
+    page = post(lead_client, address("member-role", project, reviewer.pk), role=role)
     assert "can lead a project" in page or "role is reviewer or lead" in page
     assert role_of(reviewer, project) == REVIEWER
 
 
-def test_removing_a_member_frees_their_reservation(client, project, lead):
+def test_removing_a_member_frees_their_reservation(lead_client, project, lead):
     reviewer = make_member(project)
     make_task(project, rankings_wanted=1)
     slot = slots.claim(project=project, reviewer=reviewer)
-    page = post(client, address("member-remove", project, reviewer.pk))
+    page = post(lead_client, address("member-remove", project, reviewer.pk))
     assert "Their rankings stay" in page and role_of(reviewer, project) is None
     assert entry("member removed")[1]["person"] == reviewer.username
     assert signed_in(reviewer).get(address("members", project)).status_code == 404
     assert slots.claim(project=project, reviewer=lead).pk == slot.pk
-    assert client.post(address("member-remove", project, reviewer.pk)).status_code == 404
+    assert lead_client.post(address("member-remove", project, reviewer.pk)).status_code == 404
 
 
-def test_removing_a_member_in_the_admin_frees_their_reservation_too(client, project, lead):
+def test_removing_a_member_in_the_admin_frees_their_reservation_too(lead_client, project, lead):
     reviewer = make_member(project)
     make_task(project, rankings_wanted=1)
     slots.claim(project=project, reviewer=reviewer)
@@ -150,22 +130,22 @@ def test_removing_a_member_in_the_admin_frees_their_reservation_too(client, proj
         }  # fmt: skip
         if member.user == reviewer:
             form[f"memberships-{number}-DELETE"] = "on"
-    client.post(reverse("admin:labeling_project_change", args=[project.pk]), form)
+    lead_client.post(reverse("admin:labeling_project_change", args=[project.pk]), form)
     assert role_of(reviewer, project) is None
     assert slots.claim(project=project, reviewer=lead) is not None
 
 
-def test_only_a_trainer_can_remove_the_last_lead(client, project, lead):
+def test_only_a_trainer_can_remove_the_last_lead(lead_client, project, lead):
     for url, form in (("member-remove", {}), ("member-role", {"role": "reviewer"})):
-        assert "A project needs a lead" in post(client, address(url, project, lead.pk), **form)
+        assert "A project needs a lead" in post(lead_client, address(url, project, lead.pk), **form)
     assert role_of(lead, project) == LEAD
     post(signed_in(make_user(Role.TRAINER)), address("member-remove", project, lead.pk))
     assert role_of(lead, project) is None
 
 
-def test_a_lead_may_leave_if_another_lead_remains(client, project, lead):
+def test_a_lead_may_leave_if_another_lead_remains(lead_client, project, lead):
     make_member(project, Role.LEAD)
-    answer = client.post(address("member-remove", project, lead.pk))
+    answer = lead_client.post(address("member-remove", project, lead.pk))
     assert answer.url == "/" and role_of(lead, project) is None
 
 
@@ -176,9 +156,9 @@ def link_in(page: str) -> str:
     return re.search(r"http://testserver(/link/[^\"]+)", page)[1]
 
 
-def test_a_lead_can_create_only_reviewers(client, project, lead):
+def test_a_lead_can_create_only_reviewers(lead_client, project, lead):
     form = {"username": "grace", "role": "trainer", "is_superuser": "on"}
-    answer = client.post(address("members-new", project), form)
+    answer = lead_client.post(address("members-new", project), form)
     grace = User.objects.get(username="grace")
     assert (grace.role, grace.is_superuser, grace.has_usable_password()) == (
         "reviewer",
@@ -200,25 +180,25 @@ def test_an_administrator_chooses_the_role_of_a_new_person(project):
     assert (grace.role, role_of(grace, project)) == ("lead", REVIEWER)
 
 
-def test_an_invalid_account_has_an_error_next_to_the_field(client, project, lead):
+def test_an_invalid_account_has_an_error_next_to_the_field(lead_client, project, lead):
     for name in (lead.username, "two words", ""):
-        answer = client.post(address("members-new", project), {"username": name})
+        answer = lead_client.post(address("members-new", project), {"username": name})
         assert answer.status_code == 422 and answer.context["create"].errors["username"]
     assert User.objects.count() == 1
-    assert client.get(address("members-new", project)).status_code == 302
+    assert lead_client.get(address("members-new", project)).status_code == 302
 
 
-def test_a_lead_can_issue_links_until_the_account_is_used(client, project):
-    client.post(address("members-new", project), {"username": "grace"})
+def test_a_lead_can_issue_links_until_the_account_is_used(lead_client, project):
+    lead_client.post(address("members-new", project), {"username": "grace"})
     grace = User.objects.get(username="grace")
     link = address("member-link", project, grace.pk)
-    assert client.get(link).status_code == 405
-    assert link in client.get(address("members", project)).content.decode()
-    assert "/link/" in client.post(link).content.decode()
+    assert lead_client.get(link).status_code == 405
+    assert link in lead_client.get(address("members", project)).content.decode()
+    assert "/link/" in lead_client.post(link).content.decode()
     grace.set_password("battery staple 7")
     grace.save()
-    assert client.post(link).status_code == 403
-    assert link not in client.get(address("members", project)).content.decode()
+    assert lead_client.post(link).status_code == 403
+    assert link not in lead_client.get(address("members", project)).content.decode()
 
 
 @pytest.mark.parametrize(
@@ -228,21 +208,21 @@ def test_a_lead_can_issue_links_until_the_account_is_used(client, project):
         {"is_active": False},
     ],
 )  # fmt: skip
-def test_a_lead_can_issue_links_only_for_unused_reviewer_accounts(client, project, fields):
+def test_a_lead_can_issue_links_only_for_unused_reviewer_accounts(lead_client, project, fields):
     person = make_user(**({"password": "!"} | fields))
     Membership.objects.create(project=project, user=person, role=REVIEWER)
-    assert client.post(address("member-link", project, person.pk)).status_code == 403
+    assert lead_client.post(address("member-link", project, person.pk)).status_code == 403
     person.refresh_from_db()
     assert person.link_number == 0
 
 
-def test_a_lead_cannot_issue_links_for_other_projects(client, project, lead):
+def test_a_lead_cannot_issue_links_for_other_projects(lead_client, project, lead):
     person = make_user(password="!")
     Membership.objects.create(project=project, user=person, role=REVIEWER)
     assert memberships.linkable(lead, [person]) == {person.pk}
     Membership.objects.create(project=make_project(), user=person, role=REVIEWER)
     assert memberships.linkable(lead, [person]) == set()
-    assert client.post(address("member-link", project, person.pk)).status_code == 403
+    assert lead_client.post(address("member-link", project, person.pk)).status_code == 403
 
 
 # --- access --------------------------------------------------------------------------------------
@@ -267,9 +247,9 @@ def test_only_leads_of_the_project_manage_its_members(project, lead):
     assert User.objects.filter(link_number__gt=0).count() == 0
 
 
-def test_members_of_another_project_cannot_be_changed(client, project):
+def test_members_of_another_project_cannot_be_changed(lead_client, project):
     stranger = make_member(make_project())
     for url in ("member-role", "member-remove", "member-link"):
-        answer = client.post(address(url, project, stranger.pk), {"role": "lead"})
+        answer = lead_client.post(address(url, project, stranger.pk), {"role": "lead"})
         assert answer.status_code == 404
     assert stranger.memberships.count() == 1

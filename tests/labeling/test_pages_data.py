@@ -13,17 +13,13 @@ from django.urls import reverse
 from accounts.models import AuditEntry, Role, User
 from labeling.importing import lifecycle
 from labeling.models import FileImport, Finding, Project, Prompt, Response, Slot, Task
+from tests.clients import signed_in
 from tests.labeling.file_imports import work
 from tests.labeling.test_findings import LEAK
-from tests.labeling.test_pages_project import make_lead, signed_in
+from tests.labeling.test_pages_project import make_lead
 from tests.labeling.world import make_member, make_project, make_user
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
 
 
 @pytest.fixture(autouse=True)

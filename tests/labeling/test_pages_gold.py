@@ -14,31 +14,16 @@ from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.reviewing import assignment
 from labeling.reviewing.skeleton import sheet_html
+from tests.clients import signed_in
 from tests.labeling.gold_world import answer, make_gold, work
 from tests.labeling.world import ids, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
 
 
-def signed_in(user) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 @pytest.fixture
 def project():
     return make_project(gold_percent=50)
-
-
-@pytest.fixture
-def lead(project):
-    return make_member(project, Role.LEAD)
-
-
-@pytest.fixture
-def client(lead):
-    return signed_in(lead)
 
 
 def url(name, project, *args):
@@ -92,23 +77,23 @@ def test_only_leads_of_the_project_see_gold(project, lead):
     assert one.retired_at is None and Gold.objects.count() == 1
 
 
-def test_another_projects_gold_is_not_found(project, client):
+def test_another_projects_gold_is_not_found(project, lead_client):
     other = make_gold(make_project())
     for name, args in (("detail", other.pk), ("retire", other.pk), ("make", other.task_id)):
-        assert client.post(url(f"project-gold-{name}", project, args)).status_code == 404
+        assert lead_client.post(url(f"project-gold-{name}", project, args)).status_code == 404
 
 
 # --- making it -----------------------------------------------------------------------------------
 
 
-def test_gold_is_made_from_the_leads_choices(project, lead, client):
+def test_gold_is_made_from_the_leads_choices(project, lead, lead_client):
     task = make_task(project)
     a, b, c = ids(task)
     data = rows(
         (a, "above", b), ("", "", ""), (c, "unacceptable", ""), (a, "tie_allowed", b),
         purpose="training", explanation="**Because.**",
     )  # fmt: skip
-    sent = client.post(url("project-gold-make", project, task.pk), data)
+    sent = lead_client.post(url("project-gold-make", project, task.pk), data)
     one = Gold.objects.get()
     assert sent.url == url("project-gold-detail", project, one.pk)
     assert one.constraints == [
@@ -117,7 +102,7 @@ def test_gold_is_made_from_the_leads_choices(project, lead, client):
         {"kind": "tie_allowed", "a": a, "b": b},
     ]
     assert (one.purpose, one.explanation, one.created_by) == ("training", "**Because.**", lead)
-    shown = client.get(sent.url).content.decode()
+    shown = lead_client.get(sent.url).content.decode()
     assert "A belongs above B." in shown and "C is unacceptable." in shown
 
 
@@ -133,18 +118,18 @@ def test_gold_is_made_from_the_leads_choices(project, lead, client):
         ([("a", "above", 999999999)], "999999999 is not one of the available choices"),
     ],
 )
-def test_errors_are_explained_and_choices_are_kept(project, client, said, sentence):
+def test_errors_are_explained_and_choices_are_kept(project, lead_client, said, sentence):
     task = make_task(project)
     named = dict(zip("ab", ids(task), strict=False))
     chosen = [tuple(named.get(value, value) for value in row) for row in said]
     data = rows(*chosen, explanation="I wrote this")
-    page = client.post(url("project-gold-make", project, task.pk), data)
+    page = lead_client.post(url("project-gold-make", project, task.pk), data)
     assert page.status_code == 422
     assert sentence in page.content.decode() and "I wrote this" in page.content.decode()
     assert not Gold.objects.exists() and Slot.objects.filter(priority=5).exists()
 
 
-def test_the_form_starts_from_a_ranking_or_an_adjudication(project, lead, client):
+def test_the_form_starts_from_a_ranking_or_an_adjudication(project, lead, lead_client):
     task = make_task(project)
     reviewer = make_member(project)
     tiers = one_each(task)
@@ -152,7 +137,9 @@ def test_the_form_starts_from_a_ranking_or_an_adjudication(project, lead, client
         task=task, reviewer=reviewer, source="import", content=Content(tiers, cut=2)
     )
     Adjudication.objects.create(task=task, tiers=tiers[::-1], cut=None, cause="mistake", by=lead)
-    page = client.get(url("project-gold-make", project, task.pk) + f"?from=ranking-{ranking.pk}")
+    page = lead_client.get(
+        url("project-gold-make", project, task.pk) + f"?from=ranking-{ranking.pk}"
+    )
     assert [start["name"] for start in page.context["starts"]] == [
         "adjudication",
         f"ranking-{ranking.pk}",
@@ -167,11 +154,11 @@ def test_the_form_starts_from_a_ranking_or_an_adjudication(project, lead, client
     assert f'<option value="{b}" selected>B</option>' in page.content.decode()
 
 
-def test_more_lines_can_be_added_and_choices_are_kept(project, client):
+def test_more_lines_can_be_added_and_choices_are_kept(project, lead_client):
     task = make_task(project)
     a, b, _c = ids(task)
     data = rows((a, "above", b), explanation="So far", purpose="qualification", more="1")
-    page = client.post(url("project-gold-make", project, task.pk), data)
+    page = lead_client.post(url("project-gold-make", project, task.pk), data)
     assert page.status_code == 200 and len(page.context["rules_form"].forms) == 4
     shown = page.content.decode()
     assert "So far" in shown and f'<option value="{b}" selected>B</option>' in shown
@@ -179,34 +166,34 @@ def test_more_lines_can_be_added_and_choices_are_kept(project, client):
     assert not Gold.objects.exists()
 
 
-def test_a_task_links_to_its_gold(project, client):
+def test_a_task_links_to_its_gold(project, lead_client):
     one, task = make_gold(project), make_task(project)
-    made = client.get(url("project-gold-make", project, one.task_id))
+    made = lead_client.get(url("project-gold-make", project, one.task_id))
     assert made.url == url("project-gold-detail", project, one.pk)
-    shown = client.get(url("project-task", project, task.pk)).content.decode()
+    shown = lead_client.get(url("project-task", project, task.pk)).content.decode()
     assert "Make gold" in shown and url("project-gold-make", project, task.pk) in shown
-    listed = client.get(url("project-data", project)).content.decode()
+    listed = lead_client.get(url("project-data", project)).content.decode()
     assert '<span class="badge badge-accent">gold</span>' in listed
 
 
-def test_gold_can_be_changed_and_retired(project, client):
+def test_gold_can_be_changed_and_retired(project, lead_client):
     one = make_gold(project)
     a, b, c = ids(one.task)
     detail = url("project-gold-detail", project, one.pk)
-    assert client.post(detail, rows((a, "above", a))).status_code == 422
-    assert client.post(detail, rows((c, "above", b), purpose="training")).status_code == 302
+    assert lead_client.post(detail, rows((a, "above", a))).status_code == 422
+    assert lead_client.post(detail, rows((c, "above", b), purpose="training")).status_code == 302
     one.refresh_from_db()
     assert one.constraints == [{"kind": "above", "a": c, "b": b}] and one.purpose == "training"
-    assert client.post(url("project-gold-retire", project, one.pk)).status_code == 302
+    assert lead_client.post(url("project-gold-retire", project, one.pk)).status_code == 302
     one.refresh_from_db()
     assert one.retired_at
     listed = url("project-gold", project)
-    assert f"#{one.pk}<" not in client.get(listed).content.decode()
-    assert f"#{one.pk}<" in client.get(listed + "?retired=1").content.decode()
+    assert f"#{one.pk}<" not in lead_client.get(listed).content.decode()
+    assert f"#{one.pk}<" in lead_client.get(listed + "?retired=1").content.decode()
 
 
-def test_an_empty_list_explains_how_to_begin(project, client):
-    assert "No gold tasks yet" in client.get(url("project-gold", project)).content.decode()
+def test_an_empty_list_explains_how_to_begin(project, lead_client):
+    assert "No gold tasks yet" in lead_client.get(url("project-gold", project)).content.decode()
 
 
 @pytest.mark.parametrize(
@@ -236,14 +223,14 @@ def test_the_interval_is_wilsons(right, asked, low, high):
     assert gold_shares.Share(right, asked).bounds == pytest.approx((low, high), abs=1e-4)
 
 
-def test_accuracy_is_shown_by_task_and_reviewer_with_suspicious_gold(project, client):
+def test_accuracy_is_shown_by_task_and_reviewer_with_suspicious_gold(project, lead_client):
     easy, wrong, training = make_gold(project), make_gold(project), make_gold(project, "training")
     reviewers = [make_member(project) for _ in range(3)]
     for number, reviewer in enumerate(reviewers):
         answered(easy, reviewer)
         answered(wrong, reviewer, right=not number)
         answered(training, reviewer, right=False)
-    page = client.get(url("project-gold", project))
+    page = lead_client.get(url("project-gold", project))
     shares = {row["gold"].pk: row["share"] for row in page.context["rows"]}
     assert (shares[easy.pk].percent, shares[easy.pk].suspect) == (100, False)
     assert (shares[wrong.pk].right, shares[wrong.pk].asked, shares[wrong.pk].suspect) == (
@@ -262,34 +249,34 @@ def test_accuracy_is_shown_by_task_and_reviewer_with_suspicious_gold(project, cl
     shown = page.content.decode()
     assert "9% to 91%" in shown  # 1 of 2
     assert shown.count(">suspect<") == 2  # the training task, too
-    detail = client.get(url("project-gold-detail", project, wrong.pk)).content.decode()
+    detail = lead_client.get(url("project-gold-detail", project, wrong.pk)).content.decode()
     assert "1 of 3 correct" in detail and "A belongs above B, and is below it." in detail
 
 
-def test_retired_gold_measures_no_reviewer(project, client):
+def test_retired_gold_measures_no_reviewer(project, lead_client):
     one, reviewer = make_gold(project), make_member(project)
     answered(one, reviewer, right=False)
-    client.post(url("project-gold-retire", project, one.pk))
-    assert client.get(url("project-gold", project)).context["reviewers"] == []
+    lead_client.post(url("project-gold-retire", project, one.pk))
+    assert lead_client.get(url("project-gold", project)).context["reviewers"] == []
 
 
-def test_the_list_has_pages(project, client, monkeypatch):
+def test_the_list_has_pages(project, lead_client, monkeypatch):
     monkeypatch.setattr("labeling.pages.gold.PAGE", 2)
     golds = [make_gold(project) for _ in range(3)]
-    first = client.get(url("project-gold", project))
+    first = lead_client.get(url("project-gold", project))
     assert [row["gold"].pk for row in first.context["rows"]] == [golds[2].pk, golds[1].pk]
-    older = client.get(url("project-gold", project) + f"?before={first.context['older']}")
+    older = lead_client.get(url("project-gold", project) + f"?before={first.context['older']}")
     assert [row["gold"].pk for row in older.context["rows"]] == [golds[0].pk]
 
 
-def test_the_number_of_queries_does_not_grow_with_gold_answers_or_reviewers(project, client):
+def test_the_number_of_queries_does_not_grow_with_gold_answers_or_reviewers(project, lead_client):
     counts = []
     for _ in range(2):
         for _ in range(2):
             one, reviewer = make_gold(project), make_member(project)
             answered(one, reviewer)
         with CaptureQueriesContext(connection) as queries:
-            client.get(url("project-gold", project))
+            lead_client.get(url("project-gold", project))
         counts.append(len(queries))
     assert counts[0] == counts[1] <= 14
 
@@ -344,18 +331,18 @@ def test_the_qualification_is_announced_with_its_result():
     assert "ask a lead to allow another attempt" in shown
 
 
-def test_a_lead_sees_who_failed_and_allows_another_attempt(project, client):
+def test_a_lead_sees_who_failed_and_allows_another_attempt(project, lead_client):
     make_gold(project, "qualification")
     project.qualification_percent = 100
     project.save(update_fields=["qualification_percent"])
     reviewer = make_member(project)
     allow = url("project-gold-allow", project, reviewer.pk)
-    client.post(allow)
+    lead_client.post(allow)
     assert not Qualification.objects.exists()
     work(project, reviewer, 2, right=False)
-    shown = client.get(url("project-gold", project)).content.decode()
+    shown = lead_client.get(url("project-gold", project)).content.decode()
     assert allow in shown and "0 of 1" in shown
-    client.post(allow)
+    lead_client.post(allow)
     assert len(work(project, reviewer, 1)) == 1
 
 

@@ -10,6 +10,7 @@ from labeling.queue.tasks import add_task
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.reviewing.progress import by_reviewer, of_project, of_reviewer
+from tests.clients import signed_in
 from tests.labeling.world import (
     ids,
     key,
@@ -26,12 +27,6 @@ pytestmark = pytest.mark.django_db
 LEADS_ONLY = ("project-quality", "project-data")
 
 
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 def make_lead(project: Project) -> User:
     user = make_user(Role.LEAD)
     Membership.objects.create(project=project, user=user, role=Membership.Role.LEAD)
@@ -42,11 +37,6 @@ def rank(task: Task, reviewer: User, tiers=None, **fields) -> Ranking:
     source = fields.pop("source", Ranking.Source.REVIEW)
     content = Content(tiers or one_each(task), **fields)
     return recording.record(task=task, reviewer=reviewer, source=source, content=content)[0]
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project(rankings_per_task=2)
 
 
 def test_only_leads_see_other_peoples_rankings(project):

@@ -11,20 +11,10 @@ from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.removal import editing, withdrawing
 from labeling.removal.editing import CannotEdit
-from tests.labeling.test_pages_project import signed_in
+from tests.clients import signed_in
 from tests.labeling.world import ids, key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project():
-    return make_project(rankings_per_task=2)
-
-
-@pytest.fixture
-def lead(project):
-    return make_member(project, Membership.Role.LEAD)
 
 
 @pytest.fixture

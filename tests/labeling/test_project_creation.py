@@ -4,20 +4,15 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from accounts.models import AuditEntry, Role, User
+from accounts.models import AuditEntry, Role
 from labeling.models import Membership, Project
 from labeling.projects.creation import proposed_slug
+from tests.clients import signed_in
 from tests.labeling.world import make_project, make_user
 
 pytestmark = pytest.mark.django_db
 
 PAGE = "/projects/new/"
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def form(**changes: str) -> dict[str, str]:

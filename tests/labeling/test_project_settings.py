@@ -11,6 +11,7 @@ from django.urls import reverse
 from accounts.models import AuditEntry, Role, User
 from labeling.models import Membership, Project
 from labeling.projects.settings import FIELDS, PolicyForm
+from tests.clients import signed_in
 from tests.labeling.world import make_member, make_project, make_task, make_user
 
 pytestmark = pytest.mark.django_db
@@ -22,21 +23,10 @@ NOT_POLICY = {
 
 
 @pytest.fixture
-def project() -> Project:
-    return make_project()
-
-
-@pytest.fixture
 def lead(project) -> User:
     user = make_user(Role.LEAD)
     Membership.objects.create(project=project, user=user, role=Membership.Role.LEAD)
     return user
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def url(project: Project) -> str:

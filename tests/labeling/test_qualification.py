@@ -27,11 +27,6 @@ def project():
     return project
 
 
-@pytest.fixture
-def reviewer(project):
-    return make_member(project)
-
-
 def next_kind(project, reviewer):
     slot = assignment.current(project=project, reviewer=reviewer)
     return slot and slot.task.kind

@@ -15,8 +15,9 @@ from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.statistics.bias import Meter
 from labeling.statistics.reliability import Reliability
+from tests.clients import signed_in
 from tests.labeling.simulated import HONEST, SPAMMER, simulate, store
-from tests.labeling.test_pages_project import make_lead, rank, signed_in
+from tests.labeling.test_pages_project import make_lead, rank
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each, publish
 
 pytestmark = pytest.mark.django_db
@@ -27,11 +28,6 @@ SHOWN = ("agreement", "reviewers", "parts", "models", "consensus")
 @pytest.fixture(autouse=True)
 def _fresh_cache():
     cache.clear()
-
-
-@pytest.fixture
-def project():
-    return make_project(rankings_per_task=2)
 
 
 def page_of(project, show="agreement", **query):

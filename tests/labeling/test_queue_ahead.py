@@ -30,11 +30,6 @@ def project():
     return make_project(rankings_per_task=2, lease_minutes=10)
 
 
-@pytest.fixture
-def reviewer(project):
-    return make_member(project)
-
-
 def both(project, reviewer):
     """Return the current lease and the one ahead."""
     return (

@@ -15,8 +15,8 @@ from labeling.queue.tasks import release_held
 from labeling.rankings import overlap, recording
 from labeling.rankings.content import Content
 from labeling.removal import withdrawing
+from tests.clients import signed_in
 from tests.labeling.gold_world import make_gold
-from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import (
     ids,
     in_threads,

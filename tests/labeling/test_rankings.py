@@ -33,16 +33,6 @@ def project():
 
 
 @pytest.fixture
-def task(project):
-    return make_task(project, responses=3)
-
-
-@pytest.fixture
-def reviewer(project):
-    return make_member(project)
-
-
-@pytest.fixture
 def slot(project, task, reviewer):
     return slots.claim(project=project, reviewer=reviewer)
 

@@ -5,7 +5,6 @@ import json
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role, User
@@ -14,6 +13,7 @@ from labeling.models import Membership, Project, Ranking, RelabelledTask, Relabe
 from labeling.queue import slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
+from tests.clients import signed_in
 from tests.labeling.world import (
     ids,
     make_member,
@@ -31,12 +31,6 @@ def make_lead(project: Project) -> User:
     lead = make_user(Role.LEAD)
     Membership.objects.create(project=project, user=lead, role=Membership.Role.LEAD)
     return lead
-
-
-def signed_in(user: User) -> Client:
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def rank(task: Task, reviewer: User, order: int = 1) -> Ranking:

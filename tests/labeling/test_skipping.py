@@ -12,8 +12,8 @@ from labeling.queue import slots
 from labeling.rankings import recording
 from labeling.rankings.content import Content
 from labeling.rankings.undo import UNDO_FOR
+from tests.clients import signed_in
 from tests.labeling.gold_world import make_gold
-from tests.labeling.test_blindness import signed_in
 from tests.labeling.world import key, make_member, make_project, make_task, make_user, one_each
 
 pytestmark = pytest.mark.django_db
@@ -22,11 +22,6 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def project():
     return make_project(rankings_per_task=1)
-
-
-@pytest.fixture
-def reviewer(project):
-    return make_member(project)
 
 
 def skipped(project, reviewer, draft=None):

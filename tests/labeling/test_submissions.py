@@ -16,11 +16,6 @@ def project():
 
 
 @pytest.fixture
-def reviewer(project):
-    return make_member(project)
-
-
-@pytest.fixture
 def slot(project, reviewer):
     make_task(project, responses=3)
     return slots.claim(project=project, reviewer=reviewer)

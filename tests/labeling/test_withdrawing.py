@@ -6,7 +6,7 @@ from accounts.models import AuditEntry
 from labeling.disputes import adjudication, relabeling
 from labeling.gold import constraints, shares
 from labeling.importing import findings
-from labeling.models import Gold, Membership, Project, Ranking, Slot, Task
+from labeling.models import Gold, Project, Ranking, Slot, Task
 from labeling.projects import staffing
 from labeling.quality import window
 from labeling.quality.measures import quality_of
@@ -23,26 +23,6 @@ from tests.labeling.gold_world import make_gold
 from tests.labeling.world import ids, key, make_member, make_project, make_task, one_each
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project():
-    return make_project(rankings_per_task=2)
-
-
-@pytest.fixture
-def lead(project):
-    return make_member(project, Membership.Role.LEAD)
-
-
-@pytest.fixture
-def task(project):
-    return make_task(project, responses=3)
-
-
-@pytest.fixture
-def reviewer(project):
-    return make_member(project)
 
 
 def submit(slot, reviewer, tiers=None, **content):

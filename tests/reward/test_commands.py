@@ -10,7 +10,6 @@ from reward.models import Snapshot
 from runs.models import Run
 from tests.finetune.factory import make_snapshot
 from tests.reward.factory import (
-    make_project,
     make_prompt,
     make_task,
     make_user,
@@ -20,11 +19,6 @@ from tests.reward.factory import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project():
-    return make_project()
 
 
 def said(*command) -> str:

@@ -7,11 +7,10 @@ import tarfile
 import pytest
 from django.urls import reverse
 
-from accounts.models import AuditEntry, Role
+from accounts.models import AuditEntry
 from runs.models import Run
 from runs.supervision import workspace
 from tests.finetune.factory import make_adapter, make_base, make_reward_model, make_snapshot
-from tests.reward.factory import join, make_project, make_user
 from tests.reward.test_pages import LOOKING, statuses
 
 pytestmark = pytest.mark.django_db
@@ -40,24 +39,6 @@ def publish(run: Run) -> None:
     (output / "folder" / "more.txt").write_text("more")
     for artifact in workspace.artifacts(run, workspace.run_dir_of(run)):
         artifact.save()
-
-
-@pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
-def people(project):
-    found = {
-        "trainer": make_user(Role.TRAINER),
-        "lead": make_user(Role.LEAD),
-        "lead_elsewhere": make_user(Role.LEAD),
-        "reviewer": make_user(),
-    }
-    join(project, found["lead"], "lead")
-    join(project, found["reviewer"])
-    return found
 
 
 @pytest.fixture(params=["model", "reward-model"])

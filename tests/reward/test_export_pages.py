@@ -6,7 +6,7 @@ import pytest
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
-from tests.labeling.test_pages_project import signed_in
+from tests.clients import signed_in
 from tests.reward.factory import make_project, make_prompt, make_task, make_user, rank
 
 pytestmark = pytest.mark.django_db

@@ -28,11 +28,6 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
 def ranked(project):
     """Create a prompt on which b beats a twice, a and c are even, and b and c are not compared."""
     task = make_task(make_prompt(project, "Why?"), ("a", "b", "c"))

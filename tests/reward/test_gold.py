@@ -16,11 +16,6 @@ from tests.reward.test_commands import exported
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def project():
-    return make_project()
-
-
 def answered(one):
     reviewer = make_member(one.project)
     return answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer)

@@ -104,11 +104,6 @@ def test_the_model_card_shows_the_forecast():
 
 
 @pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
 def lead(project):
     user = make_user(Role.LEAD)
     join(project, user, "lead")

@@ -4,7 +4,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.urls import reverse
 
-from accounts.models import AuditEntry, Role
+from accounts.models import AuditEntry
 from reward.models import RewardModel, Snapshot
 from tests.finetune.factory import (
     FIGURE,
@@ -15,7 +15,6 @@ from tests.finetune.factory import (
     make_snapshot,
 )
 from tests.reward.factory import (
-    join,
     make_project,
     make_prompt,
     make_task,
@@ -25,25 +24,6 @@ from tests.reward.factory import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def project():
-    return make_project()
-
-
-@pytest.fixture
-def people(project):
-    """Return people with different access to the project, by name."""
-    found = {
-        "trainer": make_user(Role.TRAINER),
-        "lead": make_user(Role.LEAD),
-        "lead_elsewhere": make_user(Role.LEAD),
-        "reviewer": make_user(),
-    }
-    join(project, found["lead"], "lead")
-    join(project, found["reviewer"])
-    return found
 
 
 @pytest.fixture

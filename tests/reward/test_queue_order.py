@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
-from django.test import Client
 from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
@@ -21,6 +20,7 @@ from reward.preferences.filters import SnapshotFilter
 from reward.preferences.snapshots import freeze
 from reward.scoring import scores
 from runs.kinds import CannotRun
+from tests.clients import signed_in
 from tests.finetune.factory import laid_out, make_reward_model, make_snapshot
 from tests.labeling.world import make_member, make_project, make_task, make_user, one_each
 from tests.reward.test_scores import make_score_run, publish_scores
@@ -290,12 +290,6 @@ def test_the_command_orders_and_restores_the_queue(project, model, capsys):
     stranger = make_reward_model(make_snapshot(make_project(), prompts=1))
     with pytest.raises(CommandError, match="belongs to"):
         call_command("queue_order", project.slug, model=stranger.pk)
-
-
-def signed_in(user):
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def lead_of(project):

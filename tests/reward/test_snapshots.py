@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accounts.models import AuditEntry
-from labeling.models import Project, Ranking, Task
+from labeling.models import Ranking, Task
 from recipes.preferences.groups import read_groups
 from reward.models import Snapshot
 from reward.preferences import snapshots
@@ -39,11 +39,6 @@ ALL = SnapshotFilter()
 def snapshots_dir(settings, tmp_path):
     settings.SNAPSHOTS_DIR = tmp_path / "snapshots"
     return settings.SNAPSHOTS_DIR
-
-
-@pytest.fixture
-def project() -> Project:
-    return make_project()
 
 
 @pytest.fixture

@@ -30,11 +30,6 @@ ADJUDICATED = SnapshotFilter(adjudicated=True)
 RELABELLED = SnapshotFilter(relabelled=True)
 
 
-@pytest.fixture
-def project():
-    return make_project()
-
-
 def decide(task: Task, order=((1,), (0, 2)), **fields) -> Adjudication:
     ids = response_ids(task)
     tiers = [[ids[place] for place in tier] for tier in order]
