@@ -116,7 +116,7 @@ def _rule(constraint: Constraint, letters: Letters) -> str:
     if constraint["kind"] == "above":
         return _("%(a)s belongs above %(b)s.") % named
     if constraint["kind"] == "tie_allowed":
-        return _("%(a)s and %(b)s may share a place.") % named
+        return _("%(a)s and %(b)s may tie.") % named
     return _("%(a)s is unacceptable.") % named
 
 
@@ -217,13 +217,13 @@ def _sentence(
     named = {name: letters.get(pk, "?") for name, pk in ids.items()}
     if fault == "missing":
         missing = next(named[name] for name, pk in ids.items() if pk not in places)
-        return f"{_rule(constraint, letters)} " + _("%(a)s has no place.") % {"a": missing}
+        return f"{_rule(constraint, letters)} " + _("%(a)s was not ranked.") % {"a": missing}
     if fault == "acceptable":
-        return _("%(a)s is unacceptable, and is not below the line.") % named
+        return _("%(a)s is unacceptable but not below the line.") % named
     if fault == "below":
-        return _("%(a)s belongs above %(b)s, and is below it.") % named
+        return _("%(a)s belongs above %(b)s but is below it.") % named
     if fault == "tied":
-        return _("%(a)s belongs above %(b)s, and they share a place.") % named
+        return _("%(a)s belongs above %(b)s but shares its rank.") % named
     return _rule(constraint, letters)
 
 

@@ -14,7 +14,7 @@ from labeling.models import Gold
 RELATIONS = [
     ("", "–"),
     ("above", "belongs above"),
-    ("tie_allowed", "may share a place with"),
+    ("tie_allowed", "may tie with"),
     ("unacceptable", "is unacceptable"),
 ]
 SPARE_ROWS = 3

@@ -30,7 +30,7 @@ class MarkdownEditor(forms.Textarea):
     def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
         return format_html(
             '<div class="markdown-editor" data-preview-url="{}">{}'
-            '<section class="markdown-preview" aria-label="Preview">'
+            '<section class="markdown-preview" aria-label="Preview" tabindex="0">'
             '<div class="prose" data-preview aria-live="polite">{}</div></section></div>',
             self.preview_url,
             super().render(name, value, attrs, renderer),

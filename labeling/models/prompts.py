@@ -51,7 +51,7 @@ class Prompt(Withdrawable):
         ]
 
     def __str__(self) -> str:
-        return self.messages[-1]["content"][:80] if self.messages else "(empty)"
+        return _beginning(self.messages[-1]["content"]) if self.messages else "(empty)"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.content_hash = digest(self.messages)
@@ -104,7 +104,7 @@ class Response(Withdrawable):
         ]
 
     def __str__(self) -> str:
-        return self.text[:80]
+        return _beginning(self.text)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.identity = self.identity_of(self.model_name, self.text, self.seed, self.external_id)
@@ -153,6 +153,10 @@ class Finding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.excerpt[:60]}"
+
+
+def _beginning(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def validate_messages(messages: Any) -> None:

@@ -8,8 +8,8 @@ There are four measures. `pairwise` is the headline of every page and report: of
 reviewers of a task both ordered, the share that they ordered the same way. A tie is not an order, so
 pairs that either of them tied are left out (setup S2 of Zheng et al., "Judging LLM-as-a-Judge with
 MT-Bench and Chatbot Arena", NeurIPS 2023). `exact` includes ties: the share of pairs that both judge
-better, both judge worse or both tie (setup S1). `tau` is the mean of Kendall's tau-b over all pairs of rankings
-of rankings of a task. `alpha` is Krippendorff's alpha, with a pair of responses as the unit and the
+better, both judge worse or both tie (setup S1). `tau` is the mean of Kendall's tau-b over all pairs of
+rankings of a task. `alpha` is Krippendorff's alpha, with a pair of responses as the unit and the
 values −1, 0, +1: agreement beyond chance.
 """
 

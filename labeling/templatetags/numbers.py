@@ -2,15 +2,37 @@ from math import isfinite
 from typing import Any
 
 from django import template
+from django.utils.formats import get_format
+from django.utils.translation import gettext, gettext_noop
 
-from formatting.numbers import percent
+from formatting import numbers
 from labeling.core import charts
 
 register = template.Library()
 MINUS = "\N{MINUS SIGN}"
 
+REASONS = (
+    gettext_noop("No two reviewers ranked the same responses."),
+    gettext_noop("No two reviewers both ordered the same pair without a tie."),
+)
+"""The reasons of labeling.statistics.agreement, which has no Django, for translation."""
 
-register.filter("percent", percent)
+
+@register.filter
+def percent(share: float | None, digits: int = 1) -> str:
+    """Format a share as a percentage in the language of the page, such as "82,3 %"."""
+    if share is None:
+        return numbers.UNKNOWN
+    number = numbers.percent(share, digits).rstrip("%")
+    return gettext("%(number)s%%") % {
+        "number": number.replace(".", get_format("DECIMAL_SEPARATOR"))
+    }
+
+
+@register.filter
+def reason(agreement: Any) -> str:
+    """Return why there is no agreement to show, in the language of the page."""
+    return gettext(agreement.reason)
 
 
 @register.filter

@@ -2,6 +2,7 @@ from collections.abc import Collection
 from typing import Any
 
 from django import template
+from django.utils.translation import gettext_lazy as _
 
 from formatting.numbers import UNKNOWN
 from runs import live, storage
@@ -10,12 +11,13 @@ from runs.models import Run, State
 register = template.Library()
 
 BADGES = {
-    State.QUEUED: "",
-    State.RUNNING: "badge-info",
-    State.SUCCEEDED: "badge-ok",
-    State.FAILED: "badge-bad",
-    State.CANCELLED: "badge-warn",
+    State.QUEUED: (_("Queued"), ""),
+    State.RUNNING: (_("Running"), "badge-info"),
+    State.SUCCEEDED: (_("Succeeded"), "badge-ok"),
+    State.FAILED: (_("Failed"), "badge-bad"),
+    State.CANCELLED: (_("Cancelled"), "badge-warn"),
 }
+STOPPING = (_("Stopping"), "badge-warn")
 
 
 @register.filter
@@ -58,8 +60,8 @@ def run_name(run: Run) -> str:
 @register.inclusion_tag("runs/state.html")
 def run_state(run: Run) -> dict[str, Any]:
     stopping = run.state == State.RUNNING and run.cancel_requested_at
-    label = "Stopping" if stopping else run.get_state_display()
-    return {"label": label, "badge": "badge-warn" if stopping else BADGES[State(run.state)]}
+    label, badge = STOPPING if stopping else BADGES[State(run.state)]
+    return {"label": label, "badge": badge}
 
 
 def value_text(value: Any, *, share: bool = False) -> str:
@@ -115,6 +117,16 @@ def _estimate_row(name: str, estimate: dict[str, Any], share: bool) -> dict[str,
 
 def is_estimate(value: Any) -> bool:
     return isinstance(value, dict) and "value" in value and "interval" in value
+
+
+@register.filter
+def inputs_of(run: Run) -> dict[str, Any]:
+    """Return the run's inputs with labels, rows as "#1". The project is in the page's header."""
+    rows = {name: value for name, value in run.inputs.items() if name != "project"}
+    return {
+        metric(name).capitalize(): f"#{value}" if isinstance(value, int) else value
+        for name, value in rows.items()
+    }
 
 
 @register.filter

@@ -35,7 +35,7 @@ function say(text, kind = "") {
   showStatus(status, lineStatus, text, kind);
 }
 
-const ready = () => (isTouchOnly() ? "Ready to record." : "Press Enter to record.");
+const ready = () => (isTouchOnly() ? "Ready to save." : "Press Enter to save.");
 
 /**
  * Return the rows of an order, given a function that returns the value of each field.
@@ -89,7 +89,7 @@ function paint() {
 /** @param {string} name */
 const dockButton = (name) => find(dock, `[data-do=${name}]`, HTMLButtonElement);
 
-/** Return what is still missing, as a sentence; empty when the outcome can be recorded. */
+/** Return what is still missing, as a sentence; empty when the outcome can be saved. */
 function problem() {
   const rest = missing().map(letterOf);
   if (rest.length) return `${rest.join(", ")} ${rest.length > 1 ? "are" : "is"} not placed yet.`;
@@ -253,7 +253,7 @@ document.addEventListener("keydown", onKey);
 form.addEventListener("submit", (event) => {
   const text = problem();
   if (!text) return;
-  say(`Not recorded yet. ${text}`, "bad");
+  say(`Not saved yet. ${text}`, "bad");
   event.preventDefault();
 });
 for (const cause of causes) {

@@ -8,6 +8,8 @@ const HELD_OUT = /^(eval|test|held_out)[_/]/;
 const LABELS = { tokens_per_s: "tokens/s", memory_mb: "memory, MB" };
 const COLOURS = ["--accent", "--warn", "--info", "--ok"];
 const HEIGHT = 200;
+/** Curves with fewer points show each of them. */
+const FEW = 12;
 
 /** @type {Map<number, Record<string, number>>} */
 const steps = new Map();
@@ -64,6 +66,12 @@ function groups() {
  */
 const ordered = (names) =>
   [...names].sort((a, b) => Number(HELD_OUT.test(a)) - Number(HELD_OUT.test(b)) || a.localeCompare(b));
+
+/**
+ * Return the number of points of a curve. A curve of one point is only visible as a dot.
+ * @param {string} name
+ */
+const countOf = (name) => [...steps.values()].filter((values) => name in values).length;
 
 /**
  * @param {string[]} names
@@ -134,7 +142,7 @@ function options(names, width) {
       { label: "step", value: legendValue(short) },
       ...names.map((name, number) => ({
         label: label(name), stroke: colour(COLOURS[number % COLOURS.length]), width: 1.75,
-        spanGaps: true, points: { show: steps.size < 12 }, value: legendValue(formatOf(name)),
+        spanGaps: true, points: { show: countOf(name) < FEW }, value: legendValue(formatOf(name)),
       })),
     ],
   };

@@ -108,6 +108,14 @@ def test_no_page_scrolls_sideways_on_a_phone(visit, world, addresses):
     assert wide == []
 
 
+def test_a_long_username_does_not_widen_a_page(visit, world):
+    world.reviewer.username = "a-reviewer-with-a-very-long-username@example.org"
+    world.reviewer.save()
+    page = visit("/", world.reviewer, viewport={"width": 390, "height": 844}, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    expect(page.get_by_role("button", name="Sign out")).to_be_in_viewport(ratio=1)
+
+
 def test_the_chosen_theme_is_kept(visit, world):
     page = visit("/", world.reviewer, color_scheme="light")
     assert page.evaluate("document.documentElement.dataset.theme") is None

@@ -7,10 +7,16 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from accounts.models import Role
 from labeling.models import Ranking
+from labeling.rankings import recording
+from labeling.rankings.content import Content
+from labeling.statistics import agreement
+from labeling.templatetags import numbers
+from runs.models import Run
 from tests import messages
 from tests.labeling.test_pages_review import Desk
-from tests.labeling.world import ids, make_task
+from tests.labeling.world import ids, make_member, make_task, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -72,3 +78,22 @@ def test_no_reviewer_page_mixes_languages(desk: Desk) -> None:
         assert not [sentence for sentence in sentences if sentence in text], name
         left = [part for part in text.split(" | ") if len(ENGLISH.findall(part)) > 1]
         assert left == [], name
+
+
+def test_leads_see_figures_and_states_in_german_on_translated_pages(desk: Desk) -> None:
+    client = desk.as_(make_user(Role.TRAINER))
+    client.cookies["django_language"] = "de"
+    unknown = client.get(reverse("home")).text
+    assert "keine zwei Bewertenden dieselben Antworten" in unknown
+    for reviewer in (desk.reviewer, make_member(desk.project)):
+        content = Content([[pk] for pk in ids(desk.task)])
+        recording.record(task=desk.task, reviewer=reviewer, source="review", content=content)
+    Run.objects.create(kind="reward")
+    home, overview = (client.get(url).text for url in ("/", desk.url("project")))
+    assert "Wartet" in home and "Queued" not in home
+    assert "100,0\xa0%" in home and "100,0\xa0%" in overview
+    assert "Letzte Rangfolge" in overview and "Last ranking" not in overview
+
+
+def test_each_reason_for_a_missing_agreement_is_translated() -> None:
+    assert set(numbers.REASONS) == {agreement.NO_COMPARISON, agreement.NO_STRICT}

@@ -75,16 +75,16 @@ def test_satisfiable_constraints_are_accepted(constraints):
     ("tiers", "cut", "constraints", "sentences"),
     [
         ([[1], [2], [3]], None, [above(1, 2)], []),
-        ([[2], [1]], None, [above(1, 2)], ["A belongs above B, and is below it."]),
-        ([[1, 2], [3]], None, [above(1, 2)], ["A belongs above B, and they share a place."]),
+        ([[2], [1]], None, [above(1, 2)], ["A belongs above B but is below it."]),
+        ([[1, 2], [3]], None, [above(1, 2)], ["A belongs above B but shares its rank."]),
         ([[1, 2], [3]], None, [above(1, 2), tie(2, 1)], []),
-        ([[2], [1]], None, [above(1, 2), tie(1, 2)], ["A belongs above B, and is below it."]),
-        ([[1], [3]], None, [above(1, 2)], ["A belongs above B. B has no place."]),
+        ([[2], [1]], None, [above(1, 2), tie(1, 2)], ["A belongs above B but is below it."]),
+        ([[1], [3]], None, [above(1, 2)], ["A belongs above B. B was not ranked."]),
         ([[1], [2], [3]], 2, [unacceptable(3)], []),
-        ([[1], [2], [3]], 3, [unacceptable(3)], ["C is unacceptable, and is not below the line."]),
-        ([[1], [3]], None, [unacceptable(3)], ["C is unacceptable, and is not below the line."]),
+        ([[1], [2], [3]], 3, [unacceptable(3)], ["C is unacceptable but not below the line."]),
+        ([[1], [3]], None, [unacceptable(3)], ["C is unacceptable but not below the line."]),
         ([[3], [1]], 0, [unacceptable(3)], []),
-        ([[1], [2]], 1, [unacceptable(3)], ["C is unacceptable. C has no place."]),
+        ([[1], [2]], 1, [unacceptable(3)], ["C is unacceptable. C was not ranked."]),
     ],
 )
 def test_violated_constraints_of_a_ranking_are_listed(tiers, cut, constraints, sentences):

@@ -89,7 +89,7 @@ def test_a_file_is_checked_before_anything_is_saved(project, lead, folder):
     assert page.context["report"]["format"] == "jsonl" and not Prompt.objects.exists()
     figures = {one["name"]: (one["read"], one["new"]) for one in page.context["report"]["lines"]}
     assert figures["prompts"] == (2, 2) and figures["tasks"] == (1, 1)
-    assert "1 lines with fewer than two responses (no task)" in page.content.decode()
+    assert "Lines with fewer than two responses (no task): 1" in page.content.decode()
     client.post(url)
     work()
     assert "2 new prompts" in client.get(url).content.decode()

@@ -250,7 +250,7 @@ def test_accuracy_is_shown_by_task_and_reviewer_with_suspicious_gold(project, le
     assert "9% to 91%" in shown  # 1 of 2
     assert shown.count(">suspect<") == 2  # the training task, too
     detail = lead_client.get(url("project-gold-detail", project, wrong.pk)).content.decode()
-    assert "1 of 3 correct" in detail and "A belongs above B, and is below it." in detail
+    assert "1 of 3 correct" in detail and "A belongs above B but is below it." in detail
 
 
 def test_retired_gold_measures_no_reviewer(project, lead_client):
@@ -374,7 +374,7 @@ def test_training_shows_the_right_answer_and_the_reason(right):
     a, b, _c = (letters[pk] for pk in ids(slot.task))
     assert "<strong>names a day</strong>" in shown
     assert (f"{a} belongs above {b}." in shown) is right
-    assert (f"{a} belongs above {b}, and is below it." in shown) is not right
+    assert (f"{a} belongs above {b} but is below it." in shown) is not right
     assert "Continue to real tasks" in shown
     assert "Training" not in browser.get(url("review", project)).content.decode()
     assert signed_in(other).get(sent.url).status_code == 404

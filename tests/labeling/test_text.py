@@ -16,6 +16,7 @@ from labeling.core.text import (
     storable,
     visible,
 )
+from labeling.models import Prompt, Response
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -215,3 +216,10 @@ def test_the_fast_search_finds_every_hidden_character(context):
         if HIDDEN.search(text := context % chr(code)) and not SUSPECT.search(text)
     ]
     assert missed == []
+
+
+def test_the_names_of_prompts_and_responses_show_that_they_are_cut():
+    long, short = "word " * 30, "word " * 10
+    for text, cut in ((long, True), (short, False)):
+        for row in (Prompt(messages=[{"role": "user", "content": text}]), Response(text=text)):
+            assert str(row).endswith("…") is cut and len(str(row)) <= 80

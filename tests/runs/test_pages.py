@@ -1,6 +1,7 @@
 """Tests of the pages of runs, for each role and anonymous visitors."""
 
 import json
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -419,6 +420,15 @@ def test_a_finished_run_shows_its_result_and_outputs(trainer):
     assert "count.json" in page
     assert "75%" in trainer.get("/runs/").content.decode()
     assert live(trainer, run)["ended"] is True
+
+
+def test_the_inputs_are_shown_with_labels_and_numbers_of_rows(trainer):
+    inputs = {"snapshot": 7, "word": "hi", "project": 3}
+    run = Run.objects.create(kind="counting", inputs=inputs)
+    page = trainer.get(f"/runs/{run.pk}/").content.decode()
+    shown = page.partition('id="inputs"')[2].partition("</section>")[0]
+    assert re.findall(r"<dt>(.*?)</dt>", shown) == ["Snapshot", "Word"]
+    assert "#7" in shown and "hi" in shown
 
 
 def test_a_run_of_an_uninstalled_kind_has_a_page(trainer):
