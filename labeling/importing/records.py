@@ -134,20 +134,22 @@ class Columns:
     ) -> None:
         """Count the keys of a row, or of an object nested in it at the path `prefix`."""
         others = meaning.get("*", default)
+        columns = self.columns
         for name, value in row.items():
-            wanted = meaning.get(name, others)
             path = prefix + name if prefix else name
-            if not isinstance(wanted, str):
-                self._inside(path, wanted, value, nested=bool(prefix))
-            elif (
+            if (
                 value
                 and isinstance(value, str)
-                and (column := self.columns.get(path))
-                and column.example
+                and path in columns
+                and (column := columns[path]).example
             ):
                 column.filled += 1  # nearly every value, without the cost of a call
-            else:
+                continue
+            wanted = meaning.get(name, others)
+            if isinstance(wanted, str):
                 self.count(path, wanted, value, nested=bool(prefix))
+            else:
+                self._inside(path, wanted, value, nested=bool(prefix))
 
     def _inside(self, path: str, meaning: Meaning, value: Any, *, nested: bool) -> None:
         """Count a value and the keys of the objects in it."""

@@ -5,22 +5,37 @@ import pytest
 from labeling.importing.formats.columns.grouping import Scattered, _Hashes, following
 
 
-def test_a_repeated_key_among_many_is_detected():
-    keys = [*range(10_000), 17]
-    groups = following(keys, lambda key: key)
-    for number in range(10_000):
-        assert next(groups) == [number]
+@pytest.mark.parametrize("count", [1, 2, 999, 1000, 1001, 10_000])
+def test_a_key_that_returns_is_detected(count):
+    keys = [*range(count), "between", count - 1]
     with pytest.raises(Scattered):
-        next(groups)
+        list(following(keys, lambda key: key))
+    assert list(following(keys[:-1], lambda key: key)) == [[key] for key in keys[:-1]]
+
+
+def test_a_key_that_returns_early_is_detected_before_the_end_of_a_long_file():
+    keys = [0, 1, 0, *range(2, 1_000_000)]
+    groups = following(keys, lambda key: key)
+    with pytest.raises(Scattered):
+        for _ in range(1000):
+            next(groups)
 
 
 def test_rows_without_a_key_are_not_grouped_and_may_repeat():
     assert list(following(["a", "a", "b", "a"], lambda row: None)) == [["a"], ["a"], ["b"], ["a"]]
 
 
-def test_each_key_takes_32_bytes_at_most():
+def test_no_rows_are_no_groups():
+    assert list(following([], lambda row: row)) == []
+
+
+def test_each_key_takes_9_bytes_at_most():
     hashes = _Hashes()
     for number in range(20_000):
-        assert hashes.add(str(number))
-    assert hashes.table.itemsize * len(hashes.table) <= 20_000 * 32
-    assert not any(hashes.add(str(number)) for number in range(20_000))
+        hashes.add(hash(str(number)))
+    _, size = hashes.hashes.buffer_info()
+    assert size == 20_000
+    assert hashes.hashes.__sizeof__() <= 20_000 * 9
+    hashes.add(hash("17"))
+    with pytest.raises(Scattered):
+        hashes.check()

@@ -199,6 +199,10 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 def _value_or_problem(line: str, number: int) -> Any:
     try:
+        if line.startswith("{"):  # nearly every line; `decode` would look for spaces on both sides
+            value, end = _DECODER.raw_decode(line)
+            if line[end:] in ("", "\n", "\r\n"):
+                return value
         return _DECODER.decode(line)
     except json.JSONDecodeError as error:
         return BadInput(f"not valid JSON: {error.msg}.", number)

@@ -26,6 +26,10 @@ class Answer:
     score: float | None = None
     ratings: dict[str, int] = field(default_factory=dict)
 
+    def is_marked(self) -> bool:
+        """Return whether a label, a rank or a score was given to the response."""
+        return self.label is not None or self.rank is not None or self.score is not None
+
 
 @dataclass
 class Verdict:

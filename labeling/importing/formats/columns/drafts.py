@@ -18,6 +18,7 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
     )
     _name_answers(rows)
     answers: dict[int, Answer] = {}
+    judged = False
     for row in rows:
         indexes = []
         for answer in row.answers:
@@ -28,6 +29,7 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
             answers.setdefault(index, answer)
             indexes.append(index)
         if row.verdict is not None:
+            judged = True
             tiers = [[indexes[n] for n in tier] for tier in row.verdict.tiers]
             draft.judge(
                 row.reviewer or reviewer,
@@ -38,9 +40,11 @@ def draft_of(rows: list[Row], reviewer: str, tally: Tally) -> Draft:
                 rationale=row.rationale,
             )
     for row in rows[1:]:
-        tally.left_out[OTHER_ID] += _loses_id(row, first)
-        tally.left_out[OTHER_META] += row.meta != first.meta
-    if all(row.verdict is None for row in rows):
+        if _loses_id(row, first):
+            tally.left_out[OTHER_ID] += 1
+        if row.meta != first.meta:
+            tally.left_out[OTHER_META] += 1
+    if not judged:
         _judge_marks(draft, answers, first.reviewer or reviewer, tally)
     return draft
 
@@ -67,14 +71,13 @@ def _name_answers(rows: list[Row]) -> None:
 
 def _judge_marks(draft: Draft, answers: dict[int, Answer], reviewer: str, tally: Tally) -> None:
     """Rank the responses by the values in each response's own columns."""
+    if not any(answer.is_marked() for answer in answers.values()):
+        return
     labels = {n: a.label for n, a in answers.items() if a.label is not None}
     scores = {n: a.score for n, a in answers.items() if a.score is not None}
     ranks = {n: -a.rank for n, a in answers.items() if a.rank is not None}
     ratings = {n: a.ratings for n, a in answers.items() if a.ratings}
-    marked = ranks or scores or labels
-    if not marked:
-        return
-    if len(marked) < 2:
+    if len(ranks or scores or labels) < 2:
         tally.left_out["judgments of a single response (nothing to compare it with)"] += 1
         return
     if labels and not ranks and not scores:

@@ -6,9 +6,9 @@ file. A row with several responses, or a preference between them, is a task of i
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +55,23 @@ def read(
 
     Raises Scattered when rows of one prompt do not follow each other and `scattered` is not set.
     """
-    rows_read = each_row(path, tally, lambda line, row: _row(line, row, mapping, tally))
+    rows_read = each_row(path, tally, partial(_row, mapping, tally))
     bring_together = gathered if scattered else following
-    for rows in bring_together(rows_read, lambda row: row.messages if _alone(row) else None):
+    for rows in bring_together(rows_read, _key):
         yield from draft_of(rows, reviewer, tally).records(tally)
 
 
-def _alone(row: Row) -> bool:
-    """Return whether other rows of the file may hold more responses to the same prompt."""
-    return row.verdict is None and len(row.answers) < 2
+def _key(row: Row) -> Hashable:
+    """Return the prompt of a row whose other responses may be in other rows, or None."""
+    if row.verdict is not None or len(row.answers) > 1:
+        return None
+    return tuple([(message["role"], message["content"]) for message in row.messages])
 
 
 # --- a row ---------------------------------------------------------------------------------------
 
 
-def _row(line: int, row: dict[str, Any], mapping: Mapping, tally: Tally) -> list[Row]:
+def _row(mapping: Mapping, tally: Tally, line: int, row: dict[str, Any]) -> list[Row]:
     columns = mapping.of(row)
     tally.read["rows"] += 1
     tally.columns.add(row, columns.meaning)
@@ -136,22 +138,24 @@ class _Reading:
     # --- the prompt ---
 
     def _prompt(self) -> Messages:
+        names = self.columns["prompt"]
         parts = [
             values.chat_or_text(self.source, name)
-            for name in self.columns["prompt"]
+            for name in names
             if self.source.get(name) not in (None, "", [])
         ]
         if len(parts) > 1:
             texts = [values.as_text(part) for part in parts]
             if all(text is not None for text in texts):
                 parts = ["\n\n".join(text for text in texts if text)]
-        names = self.columns["prompt"]
-        messages = [
-            m for part in parts for m in values.messages(part, self.line, names[0], self.tally)
-        ]
+        messages: Messages = []
+        for part in parts:
+            messages += values.messages(part, self.line, names[0], self.tally)
         return [*self._before(), *messages] if messages else []
 
     def _before(self) -> Messages:
+        if not self.columns["system"] and not self.columns["history"]:
+            return []
         system = self._text("system")
         start: Messages = [{"role": "system", "content": system}] if system else []
         for name in self.columns["history"]:
@@ -286,7 +290,7 @@ class _Reading:
     # --- responses ---
 
     def _answers(self) -> tuple[Messages, list[Answer], Verdict | None] | None:
-        if turns := self._turns():
+        if isinstance(self.source, Cells) and (turns := self._turns(self.source)):
             return self._whole_chats(turns)
         prompt = self._prompt()
         answers: list[Answer] = []
@@ -312,12 +316,12 @@ class _Reading:
             verdict = Verdict([[n] for n in range(len(answers))])
         return self._needed(prompt), answers, verdict
 
-    def _turns(self) -> list[tuple[str, Messages]]:
+    def _turns(self, cells: Cells) -> list[tuple[str, Messages]]:
         """Return chats from cells that hold a list of prompts and lists of as many answers."""
-        if not isinstance(self.source, Cells) or len(self.columns["prompt"]) != 1:
+        if len(self.columns["prompt"]) != 1:
             return []
-        questions = values.structure(self.source, self.columns["prompt"][0])
-        replies = [(name, values.structure(self.source, name)) for name in self.columns["response"]]
+        questions = values.structure(cells, self.columns["prompt"][0])
+        replies = [(name, values.structure(cells, name)) for name in self.columns["response"]]
         if not _texts(questions) or not replies:
             return []
         if not all(_texts(texts) and len(texts) == len(questions) for _, texts in replies):
@@ -334,7 +338,7 @@ class _Reading:
 
     def _is_chat(self, name: str) -> bool:
         value = values.structure(self.source, name)
-        return values.is_chat(value) and isinstance(value, list) and len(value) > 1
+        return isinstance(value, list) and len(value) > 1 and values.is_chat(value)
 
     def _compared(self, name: str) -> tuple[str, Messages]:
         value = values.structure(self.source, name)
@@ -361,6 +365,8 @@ class _Reading:
                 self.tally.left_out[NO_RESPONSE] += 1
             return []
         listed = values.structure(self.source, name) if name.lower().endswith("s") else value
+        if isinstance(listed, str) and isinstance(value, str):
+            return [Answer(value, name)]  # nearly every response
         if isinstance(listed, list) and not values.is_chat(listed):
             return [self._one_of(part, name, f"{name}[]") for part in listed]
         if isinstance(value, dict) and not values.is_message(value):
@@ -369,7 +375,8 @@ class _Reading:
 
     def _filled(self, answers: list[Answer]) -> list[Answer]:
         filled = [answer for answer in answers if answer.text.strip()]
-        self.tally.left_out[NO_RESPONSE] += len(answers) - len(filled)
+        if len(filled) < len(answers):
+            self.tally.left_out[NO_RESPONSE] += len(answers) - len(filled)
         return filled
 
     def _one_of(self, part: Any, name: str, path: str) -> Answer:

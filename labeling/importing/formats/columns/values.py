@@ -69,6 +69,8 @@ def structure(row: Mapping[str, Any], name: str) -> Any:
     value = row.get(name)
     if not isinstance(value, str):
         return finite(value)
+    if value[:1].isalnum():  # nearly every text; lists and objects begin with a bracket
+        return value
     content = parsed(value)
     return value if content is None else content
 
@@ -78,7 +80,7 @@ def chat_or_text(row: Mapping[str, Any], name: str) -> Any:
     value = row.get(name)
     if not isinstance(value, str):
         return finite(value)
-    if isinstance(row, Cells):
+    if isinstance(row, Cells) and not value[:1].isalnum():
         content = parsed(value)
         return content if content and (is_chat(content) or is_message(content)) else value
     return value
@@ -127,8 +129,6 @@ def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
         others = {key: item for key, item in value.items() if key != "messages"}
         tally.columns.add(others, {}, f"{name}.")
         value, name = value["messages"], f"{name}.messages"
-    if is_message(value):
-        return [message(value, line, name, tally, f"{name}.")]
     if (text := as_text(value)) is not None:
         if not text.strip():
             raise BadInput(f'"{name}" is empty.', line)
@@ -136,6 +136,8 @@ def messages(value: Any, line: int, name: str, tally: Tally) -> Messages:
             tally.changed[TRANSCRIPTS] += 1
             return transcript(text)[:-1]
         return [{"role": "user", "content": text}]
+    if is_message(value):
+        return [message(value, line, name, tally, f"{name}.")]
     if isinstance(value, dict) and value:
         keys = ", ".join(map(str, value))
         raise BadInput(f'"{name}" must be a text or a chat; it is an object with {keys}.', line)
