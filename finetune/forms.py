@@ -108,7 +108,7 @@ class SameProject(forms.Form):
         return values
 
 
-class DPOInputs(SameProject):
+class FinetuneInputs(SameProject):
     anchor, others = "snapshot", ("model",)
 
     snapshot = SnapshotChoiceField(
@@ -119,16 +119,16 @@ class DPOInputs(SameProject):
     model = ModelChoiceField(
         queryset=Model.objects.none(),
         empty_label=None,
-        none_yet="No base models in this project yet: add one under Models first",
-        help_text="The base model for the new adapter.",
-        error_messages={"invalid_choice": "Choose a base of the snapshot's project."},
+        none_yet="No models in this project yet: add one under Models first",
+        help_text="The base model for the new adapter, or the adapter to continue from.",
+        error_messages={"invalid_choice": "Choose a model of the snapshot's project."},
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         offer(self, "snapshot", usable_snapshots())
-        snapshot, bases = self.chosen_anchor(), usable_models().filter(adapter="")
-        offer(self, "model", bases.filter(project=snapshot.project) if snapshot else bases.none())
+        snapshot, models = self.chosen_anchor(), usable_models().order_by("adapter", "-id")
+        offer(self, "model", models.filter(project=snapshot.project) if snapshot else models.none())
 
     def inputs(self) -> dict[str, Any]:
         snapshot, model = self.cleaned_data["snapshot"], self.cleaned_data["model"]

@@ -1,13 +1,13 @@
-"""The run kinds of language models: generate, dpo, merge and evaluate."""
+"""The run kinds of language models: generate, each fine-tuning method, merge and evaluate."""
 
 from typing import Any
 
 from finetune import merging
-from finetune.engines import generation
+from finetune.engines import generation, tuning
 from finetune.evaluation import runs
-from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs, MergeInputs
-from finetune.methods import dpo
-from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig, MergeConfig
+from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs, MergeInputs
+from finetune.methods.method import Method, all_methods
+from finetune.settings import EvaluateConfig, GenerateConfig, MergeConfig
 from reward.evaluation.figures import SHARES
 from reward.run_files import snapshot_of
 from runs.kinds import RunKind, register
@@ -35,24 +35,29 @@ GENERATE = RunKind(
     multi_gpu=False,
 )
 
-DPO = RunKind(
-    name="dpo",
-    title="LoRA fine-tune (DPO)",
-    description="Fine-tunes a model on reviewers' preferences, as a LoRA adapter.",
-    config_class=DPOSettings,
-    module="finetune.training.train",
-    prepare=dpo.prepare,
-    finish=dpo.finish,
-    project_of=lambda inputs: snapshot_of(inputs).project_id,
-    inputs_form=DPOInputs,
-    from_inputs=dpo.from_inputs,
-    decided=frozenset({"model"}),
-    folders=frozenset({"model"}),
-    figure=dpo.figure,
-    shares=SHARES
-    | {"held_out/accuracy", "held_out/accuracies", "rewards/accuracies", "mean_token_accuracy"},
-    links=dpo.links,
-)
+
+def kind_of(method: type[Method]) -> RunKind:
+    """Return the run kind of a fine-tuning method."""
+    return RunKind(
+        name=method.name,
+        title=method.title,
+        description=method.description,
+        config_class=method.settings,
+        module=method.program,
+        prepare=tuning.prepare,
+        finish=tuning.finish,
+        project_of=lambda inputs: snapshot_of(inputs).project_id,
+        inputs_form=FinetuneInputs,
+        from_inputs=tuning.from_inputs,
+        decided=frozenset({"model", "adapter"}),
+        folders=frozenset({"model", "adapter"}),
+        figure=tuning.figure,
+        shares=SHARES
+        | {"held_out/accuracy", "held_out/accuracies", "rewards/accuracies", "mean_token_accuracy"},
+        links=tuning.links,
+        multi_gpu=True,
+    )
+
 
 MERGE = RunKind(
     name="merge",
@@ -94,5 +99,5 @@ EVALUATE = RunKind(
 
 
 def register_kinds() -> None:
-    for kind in (GENERATE, DPO, MERGE, EVALUATE):
+    for kind in (GENERATE, *map(kind_of, all_methods()), MERGE, EVALUATE):
         register(kind)

@@ -1,8 +1,9 @@
-"""Settings of generation, DPO, merging and evaluation."""
+"""Settings of generation, fine-tuning, merging and evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
+from typing import Any
 
-from recipes.preferences.pairs import PairOptions
 from recipes.settings import RecipeConfig, option
 from recipes.training_settings import DTYPE_HELP, DTYPES, SEED_HELP, TrainingSettings
 
@@ -72,34 +73,42 @@ class GenerateConfig(SamplingConfig):
     )
 
 
+RETIRED = frozenset({"loss_type", "max_pairs_per_prompt", "min_margin", "weighting"})
+"""Settings of earlier DPO runs, which trained on pairs. Waiting runs may still have them."""
+
+
+def without_retired(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the config of a run without settings of earlier versions, and the names of those."""
+    values = {name: value for name, value in config.items() if name not in RETIRED}
+    if isinstance(values.get("gradient_checkpointing"), bool):
+        values["gradient_checkpointing"] = "on" if values["gradient_checkpointing"] else "off"
+    return values, sorted(RETIRED & config.keys())
+
+
 @dataclass(frozen=True, kw_only=True)
-class DPOSettings(TrainingSettings):
-    """Settings for fine-tuning a LoRA adapter by Direct Preference Optimization."""
+class FinetuneSettings(TrainingSettings):
+    """Settings shared by all fine-tuning methods. A method adds its own in finetune/methods/."""
 
     model: str = option(MISSING, MODEL_HELP + " The adapter is trained on top of it.")
-    beta: float = option(
-        0.1,
-        "Strength of the pull towards the original model. Higher values stay closer to it.",
-        min=0.001,
-        max=10.0,
-        label="Beta (β)",
+    adapter: str | None = option(
+        None,
+        "LoRA adapter to continue from: a folder, or a name on the hub. Its rank and layers are kept. "
+        "Empty: a new adapter.",
     )
-    loss_type: str = option(
-        "sigmoid",
-        "sigmoid: DPO as published. ipo: bounds the margin between the two responses of a pair.",
-        choices=("sigmoid", "ipo"),
-        label="Loss",
+    learning_rate: float = option(
+        1e-5,
+        "Peak learning rate. 5e-6 to 5e-5 for models of a billion weights and more; smaller models need "
+        "more.",
+        min=1e-8,
+        max=1.0,
     )
-    batch_size: int = option(
-        32, "Pairs per optimizer step.", label="Pairs per step", min=1, max=4096
-    )
-    micro_batch_size: int = option(
-        8,
-        "Pairs per forward pass; must divide the pairs per step. Changes memory and speed. Halved "
-        "automatically when memory runs out.",
-        label="Pairs per forward pass",
+    tokens_at_once: int | None = option(
+        4096,
+        "Maximum tokens per forward pass, in addition to the limit on prompts. The prompts of a step are "
+        "sorted by length and divided into passes that fit; a longer prompt gets its own pass. Changes "
+        "memory and speed only. Empty: no limit.",
+        label="Tokens per forward pass",
         min=1,
-        max=4096,
         advanced=True,
     )
     max_length: int = option(
@@ -109,36 +118,50 @@ class DPOSettings(TrainingSettings):
         max=1_000_000,
         label="Longest sequence (tokens)",
     )
-    max_pairs_per_prompt: int = option(
-        PairOptions.max_per_prompt,
-        "Maximum number of pairs from one prompt, the clearest first, so that prompts with many "
-        "responses do not dominate.",
-        min=1,
-        max=36,
-    )
-    min_margin: float = option(
-        PairOptions.min_margin,
-        "Pairs with a smaller margin are left out. The margin is the share of wins minus the share of "
-        "losses: 1 if all reviewers agree, 0 for a tie. Ties are always left out.",
-        min=0.0,
-        max=1.0,
-    )
-    weighting: str = option(
-        "evidence",
-        "evidence: pairs with more net evidence are shown more often. equal: each pair is shown once.",
-        choices=("evidence", "equal"),
-        label="Weight of a pair",
-        advanced=True,
-    )
     lora_targets: str = option(
         "all-linear",
         "Layers that get an adapter: all-linear, or names separated by commas (q_proj,v_proj).",
         label="LoRA layers",
         advanced=True,
     )
+    quantize: str = option(
+        "none",
+        "Precision of the frozen weights. nf4 uses four bits (QLoRA), which fits a model four times as "
+        "large on the GPU but is slower. Needs CUDA and the package bitsandbytes.",
+        choices=("none", "nf4"),
+        advanced=True,
+    )
+    gradient_checkpointing: str = option(
+        "auto",
+        "Recompute activations in the backward pass: less memory, about a third more time. auto: for "
+        "models of at least a billion weights.",
+        choices=("auto", "on", "off"),
+        advanced=True,
+    )
+    layout: str = option(
+        "auto",
+        "shared forwards the prompt once for all its responses; plain gives each response its own "
+        "copy. auto uses shared if both agree on the first step.",
+        choices=("auto", "plain"),
+        advanced=True,
+    )
+    packing: str = option(
+        "auto",
+        "Pack the prompts of a forward pass into one row without padding. auto: on the CPU and with "
+        "FlexAttention, which skip masked positions; otherwise a long row costs more than padding.",
+        choices=("auto", "always", "never"),
+        advanced=True,
+    )
+    compile: bool = option(
+        False,
+        "Compile the model's layers with torch.compile. Takes about a minute, and is faster in longer "
+        "runs on a GPU.",
+        advanced=True,
+    )
     evaluations: int = option(
         4,
-        "Number of evaluations on held-out pairs during training. The report evaluates them in any case.",
+        "Number of evaluations on held-out prompts during training. The report evaluates them in any "
+        "case.",
         min=0,
         max=100,
         advanced=True,

@@ -70,6 +70,15 @@ def from_rank_0(value: Any) -> Any:
     return values[0]
 
 
+def gather(value: Any) -> list[Any]:
+    """Return the values that all processes passed, in the order of their ranks. All must call this."""
+    if not can_communicate():
+        return [value]
+    values = [None] * count()
+    dist.all_gather_object(values, value)
+    return values
+
+
 class Follower(RunDir):
     """The run directory as processes other than rank 0 see it. They write no events."""
 

@@ -118,16 +118,39 @@ class GroupTrainer(Trainer):
         Nothing is copied from the device here: the next part would have to wait for this one.
         """
         outputs = model(**for_model(inputs))
-        losses = self.objective.losses(outputs["outputs"], inputs)  # (G,)
+        losses, scores = self.losses(outputs, inputs)  # (G,), (G, K)
         self._finite = self._finite.to(losses.device) & torch.isfinite(losses).all()
         if self._idle:
             return (losses.sum() * 0.0, outputs) if return_outputs else losses.sum() * 0.0
-        self._count(inputs, outputs["scores"].detach())
+        self._count(inputs, scores.detach())
         # Trainer passes the number of groups in the whole step, not in this part. DDP averages the
         # gradients over processes, so the factor turns that mean back into a sum.
         groups = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / groups * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def losses(
+        self, outputs: dict[str, torch.Tensor], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of each group, (G,), and the scores of its responses, (G, K)."""
+        return self.objective.losses(outputs["outputs"], batch), outputs["scores"]
+
+    def try_largest_part(self) -> None:
+        """Forward and backward the largest part that a step can have, and forget the gradients.
+
+        A run that does not fit into memory then fails before its first step, not at some later one.
+        Call it before `train`. Costs one part of one step.
+        """
+        steps, groups = self.data_collator, self.train_dataset
+        sizes = [steps.collator.tokens(group) for group in groups]
+        largest = sorted(range(len(groups)), key=lambda index: -sizes[index])
+        step = [groups[index] for index in largest[: self.args.train_batch_size]]
+        part = self._prepare_inputs(steps.collator([step[index] for index in steps.cut(step)[0]]))
+        self.model.train()
+        with self.compute_loss_context_manager():
+            losses, _ = self.losses(self.model(**for_model(part)), part)
+        losses.mean().backward()
+        self.model.zero_grad(set_to_none=True)
 
     def _count(self, inputs: Batch, scores: torch.Tensor) -> None:
         real = (
@@ -211,24 +234,51 @@ class TrainingClock(TrainerCallback, ExportableState):
 
 
 class WatchHeldOut(TrainerCallback):
-    """The accuracy on held-out pairs after each epoch but the last, as points of a curve.
+    """Figures of held-out prompts during training, as points of a curve.
 
-    The last point is the report's accuracy, over all held-out prompts.
+    `figures(last)` returns them by name, or {} if there are none. They are computed after each
+    epoch but the last, whose point is the report's; or, with `times`, that often at even intervals,
+    the last time after the last step.
     """
 
-    def __init__(self, accuracy: Callable[[], float | None], events: ProgressEvents):
-        self.accuracy = accuracy
+    def __init__(
+        self,
+        figures: Callable[[bool], dict[str, float]],
+        events: ProgressEvents,
+        times: int | None = None,
+    ):
+        self.figures = figures
         self.events = events
+        self.times = times
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.times:
+            total = state.max_steps
+            if state.global_step in {
+                ceil(total * n / self.times) for n in range(1, self.times + 1)
+            }:
+                self._watch(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if control.should_training_stop or state.global_step >= state.max_steps:
-            return  # a stop must be quick, and after the last step the report follows
-        self.events.run_dir.stage("Scoring held-out prompts")
-        value = self.accuracy()
-        if value is not None and state.is_world_process_zero:
-            self.events.emit(state, {"test_accuracy": value})
+        if self.times is not None or control.should_training_stop:
+            return  # a stop must be quick
+        if state.global_step < state.max_steps:
+            self._watch(state, control)
+
+    def _watch(self, state: TrainerState, control: TrainerControl) -> None:
+        if state.is_world_process_zero:
+            self.events.run_dir.stage("Scoring held-out prompts")
+        try:
+            values = self.figures(state.global_step == state.max_steps)
+        except Stopped:
+            control.should_save = control.should_training_stop = True
+            return
+        if values and state.is_world_process_zero:
+            self.events.emit(state, values)
 
 
 # --- shared by all recipes ------------------------------------------------------------------------
@@ -335,7 +385,9 @@ def training_figures(trainer: Trainer, max_tokens: int) -> TrainingFigures:
         "max_tokens": max_tokens,
         "trained_weights": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
         "weights": sum(p.numel() for p in trainer.model.parameters()),
-        "micro_batch_size": trainer.args.per_device_train_batch_size,
+        "micro_batch_size": getattr(
+            trainer.data_collator, "most", trainer.args.per_device_train_batch_size
+        ),
         "device": str(trainer.args.device),
         "memory_mb": peak_memory_mb(),
     }

@@ -56,6 +56,15 @@ class TrainingSettings(RecipeConfig):
     lora_alpha: int = option(
         32, "Scale of the LoRA update; usually twice the rank.", label="LoRA alpha", min=1, max=4096
     )
+    lora_variant: str = option(
+        "lora",
+        "lora: as published. rslora: scales the update by α/√r instead of α/r, for ranks above 64. "
+        "dora: also trains the length of each row of the weights; slower, sometimes better at low "
+        "ranks.",
+        choices=("lora", "rslora", "dora"),
+        label="Kind of LoRA",
+        advanced=True,
+    )
     warmup: float = option(
         0.1,
         "Share of the steps over which the learning rate rises to its peak.",
@@ -73,9 +82,6 @@ class TrainingSettings(RecipeConfig):
     weight_decay: float = option(0.0, "Weight decay of AdamW.", min=0, max=1, advanced=True)
     max_grad_norm: float = option(
         1.0, "Gradients are clipped to this norm.", min=1e-6, max=1e6, advanced=True
-    )
-    gradient_checkpointing: bool = option(
-        False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
     )
     dtype: str = option("auto", DTYPE_HELP, choices=DTYPES, advanced=True)
     seed: int = option(0, SEED_HELP, min=0, max=2**31 - 1, advanced=True)
@@ -123,6 +129,15 @@ class PreferenceSettings(RecipeConfig):
         max=0.49,
         advanced=True,
     )
+    smoothing: str = option(
+        "conservative",
+        "Use of the assumed share of wrong judgments. conservative: trains towards that uncertainty. "
+        "robust: corrects the loss, so that its expectation is that of right judgments; needs a share "
+        "that is not too high.",
+        choices=("conservative", "robust"),
+        label="Kind of label smoothing",
+        advanced=True,
+    )
     reviewer_weights: str = option(
         "full",
         "Use of the weights of rankings. full: also between prompts, so that a prompt judged only by "
@@ -160,6 +175,8 @@ class ObjectiveSettings(Protocol):
     @property
     def label_smoothing(self) -> float: ...
     @property
+    def smoothing(self) -> str: ...
+    @property
     def reviewer_weights(self) -> str: ...
     @property
     def ties(self) -> str: ...
@@ -178,5 +195,3 @@ class QuantizationSettings(Protocol):
 
     @property
     def quantize(self) -> str: ...
-    @property
-    def gradient_checkpointing(self) -> bool: ...

@@ -107,6 +107,9 @@ class RewardConfig(PreferenceSettings, TrainingSettings):
         choices=("auto", "plain"),
         advanced=True,
     )
+    gradient_checkpointing: bool = option(
+        False, "Recompute activations in the backward pass: less memory, more time.", advanced=True
+    )
     quantize: str = option(
         "none",
         "Precision of the frozen weights. nf4 uses four bits (QLoRA), which fits a model four times as large "

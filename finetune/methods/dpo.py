@@ -1,67 +1,147 @@
-"""DPO runs, from the snapshot they read to the adapter they create."""
+"""Direct Preference Optimization over whole rankings.
 
-from collections.abc import Mapping
-from typing import Any
+DPO (Rafailov et al. 2023, arXiv:2305.18290) trains the implicit reward of a response,
 
-from django.urls import reverse
+    r = β · (log π(y | x) - log π_ref(y | x)),
 
-from finetune.engines.generation import model_of
-from finetune.models import Model
-from formatting.numbers import percent
-from recipes.rundir import RunDir
-from reward.evaluation.figures import main_figures
-from reward.run_files import put_snapshot, read_report, snapshot_of
-from runs import storage
-from runs.kinds import CannotRun
-from runs.models import Run
+as a reward model. Here all K responses of a prompt are in one loss, as in the Plackett-Luce part of
+that paper (appendix A.3) and in LiPO (Liu et al. 2024, arXiv:2402.01878), but with the pairs of
+`recipes/preferences/loss.py`, so that ties, strengths, weights and the unacceptable line have the
+same meaning as in a reward model. With K = 2 and no ties it is the published loss.
+
+Options that change the reward or the loss:
+
+length_normalised   divides log π and log π_ref by the response's tokens (Meng et al. 2024,
+                    arXiv:2405.14734, section 2.2)
+reference_free      leaves out log π_ref (the same paper)
+sft_weight          adds -log π per token of the best response (Pang et al. 2024,
+                    arXiv:2404.19733, equation 2)
+label_smoothing     with `smoothing` conservative (Mitchell 2023) or robust (Chowdhury et al. 2024,
+                    arXiv:2403.00409, equation 12)
+
+Legend: G groups, K responses in the largest group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
+from finetune.settings import FinetuneSettings
+from recipes.preferences.evidence import Evidence, evidence
+from recipes.preferences.groups import Group, line, wins
+from recipes.preferences.tokens import Prepared
+from recipes.settings import option
+from recipes.training_settings import PreferenceSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def from_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    snapshot, model = snapshot_of(dict(inputs)), model_of(inputs)
-    if model.project_id != snapshot.project_id:
-        raise CannotRun(
-            f"The model {model} belongs to {model.project}, the snapshot to {snapshot.project}. "
-            "Add the model to the snapshot's project first."
-        )
-    if model.adapter:
-        raise CannotRun(
-            f"{model} is already an adapter. Fine-tune its base, {model.base}, on all rankings so "
-            "far, or merge the adapter and fine-tune the merged model."
-        )
-    return {"model": model.base}
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings(PreferenceSettings, FinetuneSettings):
+    """Settings for fine-tuning a LoRA adapter by Direct Preference Optimization."""
 
-
-def prepare(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    return put_snapshot(snapshot_of(run.inputs), run_dir)
-
-
-def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
-    snapshot, parent, report = snapshot_of(run.inputs), model_of(run.inputs), read_report(run_dir)
-    if not (run_dir.output / "adapter_config.json").exists():
-        raise CannotRun(f"{run_dir.output} holds no adapter.")
-    model, _ = Model.objects.get_or_create(
-        run=run,
-        defaults={
-            "name": f"{parent.name[:100]}-dpo-{run.pk}",
-            "project": snapshot.project,
-            "base": parent.base,
-            "adapter": storage.stored(run_dir.output),
-            "snapshot": snapshot,
-            "parent": parent,
-        },
+    beta: float = option(
+        0.1,
+        "Strength of the pull towards the original model. Higher values stay closer to it.",
+        min=0.001,
+        max=10.0,
+        label="Beta (β)",
     )
-    return {
-        "model": model.pk,
-        **main_figures(report),
-        **{name: report[name] for name in ("pairs", "prompts") if name in report},
-    }
+    length_normalised: bool = option(
+        False,
+        "Divide the log-probabilities of a response by its number of tokens, so that long responses do "
+        "not dominate. Choose a beta about ten times larger with it.",
+        label="Normalise by length",
+        advanced=True,
+    )
+    reference_free: bool = option(
+        False,
+        "Train on the log-probabilities alone, not on their change from the original model. Saves the "
+        "pass for the reference, but the model may drift further.",
+        label="Without a reference",
+        advanced=True,
+    )
+    sft_weight: float = option(
+        0.0,
+        "Weight of the negative log-probability per token of the best response, which keeps it likely. "
+        "0: none; 0.1 to 1 is usual.",
+        label="Weight of the best response",
+        min=0,
+        max=100,
+        advanced=True,
+    )
+
+    @property
+    def heads(self) -> int:
+        return 1
+
+    @property
+    def criteria_weight(self) -> float:
+        return 0.0
 
 
-def figure(result: dict[str, Any]) -> str:
-    value = (result.get("accuracy") or {}).get("value")
-    return "" if value is None else f"{percent(value)} of held-out pairs"
+class DPO(Method):
+    name = "dpo"
+    title = "LoRA fine-tune (DPO)"
+    description = "Fine-tunes a model on reviewers' preferences, as a LoRA adapter."
+    paper = "Direct Preference Optimization (Rafailov et al. 2023, arXiv:2305.18290)"
+    settings = DPOSettings
+    config: DPOSettings
+
+    def evidence(self, group: Group) -> Evidence:
+        order = evidence(group, self.config)
+        if not self.config.sft_weight:
+            return order
+        return replace(order, signals={**order.signals, "best": best_responses(group)})
+
+    def prepare(self, prepared: Prepared) -> None:
+        prepared.make_weights_relative()
+
+    @property
+    def trains_on_reference(self) -> bool:
+        return not self.config.reference_free
+
+    def loss(self, groups: Sequence[Group]) -> Loss:
+        from recipes.preferences.objective import Objective
+
+        objective = Objective.of(self.config, groups)
+
+        def loss(outputs: PolicyOutputs, batch: Batch) -> tuple["Tensor", "Tensor"]:
+            reference = batch.get("reference", 0.0)
+            scores = self.scores(outputs["logps"], reference, outputs["counts"])  # (G, K)
+            losses = objective.losses(scores[..., None], batch)  # (G,)
+            if self.config.sft_weight:
+                per_token = outputs["logps"] / outputs["counts"].clamp(min=1)  # (G, K)
+                lost = -(batch["best"] * per_token).sum(dim=-1)  # (G,)
+                weight = batch.get("weight", 1.0)
+                losses = losses + self.config.sft_weight * weight * lost
+            return losses, scores
+
+        return loss
+
+    def scores(self, logps: Any, reference: Any, counts: Any) -> Any:
+        change = logps if self.config.reference_free else logps - reference
+        if self.config.length_normalised:
+            change = change / counts.clip(min=1)
+        return self.config.beta * change
 
 
-def links(run: Run) -> list[tuple[str, str]]:
-    model = Model.objects.filter(run=run).first()
-    return [(f"The model {model}", reverse("model", args=[model.pk]))] if model else []
+def best_responses(group: Group) -> np.ndarray:
+    """Return the share of each response in the best of its group, (K,) float32, with sum 1 or 0.
+
+    The best have the most net wins, and share equally. Those that most reviewers put below their
+    line are never the best.
+    """
+    compared = wins(group)  # (K, K)
+    net = compared.sum(axis=1) - compared.sum(axis=0)  # (K,)
+    above, below = line(group)
+    net = np.where((compared + compared.T).any(axis=1) & (below <= above), net, -np.inf)
+    best = (net == net.max()) & np.isfinite(net)
+    return (best / max(best.sum(), 1)).astype(np.float32)
+
+
+METHOD = DPO

@@ -4,6 +4,8 @@ how to load them.
 
 from typing import Any
 
+from finetune.methods.method import method_named
+from finetune.report import FinetuneReport
 from recipes.card import front_matter, held_out_table, loading
 
 LOADING = """```python
@@ -16,22 +18,23 @@ model = PeftModel.from_pretrained(model, "PATH_OF_THIS_FOLDER").eval()
 ```"""
 
 
-def model_card(report: dict[str, Any]) -> str:
-    base, config, pairs = report["model"], report["config"], report["pairs"]
+def model_card(report: FinetuneReport) -> str:
+    base, config, data = report["model"], report["config"], report["data"]["train"]
     front = {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
-        "tags": ["dpo", "lora", "tiebreak"],
+        "tags": [report["kind"], "lora", "tiebreak"],
     }
     lines = [
         front_matter(front, base),
         "# LoRA adapter\n",
-        f"`{base}`, fine-tuned on the preferences of reviewers: {pairs['train']} pairs of responses to "
-        f"{report['prompts']['train']} prompts, by Direct Preference Optimization (Rafailov et al. "
-        f"2023, arXiv:2305.18290) with β = {config['beta']:g}, rank {config['lora_r']}, "
-        f"{config['epochs']} epochs at a learning rate of {config['learning_rate']:g}.\n",
+        f"`{base}`, fine-tuned on the preferences of reviewers: {data['pairs']} pairs of "
+        f"{data['responses']} responses to {data['prompts']} prompts, by "
+        f"{method_named(report['kind']).paper}{_setting(config, 'beta', ' with β = {:g}')}, rank "
+        f"{config['lora_r']}, {config['epochs']:g} epochs at a learning rate of "
+        f"{config['learning_rate']:g}.\n",
         "## On held-out prompts\n",
-        "The implicit reward of a response is β times the increase of its log-probability by the adapter. "
+        "The implicit reward of a response is the increase of its log-probability by the adapter, times β if the method has one. "
         "Its accuracy shows that the preferences were learned, not that the answers are better. For "
         "that, evaluate the answers of both models.\n",
         *held_out_table(
@@ -46,6 +49,11 @@ def model_card(report: dict[str, Any]) -> str:
         loading(LOADING, base),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _setting(config: dict[str, Any], name: str, text: str) -> str:
+    """Return the text with the value of a setting that not all methods have, or nothing."""
+    return text.format(config[name]) if name in config else ""
 
 
 MERGED_LOADING = """```python

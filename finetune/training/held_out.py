@@ -1,55 +1,78 @@
-"""Evaluation of an adapter on prompts that it was not trained on."""
+"""Evaluation of an adapter on prompts that it was not trained on.
 
-from typing import Any
+Legend: K responses of a prompt.
+"""
+
+from collections import Counter
 
 import numpy as np
-from trl import DPOTrainer
 
-from finetune.settings import DPOSettings
-from finetune.training.logps import group_logps
-from recipes.preferences.pairs import Pair
+from finetune.methods.method import Method
+from finetune.report import HeldOutFigures
+from finetune.training.policy import PolicyModel
+from recipes.layout.collate import Collator
+from recipes.layout.forward import score_all
+from recipes.preferences.pairs import PairOptions, pairs_of
 from recipes.preferences.tokens import Prepared
 from recipes.stopping import StopSignal
 from reward.evaluation import report as reports
+from reward.evaluation.schema import Quality
+
+WATCHED_GROUPS = 100
+"""Held-out prompts scored during training. After the last step all are scored, as in the report."""
 
 
 class HeldOut:
-    """The implicit reward β·(log π - log π_ref) on held-out prompts."""
+    """The implicit rewards of the method on held-out prompts.
+
+    `reference` has log π_ref of each prompt's responses, (K,). The figures are over the pairs that
+    an export of the test split has: those with a strict majority of the evidence.
+    """
 
     def __init__(
         self,
-        trainer: DPOTrainer,
+        policy: PolicyModel,
+        method: Method,
         prepared: Prepared,
-        pairs: list[tuple[int, Pair]],
         reference: list[np.ndarray],
-        config: DPOSettings,
+        collator: Collator,
         stop: StopSignal,
     ):
-        self.trainer = trainer
+        self.policy = policy
+        self.method = method
         self.groups = prepared.groups["test"]
         self.tokens = prepared.tokens["test"]
-        self.pairs = pairs
         self.reference = reference
-        self.config = config
+        self.collator = collator
         self.stop = stop
+        self.pairs = [
+            (index, pair)
+            for index, group in enumerate(self.groups)
+            for pair in pairs_of(group, PairOptions(), Counter())
+        ]
         self.final: list[np.ndarray] | None = None
         """The rewards of all prompts after the last step, once computed."""
 
+    def watch(self, last: bool) -> dict[str, float]:
+        """Return the figures of some prompts, or of all after the last step, for the curve."""
+        rewards = self.rewards(None if last else WATCHED_GROUPS)
+        self.final = rewards if last else None
+        return {f"held_out/{name}": value for name, value in self.figures(rewards).items()}
+
     def rewards(self, most: int | None = None) -> list[np.ndarray]:
         """Return the rewards of the first `most` prompts, one array (K,) per prompt."""
-        logps = group_logps(self.trainer, self.tokens[:most], self.stop)
-        pairs = zip(logps, self.reference, strict=False)  # the reference covers all prompts
-        return [self.config.beta * (policy - reference) for policy, reference in pairs]
+        tokens = self.tokens[:most]
+        outputs = score_all(self.policy, tokens, self.collator, self.stop)
+        rows = zip(outputs, self.reference, tokens, strict=False)
+        return [
+            self.method.scores(output[:, 0].astype(float), reference, group.lengths())
+            for output, reference, group in rows
+        ]
 
-    def accuracy(self, rewards: list[np.ndarray]) -> float:
-        """Return the accuracy on these prompts, defined as in the report: by judgments of pairs."""
-        rows = zip(self.groups, rewards, strict=False)
-        return reports.agreeing_share([reports.order_tally(g, values) for g, values in rows]) or 0.0
-
-    def figures(self, rewards: list[np.ndarray]) -> dict[str, float]:
+    def figures(self, rewards: list[np.ndarray]) -> HeldOutFigures:
         """Return the accuracy, and means over the strict pairs of these prompts.
 
-        Empty without pairs.
+        The accuracy is defined as in the report, by judgments. Empty without pairs.
         """
         rewarded = [(rewards[g], pair) for g, pair in self.pairs if g < len(rewards)]
         if not rewarded:
@@ -57,16 +80,21 @@ class HeldOut:
         chosen = np.array([reward[pair.chosen] for reward, pair in rewarded])
         rejected = np.array([reward[pair.rejected] for reward, pair in rewarded])
         margins = chosen - rejected  # (pairs,)
-        return {
-            "accuracy": self.accuracy(rewards),
+        figures: HeldOutFigures = {
             "margins": float(margins.mean()),
             "chosen": float(chosen.mean()),
             "rejected": float(rejected.mean()),
             "loss": float(np.logaddexp(0.0, -margins).mean()),  # -log σ(margin)
         }
+        rows = zip(self.groups, rewards, strict=False)
+        accuracy = reports.agreeing_share([reports.order_tally(g, values) for g, values in rows])
+        if accuracy is not None:
+            figures["accuracy"] = accuracy
+        return figures
 
-    def report(self) -> dict[str, Any]:
+    def report(self, seed: int) -> tuple[Quality, HeldOutFigures]:
+        """Return the report's figures on all held-out prompts."""
         rewards = self.rewards() if self.final is None else self.final
         rows = zip(self.groups, rewards, self.tokens, strict=True)
         scored = [reports.Scored(group, values, read.lengths()) for group, values, read in rows]
-        return {**reports.quality(scored, self.config.seed), "held_out": self.figures(rewards)}
+        return reports.quality(scored, seed), self.figures(rewards)

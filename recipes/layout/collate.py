@@ -5,16 +5,19 @@ shared   [prompt][response 1]…[response K] for each group, P + K·R tokens. Po
          A row holds one group or, packed, all groups of the batch, which needs no padding.
 plain    one row per response with its own copy of the prompt, K·(P + R) tokens, for any model.
 
-Legend: G groups, K responses in the largest group, B rows, T tokens in the longest row.
+Legend: G groups, K responses in the largest group, B rows, T tokens in the longest row, N tokens of
+all responses.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import ceil
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from recipes import processes
 from recipes.preferences.tokens import TokenGroup
 
 PROMPT, PADDING = 0, -1
@@ -25,18 +28,42 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass
 class Collator:
-    """Collation of token groups into one batch. Pads on the right, whatever the tokenizer prefers."""
+    """Collation of token groups into one batch. Pads on the right, whatever the tokenizer prefers.
+
+    `targets` adds the positions that predict the responses' tokens, for language models.
+    """
 
     pad_id: int
     layout: str = "plain"
     packed: bool = False
+    targets: bool = False
 
     def __call__(self, groups: Sequence[TokenGroup]) -> Batch:
         if self.layout == "shared":
             tensors = shared_layout(groups, self.pad_id, packed=self.packed)
         else:
             tensors = plain_layout(groups, self.pad_id)
+        if self.targets:
+            tensors |= response_targets(groups, self._starts(groups))
         return {**tensors, **evidence(groups)}
+
+    def _starts(self, groups: Sequence[TokenGroup]) -> list[list[tuple[int, int, int]]]:
+        """Return (row, last position of the prompt, first position) of each response of each group."""
+        if self.layout == "plain":
+            rows = iter(range(sum(len(group.responses) for group in groups)))
+            return [
+                [(next(rows), len(group.prompt) - 1, len(group.prompt)) for _ in group.responses]
+                for group in groups
+            ]
+        starts, position = [], 0
+        for row, group in enumerate(groups):
+            position = position if self.packed else 0
+            first = position + len(group.prompt)
+            offsets = np.cumsum([0, *map(len, group.responses)])
+            row = 0 if self.packed else row
+            starts.append([(row, first - 1, first + int(offset)) for offset in offsets[:-1]])
+            position = first + int(offsets[-1])
+        return starts
 
     def tokens(self, group: TokenGroup) -> int:
         """Return the number of tokens to forward for the group, with padding to its longest text."""
@@ -69,6 +96,23 @@ class StepCollator:
         ordered = [sizes[index] for index in order]
         parts = cut(ordered, max_tokens=self.max_tokens, most=self.most)
         return [[order[index] for index in part] for part in parts]
+
+
+class StepSettings(Protocol):
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def micro_batch_size(self) -> int: ...
+    @property
+    def tokens_at_once(self) -> int | None: ...
+
+
+def step_collator(config: StepSettings, collator: Collator, micro_batch_size: int) -> StepCollator:
+    """Return the collator of a step. A smaller micro-batch also lowers `tokens_at_once`."""
+    share = micro_batch_size / config.micro_batch_size
+    at_once = config.tokens_at_once and max(1, int(config.tokens_at_once * share))
+    most = min(micro_batch_size, ceil(config.batch_size / processes.count()))
+    return StepCollator(collator, most, at_once)
 
 
 def shared_layout(groups: Sequence[TokenGroup], pad_id: int, *, packed: bool = False) -> Batch:
@@ -133,14 +177,51 @@ def plain_layout(groups: Sequence[TokenGroup], pad_id: int) -> Batch:
     }
 
 
-EVIDENCE = frozenset(
-    {"wins", "labels", "weight", "ties", "graded", "margins", "above", "below", "draws", "criteria"}
+def response_targets(
+    groups: Sequence[TokenGroup], starts: Sequence[Sequence[tuple[int, int, int]]]
+) -> Batch:
+    """Return where each token of the responses is predicted. `starts` is as in `Collator._starts`.
+
+    The last token of the prompt predicts the first token of every response. Raises ValueError for
+    an empty prompt, which predicts nothing.
+    """
+    if not all(len(group.prompt) for group in groups):
+        raise ValueError("A prompt without tokens cannot predict a response.")
+    width = max(len(group.responses) for group in groups)
+    rows, positions, tokens, numbers = [], [], [], []
+    for g, (group, begins) in enumerate(zip(groups, starts, strict=True)):
+        for k, (response, (row, last, first)) in enumerate(
+            zip(group.responses, begins, strict=True)
+        ):
+            length = len(response)
+            rows.append(np.full(length, row))
+            positions.append(np.r_[last, np.arange(first, first + length - 1)][:length])
+            tokens.append(response)
+            numbers.append(np.full(length, g * width + k))
+    arrays = {
+        "target_rows": rows,  # (N,): row of the position that predicts the token
+        "target_positions": positions,  # (N,): … and its place in the row
+        "target_ids": tokens,  # (N,): the token
+        "target_responses": numbers,  # (N,): its response, g·K + k
+    }
+    return {
+        name: torch.from_numpy(np.concatenate(parts).astype(np.int64))
+        for name, parts in arrays.items()
+    }
+
+
+LAYOUT = frozenset(
+    {
+        *("input_ids", "position_ids", "segment_ids", "group_ids", "placed", "ends", "lengths"),
+        *("attention_mask", "rows", "present"),
+        *("target_rows", "target_positions", "target_ids", "target_responses"),
+    }
 )
-"""Tensors of a batch that only the loss reads. The model does not get them."""
+"""Tensors of a batch that the model reads. The others are evidence, which only the loss reads."""
 
 
 def for_model(batch: Batch) -> Batch:
-    return {name: values for name, values in batch.items() if name not in EVIDENCE}
+    return {name: values for name, values in batch.items() if name in LAYOUT}
 
 
 def evidence(groups: Sequence[TokenGroup]) -> Batch:

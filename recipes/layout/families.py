@@ -48,7 +48,7 @@ def check_shared(
     problem = unsupported_architecture(model) or window_problem(model.config, longest)
     if problem:
         return problem
-    plain = features_of(model, groups, Collator(pad_id, "plain"))
+    plain = features_of(model, groups, _collator(model, pad_id, "plain"))
     return _or_dense(model, partial(_measured, model, groups, pad_id, plain))
 
 
@@ -61,8 +61,13 @@ def check_gradients(
     numbers stay as they are, and no gradient is left.
     """
     group = [min(groups, key=TokenGroup.size)]
-    plain = _gradients(model, group, Collator(pad_id, "plain"), dtype)
+    plain = _gradients(model, group, _collator(model, pad_id, "plain"), dtype)
     return _or_dense(model, partial(_compared, model, group, pad_id, dtype, plain))
+
+
+def _collator(model: SharedPromptModel, pad_id: int, layout: str) -> Collator:
+    packed = layout == "shared" and model.attends != attention.DENSE
+    return Collator(pad_id, layout, packed=packed, targets=model.reads_targets)
 
 
 def _or_dense(model: SharedPromptModel, check: Callable[[], str | None]) -> str | None:
@@ -81,7 +86,7 @@ def _compared(
     dtype: torch.dtype,
     plain: torch.Tensor,
 ) -> str | None:
-    collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
+    collator = _collator(model, pad_id, "shared")
     try:
         shared = _gradients(model, group, collator, dtype)
     except Exception as error:  # kernel compilers raise errors of many types
@@ -112,7 +117,7 @@ def _gradients(
 
 def precision(model: SharedPromptModel) -> torch.dtype:
     """Return the number format of the layers. Quantized layers compute in bfloat16."""
-    return torch.bfloat16 if is_quantized(model.classifier) else model.classifier.dtype
+    return torch.bfloat16 if is_quantized(model.inner) else model.inner.dtype
 
 
 def unsupported_architecture(model: SharedPromptModel) -> str | None:
@@ -122,7 +127,7 @@ def unsupported_architecture(model: SharedPromptModel) -> str | None:
     layers = getattr(model.config.get_text_config(), "layer_types", None) or []
     for kind in sorted(set(layers) - ATTENDING - LOOKING_BACK):
         return f"it has {kind} layers, which carry a state from one response to the next"
-    for module in model.classifier.modules():
+    for module in model.inner.modules():
         name = type(module).__name__
         if isinstance(module, nn.Conv1d) or any(part in name.lower() for part in RECURRENT):
             return f"its {name} layers carry a state from one response to the next"
@@ -148,7 +153,7 @@ def window_problem(config: Any, longest: int) -> str | None:
 def _measured(
     model: SharedPromptModel, groups: Sequence[TokenGroup], pad_id: int, plain: torch.Tensor
 ) -> str | None:
-    collator = Collator(pad_id, "shared", packed=model.attends != attention.DENSE)
+    collator = _collator(model, pad_id, "shared")
     kind = precision(model)
     try:
         shared = features_of(model, groups, collator)

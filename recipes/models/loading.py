@@ -78,12 +78,19 @@ def _access_advice() -> str:
     )
 
 
-def read_adapter(model: Any, name: str | Path, revision: str | None = None) -> Any:
-    """Return the model with the adapter. Raises RecipeError for pickled weights."""
+def read_adapter(
+    model: Any, name: str | Path, revision: str | None = None, *, trainable: bool = False
+) -> Any:
+    """Return the model with the adapter, frozen unless `trainable`.
+
+    Raises RecipeError for pickled weights.
+    """
     folder = Path(name)
     if folder.is_dir() and not (folder / "adapter_model.safetensors").is_file():
         raise RecipeError(
             f"The adapter {folder} has no adapter_model.safetensors. Save it as safetensors; "
             "pickled weights are not read."
         )
-    return PeftModel.from_pretrained(model, name, revision=revision, use_safetensors=True)
+    return PeftModel.from_pretrained(
+        model, name, revision=revision, use_safetensors=True, is_trainable=trainable
+    )

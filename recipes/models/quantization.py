@@ -53,7 +53,7 @@ def nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["score", "classifier"],
+        llm_int8_skip_modules=["score", "classifier", "lm_head", "embed_out"],
     )
 
 
@@ -62,15 +62,11 @@ def own_gpu() -> int:
     return int(os.environ.get(LOCAL_RANK, 0))
 
 
-def prepare_for_training(base: Any, config: QuantizationSettings) -> None:
+def prepare_for_training(base: Any, *, checkpointing: bool) -> None:
     """Convert norms and embeddings to float32, and let gradients reach the layers' inputs."""
-    if not hasattr(base, "score"):
-        raise RecipeError(
-            "quantize: nf4 is for decoders. Encoders are small and computed in float32; set it to none."
-        )
     prepare_model_for_kbit_training(
         base,
-        use_gradient_checkpointing=config.gradient_checkpointing,
+        use_gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
     )
 

@@ -54,7 +54,7 @@ def evidence(group: Group, config: ObjectiveSettings, criteria: Sequence[str] = 
     if config.ties != "half":
         signals["ties"] = wins(group) - strict_wins(group)
     if config.strength == "margin":
-        signals["graded"] = (1 - config.label_smoothing) * strict_wins(_graded(group))
+        signals["graded"] = _smoothing(config)[0] * strict_wins(_graded(group))
         signals["margins"] = config.strength_scale * strengths(group)
     if config.cut_weight:
         signals["above"], signals["below"] = line(group)
@@ -73,8 +73,20 @@ def _wins(group: Group, config: ObjectiveSettings) -> np.ndarray:
     matrix = count(group)
     if config.strength == "soft":
         matrix = _softened(group, config.strength_scale) + count(_ungraded(group))
+    own, opposite = _smoothing(config)
+    return own * matrix + opposite * matrix.T if opposite else matrix
+
+
+def _smoothing(config: ObjectiveSettings) -> tuple[float, float]:
+    """Return how much a win counts for its own side and for the other, with sum 1.
+
+    With ε the share of wrong judgments: 1 - ε and ε if conservative (Mitchell 2023); (1 - ε) / (1 -
+    2ε) and -ε / (1 - 2ε) if robust (Chowdhury et al. 2024, arXiv:2403.00409, equation 12).
+    """
     epsilon = config.label_smoothing
-    return (1 - epsilon) * matrix + epsilon * matrix.T if epsilon else matrix
+    scale = 1 - 2 * epsilon if config.smoothing == "robust" else 1.0
+    opposite = -epsilon / scale if config.smoothing == "robust" else epsilon
+    return (1 - epsilon) / scale, opposite
 
 
 def _softened(group: Group, scale: float) -> np.ndarray:

@@ -5,7 +5,7 @@ value is null and has a `reason`. The pairs of a prompt are not independent, so 
 resampling prompts, not pairs. reward/evaluation/schema.py declares the keys.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -23,6 +23,7 @@ from reward.evaluation.schema import (
     Figure,
     Quality,
     Share,
+    SplitCounts,
 )
 
 CHANCES = 100
@@ -398,6 +399,19 @@ def win_share(group: Group) -> np.ndarray:
     matrix = wins(group)
     won, compared = matrix.sum(axis=1), matrix.sum(axis=1) + matrix.sum(axis=0)
     return np.divide(won, compared, out=np.full(len(matrix), 0.5), where=compared > 0)
+
+
+def split_counts(splits: Mapping[str, Sequence[Group]]) -> dict[str, SplitCounts]:
+    """Return the number of prompts, responses, compared pairs and rankings of each split."""
+    return {
+        split: {
+            "prompts": len(groups),
+            "responses": sum(len(group.responses) for group in groups),
+            "pairs": pair_count(groups),
+            "rankings": sum(len(group.rankings) for group in groups),
+        }
+        for split, groups in splits.items()
+    }
 
 
 def pair_count(groups: Sequence[Group]) -> int:

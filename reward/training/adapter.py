@@ -7,26 +7,23 @@ would stay random; left out of the adapter, it would differ after each loading.
 from collections.abc import Iterable
 from typing import Any
 
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import TaskType, get_peft_model
 from torch import nn
 
+from recipes.models.adapter import ALL_LINEAR, lora_config
 from reward.settings import RewardConfig
 
 
-def with_adapter(
-    base: Any, config: RewardConfig, fresh: Iterable[str], name: str, revision: str | None
-) -> Any:
+def with_adapter(base: Any, config: RewardConfig, fresh: Iterable[str]) -> Any:
     """Add an adapter to the base. `fresh` names the weights missing from the checkpoint."""
     whole = trained_whole(base, fresh)
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear" if hasattr(base, "score") else in_backbone(base, whole),
-        modules_to_save=whole,
-        base_model_name_or_path=name,
-        revision=revision,
+    lora = lora_config(
+        config,
+        TaskType.SEQ_CLS,
+        config.base_model,
+        targets=ALL_LINEAR if hasattr(base, "score") else in_backbone(base, whole),
+        dropout=config.lora_dropout,
+        whole=whole,
     )
     return get_peft_model(base, lora)
 

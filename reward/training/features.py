@@ -16,8 +16,9 @@ import torch
 
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator
+from recipes.layout.forward import outputs_of
 from recipes.preferences.tokens import TokenGroup
-from reward.training.model import RewardModel, outputs_of
+from reward.training.model import RewardModel
 from reward.training.score import Scorer, Verdict
 
 

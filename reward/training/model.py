@@ -21,8 +21,9 @@ from transformers import (
 from recipes.errors import RecipeError
 from recipes.layout import attention
 from recipes.layout.collate import Batch, Collator
-from recipes.layout.forward import evaluating, inputs_of
+from recipes.layout.forward import outputs_of
 from recipes.models import quantization
+from recipes.models.adapter import save_trained_weights_only
 from recipes.models.loading import read_adapter, read_config, read_tokenizer, why_not_loaded
 from recipes.models.references import split_reference, torch_dtype
 from recipes.preferences.tokens import TokenGroup
@@ -44,6 +45,7 @@ class RewardModel(nn.Module):
     `ordinary` is the plain sequence classifier, with its adapter if it has one.
     """
 
+    reads_targets = False
     accepts_loss_kwargs = True
     """Makes Trainer count `labels`, one per group, over all micro-batches of a step."""
 
@@ -52,14 +54,18 @@ class RewardModel(nn.Module):
         self.ordinary = ordinary
         self.heads = heads
         self.attends = attention.attention_of(self.classifier.config)
-        self.register_state_dict_post_hook(_keep_what_is_trained)
-        self.register_load_state_dict_post_hook(_miss_only_what_is_trained)
+        save_trained_weights_only(self)
 
     @property
     def classifier(self) -> Any:
         """Return the sequence classifier without the adapter."""
         inner: Any = self.ordinary
         return inner.get_base_model() if isinstance(inner, PeftModel) else inner
+
+    @property
+    def inner(self) -> Any:
+        """Return the classifier, under the name that all models with a shared prompt have."""
+        return self.classifier
 
     @property
     def config(self) -> Any:
@@ -134,22 +140,6 @@ class RewardModel(nn.Module):
         return self.classifier.dtype
 
 
-def _keep_what_is_trained(module: nn.Module, state: dict, prefix: str, metadata: Any) -> None:
-    """Drop frozen weights from checkpoints, since the base model has them."""
-    frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
-    for name in frozen:
-        state.pop(prefix + name, None)
-
-
-def _miss_only_what_is_trained(module: nn.Module, keys: Any) -> None:
-    frozen = {name for name, weight in module.named_parameters() if not weight.requires_grad}
-    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
-    if keys.missing_keys:
-        raise RecipeError(
-            f"The checkpoint lacks {keys.missing_keys[0]}, so it belongs to a different model."
-        )
-
-
 # --- making and loading ---------------------------------------------------------------------------
 
 
@@ -168,13 +158,22 @@ def make_reward_model(config: RewardConfig, tokenizer: Any, *, criteria: int = 0
     refuse_damaged(config.base_model, base, fresh)
     without_dropout(base)
     if quantization.is_quantized(base):
-        quantization.prepare_for_training(base, config)
+        prepare_quantized(base, config)
     elif config.gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
         base.enable_input_require_grads()
     if config.lora_r:
-        base = with_adapter(base, config, fresh, *split_reference(config.base_model))
+        base = with_adapter(base, config, fresh)
     return RewardModel(base, config.heads)
+
+
+def prepare_quantized(base: Any, config: RewardConfig) -> None:
+    """Prepare weights of four bits for training. Raises RecipeError for an encoder."""
+    if not hasattr(base, "score"):
+        raise RecipeError(
+            "quantize: nf4 is for decoders. Encoders are small and computed in float32; set it to none."
+        )
+    quantization.prepare_for_training(base, checkpointing=config.gradient_checkpointing)
 
 
 def read_base(
@@ -350,13 +349,3 @@ def score_groups(
 ) -> torch.Tensor:
     """Return the scores of a batch, in evaluation mode.  → (G, K) float32 on the CPU"""
     return outputs_of(model, groups, collator)[..., : model.heads].mean(dim=-1)
-
-
-@torch.no_grad()
-def outputs_of(
-    model: RewardModel, groups: Sequence[TokenGroup], collator: Collator
-) -> torch.Tensor:
-    """Return all outputs of a batch, in evaluation mode.  → (G, K, N + C) float32 on the CPU"""
-    inputs = inputs_of(model, groups, collator)
-    with evaluating(model):
-        return model(**inputs)["outputs"].float().cpu()

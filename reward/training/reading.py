@@ -7,9 +7,9 @@ import torch
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator
 from recipes.layout.families import ALIKE, precision
-from recipes.layout.forward import evaluating, inputs_of
+from recipes.layout.forward import evaluating, inputs_of, outputs_of
 from recipes.preferences.tokens import TokenGroup
-from reward.training.model import RewardModel, outputs_of
+from reward.training.model import RewardModel
 
 
 def check_reading(model: RewardModel, groups: Sequence[TokenGroup], pad_id: int) -> None:

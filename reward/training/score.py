@@ -26,11 +26,12 @@ from recipes import faults
 from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, cut
 from recipes.layout.families import check_shared, window_problem
+from recipes.layout.forward import outputs_of
 from recipes.preferences.tokens import ChatFormat, TokenGroup
 from recipes.rundir import atomically
 from recipes.runner import quiet_libraries
 from reward.scoring.rows import ScoreRow
-from reward.training.model import load_reward_model, load_tokenizer, outputs_of
+from reward.training.model import load_reward_model, load_tokenizer
 
 Conversation = tuple[list[dict[str, str]], list[str]]
 """A prompt as messages, and responses to it."""

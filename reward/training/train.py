@@ -24,26 +24,22 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from math import ceil
 
-import numpy as np
 from transformers import PrinterCallback, TrainingArguments, set_seed
 
 from recipes import processes
 from recipes.errors import RecipeError
-from recipes.layout import attention
-from recipes.layout.collate import Collator, StepCollator, cut, describe
+from recipes.layout.choice import choose_layout
+from recipes.layout.collate import Collator, StepCollator, describe, step_collator
 from recipes.layout.compiling import compile_layers
-from recipes.layout.families import check_gradients, check_shared
-from recipes.memory import free_memory, is_out_of_memory, with_smaller_batches
-from recipes.models.references import torch_dtype
+from recipes.layout.forward import score_all
+from recipes.memory import with_smaller_batches
 from recipes.preferences.evidence import evidence
 from recipes.preferences.groups import rated_criteria, read_folder, strict_wins, wins
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import (
     ChatFormat,
     Prepared,
-    TokenGroup,
     nothing_to_train_on,
     read_prepared,
 )
@@ -65,7 +61,7 @@ from reward.evaluation import report as reports
 from reward.evaluation.calibration import temperature
 from reward.evaluation.confident_mistakes import worst_mistakes
 from reward.evaluation.figures import main_figures
-from reward.evaluation.schema import RewardReport, SplitCounts
+from reward.evaluation.schema import RewardReport
 from reward.evaluation.slices import length_slices, slices
 from reward.evaluation.uncertainty import disagreement
 from reward.settings import RewardConfig
@@ -75,14 +71,11 @@ from reward.training.model import (
     RewardModel,
     load_tokenizer,
     make_reward_model,
-    outputs_of,
     readable_tokens,
 )
 from reward.training.parts import Parts
 from reward.training.reading import check_reading
 
-SCORING_TOKENS = 8192
-"""Tokens per forward pass without gradients. Halved when memory runs out."""
 WATCHED_GROUPS = 200
 """Held-out groups scored after each epoch. The final report uses all."""
 
@@ -106,10 +99,12 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
             set_seed(config.seed)
             folder.stage("Loading the model")
             model = make_reward_model(config, tokenizer, criteria=len(criteria))
-            steps = step_collator(config, model, micro_batch_size)
+            pad_id = model.config.get_text_config().pad_token_id
+            steps = step_collator(config, Collator(pad_id), micro_batch_size)
             trainer = make_trainer(folder, config, model, data, steps, stop, objective)
             first = first_batch(trainer)
             folder.stage("Checking the first batch")
+            check_reading(model, first, steps.collator.pad_id)
             reason = choose_layout(folder, config, model, steps.collator, first, data)
             if config.compile:
                 compile_layers(model.classifier)
@@ -150,11 +145,10 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "mistakes": worst_mistakes(scored),
         "learning_curve": parts.learning_curve(config, smaller, scored),
         "label_mistakes": parts.label_mistakes(folds, scored),
-        "data": data_figures(prepared),
+        "data": reports.split_counts(prepared.groups),
         "left_out": prepared.account(),
         "training": {
             **training_figures(trainer, limit),
-            "micro_batch_size": trainer.data_collator.most,
             "processes": processes.count(),
             "layout": collator.layout,
             "layout_reason": reason,
@@ -216,7 +210,7 @@ def read_data(
 
 
 def report_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: int) -> None:
-    figures = data_figures(prepared)
+    figures = reports.split_counts(prepared.groups)
     length = "of any length" if limit >= UNLIMITED else f"at most {limit} tokens"
     run_dir.message(
         f"{figures['train']['prompts']} prompts to train on, {figures['test']['prompts']} held out; "
@@ -225,28 +219,7 @@ def report_data(run_dir: RunDir, prepared: Prepared, chat: ChatFormat, limit: in
     prepared.report_left_out(run_dir)
 
 
-def data_figures(prepared: Prepared) -> dict[str, SplitCounts]:
-    return {
-        split: {
-            "prompts": len(groups),
-            "responses": sum(len(group.responses) for group in groups),
-            "pairs": reports.pair_count(groups),
-            "rankings": sum(len(group.rankings) for group in groups),
-        }
-        for split, groups in prepared.groups.items()
-    }
-
-
 # --- parts of the training loop -------------------------------------------------------------------
-
-
-def step_collator(config: RewardConfig, model: RewardModel, micro_batch_size: int) -> StepCollator:
-    """Return the collator of a step. A smaller micro-batch also lowers `tokens_at_once`."""
-    share = micro_batch_size / config.micro_batch_size
-    at_once = config.tokens_at_once and max(1, int(config.tokens_at_once * share))
-    pad_id = model.config.get_text_config().pad_token_id
-    most = min(micro_batch_size, ceil(config.batch_size / processes.count()))
-    return StepCollator(Collator(pad_id), most, at_once)
 
 
 def make_trainer(
@@ -272,92 +245,27 @@ def make_trainer(
         data_collator=steps,
         callbacks=[
             *common_callbacks(run_dir, events, stop),
-            WatchHeldOut(lambda: held_out_accuracy(model, prepared, steps.collator), events),
+            WatchHeldOut(lambda last: held_out_accuracy(model, prepared, steps.collator), events),
         ],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def held_out_accuracy(model: RewardModel, prepared: Prepared, collator: Collator) -> float | None:
-    """Return the accuracy on the first WATCHED_GROUPS held-out groups; None without strict pairs."""
+def held_out_accuracy(
+    model: RewardModel, prepared: Prepared, collator: Collator
+) -> dict[str, float]:
+    """Return the accuracy on the first WATCHED_GROUPS held-out groups; {} without strict pairs."""
     outputs = score_all(model, prepared.tokens["test"][:WATCHED_GROUPS], collator)
     groups = prepared.groups["test"][: len(outputs)]
     scores = [output[:, : model.heads].mean(axis=-1) for output in outputs]
-    return reports.agreeing_share(
+    share = reports.agreeing_share(
         [reports.order_tally(g, s) for g, s in zip(groups, scores, strict=True)]
     )
-
-
-def choose_layout(
-    run_dir: RunDir,
-    config: RewardConfig,
-    model: RewardModel,
-    collator: Collator,
-    first: Sequence[TokenGroup],
-    prepared: Prepared,
-) -> str | None:
-    """Set the collator's layout, and return why it is not the shared layout, or None.
-
-    Raises RecipeError if this model family cannot even be read in the plain layout.
-    """
-    check_reading(model, first, collator.pad_id)
-    if config.layout == "plain":
-        return "the settings ask for it"
-    everything = [*prepared.tokens["train"], *prepared.tokens["test"]]
-    longest = max(group.longest() for group in everything)
-    problem = check_shared(model, first, collator.pad_id, longest=longest)
-    problem = problem or check_gradients(model, first, collator.pad_id, torch_dtype(config.dtype))
-    problem = processes.from_rank_0(problem)  # all processes must cut steps in the same way
-    if problem:
-        run_dir.message(
-            f"This model cannot share the prompt between responses: {problem}. Training continues "
-            "with one copy of the prompt per response, which is slower.",
-            level="warning",
-        )
-        return problem
-    collator.layout = "shared"
-    collator.packed = config.packing == "always" or (
-        config.packing == "auto" and model.attends != attention.DENSE
-    )
-    run_dir.message(
-        "Each prompt is forwarded once for all its responses"
-        f"{', several prompts per sequence' if collator.packed else ''}; checked on the first batch."
-    )
-    return None
+    return {} if share is None else {"test_accuracy": share}
 
 
 # --- scoring --------------------------------------------------------------------------------------
-
-
-def score_all(
-    model: RewardModel,
-    groups: Sequence[TokenGroup],
-    collator: Collator,
-    stop: StopSignal | None = None,
-) -> list[np.ndarray]:
-    """Return the outputs for the responses of each group, in order.  → (K, N + C) arrays
-
-    Halves the tokens per forward pass when memory runs out. Raises Stopped on a stop signal.
-    """
-    sizes, at_once = [collator.tokens(group) for group in groups], SCORING_TOKENS
-    scores: list[np.ndarray] = []
-    while len(scores) < len(groups):
-        if stop:
-            stop.check()
-        first = len(scores)
-        indices = next(cut(sizes[first:], max_tokens=at_once))
-        chosen = [groups[first + index] for index in indices]
-        try:
-            rows = outputs_of(model, chosen, collator).numpy()
-        except (RuntimeError, MemoryError) as error:
-            if len(chosen) == 1 or not is_out_of_memory(error):
-                raise
-            at_once = max(sizes[first : first + len(chosen)]) * len(chosen) // 2
-            free_memory()
-            continue
-        scores += [row[: len(g.responses)] for row, g in zip(rows, chosen, strict=True)]
-    return scores
 
 
 def score_held_out(

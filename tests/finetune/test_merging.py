@@ -10,10 +10,10 @@ from django.urls import reverse
 
 from accounts.models import Role
 from finetune import merging
+from finetune.engines import tuning
 from finetune.engines.sampled_text import read_prompts
 from finetune.evaluation import judges, runs
-from finetune.forms import DPOInputs, MergeInputs
-from finetune.methods import dpo
+from finetune.forms import FinetuneInputs, MergeInputs
 from finetune.models import Model, with_descendants
 from finetune.registry import add_base, default_model
 from finetune.removal.deletion import CannotDelete, delete
@@ -184,7 +184,8 @@ def test_a_merge_run_creates_a_model_that_can_be_fine_tuned_and_merged_again(tmp
     assert ended.state == State.SUCCEEDED, ended.error
     assert ended.result["share"] < 1e-3
     result = Model.objects.get(parent=adapter)
-    assert dpo.from_inputs({"snapshot": snapshot.pk, "model": result.pk}) == {"model": result.base}
+    inputs = {"snapshot": snapshot.pk, "model": result.pk}
+    assert tuning.from_inputs(inputs) == {"model": result.base, "adapter": None}
     report = json.loads((Path(result.base_folder) / "report.json").read_text())
     assert report["inputs"]["lineage"][0]["snapshot_hash"] == snapshot.content_hash
 
@@ -263,8 +264,9 @@ def test_the_folder_of_a_merged_model_is_not_added_a_second_time(adapter):
 
 def test_a_merged_model_can_be_fine_tuned_but_is_not_the_default_base(adapter, snapshot):
     model = merged(adapter)
-    assert dpo.from_inputs({"snapshot": snapshot.pk, "model": model.pk}) == {"model": model.base}
-    assert model in DPOInputs().fields["model"].queryset
+    inputs = {"snapshot": snapshot.pk, "model": model.pk}
+    assert tuning.from_inputs(inputs) == {"model": model.base, "adapter": None}
+    assert model in FinetuneInputs().fields["model"].queryset
     assert default_model(model.project) == adapter.parent
 
 

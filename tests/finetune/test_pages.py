@@ -2,7 +2,7 @@ import pytest
 from django.urls import reverse
 
 from finetune.evaluation import judges
-from finetune.forms import DPOInputs, EvaluateInputs, GenerateInputs
+from finetune.forms import EvaluateInputs, FinetuneInputs, GenerateInputs
 from finetune.models import Model
 from runs import storage
 from runs.models import Run
@@ -240,12 +240,12 @@ def test_the_page_asks_for_the_choices_again_when_the_candidate_changes(client, 
     assert 'hx-select="#inputs"' in page and 'id="inputs"' in page
 
 
-def test_a_base_of_another_project_is_not_offered_for_a_snapshot(adapter):
+def test_models_of_another_project_are_not_offered_for_a_snapshot(adapter):
     stranger = make_base(make_project())
-    form = DPOInputs(initial={"snapshot": adapter.snapshot_id})
-    assert set(form.fields["model"].queryset) == {adapter.parent}
-    form = DPOInputs({"snapshot": adapter.snapshot_id, "model": stranger.pk})
-    assert form.errors["model"] == ["Choose a base of the snapshot's project."]
+    form = FinetuneInputs(initial={"snapshot": adapter.snapshot_id})
+    assert list(form.fields["model"].queryset) == [adapter.parent, adapter]
+    form = FinetuneInputs({"snapshot": adapter.snapshot_id, "model": stranger.pk})
+    assert form.errors["model"] == ["Choose a model of the snapshot's project."]
 
 
 def test_archived_models_and_archived_projects_are_not_offered(adapter):
@@ -292,7 +292,7 @@ def test_pages_show_the_folder_of_a_base_and_not_its_stored_form(client, people,
         ("reward", ["No snapshots yet: freeze one first"]),
         ("score", ["No reward models yet: train one first"]),
         ("generate", ["No models yet: add a base model under Models first"]),
-        ("dpo", ["No snapshots yet: freeze one first", "No base models in this project yet"]),
+        ("dpo", ["No snapshots yet: freeze one first", "No models in this project yet"]),
         ("evaluate", ["No adapters yet: fine-tune a model first"]),
     ],
 )

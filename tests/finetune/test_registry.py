@@ -5,8 +5,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from accounts.models import AuditEntry, Role
+from finetune.engines import tuning
 from finetune.forms import AddModelForm
-from finetune.methods import dpo
 from finetune.models import Model
 from finetune.registry import add_base, default_model
 from labeling.models import Project
@@ -174,7 +174,7 @@ def test_finishing_a_dpo_run_repeatedly_creates_one_adapter(base):
     run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": base.pk}, config={})
     run_dir = laid_out(run)
     publish(run_dir, REPORT, {"adapter_config.json": "{}"})
-    first, second = dpo.finish(run, run_dir), dpo.finish(run, run_dir)
+    first, second = tuning.finish(run, run_dir), tuning.finish(run, run_dir)
     assert first == second
     model = Model.objects.get(run=run)
     assert (model.parent, model.snapshot, model.base) == (base, snapshot, base.base)
@@ -187,15 +187,16 @@ def test_a_dpo_run_without_an_adapter_makes_no_model(base):
     run = make_run("dpo", inputs={"snapshot": snapshot.pk, "model": base.pk})
     publish(laid_out(run), REPORT)
     with pytest.raises(CannotRun, match="holds no adapter"):
-        dpo.finish(run, laid_out(run))
+        tuning.finish(run, laid_out(run))
     assert not Model.objects.filter(run=run).exists()
 
 
-def test_dpo_starts_from_a_base_of_the_snapshots_project(base, adapter):
-    snapshot = adapter.snapshot
-    assert dpo.from_inputs({"snapshot": snapshot.pk, "model": base.pk}) == {"model": base.base}
-    with pytest.raises(CannotRun, match="is already an adapter"):
-        dpo.from_inputs({"snapshot": snapshot.pk, "model": adapter.pk})
+def test_fine_tuning_starts_from_a_model_of_the_snapshots_project(base, adapter):
+    snapshot = make_snapshot(base.project)
+    inputs = {"snapshot": snapshot.pk, "model": base.pk}
+    assert tuning.from_inputs(inputs) == {"model": base.base, "adapter": None}
+    continued = tuning.from_inputs({**inputs, "model": adapter.pk})
+    assert continued == {"model": adapter.base, "adapter": adapter.adapter}
     stranger = make_base(make_project())
     with pytest.raises(CannotRun, match="belongs to"):
-        dpo.from_inputs({"snapshot": snapshot.pk, "model": stranger.pk})
+        tuning.from_inputs({"snapshot": snapshot.pk, "model": stranger.pk})

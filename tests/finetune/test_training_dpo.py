@@ -12,10 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune.training import train as recipe
+from finetune.training import fitting as recipe
 from finetune.training.language_model import PolicyChat, add_adapter, load_model, load_tokenizer
 from finetune.training.train import train
-from finetune.training.trainer import SortedBatches
 from recipes.errors import RecipeError
 from recipes.rundir import STOPPED
 from recipes.runner import run_recipe
@@ -113,18 +112,17 @@ def test_the_report_counts_pairs_and_prompts(finished):
     report = report_of(finished)
     assert report["pairs"] == {"train": 72, "test": 24}
     assert report["prompts"] == {"train": 24, "test": 8}
-    assert report["shown"]["rows"] == 72
-    assert report["training"]["steps"] == 27
-    assert report["versions"]["trl"]
+    assert report["data"]["train"] == {"prompts": 24, "responses": 72, "pairs": 72, "rankings": 24}
+    assert report["training"]["steps"] == 9
+    assert report["training"]["reference_computed"] == 96
     assert results(finished)[-1]["accuracy"]["value"] == report["accuracy"]["value"]
 
 
 def test_the_first_batch_is_shown_as_the_model_read_it(finished):
     text = report_of(finished)["first_batch"]
     assert "<|user|>Question g" in text
-    assert text.count("[chosen]") == text.count("[rejected]") == 4
-    chosen = text.partition("[chosen]\n")[2].partition("<|end|>")[0]
-    assert set(chosen) <= set("ab")
+    assert text.count("[prompt") == 4 and text.count("[response") == 12
+    assert "wins 2, losses 0]" in text
 
 
 def metrics_of(event) -> dict:
@@ -133,13 +131,13 @@ def metrics_of(event) -> dict:
 
 def test_progress_contains_the_curves(finished):
     events = progress(finished)
-    assert {e["total"] for e in events} == {27}
-    steps = [e for e in events if "rewards/accuracies" in metrics_of(e)]
-    assert [e["step"] for e in steps] == list(range(1, 28))
-    assert {"rewards/margins", "logps/chosen", "logps/rejected"} <= steps[0]["metrics"].keys()
+    assert {e["total"] for e in events} == {9}
+    steps = [e for e in events if "train_agreement" in metrics_of(e)]
+    assert [e["step"] for e in steps] == list(range(1, 10))
+    assert {"grad_norm", "learning_rate"} <= steps[0]["metrics"].keys()
     assert steps[5]["tokens_per_s"] > 0
     assert steps[5]["memory_mb"] > 0
-    assert [e["step"] for e in events if "held_out/accuracy" in metrics_of(e)] == [14, 27]
+    assert [e["step"] for e in events if "held_out/accuracy" in metrics_of(e)] == [5, 9]
     watched = [e for e in events if "held_out/accuracy" in metrics_of(e)]
     assert watched[-1]["metrics"]["held_out/accuracy"] == report_of(finished)["accuracy"]["value"]
 
@@ -199,7 +197,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_exits_with_75(
     tmp_path, model, uninterrupted, monkeypatch
 ):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
-    real = recipe.PretokenizedDPOTrainer.training_step
+    real = recipe.PolicyTrainer.training_step
 
     def asked_in_step_6(self, *args, **kwargs):
         if self.state.global_step == 5:
@@ -210,7 +208,7 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_exits_with_75(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(recipe.PretokenizedDPOTrainer, "training_step", asked_in_step_6)
+            patch.setattr(recipe.PolicyTrainer, "training_step", asked_in_step_6)
             assert run_recipe(train, "") == STOPPED
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -234,15 +232,15 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
     tmp_path, model, uninterrupted, monkeypatch
 ):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(32), **INTERRUPTED)
-    real, sizes = recipe.PretokenizedDPOTrainer.training_step, []
+    real, sizes = recipe.PolicyTrainer.training_step, []
 
     def small_memory(self, *args, **kwargs):
-        sizes.append(self.args.per_device_train_batch_size)
+        sizes.append(self.data_collator.most)
         if sizes[-1] > 2 and self.state.global_step >= 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(recipe.PretokenizedDPOTrainer, "training_step", small_memory)
+    monkeypatch.setattr(recipe.PolicyTrainer, "training_step", small_memory)
     train(run_dir, StopSignal())
     assert set(sizes) == {4, 2}
     (told,) = messages(run_dir, "warning")
@@ -262,14 +260,14 @@ def test_the_micro_batch_changes_memory_and_not_the_result(tmp_path, model, unin
 
 
 @pytest.mark.parametrize(
-    "groups", [[], [ranked_group("g", ["a", "b"], [[0, 1]])]], ids=["empty", "ties"]
+    "groups", [[], [ranked_group("g", ["a", "b"], [[0]])]], ids=["empty", "not compared"]
 )
 def test_nothing_to_learn_from_is_refused_with_the_reasons(tmp_path, model, groups):
     run_dir = dpo_run(tmp_path, model, groups)
     with pytest.raises(RecipeError, match="nothing to train on") as error:
         train(run_dir, StopSignal())
     if groups:
-        assert "1 pairs: tied" in str(error.value)
+        assert "1 prompts: no two responses compared" in str(error.value)
     assert not run_dir.output.exists()
 
 
@@ -293,18 +291,18 @@ def test_the_models_own_length_is_a_limit_too(tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run(tmp_path, model, monkeypatch):
-    run_dir = dpo_run(tmp_path, model, groups_that_like_b(16), checkpoint_steps=1)
-    real = recipe.PretokenizedDPOTrainer.compute_loss
+    run_dir = dpo_run(tmp_path, model, groups_that_like_b(16), checkpoint_steps=1, epochs=2)
+    real = recipe.PolicyTrainer.compute_loss
 
     def broken(self, *args, **kwargs):
         loss = real(self, *args, **kwargs)
         return loss * math.nan if self.state.global_step == 2 else loss
 
-    monkeypatch.setattr(recipe.PretokenizedDPOTrainer, "compute_loss", broken)
+    monkeypatch.setattr(recipe.PolicyTrainer, "compute_loss", broken)
     with pytest.raises(RecipeError, match="not finite at step 3"):
         train(run_dir, StopSignal())
     assert not run_dir.output.exists()
-    saved = load_file(newest_checkpoint(run_dir) / "adapter_model.safetensors")
+    saved = load_file(newest_checkpoint(run_dir) / "model.safetensors")
     assert all(torch.isfinite(weight).all() for weight in saved.values())
 
 
@@ -346,61 +344,9 @@ def test_named_layers_alone_get_an_adapter(tmp_path, model):
     assert {name.split(".")[-3] for name in weights_of(run_dir)} == {"q_proj", "v_proj"}
 
 
-def test_ipo_is_another_loss(tmp_path, model):
-    """Check that the first IPO loss is (0 - 1 / 2β)² = 25 at β = 0.1."""
-    run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), loss_type="ipo", evaluations=0)
-    train(run_dir, StopSignal())
-    assert report_of(run_dir)["training"]["curve"][0][1] == pytest.approx(25.0, rel=1e-3)
-
-
 def test_bfloat16_trains_on_any_machine(tmp_path, model):
     run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), dtype="bfloat16", evaluations=0)
     train(run_dir, StopSignal())
     training = report_of(run_dir)["training"]
     assert training["curve"][0][1] == pytest.approx(math.log(2), abs=1e-2)
     assert math.isfinite(training["final_loss"])
-
-
-def test_evidence_decides_how_often_a_pair_is_shown(tmp_path, model):
-    """Check that evidence of three reviewers, one and one gives shares of 3 : 1 : 1."""
-    groups = [
-        ranked_group("sure", ["b", "a"], [[0], [1]], [[0], [1]], [[0], [1]]),
-        ranked_group("one", ["bb", "aa"], [[0], [1]]),
-        ranked_group("two", ["bbb", "aaa"], [[0], [1]]),
-    ]
-    found = {}
-    for weighting in ("evidence", "equal"):
-        run_dir = dpo_run(tmp_path / weighting, model, groups, weighting=weighting, evaluations=0)
-        train(run_dir, StopSignal())
-        found[weighting] = report_of(run_dir)["shown"]
-    assert found["equal"] == {"rows": 3, "pairs_shown_more_than_once": 0, "pairs_never_shown": 0}
-    assert found["evidence"]["rows"] == 3
-    assert found["evidence"]["pairs_shown_more_than_once"] == 1
-
-
-def test_a_limit_on_pairs_of_a_prompt_is_kept(tmp_path, model):
-    run_dir = dpo_run(tmp_path, model, groups_that_like_b(8), max_pairs_per_prompt=1, evaluations=0)
-    train(run_dir, StopSignal())
-    report = report_of(run_dir)
-    assert report["pairs"]["train"] == report["prompts"]["train"] == 6
-    assert report["left_out"][0] == {
-        "split": "train",
-        "what": "pairs",
-        "why": "beyond 1 pairs of one prompt",
-        "count": 12,
-    }
-
-
-def test_each_epoch_has_its_own_order_and_batches_are_sorted_by_length():
-    lengths = np.random.default_rng(0).integers(5, 50, 20)
-    sampler = SortedBatches(lengths, 8, seed=3)
-    first = list(sampler)
-    assert sorted(first) == list(range(20))
-    for begin in (0, 8, 16):
-        batch = lengths[first[begin : begin + 8]]
-        assert (np.diff(batch) <= 0).all()
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert set(second[:8]) != set(first[:8])
-    sampler.set_epoch(0)
-    assert list(sampler) == first

@@ -1,11 +1,9 @@
-"""Tests of the pairs for DPO."""
+"""Tests of the pairs for exports and held-out figures."""
 
 from collections import Counter
 
-import numpy as np
 import pytest
 
-from finetune.methods.resampling import draw
 from recipes.preferences.pairs import Pair, PairOptions, pairs_of
 from tests.finetune.training_runs import ranked_group
 
@@ -102,22 +100,3 @@ def test_without_ties_the_strict_judgments_alone_decide():
 def test_identical_texts_are_kept_if_asked_for():
     kept, _ = made(ranked_group("g", ["x", " x "], [[0], [1]]), keep_identical=True)
     assert len(kept) == 1
-
-
-@pytest.mark.parametrize("weight", [1.0, 1 / 3, 7.0])
-def test_equal_weights_draw_each_pair_exactly_once(weight):
-    for seed in range(20):
-        assert draw(np.full(137, weight), seed).tolist() == list(range(137))
-
-
-def test_a_pair_is_drawn_in_proportion_to_its_weight():
-    weights = np.array([1.0, 2.0, 3.0, 2.0])
-    counts = np.array([np.bincount(draw(weights, seed), minlength=4) for seed in range(2000)])
-    assert np.abs(counts.mean(axis=0) - weights / 2).max() < 0.05
-    assert (counts >= np.floor(weights / 2)).all()
-    assert (counts <= np.ceil(weights / 2)).all()
-
-
-def test_the_same_seed_draws_the_same_pairs():
-    weights = np.array([1.0, 2.0, 3.0, 2.5])
-    assert draw(weights, 5).tolist() == draw(weights, 5).tolist()

@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from finetune.settings import DPOSettings, EvaluateConfig, GenerateConfig, MergeConfig
+from finetune.methods.dpo import DPOSettings
+from finetune.methods.method import all_methods
+from finetune.settings import EvaluateConfig, GenerateConfig, MergeConfig, without_retired
 from recipes.settings import ConfigError, RecipeConfig, option
 
-CONFIGS = (GenerateConfig, DPOSettings, MergeConfig, EvaluateConfig)
+CONFIGS = (
+    GenerateConfig,
+    MergeConfig,
+    EvaluateConfig,
+    *(method.settings for method in all_methods()),
+)
 
 
 def loaded_by(*modules, say="0"):
@@ -25,7 +32,8 @@ def test_settings_pairs_and_win_rates_load_without_torch_or_django():
     _, found = loaded_by(
         "finetune.settings",
         "finetune.evaluation.win_rate",
-        "finetune.methods.resampling",
+        "finetune.methods.method",
+        "finetune.report",
         "recipes.preferences.pairs",
         "finetune.engines.sampled_text",
     )
@@ -83,9 +91,9 @@ def test_settings_survive_json():
         ({"model": "m", "lora_r": 1.5}, "lora_r", "whole number"),
         ({"model": "m", "epochs": "two"}, "epochs", "a number"),
         ({"model": "m", "beta": "nan"}, "beta", "a number"),
-        ({"model": "m", "loss_type": "dpo"}, "loss_type", "sigmoid, ipo"),
+        ({"model": "m", "ties": "none"}, "ties", "half, davidson, rao_kupper"),
         ({"model": "m", "beto": 1}, "beto", "no such setting"),
-        ({"model": "m", "gradient_checkpointing": 3}, "gradient_checkpointing", "yes or no"),
+        ({"model": "m", "length_normalised": 3}, "length_normalised", "yes or no"),
         ({"model": "m", "seed": None}, "seed", "may not be empty"),
         (
             {"model": "m", "batch_size": 32, "micro_batch_size": 5},
@@ -106,6 +114,16 @@ def test_all_wrong_settings_are_named_together():
     with pytest.raises(ConfigError) as error:
         DPOSettings.from_dict({"epochs": "x", "beta": "y"})
     assert set(error.value.errors) == {"model", "epochs", "beta"}
+
+
+def test_settings_of_earlier_runs_are_translated_or_named():
+    earlier = {"model": "m", "weighting": "equal", "min_margin": 0.0}
+    values, retired = without_retired({**earlier, "gradient_checkpointing": True})
+    assert DPOSettings.from_dict(values).gradient_checkpointing == "on"
+    assert retired == ["min_margin", "weighting"]
+    assert without_retired({"gradient_checkpointing": False})[0] == {
+        "gradient_checkpointing": "off"
+    }
 
 
 def test_an_optional_setting_may_be_empty():

@@ -39,7 +39,10 @@ def groups_that_like_b(count: int, *, responses: int = 3, every_test: int = 4) -
     return groups
 
 
-def dpo_run(path: Path, model: Path, groups: list[Group], **config: Any) -> RunDir:
+def dpo_run(
+    path: Path, model: Path, groups: list[Group], *, method: str = "dpo", **config: Any
+) -> RunDir:
+    """Lay out a fine-tuning run, by default of DPO."""
     settings = {
         "model": str(model),
         "learning_rate": 5e-3,
@@ -50,7 +53,7 @@ def dpo_run(path: Path, model: Path, groups: list[Group], **config: Any) -> RunD
         "evaluations": 1,
         **config,
     }
-    run_dir = RunDir.create(path, {"kind": "dpo", "config": settings})
+    run_dir = RunDir.create(path, {"kind": method, "config": settings})
     write_groups(run_dir.data / "preferences.parquet", groups)
     return run_dir
 

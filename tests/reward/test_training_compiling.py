@@ -6,9 +6,9 @@ from safetensors.torch import load_file
 
 from recipes.layout.collate import Collator
 from recipes.layout.compiling import compile_layers
+from recipes.layout.forward import outputs_of
 from recipes.stopping import StopSignal
 from reward.training import train as recipe
-from reward.training.model import outputs_of
 from tests.reward.test_training_equality import assert_same
 from tests.reward.test_training_layout import UNEVEN, reward_model
 from tests.reward.world import make_groups, make_run, tiny_llama

@@ -5,12 +5,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from recipes.layout.collate import Collator, StepCollator, block_mask, cut, describe
+from recipes.layout.forward import score_all
 from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.loss import bradley_terry
 from recipes.preferences.tokens import ChatFormat, TokenGroup, prepare
 from reward.settings import RewardConfig
 from reward.training.model import load_tokenizer, make_reward_model, readable_tokens, score_groups
-from reward.training.train import score_all
 from tests.tiny import SPECIAL, make_model, make_tokenizer
 
 torch.set_num_threads(1)
@@ -218,7 +218,7 @@ class Small(torch.nn.Module):
 
 
 def test_scoring_counts_every_copy_of_a_prompt(monkeypatch):
-    monkeypatch.setattr("reward.training.train.SCORING_TOKENS", 200)
+    monkeypatch.setattr("recipes.layout.forward.SCORING_TOKENS", 200)
     model, groups = Small(200), [token_group(n, 20, [5] * 4) for n in range(6)]
     scores = score_all(model, groups, Collator(0, "plain"))
     assert [row[:, 0].tolist() for row in scores] == [[25.0] * 4] * 6

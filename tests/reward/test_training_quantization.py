@@ -7,7 +7,7 @@ from recipes.errors import RecipeError
 from recipes.models import quantization
 from recipes.settings import ConfigError
 from reward.settings import RewardConfig
-from reward.training.model import load_tokenizer, make_reward_model
+from reward.training.model import load_tokenizer, make_reward_model, prepare_quantized
 from tests.reward.test_training_layout import reward_model
 from tests.tiny import make_encoder, make_model
 
@@ -56,7 +56,7 @@ def test_an_encoder_is_not_quantized(tmp_path):
         RewardConfig(base_model=str(path)), load_tokenizer(str(path))
     ).classifier
     with pytest.raises(RecipeError, match="is for decoders"):
-        quantization.prepare_for_training(base, config(path))
+        prepare_quantized(base, config(path))
 
 
 def test_in_bfloat16_the_frozen_weights_are_loaded_so_and_what_is_trained_is_not(tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from recipes.errors import RecipeError, Stopped
+from recipes.layout.collate import Collator, step_collator
 from recipes.preferences.groups import read_groups
 from recipes.preferences.objective import Objective
 from recipes.rundir import MOVED_BASE, STOPPED, RunDir, RunDirError
@@ -26,9 +27,9 @@ from recipes.trainer import GroupTrainer, WatchHeldOut
 from recipes.trainer_callbacks import ProgressEvents
 from reward.evaluation.report import Scored, accuracy
 from reward.settings import RewardConfig
-from reward.training.model import RewardModel, load_tokenizer, make_reward_model
+from reward.training.model import RewardModel
 from reward.training.score import Scorer, score_file
-from reward.training.train import step_collator, train
+from reward.training.train import train
 from tests.reward.world import make_groups, make_run, messages, tiny_llama
 
 torch.set_num_threads(1)
@@ -203,7 +204,9 @@ def test_held_out_prompts_are_watched_after_an_epoch_but_not_while_a_run_stops(
     control = TrainerControl(should_training_stop=step != 16)
     state = TrainerState(global_step=step, max_steps=32, is_world_process_zero=True)
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    WatchHeldOut(lambda: 0.75, ProgressEvents(told)).on_epoch_end(args, state, control)
+    WatchHeldOut(lambda last: {"test_accuracy": 0.75}, ProgressEvents(told)).on_epoch_end(
+        args, state, control
+    )
     assert [
         e["step"] for e in told.events() if e.get("metrics") == {"test_accuracy": 0.75}
     ] == watched
@@ -486,9 +489,8 @@ def test_the_report_says_how_the_prompts_were_packed_and_attended_to(tmp_path, l
 
 def test_the_token_limit_follows_the_setting_and_shrinks_after_out_of_memory(llama):
     config = RewardConfig(base_model=str(llama), micro_batch_size=8, tokens_at_once=1000)
-    model = make_reward_model(config, load_tokenizer(str(llama)))
-    steps = step_collator(config, model, 8)
+    steps = step_collator(config, Collator(0), 8)
     assert (steps.most, steps.max_tokens) == (8, 1000)
-    assert step_collator(config, model, 2).max_tokens == 250
-    unlimited = step_collator(RewardConfig(base_model=str(llama)), model, 4)
+    assert step_collator(config, Collator(0), 2).max_tokens == 250
+    unlimited = step_collator(RewardConfig(base_model=str(llama)), Collator(0), 4)
     assert (unlimited.most, unlimited.max_tokens) == (4, None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.layout.collate import EVIDENCE, for_model
+from recipes.layout.collate import LAYOUT, for_model
 from recipes.layout.collate import evidence as batch_of
 from recipes.preferences import loss
 from recipes.preferences.evidence import evidence, mean_weight, tie_share
@@ -318,4 +318,4 @@ def test_signals_are_padded_to_the_largest_group_and_kept_from_the_model():
     assert batch["ties"].tolist()[0] == [[0, 0.5, 0], [0.5, 0, 0], [0, 0, 0]]
     assert batch["above"].tolist() == [[1, 1, 0], [0, 0, 0]]
     assert batch["weight"].tolist() == [1, 1] and batch["margins"].shape == (2, 3, 3)
-    assert set(for_model(batch)) == {"present"} and set(batch) - {"present"} == EVIDENCE
+    assert set(for_model(batch)) == {"present"} == set(batch) & LAYOUT

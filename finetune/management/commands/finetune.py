@@ -1,8 +1,12 @@
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.management import CommandError, CommandParser
 
 from finetune.management.models_named import model_named
+from finetune.methods.method import all_methods
 from finetune.models import Model
 from finetune.registry import bases_of
 from reward.management.run_command import RunCommand, add_snapshot_arguments, snapshot_named
@@ -10,24 +14,46 @@ from reward.management.run_command import RunCommand, add_snapshot_arguments, sn
 
 class Command(RunCommand):
     kind = "dpo"
-    description = """Fine-tune a LoRA adapter on a snapshot by DPO.
+    description = """Fine-tune a LoRA adapter on a snapshot.
 
   manage.py finetune --project lamps
-  manage.py finetune --snapshot 3 --model 1 --set beta=0.2 --set epochs=2 --no-wait"""
+  manage.py finetune --snapshot 3 --model 1 --set beta=0.2 --set epochs=2 --no-wait
+  manage.py finetune --method dpo --help"""
+
+    def create_parser(self, *args: Any, **kwargs: Any) -> CommandParser:
+        self.kind = method_in(sys.argv) or self.kind  # the help lists the settings of the method
+        return super().create_parser(*args, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_snapshot_arguments(parser)
         parser.add_argument(
+            "--method", choices=[method.name for method in all_methods()], default="dpo",
+            help="how to learn from the rankings; default: dpo",
+        )  # fmt: skip
+        parser.add_argument(
             "--model", type=int, metavar="NUMBER",
-            help="the base model; default: the only one in the project",
+            help="the base model, or the adapter to continue from; default: the only base of the "
+            "project",
         )  # fmt: skip
         super().add_arguments(parser)
+
+    def handle(self, **options: Any) -> None:
+        self.kind = options["method"]
+        super().handle(**options)
 
     def inputs(self, options: dict[str, Any]) -> dict[str, Any]:
         snapshot = snapshot_named(options)
         number = options["model"]
         model = only_base(snapshot.project) if number is None else model_named(number)
         return {"project": snapshot.project_id, "snapshot": snapshot.pk, "model": model.pk}
+
+
+def method_in(arguments: Sequence[str]) -> str | None:
+    """Return the method that the command line names, if it names a known one."""
+    parser = ArgumentParser(add_help=False)
+    parser.add_argument("--method")
+    name = parser.parse_known_args(list(arguments))[0].method
+    return name if name in {method.name for method in all_methods()} else None
 
 
 def only_base(project: Any) -> Model:

@@ -1,0 +1,98 @@
+"""The base class of fine-tuning methods, and their registry.
+
+To add a method, write `finetune/methods/NAME.py`:
+
+1. A settings class, a subclass of `FinetuneSettings` (finetune/settings.py).
+2. A subclass of `Method`, with a name, a title, a paper, the data (`evidence`, `prepare`) and the
+   loss (`loss`).
+3. `METHOD = ItsClass`.
+4. A test of the loss against numbers worked out by hand, and of a run.
+
+A method whose data changes while it trains, such as rounds of sampling, names its own `program`,
+which may use `fit` of finetune/training/fitting.py.
+
+Legend: G groups, K responses in the largest group.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from finetune import methods
+from finetune.settings import FinetuneSettings
+from recipes.preferences.evidence import Evidence, plain_evidence
+from recipes.preferences.groups import Group
+from recipes.preferences.tokens import Prepared
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Loss = Callable[["PolicyOutputs", "Batch"], tuple["Tensor", "Tensor"]]
+"""(outputs, batch) → the loss of each group, (G,), and the scores of its responses, (G, K)."""
+PolicyOutputs = Mapping[str, "Tensor"]
+"""`logps`: Σ log π of each response, (G, K) float32, 0 if missing. `counts`: its tokens, (G, K)."""
+Batch = Mapping[str, "Tensor"]
+"""The signals of `evidence`, padded to K responses, and `reference`: Σ log π_ref, (G, K)."""
+
+
+class Method:
+    """A way to fine-tune a model on ranked responses. One object per run, with its settings.
+
+    name         the run kind, `--method`, and the ending of the new model's name
+    title        the name on pages
+    description  a sentence about what it does
+    paper        the method and its source, as a phrase that follows "by" in the model card
+    settings     the settings class
+    program      the recipe, run as `python -m PROGRAM RUN_DIR`
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    description: ClassVar[str]
+    paper: ClassVar[str]
+    settings: ClassVar[type[FinetuneSettings]] = FinetuneSettings
+    program: ClassVar[str] = "finetune.training.train"
+    lacking: ClassVar[str] = "two readable responses that somebody compared"
+    """The requirement for a training prompt, named in the error of a run without data."""
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    def evidence(self, group: Group) -> Evidence:
+        """Return the arrays of a group that the loss reads, per response or per pair."""
+        return plain_evidence(group)
+
+    def prepare(self, prepared: Prepared) -> None:
+        """Change the data after all groups were read, such as to weight them relative to each other."""
+
+    @property
+    def trains_on_reference(self) -> bool:
+        """Return whether the loss reads `batch["reference"]`."""
+        return True
+
+    def loss(self, groups: Sequence[Group]) -> Loss:
+        """Return the loss of a run on these training groups. Imports torch."""
+        raise NotImplementedError
+
+    def scores(self, logps: Any, reference: Any, counts: Any) -> Any:
+        """Return the implicit reward of responses, from arrays or tensors of the same shape.
+
+        The report orders held-out responses by it.
+        """
+        return logps - reference
+
+
+def all_methods() -> list[type[Method]]:
+    """Return the methods by name. DPO comes first."""
+    modules = (
+        importlib.import_module(f"{methods.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(methods.__path__)
+    )
+    registered = [module.METHOD for module in modules if hasattr(module, "METHOD")]
+    return sorted(registered, key=lambda method: (method.name != "dpo", method.name))
+
+
+def method_named(name: str) -> type[Method]:
+    """Return the method with this name. Raises KeyError."""
+    return {method.name: method for method in all_methods()}[name]

@@ -1,0 +1,186 @@
+"""The training of a policy by a method on prepared groups, in one run directory.
+
+`fit` is all that `train.py` does between reading and reporting. Methods with a program of their own
+call it too, for example once per round.
+
+Legend: K responses of a prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PrinterCallback, TrainingArguments, set_seed
+
+from finetune.methods.method import Loss, Method
+from finetune.settings import FinetuneSettings
+from finetune.training.held_out import HeldOut
+from finetune.training.policy import PolicyModel, check_head
+from finetune.training.reference import ReferenceCache, cache_key, reference_logps
+from recipes import processes
+from recipes.layout.choice import choose_layout
+from recipes.layout.collate import Batch, Collator, StepCollator, describe, step_collator
+from recipes.layout.compiling import compile_layers
+from recipes.memory import with_smaller_batches
+from recipes.models.adapter import restore, trained_weights
+from recipes.preferences.tokens import Prepared, TokenGroup
+from recipes.rundir import RunDir
+from recipes.stopping import StopSignal
+from recipes.trainer import (
+    GroupTrainer,
+    WatchHeldOut,
+    common_arguments,
+    common_callbacks,
+    first_batch,
+    train_to_the_end,
+)
+from recipes.trainer_callbacks import ProgressEvents
+
+
+class PolicyTrainer(GroupTrainer):
+    """A GroupTrainer with the loss of a fine-tuning method."""
+
+    def __init__(self, loss: Loss, **options: Any):
+        super().__init__(**options)
+        self.loss = loss
+
+    def losses(
+        self, outputs: dict[str, torch.Tensor], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.loss(outputs, batch)
+
+
+@dataclass
+class Fitted:
+    """A trained policy, and what the report says about its training."""
+
+    trainer: PolicyTrainer
+    held_out: HeldOut
+    collator: Collator
+    layout_reason: str | None
+    head_reason: str | None
+    reference_computed: int
+    first: str
+    """The first batch as the model read it."""
+
+
+@dataclass
+class _Ready:
+    """The results of the preparation, which is done once, also if memory runs out."""
+
+    layout_reason: str | None
+    head_reason: str | None
+    reference_computed: int
+    train: list[TokenGroup]
+    test_reference: list[np.ndarray]
+    first: str
+
+
+def fit(
+    run_dir: RunDir,
+    config: FinetuneSettings,
+    method: Method,
+    policy: PolicyModel,
+    tokenizer: Any,
+    prepared: Prepared,
+    stop: StopSignal,
+) -> Fitted:
+    """Train the policy on the train split. Raises Stopped, RecipeError or RestartRequired.
+
+    When memory runs out, the model and the reference stay, and only the micro-batch changes.
+    """
+    untrained = trained_weights(policy)
+    collator = Collator(tokenizer.pad_token_id, targets=True)
+    loss = method.loss(prepared.groups["train"])
+    ready: _Ready | None = None
+
+    def attempt(micro_batch_size: int, accumulation: int) -> Fitted:
+        nonlocal ready
+        set_seed(config.seed)
+        restore(policy, untrained)
+        steps = step_collator(config, collator, micro_batch_size)
+        train = ready.train if ready else prepared.tokens["train"]
+        trainer = make_trainer(run_dir, config, policy, loss, train, steps, stop)
+        ready = ready or prepare(trainer)
+        trainer.train_dataset = ready.train
+        held_out = HeldOut(policy, method, prepared, ready.test_reference, collator, stop)
+        events = ProgressEvents(run_dir)
+        trainer.add_callback(WatchHeldOut(held_out.watch, events, config.evaluations))
+        run_dir.stage("Trying the largest batch")
+        trainer.try_largest_part()
+        train_to_the_end(trainer, run_dir)
+        return Fitted(
+            trainer,
+            held_out,
+            collator,
+            ready.layout_reason,
+            ready.head_reason,
+            ready.reference_computed,
+            ready.first,
+        )
+
+    def prepare(trainer: PolicyTrainer) -> _Ready:
+        first = first_batch(trainer)
+        run_dir.stage("Checking the first batch")
+        head_reason = processes.from_rank_0(check_head(policy, first, collator.pad_id))
+        if head_reason:
+            policy.head = None
+            run_dir.message(
+                f"The head of this model is not used in parts: {head_reason}. Training continues with "
+                "the model's own logits, which take more memory.",
+                level="warning",
+            )
+        layout_reason = choose_layout(run_dir, config, policy, collator, first, prepared)
+        if config.compile:
+            compile_layers(policy.inner)
+        splits = ["test"] if not method.trains_on_reference else ["train", "test"]
+        groups = [group for split in splits for group in prepared.tokens[split]]
+        run_dir.stage("Computing the reference log-probabilities")
+        cache = ReferenceCache(run_dir, cache_key(policy, config.adapter, str(policy.inner.dtype)))
+        with trainer.compute_loss_context_manager():
+            logps, computed = reference_logps(policy, groups, collator, cache, stop)
+        train = prepared.tokens["train"]
+        if method.trains_on_reference:
+            pairs = zip(train, logps, strict=False)
+            train = [
+                replace(group, signals={**group.signals, "reference": values})
+                for group, values in pairs
+            ]
+        test = logps[len(logps) - len(prepared.tokens["test"]) :]
+        text = describe(first, tokenizer, shared=layout_reason is None)
+        return _Ready(layout_reason, head_reason, computed, train, test, text)
+
+    return with_smaller_batches(
+        attempt,
+        batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
+        run_dir=run_dir,
+    )
+
+
+def make_trainer(
+    run_dir: RunDir,
+    config: FinetuneSettings,
+    policy: PolicyModel,
+    loss: Loss,
+    train: Sequence[TokenGroup],
+    steps: StepCollator,
+    stop: StopSignal,
+) -> PolicyTrainer:
+    batch = (config.batch_size, 1)
+    trainer = PolicyTrainer(
+        loss=loss,
+        model=policy,
+        args=TrainingArguments(
+            **common_arguments(run_dir, config, rows=len(train), batch=batch, saves=10),
+            remove_unused_columns=False,
+            label_names=["labels"],
+        ),
+        train_dataset=train,
+        data_collator=steps,
+        callbacks=common_callbacks(run_dir, ProgressEvents(run_dir), stop),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

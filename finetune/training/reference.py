@@ -1,0 +1,137 @@
+"""log π_ref of responses: one pass before training, kept on disk for other runs.
+
+The reference is the model as training finds it. A new adapter changes nothing, so that is the base
+model; a run that continues from an adapter stays close to that adapter.
+
+A file of the cache belongs to one model: to the content of its files, or its commit on the hub, and
+to a number format. It holds a digest of the tokens of each response and its log-probability, and no
+text. So a retry, a resumed run, and any later run on some of the same rankings compute only what is
+missing. The folder `.reference` next to the run directories may be deleted at any time.
+
+Legend: K responses of a group, M responses in the cache.
+"""
+
+import fcntl
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.training.policy import PolicyModel
+from recipes import checkpoints, processes
+from recipes.layout.collate import Collator
+from recipes.layout.forward import score_all
+from recipes.preferences.tokens import TokenGroup
+from recipes.rundir import RunDir
+from recipes.stopping import StopSignal
+
+FOLDER = ".reference"
+DIGEST = 16
+"""Bytes of a digest. Two of 10⁹ responses share one with a probability below 10⁻²⁰."""
+
+
+class ReferenceCache:
+    """The log-probabilities of one model on disk."""
+
+    def __init__(self, run_dir: RunDir, key: str):
+        self.run_dir = run_dir
+        self.path = run_dir.whole.path.absolute().parent / FOLDER / f"{key}.npz"
+
+    def read(self) -> dict[bytes, float]:
+        """Return log π_ref by digest. A missing or damaged file is empty."""
+        if not self.path.exists():
+            return {}
+        with self._locked():
+            return self._read()
+
+    def _read(self) -> dict[bytes, float]:
+        checkpoints.delete_if_damaged(self.run_dir, self.path)
+        if not self.path.exists():
+            return {}
+        with np.load(self.path) as arrays:
+            digests, logps = arrays["digests"], arrays["logps"]  # (M, 16) uint8, (M,) float32
+        return {row.tobytes(): float(value) for row, value in zip(digests, logps, strict=True)}
+
+    def add(self, logps: dict[bytes, float]) -> None:
+        """Add log-probabilities. Without a writable folder they are only not kept."""
+        with suppress(PermissionError), self._locked():
+            everything = {**self._read(), **logps}
+            digests = np.frombuffer(b"".join(everything), dtype=np.uint8).reshape(-1, DIGEST)
+            values = np.array(list(everything.values()), dtype=np.float32)
+            with checkpoints.sealed(self.path) as draft, draft.open("wb") as file:
+                np.savez(file, digests=digests, logps=values)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other runs away while the file and its manifest do not fit together."""
+        self.path.parent.mkdir(exist_ok=True)
+        with (self.path.parent / ".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def reference_logps(
+    policy: PolicyModel,
+    groups: Sequence[TokenGroup],
+    collator: Collator,
+    cache: ReferenceCache,
+    stop: StopSignal,
+) -> tuple[list[np.ndarray], int]:
+    """Return log π_ref of each group's responses, (K,) float32, and how many were computed now.
+
+    Call it before the first step, because the reference is the untrained policy. Several processes
+    share the work. Raises Stopped on a stop signal.
+    """
+    stored: dict[bytes, float] = processes.from_rank_0({} if processes.rank() else cache.read())
+    digests = [
+        [_digest(group.prompt, response) for response in group.responses] for group in groups
+    ]
+    missing = [g for g, row in enumerate(digests) if not all(digest in stored for digest in row)]
+    if missing:
+        own = missing[processes.rank() :: processes.count()]
+        outputs = score_all(policy, [groups[g] for g in own], collator, stop)
+        values = {
+            digest: float(value)
+            for g, output in zip(own, outputs, strict=True)
+            for digest, value in zip(digests[g], output[:, 0], strict=True)
+        }
+        new = {digest: value for part in processes.gather(values) for digest, value in part.items()}
+        stored |= new
+        if not processes.rank():
+            cache.add(new)
+    logps = [np.array([stored[digest] for digest in row], dtype=np.float32) for row in digests]
+    return logps, sum(len(digests[g]) for g in missing)
+
+
+def _digest(prompt: np.ndarray, response: np.ndarray) -> bytes:
+    content = hashlib.sha256(np.int32(len(prompt)).tobytes())
+    content.update(np.ascontiguousarray(prompt, dtype=np.int32).tobytes())
+    content.update(np.ascontiguousarray(response, dtype=np.int32).tobytes())
+    return content.digest()[:DIGEST]
+
+
+# --- the key of a model -----------------------------------------------------------------------------
+
+
+def cache_key(policy: PolicyModel, adapter: str | None, dtype: str) -> str:
+    """Return the name of the cache of a model: its content, its adapter's and the number format."""
+    base = policy.config.name_or_path
+    parts = [_content(base, getattr(policy.config, "_commit_hash", None))]
+    if adapter:
+        parts.append(_content(adapter, None))
+    quantized = bool(getattr(policy.inner, "is_quantized", False))
+    text = " ".join([*parts, dtype, "nf4" if quantized else "whole"])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _content(reference: str, commit: Any) -> str:
+    """Return the digest of a folder's weights and configuration, or name and commit on the hub."""
+    folder = Path(reference)
+    if not folder.is_dir():
+        return f"{reference}@{commit}"
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
+    digests = [f"{file.name} {checkpoints.sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()

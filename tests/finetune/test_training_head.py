@@ -1,0 +1,104 @@
+"""Tests of the log-probabilities in chunks, against all logits at the same time."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recipes.models import head as heads
+from recipes.models.head import Head, gathered_logps
+
+N, H, V = 23, 8, 50
+
+
+def parts(bias: bool = False, dtype: torch.dtype = torch.float32, vocabulary: int = V):
+    torch.manual_seed(0)
+    layer = nn.Linear(H, vocabulary, bias=bias, dtype=dtype)
+    hidden = torch.randn(N, H, dtype=dtype, requires_grad=True)
+    return layer, hidden, torch.randint(vocabulary, (N,)), torch.randn(N)
+
+
+def expected(head: Head, hidden, tokens, weights):
+    """Return log-probabilities and the gradients of a weighted sum, from all logits."""
+    logps = gathered_logps(head.adjusted(head.layer(hidden).float()), tokens)
+    wanted = [hidden, *(p for p in head.layer.parameters() if p.requires_grad)]
+    return logps, torch.autograd.grad((logps * weights).sum(), wanted)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.3, None), (1.0, 2.0), (1.7, 0.5)])
+def test_chunks_give_the_log_probabilities_and_gradients_of_all_logits(
+    monkeypatch, chunk, frozen, bias, scale, softcap
+):
+    monkeypatch.setattr(heads, "chunk_tokens", lambda vocabulary, like: chunk)
+    layer, hidden, tokens, weights = parts(bias)
+    layer.requires_grad_(not frozen)
+    head = Head(layer, scale, softcap)
+    assert head.is_frozen is frozen
+    wanted, gradients = expected(head, hidden, tokens, weights)
+    logps = head.token_logps(hidden, tokens)
+    assert logps.dtype == torch.float32
+    torch.testing.assert_close(logps, wanted, atol=1e-6, rtol=1e-6)
+    (logps * weights).sum().backward()
+    found = [hidden.grad, *(p.grad for p in layer.parameters() if p.requires_grad)]
+    for ours, theirs in zip(found, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_without_gradients_nothing_is_stored():
+    layer, hidden, tokens, _ = parts()
+    layer.requires_grad_(False)
+    with torch.no_grad():
+        logps = Head(layer).token_logps(hidden, tokens)
+    assert not logps.requires_grad
+    torch.testing.assert_close(logps, expected(Head(layer), hidden, tokens, 1.0)[0])
+
+
+def test_bfloat16_stays_close_to_float32():
+    layer, hidden, tokens, weights = parts(dtype=torch.bfloat16)
+    layer.requires_grad_(False)
+    exact = Head(nn.Linear(H, V, bias=False).requires_grad_(False))
+    exact.layer.weight.data = layer.weight.data.float()
+    wanted, (gradient,) = expected(exact, hidden.detach().float().requires_grad_(), tokens, weights)
+    logps = Head(layer).token_logps(hidden, tokens)
+    torch.testing.assert_close(logps, wanted, atol=3e-2, rtol=0)
+    (logps * weights).sum().backward()
+    assert hidden.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(hidden.grad.float(), gradient, atol=3e-2, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """The largest number of elements of any tensor that an operation returns."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else (out,):
+            # A view of the weight is no new memory.
+            if isinstance(value, torch.Tensor) and value._base is None:
+                self.size = max(self.size, value.numel())
+        return out
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_larger_vocabulary_needs_no_larger_tensor(monkeypatch, frozen):
+    """Check tensors of 16 · V at most for 4,000 tokens, and the same size for twice the words."""
+    monkeypatch.setitem(heads.CHUNK_NUMBERS, "cpu", 2**14)
+    sizes = []
+    for vocabulary in (512, 1024):
+        layer = nn.Linear(H, vocabulary, bias=False).requires_grad_(not frozen)
+        hidden = torch.randn(4000, H, requires_grad=True)
+        with Largest() as largest:
+            Head(layer).token_logps(hidden, torch.zeros(4000, dtype=torch.long)).sum().backward()
+        sizes.append(largest.size)
+    assert sizes == [4000 * H] * 2
+
+
+def test_no_tokens_have_no_log_probabilities():
+    layer, hidden, tokens, _ = parts()
+    for frozen in (True, False):
+        layer.requires_grad_(not frozen)
+        assert Head(layer).token_logps(hidden[:0], tokens[:0]).shape == (0,)
