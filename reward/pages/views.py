@@ -31,13 +31,12 @@ from reward.pages.report import (
     temperature_line,
 )
 from reward.preferences.filters import REASONS, SnapshotFilter
-from reward.preferences.samples import sample
+from reward.preferences.samples import sample, sample_groups
 from reward.preferences.snapshots import (
     Account,
     SnapshotError,
     freeze,
     ranking_ids,
-    sample_groups,
     survey,
 )
 from reward.promotion import MOVED, CannotMove, Promotable, move

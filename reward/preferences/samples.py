@@ -1,12 +1,14 @@
 """Sample rows of a snapshot for its page, with all texts rendered safely."""
 
 from dataclasses import dataclass
+from itertools import islice
 from string import ascii_uppercase
 
 from django.utils.safestring import SafeString
 
 from labeling.core.text import render
-from recipes.preferences.groups import Group, Judgment
+from recipes.preferences.groups import Group, Judgment, read_groups
+from reward.models import Snapshot
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,9 @@ def order_in_letters(ranking: Judgment, letters: dict[int, str]) -> str:
         return " > ".join(tiers)
     above, below = tiers[: ranking.cut], tiers[ranking.cut :]
     return f"{' > '.join(above)} | {' > '.join(below)}".strip()
+
+
+def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> list[Group]:
+    """Return the first rows of the file, or of a split. Reads no more than needed."""
+    groups = read_groups(snapshot.file, rows_at_once=64)
+    return list(islice((g for g in groups if split in (None, g.split)), count))

@@ -7,7 +7,6 @@ responses batch by batch. Memory holds one batch of prompts, 32 bytes per prompt
 if the filter asks for them.
 """
 
-import hmac
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,8 +36,9 @@ from recipes.preferences.groups import (
     read_groups,
     write_groups,
 )
-from reward.models import PseudonymKey, Snapshot
+from reward.models import Snapshot
 from reward.preferences.filters import FilterError, SnapshotFilter
+from reward.preferences.pseudonyms import Pseudonyms, pseudonyms
 from reward.preferences.reviewer_weights import Weights
 from reward.preferences.substitutes import Substitutes
 
@@ -320,7 +320,7 @@ def batches_of(
         ]
 
 
-def _judgment(ranking: dict[str, Any], pseudonym: "Pseudonyms", weight: Weights | None) -> Judgment:
+def _judgment(ranking: dict[str, Any], pseudonym: Pseudonyms, weight: Weights | None) -> Judgment:
     """Return the judgment of a row. A lead's decision has no ranking id and the weight 1."""
     return Judgment(
         reviewer=pseudonym(ranking["reviewer_id"]),
@@ -404,27 +404,7 @@ def reviewer_weights(project: Project) -> Weights:
     )
 
 
-# --- pseudonyms and ranking ids ------------------------------------------------------------------
-
-
-class Pseudonyms:
-    """Pseudonyms of reviewers. Only the key in the database links them to people."""
-
-    def __init__(self, key: str):
-        self.key = key.encode()
-        self.names: dict[int, str] = {}
-
-    def __call__(self, reviewer_id: int) -> str:
-        if reviewer_id not in self.names:
-            digest = hmac.digest(self.key, str(reviewer_id).encode(), "sha256")
-            self.names[reviewer_id] = f"r-{digest.hex()[:12]}"
-        return self.names[reviewer_id]
-
-
-def pseudonyms(project: Project) -> Pseudonyms:
-    """Return the project's pseudonyms, the same in all its snapshots and different in each project."""
-    key, _ = PseudonymKey.objects.get_or_create(project=project)
-    return Pseudonyms(key.key)
+# --- frozen snapshots ---------------------------------------------------------------------------
 
 
 def ranking_ids(snapshot: Snapshot) -> Iterator[int]:
@@ -445,12 +425,6 @@ def _ranking_ids(snapshot: Snapshot) -> Iterator[int]:
         for batch in file.iter_batches(batch_size=1024, columns=["meta"]):
             for meta in batch.column(0).to_pylist():
                 yield from (pk for pk in json.loads(meta)["ranking_ids"] if pk is not None)
-
-
-def sample_groups(snapshot: Snapshot, count: int, split: str | None = None) -> list[Group]:
-    """Return the first rows of the file, or of a split. Reads no more than needed."""
-    groups = read_groups(snapshot.file, rows_at_once=64)
-    return list(islice((g for g in groups if split in (None, g.split)), count))
 
 
 def frozen_since(file_import: FileImport) -> str:

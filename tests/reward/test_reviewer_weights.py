@@ -9,8 +9,9 @@ from django.core.management import call_command
 from labeling.models import Adjudication
 from labeling.statistics.reliability import Reliabilities, Reliability
 from recipes.preferences.groups import read_groups
+from reward.preferences.pseudonyms import pseudonyms
 from reward.preferences.reviewer_weights import HEAVIEST, Weights
-from reward.preferences.snapshots import SnapshotFilter, freeze, pseudonyms
+from reward.preferences.snapshots import SnapshotFilter, freeze
 from tests.reward.factory import make_project, make_prompt, make_task, make_user, rank, response_ids
 
 WEIGHED = SnapshotFilter(weigh_reviewers=True)

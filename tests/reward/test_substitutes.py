@@ -12,7 +12,8 @@ from accounts.models import Role
 from labeling.models import Adjudication, GuidelineVersion, RelabelledTask, RelabelSample, Task
 from recipes.preferences.groups import read_groups
 from reward.forms import RewardInputs
-from reward.preferences.snapshots import SnapshotFilter, freeze, pseudonyms, ranking_ids, survey
+from reward.preferences.pseudonyms import pseudonyms
+from reward.preferences.snapshots import SnapshotFilter, freeze, ranking_ids, survey
 from tests.reward.factory import (
     join,
     make_project,

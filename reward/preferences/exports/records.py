@@ -28,7 +28,7 @@ from labeling.models import (
 from labeling.queue.out_of_use import among
 from reward.preferences.exports import left_out
 from reward.preferences.exports.shapes import MESSAGES, Row
-from reward.preferences.snapshots import pseudonyms
+from reward.preferences.pseudonyms import pseudonyms
 
 PROMPT_BATCH_SIZE = 256
 
