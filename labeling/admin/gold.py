@@ -15,6 +15,7 @@ from accounts.access import user_of
 from labeling.admin.big_tables import BigTableAdmin, FrozenMixin
 from labeling.core.text import shortened
 from labeling.gold import constraints as gold
+from labeling.gold import making
 from labeling.models import Gold, Qualification
 
 
@@ -61,7 +62,7 @@ class GoldAdmin(BigTableAdmin):
         return False
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        gold.change(
+        making.change(
             gold=obj,
             constraints=obj.constraints,
             purpose=obj.purpose,
@@ -87,7 +88,7 @@ class GoldAdmin(BigTableAdmin):
 
     @admin.action(description="Retire the selected gold")
     def retire(self, request: HttpRequest, golds: QuerySet[Gold]) -> None:
-        retired = sum(gold.retire(gold=row, by=user_of(request)) for row in golds)
+        retired = sum(making.retire(gold=row, by=user_of(request)) for row in golds)
         self.message_user(request, f"{retired} retired.", messages.SUCCESS)
 
 

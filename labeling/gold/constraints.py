@@ -14,29 +14,18 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
 
-from django.db import transaction
-from django.db.models import Exists, OuterRef
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from accounts.models import User, audit
-from labeling.core.text import storable
-from labeling.models import Gold, Project, Prompt, Ranking, Response, Skip, Task
-from labeling.queue.tasks import add_task, take_off_queue
+from labeling.models import Gold, Ranking, Task
 
 KEYS = {
     "above": ("kind", "a", "b"),
     "tie_allowed": ("kind", "a", "b"),
     "unacceptable": ("kind", "a"),
 }
-MAX_EXPLANATION_LENGTH = 10_000
 
 Constraint = Mapping[str, Any]
 Letters = Mapping[int, str]
-
-
-class GoldError(ValueError):
-    """Raised with a sentence for the lead. Nothing was written."""
 
 
 # --- constraints ----------------------------------------------------------------------------------
@@ -251,148 +240,3 @@ def feedback(ranking: Ranking) -> Feedback | None:
         return None
     lines = _lines(ranking, gold.constraints, letters_of(ranking.shown_order))
     return Feedback(lines, gold.explanation)
-
-
-# --- training and qualification -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Course:
-    """A reviewer's progress through the gold that everybody gets in order."""
-
-    done: int
-    total: int
-    next: Gold | None
-
-
-def course(*, project: Project, reviewer: User, purpose: str) -> Course:
-    """Return the reviewer's progress through the gold for this purpose. Skipped tasks are done.
-
-    One query over the project's gold for this purpose.
-    """
-    own = {"task": OuterRef("task"), "reviewer": reviewer}
-    course_gold = list(
-        Gold.objects.filter(
-            project=project,
-            purpose=purpose,
-            retired_at=None,
-            task__held=False,
-            task__out_of_use=False,
-        )
-        .annotate(
-            done=Exists(Ranking.objects.filter(superseded_at=None, **own))
-            | Exists(Skip.objects.filter(**own))
-        )
-        .order_by("pk")
-    )
-    left = [gold for gold in course_gold if not gold.done]
-    return Course(len(course_gold) - len(left), len(course_gold), next(iter(left), None))
-
-
-# --- creating and changing gold -------------------------------------------------------------------
-
-
-@transaction.atomic
-def make(
-    *,
-    task: Task,
-    constraints: Any,
-    purpose: str = Gold.Purpose.CHECK,
-    explanation: str = "",
-    by: User | None = None,
-) -> Gold:
-    """Create gold from a task, or bring back retired gold of it.
-
-    The task keeps its rankings and is not given to more reviewers, because anyone who saw the copy
-    would recognise it. Raises GoldError.
-    """
-    if task.kind == Task.Kind.GOLD:
-        raise GoldError("This task is already gold. Change or retire it.")
-    if task.out_of_use or task.places.filter(withdrawn=True).exists():
-        raise GoldError("Part of this task is withdrawn. Restore it before you make it gold.")
-    places = task.places.select_related("response").order_by("position")
-    responses = [place.response for place in places]
-    gold = add(
-        project=task.project,
-        prompt=task.prompt,
-        responses=responses,
-        constraints=constraints,
-        purpose=purpose,
-        explanation=explanation,
-        by=by,
-    )
-    take_off_queue(task=task)
-    return gold
-
-
-@transaction.atomic
-def add(
-    *,
-    project: Project,
-    prompt: Prompt,
-    responses: Sequence[Response],
-    constraints: Any,
-    purpose: str = Gold.Purpose.CHECK,
-    explanation: str = "",
-    by: User | None = None,
-) -> Gold:
-    """Create gold from responses, with or without a task of them. Raises GoldError."""
-    letters = letters_of([response.pk for response in responses])
-    columns = _columns(constraints, letters, purpose, explanation)
-    try:
-        copy, _new = add_task(
-            project=project, prompt=prompt, responses=responses, kind=Task.Kind.GOLD
-        )
-    except ValueError as error:
-        raise GoldError(str(error)) from None
-    if Gold.objects.filter(task=copy, retired_at=None).exists():
-        raise GoldError("These responses already have gold. Change or retire it.")
-    columns |= {"created_by": by, "retired_at": None, "project": project}
-    gold, _new = Gold.objects.update_or_create(task=copy, defaults=columns)
-    audit(by, "gold made", gold, purpose=purpose)
-    return gold
-
-
-@transaction.atomic
-def describe(
-    *, task: Task, constraints: Any, purpose: str = Gold.Purpose.CHECK, explanation: str = ""
-) -> tuple[Gold, bool]:
-    """Return the gold of a task of the kind gold, and whether it was created. Raises GoldError."""
-    letters = letters_of(_ids(task))
-    columns = _columns(constraints, letters, purpose, explanation)
-    return Gold.objects.get_or_create(
-        task=task, defaults={**columns, "project_id": task.project_id}
-    )
-
-
-def _ids(task: Task) -> list[int]:
-    return list(task.places.order_by("position").values_list("response_id", flat=True))
-
-
-def _columns(constraints: Any, letters: Letters, purpose: str, explanation: str) -> dict[str, Any]:
-    if sentence := problem(constraints, letters):
-        raise GoldError(sentence)
-    if purpose not in Gold.Purpose.values:
-        raise GoldError(f"The purpose of gold must be one of {', '.join(Gold.Purpose.values)}.")
-    if len(explanation) > MAX_EXPLANATION_LENGTH:
-        raise GoldError(f"An explanation has at most {MAX_EXPLANATION_LENGTH:,} characters.")
-    return {"constraints": constraints, "purpose": purpose, "explanation": storable(explanation)}
-
-
-@transaction.atomic
-def change(
-    *, gold: Gold, constraints: Any, purpose: str, explanation: str, by: User | None
-) -> None:
-    """Change gold. Existing rankings are checked against the new constraints. Raises GoldError."""
-    columns = _columns(constraints, letters_of(_ids(gold.task)), purpose, explanation)
-    Gold.objects.filter(pk=gold.pk).update(**columns)
-    audit(by, "gold changed", gold, purpose=purpose)
-
-
-def retire(*, gold: Gold, by: User | None) -> bool:
-    """Stop giving the gold out and measuring with it; return False if it was already retired."""
-    now = timezone.now()
-    if not Gold.objects.filter(pk=gold.pk, retired_at=None).update(retired_at=now):
-        return False
-    audit(by, "gold retired", gold)
-    return True

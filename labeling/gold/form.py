@@ -8,7 +8,8 @@ from django.core.validators import MaxLengthValidator
 from django.forms import formset_factory
 
 from accounts.parameters import number
-from labeling.gold.constraints import MAX_EXPLANATION_LENGTH, Constraint, Letters
+from labeling.gold.constraints import Constraint, Letters
+from labeling.gold.making import MAX_EXPLANATION_LENGTH
 from labeling.models import Gold
 
 RELATIONS = [

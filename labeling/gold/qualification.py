@@ -12,7 +12,7 @@ from django.db.models import Max
 from django.utils import timezone
 
 from accounts.models import User, audit
-from labeling.gold import constraints
+from labeling.gold import constraints, courses
 from labeling.models import (
     Gold,
     GuidelineVersion,
@@ -138,7 +138,7 @@ def _forget_answers(project: Project, reviewer: User) -> None:
 def _ended(attempt: Qualification) -> Qualification:
     """End the attempt if every task is answered, and return it. Skipped tasks count as wrong."""
     project, reviewer = attempt.project, attempt.reviewer
-    course = constraints.course(project=project, reviewer=reviewer, purpose=PURPOSE)
+    course = courses.course(project=project, reviewer=reviewer, purpose=PURPOSE)
     if course.next is not None or not course.total:
         return attempt
     tasks = {gold.task_id: gold for gold in _tasks(project)}

@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from accounts.models import User
 from database.copying import copy_rows, reserve_ids
 from database.lookups import AnyOf
-from labeling.gold import constraints as gold
+from labeling.gold import making
 from labeling.importing import findings
 from labeling.importing.cleaning import storable_record
 from labeling.importing.links import (
@@ -449,11 +449,11 @@ def _store_gold(task_id: int, line: int, ids: list[int], gold_record: GoldRecord
         for constraint in gold_record.constraints
     ]
     try:
-        gold.describe(
+        making.describe(
             task=Task.objects.get(pk=task_id),
             constraints=constraints,
             purpose=gold_record.purpose,
             explanation=gold_record.explanation,
         )
-    except gold.GoldError as error:
+    except making.GoldError as error:
         raise BadInput(f"its gold is refused. {error}", line) from None

@@ -17,10 +17,11 @@ from labeling.core.lettering import Lettering, as_order
 from labeling.core.text import exact, shortened
 from labeling.core.text import render as render_text
 from labeling.gold import constraints as golds
-from labeling.gold import qualification
+from labeling.gold import making, qualification
 from labeling.gold import shares as gold_shares
-from labeling.gold.constraints import GoldError, Letters
+from labeling.gold.constraints import Letters
 from labeling.gold.form import GoldForm, rows_of, with_more_rows
+from labeling.gold.making import GoldError
 from labeling.models import Adjudication, Gold, Project, Ranking, Task
 from labeling.reviewing import assignment
 
@@ -97,7 +98,7 @@ def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
     form, rows, sentence = _filled(request, gold.task, gold.constraints, gold)
     if form.is_bound and sentence is None:
         try:
-            golds.change(
+            making.change(
                 gold=gold, constraints=rows.constraints(), by=user_of(request), **form.cleaned_data
             )
         except GoldError as error:
@@ -140,7 +141,7 @@ def _answers(gold: Gold, letters: Letters, texts: list[str]) -> list[dict[str, A
 def gold_retire(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
     project = led_project(request, slug)
     gold = get_object_or_404(Gold, pk=gold_id, project=project)
-    if golds.retire(gold=gold, by=user_of(request)):
+    if making.retire(gold=gold, by=user_of(request)):
         messages.success(
             request, "Retired. It is no longer given out or used to measure reviewers."
         )
@@ -163,7 +164,7 @@ def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     form, rows, sentence = _filled(request, task, chosen["constraints"] if chosen else [])
     if form.is_bound and sentence is None:
         try:
-            gold = golds.make(
+            gold = making.make(
                 task=task, constraints=rows.constraints(), by=user_of(request), **form.cleaned_data
             )
         except GoldError as error:

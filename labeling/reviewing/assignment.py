@@ -11,8 +11,8 @@ from psycopg.types.numeric import Int8
 
 from accounts.models import User
 from database.statements import fetch
-from labeling.gold import constraints, qualification, schedule
-from labeling.gold.constraints import Course
+from labeling.gold import courses, qualification, schedule
+from labeling.gold.courses import Course
 from labeling.models import Gold, Project, Qualification, Slot, Task
 from labeling.queue import slots
 
@@ -53,7 +53,7 @@ def stage(*, project: Project, reviewer: User) -> Stage | None:
     """
     if project.current_version_id is None:
         return None
-    course = constraints.course(project=project, reviewer=reviewer, purpose=TRAINING)
+    course = courses.course(project=project, reviewer=reviewer, purpose=TRAINING)
     if course.next is not None:
         return Stage(TRAINING, course)
     if not project.qualification_percent:
@@ -61,7 +61,7 @@ def stage(*, project: Project, reviewer: User) -> Stage | None:
     attempt = qualification.ensure(project=project, reviewer=reviewer)
     if attempt.state == qualification.PASSED:
         return None
-    course = constraints.course(project=project, reviewer=reviewer, purpose=QUALIFYING)
+    course = courses.course(project=project, reviewer=reviewer, purpose=QUALIFYING)
     if attempt.state == qualification.FAILED:
         course = Course(course.done, course.total, None)
     return Stage(QUALIFYING, course, attempt)
@@ -75,7 +75,7 @@ def stage_of(slot: Slot) -> Stage | None:
     if purpose not in (TRAINING, QUALIFYING):
         return None
     return Stage(
-        purpose, constraints.course(project=slot.project, reviewer=slot.reviewer, purpose=purpose)
+        purpose, courses.course(project=slot.project, reviewer=slot.reviewer, purpose=purpose)
     )
 
 

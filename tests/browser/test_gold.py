@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from accounts.models import Role
-from labeling.gold import constraints as gold
+from labeling.gold import making
 from labeling.models import Gold, Membership, Qualification, Ranking, Slot
 from labeling.reviewing import assignment
 from labeling.reviewing.progress import of_reviewer
@@ -24,7 +24,7 @@ def add_gold(world: World, purpose: str, explanation: str = "") -> Gold:
     first, *others = ids(task)
     constraints = [{"kind": "above", "a": first, "b": other} for other in others]
     constraints.append({"kind": "unacceptable", "a": others[-1]})
-    return gold.make(task=task, constraints=constraints, purpose=purpose, explanation=explanation)
+    return making.make(task=task, constraints=constraints, purpose=purpose, explanation=explanation)
 
 
 def rank(page: Page, *, right: bool = True) -> None:

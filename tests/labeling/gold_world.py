@@ -3,7 +3,7 @@
 from typing import Any
 
 from accounts.models import User
-from labeling.gold import constraints
+from labeling.gold import making
 from labeling.models import Gold, Project, Ranking, Slot
 from labeling.rankings import recording
 from labeling.rankings.content import Content
@@ -17,7 +17,7 @@ def make_gold(
     """Create a gold question of a new task: the first response must be above the second."""
     task = make_task(project, **fields)
     first, second, *_ = ids(task)
-    return constraints.make(
+    return making.make(
         task=task,
         constraints=[{"kind": "above", "a": first, "b": second}],
         purpose=purpose,

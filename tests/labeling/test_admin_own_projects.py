@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from accounts.models import AuditEntry, Role
 from labeling.admin.big_tables import OwnChoicesMixin, OwnProjectsAdmin
-from labeling.gold import constraints
+from labeling.gold import making
 from labeling.guidelines import versions
 from labeling.models import Membership, Project, Prompt, Response
 from labeling.rankings import recording
@@ -62,7 +62,7 @@ def fill(project: Project) -> None:
     task.skips.create(reviewer=make_member(project), reason="other")
     versions.draft_from(version=project.current_version, by=None)
     first, second, *_ = ids(task)
-    constraints.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
+    making.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
     version = project.current_version
     project.qualifications.create(reviewer=reviewer, version=version)
 

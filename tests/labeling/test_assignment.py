@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from labeling.gold import constraints, schedule
+from labeling.gold import constraints, making, schedule
 from labeling.models import Gold, Ranking, Slot
 from labeling.queue import slots as queue
 from labeling.rankings import recording
@@ -114,7 +114,7 @@ def test_a_reviewer_who_ranked_the_prompt_gets_no_gold_of_it():
         task=task, reviewer=reviewer, source="import", content=Content([[i] for i in ids(task)])
     )
     make_gold(project)
-    known = constraints.make(
+    known = making.make(
         task=task, constraints=constraints.constraints_from([[i] for i in ids(task)], None)
     )
     assert known.task_id not in schedule.remaining(project, reviewer)

@@ -5,7 +5,7 @@ from django.urls import reverse
 
 from accounts.models import Role
 from labeling.disputes import adjudication
-from labeling.gold import constraints
+from labeling.gold import making
 from labeling.models import Membership, Slot
 from labeling.quality import measures
 from labeling.queue import slots
@@ -149,10 +149,10 @@ def test_leads_see_gold_and_the_tasks_it_was_made_from(project, client):
 def test_disputes_show_that_gold_was_made_from_the_task(project, client):
     task = dispute(project)
     a, b, *_ = ids(task)
-    made = constraints.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
+    made = making.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}])
     assert "has a gold copy" in page(client, "project-disputes", project)
     assert "has a gold copy" in page(client, "project-dispute", project, task.pk)
-    constraints.retire(gold=made, by=None)
+    making.retire(gold=made, by=None)
     assert "has a gold copy" not in page(client, "project-disputes", project)
 
 

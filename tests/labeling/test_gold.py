@@ -1,7 +1,8 @@
 import pytest
 
 from labeling.gold import constraints as gold
-from labeling.gold.constraints import GoldError
+from labeling.gold import making
+from labeling.gold.making import GoldError
 from labeling.models import Gold, Ranking, Slot, Task
 from labeling.queue import slots
 from tests.labeling.gold_world import answer, make_gold
@@ -109,7 +110,7 @@ def test_gold_is_a_new_task_next_to_its_source():
     project = make_project()
     task = make_task(project)
     first, second, _third = ids(task)
-    one = gold.make(task=task, constraints=[above(first, second)], purpose="training")
+    one = making.make(task=task, constraints=[above(first, second)], purpose="training")
     assert (one.task.kind, one.project) == (Task.Kind.GOLD, project)
     assert one.task.prompt == task.prompt and ids(one.task) == ids(task)
     assert not one.task.slots.exists()
@@ -120,7 +121,7 @@ def test_the_source_task_is_not_assigned_again_and_keeps_late_answers():
     task = make_task(project)
     first, other = make_member(project), make_member(project)
     slot = slots.claim(project=project, reviewer=first)
-    gold.make(task=task, constraints=[above(*ids(task)[:2])])
+    making.make(task=task, constraints=[above(*ids(task)[:2])])
     assert slots.claim(project=project, reviewer=other) is None
     Slot.objects.filter(pk=slot.pk).update(leased_until="2020-01-01T00:00Z")
     assert slots.claim(project=project, reviewer=other) is None  # nor when that lease runs out
@@ -131,12 +132,12 @@ def test_gold_of_gold_and_second_gold_are_refused():
     project = make_project()
     task = make_task(project)
     constraints = [above(*ids(task)[:2])]
-    one = gold.make(task=task, constraints=constraints)
+    one = making.make(task=task, constraints=constraints)
     for again in (task, one.task):
         with pytest.raises(GoldError, match="already"):
-            gold.make(task=again, constraints=constraints)
+            making.make(task=again, constraints=constraints)
     with pytest.raises(GoldError, match="at least one constraint"):
-        gold.make(task=make_task(project), constraints=[])
+        making.make(task=make_task(project), constraints=[])
     assert Gold.objects.count() == Task.objects.filter(kind="gold").count() == 1
 
 
@@ -144,10 +145,10 @@ def test_making_retired_gold_again_reactivates_it():
     project = make_project()
     task = make_task(project)
     first, second, third = ids(task)
-    one = gold.make(task=task, constraints=[above(first, second)])
-    assert gold.retire(gold=one, by=None)
-    assert not gold.retire(gold=one, by=None)
-    again = gold.make(task=task, constraints=[above(third, second)])
+    one = making.make(task=task, constraints=[above(first, second)])
+    assert making.retire(gold=one, by=None)
+    assert not making.retire(gold=one, by=None)
+    again = making.make(task=task, constraints=[above(third, second)])
     assert again.pk == one.pk and again.retired_at is None
     assert again.constraints == [above(third, second)]
 
@@ -159,10 +160,10 @@ def test_changed_constraints_apply_to_earlier_answers():
     slot = slots.lease_new_slot(task=one.task, reviewer=make_member(project))
     ranking = answer(slot, slot.reviewer)
     assert gold.check(ranking, one).right
-    gold.change(
+    making.change(
         gold=one, constraints=[above(second, first)], purpose="check", explanation="", by=None
     )
     one.refresh_from_db()
     assert not gold.check(ranking, one).right
     with pytest.raises(GoldError, match="no response 0"):
-        gold.change(gold=one, constraints=[above(0, 1)], purpose="check", explanation="", by=None)
+        making.change(gold=one, constraints=[above(0, 1)], purpose="check", explanation="", by=None)

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from accounts.models import Role
-from labeling.gold import constraints, qualification, schedule
+from labeling.gold import making, qualification, schedule
 from labeling.guidelines import versions
 from labeling.importing.reading import import_file
 from labeling.importing.records import BadInput
@@ -55,7 +55,7 @@ def test_a_line_with_gold_becomes_gold_and_no_queued_task(project, tmp_path):
     ]
     assert (one.purpose, one.explanation, one.project) == ("training", "It names a day.", project)
     assert Task.objects.get().kind == "gold" and not Slot.objects.exists()
-    constraints.retire(gold=one, by=None)
+    making.retire(gold=one, by=None)
     imported(project, tmp_path, LINE)  # again: what is known already stays as it is
     assert Gold.objects.get().retired_at and Task.objects.count() == 1
 

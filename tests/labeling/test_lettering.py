@@ -9,7 +9,7 @@ from django.urls import reverse
 from accounts.models import Role
 from labeling.core.lettering import Lettering, letters_of, resolved
 from labeling.disputes import adjudication
-from labeling.gold import constraints
+from labeling.gold import making
 from labeling.models import Adjudication, Ranking, Skip
 from labeling.queue import slots
 from labeling.rankings import recording
@@ -109,7 +109,7 @@ def test_the_ranking_page_shows_other_rationales_in_its_letters(task):
 
 def test_the_gold_page_shows_rationales_in_its_own_letters(task, lead):
     a, b, _ = ids(task)
-    made = constraints.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}], by=lead)
+    made = making.make(task=task, constraints=[{"kind": "above", "a": a, "b": b}], by=lead)
     order = ids(task)[1:] + ids(task)[:1]
     ranked(made.task, order, SAYS)
     check(page_of(lead, "project-gold-detail", task.project.slug, made.pk), order, ids(task))
@@ -117,7 +117,7 @@ def test_the_gold_page_shows_rationales_in_its_own_letters(task, lead):
 
 def test_the_explanation_of_a_training_task_uses_the_readers_letters(task, lead):
     a, b, _ = ids(task)
-    made = constraints.make(
+    made = making.make(
         task=task,
         constraints=[{"kind": "above", "a": a, "b": b}],
         purpose="training",

@@ -85,9 +85,9 @@ def test_a_complete_source_task_of_gold_is_unchanged(project):
         task=task, reviewer=make_member(project), source="review", content=Content(one_each(task))
     )
     adjudicated = [{"kind": "above", "a": ids(task)[0], "b": ids(task)[1]}]
-    from labeling.gold import constraints as gold
+    from labeling.gold import making
 
-    gold.make(task=task, constraints=adjudicated)
+    making.make(task=task, constraints=adjudicated)
     assert raising.plan(project=project, wanted=3).left_out == {"gold": 1, "parked": 1}
 
 

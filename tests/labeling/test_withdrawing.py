@@ -4,7 +4,7 @@ import pytest
 
 from accounts.models import AuditEntry
 from labeling.disputes import adjudication, relabeling
-from labeling.gold import constraints, shares
+from labeling.gold import courses, making, shares
 from labeling.importing import findings
 from labeling.models import Gold, Project, Ranking, Slot, Task
 from labeling.projects import staffing
@@ -215,21 +215,21 @@ def test_the_empty_queue_does_not_count_what_is_withdrawn(project, reviewer, lea
 def test_gold_is_out_of_use_without_one_of_its_responses(project, reviewer, lead):
     made = make_gold(project, purpose=Gold.Purpose.TRAINING)
     ask = {"project": project, "reviewer": reviewer, "purpose": Gold.Purpose.TRAINING}
-    assert constraints.course(**ask).total == 1
+    assert courses.course(**ask).total == 1
     response = made.task.responses.first()
     withdrawing.withdraw(content=response, by=lead)
-    assert constraints.course(**ask).total == 0
+    assert courses.course(**ask).total == 0
     with pytest.raises(ValueError, match="withdrawn"):
         slots.lease_new_slot(task=made.task, reviewer=reviewer)
     assert list(shares._answers(project)) == []
     withdrawing.restore(content=response, by=lead)
-    assert constraints.course(**ask).total == 1
+    assert courses.course(**ask).total == 1
 
 
 def test_gold_is_not_made_of_withdrawn_tasks(project, task, lead):
     withdrawing.withdraw(content=task.responses.first(), by=lead)
-    with pytest.raises(constraints.GoldError, match="withdrawn"):
-        constraints.make(task=task, constraints=[], by=lead)
+    with pytest.raises(making.GoldError, match="withdrawn"):
+        making.make(task=task, constraints=[], by=lead)
     assert not Gold.objects.exists()
 
 

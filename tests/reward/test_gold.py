@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from labeling.gold import constraints
+from labeling.gold import making
 from labeling.importing.reading import import_file
 from labeling.models import Gold
 from labeling.queue import slots
@@ -14,6 +14,12 @@ from tests.labeling.world import ids, make_member, make_project, make_task
 from tests.reward.test_commands import exported
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project():
+    """Return a project with a published guideline, which gold needs."""
+    return make_project()
 
 
 def answered(one):
@@ -35,7 +41,7 @@ def test_a_snapshot_keeps_rankings_of_the_source_task_of_gold(project):
     reviewer = make_member(project)
     answer(slots.claim(project=project, reviewer=reviewer), reviewer)
     first, second, _third = ids(task)
-    one = constraints.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
+    one = making.make(task=task, constraints=[{"kind": "above", "a": first, "b": second}])
     answered(one)
     account = survey(project=project, filter=SnapshotFilter())
     assert (account.used, dict(account.left_out)) == (1, {"gold": 1})
@@ -45,7 +51,7 @@ def test_gold_survives_an_export_and_import_of_full_records(project, tmp_path):
     one = make_gold(project, "training", "It names a day.")
     answered(one)
     retired = make_gold(project)
-    constraints.retire(gold=retired, by=None)
+    making.retire(gold=retired, by=None)
     file = tmp_path / "full.jsonl"
     exported("--project", project.slug, str(file), "--format", "full")
     rows = [json.loads(line) for line in file.read_text().splitlines()]

@@ -4,7 +4,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from labeling.gold import constraints
+from labeling.gold import constraints, making
 from labeling.gold import shares as gold_shares
 from labeling.gold.shares import Share
 from labeling.management.lookups import project_named
@@ -55,12 +55,12 @@ class Command(BaseCommand):
             raise CommandError(f"There is no task {options['make']} in {project.slug}.")
         order = self._known(task, options["ranking"])
         try:
-            constraints.make(
+            making.make(
                 task=task,
                 constraints=constraints.constraints_from(order.tiers, order.cut),
                 purpose=options["purpose"],
             )
-        except constraints.GoldError as error:
+        except making.GoldError as error:
             raise CommandError(f"No gold was created. {error}") from None
 
     def _known(self, task: Task, number: int | None) -> Ranking | Adjudication:
@@ -78,7 +78,7 @@ class Command(BaseCommand):
         gold = Gold.objects.filter(project=project, pk=number).first()
         if gold is None:
             raise CommandError(f"There is no gold {number} in {project.slug}.")
-        if not constraints.retire(gold=gold, by=None):
+        if not making.retire(gold=gold, by=None):
             raise CommandError(f"Gold {number} was already retired.")
 
     def _show(self, project: Project, *, as_json: bool) -> None:

@@ -1,0 +1,41 @@
+"""Training and qualification: gold that every reviewer gets, in order."""
+
+from dataclasses import dataclass
+
+from django.db.models import Exists, OuterRef
+
+from accounts.models import User
+from labeling.models import Gold, Project, Ranking, Skip
+
+
+@dataclass(frozen=True)
+class Course:
+    """A reviewer's progress through the gold that everybody gets in order."""
+
+    done: int
+    total: int
+    next: Gold | None
+
+
+def course(*, project: Project, reviewer: User, purpose: str) -> Course:
+    """Return the reviewer's progress through the gold for this purpose. Skipped tasks are done.
+
+    One query over the project's gold for this purpose.
+    """
+    own = {"task": OuterRef("task"), "reviewer": reviewer}
+    course_gold = list(
+        Gold.objects.filter(
+            project=project,
+            purpose=purpose,
+            retired_at=None,
+            task__held=False,
+            task__out_of_use=False,
+        )
+        .annotate(
+            done=Exists(Ranking.objects.filter(superseded_at=None, **own))
+            | Exists(Skip.objects.filter(**own))
+        )
+        .order_by("pk")
+    )
+    left = [gold for gold in course_gold if not gold.done]
+    return Course(len(course_gold) - len(left), len(course_gold), next(iter(left), None))
