@@ -192,7 +192,10 @@ class EvaluateInputs(SameProject):
         help_text="Queues a blind comparison of the two answers for each prompt.",
     )
     limit = forms.IntegerField(
-        min_value=1, required=False, label="Maximum number of prompts", help_text="Empty: all."
+        min_value=1,
+        required=False,
+        label="Maximum number of prompts",
+        help_text="Leave empty to use all.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -56,8 +56,7 @@ class RewardInputs(forms.Form):
     snapshot = SnapshotChoiceField(
         queryset=Snapshot.objects.none(),
         empty_label=None,
-        help_text="The rankings to learn from, newest first. Its test prompts are not used for training, but "
-        "for the report.",
+        help_text="The rankings to learn from, newest first. Held-out prompts are used only for the report.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -46,7 +46,7 @@ LABELS = {
     "lease_minutes": "Reservation (minutes)",
 }
 MORE_HELP = {
-    "name": "The name shown to reviewers. The address does not change.",
+    "name": "The name shown to reviewers. Renaming the project does not change its address.",
     "description": "A sentence or two for the people who work in it.",
     "rankings_per_task": "Existing tasks are unchanged; raise their number under Data.",
     "overlap": "Decided after each ranking, and again when someone revises a ranking of a finished "

@@ -13,7 +13,7 @@ from labeling.core.access import led_project
 from labeling.models import Project
 from recipes.preferences.pairs import PairOptions
 from reward.models import Snapshot
-from reward.preferences.exports import FORMATS, SPLITS, SUFFIXES, TIES, Export, card
+from reward.preferences.exports import FORMATS, SUFFIXES, TIES, Export, card
 
 TITLES = {
     "kwise": "K-wise", "pairs": "TRL pairs", "pairs-implicit": "TRL pairs, implicit prompt",
@@ -65,14 +65,19 @@ class ExportForm(forms.Form):
         min_value=1,
         max_value=36,
         label="Maximum pairs per prompt",
-        help_text="The clearest training pairs are kept. Empty: all. By default the pairs are those "
-        "that DPO trains on.",
+        help_text="The clearest training pairs are kept. Leave empty to keep all. By default the pairs "
+        "are those that DPO trains on.",
     )
     keep_identical = forms.BooleanField(
         required=False, label="Keep pairs of two responses with the same text"
     )
     split = forms.ChoiceField(
-        required=False, choices=[("", "Train and test"), *((s, f"Only {s}") for s in SPLITS)]
+        required=False,
+        choices=[
+            ("", "Training and held-out prompts"),
+            ("train", "Only training prompts"),
+            ("test", "Only held-out prompts"),
+        ],
     )
     names = forms.BooleanField(
         required=False, label="Full records: usernames instead of pseudonyms"
