@@ -52,6 +52,7 @@ def test_undoing_an_import_keeps_earlier_data(project):
     assert counts() != before
     page = undone(client, project)
     assert "This import was undone" in page and counts() == before
+    assert "First prompts of the file" in page and "as reviewers see them" not in page
     assert FileImport.objects.get().state == "undone"
     assert AuditEntry.objects.filter(action="import undone").exists()
     assert ">Undo this import</button>" not in page

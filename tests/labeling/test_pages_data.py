@@ -123,7 +123,8 @@ def test_the_page_of_a_waiting_file_has_its_state_for_the_script(project, lead):
 def test_a_wrong_file_is_refused_with_its_line_and_saves_nothing(project, lead, folder):
     client = signed_in(lead)
     page, url = checked(client, project, line() + '{"messages": 3}\n')
-    assert "Line 2: " in page.content.decode() and "Nothing was imported" in page.content.decode()
+    sentence = "Nothing was imported. Correct the file and import it again"
+    assert "Line 2: " in page.content.decode() and sentence in page.content.decode()
     client.post(url)
     work()
     assert not Prompt.objects.exists() and FileImport.objects.get().state == "failed"
