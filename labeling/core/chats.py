@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.functional import Promise
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
@@ -42,7 +43,8 @@ class Message:
     """One turn of a chat, rendered, and its exact text where rendering changes it."""
 
     role: str
-    speaker: str
+    speaker: str | Promise
+    """Translated when it is rendered, because some pages are English in every language."""
     html: SafeString
     exact: SafeString | None
 
@@ -52,7 +54,7 @@ def conversation(messages: Sequence[dict[str, str]]) -> list[Message]:
     return [
         Message(
             m["role"],
-            str(SPEAKERS.get(m["role"], m["role"])),
+            SPEAKERS.get(m["role"], m["role"]),
             render(m["content"]),
             exact(m["content"]),
         )

@@ -6,6 +6,7 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import override
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from accounts.access import user_of
@@ -107,11 +108,14 @@ def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
             messages.success(request, "Saved. Earlier answers are checked against it too.")
             return redirect("project-gold-detail", project.slug, gold.pk)
     letters = golds.letters_of(_ids(gold.task))
+    with override("en"):  # reviewers see rules in their language; this page is in English
+        rules = golds.sentences(gold.constraints, letters)
+        answers = _answers(gold, letters, _texts(gold.task))
     context = _context(
         project,
         gold=gold,
-        rules=golds.sentences(gold.constraints, letters),
-        answers=_answers(gold, letters, _texts(gold.task)),
+        rules=rules,
+        answers=answers,
         share=gold_shares.share_of(gold),
         **_sheet(gold.task, form, rows, sentence),
     )

@@ -21,7 +21,7 @@ function follow(part) {
           location.reload();
           return;
         }
-        prompts.textContent = file.prompts.toLocaleString();
+        prompts.textContent = file.prompts.toLocaleString("en");
         pause = Math.min(MAX_PAUSE, pause * 1.2);
       } catch {
         pause = MAX_PAUSE;

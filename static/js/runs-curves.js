@@ -89,7 +89,7 @@ function short(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
-  return value.toLocaleString(undefined, { maximumSignificantDigits: 4 });
+  return value.toLocaleString("en", { maximumSignificantDigits: 4 });
 }
 
 /**

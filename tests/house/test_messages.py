@@ -5,13 +5,16 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.urls import reverse
 from django.utils import translation
 
 from accounts.models import Role
 from config.env import BASE_DIR
+from labeling.models import Membership, Prompt
 from runs.models import Run
 from tests import messages
-from tests.labeling.world import make_user
+from tests.labeling.gold_world import make_gold
+from tests.labeling.world import make_member, make_project, make_user
 
 FILES = [(domain, language) for domain in messages.SOURCES for language in messages.LANGUAGES]
 HOW = "Run `python -m tests.messages` and fill in the .po file."
@@ -118,3 +121,17 @@ def test_pages_without_translations_write_dates_and_numbers_in_english(client) -
         assert "1,234 of 5,678" in answer.text and "1.234" not in answer.text
     form = client.post("/runs/new/reward/", {}).text.partition("<main")[2]
     assert "This field is required." in form and "zwingend" not in form
+
+
+@pytest.mark.django_db
+def test_a_german_lead_reads_gold_and_chats_in_english(client) -> None:
+    project = make_project()
+    client.force_login(make_member(project, Membership.Role.LEAD))
+    client.cookies["django_language"] = "de"
+    gold = make_gold(project)
+    chat = [{"role": "assistant", "content": "Hm."}, {"role": "user", "content": "So?"}]
+    Prompt.objects.filter(pk=gold.task.prompt_id).update(messages=chat)
+    page = client.get(reverse("project-gold-detail", args=[project.slug, gold.pk])).text
+    main = page.partition("<main")[2]
+    assert "A belongs above B." in main and ">Model</h3>" in main
+    assert "gehört" not in main and "Modell<" not in main

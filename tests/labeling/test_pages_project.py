@@ -1,6 +1,7 @@
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from accounts.models import Role, User
 from labeling.models import Membership, Project, Prompt, Ranking, Response, Task
@@ -229,3 +230,11 @@ def test_hostile_text_is_escaped_on_every_page(project):
     ):
         page = client.get(reverse(name, args=[project.slug, *args])).content.decode()
         assert bad not in page and "&lt;script&gt;" in page, name
+
+
+def test_an_archived_project_offers_no_changes(client):
+    project = make_project(published=False, archived_at=timezone.now())
+    page = signed_in(make_lead(project)).get(reverse("project", args=[project.slug]))
+    content = page.content.decode()
+    assert "No tasks yet" in content and "Restore project" in content
+    assert "Import a file" not in content and "Write the guideline" not in content
