@@ -145,6 +145,19 @@ def _read(row: Any, progress: Progress) -> Any:
         )
 
 
+def load_library(pk: int) -> None:
+    """Import pyarrow if the row's file is Parquet, so that the limit of memory is for the file alone."""
+    from labeling.importing.files.source import PARQUET
+    from labeling.models import FileImport
+
+    row = FileImport.objects.filter(pk=pk).first()
+    if row is None:
+        return
+    with suppress(FileNotFoundError), row.path.open("rb") as file:
+        if file.read(len(PARQUET)) == PARQUET:
+            import labeling.importing.files.parquet  # noqa: F401
+
+
 def limit(memory_mb: int, seconds: int) -> None:
     """Limit this process: memory in addition to current use, and processor time."""
     pages = int(Path("/proc/self/statm").read_text().split()[5]) if sys.platform == "linux" else 0
@@ -177,6 +190,7 @@ def main(pk: int, token: int) -> None:
     django.setup()
     from django.conf import settings
 
+    load_library(pk)
     limit(settings.IMPORT_MEMORY_MB, settings.IMPORT_SECONDS)
     try:
         problem = step(pk, token, lambda prompts: _tell(prompts=prompts))

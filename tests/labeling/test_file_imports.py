@@ -1,10 +1,15 @@
 """Tests of imports by a real Celery worker and its reading process."""
 
 import json
+import subprocess
+import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from django.urls import reverse
 
+from config.env import BASE_DIR
 from labeling.importing import lifecycle, process
 from labeling.models import FileImport, Project, Prompt
 from tests.clients import signed_in
@@ -54,6 +59,25 @@ def test_reading_stops_at_the_memory_limit(child, project, settings):
     file_import = received(project, b'{"prompt": [' + b"{}," * 1_000_000 + b"{}]}")
     lifecycle.execute(file_import.pk)
     assert in_state(file_import, "failed") and "64 MB of memory" in file_import.problem
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_the_memory_limit_leaves_out_the_library_of_parquet(child, project, tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    path.write_text(line())
+    if kind == "parquet":
+        pq.write_table(pa.table({"prompt": ["Why?"], "response": ["So."]}), path)
+    file_import = received(project, path.read_bytes(), path.name)
+    code = (
+        "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'config.settings'\n"
+        "from labeling.importing import process\n"
+        "process.step = lambda *_: print('pyarrow.parquet' in sys.modules) or ''\n"
+        f"process.main({file_import.pk}, 1)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=BASE_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:  # it ends when its standard input is closed
+        assert running.stdout.read().split() == [str(kind == "parquet").encode()]
 
 
 def test_reading_stops_at_the_time_limit(child, project, settings):
