@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from labeling.importing.files.encodings import UTF8, as_utf8
-from labeling.importing.files.source import GZIP, Cells, kind_of, rows_and_problems
+from labeling.importing.files.rows import Cells
+from labeling.importing.files.source import GZIP, kind_of, rows_and_problems
 from labeling.importing.formats.columns import values
 from labeling.importing.records import BadInput
 from reward.scoring.rows import RowsError, check, is_parquet, raw_rows

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from labeling.importing.files.source import CHUNK, opened
+from labeling.importing.files.rows import CHUNK
+from labeling.importing.files.source import opened
 from labeling.importing.records import BadInput
 
 UTF8 = "utf-8"

@@ -8,7 +8,7 @@ from typing import Any
 from python_calamine import CalamineError, CalamineWorkbook
 
 from labeling.importing.files import limits
-from labeling.importing.files.source import Cells, Row, column_names
+from labeling.importing.files.rows import Cells, Row, column_names
 from labeling.importing.records import BadInput
 
 

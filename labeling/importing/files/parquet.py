@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labeling.importing.files import limits
-from labeling.importing.files.source import CHUNK, Row
+from labeling.importing.files.rows import CHUNK, Row
 from labeling.importing.records import BadInput
 
 ROW_BATCH_SIZE = 256

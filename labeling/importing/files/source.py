@@ -21,9 +21,9 @@ from django.conf import settings
 
 from labeling.importing.files import limits
 from labeling.importing.files.limits import Unpacking
+from labeling.importing.files.rows import CHUNK, Cells, column_names
 from labeling.importing.records import BadInput, Tally
 
-CHUNK = 1 << 18
 NOT_UTF8 = (
     "this is not UTF-8 text. Programs on Windows often write windows-1252, and Excel's Unicode text "
     "is utf-16: pass --encoding, or choose it on the import page."
@@ -38,16 +38,6 @@ SEPARATOR = re.compile(r'"?sep=(.)"?\s*')
 """A first line that sets the delimiter for Excel."""
 HEADER = re.compile(r"[^\W\d][^{}\[\]]{0,99}")
 _SPACE = re.compile(r"\s*")
-
-
-class Row(int):
-    """The number of a value in a file without lines; error messages name it as a row."""
-
-    word = "Row"
-
-
-class Cells(dict[str, Any]):
-    """A row of a table, in which lists and chats are stored as text."""
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -308,14 +298,6 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield line, row
         except csv.Error as error:
             raise BadInput(f"not valid CSV: {error}.", reader.line_num) from None
-
-
-def column_names(header: list[str]) -> list[str]:
-    """Return a name for each column; an unnamed column gets the name that data frames use."""
-    names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(header)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"two columns have the same name, {twice[0]!r}. Rename one.", 1)
-    return names
 
 
 class _RowLines:

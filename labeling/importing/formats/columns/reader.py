@@ -12,7 +12,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from labeling.importing.files.source import Cells, each_row
+from labeling.importing.files.rows import Cells
+from labeling.importing.files.source import each_row
 from labeling.importing.formats.columns import values
 from labeling.importing.formats.columns.answers import (
     BOTH_BAD,

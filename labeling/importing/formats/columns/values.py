@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from labeling.core.chats import ROLES
-from labeling.importing.files.source import Cells
+from labeling.importing.files.rows import Cells
 from labeling.importing.formats.conversations import (
     NAMES_OF_ROLES,
     TURN,
