@@ -32,12 +32,13 @@ from finetune.methods.method import Batch, Loss, Method, PolicyOutputs
 from finetune.settings import FinetuneSettings
 from recipes.preferences.evidence import Evidence, evidence
 from recipes.preferences.groups import Group, line, wins
-from recipes.preferences.tokens import Prepared
 from recipes.settings import option
 from recipes.training_settings import PreferenceSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from recipes.preferences.tokens import Prepared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ class DPO(Method):
             return order
         return replace(order, signals={**order.signals, "best": best_responses(group)})
 
-    def prepare(self, prepared: Prepared) -> None:
+    def prepare(self, prepared: "Prepared") -> None:
         prepared.make_weights_relative()
 
     @property

@@ -23,10 +23,11 @@ from finetune import methods
 from finetune.settings import FinetuneSettings
 from recipes.preferences.evidence import Evidence, plain_evidence
 from recipes.preferences.groups import Group
-from recipes.preferences.tokens import Prepared
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from recipes.preferences.tokens import Prepared
 
 Loss = Callable[["PolicyOutputs", "Batch"], tuple["Tensor", "Tensor"]]
 """(outputs, batch) → the loss of each group, (G,), and the scores of its responses, (G, K)."""
@@ -63,7 +64,7 @@ class Method:
         """Return the arrays of a group that the loss reads, per response or per pair."""
         return plain_evidence(group)
 
-    def prepare(self, prepared: Prepared) -> None:
+    def prepare(self, prepared: "Prepared") -> None:
         """Change the data after all groups were read, such as to weight them relative to each other."""
 
     @property

@@ -26,7 +26,10 @@ PACKAGES = [
     "reward",
     "runs",
 ]
-HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
+HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"} | {
+    "recipes.preferences.tokens"
+}
+"""Packages that only the extra `train` installs, and a module that needs one of them, jinja2."""
 
 
 def modules() -> list[str]:
