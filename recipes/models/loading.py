@@ -60,7 +60,8 @@ def why_not_loaded(error: BaseException) -> str:
 
     Libraries wrap the error of the download in others, so the whole chain of causes is read.
     """
-    reason, step = first_line(error), error
+    reason = first_line(error)
+    step: BaseException | None = error
     while step is not None:
         status = getattr(getattr(step, "response", None), "status_code", None)
         if isinstance(step, GatedRepoError) or status in (401, 403):
