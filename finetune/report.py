@@ -1,6 +1,6 @@
 """The report.json of a fine-tuning run, as types. Without Django and torch."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from recipes.report import LeftOut, Provenance, TrainingFigures
 from reward.evaluation.schema import Quality, SplitCounts
@@ -50,6 +50,7 @@ class FinetuneReport(Quality, Provenance):
     prompts: dict[str, int]
     data: dict[str, SplitCounts]
     left_out: list[LeftOut]
+    chat: dict[str, Any]
     held_out: HeldOutFigures
     training: PolicyTraining
     first_batch: str

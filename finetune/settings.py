@@ -5,7 +5,13 @@ from dataclasses import MISSING, dataclass
 from typing import Any
 
 from recipes.settings import RecipeConfig, option
-from recipes.training_settings import DTYPE_HELP, DTYPES, SEED_HELP, TrainingSettings
+from recipes.training_settings import (
+    DTYPE_HELP,
+    DTYPES,
+    SEED_HELP,
+    ChatSettings,
+    TrainingSettings,
+)
 
 MODEL_HELP = (
     "Hugging Face causal language model: a name on the hub, optionally with @revision, or a folder."
@@ -13,7 +19,7 @@ MODEL_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig(RecipeConfig):
+class SamplingConfig(ChatSettings):
     """Settings for sampling text from a model."""
 
     samples_per_prompt: int = option(

@@ -11,19 +11,29 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from recipes.errors import RecipeError
+from recipes.models.chat_options import ChatRecord
 from recipes.rundir import RunDir, write_json
 
 
 def publish(
-    run_dir: RunDir, model: Any, tokenizer: Any, report: Mapping[str, Any], card: str
+    run_dir: RunDir,
+    model: Any,
+    tokenizer: Any,
+    report: Mapping[str, Any],
+    card: str,
+    chat: ChatRecord,
 ) -> None:
-    """Write the adapter, or the whole model if there is none, with tokenizer, report and card."""
+    """Write the adapter, or the whole model if there is none, with tokenizer, report and card.
+
+    `chat` is written too, so that the model is served with the text it was trained on.
+    """
     with run_dir.publish() as draft:
         model.save_pretrained(draft)
         verify_saved(model, draft)
         tokenizer.save_pretrained(draft)
         write_json(draft / "report.json", report)
         (draft / "README.md").write_text(card)
+        chat.write(draft)
 
 
 def verify_saved(model: Any, folder: Path) -> None:

@@ -11,6 +11,7 @@ invalid field.
     config = TrainConfig.from_dict({"epochs": 2})     # raises ConfigError, with .errors by field
 """
 
+import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -133,6 +134,7 @@ class RecipeConfig:
 def _option(item: Any, hint: Any) -> Option:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kind = next(kind for kind in kinds if kind is not types.NoneType)
+    kind = typing.get_origin(kind) or kind  # dict[str, Any] → dict
     metadata = item.metadata
     return Option(
         name=item.name,
@@ -156,11 +158,24 @@ def _read(item: Option, value: Any) -> Any:
         raise ValueError("This setting may not be empty.")
     if item.type is bool:
         return _read_bool(value)
+    if item.type is dict:
+        return _read_object(value)
     if item.type is str:
         if not isinstance(value, str):
             raise ValueError(f"Expected text, got {value!r}.")
         return value.strip()
     return _read_number(item.type, value)
+
+
+def _read_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object, given as one or as its text."""
+    try:
+        read = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        read = None
+    if not isinstance(read, dict):
+        raise ValueError(f'Expected a JSON object such as {{"name": true}}, got {value!r}.')
+    return read
 
 
 def _read_bool(value: Any) -> bool:

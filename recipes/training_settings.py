@@ -1,7 +1,8 @@
-"""Settings shared by all training recipes: optimizer, LoRA, number format and checkpoints."""
+"""Settings shared by all training recipes: optimizer, LoRA, number format, checkpoints and chats."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import date
+from typing import Any, Protocol
 
 from recipes.settings import RecipeConfig, option
 
@@ -14,8 +15,62 @@ DTYPE_HELP = (
 SEED_HELP = "The same seed with the same settings, data and machine gives the same result."
 
 
+CHAT_KWARGS, CHAT_DATE = "chat_template_kwargs", "chat_date"
+RESERVED = frozenset(
+    {
+        "add_generation_prompt", "chat_template", "continue_final_message", "conversation",
+        "max_length", "messages", "padding", "return_assistant_tokens_mask", "return_dict",
+        "return_tensors", "sanitize_control_tokens", "strftime_now", "tokenize",
+        "tokenizer_kwargs", "truncation",
+    }
+)  # fmt: skip
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether an option of a chat template is not for the settings.
+
+    These are arguments of transformers and the texts of special tokens, such as `eos_token`.
+    """
+    return name in RESERVED or name.endswith("_token")
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(RecipeConfig):
+class ChatSettings(RecipeConfig):
+    """Settings of how chats become text, shared by training, generation and evaluation."""
+
+    chat_template_kwargs: dict[str, Any] | None = option(  # noqa: RUF009 - a field
+        None,
+        'Options of the model\'s chat template, as a JSON object such as {"enable_thinking": false}. '
+        "Empty: those that the model or adapter was trained with, or none.",
+        label="Chat template options",
+        advanced=True,
+    )
+    chat_date: str = option(
+        "",
+        "Date that the chat template prints, as YYYY-MM-DD, if it prints one. Empty: the date that the "
+        "model or adapter was trained with, or the day on which the run begins.",
+        label="Date in chats",
+        advanced=True,
+    )
+
+    def conflicts(self) -> dict[str, str]:
+        for name in self.chat_template_kwargs or {}:
+            if is_reserved(name) or not name.isidentifier():
+                return {CHAT_KWARGS: f"{name} is not an option of a chat template."}
+        if self.chat_date and not _is_date(self.chat_date):
+            return {CHAT_DATE: f"{self.chat_date} is not a date; use YYYY-MM-DD."}
+        return {}
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(ChatSettings):
     """Base class of training settings. A recipe adds its own, and may redeclare one to change its default."""
 
     epochs: float = option(
@@ -95,6 +150,8 @@ class TrainingSettings(RecipeConfig):
     )
 
     def conflicts(self) -> dict[str, str]:
+        if conflicts := super().conflicts():
+            return conflicts
         if self.batch_size % min(self.micro_batch_size, self.batch_size):
             name = self.label_of("batch_size").lower()
             text = f"{self.micro_batch_size} does not divide the {self.batch_size} {name}."

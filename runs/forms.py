@@ -1,5 +1,6 @@
 """The launch form of a run kind, made from its config dataclass, and the filters of the list."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
@@ -33,9 +34,14 @@ def field_for(option: Option) -> forms.Field:
         return forms.BooleanField(**{**common, "required": False})
     if option.choices is not None:
         return forms.ChoiceField(**common, choices=[(c, str(c)) for c in option.choices])
-    if option.type is str:
+    if option.type in (str, dict):
         return forms.CharField(**common)
     return forms.CharField(**common, widget=_number(option))
+
+
+def as_text(value: Any) -> Any:
+    """Return the value as a form shows it: a JSON object as its text."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
 
 
 def _number(option: Option) -> forms.NumberInput:
@@ -54,7 +60,7 @@ class ConfigForm(forms.Form):
     prefix = "config"
 
     def __init__(self, kind: RunKind, data: Any = None, *, initial: dict[str, Any] | None = None):
-        super().__init__(data, initial=initial)
+        super().__init__(data, initial={n: as_text(v) for n, v in (initial or {}).items()})
         self.kind = kind
         self.options = [o for o in kind.config_class.options() if o.name not in kind.decided]
         for option in self.options:

@@ -133,8 +133,11 @@ def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sampling_of(run: Run) -> dict[str, Any]:
-    names = ("temperature", "top_p", "max_new_tokens", "seed")
-    return {"run": run.pk, **{name: run.config[name] for name in names if name in run.config}}
+    names = ("temperature", "top_p", "max_new_tokens", "seed", "chat_template_kwargs", "chat_date")
+    return {
+        "run": run.pk,
+        **{name: run.config[name] for name in names if run.config.get(name) not in (None, "")},
+    }
 
 
 def store_responses(

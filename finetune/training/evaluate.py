@@ -21,18 +21,19 @@ import numpy as np
 from finetune.engines.sampled_text import answers_schema, write_rows
 from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
 from finetune.settings import EvaluateConfig
-from finetune.training.language_model import load_policy
+from finetune.training.language_model import load_policy, load_tokenizer
 from finetune.training.sampling import (
     Answers,
     Request,
     left_out_figures,
-    left_out_sentence,
     order_of,
     plan,
     prompts_of,
+    report_plan,
     sample_all,
 )
 from recipes.memory import free_memory
+from recipes.models.chat_options import freeze
 from recipes.rundir import RunDir, write_json
 from recipes.runner import provenance, run_recipe
 from recipes.stopping import StopSignal
@@ -46,15 +47,17 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
     began = time.monotonic()
     config = EvaluateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)
+    tokenizer = load_tokenizer(config.model)
+    sources = (config.adapter, config.baseline_adapter, config.model)
+    record = freeze(run_dir, config, tokenizer, sources=sources)
     answers: dict[str, Answers] = {}
     for number, side in enumerate(SIDES):
         adapter = config.adapter if side == "candidate" else config.baseline_adapter
         run_dir.stage(f"Loading the {side}")
-        model, chat = load_policy(config.model, adapter, config.dtype)
+        model, chat = load_policy(config.model, adapter, config.dtype, tokenizer, record.options)
         if number == 0:  # both models get the same requests
-            requests, left_out = plan(prompts, chat, model.config, config)
-            if left_out:
-                run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
+            requests, left_out, notes = plan(prompts, chat, model.config, config)
+            report_plan(run_dir, left_out, notes, len(prompts))
         answers[side] = sample_all(
             model,
             chat,
@@ -79,6 +82,7 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
         **figures(rows, config.seed),
         "prompts": len({request.prompt.prompt_id for request in requests}),
         **left_out_figures(left_out),
+        "chat": {**record.to_dict(), "notes": notes},
         **provenance(run_dir, config, started=began),
     }
     with run_dir.publish() as output:

@@ -3,7 +3,8 @@
     python -m finetune.training.generate RUN_DIR
 
 reads   run.json (config: finetune.settings.GenerateConfig), data/prompts.parquet
-writes  output/responses.parquet (prompt_id, prompt, response, sample, seed, meta), output/report.json
+writes  output/responses.parquet (prompt_id, prompt, response, sample, seed, meta), output/report.json,
+        output/chat.json (the options of the chat template)
 
 Ancestral sampling with temperature and nucleus (Holtzman et al. 2019, arXiv:1904.09751), in
 batches of prompts of similar length, on one device.
@@ -21,18 +22,19 @@ from typing import Any
 
 from finetune.engines.sampled_text import responses_schema, write_rows
 from finetune.settings import GenerateConfig
-from finetune.training.language_model import load_policy
+from finetune.training.language_model import load_policy, load_tokenizer
 from finetune.training.sampling import (
     Answers,
     Request,
     left_out_figures,
-    left_out_sentence,
     lengths,
     order_of,
     plan,
     prompts_of,
+    report_plan,
     sample_all,
 )
+from recipes.models.chat_options import freeze
 from recipes.rundir import RunDir, versions, write_json
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal
@@ -44,10 +46,11 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     config = GenerateConfig.from_dict(run_dir.spec()["config"])
     prompts = prompts_of(run_dir)
     run_dir.stage("Loading the model")
-    model, chat = load_policy(config.model, config.adapter, config.dtype)
-    requests, left_out = plan(prompts, chat, model.config, config)
-    if left_out:
-        run_dir.message(left_out_sentence(left_out, len(prompts)), level="warning")
+    tokenizer = load_tokenizer(config.model)
+    record = freeze(run_dir, config, tokenizer, sources=(config.adapter, config.model))
+    model, chat = load_policy(config.model, config.adapter, config.dtype, tokenizer, record.options)
+    requests, left_out, notes = plan(prompts, chat, model.config, config)
+    report_plan(run_dir, left_out, notes, len(prompts))
 
     answers = sample_all(
         model, chat, requests, config, run_dir=run_dir, name="responses", stop=stop
@@ -57,12 +60,14 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
         "prompts": len(prompts),
         "responses": len(rows),
         **left_out_figures(left_out),
+        "chat": {**record.to_dict(), "notes": notes},
         **lengths(list(answers.values())),
         "seconds": round(time.monotonic() - began, 2),
         "versions": versions(),
     }
     with run_dir.publish() as output:
         write_rows(output / "responses.parquet", rows, responses_schema())
+        record.write(output)
         write_json(output / "report.json", report)
     run_dir.emit("result", result=report)
 

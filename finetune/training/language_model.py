@@ -5,20 +5,30 @@ Generation and training both use `PolicyChat`, so a prompt has the same tokens i
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from finetune.training.merged_weights import with_merged_weights
 from recipes.errors import RecipeError
+from recipes.models.chat_format import (
+    BOUNDARIES,
+    CONTROL_TOKENS,
+    CUT_OFF,
+    REWRITTEN,
+    SENTINELS,
+    ChatFormat,
+    Encoded,
+    Messages,
+    plain_prompt,
+)
+from recipes.models.chat_options import ChatOptions
+from recipes.models.control_tokens import added_tokens_in
 from recipes.models.loading import read_adapter, read_config, read_tokenizer, why_not_loaded
 from recipes.models.references import split_reference, torch_dtype
-from recipes.preferences.tokens import ChatFormat, plain_prompt
-
-Messages = list[dict[str, str]]
 
 PLAIN_NEXT_TURN = re.compile(r"\n+(?:User|System|Assistant):")
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -129,6 +139,16 @@ def readable_length(config: Any) -> int | None:
     return next((length for length in lengths if isinstance(length, int) and length > 0), None)
 
 
+@dataclass(frozen=True)
+class Turn:
+    """An answer as the chat template writes it: its text, and what follows until its end token."""
+
+    text: str
+    gap: str
+    end_id: int
+    rewritten: bool = False
+
+
 class PolicyChat(ChatFormat):
     """Chats as a model that answers them reads them.
 
@@ -136,82 +156,117 @@ class PolicyChat(ChatFormat):
     writes after an assistant's turn.
     """
 
-    def __init__(self, tokenizer: Any, generation_config: Any = None):
-        super().__init__(tokenizer)
+    def __init__(
+        self, tokenizer: Any, generation_config: Any = None, options: ChatOptions | None = None
+    ):
+        super().__init__(tokenizer, options)
         own = getattr(generation_config, "eos_token_id", None)
-        ids = {tokenizer.eos_token_id, self._turn_end(), *(own if isinstance(own, list) else [own])}
+        self.end_id: int = self._turn_end() or tokenizer.eos_token_id
+        ids = {tokenizer.eos_token_id, self.end_id, *(own if isinstance(own, list) else [own])}
         self.stop_ids = sorted(ids - {None})
+        texts = tokenizer.convert_ids_to_tokens(self.stop_ids)
+        stops = added_tokens_in(tokenizer, texts)
+        self.stops = re.compile("|".join(map(re.escape, stops)) or "(?!)")
+        self.control = self.control_tokens(stops)
 
     def prompt_ids(self, messages: Messages) -> list[int]:
-        """Return the prompt's tokens. Raises ValueError if the chat template refuses the chat."""
-        templated = bool(self.tokenizer.chat_template)
-        # A template writes the special tokens itself. Adding them again would double them silently.
-        text = self._open(messages) if templated else plain_prompt(messages)
-        return self.tokenizer(text, add_special_tokens=not templated)["input_ids"]
+        """Return the prompt's tokens. Raises ValueError as `read` does."""
+        return self.read(messages, []).prompt.tolist()
 
-    def completion_ids(self, messages: Messages, response: str) -> list[int]:
-        """Return the tokens of the response and its end token, to follow `prompt_ids`."""
-        if self.tokenizer.chat_template:
-            text = self._turn(messages, response)
-        else:
-            # Plain prompts end with a colon, and most vocabularies join a space to the next word.
-            text = " " + response.strip()
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ends = [index for index, token in enumerate(ids) if token in self.stop_ids]
-        # Many templates write a newline after the end token, which models never generate.
-        return ids[: ends[-1] + 1] if ends else [*ids, self.tokenizer.eos_token_id]
+    def read(
+        self, prompt: Messages, responses: Sequence[str], cut_off: Sequence[bool] = ()
+    ) -> Encoded:
+        """Return the prompt as it is served, and each response as the model would write it.
+
+        The last token of a response is the one that ends it, except if `cut_off` says that a length
+        limit ended it. Raises ValueError if the chat template refuses the chat or leaves out one of
+        its messages.
+        """
+        chat, unended = self.marked(prompt, responses), list(cut_off) or [False] * len(responses)
+        opening = self._opening(chat.prompt)
+        turns = [self._turn(chat.prompt, opening, response) for response in chat.responses]
+        tails = [t.text if cut else t.text + t.gap for t, cut in zip(turns, unended, strict=True)]
+        start, *wholes = self._ids([opening, *(opening + tail for tail in tails)], chat.mark)
+        ends, joined = self._after(start, wholes, tails, chat.mark)
+        rows = [
+            ids if cut else [*ids, turn.end_id]
+            for ids, turn, cut in zip(ends, turns, unended, strict=True)
+        ]
+        notes = {
+            CONTROL_TOKENS: chat.count,
+            BOUNDARIES: joined.count(False),
+            CUT_OFF: sum(unended),
+            REWRITTEN: sum(turn.rewritten for turn in turns),
+        }
+        return Encoded.of(start, rows, notes)
 
     def response_text(self, ids: list[int]) -> str:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        if not self.tokenizer.chat_template:
+        if not self.template:
             text = PLAIN_NEXT_TURN.split(text, maxsplit=1)[0]
         return text.strip()
 
-    def encode(
-        self, prompt: Messages, responses: Sequence[str]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Return the token ids of the prompt, (P,), and of each response, (R_k,), all int32."""
-        completions = [self.completion_ids(prompt, response) for response in responses]
-        return (
-            np.asarray(self.prompt_ids(prompt), dtype=np.int32),
-            [np.asarray(ids, dtype=np.int32) for ids in completions],
-        )
+    def _opening(self, messages: Messages) -> str:
+        """Return the text of the prompt with the beginning of the answer."""
+        if not self.template:
+            return plain_prompt(messages)
+        text = self._apply(messages, opening=True)
+        self.refuse_left_out(messages, text)
+        return text
 
-    def _open(self, messages: Messages) -> str:
-        return self._apply(messages, add_generation_prompt=True)
+    def _turn(self, messages: Messages, opening: str, response: str) -> Turn:
+        """Return the answer as the template writes it if it only adds whitespace to the response.
 
-    def _turn(self, messages: Messages, response: str) -> str:
-        """Return what the template writes for this answer.
-
-        Some templates render a finished turn differently.
+        Other changes are for later turns, such as dropping a thought, or are made up, such as an
+        empty thought. A model that is served writes the response itself.
         """
-        opening, whole = self._open(messages), self._render(messages, response)
-        return whole[len(opening) :] if whole.startswith(opening) else response
+        if not self.template:
+            # Plain prompts end with a colon, and most vocabularies join a space to the next word.
+            return Turn(" " + response.strip(), "", self.end_id)
+        whole = self._render(messages, response)
+        turn = whole.removeprefix(opening) if whole.startswith(opening) else ""
+        for body in (response, response.strip()):
+            lead, found, tail = turn.partition(body) if body else ("", "", "")
+            if found and not lead.strip():
+                stop = self.stops.search(tail)
+                gap = tail[: stop.start()] if stop else ""
+                return Turn(lead + body, gap, self._id_of(stop[0]) if stop else self.end_id)
+        return Turn(response, "", self.end_id, rewritten=bool(response))
 
     def _turn_end(self) -> int | None:
-        if not self.tokenizer.chat_template:
+        """Return the first control token that the template writes after an answer, or None."""
+        if not self.template:
             return None
+        user = [{"role": "user", "content": "a"}]
         try:
-            after = self._turn([{"role": "user", "content": "a"}], "b").partition("b")[2]
+            opening, whole = self._apply(user, opening=True), self._render(user, SENTINELS[0])
         except ValueError:
             return None
-        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"]
-        return ids[0] if ids and ids[0] in self.tokenizer.all_special_ids else None
+        start = len(opening) if whole.startswith(opening) else 0
+        token = self.control.in_answers.search(whole[start:].partition(SENTINELS[0])[2])
+        return self._id_of(token[0]) if token else None
+
+    def _id_of(self, token: str) -> int:
+        return self.tokenizer.convert_tokens_to_ids(token)
 
 
 def check_vocabulary(model: Any, tokenizer: Any, reference: str) -> None:
     """Raise RecipeError if the tokenizer has tokens without an embedding in the model."""
     rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    outside = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
+    if outside:
+        names = ", ".join(token for _, token in outside[:5]) + (" …" if len(outside) > 5 else "")
         raise RecipeError(
-            f"The tokenizer of {reference} has {len(tokenizer)} tokens and its model only {rows}: "
-            "they do not fit together."
+            f"The tokenizer of {reference} has {len(outside)} tokens outside the {rows} embeddings of "
+            f"its model: {names}. Remove these added tokens, or enlarge the model's embedding and "
+            "train it first."
         )
 
 
-def load_policy(reference: str, adapter: str | None, dtype: str) -> tuple[Any, PolicyChat]:
+def load_policy(
+    reference: str, adapter: str | None, dtype: str, tokenizer: Any, options: ChatOptions
+) -> tuple[Any, PolicyChat]:
     """Return the model of `load_for_sampling` and its chat format. Raises RecipeError."""
-    tokenizer = load_tokenizer(reference)
     model = load_for_sampling(reference, adapter, dtype)
     check_vocabulary(model, tokenizer, reference)
-    return model, PolicyChat(tokenizer, model.generation_config)
+    return model, PolicyChat(tokenizer, model.generation_config, options)

@@ -29,6 +29,7 @@ from finetune.training.language_model import PolicyChat, readable_length
 from recipes import checkpoints
 from recipes.errors import RecipeError
 from recipes.memory import free_memory, is_out_of_memory, peak_memory_mb
+from recipes.models.chat_format import NOTES
 from recipes.rundir import RunDir
 from recipes.stopping import StopSignal
 
@@ -117,8 +118,10 @@ def prompts_of(run_dir: RunDir) -> list[Prompt]:
 
 def plan(
     prompts: list[Prompt], chat: PolicyChat, model_config: Any, config: Any
-) -> tuple[list[Request], dict[str, str]]:
-    """Return the requests, longest prompt first, and the prompts left out: id → reason.
+) -> tuple[list[Request], dict[str, str], dict[str, int]]:
+    """Return the requests, longest prompt first, the prompts left out, and counts of NOTES.
+
+    The prompts left out are a dict, id → reason.
 
     Requests next to each other have similar lengths, so there is little padding. Those that need
     the most memory come first, so a run that does not fit fails within its first minute.
@@ -129,15 +132,18 @@ def plan(
     )
     requests: list[Request] = []
     left_out: dict[str, str] = {}
+    notes: Counter[str] = Counter()
     for prompt in prompts:
         try:
-            prompt_ids = chat.prompt_ids(prompt.messages)
+            encoded = chat.read(prompt.messages, [])
         except ValueError as error:
             left_out[prompt.prompt_id] = str(error)
             continue
+        prompt_ids = encoded.prompt.tolist()
         if len(prompt_ids) > longest:
             left_out[prompt.prompt_id] = f"longer than {max(0, longest)} tokens"
             continue
+        notes += encoded.notes
         for sample in range(config.samples_per_prompt if prompt.n is None else prompt.n):
             seed = sample_seed(config.seed, prompt.prompt_id, sample)
             requests.append(Request(prompt, prompt_ids, sample, seed))
@@ -148,7 +154,17 @@ def plan(
             if left_out
             else f"Nothing to sample: {len(prompts)} prompts ask for no response."
         )
-    return sorted(requests, key=lambda request: -len(request.prompt_ids)), left_out
+    return sorted(requests, key=lambda request: -len(request.prompt_ids)), left_out, dict(notes)
+
+
+def report_plan(
+    run_dir: RunDir, left_out: dict[str, str], notes: dict[str, int], total: int
+) -> None:
+    """Write what was left out or unusual in the run's prompts as messages."""
+    if left_out:
+        run_dir.message(left_out_sentence(left_out, total), level="warning")
+    for note, count in notes.items():
+        run_dir.message(f"In the prompts: {count} {NOTES[note]}.")
 
 
 def left_out_sentence(left_out: dict[str, str], total: int) -> str:

@@ -41,6 +41,7 @@ from finetune.training.language_model import (
 from finetune.training.policy import PolicyModel, make_policy
 from recipes import processes
 from recipes.errors import RecipeError
+from recipes.models.chat_options import ChatRecord, freeze
 from recipes.preferences.tokens import Prepared, nothing_to_train_on, read_prepared
 from recipes.publishing import publish
 from recipes.rundir import RunDir
@@ -60,7 +61,8 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     set_seed(config.seed)
     policy = make_policy(config)
     check_vocabulary(policy.inner, tokenizer, config.model)
-    chat = PolicyChat(tokenizer, policy.inner.generation_config)
+    record = freeze(run_dir, config, tokenizer, sources=(config.adapter, config.model))
+    chat = PolicyChat(tokenizer, policy.inner.generation_config, record.options)
     limit = readable(policy, config)
     run_dir.stage("Reading the data")
     prepared = read_data(run_dir, method, chat, limit)
@@ -69,8 +71,8 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     if processes.rank():
         return
     run_dir.stage(f"Scoring {len(prepared.tokens['test'])} held-out prompts for the report")
-    report = report_of(run_dir, method, fitted, prepared, limit, chat, started)
-    publish(run_dir, policy.ordinary, tokenizer, report, model_card(report))
+    report = report_of(run_dir, method, fitted, prepared, limit, chat, record, started)
+    publish(run_dir, policy.ordinary, tokenizer, report, model_card(report), record)
     result = {name: report[name] for name in ("pairs", "prompts", "held_out")}
     run_dir.emit("result", result={**main_figures(report), **result})
 
@@ -130,6 +132,7 @@ def report_of(
     prepared: Prepared,
     limit: int,
     chat: PolicyChat,
+    record: ChatRecord,
     started: float,
 ) -> FinetuneReport:
     config, trainer, collator = method.config, fitted.trainer, fitted.collator
@@ -144,6 +147,7 @@ def report_of(
         "prompts": {split: counts["prompts"] for split, counts in data.items()},
         "data": data,
         "left_out": prepared.account(),
+        "chat": {**record.to_dict(), "notes": prepared.text_notes()},
         **quality,
         "held_out": held_out,
         "training": {

@@ -171,7 +171,7 @@ def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
     People leave out a last full stop and have no token limit, so their texts count as cut off only
     where no sentence can end.
     """
-    if _says_so(sampling):
+    if reached_limit(sampling):
         return _end(text) or "(empty)"
     body = text.rstrip()
     if len(body) < SHORTEST:
@@ -186,7 +186,8 @@ def truncation(text: str, sampling: Mapping[str, Any], model: str = "") -> str:
     return ""
 
 
-def _says_so(sampling: Mapping[str, Any]) -> bool:
+def reached_limit(sampling: Mapping[str, Any]) -> bool:
+    """Return whether a response ended at a limit of tokens, according to its sampling parameters."""
     if isinstance(truncated := sampling.get("truncated"), bool):
         return truncated
     if sampling.get("finish_reason") in ("length", "max_tokens"):

@@ -1,4 +1,6 @@
-"""Limits for the chat templates of models, which are Jinja programs from untrusted sources.
+"""Chat templates as programs: their limits, the names they read and the date they print.
+
+Chat templates are Jinja programs from untrusted sources.
 
 transformers renders them in a sandbox that protects files and objects but limits neither loops nor
 memory. So each template is tried once, before its model is used, in a separate process with
@@ -18,10 +20,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from itertools import product
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from recipes.errors import RecipeError
 
 MAX_CHARACTERS = 200_000
 """Characters. The longest templates in use have about 20,000."""
@@ -78,20 +83,11 @@ def time_limit(seconds: float | None = None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-# --- the separate process -------------------------------------------------------------------------
+# --- the template as a program --------------------------------------------------------------------
 
 
-def samples() -> list[list[dict[str, str]]]:
-    user, answer = {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}
-    system = {"role": "system", "content": "Be brief."}
-    return [[user], [system, user], [user, answer], [system, user, answer, user]]
-
-
-def try_out(template: str) -> None:
-    """Render the template for each sample.
-
-    The template's own errors are left to the real rendering.
-    """
+def environment() -> Any:
+    """Return a Jinja environment with the names and tags that chat templates use."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -110,7 +106,86 @@ def try_out(template: str) -> None:
     environment.filters["tojson"] = lambda value, **options: json.dumps(value)
     environment.globals["strftime_now"] = lambda format: "2026-01-01"
     environment.globals["raise_exception"] = _refuse
-    compiled = environment.from_string(template)
+    return environment
+
+
+def variables(template: str) -> set[str]:
+    """Return the names that the template reads from its context.
+
+    Names that it sets itself are left out, unless it asks whether they are defined: those have a
+    default.
+    """
+    from jinja2 import nodes
+    from jinja2.meta import find_undeclared_variables
+
+    jinja = environment()
+    tree = jinja.parse(template)
+    own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    own -= {
+        test.node.name
+        for test in tree.find_all(nodes.Test)
+        if test.name in ("defined", "undefined") and isinstance(test.node, nodes.Name)
+    }
+    return set(find_undeclared_variables(tree)) - own - set(jinja.globals)
+
+
+def literals(template: str) -> list[str]:
+    """Return the texts that the template writes, and its other string constants."""
+    from jinja2 import nodes
+
+    tree = environment().parse(template)
+    texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+    constants = (node.value for node in tree.find_all(nodes.Const))
+    return texts + [value for value in constants if isinstance(value, str)]
+
+
+def with_date(template: str, day: date) -> str:
+    """Return the template with the date `day` instead of today's.
+
+    Templates print a date with `strftime_now(FORMAT)`. A macro of that name, put before the
+    template, replaces it. Raises RecipeError for a format that is not a constant.
+    """
+    from jinja2 import nodes
+
+    if "strftime_now" not in template:
+        return template
+    calls = [
+        call.args
+        for call in environment().parse(template).find_all(nodes.Call)
+        if isinstance(call.node, nodes.Name) and call.node.name == "strftime_now"
+    ]
+    dates = {}
+    for arguments in calls:
+        if len(arguments) != 1 or not isinstance(arguments[0], nodes.Const):
+            raise RecipeError(
+                "The model's chat template prints a date in a format that it computes, so the date "
+                "cannot be fixed for the run. Choose another model."
+            )
+        dates[arguments[0].value] = day.strftime(arguments[0].value)
+    # The newline after the block is removed by trim_blocks, so the rest is rendered unchanged.
+    return (
+        "{%- macro strftime_now(format) -%}"
+        f"{{%- set dates = {json.dumps(dates)} -%}}"
+        "{{- dates[format] if format in dates else raise_exception('unknown date format') -}}"
+        "{%- endmacro %}\n" + template
+    )
+
+
+# --- the separate process -------------------------------------------------------------------------
+
+
+def samples() -> list[list[dict[str, str]]]:
+    user, answer = {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}
+    system = {"role": "system", "content": "Be brief."}
+    return [[user], [system, user], [user, answer], [system, user, answer, user]]
+
+
+def try_out(template: str) -> None:
+    """Render the template for each sample.
+
+    The template's own errors are left to the real rendering.
+    """
+    compiled = environment().from_string(template)
     for messages, opening in product(samples(), (True, False)):
         try:
             compiled.render(messages=messages, add_generation_prompt=opening)

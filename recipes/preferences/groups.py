@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SPLITS = ("train", "test")
-PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids")
+RESPONSES_CUT_OFF = "responses_cut_off"
+"""The entry of `meta` that says which responses were cut off by a length limit. Left out if none was."""
+PER_RESPONSE: tuple[str, ...] = ("response_models", "response_external_ids", RESPONSES_CUT_OFF)
 PER_RANKING: tuple[str, ...] = (
     "ratings", "flags", "ranking_ids", "adjudication_ids", "simulated", "task_external_ids",
 )  # fmt: skip

@@ -280,6 +280,7 @@ class RewardReport(Quality, total=False):
     label_mistakes: LabelMistakes
     data: dict[str, SplitCounts]
     left_out: list[LeftOut]
+    chat: dict[str, Any]
     training: RewardTraining
     first_batch: str
     config: dict[str, Any]

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts.models import User, audit
+from labeling.importing.scan import reached_limit
 from labeling.models import FileImport, Project, Prompt, Ranking, Response, TaskResponse
 from labeling.queue.out_of_use import without
 from labeling.statistics.agreement import pairwise_json, pairwise_of, strict_counts
@@ -29,6 +30,7 @@ from labeling.statistics.pairs import Judgment as Statement
 from labeling.statistics.reliability import fit
 from recipes import faults
 from recipes.preferences.groups import (
+    RESPONSES_CUT_OFF,
     Group,
     Judgment,
     PreferenceError,
@@ -300,7 +302,7 @@ def batches_of(
             response.pk: response
             for response in Response.objects.filter(
                 pk__in=[pk for prompt in batch for pk in prompt.response_ids]
-            ).only("text", "model_name", "external_id")
+            ).only("text", "model_name", "external_id", "sampling")
         }
         yield [
             Group(
@@ -336,8 +338,8 @@ def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response])
     """Return the metadata of a row.
 
     `ranking_ids`, `ratings` and `flags` are in the order of the rankings. A decision of a dispute has
-    an id in `adjudication_ids` instead of `ranking_ids`. External ids are included only if something
-    has one, so that the hashes of other rows do not change.
+    an id in `adjudication_ids` instead of `ranking_ids`. External ids and responses cut off by a
+    length limit are included only if there are any, so that the hashes of other rows do not change.
     """
     meta: dict[str, Any] = {
         "response_models": [response.model_name for response in responses],
@@ -347,6 +349,8 @@ def _meta(prompt: JudgedPrompt, external_id: str, responses: Sequence[Response])
         meta["prompt_external_id"] = external_id
     if any(response.external_id for response in responses):
         meta["response_external_ids"] = [response.external_id for response in responses]
+    if any(cut_off := [reached_limit(response.sampling) for response in responses]):
+        meta[RESPONSES_CUT_OFF] = cut_off
     if any(ranking["task__external_id"] for ranking in prompt.rankings):
         meta["task_external_ids"] = [r["task__external_id"] for r in prompt.rankings]
     if any(_is_simulated(ranking) for ranking in prompt.rankings):

@@ -27,7 +27,9 @@ from recipes.errors import RecipeError
 from recipes.layout.collate import Collator, cut
 from recipes.layout.families import check_shared, window_problem
 from recipes.layout.forward import outputs_of
-from recipes.preferences.tokens import ChatFormat, TokenGroup
+from recipes.models.chat_format import ChatFormat
+from recipes.models.chat_options import read_options
+from recipes.preferences.tokens import TokenGroup
 from recipes.rundir import atomically
 from recipes.runner import quiet_libraries
 from reward.scoring.rows import ScoreRow
@@ -108,7 +110,7 @@ class Scorer:
             criteria=len(self.criteria),
         )
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.chat = ChatFormat(self.tokenizer)
+        self.chat = ChatFormat(self.tokenizer, read_options(folder, self.tokenizer))
         self.limit: int = report["training"]["max_tokens"]
         self.max_tokens = max_tokens
         longest = max(map(len, self.tokenizer.get_vocab()), default=0)

@@ -34,11 +34,12 @@ from recipes.layout.collate import Collator, StepCollator, describe, step_collat
 from recipes.layout.compiling import compile_layers
 from recipes.layout.forward import score_all
 from recipes.memory import with_smaller_batches
+from recipes.models.chat_format import ChatFormat
+from recipes.models.chat_options import freeze
 from recipes.preferences.evidence import evidence
 from recipes.preferences.groups import rated_criteria, read_folder, strict_wins, wins
 from recipes.preferences.objective import Objective
 from recipes.preferences.tokens import (
-    ChatFormat,
     Prepared,
     nothing_to_train_on,
     read_prepared,
@@ -84,7 +85,8 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
     started = time.monotonic()
     config = RewardConfig.from_dict(run_dir.spec()["config"])
     tokenizer = load_tokenizer(config.base_model)
-    chat = ChatFormat(tokenizer)
+    record = freeze(run_dir, config, tokenizer, sources=(config.base_model,))
+    chat = ChatFormat(tokenizer, record.options)
     limit = readable_tokens(config.base_model, tokenizer, config.max_tokens)
     criteria = read_criteria(run_dir) if config.criteria_weight else []
     prepared = read_data(run_dir, config, chat, limit, criteria)
@@ -147,6 +149,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         "label_mistakes": parts.label_mistakes(folds, scored),
         "data": reports.split_counts(prepared.groups),
         "left_out": prepared.account(),
+        "chat": {**record.to_dict(), "notes": prepared.text_notes()},
         "training": {
             **training_figures(trainer, limit),
             "processes": processes.count(),
@@ -162,7 +165,7 @@ def train(run_dir: RunDir, stop: StopSignal) -> None:
         **provenance(run_dir, config, started=started),
     }
     report_final_accuracy(run_dir, trainer, report)
-    publish(run_dir, trainer.model.ordinary, tokenizer, report, model_card(report))
+    publish(run_dir, trainer.model.ordinary, tokenizer, report, model_card(report), record)
     result = {"ece": report["calibration"]["ece"], "data": report["data"]}
     run_dir.emit("result", result={**main_figures(report), **result})
 

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from recipes.errors import Stopped
 from recipes.layout.collate import Collator, for_model
+from recipes.models.chat_format import ChatFormat
 from recipes.preferences.evidence import bootstrap, evidence
 from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.objective import Objective
-from recipes.preferences.tokens import ChatFormat, prepare
+from recipes.preferences.tokens import prepare
 from recipes.stopping import StopSignal
 from reward.settings import RewardConfig
 from reward.training.model import load_tokenizer, make_reward_model

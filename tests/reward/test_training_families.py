@@ -12,8 +12,8 @@ from recipes.errors import RecipeError
 from recipes.layout import attention, families
 from recipes.layout.collate import Collator
 from recipes.layout.families import check_gradients, check_shared, window_problem
+from recipes.models.chat_format import ChatFormat
 from recipes.preferences.loss import bradley_terry
-from recipes.preferences.tokens import ChatFormat
 from recipes.stopping import StopSignal
 from recipes.trainer import final_loss
 from reward.settings import RewardConfig

@@ -6,9 +6,10 @@ from transformers import PreTrainedTokenizerFast
 
 from recipes.layout.collate import Collator, StepCollator, block_mask, cut, describe
 from recipes.layout.forward import score_all
+from recipes.models.chat_format import ChatFormat
 from recipes.preferences.groups import Group, Judgment
 from recipes.preferences.loss import bradley_terry
-from recipes.preferences.tokens import ChatFormat, TokenGroup, prepare
+from recipes.preferences.tokens import TokenGroup, prepare
 from reward.settings import RewardConfig
 from reward.training.model import load_tokenizer, make_reward_model, readable_tokens, score_groups
 from tests.tiny import SPECIAL, make_model, make_tokenizer

@@ -8,6 +8,7 @@ import torch
 
 from recipes.layout.collate import LAYOUT, for_model
 from recipes.layout.collate import evidence as batch_of
+from recipes.models.chat_format import ChatFormat
 from recipes.preferences import loss
 from recipes.preferences.evidence import evidence, mean_weight, tie_share
 from recipes.preferences.groups import (
@@ -19,7 +20,7 @@ from recipes.preferences.groups import (
     strengths,
 )
 from recipes.preferences.objective import Objective
-from recipes.preferences.tokens import ChatFormat, TokenGroup, prepare
+from recipes.preferences.tokens import TokenGroup, prepare
 from reward.settings import RewardConfig
 from tests.tiny import make_tokenizer
 

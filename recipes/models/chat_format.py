@@ -1,0 +1,242 @@
+"""Chats as text and as tokens, the same in training and wherever the model is used.
+
+The text is the tokenizer's chat template, or a plain form if it has none. Prompt and response are
+tokenized together, as other tools do, and split where the response begins. If a token spans that
+boundary, they are tokenized separately. Control tokens come only from the template.
+
+Legend: P tokens of the prompt, R_k tokens of response k, K responses.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from recipes.models.chat_options import ChatOptions
+from recipes.models.chat_template import literals
+from recipes.models.control_tokens import ControlTokens, added_tokens_in
+
+Messages = list[dict[str, str]]
+
+PLAIN_ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
+SENTINELS = ("\u2022first", "\u25e6second")
+PROBE = "\u25e6probe"
+FINISHED_TURNS = [
+    {"role": role, "content": "a"} for role in ("user", "assistant", "user")
+]  # templates add an empty thought to the last answer only
+ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+CONTROL_TOKENS = "control_tokens"
+BOUNDARIES = "boundaries"
+CUT_OFF = "cut_off"
+REWRITTEN = "rewritten"
+NOTES = {
+    CONTROL_TOKENS: "texts that contain control tokens, read as plain text",
+    BOUNDARIES: "responses of which a token would span the boundary to the prompt, split there",
+    CUT_OFF: "responses cut off by a length limit, which do not teach an end",
+    REWRITTEN: "responses that the chat template rewrites, read as they are written",
+}
+"""What is counted while chats are tokenized, for people."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The token ids of a prompt, (P,), and of its responses, (R_k,) each, all int32.
+
+    `notes` counts what was unusual, by the keys of NOTES.
+    """
+
+    prompt: np.ndarray
+    responses: list[np.ndarray]
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, prompt: list[int], responses: list[list[int]], notes: dict[str, int]) -> Self:
+        arrays = [np.asarray(ids, dtype=np.int32) for ids in (prompt, *responses)]
+        return cls(arrays[0], arrays[1:], +Counter(notes))
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A chat in which control tokens are marked. `mark` is empty if there are none."""
+
+    prompt: Messages
+    responses: list[str]
+    mark: str
+    count: int
+
+
+class ChatFormat:
+    """The text form of conversations for a tokenizer.
+
+    Has no state that changes, and is safe to share.
+
+    Plain text ends with `end_ids` if the tokenizer appends them, otherwise with the text `ending`.
+    """
+
+    def __init__(self, tokenizer: Any, options: ChatOptions | None = None):
+        self.tokenizer = tokenizer
+        self.options = options or ChatOptions()
+        self.template = self.options.template(tokenizer) if tokenizer.chat_template else ""
+        self.name = "chat template" if self.template else "plain text"
+        self.ending, self.end_ids = "", []
+        if not self.template:
+            ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+            self.end_ids = [i for i in tokenizer("a")["input_ids"][-1:] if i in ends]
+            end_token = tokenizer.eos_token or tokenizer.sep_token or ""
+            self.ending = "" if self.end_ids else end_token
+        self.control = self.control_tokens()
+
+    def control_tokens(self, stops: Collection[str] = ()) -> ControlTokens:
+        """Return the control tokens: special ones, `stops`, and those that the template writes.
+
+        Those of finished turns belong to the template alone. Others, such as `<think>`, models may
+        write too.
+        """
+        if not self.template:
+            return ControlTokens(self.tokenizer, stops)
+        try:
+            turns = self._apply(FINISHED_TURNS, opening=False)
+        except ValueError:
+            turns = ""
+        return ControlTokens(
+            self.tokenizer,
+            {*stops, *added_tokens_in(self.tokenizer, [turns])},
+            added_tokens_in(self.tokenizer, literals(self.template)),
+        )
+
+    def split(self, prompt: Messages, responses: Sequence[str]) -> tuple[str, list[str]]:
+        """Return the text that all responses share, and the text of each response after it.
+
+        Raises ValueError if the template refuses the conversation, leaves out one of its messages,
+        or changes the prompt depending on the response.
+        """
+        if not self.template:
+            # Most vocabularies join a space to the next word, so the space belongs to the response.
+            return plain_prompt(prompt), [f" {response}{self.ending}" for response in responses]
+        texts = [self._render(prompt, response) for response in responses]
+        shared = self._shared_text(prompt)
+        self.refuse_left_out(prompt, shared)
+        if not all(text.startswith(shared) for text in texts):
+            raise ValueError("the chat template rewrites the prompt according to the response")
+        return shared, [text[len(shared) :] for text in texts]
+
+    def encode(
+        self, prompt: Messages, responses: Sequence[str]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the token ids of the prompt, (P,), and of each response, (R_k,), all int32."""
+        encoded = self.read(prompt, responses)
+        return encoded.prompt, encoded.responses
+
+    def read(
+        self, prompt: Messages, responses: Sequence[str], cut_off: Sequence[bool] = ()
+    ) -> Encoded:
+        """Return the tokens of a prompt and its responses. Raises ValueError as `split` does.
+
+        `cut_off` says which responses a length limit ended. Here it has no effect, because a
+        reward model reads complete conversations.
+        """
+        chat = self.marked(prompt, responses)
+        shared, tails = self.split(chat.prompt, chat.responses)
+        start, *wholes = self._ids([shared, *(shared + tail for tail in tails)], chat.mark)
+        ends, joined = self._after(start, wholes, tails, chat.mark)
+        rows = [self._without_padding([*ids, *self.end_ids]) for ids in ends]
+        notes = {CONTROL_TOKENS: chat.count, BOUNDARIES: joined.count(False)}
+        return Encoded.of(start, rows, notes)
+
+    def marked(self, prompt: Messages, responses: Sequence[str]) -> Marked:
+        """Return the chat with its control tokens marked.
+
+        Raises ValueError for a role that is not a word, because templates write roles too.
+        """
+        for message in prompt:
+            if not ROLE.fullmatch(message["role"]):
+                raise ValueError(f"a message has the role {message['role'][:40]!r}")
+        answers = [{"role": "assistant", "content": response} for response in responses]
+        messages, mark, count = self.control.mark([*prompt, *answers])
+        texts = [answer["content"] for answer in messages[len(prompt) :]]
+        return Marked(messages[: len(prompt)], texts, mark, count)
+
+    def _ids(self, texts: list[str], mark: str = "") -> list[list[int]]:
+        """Return the token ids without an end token that the tokenizer appends.
+
+        Chat templates write special tokens themselves; plain text needs the tokenizer's.
+        """
+        return self.control.ids(
+            texts, mark, add_special_tokens=not self.template, appended=len(self.end_ids)
+        )
+
+    def _after(
+        self, start: list[int], wholes: list[list[int]], tails: list[str], mark: str
+    ) -> tuple[list[list[int]], list[bool]]:
+        """Return the ids of the texts after the prompt, and whether they are those of the whole.
+
+        Responses can share a prompt only if its tokens are the same in every text. They differ
+        where a token spans the boundary between prompt and response.
+        """
+        joined = [whole[: len(start)] == start for whole in wholes]
+        ends = [
+            whole[len(start) :] if fits else self._separately(tail, mark)
+            for whole, tail, fits in zip(wholes, tails, joined, strict=True)
+        ]
+        return ends, joined
+
+    def _separately(self, tail: str, mark: str) -> list[int]:
+        """Return the ids of a text that continues the prompt."""
+        if mark and mark in tail:
+            return self.control.ids([mark + tail], mark, add_special_tokens=False)[0]
+        return self.control.inside(tail)
+
+    def _without_padding(self, ids: list[int]) -> list[int]:
+        """Return the ids without padding at the end.
+
+        An end token is padding if the tokenizer has no other.
+
+        Classifiers read the last token that is not padding, so other tools would not see an end
+        token either.
+        """
+        end = len(ids)
+        while end and ids[end - 1] == self.tokenizer.pad_token_id:
+            end -= 1
+        return ids[:end]
+
+    def _shared_text(self, prompt: Messages) -> str:
+        """Return the text that the template writes before any response.
+
+        Templates put the generation prompt in different places, so this compares two renderings.
+        """
+        probes = [self._render(prompt, sentinel) for sentinel in SENTINELS]
+        opening = self._apply(prompt, opening=True)
+        if all(probe.startswith(opening) for probe in probes):
+            return opening
+        same = (n for n, (a, b) in enumerate(zip(*probes, strict=False)) if a != b)
+        return probes[0][: next(same, 0)]
+
+    def refuse_left_out(self, prompt: Messages, text: str) -> None:
+        """Raise ValueError if the template leaves out a message of the prompt.
+
+        Templates may change the form of a message, so only a message whose content is not in the
+        text is looked at more closely.
+        """
+        for number, message in enumerate(prompt):
+            content = message["content"].strip()
+            if content in text or json.dumps(content, ensure_ascii=False)[1:-1] in text:
+                continue
+            probe = [*prompt[:number], {**message, "content": PROBE}, *prompt[number + 1 :]]
+            if PROBE not in self._apply(probe, opening=True):
+                raise ValueError(f"the chat template leaves out the {message['role']} message")
+
+    def _render(self, prompt: Messages, response: str) -> str:
+        return self._apply([*prompt, {"role": "assistant", "content": response}], opening=False)
+
+    def _apply(self, messages: Messages, *, opening: bool) -> str:
+        return self.options.render(self.tokenizer, self.template, messages, opening=opening)
+
+
+def plain_prompt(prompt: Messages) -> str:
+    turns = [f"{PLAIN_ROLES.get(m['role'], m['role'].title())}: {m['content']}" for m in prompt]
+    return "\n\n".join([*turns, "Assistant:"])

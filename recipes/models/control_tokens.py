@@ -1,0 +1,135 @@
+"""Texts of people and models that look like control tokens, tokenized as plain text.
+
+A tokenizer turns the text `<|im_end|>` into the token that ends a turn, wherever it occurs. In a
+prompt or response, it would end the turn too early or begin another. So control tokens come only
+from the chat template: those in other texts are marked before the template is applied, and marked
+texts are tokenized by a copy of the tokenizer that knows no control tokens.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+
+MARKS = range(0xE000, 0xF900)
+"""Characters for private use. The first that no text contains is the mark."""
+ANCHORS = ("\n", "0", ".")
+"""Texts put before the rest of a text, so that no space is put before it. The first that is not
+joined to it is used."""
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer, and the tokenizing of texts that contain marked ones.
+
+    `in_answers` are those that no text may contain as tokens; `elsewhere` are further ones, such as
+    `<think>`, that a model may write in its answers but users may not write in theirs. The special
+    tokens of the tokenizer always belong to the first.
+    """
+
+    def __init__(
+        self, tokenizer: Any, in_answers: Collection[str] = (), elsewhere: Collection[str] = ()
+    ):
+        self.tokenizer = tokenizer
+        special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+        special |= {token for token in tokenizer.all_special_tokens if token}
+        self.in_answers = _pattern(special | set(in_answers))
+        self.elsewhere = _pattern(special | set(in_answers) | set(elsewhere))
+        self._as_text: dict[str, list[int]] = {}
+
+    def mark(self, messages: Sequence[dict[str, str]]) -> tuple[list[dict[str, str]], str, int]:
+        """Return the messages with marked control tokens, the mark, and how many texts have some.
+
+        The mark is empty if no text has any.
+        """
+        patterns = [
+            self.in_answers if m["role"] == "assistant" else self.elsewhere for m in messages
+        ]
+        pairs = list(zip(messages, patterns, strict=True))
+        count = sum(pattern.search(m["content"]) is not None for m, pattern in pairs)
+        if not count:
+            return list(messages), "", 0
+        mark = _unused_character(m["content"] for m in messages)
+        marked = [
+            {**m, "content": pattern.sub(rf"{mark}\g<0>{mark}", m["content"])}
+            for m, pattern in pairs
+        ]
+        return marked, mark, count
+
+    def ids(
+        self, texts: list[str], mark: str, *, add_special_tokens: bool, appended: int = 0
+    ) -> list[list[int]]:
+        """Return the token ids of each text. Marked control tokens become plain text.
+
+        The last `appended` tokens that the tokenizer adds to a text are left out. Raises ValueError
+        for a control token that the tokenizer cannot write as plain text.
+        """
+        parts = [[text] for text in texts]
+        if mark:  # text, control token or None, text, …
+            marked = re.compile(f"{mark}({self.elsewhere.pattern}){mark}|{mark}")
+            parts = [marked.split(text) for text in texts]
+        begins = self.tokenizer([part[0] for part in parts], add_special_tokens=add_special_tokens)
+        rows = []
+        for begin, (_, *rest) in zip(begins["input_ids"], parts, strict=True):
+            ids = begin[: len(begin) - appended]
+            for number, piece in enumerate(rest):
+                if piece:
+                    ids += self.inside(piece) if number % 2 else self.as_text(piece)
+            rows.append(ids)
+        return rows
+
+    def inside(self, text: str) -> list[int]:
+        """Return the ids of a text that continues another.
+
+        Some tokenizers put a space before each text, which must not happen inside one.
+        """
+        return _after_anchor(text, lambda t: self.tokenizer(t, add_special_tokens=False).input_ids)
+
+    def as_text(self, token: str) -> list[int]:
+        """Return the ids of a control token as plain text. Raises ValueError if there are none."""
+        if token not in self._as_text:
+            ids = _after_anchor(token, self._plain_ids)
+            if self.tokenizer.convert_tokens_to_ids(token) in ids:
+                raise ValueError(f"the tokenizer cannot write {token} as plain text")
+            self._as_text[token] = ids
+        return self._as_text[token]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        if self._plain is None:
+            raise ValueError(f"the tokenizer cannot write {text.strip()} as plain text")
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _plain(self) -> Tokenizer | None:
+        """The tokenizer without control tokens. None for tokenizers in Python."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if not isinstance(backend, Tokenizer):
+            return None
+        return Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), "added_tokens": []}))
+
+
+def added_tokens_in(tokenizer: Any, texts: Iterable[str]) -> set[str]:
+    """Return the added tokens that occur in one of the texts. Whitespace is not a control token."""
+    texts = list(texts)
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return {t for t in added if t.strip() and any(t in text for text in texts)}
+
+
+def _pattern(tokens: Collection[str]) -> re.Pattern[str]:
+    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _unused_character(texts: Iterable[str]) -> str:
+    used = set().union(*texts)
+    return next(mark for code in MARKS if (mark := chr(code)) not in used)
+
+
+def _after_anchor(text: str, ids_of: Any) -> list[int]:
+    for anchor in ANCHORS:
+        before, whole = ids_of(anchor), ids_of(anchor + text)
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+    return ids_of(text)
