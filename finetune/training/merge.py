@@ -4,7 +4,7 @@
 
 reads   run.json (config: finetune.settings.MergeConfig), optionally data/*.parquet
         (recipes/preferences/groups.py)
-writes  output/: the weights (safetensors), tokenizer, report.json and model card
+writes  output/: the weights (safetensors), tokenizer, chat.json, report.json and model card
 
 The merge is computed in float32 on the CPU, from the base's full-precision weights, and saved in
 `dtype`. A new process then loads the folder and predicts real text: responses to the run's held-out
@@ -52,6 +52,7 @@ from finetune.training.merge_check import distance, log_probabilities
 from finetune.training.merged_weights import with_merged_weights
 from finetune.training.sampling import Request, sample_batch, sample_seed
 from recipes.errors import RecipeError
+from recipes.models.chat_options import ChatRecord, read_options
 from recipes.models.loading import read_config
 from recipes.preferences.groups import PreferenceError, read_folder
 from recipes.rundir import RunDir, write_json
@@ -92,7 +93,7 @@ def merge(run_dir: RunDir, stop: StopSignal) -> None:
     base = load_full_precision(config.model)
     check_vocabulary(base, tokenizer, config.model)
     tuned = add_adapter(base, config.adapter)
-    chat = PolicyChat(tokenizer, tuned.generation_config)
+    chat = PolicyChat(tokenizer, tuned.generation_config, read_options(config.adapter, tokenizer))
     stop.check()
     run_dir.stage("Computing what base and adapter predict")
     texts, source = texts_of(run_dir, tuned, chat)
@@ -107,6 +108,8 @@ def merge(run_dir: RunDir, stop: StopSignal) -> None:
         with run_dir.publish() as draft:
             merged.to(getattr(torch, config.dtype)).save_pretrained(draft)
             tokenizer.save_pretrained(draft)
+            if record := ChatRecord.read(config.adapter) or ChatRecord.read(config.model):
+                record.write(draft)  # the merged model is served with the adapter's options
             del base, tuned, merged  # the new process loads the model again
             stop.check()
             run_dir.stage("Comparing the merged model with base and adapter, in a new process")

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from recipes.errors import RecipeError
+from recipes.models.chat_options import ChatRecord
 from recipes.publishing import whole_folder
 from recipes.rundir import write_json
 from recipes.runner import quiet_libraries
@@ -50,6 +51,8 @@ def merge(run: str | Path, out: str | Path, *, dtype: str = "float32") -> Path:
         merged = with_one_label(unloaded(model.ordinary), model.heads)
         merged.to(getattr(torch, dtype)).save_pretrained(draft)
         tokenizer.save_pretrained(draft)
+        if record := ChatRecord.read(folder):
+            record.write(draft)
         write_report(draft, merged_report(report, dtype))
         check(draft, probe, expected, dtype)
     return out

@@ -2,16 +2,18 @@
 
 import json
 import shutil
+from datetime import date
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from finetune.training import merge as merging
-from finetune.training.language_model import add_adapter, load_model
+from finetune.training.language_model import add_adapter, load_model, load_tokenizer
 from finetune.training.merge import LARGEST_SHARE, TEXTS, merge
 from finetune.training.merge_check import difference, distance
 from recipes.errors import RecipeError, Stopped
+from recipes.models.chat_options import ChatRecord, fingerprint
 from recipes.preferences.groups import write_groups
 from recipes.rundir import RunDir
 from recipes.runner import run_recipe
@@ -59,6 +61,18 @@ def logits_of(model):
 
 def tuned(model, adapter):
     return add_adapter(load_model(str(model), "float32"), str(adapter))
+
+
+def test_a_merged_model_keeps_the_options_of_the_chat_template(tmp_path, model, adapter):
+    record = ChatRecord({}, date(2026, 11, 29), fingerprint(load_tokenizer(str(model)), {}))
+    shutil.copytree(adapter, tmp_path / "adapter")
+    record.write(tmp_path / "adapter")
+    run_dir = merge_run(tmp_path / "run", model, tmp_path / "adapter")
+    merge(run_dir, StopSignal())
+    assert ChatRecord.read(run_dir.output) == record
+    again = merge_run(tmp_path / "again", run_dir.output, adapter)
+    merge(again, StopSignal())
+    assert ChatRecord.read(again.output) == record
 
 
 def test_a_merged_model_predicts_what_base_and_adapter_predict(tmp_path, model, adapter):

@@ -37,7 +37,7 @@ def loading_calls():
 
 def test_every_loading_says_that_it_runs_no_code_and_reads_no_pickles():
     calls = list(loading_calls())
-    assert len(calls) >= 7
+    assert len(calls) >= 6
     for place, name, options in calls:
         if "PeftModel" not in name:
             assert options.get("trust_remote_code") == "False", place
@@ -122,9 +122,9 @@ def test_a_template_that_is_slow_for_one_conversation_ends_the_run(monkeypatch):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% if 'bomb' in messages[0].content %}" + LOOP + "{% endif %}ok"
     chat = ChatFormat(tokenizer)
-    assert chat._apply([{"role": "user", "content": "hello"}]) == "ok"
+    assert chat._apply([{"role": "user", "content": "hello"}], opening=False) == "ok"
     with pytest.raises(RecipeError, match=r"chat template takes more than 0\.2 seconds"):
-        chat._apply([{"role": "user", "content": "bomb"}])
+        chat._apply([{"role": "user", "content": "bomb"}], opening=False)
 
 
 def test_the_limit_is_lifted_afterwards():
