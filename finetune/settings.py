@@ -25,6 +25,13 @@ class SamplingConfig(ChatSettings):
     samples_per_prompt: int = option(
         1, "Responses per prompt.", label="Responses per prompt", min=1, max=64
     )
+    sampling: str = option(
+        "settings",
+        "settings: temperature and top-p below. published: as the model's generation_config.json "
+        "recommends, in place of temperature and top-p.",
+        choices=("settings", "published"),
+        advanced=True,
+    )
     temperature: float = option(
         1.0,
         "Randomness of sampling. 1 is the model's own distribution; 0 always takes the likeliest token.",

@@ -97,7 +97,7 @@ def finish(run: Run, run_dir: RunDir) -> dict[str, Any]:
         counts["empty"] += empty
         counts["identical"] += len(rows) - empty - len(distinct)
         counts["responses"] += len(distinct)
-        responses = store_responses(prompt, model.name, sampling_of(run), distinct)
+        responses = store_responses(prompt, model.name, sampling_of(run, report), distinct)
         too_few += len(responses) < 2
         tasks += [new_task(prompt, part, run.inputs) for part in share_out(responses)]
     if run.inputs.get("tasks", True):
@@ -132,12 +132,11 @@ def distinct_answers(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(by_text.values())
 
 
-def sampling_of(run: Run) -> dict[str, Any]:
+def sampling_of(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sampling parameters of a run: its settings, or what it followed instead."""
     names = ("temperature", "top_p", "max_new_tokens", "seed", "chat_template_kwargs", "chat_date")
-    return {
-        "run": run.pk,
-        **{name: run.config[name] for name in names if run.config.get(name) not in (None, "")},
-    }
+    settings = {name: run.config.get(name) for name in names} | report.get("distribution", {})
+    return {"run": run.pk, **{n: v for n, v in settings.items() if v not in (None, "")}}
 
 
 def store_responses(

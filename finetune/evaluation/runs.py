@@ -237,22 +237,25 @@ def add_comparisons(
     Identical and empty answers are skipped, because nobody could choose. The two are stored in
     random order, so that neither ids nor positions reveal which model wrote which.
     """
-    seeds = {(int(row["prompt_id"]), row["sample"]): row["seed"] for row in rows}
+    sampled = {(int(row["prompt_id"]), row["sample"]): row for row in rows}
     chosen = [item for item in items if item.sample == 0 and _is_distinguishable(item)]
     prompts = Prompt.objects.in_bulk({item.prompt_id for item in chosen})
     tasks = []
     for item in chosen:
         sides = [
-            (parts.baseline, item.baseline_text),
-            (parts.candidate, item.candidate_text),
+            (parts.baseline, "baseline", item.baseline_text),
+            (parts.candidate, "candidate", item.candidate_text),
         ]
         random.shuffle(sides)
-        prompt, seed = prompts[item.prompt_id], seeds[item.prompt_id, item.sample]
+        prompt, row = prompts[item.prompt_id], sampled[item.prompt_id, item.sample]
         stored = {
             model: store_responses(
-                prompt, model.name, {"run": run.pk}, [{"response": text, "seed": seed}]
+                prompt,
+                model.name,
+                {"run": run.pk, "truncated": bool(row[f"{side}_truncated"])},
+                [{"response": text, "seed": row["seed"]}],
             )[0]
-            for model, text in sides
+            for model, side, text in sides
         }
         item.candidate_response = stored[parts.candidate]
         order = [response.pk for response in stored.values()]

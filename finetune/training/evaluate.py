@@ -21,11 +21,13 @@ import numpy as np
 from finetune.engines.sampled_text import answers_schema, write_rows
 from finetune.evaluation.win_rate import mean_difference, outcome, win_rate
 from finetune.settings import EvaluateConfig
+from finetune.training.distribution import Distribution
 from finetune.training.language_model import load_policy, load_tokenizer
 from finetune.training.sampling import (
     Answers,
     Request,
     left_out_figures,
+    notes_of,
     order_of,
     plan,
     prompts_of,
@@ -50,14 +52,15 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
     tokenizer = load_tokenizer(config.model)
     sources = (config.adapter, config.baseline_adapter, config.model)
     record = freeze(run_dir, config, tokenizer, sources=sources)
+    distribution = Distribution.of_run(config)
     answers: dict[str, Answers] = {}
     for number, side in enumerate(SIDES):
         adapter = config.adapter if side == "candidate" else config.baseline_adapter
         run_dir.stage(f"Loading the {side}")
         model, chat = load_policy(config.model, adapter, config.dtype, tokenizer, record.options)
         if number == 0:  # both models get the same requests
-            requests, left_out, notes = plan(prompts, chat, model.config, config)
-            report_plan(run_dir, left_out, notes, len(prompts))
+            requests, left_out = plan(prompts, chat, model.config, config)
+            report_plan(run_dir, requests, left_out)
         answers[side] = sample_all(
             model,
             chat,
@@ -68,6 +71,7 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
             stop=stop,
             part=number,
             parts=len(SIDES),
+            distribution=distribution,
         )
         del model
         free_memory()
@@ -82,7 +86,8 @@ def evaluate(run_dir: RunDir, stop: StopSignal) -> None:
         **figures(rows, config.seed),
         "prompts": len({request.prompt.prompt_id for request in requests}),
         **left_out_figures(left_out),
-        "chat": {**record.to_dict(), "notes": notes},
+        "distribution": distribution.to_dict(),
+        "chat": {**record.to_dict(), "notes": notes_of(requests)},
         **provenance(run_dir, config, started=began),
     }
     with run_dir.publish() as output:

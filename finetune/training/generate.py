@@ -11,7 +11,8 @@ batches of prompts of similar length, on one device.
 
 Left out, and why:
 - continuous batching and paged caches: for millions of responses, use vLLM and import its output
-- top-k and repetition penalties: they change the model's distribution, and DPO would learn the change
+- top-k and repetition penalties as settings: they change the model's distribution, and DPO would
+  learn the change. `sampling: published` follows those that the model's publisher recommends.
 - several GPUs
 """
 
@@ -22,12 +23,14 @@ from typing import Any
 
 from finetune.engines.sampled_text import responses_schema, write_rows
 from finetune.settings import GenerateConfig
+from finetune.training.distribution import Distribution
 from finetune.training.language_model import load_policy, load_tokenizer
 from finetune.training.sampling import (
     Answers,
     Request,
     left_out_figures,
     lengths,
+    notes_of,
     order_of,
     plan,
     prompts_of,
@@ -49,18 +52,27 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
     tokenizer = load_tokenizer(config.model)
     record = freeze(run_dir, config, tokenizer, sources=(config.adapter, config.model))
     model, chat = load_policy(config.model, config.adapter, config.dtype, tokenizer, record.options)
-    requests, left_out, notes = plan(prompts, chat, model.config, config)
-    report_plan(run_dir, left_out, notes, len(prompts))
+    distribution = Distribution.of_run(config)
+    requests, left_out = plan(prompts, chat, model.config, config)
+    report_plan(run_dir, requests, left_out)
 
     answers = sample_all(
-        model, chat, requests, config, run_dir=run_dir, name="responses", stop=stop
+        model,
+        chat,
+        requests,
+        config,
+        run_dir=run_dir,
+        name="responses",
+        stop=stop,
+        distribution=distribution,
     )
     rows = [row(request, answers) for request in sorted(requests, key=order_of(prompts))]
     report = {
         "prompts": len(prompts),
         "responses": len(rows),
         **left_out_figures(left_out),
-        "chat": {**record.to_dict(), "notes": notes},
+        "distribution": distribution.to_dict(),
+        "chat": {**record.to_dict(), "notes": notes_of(requests)},
         **lengths(list(answers.values())),
         "seconds": round(time.monotonic() - began, 2),
         "versions": versions(),

@@ -254,13 +254,20 @@ def check_vocabulary(model: Any, tokenizer: Any, reference: str) -> None:
     """Raise RecipeError if the tokenizer has tokens without an embedding in the model."""
     rows = model.get_input_embeddings().num_embeddings
     outside = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows)
-    if outside:
-        names = ", ".join(token for _, token in outside[:5]) + (" …" if len(outside) > 5 else "")
-        raise RecipeError(
-            f"The tokenizer of {reference} has {len(outside)} tokens outside the {rows} embeddings of "
-            f"its model: {names}. Remove these added tokens, or enlarge the model's embedding and "
-            "train it first."
+    if not outside:
+        return
+    names = [token for _, token in outside]
+    added = set(names) <= set(tokenizer.added_tokens_encoder)
+    raise RecipeError(
+        f"The tokenizer of {reference} has {len(names)} tokens outside the {rows} embeddings of its "
+        f"model: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}. "
+        + (
+            "They were added to the tokenizer alone. Remove them, or enlarge the model's embedding "
+            "and train it first."
+            if added
+            else "Tokenizer and model do not fit together."
         )
+    )
 
 
 def load_policy(

@@ -7,7 +7,7 @@ seed, not on the other rows of its batch. The exception is rounding: the model's
 on the shape of a batch, so with another batch size a few responses may differ. With the same
 settings the output is identical to the byte, also after a restart.
 
-Legend: B rows, T tokens, V vocabulary. Tensors carry their shape as a suffix: logits_BV.
+Legend: B rows, T tokens. Tensors carry their shape as a suffix: tokens_BT.
 """
 
 import hashlib
@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 
 from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts
 from finetune.settings import SamplingConfig
+from finetune.training.distribution import Distribution, SeededSampling
 from finetune.training.language_model import PolicyChat, readable_length
 from recipes import checkpoints
 from recipes.errors import RecipeError
@@ -45,6 +46,8 @@ class Request:
     prompt_ids: list[int]
     sample: int
     seed: int
+    notes: Counter[str] = field(default_factory=Counter)
+    """What was unusual about the prompt's text, by the keys of NOTES."""
 
 
 @dataclass(frozen=True)
@@ -70,41 +73,6 @@ def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class SeededSampling(LogitsProcessor):
-    """A processor that leaves one possible token per row, chosen by the row's uniform number."""
-
-    def __init__(self, uniforms_BT: np.ndarray, config: SamplingConfig, length: int, device: Any):
-        """`length` is the current length of the rows.
-
-        The first uniform number is for the next token.
-        """
-        self.uniforms_BT = torch.tensor(uniforms_BT, device=device)
-        self.temperature = config.temperature
-        self.top_p = config.top_p
-        self.length = length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform_B1 = self.uniforms_BT[:, input_ids.shape[1] - self.length].unsqueeze(1)
-        token_B1 = draw(scores, uniform_B1, temperature=self.temperature, top_p=self.top_p)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
-
-
-def draw(
-    logits_BV: torch.Tensor, uniform_B1: torch.Tensor, *, temperature: float, top_p: float
-) -> torch.Tensor:
-    """Return tokens (B, 1), drawn by inverse transform from the nucleus with probability `top_p`."""
-    if temperature == 0:
-        return logits_BV.argmax(dim=1, keepdim=True)
-    probs_BV = torch.softmax(logits_BV.float() / temperature, dim=1)
-    probs_BV, order_BV = probs_BV.sort(dim=1, descending=True, stable=True)
-    cumulative_BV = probs_BV.cumsum(dim=1, dtype=torch.float64)
-    # A token is in the nucleus if the tokens before it have less than `top_p`, so the first always is.
-    size_B1 = (cumulative_BV - probs_BV < top_p).sum(dim=1, keepdim=True)
-    mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
-    index_B1 = (cumulative_BV <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True)
-    return order_BV.gather(1, index_B1.minimum(size_B1 - 1))  # rounding may exceed the nucleus
-
-
 # --- what to sample -------------------------------------------------------------------------------
 
 
@@ -118,10 +86,8 @@ def prompts_of(run_dir: RunDir) -> list[Prompt]:
 
 def plan(
     prompts: list[Prompt], chat: PolicyChat, model_config: Any, config: Any
-) -> tuple[list[Request], dict[str, str], dict[str, int]]:
-    """Return the requests, longest prompt first, the prompts left out, and counts of NOTES.
-
-    The prompts left out are a dict, id → reason.
+) -> tuple[list[Request], dict[str, str]]:
+    """Return the requests, longest prompt first, and the prompts left out: id → reason.
 
     Requests next to each other have similar lengths, so there is little padding. Those that need
     the most memory come first, so a run that does not fit fails within its first minute.
@@ -132,7 +98,6 @@ def plan(
     )
     requests: list[Request] = []
     left_out: dict[str, str] = {}
-    notes: Counter[str] = Counter()
     for prompt in prompts:
         try:
             encoded = chat.read(prompt.messages, [])
@@ -143,10 +108,9 @@ def plan(
         if len(prompt_ids) > longest:
             left_out[prompt.prompt_id] = f"longer than {max(0, longest)} tokens"
             continue
-        notes += encoded.notes
         for sample in range(config.samples_per_prompt if prompt.n is None else prompt.n):
             seed = sample_seed(config.seed, prompt.prompt_id, sample)
-            requests.append(Request(prompt, prompt_ids, sample, seed))
+            requests.append(Request(prompt, prompt_ids, sample, seed, encoded.notes))
     if not requests:
         raise RecipeError(
             f"Nothing to sample. {left_out_sentence(left_out, len(prompts))} Allow shorter "
@@ -154,17 +118,22 @@ def plan(
             if left_out
             else f"Nothing to sample: {len(prompts)} prompts ask for no response."
         )
-    return sorted(requests, key=lambda request: -len(request.prompt_ids)), left_out, dict(notes)
+    return sorted(requests, key=lambda request: -len(request.prompt_ids)), left_out
 
 
-def report_plan(
-    run_dir: RunDir, left_out: dict[str, str], notes: dict[str, int], total: int
-) -> None:
+def report_plan(run_dir: RunDir, requests: list[Request], left_out: dict[str, str]) -> None:
     """Write what was left out or unusual in the run's prompts as messages."""
     if left_out:
+        total = len(left_out) + len({request.prompt.prompt_id for request in requests})
         run_dir.message(left_out_sentence(left_out, total), level="warning")
-    for note, count in notes.items():
+    for note, count in notes_of(requests).items():
         run_dir.message(f"In the prompts: {count} {NOTES[note]}.")
+
+
+def notes_of(requests: list[Request]) -> dict[str, int]:
+    """Return the counts of NOTES over the prompts."""
+    of_prompts = {request.prompt.prompt_id: request.notes for request in requests}
+    return dict(sum(of_prompts.values(), Counter()))
 
 
 def left_out_sentence(left_out: dict[str, str], total: int) -> str:
@@ -195,22 +164,34 @@ def order_of(prompts: list[Prompt]) -> Callable[[Request], tuple[int, int]]:
 
 @torch.no_grad()
 def sample_batch(
-    model: Any, chat: PolicyChat, requests: list[Request], config: SamplingConfig
+    model: Any,
+    chat: PolicyChat,
+    requests: list[Request],
+    config: SamplingConfig,
+    distribution: Distribution | None = None,
 ) -> list[Sampled]:
-    """Sample one batch, in the given order. Halve it as often as memory demands."""
+    """Sample one batch, in the given order. Halve it as often as memory demands.
+
+    Without a `distribution`, temperature and top-p of the settings apply.
+    """
+    distribution = distribution or Distribution.of_settings(config)
     try:
-        return _sample_batch(model, chat, requests, config)
+        return _sample_batch(model, chat, requests, config, distribution)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or len(requests) == 1:
             raise
     free_memory()
     half = len(requests) // 2
-    first = sample_batch(model, chat, requests[:half], config)
-    return first + sample_batch(model, chat, requests[half:], config)
+    first = sample_batch(model, chat, requests[:half], config, distribution)
+    return first + sample_batch(model, chat, requests[half:], config, distribution)
 
 
 def _sample_batch(
-    model: Any, chat: PolicyChat, requests: list[Request], config: SamplingConfig
+    model: Any,
+    chat: PolicyChat,
+    requests: list[Request],
+    config: SamplingConfig,
+    distribution: Distribution,
 ) -> list[Sampled]:
     """Sample in stages, each twice as long as all before, and drop finished rows between stages.
 
@@ -220,7 +201,7 @@ def _sample_batch(
     rows = [Row(request, config.max_new_tokens) for request in requests]
     running, upto = rows, FIRST_STAGE
     while running:
-        _continue(model, chat, running, min(upto, config.max_new_tokens), config)
+        _continue(model, chat, running, min(upto, config.max_new_tokens), distribution)
         more = upto < config.max_new_tokens
         running = [row for row in running if more and not row.ended]
         upto *= 2
@@ -250,7 +231,7 @@ class Row:
 
 
 def _continue(
-    model: Any, chat: PolicyChat, rows: list[Row], upto: int, config: SamplingConfig
+    model: Any, chat: PolicyChat, rows: list[Row], upto: int, distribution: Distribution
 ) -> None:
     """Continue rows of the same number of new tokens until they have `upto` tokens."""
     # Rows have the same number of new tokens, but prompts of different lengths: pad on the left.
@@ -269,7 +250,7 @@ def _continue(
             pad_token_id=pad,
         ),
         logits_processor=LogitsProcessorList(
-            [SeededSampling(uniforms_BT, config, length, model.device)]
+            [SeededSampling(uniforms_BT, distribution, mask, model.device)]
         ),
     )[:, length:]
     for row, tokens in zip(rows, tokens_BT.tolist(), strict=True):
@@ -302,6 +283,7 @@ def sample_all(
     stop: StopSignal,
     part: int = 0,
     parts: int = 1,
+    distribution: Distribution | None = None,
 ) -> Answers:
     """Return all responses, sampled batch by batch, with progress as `part` of `parts`.
 
@@ -320,7 +302,8 @@ def sample_all(
         else:
             stop.check()
             start = number * config.batch_size
-            batch = sample_batch(model, chat, requests[start : start + config.batch_size], config)
+            share = requests[start : start + config.batch_size]
+            batch = sample_batch(model, chat, share, config, distribution)
             with checkpoints.sealed(shard) as draft:
                 draft.write_text(json.dumps([vars(sampled) for sampled in batch]))
         answers |= {(sampled.prompt_id, sampled.sample): sampled for sampled in batch}

@@ -277,3 +277,15 @@ def test_control_tokens_in_prompts_are_counted_in_a_run(tmp_path):
     assert "In the prompts: 1 texts that contain control tokens, read as plain text." in messages(
         run_dir
     )
+
+
+def test_added_tokens_without_an_embedding_are_refused(tmp_path):
+    folder = make_model(tmp_path / "model")
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<tool>"])
+    tokenizer.save_pretrained(folder)
+    run_dir = sampling_run(tmp_path / "g", "generate", [Prompt("a", user("Hi"))], model=str(folder))
+    with pytest.raises(
+        RecipeError, match=r"1 tokens outside the 262 .*: <tool>\. They were added to the tokenizer"
+    ):
+        generate(run_dir, StopSignal())

@@ -13,9 +13,10 @@ import torch
 from finetune.engines.sampled_text import Prompt, SampledTextError, read_prompts, write_prompts
 from finetune.settings import GenerateConfig
 from finetune.training import sampling
+from finetune.training.distribution import draw
 from finetune.training.generate import generate
 from finetune.training.language_model import PolicyChat, load_for_sampling, load_tokenizer
-from finetune.training.sampling import draw, plan, sample_batch, sample_seed
+from finetune.training.sampling import plan, sample_batch, sample_seed
 from recipes.errors import RecipeError, Stopped
 from recipes.runner import run_recipe
 from recipes.stopping import StopSignal

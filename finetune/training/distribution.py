@@ -1,0 +1,174 @@
+"""The distribution from which the next token is drawn: that of the settings or the published one.
+
+Publishers recommend how to sample from their model in its `generation_config.json`. With
+`sampling: published` a run follows it, as chat applications do.
+
+Legend: B rows, T tokens so far, V vocabulary. Tensors carry their shape as a suffix: logits_BV.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor
+
+from finetune.settings import SamplingConfig
+from recipes.errors import RecipeError
+from recipes.models.references import split_reference
+
+FOLLOWED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0.0,),
+    "typical_p": (1.0,),
+    "top_h": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "encoder_repetition_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "guidance_scale": (1, 1.0),
+}
+"""Fields that change the distribution and are not followed, with the values that do not."""
+LISTS = (
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "sequence_bias",
+    "forced_bos_token_id",
+)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How the model's probabilities are changed before a token is drawn.
+
+    In this order, as in transformers: the logits of tokens that occurred are divided (or, if
+    negative, multiplied) by `repetition_penalty`, all are divided by the `temperature`, and then
+    only the `top_k` likeliest tokens, the likeliest with a total probability of `top_p`, and those
+    with at least `min_p` of the highest probability are kept. `top_k` 0 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def of_settings(cls, config: SamplingConfig) -> Self:
+        return cls(temperature=config.temperature, top_p=config.top_p)
+
+    @classmethod
+    def of_run(cls, config: Any) -> Self:
+        """Return the distribution of a run with a `model`.
+
+        Raises RecipeError if the published one is wanted and there is none, or if it has a field
+        that is not followed.
+        """
+        if config.sampling == "settings":
+            return cls.of_settings(config)
+        return cls.published(config.model)
+
+    @classmethod
+    def published(cls, reference: str) -> Self:
+        """Return the distribution of the model's `generation_config.json`. Raises RecipeError."""
+        name, revision = split_reference(reference)
+        try:
+            file = GenerationConfig.from_pretrained(
+                name, revision=revision or "main", trust_remote_code=False
+            )
+        except (OSError, ValueError):
+            file = GenerationConfig()
+        values = {key: v for key, v in file.to_diff_dict().items() if v is not None}
+        unknown = [key for key, usual in NEUTRAL.items() if values.get(key, usual[0]) not in usual]
+        unknown += [key for key in LISTS if values.get(key)]
+        if unknown:
+            raise RecipeError(
+                f"The published sampling of {reference} has {', '.join(unknown)}, which Tiebreak does "
+                "not follow. Set sampling to settings, and enter temperature and top-p."
+            )
+        chosen = {key: values[key] for key in FOLLOWED if key in values}
+        if file.do_sample is False:
+            chosen = {**chosen, "temperature": 0.0}  # the likeliest token, whatever the rest says
+        elif not (file.do_sample or chosen):
+            raise RecipeError(
+                f"{reference} publishes no sampling settings in a generation_config.json. Set sampling "
+                "to settings, and enter temperature and top-p."
+            )
+        return cls(**chosen)
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+class SeededSampling(LogitsProcessor):
+    """A processor that leaves one possible token per row, chosen by the row's uniform number."""
+
+    def __init__(
+        self,
+        uniforms_BT: np.ndarray,
+        distribution: Distribution,
+        mask: Sequence[Sequence[int]],
+        device: Any,
+    ):
+        """`mask` is 0 for the padding of the current rows, on their left.
+
+        The first uniform number is for the next token.
+        """
+        self.uniforms_BT = torch.tensor(uniforms_BT, device=device)
+        self.distribution = distribution
+        self.padding_BT = torch.tensor(mask, device=device) == 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        length = self.padding_BT.shape[1]
+        uniform_B1 = self.uniforms_BT[:, input_ids.shape[1] - length].unsqueeze(1)
+        if self.distribution.repetition_penalty != 1:
+            scores = self._penalised(input_ids, scores)
+        options = self.distribution.to_dict()
+        del options["repetition_penalty"]
+        token_B1 = draw(scores, uniform_B1, **options)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
+
+    def _penalised(self, tokens_BT: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
+        """Return the logits with those of tokens that occurred reduced. Padding does not occur."""
+        tokens_BT = tokens_BT.clone()
+        padding_BT = self.padding_BT
+        length = padding_BT.shape[1]
+        # Any token of the same row will do in place of padding; the last one is never padding.
+        tokens_BT[:, :length] = tokens_BT[:, :length].where(~padding_BT, tokens_BT[:, -1:])
+        seen_BT = logits_BV.gather(1, tokens_BT)
+        penalty = self.distribution.repetition_penalty
+        reduced_BT = torch.where(seen_BT < 0, seen_BT * penalty, seen_BT / penalty)
+        return logits_BV.scatter(1, tokens_BT, reduced_BT)
+
+
+def draw(
+    logits_BV: torch.Tensor,
+    uniform_B1: torch.Tensor,
+    *,
+    temperature: float,
+    top_p: float,
+    top_k: int = 0,
+    min_p: float = 0.0,
+) -> torch.Tensor:
+    """Return tokens (B, 1), drawn by inverse transform from the likeliest tokens that are kept."""
+    if temperature == 0:
+        return logits_BV.argmax(dim=1, keepdim=True)
+    probs_BV = torch.softmax(logits_BV.float() / temperature, dim=1)
+    probs_BV, order_BV = probs_BV.sort(dim=1, descending=True, stable=True)
+    if top_k:
+        probs_BV, order_BV = probs_BV[:, :top_k], order_BV[:, :top_k]
+        probs_BV = probs_BV / probs_BV.sum(dim=1, keepdim=True)
+    cumulative_BV = probs_BV.cumsum(dim=1, dtype=torch.float64)
+    # A token is in the nucleus if the tokens before it have less than `top_p`, so the first always is.
+    kept_BV = (cumulative_BV - probs_BV < top_p) & (probs_BV >= min_p * probs_BV[:, :1])
+    size_B1 = kept_BV.sum(dim=1, keepdim=True)
+    mass_B1 = cumulative_BV.gather(1, size_B1 - 1)
+    index_B1 = (cumulative_BV <= uniform_B1 * mass_B1).sum(dim=1, keepdim=True)
+    return order_BV.gather(1, index_B1.minimum(size_B1 - 1))  # rounding may exceed the nucleus
