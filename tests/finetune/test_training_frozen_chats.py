@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from finetune.engines.sampled_text import Prompt, read_rows
-from finetune.settings import DPOSettings, GenerateConfig
+from finetune.methods.dpo import DPOSettings
+from finetune.settings import GenerateConfig
 from finetune.training.evaluate import evaluate
 from finetune.training.generate import generate
 from finetune.training.language_model import PolicyChat, load_tokenizer
