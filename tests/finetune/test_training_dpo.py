@@ -39,7 +39,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def finished(tmp_path_factory, model):
     """Run DPO once for several tests."""
     run_dir = dpo_run(
-        tmp_path_factory.mktemp("dpo"), model, groups_that_like_b(32), epochs=3, evaluations=2
+        tmp_path_factory.mktemp("dpo") / "run",
+        model,
+        groups_that_like_b(32),
+        epochs=3,
+        evaluations=2,
     )
     train(run_dir, StopSignal())
     return run_dir
