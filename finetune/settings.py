@@ -194,7 +194,7 @@ class MergeConfig(RecipeConfig):
 
     model: str = option(MISSING, MODEL_HELP + " The adapter was trained on it.")
     adapter: str = option(MISSING, "LoRA adapter to merge: a folder, or a name on the hub.")
-    dtype: str = option(
+    output_dtype: str = option(
         "float32",
         "Number format of the merged weights. bfloat16 and float16 need half the space, but round small "
         "adapters away; the merge is refused if they do.",

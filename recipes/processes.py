@@ -30,6 +30,16 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def local_rank() -> int:
+    """Return the number of this process on its machine, which is the number of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def use_no_gpu() -> None:
+    """Hide all GPUs. Call it before anything uses CUDA."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def use_one_gpu() -> None:
     """Hide all GPUs but the first if this run has one process. Call it before anything uses CUDA.
 

@@ -27,10 +27,20 @@ class TrainingFigures(TypedDict):
     memory_mb: float
 
 
+class Device(TypedDict):
+    """The device of a run: its `kind` (cpu or cuda), `name` and `count`, and its number format."""
+
+    kind: str
+    name: str
+    count: int
+    dtype: str
+
+
 class Provenance(TypedDict):
-    """The settings, inputs and package versions of the run, and its duration."""
+    """The settings, inputs, package versions and device of the run, and its duration."""
 
     config: dict[str, Any]
     inputs: dict[str, Any]
     versions: dict[str, Any]
+    device: Device
     seconds: float

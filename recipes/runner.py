@@ -13,16 +13,22 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from recipes import faults, processes
+from recipes import faults, machine, processes
 from recipes.errors import RecipeError, RestartRequired, Stopped
 from recipes.report import Provenance
 from recipes.rundir import RESTART, STOPPED, TRAINER_FOLDER, RunDir, RunDirError, versions
 from recipes.settings import ConfigError, RecipeConfig
 from recipes.stopping import StopSignal
+from recipes.training_settings import DTYPES
 
 
-def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -> int:
-    """Run a recipe on the run directory named on the command line, and return the exit status."""
+def run_recipe(
+    recipe: Callable[[RunDir, StopSignal], None], description: str, *, uses_gpu: bool = True
+) -> int:
+    """Run a recipe on the run directory named on the command line, and return the exit status.
+
+    `uses_gpu=False` is for recipes that compute on the CPU even if there is a GPU.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,11 +37,11 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
     stop = StopSignal()
     stop.listen()
     processes.exit_with_first(run_dir)
-    processes.use_one_gpu()
+    processes.use_one_gpu() if uses_gpu else processes.use_no_gpu()
     quiet_libraries()
     try:
         if run_dir.path.is_dir():
-            run_dir.stage("Reading the data")
+            begin(run_dir, uses_gpu=uses_gpu)
         recipe(run_dir, stop)
     except Stopped:
         sentence = "Stopped on request. The same command resumes from the last checkpoint."
@@ -53,6 +59,16 @@ def run_recipe(recipe: Callable[[RunDir, StopSignal], None], description: str) -
         discard_drafts(run_dir)
         return _failed(run_dir, problem or f"{type(error).__name__}: {error}")
     return 0
+
+
+def begin(run_dir: RunDir, *, uses_gpu: bool) -> None:
+    """Report the device and what it lacks. Raises RecipeError if the run could not end well."""
+    if uses_gpu:
+        machine.check(run_dir)
+    dtype = run_dir.spec().get("config", {}).get("dtype", "auto")
+    if dtype in DTYPES:  # the recipe refuses others, with the name of the setting
+        run_dir.message(machine.sentence_about(machine.device_of(dtype)))
+    run_dir.stage("Reading the data")
 
 
 def _failed(run_dir: RunDir, sentence: str) -> int:
@@ -86,6 +102,7 @@ def provenance(run_dir: RunDir, config: RecipeConfig, *, started: float) -> Prov
         "config": config.to_dict(),
         "inputs": run_dir.spec().get("inputs", {}),
         "versions": versions(),
+        "device": machine.device_of(getattr(config, "dtype", "auto")),
         "seconds": round(time.monotonic() - started, 2),
     }
 

@@ -66,7 +66,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER").eval()
 
 def merged_card(report: dict[str, Any]) -> str:
     """Return the card of a model with an adapter in its weights."""
-    base, dtype = report["model"], report["config"]["dtype"]
+    base, dtype = report["model"], report["config"]["output_dtype"]
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

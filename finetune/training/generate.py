@@ -37,6 +37,7 @@ from finetune.training.sampling import (
     report_plan,
     sample_all,
 )
+from recipes.machine import device_of
 from recipes.models.chat_options import freeze
 from recipes.rundir import RunDir, versions, write_json
 from recipes.runner import run_recipe
@@ -76,6 +77,7 @@ def generate(run_dir: RunDir, stop: StopSignal) -> None:
         **lengths(list(answers.values())),
         "seconds": round(time.monotonic() - began, 2),
         "versions": versions(),
+        "device": device_of(config.dtype),
     }
     with run_dir.publish() as output:
         write_rows(output / "responses.parquet", rows, responses_schema())

@@ -7,7 +7,7 @@ reads   run.json (config: finetune.settings.MergeConfig), optionally data/*.parq
 writes  output/: the weights (safetensors), tokenizer, chat.json, report.json and model card
 
 The merge is computed in float32 on the CPU, from the base's full-precision weights, and saved in
-`dtype`. A new process then loads the folder and predicts real text: responses to the run's held-out
+`output_dtype`. A new process then loads the folder and predicts real text: responses to the run's held-out
 prompts or, without data, text that the tuned model writes itself. The folder appears only if
 
     ‖merged − tuned‖ ≤ 5 % of ‖tuned − base‖
@@ -106,7 +106,7 @@ def merge(run_dir: RunDir, stop: StopSignal) -> None:
         for note in notes:
             run_dir.message(note)
         with run_dir.publish() as draft:
-            merged.to(getattr(torch, config.dtype)).save_pretrained(draft)
+            merged.to(getattr(torch, config.output_dtype)).save_pretrained(draft)
             tokenizer.save_pretrained(draft)
             if record := ChatRecord.read(config.adapter) or ChatRecord.read(config.model):
                 record.write(draft)  # the merged model is served with the adapter's options
@@ -114,7 +114,7 @@ def merge(run_dir: RunDir, stop: StopSignal) -> None:
             stop.check()
             run_dir.stage("Comparing the merged model with base and adapter, in a new process")
             difference = difference_in_new_process(draft, folder)
-            check(difference, effect, config.dtype)
+            check(difference, effect, config.output_dtype)
             report = {
                 "kind": "merge",
                 "model": config.model,
@@ -311,4 +311,4 @@ def check(difference: float, effect: float, dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_recipe(merge, __doc__ or ""))
+    sys.exit(run_recipe(merge, __doc__ or "", uses_gpu=False))

@@ -26,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 
 from recipes.layout import flex
 from recipes.layout.collate import PADDING, Batch, block_mask
+from recipes.machine import require_triton
 
 NAME = "tiebreak_pieces"
 PIECES, TILES, DENSE = "pieces", "tiles", "dense"
@@ -46,6 +47,8 @@ def set_attention(base: Any, device: str) -> None:
     best = best_for(device, base.config)
     if best == DENSE:
         return
+    if best == TILES:
+        require_triton()
     register()
     try:
         base.set_attn_implementation(names[best])

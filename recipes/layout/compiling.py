@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import nn
+
+from recipes.machine import require_triton
 
 
 def compile_layers(model: nn.Module, **options: Any) -> int:
@@ -13,6 +16,8 @@ def compile_layers(model: nn.Module, **options: Any) -> int:
     `options` are torch.compile's. Compilation happens at the first forward pass. A layer that
     cannot be compiled as a whole is compiled in parts.
     """
+    if torch.cuda.is_available():
+        require_triton()
     layers = _layers(model)
     for layer in layers:
         layer.compile(dynamic=True, **options)

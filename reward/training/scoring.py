@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from recipes import checkpoints, faults
 from recipes.errors import RecipeError
+from recipes.machine import device_of
 from recipes.memory import free_memory, is_out_of_memory, peak_memory_mb
 from recipes.rundir import RunDir, versions, write_json
 from recipes.runner import run_recipe
@@ -144,6 +145,7 @@ def publish(run_dir: RunDir, parts: Sequence[Path], started: float) -> None:
             "unread": unread,
             "seconds": round(time.monotonic() - started, 2),
             "versions": versions(),
+            "device": device_of("auto"),
         }
         write_json(output / "report.json", report)
     if unread:

@@ -133,13 +133,13 @@ def test_only_an_adapter_can_be_merged(adapter):
 
 
 def test_the_command_plans_the_same_run(capsys, adapter):
-    call_command("merge", str(adapter.pk), "--set", "dtype=bfloat16", "--dry-run")
+    call_command("merge", str(adapter.pk), "--set", "output_dtype=bfloat16", "--dry-run")
     plan = json.loads(capsys.readouterr().out)
     assert plan["kind"] == "merge" and plan["inputs"]["model"] == adapter.pk
     assert plan["config"] == {
         "model": adapter.base,
         "adapter": adapter.adapter,
-        "dtype": "bfloat16",
+        "output_dtype": "bfloat16",
     }
     with pytest.raises(CommandError, match="is not an adapter"):
         call_command("merge", str(adapter.parent_id), "--dry-run")

@@ -196,13 +196,13 @@ def test_a_number_format_that_rounds_the_adapter_away_is_refused(in_this_process
     whole = merge_run(tmp_path / "float32", model, faint, groups=groups)
     merge(whole, StopSignal())
     assert report_of(whole)["share"] < LARGEST_SHARE
-    rounded = merge_run(tmp_path / "bfloat16", model, faint, groups=groups, dtype="bfloat16")
+    rounded = merge_run(tmp_path / "bfloat16", model, faint, groups=groups, output_dtype="bfloat16")
     with pytest.raises(RecipeError, match=r"bfloat16 probably rounds .* Choose float32"):
         merge(rounded, StopSignal())
 
 
 def test_a_strong_adapter_can_be_saved_in_half_precision(in_this_process, tmp_path, model, adapter):
-    run_dir = merge_run(tmp_path / "run", model, adapter, dtype="bfloat16")
+    run_dir = merge_run(tmp_path / "run", model, adapter, output_dtype="bfloat16")
     merge(run_dir, StopSignal())
     merged = AutoModelForCausalLM.from_pretrained(run_dir.output)
     assert merged.dtype == torch.bfloat16

@@ -11,7 +11,7 @@ class Command(RunCommand):
     description = """Add an adapter to the weights of its base model, as a new model.
 
   manage.py merge 7
-  manage.py merge 7 --set dtype=bfloat16
+  manage.py merge 7 --set output_dtype=bfloat16
 
 The new model can be fine-tuned again, and its files load without PEFT. It keeps the adapter's
 lineage, so evaluations leave out the prompts that the adapter was trained on. It is created only if

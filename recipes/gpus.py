@@ -1,0 +1,70 @@
+"""The NVIDIA GPUs of this machine, as the driver reports them. Uses neither CUDA nor torch."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+SMI_SECONDS = 20
+FIELDS = ("index", "uuid", "name", "memory.total", "memory.free")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU. Its memory is in MiB, or None if the driver does not say."""
+
+    index: str
+    uuid: str
+    name: str
+    total_mb: int | None = None
+    free_mb: int | None = None
+
+
+def installed() -> list[Gpu]:
+    """Return all GPUs of the machine. Empty without a driver that answers."""
+    table = _smi(f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
+    rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines()]
+    return [
+        Gpu(index, uuid, name, _megabytes(total), _megabytes(free))
+        for index, uuid, name, total, free in (row for row in rows if len(row) == len(FIELDS))
+    ]
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """Return the newest CUDA version that the driver supports, or None if it does not say."""
+    version = re.search(r"CUDA Version: (\d+)\.(\d+)", _smi())
+    return (int(version[1]), int(version[2])) if version else None
+
+
+def visible() -> list[str]:
+    """Return the GPUs that CUDA programs started here may use, as CUDA_VISIBLE_DEVICES names them."""
+    names = os.environ.get(VISIBLE)
+    if names is None:
+        return [gpu.uuid for gpu in installed()]
+    return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
+
+
+def named(name: str, gpus: list[Gpu]) -> Gpu | None:
+    """Return the GPU that an entry of CUDA_VISIBLE_DEVICES names: a number, or the start of an id."""
+    if name.isdigit():
+        return next((gpu for gpu in gpus if gpu.index == name), None)
+    return next((gpu for gpu in gpus if gpu.uuid.startswith(name)), None)
+
+
+def _smi(*arguments: str) -> str:
+    path = shutil.which("nvidia-smi")
+    if path is None:
+        return ""
+    try:
+        process = subprocess.run(
+            [path, *arguments], capture_output=True, text=True, timeout=SMI_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return process.stdout if process.returncode == 0 else ""
+
+
+def _megabytes(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
