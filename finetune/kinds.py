@@ -75,7 +75,7 @@ MERGE = RunKind(
     figure=merging.figure,
     shares=frozenset({"share"}),
     links=merging.links,
-    multi_gpu=False,
+    uses_gpu=False,
 )
 
 EVALUATE = RunKind(

@@ -38,11 +38,15 @@ def driver_cuda() -> tuple[int, int] | None:
     return (int(version[1]), int(version[2])) if version else None
 
 
-def visible() -> list[str]:
-    """Return the GPUs that CUDA programs started here may use, as CUDA_VISIBLE_DEVICES names them."""
+def visible(gpus: list[Gpu]) -> list[str]:
+    """Return the GPUs that programs started here may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Without that variable, all of `gpus`, the installed ones. Their ids are used, because CUDA may
+    number them in another order than the driver.
+    """
     names = os.environ.get(VISIBLE)
     if names is None:
-        return [gpu.uuid for gpu in installed()]
+        return [gpu.uuid for gpu in gpus]
     return [name.strip() for name in names.split(",") if name.strip() not in ("", "-1")]
 
 

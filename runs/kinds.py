@@ -85,6 +85,8 @@ class RunKind:
     figure       Returns the most important number of a result, for the list of runs.
     shares       Names of metrics and results that are shares, which pages show as percentages.
     links        Returns (label, URL) of the pages that show the output of a successful run.
+    multi_gpu    Whether the recipe can use several GPUs, with one process for each.
+    uses_gpu     Whether the recipe uses a GPU at all. If not, it does not wait for one.
     """
 
     name: str
@@ -104,6 +106,7 @@ class RunKind:
     shares: frozenset[str] = frozenset()
     links: Callable[[Run], list[tuple[str, str]]] = _no_links
     multi_gpu: bool = False
+    uses_gpu: bool = True
 
 
 _kinds: dict[str, RunKind] = {}

@@ -1,43 +1,26 @@
 """The recipe's process: how it is started, asked to stop and killed."""
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
 
 from django.conf import settings
 
+from recipes.gpus import VISIBLE
 from runs.supervision.environment import for_recipe
+from runs.supervision.gpus import GpuLease
 
 LAUNCHER = "accelerate.commands.launch"
 LAUNCHER_PATIENCE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 """Seconds from SIGTERM to SIGKILL, for torch's launcher, which accelerate's launcher calls."""
 
 
-def gpu_count() -> int:
-    """Return the number of GPUs that a recipe would see.
-
-    Asks nvidia-smi, since a worker never uses CUDA.
-    """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return 0
-    try:
-        listing = subprocess.run([smi, "-L"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
-def command_for(module: str, run_dir: Path, *, multi_gpu: bool) -> list[str]:
+def command_for(module: str, run_dir: Path, *, gpus: int) -> list[str]:
     """Return the recipe's command line. It can be repeated by hand from the repository's root."""
-    gpus = gpu_count() if multi_gpu else 0
     if gpus <= 1:
         return [sys.executable, "-m", module, str(run_dir)]
     return [
@@ -50,23 +33,29 @@ def command_for(module: str, run_dir: Path, *, multi_gpu: bool) -> list[str]:
 class Child:
     """A command on a leash (see runs.supervision.leash). Its output is appended to `log`.
 
-    The caller may close its copy of `lock` once this object exists.
+    It sees only the GPUs of its lease. The caller may close its copies of `lock` and of the locks
+    of the GPUs once this object exists.
     """
 
-    def __init__(self, command: list[str], *, log: Path, lock: int):
+    def __init__(self, command: list[str], *, log: Path, lock: int, gpus: GpuLease | None = None):
+        gpus = gpus or GpuLease()
+        locks = [lock, *gpus.locks]
         reader, self._pipe = os.pipe()
         self._open = True
         with log.open("ab") as output:
             self._leash = subprocess.Popen(
-                [sys.executable, "-m", "runs.supervision.leash", str(reader), str(lock), *command],
+                [
+                    sys.executable, "-m", "runs.supervision.leash", str(reader),
+                    ",".join(map(str, locks)), *command,
+                ],
                 cwd=settings.BASE_DIR,
-                env=environment(command),
+                env=environment(command, gpus.names),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=[reader, lock],
-            )
+                pass_fds=[reader, *locks],
+            )  # fmt: skip
         os.close(reader)
         self.leash_pid = self._leash.pid
 
@@ -98,17 +87,15 @@ class Child:
             os.close(self._pipe)
 
 
-def environment(command: list[str]) -> dict[str, str]:
-    """Return the recipe's environment: allowed variables, and one GPU for a single process.
+def environment(command: list[str], gpus: Sequence[str] = ()) -> dict[str, str]:
+    """Return the recipe's environment: allowed variables, with the GPUs that it may use.
 
-    With more visible GPUs, transformers would split each batch over them. The launcher of several
-    processes would kill them 30 seconds after SIGTERM; its patience is extended, so that only we
-    do.
+    The launcher of several processes would kill them 30 seconds after SIGTERM; its patience is
+    extended, so that only we do.
     """
     variables = for_recipe()
-    if LAUNCHER not in command and gpu_count() > 1:
-        visible = variables.get("CUDA_VISIBLE_DEVICES", "0")
-        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    if gpus:
+        variables[VISIBLE] = ",".join(gpus)
     if LAUNCHER in command:
         variables[LAUNCHER_PATIENCE] = str(ceil(settings.RUN_GRACE_SECONDS) + 1)
     return {**variables, "PYTHONUNBUFFERED": "1"}

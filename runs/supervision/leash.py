@@ -1,11 +1,12 @@
 """A leash for a recipe: when its supervisor ends, for any reason, the recipe is killed.
 
-    python -m runs.supervision.leash PIPE LOCK COMMAND…
+    python -m runs.supervision.leash PIPE LOCKS COMMAND…
 
 PIPE is the read end of a pipe whose write end only the supervisor holds. A byte in it sends
 SIGTERM to the command. Its end, which even kill -9 of the supervisor causes, kills the command and
-everything the command started. LOCK is the descriptor of the run directory's lock. The command
-inherits it, so the lock is free when the last writer has ended. The exit status is the command's,
+everything the command started. LOCKS are the descriptors, separated by commas, of the locks of the
+run directory and of GPUs. The command inherits them, so a lock is free when the last process that
+may write or compute has ended. The exit status is the command's,
 or 128 plus the number of the signal that ended it.
 """
 
@@ -86,13 +87,13 @@ def forward_signals(command: subprocess.Popen[bytes], pipe: int, woken: int) -> 
             command.send_signal(signal.SIGTERM)
 
 
-def main(pipe: int, lock: int, command_line: list[str]) -> int:
+def main(pipe: int, locks: list[int], command_line: list[str]) -> int:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     woken = wake_on(signal.SIGCHLD, signal.SIGTERM)
     command = subprocess.Popen(
         command_line,
         start_new_session=True,
-        pass_fds=[lock],
+        pass_fds=locks,
         preexec_fn=die_with_leash,  # safe: this process has one thread
     )
     forward_signals(command, pipe, woken)
@@ -102,4 +103,4 @@ def main(pipe: int, lock: int, command_line: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    sys.exit(main(int(sys.argv[1]), [int(lock) for lock in sys.argv[2].split(",")], sys.argv[3:]))

@@ -31,6 +31,7 @@ from runs.models import Run
 from runs.supervision import workspace
 from runs.supervision.child import Child, command_for
 from runs.supervision.events import EventTail, remove_partial_line
+from runs.supervision.gpus import GpuLease, leased
 from runs.supervision.slots import Slot
 
 logger = logging.getLogger("tiebreak.runs")
@@ -43,6 +44,10 @@ PATIENCE_SECONDS = 3600
 
 SHUTTING_DOWN = threading.Event()
 """Set when this process was asked to end. Its recipes write a checkpoint, and their runs are requeued."""
+
+
+class ShuttingDown(Exception):  # noqa: N818
+    """This process was asked to end while a run waited for a GPU."""
 
 
 class StopReason(Enum):
@@ -100,7 +105,13 @@ def _run_attempt(run: Run, lease: Lease, slot: Slot | None) -> None:
         if workspace.is_finished(run_dir):
             run_dir.message("An earlier attempt finished, and its results are used.")
             return _store_results(run, kind, process)
-        process.start(command_for(kind.module, run_dir.path, multi_gpu=kind.multi_gpu), lock)
+        try:
+            with heartbeats(lease):
+                gpus = stack.enter_context(leased(kind, process.wait_for_gpu))
+        except ShuttingDown:
+            return _end(run, lambda: lifecycle.requeue(lease, counted=False))
+        command = command_for(kind.module, run_dir.path, gpus=len(gpus.names))
+        process.start(command, lock, gpus)
         if slot:
             slot.note(lease, leash_pid=process.child.leash_pid)
     status = process.wait()
@@ -192,12 +203,25 @@ class RecipeProcess:
         self.log = workspace.log_of(run_dir)
         self.stop_reason: StopReason | None = None
         self.killed = False
+        self.waits_for_gpu = False
         copied = run.events.aggregate(last=Max("number"))["last"] or 0
         self.tail = EventTail(run.pk, run_dir, after=copied)
         self._beat_at = self._look_at = 0.0
         self._kill_at = float("inf")
 
-    def start(self, command: list[str], lock: int) -> None:
+    def wait_for_gpu(self) -> None:
+        """Say that the run waits. Raises ShuttingDown, LeaseLost, or CannotRun if it was cancelled."""
+        if SHUTTING_DOWN.is_set():
+            raise ShuttingDown
+        with suppress(OperationalError, InterfaceError):
+            lifecycle.heartbeat(self.lease)
+        _check_cancel(self.lease)
+        if not self.waits_for_gpu:
+            self.waits_for_gpu = True
+            self.run_dir.stage("Waiting for a free GPU")
+            self.copy_rest()
+
+    def start(self, command: list[str], lock: int, gpus: GpuLease) -> None:
         remove_partial_line(self.run_dir)
         workspace.forget_endings(self.run_dir)
         self.copy_events()
@@ -214,7 +238,7 @@ class RecipeProcess:
         with self.log.open("a") as log:
             print(f"--- attempt {self.run.attempt} on {socket.gethostname()}", file=log)
         self.log_start = self.log.stat().st_size
-        self.child = Child(command, log=self.log, lock=lock)
+        self.child = Child(command, log=self.log, lock=lock, gpus=gpus)
         workspace.note_holder(lock, self.child.leash_pid)
 
     def wait(self) -> int:

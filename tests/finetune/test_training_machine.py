@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 
@@ -120,8 +121,7 @@ def test_a_driver_older_than_torch_is_refused_with_both_versions():
 def test_a_gpu_that_is_not_used_causes_a_warning_with_the_reason(changes, reason):
     [warning] = warnings_of(replace(READY, usable=False, **changes))
     assert "uses the CPU, although this machine has a GPU (NVIDIA H200)" in warning
-    with pytest.raises(AssertionError, match=reason):
-        raise AssertionError(warning)
+    assert re.search(reason, warning)
 
 
 def test_a_missing_compiler_is_reported_at_the_start():

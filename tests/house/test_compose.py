@@ -61,3 +61,12 @@ def test_the_scorer_starts_without_database_and_secrets():
         cwd=BASE_DIR, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0 and "socket" in ended.stdout
+
+
+def test_the_gpu_image_has_what_triton_and_qlora_need():
+    dockerfile = (BASE_DIR / "Dockerfile").read_text()
+    [line] = [row for row in dockerfile.splitlines() if "apt-get install" in row]
+    assert 'if [ -n "$EXTRAS" ]' in line, "the image of the web server needs no compiler"
+    assert {"gcc", "g++", "libc6-dev"} <= set(line.split())
+    for name in ("gpu-worker", "scorer"):
+        assert SERVICES[name]["build"]["args"]["EXTRAS"] == "train,quantize"

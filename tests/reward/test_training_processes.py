@@ -46,8 +46,8 @@ def launched(
     run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, module: str = REWARD.module
 ) -> subprocess.Popen:
     """Start the recipe with the supervisor's command for a machine with two GPUs."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    command = child.command_for(module, run_dir.path, multi_gpu=REWARD.multi_gpu)
+    assert REWARD.multi_gpu
+    command = child.command_for(module, run_dir.path, gpus=2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)

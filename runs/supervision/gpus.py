@@ -1,0 +1,92 @@
+"""Leases of GPUs, so that the runs of a machine do not share one.
+
+A lease is a locked file per GPU in TIEBREAK_VAR. The recipe's processes inherit the lock, so a GPU is
+free when the last of them has ended, even if the supervisor was killed. Programs outside Tiebreak
+know nothing of leases; GPUs with more free memory are taken first.
+"""
+
+import fcntl
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from recipes import gpus
+from recipes.gpus import Gpu
+from runs.kinds import RunKind
+
+WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class GpuLease:
+    """GPUs of a run as CUDA_VISIBLE_DEVICES names them, and the descriptors of their locks.
+
+    Both are empty on a machine without GPUs.
+    """
+
+    names: tuple[str, ...] = ()
+    locks: tuple[int, ...] = ()
+
+
+@contextmanager
+def leased(kind: RunKind, waiting: Callable[[], None]) -> Iterator[GpuLease]:
+    """Yield the GPUs for a run of this kind, and close this process's locks of them afterwards.
+
+    Takes up to `share_of` GPUs. If all are in use, waits until one is free, and calls `waiting`
+    about once per second; it may raise to end the wait.
+    """
+    gpus_by_name = visible_gpus() if kind.uses_gpu else {}
+    lease = GpuLease()
+    try:
+        while gpus_by_name and not (lease := _take(gpus_by_name, kind)).names:
+            waiting()
+            time.sleep(WAIT_SECONDS)
+        yield lease
+    finally:
+        for descriptor in lease.locks:
+            os.close(descriptor)
+
+
+def visible_gpus() -> dict[str, Gpu | None]:
+    """Return the GPUs that this process may use by their names, those with most free memory first.
+
+    None stands for a GPU that the driver does not know by this name.
+    """
+    installed = gpus.installed()
+    named = {name: gpus.named(name, installed) for name in gpus.visible(installed)}
+    free_mb = {name: (gpu.free_mb or 0) if gpu else 0 for name, gpu in named.items()}
+    return {name: named[name] for name in sorted(named, key=free_mb.__getitem__, reverse=True)}
+
+
+def share_of(count: int, kind: RunKind) -> int:
+    """Return how many of the machine's GPUs a run may take: one, or an equal share of all."""
+    return max(1, count // settings.RUNS_AT_ONCE) if kind.multi_gpu else 1
+
+
+def _take(gpus_by_name: dict[str, Gpu | None], kind: RunKind) -> GpuLease:
+    """Lock the run's share, or as much of it as is free: two runs must not wait for each other."""
+    share = share_of(len(gpus_by_name), kind)
+    taken: dict[str, int] = {}
+    for name, gpu in gpus_by_name.items():
+        if len(taken) < share and (descriptor := _lock(gpu.uuid if gpu else name)) is not None:
+            taken[name] = descriptor
+    return GpuLease(tuple(taken), tuple(taken.values()))
+
+
+def _lock(gpu: str) -> int | None:
+    """Return the descriptor of a GPU's locked file, or None if another run holds it."""
+    folder = settings.VAR_DIR / "slots"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{socket.gethostname()}-gpu-{re.sub(r'[^a-zA-Z0-9.-]', '_', gpu)}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    os.close(descriptor)
+    return None
