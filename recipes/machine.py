@@ -1,7 +1,7 @@
 """The machine of a run: what it can use, checked at the start, and what it uses, for the report.
 
-A GPU that is present but not used is reported, because a run on the CPU takes days instead of
-minutes. What Triton or CUDA lack is reported before the data is read, not in the middle of a run.
+A run on the CPU takes days instead of minutes, so a GPU that is present but not used is reported.
+Missing parts of Triton or CUDA are reported before the data is read, not in the middle of a run.
 """
 
 import os
@@ -38,7 +38,7 @@ class Machine:
     driver: tuple[int, int] | None
     """The newest CUDA version that the driver supports."""
     lacking: tuple[str, ...]
-    """What Triton needs to compile kernels and this machine does not have."""
+    """The parts that Triton needs to compile kernels and that are missing here."""
 
 
 def examine() -> Machine:

@@ -65,9 +65,10 @@ def begin(run_dir: RunDir, *, uses_gpu: bool) -> None:
     """Report the device and what it lacks. Raises RecipeError if the run could not end well."""
     if uses_gpu:
         machine.check(run_dir)
-    dtype = run_dir.spec().get("config", {}).get("dtype", "auto")
-    if dtype in DTYPES:  # the recipe refuses others, with the name of the setting
-        run_dir.message(machine.sentence_about(machine.device_of(dtype)))
+    with suppress(RunDirError):  # the recipe reports a missing run.json
+        dtype = run_dir.spec().get("config", {}).get("dtype", "auto")
+        if dtype in DTYPES:  # the recipe refuses others, with the name of the setting
+            run_dir.message(machine.sentence_about(machine.device_of(dtype)))
     run_dir.stage("Reading the data")
 
 

@@ -55,7 +55,7 @@ def test_an_answer_of_the_driver_that_lists_no_gpus_means_none(monkeypatch, tmp_
     assert gpus.installed() == [] and gpus.driver_cuda() is None
 
 
-def test_memory_that_the_driver_does_not_know_is_no_problem(monkeypatch, tmp_path):
+def test_memory_that_the_driver_does_not_know_is_accepted(monkeypatch, tmp_path):
     install_smi(monkeypatch, tmp_path, free_mb="[N/A]")
     [gpu] = gpus.installed()
     assert gpu.free_mb is None
@@ -63,7 +63,7 @@ def test_memory_that_the_driver_does_not_know_is_no_problem(monkeypatch, tmp_pat
     assert warnings_of(replace(READY, installed=(gpu,))) == []
 
 
-# --- what the run is told ---------------------------------------------------------------------------
+# --- problems and warnings --------------------------------------------------------------------------
 
 
 def test_a_machine_that_is_ready_causes_no_message():
@@ -73,7 +73,7 @@ def test_a_machine_that_is_ready_causes_no_message():
 
 
 @pytest.mark.parametrize("free", [0, machine.LEAST_FREE_MB - 1])
-def test_a_gpu_without_memory_is_refused_with_what_is_left(free):
+def test_a_gpu_without_memory_is_refused_with_its_free_memory(free):
     full = replace(READY, installed=(replace(H200, free_mb=free),))
     problem = problem_of(full)
     assert f"GPU 0 (NVIDIA H200) has no memory left: {free:,} of 143,771 MB are free" in problem
@@ -96,8 +96,8 @@ def test_a_gpu_that_others_mostly_use_causes_a_warning():
 )  # fmt: skip
 def test_only_the_memory_of_the_process_s_own_gpu_counts(visible, rank, problem):
     full, free = replace(H200, free_mb=0), replace(H200, index="1", uuid="GPU-aa1")
-    found = problem_of(replace(READY, installed=(full, free), visible=visible), rank)
-    assert (found is not None) is problem
+    sentence = problem_of(replace(READY, installed=(full, free), visible=visible), rank)
+    assert (sentence is not None) is problem
 
 
 def test_a_driver_older_than_torch_is_refused_with_both_versions():
