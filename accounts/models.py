@@ -67,9 +67,11 @@ class Token(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
-    minute = models.BigIntegerField(default=0, editable=False, help_text="Of the epoch.")
+    minute = models.BigIntegerField(
+        default=0, editable=False, help_text="The minute of the newest request, counted from 1970."
+    )
     spent = models.PositiveIntegerField(
-        default=0, editable=False, help_text="What was asked for in that minute."
+        default=0, editable=False, help_text="The number of responses scored in that minute."
     )
 
     busy_until = models.DateTimeField(

@@ -89,7 +89,7 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
 def move_model(request: HttpRequest, pk: int) -> HttpResponse:
     """Promote, archive or restore a model, as `to` says.
 
-    Promoting a model with doubts needs `despite_doubts`.
+    Promoting a model with doubts needs `allow_doubts`.
     """
     return moved(request, model_for(request, pk), back="model")
 

@@ -98,10 +98,10 @@ class ScoreInputs(forms.Form):
         required=False,
         min_value=0.01,
         max_value=0.9,
-        label="Random share",
+        label="Random stream",
         widget=forms.NumberInput({"step": "any", "placeholder": "0.2"}),
-        help_text="Share of prompts whose tasks are never ordered, for unbiased evaluation. Hold out no more "
-        "than this in snapshots. It cannot be changed later. Empty: the project's share, or 0.2.",
+        help_text="Share of prompts whose tasks are never reordered, for unbiased evaluation. Hold out no more "
+        "than this in snapshots. It cannot be changed later. Empty: the project's random stream, or 0.2 of the prompts.",
     )
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -38,11 +38,11 @@ class Promotable(models.Model):
         raise NotImplementedError
 
     @transaction.atomic
-    def promote(self, *, by: User | None, despite_doubts: bool = False) -> Self | None:
+    def promote(self, *, by: User | None, allow_doubts: bool = False) -> Self | None:
         """Promote this model and return the one it replaces, which becomes a candidate again.
 
         Promoting the promoted model changes nothing. Raises CannotMove for an archived model, and
-        for one with doubts unless `despite_doubts` confirms them.
+        for one with doubts unless `allow_doubts` confirms them.
         """
         self._lock_state()
         if self.state == self.State.PROMOTED:
@@ -50,7 +50,7 @@ class Promotable(models.Model):
         if self.state == self.State.ARCHIVED:
             raise CannotMove(f"{self} is archived. Restore it first.")
         doubts = self.doubts()
-        if doubts and not despite_doubts:
+        if doubts and not allow_doubts:
             raise CannotMove(" ".join(doubts))
         details: dict[str, Any] = {"doubts": doubts}
         promoted = type(self)._default_manager.filter(state=self.State.PROMOTED)
@@ -111,10 +111,10 @@ MOVED = {
 """The methods that change a state, and what to say afterwards."""
 
 
-def move(model: Promotable, to: str, *, by: User | None, despite_doubts: bool = False) -> str:
+def move(model: Promotable, to: str, *, by: User | None, allow_doubts: bool = False) -> str:
     """Call the method of MOVED named `to` and return a sentence about it. Raises CannotMove."""
     if to == "promote":
-        model.promote(by=by, despite_doubts=despite_doubts)
+        model.promote(by=by, allow_doubts=allow_doubts)
     elif to == "archive":
         model.archive(by=by)
     else:

@@ -282,7 +282,7 @@ def peoples_verdicts(evaluation: Evaluation) -> dict[str, Any] | None:
         evaluation.items.exclude(task=None).values_list("task_id", "candidate_response_id")
     )
     current = Ranking.objects.filter(
-        task__in=candidates, task__out_of_use=False, superseded_at=None
+        task__in=candidates, task__inactive=False, superseded_at=None
     ).order_by("id")
     rankings = [
         ranking

@@ -138,7 +138,7 @@ def _obstacles(project: Project) -> list[str]:
     return obstacles
 
 
-def delete(*, project: Project, by: User | None, despite_promoted: bool = False) -> Extent:
+def delete(*, project: Project, by: User | None, allow_promoted: bool = False) -> Extent:
     """Delete the project and everything that belongs to it, and return the extent.
 
     `by` is None on the command line. Files are deleted after the rows. Raises CannotDelete.
@@ -151,7 +151,7 @@ def delete(*, project: Project, by: User | None, despite_promoted: bool = False)
         extent = extent_of(project)
         if extent.obstacles:
             raise CannotDelete(" ".join(extent.obstacles))
-        if extent.promoted and not despite_promoted:
+        if extent.promoted and not allow_promoted:
             names = ", ".join(extent.promoted)
             raise CannotDelete(
                 f"These models answer requests now: {names}. Confirm that they will be deleted."

@@ -118,8 +118,8 @@ def delete_project(request: HttpRequest, slug: str) -> HttpResponse:
     form = DeleteProjectForm(request.POST or None, word=project.slug)
 
     def act() -> str:
-        despite = bool(form.cleaned_data["promoted"])
-        deletion.delete(project=project, by=user_of(request), despite_promoted=despite)
+        allow_promoted = bool(form.cleaned_data["promoted"])
+        deletion.delete(project=project, by=user_of(request), allow_promoted=allow_promoted)
         return f"{project} is deleted."
 
     context = {

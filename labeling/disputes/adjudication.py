@@ -115,7 +115,7 @@ def _taken(before: Adjudication | None, seen: str) -> dict[str, str]:
 
 
 def _problems(task: Task, tiers: Tiers, cut: int | None, cause: str, note: str) -> dict[str, str]:
-    if Task.objects.filter(pk=task.pk, out_of_use=True).exists():
+    if Task.objects.filter(pk=task.pk, inactive=True).exists():
         return {"__all__": "This task is withdrawn. Restore it to decide its outcome."}
     errors = {}
     ranked = [response for tier in tiers for response in tier]
@@ -147,7 +147,7 @@ class CauseCount:
 
 def causes(project: Project) -> list[CauseCount]:
     """Return the number of times each cause was given, most frequent first. Costs one query."""
-    decided = Adjudication.objects.filter(task__project=project, task__out_of_use=False)
+    decided = Adjudication.objects.filter(task__project=project, task__inactive=False)
     cause_values = decided.values_list("cause", flat=True)
     counts = Counter(cause_values)
     total = sum(counts.values())
@@ -160,6 +160,6 @@ def causes(project: Project) -> list[CauseCount]:
 def guideline_gaps(project: Project, limit: int = 5) -> list[Adjudication]:
     """Return the newest decisions whose cause is the guideline, with their notes."""
     blamed = Adjudication.objects.filter(
-        task__project=project, task__out_of_use=False, cause=Cause.GUIDELINE
+        task__project=project, task__inactive=False, cause=Cause.GUIDELINE
     )
     return list(blamed.select_related("guideline_version").order_by("-created_at")[:limit])

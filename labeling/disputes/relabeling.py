@@ -1,6 +1,6 @@
 """Ranking a sample of tasks again after a guideline change, and comparing both versions.
 
-The tasks are copied, so that reviewers rank them like any other task, under the guideline in force.
+The tasks are copied, so that reviewers rank them like any other task, under the current guideline.
 The copies have their own kind. They measure the change, and enter a snapshot only on request.
 """
 
@@ -43,9 +43,9 @@ class CannotRelabel(ValueError):  # noqa: N818 - reads better without Error
 def versions_to_compare(
     project: Project, before: int | None = None, after: int | None = None
 ) -> tuple[GuidelineVersion, GuidelineVersion]:
-    """Return the versions with these numbers, by default the one in force and the one before it.
+    """Return the versions with these numbers, by default the current one and the one before it.
 
-    New rankings are made under the guideline in force, so `after` can only be that version. Raises
+    New rankings are made under the current guideline, so `after` can only be that version. Raises
     CannotRelabel.
     """
     current = project.current_version
@@ -53,7 +53,7 @@ def versions_to_compare(
         raise CannotRelabel("This project has no published guideline. Publish one first.")
     if after is not None and after != current.number:
         raise CannotRelabel(
-            f"New rankings are made under version {current.number}, the guideline in force. To compare "
+            f"New rankings are made under version {current.number}, the current guideline. To compare "
             f"with version {after}, publish it again as a new version."
         )
     published = GuidelineVersion.objects.filter(
@@ -78,7 +78,7 @@ def candidates(project: Project, before: GuidelineVersion) -> dict[int, int]:
         superseded_at=None,
         task__project=project,
         task__kind=Task.Kind.RANKING,
-        task__out_of_use=False,
+        task__inactive=False,
     ).order_by("-id")
     counts: dict[int, int] = defaultdict(int)
     for task in newest.values_list("task", flat=True)[:MAX_RANKINGS]:
@@ -190,7 +190,7 @@ def comparison(sample: RelabelSample) -> Comparison:
 
     Costs four queries, bounded by the sample; the bootstrap of 2,000 tasks takes a second.
     """
-    in_use = sample.tasks.filter(original__out_of_use=False, copy__out_of_use=False)
+    in_use = sample.tasks.filter(original__inactive=False, copy__inactive=False)
     pairs = list(in_use.order_by("id").values_list("original", "copy", "original__prompt"))
     before = _rankings([original for original, *_ in pairs], sample.before)
     after = _rankings([copy for _, copy, _ in pairs], sample.after)

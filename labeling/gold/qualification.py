@@ -74,7 +74,7 @@ def _tasks(project: Project) -> Any:
         purpose=PURPOSE,
         retired_at=None,
         task__held=False,
-        task__out_of_use=False,
+        task__inactive=False,
     )
 
 

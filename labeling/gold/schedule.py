@@ -70,7 +70,7 @@ _REMAINING = """
 SELECT gold.task_id FROM labeling_gold gold
 JOIN labeling_task task ON task.id = gold.task_id
 WHERE gold.project_id = %(project)s AND gold.purpose = 'check' AND gold.retired_at IS NULL
-  AND NOT task.held AND NOT task.out_of_use
+  AND NOT task.held AND NOT task.inactive
   AND (SELECT 1 FROM labeling_task same
          JOIN labeling_ranking ranking ON ranking.task_id = same.id
         WHERE same.prompt_id = task.prompt_id AND ranking.reviewer_id = %(reviewer)s

@@ -90,7 +90,7 @@ def _answers(project: Project) -> Iterable[Any]:
     Tuples instead of model instances, for speed.
     """
     answers = Ranking.objects.filter(
-        task__gold__project=project, task__out_of_use=False, superseded_at=None
+        task__gold__project=project, task__inactive=False, superseded_at=None
     )
     columns = answers.order_by("-pk").values_list("task", "reviewer", "tiers", "cut")
     return columns[:MAX_ANSWERS]

@@ -80,7 +80,7 @@ def record(response_ids: Iterable[int], kinds: Collection[str]) -> set[int]:
 def waiting(project: Project) -> QuerySet[Task]:
     """Return the held tasks with a finding that no lead has decided about."""
     open_ones = Finding.objects.filter(response__places__task=OuterRef("pk"), dismissed_at=None)
-    return Task.objects.filter(Exists(open_ones), project=project, held=True, out_of_use=False)
+    return Task.objects.filter(Exists(open_ones), project=project, held=True, inactive=False)
 
 
 @dataclass(frozen=True)

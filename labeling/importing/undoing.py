@@ -38,7 +38,7 @@ def obstacle(file_import: FileImport) -> str:
     others = Ranking.objects.filter(task__in=tasks).exclude(file_import=file_import)
     if count := others.count():
         return (
-            f"Its tasks have {count:,} ranking(s) that the import did not bring, so it can no longer "
+            f"Its tasks have {count:,} ranking(s) that were not part of the import, so it can no longer "
             "be undone. Withdraw prompts or tasks instead."
         )
     if Slot.objects.filter(task__in=tasks, leased_until__gt=Now(), ahead=False).exists():

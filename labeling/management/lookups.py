@@ -10,5 +10,5 @@ def project_named(slug: str) -> Project:
     project = Project.objects.filter(slug=slug).first()
     if project is None:
         slugs = ", ".join(Project.objects.values_list("slug", flat=True)) or "none"
-        raise CommandError(f"There is no project {slug!r}. There are: {slugs}.")
+        raise CommandError(f"There is no project {slug!r}. Existing projects: {slugs}.")
     return project

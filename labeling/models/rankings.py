@@ -98,7 +98,7 @@ class Skip(models.Model):
     class Reason(models.TextChoices):
         UNCLEAR = "unclear", _("The prompt is unclear")
         EXPERTISE = "expertise", _("I do not know the subject")
-        GUIDELINE = "guideline", _("The guideline does not cover it")
+        GUIDELINE = "guideline", _("Not covered by the guideline")
         HARMFUL = "harmful", _("I do not want to read this")
         BROKEN = "broken", _("Something is broken")
         OTHER = "other", _("Something else")

@@ -47,7 +47,7 @@ class Slot(models.Model):
         help_text="The author of the draft, also after the lease expired. They get the slot back first.",
     )
 
-    had_by = ArrayField(
+    past_reviewers = ArrayField(
         models.BigIntegerField(),
         null=True,
         help_text="The previous reviewers, written by a trigger. Their late rankings are kept.",

@@ -32,12 +32,12 @@ class Task(Withdrawable):
         db_default=False,
         help_text="Hidden from reviewers until a lead has checked the findings in its responses.",
     )
-    out_of_use = models.BooleanField(
+    inactive = models.BooleanField(
         default=False,
         db_default=False,
         editable=False,
         help_text="The task or its prompt is withdrawn, or too few of its responses are left. "
-        "labeling.queue.out_of_use.refresh writes it.",
+        "labeling.queue.withdrawals.refresh writes it.",
     )
     stopped_below = models.PositiveSmallIntegerField(
         null=True,
@@ -72,13 +72,13 @@ class Task(Withdrawable):
                 name="task_rankings_wanted", condition=Q(rankings_wanted__range=(1, 9))
             ),
             models.CheckConstraint(
-                name="task_withdrawn_is_out_of_use",
-                condition=Q(withdrawn_at=None) | Q(out_of_use=True),
+                name="task_withdrawn_is_inactive",
+                condition=Q(withdrawn_at=None) | Q(inactive=True),
             ),
         ]
         indexes = [
             models.Index("project", "id", name="task_held", condition=Q(held=True)),
-            models.Index("project", "id", name="task_out_of_use", condition=Q(out_of_use=True)),
+            models.Index("project", "id", name="task_inactive", condition=Q(inactive=True)),
             models.Index(
                 "file_import", name="task_imported", condition=Q(file_import__isnull=False)
             ),

@@ -153,8 +153,8 @@ def _rankings(task: Task, lettering: Lettering) -> list[dict[str, Any]]:
 
 @login_required
 @require_POST
-def lift_skip(request: HttpRequest, slug: str, task_id: int, skip_id: int) -> HttpResponse:
-    """Let the task be offered again to the reviewer who skipped it."""
+def undo_skip(request: HttpRequest, slug: str, task_id: int, skip_id: int) -> HttpResponse:
+    """Undo a skip, so that its reviewer may get the task again."""
     project = led_project(request, slug)
     skip = get_object_or_404(
         Skip.objects.select_related("task", "reviewer"),
@@ -163,9 +163,9 @@ def lift_skip(request: HttpRequest, slug: str, task_id: int, skip_id: int) -> Ht
         task__project=project,
     )
     try:
-        skipping.lift(skip=skip, by=user_of(request))
+        skipping.undo_by_lead(skip=skip, by=user_of(request))
     except InvalidRanking as invalid:
         messages.error(request, str(invalid))
     else:
-        messages.success(request, f"The task can be offered to {skip.reviewer} again.")
+        messages.success(request, f"Skip undone. {skip.reviewer} may get the task again.")
     return redirect("project-task", project.slug, task_id)

@@ -33,7 +33,7 @@ from labeling.disputes.outcomes import OutcomeForm, ranks_of
 from labeling.models import Adjudication, Project, Prompt, Ranking, Task
 from labeling.quality.measures import Disagreement, quality_of
 from labeling.queue.gold_copies import copies_of
-from labeling.queue.out_of_use import among
+from labeling.queue.withdrawals import among
 from labeling.rankings.content import FLAGS
 
 PAGE = 25
@@ -46,7 +46,7 @@ def disputes(request: HttpRequest, slug: str) -> HttpResponse:
     project = led_project(request, slug)
     show = request.GET.get("show", "open")
     quality = quality_of(project)
-    decided = Adjudication.objects.filter(task__project=project, task__out_of_use=False)
+    decided = Adjudication.objects.filter(task__project=project, task__inactive=False)
     lists: dict[str, Any] = {
         "open": quality.disputes,
         "all": quality.disagreements,
@@ -98,7 +98,7 @@ def dispute(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         ),
         pk=task_id,
         project=project,
-        out_of_use=False,
+        inactive=False,
     )
     case = _Case(request, project, task)
     if request.method == "POST":

@@ -105,7 +105,9 @@ def gold_detail(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
         except GoldError as error:
             sentence = str(error)
         else:
-            messages.success(request, "Saved. Earlier answers are checked against it too.")
+            messages.success(
+                request, "Saved. Earlier answers are now checked against these constraints."
+            )
             return redirect("project-gold-detail", project.slug, gold.pk)
     letters = golds.letters_of(_ids(gold.task))
     with override("en"):  # reviewers see rules in their language; this page is in English
@@ -147,7 +149,8 @@ def gold_retire(request: HttpRequest, slug: str, gold_id: int) -> HttpResponse:
     gold = get_object_or_404(Gold, pk=gold_id, project=project)
     if making.retire(gold=gold, by=user_of(request)):
         messages.success(
-            request, "Retired. It is no longer given out or used to measure reviewers."
+            request,
+            "Retired. Reviewers no longer get this task, and their answers to it no longer count.",
         )
     return redirect("project-gold-detail", project.slug, gold.pk)
 
@@ -174,7 +177,7 @@ def gold_make(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
         except GoldError as error:
             sentence = str(error)
         else:
-            messages.success(request, f"Gold {gold.pk} was created.")
+            messages.success(request, f"Gold task {gold.pk} created.")
             return redirect("project-gold-detail", project.slug, gold.pk)
     context = _context(project, starts=starts, chosen=chosen, **_sheet(task, form, rows, sentence))
     return render(request, "labeling/gold_make.html", context, status=422 if sentence else 200)
@@ -214,7 +217,7 @@ def _filled(
     if request.method == "POST" and "more" not in request.POST:
         form, rows = GoldForm(request.POST), rows_of(constraints, letters, request.POST)
         valid = form.is_valid() & rows.is_valid()
-        return form, rows, None if valid else "Not saved. Correct the marked fields."
+        return form, rows, None if valid else "Nothing was saved. Correct the errors below."
     posted = with_more_rows(request.POST) if request.method == "POST" else None
     initial = {
         "purpose": gold.purpose if gold else Gold.Purpose.CHECK.value,
@@ -277,7 +280,7 @@ def feedback(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         reviewer=user_of(request),
         task__project=project,
     )
-    if (feedback := golds.feedback(ranking)) is None or ranking.task.out_of_use:
+    if (feedback := golds.feedback(ranking)) is None or ranking.task.inactive:
         return redirect("review", project.slug)
     own = _ids(ranking.task)
     letters = golds.letters_of(ranking.shown_order or own)

@@ -24,7 +24,7 @@ from labeling.models import GuidelineVersion, Project
 @login_required
 @require_http_methods(["GET", "POST"])
 def edit(request: HttpRequest, slug: str) -> HttpResponse:
-    """Edit the draft. Without one, saving creates a new version from the one in force."""
+    """Edit the draft. Without one, saving creates a new version from the current one."""
     project = led_project(request, slug)
     draft = guidelines.draft_of(project)
     source = draft or project.current_version

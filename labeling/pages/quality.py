@@ -25,7 +25,7 @@ from labeling.quality.measures import (
     quality_of,
 )
 from labeling.quality.remarks import remarks
-from labeling.queue.out_of_use import among
+from labeling.queue.withdrawals import among
 from labeling.statistics.bradley_terry import Leaderboard
 
 DISPUTES_PER_PAGE = 10
@@ -77,7 +77,7 @@ def _side_by_side(disputes: list[Disagreement]) -> list[dict[str, Any]]:
     return [
         _shown(dispute, tasks[dispute.task_id], places[dispute.task_id], rankings[dispute.task_id])
         for dispute in disputes
-        if dispute.task_id in tasks and not tasks[dispute.task_id].out_of_use
+        if dispute.task_id in tasks and not tasks[dispute.task_id].inactive
     ]
 
 
@@ -200,7 +200,7 @@ def _consensus(project: Project, number: str | None) -> dict[str, Any]:
             "order": as_order(verdict.tiers, None, _letters(orders[verdict.task_id])),
         }
         for verdict in page.object_list
-        if verdict.task_id in tasks and not tasks[verdict.task_id].out_of_use
+        if verdict.task_id in tasks and not tasks[verdict.task_id].inactive
     ]
     return {"consensus": consensus, "page": page, "rows": rows}
 

@@ -1,4 +1,4 @@
-"""Raising the number of rankings of existing tasks: a preview, then the confirmation."""
+"""The page that requests more rankings of existing tasks: a preview, then the confirmation."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class RaiseForm(forms.Form):
         label="Rankings per task",
         choices=[(number, str(number)) for number in range(1, 10)],
         coerce=int,
-        help_text="Tasks that want fewer get additional slots. No task loses slots.",
+        help_text="Requests the missing rankings of tasks that have fewer. Other tasks are unchanged.",
     )
     task = forms.IntegerField(
         required=False,
@@ -62,7 +62,7 @@ class RaiseForm(forms.Form):
 @login_required
 @require_http_methods(["GET", "POST"])
 def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
-    """Show the slots that raising to `wanted` would add, for all tasks or `task`. POST adds them."""
+    """Show how many rankings `wanted` per task would add, for all tasks or `task`. POST requests them."""
     project = led_project(request, slug)
     data = request.POST if request.method == "POST" else request.GET
     form = RaiseForm(
@@ -70,7 +70,7 @@ def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
         project=project,
         initial={"wanted": project.rankings_per_task, "task": request.GET.get("task")},
     )
-    if request.method == "POST" and form.is_valid() and _added(request, project, form):
+    if request.method == "POST" and form.is_valid() and _requested(request, project, form):
         task = form.cleaned_data["task"]
         if task is not None:
             return redirect("project-task", slug, task.pk)
@@ -95,7 +95,7 @@ def raise_rankings(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, "labeling/raise.html", context, status=status)
 
 
-def _added(request: HttpRequest, project: Project, form: RaiseForm) -> bool:
+def _requested(request: HttpRequest, project: Project, form: RaiseForm) -> bool:
     values = form.cleaned_data
     try:
         done = raising.apply(
@@ -108,7 +108,7 @@ def _added(request: HttpRequest, project: Project, form: RaiseForm) -> bool:
     except raising.CannotRaise as refused:
         messages.error(request, str(refused))
         return False
-    slots = f"{done.slots} slot{pluralize(done.slots)}"
+    rankings = f"{done.slots} more ranking{pluralize(done.slots)}"
     tasks = f"{done.tasks} task{pluralize(done.tasks)}"
-    messages.success(request, f"Added {slots} to {tasks}.")
+    messages.success(request, f"Requested {rankings} of {tasks}.")
     return True

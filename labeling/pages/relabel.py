@@ -26,7 +26,7 @@ class SampleForm(forms.Form):
     before = forms.TypedChoiceField(
         label="Ranked under",
         coerce=int,
-        help_text="The copies are ranked under the guideline in force.",
+        help_text="The copies are ranked under the current guideline.",
     )
     seed = forms.IntegerField(
         min_value=0,
@@ -79,7 +79,7 @@ def _drawn(request: HttpRequest, project: Project, form: SampleForm) -> RelabelS
 
 
 def _earlier(project: Project) -> list[GuidelineVersion]:
-    """Return the published versions that are no longer in force, newest first."""
+    """Return the published versions that are no longer current, newest first."""
     published = GuidelineVersion.objects.filter(
         guideline__project=project, state=GuidelineVersion.State.PUBLISHED
     )

@@ -21,11 +21,11 @@ def filtered(project: Project, name: str) -> QuerySet[Task]:
     """Return the project's tasks that match a filter, or all tasks for an unknown name.
 
     open: the task still wants a ranking. disputed: the task is an open dispute. skipped: a reviewer
-    skipped it. held: a lead has to check findings first. withdrawn: the task is out of use, or one
+    skipped it. held: a lead has to check findings first. withdrawn: the task is inactive, or one
     of its responses is withdrawn.
     """
     tasks = Task.objects.filter(project=project)
-    in_use = tasks.filter(out_of_use=False)
+    in_use = tasks.filter(inactive=False)
     if name == "open":
         wanted = Slot.objects.filter(task=OuterRef("pk"), ranking=None)
         return in_use.filter(Exists(wanted)).exclude(kind=Task.Kind.GOLD)
@@ -36,7 +36,7 @@ def filtered(project: Project, name: str) -> QuerySet[Task]:
     if name == "held":
         return in_use.filter(held=True)
     if name == "withdrawn":
-        return tasks.filter(Q(out_of_use=True) | Q(pk__in=_smaller(project)))
+        return tasks.filter(Q(inactive=True) | Q(pk__in=_smaller(project)))
     return tasks
 
 

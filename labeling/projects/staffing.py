@@ -121,7 +121,7 @@ def nothing_left(project: Project, reviewer: User) -> NothingLeft:
         "limit": MAX_COUNT,
     }
     reserved, for_others = _row(_NOTHING_LEFT, values)
-    tasks = Task.objects.filter(project=project, out_of_use=False).exclude(kind=Task.Kind.GOLD)
+    tasks = Task.objects.filter(project=project, inactive=False).exclude(kind=Task.Kind.GOLD)
     held = tasks.filter(held=True)[:MAX_COUNT].count()
     return NothingLeft(reserved, for_others, held, tasks.exists())
 

@@ -149,7 +149,7 @@ def quality_of(project: Project, *, tasks_at_most: int = MAX_TASKS) -> Quality:
     if not quality.disagreements:
         return quality
     tasks = Task.objects.filter(pk__in=[row.task_id for row in quality.disagreements])
-    still_open = set(tasks.filter(adjudication=None, out_of_use=False).values_list("pk", flat=True))
+    still_open = set(tasks.filter(adjudication=None, inactive=False).values_list("pk", flat=True))
     disagreements = [row for row in quality.disagreements if row.task_id in still_open]
     return replace(quality, disagreements=disagreements)
 

@@ -11,7 +11,7 @@ from django.db.models import Count, Func, IntegerField, Max, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
 from labeling.models import Project, Ranking, Response, Slot, Task, TaskResponse
-from labeling.queue.out_of_use import withdrawn_of, without
+from labeling.queue.withdrawals import withdrawn_of, without
 from labeling.statistics.agreement import Compared
 from labeling.statistics.pairs import Judgment, Tiers
 
@@ -122,7 +122,7 @@ def mark(project: Project) -> Mark:
 def load(project: Project, tasks_at_most: int = MAX_TASKS) -> Window:
     """Load the window. Three queries, bounded by the tasks; about 0.1 s for 3,000 rankings."""
     at_most = RANKINGS_PER_TASK * tasks_at_most
-    counted = _filled(project).filter(task__out_of_use=False).exclude(task__kind=Task.Kind.GOLD)
+    counted = _filled(project).filter(task__inactive=False).exclude(task__kind=Task.Kind.GOLD)
     newest = counted.values_list("task", flat=True)
     newest_tasks = list(newest[: at_most + 1])
     recent = list(dict.fromkeys(newest_tasks[:at_most]))

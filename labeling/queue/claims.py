@@ -20,12 +20,12 @@ from accounts.models import User
 from database.statements import columns, fetch, from_columns
 from labeling.models import Project, Slot
 from labeling.queue.display_order import SHOWN_ORDER
-from labeling.queue.out_of_use import PARKED
+from labeling.queue.withdrawals import PARKED
 
 CURSOR_STEP = 32
 """A claim writes the cursor once it has stepped over this many free slots."""
 
-_HAD = """CASE
+_HAD_BEFORE = """CASE
     WHEN (SELECT 1 FROM labeling_ranking ranking
       WHERE ranking.task_id = slot.task_id AND ranking.reviewer_id = %(reviewer)s
         AND ranking.superseded_at IS NULL LIMIT 1) IS NOT NULL THEN true
@@ -73,7 +73,7 @@ WITH seen AS MATERIALIZED (
       AND slot.draft_by_id = %(reviewer)s AND slot.priority < {PARKED}
       AND NOT EXISTS (SELECT FROM held WHERE held.ahead = %(ahead)s)
       AND (NOT %(ahead)s OR EXISTS (SELECT FROM held))
-      AND {_NOT_MINE} AND NOT {_HAD}
+      AND {_NOT_MINE} AND NOT {_HAD_BEFORE}
     ORDER BY slot.id LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
 ), stays AS MATERIALIZED (
     SELECT EXISTS (SELECT FROM held WHERE NOT held.ahead)
@@ -95,7 +95,7 @@ WITH seen AS MATERIALIZED (
     SELECT band.priority, free.position
     FROM generate_series(9, 0, -1) AS band(priority)
     CROSS JOIN LATERAL (
-        SELECT slot.position {_FREE} AND slot.position > {_CURSOR} AND NOT {_HAD}
+        SELECT slot.position {_FREE} AND slot.position > {_CURSOR} AND NOT {_HAD_BEFORE}
         ORDER BY slot.position LIMIT 1
     ) free
     WHERE EXISTS (SELECT FROM wanted)
@@ -107,7 +107,7 @@ WITH seen AS MATERIALIZED (
         SELECT slot.id {_FREE} AND slot.position >= CASE
             WHEN band.priority = (SELECT priority FROM open) THEN (SELECT position FROM open)
             ELSE {_CURSOR} + 1 END
-          AND {_NOT_MINE} AND NOT {_HAD}
+          AND {_NOT_MINE} AND NOT {_HAD_BEFORE}
         ORDER BY slot.position LIMIT 1 FOR UPDATE OF slot SKIP LOCKED
     ) free
     LIMIT 1

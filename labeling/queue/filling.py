@@ -15,13 +15,13 @@ from psycopg.types.numeric import Int8
 from accounts.models import User
 from database.statements import columns, fetch, from_columns
 from labeling.models import Project, Ranking, Slot, Task
-from labeling.queue.out_of_use import RESPONSES_TO_RANK, response_ids_to_rank
+from labeling.queue.withdrawals import RESPONSES_TO_RANK, response_ids_to_rank
 
 _SLOT = f"""
 SELECT {RESPONSES_TO_RANK}, {columns(Slot, "slot")}, {columns(Task, "labeling_task")}
 FROM labeling_slot slot JOIN labeling_task ON labeling_task.id = slot.task_id
 WHERE slot.id = %(slot)s AND slot.project_id = %(project)s
-  AND (slot.reviewer_id = %(reviewer)s OR %(reviewer)s = ANY(slot.had_by))
+  AND (slot.reviewer_id = %(reviewer)s OR %(reviewer)s = ANY(slot.past_reviewers))
 """  # noqa: S608 - made of constants
 
 

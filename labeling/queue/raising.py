@@ -1,4 +1,4 @@
-"""Raise the number of rankings that existing tasks want, after a preview of the slots this adds.
+"""Request more rankings of existing tasks, after a preview of the number of slots this adds.
 
 A lead chooses the number. It does not depend on disputes, which more rankings may reveal or settle.
 """
@@ -16,12 +16,12 @@ from labeling.queue.slots import OFF_QUEUE
 
 
 class CannotRaise(ValueError):  # noqa: N818 - it reads as what it is
-    """Raised with a sentence for the lead. Nothing was written."""
+    """The request is invalid; the text says why. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class Raise:
-    """The result of raising, planned or done."""
+    """The result of a request, planned or done."""
 
     wanted: int
     tasks: int
@@ -40,7 +40,7 @@ SELECT task.id, task.held, task.priority, task.rankings_wanted, slots.count, slo
         WHEN task.kind = 'gold' THEN 'gold'
         WHEN task.kind = 'comparison' THEN 'comparison'
         WHEN task.kind = 'relabel' THEN 'relabel'
-        WHEN task.out_of_use THEN 'withdrawn'
+        WHEN task.inactive THEN 'withdrawn'
         WHEN task.rankings_wanted >= %(wanted)s AND (task.held OR slots.count >= %(wanted)s)
             THEN 'enough'
         WHEN EXISTS (SELECT FROM labeling_adjudication decision WHERE decision.task_id = task.id)
@@ -89,8 +89,8 @@ SELECT count(*) FROM (
 """
 
 REASONS = {
-    "withdrawn": "withdrawn",
-    "enough": "that already want as many",
+    "withdrawn": "that are inactive",
+    "enough": "that already have as many",
     "decided": "decided by a lead",
     "parked": "no longer given out, because gold was made from them",
     "gold": "that are gold",
@@ -100,7 +100,7 @@ REASONS = {
 
 
 def plan(*, project: Project, wanted: int, task: Task | None = None) -> Raise:
-    """Return the effect of raising one task, or all tasks of the project. One query.
+    """Return the effect of the request on one task, or on all tasks of the project. One query.
 
     Raises CannotRaise for a number that the project does not allow.
     """
@@ -150,8 +150,8 @@ def _apply(
     planned = plan(project=project, wanted=wanted, task=task)
     if expected is not None and expected != planned.slots:
         raise CannotRaise(
-            f"Nothing was added: this would now add {planned.slots} slots instead of {expected}. "
-            "Check the numbers again, then confirm."
+            f"Nothing was requested: the number of additional rankings is now {planned.slots} instead "
+            f"of {expected}. Check the numbers again, then confirm."
         )
     with connection.cursor() as cursor:
         cursor.execute(_RAISE, _values(project, wanted, task))
@@ -164,7 +164,7 @@ def _apply(
 
 def _check(project: Project, wanted: int) -> None:
     if not 1 <= wanted <= 9:
-        raise CannotRaise(f"A task wants 1 to 9 rankings, not {wanted}.")
+        raise CannotRaise(f"A task can have 1 to 9 rankings, not {wanted}.")
     sequential = project.overlap == Project.Overlap.SEQUENTIAL
     if sequential and wanted > project.rankings_at_most:
         raise CannotRaise(

@@ -2,7 +2,7 @@
 
 Only the modules of labeling.queue write slots. Most changes to a slot are functions of this module.
 Statements that would be slow through the ORM have their own modules: claims, filling, tasks,
-raising, arrangement and out_of_use. A trigger frees the leases of removed members and deactivated
+raising, arrangement and withdrawals. A trigger frees the leases of removed members and deactivated
 users (migration 0017).
 
 Free slots are given out by priority, highest first, then by position. The slots of a task have
@@ -27,7 +27,7 @@ from accounts.models import User
 from database import clock
 from labeling.models import Project, QueueCursor, Ranking, Skip, Slot, Task
 from labeling.queue.claims import LEASE, claim_leases
-from labeling.queue.out_of_use import parked, withdrawn_of
+from labeling.queue.withdrawals import parked, withdrawn_of
 
 RESCAN_AFTER = timedelta(minutes=1)
 OFF_QUEUE = 10
@@ -143,7 +143,7 @@ def lease_new_slot(*, task: Task, reviewer: User, ahead: bool = False) -> Slot:
     queries and a lock. Raises ValueError if the reviewer has ranked the task, or if it is withdrawn.
     """
     locked = Task.objects.select_for_update(no_key=True).get(pk=task.pk)
-    if locked.out_of_use:
+    if locked.inactive:
         raise ValueError(f"{task} is withdrawn.")
     same_use = Q(project=locked.project_id, ahead=ahead) | Q(task=locked)
     leases = Slot.objects.filter(same_use, reviewer=reviewer, leased_until__isnull=False)
@@ -260,7 +260,7 @@ def why_lost(*, slot_id: int, reviewer: User) -> str:
     own = {"reviewer": reviewer, "task__slots": slot_id}
     if Ranking.objects.filter(superseded_at=None, **own).exists():
         return "ranked"
-    if Slot.objects.filter(pk=slot_id, task__out_of_use=True).exists():
+    if Slot.objects.filter(pk=slot_id, task__inactive=True).exists():
         return "withdrawn"
     return "skipped" if Skip.objects.filter(**own).exists() else "expired"
 

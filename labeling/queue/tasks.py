@@ -10,8 +10,8 @@ from django.utils import timezone
 from database.copying import copy_rows, reserve_ids
 from database.lookups import AnyOf
 from labeling.models import Project, Prompt, Response, Task
-from labeling.queue.out_of_use import PARKED, follow_withdrawals, lock_additions
 from labeling.queue.slots import OFF_QUEUE, NextPosition
+from labeling.queue.withdrawals import PARKED, follow_withdrawals, lock_additions
 
 BATCH_SIZE = 5000
 
@@ -156,7 +156,7 @@ WITH released AS (
 ), slots AS (
     INSERT INTO labeling_slot (task_id, number, project_id, priority)
     SELECT released.id, existing.highest + missing.n, released.project_id,
-        released.priority + CASE WHEN released.out_of_use THEN %s ELSE 0 END
+        released.priority + CASE WHEN released.inactive THEN %s ELSE 0 END
     FROM released
     CROSS JOIN LATERAL (
         SELECT count(*) AS count, coalesce(max(number), 0) AS highest

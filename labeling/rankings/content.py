@@ -115,7 +115,7 @@ def _tiers_problem(tiers: Any, responses: set[int], partial: bool) -> str | None
         return "A response is ranked twice. Rank each response once."
     if missing := len(responses) - len(placed):
         if not partial:
-            return _("Give every response a place: %(missing)d of %(all)d have none yet.") % {
+            return _("Rank every response: %(missing)d of %(all)d are not ranked yet.") % {
                 "missing": missing,
                 "all": len(responses),
             }
@@ -127,7 +127,7 @@ def _tiers_problem(tiers: Any, responses: set[int], partial: bool) -> str | None
 def _ties_problem(tiers: Sequence[Sequence[int]]) -> str | None:
     if all(len(tier) == 1 for tier in tiers):
         return None
-    return _("This project ranks without ties. Give every response a place of its own.")
+    return _("This project does not allow ties. Give every response its own rank.")
 
 
 def _cut_problem(content: Content) -> str | None:
@@ -181,7 +181,7 @@ def _rationale_problem(rationale: object, shortest: int) -> str | None:
         ) % {"longest": MAX_RATIONALE_LENGTH, "written": written}
     written = len(rationale.strip())
     if written < shortest:
-        return _("Say why in at least %(shortest)d characters; so far there are %(written)d.") % {
+        return _("The rationale needs at least %(shortest)d characters; it has %(written)d.") % {
             "shortest": shortest,
             "written": written,
         }

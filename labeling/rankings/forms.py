@@ -144,17 +144,16 @@ def _ranked(
 ) -> tuple[list[list[int]], list[int]]:
     """Return the tiers, and the rank that the form has for each."""
     ranks = {response: _whole(first(fields, f"rank-{response}")) for response in shown_order}
-    unplaced = [
+    unranked = [
         ascii_uppercase[index] for index, i in enumerate(shown_order) if not _is_rank(ranks[i])
     ]
-    if unplaced and not policy.partial:
+    if unranked and not policy.partial:
         sentence = (
-            _("%(letters)s has no place yet. Give every response a rank")
-            if len(unplaced) == 1
-            else _("%(letters)s have no place yet. Give every response a rank")
+            _("Not ranked yet: %(letters)s. Give every response a rank; equal ranks are a tie.")
+            if policy.ties
+            else _("Not ranked yet: %(letters)s. Give every response its own rank.")
         )
-        ending = _("; equal ranks are a tie.") if policy.ties else _(" of its own.")
-        errors["tiers"] = sentence % {"letters": _listed(unplaced)} + ending
+        errors["tiers"] = sentence % {"letters": ", ".join(unranked)}
     used = sorted({rank for rank in ranks.values() if rank is not None and _is_rank(rank)})
     return [[i for i in shown_order if ranks[i] == rank] for rank in used], used
 
@@ -180,10 +179,6 @@ def _whole(text: str) -> int | None:
 
 def _is_rank(rank: int | None) -> bool:
     return rank is not None and 1 <= rank <= 9
-
-
-def _listed(words: Sequence[str]) -> str:
-    return _(" and ").join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _cut(text: str, used: Sequence[int], errors: Errors) -> int | None:

@@ -19,7 +19,7 @@ from django.db import connection
 from labeling.models import Adjudication, Project, Ranking, Slot, Task
 from labeling.quality.measures import reliabilities_of
 from labeling.queue import slots as queue
-from labeling.queue.out_of_use import PARKED, responses_to_rank
+from labeling.queue.withdrawals import PARKED, responses_to_rank
 from labeling.statistics.agreement import Tiers
 from labeling.statistics.reliability import Reliabilities, log_confusion, log_truth
 
@@ -105,7 +105,7 @@ def learned_reliabilities(project: Project) -> Reliabilities:
 
 def is_adaptive(task: Task) -> bool:
     """Return whether a ranking of the task can change its number of slots."""
-    if task.out_of_use:
+    if task.inactive:
         return False
     return task.project.overlap == Project.Overlap.SEQUENTIAL and task.kind == Task.Kind.RANKING
 
@@ -183,7 +183,7 @@ FROM (
         SELECT ranking.task_id, task.stopped_below FROM labeling_ranking ranking
         JOIN labeling_task task ON task.id = ranking.task_id
         WHERE task.project_id = %(project)s AND task.stopped_below IS NOT NULL
-          AND NOT task.out_of_use
+          AND NOT task.inactive
         ORDER BY ranking.id DESC LIMIT %(limit)s
     ) newest
 ) task

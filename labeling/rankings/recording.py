@@ -29,8 +29,8 @@ from labeling.models import (
 from labeling.queue import filling
 from labeling.queue.display_order import shown_order_for
 from labeling.queue.filling import SlotToAnswer
-from labeling.queue.out_of_use import responses_to_rank
 from labeling.queue.slots import append_slot, fill, lock_slots, replace_ranking
+from labeling.queue.withdrawals import responses_to_rank
 from labeling.rankings import overlap
 from labeling.rankings.content import (
     ANYTHING,
@@ -281,7 +281,7 @@ def _resubmit(
     columns = content.columns() | {"active_seconds": earlier.active_seconds}
     if all(getattr(earlier, name) == value for name, value in columns.items()):
         return Submission(earlier, duplicate=True, extra=earlier.extra)
-    if task.out_of_use:
+    if task.inactive:
         raise InvalidRanking(
             {"ranking": _("A lead has withdrawn this task. Your ranking is kept.")}
         )
@@ -328,7 +328,7 @@ def _slot_to_fill(slots: list[Slot], reviewer: User, slot_id: int, project: Proj
         return held
     if not Project.objects.visible_to(reviewer).filter(pk=project.pk).exists():
         raise InvalidRanking({"slot": _("You are no longer a member of this project.")})
-    if not any(reviewer.pk in (slot.had_by or ()) for slot in slots):
+    if not any(reviewer.pk in (slot.past_reviewers or ()) for slot in slots):
         raise InvalidRanking(
             {"slot": _("This task is not assigned to you. Continue with the next one.")}
         )

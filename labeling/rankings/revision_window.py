@@ -46,7 +46,7 @@ def is_settled(task: Task) -> bool:
     They are settled if their reviewers have seen the right answer, if they count towards a
     qualification, or if the task is withdrawn. One query for gold, otherwise none.
     """
-    if task.out_of_use:
+    if task.inactive:
         return True
     if task.kind != Task.Kind.GOLD:
         return False

@@ -50,11 +50,13 @@ def _undo(skip_id: int, project: Project, reviewer: User) -> Slot:
     skip = own.filter(pk=skip_id).select_related("task").select_for_update(of=("self",)).first()
     if skip is None or not can_undo(skip):
         raise InvalidRanking(
-            {"skip": _("It is too late to undo this skip. Ask a lead to lift it.")}
+            {"skip": _("It is too late to undo this skip. Ask a lead to undo it.")}
         )
     slot = next((slot for slot in slots if _is_free(slot, skip.task)), None)
     if slot is None:
-        raise InvalidRanking({"skip": _("Other reviewers have taken this task since.")})
+        raise InvalidRanking(
+            {"skip": _("Other reviewers have taken all remaining rankings of this task.")}
+        )
     order = skip.shown_order or slot.shown_order or []
     reopen(slot, project=project, reviewer=reviewer, shown_order=order, draft=skip.draft)
     skip.delete()
@@ -68,20 +70,20 @@ def _is_free(slot: Slot, task: Task) -> bool:
         slot.reviewer_id is None
         and slot.draft_by_id is None
         and on_queue
-        and not (task.held or task.out_of_use)
+        and not (task.held or task.inactive)
     )
 
 
 @transaction.atomic
-def lift(*, skip: Skip, by: User) -> None:
-    """Let the task be offered to its reviewer again, from their next claim on.
+def undo_by_lead(*, skip: Skip, by: User) -> None:
+    """Delete the skip, so that the queue offers the task to its reviewer again.
 
     Raises InvalidRanking for a skip in training or qualification, and for one that is already undone.
     """
     if is_settled(skip.task):
         raise InvalidRanking(
             {
-                "skip": "This skip counted in training or qualification. Allow another attempt instead."
+                "skip": "Skips in training and qualification cannot be undone. Allow another attempt instead."
             }
         )
     deleted, _rows = Skip.objects.filter(pk=skip.pk).delete()
@@ -90,4 +92,4 @@ def lift(*, skip: Skip, by: User) -> None:
     cursors = QueueCursor.objects.filter(project=skip.task.project_id, reviewer=skip.reviewer_id)
     cursors.update(position=0)
     details = {"reviewer": skip.reviewer.username, "reason": skip.reason, "note": skip.note}
-    audit(by, "skip lifted", skip.task, **details)
+    audit(by, "skip undone", skip.task, **details)

@@ -8,7 +8,7 @@ from accounts.models import User, audit
 from labeling.core.chats import chat_problem
 from labeling.core.text import storable
 from labeling.models import Prompt, Ranking, Slot, Task, digest
-from labeling.queue import out_of_use
+from labeling.queue import withdrawals
 
 
 class CannotEdit(ValueError):  # noqa: N818 - reads better without Error
@@ -40,7 +40,7 @@ def edit(*, prompt: Prompt, messages: Any, by: User | None) -> bool:
 
     Reservations that no reviewer has seen yet are kept and show the new text. Raises CannotEdit.
     """
-    out_of_use.lock(list(Task.objects.filter(prompt=prompt).values_list("pk", flat=True)))
+    withdrawals.lock(list(Task.objects.filter(prompt=prompt).values_list("pk", flat=True)))
     prompt = Prompt.objects.select_for_update(no_key=True).get(pk=prompt.pk)
     if obstacle := obstacle_to_editing(prompt):
         raise CannotEdit(obstacle)

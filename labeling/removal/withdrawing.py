@@ -2,7 +2,7 @@
 
 Nothing is deleted. Withdrawn content leaves the queue, disputes, gold, statistics, exports and
 later snapshots; its rankings are kept and marked. A reviewer who has the task open loses the
-reservation, but a ranking sent late is kept like the others. labeling.queue.out_of_use updates
+reservation, but a ranking sent late is kept like the others. labeling.queue.withdrawals updates
 tasks and slots; labeling.removal.erasing removes content for good.
 """
 
@@ -16,7 +16,7 @@ from django.utils import timezone
 from accounts.models import User, audit
 from labeling.core.text import storable
 from labeling.models import Project, Prompt, Ranking, Response, Slot, Task
-from labeling.queue import out_of_use
+from labeling.queue import withdrawals
 
 Content = Prompt | Response | Task
 MAX_REASON_LENGTH = 300
@@ -53,7 +53,7 @@ def tasks_of(content: Content) -> QuerySet[Task]:
 
 def effect_of(content: Content) -> Effect:
     """Return the effect of withdrawing the content, for a confirmation page. Costs four queries."""
-    tasks = tasks_of(content).filter(out_of_use=False)
+    tasks = tasks_of(content).filter(inactive=False)
     smaller = 0
     if isinstance(content, Response):
         remaining = Count("places", filter=Q(places__withdrawn=False))
@@ -83,14 +83,14 @@ def restore(*, content: Content, by: User | None) -> bool:
     Its tasks return to the queue unless other content of theirs is still withdrawn.
     """
     project = project_of(content)
-    out_of_use.lock_additions(project.pk)
+    withdrawals.lock_additions(project.pk)
     tasks = _locked(tasks_of(content))
     rows: Any = type(content)._default_manager.filter(pk=content.pk, withdrawn_at__isnull=False)
     if not isinstance(content, Task):
         rows = rows.filter(erased_at=None)
     if not rows.update(withdrawn_at=None, withdrawn_by=None, withdrawn_reason=""):
         return False
-    changed = out_of_use.refresh(tasks)
+    changed = withdrawals.refresh(tasks)
     kind = kind_of(content)
     audit(by, f"{kind} restored", project, **{kind: content.pk}, tasks=len(changed))
     return True
@@ -99,8 +99,8 @@ def restore(*, content: Content, by: User | None) -> bool:
 def _withdraw(
     rows: Any, project: Project, tasks: QuerySet[Task], by: User | None, reason: str
 ) -> int | None:
-    """Return how many tasks went out of use, or None when all rows were already withdrawn."""
-    out_of_use.lock_additions(project.pk)
+    """Return how many tasks became inactive, or None when all rows were already withdrawn."""
+    withdrawals.lock_additions(project.pk)
     ids = _locked(tasks)
     values = {
         "withdrawn_at": timezone.now(),
@@ -109,17 +109,17 @@ def _withdraw(
     }
     if rows.model is Task:
         in_use = rows.filter(withdrawn_at=None)
-        before = in_use.filter(out_of_use=False).count()
-        if not in_use.update(**values, out_of_use=True):
+        before = in_use.filter(inactive=False).count()
+        if not in_use.update(**values, inactive=True):
             return None
-        out_of_use.refresh(ids)
+        withdrawals.refresh(ids)
         return before
     if not rows.filter(withdrawn_at=None).update(**values):
         return None
-    return len(out_of_use.refresh(ids))
+    return len(withdrawals.refresh(ids))
 
 
 def _locked(tasks: QuerySet[Task]) -> list[int]:
     ids = list(tasks.values_list("pk", flat=True))
-    out_of_use.lock(ids)
+    withdrawals.lock(ids)
     return ids

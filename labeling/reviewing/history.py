@@ -38,7 +38,7 @@ def history(request: HttpRequest, slug: str) -> HttpResponse:
         Ranking.objects.filter(
             reviewer=user_of(request),
             task__project=project,
-            task__out_of_use=False,
+            task__inactive=False,
             superseded_at=None,
         )
     ).select_related("task__prompt", "task__project")

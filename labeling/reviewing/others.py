@@ -36,7 +36,7 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         pk=ranking_id,
         reviewer=user,
         task__project=project,
-        task__out_of_use=False,
+        task__inactive=False,
         superseded_at=None,
     )
     show_models = may_see_models(user, project, own.task)

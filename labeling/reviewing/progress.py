@@ -218,7 +218,7 @@ def of_project(project: Project) -> ProjectProgress:
         leased=Count("pk", filter=Q(leased_until__gt=clock.now())),
     )
     return ProjectProgress(
-        tasks=Task.objects.filter(project=project, out_of_use=False)
+        tasks=Task.objects.filter(project=project, inactive=False)
         .exclude(kind=Task.Kind.GOLD)
         .count(),
         slots=slots["all"],
@@ -254,7 +254,7 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
     labeling.core.counts.
     """
     rows: Any = (
-        Ranking.objects.filter(task__project=project, task__out_of_use=False, superseded_at=None)
+        Ranking.objects.filter(task__project=project, task__inactive=False, superseded_at=None)
         .exclude(task__kind=Task.Kind.GOLD)
         .values("reviewer", "reviewer__username", "reviewer__simulated")
         .annotate(
@@ -267,7 +267,7 @@ def by_reviewer(project: Project) -> list[ReviewerRow]:
         .order_by("-rankings", "reviewer__username")[:MAX_ROWS]
     )
     skips = dict(
-        Skip.objects.filter(task__project=project, task__out_of_use=False)
+        Skip.objects.filter(task__project=project, task__inactive=False)
         .values("reviewer")
         .annotate(count=Count("pk"))
         .values_list("reviewer", "count")

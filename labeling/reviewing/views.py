@@ -287,7 +287,7 @@ def _to_read(project: Project, ranking: Ranking) -> str | None:
 
 def _remark(submission: recording.Submission, task: Task) -> str:
     """Return a note for the reviewer about the ranking they sent, usually ""."""
-    if task.out_of_use:
+    if task.inactive:
         return _(
             "A lead has withdrawn this task. Your ranking is kept and counts if the task is restored."
         )

@@ -33,7 +33,7 @@ class ModelCommand(BaseCommand):
             verb.add_argument("model", type=int, metavar="NUMBER")
             self.add_dry_run(verb)
         self.verbs.choices["promote"].add_argument(
-            "--despite-doubts", action="store_true", help="promote a model with doubts anyway"
+            "--allow-doubts", action="store_true", help="promote a model with doubts anyway"
         )
 
     def add_dry_run(self, verb: CommandParser) -> None:
@@ -76,8 +76,8 @@ class ModelCommand(BaseCommand):
             self._move(model, options)
 
     def _move(self, model: Promotable, options: dict[str, Any]) -> None:
-        despite_doubts = options.get("despite_doubts", False)
-        self.stdout.write(move(model, options["verb"], by=None, despite_doubts=despite_doubts))
+        allow_doubts = options.get("allow_doubts", False)
+        self.stdout.write(move(model, options["verb"], by=None, allow_doubts=allow_doubts))
 
     def named(self, number: int) -> Any:
         """Return the model with this number. Raises CommandError, which lists existing models."""
@@ -89,4 +89,4 @@ def model_named(model: Any, number: int) -> Any:
     if row:
         return row
     rows = ", ".join(f"{m.pk} ({m})" for m in model.objects.order_by("id")[:20]) or "none"
-    raise CommandError(f"There is no {model._meta.verbose_name} {number}. There are: {rows}.")
+    raise CommandError(f"There is no {model._meta.verbose_name} {number}. Existing models: {rows}.")

@@ -54,7 +54,7 @@ class RunCommand(BaseCommand):
         how = parser.add_mutually_exclusive_group()
         how.add_argument("--no-wait", action="store_true", help="queue the run and exit")
         how.add_argument(
-            "--here", action="store_true", help="run in this process, without a worker"
+            "--foreground", action="store_true", help="run in this process, without a worker"
         )
         how.add_argument(
             "--dry-run", action="store_true", help="check and print everything; start nothing"
@@ -77,18 +77,18 @@ class RunCommand(BaseCommand):
                 )
             run = services.start(
                 self.kind, config, None,
-                inputs=inputs, title=options["title"], send=not options["here"],
+                inputs=inputs, title=options["title"], send=not options["foreground"],
             )  # fmt: skip
         except InvalidConfig as error:
             raise CommandError(_sentences(error)) from None
         self.stdout.write(f"Run {run.pk} is queued.")
-        if options["here"]:
-            self.run_here(run)
+        if options["foreground"]:
+            self.run_in_foreground(run)
         elif not options["no_wait"]:
             call_command("runs", "watch", str(run.pk), stdout=self.stdout)
         return None
 
-    def run_here(self, run: Run) -> None:
+    def run_in_foreground(self, run: Run) -> None:
         watcher = threading.Thread(target=self._watch, args=(run.pk,), daemon=True)
         watcher.start()
         try:
@@ -118,7 +118,7 @@ def settings_from(assignments: list[str], names: list[str]) -> dict[str, str]:
         if not equals:
             raise CommandError(f"--set {pair} has no value; write --set NAME=VALUE.")
         if name not in names:
-            raise CommandError(f"There is no setting {name!r}. There are: {', '.join(names)}.")
+            raise CommandError(f"Unknown setting {name!r}. The settings are: {', '.join(names)}.")
         values[name] = value
     return values
 

@@ -202,7 +202,7 @@ def _nothing_to_order(
 
 
 @transaction.atomic
-def put_back(*, project: Project, by: User | None) -> QueueOrder | None:
+def undo(*, project: Project, by: User | None) -> QueueOrder | None:
     """Undo the current order, and return it; None if there is none.
 
     Tasks that are still waiting return to their earlier positions.
@@ -251,7 +251,7 @@ def _tasks(responses: Any) -> Tasks:
 def _ranked(model: RewardModel) -> Iterator[tuple[Tasks, np.ndarray]]:
     """Yield the project's ranked tasks in batches, and how often each was ranked."""
     counts = (
-        Task.objects.filter(project=model.project_id, kind=Task.Kind.RANKING, out_of_use=False)
+        Task.objects.filter(project=model.project_id, kind=Task.Kind.RANKING, inactive=False)
         .annotate(times=Count("rankings", filter=Q(rankings__superseded_at=None)))
         .filter(times__gt=0)
         .order_by("pk")

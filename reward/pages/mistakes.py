@@ -70,7 +70,7 @@ def _table_rows(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, 
     rankings = (
         Ranking.objects.filter(task__project=project)
         .annotate(
-            prompt_text=F("task__prompt__messages__-1__content"), out_of_use=F("task__out_of_use")
+            prompt_text=F("task__prompt__messages__-1__content"), inactive=F("task__inactive")
         )
         .defer("rationale")
         .in_bulk(ids)
@@ -82,7 +82,7 @@ def _table_rows(project: Project, rows: list[dict[str, Any]]) -> list[dict[str, 
 
 def _table_row(row: dict[str, Any], ranking: Any, decided: set[int]) -> dict[str, Any]:
     state = ""
-    if ranking and ranking.out_of_use:
+    if ranking and ranking.inactive:
         return {**_bare(row), "state": "withdrawn"}
     if ranking and ranking.superseded_at:
         state = "revised since"

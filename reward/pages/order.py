@@ -43,21 +43,21 @@ def show(request: HttpRequest, slug: str) -> HttpResponse:
 
 @login_required
 @require_POST
-def put_back(request: HttpRequest, slug: str) -> HttpResponse:
+def undo(request: HttpRequest, slug: str) -> HttpResponse:
     project = led_project(request, slug)
-    if queue.put_back(project=project, by=user_of(request)):
+    if queue.undo(project=project, by=user_of(request)):
         messages.success(request, "The waiting tasks are back in their earlier order.")
     else:
-        messages.info(request, "No order is in force, so nothing changed.")
+        messages.info(request, "The tasks are not ordered by a model, so there is nothing to undo.")
     return redirect("queue-order", project.slug)
 
 
 def next_rows(order: QueueOrder) -> list[dict[str, Any]]:
     """Return the first tasks of the order that are still waiting for a reviewer."""
     free = Slot.objects.filter(task=OuterRef("task"), reviewer=None, ranking=None)
-    waiting = OrderedTask.objects.filter(
-        Exists(free), order=order, task__out_of_use=False
-    ).order_by("place")
+    waiting = OrderedTask.objects.filter(Exists(free), order=order, task__inactive=False).order_by(
+        "place"
+    )
     rows = list(waiting.select_related("task__prompt")[:NEXT])
     filled = dict(
         Task.objects.filter(pk__in=[row.task_id for row in rows])

@@ -194,18 +194,18 @@ def reward_model(request: HttpRequest, pk: int) -> HttpResponse:
 @trainer_required
 @require_POST
 def move_reward_model(request: HttpRequest, pk: int) -> HttpResponse:
-    """Promote, archive or restore a reward model. `despite_doubts` confirms its doubts."""
+    """Promote, archive or restore a reward model. `allow_doubts` confirms its doubts."""
     return moved(request, reward_model_for(request, pk), back="reward-model")
 
 
 def moved(request: HttpRequest, model: Promotable, *, back: str) -> HttpResponse:
     """Change the state of a model as the form asks, and redirect to the page named `back`."""
-    to, despite_doubts = request.POST.get("to", ""), "despite_doubts" in request.POST
+    to, allow_doubts = request.POST.get("to", ""), "allow_doubts" in request.POST
     if to not in MOVED:
         sentence = "Choose an action for the model: promote, archive or restore."
         return render(request, "400.html", {"sentence": sentence}, status=400)
     try:
-        done = move(model, to, by=user_of(request), despite_doubts=despite_doubts)
+        done = move(model, to, by=user_of(request), allow_doubts=allow_doubts)
     except CannotMove as error:
         messages.error(request, str(error))
     else:

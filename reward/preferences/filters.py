@@ -15,7 +15,7 @@ REASONS = {
     "superseded": "Replaced by its reviewer's own revision.",
     "withdrawn": "Its task, its prompt or too many of its responses are withdrawn.",
     "comparison": "From a blind comparison of two models, which is for evaluation only.",
-    "gold": "Of a gold task, which measures reviewers and has a known answer.",
+    "gold": "From a gold task, which has a known answer and only measures reviewers.",
     "source": "Its source (reviewers, import or simulation) is not in the filter.",
     "guideline_version": "Made under a guideline version that is not in the filter.",
     "reviewer": "By a reviewer who is not in the filter.",
@@ -122,7 +122,7 @@ class SnapshotFilter:
         """Return the first of REASONS that applies to a ranking, or None if it is used."""
         checks = (
             ("superseded", ranking["superseded_at"] is not None),
-            ("withdrawn", ranking["task__out_of_use"]),
+            ("withdrawn", ranking["task__inactive"]),
             (
                 "comparison",
                 ranking["task__kind"] == Task.Kind.COMPARISON and not self.include_comparisons,

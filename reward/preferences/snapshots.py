@@ -23,7 +23,7 @@ from django.db import transaction
 from accounts.models import User, audit
 from labeling.importing.scan import reached_limit
 from labeling.models import FileImport, Project, Prompt, Ranking, Response, TaskResponse
-from labeling.queue.out_of_use import without
+from labeling.queue.withdrawals import without
 from labeling.statistics.agreement import pairwise_json, pairwise_of, strict_counts
 from labeling.statistics.intervals import ShareSums
 from labeling.statistics.pairs import Judgment as Statement
@@ -51,7 +51,7 @@ RANKING_BATCH_SIZE = 2000
 WEIGHED_BY = 30_000
 
 COLUMNS = (
-    "id", "task_id", "task__prompt_id", "task__kind", "task__out_of_use", "reviewer_id", "reviewer__simulated",
+    "id", "task_id", "task__prompt_id", "task__kind", "task__inactive", "reviewer_id", "reviewer__simulated",
     "guideline_version_id", "tiers", "cut", "strength", "ratings", "flags", "active_seconds",
     "source", "superseded_at", "created_at", "task__external_id",
 )  # fmt: skip
@@ -394,7 +394,7 @@ def reviewer_weights(project: Project) -> Weights:
     must give equal snapshots.
     """
     current = Ranking.objects.filter(
-        task__project=project, task__out_of_use=False, superseded_at=None
+        task__project=project, task__inactive=False, superseded_at=None
     ).order_by("-id")
     withdrawn = withdrawn_responses(project)
     rankings = current.values_list("task_id", "reviewer_id", "tiers")[:WEIGHED_BY]

@@ -182,7 +182,7 @@ export class Order {
   }
 
   noTies() {
-    this.sheet.say(gettext("This project ranks without ties."));
+    this.sheet.say(gettext("This project does not allow ties."));
   }
 
   /**

@@ -134,7 +134,7 @@ export class Pair {
 
   tie() {
     if (this.radios.some((radio) => radio.value === "0")) this.choose("0");
-    else this.sheet.say(gettext("This project ranks without ties."));
+    else this.sheet.say(gettext("This project does not allow ties."));
   }
 
   tieWith() {

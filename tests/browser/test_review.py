@@ -155,7 +155,7 @@ def test_ranking_works_without_javascript(visit, world):
     page.get_by_label("The line").select_option("1")
     page.get_by_label("Why this order?").fill("The first one hears her.")
     page.get_by_role("button", name="Submit and continue").click()
-    expect(page.locator(".form-errors")).to_contain_text("D has no place yet.")
+    expect(page.locator(".form-errors")).to_contain_text("Not ranked yet: D.")
     expect(page.get_by_label("Why this order?")).to_have_value("The first one hears her.")
     page.get_by_label("Rank of response D").select_option("4")
     page.get_by_role("button", name="Submit and continue").click()

@@ -135,7 +135,7 @@ def test_a_refused_ranking_is_shown_again_with_its_input(visit, world):
     press(page, "d")  # the reviewer has started on the next task
     let_go(page, held)
     expect(page.locator("#ranking-form")).to_have_attribute("data-slot", str(first))
-    expect(page.locator("#errors")).to_contain_text("Say why in at least 10 characters")
+    expect(page.locator("#errors")).to_contain_text("The rationale needs at least 10 characters")
     expect(page.locator(".ladder-tier")).to_have_count(4)
     expect(page.locator(".ladder-line")).to_have_count(1)
     press(page, "n")

@@ -27,9 +27,9 @@ def test_ties_are_not_offered_in_projects_without_ties(visit, world):
     page = visit(world.review, world.reviewer)
     expect(page.locator("[data-do=tie]")).to_have_count(0)
     press(page, "a", "=")
-    expect(page.locator("#review-status")).to_have_text("This project ranks without ties.")
+    expect(page.locator("#review-status")).to_have_text("This project does not allow ties.")
     press(page, "Shift+B")
-    expect(page.locator("#review-status")).to_have_text("This project ranks without ties.")
+    expect(page.locator("#review-status")).to_have_text("This project does not allow ties.")
     press(page, "b", "c", "d", "ArrowLeft")  # past C, with which it would otherwise tie
     page.locator(".ladder-tier .chip", has_text="B").drag_to(
         page.locator(".ladder-tier", has_text="A"), target_position={"x": 10, "y": 20}
@@ -46,7 +46,7 @@ def test_without_scripts_a_tie_is_refused_in_projects_without_ties(visit, world)
     for letter, rank in zip("ABC", "112", strict=True):
         page.get_by_label(f"Rank of response {letter}").select_option(rank)
     page.get_by_role("button", name="Submit and continue").click()
-    expect(page.locator(".form-errors")).to_contain_text("This project ranks without ties.")
+    expect(page.locator(".form-errors")).to_contain_text("This project does not allow ties.")
     assert Ranking.objects.count() == 0
 
 
@@ -174,7 +174,7 @@ def test_a_pair_has_no_tie_grade_without_ties(visit, world):
     page = visit(world.review, world.reviewer)
     expect(page.locator(".dock-grades .grade")).to_have_count(6)
     press(page, "=")
-    expect(page.locator("#review-status")).to_have_text("This project ranks without ties.")
+    expect(page.locator("#review-status")).to_have_text("This project does not allow ties.")
     press(page, "b", "ArrowLeft", "Enter")
     ranking = sent(page, world, 1)
     assert (in_letters(ranking), ranking.strength) == (["A", "B"], 1)

@@ -73,7 +73,7 @@ def test_no_wait_queues_and_leaves(capsys, adapter):
     [
         (["generate", "nowhere"], "There is no project 'nowhere'"),
         (["generate", "PROJECT", "--model", "0"], "There is no model 0"),
-        (["generate", "PROJECT", "--set", "color=red"], "There is no setting 'color'. There are: samples_per_prompt, temp"),
+        (["generate", "PROJECT", "--set", "color=red"], "Unknown setting 'color'. The settings are: samples_per_prompt, temp"),
         (["generate", "PROJECT", "--set", "seed"], "has no value"),
         (["finetune", "--project", "PROJECT", "--set", "beta=-1"], "beta: Must be at least"),
         (["evaluate", "0", "--judge", "x"], "There is no model 0"),
@@ -107,7 +107,7 @@ def test_models_are_added_listed_promoted_and_archived(capsys, project, tmp_path
 def test_a_doubtful_model_is_promoted_only_on_request(adapter):
     with pytest.raises(CommandError, match="never evaluated"):
         call_command("models", "promote", str(adapter.pk))
-    call_command("models", "promote", str(adapter.pk), "--despite-doubts")
+    call_command("models", "promote", str(adapter.pk), "--allow-doubts")
     call_command("models", "list")
     assert Model.objects.get(pk=adapter.pk).state == "promoted"
 
@@ -116,6 +116,6 @@ def test_a_doubtful_model_is_promoted_only_on_request(adapter):
 def test_a_local_run_prints_its_progress_and_failure(adapter, capsys):
     adapter.snapshot.file.unlink()
     with pytest.raises(CommandError, match="is unusable") as caught:
-        call_command("finetune", "--snapshot", str(adapter.snapshot_id), "--here")
+        call_command("finetune", "--snapshot", str(adapter.snapshot_id), "--foreground")
     assert caught.value.returncode == 2
     assert "failed" in capsys.readouterr().out

@@ -71,7 +71,7 @@ def test_promoting_a_doubtful_model_asks_first(client, people, adapter):
     assert "It was never evaluated" in refused.text
     adapter.refresh_from_db()
     assert adapter.state == "candidate"
-    client.post(address, {"to": "promote", "despite_doubts": "on"})
+    client.post(address, {"to": "promote", "allow_doubts": "on"})
     adapter.refresh_from_db()
     assert adapter.state == "promoted"
 

@@ -65,7 +65,7 @@ def test_a_doubtful_adapter_is_promoted_only_with_confirmation(adapter, interval
     with pytest.raises(CannotMove, match=sentence):
         adapter.promote(by=None)
     assert Model.objects.get(pk=adapter.pk).state == "candidate"
-    adapter.promote(by=None, despite_doubts=True)
+    adapter.promote(by=None, allow_doubts=True)
     assert AuditEntry.objects.get(action="promoted").details["doubts"]
 
 

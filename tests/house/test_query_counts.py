@@ -94,7 +94,7 @@ def test_every_page_without_an_id_is_pinned_or_listed():
         "run-new", "new-project", "set_language", "project-findings-decide", "project-export-file",
         "project-archive", "project-unarchive", "delete-project",
         "project-export-about", "api-root", "api-score", "api-best-of-n", "openapi-json",
-        "queue-order-put-back", "project-guideline-preview", "project-guideline-publish",
+        "queue-order-undo", "project-guideline-preview", "project-guideline-publish",
         "project-guideline-delete", "project-members-new",
     }  # fmt: skip
     names = set()

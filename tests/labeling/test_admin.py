@@ -408,7 +408,7 @@ def test_deleting_content_leads_to_the_page_that_withdraws_it(trainer, root, pro
         for lead_client in (trainer, root):
             answer = lead_client.post(page(f"labeling_{kind}_delete", pk), {"post": "yes"})
             assert answer.url == reverse("project-withdraw", args=[project.slug, kind, pk])
-    assert Task.objects.filter(pk=task.pk, out_of_use=False).exists()
+    assert Task.objects.filter(pk=task.pk, inactive=False).exists()
 
 
 @pytest.mark.parametrize("kind", ["task", "prompt", "response"])

@@ -275,4 +275,4 @@ def test_a_slot_records_each_reviewer_once():
         slot = queue.claim(project=project, reviewer=reviewer)
         queue.release(slot_id=slot.pk, reviewer=reviewer)
     slot.refresh_from_db()
-    assert slot.had_by == [one.pk for one in reviewers]
+    assert slot.past_reviewers == [one.pk for one in reviewers]

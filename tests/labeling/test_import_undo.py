@@ -81,7 +81,7 @@ def test_an_import_whose_task_was_ranked_is_kept(project):
         content=Content(one_each(slot.task)),
     )
     page = undone(client, project)
-    assert "that the import did not bring" in page and ">Undo this import</button>" not in page
+    assert "that were not part of the import" in page and ">Undo this import</button>" not in page
     assert counts()[:4] == before[:4] and FileImport.objects.get().state == "imported"
 
 

@@ -160,9 +160,9 @@ def test_ranks_may_have_gaps_and_a_line_between_them(desk, slot):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"rank-last": ""}, "no place yet"),
-        ({"rank-last": "0"}, "no place yet"),
-        ({"rank-last": "first"}, "no place yet"),
+        ({"rank-last": ""}, "Not ranked yet"),
+        ({"rank-last": "0"}, "Not ranked yet"),
+        ({"rank-last": "first"}, "Not ranked yet"),
         ({"cut": "low"}, "Choose the rank above the line"),
         ({"rating-first-honesty": "11"}, "goes from 1 to 5"),
         ({"idempotency_key": "again"}, "incomplete"),

@@ -168,7 +168,7 @@ def test_the_page_shows_the_slots_first_and_then_adds_them(project):
     lead.save()
     client = signed_in(lead)
     page = client.get(url(project, "?wanted=3")).content.decode()
-    assert "This adds 2 slots" in page
+    assert "Requests 2 more rankings" in page
     assert "cannot be completed without more reviewers" in page
     assert slots(task) == 1
     answer = client.post(url(project), {"wanted": "3", "slots": "2"})
@@ -191,7 +191,7 @@ def test_the_page_of_a_task_leads_to_the_form_for_that_task(project):
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
-        ({"wanted": "3", "slots": "7"}, "this would now add 2 slots instead of 7"),
+        ({"wanted": "3", "slots": "7"}, "is now 2 instead of 7"),
         ({"wanted": "3"}, "Check the numbers again"),
         ({"wanted": "10", "slots": "9"}, "Select a valid choice"),
         ({"wanted": "3", "slots": "2", "task": "99999"}, "This project has no task 99999."),
@@ -222,13 +222,13 @@ def test_the_command_counts_first_and_then_adds(project, capsys):
     task, held = make_task(project), make_task(project, held=True)
     chosen = ["--project", project.slug, "--wanted", "3"]
     call_command("raise_rankings", *chosen, "--dry-run")
-    assert "Would add 2 slots to 2 tasks." in capsys.readouterr().out
+    assert "Would request 2 more rankings of 2 tasks." in capsys.readouterr().out
     assert slots(task) == 1
     call_command("raise_rankings", *chosen, "--task", str(task.pk), "--json")
     added = json.loads(capsys.readouterr().out)
     assert (added["slots"], added["tasks"], slots(task)) == (2, 1, 3)
     call_command("raise_rankings", *chosen)
-    assert "Held tasks get 3 more" in capsys.readouterr().out
+    assert "Another 3 will be requested" in capsys.readouterr().out
     held.refresh_from_db()
     assert held.rankings_wanted == 3
 

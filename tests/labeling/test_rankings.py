@@ -393,7 +393,7 @@ def test_a_tie_is_refused_in_projects_without_ties(project, slot, task, reviewer
 
 def test_unplaced_responses_are_accepted_only_where_allowed(slot, task, reviewer):
     a, b, _ = ids(task)
-    with pytest.raises(InvalidRanking, match="Give every response a place"):
+    with pytest.raises(InvalidRanking, match="Rank every response"):
         submit(slot, reviewer, tiers=[[a], [b]])
     Project.objects.update(allow_partial=True)
     with pytest.raises(InvalidRanking, match="at least two"):

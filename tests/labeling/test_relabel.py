@@ -118,7 +118,7 @@ def test_a_sample_has_no_duplicates_and_no_tasks_with_one_ranking(world):
         ({"size": 2001}, "1 to 2,000 tasks"),
         ({"before": 9}, "no published version 9"),
         ({"before": 2}, "no published version 2"),
-        ({"after": 1}, "under version 2, the guideline in force"),
+        ({"after": 1}, "under version 2, the current guideline"),
     ],
 )
 def test_an_impossible_sample_is_explained_and_nothing_is_written(world, fields, sentence):

@@ -134,7 +134,7 @@ def test_a_skip_in_training_or_qualification_is_final(project, reviewer, purpose
     answer = signed_in(reviewer).post(url(skip), headers={"Accept": "application/json"})
     assert answer.status_code == 409
     lead = signed_in(make_user(Role.TRAINER))
-    lead.post(reverse("project-skip-lift", args=[project.slug, gold.task.pk, skip.pk]))
+    lead.post(reverse("project-skip-undo", args=[project.slug, gold.task.pk, skip.pk]))
     assert Skip.objects.exists()
 
 
@@ -142,7 +142,7 @@ def test_a_skip_in_training_or_qualification_is_final(project, reviewer, purpose
 
 
 def lift_url(skip):
-    return reverse("project-skip-lift", args=[skip.task.project.slug, skip.task_id, skip.pk])
+    return reverse("project-skip-undo", args=[skip.task.project.slug, skip.task_id, skip.pk])
 
 
 def test_a_lead_lifts_a_skip_and_the_task_is_offered_again(project, reviewer):
@@ -155,7 +155,7 @@ def test_a_lead_lifts_a_skip_and_the_task_is_offered_again(project, reviewer):
     assert f'action="{lift_url(skip)}"' in page
     assert client.post(lift_url(skip)).status_code == 302
     assert slots.claim(project=project, reviewer=reviewer).task == task
-    entry = AuditEntry.objects.get(action="skip lifted")
+    entry = AuditEntry.objects.get(action="skip undone")
     assert entry.details["reviewer"] == reviewer.username
     assert client.post(lift_url(skip)).status_code == 404
 

@@ -11,8 +11,8 @@ from labeling.projects import staffing
 from labeling.quality import window
 from labeling.quality.measures import quality_of
 from labeling.queue import slots
-from labeling.queue.out_of_use import PARKED, without
 from labeling.queue.tasks import NewTask, add_task, release_held
+from labeling.queue.withdrawals import PARKED, without
 from labeling.rankings import overlap, recording, undo
 from labeling.rankings import skip as skipping
 from labeling.rankings.content import Content
@@ -67,14 +67,16 @@ def test_what_is_withdrawn_is_offered_to_nobody_until_it_is_restored(
     assert actions[-2:] == [(f"{kind} withdrawn", lead.pk), (f"{kind} restored", lead.pk)]
 
 
-def test_a_restored_prompt_leaves_a_task_withdrawn_on_its_own_out_of_use(project, task, lead):
+def test_a_task_withdrawn_on_its_own_stays_inactive_when_its_prompt_is_restored(
+    project, task, lead
+):
     other = add_task(project=project, prompt=task.prompt, responses=list(task.responses.all())[:2])[
         0
     ]
     withdrawing.withdraw(content=task, by=lead)
     withdrawing.withdraw(content=task.prompt, by=lead)
     withdrawing.restore(content=task.prompt, by=lead)
-    state = dict(Task.objects.values_list("pk", "out_of_use"))
+    state = dict(Task.objects.values_list("pk", "inactive"))
     assert state == {task.pk: True, other.pk: False}
     assert not Slot.objects.filter(task=other, priority__gte=PARKED).exists()
 
@@ -137,7 +139,7 @@ def test_a_new_lease_shows_what_is_left(project, task, reviewer, lead):
     assert sorted(slots.claim(project=project, reviewer=reviewer).shown_order) == [b, c]
 
 
-def test_a_task_of_which_one_response_is_left_is_out_of_use(project, reviewer, lead):
+def test_a_task_with_one_response_left_is_inactive(project, reviewer, lead):
     task = make_task(project, responses=2)
     slot = slots.claim(project=project, reviewer=reviewer)
     a, b = ids(task)
@@ -212,7 +214,7 @@ def test_the_empty_queue_does_not_count_what_is_withdrawn(project, reviewer, lea
     assert staffing.nothing_left(project, reviewer).held == 0
 
 
-def test_gold_is_out_of_use_without_one_of_its_responses(project, reviewer, lead):
+def test_gold_is_inactive_without_one_of_its_responses(project, reviewer, lead):
     made = make_gold(project, purpose=Gold.Purpose.TRAINING)
     ask = {"project": project, "reviewer": reviewer, "purpose": Gold.Purpose.TRAINING}
     assert courses.course(**ask).total == 1
@@ -233,12 +235,12 @@ def test_gold_is_not_made_of_withdrawn_tasks(project, task, lead):
     assert not Gold.objects.exists()
 
 
-def test_tasks_added_to_a_withdrawn_prompt_are_out_of_use(project, task, reviewer, lead):
+def test_tasks_added_to_a_withdrawn_prompt_are_inactive(project, task, reviewer, lead):
     withdrawing.withdraw(content=task.prompt, by=lead)
     [(added, new)] = findings.add_tasks(
         project=project, tasks=[NewTask(task.prompt_id, ids(task)[:2])]
     )
-    assert new and Task.objects.get(pk=added).out_of_use
+    assert new and Task.objects.get(pk=added).inactive
     assert slots.claim(project=project, reviewer=reviewer) is None
 
 

@@ -33,7 +33,7 @@ def make_user(role: str = Role.REVIEWER, **fields: Any) -> User:
 def make_member(
     project: Project, role: str = Membership.Role.REVIEWER, *, confirmed: bool = True
 ) -> User:
-    """Someone who has begun: they confirmed the guideline that is in force, if there is one."""
+    """Someone who has begun: they confirmed the current guideline, if there is one."""
     user = make_user(role)
     Membership.objects.create(project=project, user=user, role=role)
     if confirmed and project.current_version_id:

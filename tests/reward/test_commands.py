@@ -76,7 +76,7 @@ def test_train_reward_takes_the_newest_snapshot(project):
     assert not Run.objects.exists()
     said(*command, "--no-wait")
     assert Run.objects.get().state == "queued"
-    with pytest.raises(CommandError, match="There is no setting 'base_model'"):
+    with pytest.raises(CommandError, match="Unknown setting 'base_model'"):
         call_command(*command, "--set", "base_model=other")
 
 

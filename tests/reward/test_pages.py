@@ -235,10 +235,10 @@ def test_promoting_a_doubtful_reward_model_needs_a_confirmation(
     address = reverse("move-reward-model", args=[model.pk])
     client.force_login(people["trainer"])
     page = client.get(reverse("reward-model", args=[model.pk])).text
-    assert doubt in page and 'name="despite_doubts"' in page
+    assert doubt in page and 'name="allow_doubts"' in page
     assert doubt in client.post(address, {"to": "promote"}, follow=True).text
     assert RewardModel.objects.get().state == "candidate"
-    client.post(address, {"to": "promote", "despite_doubts": "on"})
+    client.post(address, {"to": "promote", "allow_doubts": "on"})
     assert RewardModel.objects.get().state == "promoted"
     assert doubt in AuditEntry.objects.get(action="promoted").details["doubts"][0]
 
@@ -247,7 +247,7 @@ def test_a_reward_model_without_doubts_asks_for_no_confirmation(client, people, 
     model = make_reward_model(snapshot)
     client.force_login(people["trainer"])
     page = client.get(reverse("reward-model", args=[model.pk])).text
-    assert "Promote" in page and 'name="despite_doubts"' not in page
+    assert "Promote" in page and 'name="allow_doubts"' not in page
 
 
 @pytest.mark.parametrize(("report", "doubt"), DOUBTFUL)
@@ -260,7 +260,7 @@ def test_the_command_promotes_a_doubtful_reward_model_only_on_request(
     with pytest.raises(CommandError, match=doubt):
         call_command("reward_models", "promote", str(model.pk))
     assert RewardModel.objects.get().state == "candidate"
-    call_command("reward_models", "promote", str(model.pk), "--despite-doubts")
+    call_command("reward_models", "promote", str(model.pk), "--allow-doubts")
     assert RewardModel.objects.get().state == "promoted"
 
 
@@ -275,7 +275,7 @@ def test_the_command_lists_reward_models_and_changes_their_state(snapshot, proje
         call_command("reward_models", "promote", str(model.pk))
     call_command("reward_models", "restore", str(model.pk))
     assert RewardModel.objects.get().state == "candidate"
-    with pytest.raises(CommandError, match=r"There is no reward model 0\. There are: "):
+    with pytest.raises(CommandError, match=r"There is no reward model 0\. Existing models: "):
         call_command("reward_models", "promote", "0")
 
 

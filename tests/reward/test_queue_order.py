@@ -158,11 +158,11 @@ def test_undoing_an_order_restores_the_queue(project, model):
     by = make_user(Role.TRAINER)
     order = queue_order.put_in_order(model=model, by=by)
     assert queued(project) != before
-    assert queue_order.put_back(project=project, by=by) == order
+    assert queue_order.undo(project=project, by=by) == order
     assert queued(project) == before
     order.refresh_from_db()
     assert order.undone_at
-    assert queue_order.put_back(project=project, by=by) is None
+    assert queue_order.undo(project=project, by=by) is None
     said = AuditEntry.objects.filter(user=by).order_by("id").values_list("action", flat=True)
     assert list(said) == ["queue put in order", "queue order taken back"]
 
@@ -173,7 +173,7 @@ def test_undoing_two_orders_restores_the_original_queue(project, model):
     queue_order.put_in_order(model=model, by=None)
     queue_order.put_in_order(model=model, by=None)
     assert QueueOrder.objects.filter(undone_at=None).count() == 1
-    queue_order.put_back(project=project, by=None)
+    queue_order.undo(project=project, by=None)
     assert queued(project) == before
 
 
@@ -282,11 +282,11 @@ def test_the_command_orders_and_restores_the_queue(project, model, capsys):
     assert queued(project) != before
     call_command("queue_order", project.slug, json=True)
     assert json.loads(capsys.readouterr().out)["ordered"] > 0
-    call_command("queue_order", project.slug, put_back=True)
-    assert "No order is in force" in capsys.readouterr().out
+    call_command("queue_order", project.slug, undo=True)
+    assert "are not ordered" in capsys.readouterr().out
     assert queued(project) == before
     with pytest.raises(CommandError, match="No order of"):
-        call_command("queue_order", project.slug, put_back=True)
+        call_command("queue_order", project.slug, undo=True)
     stranger = make_reward_model(make_snapshot(make_project(), prompts=1))
     with pytest.raises(CommandError, match="belongs to"):
         call_command("queue_order", project.slug, model=stranger.pk)
@@ -308,7 +308,7 @@ def test_the_page_shows_the_next_tasks_and_a_lead_undoes_the_order(project, mode
     first = order.tasks.order_by("place").first()
     assert f"#{first.task_id}" in page and f"{first.gain:.2f}" in page
     assert "20% of the prompts" in page and "Score and order again" not in page
-    back = reverse("queue-order-put-back", args=[project.slug])
+    back = reverse("queue-order-undo", args=[project.slug])
     assert client.get(back).status_code == 405
     assert client.post(back).status_code == 302
     assert queued(project) == before
@@ -335,7 +335,7 @@ def test_reviewers_and_strangers_cannot_see_or_change_the_order(project, model):
     for person, status in ((make_member(project), 403), (make_user(Role.LEAD), 404)):
         client = signed_in(person)
         assert client.get(reverse("queue-order", args=[project.slug])).status_code == status
-        back = reverse("queue-order-put-back", args=[project.slug])
+        back = reverse("queue-order-undo", args=[project.slug])
         assert client.post(back).status_code == status
     assert queued(project) == ordered and QueueOrder.objects.get().undone_at is None
 
@@ -374,5 +374,5 @@ def test_tasks_added_between_two_orders_return_to_their_position(project, model)
     make_scored(project, model, 6)
     added = list(Task.objects.filter(project=project).order_by("pk").values_list("pk", flat=True))
     queue_order.put_in_order(model=model, by=None)
-    queue_order.put_back(project=project, by=None)
+    queue_order.undo(project=project, by=None)
     assert queued(project) == added

@@ -30,7 +30,7 @@ class Command(BaseCommand):
             verb.add_argument(
                 "--site", default=site(), help="address of the site (default: %(default)s)"
             )
-            verb.add_argument("--dry-run", action="store_true", help="check, and write nothing")
+            verb.add_argument("--dry-run", action="store_true", help="Check without writing.")
 
     def handle(self, *, verb: str, **options: Any) -> None:
         verbs: dict[str, Callable[..., None]] = {"add": self.add, "link": self.link}

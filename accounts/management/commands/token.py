@@ -21,7 +21,7 @@ class Command(BaseCommand):
         revoke = verbs.add_parser("revoke", help="revoke a token, effective immediately")
         revoke.add_argument("number", type=int)
         for verb in (issue, revoke):
-            verb.add_argument("--dry-run", action="store_true", help="check, and write nothing")
+            verb.add_argument("--dry-run", action="store_true", help="Check without writing.")
         listing = verbs.add_parser("list", help="list all tokens, without their keys")
         listing.add_argument("--user", help="only tokens of this user")
 

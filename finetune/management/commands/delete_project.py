@@ -22,7 +22,7 @@ class Command(BaseCommand):
         chosen.add_argument("--restore", action="store_true", help="make it writable again")
         chosen.add_argument("--confirm", metavar="SLUG", help="the slug again, to delete it")
         parser.add_argument(
-            "--despite-promoted", action="store_true", help="delete promoted models too"
+            "--allow-promoted", action="store_true", help="delete promoted models too"
         )
         parser.add_argument("--dry-run", action="store_true", help="only count")
 
@@ -44,7 +44,7 @@ class Command(BaseCommand):
                 f"To delete the project, add --confirm {project.slug}. Nothing was deleted."
             )
         try:
-            deletion.delete(project=project, by=None, despite_promoted=options["despite_promoted"])
+            deletion.delete(project=project, by=None, allow_promoted=options["allow_promoted"])
         except CannotDelete as error:
             raise CommandError(str(error)) from None
         self.stdout.write(f"Deleted {project}.")

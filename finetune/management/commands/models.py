@@ -16,7 +16,7 @@ class Command(ModelCommand):
   list       All models, or one project's, as a table or with --json as one JSON object per line.
   add        Add a base to a project: a folder, a hub name, or name@revision.
   promote    Make a model the default of its project. A model that was never evaluated, or not
-             shown to be better than its baseline, needs --despite-doubts.
+             shown to be better than its baseline, needs --allow-doubts.
   archive    Remove a model from the choices.
   restore    Restore an archived model.
 

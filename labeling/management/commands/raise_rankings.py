@@ -10,8 +10,8 @@ from labeling.queue import raising
 
 class Command(BaseCommand):
     help = (
-        "Raise the number of rankings wanted for existing tasks. Tasks that want fewer get "
-        "additional slots; no task loses slots. With --dry-run, print the number of slots to add. "
+        "Request more rankings of existing tasks: the missing ones of each task that has fewer than "
+        "--wanted. Other tasks are unchanged. "
         "Exit status: 0 on success, 1 if nothing was changed because of an error."
     )
 
@@ -19,9 +19,7 @@ class Command(BaseCommand):
         parser.add_argument("--project", required=True, metavar="SLUG")
         parser.add_argument("--wanted", type=int, required=True, metavar="N", help="1 to 9")
         parser.add_argument("--task", type=int, metavar="ID", help="only this task")
-        parser.add_argument(
-            "--dry-run", action="store_true", help="count the slots without adding them"
-        )
+        parser.add_argument("--dry-run", action="store_true", help="Count without writing.")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -41,9 +39,11 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(vars(done) | {"dry_run": options["dry_run"]}))
             return
-        verb = "Would add" if options["dry_run"] else "Added"
-        self.stdout.write(f"{verb} {done.slots} slots to {done.tasks} tasks.")
+        verb = "Would request" if options["dry_run"] else "Requested"
+        self.stdout.write(f"{verb} {done.slots} more rankings of {done.tasks} tasks.")
         if done.later:
-            self.stdout.write(f"Held tasks get {done.later} more once they are released.")
+            self.stdout.write(
+                f"Another {done.later} will be requested when held tasks are released."
+            )
         for reason, count in sorted(done.left_out.items()):
             self.stdout.write(f"Unchanged: {count} tasks {raising.REASONS[reason]}.")

@@ -31,7 +31,7 @@ class Command(BaseCommand):
             "--before", type=int, metavar="V", help="the version under which they were ranked"
         )
         parser.add_argument(
-            "--after", type=int, metavar="V", help="the version in force, as a safeguard"
+            "--after", type=int, metavar="V", help="the current version, as a safeguard"
         )
         parser.add_argument(
             "--seed", type=int, default=0, help="the seed of the sample (default: 0)"

@@ -79,7 +79,7 @@ class Command(BaseCommand):
             action="store_true",
             help="start again instead of resuming an interrupted export",
         )
-        parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
+        parser.add_argument("--dry-run", action="store_true", help="Count without writing.")
 
     def handle(self, *, file: Path, **options: Any) -> None:
         export, file = self.export(options), with_ending(file, options["format"])

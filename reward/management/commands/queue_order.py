@@ -21,15 +21,13 @@ class Command(BaseCommand):
         parser.add_argument("project", metavar="PROJECT", help="the project's slug")
         what = parser.add_mutually_exclusive_group()
         what.add_argument("--model", type=int, metavar="NUMBER", help="order by this reward model")
-        what.add_argument("--put-back", action="store_true", help="undo the current order")
+        what.add_argument("--undo", action="store_true", help="undo the current order")
         parser.add_argument(
             "--random-share", type=float, metavar="SHARE",
-            help="with --model: share of prompts that are never ordered; cannot be changed later "
+            help="with --model: share of prompts in the random stream, which is never reordered; cannot be changed later "
             "(default: 0.2)",
         )  # fmt: skip
-        parser.add_argument(
-            "--dry-run", action="store_true", help="do everything, then roll it back"
-        )
+        parser.add_argument("--dry-run", action="store_true", help="Check without writing.")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, **options: Any) -> None:
@@ -45,9 +43,11 @@ class Command(BaseCommand):
         return self.stdout.write(sentence(order))
 
     def _done(self, project: Any, options: dict[str, Any]) -> QueueOrder | None:
-        if options["put_back"]:
-            if queue.put_back(project=project, by=None) is None:
-                raise queue.CannotOrder(f"No order of {project} is in force.")
+        if options["undo"]:
+            if queue.undo(project=project, by=None) is None:
+                raise queue.CannotOrder(
+                    f"The tasks of {project} are not ordered, so there is nothing to undo."
+                )
             return None
         if options["model"] is None:
             return QueueOrder.objects.filter(project=project, undone_at=None).first()
@@ -65,7 +65,9 @@ def as_json(order: QueueOrder | None) -> dict[str, Any] | None:
 
 def sentence(order: QueueOrder | None) -> str:
     if order is None:
-        return "No order is in force; waiting tasks come in the order in which they were added."
+        return (
+            "The tasks are not ordered by a model. They come in the order in which they were added."
+        )
     counts = order.counts
     return (
         f"Ordered by {order.reward_model}: {counts['ordered']} tasks. Unchanged: "

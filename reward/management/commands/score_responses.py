@@ -12,7 +12,7 @@ class Command(RunCommand):
     description = """Score all responses of a project with its reward model, except those already scored.
 
   manage.py score_responses --project lamps
-  manage.py score_responses --model 3 --order --here"""
+  manage.py score_responses --model 3 --order --foreground"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
@@ -28,7 +28,7 @@ class Command(RunCommand):
         )  # fmt: skip
         parser.add_argument(
             "--random-share", type=float, metavar="SHARE",
-            help="share of prompts that are never ordered; cannot be changed later (default: 0.2)",
+            help="share of prompts in the random stream, which is never reordered; cannot be changed later (default: 0.2)",
         )  # fmt: skip
         super().add_arguments(parser)
 

@@ -66,7 +66,7 @@ class Command(BaseCommand):
             help="share of prompts to hold out (default: 0.2)",
         )
         parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
-        parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
+        parser.add_argument("--dry-run", action="store_true", help="Count without writing.")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, **options: Any) -> None:
@@ -126,7 +126,7 @@ def version_ids(project: Project, numbers: list[int] | None) -> tuple[int, ...] 
     if unknown := set(numbers) - set(ids):
         existing = ", ".join(map(str, sorted(ids))) or "none"
         raise CommandError(
-            f"There is no version {min(unknown)} of the guideline. There are: {existing}."
+            f"There is no version {min(unknown)} of the guideline. Published versions: {existing}."
         )
     return tuple(ids[number] for number in numbers)
 

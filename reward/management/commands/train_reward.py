@@ -11,7 +11,7 @@ class Command(RunCommand):
     description = """Train a reward model from a snapshot.
 
   manage.py train_reward --project lamps --base Qwen/Qwen3-0.6B
-  manage.py train_reward --snapshot 3 --base /models/tiny --set epochs=3 --here"""
+  manage.py train_reward --snapshot 3 --base /models/tiny --set epochs=3 --foreground"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         add_snapshot_arguments(parser)

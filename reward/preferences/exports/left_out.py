@@ -34,7 +34,7 @@ def of_everything(project: Project) -> Counter[str]:
     return _counted(
         {
             **_withdrawn(project),
-            "rankings_withdrawn": _current(project).filter(task__out_of_use=True),
+            "rankings_withdrawn": _current(project).filter(task__inactive=True),
             "skips_left_out": Skip.objects.filter(task__project=project),
             "decisions_left_out": Adjudication.objects.filter(task__project=project),
             "gold_left_out": Gold.objects.filter(task__project=project, retired_at__isnull=False),
@@ -44,7 +44,7 @@ def of_everything(project: Project) -> Counter[str]:
 
 def of_rankings(project: Project) -> Counter[str]:
     """Count everything that an export of a project's current rankings leaves out."""
-    used = _current(project).filter(task__out_of_use=False, task__kind=Task.Kind.RANKING)
+    used = _current(project).filter(task__inactive=False, task__kind=Task.Kind.RANKING)
     prompts = Prompt.objects.filter(project=project, withdrawn_at=None)
     responses = Response.objects.filter(
         prompt__project=project, prompt__withdrawn_at=None, withdrawn_at=None
@@ -88,7 +88,7 @@ def _withdrawn(
         "responses_withdrawn": Response.objects.filter(
             prompt__project=project, withdrawn_at__isnull=False
         ),
-        "tasks_withdrawn": Task.objects.filter(project=project, out_of_use=True),
+        "tasks_withdrawn": Task.objects.filter(project=project, inactive=True),
     }
 
 

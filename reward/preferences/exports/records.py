@@ -25,7 +25,7 @@ from labeling.models import (
     Task,
     TaskResponse,
 )
-from labeling.queue.out_of_use import among
+from labeling.queue.withdrawals import among
 from reward.preferences.exports import left_out
 from reward.preferences.exports.shapes import MESSAGES, Row
 from reward.preferences.pseudonyms import pseudonyms
@@ -95,7 +95,7 @@ class Records:
         ids = [prompt.pk for prompt in prompts]
         in_use = Response.objects.filter(prompt__in=ids, withdrawn_at=None)
         responses = _by(in_use.order_by("pk"), "prompt_id")
-        tasks_in_use = Task.objects.filter(prompt__in=ids, out_of_use=False)
+        tasks_in_use = Task.objects.filter(prompt__in=ids, inactive=False)
         tasks = _by(tasks_in_use.order_by("pk"), "prompt_id")
         responses_in_use = TaskResponse.objects.filter(task__prompt__in=ids, withdrawn=False)
         task_responses = _by(responses_in_use.order_by("task_id", "position"), "task_id")
@@ -111,7 +111,7 @@ class Records:
         ]
 
     def _rankings(self, prompts: list[int], counts: Counter[str]) -> dict[int, list[Ranking]]:
-        in_use = Ranking.objects.filter(task__prompt__in=prompts, task__out_of_use=False)
+        in_use = Ranking.objects.filter(task__prompt__in=prompts, task__inactive=False)
         rankings = list(in_use.order_by("pk"))
         current = [ranking for ranking in rankings if ranking.superseded_at is None]
         counts["rankings"] += len(current)

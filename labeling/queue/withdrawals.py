@@ -1,7 +1,7 @@
-"""Tasks out of use because they, their prompt or their responses are withdrawn, and their slots.
+"""Inactive tasks, of which the task, the prompt or responses are withdrawn, and their slots.
 
-A task is out of use while it or its prompt is withdrawn, or while fewer than two of its responses are
-left. A gold task is out of use without any one of its responses, as its answer refers to them.
+A task is inactive while it or its prompt is withdrawn, or while fewer than two of its responses are
+left. A gold task is inactive without any one of its responses, as its answer refers to them.
 
 The slots of such a task are kept, with their rankings, unfinished drafts and past reviewers. PARKED
 is added to their priority. Claims read the priorities 9 to 0 only, so parked slots cost them nothing.
@@ -18,15 +18,15 @@ from database.lookups import AnyOf
 from labeling.models import Prompt, Response, Slot, Task, TaskResponse
 
 PARKED = 20
-"""Added to the priority of each slot of a task that is out of use."""
+"""Added to the priority of each slot of an inactive task."""
 
 RESPONSES_TO_RANK = """
 ARRAY(SELECT place.response_id FROM labeling_taskresponse place
-      WHERE place.task_id = labeling_task.id AND (labeling_task.out_of_use OR NOT place.withdrawn)
+      WHERE place.task_id = labeling_task.id AND (labeling_task.inactive OR NOT place.withdrawn)
       ORDER BY place.position)
 """
 """The ids of the responses of `labeling_task` to rank, in its order. A late ranking of a task that is
-out of use may have withdrawn responses too."""
+inactive may have withdrawn responses too."""
 
 _PLACES = """
 UPDATE labeling_taskresponse place SET withdrawn = NOT place.withdrawn
@@ -36,18 +36,18 @@ WHERE response.id = place.response_id AND place.task_id = ANY(%(tasks)s)
 """
 
 _TASKS = """
-UPDATE labeling_task task SET out_of_use = state.out_of_use
+UPDATE labeling_task task SET inactive = state.inactive
 FROM (
     SELECT own.id, own.withdrawn_at IS NOT NULL OR prompt.withdrawn_at IS NOT NULL
         OR count(*) FILTER (WHERE NOT place.withdrawn)
-            < CASE WHEN own.kind = 'gold' THEN count(*) ELSE 2 END AS out_of_use
+            < CASE WHEN own.kind = 'gold' THEN count(*) ELSE 2 END AS inactive
     FROM labeling_task own
     JOIN labeling_prompt prompt ON prompt.id = own.prompt_id
     JOIN labeling_taskresponse place ON place.task_id = own.id
     WHERE own.id = ANY(%(tasks)s)
     GROUP BY own.id, prompt.id
 ) state
-WHERE state.id = task.id AND task.out_of_use <> state.out_of_use
+WHERE state.id = task.id AND task.inactive <> state.inactive
 RETURNING task.id
 """
 
@@ -55,15 +55,15 @@ RETURNING task.id
 # A free slot of a restored task goes to the back of its priority: cursors may have passed its position.
 _SLOTS = f"""
 UPDATE labeling_slot slot SET
-    priority = slot.priority + CASE WHEN task.out_of_use THEN {PARKED} ELSE -{PARKED} END,
-    position = CASE WHEN task.out_of_use OR slot.ranking_id IS NOT NULL THEN slot.position
+    priority = slot.priority + CASE WHEN task.inactive THEN {PARKED} ELSE -{PARKED} END,
+    position = CASE WHEN task.inactive OR slot.ranking_id IS NOT NULL THEN slot.position
         ELSE nextval('labeling_queue_position') END,
     reviewer_id = CASE WHEN slot.ranking_id IS NOT NULL THEN slot.reviewer_id END,
     leased_until = NULL,
     ahead = false
 FROM labeling_task task
 WHERE task.id = slot.task_id AND task.id = ANY(%(tasks)s)
-  AND (slot.priority >= {PARKED}) <> task.out_of_use
+  AND (slot.priority >= {PARKED}) <> task.inactive
 """  # noqa: S608 - made of constants
 
 # A reviewer who has such a task open sees it without the response after reloading the page.
@@ -80,7 +80,7 @@ WHERE slot.task_id = ANY(%(tasks)s) AND slot.leased_until IS NOT NULL
 def refresh(task_ids: Iterable[int]) -> list[int]:
     """Update tasks and slots after a withdrawal or restoration; return ids of tasks that changed.
 
-    Frees the leases of tasks that go out of use. Six statements for any number of tasks.
+    Frees the leases of tasks that become inactive. Six statements for any number of tasks.
     """
     tasks = sorted(set(task_ids))
     lock(tasks)
@@ -136,8 +136,8 @@ def follow_withdrawals(prompt_ids: Iterable[int], task_ids: list[int]) -> None:
 
 
 def parked(task: Task, priority: int) -> int:
-    """Return the priority of a new slot: parked if the task is out of use."""
-    return priority + PARKED if task.out_of_use else priority
+    """Return the priority of a new slot: parked if the task is inactive."""
+    return priority + PARKED if task.inactive else priority
 
 
 def response_ids_to_rank() -> RawSQL:
