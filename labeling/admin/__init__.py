@@ -239,12 +239,14 @@ class PlaceInline(FrozenInline):
         return super().get_queryset(request).select_related("response")
 
     @admin.display(description="Response")
-    def answer(self, place: TaskResponse) -> SafeString:
-        return link("response", place.response_id, excerpt(place.response.text, 160))
+    def answer(self, task_response: TaskResponse) -> SafeString:
+        return link(
+            "response", task_response.response_id, excerpt(task_response.response.text, 160)
+        )
 
     @admin.display(description="Model")
-    def model_name(self, place: TaskResponse) -> str:
-        return place.response.model_name
+    def model_name(self, task_response: TaskResponse) -> str:
+        return task_response.response.model_name
 
 
 class SlotInline(FrozenInline):

@@ -166,10 +166,10 @@ class BigTableAdmin(OwnProjectsAdmin):
         term = search_term.strip().replace("\x00", "")
         if not term:
             return queryset, False
-        if (wanted := number(term)) is not None:
+        if (number_searched := number(term)) is not None:
             rows = queryset.none()
             for field in self.number_fields:
-                rows = rows | queryset.filter(**{field: wanted})
+                rows = rows | queryset.filter(**{field: number_searched})
             return rows, False
         for field in self.name_fields:
             if (named := queryset.filter(**{field: term})).exists():

@@ -47,7 +47,7 @@ class VersionForm(DraftForm):
     def clean_guideline(self) -> Guideline:
         guideline = self.cleaned_data["guideline"]
         if draft := guideline.versions.filter(state=DRAFT).first():
-            raise ValidationError(f"Version {draft.number} is already a draft. Edit it instead.")
+            raise ValidationError(guidelines.draft_exists(draft.number))
         return guideline
 
 
@@ -101,7 +101,7 @@ class GuidelineAdmin(OwnProjectsAdmin):
         return f"version {version.number}" if version else "nothing published"
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return False. Published versions are kept as long as the project."""
+        """Return False. Published versions are deleted only with their project."""
         return False
 
 

@@ -269,11 +269,11 @@ class _Letter:
 
     def _operators(self) -> Kind | None:
         """Classify “A > B = C”: in doubt unless each side of the operator is a response."""
-        left = re.search(rf"(\S?)(?:{OPERATOR})$", self.before)
-        right = re.match(rf"(?:{OPERATOR})\(?(\w*)", self.after)
-        if left is None and right is None:
+        before = re.search(rf"(\S?)(?:{OPERATOR})$", self.before)
+        after = re.match(rf"(?:{OPERATOR})\(?(\w*)", self.after)
+        if before is None and after is None:
             return None
-        sides = [match[1].strip("()*") for match in (left, right) if match]
+        sides = [match[1].strip("()*") for match in (before, after) if match]
         return Kind.EXPLICIT if all(s and s in self.letters for s in sides) else Kind.DOUBT
 
     def _dashes(self) -> Kind | None:
@@ -299,8 +299,8 @@ class _Letter:
     def _slash(self) -> Kind | None:
         if self.before[-1:] not in {"/", "\\"} and self.after[:1] not in {"/", "\\"}:
             return None
-        left, right = re.search(r"[\w/\\]*$", self.before), re.match(r"[\w/\\]*", self.after)
-        whole = (left[0] if left else "") + self.letter + (right[0] if right else "")
+        before, after = re.search(r"[\w/\\]*$", self.before), re.match(r"[\w/\\]*", self.after)
+        whole = (before[0] if before else "") + self.letter + (after[0] if after else "")
         if whole.upper() == "N/A" or re.match(r"\S*[\s-]*tests?\b", self.after, re.I):
             return Kind.OTHER
         sides = whole.split("/")

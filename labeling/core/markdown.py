@@ -76,15 +76,15 @@ def _cautious(rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInlin
     """Restrict the rule of a delimiter run, so that it opens or closes only at the edge of words."""
 
     def tokenize(state: StateInline, silent: bool) -> bool:
-        start, before = state.pos, len(state.delimiters)
+        start, count = state.pos, len(state.delimiters)
         if not rule(state, silent):
             return False
-        left = state.src[start - 1] if start else ""
-        right = state.src[state.pos : state.pos + 1]
-        opens = _joins(left, BEFORE) and _is_content(right, left)
+        before = state.src[start - 1] if start else ""
+        after = state.src[state.pos : state.pos + 1]
+        opens = _joins(before, BEFORE) and _is_content(after, before)
         opens = opens and not _is_name(state.src, start, state.pos)
-        closes = _joins(right, AFTER) and _is_content(left, right)
-        for delimiter in state.delimiters[before:]:
+        closes = _joins(after, AFTER) and _is_content(before, after)
+        for delimiter in state.delimiters[count:]:
             delimiter.open = delimiter.open and opens
             delimiter.close = delimiter.close and closes
         return True
@@ -343,11 +343,11 @@ def hides(source: str, html: str) -> bool:
     Whitespace and ASCII punctuation may have become formatting and do not count, unless the output
     shows nothing at all.
     """
-    seen = text_of(html)
-    if not seen.strip():
+    visible = text_of(html)
+    if not visible.strip():
         return True
-    if source.translate(_UNCOUNTED) == seen.translate(_UNCOUNTED):  # the usual case, and fast
+    if source.translate(_UNCOUNTED) == visible.translate(_UNCOUNTED):  # the usual case, and fast
         return False
-    rest = iter(seen)
+    rest = iter(visible)
     counted = (c for c in source if not c.isspace() and c not in PUNCTUATION)
     return not all(character in rest for character in counted)

@@ -72,12 +72,14 @@ def visible(text: str) -> str:
     Joiners between non-ASCII letters are kept, as emoji and several scripts need them. Of many accents
     on one letter, which would cover the lines above, the first six are kept.
     """
-    shown = text
+    text_with_codes = text
     if SUSPECT.search(text):
-        shown = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
-    if shown.isascii():
-        return shown
-    return STACKED.sub(lambda match: f"{match[1]}⟦{len(match[0]) - 6} more accents⟧", shown)
+        text_with_codes = HIDDEN.sub(lambda match: f"⟦U+{ord(match[0]):04X}⟧", text)
+    if text_with_codes.isascii():
+        return text_with_codes
+    return STACKED.sub(
+        lambda match: f"{match[1]}⟦{len(match[0]) - 6} more accents⟧", text_with_codes
+    )
 
 
 def shortened(text: str, limit: int = 120) -> str:

@@ -68,18 +68,18 @@ def decide(
     cause: str,
     cut: int | None = None,
     note: str = "",
-    seen: str = "",
+    seen_mark: str = "",
     shown_order: Sequence[int] = (),
 ) -> Adjudication:
     """Store the outcome and its cause, and request no more rankings of the task.
 
     `shown_order` is the order of the responses on the lead's page; the letters in the note refer to
-    it. `seen` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
+    it. `seen_mark` is the `mark` of the decision that the lead saw, empty for none. Raises CannotDecide,
     also when someone else has decided since.
     """
     lock_slots(task)
     before = Adjudication.objects.filter(task=task).select_related("by").first()
-    if errors := _problems(task, tiers, cut, cause, note) or _taken(before, seen):
+    if errors := _problems(task, tiers, cut, cause, note) or _taken(before, seen_mark):
         raise CannotDecide(errors)
     decided = before or Adjudication(task=task)
     earlier = _content(before) | {"by": before.by.username} if before else {}
@@ -105,8 +105,8 @@ def _content(decision: Adjudication) -> dict[str, Any]:
     }
 
 
-def _taken(before: Adjudication | None, seen: str) -> dict[str, str]:
-    if before is None or mark(before) == seen:
+def _taken(before: Adjudication | None, seen_mark: str) -> dict[str, str]:
+    if before is None or mark(before) == seen_mark:
         return {}
     return {
         "__all__": "Another lead has decided this task since you opened it. Reload the page to see the "

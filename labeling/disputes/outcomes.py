@@ -62,7 +62,9 @@ class OutcomeForm(forms.Form):
         return {
             "tiers": [[i for i in self.letters if ranks[i] == rank] for rank in used],
             "cut": sum(rank <= int(line) for rank in used) if line else None,
-            **{name: values[name] for name in ("cause", "note", "seen")},
+            "cause": values["cause"],
+            "note": values["note"],
+            "seen_mark": values["seen"],
         }
 
     def refuse(self, refused: CannotDecide) -> None:

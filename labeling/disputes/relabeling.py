@@ -62,8 +62,8 @@ def versions_to_compare(
     matching = published.filter(number=before) if before is not None else published
     earlier = matching.order_by("-number").first()
     if earlier is None:
-        wanted = "an earlier version" if before is None else f"a published version {before}"
-        raise CannotRelabel(f"The guideline has no {wanted.split(' ', 1)[1]} to compare with.")
+        version = "earlier version" if before is None else f"published version {before}"
+        raise CannotRelabel(f"The guideline has no {version} to compare with.")
     return earlier, current
 
 
@@ -162,8 +162,8 @@ class Comparison:
 
     tasks: int
     finished: int
-    wanted: int
-    made: int
+    requested: int
+    completed: int
     before: Agreement
     after: Agreement
     gained: Interval
@@ -194,15 +194,15 @@ def comparison(sample: RelabelSample) -> Comparison:
     pairs = list(in_use.order_by("id").values_list("original", "copy", "original__prompt"))
     before = _rankings([original for original, *_ in pairs], sample.before)
     after = _rankings([copy for _, copy, _ in pairs], sample.after)
-    wanted = Task.objects.filter(pk__in=[copy for _, copy, _ in pairs])
+    copies = Task.objects.filter(pk__in=[copy for _, copy, _ in pairs])
     pairs_of_tasks = [_Both(prompt, before[old], after[new]) for old, new, prompt in pairs]
     ready = [task for task in pairs_of_tasks if len(task.before) > 1 and len(task.after) > 1]
     prompts = [task.prompt for task in ready]
     return Comparison(
         tasks=len(pairs),
         finished=len(ready),
-        wanted=sum(wanted.values_list("rankings_wanted", flat=True)),
-        made=sum(len(task.after) for task in pairs_of_tasks),
+        requested=sum(copies.values_list("rankings_wanted", flat=True)),
+        completed=sum(len(task.after) for task in pairs_of_tasks),
         before=pairwise_agreement([list(task.before.values()) for task in ready], clusters=prompts),
         after=pairwise_agreement([list(task.after.values()) for task in ready], clusters=prompts),
         gained=_mean(ready, _gain),

@@ -61,8 +61,8 @@ def _shape_problem(constraint: Any, letters: Letters) -> str | None:
     if not isinstance(constraint, dict) or constraint.get("kind") not in KEYS:
         return f"it must be an object whose kind is one of {', '.join(KEYS)}."
     if set(constraint) != set(KEYS[constraint["kind"]]):
-        wanted = ", ".join(KEYS[constraint["kind"]])
-        return f"{constraint['kind']} has exactly {wanted}; got {', '.join(map(str, constraint))}."
+        keys = ", ".join(KEYS[constraint["kind"]])
+        return f"{constraint['kind']} has exactly {keys}; got {', '.join(map(str, constraint))}."
     for name in KEYS[constraint["kind"]][1:]:
         response = constraint[name]
         if isinstance(response, bool) or not isinstance(response, int) or response not in letters:
@@ -155,7 +155,7 @@ def meets(
 
 
 def _places(tiers: Sequence[Sequence[int]]) -> dict[int, int]:
-    return {response: place for place, tier in enumerate(tiers) for response in tier}
+    return {response: rank for rank, tier in enumerate(tiers) for response in tier}
 
 
 def _fault(

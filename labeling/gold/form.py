@@ -78,7 +78,7 @@ def rows_of(constraints: Sequence[Constraint], letters: Letters, data: Any = Non
     """Return the submitted rows, or rows for these constraints and some empty ones."""
     return ConstraintRows(  # type: ignore[return-value]
         data,
-        initial=None if data else [dict(one) for one in constraints],
+        initial=None if data else [dict(constraint) for constraint in constraints],
         prefix="rule",
         form_kwargs={"letters": letters},
     )

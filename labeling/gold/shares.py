@@ -97,6 +97,6 @@ def _answers(project: Project) -> Iterable[Any]:
 
 
 def _skips(gold: Iterable[Gold]) -> dict[int, int]:
-    by_task = {one.task_id: one.pk for one in gold}
+    by_task = {item.task_id: item.pk for item in gold}
     counts = Skip.objects.filter(task__in=by_task).values_list("task").annotate(Count("pk"))
     return {by_task[task_id]: count for task_id, count in counts}

@@ -117,9 +117,9 @@ class _CriterionFormSet(forms.BaseFormSet):
     def criteria(self) -> list[dict[str, Any]]:
         """Return the criteria in the order of their numbers, those without a number last."""
         rows = [form.cleaned_data for form in self.forms]
-        kept = [row for row in rows if row.get("name") and not row.get("DELETE")]
-        kept.sort(key=lambda row: row.get("ORDER") or sys.maxsize)
-        return [{name: row[name] for name in ("name", "meaning", "scale")} for row in kept]
+        filled = [row for row in rows if row.get("name") and not row.get("DELETE")]
+        filled.sort(key=lambda row: row.get("ORDER") or sys.maxsize)
+        return [{name: row[name] for name in ("name", "meaning", "scale")} for row in filled]
 
 
 CriterionFormSet: Any = forms.formset_factory(

@@ -20,8 +20,12 @@ CONTEXT_LINES = 3
 WORDS_COMPARED = 2000
 
 
+def draft_exists(number: int) -> str:
+    return f"Version {number} is already a draft. Edit or publish it."
+
+
 class GuidelineError(ValueError):
-    """Raised with a sentence for the lead. Nothing was written."""
+    """A guideline cannot be changed; the text tells the lead why. Nothing was written."""
 
 
 def criteria_of(version: GuidelineVersion) -> Sequence[Criterion]:
@@ -63,7 +67,7 @@ def create_draft(
     guideline = Guideline.objects.select_for_update().get(project=project)
     numbers = list(guideline.versions.values_list("number", "state"))
     if draft := next((number for number, state in numbers if state == DRAFT), None):
-        raise GuidelineError(f"Version {draft} is already a draft. Publish it, or edit it.")
+        raise GuidelineError(draft_exists(draft))
     version = GuidelineVersion.objects.create(
         guideline=guideline,
         number=max((number for number, _ in numbers), default=0) + 1,
@@ -90,7 +94,7 @@ def draft_from(*, version: GuidelineVersion, by: User | None) -> GuidelineVersio
 def save_draft(
     *,
     version: GuidelineVersion,
-    seen: str,
+    seen_fingerprint: str,
     text: str,
     criteria: Iterable[Mapping[str, Any]],
     change_note: str = "",
@@ -98,15 +102,15 @@ def save_draft(
 ) -> None:
     """Save the content of a draft.
 
-    `seen` is the fingerprint of the draft that the author opened. Raises GuidelineError if someone
+    `seen_fingerprint` is that of the draft that the author opened. Raises GuidelineError if someone
     else has saved, published or deleted the draft since.
     """
     draft = GuidelineVersion.objects.select_for_update().filter(pk=version.pk, state=DRAFT).first()
     if draft is None:
         raise GuidelineError(f"{version} was published or deleted in the meantime.")
-    if fingerprint(draft) != seen:
+    if fingerprint(draft) != seen_fingerprint:
         raise GuidelineError(
-            "Somebody else saved this draft after you opened it. Their text is in the list of "
+            "Someone else saved this draft after you opened it. Their text is in the list of "
             "versions. Save again to replace it with yours."
         )
     GuidelineVersion.objects.filter(pk=draft.pk).update(
@@ -155,19 +159,23 @@ def _write_criteria(version: GuidelineVersion, criteria: Iterable[Mapping[str, A
 
 @transaction.atomic
 def publish(
-    *, version: GuidelineVersion, by: User | None, seen: str | None = None
+    *, version: GuidelineVersion, by: User | None, seen_fingerprint: str | None = None
 ) -> GuidelineVersion:
     """Freeze the draft and make it the current version for new rankings.
 
-    `seen` is the fingerprint of the draft on the confirmation page, if there was one. Raises
+    `seen_fingerprint` is that of the draft on the confirmation page, if there was one. Raises
     GuidelineError.
     """
     guideline = Guideline.objects.select_for_update().get(pk=version.guideline_id)
     draft = GuidelineVersion.objects.select_for_update().get(pk=version.pk)
     if not draft.text.strip():
         raise GuidelineError("This guideline is empty. Write it first.")
-    if seen is not None and draft.state == DRAFT and seen != fingerprint(draft):
-        raise GuidelineError("The draft has changed since you opened this page. Read it again.")
+    if (
+        seen_fingerprint is not None
+        and draft.state == DRAFT
+        and seen_fingerprint != fingerprint(draft)
+    ):
+        raise GuidelineError("The draft has changed since you opened this page. Check it again.")
     published = GuidelineVersion.objects.filter(pk=version.pk, state=DRAFT).update(
         state=PUBLISHED, published_by=by, published_at=timezone.now()
     )
@@ -276,10 +284,10 @@ def _words(line: str) -> list[str]:
 
 def _shortened(lines: list[DiffLine], context: int) -> list[DiffLine]:
     changed = [i for i, line in enumerate(lines) if line.kind != "same"]
-    kept = {i for line in changed for i in range(line - context, line + context + 1)}
+    visible = {i for line in changed for i in range(line - context, line + context + 1)}
     short: list[DiffLine] = []
     for i, line in enumerate(lines):
-        if i in kept:
+        if i in visible:
             short.append(line)
         elif not short or short[-1].kind != "gap":
             short.append(DiffLine("gap", []))

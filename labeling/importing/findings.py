@@ -45,8 +45,10 @@ def add_tasks(
     suspects = record({pk for task in tasks for pk in task.response_ids}, kinds)
     come_ranked = [*ranked] or [False] * len(tasks)
     held = [
-        replace(task, held=True) if not seen and suspects.intersection(task.response_ids) else task
-        for task, seen in zip(tasks, come_ranked, strict=True)
+        replace(task, held=True)
+        if not is_ranked and suspects.intersection(task.response_ids)
+        else task
+        for task, is_ranked in zip(tasks, come_ranked, strict=True)
     ]
     return queue.add_tasks(project=project, tasks=held)
 

@@ -53,12 +53,12 @@ def new_task(stored: StoredPrompt, task: TaskRecord, reviewers: int) -> NewTask:
     if len(set(ids)) < len(ids):
         sentence = "two responses are the same text by the same model. Give them ids, or drop one."
         raise BadInput(sentence, task.line)
-    wanted = max(reviewers, task.rankings_wanted or 0)
+    rankings = max(reviewers, task.rankings_wanted or 0)
     return NewTask(
         stored.prompt_id,
         ids,
         task.priority,
-        min(wanted, MAX_SLOTS) or None,
+        min(rankings, MAX_SLOTS) or None,
         kind=task.kind,
         external_id=task.external_id,
     )

@@ -200,19 +200,19 @@ class SeveralProblems(BadInput):
 class Problems:
     """The problems of a file, gathered so that a lead sees the first ten together."""
 
-    found: list[BadInput] = field(default_factory=list)
+    items: list[BadInput] = field(default_factory=list)
 
     def add(self, problem: BadInput) -> None:
         """Add a problem. The tenth ends the reading by raising BadInput with all of them."""
-        self.found.append(problem)
-        if len(self.found) >= MAX_PROBLEMS:
+        self.items.append(problem)
+        if len(self.items) >= MAX_PROBLEMS:
             self.raise_any()
 
     def raise_any(self) -> None:
         """Raise BadInput with the problems so far, ordered by line, if there are any."""
-        if not self.found:
+        if not self.items:
             return
-        problems, self.found = self.found, []
+        problems, self.items = self.items, []
         raise SeveralProblems(problems) from None
 
 

@@ -116,7 +116,7 @@ class Writer:
         except SeveralProblems as problem:
             if problem.complete:
                 raise
-            self.tally.problems.found += problem.problems
+            self.tally.problems.items += problem.problems
 
     def _accepts(self, step: Callable[[], object]) -> bool:
         """Run a step and return whether it succeeded. Its problem is reported later, with others."""
@@ -266,17 +266,17 @@ class Writer:
 
     def _note_other_ids(self, named: list[tuple[int, str]]) -> None:
         """Count the tasks whose id is not stored because the same task existed under another id."""
-        wanted = [(pk, name) for pk, name in named if name]
+        named_rows = [(pk, name) for pk, name in named if name]
         stored_names = (
             dict(
-                Task.objects.filter(pk__in=[pk for pk, _ in wanted]).values_list(
+                Task.objects.filter(pk__in=[pk for pk, _ in named_rows]).values_list(
                     "pk", "external_id"
                 )
             )
-            if wanted
+            if named_rows
             else {}
         )
-        self.tally.left_out[OTHER_ID] += sum(stored_names[pk] != name for pk, name in wanted)
+        self.tally.left_out[OTHER_ID] += sum(stored_names[pk] != name for pk, name in named_rows)
 
     def _store_rankings(self, imported: list[ImportedRanking], new_tasks: set[int]) -> None:
         rated = [

@@ -89,39 +89,41 @@ def _rows(tasks: list[Task]) -> list[dict[str, Any]]:
 @require_GET
 def task(request: HttpRequest, slug: str, task_id: int) -> HttpResponse:
     project = led_project(request, slug)
-    shown = get_object_or_404(
+    row = get_object_or_404(
         Task.objects.select_related("prompt__withdrawn_by", "project", "withdrawn_by"),
         pk=task_id,
         project=project,
     )
-    places = list(shown.places.select_related("response__withdrawn_by").order_by("position"))
-    letters = letters_of([place.response_id for place in places])
-    lettering = Lettering.of(shown, letters, [place.response.text for place in places])
-    scores = suggestions_for(user_of(request), shown, list(letters))
+    places = list(row.places.select_related("response__withdrawn_by").order_by("position"))
+    letters = letters_of([task_response.response_id for task_response in places])
+    lettering = Lettering.of(
+        row, letters, [task_response.response.text for task_response in places]
+    )
+    scores = suggestions_for(user_of(request), row, list(letters))
     context = {
         "project": project,
         "section": "projects",
         "leads": True,
-        "task": shown,
-        "messages_of_prompt": conversation(shown.prompt.messages),
+        "task": row,
+        "messages_of_prompt": conversation(row.prompt.messages),
         "responses": [
             {
-                "letter": letters[place.response_id],
-                "response": place.response,
-                "model": place.response.model_name,
-                "suggestion": scores.get(place.response_id),
-                "html": render_text(place.response.text),
-                "exact": exact(place.response.text),
+                "letter": letters[task_response.response_id],
+                "response": task_response.response,
+                "model": task_response.response.model_name,
+                "suggestion": scores.get(task_response.response_id),
+                "html": render_text(task_response.response.text),
+                "exact": exact(task_response.response.text),
             }
-            for place in places
+            for task_response in places
         ],
-        "rankings": _rankings(shown, lettering),
-        "decision": _decision(shown, lettering),
-        "gold_copy": copies_of([shown.pk]).get(shown.pk),
-        "slots": list(shown.slots.select_related("reviewer").order_by("number")),
+        "rankings": _rankings(row, lettering),
+        "decision": _decision(row, lettering),
+        "gold_copy": copies_of([row.pk]).get(row.pk),
+        "slots": list(row.slots.select_related("reviewer").order_by("number")),
         "skips": [
             {"skip": skip, "note": lettering.show(skip.note, skip.shown_order)}
-            for skip in shown.skips.select_related("reviewer")
+            for skip in row.skips.select_related("reviewer")
         ],
     }
     return render(request, "labeling/task.html", context)

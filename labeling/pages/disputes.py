@@ -139,15 +139,15 @@ class _Case:
         self.request, self.project, self.task = request, project, task
         self.user = user_of(request)
         places = {
-            place.response_id: place
-            for place in task.places.filter(withdrawn=False)
+            task_response.response_id: task_response
+            for task_response in task.places.filter(withdrawn=False)
             .select_related("response")
             .order_by("position")
         }
         order = order_for(task.pk, self.user, list(places))
         self.places = [places[response] for response in order]
         self.letters = letters_of(order)
-        texts = [place.response.text for place in self.places]
+        texts = [task_response.response.text for task_response in self.places]
         self.lettering = Lettering.of(task, self.letters, texts)
         self.names = page_names(task.pk, self.letters)
         self.rankings = list(task.rankings.filter(superseded_at=None).order_by("id"))
@@ -224,14 +224,14 @@ class _Case:
         named = may_see_models(self.user, self.project, self.task, judging=judging)
         return [
             {
-                "name": self.names[place.response_id],
-                "letter": self.letters[place.response_id],
-                "model": place.response.model_name if named else "",
-                "html": render_text(place.response.text),
-                "exact": exact(place.response.text),
-                "field": form[f"rank-{self.names[place.response_id]}"],
+                "name": self.names[task_response.response_id],
+                "letter": self.letters[task_response.response_id],
+                "model": task_response.response.model_name if named else "",
+                "html": render_text(task_response.response.text),
+                "exact": exact(task_response.response.text),
+                "field": form[f"rank-{self.names[task_response.response_id]}"],
             }
-            for place in self.places
+            for task_response in self.places
         ]
 
     def _ranking(self, ranking: Ranking) -> dict[str, Any]:

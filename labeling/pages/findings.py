@@ -40,12 +40,16 @@ def _shown(task: Task) -> dict[str, Any]:
         "prompt": conversation(task.prompt.messages)[-1],
         "responses": [
             {
-                "letter": ascii_uppercase[place.position],
-                "response": place.response,
-                "html": render_text(place.response.text),
-                "open": [f for f in place.response.findings.all() if f.dismissed_at is None],
+                "letter": ascii_uppercase[task_response.position],
+                "response": task_response.response,
+                "html": render_text(task_response.response.text),
+                "open": [
+                    f for f in task_response.response.findings.all() if f.dismissed_at is None
+                ],
             }
-            for place in sorted(task.places.all(), key=lambda place: place.position)
+            for task_response in sorted(
+                task.places.all(), key=lambda task_response: task_response.position
+            )
         ],
     }
 

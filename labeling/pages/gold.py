@@ -230,7 +230,7 @@ def _filled(
 def _sheet(task: Task, form: GoldForm, rows: Any, sentence: str | None) -> dict[str, Any]:
     """Return the context of both forms: the prompt, the responses and the rows."""
     places = list(task.places.select_related("response").order_by("position"))
-    letters = golds.letters_of([place.response_id for place in places])
+    letters = golds.letters_of([task_response.response_id for task_response in places])
     return {
         "task": task,
         "form": form,
@@ -239,12 +239,12 @@ def _sheet(task: Task, form: GoldForm, rows: Any, sentence: str | None) -> dict[
         "messages_of_prompt": conversation(task.prompt.messages),
         "responses": [
             {
-                "letter": letters[place.response_id],
-                "model": place.response.model_name,
-                "html": render_text(place.response.text),
-                "exact": exact(place.response.text),
+                "letter": letters[task_response.response_id],
+                "model": task_response.response.model_name,
+                "html": render_text(task_response.response.text),
+                "exact": exact(task_response.response.text),
             }
-            for place in places
+            for task_response in places
         ],
     }
 

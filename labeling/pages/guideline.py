@@ -37,17 +37,19 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
     criteria = CriterionFormSet(
         data, initial=_criteria(source) if data is None else None, prefix="criteria"
     )
-    seen = request.POST.get("seen", guidelines.fingerprint(draft))
+    fingerprint = request.POST.get("seen", guidelines.fingerprint(draft))
     if request.method == "POST" and form.is_valid() & criteria.is_valid():
         content = {**form.cleaned_data, "criteria": criteria.criteria}
         try:
-            if draft is None and not seen:
+            if draft is None and not fingerprint:
                 guidelines.create_draft(project=project, by=user_of(request), **content)
             else:
-                guidelines.save_draft(version=draft or _gone(), seen=seen, **content)
+                guidelines.save_draft(
+                    version=draft or _gone(), seen_fingerprint=fingerprint, **content
+                )
         except GuidelineError as error:
             form.add_error(None, str(error))
-            seen = guidelines.fingerprint(guidelines.draft_of(project))
+            fingerprint = guidelines.fingerprint(guidelines.draft_of(project))
         else:
             if "publish" in request.POST:
                 return redirect("project-guideline-publish", slug)
@@ -56,7 +58,7 @@ def edit(request: HttpRequest, slug: str) -> HttpResponse:
     failed = form.errors or criteria.total_error_count()
     context = {
         **_context(project), "form": form, "criteria": criteria, "draft": draft,
-        "source": source, "seen": seen,
+        "source": source, "seen": fingerprint,
     }  # fmt: skip
     status = HTTPStatus.UNPROCESSABLE_ENTITY if failed else HTTPStatus.OK
     return render(request, "labeling/guideline_edit.html", context, status=status)
@@ -137,7 +139,7 @@ def publish(request: HttpRequest, slug: str) -> HttpResponse:
     if request.method == "POST":
         try:
             guidelines.publish(
-                version=draft, by=user_of(request), seen=request.POST.get("seen", "")
+                version=draft, by=user_of(request), seen_fingerprint=request.POST.get("seen", "")
             )
         except GuidelineError as error:
             messages.error(request, str(error))

@@ -68,8 +68,8 @@ def _side_by_side(disputes: list[Disagreement]) -> list[dict[str, Any]]:
     tasks = Task.objects.select_related("prompt").in_bulk(numbers)
     places: dict[int, list[TaskResponse]] = {task: [] for task in numbers}
     remaining = TaskResponse.objects.filter(task__in=numbers, withdrawn=False)
-    for place in remaining.select_related("response"):
-        places[place.task_id].append(place)
+    for task_response in remaining.select_related("response"):
+        places[task_response.task_id].append(task_response)
     rankings: dict[int, list[Ranking]] = {task: [] for task in numbers}
     current = Ranking.objects.filter(task__in=numbers, superseded_at=None)
     for ranking in current.order_by("id"):
@@ -84,14 +84,20 @@ def _side_by_side(disputes: list[Disagreement]) -> list[dict[str, Any]]:
 def _shown(
     dispute: Disagreement, task: Task, places: list[TaskResponse], rankings: list[Ranking]
 ) -> dict[str, Any]:
-    letters = {place.response_id: ascii_uppercase[place.position] for place in places}
-    lettering = Lettering.of(task, letters, [place.response.text for place in places])
+    letters = {
+        task_response.response_id: ascii_uppercase[task_response.position]
+        for task_response in places
+    }
+    lettering = Lettering.of(
+        task, letters, [task_response.response.text for task_response in places]
+    )
     return {
         "task_id": dispute.task_id,
         "percent": dispute.percent,
         "prompt": _prompt_line(task, 220),
         "responses": [
-            (letters[place.response_id], excerpt(place.response.text, 400)) for place in places
+            (letters[task_response.response_id], excerpt(task_response.response.text, 400))
+            for task_response in places
         ],
         "rankings": [
             {

@@ -27,8 +27,8 @@ def filtered(project: Project, name: str) -> QuerySet[Task]:
     tasks = Task.objects.filter(project=project)
     in_use = tasks.filter(inactive=False)
     if name == "open":
-        wanted = Slot.objects.filter(task=OuterRef("pk"), ranking=None)
-        return in_use.filter(Exists(wanted)).exclude(kind=Task.Kind.GOLD)
+        open_slots = Slot.objects.filter(task=OuterRef("pk"), ranking=None)
+        return in_use.filter(Exists(open_slots)).exclude(kind=Task.Kind.GOLD)
     if name == "disputed":
         return in_use.filter(pk__in=[dispute.task_id for dispute in open_disputes(project)])
     if name == "skipped":

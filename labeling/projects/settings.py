@@ -48,9 +48,8 @@ LABELS = {
 MORE_HELP = {
     "name": "The name shown to reviewers. Renaming the project does not change its address.",
     "description": "A sentence or two for the people who work in it.",
-    "rankings_per_task": "Existing tasks are unchanged; raise their number under Data.",
-    "overlap": "Decided after each ranking, and again when someone revises a ranking of a finished "
-    "task.",
+    "rankings_per_task": "Existing tasks are unchanged. Request more rankings of them under Data.",
+    "overlap": "Checked after each ranking, and again after a revision.",
     "certainty": "Between 0.5 and 1. At 0.9, two careful reviewers who agree are enough, and a "
     "third reviewer is asked when they disagree.",
     "sees_others": "Their names are never shown.",

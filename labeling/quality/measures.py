@@ -279,7 +279,7 @@ def _people(sample: Window) -> People:
     reliabilities = fit_pairs(pairs)
     clusters = cluster_numbers(pairs.tasks, sample.prompts)
     lengths = {response: answer.length for response, answer in sample.answers.items()}
-    biases = PairBiases(pairs, [row.shown for row in sample.rows], lengths, clusters)
+    biases = PairBiases(pairs, [row.shown_order for row in sample.rows], lengths, clusters)
     speed = _speeds(sample, lengths)
     counts = np.bincount([pairs.reviewers.index(row.reviewer) for row in sample.rows])
     order = np.argsort(-counts, kind="stable")[:MAX_REVIEWERS]
@@ -318,7 +318,7 @@ def _reviewer(
         position=biases.position(index),
         length=biases.length_of(index),
         speed=speed[who],
-        as_shown=as_shown([row.tiers for row in own], [row.shown for row in own]),
+        as_shown=as_shown([row.tiers for row in own], [row.shown_order for row in own]),
         ties=float((outcomes == 0).mean()) if len(outcomes) else None,
     )
 

@@ -28,7 +28,7 @@ class Row(NamedTuple):
     reviewer: int
     tiers: Tiers
     ratings: dict[str, dict[str, int]]
-    shown: Sequence[int]
+    shown_order: Sequence[int]
     seconds: float
     source: str
     at: datetime

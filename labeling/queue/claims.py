@@ -83,7 +83,7 @@ WITH seen AS MATERIALIZED (
     UPDATE labeling_slot SET
         leased_until = now() + %(lease)s,
         ahead = ahead AND (SELECT stays.ahead FROM stays),
-        shown_at = CASE WHEN id = %(shown)s AND NOT (ahead AND (SELECT stays.ahead FROM stays))
+        shown_at = CASE WHEN id = %(shown_slot)s AND NOT (ahead AND (SELECT stays.ahead FROM stays))
             THEN coalesce(shown_at, now()) ELSE shown_at END
     WHERE id = ANY (ARRAY(SELECT held.id FROM held))
     RETURNING *
@@ -158,20 +158,22 @@ def claim_leases(
     *,
     ahead: bool,
     promote: bool = False,
-    shown: int = 0,
+    shown_slot: int = 0,
     attempts: int = 5,
 ) -> dict[bool, Slot]:
     """Lease a slot of the missing kind; return the reviewer's leases, keyed by whether they are ahead.
 
     `ahead` is the kind to lease. With `promote`, the lease ahead becomes current if there is no
-    current one, and another slot is leased ahead. `shown` is the id of a slot to mark as shown, if it
+    current one, and another slot is leased ahead. `shown_slot` is the id of a slot to mark as shown, if it
     is then the current one.
 
     Of two concurrent claims of one reviewer, a constraint or the deadlock detector aborts one, which
     retries and returns the winner's slot. A claim waits for a transaction that fills one of the
     reviewer's leases. Never call it in such a transaction, as two of them could deadlock.
     """
-    parameters = parameters_of(project, reviewer, ahead=ahead, promote=promote, shown=shown)
+    parameters = parameters_of(
+        project, reviewer, ahead=ahead, promote=promote, shown_slot=shown_slot
+    )
     for attempt in range(1, attempts + 1):
         try:
             with transaction.atomic() if connection.in_atomic_block else nullcontext():
@@ -192,7 +194,7 @@ def parameters_of(
     *,
     ahead: bool = False,
     promote: bool = False,
-    shown: int = 0,
+    shown_slot: int = 0,
 ) -> dict[str, Any]:
     return {
         "project": Int8(project.pk),
@@ -201,5 +203,5 @@ def parameters_of(
         "step": CURSOR_STEP,
         "ahead": ahead,
         "promote": promote,
-        "shown": Int8(shown),
+        "shown_slot": Int8(shown_slot),
     }

@@ -121,13 +121,15 @@ def claim_ahead(*, project: Project, reviewer: User) -> Slot | None:
     return _claim_or_rescan(project, reviewer, ahead=True)
 
 
-def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
-    """Return the current lease and the one ahead, for a page that shows the slot with the id `shown`.
+def advance(
+    *, project: Project, reviewer: User, shown_slot: int
+) -> tuple[Slot | None, Slot | None]:
+    """Return the current lease and the one ahead, for a page that shows the slot with the id `shown_slot`.
 
-    Combines `claim`, `mark_shown` (if `shown` is now the current slot) and `claim_ahead`. One
+    Combines `claim`, `mark_shown` (if `shown_slot` is now the current slot) and `claim_ahead`. One
     statement if the reviewer holds a lease of either kind, as after each submission.
     """
-    slots = claim_leases(project, reviewer, ahead=True, promote=True, shown=shown)
+    slots = claim_leases(project, reviewer, ahead=True, promote=True, shown_slot=shown_slot)
     current = slots.get(False) or claim(project=project, reviewer=reviewer)
     if current is None:
         return None, None

@@ -98,11 +98,11 @@ def _add_batch(project: Project, batch: list[NewTask]) -> list[tuple[int, bool]]
     new_ids = dict(zip(new_tasks, reserve_ids("labeling_task", len(new_tasks)), strict=True))
     _write_tasks(project, new_tasks, new_ids)
     follow_withdrawals({task.prompt_id for task in new_tasks.values()}, list(new_ids.values()))
-    seen: set[str] = set(existing_ids)
+    earlier: set[str] = set(existing_ids)
     added = []
     for identity in identities:
-        added.append((existing_ids.get(identity) or new_ids[identity], identity not in seen))
-        seen.add(identity)
+        added.append((existing_ids.get(identity) or new_ids[identity], identity not in earlier))
+        earlier.add(identity)
     return added
 
 
@@ -110,16 +110,16 @@ def _write_tasks(project: Project, new_tasks: dict[str, NewTask], ids: dict[str,
     now = timezone.now()
     tasks, places, slots = [], [], []
     for identity, task in new_tasks.items():
-        pk, wanted = ids[identity], task.rankings_wanted or project.rankings_per_task
+        pk, rankings = ids[identity], task.rankings_wanted or project.rankings_per_task
         tasks.append(
             (
-                pk, project.pk, task.prompt_id, task.kind, task.priority, wanted, task.held,
+                pk, project.pk, task.prompt_id, task.kind, task.priority, rankings, task.held,
                 identity, now, task.file_import_id, task.external_id,
             )
         )  # fmt: skip
         places += [(pk, response, index) for index, response in enumerate(task.response_ids)]
         if not task.held and task.kind != Task.Kind.GOLD:
-            slots += [(pk, number, project.pk, task.priority) for number in range(1, wanted + 1)]
+            slots += [(pk, number, project.pk, task.priority) for number in range(1, rankings + 1)]
     copy_rows(
         "labeling_task (id, project_id, prompt_id, kind, priority, rankings_wanted, held, identity,"
         " created_at, file_import_id, external_id)",

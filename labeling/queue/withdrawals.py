@@ -161,9 +161,9 @@ def without(
     tiers: Sequence[Sequence[int]], cut: int | None, removed: Collection[int]
 ) -> tuple[list[list[int]], int | None]:
     """Return the tiers and the cut of a ranking without these responses."""
-    kept = [[pk for pk in tier if pk not in removed] for tier in tiers]
-    nonempty = [tier for tier in kept if tier]
-    return nonempty, None if cut is None else sum(bool(tier) for tier in kept[:cut])
+    remaining = [[pk for pk in tier if pk not in removed] for tier in tiers]
+    nonempty = [tier for tier in remaining if tier]
+    return nonempty, None if cut is None else sum(bool(tier) for tier in remaining[:cut])
 
 
 def among(

@@ -117,19 +117,21 @@ def ahead(*, project: Project, reviewer: User) -> Slot | None:
     return slots.claim_ahead(project=project, reviewer=reviewer)
 
 
-def advance(*, project: Project, reviewer: User, shown: int) -> tuple[Slot | None, Slot | None]:
-    """Return the current slot and the one ahead for a page that now shows the slot `shown`.
+def advance(
+    *, project: Project, reviewer: User, shown_slot: int
+) -> tuple[Slot | None, Slot | None]:
+    """Return the current slot and the one ahead for a page that now shows the slot `shown_slot`.
 
     Marks that slot as seen if it is the current one; see queue.advance. Costs two queries where
     only the queue decides.
     """
     if project.current_version_id is not None and not _governed(project):
-        return slots.advance(project=project, reviewer=reviewer, shown=shown)
+        return slots.advance(project=project, reviewer=reviewer, shown_slot=shown_slot)
     slot = current(project=project, reviewer=reviewer)
     if slot is None:
         return None, None
-    if slot.pk == shown:
-        slots.mark_shown(slot_id=shown, reviewer=reviewer)
+    if slot.pk == shown_slot:
+        slots.mark_shown(slot_id=shown_slot, reviewer=reviewer)
     return slot, ahead(project=project, reviewer=reviewer)
 
 

@@ -46,10 +46,16 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
             _("This project shows others' rankings and model names to leads only.")
         )
     places = list(own.task.places.select_related("response").order_by("position"))
-    shown = {response: place for place, response in enumerate(own.shown_order)}
-    places.sort(key=lambda place: shown.get(place.response_id, len(shown) + place.position))
-    letters = letters_of([place.response_id for place in places])
-    lettering = Lettering.of(own.task, letters, [place.response.text for place in places])
+    positions = {response: task_response for task_response, response in enumerate(own.shown_order)}
+    places.sort(
+        key=lambda task_response: positions.get(
+            task_response.response_id, len(positions) + task_response.position
+        )
+    )
+    letters = letters_of([task_response.response_id for task_response in places])
+    lettering = Lettering.of(
+        own.task, letters, [task_response.response.text for task_response in places]
+    )
     scores = suggestions_for(user, own.task, list(letters))
     other_rankings = others_of(own.task, user).order_by("?")
     context = {
@@ -65,13 +71,13 @@ def others(request: HttpRequest, slug: str, ranking_id: int) -> HttpResponse:
         "messages_of_prompt": conversation(own.task.prompt.messages),
         "responses": [
             {
-                "letter": letters[place.response_id],
-                "model": place.response.model_name if show_models else "",
-                "suggestion": scores.get(place.response_id),
-                "html": render_text(place.response.text),
-                "exact": exact(place.response.text),
+                "letter": letters[task_response.response_id],
+                "model": task_response.response.model_name if show_models else "",
+                "suggestion": scores.get(task_response.response_id),
+                "html": render_text(task_response.response.text),
+                "exact": exact(task_response.response.text),
             }
-            for place in places
+            for task_response in places
         ],
     }
     return render(request, "labeling/others.html", context)

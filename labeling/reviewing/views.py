@@ -310,18 +310,18 @@ def _refused(request: HttpRequest, project: Project, sheet: Sheet) -> HttpRespon
 
 
 def _accepted(
-    request: HttpRequest, project: Project, submission: recording.Submission, shown: str
+    request: HttpRequest, project: Project, submission: recording.Submission, shown_slot: str
 ) -> HttpResponse:
     """Return the result of a submission, and the next sheet that the page does not have yet.
 
-    `shown` is the slot that the page now shows, empty for none. `go` is a page to read before the
+    `shown_slot` is the slot that the page now shows, empty for none. `go` is a page to read before the
     next sheet.
     """
     if go := _to_read(project, submission.ranking):
         return JsonResponse({"go": go, "csrf": get_token(request)})
     reviewer, sheet = user_of(request), None
     confirm = unconfirmed(project=project, reviewer=reviewer) is not None
-    slot = None if confirm else _slot_for_next_sheet(project, reviewer, number(shown))
+    slot = None if confirm else _slot_for_next_sheet(project, reviewer, number(shown_slot))
     if slot is not None:
         sheet = _html(request, project, slot)
     return JsonResponse(
@@ -335,11 +335,13 @@ def _accepted(
     )
 
 
-def _slot_for_next_sheet(project: Project, reviewer: User, shown: int | None) -> Slot | None:
+def _slot_for_next_sheet(project: Project, reviewer: User, shown_slot: int | None) -> Slot | None:
     """Return the slot for the page's next sheet: the one ahead if the page has the current one."""
-    if shown is not None:
-        current, following = assignment.advance(project=project, reviewer=reviewer, shown=shown)
-        return following if current is not None and current.pk == shown else current
+    if shown_slot is not None:
+        current, following = assignment.advance(
+            project=project, reviewer=reviewer, shown_slot=shown_slot
+        )
+        return following if current is not None and current.pk == shown_slot else current
     slot = _current(project, reviewer)
     if slot is not None:
         slots.mark_shown(slot_id=slot.pk, reviewer=reviewer)

@@ -53,14 +53,14 @@ NO_PEER = "Nobody else's time was measured."
 class PairBiases:
     """Position and length biases, from pairs, the orders shown and the lengths of the responses.
 
-    `shown[n]` is the order that ranking n was shown, empty if unknown. `lengths` maps a response to its
+    `shown_orders[n]` is the order in which ranking n was shown, empty if unknown. `lengths` maps a response to its
     length. `cluster[t]` is the number of the cluster of task t.
     """
 
     def __init__(
         self,
         pairs: Pairs,
-        shown: Sequence[Sequence[int]],
+        shown_orders: Sequence[Sequence[int]],
         lengths: dict[int, int],
         cluster: np.ndarray,
     ) -> None:
@@ -69,7 +69,7 @@ class PairBiases:
         self.clusters = int(cluster.max(initial=-1)) + 1
         self.bootstrap = Bootstrap(self.clusters)
         self.won = (pairs.outcome.astype(float) + 1) / 2  # by the first of the pair
-        self.first_place, self.second_place = _places(pairs, shown)
+        self.first_place, self.second_place = _places(pairs, shown_orders)
         self.longer = _longer(pairs, lengths)[pairs.pair]
 
     def position(self, reviewer: int | None = None) -> Meter:
@@ -143,9 +143,9 @@ def _share(totals: np.ndarray) -> np.ndarray:
         return totals[:, 0] / np.where(totals[:, 1] == 0, np.nan, totals[:, 1])
 
 
-def _places(pairs: Pairs, shown: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def _places(pairs: Pairs, shown_orders: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions on the page of both responses of each judgment, −1 if unknown."""
-    positions = [{response: n for n, response in enumerate(order)} for order in shown]
+    positions = [{response: n for n, response in enumerate(order)} for order in shown_orders]
     places = np.full((2, len(pairs.pair)), -1, dtype=np.int64)
     first, second = pairs.first[pairs.pair].tolist(), pairs.second[pairs.pair].tolist()
     for row, (ranking, i, j) in enumerate(zip(pairs.ranking.tolist(), first, second, strict=True)):
@@ -213,10 +213,12 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
 # --- repeating the order shown --------------------------------------------------------------------
 
 
-def as_shown(tiers: Sequence[Sequence[Sequence[int]]], shown: Sequence[Sequence[int]]) -> Meter:
+def as_shown(
+    tiers: Sequence[Sequence[Sequence[int]]], shown_orders: Sequence[Sequence[int]]
+) -> Meter:
     """Return the share of rankings that repeat the order shown, minus that by chance (1/K!)."""
     same, expected = 0, 0.0
-    rankings = [(t, order) for t, order in zip(tiers, shown, strict=True) if order]
+    rankings = [(t, order) for t, order in zip(tiers, shown_orders, strict=True) if order]
     for own_tiers, order in rankings:
         same += [list(tier) for tier in own_tiers] == [[response] for response in order]
         expected += 1 / factorial(len(order))

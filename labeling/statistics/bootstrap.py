@@ -67,9 +67,9 @@ class Bootstrap:
 
 def numbered(keys: Iterable[Hashable]) -> tuple[np.ndarray, int]:
     """Return a number from 0 for each key, equal for equal keys, and the number of distinct keys."""
-    seen: dict[Hashable, int] = {}
-    numbers = [seen.setdefault(key, len(seen)) for key in keys]
-    return np.array(numbers, dtype=np.int64), len(seen)
+    number_of: dict[Hashable, int] = {}
+    numbers = [number_of.setdefault(key, len(number_of)) for key in keys]
+    return np.array(numbers, dtype=np.int64), len(number_of)
 
 
 def by_cluster(rows: np.ndarray, cluster: np.ndarray, clusters: int) -> np.ndarray:

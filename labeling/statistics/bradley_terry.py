@@ -116,12 +116,17 @@ def _most_compared(
     names, index, count = np.unique(
         np.r_[first, second].astype(str), return_inverse=True, return_counts=True
     )
-    kept = np.argsort(-count, kind="stable")[:MAX_MODELS]
+    most_compared = np.argsort(-count, kind="stable")[:MAX_MODELS]
     new_index = np.full(len(names), -1)
-    new_index[kept] = np.arange(len(kept))
+    new_index[most_compared] = np.arange(len(most_compared))
     sides = new_index[index]
-    left_out = len(names) - len(kept)
-    return [str(names[n]) for n in kept], sides[: len(first)], sides[len(first) :], left_out
+    left_out = len(names) - len(most_compared)
+    return (
+        [str(names[n]) for n in most_compared],
+        sides[: len(first)],
+        sides[len(first) :],
+        left_out,
+    )
 
 
 def _counts(

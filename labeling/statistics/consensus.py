@@ -235,9 +235,9 @@ def _likeliest(
         chosen[:, whole] = steps.begin[whole] + step
         value[:, whole] = reached[np.arange(len(gain)), step]
     for number in range(len(gain)):
-        tiers, left = [], full
-        while left:
-            step = chosen[number, left]
+        tiers, remaining = [], full
+        while remaining:
+            step = chosen[number, remaining]
             tiers.append([i for i in range(size) if steps.tier[step] >> i & 1])
-            left = int(steps.rest[step])
+            remaining = int(steps.rest[step])
         yield tiers, float(value[number, full])

@@ -1,7 +1,7 @@
 """Kendall's tau-b, a rank correlation with ties: 1 for the same order, −1 for the reverse.
 
 Kendall, "The treatment of ties in ranking problems" (Biometrika 33, 1945):
-tau-b = S / √(pairs untied in one · pairs untied in the other).
+tau-b = S / √(pairs untied in the first · pairs untied in the second).
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def tau_b(one: Sequence[float], two: Sequence[float]) -> float | None:
+def tau_b(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return tau-b of two variables, or None if one of them has only ties."""
-    first, second = np.triu_indices(len(one), k=1)
-    x, y = np.asarray(one, dtype=float), np.asarray(two, dtype=float)
-    by_one, by_two = np.sign(x[second] - x[first]), np.sign(y[second] - y[first])
-    tau = tau_of((by_one * by_two).sum(), (by_one != 0).sum(), (by_two != 0).sum())
+    i, j = np.triu_indices(len(first), k=1)
+    x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    first_signs, second_signs = np.sign(x[j] - x[i]), np.sign(y[j] - y[i])
+    tau = tau_of(
+        (first_signs * second_signs).sum(), (first_signs != 0).sum(), (second_signs != 0).sum()
+    )
     return float(tau) if np.isfinite(tau) else None
 
 
-def tau_of(score: np.ndarray, untied_one: np.ndarray, untied_two: np.ndarray) -> np.ndarray:
+def tau_of(score: np.ndarray, untied_first: np.ndarray, untied_second: np.ndarray) -> np.ndarray:
     """Return tau-b from concordant minus discordant pairs and untied pairs; NaN if undefined."""
-    product = np.asarray(untied_one, dtype=float) * untied_two
+    product = np.asarray(untied_first, dtype=float) * untied_second
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(score / np.sqrt(np.where(product == 0, np.nan, product)))

@@ -106,14 +106,14 @@ def _numbered(tasks: list[Any], reviewers: list[Any], columns: np.ndarray) -> Pa
 def index_pairs(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return all (i, j), i < j, with group[i] == group[j], for a sorted `group`.  → two (M,)"""
     starts, sizes = runs_of(group)
-    left, right = [], []
+    first, second = [], []
     for size in np.unique(sizes[sizes > 1]):
         i, j = np.triu_indices(size, k=1)
         begin = starts[sizes == size][:, None]
-        left.append((begin + i).ravel())
-        right.append((begin + j).ravel())
+        first.append((begin + i).ravel())
+        second.append((begin + j).ravel())
     nothing = np.zeros(0, dtype=np.int64)
-    return np.concatenate([nothing, *left]), np.concatenate([nothing, *right])
+    return np.concatenate([nothing, *first]), np.concatenate([nothing, *second])
 
 
 def runs_of(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -194,8 +194,8 @@ def _ramp(sizes: np.ndarray) -> np.ndarray:
 
 
 def _tasks_each(shared: _Judgments, reviewers: int) -> np.ndarray:
-    seen = np.unique(shared.reviewer * (shared.task.max() + 1) + shared.task)
-    return np.bincount(seen // (shared.task.max() + 1), minlength=reviewers)
+    reviewer_tasks = np.unique(shared.reviewer * (shared.task.max() + 1) + shared.task)
+    return np.bincount(reviewer_tasks // (shared.task.max() + 1), minlength=reviewers)
 
 
 # --- the estimates -------------------------------------------------------------------------------
@@ -397,13 +397,13 @@ def _information(
     by_truth = scores[rows.reviewer, :, rows.side]  # (n, truth, 3)
     chances = truths[rows.pair]
     spread = by_truth - np.einsum("nz,nzp->np", chances, by_truth)[:, None, :]
-    left, right = _with_itself(rows.pair)
+    first, second = _with_itself(rows.pair)
     missing = np.einsum(
-        "nz,nzp,nzq->npq", -weight[left, None] * chances[left], spread[left], spread[right]
+        "nz,nzp,nzq->npq", -weight[first, None] * chances[first], spread[first], spread[second]
     )
     return (
-        np.r_[everyone, rows.reviewer[left]],
-        np.r_[everyone, rows.reviewer[right]],
+        np.r_[everyone, rows.reviewer[first]],
+        np.r_[everyone, rows.reviewer[second]],
         np.concatenate([own, missing]),
     )
 
@@ -417,11 +417,11 @@ def _variability(rows: _Judgments, truths: np.ndarray, scores: np.ndarray) -> Bl
     present, at = np.unique(key, return_inverse=True)
     slopes = np.column_stack([np.bincount(at, expected[:, p], len(present)) for p in range(3)])
     task, reviewer = np.divmod(present, rows.reviewer.max() + 1)
-    left, right = _with_itself(task)
+    first, second = _with_itself(task)
     return (
-        reviewer[left],
-        reviewer[right],
-        slopes[left][:, :, None] * slopes[right][:, None, :],
+        reviewer[first],
+        reviewer[second],
+        slopes[first][:, :, None] * slopes[second][:, None, :],
     )
 
 
@@ -433,18 +433,18 @@ def _with_itself(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _dense(blocks: Blocks, reviewers: int) -> np.ndarray:
-    left, right, values = blocks
+    first, second, values = blocks
     size = 3 * reviewers
-    rows = (left[:, None] * 3 + np.arange(3))[:, :, None]
-    columns = (right[:, None] * 3 + np.arange(3))[:, None, :]
+    rows = (first[:, None] * 3 + np.arange(3))[:, :, None]
+    columns = (second[:, None] * 3 + np.arange(3))[:, None, :]
     code = (rows * size + columns).ravel()
     return np.bincount(code, values.ravel(), size * size).reshape(size, size)
 
 
 def _diagonal(blocks: Blocks, reviewers: int) -> np.ndarray:
-    left, right, values = blocks
-    own = left == right
-    code = (left[own][:, None] * 9 + np.arange(9)).ravel()
+    first, second, values = blocks
+    own = first == second
+    code = (first[own][:, None] * 9 + np.arange(9)).ravel()
     return np.bincount(code, values[own].ravel(), reviewers * 9).reshape(reviewers, 3, 3)
 
 

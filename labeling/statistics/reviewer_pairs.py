@@ -78,19 +78,19 @@ def reviewer_pairs(pairs: Pairs) -> ReviewerPairs:
 
     The cost is linear in the number of pairs of responses times the pairs of reviewers of each.
     """
-    left, right = index_pairs(pairs.pair)
-    judged = np.bincount(pairs.pair, minlength=len(pairs))[pairs.pair[left]]
-    task = pairs.task[pairs.pair[left]]
+    first, second = index_pairs(pairs.pair)
+    judged = np.bincount(pairs.pair, minlength=len(pairs))[pairs.pair[first]]
+    task = pairs.task[pairs.pair[first]]
     rankings = int(pairs.ranking.max(initial=0)) + 1
-    key = pairs.ranking[left] * rankings + pairs.ranking[right]
+    key = pairs.ranking[first] * rankings + pairs.ranking[second]
     _, at, number = np.unique(key, return_index=True, return_inverse=True)
-    cell = (pairs.outcome[left].astype(np.int64) + 1) * 3 + pairs.outcome[right] + 1
+    cell = (pairs.outcome[first].astype(np.int64) + 1) * 3 + pairs.outcome[second] + 1
     code, size = number * 9 + cell, len(at) * 9
     return ReviewerPairs(
         task=task[at],
-        first=pairs.reviewer[left][at],
-        second=pairs.reviewer[right][at],
-        rankings=np.column_stack([pairs.ranking[left][at], pairs.ranking[right][at]]),
+        first=pairs.reviewer[first][at],
+        second=pairs.reviewer[second][at],
+        rankings=np.column_stack([pairs.ranking[first][at], pairs.ranking[second][at]]),
         table=np.bincount(code, minlength=size).reshape(-1, 3, 3),
         shares=np.bincount(code, 1 / np.maximum(judged - 1, 1), size).reshape(-1, 3, 3),
     )

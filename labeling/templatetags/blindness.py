@@ -17,13 +17,13 @@ def shown_to_all(context: dict[str, Any], project: Project, sheet: Sheet) -> dic
 
     Runs no query when the project shows neither.
     """
-    user, shown = context["user"], sheet.shown_order
-    letters = letters_of(shown)
+    user, order = context["user"], sheet.shown_order
+    letters = letters_of(order)
     models: list[tuple[str, str]] = []
     rankings: list[dict[str, Any]] = []
     if may_see_models(user, project, sheet.task, judging=True):
-        names = dict(Response.objects.filter(pk__in=shown).values_list("pk", "model_name"))
-        models = [(letters[response], names[response]) for response in shown]
+        names = dict(Response.objects.filter(pk__in=order).values_list("pk", "model_name"))
+        models = [(letters[response], names[response]) for response in order]
     if may_see_others(user, project, sheet.task, judging=True):
         lettering = Lettering.of(sheet.task, letters)
         rankings = [

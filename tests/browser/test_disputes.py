@@ -128,7 +128,7 @@ def test_a_dispute_is_settled_without_scripts(visit, world, disputed):
     assert Adjudication.objects.get(task=task).cause == "mistake"
 
 
-def test_it_has_no_serious_fault_of_accessibility_and_fits_a_phone(visit, world, disputed):
+def test_the_page_is_accessible_and_fits_a_phone(visit, world, disputed):
     lead = make_lead(world)
     base = f"/p/{world.project.slug}/"
     publish(world.project, "Be kind. Name no day that cannot be kept.")

@@ -62,7 +62,7 @@ def test_a_reviewer_qualifies_and_continues_with_real_tasks(visit, world):
     assert Slot.objects.get(pk=slot_shown(page)).task.kind == "ranking"
 
 
-def test_a_reviewer_who_fails_reads_what_to_do(visit, world):
+def test_a_reviewer_who_fails_is_told_the_next_step(visit, world):
     set_policy(world, qualification_percent=100)
     add_gold(world, "qualification")
     world.add_task()

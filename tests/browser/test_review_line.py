@@ -25,7 +25,7 @@ def test_a_line_drawn_when_all_are_placed_makes_the_last_one_unacceptable(visit,
     assert sent(page, world, 1).cut == 3
 
 
-def test_a_line_below_everything_means_that_nothing_is_unacceptable(visit, world):
+def test_a_line_below_all_responses_accepts_them_all(visit, world):
     world.add_task()
     page = visit(world.review, world.reviewer)
     press(page, "a", "b", "c", "d", "-", "ArrowRight")

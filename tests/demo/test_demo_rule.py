@@ -147,7 +147,7 @@ def test_the_matter_of_every_letter_is_recognised():
         assert marks["hears"] == marks["step"] == marks["tone"] == marks["honesty"] == 1, letter
 
 
-def test_the_weights_are_those_of_the_guideline():
+def test_the_weights_match_the_guideline():
     text = rule.GUIDELINE.read_text()
     for criterion in rule.CRITERIA:
         share = f" ({criterion.points * 10:.0f} %)." if criterion.points > 0 else "."

@@ -79,7 +79,7 @@ def test_a_prompt_that_a_side_was_trained_on_is_left_out_and_counted(candidate, 
     assert found["seen_in_training"] == len(ids(other, "test") & ids(snapshot, "train")) > 0
 
 
-def test_nothing_held_out_is_refused(candidate):
+def test_an_evaluation_without_held_out_prompts_is_refused(candidate):
     unsplit = make_snapshot(candidate.project, prompts=1, test_fraction=0.0)
     run, run_dir = run_of(candidate, snapshot=unsplit.pk)
     with pytest.raises(CannotRun, match="has no held-out prompt"):

@@ -296,7 +296,7 @@ def test_pages_show_the_folder_of_a_base_and_not_its_stored_form(client, people,
         ("evaluate", ["No adapters yet: fine-tune a model first"]),
     ],
 )
-def test_a_launch_form_with_nothing_to_choose_says_what_to_create_first(
+def test_a_launch_form_without_choices_explains_what_to_create_first(
     client, people, kind, sentences
 ):
     client.force_login(people["trainer"])

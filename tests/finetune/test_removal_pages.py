@@ -69,7 +69,7 @@ def test_an_administrator_erases_after_typing_the_word(kind, project, task, admi
     assert AuditEntry.objects.get(action=f"{kind} erased").user == admin
 
 
-def test_nobody_else_erases_or_deletes(project, task, lead):
+def test_only_administrators_erase_or_delete(project, task, lead):
     person = task.rankings.get().reviewer
     urls = [
         erase_url(project, "prompt", task.prompt_id),
@@ -86,7 +86,7 @@ def test_nobody_else_erases_or_deletes(project, task, lead):
     assert Prompt.objects.get(pk=task.prompt_id).erased_at is None
 
 
-def test_what_belongs_to_another_project_is_not_found(project, task, admin):
+def test_content_of_another_project_is_not_found(project, task, admin):
     client, other = signed_in(admin), make_guided_project()
     assert client.post(erase_url(other, "prompt", task.prompt_id)).status_code == 404
     assert client.post(erase_url(project, "task", task.pk)).status_code == 404
@@ -119,7 +119,7 @@ def test_the_command_shows_first_and_erases_on_request(task, admin):
     assert not task.rankings.get().reviewer.is_active
 
 
-def test_the_command_refuses_what_the_page_refuses(task, lead):
+def test_the_command_and_the_page_refuse_the_same_requests(task, lead):
     for arguments in (
         ("--prompt", str(task.prompt_id), "--by", lead.username),
         ("--prompt", "0", "--by", lead.username),

@@ -66,7 +66,7 @@ def test_the_migration_finds_the_project_of_earlier_runs_by_their_inputs(project
     assert run.project_id == project.pk
 
 
-def test_the_migration_trusts_what_a_run_made_over_its_inputs(project):
+def test_the_migration_prefers_the_output_of_a_run_to_its_inputs(project):
     snapshot = make_snapshot(project, prompts=2)
     adapter = make_adapter(make_base(project), snapshot)
     made = [adapter.run, make_reward_model(snapshot).run, make_evaluation(adapter).run]

@@ -224,7 +224,7 @@ def test_a_response_without_an_end_is_marked(model, tmp_path):
     assert results(run_dir)[-1]["truncated"] == pytest.approx(share, abs=1e-4)
 
 
-def test_prompts_that_are_too_long_are_left_out_and_said(model, tmp_path):
+def test_prompts_that_are_too_long_are_left_out_and_reported(model, tmp_path):
     """Check a model with 512 positions and a response of 12 tokens."""
     given = [Prompt("fits", user("x" * 490)), Prompt("long", user("x" * 600))]
     run_dir = sampling_run(tmp_path, "generate", given, model=str(model))
@@ -235,21 +235,21 @@ def test_prompts_that_are_too_long_are_left_out_and_said(model, tmp_path):
     assert "long" in messages(run_dir, "warning")[0]
 
 
-def test_a_limit_on_prompts_is_kept(model, tmp_path):
+def test_the_maximum_number_of_prompts_is_respected(model, tmp_path):
     given = [Prompt("fits", user("x" * 5)), Prompt("long", user("x" * 50))]
     run_dir = sampling_run(tmp_path, "generate", given, model=str(model), max_prompt_tokens=20)
     generate(run_dir, StopSignal())
     assert {r["prompt_id"] for r in rows_of(run_dir)} == {"fits"}
 
 
-def test_nothing_to_sample_is_refused(model, tmp_path):
+def test_a_run_without_prompts_is_refused(model, tmp_path):
     run_dir = sampling_run(tmp_path, "generate", [Prompt("a", user("x" * 900))], model=str(model))
     with pytest.raises(RecipeError, match="Nothing to sample"):
         generate(run_dir, StopSignal())
     assert not run_dir.output.exists()
 
 
-def test_a_model_that_is_not_there_is_said(tmp_path):
+def test_a_missing_model_is_reported(tmp_path):
     run_dir = sampling_run(tmp_path, "generate", prompts(1), model=str(tmp_path / "none"))
     with pytest.raises(RecipeError, match="does not exist"):
         generate(run_dir, StopSignal())
@@ -291,7 +291,7 @@ def test_a_run_that_was_asked_to_stop_keeps_its_finished_batches(model, tmp_path
     assert len(rows_of(run_dir)) == 16
 
 
-def test_the_program_says_what_is_wrong_and_exits_with_1(tmp_path, monkeypatch, capsys):
+def test_the_program_explains_an_error_and_exits_with_1(tmp_path, monkeypatch, capsys):
     run_dir = sampling_run(tmp_path, "generate", prompts(1), model="x", temperature=-1)
     monkeypatch.setattr(sys, "argv", ["generate", str(tmp_path)])
     monkeypatch.setattr(StopSignal, "listen", lambda self: None)
@@ -334,7 +334,7 @@ def test_without_a_chat_template_a_response_ends_where_the_next_turn_begins():
     assert form.response_text(ids) == "Hello."
 
 
-def test_what_a_template_writes_after_the_end_is_not_learned():
+def test_template_text_after_the_end_token_is_not_learned():
     tokenizer = make_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|end|>\n")
     _, (response,) = PolicyChat(tokenizer).encode(CHAT, ["Hello."])

@@ -18,7 +18,7 @@ def test_few_prompts_get_wilsons_interval():
     assert found["interval"] == pytest.approx([0.3006, 0.9544], abs=2e-4)
 
 
-def test_winning_everything_is_not_certainty():
+def test_a_perfect_win_rate_has_an_interval():
     """Wilson with 100 of 100: low = 100 / (100 + 1.96²) = 0.9630."""
     found = win_rate([(n, 1.0) for n in range(100)])
     assert found["interval"] == pytest.approx([0.9630, 1.0], abs=1e-4)
@@ -44,7 +44,7 @@ def test_prompts_with_more_answers_count_for_more():
     assert win_rate([("a", 1.0), ("a", 1.0), ("a", 1.0), ("b", 0.0)])["value"] == 0.75
 
 
-def test_nothing_to_compare_is_said():
+def test_a_comparison_without_prompts_is_explained():
     found = win_rate([])
     assert found["value"] is None
     assert found["interval"] is None

@@ -69,7 +69,7 @@ def test_a_snapshot_leaves_out_a_withdrawn_response_and_keeps_the_rest(project, 
     assert snapshot.counts["used"] == 2 and snapshot.counts["left_out"] == {}
 
 
-def test_what_is_restored_gives_the_snapshot_it_gave_before(project, task, other):
+def test_a_snapshot_after_restoring_equals_the_one_before_withdrawing(project, task, other):
     before = freeze(project=project, filter=ALL, by=None)
     withdrawing.withdraw(content=other.prompt, by=None)
     withdrawing.restore(content=other.prompt, by=None)
@@ -77,7 +77,7 @@ def test_what_is_restored_gives_the_snapshot_it_gave_before(project, task, other
 
 
 @pytest.mark.parametrize("form", ["kwise", "full", "pairs"])
-def test_exports_leave_out_what_is_withdrawn(form, project, task, other):
+def test_exports_leave_out_withdrawn_content(form, project, task, other):
     withdrawing.withdraw(content=other.prompt, by=None)
     withdrawing.withdraw(content=task.responses.get(text="fair"), by=None)
     rows = [
@@ -88,7 +88,7 @@ def test_exports_leave_out_what_is_withdrawn(form, project, task, other):
     assert "secret" not in text and "Withdrawn?" not in text and "fair" not in text
 
 
-def test_a_full_export_counts_what_it_leaves_out(project, task, other):
+def test_a_full_export_counts_omissions(project, task, other):
     withdrawing.withdraw(content=other.prompt, by=None)
     counts = Export(project=project, form="full").count()
     assert counts["prompts"] == 1 and counts["prompts_withdrawn"] == 1

@@ -53,7 +53,7 @@ def examined(*options: str) -> tuple[str, int]:
     return out.getvalue(), 0
 
 
-def test_an_installation_without_problems_is_reported_as_such(world):
+def test_an_installation_without_problems_is_reported(world):
     assert examined() == ("Nothing is missing or altered.\n", 0)
 
 

@@ -38,7 +38,7 @@ def test_no_script_opts_out_of_the_check(path: Path) -> None:
     assert OPT_OUTS.findall(path.read_text()) == []
 
 
-def test_the_types_of_uplot_are_those_of_the_vendored_version() -> None:
+def test_the_types_of_uplot_match_the_vendored_version() -> None:
     readme = (BASE_DIR / "static/vendor/uplot/README.md").read_text()
     assert readme.startswith(f"uPlot {PACKAGES['node_modules/uplot']['version']},")
 

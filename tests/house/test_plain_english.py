@@ -29,7 +29,7 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
 
 
 def test_names_are_nouns_rather_than_participles() -> None:
-    assert len(participles(list(CODE))) <= 150
+    assert len(participles(list(CODE))) <= 25
 
 
 def test_each_pattern_finds_its_example(tmp_path, monkeypatch) -> None:

@@ -62,7 +62,7 @@ def page_of(user: User, name: str, *args) -> str:
 
 @pytest.mark.parametrize("policy", Project.Sees.values)
 @pytest.mark.parametrize("field", FIELDS)
-def test_each_kind_of_viewer_sees_what_the_policy_allows(field, policy):
+def test_each_role_sees_only_values_that_the_policy_allows(field, policy):
     world = World(**{field: policy})
     seeing = {
         face for face in FACES if FIELDS[field](world.people[face], world.project, world.task)
@@ -114,7 +114,7 @@ def test_an_undone_ranking_does_not_count_as_ranked():
         ({"sees_models": "always", "sees_others": "always"}, True, True),
     ],
 )
-def test_a_reviewer_sees_after_ranking_what_the_policy_shows(policy, models, others):
+def test_after_ranking_a_reviewer_sees_the_values_that_the_policy_allows(policy, models, others):
     world = World(**policy)
     slug, reviewer = world.project.slug, world.own.reviewer
     history = page_of(reviewer, "review-history", slug)

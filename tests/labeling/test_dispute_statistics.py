@@ -134,7 +134,7 @@ def test_the_gain_of_reversing_a_camp_matches_an_example_by_hand():
     assert gain_of_reversing(taus) == pytest.approx([4 / 3, 0])
 
 
-def test_the_simulated_rate_of_disagreement_is_that_of_the_correlation():
+def test_the_simulated_rate_of_disagreement_matches_the_correlation():
     distances, gains = simulated(4, 3, 10)  # ρ = 0.5: arccos(0.5)/π = ⅓
     assert distances.mean() == pytest.approx(1 / 3, abs=0.005)
     assert (np.diff(distances) >= 0).all() and gains.min() == pytest.approx(0, abs=1e-5)

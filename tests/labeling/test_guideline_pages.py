@@ -134,7 +134,7 @@ def test_a_draft_saved_by_another_lead_is_not_overwritten_silently(lead_client, 
     answer = lead_client.post(address(project, "edit"), form(seen, "Mine."))
     assert answer.status_code == 422
     page = answer.content.decode()
-    assert "Somebody else saved this draft" in page and "Mine." in page
+    assert "Someone else saved this draft" in page and "Mine." in page
     assert GuidelineVersion.objects.get().text == "Theirs."
     lead_client.post(address(project, "edit"), form(answer.context["seen"], "Mine."))
     assert GuidelineVersion.objects.get().text == "Mine."

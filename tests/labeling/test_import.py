@@ -311,13 +311,13 @@ def changed(**fields):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (changed(respones=[]), "a line has respones; it may have"),
+        (changed(respones=[]), "a line has unknown keys: respones. Known keys:"),
         (changed(messages=[]), '"messages" must be a list'),
         (changed(messages=[{"role": "user"}]), "a user message in .messages. has no text"),
         (changed(messages=[{"role": "boss", "content": "x"}]), "a role in .messages. is one of"),
         (changed(messages=[*ASK, {"role": "assistant", "content": "x"}]), "nothing to answer"),
-        (changed(responses=[{"text": "So."}]), "at least two are needed"),
-        (changed(responses=[{"text": str(n)} for n in range(10)]), "at most 9"),
+        (changed(responses=[{"text": "So."}]), "a task has 2 to 9 responses; this one has 1"),
+        (changed(responses=[{"text": str(n)} for n in range(10)]), "this one has 10"),
         (changed(responses=[{"text": "So."}] * 2), "same text by the same model"),
         (changed(responses=[{"text": "a", "id": 1}, {"text": "b", "id": 1}]), "the same id"),
         (changed(rankings=[{"tiers": [[0], [1]]}]), '"reviewer"'),
@@ -452,7 +452,7 @@ def test_a_dry_run_writes_nothing(save):
     assert "nothing was saved" in out and rows() == before
 
 
-def test_the_commands_errors_say_what_to_do(save, tmp_path, project):
+def test_the_errors_of_the_command_explain_what_to_do(save, tmp_path, project):
     path = save([OWN])
     with pytest.raises(CommandError, match="--create-project"):
         run(path, "--project", "nowhere")

@@ -68,7 +68,7 @@ def test_the_preview_and_the_import_give_the_same_account(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_dry_run_of_the_command_prints_what_the_import_prints(tmp_path, name):
+def test_a_dry_run_prints_the_same_report_as_the_import(tmp_path, name):
     project = make_project()
     (path := tmp_path / "a.jsonl").write_bytes(encoded(FILES[name], "a.jsonl"))
     dry, real = (_printed(path, project, *more) for more in (["--dry-run"], []))

@@ -130,7 +130,7 @@ def test_only_leads_of_the_project_undo_an_import(project):
     assert signed_in(make_user(Role.TRAINER)).post(url, {"undo": "1"}).status_code == 302
 
 
-def test_the_command_undoes_what_the_command_imported(project, tmp_path):
+def test_the_command_undoes_its_own_import(project, tmp_path):
     (path := tmp_path / "a.jsonl").write_text(line(**RANKED))
     said = run(path, "--project", project.slug)
     number = FileImport.objects.get().pk

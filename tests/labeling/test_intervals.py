@@ -17,7 +17,7 @@ def test_independent_clusters_of_one_give_wilsons_interval():
     assert ShareSums.of(rows).interval == pytest.approx(wilson(0.75, 39), abs=1e-9)
 
 
-def test_neither_the_order_nor_empty_clusters_change_anything():
+def test_order_and_empty_clusters_have_no_effect():
     rows = [(float(n % 4), 4.0) for n in range(50)]
     assert ShareSums.of(rows[::-1]).interval == ShareSums.of([*rows, (0.0, 0.0)]).interval
 

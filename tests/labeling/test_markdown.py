@@ -84,7 +84,7 @@ def test_no_visible_character_is_lost(source):
         ("- " * 80 + "deep", "deep"),
     ],
 )  # fmt: skip
-def test_what_markdown_hides_in_attributes_is_shown(source, shown):
+def test_text_in_markdown_attributes_is_shown(source, shown):
     assert shown in squeezed(seen(render(source)))
 
 

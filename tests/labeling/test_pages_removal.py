@@ -187,7 +187,7 @@ def test_tasks_can_be_filtered(project, lead):
     assert len(listed(client, project, "")) == len(listed(client, project, "nonsense")) == 6
 
 
-def test_a_filter_without_results_says_so_and_links_back(project, lead, task):
+def test_a_filter_without_results_is_explained_and_links_back(project, lead, task):
     address = reverse("project-data", args=[project.slug])
     page = signed_in(lead).get(address, {"show": "held"}).content.decode()
     assert "No held tasks" in page and "Show all tasks" in page

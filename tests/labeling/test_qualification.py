@@ -177,7 +177,7 @@ def test_two_tabs_begin_and_end_one_attempt(project, reviewer):
 
 
 @pytest.mark.parametrize("purpose", ["training", "qualification"])
-def test_there_is_no_way_back_once_it_was_shown_or_counted(purpose):
+def test_an_answer_that_was_shown_or_counted_cannot_be_undone(purpose):
     project = make_project(qualification_percent=50)
     one, reviewer = make_gold(project, purpose), make_member(project)
     ranking = answer(slots.lease_new_slot(task=one.task, reviewer=reviewer), reviewer, right=False)

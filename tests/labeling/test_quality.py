@@ -372,7 +372,7 @@ def said(*args: str) -> str:
     return out.getvalue()
 
 
-def test_the_command_reports_what_the_page_shows(project):
+def test_the_command_and_the_page_report_the_same_figures(project):
     people = store(simulate(2, kinds=[HONEST] * 4, tasks=25), project)
     found = json.loads(said("--project", project.slug, "--json"))
     shown = measures.quality_of(project)

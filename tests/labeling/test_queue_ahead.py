@@ -154,11 +154,11 @@ def test_advancing_promotes_shows_and_leases_ahead_in_one_statement(project, rev
     current, ahead = both(project, reviewer)
     rank(current, reviewer)
     with CaptureQueriesContext(connection) as queries:
-        now, following = queue.advance(project=project, reviewer=reviewer, shown=ahead.pk)
+        now, following = queue.advance(project=project, reviewer=reviewer, shown_slot=ahead.pk)
     assert len([q for q in queries if "SAVEPOINT" not in q["sql"]]) == 1
     assert (now.pk, now.ahead) == (ahead.pk, False) and now.shown_at is not None
     assert following.ahead and following.shown_at is None
-    again, same = queue.advance(project=project, reviewer=reviewer, shown=following.pk)
+    again, same = queue.advance(project=project, reviewer=reviewer, shown_slot=following.pk)
     assert (again.pk, again.shown_at, same.pk) == (now.pk, now.shown_at, following.pk)
     assert same.shown_at is None
 
@@ -166,17 +166,17 @@ def test_advancing_promotes_shows_and_leases_ahead_in_one_statement(project, rev
 def test_advancing_with_another_open_task_shows_nothing(project, reviewer):
     make_task(project), make_task(project), make_task(project)
     current, ahead = both(project, reviewer)
-    now, following = queue.advance(project=project, reviewer=reviewer, shown=ahead.pk)
+    now, following = queue.advance(project=project, reviewer=reviewer, shown_slot=ahead.pk)
     assert (now.pk, following.pk) == (current.pk, ahead.pk)
     assert not Slot.objects.exclude(shown_at=None).exists()
 
 
 def test_advancing_without_leases_leases_both(project, reviewer):
-    assert queue.advance(project=project, reviewer=reviewer, shown=0) == (None, None)
+    assert queue.advance(project=project, reviewer=reviewer, shown_slot=0) == (None, None)
     make_task(project)
-    assert queue.advance(project=project, reviewer=reviewer, shown=0)[1] is None
+    assert queue.advance(project=project, reviewer=reviewer, shown_slot=0)[1] is None
     make_task(project)
-    current, ahead = queue.advance(project=project, reviewer=reviewer, shown=0)
+    current, ahead = queue.advance(project=project, reviewer=reviewer, shown_slot=0)
     assert not current.ahead and ahead.ahead
 
 

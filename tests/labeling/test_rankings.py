@@ -138,7 +138,7 @@ def test_a_pair_may_have_a_strength(project, reviewer):
 
 
 @pytest.mark.parametrize(("said", "kept"), [(-5, 0), (math.nan, 0), (math.inf, 0), (1e9, 86400)])
-def test_a_wrong_clock_costs_no_ranking(slot, reviewer, said, kept):
+def test_a_ranking_with_an_impossible_time_is_stored_without_it(slot, reviewer, said, kept):
     assert submit(slot, reviewer, active_seconds=said).ranking.active_seconds == kept
 
 
@@ -161,7 +161,7 @@ def test_a_missing_slot_is_reported(reviewer):
 # --- twice ---------------------------------------------------------------------------------------
 
 
-def test_the_same_key_twice_is_one_ranking(slot, reviewer):
+def test_submitting_the_same_key_twice_stores_one_ranking(slot, reviewer):
     same = key()
     first = submit(slot, reviewer, idempotency_key=same)
     second = submit(slot, reviewer, idempotency_key=same)
@@ -169,13 +169,13 @@ def test_the_same_key_twice_is_one_ranking(slot, reviewer):
     assert Ranking.objects.count() == 1
 
 
-def test_the_same_answer_from_a_second_tab_is_one_ranking(slot, reviewer):
+def test_the_same_answer_from_a_second_tab_is_stored_once(slot, reviewer):
     submit(slot, reviewer, active_seconds=3)
     assert submit(slot, reviewer, active_seconds=9).duplicate
     assert Ranking.objects.count() == 1
 
 
-def test_another_answer_from_a_second_tab_supersedes(slot, task, reviewer):
+def test_a_different_answer_from_a_second_tab_supersedes_the_first(slot, task, reviewer):
     first = submit(slot, reviewer).ranking
     second = submit(slot, reviewer, tiers=[ids(task)]).ranking
     first.refresh_from_db()
@@ -253,7 +253,7 @@ def test_an_answer_to_the_old_slot_fills_the_one_held_now():
     assert new.pk != old.pk and new.ranking == made.ranking and not made.extra
 
 
-def test_an_extra_ranking_keeps_its_reviewer_from_the_task(project, slot, reviewer):
+def test_the_reviewer_of_an_extra_ranking_does_not_get_the_task_again(project, slot, reviewer):
     lapse(slot)
     taken = slots.claim(project=project, reviewer=make_member(project))
     submit(slot, reviewer)
@@ -261,7 +261,7 @@ def test_an_extra_ranking_keeps_its_reviewer_from_the_task(project, slot, review
     assert slots.claim(project=project, reviewer=reviewer) is None
 
 
-def test_a_stranger_cannot_answer_a_free_slot(project, task):
+def test_only_its_former_reviewer_can_answer_a_free_slot(project, task):
     stranger = make_member(make_project())
     with pytest.raises(InvalidRanking, match="no longer a member"):
         submit(task.slots.get(), stranger)
@@ -364,7 +364,7 @@ def test_a_second_recorded_ranking_by_one_reviewer_is_refused(task, reviewer):
 
 def test_a_partial_ranking_must_be_declared_as_such(task, reviewer):
     some = one_each(task)[:2]
-    with pytest.raises(InvalidRanking, match="place"):
+    with pytest.raises(InvalidRanking, match="are not ranked yet"):
         recording.record(task=task, reviewer=reviewer, source="import", content=Content(some))
     made, _ = recording.record(
         task=task, reviewer=reviewer, source="import", content=Content(some), partial=True
@@ -386,7 +386,7 @@ def test_a_partial_ranking_must_be_declared_as_such(task, reviewer):
 def test_a_tie_is_refused_in_projects_without_ties(project, slot, task, reviewer):
     Project.objects.update(allow_ties=False)
     a, b, c = ids(task)
-    with pytest.raises(InvalidRanking, match="without ties"):
+    with pytest.raises(InvalidRanking, match="does not allow ties"):
         submit(slot, reviewer, tiers=[[a], [b, c]])
     assert submit(slot, reviewer).ranking.tiers == one_each(task)
 
@@ -403,7 +403,7 @@ def test_unplaced_responses_are_accepted_only_where_allowed(slot, task, reviewer
 
 def test_the_rationale_must_have_the_projects_minimum_length(slot, reviewer):
     Project.objects.update(min_rationale=5)
-    with pytest.raises(InvalidRanking, match="at least 5 characters; so far there are 4"):
+    with pytest.raises(InvalidRanking, match="at least 5 characters; it has 4"):
         submit(slot, reviewer, rationale="  kind  ")
     assert submit(slot, reviewer, rationale="kinder").ranking.rationale == "kinder"
 

@@ -142,11 +142,11 @@ def test_a_project_without_an_earlier_version_has_nothing_to_compare():
 def test_the_page_compares_agreement_and_consensus_before_and_after(world):
     sample = world.draw()
     nothing = comparison(sample)
-    assert (nothing.tasks, nothing.finished, nothing.made, nothing.wanted) == (2, 0, 0, 4)
+    assert (nothing.tasks, nothing.finished, nothing.completed, nothing.requested) == (2, 0, 0, 4)
     assert nothing.moved.value is None
     world.rank_copies(sample)
     found = comparison(sample)
-    assert (found.finished, found.made) == (2, 4)
+    assert (found.finished, found.completed) == (2, 4)
     assert (found.before.value, found.after.value) == (0, 1)
     assert found.gained.value == 1
     assert found.by_chance.value == 1  # both before were the reverse of each other
@@ -172,7 +172,7 @@ def test_rankings_under_other_versions_are_excluded(world):
     for one in sample.tasks.select_related("copy__project"):
         for reviewer in world.people:
             rank(one.copy, reviewer)
-    assert comparison(sample).made == 0
+    assert comparison(sample).completed == 0
 
 
 def test_the_interval_narrows_with_more_tasks():
@@ -249,7 +249,7 @@ def test_the_command_draws_a_sample_and_prints_results(world):
     assert json.loads(command(world, "--json"))["how far the consensus moved"][0] == 0.5
 
 
-def test_the_command_says_what_is_wrong(world):
+def test_the_command_explains_errors(world):
     with pytest.raises(CommandError, match="version 9"):
         command(world, "--size", "2", "--before", "9")
     with pytest.raises(CommandError, match="no project 'nowhere'"):

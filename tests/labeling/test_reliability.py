@@ -226,7 +226,7 @@ def test_the_result_does_not_depend_on_the_order_of_rankings_and_ids():
         assert again[person].error == pytest.approx(found[person].error, rel=1e-2)
 
 
-def test_errors_of_hundreds_of_reviewers_are_close_to_those_of_all_together(monkeypatch):
+def test_standard_errors_for_many_reviewers_are_close_to_joint_estimates(monkeypatch):
     made = simulate(2, kinds=KINDS, tasks=600, overlap=3)
     together = fit(made.judgments)
     monkeypatch.setattr(reliability, "MAX_JOINT_REVIEWERS", 10)

@@ -36,7 +36,7 @@ def rank_all(project: Project, reviewer) -> None:
 # --- the empty queue -----------------------------------------------------------------------------
 
 
-def test_the_empty_queue_says_that_tasks_wait_for_reviewers_who_do_not_exist():
+def test_the_empty_queue_reports_too_few_reviewers():
     project = make_project(rankings_per_task=3)
     for _ in range(4):
         make_task(project)
@@ -49,7 +49,7 @@ def test_the_empty_queue_says_that_tasks_wait_for_reviewers_who_do_not_exist():
     assert "Every task" not in html
 
 
-def test_the_empty_queue_does_not_warn_of_too_few_reviewers_if_there_are_enough():
+def test_the_empty_queue_has_no_warning_if_there_are_enough_reviewers():
     project = make_project(rankings_per_task=2)
     make_task(project)
     ada = make_member(project)
@@ -59,7 +59,7 @@ def test_the_empty_queue_does_not_warn_of_too_few_reviewers_if_there_are_enough(
     assert "1 task waits for another reviewer" in html and "too few" not in html
 
 
-def test_the_empty_queue_counts_what_others_have_reserved_and_what_is_held_back():
+def test_the_empty_queue_counts_reserved_and_held_tasks():
     project = make_project(rankings_per_task=1)
     make_task(project)
     make_task(project, held=True)
@@ -71,7 +71,7 @@ def test_the_empty_queue_counts_what_others_have_reserved_and_what_is_held_back(
     assert "Every task" not in html
 
 
-def test_the_empty_queue_says_that_every_task_is_ranked_only_where_it_is():
+def test_the_empty_queue_says_that_every_task_is_ranked_only_if_true():
     project = make_project(rankings_per_task=1)
     ada = make_member(project)
     assert "The project has no tasks yet." in page_of(project, ada)
@@ -83,7 +83,7 @@ def test_the_empty_queue_says_that_every_task_is_ranked_only_where_it_is():
 # --- what leads are warned of ---------------------------------------------------------------------
 
 
-def test_a_lead_is_warned_when_tasks_want_more_rankings_than_there_are_people():
+def test_leads_are_warned_if_tasks_need_more_rankings_than_there_are_reviewers():
     project = make_project(rankings_per_task=4)
     make_task(project)
     make_task(project, rankings_wanted=1)
@@ -105,7 +105,7 @@ def test_a_reviewer_is_not_shown_the_warning_for_leads():
     assert "can still give" not in page_of(project, make_member(project), "project")
 
 
-def test_who_skipped_ranked_left_or_failed_can_give_no_ranking():
+def test_reviewers_who_skipped_ranked_left_or_failed_do_not_count():
     project = make_project(rankings_per_task=2)
     task = make_task(project)
     ada, bo, cy = (make_member(project) for _ in range(3))
@@ -135,7 +135,7 @@ def test_who_skipped_ranked_left_or_failed_can_give_no_ranking():
     assert task.slots.filter(ranking=None).count() == 1
 
 
-def test_someone_who_left_the_project_does_not_count_twice():
+def test_a_former_member_is_not_counted_twice():
     project = make_project(rankings_per_task=2)
     make_task(project)
     ada = make_member(project)
@@ -175,7 +175,7 @@ def test_typing_in_a_second_tab_says_that_the_task_was_skipped_in_the_first(desk
     assert (refused.status_code, refused.json()) == (409, {"reason": "skipped"})
 
 
-def test_a_reservation_that_ran_out_is_called_that(desk, slot):
+def test_an_expired_reservation_is_explained(desk, slot):
     Slot.objects.filter(pk=slot.pk).update(
         reviewer=desk.other, shown_order=slot.shown_order, draft=None, draft_by=None
     )

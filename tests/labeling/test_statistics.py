@@ -26,18 +26,18 @@ KRIPPENDORFF = [
 @pytest.mark.parametrize(
     ("metric", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)]
 )
-def test_alpha_is_that_of_krippendorffs_example(metric, published):
+def test_alpha_equals_krippendorffs_example(metric, published):
     assert alpha(KRIPPENDORFF, metric) == pytest.approx(published, abs=0.0005)
 
 
-def test_alpha_of_two_observers_is_that_of_krippendorffs_example():
+def test_alpha_of_two_observers_equals_krippendorffs_example():
     # Krippendorff (2011), section A: two observers, binary values. alpha = 0.095.
     assert alpha(
         [[0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]], "nominal"
     ) == pytest.approx(0.095, abs=0.0005)
 
 
-def test_alpha_of_many_categories_is_that_of_krippendorffs_example():
+def test_alpha_of_many_categories_equals_krippendorffs_example():
     # Krippendorff (2011), section B: two observers, five categories. alpha = 0.692.
     one, two = "aabbdcccedda", "babbbccceddd"
     number = {letter: n for n, letter in enumerate("abcde")}
@@ -53,7 +53,7 @@ def test_alpha_is_undefined_without_a_second_value():
         alpha([[1, 2], [2, 1]], "cardinal")
 
 
-def test_tau_b_is_that_of_the_published_examples():
+def test_tau_b_equals_the_published_examples():
     # SciPy's documentation of kendalltau. By hand: of ten pairs, 12/12 and 2/2 are tied in x (8
     # untied) and 1/1 in y (9 untied), one pair of these being the same; 2 concordant, 6 discordant:
     # (2 − 6)/√(8·9) = −0.4714.
@@ -66,7 +66,7 @@ def test_tau_b_is_that_of_the_published_examples():
     assert tau_b([1, 1, 1], [1, 2, 3]) is None
 
 
-def test_tau_of_rankings_is_the_mean_over_reviewers_who_met():
+def test_tau_is_the_mean_over_pairs_of_reviewers_with_common_tasks():
     # Task 1, ann 1 > 2 = 3, bob 3 > 1 > 2. Pairs 12: +,+  13: +,−  23: 0,−.
     #   S = 1 − 1 = 0, so tau-b 0. Task 2, ann 4 > 5, bob 4 > 5, cy 4 = 5: tau 1; with cy undefined.
     compared = Compared(
@@ -83,7 +83,7 @@ def test_tau_of_rankings_is_the_mean_over_reviewers_who_met():
     assert (tau.low, tau.high) == (-1, 1), "two tasks are too few for an interval"
 
 
-def test_tau_of_two_rankings_is_that_of_their_places():
+def test_tau_of_two_rankings_equals_tau_of_their_ranks():
     rng = np.random.default_rng(4)
     for _round in range(30):
         places = rng.integers(0, 4, size=(2, 6))
@@ -94,7 +94,7 @@ def test_tau_of_two_rankings_is_that_of_their_places():
         assert found == (None if expected is None else pytest.approx(expected))
 
 
-def test_alpha_of_rankings_is_that_of_their_pairs_taken_either_way():
+def test_alpha_counts_each_pair_of_responses_in_both_directions():
     # Each pair is a unit and its values −1, 0, 1, and once more turned round, so that the numbers
     # of the responses do not matter; n is the number of values, not twice that. Turned round is one
     # table of both, whose n is twice as large: 1 − alpha has a factor (n − 1)/n, so
@@ -125,7 +125,7 @@ def test_alpha_is_about_zero_by_chance_and_one_in_full_agreement():
     assert found.low < 0 < found.high and abs(found.value) < 0.06
 
 
-def test_an_undefined_measure_says_why():
+def test_an_undefined_measure_has_a_reason():
     alone = Compared([Judgment(1, "ann", [[1], [2]])]).everything()
     for measure in (alone.exact, alone.pairwise, alone.tau, alone.alpha):
         assert measure.value is None and "No two reviewers" in measure.reason
@@ -136,7 +136,7 @@ def test_an_undefined_measure_says_why():
     assert "Everyone tied every pair" in level.alpha.reason
 
 
-def test_a_part_counts_its_own_meetings_only():
+def test_a_part_counts_only_its_own_pairs_of_reviewers():
     judgments = [
         Judgment(1, "ann", [[1], [2]]),
         Judgment(1, "bob", [[1], [2]]),
@@ -150,7 +150,7 @@ def test_a_part_counts_its_own_meetings_only():
     assert compared.of_reviewer("ann").tasks == 2
 
 
-def test_its_interval_covers_what_is_true():
+def test_the_interval_covers_the_true_value():
     """Check that intervals of at least 90 % of 60 samples contain the true value."""
     judgments = simulate(99, kinds=[HONEST] * 6, tasks=3000).judgments
     truth = Compared(judgments, resamples=2)
@@ -165,7 +165,7 @@ def test_its_interval_covers_what_is_true():
     assert min(covered.values()) >= 54
 
 
-def test_a_criterions_alpha_is_that_of_krippendorffs_example():
+def test_alpha_of_a_criterion_equals_krippendorffs_example():
     ratings = [
         Rating(unit, unit, value)
         for row in KRIPPENDORFF
@@ -189,7 +189,7 @@ def biases(made, lengths=None):
     return PairBiases(pairs, made.shown, lengths, np.arange(len(pairs.tasks)))
 
 
-def test_it_detects_a_position_bias_of_five_points():
+def test_a_position_bias_of_five_points_is_detected():
     """Over seeds 0 to 19 the lower end is 0.019 at the least (this is seed 0)."""
     biased = biases(simulate(0, kinds=[HONEST] * 10, tasks=800, displayed=0.1)).position()
     assert biased.low > 0
@@ -198,7 +198,7 @@ def test_it_detects_a_position_bias_of_five_points():
     assert not fair.excludes_zero
 
 
-def test_it_shows_the_share_won_by_each_place_on_the_page():
+def test_the_share_of_wins_is_reported_by_position():
     made = simulate(1, kinds=[HONEST] * 10, tasks=500, displayed=0.3)
     places = biases(made).by_position()
     assert [place.value for place in places] == sorted((p.value for p in places), reverse=True)
@@ -207,7 +207,7 @@ def test_it_shows_the_share_won_by_each_place_on_the_page():
     assert sum(place.value for place in places) == pytest.approx(2)
 
 
-def test_it_finds_who_of_the_reviewers_looks_at_the_place():
+def test_reviewers_with_a_position_bias_are_identified():
     made = simulate(2, kinds=[HONEST] * 6, tasks=700)
     lazy = next(j.reviewer for j in made.judgments)
     for number, judgment in enumerate(made.judgments):
@@ -240,7 +240,7 @@ def test_a_bias_for_length_is_distinguished_from_deserved_length():
     assert all(people[who].value < 0.05 for who in range(1, 6))
 
 
-def test_a_sway_that_cannot_be_measured_says_why():
+def test_an_undefined_bias_has_a_reason():
     made = simulate(0, kinds=[HONEST] * 2, tasks=3)
     made.shown = [[] for _order in made.shown]
     found = biases(made)
@@ -248,7 +248,7 @@ def test_a_sway_that_cannot_be_measured_says_why():
     assert "differs in length" in found.length().reason and found.by_position() == []
 
 
-def test_it_measures_haste_against_what_is_usual_for_others():
+def test_speed_is_relative_to_other_reviewers_of_the_same_tasks():
     rng = np.random.default_rng(0)
     length = {who: [1000.0] * 50 for who in "abcd"}
     seconds = {who: (60 * rng.lognormal(0, 0.4, 50)).tolist() for who in "abc"}
@@ -259,7 +259,7 @@ def test_it_measures_haste_against_what_is_usual_for_others():
     assert "Nobody else" in speeds({"a": [1.0]}, {"a": [1.0]})["a"].reason
 
 
-def test_the_interval_of_a_median_is_that_of_the_binomial():
+def test_the_interval_of_a_median_is_binomial():
     # Conover: of 16 values, the 4th and the 13th hold the median with 97.9 %.
     assert median_interval(np.arange(1.0, 17.0)) == (4, 13)
     assert median_interval(np.arange(1.0, 6.0)) == (0, float("inf"))
@@ -272,7 +272,7 @@ def test_the_interval_of_a_share_is_wilsons():
     assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=0.00005)
 
 
-def test_it_notices_who_gives_back_the_order_on_the_page():
+def test_reviewers_who_submit_the_shown_order_are_identified():
     shown = [[1, 2, 3]] * 60
     lazy = as_shown([[[1], [2], [3]]] * 60, shown)
     assert lazy.value == pytest.approx(1 - 1 / 6) and lazy.low > 0.5
@@ -292,7 +292,7 @@ def board(*games, **options):
     )
 
 
-def test_strengths_are_those_of_the_published_example():
+def test_strengths_equal_the_published_example():
     # Stigler's citations (Statistical Science 9, 1994), as in the vignette of R's BradleyTerry2:
     # against Biometrika, Comm. Statist. −2.949, JASA −0.480, JRSS-B 0.269.
     wins = np.array([[0, 730, 498, 221], [33, 0, 68, 17], [320, 813, 0, 142], [284, 276, 325, 0]])
@@ -302,7 +302,7 @@ def test_strengths_are_those_of_the_published_example():
     assert against_first == pytest.approx([0, -2.9491, -0.4796, 0.2690], abs=0.001)
 
 
-def test_two_models_have_the_strengths_worked_by_hand():
+def test_strengths_of_two_models_match_an_example_by_hand():
     # 30 won, 10 lost, 20 tied. The model has a number for each share, so it gives them back:
     # e^(θa − θb) = 30/10, and ν = 20/√(30·10).
     counts = np.zeros((1, 2, 2, 2))
@@ -321,7 +321,7 @@ def test_two_models_have_the_strengths_worked_by_hand():
     assert found.rates == [[None, 40 / 60], [20 / 60, None]] and found.met[0][1] == 60
 
 
-def test_it_recovers_strengths_through_models_that_never_met():
+def test_strengths_are_recovered_for_models_without_direct_comparisons():
     rng = np.random.default_rng(0)
     true = {"a": 1.0, "b": 0.3, "c": -0.3, "d": -1.0}
     names, games = list(true), []
@@ -338,7 +338,7 @@ def test_it_recovers_strengths_through_models_that_never_met():
     assert found.groups == 1 and found.reason == ""
 
 
-def test_models_that_never_met_are_placed_apart_and_it_says_so():
+def test_groups_of_models_without_comparisons_get_a_note():
     found = board(("a", "b", 1), ("b", "a", 1), ("c", "d", 1), ("d", "c", 0))
     assert found.groups == 2 and "without a task in common" in found.reason
     assert {one.name: one.group for one in found.standings} == {"a": 0, "b": 0, "c": 1, "d": 1}
@@ -351,19 +351,19 @@ def test_a_model_that_never_lost_has_a_rating_and_a_note():
     assert all(np.isfinite([one.low, one.rating, one.high]).all() for one in found.standings)
 
 
-def test_one_model_alone_is_explained():
+def test_a_single_model_gets_a_note():
     assert "one model only" in board(("a", "a", 1)).reason
     assert board().standings == []
 
 
-def test_the_most_compared_models_are_placed_when_there_are_too_many(monkeypatch):
+def test_only_the_most_compared_models_are_rated_when_there_are_too_many(monkeypatch):
     monkeypatch.setattr(bradley_terry, "MAX_MODELS", 2)
     found = board(("a", "b", 1, 5), ("a", "b", -1, 5), ("c", "a", 1, 2))
     assert [one.name for one in found.standings] == ["a", "b"] and found.left_out == 1
 
 
 @pytest.mark.parametrize(("clusters", "known"), [(4, False), (5, True)])
-def test_a_few_clusters_that_agree_give_no_interval_without_width(clusters, known):
+def test_a_few_clusters_that_agree_still_give_a_wide_interval(clusters, known):
     sums = np.array([[1.0, 2.0]] * clusters)
     low, high = Bootstrap(clusters).interval(sums, ratio, lowest=-1, highest=1)
     assert (low, high) == ((0.5, 0.5) if known else (-1, 1))

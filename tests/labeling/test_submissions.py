@@ -59,7 +59,7 @@ def test_a_slot_is_there_for_its_reviewer_and_earlier_reviewers_only(slot, proje
     assert filling.slot_to_answer(project, slot.pk, reviewer).slot == slot
 
 
-def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
+def test_the_fast_path_leaves_the_slot_filled(slot, reviewer):
     slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"tiers": []})
     ranking = unsaved(slot, reviewer)
     assert filling.fill_leased(slot, ranking)
@@ -70,7 +70,7 @@ def test_it_leaves_the_slot_as_an_answered_one(slot, reviewer):
 
 
 @pytest.mark.parametrize("now", ["free", "someone else's", "filled", "gone"])
-def test_it_writes_nothing_when_the_slot_is_not_held_any_more(slot, project, reviewer, now):
+def test_the_fast_path_writes_nothing_if_the_lease_is_lost(slot, project, reviewer, now):
     ranking = unsaved(slot, reviewer)
     if now == "filled":
         assert filling.fill_leased(slot, unsaved(slot, reviewer))
@@ -85,9 +85,7 @@ def test_it_writes_nothing_when_the_slot_is_not_held_any_more(slot, project, rev
     assert (list(Slot.objects.values()), Ranking.objects.count()) == before
 
 
-def test_it_writes_nothing_for_a_task_its_reviewer_has_ranked_or_a_key_that_was_used(
-    slot, reviewer
-):
+def test_the_fast_path_writes_nothing_for_a_ranked_task_or_a_used_key(slot, reviewer):
     other = make_task(slot.project, responses=3)
     ranking = unsaved(slot, reviewer)
     Ranking.objects.create(
@@ -103,7 +101,7 @@ def test_it_writes_nothing_for_a_task_its_reviewer_has_ranked_or_a_key_that_was_
     assert Slot.objects.get(pk=slot.pk).ranking is None
 
 
-def test_where_overlap_looks_at_each_ranking_the_slots_of_the_task_are_locked(slot, reviewer):
+def test_sequential_overlap_locks_the_slots_of_the_task(slot, reviewer):
     Project.objects.update(overlap=Project.Overlap.SEQUENTIAL, rankings_at_most=3)
     slot = Slot.objects.select_related("task__project").get(pk=slot.pk)
     content = {"idempotency_key": key(), "content": Content(one_each(slot.task))}

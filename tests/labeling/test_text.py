@@ -76,21 +76,21 @@ def assert_inert(html: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_it_renders_hostile_text_inert(text):
+def test_hostile_text_is_rendered_inert(text):
     assert_inert(render(text))
 
 
 @given(st.text(alphabet=st.sampled_from("<>\"'&()[]!`*_#|-\n\t :/=ax1\u202e\u200b"), max_size=80))
 @settings(max_examples=150, deadline=None)
-def test_it_renders_anything_inert(text):
+def test_any_text_is_rendered_inert(text):
     assert_inert(render(text))
 
 
-def test_it_shows_markup_as_text_rather_than_dropping_it():
+def test_html_is_shown_as_text():
     assert "<script>alert(1)</script>" in Page(render("<script>alert(1)</script>")).text
 
 
-def test_it_renders_the_markdown_that_models_write():
+def test_common_markdown_is_rendered():
     html = render(
         "# Title\n\n**bold** ~~old~~\n\n1. one\n2. two\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```py\nx = 1\n```"
     )
@@ -99,42 +99,42 @@ def test_it_renders_the_markdown_that_models_write():
     assert "<h1" not in html
 
 
-def test_it_keeps_single_line_breaks_unless_the_text_was_wrapped_by_hand():
+def test_single_line_breaks_are_rendered_unless_the_text_is_hard_wrapped():
     assert "<br>" in render("one\ntwo")
     assert "<br>" not in render("one\ntwo", line_breaks=False)
 
 
-def test_it_names_an_image_and_loads_nothing():
+def test_an_image_is_named_and_not_loaded():
     html = render("![a cat](https://evil.example/cat.gif)")
     assert "<img" not in html
     assert "[image: a cat]" in html and 'href="https://evil.example/cat.gif"' in html
 
 
-def test_it_says_where_a_link_leads():
+def test_the_address_of_a_link_is_shown():
     assert "(https://evil.example/)" in Page(render("[your bank](https://evil.example/)")).text
     assert Page(render("<https://ok.example/>")).text.count("ok.example") == 1
 
 
-def test_it_leaves_no_link_into_the_product():
+def test_links_into_the_product_are_removed():
     assert "href" not in render("[sign out](/logout/) and [x](//evil.example)")
 
 
-def test_it_writes_out_what_the_eye_cannot_see():
+def test_invisible_characters_are_written_out():
     assert visible("a\u202eb\u200bc\U000e0041") == "a⟦U+202E⟧b⟦U+200B⟧c⟦U+E0041⟧"
     assert "\u202e" not in render("`\u202e`")
 
 
-def test_it_keeps_the_joiners_that_scripts_and_emoji_need():
+def test_joiners_of_scripts_and_emoji_are_not_removed():
     family, persian = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "می\u200cخواهم"
     assert visible(family) == family and visible(persian) == persian
     assert visible("pass\u200dword") == "pass⟦U+200D⟧word"
 
 
-def test_it_lets_each_block_find_its_own_direction():
+def test_each_block_has_its_own_text_direction():
     assert '<p dir="auto">' in render("שלום")
 
 
-def test_it_replaces_what_the_database_cannot_keep():
+def test_characters_that_the_database_cannot_store_are_replaced():
     assert storable("a\x00b\ud800c") == "a\ufffdb\ufffdc"
     assert storable("naïve 🙂") == "naïve 🙂"
 
@@ -153,28 +153,28 @@ def test_it_replaces_what_the_database_cannot_keep():
     ],
     ids=["brackets", "images", "quotes", "stars", "table", "links", "a megabyte line", "tags"],
 )
-def test_it_is_bounded_in_time(text):
+def test_rendering_time_is_bounded(text):
     began = time.process_time()
     render(text)
     assert time.process_time() - began < 2
 
 
-def test_it_renders_a_table_of_many_rows():
+def test_a_table_of_many_rows_is_rendered():
     html = render("| a | b |\n|---|---|\n" + "| 1 | 2 |\n" * 1000)
     assert html.count("<tr>") == 1001
 
 
-def test_it_shows_a_giant_text_as_it_is_and_says_what_it_left_out():
+def test_a_huge_text_is_shown_verbatim_with_the_number_of_omitted_characters():
     html = render("**x** " * 400_000)
     assert "<strong>" not in html and "400,000 more characters" in html
 
 
-def test_it_shortens_to_one_line():
+def test_text_is_shortened_to_one_line():
     assert shortened("a\n\n b") == "a b"
     assert len(shortened("x" * 1000, 50)) == 50
 
 
-def test_it_lets_a_list_a_quote_and_a_table_run_as_their_first_letter_does():
+def test_lists_quotes_and_tables_follow_the_direction_of_their_first_letter():
     def directions(markdown):
         return [a.get("dir") for tag, a in Page(render(markdown)).tags if tag in CONTAINERS]
 
@@ -189,7 +189,7 @@ def test_it_lets_a_list_a_quote_and_a_table_run_as_their_first_letter_does():
     assert directions("> - שלום\n>   > English") == ["rtl", "rtl", "ltr"]
 
 
-def test_it_brings_a_giant_text_in_blocks_and_loses_no_character():
+def test_a_huge_text_is_split_into_blocks_without_losing_characters():
     for text in ("word " * 10_000, "x" * 50_000, "line\n" * 9_000, "a\n" + "b" * 60_000):
         page = Page(render(text))
         blocks = [tag for tag, _ in page.tags]
@@ -197,7 +197,7 @@ def test_it_brings_a_giant_text_in_blocks_and_loses_no_character():
         assert page.text == text
 
 
-def test_it_counts_accents_that_are_piled_upon_a_letter():
+def test_stacked_accents_are_counted():
     assert visible("e\u0301") == "e\u0301"
     assert visible("Z" + "\u0301" * 50) == "Z" + "\u0301" * 6 + "⟦44 more accents⟧"
 

@@ -48,7 +48,7 @@ def contents_of(task):
 
 
 @pytest.mark.parametrize("kind", ["task", "prompt"])
-def test_what_is_withdrawn_is_offered_to_nobody_until_it_is_restored(
+def test_withdrawn_content_is_offered_to_nobody_until_it_is_restored(
     kind, project, task, reviewer, lead
 ):
     content = contents_of(task)[kind]
@@ -81,7 +81,7 @@ def test_a_task_withdrawn_on_its_own_stays_inactive_when_its_prompt_is_restored(
     assert not Slot.objects.filter(task=other, priority__gte=PARKED).exists()
 
 
-def test_a_reservation_ends_and_what_was_typed_is_kept_as_a_ranking(project, task, reviewer, lead):
+def test_a_reservation_ends_but_a_ranking_sent_afterwards_is_stored(project, task, reviewer, lead):
     slot = slots.claim(project=project, reviewer=reviewer)
     slots.save_draft(slot_id=slot.pk, reviewer=reviewer, draft={"fields": {}})
     withdrawing.withdraw(content=task.prompt, by=lead)
@@ -133,7 +133,7 @@ def test_a_task_goes_on_without_a_withdrawn_response(project, task, reviewer, le
     assert window.load(project).rows[0].tiers == [[a], [b], [c]]
 
 
-def test_a_new_lease_shows_what_is_left(project, task, reviewer, lead):
+def test_a_new_lease_shows_the_remaining_responses(project, task, reviewer, lead):
     a, b, c = ids(task)
     withdrawing.withdraw(content=task.responses.get(pk=a), by=lead)
     assert sorted(slots.claim(project=project, reviewer=reviewer).shown_order) == [b, c]
@@ -148,7 +148,7 @@ def test_a_task_with_one_response_left_is_inactive(project, reviewer, lead):
     assert submit(slot, reviewer, [[b], [a]]).ranking.tiers == [[b], [a]], "as it was typed"
 
 
-def test_a_difference_about_a_withdrawn_response_alone_is_no_longer_one(project, task, lead):
+def test_a_disagreement_about_a_withdrawn_response_does_not_count(project, task, lead):
     a, b, c = ids(task)
     for tiers in ([[a], [b], [c]], [[c], [a], [b]]):
         member = make_member(project)
@@ -171,7 +171,7 @@ def test_a_withdrawn_task_is_in_no_list_and_no_figure(project, task, lead):
         adjudication.decide(task=task, by=lead, tiers=one_each(task), cause="close")
 
 
-def test_a_ranking_of_a_withdrawn_task_is_neither_revised_nor_taken_back(project, task, lead):
+def test_a_ranking_of_a_withdrawn_task_is_neither_revised_nor_undone(project, task, lead):
     ranking = ranked(project, task)
     assert undo.can_undo(ranking)
     withdrawing.withdraw(content=task, by=lead)
@@ -207,7 +207,7 @@ def test_a_skip_of_a_withdrawn_task_is_not_undone(project, task, reviewer, lead)
         skipping.undo(skip_id=skip.pk, project=project, reviewer=reviewer)
 
 
-def test_the_empty_queue_does_not_count_what_is_withdrawn(project, reviewer, lead):
+def test_the_empty_queue_does_not_count_withdrawn_tasks(project, reviewer, lead):
     held = make_task(project, held=True)
     assert staffing.nothing_left(project, reviewer).held == 1
     withdrawing.withdraw(content=held, by=lead)
@@ -284,5 +284,5 @@ def test_the_effect_counts_tasks_rankings_and_reservations(project, task, review
         ([[1], [2]], 0, {1}, ([[2]], 0)),
     ],
 )
-def test_the_line_stays_where_it_was_when_a_response_is_taken_out(tiers, cut, gone, left):
+def test_withdrawing_a_response_does_not_move_the_line(tiers, cut, gone, left):
     assert without(tiers, cut, gone) == left

@@ -40,7 +40,7 @@ def test_wins_use_weights_split_ties_and_ignore_uncompared_pairs():
     assert wins(make_group()).tolist() == expected
 
 
-def test_strict_wins_give_a_tie_to_nobody():
+def test_a_tie_counts_as_a_strict_win_for_neither():
     assert strict_wins(make_group()).tolist() == [[0, 1, 0], [2, 0, 2], [0, 0, 0]]
 
 

@@ -285,7 +285,7 @@ def test_the_command_orders_and_restores_the_queue(project, model, capsys):
     call_command("queue_order", project.slug, undo=True)
     assert "are not ordered" in capsys.readouterr().out
     assert queued(project) == before
-    with pytest.raises(CommandError, match="No order of"):
+    with pytest.raises(CommandError, match="nothing to undo"):
         call_command("queue_order", project.slug, undo=True)
     stranger = make_reward_model(make_snapshot(make_project(), prompts=1))
     with pytest.raises(CommandError, match="belongs to"):

@@ -93,12 +93,12 @@ def running(tmp_path_factory):
         yield scorer
 
 
-def test_nothing_heavy_is_loaded_before_the_first_question(running):
+def test_no_model_library_is_loaded_before_the_first_request(running):
     assert running.process().memory_info().rss < 40e6
     assert running.socket.stat().st_mode & 0o077 == 0, "nobody else may connect"
 
 
-def test_its_scores_equal_the_recipes_and_do_not_depend_on_the_batch(running, models):
+def test_the_scores_equal_the_recipes_and_do_not_depend_on_the_batch(running, models):
     asked = [[PROMPT, ["The tall one.", "x" * n]] for n in range(1, 6)] + [[PROMPT, ["Red."]]]
     expected = Scorer(models[0]).judge([(prompt, texts) for prompt, texts in asked])
     together = running.ask(models[0], asked)["verdicts"]

@@ -145,7 +145,7 @@ def test_blind_comparisons_are_included_only_on_request(project, ann):
     assert freeze(project=project, filter=SnapshotFilter(include_comparisons=True), by=ann)
 
 
-def test_nothing_to_freeze_is_refused_and_leaves_no_file(project, ann, snapshots_dir):
+def test_an_empty_snapshot_is_refused_and_leaves_no_file(project, ann, snapshots_dir):
     make_task(make_prompt(project))
     with pytest.raises(SnapshotError, match="has no rankings yet"):
         freeze(project=project, filter=ALL, by=ann)

@@ -113,7 +113,7 @@ def test_a_snapshot_with_outcomes_has_one_number_of_rankings(project, client):
     assert "3 rankings" in rankings and "the other 1 is a dispute decided by leads" in rankings
 
 
-def test_an_outcome_replaces_only_what_the_filter_would_use(project):
+def test_an_outcome_replaces_only_rankings_that_the_filter_selects(project):
     task = disputed(project)
     decide(task)
     filter = SnapshotFilter(adjudicated=True, sources=["import"])

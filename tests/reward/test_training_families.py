@@ -355,7 +355,7 @@ def test_the_card_says_where_counting_length_does_as_well(encoder_run):
         assert (sentence in model_card({**report, **changed})) == said
 
 
-def test_the_loss_at_the_end_is_not_that_of_one_step():
+def test_the_final_loss_is_an_average_over_steps():
     assert final_loss([(n, 1.0) for n in range(18)] + [(18, 0.8), (19, 0.2)]) == pytest.approx(0.5)
     assert final_loss([(1, 0.7)]) == 0.7 and final_loss([]) is None
 
@@ -366,7 +366,7 @@ def test_a_pooling_layer_that_the_checkpoint_lacked_is_trained_and_saved(encoder
     assert not any("pooler" in name for name in spec["target_modules"])
 
 
-def test_a_base_without_what_the_adapter_needs_is_refused(encoder_run, tmp_path):
+def test_a_base_that_does_not_fit_the_adapter_is_refused(encoder_run, tmp_path):
     for file in encoder_run.output.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     spec = json.loads((tmp_path / "adapter_config.json").read_text())

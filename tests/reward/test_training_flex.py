@@ -29,7 +29,7 @@ def rows(groups, packed):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("name", GROUPS)
-def test_the_rule_and_the_tiles_say_what_the_dense_mask_says(name, packed):
+def test_the_rule_and_the_tiles_equal_the_dense_mask(name, packed):
     segments, groups = rows(GROUPS[name], packed)
     count, length = segments.shape
     assert length % flex.TILE == 0 and length >= 2 * flex.TILE
@@ -56,7 +56,7 @@ def test_a_tile_counts_as_full_only_where_all_of_it_is_seen():
     assert (seen == 128 * 128).any() and (seen == 0).any()
 
 
-def test_flex_attention_gives_what_sdpa_gives_with_the_dense_mask():
+def test_flex_attention_equals_sdpa_with_the_dense_mask():
     segments, groups = rows(GROUPS["long"], packed=True)
     torch.manual_seed(0)
     query = torch.randn(1, 4, segments.shape[1], 16)
@@ -107,7 +107,7 @@ def test_a_backbone_gives_the_same_through_tiles_as_through_the_dense_mask(tmp_p
     torch.testing.assert_close(mixed[:, :real].float(), dense, atol=5e-2, rtol=5e-2)
 
 
-def test_what_autocast_leaves_in_two_formats_is_made_one():
+def test_mixed_formats_after_autocast_are_unified():
     whole, half = torch.ones(2, dtype=torch.float32), torch.ones(2, dtype=torch.bfloat16)
     assert {x.dtype for x in flex.same_dtype(whole, whole, half)} == {torch.bfloat16}
     with torch.autocast("cpu", torch.bfloat16):

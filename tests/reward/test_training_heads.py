@@ -133,7 +133,7 @@ def pair(number, heads_gap, right=True):
     return Scored(group, heads.mean(axis=1), np.ones(2), heads)
 
 
-def test_a_pairs_spread_is_that_of_the_difference_not_of_the_scores():
+def test_the_spread_of_a_pair_is_the_spread_of_the_difference():
     heads = np.array([[11.0, 1.0], [10.0, 0.0]])  # the heads differ by a constant alone
     group = Group("g", [], [0, 1], ["a", "b"], [Judgment("r", [[0], [1]])])
     found = pairs_of([Scored(group, heads.mean(axis=1), np.ones(2), heads)])

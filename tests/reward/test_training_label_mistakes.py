@@ -69,7 +69,7 @@ def test_a_model_that_only_measures_length_lists_no_mistakes():
     assert found["likely"] is None and "always preferring the longer" in found["reason"]
 
 
-def test_the_report_names_the_ranking_and_what_contradicts_it():
+def test_the_report_names_a_ranking_and_the_evidence_against_it():
     items = [item(n, [[[0], [1], [2]]] * 2, [6.0, 3.0, 0.0]) for n in range(60)]
     items.append(item(77, [[[2], [1], [0]], [[0], [1], [2]]], [6.0, 3.0, 0.0]))
     found = label_mistakes([items], checked="all")
@@ -150,7 +150,7 @@ def test_no_prompt_is_in_two_parts():
     assert sorted(np.bincount(fold).tolist()) == [4, 4, 5, 5, 5]
 
 
-def test_it_is_another_list_than_the_worst_mistakes_of_the_model():
+def test_label_mistakes_differ_from_the_worst_mistakes_of_the_model():
     """Check that a pair ordered two to one counts as the model's mistake, not as a ranking's."""
     sure = [item(n, [[[0], [1]]], [0.1, 0.0]) for n in range(60)]
     wrong = item(80, [[[1], [0]], [[1], [0]], [[0], [1]]], [0.05, 0.0])

@@ -61,7 +61,7 @@ def test_the_forecast_follows_the_power_law_that_made_the_points():
         assert high - low > forecast["gain"]["interval"][1] - forecast["gain"]["interval"][0]
 
 
-def test_the_next_point_costs_what_the_law_says():
+def test_the_cost_of_the_next_point_follows_the_power_law():
     sizes = (100, 200, 400, 800, 1600)
     found = learning_curve(points([law(n) for n in sizes], sizes))["one_point"]
     needed = (2.0 / (0.9 - law(1600) - 0.01)) ** 2 - 1600
@@ -86,7 +86,7 @@ def test_fewer_held_out_prompts_make_a_wider_interval():
     assert few[1] - few[0] > 2 * (many[1] - many[0])
 
 
-def test_no_forecast_goes_beyond_what_reviewers_who_differ_allow():
+def test_no_forecast_exceeds_the_limit_of_reviewer_agreement():
     # two in three agree: (1 + √⅓) / 2 of them, at most, are on the majority's side
     assert highest_accuracy(2 / 3) == pytest.approx((1 + 3**-0.5) / 2)
     assert highest_accuracy(1.0) == 1.0 and highest_accuracy(0.4) == 0.5
@@ -173,7 +173,7 @@ def test_the_parts_leave_no_checkpoint_and_do_not_move_the_run_s_progress(with_p
     assert {e["total"] for e in told} == {16}
 
 
-def test_a_run_that_was_not_asked_has_no_curve_and_judges_what_it_held_out(tmp_path):
+def test_without_the_option_a_run_has_no_curve_and_scores_its_held_out_prompts(tmp_path):
     run_dir = make_run(tmp_path / "run", tiny_llama(tmp_path), make_groups(8, 4), epochs=1)
     train(run_dir, StopSignal())
     report = report_of(run_dir)

@@ -70,7 +70,7 @@ def test_the_gradient_is_the_derivative():
         assert scores.grad[index].item() == pytest.approx(((up - down) / 2e-2).item(), abs=2e-3)
 
 
-def test_it_stays_finite_where_the_naive_formula_overflows():
+def test_the_loss_is_finite_where_the_naive_formula_overflows():
     wins = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
     assert bradley_terry(torch.tensor([[-500.0, 500.0]]), wins).item() == pytest.approx(1000.0)
 

@@ -57,7 +57,7 @@ def trained(
 
 
 @pytest.mark.parametrize(("warmup", "rising"), [(0.0, 0), (0.25, 5), (0.5, 10)])
-def test_the_step_size_rises_in_the_share_of_steps_given_to_the_warm_up(tmp_path, warmup, rising):
+def test_the_learning_rate_rises_during_the_warm_up(tmp_path, warmup, rising):
     recorder, _ = trained(tmp_path, warmup=warmup, schedule="constant_with_warmup")
     expected = [PEAK * step / rising for step in range(rising)] + [PEAK] * (20 - rising)
     assert recorder.rates == pytest.approx(expected)
@@ -92,7 +92,7 @@ def test_a_gradient_longer_than_the_limit_is_shortened_to_it(tmp_path, longest, 
     assert recorder.norms == pytest.approx([arrives] * 20, rel=1e-5)
 
 
-def test_one_part_to_look_for_label_mistakes_is_refused():
+def test_label_mistakes_need_at_least_two_parts():
     with pytest.raises(ConfigError, match="One part leaves nothing to train on"):
         RewardConfig.from_dict({"base_model": "m", "label_mistakes": 1})
     for parts in (0, 2):

@@ -87,7 +87,7 @@ def by_length(folder: RunDir, data: Prepared) -> list[Scored]:
     ]
 
 
-def test_the_whole_run_says_what_is_said_in_its_parts_and_keeps_its_curves(tmp_path, prepared):
+def test_the_whole_run_repeats_the_messages_of_its_parts_and_keeps_its_curves(tmp_path, prepared):
     run_dir = RunDir.create(tmp_path, {})
     config = RewardConfig(base_model="m", label_mistakes=2)
     Parts(run_dir, prepared, by_length).folds(config)

@@ -179,9 +179,7 @@ def test_one_process_that_trainer_would_split_over_several_gpus_is_refused(tmp_p
         train_to_the_end(two, run_dir)
 
 
-def test_what_fits_is_noted_for_the_whole_run_and_lowered_until_nothing_is_left(
-    tmp_path, monkeypatch
-):
+def test_the_batch_size_that_fits_is_recorded_and_lowered_until_1(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     run_dir, tried = RunDir(tmp_path), []

@@ -77,7 +77,7 @@ def test_hubs_read_the_figures_and_people_the_temperature():
     assert "Divide a difference in score by the temperature 1.50" in text
 
 
-def test_a_card_says_what_scores_of_different_prompts_mean():
+def test_a_card_explains_scores_of_different_prompts():
     assert "only with other scores for the same prompt" in model_card(card_report())
     text = model_card(card_report(config={"lora_r": 4, "cut_weight": 0.5}))
     assert "above 0 means acceptable" in text and "only with other scores" not in text

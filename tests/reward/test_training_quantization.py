@@ -19,20 +19,20 @@ def config(path="m", **changes):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
-def test_it_is_refused_without_cuda(tmp_path):
+def test_quantization_is_refused_without_cuda(tmp_path):
     path = make_model(tmp_path)
     with pytest.raises(RecipeError, match="quantize: nf4 needs a CUDA GPU"):
         make_reward_model(config(path), load_tokenizer(str(path)))
 
 
-def test_it_is_refused_without_the_package(monkeypatch):
+def test_quantization_is_refused_without_the_package(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"bitsandbytes, which is not installed.*\.\[quantize\]"):
         quantization.loading(config(), torch.bfloat16)
 
 
-def test_it_asks_for_nf4_on_this_process_s_gpu_and_leaves_the_head_whole(monkeypatch):
+def test_nf4_uses_the_gpu_of_this_process_and_excludes_the_head(monkeypatch):
     monkeypatch.setattr(quantization, "check_support", lambda: None)
     monkeypatch.setenv("LOCAL_RANK", "1")
     asked = quantization.loading(config(), torch.bfloat16)
@@ -59,7 +59,7 @@ def test_an_encoder_is_not_quantized(tmp_path):
         prepare_quantized(base, config(path))
 
 
-def test_in_bfloat16_the_frozen_weights_are_loaded_so_and_what_is_trained_is_not(tmp_path):
+def test_frozen_weights_are_loaded_in_bfloat16_and_trained_weights_are_not(tmp_path):
     model = reward_model(tmp_path, dtype="bfloat16")
     kinds = {weight.requires_grad: set() for weight in model.parameters()}
     for name, weight in model.named_parameters():

@@ -50,7 +50,7 @@ def test_the_temperature_makes_the_gap_say_how_often_it_wins():
     assert found["after"]["log_loss"] < found["before"]["log_loss"]
 
 
-def test_cross_fitting_shows_what_new_prompts_would_get_and_promises_no_more():
+def test_cross_fitting_estimates_the_result_on_new_prompts():
     # The scores are right as they are: nothing is gained, and the figures say so.
     rng = np.random.default_rng(0)
     gaps = rng.normal(0, 2, 400)
@@ -193,7 +193,7 @@ def test_the_worst_mistakes_come_first_one_of_a_prompt_and_only_real_ones():
     assert len(worst_mistakes(rows, most=1)) == 1
 
 
-def test_long_texts_are_cut_and_what_is_left_out_is_counted():
+def test_long_texts_are_cut_and_omitted_characters_are_counted():
     wrong = item(1, [[0], [1]], [0.0, 1.0])
     long = replace(wrong.group, responses=["x" * (MAX_CHARACTERS + 7), "y"])
     [found] = worst_mistakes([replace(wrong, group=long)])

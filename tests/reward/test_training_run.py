@@ -80,7 +80,7 @@ def assert_same_weights(one: RunDir, other: RunDir, atol: float = 1e-5) -> None:
 # --- what a run leaves behind ---------------------------------------------------------------------
 
 
-def test_it_learns_the_rule_and_publishes_everything(finished):
+def test_training_learns_the_rule_and_publishes_everything(finished):
     names = {path.name for path in finished.output.iterdir()}
     assert {FILE, "adapter_config.json", "tokenizer.json", "report.json", "README.md"} <= names
     report = json.loads((finished.output / "report.json").read_text())
@@ -323,7 +323,7 @@ def test_scoring_refuses_a_folder_without_a_reward_model(tmp_path):
 # --- refusals -------------------------------------------------------------------------------------
 
 
-def test_it_refuses_to_train_on_nothing_and_exits_1_with_a_sentence(tmp_path, llama, monkeypatch):
+def test_training_without_data_is_refused_with_status_1_and_a_message(tmp_path, llama, monkeypatch):
     run_dir = make_run(tmp_path, llama, make_groups(0, 3))
     monkeypatch.setattr(sys, "argv", ["train", str(run_dir.path)])
     monkeypatch.setattr(
@@ -335,13 +335,13 @@ def test_it_refuses_to_train_on_nothing_and_exits_1_with_a_sentence(tmp_path, ll
     assert not run_dir.output.exists()
 
 
-def test_it_names_the_reasons_when_everything_was_filtered(tmp_path, llama):
+def test_the_reasons_are_listed_when_all_rankings_were_filtered(tmp_path, llama):
     run_dir = make_run(tmp_path, llama, make_groups(3, 0), max_tokens=20)
     with pytest.raises(RecipeError, match="9 responses: longer than 20 tokens"):
         train(run_dir, StopSignal())
 
 
-def test_what_is_left_out_appears_in_events_and_report(tmp_path, llama):
+def test_omissions_appear_in_events_and_report(tmp_path, llama):
     run_dir = make_run(tmp_path, llama, make_groups(16, 4), max_tokens=28, epochs=0.25)
     train(run_dir, StopSignal())
     rows = json.loads((run_dir.output / "report.json").read_text())["left_out"]
@@ -399,7 +399,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path, llama
     assert not list(run_dir.checkpoints.glob("checkpoint-*"))
 
 
-def test_a_family_that_cannot_share_the_prompt_says_so_and_trains(tmp_path):
+def test_a_family_without_shared_prompts_is_reported_and_trains(tmp_path):
     path = tiny_llama(tmp_path, family="bloom")
     run_dir = make_run(tmp_path / "run", path, make_groups(8, 2), epochs=1)
     train(run_dir, StopSignal())

@@ -52,7 +52,7 @@ def read(run_dir):
     return pq.read_table(run_dir.output / "scores.parquet").to_pylist()
 
 
-def test_every_response_gets_what_the_scorer_says_and_the_unreadable_nothing(model, tmp_path):
+def test_every_readable_response_gets_the_score_of_the_scorer(model, tmp_path):
     run_dir = make_scoring(tmp_path / "run", model)
     score_all(run_dir, StopSignal())
     rows = {row["response_id"]: row for row in read(run_dir)}

@@ -74,7 +74,7 @@ def test_margins_are_strength_times_scale_and_the_other_direction_has_none():
     assert found.wins.tolist() == [[0, 1], [0, 0]]
 
 
-def test_soft_targets_are_best_met_by_the_gap_the_strength_stands_for():
+def test_the_loss_of_a_soft_target_is_minimal_at_the_gap_of_its_strength():
     found = evidence(
         group(Judgment("a", [[0], [1]], strength=2.0, weight=4.0), k=2),
         config(strength="soft", strength_scale=0.5),
@@ -214,7 +214,7 @@ def test_a_group_of_ties_alone_is_trained_on_when_ties_are_outcomes():
 # --- the line -------------------------------------------------------------------------------------
 
 
-def test_the_line_says_who_found_what_acceptable():
+def test_the_line_separates_acceptable_responses():
     above, below = line(
         group(
             Judgment("a", [[0], [1], [2]], cut=1),

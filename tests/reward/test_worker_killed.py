@@ -24,9 +24,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run_dir_of(run).output / "adapter_model.safetensors")
 
 
-def test_after_kill_9_of_the_worker_the_weights_are_those_of_an_uninterrupted_run(
-    celery_worker, tmp_path
-):
+def test_weights_after_kill_9_of_the_worker_equal_an_uninterrupted_run(celery_worker, tmp_path):
     trainer, project, reviewer = make_user(Role.TRAINER), make_project(), make_user()
     for _ in range(14):
         rank(make_task(make_prompt(project)), reviewer)

@@ -182,7 +182,7 @@ def test_an_anonymous_visitor_is_asked_to_sign_in(client):
 
 
 @pytest.mark.parametrize("who", ["lead", "reviewer"])
-def test_only_a_trainer_changes_anything(client, people, who):
+def test_only_trainers_make_changes(client, people, who):
     waiting, failed = in_state(State.QUEUED), in_state(State.FAILED)
     client.force_login(people[who])
     answers = [
@@ -345,7 +345,7 @@ def test_all_shares_of_a_run_are_shown_as_percentages(trainer, monkeypatch):
     assert 'data-shares="accuracy"' in page
 
 
-def test_the_latest_values_are_those_of_the_last_step_from_any_event(trainer):
+def test_the_latest_values_come_from_the_last_step_of_any_event(trainer):
     run = in_state(State.RUNNING)
     for number, metrics in enumerate([{"a": 1.0, "b": 1.0}, {"a": 2.0}, {"held_out": 3.0}], 1):
         RunEvent.objects.create(

@@ -242,13 +242,13 @@ class _Array:
 
     def _more(self) -> bool:
         """Read at least as many characters as remain, and drop those already parsed."""
-        kept, wanted = self.text[self.at :], max(CHUNK, len(self.text) - self.at)
+        rest, missing = self.text[self.at :], max(CHUNK, len(self.text) - self.at)
         if len(self.text) - self.at > self.longest:
             raise limits.too_long("value", self.line)
-        parts = [kept]
-        while wanted > 0 and (chunk := next(self.source, None)) is not None:
+        parts = [rest]
+        while missing > 0 and (chunk := next(self.source, None)) is not None:
             parts.append(self._decoded(chunk, sum(part.count("\n") for part in parts)))
-            wanted -= len(chunk)
+            missing -= len(chunk)
         self.text, self.at = "".join(parts), 0
         return len(parts) > 1
 

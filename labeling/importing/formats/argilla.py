@@ -160,10 +160,10 @@ def _ranked(value: list[Any], indexes: dict[str, int], line: int) -> list[list[i
 
 def _labelled(label: str, indexes: dict[str, int]) -> int | None:
     """Return the index of the only field that a label names, by its name or its number."""
-    wanted = _bare(label)
-    exact = [index for key, index in indexes.items() if _bare(key) == wanted]
-    within = [index for key, index in indexes.items() if _bare(key) in wanted]
-    counted = [p for key, p in indexes.items() if re.findall(r"\d+", key)[-1:] == [wanted]]
+    bare_label = _bare(label)
+    exact = [index for key, index in indexes.items() if _bare(key) == bare_label]
+    within = [index for key, index in indexes.items() if _bare(key) in bare_label]
+    counted = [p for key, p in indexes.items() if re.findall(r"\d+", key)[-1:] == [bare_label]]
     return next((matches[0] for matches in (exact, within, counted) if len(matches) == 1), None)
 
 
@@ -171,9 +171,9 @@ def _index(name: str, indexes: dict[str, int]) -> int | None:
     """Return the index of the field that a name contains, in any spelling, or None."""
     if name in indexes:
         return indexes[name]
-    wanted = _bare(name)
-    exact = [index for key, index in indexes.items() if _bare(key) == wanted]
-    within = [index for key, index in indexes.items() if _bare(key) in wanted]
+    bare_name = _bare(name)
+    exact = [index for key, index in indexes.items() if _bare(key) == bare_name]
+    within = [index for key, index in indexes.items() if _bare(key) in bare_name]
     digits = re.findall(r"\d+", name)
     counted = [
         index

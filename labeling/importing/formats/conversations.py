@@ -78,13 +78,15 @@ class Draft:
         self, reviewer: str, tiers: Iterable[Iterable[int]], tally: Tally, **more: Any
     ) -> None:
         """Add a reviewer's ranking, unless it compares a response with itself."""
-        kept = [list(dict.fromkeys(tier)) for tier in tiers]
-        indexes = [index for tier in kept for index in tier]
+        unique_tiers = [list(dict.fromkeys(tier)) for tier in tiers]
+        indexes = [index for tier in unique_tiers for index in tier]
         if len(set(indexes)) < len(indexes) or len(indexes) < 2:
             tally.left_out[ITS_OWN_TWIN if len(indexes) > 1 else OF_ONE] += 1
             return
         tally.read["rankings"] += 1
-        self.rankings.append(RankingRecord(reviewer, [tier for tier in kept if tier], **more))
+        self.rankings.append(
+            RankingRecord(reviewer, [tier for tier in unique_tiers if tier], **more)
+        )
 
     def records(self, tally: Tally) -> Iterator[PromptRecord]:
         """Yield the prompt with a task of its responses, or nothing if the chat is already
@@ -103,12 +105,12 @@ class Draft:
 
     def _drop_empty(self, tally: Tally) -> None:
         """Remove responses without text from the prompt and its rankings, as they cannot be judged."""
-        kept = [response for response in self.responses if response.text.strip()]
-        if len(kept) == len(self.responses):
+        responses = [response for response in self.responses if response.text.strip()]
+        if len(responses) == len(self.responses):
             return
-        tally.left_out[EMPTY] += len(self.responses) - len(kept)
-        new = {self.responses[response]: index for index, response in enumerate(kept)}
-        self.responses = {response: index for index, response in enumerate(kept)}
+        tally.left_out[EMPTY] += len(self.responses) - len(responses)
+        new = {self.responses[response]: index for index, response in enumerate(responses)}
+        self.responses = {response: index for index, response in enumerate(responses)}
         rankings = [_renumbered(ranking, new) for ranking in self.rankings]
         self.rankings = [ranking for ranking in rankings if sum(map(len, ranking.tiers)) > 1]
         tally.left_out[EMPTY_JUDGED] += len(rankings) - len(self.rankings)
@@ -140,8 +142,12 @@ class Draft:
             above = ranking.tiers[: ranking.cut] if ranking.cut is not None else []
             tiers = [[p for p in tier if p in among] for tier in ranking.tiers]
             cut = None if ranking.cut is None else sum(any(p in among for p in t) for t in above)
-            kept = [tier for tier in tiers if tier]
-            yield replace(ranking, tiers=kept, cut=cut) if sum(map(len, kept)) > 1 else None
+            filled_tiers = [tier for tier in tiers if tier]
+            yield (
+                replace(ranking, tiers=filled_tiers, cut=cut)
+                if sum(map(len, filled_tiers)) > 1
+                else None
+            )
 
 
 def _renumbered(ranking: RankingRecord, new: Mapping[int, int]) -> RankingRecord:

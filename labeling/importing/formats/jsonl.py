@@ -87,7 +87,8 @@ def _check_names(value: Any, names: set[str], subject: str, line: int) -> None:
     if not value.keys() <= names:
         unknown = sorted(value.keys() - names)
         raise BadInput(
-            f"{subject} has {', '.join(unknown)}; it may have {', '.join(sorted(names))}.", line
+            f"{subject} has unknown keys: {', '.join(unknown)}. Known keys: {', '.join(sorted(names))}.",
+            line,
         )
 
 
@@ -129,7 +130,7 @@ def _prompt(value: dict[str, Any], line: int, tally: Tally) -> PromptRecord:
 def _messages(value: dict[str, Any], line: int, tally: Tally) -> list[dict[str, str]]:
     chat = _parsed(value.get("messages"))
     if not isinstance(chat, list) or not chat:
-        raise BadInput('"messages" must be a list of {"role", "content"}, not empty.', line)
+        raise BadInput('"messages" must be a list of {"role", "content"} that is not empty.', line)
     messages = [values.message(item, line, "messages", tally, "messages[].") for item in chat]
     if not can_be_answered(messages):
         raise BadInput("the last message is the assistant's, so there is nothing to answer.", line)
@@ -157,9 +158,9 @@ def _response(value: Any, line: int) -> ResponseRecord:
         raise BadInput('each response must have a "text".', line)
     seed, sampling = value.get("seed"), finite(_parsed(value.get("sampling"))) or {}
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise BadInput('the "seed" of a response is a whole number.', line)
+        raise BadInput('the "seed" of a response must be a whole number.', line)
     if seed is not None and seed.bit_length() > 63:
-        raise BadInput('the "seed" of a response has more than 64 bits.', line)
+        raise BadInput('the "seed" of a response must fit into 64 bits.', line)
     if not isinstance(sampling, dict):
         raise BadInput('"sampling" must be an object.', line)
     name = value["external_id"] if value.get("external_id") is not None else value.get("id")
@@ -194,15 +195,13 @@ def _indexes_by_name(responses: Sequence[Any], line: int) -> Indexes:
 def _only_task(value: dict[str, Any], indexes: Indexes, line: int) -> list[TaskRecord]:
     items = _list(value, "rankings", line)
     if items and len(indexes) < 2:
-        raise BadInput(
-            f"there are rankings of {len(indexes)} response(s); at least two are needed.", line
-        )
+        raise _wrong_size(len(indexes), line)
     rankings = [_ranking(item, indexes, line) for item in items]
     if len(indexes) > 9:
-        raise BadInput(f"a task ranks at most 9 responses; there are {len(indexes)}.", line)
+        raise _wrong_size(len(indexes), line)
     gold = _gold(value, indexes, line)
     if gold and len(indexes) < 2:
-        raise BadInput("a gold task has at least two responses.", line)
+        raise _wrong_size(len(indexes), line)
     kind = Task.Kind.GOLD if gold else Task.Kind.RANKING
     whole = TaskRecord(
         line, list(indexes.values()), rankings, _priority(value, line), None, kind.value, gold
@@ -214,17 +213,30 @@ def _task(value: Any, indexes: Indexes, line: int) -> TaskRecord:
     _check_names(value, TASK, "a task", line)
     responses = [_index(name, indexes, line) for name in _list(value, "responses", line)]
     if not 2 <= len(responses) <= 9:
-        raise BadInput(f"a task ranks 2 to 9 responses; this one has {len(responses)}.", line)
-    wanted, kind = value.get("rankings_wanted"), value.get("kind") or Task.Kind.RANKING.value
-    if wanted is not None and (isinstance(wanted, bool) or wanted not in range(1, 10)):
-        raise BadInput(f'"rankings_wanted" must be from 1 to 9; got {wanted!r}.', line)
+        raise _wrong_size(len(responses), line)
+    rankings_wanted, kind = (
+        value.get("rankings_wanted"),
+        value.get("kind") or Task.Kind.RANKING.value,
+    )
+    if rankings_wanted is not None and (
+        isinstance(rankings_wanted, bool) or rankings_wanted not in range(1, 10)
+    ):
+        raise BadInput(f'"rankings_wanted" must be from 1 to 9; got {rankings_wanted!r}.', line)
     if kind not in KINDS:
-        raise BadInput(f'the "kind" of a task is one of {", ".join(KINDS)}; got {kind!r}.', line)
+        raise BadInput(
+            f'the "kind" of a task must be one of {", ".join(KINDS)}; got {kind!r}.', line
+        )
     rankings = [_ranking(item, indexes, line) for item in _list(value, "rankings", line)]
     gold = _gold(value, indexes, line)
     kind = Task.Kind.GOLD.value if gold else kind
     name = name_of(value.get("id"))
-    return TaskRecord(line, responses, rankings, _priority(value, line), wanted, kind, gold, name)
+    return TaskRecord(
+        line, responses, rankings, _priority(value, line), rankings_wanted, kind, gold, name
+    )
+
+
+def _wrong_size(responses: int, line: int) -> BadInput:
+    return BadInput(f"a task has 2 to 9 responses; this one has {responses}.", line)
 
 
 def _gold(value: dict[str, Any], indexes: Indexes, line: int) -> GoldRecord | None:
@@ -292,7 +304,7 @@ def _shown_order(value: dict[str, Any], indexes: Indexes, line: int) -> list[int
     letters = _parsed(value.get("rationale_letters")) or {}
     if not isinstance(letters, dict) or sorted(letters) != list(LETTERS[: len(letters)]):
         raise BadInput(
-            '"rationale_letters" must be an object that gives each letter from A on a response.',
+            '"rationale_letters" must be an object that maps each letter from A on to a response.',
             line,
         )
     lettered = [_index(letters[letter], indexes, line) for letter in sorted(letters)]
@@ -320,7 +332,7 @@ def _index(name: Any, indexes: Indexes, line: int) -> int:
             return indexes[name]
     except (KeyError, TypeError):
         pass
-    raise BadInput(f"there is no response {name!r}; there are {list(indexes)}.", line)
+    raise BadInput(f"there is no response {name!r}; the responses are {list(indexes)}.", line)
 
 
 def _by_index(value: dict[str, Any], name: str, indexes: Indexes, line: int) -> dict[int, Any]:
@@ -329,10 +341,10 @@ def _by_index(value: dict[str, Any], name: str, indexes: Indexes, line: int) -> 
         return {}
     by_response = _parsed(value[name]) or {}
     if not isinstance(by_response, dict):
-        raise BadInput(f'"{name}" must be an object by response.', line)
+        raise BadInput(f'"{name}" must be an object with a key for each response.', line)
     kind = dict if name == "ratings" else list
     if not all(isinstance(content, kind) for content in by_response.values()):
-        expected = "an object by criterion" if kind is dict else "a list"
+        expected = "an object with a key for each criterion" if kind is dict else "a list"
         raise BadInput(f'"{name}" of a response must be {expected}.', line)
     named = {str(key): index for key, index in indexes.items()}
     return {_index(key, named, line): content for key, content in by_response.items()}

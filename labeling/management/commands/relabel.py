@@ -88,7 +88,10 @@ class Command(BaseCommand):
         }
         if options["json"]:
             counts = {
-                name: getattr(result, name) for name in ("tasks", "finished", "wanted", "made")
+                "tasks": result.tasks,
+                "finished": result.finished,
+                "wanted": result.requested,
+                "made": result.completed,
             }
             values = {
                 name: [figure.value, figure.low, figure.high] for name, figure in figures.items()
@@ -97,7 +100,7 @@ class Command(BaseCommand):
             return
         self.stdout.write(
             f"Sample {sample.pk}, version {sample.before.number} to {sample.after.number}: "
-            f"{result.made} of {result.wanted} rankings made, {result.finished} of {result.tasks} "
+            f"{result.completed} of {result.requested} rankings made, {result.finished} of {result.tasks} "
             "tasks compared"
         )
         for name, figure in figures.items():

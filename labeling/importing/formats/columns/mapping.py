@@ -61,8 +61,8 @@ LOOKS_LIKE_PREFERENCE = re.compile(
 
 def fits(name: str, pattern: str) -> bool:
     """Return whether a column's name matches a pattern, in which `*` matches anything."""
-    wanted = ".*".join(map(re.escape, pattern.split("*")))
-    return name == pattern or re.fullmatch(wanted, name, re.DOTALL) is not None
+    regex = ".*".join(map(re.escape, pattern.split("*")))
+    return name == pattern or re.fullmatch(regex, name, re.DOTALL) is not None
 
 
 def normal(name: str) -> str:
@@ -133,12 +133,12 @@ class Mapping:
 class Resolved:
     """The columns of a row by meaning, in the order of their numbers, and the meaning by column.
 
-    `kept` are the columns stored with the prompt.
+    `metadata` are the columns stored with the prompt.
     """
 
     by_meaning: dict[str, list[str]]
     meaning: dict[str, str]
-    kept: list[str]
+    metadata: list[str]
 
     @classmethod
     def of(cls, mapping: Mapping, names: tuple[str, ...]) -> "Resolved":
@@ -155,8 +155,8 @@ class Resolved:
                 by_meaning[role].append(name)
         for name in names:
             meaning.setdefault(name, "metadata")
-        kept = [name for name, role in meaning.items() if role == "metadata"]
-        return cls(by_meaning, meaning, kept)
+        metadata = [name for name, role in meaning.items() if role == "metadata"]
+        return cls(by_meaning, meaning, metadata)
 
 
 def _exact_first(columns: Dictionary[str, tuple[str, ...]]) -> list[tuple[str, str]]:

@@ -134,10 +134,10 @@ class _Guess:
 
     # --- finding columns ---
 
-    def first(self, wanted: Iterable[str]) -> str | None:
+    def first(self, names: Iterable[str]) -> str | None:
         """Return the first of these names whose column has a value in some row."""
         return next(
-            (self.left[name] for name in wanted if name in self.left and self._used(name)), None
+            (self.left[name] for name in names if name in self.left and self._used(name)), None
         )
 
     def matching(self, pattern: re.Pattern[str]) -> list[str]:

@@ -76,7 +76,7 @@ def _row(mapping: Mapping, tally: Tally, line: int, row: dict[str, Any]) -> list
     columns = mapping.of(row)
     tally.read["rows"] += 1
     tally.columns.add(row, columns.meaning)
-    reading = _Reading(line, row, columns.by_meaning, columns.kept, tally)
+    reading = _Reading(line, row, columns.by_meaning, columns.metadata, tally)
     return [] if (result := reading.row()) is None else [result]
 
 
@@ -85,7 +85,7 @@ class _Reading:
     line: int
     source: dict[str, Any]
     columns: dict[str, list[str]]
-    kept: list[str]
+    metadata: list[str]
     tally: Tally
 
     def row(self) -> Row | None:
@@ -127,13 +127,15 @@ class _Reading:
 
     def _meta(self) -> dict[str, Any]:
         """Return the columns to be stored with the prompt, without empty values."""
-        if not self.kept:
+        if not self.metadata:
             return {}
         empty: tuple[Any, ...] = (
             ("", [], {}, None) if isinstance(self.source, Cells) else ("", [], {})
         )
         return {
-            name: finite(self.source[name]) for name in self.kept if self.source[name] not in empty
+            name: finite(self.source[name])
+            for name in self.metadata
+            if self.source[name] not in empty
         }
 
     # --- the prompt ---
