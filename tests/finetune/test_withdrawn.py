@@ -30,7 +30,7 @@ ALL = SnapshotFilter()
 
 @pytest.fixture
 def task(project):
-    made = make_task(make_prompt(project, "CachedCount?"))
+    made = make_task(make_prompt(project, "Kept?"))
     rank(made, make_user())
     return made
 
@@ -84,7 +84,7 @@ def test_exports_leave_out_withdrawn_content(form, project, task, other):
         row for _, batch in Export(project=project, form=form).batches(Counter()) for row in batch
     ]
     text = json.dumps(rows, default=str)
-    assert "CachedCount?" in text and "good" in text and "poor" in text
+    assert "Kept?" in text and "good" in text and "poor" in text
     assert "secret" not in text and "Withdrawn?" not in text and "fair" not in text
 
 

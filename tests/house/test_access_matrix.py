@@ -51,7 +51,7 @@ SENT: dict[str, Any] = {
     "api/v1/score": CONVERSATION,
     "api/v1/best-of-n": {"prompt": "?", "responses": ["!"]},
     "p/<slug>/review/": {"slot": "{slot_id}"},
-    "p/<slug>/review/slot/<slot_id>/draft/": {"fields": {"rationale": ["CachedCount."]}, "at": 1},
+    "p/<slug>/review/slot/<slot_id>/draft/": {"fields": {"rationale": ["Kept."]}, "at": 1},
     "p/<slug>/review/slot/<slot_id>/skip/": {"reason": "unclear"},
     "models/<pk>/move/": {"to": "archive"},
     "models/reward/<pk>/move/": {"to": "archive"},

@@ -227,7 +227,7 @@ def test_a_lease_cannot_be_used_through_another_project(desk, slot):
     Membership.objects.filter(project=desk.project, user=desk.reviewer).delete()
     before = Slot.objects.filter(pk=slot.pk).values()[0]
     client = desk.as_(desk.reviewer)
-    draft = json.dumps({"fields": {"rationale": ["CachedCount."]}, "at": 1})
+    draft = json.dumps({"fields": {"rationale": ["Kept."]}, "at": 1})
     for name, sent in (
         ("review-skip", {"data": {"reason": "unclear"}}),
         ("review-renew", {}),

@@ -48,7 +48,7 @@ def test_no_page_of_a_reviewer_contains_an_id(desk, responses):
     make_task(desk.project, responses=responses)
     client = desk.as_(desk.reviewer)
     pages = [client.get(desk.url("review")), client.get(desk.url("review-next"))]
-    refused = {"slot": own_slot(desk).pk, "rationale": "CachedCount."}
+    refused = {"slot": own_slot(desk).pk, "rationale": "Kept."}
     pages.append(client.post(desk.url("review"), refused))
     pages.append(client.post(desk.url("review"), refused, headers={"Accept": "application/json"}))
     ranks = range(1, responses + 1)
